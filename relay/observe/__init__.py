@@ -1,0 +1,1 @@
+"""What operators see: scoreboard, metrics, access log, admin pages."""

@@ -1,0 +1,100 @@
+"""The catalogue of metrics: every name, its type, its labels, its help, and where its value comes from.
+
+A series with a scoreboard cell is listed by `series_for`; the rest (`source = "admin"`) is made by the scraper itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from relay.config.model import Config
+from relay.errors import Reason, Side
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+# Upper bounds of handshake_seconds, in seconds; the last bucket (+Inf) is implied.
+HANDSHAKE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+NO_ROUTE = "none"
+TO_BACKEND, FROM_BACKEND = "to_backend", "from_backend"
+WHYS = ("sticky", "balanced", "failover")
+HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: `scale` turns a cell's integer into the metric's unit."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    scale: float = 1
+    source: Literal["scoreboard", "admin"] = "scoreboard"
+
+
+FAMILIES: dict[str, Family] = {
+    f.name: f
+    for f in (
+        Family("relay_connections_total", "counter", "Client connections accepted, by the route they were given; route is none when refused before routing.", ("listener", "route")),
+        Family("relay_connections_active", "gauge", "Client connections open now."),
+        Family("relay_sessions_closed_total", "counter", "Sessions ended, by reason.", ("reason",)),
+        Family("relay_handshakes_total", "counter", "TLS handshakes ended, by side and by result: ok, resumed, or the reason of the failure.", ("side", "result")),
+        Family("relay_handshake_seconds", "histogram", "Wall time of completed TLS handshakes.", ("side",), 1e-6),
+        Family("relay_bytes_total", "counter", "Plaintext bytes relayed.", ("pool", "backend", "direction")),
+        Family("relay_backend_connections_active", "gauge", "Connections to the backend open now.", ("pool", "backend")),
+        Family("relay_backend_selected_total", "counter", "Times the backend was chosen, and why.", ("pool", "backend", "why")),
+        Family("relay_backend_up", "gauge", "1 when the backend is used, 0 while it is left alone after a failure.", ("pool", "backend"), source="admin"),
+        Family("relay_certificate_not_after_timestamp_seconds", "gauge", "When a configured certificate expires, Unix time.", ("file", "subject"), source="admin"),
+        Family("relay_worker_restarts_total", "counter", "Workers that ended unasked and were replaced."),
+        Family("relay_worker_cpu_seconds_total", "counter", "CPU time of the workers of a slot, user and system.", ("slot",), source="admin"),
+        Family("relay_worker_resident_bytes", "gauge", "Resident memory of the slot's worker, shared pages included.", ("slot",), source="admin"),
+        Family("relay_access_log_dropped_total", "counter", "Access-log lines dropped because their destination did not take them."),
+        Family("relay_build_info", "gauge", "Always 1; the labels say what runs.", ("version", "openssl"), source="admin"),
+        Family("relay_config_generation", "gauge", "Number of the configuration in use; 1 at start, one more after every reload.", source="admin"),
+    )
+}
+
+# Cells the processes use among themselves; they have no metric of their own.
+SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals row
+RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds, labels pool, backend; in the shared row
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One cell: a metric name with label values in the family's order; histograms have one per bucket (`le`), then `sum`."""
+
+    name: str
+    labels: tuple[str, ...] = ()
+
+
+def series_for(config: Config) -> Iterator[Series]:
+    """Every series that a relay with this configuration may count, each exactly once."""
+    yield Series("relay_connections_active")
+    yield Series("relay_worker_restarts_total")
+    yield Series("relay_access_log_dropped_total")
+    for reason in Reason:
+        yield Series("relay_sessions_closed_total", (reason.value,))
+    for side in Side:
+        yield Series("relay_handshakes_total", (side.value, HANDSHAKE_OK))
+        yield Series("relay_handshakes_total", (side.value, HANDSHAKE_RESUMED))
+        for reason in Reason:
+            yield Series("relay_handshakes_total", (side.value, reason.value))
+        # Consecutive cells: bucket i is cell base + i, +Inf comes after the last bound, the sum (microseconds) after that.
+        for bound in (*map(str, HANDSHAKE_BUCKETS_S), "+Inf", "sum"):
+            yield Series("relay_handshake_seconds", (side.value, bound))
+    for listener in config.listener:
+        labels = dict.fromkeys(route.label for route in listener.route)
+        for label in (*labels, NO_ROUTE):
+            yield Series("relay_connections_total", (listener.name, label))
+    for pool_name, pool in config.pool.items():
+        for backend in pool.backend:
+            member = (pool_name, backend.route)
+            for direction in (TO_BACKEND, FROM_BACKEND):
+                yield Series("relay_bytes_total", (*member, direction))
+            yield Series("relay_backend_connections_active", member)
+            for why in WHYS:
+                yield Series("relay_backend_selected_total", (*member, why))
+            yield Series(RETRY_UNTIL_MS, member)

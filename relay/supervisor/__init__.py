@@ -1,0 +1,1 @@
+"""The supervisor process: sockets, workers, signals, reload."""

@@ -1,0 +1,1 @@
+"""TLS: the only importer of OpenSSL and cryptography."""

@@ -1,0 +1,1 @@
+"""The worker process: one thread, one epoll loop, many sessions."""
