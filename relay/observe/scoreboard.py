@@ -41,7 +41,7 @@ PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
 Cells = Any  # memoryview of format "q"; typed Any because typeshed makes indexing it slow to read
 
 
-class ScoreboardFull(RelayError):
+class ScoreboardFullError(RelayError):
     """More series or rows than the mapping was made for."""
 
 
@@ -58,12 +58,12 @@ class Layout:
         self._cells: dict[Series, int] = {}
 
     def add(self, series: Series) -> int:
-        """The series' cell, a new one when it has none. Raises ScoreboardFull."""
+        """The series' cell, a new one when it has none. Raises ScoreboardFullError."""
         cell = self._cells.get(series)
         if cell is None:
             cell = RESERVED_CELLS + len(self._cells)
             if cell >= self.capacity:
-                raise ScoreboardFull(f"the scoreboard has {self.capacity} cells and all are used by this and earlier configurations; restart to make a larger one")
+                raise ScoreboardFullError(f"the scoreboard has {self.capacity} cells and all are used by this and earlier configurations; restart to make a larger one")
             self._cells[series] = cell
         return cell
 
@@ -118,14 +118,14 @@ class Scoreboard:
     # Supervisor only.
 
     def lease(self, slot: int, generation: int) -> int:
-        """A free worker row, marked as starting. Raises ScoreboardFull."""
+        """A free worker row, marked as starting. Raises ScoreboardFullError."""
         for row in range(FIRST_WORKER_ROW, self.rows):
             cells = self.row(row)
             if cells[PHASE] == PHASE_FREE:
                 cells[HEARTBEAT_MS] = monotonic_ms()
                 cells[PID], cells[SLOT], cells[GENERATION], cells[PHASE] = 0, slot, generation, PHASE_STARTING
                 return row
-        raise ScoreboardFull(f"all {self.rows - FIRST_WORKER_ROW} worker rows are in use by workers that are still draining; wait for them, or shorten relay.drain_timeout_s")
+        raise ScoreboardFullError(f"all {self.rows - FIRST_WORKER_ROW} worker rows are in use by workers that are still draining; wait for them, or shorten relay.drain_timeout_s")
 
     def fold(self, row: int, layout: Layout, cpu_us: int = 0) -> None:
         """Add a dead worker's counters to the totals and free its row. Gauges of a dead worker vanish with it."""
@@ -142,10 +142,10 @@ class Scoreboard:
         self._all[_SEQUENCE] += 1
 
     def publish(self, layout: Layout, facts: dict[str, Any]) -> None:
-        """Write the catalogue for the scraper. `facts` must be JSON; see `observe.metrics` for its keys. Raises ScoreboardFull."""
+        """Write the catalogue for the scraper. `facts` must be JSON; see `observe.metrics` for its keys. Raises ScoreboardFullError."""
         catalogue = json.dumps({"cells": [[s.name, list(s.labels), cell] for s, cell in layout.items()], "facts": facts}).encode()
         if len(catalogue) > CATALOGUE_BYTES:
-            raise ScoreboardFull(f"the catalogue of metrics needs {len(catalogue)} bytes, there is room for {CATALOGUE_BYTES}")
+            raise ScoreboardFullError(f"the catalogue of metrics needs {len(catalogue)} bytes, there is room for {CATALOGUE_BYTES}")
         self._all[_SEQUENCE] += 1
         self._map[self._catalogue_at : self._catalogue_at + len(catalogue)] = catalogue
         self._all[_USED] = len(catalogue)
@@ -188,6 +188,6 @@ class Scoreboard:
             facts=catalogue["facts"],
             values=values,
             shared=shared,
-            workers=[tuple(cells[s : s + RESERVED_CELLS][:5]) for s in live],  # type: ignore[misc]
+            workers=[tuple(cells[s : s + RESERVED_CELLS][:5]) for s in live],
             supervisor_beat_ms=cells[_SUPERVISOR_BEAT],
         )
