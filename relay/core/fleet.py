@@ -1,0 +1,258 @@
+"""The supervisor's brain: from what the fleet of workers looks like now to what to do about it.
+
+Theory of operation. `plan` is asked again after every event and at least once a second; it keeps no memory, so the same view and the same
+`now` give the same actions. Three ideas carry it:
+
+- *Wanted lines.* A line is a generation with its number of slots. The serving line always is wanted; while a reload is under way the candidate
+  line is wanted too, on the same slots. A worker of any other generation is told to drain. So a reload is: add a line, wait until each of its
+  slots serves, make it the serving line. A failed one is: forget the line. The old workers notice neither.
+- *Death.* A worker that lived long enough is replaced at once. One that died young is replaced at once the first time, then after 0.5, 1, 2 … 30 s.
+  A slot whose workers keep dying young is parked, which closes its sockets: the kernel would go on queueing clients on a socket nobody serves.
+- *Escalation.* Silence gets SIGABRT (which prints where the worker hangs), then SIGKILL. Draining too long gets SIGKILL.
+
+Never: kills, forks or looks at a clock; `now` and every instant in a view are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """What a worker says about itself in the scoreboard."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+class Ending(StrEnum):
+    """How the whole relay is to end."""
+
+    NO = "no"
+    DRAIN = "drain"
+    NOW = "now"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits `plan` works with, in seconds unless named otherwise."""
+
+    drain_timeout_s: float = 30
+    drain_grace_s: float = 3  # a worker ends its sessions by itself at drain_timeout_s; only one that cannot is killed
+    hang_s: float = 10
+    abort_grace_s: float = 1
+    quit_grace_s: float = 2
+    young_s: float = 10
+    first_delay_s: float = 0.5
+    longest_delay_s: float = 30
+    park_after_deaths: int = 8
+    park_s: float = 60
+    start_timeout_s: float = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One living process. `told_at` is when it was told to drain or quit, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
+
+    pid: int
+    slot: int
+    generation: int
+    phase: Phase
+    started_at: float
+    beat_at: float
+    told_at: float | None = None
+    aborted_at: float | None = None
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a slot remembers of its dead workers: `spawn_at` is the earliest next start, of a parked slot the next try."""
+
+    young_deaths: int = 0
+    spawn_at: float = 0
+    parked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A generation, the number of slots it runs on, and since when it is wanted."""
+
+    generation: int
+    slots: int
+    since_at: float = 0
+    deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything `plan` looks at. `trusted_from_at`: heartbeats before it are forgiven, for the supervisor itself was not running."""
+
+    workers: tuple[Worker, ...]
+    slots: tuple[Slot, ...]
+    serving: Line
+    candidate: Line | None = None
+    ending: Ending = Ending.NO
+    trusted_from_at: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a worker of this generation on this slot."""
+
+    slot: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Tell the worker to accept no more and to finish its sessions (SIGTERM)."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """Tell the worker to end its sessions now (SIGQUIT)."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The worker hangs: SIGABRT, so that it prints where."""
+
+    pid: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The worker did not end: SIGKILL."""
+
+    pid: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Close the slot's sockets, so that the kernel sends its clients to other slots."""
+
+    slot: int
+    deaths: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Bind a parked slot's sockets again and give it another chance."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Every slot of the candidate serves: make it the serving line."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The candidate cannot serve: forget it."""
+
+    generation: int
+    why: str
+
+
+Action = Spawn | Drain | Quit | Abort | Kill | Park | Reopen | Commit | GiveUp
+
+
+def plan(now: float, view: View, rules: Rules) -> list[Action]:
+    """What to do now, in the order to do it. Carrying it out changes the view so that the same action is not planned again."""
+    actions: list[Action] = [action for worker in view.workers if (action := _escalate(now, worker, view, rules)) is not None]
+    escalated = {action.pid for action in actions if isinstance(action, Abort | Kill)}
+    if view.ending is not Ending.NO:
+        tell = Quit if view.ending is Ending.NOW else Drain
+        actions += [tell(worker.pid) for worker in view.workers if worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated]
+        return actions
+    lines = [view.serving]
+    if view.candidate is not None:
+        verdict = _judge(now, view.candidate, view.workers, rules)
+        if verdict is not None:
+            return [*actions, verdict]
+        lines.append(view.candidate)
+    wanted = {line.generation for line in lines}
+    actions += [
+        Drain(worker.pid)
+        for worker in view.workers
+        if worker.generation not in wanted and worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated
+    ]
+    present = {(worker.slot, worker.generation) for worker in view.workers if worker.told_at is None}
+    for number, slot in enumerate(view.slots):
+        missing = [line.generation for line in lines if number < line.slots and (number, line.generation) not in present]
+        if not missing:
+            continue
+        if slot.parked:
+            if now >= slot.spawn_at:
+                actions.append(Reopen(number))
+        elif slot.young_deaths >= rules.park_after_deaths:
+            actions.append(Park(number, slot.young_deaths))
+        elif now >= slot.spawn_at:
+            actions += [Spawn(number, generation) for generation in missing]
+    return actions
+
+
+def _escalate(now: float, worker: Worker, view: View, rules: Rules) -> Action | None:
+    if worker.killed:
+        return None
+    if worker.aborted_at is not None:
+        if now >= worker.aborted_at + rules.abort_grace_s:
+            return Kill(worker.pid, f"it did not end within {rules.abort_grace_s:g} s of SIGABRT")
+        return None
+    if worker.told_at is not None:
+        patience_s = rules.quit_grace_s if view.ending is Ending.NOW else rules.drain_timeout_s + rules.drain_grace_s
+        if now >= worker.told_at + patience_s:
+            return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
+    silence_s = now - max(worker.beat_at, worker.started_at, view.trusted_from_at)
+    if silence_s > rules.hang_s:
+        return Abort(worker.pid, f"no heartbeat for {silence_s:.1f} s")
+    return None
+
+
+def _judge(now: float, line: Line, workers: Sequence[Worker], rules: Rules) -> Commit | GiveUp | None:
+    if line.deaths:
+        return GiveUp(line.generation, "a worker of the new configuration died before all of them served; its last words are in the log")
+    serving = {worker.slot for worker in workers if worker.generation == line.generation and worker.phase is Phase.SERVING}
+    if len(serving) >= line.slots:
+        return Commit(line.generation)
+    if now >= line.since_at + rules.start_timeout_s:
+        return GiveUp(line.generation, f"only {len(serving)} of {line.slots} workers of the new configuration served within {rules.start_timeout_s:g} s")
+    return None
+
+
+def after_death(now: float, slot: Slot, worker: Worker, rules: Rules) -> Slot:
+    """The slot's memory after this worker ended unasked."""
+    if now - worker.started_at >= rules.young_s:
+        return Slot(spawn_at=now)
+    deaths = slot.young_deaths + 1
+    return Slot(young_deaths=deaths, spawn_at=now + respawn_delay_s(deaths, rules))
+
+
+def after_park(now: float, slot: Slot, rules: Rules) -> Slot:
+    """The slot's memory once its sockets are closed, or could not be opened again."""
+    return replace(slot, parked=True, spawn_at=now + rules.park_s)
+
+
+def after_reopen(now: float, rules: Rules) -> Slot:
+    """The slot's memory once its sockets are open again: one more early death parks it again."""
+    return Slot(young_deaths=rules.park_after_deaths - 1, spawn_at=now)
+
+
+def respawn_delay_s(young_deaths: int, rules: Rules) -> float:
+    """How long to wait before the next start: nothing after the first early death, then twice as long each time."""
+    if young_deaths <= 1:
+        return 0
+    return min(rules.first_delay_s * 2 ** min(young_deaths - 2, 32), rules.longest_delay_s)

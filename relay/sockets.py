@@ -1,0 +1,173 @@
+"""Listening sockets, one per address and slot, and non-blocking connects.
+
+Every slot has its own SO_REUSEPORT socket for an address, so that the kernel spreads connections over workers. Socket options set on the
+listening socket are inherited by what it accepts, which saves system calls per connection.
+
+Never: reads or writes a byte of a connection, or resolves a name while a worker serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+
+from relay.config.address import parse_address
+from relay.errors import StartupError
+
+BACKLOG = 4096  # the kernel cuts it down to net.core.somaxconn
+
+
+def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> str:
+    """`host:port`, with brackets around an IPv6 host."""
+    host, port = sockaddr[0], sockaddr[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bound_address(listener: socket.socket) -> str:
+    """The address a socket is bound to, with the port the kernel chose."""
+    return format_address(listener.getsockname())
+
+
+def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = frozenset()) -> list[socket.socket]:
+    """One listening socket per slot on the same address; for port 0 the first bind chooses and the rest follow.
+
+    `where` names the listener in messages. `ours` are ports this process already listens on: on those the test for strangers is left out.
+    Raises StartupError; then nothing stays open.
+    """
+    host, port = parse_address(address)
+    if port and port not in ours:
+        _refuse_strangers(where, host, port)
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            opened.append(open_listener(where, host, port))
+            port = opened[0].getsockname()[1]
+    except StartupError:
+        close_all(opened)
+        raise
+    return opened
+
+
+def open_listener(where: str, host: str, port: int) -> socket.socket:
+    """One more SO_REUSEPORT listening socket, non-blocking. Raises StartupError."""
+    return _listen(where, host, port, shared=True)
+
+
+def open_single_listener(where: str, address: str) -> socket.socket:
+    """A listening socket that nobody can share, for the admin process. Raises StartupError."""
+    return _listen(where, *parse_address(address), shared=False)
+
+
+def _refuse_strangers(where: str, host: str, port: int) -> None:
+    # SO_REUSEPORT lets every process of our user join in, and the kernel would give it half of our clients without a word:
+    # so first bind without it, which fails when anybody listens there.
+    _listen(where, host, port, shared=False).close()
+
+
+def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _startup_error(where, host, port, error) from None
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier relay may still be in TIME_WAIT
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::] and 0.0.0.0 are two lines of the configuration
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _startup_error(where, host, port, error) from None
+    return listener
+
+
+def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupError:
+    what = f"{where}: cannot listen on {format_address((host, port))}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno == errno.EADDRINUSE:
+        return StartupError(f"{what} ({_who_listens(port)})", "stop it, or choose another address")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return StartupError(what, "no interface of this machine has this address; see: ip address")
+    if error.errno == errno.EAFNOSUPPORT:
+        return StartupError(what, "this kernel has no IPv6; remove the address")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StartupError(what, "raise the limit of open files (LimitNOFILE= in systemd, ulimit -n in a shell)")
+    return StartupError(what, "see the address in the configuration, and the system's log")
+
+
+def _who_listens(port: int) -> str:
+    try:
+        owners = {c.pid for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
+    except (psutil.Error, OSError):
+        owners = set()
+    names = []
+    for pid in sorted(owner for owner in owners if owner):
+        with contextlib.suppress(psutil.Error):
+            names.append(f"{psutil.Process(pid).name()}, pid {pid}")
+    return "by " + " and ".join(names) if names else "by a process of another user or of another network namespace; ss -ltnp as root tells which"
+
+
+def open_control(path: Path) -> socket.socket:
+    """A listening unix socket for the supervisor's own user only (mode 0600); replaces a dead one. Raises StartupError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise StartupError(f"{path}: something that is not a socket is in the way of the control socket", "remove it, or choose another relay.state_dir")
+            path.unlink()  # the lock on state_dir is ours, so nobody serves it any more
+        before = os.umask(0o177)  # a socket has its mode from birth: no instant in which others may connect
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        if "too long" in str(error):
+            raise StartupError(
+                f"{path}: the path of the control socket is {len(os.fsencode(path))} bytes long and the kernel takes 107", "choose a shorter relay.state_dir"
+            ) from None
+        raise StartupError(f"{path}: cannot make the control socket: {error.strerror or error}", "see the permissions of relay.state_dir") from None
+    except StartupError:
+        listener.close()
+        raise
+    return listener
+
+
+def start_connect(address: tuple[str, int]) -> socket.socket:
+    """A non-blocking TCP socket that is connected or connecting to a numeric host and port; wait until it is writable, then read SO_ERROR.
+
+    Raises OSError when the kernel refuses at once.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    outbound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        outbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        outbound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        code = outbound.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        outbound.close()
+        raise
+    return outbound
+
+
+def close_all(opened: list[socket.socket]) -> None:
+    """Close them, whatever happens."""
+    for one in opened:
+        one.close()
