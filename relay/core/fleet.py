@@ -255,4 +255,4 @@ def respawn_delay_s(young_deaths: int, rules: Rules) -> float:
     """How long to wait before the next start: nothing after the first early death, then twice as long each time."""
     if young_deaths <= 1:
         return 0
-    return min(rules.first_delay_s * 2 ** min(young_deaths - 2, 32), rules.longest_delay_s)
+    return min(rules.first_delay_s * 2.0 ** min(young_deaths - 2, 32), rules.longest_delay_s)

@@ -1,0 +1,252 @@
+"""A real relay for a test: writes its configuration, starts `relay start` as a process of its own, waits until it accepts, and always ends it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 20.0  # generous: a loaded machine must not fail a test; a test that passes never waits for it
+
+
+def wait_until(what: str, condition: Callable[[], T], patience_s: float = PATIENCE_S, detail: Callable[[], str] = str) -> T:
+    """The first true value of `condition`; fails the test with `what` (and `detail()`) when there is none in time."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s:g} s in vain until {what}\n{detail()}")
+        time.sleep(0.01)
+
+
+def render_value(value: object) -> str:
+    """A TOML value; JSON's strings, numbers, booleans and arrays are TOML's too."""
+    if isinstance(value, Path):
+        return json.dumps(str(value))
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {render_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(render_value, value)) + "]"
+    return json.dumps(value)
+
+
+def render_toml(sections: dict[str, dict[str, Any]]) -> str:
+    """`{"relay": {"workers": 2}, …}` as TOML tables."""
+    lines: list[str] = []
+    for name, keys in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {render_value(value)}" for key, value in keys.items()), ""]
+    return "\n".join(lines) + "\n"
+
+
+class Gateway:
+    """One relay. Use as a context manager; `body` is the TOML of listeners and pools, keyword arguments are the other tables.
+
+    Defaults: 2 workers, `state_dir` and the access log in a short temporary directory, admin on a free port, and the user that runs the test.
+    `Gateway(body, relay={"workers": 1}, timeouts={"hello_s": 1})`.
+    """
+
+    def __init__(self, body: str, *, module: Sequence[str] = ("relay",), env: dict[str, str] | None = None, **sections: dict[str, Any]) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
+        self.config = self.directory / "relay.toml"
+        self.state_dir = self.directory / "run"
+        self.log_file = self.directory / "stderr.log"
+        self.access_file = self.directory / "access.log"
+        self.module = tuple(module)
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "", **(env or {})}
+        self.sections = sections
+        self.write(body)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, body: str, **sections: dict[str, Any]) -> None:
+        """(Re)write the configuration file; tables given here replace keys given before. Takes effect at start or reload."""
+        tables: dict[str, dict[str, Any]] = {
+            "relay": {"workers": 2, "state_dir": self.state_dir, "drain_timeout_s": 10, "user": getpass.getuser()},
+            "admin": {"listen": "127.0.0.1:0"},
+            "log": {"access": self.access_file},
+        }
+        for given in (self.sections, sections):
+            for name, keys in given.items():
+                tables[name] = {**tables.get(name, {}), **keys}
+        self.config.write_text(render_toml(tables) + body)
+
+    # Life.
+
+    def launch(self) -> Self:
+        """Start the process and return at once."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.module, "start", "--config", str(self.config)],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def start(self) -> Self:
+        """Start the process and return when it accepts."""
+        self.launch()
+        wait_until("the relay accepts", self._accepts, detail=self.log)
+        return self
+
+    def _accepts(self) -> bool:
+        code = self.running.poll()
+        assert code is None, f"the relay ended with {code} instead of accepting\n{self.log()}"
+        return (self.state_dir / "endpoints.json").exists()
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait for its end; its exit code."""
+        try:
+            return self.running.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the relay did not end within {patience_s:g} s\n{self.log()}") from None
+
+    def stop(self) -> int:
+        """Drain, end, and its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL for the supervisor and everything it started; safe to call at any time."""
+        if self.process is None:
+            return
+        family = [psutil.Process(pid) for pid in self._pids_left() if psutil.pid_exists(pid)]
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.kill()
+        self.process.wait()
+        psutil.wait_procs(family, timeout=5)
+
+    def _pids_left(self) -> list[int]:
+        # Children whose supervisor is dead belong to init, so they are found by the configuration in their environment's directory.
+        found = []
+        for candidate in psutil.process_iter(["cwd"]):
+            if candidate.info["cwd"] == str(self.directory) and candidate.pid != os.getpid():
+                found.append(candidate.pid)
+        return found
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            print(self.log())
+        self.close()
+
+    def close(self) -> None:
+        """End it whatever its state, and remove its directory."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # What a test asks.
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        """The supervisor's process."""
+        assert self.process is not None, "the relay was not started"
+        return self.process
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's pid."""
+        return self.running.pid
+
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        """`endpoints.json` as it is now."""
+        loaded: dict[str, Any] = json.loads((self.state_dir / "endpoints.json").read_text())
+        return loaded
+
+    def address(self, listener: str = "https", index: int = 0) -> tuple[str, int]:
+        """Host and port of a listener's address."""
+        host, _, port = self.endpoints["listeners"][listener][index].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def port(self, listener: str = "https", index: int = 0) -> int:
+        """Port of a listener's address."""
+        return self.address(listener, index)[1]
+
+    @property
+    def admin_url(self) -> str:
+        """`http://host:port` of the admin process."""
+        return f"http://{self.endpoints['admin']}"
+
+    def workers(self) -> dict[int, int]:
+        """Slot -> pid of the serving workers, from endpoints.json."""
+        return {worker["slot"]: worker["pid"] for worker in self.endpoints["workers"]}
+
+    def log(self) -> str:
+        """The relay's own messages and stdout so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def access(self) -> list[dict[str, Any]]:
+        """The access log's whole lines so far, parsed as JSON."""
+        return list(self._access_lines())
+
+    def _access_lines(self) -> Iterator[dict[str, Any]]:
+        if not self.access_file.exists():
+            return
+        for line in self.access_file.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+    def wait_for_access(self, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """At least `count` access-log lines whose fields have these values."""
+
+        def found() -> list[dict[str, Any]]:
+            matching = [line for line in self.access() if all(line.get(key) == value for key, value in fields.items())]
+            return matching if len(matching) >= count else []
+
+        return wait_until(f"{count} access-log lines have {fields}", found, detail=lambda: "\n".join(map(str, self.access())) + "\n" + self.log())
+
+    def wait_for_log(self, text: str, count: int = 1) -> str:
+        """Wait until the relay's own log holds `text` at least `count` times; the whole log."""
+        return wait_until(f"the log says {text!r}", lambda: self.log() if self.log().count(text) >= count else "", detail=self.log)
+
+    def wait_for_workers(self, condition: Callable[[dict[int, int]], object]) -> dict[int, int]:
+        """Wait until `condition` holds for slot -> pid of the serving workers."""
+        wait_until("the workers are as expected", lambda: bool(condition(self.workers())), detail=lambda: f"{self.workers()}\n{self.log()}")
+        return self.workers()
+
+    # What a test does.
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the supervisor."""
+        self.running.send_signal(number)
+
+    def command(self, *arguments: str, patience_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Run `relay ARGUMENTS --config …` and wait for its end."""
+        return subprocess.run(
+            [sys.executable, "-m", *self.module, *arguments, "--config", str(self.config)],
+            cwd=tempfile.gettempdir(),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience_s,
+            check=False,
+        )
