@@ -1,0 +1,68 @@
+"""From a server name to a route, with one or two dictionary look-ups.
+
+The rules. An exact pattern matches its name. `*.example.com` matches names with exactly one label more than `example.com`, as in
+certificates (RFC 6125, section 6.4.3): `a.example.com`, but neither `example.com` nor `a.b.example.com`. A route without patterns
+takes every name, and clients that send none. When several routes match, the first in the configuration wins, whatever its kind.
+
+Never: parses bytes; knows what a route is made of.
+Next: relay.core.balance.balancer_for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class RouteTable(Generic[T]):
+    """An immutable table from server names to routes of any type."""
+
+    __slots__ = ("_default", "_exact", "_wildcard", "only_default")
+
+    only_default: bool
+    """True when the table has one entry and that takes everything: then the ClientHello need not be read before the handshake."""
+
+    def __init__(self, exact: dict[str, T], wildcard: dict[str, T], default: T | None, *, only_default: bool) -> None:
+        self._exact = exact
+        self._wildcard = wildcard
+        self._default = default
+        self.only_default = only_default
+
+    @classmethod
+    def build(cls, entries: Sequence[tuple[tuple[str, ...], T]]) -> RouteTable[T]:
+        """A table of (patterns, route) in the order of the configuration; no patterns means default.
+
+        Raises ValueError for a `*` anywhere but as the whole first label; `config.rules` has refused it before.
+        """
+        exact: dict[str, T] = {}
+        wildcard: dict[str, T] = {}
+        default: T | None = None
+        for pattern, route in _patterns(entries):
+            if not pattern:
+                default = route
+                break  # it takes all that come to it: whatever follows is never reached
+            if pattern.startswith("*."):
+                wildcard.setdefault(pattern[2:], route)
+            else:
+                # An earlier wildcard has taken this name already: decided here, so that `find` need not compare orders.
+                exact.setdefault(pattern, wildcard.get(pattern.partition(".")[2], route))
+        return cls(exact, wildcard, default, only_default=len(entries) == 1 and default is not None)
+
+    def find(self, sni: str) -> T | None:
+        """The route for a server name as `Hello.sni` has it ("" for none), or None when no route takes it."""
+        route = self._exact.get(sni)
+        if route is None and self._wildcard:
+            route = self._wildcard.get(sni.partition(".")[2])
+        return self._default if route is None else route
+
+
+def _patterns(entries: Sequence[tuple[tuple[str, ...], T]]) -> Iterator[tuple[str, T]]:
+    """Every pattern with its route, as names are compared: lower case, no trailing dot; "" for a default."""
+    for patterns, route in entries:
+        for pattern in patterns or ("",):
+            name = pattern.lower().removesuffix(".")
+            if (patterns and not name) or "*" in name.removeprefix("*.") or name == "*.":
+                raise ValueError(f"server name pattern {pattern!r}: write a host name, or one with * as its whole first label")
+            yield name, route
