@@ -1,0 +1,83 @@
+"""Who the workers run as: found out before anything is started, taken on for good right after fork.
+
+Never: lets a worker run as root because a setting was forgotten.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+
+from relay.config.model import Relay
+from relay.errors import StartupError
+
+_PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user to become, with all its groups; `change` is false when we are that user already."""
+
+    user: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    change: bool
+
+
+def find_identity(settings: Relay) -> Identity:
+    """The user and group the configuration asks for, or ourselves. Raises StartupError when this process cannot become them."""
+    own_uid = os.geteuid()
+    if not settings.user and own_uid == 0:
+        raise StartupError("started as root without [relay] user", 'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose')
+    try:
+        entry = pwd.getpwnam(settings.user) if settings.user else None
+    except KeyError:
+        raise StartupError(f'relay.user: this system has no user "{settings.user}"', f"create it (useradd --system {settings.user}), or name another") from None
+    try:
+        group = grp.getgrnam(settings.group) if settings.group else None
+    except KeyError:
+        raise StartupError(f'relay.group: this system has no group "{settings.group}"', f"create it (groupadd --system {settings.group}), or leave group out") from None
+    uid = entry.pw_uid if entry else own_uid
+    if own_uid != 0:
+        if uid != own_uid:
+            raise StartupError(f'relay.user is "{settings.user}" but the relay was started as user id {own_uid}', "start it as root or as that user, or leave user out")
+        if group is not None and group.gr_gid != os.getegid() and group.gr_gid not in os.getgroups():
+            raise StartupError(f'relay.group is "{settings.group}" and the user that started the relay is not in it', "start it as root, or leave group out")
+        return Identity(entry.pw_name if entry else "", own_uid, os.getegid(), tuple(os.getgroups()), change=False)
+    assert entry is not None  # noqa: S101  root without a user was refused above
+    gid = group.gr_gid if group else entry.pw_gid
+    return Identity(entry.pw_name, uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)), change=uid != 0 or gid != os.getegid())
+
+
+def become(identity: Identity) -> None:
+    """Take on the identity for good and give up everything that could undo it. Raises OSError; then the process must end."""
+    if identity.change:
+        os.setgroups(identity.groups)
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+        if os.getresuid() != (identity.uid,) * 3 or os.getresgid() != (identity.gid,) * 3 or set(os.getgroups()) != set(identity.groups):
+            raise PermissionError(f"the kernel did not make this process user {identity.user}")
+    if identity.uid != 0:
+        _drop_capabilities()
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+
+
+def _drop_capabilities() -> None:
+    # systemd gives us CAP_NET_BIND_SERVICE as an ambient capability, which survives fork; only the supervisor binds.
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, nothing) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def name_process(name: str) -> None:
+    """What `ps -o comm` and `top` show; at most 15 bytes."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)

@@ -1,0 +1,111 @@
+"""Which slot listens where: the sockets of one generation, shared with the generation before wherever an address stays.
+
+Never: closes a socket that the other generation still needs.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from relay.config.address import parse_address
+from relay.config.model import Config
+from relay.errors import StartupError
+from relay.sockets import bound_address, open_listener, open_listeners
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One address of one listener. A fixed port is the same place whichever listener has it; a free one (port 0) belongs to its listener."""
+
+    listener: str
+    address: str
+
+    @property
+    def key(self) -> str:
+        """What identifies its sockets across reloads."""
+        return self.address if parse_address(self.address)[1] else f"{self.listener} {self.address}"
+
+    @property
+    def where(self) -> str:
+        """How messages call it."""
+        return f'listener "{self.listener}"'
+
+
+def places_of(config: Config) -> tuple[Place, ...]:
+    """Every address of every listener, in the configuration's order."""
+    return tuple(Place(listener.name, address) for listener in config.listener for address in listener.listen)
+
+
+class SlotSockets:
+    """The listening sockets of one generation by place and slot. A parked slot has none."""
+
+    def __init__(self) -> None:
+        self._places: tuple[Place, ...] = ()
+        self._opened: dict[str, dict[int, socket.socket]] = {}
+        self._bound: dict[str, tuple[str, int]] = {}
+
+    def extend(self, config: Config, slots: int) -> SlotSockets:
+        """The sockets for another configuration: ours where we have them, new ones where not. Raises StartupError; then ours are as before."""
+        other = SlotSockets()
+        other._places = places_of(config)
+        ours = frozenset(port for _, port in self._bound.values())
+        try:
+            for place in other._places:
+                key = place.key
+                kept = {slot: one for slot, one in self._opened.get(key, {}).items() if slot < slots}
+                other._opened[key] = dict(kept)
+                if key in self._bound:
+                    other._bound[key] = self._bound[key]
+                    other._fill(place, range(slots))
+                else:
+                    opened = open_listeners(place.where, place.address, slots, ours)
+                    other._opened[key] = dict(enumerate(opened))
+                    host, _ = parse_address(place.address)
+                    other._bound[key] = (host, opened[0].getsockname()[1])
+        except StartupError:
+            other.close_all_but(self)
+            raise
+        return other
+
+    def _fill(self, place: Place, slots: range) -> None:
+        for slot in slots:
+            if slot not in self._opened[place.key]:
+                self._opened[place.key][slot] = open_listener(place.where, *self._bound[place.key])
+
+    def park(self, slot: int) -> None:
+        """Close a slot's sockets; the kernel then gives its share of new clients to the other slots."""
+        for sockets in self._opened.values():
+            if slot in sockets:
+                sockets.pop(slot).close()
+
+    def reopen(self, slot: int) -> None:
+        """Bind a parked slot's sockets again. Raises StartupError; then it stays parked."""
+        try:
+            for place in self._places:
+                self._fill(place, range(slot, slot + 1))
+        except StartupError:
+            self.park(slot)
+            raise
+
+    def of_slot(self, slot: int) -> list[tuple[str, socket.socket]]:
+        """What the slot's worker is to accept on: listener names and sockets."""
+        return [(place.listener, self._opened[place.key][slot]) for place in self._places if slot in self._opened[place.key]]
+
+    def endpoints(self) -> dict[str, list[str]]:
+        """Listener names and the addresses they are bound to, with the ports the kernel chose."""
+        found: dict[str, list[str]] = {}
+        for place in self._places:
+            one = next(iter(self._opened[place.key].values()), None)
+            found.setdefault(place.listener, []).append(bound_address(one) if one is not None else place.address)
+        return found
+
+    def all(self) -> set[socket.socket]:
+        """Every open socket."""
+        return {one for sockets in self._opened.values() for one in sockets.values()}
+
+    def close_all_but(self, other: SlotSockets | None = None) -> None:
+        """Close what the other does not use."""
+        kept = other.all() if other is not None else set()
+        for one in self.all() - kept:
+            one.close()
