@@ -150,7 +150,7 @@ def rank(key: bytes, members: Sequence[Member]) -> tuple[int, ...]:
     """
     scores = []
     for index, member in enumerate(members):
-        digest = blake2b(key, digest_size=8, person=b"relay", key=blake2b(member.name.encode(), digest_size=32).digest()).digest()
+        digest = blake2b(b"%b\0%b" % (member.name.encode(), key), digest_size=8, person=b"relay").digest()
         # 53 bits, the middle of each step: exactly representable, never 0 and never 1.
         uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
         scores.append((member.weight / log(uniform), index))  # negative: ascending order is descending preference

@@ -1,0 +1,258 @@
+"""The ClientHello parser, on hellos that real clients sent and on bytes that no client should send."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.hello import MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_RECORDS, NEED_DATA, TLS12, TLS13, Hello, Malformed, parse_hello, parse_name
+from relay.errors import Reason
+
+HELLOS = {path.stem: bytes.fromhex(path.read_text()) for path in sorted((Path(__file__).parent / "hellos").glob("*.hex"))}
+PLAIN = HELLOS["openssl4_post_quantum"]
+
+EXPECTED = {
+    "curl_http2": Hello("app.example.com", (b"h2", b"http/1.1"), TLS13),
+    "openssl3_s_client": Hello("app.example.com", (), TLS13),
+    "openssl3_s_client_tls12": Hello("app.example.com", (b"h2",), TLS12),
+    "openssl4_post_quantum": Hello("app.example.com", (), TLS13),
+    "openssl4_post_quantum_alpn": Hello("app.example.com", (b"h2", b"http/1.1"), TLS13),
+    "openssl4_tls12_only": Hello("app.example.com", (), TLS12),
+    "openssl4_tls13_only": Hello("app.example.com", (), TLS13),
+    "openssl4_without_sni": Hello("", (), TLS13),
+    "python_ssl": Hello("app.example.com", (), TLS13),
+    "python_ssl_alpn": Hello("app.example.com", (b"postgresql",), TLS13),
+    "python_ssl_tls12_without_sni": Hello("", (), TLS12),
+}
+
+
+def records(message, sizes=()):
+    """The handshake message cut into records of these sizes, the rest in one."""
+    out, at = b"", 0
+    for size in (*sizes, len(message)):
+        piece = message[at : at + size]
+        at += size
+        if piece:
+            out += b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece
+    return out
+
+
+def handshake(body, kind=1):
+    return bytes([kind]) + len(body).to_bytes(3, "big") + body
+
+
+def block(data, width=2):
+    return len(data).to_bytes(width, "big") + data
+
+
+def extension(kind, body):
+    return kind.to_bytes(2, "big") + block(body)
+
+
+def server_name(*names, kind=0):
+    return extension(0, block(b"".join(bytes([kind]) + block(name) for name in names)))
+
+
+def alpn(*names):
+    return extension(16, block(b"".join(block(name, 1) for name in names)))
+
+
+def versions(*numbers):
+    return extension(43, block(b"".join(n.to_bytes(2, "big") for n in numbers), 1))
+
+
+def hello(*extensions, version=0x0303, session=b""):
+    """A ClientHello in one record, made of these extensions; none at all leaves the extensions' length out."""
+    body = version.to_bytes(2, "big") + bytes(32) + block(session, 1) + block(b"\x13\x01\x13\x02") + block(b"\x00", 1)
+    return records(handshake(body + (block(b"".join(extensions)) if extensions else b"")))
+
+
+def malformed(data):
+    result = parse_hello(data)
+    assert isinstance(result, Malformed), result
+    assert result.reason is Reason.MALFORMED_HELLO
+    return result.detail
+
+
+def test_every_captured_hello_is_expected_and_every_expectation_captured():
+    assert HELLOS.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_captured_hello_says_what_its_client_meant(name):
+    assert parse_hello(HELLOS[name]) == EXPECTED[name]
+    assert parse_hello(memoryview(HELLOS[name])) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_prefix_of_a_captured_hello_needs_data_and_what_follows_is_ignored(name):
+    data = HELLOS[name]
+    for size in range(len(data)):
+        assert parse_hello(data[:size]) is NEED_DATA, size
+    for more in (b"\x16", b"\x14\x03\x03\x00\x01\x01", b"GET / HTTP/1.1\r\n", bytes(3000)):
+        assert parse_hello(data + more) == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", ["curl_http2", "openssl4_post_quantum_alpn", "python_ssl_tls12_without_sni"])
+@given(sizes=st.lists(st.integers(1, 400), max_size=20))
+def test_a_hello_cut_into_records_anywhere_is_the_same_hello_at_every_byte(name, sizes):
+    data = records(HELLOS[name][5:], sizes)
+    assert parse_hello(data) == EXPECTED[name]
+    view = memoryview(data)
+    for size in range(0, len(data), 7):
+        assert parse_hello(view[:size]) is NEED_DATA, size
+    assert parse_hello(view[: len(data) - 1]) is NEED_DATA
+
+
+def test_a_hello_of_one_byte_records_is_refused_before_it_costs_much():
+    assert parse_hello(records(PLAIN[5:], [1] * (MAX_RECORDS - 1))) == EXPECTED["openssl4_post_quantum"]
+    assert "more than 64 records" in malformed(records(PLAIN[5:], [1] * (MAX_RECORDS + 1)))
+
+
+@pytest.mark.parametrize("header", [1, 2, 3, 4, 5])
+def test_a_record_may_end_inside_the_handshake_header(header):
+    assert parse_hello(records(PLAIN[5:], [header])) == EXPECTED["openssl4_post_quantum"]
+
+
+@given(data=st.binary(max_size=200))
+def test_random_bytes_never_raise(data):
+    for start in (b"", b"\x16", b"\x16\x03\x01\x00\x40", PLAIN[:9], PLAIN[:60]):
+        assert isinstance(parse_hello(start + data), Hello | Malformed) or parse_hello(start + data) is NEED_DATA
+
+
+@given(name=st.sampled_from(sorted(HELLOS)), at=st.integers(0, 1600), value=st.integers(0, 255), data=st.data())
+def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_it_arrives(name, at, value, data):
+    broken = bytearray(HELLOS[name])
+    broken[at % len(broken)] = value
+    whole = parse_hello(bytes(broken))
+    assert parse_hello(memoryview(broken)) == whole
+    prefix = parse_hello(bytes(broken[: data.draw(st.integers(0, len(broken)))]))
+    # An early verdict of malformed may name another detail, but never turns round, and no prefix is ever a hello unless the whole is that one.
+    if isinstance(prefix, Hello):
+        assert whole == prefix
+    if isinstance(prefix, Malformed):
+        assert isinstance(whole, Malformed)
+        assert whole.reason is prefix.reason
+
+
+@given(st.lists(st.integers(0, 70), max_size=6), st.binary(max_size=40))
+def test_extensions_of_any_content_never_raise(kinds, body):
+    assert isinstance(parse_hello(hello(*(extension(kind, body) for kind in kinds), version=0x0303)), Hello | Malformed)
+
+
+@pytest.mark.parametrize("method", [b"GET / HTTP/1.1\r\n", b"POST /", b"HEAD /", b"PUT /x", b"CONNECT a:1", b"OPTIONS *", b"PRI * HTTP/2.0", b"DELETE /", b"PATCH /", b"TRACE /", b"GET", b"P"])
+def test_plain_http_is_called_plain_http(method):
+    result = parse_hello(method)
+    assert isinstance(result, Malformed)
+    assert result.reason is Reason.PLAIN_HTTP
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00", b"\x15\x03\x01\x00\x02\x02\x28", b"\x16\x02\x00\x00\x10", b"GARBAGE", b"PROXY TCP4 1.2.3.4", b"\x80\x2e\x01\x00\x02", b"\xff" * 20])
+def test_what_is_neither_tls_nor_http_is_called_not_tls(data):
+    result = parse_hello(data)
+    assert isinstance(result, Malformed)
+    assert result.reason is Reason.NOT_TLS
+    assert result.detail
+    assert "\n" not in result.detail
+
+
+def test_an_sslv2_hello_is_named():
+    result = parse_hello(b"\x80\x2e\x01\x03\x01\x00\x15")
+    assert result == Malformed(Reason.NOT_TLS, "an SSLv2 hello")
+
+
+def test_a_hello_that_is_too_long_is_refused_from_its_length_field_alone():
+    start = b"\x16\x03\x01\x40\x00\x01"
+    assert parse_hello(start + MAX_HELLO_BYTES.to_bytes(3, "big")) is NEED_DATA
+    assert "a hello of 16385 bytes" in malformed(start + (MAX_HELLO_BYTES + 1).to_bytes(3, "big"))
+    assert "a hello of 20000 bytes" in malformed(start + (20_000).to_bytes(3, "big") + bytes(500))
+
+
+def test_the_longest_hello_that_is_allowed_is_read_over_two_records():
+    name = server_name(b"a.example.com")
+    body = hello()[9:]
+    padding = extension(21, bytes(MAX_HELLO_BYTES - len(body) - 2 - len(name) - 4))
+    message = handshake(body + block(name + padding))
+    assert len(message) == 4 + MAX_HELLO_BYTES
+    assert parse_hello(records(message, [16_384])) == Hello("a.example.com", (), TLS12)
+    assert parse_hello(records(message)) == Hello("a.example.com", (), TLS12)
+
+
+@pytest.mark.parametrize("length", [0, MAX_RECORD_BYTES + 1, 0xFFFF])
+def test_a_record_of_impossible_length_is_refused_from_its_header_alone(length):
+    assert f"a record of {length} bytes" in malformed(b"\x16\x03\x01" + length.to_bytes(2, "big"))
+    assert f"a record of {length} bytes" in malformed(records(PLAIN[5:100]) + b"\x16\x03\x01" + length.to_bytes(2, "big"))
+
+
+def test_another_record_or_version_in_the_middle_of_a_hello_is_refused():
+    start = records(PLAIN[5:100])
+    assert "a record of type 23" in malformed(start + b"\x17")
+    assert "a record of version 2" in malformed(start + b"\x16\x02")
+
+
+def test_another_handshake_message_is_refused():
+    assert "type 2" in malformed(records(handshake(bytes(40), kind=2)))
+    assert "type 2" in malformed(b"\x16\x03\x01\x00\x40\x02")
+
+
+@pytest.mark.parametrize(("sent", "read"), [(b"App.Example.COM", "app.example.com"), (b"a_b.example.com.", "a_b.example.com"), (b"xn--bcher-kva.example", "xn--bcher-kva.example"), (b"localhost", "localhost")])
+def test_a_name_is_read_in_lower_case_and_without_its_trailing_dot(sent, read):
+    assert parse_hello(hello(server_name(sent))) == Hello(read, (), TLS12)
+    assert parse_name(sent) == read
+
+
+@pytest.mark.parametrize("sent", [b"", b".", b"..", b".example.com", b"a..b", b"a.b..", b"a\0.example.com", b"a.example.com\0", b"a b", b"a/b", b"[::1]", b"b\xc3\xbccher.example", b"*.example.com", b"a\n", b"a" * 257])
+def test_a_name_that_is_no_host_name_is_refused(sent):
+    assert "not one host name" in malformed(hello(server_name(sent)))
+    assert parse_name(sent) is None
+
+
+def test_several_names_or_another_kind_of_name_are_refused():
+    assert "not one host name" in malformed(hello(server_name(b"a.example.com", b"b.example.com")))
+    assert "not one host name" in malformed(hello(server_name(b"a.example.com", kind=1)))
+    assert "not one host name" in malformed(hello(extension(0, b"")))
+    assert "not one host name" in malformed(hello(extension(0, block(b"\x00" + block(b"a.example.com") + b"x"))))
+
+
+@pytest.mark.parametrize("one", [server_name(b"a.example.com"), alpn(b"h2"), versions(0x0304)])
+def test_an_extension_that_decides_something_may_not_come_twice(one):
+    assert "two extensions" in malformed(hello(one, one))
+    assert isinstance(parse_hello(hello(one, extension(21, b""))), Hello)
+
+
+def test_alpn_names_are_kept_in_order_and_bad_lists_refused():
+    assert parse_hello(hello(alpn(b"h2", b"\xff\x00", b"http/1.1"))) == Hello("", (b"h2", b"\xff\x00", b"http/1.1"), TLS12)
+    for body in (b"", block(b""), block(b"\x00"), block(b"\x03h2"), block(b"\x02h2\x00"), block(b"\x02h2") + b"x"):
+        assert "ALPN" in malformed(hello(extension(16, body)))
+
+
+@pytest.mark.parametrize(
+    ("offer", "newest"),
+    [((0x0304, 0x0303), 0x0304), ((0x0303, 0x0304), 0x0304), ((0x7A7A, 0x0304, 0x0303), 0x0304), ((0x7F1C, 0x0303), 0x0303), ((0x0302, 0x0301), 0x0302), ((0xFAFA,), 0)],
+)
+def test_the_newest_version_offered_is_told_whatever_the_order_and_reserved_values(offer, newest):
+    assert parse_hello(hello(versions(*offer))) == Hello("", (), newest)
+
+
+def test_bad_lists_of_versions_are_refused():
+    for body in (b"", b"\x00", b"\x01\x03", b"\x02\x03\x04\x00", b"\x04\x03\x04"):
+        assert "supported_versions" in malformed(hello(extension(43, body)))
+
+
+def test_without_supported_versions_the_old_field_tells_and_never_more_than_tls12():
+    assert parse_hello(hello(version=0x0301)) == Hello("", (), 0x0301)
+    assert parse_hello(hello(version=0x0304)) == Hello("", (), TLS12)
+    assert "version 0x0200" in malformed(hello(version=0x0200))
+
+
+def test_lengths_inside_the_hello_must_add_up():
+    good = hello(server_name(b"a.example.com"), session=bytes(32))
+    assert isinstance(parse_hello(good), Hello)
+    assert "session id of 33" in malformed(hello(session=bytes(33)))
+    body = good[9:]
+    assert "extensions do not end" in malformed(records(handshake(body + b"x")))
+    assert "extensions do not end" in malformed(records(handshake(body[:-1])))
+    assert "before its extensions" in malformed(records(handshake(body[:20])))
+    assert "last extension" in malformed(hello(server_name(b"a.example.com"), b"\x00\x15\x00\x09"))
+    assert "last extension" in malformed(hello(server_name(b"a.example.com"), b"\x00\x15"))
