@@ -1,0 +1,231 @@
+"""The workloads' traffic: keep-alive requests, bulk both ways, new connections, idle ones, and requests at a fixed rate.
+
+Never: measures; it counts units and, at a fixed rate, how long each took from the moment it was due.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
+
+from bench import tls, wire
+from bench.job import Job, Tally
+from bench.traffic import Conn, Traffic, check_status
+
+_RECORDS_PER_TURN = 16
+_WRITE_BYTES = 16_384
+_read, _write, _buffer = lib.SSL_read, lib.SSL_write, tls.buffer
+_pattern = ffi.from_buffer(wire.PATTERN)
+
+
+class Requests(Traffic):
+    """Keep-alive: every connection asks again as soon as it is answered."""
+
+    def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
+        super().__init__(job, context, epoll)
+        self.busy = 0
+        self.limit = 0
+
+    def on_open(self, conn: Conn) -> None:
+        """Asks the first time."""
+        self.busy += 1
+        conn.working = True
+        self.begin(conn)
+
+    def begin(self, conn: Conn) -> None:
+        """Starts one unit."""
+        self.ask(conn)
+
+    def rest(self, conn: Conn) -> None:
+        """The connection has nothing to do for now."""
+        self.busy -= 1
+        conn.working = False
+
+    def on_unit(self, conn: Conn) -> None:
+        """Asks again until time or the number is up."""
+        tally = self.tally
+        tally.units += 1
+        if self.running and tally.units + self.busy <= self.limit:
+            self.begin(conn)
+        else:
+            self.rest(conn)
+
+    def on_lost(self, conn: Conn) -> None:
+        """One connection fewer."""
+        if conn.working:
+            self.rest(conn)
+
+    def warm_up(self) -> None:
+        """Opens all connections and asks a few times on each."""
+        self.limit = self.job.connections * self.job.warm_units
+        for _ in range(self.job.connections):
+            self.open()
+        self.run(lambda: self.tally.handshakes + self.tally.errors.total() >= self.job.connections and not self.busy)
+
+    def measure(self) -> None:
+        """Keeps all connections busy for the job's time."""
+        before, self.tally = self.tally, Tally()
+        self.tally.negotiated, self.tally.errors = before.negotiated, before.errors
+        self.tally.handshakes, self.tally.resumed = before.handshakes, before.resumed
+        self.limit = self.job.units or 1 << 60
+        self.running = True
+        started_at = time.monotonic()
+        self.stop_at = started_at + self.job.seconds
+        for conn in list(self.conns.values()):
+            self.busy += 1
+            conn.working = True
+            self.begin(conn)
+        self.run(lambda: not self.busy)
+        self.tally.wall_s = time.monotonic() - started_at
+
+
+class BulkDown(Requests):
+    """Streams of `size` bytes from the backend, one after the other on every connection."""
+
+    def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
+        super().__init__(job, context, epoll)
+        self.expect(wire.render_request(f"/b/{job.size}"), b"")
+
+    def on_answer(self, conn: Conn) -> None:
+        """Readable: the head, then the stream, every byte compared."""
+        for _ in range(_RECORDS_PER_TURN):
+            n = _read(conn.ssl, _buffer, tls.BUFFER_BYTES)
+            if n <= 0:
+                self.want_read(conn, n)
+                return
+            data = ffi.buffer(_buffer, n)[:]
+            self.tally.bytes_in += n
+            if not conn.body_left:
+                conn.acc += data
+                head = wire.parse_head(conn.acc)
+                if head is None:
+                    continue
+                check_status(head)
+                if head.length != self.job.size:
+                    raise tls.TlsError("wrong length of the stream")
+                data, conn.acc = conn.acc[head.body_at :], b""
+                conn.body_left, conn.body_offset = head.length, 0
+            if data != wire.pattern_at(conn.body_offset, len(data)):
+                raise tls.TlsError("wrong bytes in the stream")
+            conn.body_offset += len(data)
+            conn.body_left -= len(data)
+            if not conn.body_left:
+                self.on_unit(conn)
+                return
+            if n < _WRITE_BYTES:
+                return
+
+
+class BulkUp(Requests):
+    """Uploads of `size` bytes; the backend says how many were right."""
+
+    def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
+        super().__init__(job, context, epoll)
+        self.expect(wire.render_upload_head(job.size), wire.render_receipt(job.size))
+
+    def begin(self, conn: Conn) -> None:
+        """Sends the head, then as much as fits."""
+        self.ask(conn)
+        conn.up_left, conn.up_offset = self.job.size, 0
+        conn.ready = self.on_room
+        self.epoll.modify(conn.fd, select.EPOLLOUT)
+
+    def on_room(self, conn: Conn) -> None:
+        """Writable: more of the stream; at its end, wait for the receipt."""
+        for _ in range(_RECORDS_PER_TURN):
+            n = _write(conn.ssl, _pattern + conn.up_offset % wire.PATTERN_PERIOD, min(_WRITE_BYTES, conn.up_left))
+            if n <= 0:
+                if tls.judge(conn.ssl, n) != tls.WANT_WRITE:
+                    raise tls.TlsError("closed during an upload")
+                return
+            self.tally.bytes_out += n
+            conn.up_left -= n
+            conn.up_offset += n
+            if not conn.up_left:
+                conn.ready = self.on_answer
+                self.epoll.modify(conn.fd, select.EPOLLIN)
+                return
+
+
+class Connects(Requests):
+    """A new connection for every unit: full or resumed handshake, one request, close."""
+
+    def on_unit(self, conn: Conn) -> None:
+        """Closes, and opens the next."""
+        if self.job.resume:
+            self.session = tls.take_session(conn.ssl)
+        elif lib.SSL_session_reused(conn.ssl):
+            raise tls.TlsError("a session was resumed that was not offered")
+        self.drop(conn)
+        self.tally.units += 1
+        self.rest(conn)
+        self.next()
+
+    def on_lost(self, conn: Conn) -> None:
+        """The next one takes its place."""
+        super().on_lost(conn)
+        self.next()
+
+    def next(self) -> None:
+        """Opens one more unless time or the number is up."""
+        if self.running and self.tally.units + len(self.conns) < self.limit:
+            self.open()
+
+    def warm_up(self) -> None:
+        """A few connections, so that the gateway's own sessions to the backend are there."""
+        self.limit = max(self.job.connections, self.job.warm_units)
+        self.next()
+        self.run(lambda: not self.conns)
+
+    def measure(self) -> None:
+        """As many at a time as the job says, for its time."""
+        self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
+        if self.job.resume:
+            self.tally.negotiated = None
+        self.limit = self.job.units or 1 << 60
+        self.running = True
+        started_at = time.monotonic()
+        self.stop_at = started_at + self.job.seconds
+        for _ in range(self.job.connections):
+            self.next()
+        self.run(lambda: not self.conns)
+        self.tally.wall_s = time.monotonic() - started_at
+
+
+class Idle(Requests):
+    """Opens `connections` connections, one request on each, and holds them."""
+
+    def warm_up(self) -> None:
+        """One connection that comes and goes."""
+        self.limit = 0
+        self.open()
+        self.run(lambda: bool(self.tally.units or self.tally.errors) and not self.busy)
+        for conn in list(self.conns.values()):
+            self.drop(conn)
+
+    def on_unit(self, conn: Conn) -> None:
+        """Answered: this connection stays; open the next."""
+        self.tally.units += 1
+        self.rest(conn)
+        if len(self.conns) < self.limit:
+            self.open()
+
+    def measure(self) -> None:
+        """Opens them, 16 at a time."""
+        self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
+        self.limit = self.job.connections
+        started_at = time.monotonic()
+        for _ in range(min(16, self.limit)):
+            self.open()
+        self.run(lambda: len(self.conns) + self.tally.errors.total() >= self.limit and self.tally.units >= len(self.conns))
+        self.tally.wall_s = time.monotonic() - started_at
+
+
+class Probe(Connects):
+    """One connection after the other, `units` in all: what is negotiated, and whether a client without a certificate is refused."""
+
+    def warm_up(self) -> None:
+        """Nothing: the first connection is the probe."""
