@@ -1,0 +1,199 @@
+"""A small certificate maker for the demonstration and the tests.
+
+Never: issues anything for production; its keys lie in plain files and nothing can be revoked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+KeyType = Literal["ec-p256", "rsa-2048", "rsa-1024"]
+Purpose = Literal["server", "client", "any", "code"]
+
+_PURPOSES = {
+    "server": ExtendedKeyUsageOID.SERVER_AUTH,
+    "client": ExtendedKeyUsageOID.CLIENT_AUTH,
+    "any": ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
+    "code": ExtendedKeyUsageOID.CODE_SIGNING,
+}
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a leaf shall carry. No purpose: no extendedKeyUsage extension; no key usage: no keyUsage extension."""
+
+    cn: str
+    ou: str = ""
+    dns: tuple[str, ...] = ()
+    ip: tuple[str, ...] = ()
+    uri: tuple[str, ...] = ()
+    purposes: tuple[Purpose, ...] = ()
+    key_usages: tuple[str, ...] = ("digital_signature",)
+    not_before: datetime | None = None  # default: an hour ago
+    not_after: datetime | None = None  # default: in a year
+    key_type: KeyType = "ec-p256"
+    key_identifiers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A leaf, its key, and the intermediates to send with it."""
+
+    certificate: x509.Certificate
+    key: Key = field(repr=False)
+    intermediates: tuple[x509.Certificate, ...] = ()
+
+    def write(self, certificate: Path, private_key: Path | None = None, *, with_intermediates: bool = True) -> Path:
+        """Write leaf and intermediates to `certificate` and the key to `private_key`, or all to one file (0600); returns `certificate`."""
+        chain = to_pem((self.certificate, *(self.intermediates if with_intermediates else ())))
+        if private_key is None:
+            _write_private(certificate, chain + key_pem(self.key))
+        else:
+            certificate.write_bytes(chain)
+            _write_private(private_key, key_pem(self.key))
+        return certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A certificate authority: a root of its own, or an intermediate with the chain above it."""
+
+    certificate: x509.Certificate
+    key: Key = field(repr=False)
+    above: tuple[x509.Certificate, ...] = ()  # intermediates, this one included, root excluded
+
+    @classmethod
+    def root(cls, cn: str, *, not_before: datetime | None = None, not_after: datetime | None = None, key_type: KeyType = "ec-p256") -> Authority:
+        """Make a self-signed root."""
+        key = make_key(key_type)
+        builder = _ca_extensions(_builder(_name(cn), _name(cn), key, not_before, not_after), key, key)
+        return cls(builder.sign(key, hashes.SHA256()), key)
+
+    def intermediate(self, cn: str, *, not_before: datetime | None = None, not_after: datetime | None = None) -> Authority:
+        """Make a CA below this one."""
+        key = make_key("ec-p256")
+        builder = _ca_extensions(_builder(_name(cn), self.certificate.subject, key, not_before, not_after), key, self.key)
+        certificate = builder.sign(self.key, hashes.SHA256())
+        return Authority(certificate, key, (certificate, *self.above))
+
+    def issue(self, wanted: Wanted) -> Issued:
+        """Issue a leaf."""
+        key = make_key(wanted.key_type)
+        builder = _builder(_name(wanted.cn, wanted.ou), self.certificate.subject, key, wanted.not_before, wanted.not_after)
+        return Issued(_leaf_extensions(builder, wanted, key, self.key).sign(self.key, hashes.SHA256()), key, self.above)
+
+    def server(self, cn: str, *, dns: tuple[str, ...] = (), ip: tuple[str, ...] = ()) -> Issued:
+        """Issue a certificate for servers, named by `dns` (default: the common name) and `ip`."""
+        return self.issue(Wanted(cn, dns=dns or (cn,), ip=ip, purposes=("server",)))
+
+    def client(self, cn: str) -> Issued:
+        """Issue a certificate for clients."""
+        return self.issue(Wanted(cn, purposes=("client",)))
+
+    def write(self, file: Path) -> Path:
+        """Write this CA's certificate, without its key; returns `file`."""
+        file.write_bytes(to_pem((self.certificate,)))
+        return file
+
+
+def self_signed(wanted: Wanted) -> Issued:
+    """Make a leaf that nobody vouches for."""
+    key = make_key(wanted.key_type)
+    name = _name(wanted.cn, wanted.ou)
+    return Issued(_leaf_extensions(_builder(name, name, key, wanted.not_before, wanted.not_after), wanted, key, key).sign(key, hashes.SHA256()), key)
+
+
+def make_key(key_type: KeyType) -> Key:
+    """Make a key: EC P-256 in about 0.1 ms, RSA in about 50 ms. The 1024-bit one is for tests of refusals."""
+    if key_type == "ec-p256":
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(65537, 1024 if key_type == "rsa-1024" else 2048)
+
+
+def to_pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    """The certificates as one PEM text, in their order."""
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def key_pem(key: Key) -> bytes:
+    """The key as PKCS#8 PEM, not encrypted."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(file: Path, data: bytes) -> None:
+    # The mode is set when the file is made, so that no moment is left to read the key.
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        stream.write(data)
+
+
+def _name(cn: str, ou: str = "") -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn), *([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, ou)] if ou else [])])
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: Key, not_before: datetime | None, not_after: datetime | None) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before or now - timedelta(hours=1))
+        .not_valid_after(not_after or now + timedelta(days=365))
+    )
+
+
+def _key_usage(*usages: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
+
+
+def _ca_extensions(builder: x509.CertificateBuilder, key: Key, issuer_key: Key) -> x509.CertificateBuilder:
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    )
+
+
+def _leaf_extensions(builder: x509.CertificateBuilder, wanted: Wanted, key: Key, issuer_key: Key) -> x509.CertificateBuilder:
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    names: list[x509.GeneralName] = [
+        *map(x509.DNSName, wanted.dns),
+        *(x509.IPAddress(ip_address(text)) for text in wanted.ip),
+        *map(x509.UniformResourceIdentifier, wanted.uri),
+    ]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if wanted.purposes:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([_PURPOSES[purpose] for purpose in wanted.purposes]), critical=False)
+    if wanted.key_usages:
+        builder = builder.add_extension(_key_usage(*wanted.key_usages), critical=True)
+    if wanted.key_identifiers:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    return builder
