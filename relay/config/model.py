@@ -1,5 +1,7 @@
 """The configuration as values: every key, its unit and its default, in one place.
 
+Types are strict: "300" is no number and "yes" no boolean, so that a slip is an error and not a guess. Names and fingerprints are normalised here, once.
+
 Never: reads a file (that is `config.load`) or compares one key with another (that is `config.rules`).
 """
 
@@ -8,15 +10,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
+
+def _parse_path(value: object) -> object:
+    # An empty string would become Path("."), and a pasted PEM a file name that leaks half a key into an error message.
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise PydanticCustomError("bad_path", "is empty; leave the key out, or name a file")
+    if "-----BEGIN" in value or not value.strip().isprintable():
+        raise PydanticCustomError("bad_path", "contains line breaks or control characters; name a file, do not paste its contents")
+    return Path(value.strip())
+
+
+def _lower(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value.lower() for value in values)
+
+
+def _bare_hex(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value.replace(":", "").lower() for value in values)
+
+
+FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+DnsNames = Annotated[Strings, AfterValidator(_lower)]  # compared without case (RFC 4343), kept in lower case
+Fingerprints = Annotated[Strings, AfterValidator(_bare_hex)]  # 64 lower-case hex digits, without colons
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 
 CIPHERS_TLS12 = (
-    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
-    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
-    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
 CIPHERSUITES_TLS13 = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 # A client that offers the post-quantum share gets it; it costs us 59 µs CPU per full handshake.
@@ -26,14 +51,14 @@ OUTBOUND_GROUPS = "X25519:P-256:P-384"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_strip_whitespace=True)
 
 
 class Relay(_Section):
     """`[relay]`: the processes."""
 
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    state_dir: Path = Path("run")
+    state_dir: FilePath = Path("run")
     drain_timeout_s: Seconds = 30
     user: str = ""
     group: str = ""
@@ -75,29 +100,29 @@ class Limits(_Section):
 class Allow(_Section):
     """`allow`: which of the CA's certificates may come in; a certificate that matches any one entry is allowed, no entry allows all."""
 
-    cn: tuple[str, ...] = ()
-    san_dns: tuple[str, ...] = ()
-    san_uri: tuple[str, ...] = ()
-    ou: tuple[str, ...] = ()
-    fingerprint_sha256: tuple[str, ...] = ()
+    cn: Strings = ()
+    san_dns: DnsNames = ()
+    san_uri: Strings = ()
+    ou: Strings = ()
+    fingerprint_sha256: Fingerprints = ()
 
 
 class Route(_Section):
     """`[[listener.route]]`: from a server name to a pool, with the certificate shown and the clients trusted."""
 
-    sni: tuple[str, ...] = ()
+    sni: DnsNames = ()
     pool: str
     mode: Literal["terminate", "passthrough"] = "terminate"
-    certificate: Path | None = None
-    private_key: Path | None = None
-    client_ca: Path | None = None
-    client_crl: tuple[Path, ...] = ()
+    certificate: FilePath | None = None
+    private_key: FilePath | None = None
+    client_ca: FilePath | None = None
+    client_crl: Annotated[tuple[FilePath, ...], Field(strict=False)] = ()
     allow: Allow = Allow()
     min_version: TlsVersion = "TLSv1.2"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = INBOUND_GROUPS
-    alpn: tuple[str, ...] = ()
+    alpn: Strings = ()
 
     @property
     def label(self) -> str:
@@ -109,9 +134,9 @@ class Listener(_Section):
     """`[[listener]]`: addresses we accept on, and their routes; the first match wins."""
 
     name: str
-    listen: Annotated[tuple[str, ...], Field(min_length=1)]
+    listen: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     accept_proxy: bool = False
-    route: Annotated[tuple[Route, ...], Field(min_length=1)]
+    route: Annotated[tuple[Route, ...], Field(strict=False, min_length=1)]
 
 
 class Health(_Section):
@@ -141,9 +166,9 @@ class Pool(_Section):
     sticky: Literal["none", "source", "cookie"] = "none"
     cookie: str = "JSESSIONID"
     cookie_insert: bool = False
-    machine_certificate: Path | None = None
-    machine_key: Path | None = None
-    backend_ca: Path | None = None
+    machine_certificate: FilePath | None = None
+    machine_key: FilePath | None = None
+    backend_ca: FilePath | None = None
     min_version: TlsVersion = "TLSv1.2"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
@@ -151,7 +176,7 @@ class Pool(_Section):
     retry_s: Seconds = 10
     send_proxy: Literal["", "v1", "v2"] = ""
     health: Health | None = None
-    backend: Annotated[tuple[Backend, ...], Field(min_length=1)]
+    backend: Annotated[tuple[Backend, ...], Field(strict=False, min_length=1)]
 
 
 class Config(_Section):
@@ -162,6 +187,7 @@ class Config(_Section):
     log: Log = Log()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
-    listener: Annotated[tuple[Listener, ...], Field(min_length=1)]
-    pool: Annotated[dict[str, Pool], Field(min_length=1)]
+    listener: Annotated[tuple[Listener, ...], Field(strict=False, min_length=1)]
+    # Stripped names could collide, and one pool would vanish without a word.
+    pool: Annotated[dict[Annotated[str, StringConstraints(strip_whitespace=False)], Pool], Field(min_length=1)]
     source: Path = Field(default=Path(), exclude=True)

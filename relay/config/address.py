@@ -1,0 +1,85 @@
+"""Host names and `host:port` addresses: their syntax, and nothing else.
+
+Never: resolves a name or opens a socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from relay.errors import ConfigError, Problem
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_STRICT_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+# inet_aton, and with it getaddrinfo, reads names that end like this as numbers: 0x7f000001, 10.1, 256.1.1.1.
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+
+
+def is_ip(host: str) -> bool:
+    """Whether this is an IPv4 or IPv6 address (without brackets), so that it is never sent as SNI (RFC 6066, 3)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    # ipaddress takes anything for the interface after "%"; the kernel does not (15 bytes, and we want one printable line).
+    scope = getattr(address, "scope_id", None)
+    return scope is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", scope) is not None
+
+
+def canonical_ip(host: str) -> str:
+    """One spelling for all spellings of an address for which `is_ip` holds."""
+    return str(ipaddress.ip_address(host)).lower()
+
+
+def why_no_host_name(name: str, *, strict: bool = False) -> str:
+    """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1; `strict` refuses the underscore that many real hosts carry)."""
+    if not name:
+        return "is empty"
+    if not name.isascii():
+        return 'has characters beyond ASCII; write the "xn--" form of the name'
+    if name.endswith("."):
+        return "ends in a dot; leave the dot out"
+    if len(name) > 253:
+        return f"has {len(name)} characters; a host name has at most 253"
+    labels = name.split(".")
+    for label in labels:
+        if not (_STRICT_LABEL if strict else _LABEL).fullmatch(label):
+            return f'has "{label}" between its dots; use 1 to 63 letters, digits and hyphens, no hyphen at either end'
+    if _NUMBER.fullmatch(labels[-1]):
+        return "ends in a number and is no IPv4 address; write all four parts, or a name"
+    return ""
+
+
+def _refuse(text: str, what: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(text, what, remedy)])
+
+
+def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port` into host (no brackets) and port. Raises ConfigError with one Problem, whose `where` is the text."""
+    host, colon, port_text = text.rpartition(":")
+    if is_ip(text) or not colon:
+        example = f"[{text}]:443" if ":" in text else f"{text or '192.0.2.1'}:443"
+        raise _refuse(text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}")
+    # No int(): it takes "+1", "1_0" and Arabic digits.
+    if not re.fullmatch(r"[0-9]{1,5}", port_text) or not min_port <= int(port_text) <= 65535:
+        raise _refuse(text, f"the port of {_quoted(text)} is not a number from {min_port} to 65535", 'write host:port, for example "192.0.2.1:443"')
+    if host.startswith("[") and host.endswith("]"):
+        address = host[1:-1]
+        if not is_ip(address) or ":" not in address:
+            raise _refuse(text, f"{_quoted(address)} in {_quoted(text)} is not an IPv6 address", "only IPv6 addresses go in brackets")
+        if ipaddress.IPv6Address(address).ipv4_mapped is not None:
+            raise _refuse(text, f"{_quoted(text)} is an IPv4 address written as IPv6", f'write "{ipaddress.IPv6Address(address).ipv4_mapped}:{port_text}"')
+        return address, int(port_text)
+    if ":" in host:
+        raise _refuse(text, f"{_quoted(text)} has several colons and no brackets", "write an IPv6 address in brackets: [2001:db8::1]:443")
+    if host in {"", "*"}:
+        raise _refuse(text, f"{_quoted(text)} names no host", f'write an IP address before the port; all of this machine are "0.0.0.0:{port_text}" and "[::]:{port_text}"')
+    if not is_ip(host) and (why := why_no_host_name(host)):
+        raise _refuse(text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name")
+    return host, int(port_text)
+
+
+def _quoted(text: str) -> str:
+    # ascii() keeps a message on one line whatever is in the file.
+    return f'"{ascii(text)[1:-1]}"' if len(text) <= 80 else f'"{ascii(text[:80])[1:-1]}…"'

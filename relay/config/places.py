@@ -1,0 +1,39 @@
+"""Where in the configuration file something is, in the one form that every message uses.
+
+`listener.https.route[1].min_version`, `pool.httpslb.backend[0].address`: listeners and pools by name, members of a list counted from 0.
+A listener whose name is missing, odd or not its own is counted too: `listener[2].name`.
+
+Never: knows what the keys mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from relay.config.model import Config
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def key_place(parent: str, key: str) -> str:
+    """The place of a key inside a table; quoted as TOML wants it where it must be."""
+    written = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+    return f"{parent}.{written}" if parent else written
+
+
+def pool_place(name: str) -> str:
+    """The place of a pool: `pool.httpslb`."""
+    return key_place("pool", name)
+
+
+def listener_places(names: Sequence[object]) -> list[str]:
+    """The places of all listeners, given their names in file order (anything that is no usable name counts as none)."""
+    return [key_place("listener", name) if isinstance(name, str) and NAME.fullmatch(name) and names.count(name) == 1 else f"listener[{index}]" for index, name in enumerate(names)]
+
+
+def route_place(config: Config, listener: int, route: int) -> str:
+    """The place of one route by its two indices: `listener.https.route[1]`."""
+    return f"{listener_places([each.name for each in config.listener])[listener]}.route[{route}]"
