@@ -1,0 +1,168 @@
+"""The admin process: /metrics, /healthz and /readyz over HTTP, from the scoreboard alone.
+
+Started with exec, so that it has no key in its memory: `python -m relay.observe.admin --scoreboard-fd N --listen-fd N --lifeline-fd N`.
+The listening socket is bound and listening already. It ends on SIGTERM, and when the other end of the lifeline pipe is closed: its supervisor is gone.
+
+Never: imports OpenSSL, cryptography or `relay.tls`; reads a configuration; writes the scoreboard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import html
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from relay.errors import RelayError
+from relay.observe import messages
+from relay.observe.metrics import RelayCollector, read_facts
+from relay.observe.scoreboard import PHASE_SERVING, Scoreboard, Snapshot, monotonic_ms
+
+STALE_MS = 10_000
+# Scrapers and probes are few; more connections than this are a mistake or an attack, and are told 503.
+CONNECTIONS = 64
+KEEP_ALIVE_S = 15
+STOP_S = 1
+
+_PAGES = {
+    "/metrics": "all counters and states, for Prometheus",
+    "/healthz": "is the supervisor alive: 200, or 503 and why",
+    "/readyz": "are connections accepted: 200, or 503 and why",
+}
+
+
+def why_unhealthy(snapshot: Snapshot, now_ms: int) -> str:
+    """Why the supervisor is taken for dead, empty when it is well. `now_ms` is CLOCK_MONOTONIC."""
+    if not snapshot.supervisor_beat_ms:
+        return "the supervisor has not given a sign of life yet; it is still starting"
+    age_ms = now_ms - snapshot.supervisor_beat_ms
+    if age_ms >= STALE_MS:
+        return f"the supervisor has given no sign of life for {age_ms // 1000} s; look at its log"
+    return ""
+
+
+def why_unready(snapshot: Snapshot, now_ms: int) -> str:
+    """Why no connection should be sent here, empty when it may. `now_ms` is CLOCK_MONOTONIC."""
+    state = read_facts(snapshot)["state"]
+    if state != "serving":
+        return {"starting": "the relay is starting", "draining": "the relay is draining; it takes no new connections"}.get(state, f"the relay is {state}")
+    serving = [beat_ms for beat_ms, _, _, _, phase in snapshot.workers if phase == PHASE_SERVING]
+    if not serving:
+        return f"none of {len(snapshot.workers)} workers is serving; look at the relay's log for why they end"
+    age_ms = now_ms - max(serving)
+    if age_ms >= STALE_MS:
+        return f"none of {len(serving)} serving workers has given a sign of life for {age_ms // 1000} s; look at the relay's log"
+    return ""
+
+
+def make_app(board: Scoreboard) -> Starlette:
+    """The web application over one scoreboard."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayCollector(board))
+
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=None, headers={"content-type": content_type})
+
+    def probe(why_not: Callable[[Snapshot, int], str]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_: Request) -> Response:
+            why = why_not(board.snapshot(), monotonic_ms())
+            return PlainTextResponse(f"{why or 'ok'}\n", 503 if why else 200)
+
+        return answer
+
+    async def index(_: Request) -> Response:
+        snapshot = board.snapshot()
+        facts = read_facts(snapshot)
+        links = "".join(f'<li><a href="{path}">{path}</a>: {html.escape(what)}</li>' for path, what in _PAGES.items())
+        state = f"version {facts['version']}, {facts['openssl']}, configuration {facts['generation']}, {len(snapshot.workers)} workers, {facts['state']}"
+        return HTMLResponse(f'<!doctype html><html lang="en"><title>relay</title><h1>relay</h1><p>{html.escape(state)}</p><ul>{links}</ul></html>\n')
+
+    async def refused(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        path = repr(request.url.path)
+        text = {
+            404: f"there is no page {path}; try {' '.join(_PAGES)}",
+            405: f"{path} can only be read, with GET or HEAD",
+        }.get(status, "the request was not understood")
+        return PlainTextResponse(f"{text}\n", status, headers=dict(error.headers or {}) if isinstance(error, HTTPException) else None)
+
+    async def unreadable(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(f"{error}\n", 503)
+
+    app = Starlette(
+        routes=[
+            Route("/", index),
+            Route("/metrics", metrics),
+            Route("/healthz", probe(why_unhealthy)),
+            Route("/readyz", probe(why_unready)),
+        ],
+        exception_handlers={HTTPException: refused, RelayError: unreadable},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, ending with status 0 on SIGTERM and on the supervisor's death."""
+
+    def __init__(self, config: uvicorn.Config, lifeline_fd: int | None) -> None:
+        super().__init__(config)
+        self._lifeline_fd = lifeline_fd
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals of this process, while it serves."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
+        if self._lifeline_fd is not None:
+            loop.add_reader(self._lifeline_fd, self._on_lifeline)
+        yield
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _on_lifeline(self) -> None:
+        # Nothing is ever written to it: readable means end of file.
+        if self._lifeline_fd is not None and not os.read(self._lifeline_fd, 64):
+            asyncio.get_running_loop().remove_reader(self._lifeline_fd)
+            logging.getLogger(__name__).warning("the supervisor is gone; the admin process ends too")
+            self._stop()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until told to stop. All arguments are file descriptors that were passed on."""
+    parser = argparse.ArgumentParser(prog="relay.observe.admin", description="The relay's admin process; started by its supervisor.")
+    parser.add_argument("--scoreboard-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket")
+    parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
+    options = parser.parse_args(arguments)
+    # Ctrl-C makes the supervisor drain; until it says stop, the drain can be watched here.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    messages.setup("warning", process="admin")
+    board = Scoreboard(options.scoreboard_fd)
+    config = uvicorn.Config(
+        make_app(board), log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
+        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
+    )
+    with socket.socket(fileno=options.listen_fd) as listener:
+        _Server(config, options.lifeline_fd).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The scoreboard as Prometheus metrics, in the order and with the help of `observe.names`.
+
+Never: writes the scoreboard, or shows a counter that went back.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Literal, NotRequired, TypedDict, cast
+
+import psutil
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from relay.errors import Reason
+from relay.observe.names import FAMILIES, HANDSHAKE_OK, HANDSHAKE_RESUMED, SLOT_CPU_US, Family
+from relay.observe.scoreboard import Scoreboard, Snapshot, monotonic_ms
+
+Rows = list[tuple[tuple[str, ...], float]]  # label values, value
+
+# Closed label sets so large that zeros would bury the rest: of these only what happened is shown, and always the good ending.
+_SHOWN_WHEN_ZERO = {"relay_sessions_closed_total": {Reason.FINISHED.value}, "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED}}
+
+
+class CertificateFact(TypedDict):
+    """One configured certificate: its file, its subject (RFC 4514), its end in Unix seconds."""
+
+    file: str
+    subject: str
+    not_after: float
+
+
+class Facts(TypedDict):
+    """What the supervisor publishes beside the cells. `started_at` is Unix seconds; `backends` are the (pool, route) now configured, all ever known when absent."""
+
+    generation: int
+    version: str
+    openssl: str
+    started_at: float
+    state: Literal["starting", "serving", "draining"]
+    slots: int
+    certificates: list[CertificateFact]
+    backends: NotRequired[list[tuple[str, str]]]
+
+
+def read_facts(snapshot: Snapshot) -> Facts:
+    """The snapshot's facts, with a default for each that was not published yet."""
+    unknown = Facts(generation=0, version="", openssl="", started_at=0.0, state="starting", slots=0, certificates=[])
+    return cast("Facts", {**unknown, **snapshot.facts})
+
+
+class RelayCollector(Collector):
+    """A prometheus_client collector over one scoreboard. Keeps the highest CPU time seen of each slot, nothing else."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self._board = board
+        self._cpu_s: defaultdict[str, float] = defaultdict(float)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of the catalogue, from one consistent snapshot. Raises RelayError when the scoreboard cannot be read."""
+        snapshot = self._board.snapshot()
+        facts = read_facts(snapshot)
+        by_name: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+        for series, value in snapshot.values.items():
+            by_name[series.name][series.labels] = value
+        cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
+        own: dict[str, Callable[[], Rows]] = {
+            "relay_backend_up": lambda: _backends_up(snapshot, facts),
+            "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
+            "relay_worker_cpu_seconds_total": lambda: cpu_s,
+            "relay_worker_resident_bytes": lambda: resident_bytes,
+            "relay_build_info": lambda: [((facts["version"], facts["openssl"]), 1)],
+            "relay_config_generation": lambda: [((), facts["generation"])],
+        }
+        for family in FAMILIES.values():
+            if family.kind == "histogram":
+                yield _histogram(family, by_name[family.name])
+                continue
+            made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(family.name, family.help, labels=family.labels)
+            for row, measured in own[family.name]() if family.name in own else _counted(family, by_name[family.name]):
+                made.add_metric(row, measured)
+            yield made
+
+    def _measure(self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]) -> tuple[Rows, Rows]:
+        """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included."""
+        cpu_s: defaultdict[str, float] = defaultdict(float, {str(slot): 0.0 for slot in range(facts["slots"])})
+        resident: defaultdict[str, float] = defaultdict(float, cpu_s)
+        for labels, value_us in dead_us.items():
+            cpu_s[labels[0]] += value_us / 1e6
+        for _, pid, slot, _, _ in snapshot.workers:
+            if pid <= 0:
+                continue
+            try:
+                process = psutil.Process(pid)
+                times, memory = process.cpu_times(), process.memory_info()
+            except psutil.Error:
+                # It ended after the snapshot; its CPU time comes back with the dead workers'.
+                continue
+            cpu_s[str(slot)] += times.user + times.system
+            resident[str(slot)] += memory.rss
+        for name, seconds in cpu_s.items():
+            self._cpu_s[name] = max(self._cpu_s[name], seconds)
+        return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)]
+
+
+def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
+    always = _SHOWN_WHEN_ZERO.get(family.name)
+    return [(labels, value * family.scale) for labels, value in cells.items() if value or always is None or labels[-1] in always]
+
+
+def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMetricFamily:
+    """Cells hold what fell into one bucket alone; Prometheus wants each bucket to contain those below it."""
+    made = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    buckets: defaultdict[tuple[str, ...], list[tuple[str, float]]] = defaultdict(list)
+    sums: dict[tuple[str, ...], float] = {}
+    for (*labels, bound), value in cells.items():
+        key = tuple(labels)
+        if bound == "sum":
+            sums[key] = value * family.scale
+        else:
+            below = buckets[key][-1][1] if buckets[key] else 0
+            buckets[key].append((bound, below + value))
+    for key, cumulated in buckets.items():
+        made.add_metric(key, cumulated, sums[key])
+    return made
+
+
+def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
+    # Cells of removed backends stay in the scoreboard; a gauge for them would be a lie.
+    known = {tuple(member) for member in facts["backends"]} if "backends" in facts else None
+    now_ms = monotonic_ms()
+    return [(series.labels, float(now_ms >= until_ms)) for series, until_ms in snapshot.shared.items() if known is None or series.labels in known]
+
+
+def _certificates(facts: Facts) -> Rows:
+    """One row per file and subject, as one series can have one value: the earliest end, when a file holds two of that subject."""
+    ends: dict[tuple[str, ...], float] = {}
+    for certificate in facts["certificates"]:
+        key = (certificate["file"], certificate["subject"])
+        ends[key] = min(ends.get(key, certificate["not_after"]), certificate["not_after"])
+    return list(ends.items())
+
