@@ -18,15 +18,15 @@ class Side(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where in its life a session was, in the order of `core.lifecycle.State`."""
+    """Where in its life a session was, the states of `core.lifecycle`."""
 
     INTAKE = "intake"
     INBOUND_TLS = "inbound_tls"
-    SNIFF = "sniff"
     CONNECT = "connect"
     OUTBOUND_TLS = "outbound_tls"
     RELAY = "relay"
     LINGER = "linger"
+    CLOSED = "closed"
 
 
 class Reason(StrEnum):

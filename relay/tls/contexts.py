@@ -1,0 +1,287 @@
+"""Every TLS context of one configuration, built before the workers are forked.
+
+So every worker has the same session-ticket keys and resumes what another began, and the memory is shared. A context
+is never changed afterwards: a reload builds a new generation, and with it new ticket keys, so that no session
+of a client that the new configuration refuses can be resumed.
+
+Never: reads a socket; keeps a key anywhere but inside OpenSSL.
+Next: `relay.tls.stream.accept`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from relay.config.address import is_ip, parse_address
+from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.core.routes import RouteTable
+from relay.errors import ConfigError, Problem
+from relay.tls.identity import AllowRules, compile_rules
+from relay.tls.material import load_authorities, load_key_pair
+from relay.tls.raw import (
+    ALPN_FATAL,
+    ALPN_OK,
+    MODE_NO_AUTO_CHAIN,
+    MODE_RELEASE_BUFFERS,
+    NEVER_CHECK_SUBJECT,
+    NO_PARTIAL_WILDCARDS,
+    NULL,
+    Pointer,
+    ffi,
+    lib,
+)
+from relay.tls.stream import VERIFY_CALLBACK
+
+_VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
+_OPTIONS = (
+    SSL.OP_NO_COMPRESSION
+    | SSL.OP_NO_RENEGOTIATION
+    # A peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
+    | SSL.OP_IGNORE_UNEXPECTED_EOF
+)
+# How long a client may resume after a full handshake. On a resumed handshake an expired intermediate that the client
+# once sent cannot be seen (the ticket carries only the leaf), so this bounds the time until it is.
+TICKET_LIFETIME_S = 300
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InboundRoute:
+    """One route, ready to accept: its context, and what is judged after the handshake."""
+
+    listener: str
+    label: str
+    pool: str
+    sni: frozenset[str]
+    context: Pointer
+    rules: AllowRules
+    ca_valid_until: dict[bytes, float]
+    keep: tuple[Any, ...] = field(repr=False)  # what must live as long as the context: the owner of the pointer, callbacks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """One backend, ready to connect to: where it is, and a context that accepts only its name."""
+
+    pool: str
+    route: str
+    address: str
+    family: int
+    sockaddr: tuple[Any, ...]
+    name: str
+    server_name: bytes  # the SNI to send, zero-terminated; b"" when the name is an IP address
+    context: Pointer
+    keep: tuple[Any, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """One loaded configuration with everything made from it."""
+
+    number: int
+    config: Config
+    routes: dict[str, RouteTable[InboundRoute]]
+    targets: dict[str, tuple[Target, ...]]
+
+
+def build_generation(config: Config, number: int) -> Generation:
+    """Build every context. Raises ConfigError with all problems: files, cipher lists, names that do not resolve."""
+    problems: list[Problem] = []
+    routes: dict[str, RouteTable[InboundRoute]] = {}
+    targets: dict[str, tuple[Target, ...]] = {}
+    for listener in config.listener:
+        entries: list[tuple[tuple[str, ...], InboundRoute]] = []
+        for index, route in enumerate(listener.route):
+            try:
+                entries.append((route.sni, _inbound(listener, index, route, number)))
+            except ConfigError as error:
+                problems += error.problems
+        routes[listener.name] = RouteTable.build(entries)
+    for name, pool in config.pool.items():
+        members: list[Target] = []
+        for index, backend in enumerate(pool.backend):
+            try:
+                members.append(_outbound(name, pool, index, backend))
+            except ConfigError as error:
+                problems += error.problems
+        targets[name] = tuple(members)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    return Generation(number, config, routes, targets)
+
+
+def _inbound(listener: Listener, index: int, route: Route, number: int) -> InboundRoute:
+    where = f"listener.{listener.name}.route[{index}]"
+    if route.certificate is None or route.private_key is None or route.client_ca is None:
+        raise ConfigError([Problem(where, "has no certificate, private_key and client_ca", "set all three")])
+    authorities = load_authorities(f"{where}.client_ca", route.client_ca)
+    context = _context(SSL.TLS_SERVER_METHOD, where, route, authorities)
+    _use_pair(context, where, route)
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    # Tickets only: a cache in memory would be one worker's, and would be copied at fork.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_timeout(TICKET_LIFETIME_S)
+    context.set_session_id(hashlib.sha256(f"{number}/{listener.name}/{index}".encode()).digest())
+    lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
+    for authority in authorities:
+        context.add_client_ca(authority)
+    keep: tuple[Any, ...] = (context,)
+    if route.alpn:
+        callback = _alpn_callback(tuple(name.encode("ascii") for name in route.alpn))
+        lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
+        keep = (context, callback)
+    return InboundRoute(
+        listener=listener.name,
+        label=route.label,
+        pool=route.pool,
+        sni=frozenset(route.sni),
+        context=raw,
+        rules=compile_rules(route.allow),
+        ca_valid_until=_valid_until(authorities),
+        keep=keep,
+    )
+
+
+def _outbound(pool_name: str, pool: Pool, index: int, backend: Backend) -> Target:
+    where = f"pool.{pool_name}"
+    if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
+        raise ConfigError([Problem(where, "has no machine_certificate, machine_key and backend_ca", "set all three")])
+    context = _context(SSL.TLS_CLIENT_METHOD, where, pool, load_authorities(f"{where}.backend_ca", pool.backend_ca))
+    _use_pair(context, where, pool)
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER, VERIFY_CALLBACK)
+
+    host, port = parse_address(backend.address)
+    name = backend.name or host
+    # One context per backend, so the name to check is set once and not in every connection.
+    parameters = lib.SSL_CTX_get0_param(raw)
+    lib.X509_VERIFY_PARAM_set_hostflags(parameters, NO_PARTIAL_WILDCARDS | NEVER_CHECK_SUBJECT)
+    if is_ip(name):
+        packed = ipaddress.ip_address(name).packed
+        done = lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
+    else:
+        encoded = name.encode("ascii")
+        done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
+    if done != 1:
+        raise ConfigError([Problem(f"{where}.backend[{index}].name", f"OpenSSL does not take {name!r} as the name to verify", "write a host name or an IP address")])
+    try:
+        family, _, _, _, sockaddr = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError([Problem(f"{where}.backend[{index}].address", f"{host} does not resolve: {error.strerror or error}", "correct the name, or write the IP address")]) from None
+    return Target(
+        pool=pool_name,
+        route=backend.route,
+        address=backend.address,
+        family=family,
+        sockaddr=sockaddr,
+        name=name,
+        server_name=b"" if is_ip(name) else name.encode("ascii") + b"\0",
+        context=raw,
+        keep=(context,),
+    )
+
+
+def _context(method: int, where: str, settings: Route | Pool, authorities: Iterable[x509.Certificate]) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_options(_OPTIONS)
+    context.set_mode(MODE_NO_AUTO_CHAIN | MODE_RELEASE_BUFFERS)
+    context.set_min_proto_version(_VERSIONS[settings.min_version])
+    problems: list[Problem] = []
+    try:
+        context.set_cipher_list(settings.ciphers_tls12.encode())
+    except SSL.Error:
+        problems.append(Problem(f"{where}.ciphers_tls12", f"OpenSSL knows no cipher in {settings.ciphers_tls12!r}", "see: openssl ciphers -v -tls1_2"))
+    try:
+        context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
+    except SSL.Error:
+        problems.append(Problem(f"{where}.ciphersuites_tls13", f"OpenSSL does not take {settings.ciphersuites_tls13!r}", "see: openssl ciphers -v -tls1_3"))
+    if lib.SSL_CTX_set1_curves_list(context._context, settings.groups.encode()) != 1:  # noqa: SLF001
+        lib.ERR_clear_error()
+        problems.append(Problem(f"{where}.groups", f"OpenSSL does not take {settings.groups!r}", "names are separated by colons, for example X25519:P-256"))
+    if problems:
+        raise ConfigError(problems)
+    store = context.get_cert_store()
+    if store is None:
+        raise ConfigError([Problem(where, "OpenSSL gave the context no certificate store", "report this as a bug")])
+    for authority in authorities:
+        store.add_cert(_as_openssl(authority))
+    return context
+
+
+def _use_pair(context: SSL.Context, where: str, settings: Route | Pool) -> None:
+    certificate, key, name = (
+        (settings.certificate, settings.private_key, "certificate") if isinstance(settings, Route) else (settings.machine_certificate, settings.machine_key, "machine_certificate")
+    )
+    if certificate is None or key is None:  # the callers have checked
+        raise ConfigError([Problem(where, f"has no {name} or no key", "set both")])
+    pair = load_key_pair(f"{where}.{name}", certificate, key)
+    try:
+        context.use_certificate(pair.chain[0])
+        context.use_privatekey(pair.key)  # type: ignore[arg-type]
+        for issuer in pair.chain[1:]:
+            # A root need not be sent: the peer has it or does not trust it, and its bytes cost every handshake.
+            if issuer.issuer != issuer.subject:
+                context.add_extra_chain_cert(issuer)
+        context.check_privatekey()
+    except SSL.Error as error:
+        words = "; ".join(reason for entry in error.args[0] for reason in entry[-1:] if reason) if error.args else ""
+        raise ConfigError([Problem(f"{where}.{name}", f"OpenSSL does not take {certificate}: {words or error}", "use an RSA key of 2048 bits or more, or ECDSA, signed with SHA-256 or better")]) from None
+
+
+def _as_openssl(certificate: x509.Certificate) -> Any:
+    from OpenSSL.crypto import X509
+
+    return X509.from_cryptography(certificate)
+
+
+def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:
+    """For every CA of a file: until when it and the CAs above it in the file are valid, by the DER of its subject."""
+    by_subject: dict[bytes, list[x509.Certificate]] = {}
+    for authority in authorities:
+        by_subject.setdefault(authority.subject.public_bytes(), []).append(authority)
+
+    def until(subject: bytes, below: frozenset[bytes]) -> float:
+        latest = float("-inf")
+        for certificate in by_subject[subject]:
+            limit = certificate.not_valid_after_utc.timestamp()
+            issuer = certificate.issuer.public_bytes()
+            if issuer in by_subject and issuer not in below:
+                limit = min(limit, until(issuer, below | {issuer}))
+            latest = max(latest, limit)  # a CA that was renewed under its old name counts with its newest certificate
+        return latest
+
+    return {subject: until(subject, frozenset({subject})) for subject in by_subject}
+
+
+def _alpn_callback(ours: tuple[bytes, ...]) -> Any:
+    """A raw callback that selects the first of our protocols the client offers, and refuses when there is none (RFC 7301, 3.2)."""
+
+    def select(_ssl: Any, out: Any, out_length: Any, offered: Any, offered_length: int, _arg: Any) -> int:
+        data = bytes(ffi.buffer(offered, offered_length))
+        positions: dict[bytes, int] = {}
+        at = 0
+        while at < len(data):
+            length = data[at]
+            positions.setdefault(data[at + 1 : at + 1 + length], at + 1)
+            at += 1 + length
+        for protocol in ours:
+            position = positions.get(protocol)
+            if position is not None:
+                # Points into the client's own offer, which outlives the call.
+                out[0] = offered + position
+                out_length[0] = len(protocol)
+                return ALPN_OK
+        return ALPN_FATAL
+
+    return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=ALPN_FATAL)
+
+

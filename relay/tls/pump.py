@@ -1,0 +1,135 @@
+"""The hot path: bytes from one TLS connection to the other.
+
+Theory of operation. One buffer per process; OpenSSL decrypts a record into it and encrypts it from there. A session owns none of
+it, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
+and does not read that source again until `push` has got rid of it. That is the whole back-pressure.
+
+A call moves at most BUDGET records, so that one bulk transfer does not starve the others; level-triggered epoll reports
+what is left. A record shorter than the buffer ends the call without asking the socket again: nothing of it can be
+left inside OpenSSL, which reads one record at a time and never more than the buffer holds.
+
+The usual outcome is a plain count of bytes. The unusual ones (`status` other than OPEN) return the count's complement, so that
+the caller's common case is one comparison.
+
+Never: touches a session, a counter or the clock; raises for what a peer does.
+Next: `relay.worker.session.Session.close`
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from relay.tls.raw import READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
+
+BUDGET = 16
+_CLOSE_NOTIFY = 0
+
+
+class Status(IntEnum):
+    """How a transfer ended, when not as usual."""
+
+    OPEN = 0
+    ENDED = 1  # the source said close_notify
+    TRUNCATED = 2  # the source sent FIN without close_notify
+    BLOCKED = 3  # the sink takes no more; `held` is what it did not take
+    SOURCE_FAILED = 4
+    SINK_FAILED = 5
+    SOURCE_WANTS_WRITE = 6  # OpenSSL must answer the source (key update) and its socket is full
+
+
+class _Alert:
+    """The last alert that OpenSSL read, for the SSL_read under way: -1 for none."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = -1
+
+
+last_alert = _Alert()
+
+
+def _on_info(_ssl: Any, where: int, value: int) -> None:
+    if where == READ_ALERT:
+        last_alert.number = value & 0xFF
+
+
+_INFO_CALLBACK: Any = ffi.callback("void(SSL *, int, int)", _on_info)
+
+
+def watch_alerts(ssl: Pointer) -> None:
+    """From now on (after the handshake: it would be called dozens of times during one) tell a close_notify from a bare FIN."""
+    lib.SSL_set_info_callback(ssl, _INFO_CALLBACK)
+
+
+class Pump:
+    """The transfer of one process; `status` and `held` belong to the last call that returned a complement."""
+
+    __slots__ = ("_buffer", "_view", "held", "status")
+
+    def __init__(self) -> None:
+        self._buffer: Any = ffi.new("char[]", RECORD_BYTES)
+        self._view: Any = ffi.buffer(self._buffer)
+        self.status = Status.OPEN
+        self.held = b""
+
+    def move(
+        self,
+        source: Pointer,
+        sink: Pointer,
+        # Bound once: a global or attribute look-up each would cost as much as the rest of the loop's Python.
+        _read: Any = lib.SSL_read,
+        _write: Any = lib.SSL_write,
+        _record: int = RECORD_BYTES,
+    ) -> int:
+        """Relay what the source has, at most BUDGET records: the number of bytes, or its complement when `status` says why."""
+        buffer = self._buffer
+        moved = 0
+        for _ in range(BUDGET):
+            size: int = _read(source, buffer, _record)
+            if size <= 0:
+                return self._not_read(source, size, moved)
+            if _write(sink, buffer, size) != size:
+                return self._not_written(sink, size, moved)
+            moved += size
+            if size < _record:
+                return moved
+        return moved
+
+    def push(self, sink: Pointer, held: bytes) -> int:
+        """Offer held bytes again, the same ones: their number, or the complement of 0 with BLOCKED or SINK_FAILED."""
+        size = len(held)
+        result: int = lib.SSL_write(sink, held, size)
+        if result == size:
+            return size
+        error = lib.SSL_get_error(sink, result)
+        # Held is one record, and OpenSSL writes records whole, so there is no partial success to account for.
+        if error in (WANT_WRITE, WANT_READ):
+            self.status, self.held = Status.BLOCKED, held
+        else:
+            self.status = Status.SINK_FAILED
+        return ~0
+
+    def _not_read(self, source: Pointer, result: int, moved: int) -> int:
+        error = lib.SSL_get_error(source, result)
+        if error == WANT_READ:
+            return moved
+        if error == ZERO_RETURN:
+            self.status = Status.ENDED if last_alert.number == _CLOSE_NOTIFY else Status.TRUNCATED
+        elif error == WANT_WRITE:
+            self.status = Status.SOURCE_WANTS_WRITE
+        else:
+            self.status = Status.SOURCE_FAILED
+        last_alert.number = -1
+        return ~moved
+
+    def _not_written(self, sink: Pointer, size: int, moved: int) -> int:
+        # The source was read: these bytes are ours to deliver, and are counted when they are.
+        error = lib.SSL_get_error(sink, -1)
+        if error in (WANT_WRITE, WANT_READ):
+            self.status = Status.BLOCKED
+            self.held = self._view[:size]
+        else:
+            self.status = Status.SINK_FAILED
+        return ~moved

@@ -1,0 +1,136 @@
+"""From OpenSSL's words to ours: error queue, alert or verify result in, `Reason` and a detail out.
+
+Never: raises, or leaves anything in the error queue.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from relay.errors import Reason, Side
+from relay.tls.raw import NULL, ffi, lib
+
+_MOST_ERRORS = 16
+_ALERT_BASE = 1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
+
+# Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1.
+_VERIFY_FAILED = 134
+_NO_PEER_CERTIFICATE = 199
+_HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
+_UNEXPECTED_EOF = 294
+
+_INBOUND: dict[int, Reason] = {
+    _NO_PEER_CERTIFICATE: Reason.NO_CERTIFICATE,
+    258: Reason.PROTOCOL_VERSION,  # UNSUPPORTED_PROTOCOL
+    191: Reason.PROTOCOL_VERSION,  # NO_PROTOCOLS_AVAILABLE
+    396: Reason.PROTOCOL_VERSION,  # VERSION_TOO_LOW
+    193: Reason.NO_SHARED_CIPHER,
+    101: Reason.NO_SHARED_GROUP,  # NO_SUITABLE_KEY_SHARE
+    295: Reason.NO_SHARED_GROUP,  # NO_SUITABLE_GROUPS
+    235: Reason.NO_SHARED_ALPN,  # NO_APPLICATION_PROTOCOL
+    _HTTP_REQUEST: Reason.PLAIN_HTTP,
+    _HTTPS_PROXY_REQUEST: Reason.PLAIN_HTTP,
+    _UNEXPECTED_EOF: Reason.PEER_GONE,
+}
+_OUTBOUND: dict[int, Reason] = {
+    258: Reason.BACKEND_PROTOCOL_VERSION,
+    191: Reason.BACKEND_PROTOCOL_VERSION,
+    267: Reason.BACKEND_NOT_TLS,  # WRONG_VERSION_NUMBER: the first bytes are no TLS record
+    _HTTP_REQUEST: Reason.BACKEND_NOT_TLS,
+    193: Reason.BACKEND_NO_SHARED_CIPHER,
+    _UNEXPECTED_EOF: Reason.BACKEND_GONE,
+}
+
+# RFC 8446 section 6.2.
+_ALERTS: dict[int, str] = {
+    0: "close_notify", 10: "unexpected_message", 20: "bad_record_mac", 21: "decryption_failed", 22: "record_overflow", 40: "handshake_failure",
+    41: "no_certificate", 42: "bad_certificate", 43: "unsupported_certificate", 44: "certificate_revoked", 45: "certificate_expired", 46: "certificate_unknown",
+    47: "illegal_parameter", 48: "unknown_ca", 49: "access_denied", 50: "decode_error", 51: "decrypt_error", 70: "protocol_version",
+    71: "insufficient_security", 80: "internal_error", 86: "inappropriate_fallback", 90: "user_canceled", 100: "no_renegotiation", 109: "missing_extension",
+    110: "unsupported_extension", 112: "unrecognized_name", 113: "bad_certificate_status_response", 115: "unknown_psk_identity", 116: "certificate_required",
+    120: "no_application_protocol",
+}  # fmt: skip
+_INBOUND_ALERTS: dict[int, Reason] = {
+    42: Reason.ALERT_BAD_CERTIFICATE,
+    43: Reason.ALERT_UNSUPPORTED_CERTIFICATE,
+    44: Reason.ALERT_BAD_CERTIFICATE,
+    45: Reason.ALERT_CERTIFICATE_EXPIRED,
+    46: Reason.ALERT_CERTIFICATE_UNKNOWN,
+    48: Reason.ALERT_UNKNOWN_CA,
+    40: Reason.ALERT_HANDSHAKE_FAILURE,
+    70: Reason.ALERT_PROTOCOL_VERSION,
+}
+_REJECTED = Reason.BACKEND_REJECTED_OUR_CERTIFICATE
+_OUTBOUND_ALERTS: dict[int, Reason] = {
+    41: _REJECTED, 42: _REJECTED, 43: _REJECTED, 44: _REJECTED, 45: _REJECTED, 46: _REJECTED, 48: _REJECTED, 49: _REJECTED, 116: _REJECTED,
+    40: Reason.BACKEND_NO_SHARED_CIPHER,
+    70: Reason.BACKEND_PROTOCOL_VERSION,
+    120: Reason.BACKEND_NO_SHARED_ALPN,
+}  # fmt: skip
+
+# X509_V_ERR_* (x509_vfy.h); whatever is not here is INVALID_CERTIFICATE.
+_VERIFY: dict[int, tuple[Reason, Reason]] = {
+    code: (inbound, outbound)
+    for codes, inbound, outbound in (
+        ((2, 18, 19, 20, 21), Reason.UNKNOWN_CA, Reason.BACKEND_UNKNOWN_CA),
+        ((10,), Reason.EXPIRED, Reason.BACKEND_EXPIRED),
+        ((9,), Reason.NOT_YET_VALID, Reason.BACKEND_NOT_YET_VALID),
+        ((26,), Reason.WRONG_PURPOSE, Reason.BACKEND_WRONG_PURPOSE),
+        ((23,), Reason.REVOKED, Reason.BACKEND_INVALID_CERTIFICATE),
+        ((62, 64), Reason.INVALID_CERTIFICATE, Reason.BACKEND_WRONG_NAME),
+    )
+    for code in codes
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a handshake or a connection failed; `detail` is for people, one line, and may hold what a peer sent."""
+
+    reason: Reason
+    detail: str = ""
+
+
+def explain_verify(side: Side, code: int, depth: int) -> Failure:
+    """The failure that an X509_V_ERR_* code stands for; depth 0 is the peer's own certificate, larger is nearer to the root."""
+    text = _string(lib.X509_verify_cert_error_string(code))
+    inbound, outbound = _VERIFY.get(code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE))
+    which = "" if depth == 0 else f" (certificate {depth} of its chain)"
+    return Failure(inbound if side is Side.INBOUND else outbound, text + which)
+
+
+def explain_alert(side: Side, number: int) -> Failure:
+    """The failure that a peer's alert stands for."""
+    name = _ALERTS.get(number, f"alert {number}")
+    if side is Side.INBOUND:
+        return Failure(_INBOUND_ALERTS.get(number, Reason.ALERT_OTHER), f"the client sent the alert {name}")
+    return Failure(_OUTBOUND_ALERTS.get(number, Reason.BACKEND_ALERT_OTHER), f"the backend sent the alert {name}")
+
+
+def explain_queue(side: Side) -> Failure:
+    """Empty OpenSSL's error queue and say what the error that ended the connection was."""
+    codes: list[int] = []
+    while (code := lib.ERR_get_error()) and len(codes) < _MOST_ERRORS:
+        codes.append(code)
+    lib.ERR_clear_error()
+    known = _INBOUND if side is Side.INBOUND else _OUTBOUND
+    for code in codes:
+        number = lib.ERR_GET_REASON(code)
+        if _ALERT_BASE <= number < _ALERT_BASE + 256:
+            return explain_alert(side, number - _ALERT_BASE)
+        if number in known:
+            return Failure(known[number], _string(lib.ERR_reason_error_string(code)))
+    other = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
+    words = "; ".join(text for code in codes if (text := _string(lib.ERR_reason_error_string(code))))
+    return Failure(other, words or "OpenSSL gave no reason")
+
+
+def explain_errno(side: Side, errno: int) -> Failure:
+    """The failure that a system call's errno stands for during a handshake; 0 is an end of file."""
+    gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
+    return Failure(gone, os.strerror(errno) if errno else "the connection was closed")
+
+
+def _string(pointer: object) -> str:
+    return "" if pointer == NULL else ffi.string(pointer).decode("ascii", "replace")

@@ -1,0 +1,189 @@
+"""One TLS connection on one socket: begin, handshake step by step, what was negotiated, end.
+
+Theory of operation. An `SSL *` is bound to the socket's file descriptor, so OpenSSL reads and writes it without Python
+in between. `handshake` is called whenever the socket is ready and returns a value, never an exception. OpenSSL calls
+`VERIFY_CALLBACK` for every certificate it verifies; the callback changes no verdict, it only remembers the first
+certificate that failed, because OpenSSL itself forgets it and an operator wants its name. One thread, one handshake step at a
+time: so one module-level slot for it is enough.
+
+Never: decides whether a peer is allowed (that is `identity.judge`), waits, or knows about sessions.
+Next: `relay.tls.identity.judge`
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from relay.errors import Side
+from relay.tls.identity import Identity, identity_of
+from relay.tls.raw import BOTH_SHUT, ERROR_SSL, HOST_NAME, NULL, WANT_READ, WANT_WRITE, Pointer, ffi, lib
+from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
+
+_do_handshake = lib.SSL_do_handshake
+_get_error = lib.SSL_get_error
+_clear_error = lib.ERR_clear_error
+
+
+class Progress(Enum):
+    """How a handshake stands after a step; a step that failed gives a Failure instead."""
+
+    DONE = "done"
+    WANT_READ = "want_read"
+    WANT_WRITE = "want_write"
+
+
+DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progress.WANT_WRITE
+
+
+class _Refused:
+    """The certificate that the handshake step under way has refused."""
+
+    __slots__ = ("code", "depth", "identity")
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.depth = 0
+        self.identity: Identity | None = None
+
+
+_refused = _Refused()
+
+
+def _on_verify(ok: int, store_context: Any) -> int:
+    """Keep OpenSSL's verdict; remember who failed. Whatever goes wrong in here refuses the certificate."""
+    if ok != 1 and _refused.code == 0:
+        _refused.code = lib.X509_STORE_CTX_get_error(store_context)
+        _refused.depth = lib.X509_STORE_CTX_get_error_depth(store_context)
+        certificate = lib.X509_STORE_CTX_get_current_cert(store_context)
+        if certificate != NULL:
+            _refused.identity = identity_of(certificate)
+    return ok
+
+
+# error=0: should the Python above ever raise, the certificate is refused.
+VERIFY_CALLBACK: Any = ffi.callback("int(int, X509_STORE_CTX *)", _on_verify, error=0)
+
+
+def accept(context: Pointer, fd: int) -> Pointer:
+    """A server-side connection on a non-blocking socket; the caller owns it and calls `free`."""
+    ssl = _new(context, fd)
+    lib.SSL_set_accept_state(ssl)
+    return ssl
+
+
+def connect(context: Pointer, fd: int, server_name: bytes, alpn: bytes, session: Pointer | None) -> Pointer:
+    """A client-side connection; `server_name` zero-terminated or empty, `alpn` one protocol or empty, `session` one to resume."""
+    ssl = _new(context, fd)
+    lib.SSL_set_connect_state(ssl)
+    if server_name:
+        lib.SSL_set_tlsext_host_name(ssl, server_name)
+    if alpn:
+        lib.SSL_set_alpn_protos(ssl, bytes((len(alpn),)) + alpn, len(alpn) + 1)
+    if session is not None:
+        lib.SSL_set_session(ssl, session)
+    return ssl
+
+
+def _new(context: Pointer, fd: int) -> Pointer:
+    ssl = lib.SSL_new(context)
+    if ssl == NULL or lib.SSL_set_fd(ssl, fd) != 1:
+        lib.SSL_free(ssl)
+        lib.ERR_clear_error()
+        raise MemoryError("OpenSSL could not make a connection")
+    return ssl
+
+
+def handshake(ssl: Pointer, side: Side) -> Progress | Failure:
+    """Go on with the handshake as far as the socket lets it."""
+    _refused.code = 0
+    result = _do_handshake(ssl)
+    if result == 1:
+        _clear_error()
+        return DONE
+    error = _get_error(ssl, result)
+    if error == WANT_READ:
+        return STEP_WANT_READ
+    if error == WANT_WRITE:
+        return STEP_WANT_WRITE
+    if error == ERROR_SSL and _refused.code:
+        _clear_error()
+        return explain_verify(side, _refused.code, _refused.depth)
+    return failure(side)
+
+
+def failure(side: Side) -> Failure:
+    """Why the call that has just failed did; right after SSL_get_error, before any other call that may set errno."""
+    errno = ffi.errno
+    return explain_queue(side) if lib.ERR_peek_error() else explain_errno(side, errno)
+
+
+def refused_identity() -> Identity | None:
+    """Whose certificate the last handshake step refused; None when it did not fail for a certificate."""
+    return _refused.identity if _refused.code else None
+
+
+_names: dict[Any, str] = {}
+
+
+def _static(pointer: Any) -> str:
+    """A C string that OpenSSL never frees, decoded once."""
+    if pointer == NULL:
+        return ""
+    name = _names.get(pointer)
+    if name is None:
+        name = _names[pointer] = ffi.string(pointer).decode("ascii", "replace")
+    return name
+
+
+def version(ssl: Pointer) -> str:
+    """The protocol in use, as OpenSSL calls it: TLSv1.2, TLSv1.3."""
+    return _static(lib.SSL_get_version(ssl))
+
+
+def cipher(ssl: Pointer) -> str:
+    """The cipher suite in use, by OpenSSL's name."""
+    current = lib.SSL_get_current_cipher(ssl)
+    return "" if current == NULL else _static(lib.SSL_CIPHER_get_name(current))
+
+
+def group(ssl: Pointer) -> str:
+    """The key exchange group of the connection; "" for a resumption without one."""
+    name = lib.SSL_get0_group_name(ssl)
+    return "" if name == NULL else ffi.string(name).decode("ascii", "replace")
+
+
+_alpn_pointer: Any = ffi.new("unsigned char **")
+_alpn_length: Any = ffi.new("unsigned int *")
+
+
+def alpn(ssl: Pointer) -> bytes:
+    """The protocol negotiated through ALPN (RFC 7301), b"" for none."""
+    lib.SSL_get0_alpn_selected(ssl, _alpn_pointer, _alpn_length)
+    length = _alpn_length[0]
+    return bytes(ffi.buffer(_alpn_pointer[0], length)) if length else b""
+
+
+def server_name(ssl: Pointer) -> str:
+    """The server name of the handshake as OpenSSL read it, lower case; "" for none (RFC 6066, 3)."""
+    name = lib.SSL_get_servername(ssl, HOST_NAME)
+    return "" if name == NULL else ffi.string(name).decode("ascii", "replace").lower().removesuffix(".")
+
+
+def resumed(ssl: Pointer) -> bool:
+    """Whether the handshake resumed an earlier session."""
+    return bool(lib.SSL_session_reused(ssl))
+
+
+def close_notify(ssl: Pointer) -> None:
+    """Tell the peer that nothing more comes from us (RFC 8446, 6.1). A socket that takes nothing more loses it; we do not wait."""
+    if lib.SSL_shutdown(ssl) < 0:
+        lib.ERR_clear_error()
+
+
+def free(ssl: Pointer, *, established: bool) -> None:
+    """Give the connection back. An established one is marked as properly shut, else OpenSSL forbids its session to be resumed."""
+    if established:
+        lib.SSL_set_shutdown(ssl, BOTH_SHUT)
+    lib.SSL_free(ssl)
+    _clear_error()

@@ -1,0 +1,59 @@
+"""Leaving: accept nobody any more, let the sessions finish, and close what is left when the time is over.
+
+Never: closes a session before its time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from relay.core.lifecycle import Event, State
+
+if TYPE_CHECKING:
+    from relay.worker.listener import Acceptor
+    from relay.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+class Drain:
+    """The end of one worker. `begin` once, then `check` on every tick and when a session closes."""
+
+    def __init__(self, worker: Worker, acceptors: Sequence[Acceptor], timeout_s: float) -> None:
+        self.begun = False
+        self._worker = worker
+        self._acceptors = acceptors
+        self._timeout_s = timeout_s
+        self._until_at = float("inf")
+
+    def begin(self, why: str) -> None:
+        """Stop accepting; whoever is in the kernel's queue already is still taken."""
+        if self.begun:
+            return
+        self.begun = True
+        self._until_at = time.monotonic() + self._timeout_s
+        for acceptor in self._acceptors:
+            acceptor.empty_queue()
+            acceptor.close()
+        log.info("draining (%s): %d sessions have %g s to finish", why, len(self._worker.sessions), self._timeout_s)
+        self.check()
+
+    def check(self) -> None:
+        """Whether it is over: no session left, or no time."""
+        if not self.begun:
+            return
+        if not self._worker.sessions:
+            self._worker.loop.running = False
+        elif time.monotonic() >= self._until_at:
+            log.warning("drain_timeout_s is over: closing %d sessions", len(self._worker.sessions))
+            self.stop()
+
+    def stop(self) -> None:
+        """Close every session now."""
+        for session in list(self._worker.sessions):
+            if session.state is not State.CLOSED:
+                session.advance(Event.DRAIN)
+        self._worker.loop.running = False

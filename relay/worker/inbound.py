@@ -1,0 +1,76 @@
+"""The handshake with the client, and the judgement of who it is.
+
+Never: lets a session on whose certificate was not judged in this very handshake, resumed or not.
+Next: `relay.worker.outbound.choose`
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from relay.core.lifecycle import Event
+from relay.errors import Reason, SessionError, Side, Stage
+from relay.tls import stream
+from relay.tls.identity import judge, peer_identity
+from relay.tls.reasons import Failure
+from relay.worker import outbound
+from relay.worker.loop import ET, IN, OUT
+
+if TYPE_CHECKING:
+    from relay.worker.session import Session
+
+
+def step(session: Session) -> None:
+    """Go on with the handshake; when it is done, go on to the backend."""
+    end = session.inbound
+    progress = stream.handshake(end.ssl, Side.INBOUND)
+    if progress is stream.STEP_WANT_READ or progress is stream.STEP_WANT_WRITE:
+        # Edge-triggered, both directions once and for all where writing has to wait: rare, and OpenSSL tries until it would block.
+        mask = IN | ET if progress is stream.STEP_WANT_READ and not end.mask & OUT else IN | OUT | ET
+        loop = session.worker.loop
+        if end.mask == 0:
+            loop.add(end.fd, mask, session.on_wake)
+        else:
+            loop.watch(end.fd, end.mask, mask)
+        end.mask = mask
+        return
+    if isinstance(progress, Failure):
+        session.identity = stream.refused_identity()
+        _note_names(session)
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, progress.reason, progress.detail)
+    _judge(session)
+    end.established = True
+    worker = session.worker
+    session.inbound_handshake_s = worker.loop.now - session.started_at
+    worker.count_handshake(Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s)
+    if end.mask == 0:  # a resumption in one flight
+        end.mask = IN | ET
+        worker.loop.add(end.fd, end.mask, session.on_early)
+    else:
+        worker.loop.handle(end.fd, session.on_early)
+    session.advance(Event.SECURED)
+    outbound.choose(session)
+
+
+def _note_names(session: Session) -> None:
+    ssl = session.inbound.ssl
+    session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), stream.alpn(ssl).decode("ascii", "replace"))
+
+
+def _judge(session: Session) -> None:
+    """Raises SessionError unless OpenSSL handshook with the name we routed by, and the client may come in."""
+    ssl, route, hello = session.inbound.ssl, session.route, session.hello
+    if route is None or hello is None:
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route")
+    _note_names(session)
+    session.resumed = stream.resumed(ssl)
+    session.identity = peer_identity(ssl)
+    name = stream.server_name(ssl)
+    if name != hello.sni:
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {hello.sni!r}, handshook with {name!r}")
+    refusal = judge(session.identity, route.rules, route.ca_valid_until, time.time())
+    if refusal is not None:
+        # The client has finished its handshake and would take the close for a network fault; it cannot be told in TLS any more.
+        stream.close_notify(ssl)
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, refusal.reason, refusal.detail)

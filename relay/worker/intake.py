@@ -1,0 +1,87 @@
+"""The first bytes of a connection: peek at the ClientHello, find its route, and only then make a TLS connection.
+
+Theory of operation. The hello is looked at with MSG_PEEK and stays in the socket for OpenSSL. It has to be known before the
+connection object exists: OpenSSL keeps the verify mode and the session tickets of the context it starts with, so choosing a
+route in its server-name callback lets clients in that the route would refuse. Peeking leaves the socket readable, which
+level-triggered epoll would report for ever: so it is watched edge-triggered until the handshakes are over.
+
+Never: consumes a byte of a hello that will be served; makes a key operation for an unknown name.
+Next: `relay.worker.inbound.step`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from relay.core.hello import NEED_DATA, Malformed, parse_hello
+from relay.core.lifecycle import Event
+from relay.errors import Reason, SessionError, Side, Stage
+from relay.tls import stream
+from relay.worker import inbound
+from relay.worker.loop import ET, IN
+
+if TYPE_CHECKING:
+    from relay.worker.session import Session
+
+# A hello of the largest size OpenSSL takes, in the smallest records we take.
+PEEK_BYTES = 20_480
+_buffer = bytearray(PEEK_BYTES)
+_view = memoryview(_buffer)
+
+# Fatal alerts in the clear (RFC 8446, 6.2), so that the client's own error message says what happened.
+_UNRECOGNIZED_NAME = bytes((21, 3, 3, 0, 2, 2, 112))
+_DECODE_ERROR = bytes((21, 3, 3, 0, 2, 2, 50))
+_PLAIN_HTTP = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 57\r\nConnection: close\r\n\r\n"
+    b"This port speaks TLS and was sent plain HTTP: use https.\n"
+)  # fmt: skip
+
+
+def step(session: Session) -> None:
+    """Peek; refuse, wait for more, or go on with the handshake."""
+    end = session.inbound
+    try:
+        size = end.sock.recv_into(_buffer, PEEK_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        _wait(session)
+        return
+    except OSError as error:
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or "") from None
+    if size == 0:
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything")
+    hello = parse_hello(bytes(_view[:size]))
+    if hello is NEED_DATA:
+        _wait(session)
+        return
+    if isinstance(hello, Malformed):
+        _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _DECODE_ERROR if hello.reason is Reason.MALFORMED_HELLO else b"")
+        raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
+    session.hello = hello
+    route = session.acceptor.routes.find(session.hello.sni)
+    if route is None:
+        _answer(session, _UNRECOGNIZED_NAME)
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if session.hello.sni else Reason.NO_SNI)
+    session.route = route
+    session.worker.count_routed(session)
+    end.ssl = stream.accept(route.context, end.fd)
+    session.advance(Event.ROUTED)
+    inbound.step(session)
+
+
+def _wait(session: Session) -> None:
+    end = session.inbound
+    if end.mask == 0:
+        end.mask = IN | ET
+        session.worker.loop.add(end.fd, end.mask, session.on_wake)
+
+
+def _answer(session: Session, data: bytes) -> None:
+    """A last word to a client we refuse; what it sent is read first, for closing over unread data would reset the answer away."""
+    sock = session.inbound.sock
+    with contextlib.suppress(OSError):
+        sock.recv_into(_buffer)
+        if data:
+            sock.send(data)
+        sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,101 @@
+"""Accepting: one `Acceptor` per listening socket of this worker's slot.
+
+Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When the worker is full the socket is not
+watched, so clients wait in the kernel's queue instead of being turned away.
+
+Never: reads a byte.
+Next: `relay.worker.session.Session.step`
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from relay.core.routes import RouteTable
+from relay.errors import Reason, SessionError, Side, Stage
+from relay.tls.contexts import InboundRoute
+from relay.worker.loop import IN
+from relay.worker.session import Address
+
+if TYPE_CHECKING:
+    from relay.worker.worker import Worker
+
+ACCEPTS_PER_TURN = 16
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+log = logging.getLogger(__name__)
+
+
+class Acceptor:
+    """One listening socket; `routes` are its listener's."""
+
+    __slots__ = ("_mask", "_sock", "_worker", "name", "routes")
+
+    def __init__(self, worker: Worker, name: str, sock: socket.socket, routes: RouteTable[InboundRoute]) -> None:
+        self.name = name
+        self.routes = routes
+        self._worker = worker
+        self._sock = sock
+        self._mask = IN
+        sock.setblocking(False)
+        worker.loop.add(sock.fileno(), IN, self.on_ready)
+
+    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
+        """Accept what there is, a few at a time."""
+        worker = self._worker
+        for _ in range(ACCEPTS_PER_TURN):
+            if not worker.has_room():
+                worker.wait_for_room(self)
+                return
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    log.warning("cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections", self.name, error.strerror)
+                    worker.wait_for_room(self)
+                    return
+                continue  # the client has gone again (accept(2): treat as EAGAIN)
+            sock.setblocking(False)
+            self._begin(sock, address)
+
+    def _begin(self, sock: socket.socket, address: Address) -> None:
+        worker = self._worker
+        session = worker.new_session(self, sock, address)
+        if worker.too_many_from(session.client_host):
+            session.refuse(SessionError(Side.INBOUND, Stage.INTAKE, Reason.PER_CLIENT_LIMIT))
+            return
+        worker.loop.schedule(session)
+        session.on_wake(IN)
+
+    def pause(self) -> None:
+        """Leave clients in the kernel's queue."""
+        self._worker.loop.watch(self._sock.fileno(), self._mask, 0)
+        self._mask = 0
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._worker.loop.watch(self._sock.fileno(), self._mask, IN)
+        self._mask = IN
+
+    def empty_queue(self) -> None:
+        """Take everybody who is already in the kernel's queue: they were promised an answer by its SYN-ACK."""
+        worker = self._worker
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except OSError:
+                return
+            sock.setblocking(False)
+            session = worker.new_session(self, sock, address)
+            worker.loop.schedule(session)
+            session.on_wake(IN)
+
+    def close(self) -> None:
+        """Stop listening in this process; the supervisor's copy of the socket stays open."""
+        self.pause()
+        self._worker.loop.forget(self._sock.fileno(), self._sock.close)

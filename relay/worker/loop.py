@@ -1,0 +1,184 @@
+"""The event loop of one worker: readiness, deadlines, and fairness between running sessions and handshakes.
+
+One turn: wait; call the handler of every ready fd (data moves first); then at most HANDSHAKES_PER_TURN handshake steps, each of
+which costs as much as a hundred messages, so that a flood of new clients does not delay those who are being served; then the
+deadlines that have passed; then the sockets that were given up are closed. Closing last keeps the kernel from giving a number
+that is still in this batch of events to a new connection.
+
+Deadlines are lazy: a session that moves on only changes its `deadline_at`, and the heap entry it already has looks there again
+when it comes up.
+
+Never: knows what a session does; lets an exception of a handler out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+HANDSHAKES_PER_TURN = 4
+EVENTS_PER_TURN = 512
+TICK_S = 1.0
+
+IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
+GONE = select.EPOLLHUP | select.EPOLLERR
+
+Handler = Callable[[int], None]
+log = logging.getLogger(__name__)
+
+
+class Timed(Protocol):
+    """Something with a deadline (CLOCK_MONOTONIC seconds): `timer_at` belongs to the loop, infinity for no entry."""
+
+    timer_at: float
+
+    def due_at(self) -> float:
+        """When to call `on_deadline`; infinity once it is over."""
+
+    def on_deadline(self) -> None:
+        """The deadline has passed."""
+
+    def step(self) -> None:
+        """Go on with the handshake that `later` was asked for."""
+
+    def on_bug(self) -> None:
+        """A handler of this raised: give up whatever it holds."""
+
+
+class Loop:
+    """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `at_turn_end` is called once, when set."""
+
+    def __init__(self, on_tick: Callable[[], None]) -> None:
+        self.now = time.monotonic()
+        self.running = False
+        self.live = 0
+        self._epoll = select.epoll()
+        self._handlers: list[Handler | None] = [None] * 1024
+        self._later: deque[Timed] = deque()
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._entry = itertools.count()
+        self._closing: list[Callable[[], None]] = []
+        self._on_tick = on_tick
+        self.at_turn_end: Callable[[], None] | None = None
+
+    def add(self, fd: int, mask: int, handler: Handler) -> None:
+        """Watch an fd for the first time."""
+        handlers = self._handlers
+        if fd >= len(handlers):
+            handlers.extend([None] * (fd + 1024 - len(handlers)))
+        handlers[fd] = handler
+        self._epoll.register(fd, mask)
+
+    def handle(self, fd: int, handler: Handler) -> None:
+        """Another handler for an fd; what it is watched for stays."""
+        self._handlers[fd] = handler
+
+    def watch(self, fd: int, old: int, new: int) -> None:
+        """Watch the fd for something else. 0 takes it out of epoll, which reports EPOLLHUP whatever one asks for."""
+        if new == old:
+            return
+        if new == 0:
+            self._epoll.unregister(fd)
+        elif old == 0:
+            self._epoll.register(fd, new)
+        else:
+            self._epoll.modify(fd, new)
+
+    def forget(self, fd: int, close: Callable[[], None]) -> None:
+        """No more events for the fd; `close` is called when this turn's batch is through. Closing takes it out of epoll."""
+        self._handlers[fd] = None
+        self._closing.append(close)
+
+    def later(self, session: Timed) -> None:
+        """Call `session.step()` after the data of this turn, or of one of the next."""
+        self._later.append(session)
+
+    def schedule(self, session: Timed) -> None:
+        """Look at the session's deadline when it is due; called again when the deadline has come nearer."""
+        at = session.due_at()
+        if at < session.timer_at:
+            session.timer_at = at
+            heapq.heappush(self._heap, (at, next(self._entry), session))
+            if len(self._heap) > 1024 and len(self._heap) > 4 * self.live:
+                self._compact()
+
+    def run(self) -> None:
+        """Turn until `running` is False."""
+        poll, handlers, later, closing = self._epoll.poll, self._handlers, self._later, self._closing
+        monotonic = time.monotonic
+        self.running = True
+        tick_at = 0.0
+        while self.running:
+            now = monotonic()
+            wait = 0.0 if later else min(tick_at, self._heap[0][0] if self._heap else tick_at) - now
+            # epoll counts in milliseconds and rounds up; a hair more avoids a turn that finds its deadline not quite there.
+            events = poll(max(0, wait), EVENTS_PER_TURN)
+            self.now = now = monotonic()
+            for fd, mask in events:
+                handler = handlers[fd]
+                if handler is not None:
+                    try:
+                        handler(mask)
+                    except Exception:  # noqa: BLE001 (see _bug)
+                        self._bug(handler)
+            if later:
+                for _ in range(min(len(later), HANDSHAKES_PER_TURN)):
+                    session = later.popleft()
+                    try:
+                        session.step()
+                    except Exception:  # noqa: BLE001 (see _bug)
+                        self._bug(session.step)
+            if self._heap and self._heap[0][0] <= now:
+                self._expire(now)
+            if now >= tick_at:
+                tick_at = now + TICK_S
+                self._on_tick()
+            if closing:
+                for close in closing:
+                    close()
+                closing.clear()
+            if self.at_turn_end is not None:
+                at_turn_end, self.at_turn_end = self.at_turn_end, None
+                at_turn_end()
+
+    def close(self) -> None:
+        """Give the epoll descriptor back."""
+        self._epoll.close()
+
+    def _expire(self, now: float) -> None:
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            at, _, session = heapq.heappop(heap)
+            if session.timer_at != at:
+                continue  # a nearer entry has taken over
+            session.timer_at = float("inf")
+            due = session.due_at()
+            if due <= now:
+                try:
+                    session.on_deadline()
+                except Exception:  # noqa: BLE001 (see _bug)
+                    self._bug(session.on_deadline)
+            elif due != float("inf"):
+                self.schedule(session)
+
+    def _compact(self) -> None:
+        """Entries of sessions that are over are many when connections are short: drop them."""
+        self._heap[:] = [entry for entry in self._heap if entry[2].due_at() != float("inf") and entry[2].timer_at == entry[0]]
+        heapq.heapify(self._heap)
+
+    def _bug(self, handler: Callable[..., None]) -> None:
+        """One session's misfortune must not be the others'."""
+        log.error("bug: %s raised; its session is closed, the others go on; please report this", getattr(handler, "__qualname__", handler), exc_info=True)  # noqa: LOG014 (called from the handlers of run)
+        owner = getattr(handler, "__self__", None)
+        give_up = getattr(owner, "on_bug", None)
+        if give_up is not None:
+            try:
+                give_up()
+            except Exception:
+                log.exception("bug: giving the session up raised too")

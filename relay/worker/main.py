@@ -1,0 +1,124 @@
+"""A worker process, from fork to exit.
+
+Signals: TERM drains, QUIT stops now, USR1 reopens the access log, INT and HUP are the supervisor's business. The lifeline is a pipe
+that the supervisor never writes to: its end of file means that the supervisor is gone, and the worker drains.
+
+Never: returns to the supervisor's code.
+Next: `relay.worker.listener.Acceptor`
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+from dataclasses import dataclass
+
+from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, monotonic_ms
+from relay.tls.contexts import Generation
+from relay.worker.drain import Drain
+from relay.worker.listener import Acceptor
+from relay.worker.loop import IN
+from relay.worker.worker import Worker
+
+# Descriptors a worker has besides two per session: listening sockets, epoll, logs, pipes.
+_OTHER_FDS = 128
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What the supervisor hands to a worker; `listeners` are (listener name, its listening socket) of the worker's slot."""
+
+    slot: int
+    row: int
+    listeners: list[tuple[str, socket.socket]]
+    generation: Generation
+    board: Scoreboard
+    layout: Layout
+    lifeline_fd: int
+
+
+def run_worker(spec: WorkerSpec) -> int:
+    """Serve until told to stop; the process's exit code."""
+    faulthandler.enable()  # the supervisor sends ABRT to a worker that hangs: the traceback says where
+    config = spec.generation.config
+    worker = Worker(
+        slot=spec.slot,
+        row=spec.row,
+        generation=spec.generation,
+        board=spec.board,
+        layout=spec.layout,
+        max_connections=_raise_fd_limit(config.limits.connections),
+    )
+    acceptors = [Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners]
+    drain = Drain(worker, acceptors, config.relay.drain_timeout_s)
+    worker.on_session_end = drain.check
+    _Signals(worker, drain, spec)
+    cells = worker.cells
+    cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = os.getpid(), spec.slot, spec.generation.number, monotonic_ms()
+    cells[PHASE] = PHASE_SERVING
+    # Sessions free themselves without the collector; what is here now stays, and is shared with the other workers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    worker.loop.run()
+    worker.log.close()
+    return 0
+
+
+class _Signals:
+    """Signals and the lifeline as events of the loop."""
+
+    def __init__(self, worker: Worker, drain: Drain, spec: WorkerSpec) -> None:
+        self._worker = worker
+        self._drain = drain
+        self._cells = worker.cells
+        self._lifeline_fd = spec.lifeline_fd
+        self._read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(number, _noted)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        worker.loop.add(self._read_fd, IN, self._on_signal)
+        worker.loop.add(spec.lifeline_fd, IN, self._on_lifeline)
+
+    def _on_signal(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
+        for number in os.read(self._read_fd, 64):
+            if number == signal.SIGTERM:
+                self._begin("told to")
+            elif number == signal.SIGQUIT:
+                self._drain.stop()
+            elif number == signal.SIGUSR1:
+                self._worker.log.reopen()
+
+    def _on_lifeline(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
+        self._worker.loop.forget(self._lifeline_fd, lambda: os.close(self._lifeline_fd))
+        self._begin("the supervisor is gone")
+
+    def _begin(self, why: str) -> None:
+        self._cells[PHASE] = PHASE_DRAINING
+        self._drain.begin(why)
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """The wake-up descriptor has the number; nothing is done between two arbitrary instructions."""
+
+
+def _raise_fd_limit(connections: int) -> int:
+    """Raise the limit of open files as far as it goes; the number of connections it allows, at most what is configured."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connections + _OTHER_FDS
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = max(1, (soft - _OTHER_FDS) // 2)
+    if allowed < connections:
+        log.warning("limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d", connections, soft, allowed, needed)
+    return min(allowed, connections)

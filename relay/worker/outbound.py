@@ -1,0 +1,156 @@
+"""The way to a backend: choose one, connect, handshake, and try the next when it fails.
+
+A backend that fails before a byte of the client was forwarded is left alone for `retry_s` by all workers, and the session goes on with
+the next; when none is left the last failure is the session's.
+
+Never: resumes a session whose certificates may have expired since they were verified; forwards a byte.
+Next: `relay.worker.relaying.begin`
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from relay.core.lifecycle import Event, State
+from relay.errors import REMEDIES, Reason, SessionError, Side, Stage
+from relay.tls import stream
+from relay.tls.reasons import Failure
+from relay.worker import relaying
+from relay.worker.loop import ET, IN, OUT
+from relay.worker.session import End
+
+if TYPE_CHECKING:
+    from relay.worker.session import Session
+
+log = logging.getLogger(__name__)
+
+_IN_PROGRESS = (0, 115, 11)  # done, EINPROGRESS, EAGAIN
+_REFUSED, _TIMED_OUT = 111, 110
+
+
+def choose(session: Session) -> None:
+    """Pick the next backend and start to connect to it, until one connects. Raises SessionError when none is left."""
+    pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
+    while True:
+        choice = pool.pick(session.client_host, session.tried)
+        if choice is None:
+            raise SessionError(Side.OUTBOUND, Stage.CONNECT, session.reason or Reason.NO_BACKEND, session.detail)
+        member, session.why = choice
+        session.member = member
+        session.backend_name = member.target.route
+        session.tried = (*session.tried, member.index)
+        session.reason, session.detail = None, ""
+        cells = session.worker.cells
+        cells[member.cell_active] += 1
+        cells[member.cells_why[session.why]] += 1
+        session.cell_in, session.cell_out = member.cell_to, member.cell_from
+        session.since_at = session.worker.loop.now
+        try:
+            _connect(session)
+        except OSError as error:
+            _fail(session, _explain_connect(error.errno or 0))
+            continue
+        return
+
+
+def _connect(session: Session) -> None:
+    member = session.member
+    if member is None:
+        return
+    target = member.target
+    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+    session.outbound = end = End(sock)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    error = sock.connect_ex(target.sockaddr)
+    if error not in _IN_PROGRESS:
+        raise OSError(error, os.strerror(error))
+    alpn = session.tls_names[3].encode("ascii")
+    end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
+    end.mask = IN | OUT | ET
+    session.worker.loop.add(end.fd, end.mask, session.on_wake)
+
+
+def step(session: Session) -> None:
+    """The backend's socket is ready: connected, refused, or further in the handshake."""
+    end = session.outbound
+    if end is None:
+        return
+    if session.state is State.CONNECT:
+        error = end.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            try_next(session, _explain_connect(error))
+            return
+        session.advance(Event.CONNECTED)
+    progress = stream.handshake(end.ssl, Side.OUTBOUND)
+    if progress is stream.DONE:
+        _established(session, end)
+    elif isinstance(progress, Failure):
+        try_next(session, _with_peer(progress))
+
+
+def _established(session: Session, end: End) -> None:
+    worker = session.worker
+    end.established = True
+    session.outbound_version, session.outbound_cipher = stream.version(end.ssl), stream.cipher(end.ssl)
+    session.outbound_handshake_s = worker.loop.now - session.since_at
+    worker.count_handshake(Side.OUTBOUND, None, resumed=stream.resumed(end.ssl), seconds=session.outbound_handshake_s)
+    session.advance(Event.SECURED)
+    relaying.begin(session)
+
+
+def _with_peer(failure: Failure) -> Failure:
+    who = stream.refused_identity()
+    if who is None:
+        return failure
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
+    names = ", ".join((*who.san_dns, *who.cn)) or "none"
+    return Failure(failure.reason, f"{failure.detail}; the backend's certificate: subject {who.subject}, issuer {who.issuer}, serial {who.serial}, not after {until}, names {names}")
+
+
+def too_slow(session: Session) -> None:
+    """The deadline of CONNECT or OUTBOUND_TLS has passed."""
+    slow = Reason.BACKEND_TIMEOUT if session.state is State.CONNECT else Reason.BACKEND_HANDSHAKE_TIMEOUT
+    try_next(session, Failure(slow))
+
+
+def try_next(session: Session, failure: Failure) -> None:
+    """Leave this backend alone and choose another. Raises SessionError when none is left."""
+    _fail(session, failure)
+    session.advance(Event.BACKEND_FAILED)
+    choose(session)
+
+
+def _fail(session: Session, failure: Failure) -> None:
+    blame(session, failure)
+    session.reason, session.detail, session.side = failure.reason, _where(session, failure), Side.OUTBOUND
+    session.drop_outbound()
+
+
+def blame(session: Session, failure: Failure) -> None:
+    """Count a backend's failure and leave it alone; say so once per retry_s, not once per client."""
+    member, worker = session.member, session.worker
+    if member is None:
+        return
+    worker.count_handshake(Side.OUTBOUND, failure.reason)
+    pool = worker.pools[member.target.pool]
+    if pool.leave_alone(member):
+        log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, _where(session, failure), REMEDIES[failure.reason])
+
+
+def _where(session: Session, failure: Failure) -> str:
+    member = session.member
+    where = f"{member.target.route} at {member.target.address} (name {member.target.name})" if member is not None else ""
+    return f"{where}: {failure.detail}" if failure.detail else where
+
+
+def _explain_connect(errno: int) -> Failure:
+    words = os.strerror(errno)
+    if errno == _REFUSED:
+        return Failure(Reason.BACKEND_REFUSED, words)
+    if errno == _TIMED_OUT:
+        return Failure(Reason.BACKEND_TIMEOUT, words)
+    return Failure(Reason.BACKEND_UNREACHABLE, words)

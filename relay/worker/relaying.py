@@ -1,0 +1,240 @@
+"""What is not usual in RELAY and LINGER: a sink that takes no more, an end, a reset, an alert that comes late.
+
+Theory of operation. Each direction has a source and a sink. Three rules:
+
+- What the sink did not take is `held` by the sink; its source is not read until it is gone. That is all the back-pressure there is.
+- The end of a source is passed on when nothing is held for its sink: close_notify and FIN after a close_notify, a bare FIN after a
+  bare FIN, so that a truncation stays one. The other direction goes on.
+- A dead connection ends both directions it has a part in, but what was read from it before is still delivered, and what the
+  other direction can still read is still read: a backend that answers and resets must not lose its answer.
+
+Never: runs for an ordinary message (that is `Session.on_inbound` and `on_outbound`).
+Next: `relay.worker.session.Session.advance`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from relay.core.lifecycle import Event, State
+from relay.errors import Reason, Side
+from relay.tls import stream
+from relay.tls.pump import Status, watch_alerts
+from relay.tls.raw import WANT_WRITE, lib
+from relay.tls.reasons import Failure
+from relay.worker import outbound
+from relay.worker.loop import ET, GONE, IN, OUT
+
+if TYPE_CHECKING:
+    from relay.worker.session import End, Session
+
+_RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
+
+
+def begin(session: Session) -> None:
+    """Both handshakes are done: from now on bytes."""
+    worker, client, backend = session.worker, session.inbound, session.outbound
+    if backend is None:
+        return
+    worker.handshake_over()
+    session.active_at = worker.loop.now
+    watch_alerts(client.ssl)
+    watch_alerts(backend.ssl)
+    loop = worker.loop
+    loop.handle(backend.fd, session.on_first_reply)
+    loop.handle(client.fd, session.on_inbound)
+    refresh(session, client, backend)
+    refresh(session, backend, client)
+    if session.early:
+        session.early = False
+        session.on_inbound(IN)
+
+
+def first_reply(session: Session) -> None:
+    """The backend has answered: its TLS session can be resumed, if it gave us one."""
+    end, member = session.outbound, session.member
+    if end is None or member is None or session.replied:
+        return
+    session.replied = True
+    member.keep_session(end.ssl, resumed=stream.resumed(end.ssl), now_at=time.time())
+    session.worker.loop.handle(end.fd, session.on_outbound)
+
+
+def refresh(session: Session, end: End, other: End) -> None:
+    """Watch an end for what can be done with it: read it unless it has ended or its sink holds something; write what it holds."""
+    mask = IN if not end.ended and not other.held else 0
+    if end.held or end.closing or end.wants_write:
+        mask |= OUT
+    session.worker.loop.watch(end.fd, end.mask, mask)
+    end.mask = mask
+
+
+def _ends(session: Session, side: Side) -> tuple[End, End]:
+    """(source, sink) of the direction that begins at this side."""
+    client, backend = session.inbound, session.outbound
+    if backend is None:
+        raise RuntimeError("relaying without a backend")
+    return (client, backend) if side is Side.INBOUND else (backend, client)
+
+
+def _other(side: Side) -> Side:
+    return Side.OUTBOUND if side is Side.INBOUND else Side.INBOUND
+
+
+def _count(session: Session, side: Side, size: int) -> None:
+    """Bytes that came from this side and were taken by the other."""
+    cells = session.worker.cells
+    if side is Side.INBOUND:
+        session.bytes_in += size
+        cells[session.cell_in] += size
+    else:
+        session.bytes_out += size
+        cells[session.cell_out] += size
+    session.active_at = session.worker.loop.now
+
+
+def event(session: Session, side: Side, mask: int) -> None:
+    """An event that is not just "readable": the socket takes bytes again, or is gone."""
+    end, other = _ends(session, side)
+    end.wants_write = False
+    if end.held and mask & (OUT | GONE):
+        size = session.worker.pump.push(end.ssl, end.held)
+        if size >= 0:
+            end.held = b""
+            _count(session, _other(side), size)
+            if other.ended:
+                _pass_end(session, other, end)
+        elif session.worker.pump.status is Status.SINK_FAILED:
+            _sink_failed(session, side)
+    elif end.closing and mask & (OUT | GONE):
+        _pass_end(session, other, end)
+    if session.state is State.CLOSED or session.outbound is None:
+        return
+    if mask & (IN | GONE) and not end.ended and not other.held:
+        size = session.worker.move(end.ssl, other.ssl)
+        if size < 0:
+            unusual(session, side, ~size)
+            return
+        _count(session, side, size)
+    refresh(session, end, other)
+    refresh(session, other, end)
+
+
+def unusual(session: Session, side: Side, moved: int) -> None:
+    """A transfer from this side ended otherwise than usual, after `moved` bytes."""
+    pump = session.worker.pump
+    status = pump.status
+    # The reason is in OpenSSL's queue or errno, and the next call overwrites both.
+    failed = None
+    if status is Status.SOURCE_FAILED:
+        failed = stream.failure(side)
+    elif status is Status.SINK_FAILED:
+        failed = stream.failure(_other(side))
+    if moved:
+        _count(session, side, moved)
+    source, sink = _ends(session, side)
+    if status is Status.BLOCKED:
+        sink.held = pump.held
+    elif status is Status.SOURCE_WANTS_WRITE:
+        source.wants_write = True
+    elif status is Status.ENDED or status is Status.TRUNCATED:
+        source.ended = True
+        source.truncated = status is Status.TRUNCATED
+        _pass_end(session, source, sink)
+    elif failed is not None and status is Status.SOURCE_FAILED:
+        _source_failed(session, side, failed)
+    elif failed is not None:
+        _sink_failed(session, _other(side), failed)
+    if session.state is State.CLOSED or session.outbound is None:
+        return
+    # A failover has changed the ends.
+    if session.state is State.RELAY or session.state is State.LINGER:
+        source, sink = _ends(session, side)
+        refresh(session, source, sink)
+        refresh(session, sink, source)
+
+
+def _pass_end(session: Session, source: End, sink: End) -> None:
+    """Nothing more comes from the source: tell the sink, when it has taken everything."""
+    if sink.held:
+        _half_ended(session)
+        return
+    if not sink.shut:
+        sink.closing = False
+        if not source.truncated:
+            result = lib.SSL_shutdown(sink.ssl)
+            if result < 0:
+                error = lib.SSL_get_error(sink.ssl, result)
+                lib.ERR_clear_error()
+                if error == WANT_WRITE:
+                    sink.closing = True
+                    _half_ended(session)
+                    return
+        sink.shut = True
+        if not sink.ended:  # else the close that follows at once sends the FIN
+            with contextlib.suppress(OSError):
+                sink.sock.shutdown(socket.SHUT_WR)
+    _finish(session)
+
+
+def _finish(session: Session) -> None:
+    """Close when both directions have ended and everything was delivered; else linger for the other."""
+    client, backend = session.inbound, session.outbound
+    if backend is not None and client.ended and backend.ended and not (client.held or backend.held or client.closing or backend.closing):
+        truncated = client.truncated or backend.truncated
+        if truncated:
+            session.side = session.side or (Side.INBOUND if client.truncated else Side.OUTBOUND)
+        session.advance(Event.ENDED, Reason.TRUNCATED if truncated else Reason.FINISHED)
+    else:
+        _half_ended(session)
+
+
+def _half_ended(session: Session) -> None:
+    if session.state is State.RELAY:
+        session.advance(Event.HALF_ENDED)
+
+
+def _fault(session: Session, side: Side, failure: Failure) -> None:
+    """Remember why the session fails; a reset may be followed by its explanation, an alert that was under way."""
+    if session.reason is None or session.reason in _RESETS.values():
+        session.reason = _RESETS.get(failure.reason, failure.reason)
+        session.detail, session.side = failure.detail, side
+
+
+def _source_failed(session: Session, side: Side, failure: Failure) -> None:
+    """The connection of this side is dead in both directions; what was read from it before may still be on its way."""
+    if side is Side.OUTBOUND and not session.bytes_out:
+        if session.state is State.RELAY and not session.bytes_in and not session.inbound.held:
+            _back_to_connect(session, failure)
+            return
+        if failure.reason is not Reason.BACKEND_GONE:
+            outbound.blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
+    _fault(session, side, failure)
+    source, sink = _ends(session, side)
+    source.ended = source.truncated = source.shut = True
+    source.held, source.closing = b"", False
+    sink.ended = True  # there is nowhere to bring what it sends
+    _pass_end(session, source, sink)
+
+
+def _sink_failed(session: Session, side: Side, failure: Failure | None = None) -> None:
+    """The connection of this side takes nothing any more; but it may have sent something before, so it is read to its end."""
+    _fault(session, side, failure or stream.failure(side))
+    sink, source = _ends(session, side)
+    sink.held, sink.closing, sink.shut = b"", False, True
+    source.ended = source.truncated = True
+    _finish(session)
+
+
+def _back_to_connect(session: Session, failure: Failure) -> None:
+    """The backend failed before either side had sent a byte: try the next one, as if it had failed in its handshake."""
+    worker, client = session.worker, session.inbound
+    worker.handshake_again()
+    mask = IN | ET
+    worker.loop.handle(client.fd, session.on_early)
+    worker.loop.watch(client.fd, client.mask, mask)
+    client.mask = mask
+    outbound.try_next(session, failure)

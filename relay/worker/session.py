@@ -1,0 +1,266 @@
+"""One client connection and its backend connection, from accept to the log line.
+
+Theory of operation. A session is in exactly one state of `core.lifecycle`; `advance` is the only place that changes it. Until
+RELAY its sockets are watched edge-triggered and every event asks the loop for a `step`, which the stage's module takes (`intake`,
+`inbound`, `outbound`). In RELAY they are watched level-triggered and `on_inbound`, `on_outbound` move bytes; whatever is not the usual
+case there is in `relaying`.
+
+Nothing here refers back to the session except the loop's handlers and its timer heap, so that closing it frees it at once: the
+garbage collector is off in a worker.
+
+Never: parses what a peer sent, or picks a backend.
+Next: `relay.worker.intake.step`
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from relay.core.hello import Hello
+from relay.core.lifecycle import TRANSITIONS, Event, State
+from relay.errors import REMEDIES, Reason, SessionError, Side
+from relay.observe.access_log import Record
+from relay.tls import stream
+from relay.tls.contexts import InboundRoute
+from relay.tls.identity import Identity
+from relay.tls.raw import Pointer
+from relay.worker.loop import GONE, IN
+
+if TYPE_CHECKING:
+    from relay.worker.listener import Acceptor
+    from relay.worker.pools import Member
+    from relay.worker.worker import Worker
+
+_HANDSHAKING = frozenset((State.INTAKE, State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
+_INFINITY = float("inf")
+Address = tuple[Any, ...]  # what accept(2) says: host, port, and for IPv6 two more
+
+
+class End:
+    """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
+
+    __slots__ = ("closing", "ended", "established", "fd", "held", "mask", "shut", "sock", "ssl", "truncated", "wants_write")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.ssl: Pointer = None
+        self.mask = 0
+        self.held = b""
+        self.established = False
+        self.ended = False
+        self.truncated = False  # it ended without close_notify
+        self.closing = False  # a close_notify waits for the socket to take it
+        self.shut = False  # nothing more is written to it
+        self.wants_write = False  # OpenSSL has something of its own to write (a key update's answer)
+
+
+class Session:
+    """See the module. Instants are CLOCK_MONOTONIC seconds, but `time_at`, which is Unix time for the log."""
+
+    __slots__ = (
+        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "hello", "identity", "inbound",
+        "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "queued", "reason", "replied", "resumed",
+        "route", "side", "since_at", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
+    )  # fmt: skip
+
+    def __init__(self, worker: Worker, acceptor: Acceptor, sock: socket.socket, address: Address, number: int) -> None:
+        self.worker = worker
+        self.acceptor = acceptor
+        self.inbound = End(sock)
+        self.outbound: End | None = None
+        self.client_host: str = address[0]
+        self.client_port: int = address[1]
+        self.number = number
+        self.state = State.INTAKE
+        self.time_at = time.time()
+        self.started_at = self.since_at = self.active_at = worker.loop.now
+        self.timer_at = _INFINITY
+        self.queued = False
+        self.replied = False
+        self.early = False  # the client sent something while we were busy with the backend
+        self.hello: Hello | None = None
+        self.route: InboundRoute | None = None
+        self.identity: Identity | None = None
+        self.resumed = False
+        self.tls_names = ("", "", "", "")  # version, cipher, group, alpn
+        self.member: Member | None = None
+        self.backend_name = ""
+        self.tried: tuple[int, ...] = ()
+        self.why = ""
+        self.outbound_version = self.outbound_cipher = ""
+        self.inbound_handshake_s: float | None = None
+        self.outbound_handshake_s: float | None = None
+        self.bytes_in = self.bytes_out = 0
+        self.cell_in = self.cell_out = 0
+        self.reason: Reason | None = None
+        self.side: Side | None = None
+        self.detail = ""
+
+    # What the loop calls.
+
+    def step(self) -> None:
+        """One step of whatever handshake is under way."""
+        self.queued = False
+        stage = self.worker.stages.get(self.state)
+        if stage is not None:
+            try:
+                stage(self)
+            except SessionError as error:
+                self.refuse(error)
+
+    def on_wake(self, mask: int) -> None:  # noqa: ARG002 (a failed socket shows in the next step)
+        """An event on the socket of the handshake under way."""
+        if not self.queued:
+            self.queued = True
+            self.worker.loop.later(self)
+
+    def on_early(self, mask: int) -> None:
+        """An event on the client's socket while we are busy with the backend: its first request, or its leaving."""
+        self.early = True
+        if mask & GONE:
+            self.advance(Event.PEER_GONE, side=Side.INBOUND)
+
+    def on_inbound(self, mask: int) -> None:
+        """The client's socket is ready, in RELAY or LINGER."""
+        worker = self.worker
+        if mask == IN:
+            size = worker.move(self.inbound.ssl, self.outbound.ssl)  # type: ignore[union-attr]
+            if size >= 0:
+                self.bytes_in += size
+                worker.cells[self.cell_in] += size
+                self.active_at = worker.loop.now
+            else:
+                worker.relay_unusual(self, Side.INBOUND, ~size)
+        else:
+            worker.relay_event(self, Side.INBOUND, mask)
+
+    def on_outbound(self, mask: int) -> None:
+        """The backend's socket is ready, in RELAY or LINGER."""
+        worker = self.worker
+        if mask == IN:
+            size = worker.move(self.outbound.ssl, self.inbound.ssl)  # type: ignore[union-attr]
+            if size >= 0:
+                self.bytes_out += size
+                worker.cells[self.cell_out] += size
+                self.active_at = worker.loop.now
+            else:
+                worker.relay_unusual(self, Side.OUTBOUND, ~size)
+        else:
+            worker.relay_event(self, Side.OUTBOUND, mask)
+
+    def on_first_reply(self, mask: int) -> None:
+        """`on_outbound`, until the backend has sent its first byte."""
+        self.on_outbound(mask)
+        if self.bytes_out:
+            self.worker.first_reply(self)
+
+    def due_at(self) -> float:
+        """When this state has taken too long."""
+        if self.state is State.CLOSED:
+            return _INFINITY
+        began = self.active_at if self.state is State.RELAY or self.state is State.LINGER else self.since_at
+        return began + self.worker.patience_s[self.state]
+
+    def on_deadline(self) -> None:
+        """The state has taken too long. A backend that does not answer is not the end: there may be others."""
+        if self.state is State.CONNECT or self.state is State.OUTBOUND_TLS:
+            try:
+                self.worker.backend_too_slow(self)
+            except SessionError as error:
+                self.refuse(error)
+        else:
+            self.advance(Event.DEADLINE, side=Side.INBOUND)
+
+    def on_bug(self) -> None:
+        """A handler raised."""
+        if self.state is not State.CLOSED:
+            self.advance(Event.REFUSED, Reason.INTERNAL_ERROR)
+
+    # State.
+
+    def advance(self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None) -> None:
+        """Follow the table. Raises KeyError for an event the state does not know: a bug."""
+        step = TRANSITIONS[self.state][event]
+        if step.state is State.CLOSED:
+            # Whoever saw a fault first knows best.
+            self.reason = self.reason or reason or step.reason
+            self.detail = self.detail or detail
+            self.side = self.side or side
+            self._close()
+            return
+        self.state = step.state
+        self.since_at = self.worker.loop.now
+        self.worker.loop.schedule(self)
+
+    def refuse(self, error: SessionError) -> None:
+        """End the session for a reason that is ours or a peer's fault."""
+        if self.state is not State.CLOSED:
+            self.advance(Event.REFUSED, error.reason, error.detail, error.side)
+
+    def drop_outbound(self) -> None:
+        """Give up the connection to a backend; the session may go on with another."""
+        end = self.outbound
+        if end is not None:
+            if self.bytes_out:
+                self.worker.first_reply(self)
+            self.outbound = None
+            self._give_back(end)
+        if self.member is not None:
+            self.worker.cells[self.member.cell_active] -= 1
+            self.member = None
+
+    def _give_back(self, end: End) -> None:
+        if end.ssl is not None:
+            stream.free(end.ssl, established=end.established)
+            end.ssl = None
+        self.worker.loop.forget(end.fd, end.sock.close)
+
+    def _close(self) -> None:
+        was, self.state = self.state, State.CLOSED
+        worker = self.worker
+        if was in (State.INTAKE, State.INBOUND_TLS):
+            worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)
+        worker.log_session(self)
+        self.drop_outbound()
+        self._give_back(self.inbound)
+        worker.session_closed(self, handshaking=was in _HANDSHAKING)
+
+    def record(self) -> Record:
+        """The session as the access log has it."""
+        reason = self.reason or Reason.INTERNAL_ERROR
+        route, who, hello = self.route, self.identity, self.hello
+        version, cipher, group, alpn = self.tls_names
+        return Record(
+            time=self.time_at,
+            session=f"{self.worker.prefix}-{self.number}",
+            listener=self.acceptor.name,
+            route=route.label if route is not None else "",
+            client=f"[{self.client_host}]:{self.client_port}" if ":" in self.client_host else f"{self.client_host}:{self.client_port}",
+            sni=hello.sni if hello is not None else "",
+            alpn=alpn,
+            tls_version=version,
+            cipher=cipher,
+            group=group,
+            resumed=self.resumed,
+            subject=who.subject if who is not None else "",
+            issuer=who.issuer if who is not None else "",
+            serial=who.serial if who is not None else "",
+            not_after=who.not_after_at if who is not None else 0.0,
+            pool=route.pool if route is not None else "",
+            backend=self.backend_name,
+            why=self.why,
+            outbound_tls_version=self.outbound_version,
+            outbound_cipher=self.outbound_cipher,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            duration_s=self.worker.loop.now - self.started_at,
+            inbound_handshake_s=self.inbound_handshake_s,
+            outbound_handshake_s=self.outbound_handshake_s,
+            reason=reason.value,
+            side=self.side.value if self.side is not None else "",
+            remedy=REMEDIES[reason],
+            detail=self.detail,
+        )

@@ -1,0 +1,183 @@
+"""One worker's state: its loop, its counters, its sessions and their limits.
+
+Never: forks, reads the configuration file, or handles a signal (that is `worker.main`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+
+from relay.core.lifecycle import State
+from relay.errors import Reason, Side
+from relay.observe.access_log import AccessLog
+from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
+from relay.observe.scoreboard import HEARTBEAT_MS, SHARED_ROW, Layout, Scoreboard, monotonic_ms
+from relay.tls.contexts import Generation
+from relay.tls.pump import Pump
+from relay.worker import inbound, intake, outbound, relaying
+from relay.worker.listener import Acceptor
+from relay.worker.loop import Loop
+from relay.worker.pools import PoolState
+from relay.worker.session import Address, Session
+
+
+class Worker:
+    """What every session of a worker shares."""
+
+    def __init__(self, *, slot: int, row: int, generation: Generation, board: Scoreboard, layout: Layout, max_connections: int) -> None:
+        config = generation.config
+        self.loop = Loop(on_tick=self._on_tick)
+        self.pump = Pump()
+        self.move = self.pump.move
+        self.cells = board.row(row)
+        self.pools = {
+            name: PoolState(name, pool, generation.targets[name], layout=layout, shared=board.row(SHARED_ROW), slot=slot) for name, pool in config.pool.items()
+        }
+        self.log = AccessLog(config.log.access, config.log.access_rotate_s, config.log.access_format, self._on_log_drop)
+        self.sessions: set[Session] = set()
+        self.prefix = f"{os.getpid()}"
+        self.patience_s = {
+            State.INTAKE: config.timeouts.hello_s,
+            State.INBOUND_TLS: config.timeouts.handshake_s,
+            State.CONNECT: config.timeouts.connect_s,
+            State.OUTBOUND_TLS: config.timeouts.handshake_s,
+            State.RELAY: config.timeouts.idle_s,
+            State.LINGER: config.timeouts.linger_s,
+        }
+        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
+        # Bound here, so that `session` need not import the modules that import it.
+        self.relay_event = relaying.event
+        self.relay_unusual = relaying.unusual
+        self.first_reply = relaying.first_reply
+        self.backend_too_slow = outbound.too_slow
+        self.on_session_end: Callable[[], None] | None = None
+        self._max_connections = max_connections
+        self._max_handshakes = config.limits.handshakes
+        self._per_client = config.limits.per_client
+        self._clients: dict[str, int] = {}
+        self._handshaking = 0
+        self._number = 0
+        self._waiting: list[Acceptor] = []
+        self._cell_active = layout.cell("relay_connections_active")
+        self._cell_dropped = layout.cell("relay_access_log_dropped_total")
+        self._cells_closed = {reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason}
+        self._cells_handshake: dict[tuple[Side, Reason | None, bool], int] = {}
+        self._cell_seconds: dict[Side, int] = {}
+        for side in Side:
+            self._cells_handshake[side, None, False] = layout.cell("relay_handshakes_total", side.value, HANDSHAKE_OK)
+            self._cells_handshake[side, None, True] = layout.cell("relay_handshakes_total", side.value, HANDSHAKE_RESUMED)
+            for reason in Reason:
+                self._cells_handshake[side, reason, False] = layout.cell("relay_handshakes_total", side.value, reason.value)
+            self._cell_seconds[side] = layout.cell("relay_handshake_seconds", side.value, str(HANDSHAKE_BUCKETS_S[0]))
+        self._cells_routed = {
+            (listener.name, label): layout.cell("relay_connections_total", listener.name, label)
+            for listener in config.listener
+            for label in (*(route.label for route in listener.route), NO_ROUTE)
+        }
+
+    # Sessions.
+
+    def has_room(self) -> bool:
+        """Whether another client may be accepted now."""
+        return len(self.sessions) < self._max_connections and self._handshaking < self._max_handshakes
+
+    def wait_for_room(self, acceptor: Acceptor) -> None:
+        """Accept nobody until a session or a handshake ends."""
+        acceptor.pause()
+        self._waiting.append(acceptor)
+
+    def new_session(self, acceptor: Acceptor, sock: socket.socket, address: Address) -> Session:
+        """Enter a client who was just accepted."""
+        self._number += 1
+        session = Session(self, acceptor, sock, address, self._number)
+        self.sessions.add(session)
+        self.loop.live += 1
+        self._handshaking += 1
+        self.cells[self._cell_active] += 1
+        if self._per_client:
+            self._clients[session.client_host] = self._clients.get(session.client_host, 0) + 1
+        return session
+
+    def too_many_from(self, host: str) -> bool:
+        """Whether this address has more than limits.per_client connections, the newest included."""
+        return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
+
+    def session_closed(self, session: Session, *, handshaking: bool) -> None:
+        """The last that is heard of a session."""
+        self.sessions.discard(session)
+        self.loop.live -= 1
+        self.cells[self._cell_active] -= 1
+        if session.route is None:
+            self.cells[self._cells_routed[session.acceptor.name, NO_ROUTE]] += 1
+        if session.reason is not None:
+            self.cells[self._cells_closed[session.reason]] += 1
+        if self._per_client:
+            left = self._clients[session.client_host] - 1
+            if left:
+                self._clients[session.client_host] = left
+            else:
+                del self._clients[session.client_host]
+        if handshaking:
+            self._handshaking -= 1
+        if self._waiting and self.has_room():
+            self.resume()
+        if self.on_session_end is not None:
+            self.on_session_end()
+
+    def handshake_over(self) -> None:
+        """A session has both its handshakes behind it."""
+        self._handshaking -= 1
+        if self._waiting and self.has_room():
+            self.resume()
+
+    def handshake_again(self) -> None:
+        """A session has lost its backend before it could use it."""
+        self._handshaking += 1
+
+    def resume(self) -> None:
+        """There is room again."""
+        for acceptor in self._waiting:
+            acceptor.resume()
+        self._waiting.clear()
+
+    # Counting.
+
+    def count_routed(self, session: Session) -> None:
+        """A connection was given its route."""
+        if session.route is not None:
+            self.cells[self._cells_routed[session.acceptor.name, session.route.label]] += 1
+
+    def count_handshake(self, side: Side, reason: Reason | None, *, resumed: bool = False, seconds: float | None = None) -> None:
+        """A handshake ended: well (reason None, with its seconds), or not."""
+        cells = self.cells
+        cells[self._cells_handshake[side, reason, resumed]] += 1
+        if seconds is not None:
+            first = self._cell_seconds[side]
+            cells[first + bisect_left(HANDSHAKE_BUCKETS_S, seconds)] += 1
+            cells[first + len(HANDSHAKE_BUCKETS_S) + 1] += int(seconds * 1_000_000)
+
+    def log_session(self, session: Session) -> None:
+        """One line in the access log; written at the end of the turn."""
+        log = self.log
+        if log.enabled:
+            log.write(log.render(session.record()))
+            self.loop.at_turn_end = self._flush_log
+
+    def _flush_log(self) -> None:
+        self.log.flush(time.time())
+
+    def _on_log_drop(self, lines: int) -> None:
+        self.cells[self._cell_dropped] += lines
+
+    def _on_tick(self) -> None:
+        self.cells[HEARTBEAT_MS] = monotonic_ms()
+        if self.on_session_end is not None:
+            self.on_session_end()
+        if self.log.pending:
+            self._flush_log()
+        if self._waiting and self.has_room():
+            self.resume()
