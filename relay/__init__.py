@@ -1,3 +1,69 @@
-"""relay: a mutual-TLS gateway at layer 4."""
+"""relay: a mutual-TLS gateway at layer 4.
+
+THE MAP. One connection, in the order in which it meets the code:
+
+1. `relay.worker.session.Session` is made for it and lives until its log line is written; what may happen to it in which state, and
+   what then, is `relay.core.lifecycle.TRANSITIONS`, and `relay.worker.session.Session.advance` does it.
+2. `relay.worker.intake.step` looks at its first bytes without consuming them: `relay.core.hello.parse_hello` finds the server name,
+   `relay.core.routes.RouteTable.find` the route, which has its own TLS context (`relay.tls.contexts.InboundRoute`).
+3. `relay.worker.inbound.step` does the handshake that `relay.tls.stream.accept` began; afterwards, full or resumed,
+   `relay.tls.identity.judge` says whether this client may come in.
+4. `relay.worker.outbound.choose` asks the pool (`relay.worker.pools.PoolState.pick`) for a backend: `relay.core.sticky.source_key` is
+   who the client is, `relay.core.balance.Rendezvous` or `relay.core.balance.RoundRobin` decides.
+5. `relay.worker.outbound.step` connects and handshakes, as `relay.tls.stream.connect` began, and goes to the next backend when that fails.
+6. `relay.tls.pump.Pump.move` moves the bytes, both ways, until both ends have ended.
+7. `relay.worker.session.Session.record` becomes a line of `relay.observe.access_log.AccessLog`; the counters were kept in
+   `relay.observe.scoreboard.Scoreboard` all the way.
+
+Around it: `relay.config.load.load_config` read the configuration, `relay.tls.contexts.build_generation` made every context of it before
+the first fork, and `relay.core.fleet.plan` decides which workers there should be.
+"""
 
 __version__ = "0.1.0"
+
+# Every module, in the order a connection meets them, the processes around it last.
+MAP = {
+    "relay.worker.loop": "readiness, deadlines, fairness",
+    "relay.worker.session": "one connection from accept to log line",
+    "relay.core.lifecycle": "its states, and what leads from one to the other",
+    "relay.worker.intake": "peeks at the first bytes",
+    "relay.core.hello": "ClientHello: server name, ALPN, versions",
+    "relay.core.routes": "server name to route",
+    "relay.worker.inbound": "the handshake with the client",
+    "relay.tls.stream": "one TLS connection: begin, handshake, end",
+    "relay.tls.identity": "who the peer is, and whether it may come in",
+    "relay.worker.outbound": "the way to a backend",
+    "relay.worker.pools": "what a worker knows of its backends",
+    "relay.core.sticky": "who the client is, for stickiness",
+    "relay.core.balance": "which backend",
+    "relay.tls.pump": "the hot path: bytes from one side to the other",
+    "relay.tls.reasons": "OpenSSL's words to ours",
+    "relay.tls.raw": "the OpenSSL calls made directly",
+    "relay.tls.preload": "loads OpenSSL with our settings",
+    "relay.errors": "every way to fail",
+    "relay.observe.access_format": "a session as a line",
+    "relay.observe.access_log": "where lines go",
+    "relay.observe.scoreboard": "the counters all processes share",
+    "relay.observe.names": "the catalogue of metrics",
+    "relay.config.model": "every key and its default",
+    "relay.config.load": "TOML to model",
+    "relay.config.rules": "rules across keys",
+    "relay.config.words": "what is wrong with a key, in an operator's words",
+    "relay.config.places": "where in the file something is",
+    "relay.config.address": "the syntax of names and addresses",
+    "relay.tls.material": "keys, chains, CAs from files",
+    "relay.tls.contexts": "every TLS context of a generation",
+    "relay.tls.pki": "certificates for the demonstration and the tests",
+    "relay.sockets": "listening sockets and connects",
+    "relay.core.fleet": "which workers there should be",
+    "relay.supervisor.main": "the supervisor's loop",
+    "relay.supervisor.crew": "the living workers",
+    "relay.supervisor.process": "fork and exec",
+    "relay.supervisor.slots": "which slot listens where",
+    "relay.supervisor.privileges": "who the workers run as",
+    "relay.supervisor.reload": "the next generation",
+    "relay.supervisor.state": "endpoints.json and its like",
+    "relay.supervisor.signals": "signals as bytes",
+    "relay.supervisor.control": "the control socket",
+    "relay.supervisor.systemd": "sd_notify",
+}

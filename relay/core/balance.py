@@ -5,7 +5,7 @@ A session asks `pick` for a member, and asks again with the members it has tried
 backend a second ago should rather try than refuse.
 
 Never: knows addresses, sockets or the time; `usable` is the caller's judgement.
-Next: relay.core.lifecycle.State
+Next: `relay.worker.outbound.step`
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ of a server name are conceivable (two names, two extensions, a NUL in it) the he
 the one that OpenSSL's reading would give (RFC 6066, section 3).
 
 Never: reads a socket, keeps state between calls, raises on what a peer sent.
-Next: relay.core.routes.RouteTable
+Next: `relay.core.routes.RouteTable.find`
 """
 
 from __future__ import annotations

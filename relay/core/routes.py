@@ -5,7 +5,7 @@ certificates (RFC 6125, section 6.4.3): `a.example.com`, but neither `example.co
 takes every name, and clients that send none. When several routes match, the first in the configuration wins, whatever its kind.
 
 Never: parses bytes; knows what a route is made of.
-Next: relay.core.balance.balancer_for
+Next: `relay.worker.inbound.step`
 """
 
 from __future__ import annotations

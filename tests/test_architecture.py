@@ -1,0 +1,129 @@
+"""The module map stays true: what is there, how long it is, what it may import, and where a connection goes next."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sysconfig
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+import relay
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "relay"
+LINES = 300
+
+# What computes on values alone. Nothing of it asks the kernel, the clock or chance.
+PURE = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib", "heapq", "ipaddress", "itertools", "math", "operator", "struct", "typing"}
+# Libraries that have one place.
+SOLE_IMPORTERS = {
+    "OpenSSL": "relay.tls.",
+    "cryptography": "relay.tls.",
+    "tomli": "relay.config.load",
+    "pydantic": "relay.config.",
+    "starlette": "relay.observe.",
+    "uvicorn": "relay.observe.",
+    "jinja2": "relay.observe.",
+    "prometheus_client": "relay.observe.",
+    "click": "relay.cli",
+}
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"}
+PACKAGES = {name_of(path.parent): path for path in sorted(PACKAGE.rglob("__init__.py"))}
+
+
+@lru_cache
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def docstring(path):
+    return ast.get_docstring(tree(path)) or ""
+
+
+def imported(path):
+    """All modules a file imports, anywhere in it, with full names; `from a import b` counts as a and as a.b."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def resolve(name):
+    """The module or attribute of a dotted name."""
+    parts = name.split(".")
+    found = importlib.import_module(parts[0])
+    for at, part in enumerate(parts[1:], 2):
+        prefix = ".".join(parts[:at])
+        found = importlib.import_module(prefix) if prefix in MODULES or prefix in PACKAGES else getattr(found, part)
+    return found
+
+
+def next_symbols():
+    for name, path in MODULES.items():
+        for line in re.findall(r"^Next:(.*)$", docstring(path), re.MULTILINE):
+            for symbol in re.findall(r"relay(?:\.\w+)+", line) or [line.strip()]:
+                yield pytest.param(symbol, id=f"{name} -> {symbol}")
+
+
+def test_every_module_is_on_the_map_and_the_map_names_no_other():
+    assert sorted(relay.MAP) == sorted(MODULES)
+    assert all(relay.MAP.values())
+
+
+@pytest.mark.parametrize("symbol", re.findall(r"`(relay(?:\.\w+)+)`", relay.__doc__))
+def test_the_walk_names_what_exists(symbol):
+    assert resolve(symbol) is not None
+
+
+@pytest.mark.parametrize("symbol", list(next_symbols()))
+def test_where_a_connection_goes_next_exists(symbol):
+    assert resolve(symbol) is not None
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_does_and_is_short_enough_to_read(name):
+    first = docstring(MODULES[name]).partition("\n")[0]
+    assert first.endswith((".", ":")), first
+    lines = MODULES[name].read_text(encoding="utf-8").count("\n")
+    assert lines <= LINES
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_holds_a_docstring_and_nothing_else(name):
+    docstring_node, *rest = tree(PACKAGES[name]).body
+    assert isinstance(docstring_node, ast.Expr)
+    assert docstring(PACKAGES[name])
+    assert [target.id for node in rest for target in node.targets] == (["__version__", "MAP"] if name == "relay" else [])
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("relay.core.")])
+def test_the_core_imports_only_values(name):
+    for module in imported(MODULES[name]):
+        assert module.partition(".")[0] in PURE or module.startswith(("relay.core", "relay.config.model", "relay.errors")), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("library", SOLE_IMPORTERS)
+def test_a_library_is_imported_in_its_one_place(library):
+    importers = {name for name, path in MODULES.items() if any(module.partition(".")[0] == library for module in imported(path))}
+    assert {name for name in importers if not name.startswith(SOLE_IMPORTERS[library])} == set()
+
+
+def test_dependencies_go_one_way():
+    lint = Path(sysconfig.get_path("scripts")) / "lint-imports"
+    done = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
