@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from relay.config.model import Config
+from relay.config.places import listener_places, pool_place
 from relay.errors import ConfigError, Problem
 
 # Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and /dev/zero never ends.
@@ -75,24 +76,24 @@ class AuthorityUse:
 
 def pairs_of(config: Config) -> Iterator[PairUse]:
     """Every certificate with its key, in the configuration's order; a key that is not named is in the certificate's file."""
-    for i, listener in enumerate(config.listener):
-        for j, route in enumerate(listener.route):
+    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+        for index, route in enumerate(listener.route):
             if route.certificate is not None:
-                yield PairUse(f"listener[{i}].route[{j}].certificate", route.certificate, route.private_key or route.certificate, sni=route.sni)
+                yield PairUse(f"{where}.route[{index}].certificate", route.certificate, route.private_key or route.certificate, sni=route.sni)
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:
-            yield PairUse(f"pool.{name}.machine_certificate", pool.machine_certificate, pool.machine_key or pool.machine_certificate, pool=name)
+            yield PairUse(f"{pool_place(name)}.machine_certificate", pool.machine_certificate, pool.machine_key or pool.machine_certificate, pool=name)
 
 
 def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     """Every CA file, in the configuration's order."""
-    for i, listener in enumerate(config.listener):
-        for j, route in enumerate(listener.route):
+    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+        for index, route in enumerate(listener.route):
             if route.client_ca is not None:
-                yield AuthorityUse(f"listener[{i}].route[{j}].client_ca", route.client_ca)
+                yield AuthorityUse(f"{where}.route[{index}].client_ca", route.client_ca)
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
-            yield AuthorityUse(f"pool.{name}.backend_ca", pool.backend_ca, pool=name)
+            yield AuthorityUse(f"{pool_place(name)}.backend_ca", pool.backend_ca, pool=name)
 
 
 def load_key_pair(where: str, certificate: Path, private_key: Path) -> KeyPair:
