@@ -25,6 +25,7 @@ LINE_BYTES = 4096
 COMMON = '%h %l %u %t "%r" %>s %b'
 COMBINED = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 
+_LONG_STRINGS = 1024
 _END_OF_TIME_AT = 253_402_300_800.0  # the year 10000, where datetime stops
 _quote = json.encoder.encode_basestring_ascii
 
@@ -77,17 +78,25 @@ def compile_format(text: str) -> Render:
     render = _json_renderer() if text == "json" else _apache_renderer({"common": COMMON, "combined": COMBINED}.get(text, text))
 
     def render_bounded(record: Record) -> bytes:
+        # Before rendering: a certificate may carry a subject of many kilobytes, and escaping it all would be work a stranger can order.
+        if len(record.subject) + len(record.issuer) + len(record.detail) + len(record.sni) + len(record.alpn) > _LONG_STRINGS:
+            record = _clip(record, 512)
         line = render(record)
         return line if len(line) <= LINE_BYTES else _render_clipped(render, record)
 
     return render_bounded
 
 
+def _clip(record: Record, size: int) -> Record:
+    cut = {name: value[:size] + "..." for name in FIELDS if isinstance(value := getattr(record, name), str) and len(value) > size}
+    return replace(record, **cut)  # type: ignore[arg-type]  # only string fields are in `cut`
+
+
 def _render_clipped(render: Render, record: Record) -> bytes:
-    """The line with its strings cut until it fits: a certificate may carry a subject of many kilobytes."""
-    for size in (512, 128, 32, 8):
-        cut = {name: value[:size] + "..." for name in FIELDS if isinstance(value := getattr(record, name), str) and len(value) > size}
-        line = render(replace(record, **cut))  # type: ignore[arg-type]  # only the string fields are in `cut`
+    """The line with its strings cut until it fits; escapes can make a character twelve bytes long."""
+    line = b""
+    for size in (128, 32, 8):
+        line = render(_clip(record, size))
         if len(line) <= LINE_BYTES:
             return line
     return line[: LINE_BYTES - 1] + b"\n"  # a LogFormat that repeats itself hundreds of times

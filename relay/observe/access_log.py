@@ -83,6 +83,7 @@ class AccessLog:
         self._retry_at = float("-inf")
         self._complain_at = float("-inf")
         self._lost = 0
+        self._now = 0.0
 
     @property
     def pending(self) -> bool:
@@ -96,13 +97,14 @@ class AccessLog:
         self._lines.append(line)
         self._size += len(line)
         if self._size > KEEP_BYTES:
-            self.flush(time.time())
+            self.flush(self._now or time.time())
             while self._size > KEEP_BYTES:
                 self._size -= len(self._lines.popleft())
                 self._lose(1)
 
     def flush(self, now: float) -> None:
         """Hand over as many lines as the destination takes without waiting. `now` is Unix seconds."""
+        self._now = now
         if not self._lines and not self._torn:
             return
         if not self._period[0] <= now < self._period[1]:
@@ -115,8 +117,8 @@ class AccessLog:
                 self._open(now)
             self._hand_over()
         except OSError as error:
-            # The lines stay, within KEEP_BYTES. On a full disk the file stays open, so that a line cut by it can be completed.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            # The lines stay, within KEEP_BYTES. Where there is no room the file stays open, so that a line cut by it can be completed.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 self.reopen()
             self._retry_at = now + RETRY_S
             self._complain(now, error.strerror or str(error))
@@ -139,7 +141,7 @@ class AccessLog:
     def close(self) -> None:
         """A last try to hand over what is kept; what stays is counted as lost."""
         self._retry_at = float("-inf")
-        self.flush(time.time())
+        self.flush(self._now or time.time())
         left = len(self._lines) + bool(self._torn)
         self._lines.clear()
         self._size, self._torn = 0, b""
