@@ -221,9 +221,9 @@ class Server:
 
 
 def main() -> None:
-    """Serves as the JSON object in the first argument says: `pki` directory, `processes`, `same_cipher`."""
+    """Serves as the JSON object in the first argument says: `pki` directory, `processes`, `same_cipher`, `party` (whose certificate it shows)."""
     job = json.loads(sys.argv[1])
-    context = tls.open_server_context(Pki(Path(job["pki"])), same_cipher=job["same_cipher"])
+    context = tls.open_server_context(Pki(Path(job["pki"])), same_cipher=job["same_cipher"], party=job["party"])
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listening.setblocking(False)
     rows = int(job["processes"])

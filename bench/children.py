@@ -82,8 +82,8 @@ class Child:
 class Backend(Child):
     """The backend's processes behind one port."""
 
-    def __init__(self, pki: Path, *, processes: int = 1, same_cipher: bool = True, cpus: frozenset[int] | None = None) -> None:
-        job = {"pki": str(pki), "processes": processes, "same_cipher": same_cipher}
+    def __init__(self, pki: Path, *, processes: int = 1, same_cipher: bool = True, party: str = "backend", cpus: frozenset[int] | None = None) -> None:
+        job = {"pki": str(pki), "processes": processes, "same_cipher": same_cipher, "party": party}
         super().__init__("bench.backend", [json.dumps(job)], cpus=cpus)
         hello = self.hear(10)
         self.port: int = hello["port"]

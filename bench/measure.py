@@ -1,0 +1,100 @@
+"""What a gateway has used: CPU time, private memory, context switches, system calls, over all of its processes and threads.
+
+Never: samples; every figure is a kernel counter read before and after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.children import BenchError
+
+_TICKED = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counters of a process tree at one moment, by pid."""
+
+    cpu_s: dict[int, float]
+    switches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The difference of two `Usage` values."""
+
+    cpu_s: float
+    switches: int
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, of one process with all its threads, ended ones too, in nanosecond resolution.
+
+    The clock id is the kernel's for another process's CPU clock (clock_getcpuclockid(3)); /proc/PID/stat has only hundredths of a second.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def read_usage(pids: Sequence[int]) -> Usage:
+    """Reads the counters of these processes; those that have just ended are left out."""
+    cpu: dict[int, float] = {}
+    switches = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            cpu[pid] = cpu_seconds(pid)
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            with contextlib.suppress(OSError):
+                switches += sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
+    return Usage(cpu, switches)
+
+
+def difference(before: Usage, after: Usage) -> Used:
+    """What was used in between; BenchError when a process ended, for its time is lost."""
+    lost = before.cpu_s.keys() - after.cpu_s.keys()
+    if lost:
+        raise BenchError(f"process {min(lost)} of the gateway ended during the measurement; see its output")
+    return Used(sum(after.cpu_s.values()) - sum(before.cpu_s.values()), after.switches - before.switches)
+
+
+def private_bytes(pids: Sequence[int]) -> int:
+    """Private memory (USS) of these processes."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += int(psutil.Process(pid).memory_full_info().uss)
+    return total
+
+
+@contextlib.contextmanager
+def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str, int]]:
+    """Counts system calls of these processes by name while inside; the mapping is filled at the end, empty without strace."""
+    found: dict[str, int] = {}
+    program = shutil.which("strace")
+    if program is None:
+        yield found
+        return
+    output = directory / "strace.txt"
+    output.unlink(missing_ok=True)
+    targets = [argument for pid in pids for argument in ("-p", str(pid))]
+    with subprocess.Popen([program, "-c", "-f", "-o", str(output), *targets], stderr=subprocess.PIPE) as tracer:
+        try:
+            # strace says "attached" once per process (and thread): then the count is running.
+            if tracer.stderr is not None:
+                for _ in pids:
+                    tracer.stderr.readline()
+            yield found
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(10)
+    found.update((name, int(calls)) for calls, name in _TICKED.findall(output.read_text()) if name != "total")

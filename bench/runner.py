@@ -1,0 +1,207 @@
+"""Runs workloads against gateways, in turns and in rounds, and keeps what each measurement was.
+
+Never: reports a measurement with errors as valid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import measure
+from bench.children import Backend, BenchError, Load
+from bench.gateways import Gateway, Place, Running
+from bench.job import Job
+from bench.pki import BACKEND_NAME, GATEWAY_NAME, Pki
+from bench.workloads import Workload
+
+# Closing what a unit opened ends a little after its last byte.
+_SETTLE_S = 0.05
+DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is made; `syscalls` adds a short traced measurement to each workload."""
+
+    directory: Path
+    pki: Pki
+    rounds: int
+    seconds: float
+    quick: bool
+    same_cipher: bool
+    syscalls: bool
+    load_cpus: frozenset[int] | None
+    gateway_cpus: frozenset[int] | None
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One gateway, one workload, one round: `cost` in the workload's unit, None when it is not valid."""
+
+    workload: str
+    gateway: str
+    round: int
+    cost: float | None
+    errors: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> bool:
+        """Whether it may be compared."""
+        return self.cost is not None and not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where load goes: a gateway, or the backend itself (`running` None)."""
+
+    name: str
+    running: Running | None
+    backend: Backend
+
+    @property
+    def port(self) -> int:
+        """The port to connect to."""
+        return self.running.port if self.running else self.backend.port
+
+    def pids(self) -> list[int]:
+        """The processes whose use is measured."""
+        return self.running.pids() if self.running else []
+
+
+def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Workload], progress: Callable[[str], None]) -> Iterator[Measurement]:
+    """Every measurement, as it is made. Gateways take turns inside a round, in an order that rotates."""
+    with Backend(settings.pki.directory, processes=settings.processes, same_cipher=settings.same_cipher, cpus=settings.load_cpus) as backend:
+        for workload in workloads:
+            with contextlib.ExitStack() as stack:
+                names = [gateway.name for gateway in gateways]
+                targets: dict[str, Target] = {}
+                if workload.cost == "latency":
+                    targets[DIRECT] = Target(DIRECT, None, backend)
+                    names = [DIRECT, *names]
+                for turn in range(settings.rounds):
+                    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                        progress(f"{workload.name} · round {turn + 1} · {name}")
+                        gateway = next((each for each in gateways if each.name == name), None)
+                        yield _attempt(settings, stack, gateway, workload, turn, backend, targets)
+
+
+def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway | None, workload: Workload, turn: int, backend: Backend, targets: dict[str, Target]) -> Measurement:
+    """One measurement; a failure is a result too. Memory is measured on a gateway that has just started."""
+    name = gateway.name if gateway else DIRECT
+    place = Place(settings.directory / f"{name}-{workload.name}-{turn}", settings.pki.directory, backend.port, workload.workers, settings.gateway_cpus)
+    try:
+        if gateway is not None and workload.cost == "memory":
+            with Running(gateway, place) as running:
+                return _measure(settings, Target(name, running, backend), workload, turn)
+        if gateway is not None and name not in targets:
+            targets[name] = Target(name, stack.enter_context(Running(gateway, place)), backend)
+        return _measure(settings, targets[name], workload, turn)
+    except BenchError as failure:
+        targets.pop(name, None) if gateway else None
+        return Measurement(workload.name, name, turn, None, {str(failure): 1})
+
+
+def _job(settings: Settings, target: Target, workload: Workload, **changes: Any) -> Job:
+    connections = (workload.quick_connections if settings.quick else None) or workload.connections
+    values: dict[str, Any] = {
+        "mode": workload.mode,
+        "address": "127.0.0.1",
+        "port": target.port,
+        "pki": str(settings.pki.directory),
+        "connections": max(1, connections // settings.processes),
+        "seconds": settings.seconds,
+        "same_cipher": settings.same_cipher,
+        "warm_units": workload.warm_units,
+        "exact": target.running.gateway.exact if target.running else True,
+        "server_name": GATEWAY_NAME if target.running else BACKEND_NAME,
+    }
+    return Job(**(values | workload.options | changes))
+
+
+def _measure(settings: Settings, target: Target, workload: Workload, turn: int) -> Measurement:
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(Load(cpus=settings.load_cpus)) for _ in range(settings.processes)]
+        for load in loads:
+            load.prepare(_job(settings, target, workload))
+        flood = None
+        if workload.flood_rate:
+            flood = stack.enter_context(Load(cpus=settings.load_cpus))
+            flood.prepare(_job(settings, target, workload, mode="flood", rate=workload.flood_rate, connections=64, nice=5))
+            flood.go()
+        time.sleep(_SETTLE_S)
+        before_bytes = measure.private_bytes(target.pids()) if workload.cost == "memory" else 0
+        seen = target.backend.counters()
+        before = measure.read_usage(target.pids())
+        for load in loads:
+            load.go()
+        results = [load.result(settings.seconds + 60) for load in loads]
+        time.sleep(_SETTLE_S)
+        used = measure.difference(before, measure.read_usage(target.pids()))
+        details = {name: count - seen[name] for name, count in target.backend.counters().items()}
+        held_bytes = measure.private_bytes(target.pids()) - before_bytes if workload.cost == "memory" else 0
+        errors: dict[str, int] = {}
+        for result in [*results, *([flood.result(settings.seconds + 60)] if flood else [])]:
+            for text, count in result["errors"].items():
+                errors[text] = errors.get(text, 0) + count
+        for load in loads:
+            load.finish(holding=workload.mode == "idle")
+        units = sum(result["units"] for result in results)
+        if not units:
+            return Measurement(workload.name, target.name, turn, None, errors or {"no unit was completed": 1})
+        wall_s = max(result["wall_s"] for result in results)
+        latencies = sorted(value for result in results for value in result["latencies_us"])
+        facts = {
+            "units": units,
+            "wall_s": wall_s,
+            "per_second": units / wall_s,
+            "cpu_s": used.cpu_s,
+            "busy": used.cpu_s / wall_s,
+            "switches_per_unit": used.switches / units,
+            "inbound_resumed": sum(result["resumed"] for result in results),
+            "negotiated": results[0]["negotiated"],
+            "private_bytes": held_bytes,
+            "backend": details,
+        }
+        if latencies:
+            facts |= {f"p{label}_us": latencies[min(len(latencies) - 1, int(len(latencies) * part))] for label, part in (("50", 0.5), ("99", 0.99), ("99.9", 0.999))}
+        if settings.syscalls and target.running and workload.cost == "cpu":
+            facts["syscalls_per_unit"] = _trace(settings, target, workload, loads[0])
+    cost = {
+        "cpu": used.cpu_s / units * workload.per_unit,
+        "memory": held_bytes / units * workload.per_unit,
+        "latency": facts.get("p99_us", 0.0),
+    }[workload.cost]
+    errors |= _doubts(workload, details, facts)
+    return Measurement(workload.name, target.name, turn, cost, errors, facts)
+
+
+def _doubts(workload: Workload, backend: dict[str, int], facts: dict[str, Any]) -> dict[str, int]:
+    """What makes a measurement invalid though no connection failed."""
+    found = {}
+    if backend["errors"]:
+        found["the backend saw a broken connection or message"] = backend["errors"]
+    if workload.options.get("resume") and facts["inbound_resumed"] < facts["units"] * 0.95:
+        found["the gateway did not resume a session it was offered"] = facts["units"] - facts["inbound_resumed"]
+    return found
+
+
+def _trace(settings: Settings, target: Target, workload: Workload, load: Load) -> dict[str, float]:
+    """System calls per unit, in a short run of its own because tracing slows a gateway tenfold."""
+    load.prepare(_job(settings, target, workload, seconds=min(1.0, settings.seconds)))
+    with measure.counted_syscalls(target.pids(), settings.directory) as calls:
+        load.go()
+        result = load.result(60)
+    load.finish()
+    return {name: count / max(1, result["units"]) for name, count in sorted(calls.items(), key=lambda item: -item[1])}
+
+
+def as_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Measurements as JSON values."""
+    return [asdict(measurement) | {"valid": measurement.valid} for measurement in measurements]

@@ -1,0 +1,59 @@
+"""The workloads: what is asked of a gateway, for how long, and in which unit its cost is given.
+
+Never: runs anything; `runner` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+_BULK_BYTES = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One row of the report. `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency."""
+
+    name: str
+    what: str
+    mode: str
+    unit: str
+    cost: Literal["cpu", "memory", "latency"] = "cpu"
+    per_unit: float = 1e6
+    connections: int = 32
+    quick_connections: int | None = None
+    warm_units: int = 20
+    workers: int = 1
+    flood_rate: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("request", "64-byte request and response, keep-alive", "requests", "µs", options={"size": 64}),
+        Workload("request-4k", "64-byte request, 4-KiB response, keep-alive", "requests", "µs", options={"size": 4096}),
+        Workload("bulk-down", "stream from the backend", "bulk-down", "s/GB", per_unit=1e9 / _BULK_BYTES, connections=4, warm_units=1, options={"size": _BULK_BYTES}),
+        Workload("bulk-up", "stream to the backend", "bulk-up", "s/GB", per_unit=1e9 / _BULK_BYTES, connections=4, warm_units=1, options={"size": _BULK_BYTES}),
+        Workload("connect", "new connection, full handshake, one request", "connects", "µs", connections=16, warm_units=64),
+        Workload("connect-resumed", "new connection, resumed handshake, one request", "connects", "µs", connections=16, warm_units=64, options={"resume": True}),
+        Workload("idle", "private memory of an idle connection", "idle", "KiB", cost="memory", per_unit=1 / 1024, connections=5000, quick_connections=500),
+        Workload("latency", "99th percentile, 10,000 requests a second", "paced", "µs", cost="latency", options={"rate": 10_000.0}),
+        Workload("latency-flood", "the same beside 200 handshakes a second", "paced", "µs", cost="latency", flood_rate=200.0, options={"rate": 10_000.0}),
+        *(Workload(f"scale-{workers}", f"64-byte request, {workers} workers", "requests", "µs", workers=workers, options={"size": 64}) for workers in (1, 2, 4)),
+        *(Workload(f"scale-connect-{workers}", f"new connection, {workers} workers", "connects", "µs", workers=workers, connections=16, warm_units=64) for workers in (1, 2, 4)),
+    )
+}
+QUICK = ("request", "bulk-down", "connect", "idle")
+GROUPS = {"scale": tuple(name for name in WORKLOADS if name.startswith("scale")), "latency": ("latency", "latency-flood"), "all": tuple(WORKLOADS)}
+DEFAULT = ("request", "request-4k", "bulk-down", "bulk-up", "connect", "connect-resumed", "idle")
+
+
+def choose(names: str) -> list[Workload]:
+    """The workloads of a comma-separated list of names and groups; KeyError names the unknown one."""
+    chosen: dict[str, Workload] = {}
+    for name in filter(None, names.split(",")):
+        for each in GROUPS.get(name, (name,)):
+            chosen[each] = WORKLOADS[each]
+    return list(chosen.values())
