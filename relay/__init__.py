@@ -2,8 +2,9 @@
 
 THE MAP. One connection, in the order in which it meets the code:
 
-1. `relay.worker.session.Session` is made for it and lives until its log line is written; what may happen to it in which state, and
-   what then, is `relay.core.lifecycle.TRANSITIONS`, and `relay.worker.session.Session.advance` does it.
+1. `relay.worker.listener.Acceptor.on_ready` accepts it, within the limits that `relay.worker.worker.Worker` keeps, and makes a
+   `relay.worker.session.Session`, which lives until its log line is written. What may happen to it in which state, and what then, is
+   `relay.core.lifecycle.TRANSITIONS`; `relay.worker.session.Session.advance` does it, called by `relay.worker.loop.Loop.run`.
 2. `relay.worker.intake.step` looks at its first bytes without consuming them: `relay.core.hello.parse_hello` finds the server name,
    `relay.core.routes.RouteTable.find` the route, which has its own TLS context (`relay.tls.contexts.InboundRoute`).
 3. `relay.worker.inbound.step` does the handshake that `relay.tls.stream.accept` began; afterwards, full or resumed,
@@ -11,18 +12,22 @@ THE MAP. One connection, in the order in which it meets the code:
 4. `relay.worker.outbound.choose` asks the pool (`relay.worker.pools.PoolState.pick`) for a backend: `relay.core.sticky.source_key` is
    who the client is, `relay.core.balance.Rendezvous` or `relay.core.balance.RoundRobin` decides.
 5. `relay.worker.outbound.step` connects and handshakes, as `relay.tls.stream.connect` began, and goes to the next backend when that fails.
-6. `relay.tls.pump.Pump.move` moves the bytes, both ways, until both ends have ended.
+6. `relay.tls.pump.Pump.move` moves the bytes, both ways; `relay.worker.relaying.event` does what is not usual, until both ends have ended.
 7. `relay.worker.session.Session.record` becomes a line of `relay.observe.access_log.AccessLog`; the counters were kept in
-   `relay.observe.scoreboard.Scoreboard` all the way.
+   `relay.observe.scoreboard.Scoreboard` all the way, where `relay.observe.metrics.RelayCollector` reads them.
 
-Around it: `relay.config.load.load_config` read the configuration, `relay.tls.contexts.build_generation` made every context of it before
-the first fork, and `relay.core.fleet.plan` decides which workers there should be.
+Around it: `relay.supervisor.prepare.prepare` has the configuration read (`relay.config.load.load_config`) and every TLS context of it
+made (`relay.tls.contexts.build_generation`) before the first fork, `relay.core.fleet.plan` decides which workers there should be, and
+`relay.worker.main.run_worker` is one of them.
 """
 
 __version__ = "0.1.0"
 
 # Every module, in the order a connection meets them, the processes around it last.
 MAP = {
+    "relay.worker.main": "a worker from fork to exit",
+    "relay.worker.worker": "its sessions, counters and limits",
+    "relay.worker.listener": "accepting",
     "relay.worker.loop": "readiness, deadlines, fairness",
     "relay.worker.session": "one connection from accept to log line",
     "relay.core.lifecycle": "its states, and what leads from one to the other",
@@ -37,6 +42,8 @@ MAP = {
     "relay.core.sticky": "who the client is, for stickiness",
     "relay.core.balance": "which backend",
     "relay.tls.pump": "the hot path: bytes from one side to the other",
+    "relay.worker.relaying": "ends, resets, and sinks that take no more",
+    "relay.worker.drain": "letting the sessions finish",
     "relay.tls.reasons": "OpenSSL's words to ours",
     "relay.tls.raw": "the OpenSSL calls made directly",
     "relay.tls.preload": "loads OpenSSL with our settings",
@@ -45,6 +52,9 @@ MAP = {
     "relay.observe.access_log": "where lines go",
     "relay.observe.scoreboard": "the counters all processes share",
     "relay.observe.names": "the catalogue of metrics",
+    "relay.observe.metrics": "the scoreboard for Prometheus",
+    "relay.observe.admin": "the admin process",
+    "relay.observe.messages": "the relay's own messages",
     "relay.config.model": "every key and its default",
     "relay.config.load": "TOML to model",
     "relay.config.rules": "rules across keys",
@@ -52,17 +62,23 @@ MAP = {
     "relay.config.places": "where in the file something is",
     "relay.config.address": "the syntax of names and addresses",
     "relay.tls.material": "keys, chains, CAs from files",
+    "relay.tls.profile": "what a certificate says about itself",
+    "relay.tls.verdict": "what OpenSSL thinks of a certificate",
+    "relay.tls.fitness": "whether each is fit for its task",
     "relay.tls.contexts": "every TLS context of a generation",
     "relay.tls.pki": "certificates for the demonstration and the tests",
     "relay.sockets": "listening sockets and connects",
     "relay.core.fleet": "which workers there should be",
     "relay.supervisor.main": "the supervisor's loop",
+    "relay.supervisor.fleet": "carries its plan out",
+    "relay.supervisor.prepare": "from a file to a generation that can be forked",
     "relay.supervisor.crew": "the living workers",
     "relay.supervisor.process": "fork and exec",
     "relay.supervisor.slots": "which slot listens where",
     "relay.supervisor.privileges": "who the workers run as",
     "relay.supervisor.reload": "the next generation",
-    "relay.supervisor.state": "endpoints.json and its like",
+    "relay.supervisor.admin": "keeps the admin process running",
+    "relay.supervisor.state": "its directory: lock and endpoints.json",
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",
     "relay.supervisor.systemd": "sd_notify",
