@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -148,8 +149,8 @@ def open_control(path: Path) -> socket.socket:
     return listener
 
 
-def start_connect(address: tuple[str, int]) -> socket.socket:
-    """A non-blocking TCP socket that is connected or connecting to a numeric host and port; wait until it is writable, then read SO_ERROR.
+def start_connect(address: tuple[Any, ...]) -> socket.socket:
+    """A non-blocking TCP socket that is connected or connecting to a resolved address (host, port, …); wait until it is writable, then read SO_ERROR.
 
     Raises OSError when the kernel refuses at once.
     """

@@ -199,7 +199,8 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
             if now >= slot.spawn_at:
                 actions.append(Reopen(number))
         elif slot.young_deaths >= rules.park_after_deaths:
-            actions.append(Park(number, slot.young_deaths))
+            if view.candidate is None:  # the candidate shares these sockets; once it is decided on, so is this
+                actions.append(Park(number, slot.young_deaths))
         elif now >= slot.spawn_at:
             actions += [Spawn(number, generation) for generation in missing]
     return actions

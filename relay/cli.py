@@ -1,0 +1,226 @@
+"""The `relay` command: turns arguments into calls, and errors into one line each and an exit code.
+
+Never: shows a traceback unless asked with RELAY_DEBUG=1; imports OpenSSL for a command that does not need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import relay
+from relay.config.load import find_config, load_config, load_state_dir
+from relay.errors import ConfigError, ControlError, RelayError
+from relay.supervisor.control import ask
+
+if TYPE_CHECKING:
+    from relay.tls.fitness import Finding
+
+EXIT_OK, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 69, 70, 71, 78, 130
+STATUS_PATIENCE_S, RELOAD_PATIENCE_S, STOP_PATIENCE_S = 5.0, 60.0, 15.0
+
+config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Default: ./relay.toml, then /etc/relay/relay.toml.")
+
+
+class _RefusedError(ControlError):
+    """The supervisor answered, and the answer is no."""
+
+    def __init__(self, why: str, code: int) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code of the process. Every error is one line on stderr."""
+    try:
+        code = commands.main(arguments, prog_name="relay", standalone_mode=False)
+    except click.UsageError as error:
+        hint = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
+        return _say(error.format_message() + hint, EXIT_USAGE)
+    except click.ClickException as error:
+        return _say(error.format_message(), EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        for problem in error.problems:
+            _say(str(problem))
+        return EXIT_CONFIG
+    except _RefusedError as error:
+        return _say(str(error), error.code)
+    except ControlError as error:
+        return _say(str(error), EXIT_NOT_RUNNING)
+    except RelayError as error:
+        return _say(str(error), EXIT_CANNOT_START)
+    except BrokenPipeError:
+        # The reader of our output has gone (relay status | head). Nothing is wrong, but nothing more can be said either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        if os.environ.get("RELAY_DEBUG"):
+            raise
+        return _say(f"a bug in the relay: {type(error).__name__}: {error}; run it again with RELAY_DEBUG=1 and report the traceback", EXIT_BUG)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _say(text: str, code: int = EXIT_OK) -> int:
+    # One line whatever a file name or a peer put into it.
+    click.echo("relay: " + " ".join(text.split("\n")), err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """A mutual-TLS gateway at layer 4."""
+
+
+@commands.command()
+@config_option
+def start(config_file: Path | None) -> int:
+    """Run the relay in the foreground."""
+    path = find_config(config_file)
+    _load_openssl()
+    from relay.supervisor.main import run
+
+    return run(path)
+
+
+@commands.command()
+@config_option
+def check(config_file: Path | None) -> int:
+    """Say everything that `start` would refuse, and how fit every certificate is."""
+    path = find_config(config_file)
+    config = load_config(path)
+    _load_openssl()
+    from relay.supervisor.prepare import judge_all
+
+    findings, problems = judge_all(config)
+    _show_findings(findings)
+    for problem in problems:
+        _say(str(problem))
+    refused = len(problems) + sum(1 for finding in findings if finding.level == "error")
+    if refused:
+        return _say(f"{path}: {refused} problems; the relay would not start", EXIT_CONFIG)
+    click.echo(f"{path}: ok")
+    return EXIT_OK
+
+
+def _show_findings(findings: list[Finding]) -> None:
+    if not sys.stdout.isatty():
+        for one in findings:
+            click.echo(f"{one.level} {one.file} {one.subject}: {one.what}" + (f"; {one.remedy}" if one.remedy else ""))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("level", "file", "subject", "what", "remedy", show_lines=False)
+    colours = {"error": "bold red", "warning": "yellow", "info": "green"}
+    for one in findings:
+        table.add_row(Text(one.level, style=colours.get(one.level, "")), *map(Text, (one.file, one.subject, one.what, one.remedy)))
+    _print(table)
+
+
+@commands.command()
+@config_option
+def status(config_file: Path | None) -> int:
+    """Show the running relay: its generation, workers and listeners."""
+    reply = _ask(config_file, "status", STATUS_PATIENCE_S)
+    from rich.table import Table
+
+    since = datetime.fromtimestamp(reply["started_at"], UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    click.echo(f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']}, generation {reply['generation']}, since {since}")
+    click.echo(f"configuration {reply['config']}")
+    for name, addresses in reply["listeners"].items():
+        click.echo(f"listener {name}: {', '.join(addresses)}")
+    click.echo(f"admin: {'http://' + reply['admin'] if reply['admin'] else 'off'}")
+    columns = ("slot", "pid", "generation", "phase", "connections", "age_s", "heartbeat_age_s")
+    rows = [[str(worker[column]) for column in columns] for worker in reply["workers"]]
+    parked = [f"slot {slot['slot']} is parked after {slot['early_deaths']} early deaths of its workers; next try in {slot['next_start_in_s']:g} s" for slot in reply["slots"] if slot["parked"]]
+    if sys.stdout.isatty():
+        table = Table(*(column.replace("_s", " (s)").replace("_", " ") for column in columns))
+        for row in rows:
+            table.add_row(*row)
+        _print(table)
+    else:
+        for row in rows:
+            click.echo("worker " + " ".join(f"{column}={value}" for column, value in zip(columns, row, strict=True)))
+    for line in parked:
+        click.echo(line)
+    return EXIT_OK
+
+
+@commands.command()
+@config_option
+def reload(config_file: Path | None) -> int:
+    """Load the configuration and certificates anew; returns when the new workers serve, or says why they do not."""
+    started = time.monotonic()
+    reply = _ask(config_file, "reload", RELOAD_PATIENCE_S)
+    click.echo(f"generation {reply['generation']} serves, after {time.monotonic() - started:.1f} s")
+    return EXIT_OK
+
+
+@commands.command()
+@config_option
+def drain(config_file: Path | None) -> int:
+    """Accept no more, let the sessions finish (at most relay.drain_timeout_s), then end. Returns at once."""
+    reply = _ask(config_file, "drain", STATUS_PATIENCE_S)
+    click.echo(f"pid {reply['supervisor']['pid']} drains and then ends")
+    return EXIT_OK
+
+
+@commands.command()
+@config_option
+def stop(config_file: Path | None) -> int:
+    """End now, sessions too; returns when the relay has ended."""
+    reply = _ask(config_file, "stop", STOP_PATIENCE_S, until_end=True)
+    click.echo(f"pid {reply['supervisor']['pid']} has ended")
+    return EXIT_OK
+
+
+@commands.command()
+@click.option("--once", is_flag=True, help="End after the last step; exit 0 only if every step showed what it should.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port to listen on; 0 is any free one.")
+def demo(once: bool, port: int) -> int:
+    """Make a CA, certificates and three backends, start a relay on loopback, and show it working."""
+    from relay.demo import run_demo
+
+    return run_demo(once, port)
+
+
+@commands.command()
+def version() -> int:
+    """Show the versions of the relay, Python, pyOpenSSL and OpenSSL."""
+    from importlib.metadata import version as version_of
+    from platform import python_version
+
+    _load_openssl()
+    from relay.tls.raw import openssl_version
+
+    click.echo(f"relay {relay.__version__}, Python {python_version()}, pyOpenSSL {version_of('pyopenssl')}, cryptography {version_of('cryptography')}, {openssl_version()}")
+    return EXIT_OK
+
+
+def _ask(config_file: Path | None, command: str, patience_s: float, *, until_end: bool = False) -> dict[str, Any]:
+    reply = ask(load_state_dir(find_config(config_file)), command, patience_s, until_end=until_end)
+    if reply.get("ok") is True:
+        return reply
+    for problem in reply.get("problems", ()):
+        _say(str(problem))
+    raise _RefusedError(str(reply.get("error", "the relay gave no reason")), reply.get("code", EXIT_NOT_RUNNING))
+
+
+def _load_openssl() -> None:
+    from relay.tls.preload import load_openssl
+
+    load_openssl()
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    Console().print(table)

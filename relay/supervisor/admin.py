@@ -1,0 +1,116 @@
+"""Keeps the admin process running, on a socket that outlives it.
+
+Never: serves a page itself (that is `observe.admin`).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+
+from relay.core.fleet import Rules, respawn_delay_s
+from relay.observe.scoreboard import Scoreboard
+from relay.sockets import bound_address, open_single_listener
+from relay.supervisor.privileges import Identity
+from relay.supervisor.process import Ended, reap, send, start_admin
+
+_RULES = Rules()
+_LAST_WORDS_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class AdminProcess:
+    """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen."""
+
+    def __init__(self, listen: str) -> None:
+        self._listen = listen
+        self._listener = _open(listen)
+        self._next: tuple[str, socket.socket | None] | None = None
+        self._pid: int | None = None
+        self._started_at = 0.0
+        self._young_deaths = 0
+        self._start_at = 0.0
+        self._replaced = False
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port the kernel chose; "" when it is off."""
+        return bound_address(self._listener) if self._listener is not None else ""
+
+    def step(self, now: float, identity: Identity, board: Scoreboard, lifeline_fd: int) -> None:
+        """Start it when it should run and does not."""
+        self._notice_death(now)
+        if self._pid is None and self._listener is not None and now >= self._start_at:
+            try:
+                self._pid = start_admin(identity, board.fd, self._listener, lifeline_fd)
+            except OSError as error:
+                log.error("the admin process cannot be started: %s; tried again in %g s", error, _RULES.longest_delay_s)  # noqa: TRY400  for operators, no traceback
+                self._start_at = now + _RULES.longest_delay_s
+            self._started_at = now
+
+    def _notice_death(self, now: float) -> None:
+        ended = self._reap()
+        if ended is None:
+            return
+        if self._replaced:
+            self._replaced = False
+            self._start_at = now
+            return
+        self._young_deaths = self._young_deaths + 1 if now - self._started_at < _RULES.young_s else 0
+        delay_s = respawn_delay_s(self._young_deaths, _RULES)
+        self._start_at = now + delay_s
+        log.error("the admin process %s after %.1f s; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once")
+
+    def _reap(self) -> Ended | None:
+        ended = reap(self._pid) if self._pid is not None else None
+        if ended is not None:
+            self._pid = None
+        return ended
+
+    def prepare(self, listen: str) -> None:
+        """Open the socket of another configuration when its address differs. Raises StartupError; then nothing has changed."""
+        if listen != self._listen:
+            self._next = (listen, _open(listen))
+
+    def commit(self) -> None:
+        """Move to the prepared address: the next process listens there."""
+        if self._next is None:
+            return
+        if self._listener is not None:
+            self._listener.close()
+        self._listen, self._listener = self._next
+        self._next = None
+        if self._pid is not None:
+            self._replaced = True
+            send(self._pid, signal.SIGTERM)
+
+    def discard(self) -> None:
+        """Forget the prepared address."""
+        if self._next is not None and self._next[1] is not None:
+            self._next[1].close()
+        self._next = None
+
+    def close_files(self) -> None:
+        """Let go of the sockets: what a child does."""
+        self.discard()
+        if self._listener is not None:
+            self._listener.close()
+
+    def close(self) -> None:
+        """End the process, politely first."""
+        if self._pid is not None and self._reap() is None:
+            send(self._pid, signal.SIGTERM)
+            deadline = time.monotonic() + _LAST_WORDS_S
+            while self._reap() is None and self._pid is not None:
+                if time.monotonic() > deadline:
+                    send(self._pid, signal.SIGKILL)
+                    deadline = float("inf")
+                time.sleep(0.005)
+        self.close_files()
+
+
+def _open(listen: str) -> socket.socket | None:
+    return open_single_listener("admin.listen", listen) if listen else None

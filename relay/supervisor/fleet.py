@@ -1,0 +1,289 @@
+"""The body to the brain in `core.fleet`: which generations there are, what the slots remember, and carrying out the plan.
+
+Never: decides; whatever is done here was planned there, or asked for by the operator.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from relay.core.fleet import (
+    Abort,
+    Commit,
+    Drain,
+    Ending,
+    GiveUp,
+    Kill,
+    Line,
+    Park,
+    Phase,
+    Quit,
+    Reopen,
+    Rules,
+    Slot,
+    Spawn,
+    View,
+    Worker,
+    after_death,
+    after_park,
+    after_reopen,
+    plan,
+)
+from relay.errors import StartupError
+from relay.observe.scoreboard import ScoreboardFullError
+from relay.supervisor.crew import Child, Crew
+from relay.supervisor.prepare import Prepared
+from relay.supervisor.privileges import Identity
+from relay.supervisor.process import Ended
+from relay.supervisor.slots import SlotSockets
+
+START_ATTEMPTS = 3
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """All generations of workers. `step` does what is to be done now."""
+
+    def __init__(self, crew: Crew, prepared: Prepared, sockets: SlotSockets, rules: Rules) -> None:
+        self.crew = crew
+        self.prepared = prepared
+        self.ending = Ending.NO
+        self.candidate: Prepared | None = None
+        self._rules = rules
+        self._sockets = sockets
+        self._candidate_sockets: SlotSockets | None = None
+        self._candidate_since_at = 0.0
+        self._candidate_deaths = 0
+        self._last_number = prepared.generation.number
+        self._memory = [Slot()] * prepared.slots
+        self._ready = False
+        self._opened_at: float | None = None
+        self._trusted_from_at = 0.0
+        self._workers: tuple[Worker, ...] = ()
+
+    # What others ask.
+
+    @property
+    def generation(self) -> int:
+        """The number of the generation that serves."""
+        return self.prepared.generation.number
+
+    @property
+    def next_generation(self) -> int:
+        """The number for the next candidate; one that was given up may still have workers that drain, so its number is not used again."""
+        return self._last_number + 1
+
+    @property
+    def identity(self) -> Identity:
+        """Who the children run as."""
+        return self.prepared.identity
+
+    @property
+    def complete(self) -> bool:
+        """Every slot that is not parked is served."""
+        pids = self.serving_pids()
+        return bool(pids) and all(slot in pids or self._memory[slot].parked for slot in range(self.prepared.slots))
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is left to wait for."""
+        return self.ending is not Ending.NO and not self.crew.children
+
+    @property
+    def restless(self) -> bool:
+        """Something is about to change in the scoreboard or has a deadline within the second."""
+        return (
+            self.candidate is not None or self.ending is not Ending.NO or any(worker.phase is Phase.STARTING or worker.aborted_at is not None for worker in self._workers)
+        )
+
+    @property
+    def next_start_at(self) -> float:
+        """When the next slot wants a worker; long past when it is due."""
+        served = {worker.slot for worker in self._workers if worker.generation == self.generation and worker.told_at is None}
+        return min((self._memory[slot].spawn_at for slot in range(self.prepared.slots) if slot not in served), default=float("inf"))
+
+    def serving_pids(self) -> dict[int, int]:
+        """Slot -> pid of the workers of this generation that accept."""
+        return {w.slot: w.pid for w in self._workers if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None}
+
+    def endpoints(self) -> dict[str, list[str]]:
+        """Listener names and the addresses they are bound to."""
+        return self._sockets.endpoints()
+
+    def slot_status(self, now: float) -> list[dict[str, Any]]:
+        """The slots for `relay status`."""
+        return [
+            {"slot": number, "parked": slot.parked, "early_deaths": slot.young_deaths, "next_start_in_s": round(max(0.0, slot.spawn_at - now), 1)}
+            for number, slot in enumerate(self._memory[: self.prepared.slots])
+        ]
+
+    # What the operator asks for.
+
+    def end(self, ending: Ending) -> None:
+        """Begin to end. Our copies of the sockets are closed first: the workers empty the queues, and new clients are refused instead of left hanging."""
+        self.ending = ending
+        if ending is Ending.NOW:
+            self.crew.forget_telling()
+        self._close_sockets()
+
+    def forgive(self, now: float) -> None:
+        """Heartbeats before now do not count."""
+        self._trusted_from_at = now
+
+    def try_candidate(self, prepared: Prepared, now: float) -> None:
+        """Open the sockets of another generation and let it start beside the one that serves. Raises StartupError; then nothing has changed."""
+        for number, slot in enumerate(self._memory[: self.prepared.slots]):
+            if slot.parked:
+                self._sockets.reopen(number)
+                self._memory[number] = after_reopen(now, self._rules)
+        self._candidate_sockets = self._sockets.extend(prepared.config, prepared.slots)
+        self.candidate = prepared
+        self._candidate_since_at = now
+        self._candidate_deaths = 0
+        self._last_number = prepared.generation.number
+        # What was wrong may be right now, so nobody waits for the back-off.
+        self._memory = [Slot() for _ in range(max(len(self._memory), prepared.slots))]
+
+    # Carrying out.
+
+    def step(self, now: float) -> str | None:
+        """Reap, plan, do. Returns what came of the candidate: None nothing yet, "" it serves, else why it was given up. Raises StartupError."""
+        self._reap(now)
+        outcome: str | None = None
+        decided = True
+        while decided:
+            self._workers = self.crew.views()
+            decided = False
+            for action in plan(now, self._view(), self._rules):
+                if isinstance(action, Commit | GiveUp):
+                    outcome = self._commit() if isinstance(action, Commit) else self._give_up(action.why)
+                    decided = True
+                else:
+                    self._do(now, action)
+        self._workers = self.crew.views()
+        self._check_start(now)
+        return outcome
+
+    def _view(self) -> View:
+        candidate = self.candidate
+        return View(
+            workers=self._workers,
+            slots=tuple(self._memory),
+            serving=Line(self.generation, self.prepared.slots),
+            candidate=Line(candidate.generation.number, candidate.slots, self._candidate_since_at, self._candidate_deaths) if candidate else None,
+            ending=self.ending,
+            trusted_from_at=self._trusted_from_at,
+        )
+
+    def _do(self, now: float, action: Spawn | Drain | Quit | Abort | Kill | Park | Reopen) -> None:
+        match action:
+            case Spawn(slot, generation):
+                self._spawn(now, slot, generation)
+            case Drain(pid):
+                self.crew.drain(pid)
+            case Quit(pid):
+                self.crew.quit(pid)
+            case Abort(pid, why):
+                log.error("worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where", self.crew.children[pid].slot, pid, why)
+                self.crew.abort(pid)
+            case Kill(pid, why):
+                log.error("worker %d (pid %d) gets SIGKILL: %s", self.crew.children[pid].slot, pid, why)
+                self.crew.kill(pid)
+            case Park(slot, deaths):
+                log.error(
+                    "slot %d is parked after %d early deaths of its workers: its sockets are closed and the others take its clients; tried again in %g s, or after a reload",
+                    slot,
+                    deaths,
+                    self._rules.park_s,
+                )
+                self._sockets.park(slot)
+                self._memory[slot] = after_park(now, self._memory[slot], self._rules)
+            case Reopen(slot):
+                self._reopen(now, slot)
+
+    def _spawn(self, now: float, slot: int, number: int) -> None:
+        of_candidate = self.candidate is not None and number == self.candidate.generation.number
+        prepared, own = (self.candidate, self._candidate_sockets) if of_candidate else (self.prepared, self._sockets)
+        assert prepared is not None  # noqa: S101  for mypy
+        assert own is not None  # noqa: S101
+        try:
+            self.crew.spawn(slot, prepared.generation, [s for s in (self._sockets, self._candidate_sockets) if s is not None], own, prepared.identity)
+        except (OSError, ScoreboardFullError) as error:
+            log.error("worker %d cannot be started: %s", slot, error)  # noqa: TRY400  for operators, no traceback
+            if of_candidate:
+                self._candidate_deaths += 1
+            else:
+                self._memory[slot] = replace(self._memory[slot], spawn_at=now + self._rules.longest_delay_s)
+
+    def _reopen(self, now: float, slot: int) -> None:
+        try:
+            self._sockets.reopen(slot)
+        except StartupError as error:
+            log.error("slot %d stays parked: %s", slot, error)  # noqa: TRY400
+            self._memory[slot] = after_park(now, self._memory[slot], self._rules)
+        else:
+            log.info("slot %d is tried again", slot)
+            self._memory[slot] = after_reopen(now, self._rules)
+
+    def _commit(self) -> str:
+        assert self.candidate is not None  # noqa: S101  for mypy
+        assert self._candidate_sockets is not None  # noqa: S101
+        before, self.prepared = self.prepared.config, self.candidate
+        # Our copies go first: the old workers empty what is queued on theirs when they are told to drain.
+        self._sockets.close_all_but(self._candidate_sockets)
+        self._sockets, self._candidate_sockets, self.candidate = self._candidate_sockets, None, None
+        drain_timeout_s = max(before.relay.drain_timeout_s, self.prepared.config.relay.drain_timeout_s)
+        self._rules = replace(self._rules, drain_timeout_s=drain_timeout_s)
+        return ""
+
+    def _give_up(self, why: str) -> str:
+        if self._candidate_sockets is not None:
+            self._candidate_sockets.close_all_but(self._sockets)
+        self.candidate, self._candidate_sockets = None, None
+        return why
+
+    def _reap(self, now: float) -> None:
+        for child, worker, end in self.crew.reap():
+            age_s = now - child.started_at
+            if child.told_at is not None or self.ending is not Ending.NO:
+                log.info("worker %d (pid %d) of generation %d %s after %.1f s, as asked", child.slot, child.pid, child.generation, end, age_s)
+            elif self.candidate is not None and child.generation == self.candidate.generation.number:
+                self._candidate_deaths += 1
+                log.error("worker %d (pid %d) of the new generation %d %s after %.1f s", child.slot, child.pid, child.generation, end, age_s)
+            else:
+                self._mourn(now, child, worker, end)
+
+    def _mourn(self, now: float, child: Child, worker: Worker, end: Ended) -> None:
+        self.crew.count_restart()
+        slot = after_death(now, self._memory[child.slot], worker, self._rules)
+        self._memory[child.slot] = slot
+        wait_s = slot.spawn_at - now
+        log.error(
+            "worker %d (pid %d) %s after %.1f s; it is replaced %s", child.slot, child.pid, end, now - child.started_at, f"in {wait_s:g} s" if wait_s else "at once"
+        )
+
+    def _check_start(self, now: float) -> None:
+        if self._ready or self.ending is not Ending.NO:
+            return
+        self._opened_at = self._opened_at if self._opened_at is not None else now
+        self._ready = self.complete
+        failing = [number for number, slot in enumerate(self._memory) if slot.young_deaths >= START_ATTEMPTS]
+        if failing:
+            raise StartupError(f"worker {failing[0]} died {START_ATTEMPTS} times before the relay served", "why is in the messages above, by the worker itself")
+        if not self._ready and now - self._opened_at > self._rules.start_timeout_s:
+            raise StartupError(f"the workers did not serve within {self._rules.start_timeout_s:g} s", "why is in the messages above, by the workers themselves")
+
+    def _close_sockets(self) -> None:
+        if self._candidate_sockets is not None:
+            self._candidate_sockets.close_all_but()
+        self._sockets.close_all_but()
+
+    def close(self) -> None:
+        """End whatever is left at once: nothing after an orderly end, everything after a failed start."""
+        self._close_sockets()
+        for pid in list(self.crew.children):
+            self.crew.kill(pid)
+        self.crew.wait()

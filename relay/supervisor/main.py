@@ -1,0 +1,262 @@
+"""The supervisor: starts the relay, and then one loop over signals, the control socket and the clock until it ends.
+
+Never: accepts a client's connection, reads its bytes, or runs a second thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import relay
+from relay.config.load import load_config
+from relay.core.fleet import Ending, Rules
+from relay.observe import messages
+from relay.sockets import open_control
+from relay.supervisor.admin import AdminProcess
+from relay.supervisor.control import Client, ControlServer, control_path
+from relay.supervisor.crew import Crew
+from relay.supervisor.fleet import Fleet
+from relay.supervisor.prepare import make_scoreboard, prepare
+from relay.supervisor.process import EXIT_CANNOT_START
+from relay.supervisor.reload import Reloads
+from relay.supervisor.signals import SignalPipe
+from relay.supervisor.slots import SlotSockets
+from relay.supervisor.state import StateDir
+from relay.supervisor.systemd import Notifier
+from relay.tls.raw import openssl_version
+from relay.worker.main import WorkerSpec, run_worker
+
+BEAT_S = 1.0
+RESTLESS_S = 0.02  # how often to look at the scoreboard while something is about to change there
+STALLED_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker, rules: Rules | None = None) -> int:
+    """Run the relay in the foreground until it is told to end; 0 then. `work` is what a forked worker does, `rules` the supervisor's patience.
+
+    Raises ConfigError and StartupError, before a connection was accepted; then nothing of it is left.
+    """
+    messages.setup(load_config(config_path).log.level, process="supervisor")
+    supervisor = Supervisor(config_path, work, rules)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    """Everything that lives as long as the relay does. What changes with the generation is in `Fleet`."""
+
+    def __init__(self, config_path: Path, work: Callable[[WorkerSpec], int | None], rules: Rules | None) -> None:
+        self.config_path = config_path
+        self._closers: list[Callable[[], object]] = []
+        self._in_child: list[Callable[[], object]] = []
+        try:
+            self._open(work, rules)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, work: Callable[[WorkerSpec], int | None], rules: Rules | None) -> None:
+        prepared = prepare(self.config_path, 1)
+        config = prepared.config
+        state_dir = config.relay.state_dir
+        self.state = StateDir(state_dir)
+        self._own(self.state.close, self.state.close_files)
+        _take_all_files()
+        self.notifier = Notifier()
+        self._own(self.notifier.close, self.notifier.close)
+        sockets = SlotSockets().extend(config, prepared.slots)
+        self._own(sockets.close_all_but)
+        # The only write end of a pipe nobody writes to: when we die, however, every child reads its end.
+        self.lifeline_fd, lifeline_end = os.pipe()
+        self._own(lambda: os.close(self.lifeline_fd))
+        self._own(lambda: os.close(lifeline_end), lambda: os.close(lifeline_end))
+        self.admin = AdminProcess(config.admin.listen)
+        self._own(self.admin.close, self.admin.close_files)
+        control = open_control(control_path(state_dir))
+        self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
+        self.board, layout = make_scoreboard(prepared)
+        self.signals = SignalPipe()
+        self._own(self.signals.close, self.signals.close_files)
+        # poll, not epoll: an epoll descriptor would be shared with every child.
+        self.selector = selectors.PollSelector()
+        self.selector.register(self.signals, selectors.EVENT_READ, lambda _events: self._on_signals())
+        self.control = ControlServer(control, self.selector, self._on_command)
+        # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
+        self._closers.insert(0, self.control.close)
+        self._in_child.append(self.control.close_files)
+
+        crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
+        self.fleet = Fleet(crew, prepared, sockets, rules or Rules(drain_timeout_s=config.relay.drain_timeout_s))
+        self._own(self.fleet.close)
+        self.reloads = Reloads(self)
+        self.started_at = time.time()
+        self.state_word = "starting"
+        self._announced: tuple[object, ...] = ()
+        self._ticked_at = time.monotonic()
+        self._beat_at = 0.0
+
+    def _own(self, close: Callable[[], object], in_child: Callable[[], object] | None = None) -> None:
+        self._closers.append(close)
+        if in_child is not None:
+            self._in_child.append(in_child)
+
+    def _let_go(self) -> None:
+        for close in self._in_child:
+            close()
+
+    def close(self) -> None:
+        """Undo everything, last opened first."""
+        while self._closers:
+            self._closers.pop()()
+
+    # The loop.
+
+    def run(self) -> int:
+        """Until every worker has ended because it was told to."""
+        self.publish()
+        log.info("relay %s starts %d workers", relay.__version__, self.fleet.prepared.slots, extra={"config": str(self.config_path), "generation": 1})
+        # What is here now is shared with the workers; keep the collector from writing into those pages.
+        gc.collect()
+        gc.freeze()
+        while not self.fleet.ended:
+            self._tick(time.monotonic())
+            for key, events in self.selector.select(self._timeout_s()):
+                key.data(events)
+        log.info("all workers have ended")
+        return 0
+
+    def _timeout_s(self) -> float:
+        now = time.monotonic()
+        if self.fleet.restless:
+            return RESTLESS_S
+        return max(0.001, min(self._beat_at + BEAT_S, self._beat_at + self.notifier.watchdog_s, self.fleet.next_start_at) - now)
+
+    def _tick(self, now: float) -> None:
+        if now - self._ticked_at > STALLED_S:
+            self.fleet.forgive(now)  # it was us who did not run (a stopped machine, a debugger): the workers get a second to speak
+        self._ticked_at = now
+        if now - self._beat_at >= BEAT_S:
+            self._beat_at = now
+            self.board.beat()
+            self.notifier.watchdog(now)
+        outcome = self.fleet.step(now)
+        if outcome is not None:
+            self.reloads.finish(outcome)
+        if self.fleet.ending is Ending.NO:
+            self.admin.step(now, self.fleet.identity, self.board, self.lifeline_fd)
+        self.announce()
+        self.control.expire(now)
+
+    def announce(self) -> None:
+        """Tell scripts and systemd who serves where: once all do, and again whenever that has changed."""
+        if self.fleet.ending is not Ending.NO or not self.fleet.complete:
+            return
+        now_true = (self.fleet.generation, tuple(self.fleet.serving_pids().items()), str(self.fleet.endpoints()), self.admin.address)
+        if now_true == self._announced:
+            return
+        first, self._announced = not self._announced, now_true
+        if self.state_word != "serving":
+            self.state_word = "serving"
+            self.publish()
+        endpoints = {
+            "generation": self.fleet.generation,
+            "supervisor": {"pid": os.getpid()},
+            "workers": [{"slot": slot, "pid": pid} for slot, pid in sorted(self.fleet.serving_pids().items())],
+            "listeners": self.fleet.endpoints(),
+            "admin": self.admin.address,
+        }
+        try:
+            self.state.write_endpoints(endpoints)
+        except OSError as error:
+            log.error("%s: cannot write endpoints.json: %s; scripts that read it see the state before", self.state.path, error.strerror or error)  # noqa: TRY400  a traceback says no more
+        self.notifier.ready(self.status_line())
+        if first:
+            log.info("the relay accepts on %s", ", ".join(f"{address} ({name})" for name, all_ in self.fleet.endpoints().items() for address in all_), extra=endpoints)
+
+    def status_line(self) -> str:
+        """One line for `systemctl status`."""
+        return f"generation {self.fleet.generation}, {len(self.fleet.serving_pids())} of {self.fleet.prepared.slots} workers serve"
+
+    def publish(self) -> None:
+        """Tell the scraper which counters there are, and what it cannot count."""
+        prepared = self.fleet.prepared
+        facts: dict[str, Any] = {
+            "generation": prepared.generation.number,
+            "version": relay.__version__,
+            "openssl": openssl_version(),
+            "started_at": self.started_at,
+            "state": self.state_word,
+            "certificates": [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in prepared.certificates],
+            "slots": prepared.slots,
+        }
+        self.board.publish(self.fleet.crew.layout, facts)
+
+    # Events.
+
+    def _on_signals(self) -> None:
+        for number in self.signals.read():
+            if number is signal.SIGHUP:
+                self.reloads.begin(None)
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._end(Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name)
+            elif number is signal.SIGQUIT:
+                self._end(Ending.NOW, number.name)
+            elif number is signal.SIGUSR1:
+                self.fleet.crew.tell_all(signal.SIGUSR1)
+            # SIGCHLD only had to wake us: every turn reaps.
+
+    def _on_command(self, command: str, client: Client) -> None:
+        if command == "status":
+            client.reply(self._status())
+        elif command == "reload":
+            self.reloads.begin(client)
+        else:
+            # The client may wait for our end, which hangs up on it.
+            client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
+            self._end(Ending.DRAIN if command == "drain" else Ending.NOW, f"relay {command}")
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "ok": True,
+            "version": relay.__version__,
+            "openssl": openssl_version(),
+            "config": str(self.config_path),
+            "state": self.state_word,
+            "generation": self.fleet.generation,
+            "started_at": self.started_at,
+            "supervisor": {"pid": os.getpid()},
+            "workers": self.fleet.crew.status(time.monotonic()),
+            "slots": self.fleet.slot_status(time.monotonic()),
+            "listeners": self.fleet.endpoints(),
+            "admin": self.admin.address,
+        }
+
+    def _end(self, ending: Ending, why: str) -> None:
+        if self.fleet.ending in (ending, Ending.NOW):
+            return
+        log.info("%s: %s", why, "draining, then stopping" if ending is Ending.DRAIN else "stopping now")
+        self.state_word = "draining"
+        self.publish()
+        self.notifier.stopping("draining" if ending is Ending.DRAIN else "stopping")
+        self.state.remove_endpoints()
+        self.fleet.end(ending)
+        self.reloads.answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
+
+
+def _take_all_files() -> None:
+    """Raise our limit of open files as far as it goes: a socket per address and slot."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

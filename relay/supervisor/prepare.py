@@ -1,0 +1,133 @@
+"""From a configuration file to a generation that can be forked: everything of a start or a reload that can fail.
+
+Never: changes anything a running generation uses, except that the layout of counters may grow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from relay.config.load import load_config
+from relay.config.model import Config
+from relay.errors import ConfigError, ControlError, Problem, StartupError
+from relay.observe.names import SLOT_CPU_US, Series, series_for
+from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
+from relay.sockets import open_single_listener
+from relay.supervisor.control import ask
+from relay.supervisor.privileges import Identity, find_identity
+from relay.supervisor.slots import places_of
+from relay.tls.contexts import Generation, build_generation
+from relay.tls.fitness import Finding, Level, judge
+from relay.tls.material import CertificateInfo, certificates_of
+
+CHECK_PATIENCE_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One configuration with everything made from it that can be made without disturbing anybody."""
+
+    config: Config
+    generation: Generation
+    identity: Identity
+    slots: int
+    certificates: tuple[CertificateInfo, ...]
+
+
+def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
+    """Load, judge and build generation `number`. Raises ConfigError with all problems, or StartupError."""
+    config = load_config(path)
+    if running is not None:
+        problems = list(_changes_that_need_a_restart(running, config))
+        if problems:
+            raise ConfigError(problems)
+    identity = find_identity(config.relay)
+    findings = judge(config, datetime.now(UTC))
+    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR]
+    if errors:
+        raise ConfigError(errors)
+    for finding in findings:
+        if finding.level is Level.WARNING:
+            log.warning("%s", _as_problem(finding))
+    return Prepared(config, build_generation(config, number), identity, slots_of(config), certificates_of(config))
+
+
+def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
+    """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
+    findings = judge(config, datetime.now(UTC))
+    problems: list[Problem] = []
+    try:
+        find_identity(config.relay)
+    except StartupError as error:
+        problems.append(Problem("relay.user", error.what, error.hint))
+    if not any(finding.level is Level.ERROR for finding in findings):
+        try:
+            build_generation(config, 0)
+        except ConfigError as error:
+            problems += error.problems
+    problems += _addresses_in_the_way(config)
+    return findings, problems
+
+
+def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
+    # What the relay of this state_dir listens on is not in its own way.
+    try:
+        status = ask(config.relay.state_dir, "status", CHECK_PATIENCE_S)
+        held = {address for addresses in status["listeners"].values() for address in addresses} | {status["admin"]}
+    except ControlError:
+        held = set()
+    wanted = [(place.where, place.address) for place in places_of(config)]
+    if config.admin.listen:
+        wanted.append(("admin.listen", config.admin.listen))
+    for where, address in wanted:
+        if address in held:
+            continue
+        try:
+            open_single_listener(where, address).close()
+        except StartupError as error:
+            yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
+
+
+def _as_problem(finding: Finding) -> Problem:
+    about = " ".join(filter(None, (finding.file, f"({finding.subject})" if finding.subject else "")))
+    return Problem(finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy)
+
+
+def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
+    if config.relay.state_dir != running.relay.state_dir:
+        yield Problem("relay.state_dir", f"cannot change from {running.relay.state_dir} while the relay runs", "restart it")
+    if (config.relay.user, config.relay.group) != (running.relay.user, running.relay.group):
+        yield Problem("relay.user", "user and group cannot change while the relay runs", "restart it")
+
+
+def slots_of(config: Config) -> int:
+    """The number of workers: as configured, or the CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
+
+
+def make_scoreboard(prepared: Prepared) -> tuple[Scoreboard, Layout]:
+    """A mapping with room to grow: four generations of workers at once, four times the series."""
+    needed = RESERVED_CELLS + prepared.slots + sum(1 for _ in series_for(prepared.config))
+    cells = max(1024, 4 * needed)
+    board = Scoreboard.create(4 * prepared.slots + 4, cells)
+    layout = Layout(cells)
+    grow_layout(layout, prepared)
+    return board, layout
+
+
+def grow_layout(layout: Layout, prepared: Prepared) -> None:
+    """Give every series of the configuration a cell. Raises StartupError when there is no room."""
+    try:
+        for series in series_for(prepared.config):
+            layout.add(series)
+        for slot in range(prepared.slots):
+            layout.add(Series(SLOT_CPU_US, (str(slot),)))
+    except ScoreboardFullError as error:
+        raise StartupError(str(error), "restart the relay") from None

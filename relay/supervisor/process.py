@@ -1,0 +1,120 @@
+"""Starting and ending processes: fork for workers, fork and exec for the admin process.
+
+Never: decides when (that is `core.fleet.plan`).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import relay
+from relay.observe import messages
+from relay.supervisor.privileges import Identity, become, name_process
+from relay.supervisor.signals import fork_with_signals_held
+
+EXIT_BUG = 70
+EXIT_CANNOT_START = 71
+EXIT_CONFIG = 78
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended: its wait status and what it used."""
+
+    status: int
+    cpu_us: int
+
+    def __str__(self) -> str:
+        if os.WIFSIGNALED(self.status):
+            number = os.WTERMSIG(self.status)
+            try:
+                return f"was ended by {signal.Signals(number).name}"
+            except ValueError:
+                return f"was ended by signal {number}"
+        return f"ended with exit code {os.waitstatus_to_exitcode(self.status)}"
+
+
+def start_worker(slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+    """Fork a process that closes what is not its own (`let_go`), takes on the identity, runs `work`, and ends with its result. Returns the pid.
+
+    Raises OSError when the kernel does not fork.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = fork_with_signals_held(os.fork)
+    if pid == 0:
+        _run_child(slot, identity, let_go, work)
+    return pid
+
+
+def _run_child(slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
+    code = EXIT_BUG
+    try:
+        let_go()
+        name_process(f"relay worker {slot}")
+        messages.name_process(f"worker[{slot}]")
+        become(identity)
+        # SIGABRT is how the supervisor asks a worker that hangs where it does.
+        faulthandler.enable(all_threads=False)
+        code = work() or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else EXIT_BUG
+    except BaseException:
+        log.critical("worker %d ends with a bug", slot, exc_info=True)
+    finally:
+        # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+        os._exit(code)
+
+
+def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket, lifeline_fd: int) -> int:
+    """Start the admin process: a fresh interpreter, so that no key is in its memory. Returns the pid. Raises OSError."""
+    descriptors = {"--scoreboard-fd": scoreboard_fd, "--listen-fd": listener.fileno(), "--lifeline-fd": lifeline_fd}
+    # -P: the current directory must not be able to slip in a package named relay; ours is found where this one was.
+    arguments = [sys.executable, "-P", "-m", "relay.observe.admin"]
+    for option, descriptor in descriptors.items():
+        arguments += [option, str(descriptor)]
+    package_root = str(Path(relay.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))}
+
+    pid = fork_with_signals_held(os.fork)
+    if pid == 0:
+        try:
+            become(identity)
+            for descriptor in descriptors.values():
+                os.set_inheritable(descriptor, True)
+            os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
+        except BaseException:
+            log.critical("the admin process cannot be started", exc_info=True)
+        finally:
+            os._exit(EXIT_CANNOT_START)
+    return pid
+
+
+def reap(pid: int) -> Ended | None:
+    """How the process ended, None while it lives. Each process can be asked about once after its end."""
+    try:
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+    except ChildProcessError:
+        return Ended(0, 0)
+    return Ended(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Signal a child that was not reaped yet, so the pid is surely still its own."""
+    os.kill(pid, number)

@@ -1,0 +1,65 @@
+"""The state directory: its lock, so that it has one supervisor, and `endpoints.json` for scripts.
+
+Never: trusts what an earlier supervisor left there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from relay.errors import StartupError
+
+
+class StateDir:
+    """One supervisor's hold on its state directory. Created with mode 0755, so that scripts of other users can read endpoints.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._endpoints = path / "endpoints.json"
+        try:
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._lock = os.open(path / "relay.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise StartupError(f"{path}: the state directory cannot be used: {error.strerror or error}", "make it writable for the user that starts the relay, or choose another relay.state_dir") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
+            os.close(self._lock)
+            raise StartupError(f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory", "stop it (relay stop), or choose another relay.state_dir") from None
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"{os.getpid()}\n".encode())
+        self.remove_endpoints()
+
+    def write_endpoints(self, endpoints: dict[str, Any]) -> None:
+        """Replace endpoints.json in one step: a reader sees the old or the new one. Raises OSError."""
+        beside = self._endpoints.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o644)  # whatever the umask is
+            json.dump(endpoints, file)
+            file.write("\n")
+        beside.replace(self._endpoints)
+
+    def remove_endpoints(self) -> None:
+        """We do not accept (any more)."""
+        with contextlib.suppress(OSError):
+            self._endpoints.unlink()
+
+    def close_files(self) -> None:
+        """Let go of the lock's descriptor: in a child, so that a successor can start while old workers still drain."""
+        os.close(self._lock)
+
+    def close(self) -> None:
+        """Give the directory up; the lock file stays, for removing it would race with the next supervisor."""
+        self.remove_endpoints()
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+        self.close_files()
