@@ -19,7 +19,7 @@ from typing import Any, get_args, get_origin
 import tomli
 from pydantic import BaseModel, ValidationError
 
-from relay.config.model import Config
+from relay.config.model import Config, Relay
 from relay.config.rules import check_rules
 from relay.config.words import Loc, choices_of, find, meant_key, place, translate, unknown_key, unwrap
 from relay.errors import ConfigError, Problem
@@ -62,6 +62,16 @@ def load_config(path: Path) -> Config:
     if found or config is None:
         raise ConfigError(found)
     return _absolute(config, source)
+
+
+def load_state_dir(path: Path) -> Path:
+    """`relay.state_dir` alone, absolute: a running relay can be asked and stopped although its file has a mistake now. Raises ConfigError."""
+    source = path.absolute()
+    section = _parse(source, _read(source)).get("relay", {})
+    value = section.get("state_dir", str(Relay().state_dir)) if isinstance(section, dict) else None
+    if not isinstance(value, str):
+        raise ConfigError([Problem("relay.state_dir", "is not a text", "write the directory's path in quotes")])
+    return source.parent / value
 
 
 def _read(path: Path) -> str:
