@@ -113,8 +113,8 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Certificates, now: datetime)
     for certificate in pair.chain:
         # A root in the file is not sent, so its end does not matter to anybody.
         unsent = certificate is not leaf and is_self_signed(certificate)
-        for level, what in _dates(certificate, now):
-            yield finding(Level.WARNING if unsent else level, what, "remove it from the file" if unsent else "renew it, and reload", certificate)
+        for level, what, remedy in _dates(certificate, now):
+            yield finding(Level.WARNING if unsent else level, what, "remove it from the file" if unsent else remedy, certificate)
         if not unsent and (weakness := weakness_of(certificate)):
             yield finding(
                 Level.ERROR if weakness.refused else Level.WARNING, weakness.what, "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256", certificate
@@ -123,7 +123,7 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Certificates, now: datetime)
         yield finding(Level.ERROR, f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}", f"issue a certificate with extendedKeyUsage {_NEEDED_EKU[role]}")
     elif (usage := key_usage_of(leaf)) is not None and not usage.digital_signature:
         yield finding(Level.WARNING, "its keyUsage lacks digitalSignature, which TLS 1.3 and every ECDHE cipher use it for", "issue it with keyUsage digitalSignature")
-    yield from (finding(Level.WARNING, what, remedy, about) for what, remedy, about in _chain_findings(pair.chain, role, known))
+    yield from (finding(level, what, remedy, about) for level, what, remedy, about in _chain_findings(pair.chain, role, known))
     if not use.pool:
         yield from (finding(Level.WARNING, what, remedy) for what, remedy in _uncovered(leaf, use.sni))
     anchors = (*known, *filter(is_self_signed, rest))
@@ -133,28 +133,30 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Certificates, now: datetime)
     yield from _judge_mode(use)
 
 
-def _chain_findings(chain: Certificates, role: Role, known: Certificates) -> Iterator[tuple[str, str, x509.Certificate]]:
+def _chain_findings(chain: Certificates, role: Role, known: Certificates) -> Iterator[tuple[Level, str, str, x509.Certificate]]:
     for below, above in pairwise(chain):
         if not issued_by(below, above):
             what = f"is followed by {_quoted(subject_of(above))}, which did not issue it; its issuer is {_quoted(name_of(below.issuer))}"
-            yield what, "order the file: the leaf, its issuer, that one's issuer; remove what does not belong to the chain", below
+            yield Level.WARNING, what, "order the file: the leaf, its issuer, that one's issuer; remove what does not belong to the chain", below
             return
     last = chain[-1]
     if is_self_signed(last):
         if len(chain) == 1:
-            yield "is self-signed: each peer must be given this very certificate to trust it", "issue it by a CA the peers trust", last
+            yield Level.WARNING, "is self-signed: each peer must be given this very certificate to trust it", "issue it by a CA the peers trust", last
             return
     elif not (issuers := [each for each in known if issued_by(last, each)]):
         what = f"the chain ends here: its issuer {_quoted(name_of(last.issuer))} is neither in this file nor in any configured CA file"
-        yield what, "append the intermediate certificates to the file; the root need not be there", last
+        # A file that ends with a CA is what public CAs hand out, their root is in the peers' hands; a lone leaf is the usual mistake.
+        level = Level.INFO if len(chain) > 1 and is_ca(last) else Level.WARNING
+        yield level, what, "if that is an intermediate, append it to the file; a root need not be there", last
         return
     elif not any(map(is_self_signed, issuers)):
         what = f"its issuer {_quoted(name_of(last.issuer))} is an intermediate that is not in this file, so peers that know only the root will refuse it"
-        yield what, "append the intermediate certificates to the file", last
+        yield Level.WARNING, what, "append the intermediate certificates to the file", last
     anchors = (*known, *filter(is_self_signed, chain))
     refusal = refusal_of(chain[0], chain[1:], anchors, role=role)
     if refusal and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
-        yield f"OpenSSL would refuse this chain: {refusal.words}", "issue this CA certificate anew, or leave it out of the path", refusal.certificate
+        yield Level.WARNING, f"OpenSSL would refuse this chain: {refusal.words}", "issue this CA certificate anew, or leave it out of the path", refusal.certificate
 
 
 def _uncovered(leaf: x509.Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -200,7 +202,7 @@ def _judge_bundle(use: AuthorityUse, bundle: Certificates, now: datetime) -> Ite
         for what, remedy in faults[certificate]:
             yield Finding(level, str(use.file), subject, what, remedy, use.where)
         if not faults[certificate]:
-            for _, what in _dates(certificate, now):
+            for _, what, _ in _dates(certificate, now):
                 yield Finding(Level.WARNING, str(use.file), subject, what, "add its successor to the file, and reload", use.where)
             if not is_ca(certificate):
                 what = "is not a CA certificate: as a trusted self-signed certificate it vouches for itself alone"
@@ -212,7 +214,9 @@ def _judge_bundle(use: AuthorityUse, bundle: Certificates, now: datetime) -> Ite
 
 def _ca_faults(certificate: x509.Certificate, bundle: Certificates, role: Role, now: datetime) -> Iterator[tuple[str, str]]:
     """Why nothing that this certificate issued would be accepted."""
-    yield from ((what, "remove it from the file, or put its successor there") for level, what in _dates(certificate, now) if level is Level.ERROR)
+    for level, what, remedy in _dates(certificate, now):
+        if level is Level.ERROR:
+            yield what, remedy
     if not is_ca(certificate) and not is_self_signed(certificate):
         usage = key_usage_of(certificate)
         lacking = "its keyUsage lacks keyCertSign" if usage is not None and not usage.key_cert_sign else "its basicConstraints do not say so"
@@ -233,14 +237,14 @@ def _ca_faults(certificate: x509.Certificate, bundle: Certificates, role: Role, 
 # Words.
 
 
-def _dates(certificate: x509.Certificate, now: datetime) -> Iterator[tuple[Level, str]]:
+def _dates(certificate: x509.Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        yield Level.ERROR, f"expired on {_day(end)}, {_days(now - end)} ago"
+        yield Level.ERROR, f"expired on {_day(end)}, {_days(now - end)} ago", "renew it, and reload"
     elif now < begin:
-        yield Level.ERROR, f"is not valid before {_day(begin)}, {_days(begin - now)} from now"
+        yield Level.ERROR, f"is not valid before {_day(begin)}, {_days(begin - now)} from now", "compare this machine's clock with that of its CA, or have it issued anew"
     elif end - now < SOON:
-        yield Level.WARNING, f"expires on {_day(end)}, in {_days(end - now)}"
+        yield Level.WARNING, f"expires on {_day(end)}, in {_days(end - now)}", "renew it, and reload"
 
 
 def _why_unfit(leaf: x509.Certificate, role: Role, refusal: Refusal) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -151,11 +151,17 @@ def _alternative(certificate: x509.Certificate, kind: type[x509.DNSName | x509.U
         return ()
 
 
-def judge(who: Identity | None, rules: AllowRules, ca_valid_until: dict[bytes, float], now_at: float) -> Failure | None:
-    """What OpenSSL left to us, on full and resumed handshakes alike; None lets the client in.
+class Gate(Protocol):
+    """What a route asks of its clients; `ca_valid_until` maps the subject (DER) of every trusted CA to the end of its and its issuers' validity."""
 
-    `ca_valid_until` maps the subject (DER) of every trusted CA to the instant until which it and its own issuers are valid.
-    """
+    @property
+    def rules(self) -> AllowRules: ...  # noqa: D102
+    @property
+    def ca_valid_until(self) -> dict[bytes, float]: ...  # noqa: D102
+
+
+def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
+    """What OpenSSL left to us, on full and resumed handshakes alike; None lets the client in."""
     if who is None:
         return Failure(Reason.NO_CERTIFICATE)
     if not who.serial:
@@ -164,9 +170,9 @@ def judge(who: Identity | None, rules: AllowRules, ca_valid_until: dict[bytes, f
         return Failure(Reason.EXPIRED, "certificate has expired")
     if now_at < who.not_before_at:
         return Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
-    if now_at > ca_valid_until.get(who.issuer_der, now_at):
+    if now_at > gate.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
-    if not rules.allow(who):
+    if not gate.rules.allow(who):
         names = ", ".join((*who.cn, *who.san_dns, *who.san_uri)) or "none"
         return Failure(Reason.NOT_ALLOWED, f"names in the certificate: {names}; SHA-256 {who.fingerprint}")
     return None

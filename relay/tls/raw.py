@@ -24,7 +24,17 @@ from relay.errors import StartupError
 ffi: Final[Any] = _util.ffi
 lib: Final[Any] = _util.lib
 
-_NEEDED = ["BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_s_mem", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string", "EVP_get_digestbyname", "SSL_CIPHER_get_name", "SSL_CTX_add_client_CA", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list", "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_verify", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name", "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername", "SSL_get_version", "SSL_new", "SSL_read", "SSL_SESSION_free", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_digest", "X509_free", "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_verify_cert_error_string", "i2d_X509_bio", "sk_X509_num", "sk_X509_value"]
+_NEEDED = [
+    "BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_s_mem", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string",
+    "EVP_get_digestbyname", "SSL_CIPHER_get_name", "SSL_CTX_add_client_CA", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list",
+    "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_verify", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name",
+    "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername",
+    "SSL_get_version", "SSL_new", "SSL_read", "SSL_SESSION_free", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos",
+    "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown",
+    "SSL_write", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error",
+    "X509_digest", "X509_free", "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags",
+    "X509_verify_cert_error_string", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
+]  # fmt: skip
 _missing = [name for name in _NEEDED if not hasattr(lib, name)]
 if _missing:
     raise StartupError(f"this cryptography does not bind {', '.join(_missing)}", "install the versions of pyopenssl and cryptography that pyproject.toml names")

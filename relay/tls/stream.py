@@ -2,9 +2,11 @@
 
 Theory of operation. An `SSL *` is bound to the socket's file descriptor, so OpenSSL reads and writes it without Python
 in between. `handshake` is called whenever the socket is ready and returns a value, never an exception. OpenSSL calls
-`VERIFY_CALLBACK` for every certificate it verifies; the callback changes no verdict, it only remembers the first
-certificate that failed, because OpenSSL itself forgets it and an operator wants its name. One thread, one handshake step at a
-time: so one module-level slot for it is enough.
+`VERIFY_CALLBACK` for every certificate it verifies. The callback never turns a refusal into an acceptance. It remembers the
+first certificate that failed, because OpenSSL itself forgets it and an operator wants its name; and it asks the caller's
+`check` about a leaf that OpenSSL accepts, so that a client refused by a rule is told by an alert and not by silence. OpenSSL does
+not call it on a resumed handshake: who must judge every handshake judges again when it is done. One thread, one
+handshake step at a time: so one module-level slot for all this is enough.
 
 Never: decides whether a peer is allowed (that is `identity.judge`), waits, or knows about sessions.
 Next: `relay.tls.identity.judge`
@@ -12,6 +14,7 @@ Next: `relay.tls.identity.judge`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -36,29 +39,44 @@ class Progress(Enum):
 DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progress.WANT_WRITE
 
 
-class _Refused:
-    """The certificate that the handshake step under way has refused."""
+Check = Callable[[Identity], Failure | None]
 
-    __slots__ = ("code", "depth", "identity")
+
+class _Refused:
+    """The certificate that the handshake step under way has refused, and what to ask about those that OpenSSL accepts."""
+
+    __slots__ = ("check", "code", "depth", "failure", "identity")
 
     def __init__(self) -> None:
+        self.check: Check | None = None
+        self.failure: Failure | None = None
         self.code = 0
         self.depth = 0
         self.identity: Identity | None = None
 
 
 _refused = _Refused()
+_CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
 
 
 def _on_verify(ok: int, store_context: Any) -> int:
-    """Keep OpenSSL's verdict; remember who failed. Whatever goes wrong in here refuses the certificate."""
-    if ok != 1 and _refused.code == 0:
+    depth: int = lib.X509_STORE_CTX_get_error_depth(store_context)
+    if ok == 1:
+        if depth != 0 or _refused.check is None:
+            return 1
+        _refused.identity = identity_of(lib.X509_STORE_CTX_get_current_cert(store_context))
+        _refused.failure = _refused.check(_refused.identity)
+        if _refused.failure is None:
+            return 1
+        _refused.code = _CERT_REJECTED
+        lib.X509_STORE_CTX_set_error(store_context, _CERT_REJECTED)  # the client gets the alert bad_certificate
+        return 0
+    if _refused.code == 0:
         _refused.code = lib.X509_STORE_CTX_get_error(store_context)
-        _refused.depth = lib.X509_STORE_CTX_get_error_depth(store_context)
+        _refused.depth = depth
         certificate = lib.X509_STORE_CTX_get_current_cert(store_context)
-        if certificate != NULL:
-            _refused.identity = identity_of(certificate)
-    return ok
+        _refused.identity = identity_of(certificate) if certificate != NULL else None
+    return 0
 
 
 # error=0: should the Python above ever raise, the certificate is refused.
@@ -94,9 +112,11 @@ def _new(context: Pointer, fd: int) -> Pointer:
     return ssl
 
 
-def handshake(ssl: Pointer, side: Side) -> Progress | Failure:
-    """Go on with the handshake as far as the socket lets it."""
+def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress | Failure:
+    """Go on with the handshake as far as the socket lets it; `check` may refuse a leaf certificate that OpenSSL accepts."""
     _refused.code = 0
+    _refused.failure = None
+    _refused.check = check
     result = _do_handshake(ssl)
     if result == 1:
         _clear_error()
@@ -108,7 +128,7 @@ def handshake(ssl: Pointer, side: Side) -> Progress | Failure:
         return STEP_WANT_WRITE
     if error == ERROR_SSL and _refused.code:
         _clear_error()
-        return explain_verify(side, _refused.code, _refused.depth)
+        return _refused.failure or explain_verify(side, _refused.code, _refused.depth)
     return failure(side)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def step(session: Session) -> None:
     """Go on with the handshake; when it is done, go on to the backend."""
     end = session.inbound
-    progress = stream.handshake(end.ssl, Side.INBOUND)
+    progress = stream.handshake(end.ssl, Side.INBOUND, session.check)
     if progress is stream.STEP_WANT_READ or progress is stream.STEP_WANT_WRITE:
         # Edge-triggered, both directions once and for all where writing has to wait: rare, and OpenSSL tries until it would block.
         mask = IN | ET if progress is stream.STEP_WANT_READ and not end.mask & OUT else IN | OUT | ET
@@ -69,8 +69,7 @@ def _judge(session: Session) -> None:
     name = stream.server_name(ssl)
     if name != hello.sni:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {hello.sni!r}, handshook with {name!r}")
-    refusal = judge(session.identity, route.rules, route.ca_valid_until, time.time())
-    if refusal is not None:
-        # The client has finished its handshake and would take the close for a network fault; it cannot be told in TLS any more.
+    refusal = judge(session.identity, route, time.time())
+    if refusal is not None:  # on a resumed handshake: a full one was refused before it was done
         stream.close_notify(ssl)
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, refusal.reason, refusal.detail)

@@ -78,10 +78,7 @@ def _wait(session: Session) -> None:
 
 
 def _answer(session: Session, data: bytes) -> None:
-    """A last word to a client we refuse; what it sent is read first, for closing over unread data would reset the answer away."""
-    sock = session.inbound.sock
-    with contextlib.suppress(OSError):
-        sock.recv_into(_buffer)
-        if data:
-            sock.send(data)
-        sock.shutdown(socket.SHUT_WR)
+    """A last word to a client we refuse, before any TLS connection is there to say it."""
+    if data:
+        with contextlib.suppress(OSError):
+            session.inbound.sock.send(data)

@@ -24,9 +24,11 @@ from relay.errors import REMEDIES, Reason, SessionError, Side
 from relay.observe.access_log import Record
 from relay.tls import stream
 from relay.tls.contexts import InboundRoute
-from relay.tls.identity import Identity
+from relay.tls.identity import Identity, judge
 from relay.tls.raw import Pointer
+from relay.tls.reasons import Failure
 from relay.worker.loop import GONE, IN
+from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
     from relay.worker.listener import Acceptor
@@ -164,6 +166,10 @@ class Session:
         began = self.active_at if self.state is State.RELAY or self.state is State.LINGER else self.since_at
         return began + self.worker.patience_s[self.state]
 
+    def check(self, who: Identity) -> Failure | None:
+        """Whether the client, whose certificate OpenSSL accepts, may come in: the handshake asks before it is done."""
+        return judge(who, self.route, time.time()) if self.route is not None else Failure(Reason.INTERNAL_ERROR)
+
     def on_deadline(self) -> None:
         """The state has taken too long. A backend that does not answer is not the end: there may be others."""
         if self.state is State.CONNECT or self.state is State.OUTBOUND_TLS:
@@ -212,11 +218,14 @@ class Session:
             self.worker.cells[self.member.cell_active] -= 1
             self.member = None
 
-    def _give_back(self, end: End) -> None:
+    def _give_back(self, end: End, partings: Partings | None = None) -> None:
         if end.ssl is not None:
             stream.free(end.ssl, established=end.established)
             end.ssl = None
-        self.worker.loop.forget(end.fd, end.sock.close)
+        if partings is not None:
+            partings.take(end.sock, end.mask)
+        else:
+            self.worker.loop.forget(end.fd, end.sock.close)
 
     def _close(self) -> None:
         was, self.state = self.state, State.CLOSED
@@ -225,7 +234,8 @@ class Session:
             worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)
         worker.log_session(self)
         self.drop_outbound()
-        self._give_back(self.inbound)
+        refused = was in (State.INTAKE, State.INBOUND_TLS) and self.reason is not Reason.PEER_GONE
+        self._give_back(self.inbound, partings=worker.partings if refused else None)
         worker.session_closed(self, handshaking=was in _HANDSHAKING)
 
     def record(self) -> Record:

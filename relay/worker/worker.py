@@ -21,6 +21,7 @@ from relay.tls.pump import Pump
 from relay.worker import inbound, intake, outbound, relaying
 from relay.worker.listener import Acceptor
 from relay.worker.loop import Loop
+from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
 from relay.worker.session import Address, Session
 
@@ -31,6 +32,7 @@ class Worker:
     def __init__(self, *, slot: int, row: int, generation: Generation, board: Scoreboard, layout: Layout, max_connections: int) -> None:
         config = generation.config
         self.loop = Loop(on_tick=self._on_tick)
+        self.partings = Partings(self.loop)
         self.pump = Pump()
         self.move = self.pump.move
         self.cells = board.row(row)

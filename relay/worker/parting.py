@@ -1,0 +1,93 @@
+"""A last word that arrives: keep a refused client's socket for a moment after its alert was sent.
+
+Closing a socket with unread bytes in it makes the kernel send a reset, and a reset makes the client's kernel throw away the
+alert that says why. So the socket is half-closed, what the client still sends is thrown away, and it is closed when the client
+closes, or after PATIENCE_S.
+
+Never: keeps more than MOST at once; keeps anything but a socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from relay.worker.loop import ET, IN
+
+if TYPE_CHECKING:
+    from relay.worker.loop import Loop
+
+PATIENCE_S = 1.0
+MOST = 256
+_BYTES = 16_384
+_sink = bytearray(_BYTES)
+_INFINITY = float("inf")
+
+
+class Partings:
+    """How many refused clients are being waited for."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.count = 0
+
+    def take(self, sock: socket.socket, mask: int) -> None:
+        """Take over a socket that is watched with `mask` (0: not yet) from a session that has ended."""
+        loop, fd = self.loop, sock.fileno()
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        if self.count >= MOST or _read_to_end(sock):
+            loop.forget(fd, sock.close)
+            return
+        parting = _Parting(self, sock)
+        if mask == 0:
+            loop.add(fd, IN | ET, parting.on_ready)
+        else:
+            loop.handle(fd, parting.on_ready)
+            loop.watch(fd, mask, IN | ET)
+        loop.schedule(parting)
+
+
+class _Parting:
+    """One of them; see `loop.Timed`."""
+
+    __slots__ = ("_all", "_sock", "_until_at", "timer_at")
+
+    def __init__(self, everyone: Partings, sock: socket.socket) -> None:
+        self._all = everyone
+        self._sock = sock
+        self._until_at = everyone.loop.now + PATIENCE_S
+        self.timer_at = _INFINITY
+        everyone.count += 1
+
+    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a read tells)
+        if _read_to_end(self._sock):
+            self.on_deadline()
+
+    def due_at(self) -> float:
+        return self._until_at
+
+    def on_deadline(self) -> None:
+        if self._until_at != _INFINITY:
+            self._until_at = _INFINITY
+            self._all.count -= 1
+            self._all.loop.forget(self._sock.fileno(), self._sock.close)
+
+    def step(self) -> None:
+        """There is no handshake any more."""
+
+    on_bug = on_deadline
+
+
+def _read_to_end(sock: socket.socket) -> bool:
+    """Throw away what is there; True when nothing more will come. Bounded: whoever sends that much is not waiting for an answer."""
+    for _ in range(64):
+        try:
+            if sock.recv_into(_sink) == 0:
+                return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True

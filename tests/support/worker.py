@@ -1,0 +1,165 @@
+"""One real worker in a forked process, with its scoreboard and its access log to look into."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from relay.config.load import load_config
+from relay.observe.names import Series, series_for
+from relay.observe.scoreboard import PHASE, PHASE_SERVING, Layout, Scoreboard
+from relay.tls.contexts import build_generation
+from relay.worker.main import WorkerSpec, run_worker
+from tests.support.pki import BACKEND_NAME, Files, Pki
+
+PATIENCE_S = 15
+
+
+def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Poll until the condition is true; its value."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s} s in vain for: {what}")
+        time.sleep(0.005)
+
+
+def route_toml(pki: Pki, pool: str = "main", sni: str = "[]", extra: str = "") -> str:
+    """One [[listener.route]]."""
+    return (
+        f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\ncertificate = "{pki.gateway.certificate}"\n'
+        f'private_key = "{pki.gateway.key}"\nclient_ca = "{pki.ca}"\n{extra}\n'
+    )
+
+
+def pool_toml(pki: Pki, addresses: list[str], name: str = "main", extra: str = "", backend_name: str = BACKEND_NAME) -> str:
+    """One [pool.NAME] with its backends, called b1, b2, …"""
+    backends = "".join(
+        f'[[pool.{name}.backend]]\nroute = "b{i}"\naddress = "{address}"\nname = "{backend_name}"\n' for i, address in enumerate(addresses, 1)
+    )
+    return f'[pool.{name}]\nmachine_certificate = "{pki.machine.certificate}"\nmachine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n{extra}\n{backends}'
+
+
+class RunningWorker:
+    """A worker with one listener on a loopback port."""
+
+    def __init__(self, directory: Path, toml: str) -> None:
+        self.access_log = directory / "access.log"
+        file = directory / "relay.toml"
+        file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
+        config = load_config(file)
+        self.layout = Layout(4096)
+        for series in series_for(config):
+            self.layout.add(series)
+        self.board = Scoreboard.create(4, 4096)
+        self.board.publish(self.layout, {})
+        self.row = self.board.lease(0, 1)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port: int = listener.getsockname()[1]
+        generation = build_generation(config, 1)
+        read_fd, self._lifeline = os.pipe()
+        spec = WorkerSpec(0, self.row, [(config.listener[0].name, listener)], generation, self.board, self.layout, read_fd)
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 99
+            try:
+                os.close(self._lifeline)
+                code = run_worker(spec)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(read_fd)
+        listener.close()
+        self.cells = self.board.row(self.row)
+        wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        if not self.access_log.exists():
+            return []
+        return [json.loads(line) for line in self.access_log.read_text().splitlines()]
+
+    def record(self, number: int = 0) -> dict[str, Any]:
+        """The access log's line number `number`, as soon as it is there."""
+        return wait_until(lambda: self.records()[number : number + 1], f"access log line {number}")[0]
+
+    def value(self, name: str, *labels: str) -> int:
+        """A series of this worker."""
+        return self.board.snapshot().values[Series(name, labels)]
+
+    def signal(self, number: int) -> None:
+        """Send the worker a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit code, when the worker has ended by itself."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        raise AssertionError("the worker does not end")
+
+    def cut_lifeline(self) -> None:
+        """What the worker sees when its supervisor dies."""
+        os.close(self._lifeline)
+        self._lifeline = -1
+
+    def close(self) -> None:
+        """End it, and fail the test if it has crashed."""
+        code = 0
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGQUIT)
+            code = self.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+        assert code == 0, f"the worker ended with {code}"
+
+
+def client_context(pki: Pki, files: Files | None, *, version: ssl.TLSVersion | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """A stdlib client that trusts the test CA."""
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    if files is not None:
+        context.load_cert_chain(files.certificate, files.key)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def connect(port: int, context: ssl.SSLContext, name: str = "app.example.com", session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+    """A connected client; raises what the handshake raises."""
+    sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    try:
+        return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, session=session)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def receive(connection: ssl.SSLSocket, size: int) -> bytes:
+    """Exactly that many bytes."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = connection.recv(min(65536, size - len(data)))
+        if not chunk:
+            raise AssertionError(f"the connection ended after {len(data)} of {size} bytes")
+        data += chunk
+    return bytes(data)
