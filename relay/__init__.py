@@ -43,6 +43,7 @@ MAP = {
     "relay.core.balance": "which backend",
     "relay.tls.pump": "the hot path: bytes from one side to the other",
     "relay.worker.relaying": "ends, resets, and sinks that take no more",
+    "relay.worker.parting": "a refused client's socket, until it has read why",
     "relay.worker.drain": "letting the sessions finish",
     "relay.tls.reasons": "OpenSSL's words to ours",
     "relay.tls.raw": "the OpenSSL calls made directly",
@@ -82,4 +83,6 @@ MAP = {
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",
     "relay.supervisor.systemd": "sd_notify",
+    "relay.cli": "the commands",
+    "relay.__main__": "python -m relay",
 }

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.config.model import Backend, Pool
@@ -126,6 +126,7 @@ def both(weights):
     return [RoundRobin(members(*weights)), Rendezvous(members(*weights))]
 
 
+@settings(deadline=None)
 @given(
     weights=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     down=st.sets(st.integers(0, 5)),

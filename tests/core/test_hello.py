@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.hello import MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_RECORDS, NEED_DATA, TLS12, TLS13, Hello, Malformed, parse_hello, parse_name
@@ -95,6 +95,7 @@ def test_every_prefix_of_a_captured_hello_needs_data_and_what_follows_is_ignored
 
 
 @pytest.mark.parametrize("name", ["curl_http2", "openssl4_post_quantum_alpn", "python_ssl_tls12_without_sni"])
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 400), max_size=20))
 def test_a_hello_cut_into_records_anywhere_is_the_same_hello_at_every_byte(name, sizes):
     data = records(HELLOS[name][5:], sizes)
@@ -115,12 +116,14 @@ def test_a_record_may_end_inside_the_handshake_header(header):
     assert parse_hello(records(PLAIN[5:], [header])) == EXPECTED["openssl4_post_quantum"]
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_never_raise(data):
     for start in (b"", b"\x16", b"\x16\x03\x01\x00\x40", PLAIN[:9], PLAIN[:60]):
         assert isinstance(parse_hello(start + data), Hello | Malformed) or parse_hello(start + data) is NEED_DATA
 
 
+@settings(deadline=None)
 @given(name=st.sampled_from(sorted(HELLOS)), at=st.integers(0, 1600), value=st.integers(0, 255), data=st.data())
 def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_it_arrives(name, at, value, data):
     broken = bytearray(HELLOS[name])
@@ -136,6 +139,7 @@ def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_
         assert whole.reason is prefix.reason
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 70), max_size=6), st.binary(max_size=40))
 def test_extensions_of_any_content_never_raise(kinds, body):
     assert isinstance(parse_hello(hello(*(extension(kind, body) for kind in kinds), version=0x0303)), Hello | Malformed)

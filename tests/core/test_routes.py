@@ -1,7 +1,7 @@
 """Which route a server name gets."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.routes import RouteTable
@@ -73,6 +73,7 @@ NAMES = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
 PATTERNS = st.one_of(NAMES, NAMES.map("*.".__add__))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(PATTERNS, max_size=3), max_size=6), st.one_of(st.just(""), NAMES))
 def test_the_table_finds_what_reading_the_configuration_from_the_top_finds(routes, name):
     def matches(pattern):

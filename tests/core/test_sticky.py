@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.sticky import source_key
@@ -24,16 +24,19 @@ def test_the_zone_of_an_address_does_not_count():
     assert source_key("fe80::1%eth0") == source_key("fe80::1%2") == source_key("fe80::1")
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4), st.ip_addresses(v=4))
 def test_two_addresses_have_two_keys(one, other):
     assert (source_key(str(one)) == source_key(str(other))) == (one == other)
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=6))
 def test_an_ipv6_key_is_the_whole_address(address):
     assert source_key(str(address)) == (address.ipv4_mapped or address).packed
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_what_is_no_address_is_its_own_key_and_never_raises(text):
     key = source_key(text)
