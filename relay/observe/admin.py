@@ -94,7 +94,7 @@ def make_app(board: Scoreboard) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        path = repr(request.url.path)
+        path = ascii(request.scope["path"])
         text = {
             404: f"there is no page {path}; try {' '.join(_PAGES)}",
             405: f"{path} can only be read, with GET or HEAD",
