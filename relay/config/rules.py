@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from relay.config.address import canonical_ip, is_ip, parse_address, why_no_host_name
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
 from relay.config.places import NAME, listener_places, pool_place
-from relay.config.words import did_you_mean, quoted
+from relay.config.words import nearest, quoted
 from relay.errors import ConfigError, Problem
 
 _NAME_REMEDY = "use 1 to 64 of A-Z a-z 0-9 _ . - and begin with a letter or digit"
@@ -130,7 +130,8 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
     for index, pattern in enumerate(route.sni):
         _sni(found, f"{where}.sni[{index}]", pattern)
     if route.pool not in config.pool:
-        remedy = did_you_mean(route.pool, config.pool) or f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
+        meant = nearest(route.pool, config.pool)
+        remedy = f"did you mean {quoted(meant)}?" if meant else f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
         found.add(f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"])
     files = {name: getattr(route, name) for name in _ROUTE_FILES}
     if route.mode == "passthrough":
@@ -266,6 +267,8 @@ def _unused_pools(found: _Findings, config: Config) -> None:
     used = {route.pool for listener in config.listener for route in listener.route}
     # While a route's pool is in doubt, nobody knows which pools are used.
     unsure = any(_LEADS_TO_POOLS.fullmatch(each) for each in found.doubtful)
+    # A misspelt name is one mistake, and was told at the route.
+    meant = {nearest(name, config.pool) for name in used - config.pool.keys()}
     for name in config.pool:
-        if name not in used and not unsure:
+        if name not in used | meant and not unsure:
             found.add(pool_place(name), "no route leads to this pool", "name it in a route, or remove it")

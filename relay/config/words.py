@@ -54,10 +54,9 @@ def quoted(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The known word that an unknown one is nearly spelled like, as a remedy; "" when there is none."""
-    near = difflib.get_close_matches(wrong, list(known), n=1)
-    return f"did you mean {quoted(near[0])}?" if near else ""
+def nearest(wrong: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The known word that an unknown one is nearly spelled like; "" when there is none."""
+    return next(iter(difflib.get_close_matches(wrong, list(known), n=1, cutoff=likeness)), "")
 
 
 def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
@@ -162,8 +161,7 @@ def meant_key(key: str, holder: type[BaseModel]) -> str:
     """The key of this section that an unknown one is nearly spelled like, or ""."""
     keys = _keys(holder)
     longer = [each for each in keys if len(key) >= 4 and each.startswith(key)]  # an abbreviation says more than a likeness
-    near = longer if len(longer) == 1 else difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
-    return near[0] if near else ""
+    return longer[0] if len(longer) == 1 else nearest(key, keys, 0.7)
 
 
 def _keys(holder: type[BaseModel]) -> list[str]:
@@ -204,9 +202,9 @@ def _shape_remedy(annotation: Any, value: object) -> str:
     if get_origin(bare) is tuple and isinstance(value, Mapping):
         return "write its title with two brackets: [[…]]"
     if get_origin(bare) is Literal and isinstance(value, str):
-        near = difflib.get_close_matches(value.lower(), [each.lower() for each in get_args(bare)], n=1)
-        match = [each for each in get_args(bare) if near and each.lower() == near[0] and each != value]
-        return f"did you mean {quoted(match[0])}?" if match else ""
+        words = {each.lower(): each for each in get_args(bare)}
+        near = nearest(value.lower(), words)
+        return f"did you mean {quoted(words[near])}?" if near else ""
     if bare in {int, float} and isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
         return f"write it without quotes: {value.strip()}"
     if bare is bool and isinstance(value, str | int) and not isinstance(value, bool):

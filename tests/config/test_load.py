@@ -150,7 +150,7 @@ def test_what_makes_a_parser_stumble_is_a_problem_and_no_crash(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_config(file)
-    assert all("\n" not in str(each) and len(str(each)) < 1000 for each in caught.value.problems if "a.a" not in str(each))
+    assert all("\n" not in str(each) and len(str(each)) < 1000 for each in caught.value.problems)
 
 
 def test_the_given_file_is_used_whether_it_exists_or_not(tmp_path):

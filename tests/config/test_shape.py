@@ -13,7 +13,11 @@ CASES = {
     "a time that is no number": (("workers = 2", "drain_timeout_s = nan"), "relay.drain_timeout_s", "not nan"),
     "a time in words": (("workers = 2", 'drain_timeout_s = "30s"'), "relay.drain_timeout_s", 'must be a number above 0 and at most 31536000, not "30s"'),
     "a word that is not known": (('access = "-"', 'level = "INFO"'), "log.level", '"debug" or "info" or "warning" or "error", not "INFO"; did you mean "info"?'),
-    "a string for a list": (('["app.example.com"]', '"app.example.com"'), "listener.https.route[0].sni", 'must be a list of strings, not "app.example.com"; write ["app.example.com"]'),
+    "a string for a list": (
+        ('["app.example.com"]', '"app.example.com"'),
+        "listener.https.route[0].sni",
+        'must be a list of strings, not "app.example.com"; write ["app.example.com"]',
+    ),
     "a number in a list of strings": (('["app.example.com"]', "[1]"), "listener.https.route[0].sni[0]", "must be a string, not 1"),
     "an empty list of addresses": (('["127.0.0.1:8443", "[::1]:8443"]', "[]"), "listener.https.listen", "is empty; say where to accept connections"),
     "a word for a boolean": (('name = "https"', 'name = "https"\naccept_proxy = "no"'), "listener.https.accept_proxy", 'must be true or false, not "no"; TOML\'s booleans'),

@@ -1,0 +1,100 @@
+"""Addresses and host names."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.config.address import is_ip, parse_address, why_no_host_name
+from relay.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8443", "127.0.0.1", 8443),
+        ("0.0.0.0:0", "0.0.0.0", 0),
+        ("[::]:443", "::", 443),
+        ("[fe80::1%eth0]:443", "fe80::1%eth0", 443),
+        ("app.example.com:65535", "app.example.com", 65535),
+        ("db_1:5432", "db_1", 5432),
+        ("xn--bcher-kva.example:1", "xn--bcher-kva.example", 1),
+    ],
+)
+def test_an_address_is_host_and_port(text, host, port):
+    assert parse_address(text) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", 'has no port; write host:port, for example "192.0.2.1:443"'),
+        ("192.0.2.1", 'has no port; write host:port, for example "192.0.2.1:443"'),
+        ("::1", 'has no port; write host:port, for example "[::1]:443"'),
+        ("[::1]", "is not a number from 0 to 65535"),
+        ("fe80::1:443", "has no port"),
+        ("a:b:443", "in brackets: [2001:db8::1]:443"),
+        (":443", 'names no host; write an IP address before the port; all of this machine are "0.0.0.0:443" and "[::]:443"'),
+        ("*:443", "names no host"),
+        ("host:65536", "is not a number from 0 to 65535"),
+        ("host:+1", "is not a number"),
+        ("host:1_0", "is not a number"),
+        ("host:\u0661", "is not a number"),
+        ("host:-1", "is not a number"),
+        ("host:", "is not a number"),
+        ("host:https", "is not a number"),
+        ("[127.0.0.1]:1", "is not an IPv6 address"),
+        ("[::ffff:192.0.2.1]:443", 'is an IPv4 address written as IPv6; write "192.0.2.1:443"'),
+        ("[::1%a b]:443", "is not an IPv6 address"),
+        ("300.1.1.1:443", "ends in a number and is no IPv4 address"),
+        ("10.1:443", "ends in a number"),
+        ("0x7f000001:443", "ends in a number"),
+        ("127.0.0.01:443", "ends in a number"),
+        ("bücher.example:443", "xn--"),
+        ("a..b:443", 'has "" between its dots'),
+        ("-a.example:443", 'has "-a" between its dots'),
+        ("a b:443", 'has "a b" between its dots'),
+        ("a.example.:443", "ends in a dot"),
+        ("a" * 64 + ":443", "1 to 63"),
+        (".".join(["a" * 50] * 6) + ":443", "305 characters"),
+        ("https://a.example:443", "several colons"),
+    ],
+)
+def test_what_is_no_address_is_told_what_to_write(text, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_address(text)
+    (problem,) = caught.value.problems
+    assert problem.where == text
+    assert words in f"{problem.what}; {problem.remedy}"
+
+
+def test_a_backend_needs_a_port_of_its_own():
+    with pytest.raises(ConfigError, match="from 1 to 65535"):
+        parse_address("host:0", min_port=1)
+
+
+@given(st.ip_addresses(), st.integers(0, 65535))
+def test_every_ip_address_comes_back_unless_it_is_ipv4_in_disguise(address, port):
+    text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        with pytest.raises(ConfigError, match="written as IPv6"):
+            parse_address(text)
+    else:
+        assert parse_address(text) == (str(address), port)
+
+
+@given(st.text(max_size=300) | st.from_regex(r"\[?[0-9a-f:.%*]{0,20}\]?:[0-9]{0,6}", fullmatch=True))
+def test_any_text_is_an_address_or_one_line_of_refusal(text):
+    try:
+        host, port = parse_address(text)
+    except ConfigError as error:
+        (problem,) = error.problems
+        assert problem.what.isascii()
+        assert problem.what.isprintable()
+        assert problem.remedy.isprintable()
+    else:
+        assert 0 <= port <= 65535
+        assert is_ip(host) or not why_no_host_name(host)

@@ -1,0 +1,131 @@
+"""The reference and the examples say what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from pydantic import BaseModel
+
+from relay.config.load import load_config
+from relay.config.model import Admin, Allow, Backend, Config, Health, Limits, Listener, Log, Pool, Relay, Route, Timeouts
+from relay.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+REFERENCE = CONF / "relay.toml"
+EXAMPLES = sorted((CONF / "examples").glob("*.toml"))
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "[relay]": Relay,
+    "[admin]": Admin,
+    "[log]": Log,
+    "[timeouts]": Timeouts,
+    "[limits]": Limits,
+    "[[listener]]": Listener,
+    "[[listener.route]]": Route,
+    "[listener.route.allow]": Allow,
+    "[pool.httpslb]": Pool,
+    "[pool.httpslb.health]": Health,
+    "[[pool.httpslb.backend]]": Backend,
+}
+# Keys that other sections of the file stand for.
+TABLES = {(Listener, "route"), (Route, "allow"), (Pool, "health"), (Pool, "backend")}
+# Optional in the model, because a passthrough route needs none; everybody else does, so they are written out.
+FILES = {"certificate", "private_key", "client_ca", "machine_certificate", "machine_key", "backend_ca"}
+
+_HEADER = re.compile(r"(# )?(\[+[a-z.]+\]+)(\s+#.*)?")
+_KEY = re.compile(r"(# )?([a-z0-9_]+) = .+")
+
+
+def written() -> Iterator[tuple[str, str, bool, Any, str]]:
+    """Every key of the reference: section, key, whether it is commented out, its value, its line."""
+    section = ""
+    for line in REFERENCE.read_text(encoding="utf-8").splitlines():
+        if header := _HEADER.fullmatch(line):
+            section = header[2]
+        elif key := _KEY.fullmatch(line):
+            yield section, key[2], bool(key[1]), tomli.loads(line.removeprefix("# "))[key[2]], line
+
+
+def test_the_examples_are_there():
+    assert {each.stem for each in EXAMPLES} >= {"apache-vhost", "minimal", "several-tenants", "postgresql", "grpc-h2"}
+
+
+@pytest.mark.parametrize("file", [REFERENCE, *EXAMPLES], ids=lambda file: file.stem)
+def test_the_reference_and_every_example_load(file):
+    assert load_config(file).source == file
+
+
+def test_every_model_has_its_section_in_the_reference_and_nothing_else_has():
+    headers = {match[2] for line in REFERENCE.read_text(encoding="utf-8").splitlines() if (match := _HEADER.fullmatch(line))}
+    assert headers == set(SECTIONS)
+    assert {field for field in Config.model_fields if field != "source"} == {header.strip("[]").partition(".")[0] for header in SECTIONS}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_key_of_a_section_is_in_the_reference_and_every_key_there_exists(section):
+    model = SECTIONS[section]
+    expected = {field for field in model.model_fields if (model, field) not in TABLES}
+    assert {key for where, key, *_ in written() if where == section} == expected
+
+
+def test_every_default_in_the_reference_is_the_models():
+    commented = {(section, key) for section, key, off, *_ in written() if off}
+    compared = 0
+    for section, key, off, value, _ in written():
+        field = SECTIONS[section].model_fields[key]
+        if field.is_required() or key in FILES or (not off and (section, key) in commented):
+            assert not off, f"{section} {key} is needed, so it stands there uncommented"
+            continue
+        default = field.default
+        assert value == (list(default) if isinstance(default, tuple) else str(default) if isinstance(default, Path) else default), f"{section} {key}"
+        compared += 1
+    assert compared > 40
+
+
+def test_every_key_of_the_reference_is_explained():
+    lines = REFERENCE.read_text(encoding="utf-8").splitlines()
+    for section, key, _, _, line in written():
+        above = lines[lines.index(line) - 1]
+        alike = key in {"ciphers_tls12", "ciphersuites_tls13", "groups"}
+        assert "  # " in line or " # " in line.removeprefix("# ") or alike or (above.startswith("# ") and not _KEY.fullmatch(above)), f"{section} {key}"
+
+
+# A value that is not the default, for every key marked as not there yet.
+SET: dict[tuple[str, str], str] = {
+    ("[[listener]]", "accept_proxy"): "true",
+    ("[[listener.route]]", "mode"): '"passthrough"',
+    ("[[listener.route]]", "client_crl"): '["a.crl"]',
+    ("[pool.httpslb]", "sticky"): '"cookie"',
+    ("[pool.httpslb]", "cookie_insert"): "true",
+    ("[pool.httpslb]", "send_proxy"): '"v2"',
+    ("[pool.httpslb]", "balance"): '"random"',
+    ("[[pool.httpslb.backend]]", "standby"): "true",
+}
+# These are refused through another key: cookie has no effect without sticky = "cookie", and the rest is the health table.
+THROUGH_ANOTHER = {("[pool.httpslb]", "cookie"), *(("[pool.httpslb.health]", key) for key in Health.model_fields)}
+
+
+def test_the_keys_marked_as_not_in_this_version_are_those_that_are_refused(tmp_path):
+    marked = {(section, key) for section, key, _, _, line in written() if "(not in this version)" in line}
+    assert marked == set(SET) | THROUGH_ANOTHER
+    text = REFERENCE.read_text(encoding="utf-8")
+    for (section, key), value in SET.items():
+        head, title, rest = text.partition(f"\n{section} ")
+        body, count = re.subn(rf"^(# )?{key} = .*$", f"{key} = {value}", rest, count=1, flags=re.MULTILINE)
+        assert count == 1
+        file = tmp_path / "relay.toml"
+        file.write_text(head + title + body, encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf"{key}: .* not supported in this version"):
+            load_config(file)
+
+
+def test_the_health_table_is_refused(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text(REFERENCE.read_text(encoding="utf-8").replace("# [pool.httpslb.health]", "[pool.httpslb.health]"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"health: .* not supported in this version"):
+        load_config(file)

@@ -1,0 +1,172 @@
+"""Rules across keys: each is one problem at one place, and what is not there yet is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay.config.rules import check_rules
+
+SNI = '["app.example.com"]'
+POOL = "[pool.web]"
+ROUTE = 'pool = "web"'
+
+CASES = {
+    # Names that refer to something.
+    "a pool that is not there": ((ROUTE, 'pool = "web"\n'), ("[pool.web]", "[pool.wob]"), ("[[pool.web.backend]]", "[[pool.wob.backend]]"), ("[[pool.web.backend]]", "[[pool.wob.backend]]"),
+                                 ["listener.https.route[0].pool"], 'there is no pool "web"; did you mean "wob"?'),
+    "a pool of another planet": (('pool = "rest"', 'pool = "zzz"'), ["listener.https.route[1].pool", "pool.rest"], 'add a [pool.zzz]; there are: "web", "rest"'),
+    "a pool that nobody uses": ((POOL, '[pool.idle]\nbackend = [{route = "x", address = "192.0.2.9:1"}]\n[pool.web]'), ["pool.idle"], "no route leads to this pool"),
+    "an odd pool name": (("[admin]", "[admin]"), ('pool = "rest"', 'pool = "re st"'), ("[pool.rest]", '[pool."re st"]'), ("[[pool.rest.backend]]", '[[pool."re st".backend]]'), ['pool."re st"'], "cannot name a pool"),
+    "an odd listener name": (('name = "https"', 'name = "ht tps"'), ["listener[0].name"], "cannot name a listener"),
+    "two listeners of one name": (("[pool.web]", '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:9"]\nroute = [{pool = "rest", certificate = "a", private_key = "a", client_ca = "a"}]\n[pool.web]'),
+                                  ["listener[1].name"], '"https" names listener[0] already'),
+    "two backends of one route": (('route = "w2"', 'route = "w1"'), ["pool.web.backend[1].route"], '"w1" is the route of pool.web.backend[0] already'),
+    # Addresses.
+    "one address twice": (("[::1]:8443", "127.0.0.1:8443"), ["listener.https.listen[1]"], "is taken already by listener.https.listen[0]"),
+    "one address in two spellings": (("127.0.0.1:8443", "[::0001]:8443"), ["listener.https.listen[1]"], "is taken already"),
+    "the admin's address taken": (("127.0.0.1:9180", "127.0.0.1:8443"), ["admin.listen"], "is taken already by listener.https.listen[0]"),
+    "a name to listen on": (("127.0.0.1:8443", "localhost:8443"), ["listener.https.listen[0]"], 'is not an IP address; write an address of this machine, for example "127.0.0.1:8443"'),
+    "a star to listen on": (("127.0.0.1:8443", "*:8443"), ["listener.https.listen[0]"], "names no host"),
+    "a backend without port": (("192.0.2.1:443", "192.0.2.1"), ["pool.web.backend[0].address"], "has no port"),
+    "a backend at port 0": (("192.0.2.1:443", "192.0.2.1:0"), ["pool.web.backend[0].address"], "from 1 to 65535"),
+    "a dot in a backend's route": (('route = "w1"', 'route = "w.1"'), ["pool.web.backend[0].route"], "cannot be the end of a cookie value"),
+    "a semicolon in a backend's route": (('route = "w1"', 'route = "w;1"'), ["pool.web.backend[0].route"], "cannot be the end of a cookie value"),
+    "a space in a backend's route": (('route = "w1"', 'route = "w 1"'), ["pool.web.backend[0].route"], "cannot be the end of a cookie value"),
+    "a wildcard to verify": (('route = "w1"', 'route = "w1"\nname = "*.example.com"'), ["pool.web.backend[0].name"], "between its dots"),
+    # Server names.
+    "an IP address as server name": ((SNI, '["192.0.2.1"]'), ["listener.https.route[0].sni[0]"], "RFC 6066, section 3"),
+    "an IPv6 address as server name": ((SNI, '["[::1]"]'), ["listener.https.route[0].sni[0]"], "RFC 6066, section 3"),
+    "a star alone": ((SNI, '["*"]'), ["listener.https.route[0].sni[0]"], "a route without sni takes everything"),
+    "a star in the middle": ((SNI, '["a.*.example.com"]'), ["listener.https.route[0].sni[0]"], "not its whole first label"),
+    "a star in a label": ((SNI, '["a*.example.com"]'), ["listener.https.route[0].sni[0]"], "not its whole first label"),
+    "two stars": ((SNI, '["*.*.example.com"]'), ["listener.https.route[0].sni[0]"], "not its whole first label"),
+    "a star and nothing": ((SNI, '["*."]'), ["listener.https.route[0].sni[0]"], "is empty"),
+    "an empty server name": ((SNI, '[""]'), ["listener.https.route[0].sni[0]"], "is empty"),
+    "an underscore in a server name": ((SNI, '["a_b.example.com"]'), ["listener.https.route[0].sni[0]"], "letters, digits and hyphens"),
+    "umlauts in a server name": ((SNI, '["bücher.example"]'), ["listener.https.route[0].sni[0]"], "xn--"),
+    "a server name that is too long": ((SNI, '["' + ".".join(["abcdefg"] * 32) + '"]'), ["listener.https.route[0].sni[0]"], "at most 253"),
+    # Routes that nobody reaches.
+    "a default route that is not the last": ((f"sni = {SNI}", ""), ["listener.https.route[0].sni"], "listener.https.route[1] and what follows it can never match"),
+    "a name that an earlier route takes": (('pool = "rest"', 'sni = ["b.example.com", "APP.example.com"]\npool = "rest"'), ["listener.https.route[1].sni[1]"], "can never match: listener.https.route[0].sni[0] takes it first"),
+    "a name that an earlier wildcard takes": ((SNI, '["*.example.com"]'), ('pool = "rest"', 'sni = ["a.example.com"]\npool = "rest"'), ["listener.https.route[1].sni[0]"], "takes it first"),
+    "a name twice in one route": ((SNI, '["a.example.com", "a.example.com"]'), ["listener.https.route[0].sni[1]"], "takes it first"),
+    # TLS.
+    "no certificate": (('certificate = "ssl/server.pem"\n', ""), ["listener.https.route[0].certificate"], "is missing"),
+    "no client CA": (('client_ca = "ssl/ca.pem"\n', ""), ["listener.https.route[0].client_ca"], "client verification cannot be turned off"),
+    "no machine certificate": (('machine_certificate = "ssl/client.pem"\n', ""), ["pool.web.machine_certificate"], "is missing, and listener.https.route[0] leads here"),
+    "no machine key": (('machine_key = "ssl/client.pem"\n', ""), ["pool.web.machine_key"], "may be the same file"),
+    "no backend CA": (('backend_ca = "ssl/ca.pem"\n', ""), ["pool.web.backend_ca"], "backend verification cannot be turned off"),
+    "ciphers for a version that is off": ((ROUTE, 'pool = "web"\nmin_version = "TLSv1.3"\nciphers_tls12 = "HIGH"'), ["listener.https.route[0].ciphers_tls12"], "has no effect"),
+    "no ciphers": ((POOL, '[pool.web]\nciphersuites_tls13 = " "'), ["pool.web.ciphersuites_tls13"], "is empty"),
+    "an empty protocol": ((ROUTE, 'pool = "web"\nalpn = [""]'), ["listener.https.route[0].alpn[0]"], "is no protocol name"),
+    "a long protocol": ((ROUTE, f'pool = "web"\nalpn = ["{"x" * 256}"]'), ["listener.https.route[0].alpn[0]"], "1 to 255"),
+    "a protocol beyond ASCII": ((ROUTE, 'pool = "web"\nalpn = ["h²"]'), ["listener.https.route[0].alpn[0]"], "is no protocol name"),
+    "a protocol twice": ((ROUTE, 'pool = "web"\nalpn = ["h2", "h2"]'), ["listener.https.route[0].alpn[1]"], "in the list already"),
+    "a short fingerprint": ((ROUTE, 'pool = "web"\nallow = {fingerprint_sha256 = ["AB:CD"]}'), ["listener.https.route[0].allow.fingerprint_sha256[0]"], "64 hexadecimal digits"),
+    "a fingerprint of words": ((ROUTE, f'pool = "web"\nallow = {{fingerprint_sha256 = ["{"g" * 64}"]}}'), ["listener.https.route[0].allow.fingerprint_sha256[0]"], "-fingerprint -sha256"),
+    "an allow rule that matches nothing": ((ROUTE, 'pool = "web"\nallow = {cn = [""]}'), ["listener.https.route[0].allow.cn[0]"], "can match nothing"),
+    "an allow rule with a star inside": ((ROUTE, 'pool = "web"\nallow = {san_dns = ["a.*.corp"]}'), ["listener.https.route[0].allow.san_dns[0]"], "not its whole first label"),
+    # The access log.
+    "a field that strftime does not have": (('access = "-"', 'access = "a%Q.log"'), ["log.access"], "has %Q, which is no field of strftime"),
+    "a percent sign at the end": (('access = "-"', 'access = "a%"'), ["log.access"], "a single % at its end"),
+    "a rotation without fields": (('access = "-"', 'access = "a.log"\naccess_rotate_s = 43200'), ["log.access_rotate_s"], "has no effect"),
+    "a rotation of stdout": (('access = "-"', 'access = "-"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
+    "a rotation of a percent sign": (('access = "-"', 'access = "100%%.log"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
+    # Nothing configured is silently ignored.
+    "a cookie without stickiness": ((POOL, '[pool.web]\ncookie = "SID"'), ["pool.web.cookie"], "has no effect"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_broken_rule_is_told_once_at_its_place(problems, case):
+    *edits, where, words = case
+    found = problems(*edits)
+    assert [each.where for each in found] == where
+    assert words in f"{found[0].what}; {found[0].remedy}"
+    assert all(each.remedy and "\n" not in str(each) for each in found)
+
+
+LATER = {
+    "sticky by cookie": (POOL, '[pool.web]\nsticky = "cookie"', "pool.web.sticky"),
+    "a cookie of the relay's": (POOL, "[pool.web]\ncookie_insert = true", "pool.web.cookie_insert"),
+    "passthrough": (ROUTE, 'pool = "web"\nmode = "passthrough"', "listener.https.route[0].mode"),
+    "a PROXY header in": ('name = "https"', 'name = "https"\naccept_proxy = true', "listener.https.accept_proxy"),
+    "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
+    "revocation lists": (ROUTE, 'pool = "web"\nclient_crl = ["a.crl"]', "listener.https.route[0].client_crl"),
+    "health checks": (POOL, "[pool.web]\nhealth = {}", "pool.web.health"),
+    "least connections": (POOL, '[pool.web]\nbalance = "least_connections"', "pool.web.balance"),
+    "random": (POOL, '[pool.web]\nbalance = "random"', "pool.web.balance"),
+    "standby": ('route = "w1"', 'route = "w1"\nstandby = true', "pool.web.backend[0].standby"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "where"), LATER.values(), ids=LATER)
+def test_a_feature_that_is_not_there_is_refused_and_not_ignored(problems, old, new, where):
+    found = {each.where: each for each in problems((old, new))}
+    assert "not supported in this version" in found[where].what
+    assert found[where].remedy
+
+
+NOT_SET = [
+    (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
+    (POOL, '[pool.web]\nsticky = "source"'),
+    (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []\nallow = {}'),
+    ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),
+    ('name = "https"', 'name = "https"\naccept_proxy = false'),
+    ('access = "-"', 'access = "%Y%m%d.log"\naccess_rotate_s = 3600'),
+    ('listen = "127.0.0.1:9180"', 'listen = ""'),
+    ("8443", "0"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), NOT_SET)
+def test_a_default_written_out_and_what_is_supported_are_no_problem(problems, old, new):
+    assert problems((old, new)) == ()
+
+
+def test_tls_settings_of_a_passthrough_route_are_refused(problems):
+    found = problems((ROUTE, 'pool = "web"\nmode = "passthrough"\nalpn = ["h2"]'))
+    base = "listener.https.route[0]"
+    assert [each.where for each in found] == [f"{base}.{key}" for key in ("mode", "alpn", "certificate", "client_ca", "private_key")]
+
+
+def test_a_pool_that_only_passthrough_routes_lead_to_needs_no_certificates(problems):
+    found = problems((ROUTE, 'pool = "web"\nmode = "passthrough"'), ('machine_certificate = "ssl/client.pem"\n', ""))
+    assert not [each for each in found if each.where.startswith("pool.")]
+
+
+def test_two_free_ports_do_not_collide(problems):
+    assert problems(('"[::1]:8443"', '"127.0.0.1:0", "127.0.0.1:0"')) == ()
+
+
+def test_the_same_name_on_two_listeners_is_no_collision(problems):
+    second = '[[listener]]\nname = "more"\nlisten = ["127.0.0.1:9"]\nroute = [{sni = ["app.example.com"], pool = "web", certificate = "a", private_key = "a", client_ca = "a"}]\n[pool.web]'
+    assert problems((POOL, second)) == ()
+
+
+def test_a_wildcard_takes_one_label_only(problems):
+    assert problems((SNI, '["*.example.com"]'), ('pool = "rest"', 'sni = ["example.com", "a.b.example.com", "*.b.example.com"]\npool = "rest"')) == ()
+
+
+def test_a_more_special_route_may_come_first(problems):
+    assert problems(('pool = "rest"', 'sni = ["*.example.com"]\npool = "rest"')) == ()
+
+
+def test_a_name_may_stand_beside_its_wildcard_in_one_route(problems):
+    assert problems((SNI, '["*.example.com", "app.example.com"]')) == ()
+
+
+def test_a_key_of_the_wrong_shape_makes_no_second_problem_through_the_rules(problems):
+    found = problems((ROUTE, "pool = 5"), (SNI, "[7]"), ('certificate = "ssl/server.pem"', "certificate = 1"), ('client_ca = "ssl/ca.pem"', 'client_cas = "ssl/ca.pem"'))
+    base = "listener.https.route[0]"
+    assert [each.where for each in found] == [f"{base}.sni[0]", f"{base}.pool", f"{base}.certificate", f"{base}.client_cas"]
+
+
+def test_a_configuration_made_in_code_is_judged_by_the_same_rules(load):
+    config = load()
+    assert check_rules(config) == []
+    route = config.listener[0].route[0].model_copy(update={"private_key": None, "certificate": Path("a")})
+    listener = config.listener[0].model_copy(update={"route": (route, *config.listener[0].route[1:])})
+    assert [each.where for each in check_rules(config.model_copy(update={"listener": (listener,)}))] == ["listener.https.route[0].private_key"]
