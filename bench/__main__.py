@@ -18,7 +18,7 @@ from bench import chart, facts, report
 from bench.children import Backend, BenchError
 from bench.gateways import GATEWAYS, Gateway, Place, Running, raise_file_limit
 from bench.pki import create_pki
-from bench.runner import Measurement, Settings, as_rows, run
+from bench.runner import DIRECT, Measurement, Settings, as_rows, run
 from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
 
 
@@ -35,6 +35,7 @@ from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
 @click.option("--against", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Compare with an earlier --json file.")
 @click.option("--install-hint", is_flag=True, help="Print how to install the peers, and end.")
 def main(
+    *,
     gateway_names: str,
     workload_names: str,
     rounds: int | None,
@@ -77,7 +78,9 @@ def main(
         measurements = _run(settings, gateways, workloads, console)
     reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
     cells = report.summarize(measurements, reference)
-    _print(console, environment, cells, measurements, [gateway.name for gateway in gateways], reference)
+    _print(console, environment, cells, reference)
+    for line in report.list_errors(measurements):
+        console.print(f"[red]not valid:[/red] {line}")
     if earlier is not None:
         console.print(report.compare(cells, earlier))
     if json_file is not None:
@@ -158,12 +161,10 @@ def _run(settings: Settings, gateways: list[Gateway], workloads: list[Workload],
     return measurements
 
 
-def _print(console: Console, environment: dict[str, Any], cells: dict[str, dict[str, report.Cell]], measurements: list[Measurement], names: list[str], reference: str) -> None:
-    console.print(f"{environment['cpu']} × {environment['cpus']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}")
+def _print(console: Console, environment: dict[str, Any], cells: dict[str, dict[str, report.Cell]], reference: str) -> None:
+    console.print(f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}")
     console.print(", ".join(f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})" for name, about in environment["gateways"].items()))
-    console.print(report.build_table(cells, ["direct", *names], reference))
-    for line in report.list_errors(measurements):
-        console.print(f"[red]not valid:[/red] {line}")
+    console.print(report.build_table(cells, [DIRECT, *GATEWAYS], reference))
 
 
 if __name__ == "__main__":

@@ -86,11 +86,11 @@ def list_errors(measurements: Sequence[Measurement]) -> list[str]:
         for text, count in each.errors.items():
             key = (each.gateway, each.workload, text)
             counts[key] = counts.get(key, 0) + count
-    return [f"{gateway}, {workload}: {text} (× {count})" for (gateway, workload, text), count in counts.items()]
+    return [f"{gateway}, {workload}: {text} ({count} times)" for (gateway, workload, text), count in counts.items()]
 
 
 def compare(cells: dict[str, dict[str, Cell]], earlier: dict[str, Any]) -> Table:
-    """This run's medians against a stored run's; invalid and absent ones are left out."""
+    """The run's medians against a stored run's; invalid and absent ones are left out."""
     table = Table(title=f"Against {earlier['environment'].get('revision', 'an earlier run')} of {earlier['environment'].get('at', '?')}", title_justify="left")
     for column in ("workload", "gateway", "then", "now", "change"):
         table.add_column(column, justify="left" if column in ("workload", "gateway") else "right")

@@ -75,6 +75,13 @@ class Target:
         return self.running.pids() if self.running else []
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    workload: Workload
+    turn: int
+    backend: Backend
+
+
 def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Workload], progress: Callable[[str], None]) -> Iterator[Measurement]:
     """Every measurement, as it is made. Gateways take turns inside a round, in an order that rotates."""
     with Backend(settings.pki.directory, processes=settings.processes, same_cipher=settings.same_cipher, cpus=settings.load_cpus) as backend:
@@ -89,11 +96,12 @@ def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Wor
                     for name in names[turn % len(names) :] + names[: turn % len(names)]:
                         progress(f"{workload.name} · round {turn + 1} · {name}")
                         gateway = next((each for each in gateways if each.name == name), None)
-                        yield _attempt(settings, stack, gateway, workload, turn, backend, targets)
+                        yield _attempt(settings, stack, gateway, targets, _Turn(workload, turn, backend))
 
 
-def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway | None, workload: Workload, turn: int, backend: Backend, targets: dict[str, Target]) -> Measurement:
+def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway | None, targets: dict[str, Target], at: _Turn) -> Measurement:
     """One measurement; a failure is a result too. Memory is measured on a gateway that has just started."""
+    workload, turn, backend = at.workload, at.turn, at.backend
     name = gateway.name if gateway else DIRECT
     place = Place(settings.directory / f"{name}-{workload.name}-{turn}", settings.pki.directory, backend.port, workload.workers, settings.gateway_cpus)
     try:
@@ -104,7 +112,8 @@ def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway |
             targets[name] = Target(name, stack.enter_context(Running(gateway, place)), backend)
         return _measure(settings, targets[name], workload, turn)
     except BenchError as failure:
-        targets.pop(name, None) if gateway else None
+        if gateway is not None:
+            targets.pop(name, None)
         return Measurement(workload.name, name, turn, None, {str(failure): 1})
 
 
