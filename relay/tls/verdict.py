@@ -77,7 +77,8 @@ def weakness_of(certificate: x509.Certificate) -> Weakness | None:
         return Weakness(f"is too weak for OpenSSL's default security level: {words or 'refused'}", refused=True)
     algorithm = certificate.signature_hash_algorithm
     if algorithm is not None and algorithm.name in {"md5", "sha1"} and not is_self_signed(certificate):
-        return Weakness(f"is signed with {algorithm.name.upper()}", refused=False)
+        # The call above lets them pass, verification in the peer's handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
+        return Weakness(f"is signed with {algorithm.name.upper()}, which OpenSSL refuses at its default security level", refused=True)
     size = getattr(certificate.public_key(), "key_size", 256)
     # RSA and DSA sizes are in the thousands, those of curves in the hundreds.
     if size < 224 or 521 < size < 2048:
@@ -87,10 +88,15 @@ def weakness_of(certificate: x509.Certificate) -> Weakness | None:
 
 def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether `issuer` is named as the certificate's issuer and its key made the signature."""
+    if certificate.issuer != issuer.subject:
+        return False
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (TypeError, InvalidSignature):
         return False
+    except (ValueError, UnsupportedAlgorithm):
+        # cryptography does not verify old signatures such as SHA-1, OpenSSL does.
+        return refusal_of(certificate, trusted=(issuer,), partial=True) is None
     return True
 
 
