@@ -12,7 +12,7 @@ The usual outcome is a plain count of bytes. The unusual ones (`status` other th
 the caller's common case is one comparison.
 
 Never: touches a session, a counter or the clock; raises for what a peer does.
-Next: `relay.worker.session.Session.close`
+Next: `relay.worker.relaying.event`
 """
 
 from __future__ import annotations
