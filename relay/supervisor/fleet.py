@@ -282,8 +282,10 @@ class Fleet:
         self._sockets.close_all_but()
 
     def close(self) -> None:
-        """End whatever is left at once: nothing after an orderly end, everything after a failed start."""
+        """Let go of whatever is left: nothing after an orderly end, failed beginners after a failed start."""
         self._close_sockets()
+        if self._ready and self.ending is Ending.NO:
+            return  # we end by a bug of ours; the workers see it at the lifeline and let their sessions finish
         for pid in list(self.crew.children):
             self.crew.kill(pid)
         self.crew.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -127,23 +128,16 @@ class Gateway:
         """SIGKILL for the supervisor and everything it started; safe to call at any time."""
         if self.process is None:
             return
-        family = [psutil.Process(pid) for pid in self._pids_left() if psutil.pid_exists(pid)]
-        for member in family:
-            try:
-                member.kill()
-            except psutil.NoSuchProcess:
-                continue
+        # The supervisor first: it would replace its workers.
         self.process.kill()
         self.process.wait()
-        psutil.wait_procs(family, timeout=5)
+        for pid in self._pids_left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _pids_left(self) -> list[int]:
         # Children whose supervisor is dead belong to init, so they are found by the configuration in their environment's directory.
-        found = []
-        for candidate in psutil.process_iter(["cwd"]):
-            if candidate.info["cwd"] == str(self.directory) and candidate.pid != os.getpid():
-                found.append(candidate.pid)
-        return found
+        return [each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(self.directory) and each.pid != os.getpid()]
 
     def __enter__(self) -> Self:
         try:

@@ -1,0 +1,60 @@
+import pytest
+
+from tests.support.backend import TlsBackend
+from tests.support.gateway import Gateway
+
+
+@pytest.fixture(scope="session")
+def echo(pki):
+    """A backend that sends back what it gets."""
+    backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="session")
+def body(pki, echo):
+    """The listeners and pools of most tests: one listener on a free port, one backend."""
+    return write_body(pki, echo)
+
+
+def write_body(pki, echo, listen=("127.0.0.1:0",), **listener):
+    addresses = ", ".join(f'"{address}"' for address in listen)
+    more = "\n".join(f"{key} = {value}" for key, value in listener.items())
+    return f"""
+[[listener]]
+name = "https"
+listen = [{addresses}]
+{more}
+
+[[listener.route]]
+pool = "echo"
+certificate = "{pki.gateway.certificate}"
+private_key = "{pki.gateway.key}"
+client_ca = "{pki.ca}"
+
+[pool.echo]
+machine_certificate = "{pki.machine.certificate}"
+machine_key = "{pki.machine.key}"
+backend_ca = "{pki.ca}"
+
+[[pool.echo.backend]]
+route = "w1"
+address = "{echo.address}"
+name = "backend.example.com"
+"""
+
+
+@pytest.fixture
+def relay(body):
+    """Makes relays that end with the test: `relay(body=…, relay={"workers": 1})` starts one, `start=False` only makes it."""
+    made = []
+
+    def make(text=None, *, start=True, **more):
+        gateway = Gateway(body if text is None else text, **more)
+        made.append(gateway)
+        return gateway.start() if start else gateway
+
+    yield make
+    for gateway in made:
+        gateway.close()

@@ -1,0 +1,149 @@
+"""Workers that die, hang, or cannot start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+import urllib.request
+
+import psutil
+import pytest
+
+from tests.support.client import context_of, talk
+from tests.support.gateway import wait_until
+from tests.support.stub_relay import STUB, stub
+
+
+def test_connections_queued_on_a_killed_workers_socket_are_all_served_by_the_next_one(relay, pki):
+    gateway = relay(relay={"workers": 1}, timeouts={"hello_s": 60})
+    port, pid, context = gateway.port(), gateway.workers()[0], context_of(pki)
+    os.kill(pid, signal.SIGSTOP)
+    queued = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(120)]
+    os.kill(pid, signal.SIGKILL)
+    answers = [talk(pki, port, b"%d" % number, raw, context) for number, raw in enumerate(queued)]
+    assert answers == [b"%d" % number for number in range(120)]
+    assert gateway.workers()[0] != pid
+    assert f"worker 0 (pid {pid}) was ended by SIGKILL" in gateway.log()
+
+
+def test_a_killed_worker_is_replaced_while_the_other_goes_on_and_is_counted(relay, pki):
+    gateway = relay(relay={"workers": 2})
+    before = gateway.workers()
+    os.kill(before[1], signal.SIGKILL)
+    after = gateway.wait_for_workers(lambda workers: workers[1] != before[1])
+    assert after[0] == before[0]
+    assert talk(pki, gateway.port()) == b"hello"
+    with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=10) as page:
+        assert "relay_worker_restarts_total 1.0" in page.read().decode()
+
+
+def test_a_worker_that_was_told_to_drain_by_hand_is_replaced_at_once(relay, pki):
+    gateway = relay(relay={"workers": 1})
+    pid = gateway.workers()[0]
+    os.kill(pid, signal.SIGTERM)
+    gateway.wait_for_workers(lambda workers: workers[0] != pid)
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_a_worker_that_hangs_prints_where_and_is_replaced(relay):
+    gateway = relay(start=False, module=STUB, env=stub(hang_s=1, abort_grace_s=1), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("mute")
+    gateway.start()
+    pid = gateway.workers()[0]
+    (gateway.directory / "behave").unlink()
+    gateway.wait_for_log("hangs: no heartbeat for")
+    gateway.wait_for_workers(lambda workers: workers[0] != pid)
+    log = gateway.log()
+    assert "was ended by SIGABRT" in log
+    assert "in misbehave" in log  # faulthandler's traceback
+
+
+def test_a_worker_that_is_stopped_gets_sigkill_after_sigabrt(relay, pki):
+    gateway = relay(module=STUB, env=stub(hang_s=2.5, abort_grace_s=0.2), relay={"workers": 1})
+    pid = gateway.workers()[0]
+    os.kill(pid, signal.SIGSTOP)
+    gateway.wait_for_log("gets SIGKILL: it did not end within 0.2 s of SIGABRT")
+    gateway.wait_for_workers(lambda workers: workers[0] != pid)
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_a_stopped_supervisor_does_not_take_the_time_it_slept_for_a_hang(relay):
+    gateway = relay(module=STUB, env=stub(hang_s=3), relay={"workers": 2})
+    family = [gateway.pid, *gateway.workers().values()]
+    before = gateway.workers()
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until("the supervisor has slept longer than it may", _seconds_pass(6))
+    for pid in family:
+        os.kill(pid, signal.SIGCONT)
+    assert "serving" in gateway.command("status").stdout
+    wait_until("its heartbeats come again", lambda: gateway.command("status").returncode == 0)
+    assert gateway.workers() == before
+    assert "hangs" not in gateway.log()
+
+
+def _seconds_pass(seconds):
+    start = time.monotonic()
+    return lambda: time.monotonic() - start > seconds
+
+
+def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_are_refused_not_hung(relay):
+    gateway = relay(module=STUB, env=stub(first_delay_s=0.05, longest_delay_s=0.1, park_after_deaths=4), relay={"workers": 1})
+    port, pid = gateway.port(), gateway.workers()[0]
+    (gateway.directory / "behave").write_text("crash")
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_log("slot 0 is parked after 4 early deaths")
+    log = gateway.log()
+    assert "ended with exit code 3" in log
+    assert log.index("it is replaced at once") < log.index("it is replaced in 0.05 s") < log.index("it is replaced in 0.1 s")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+    assert "slot 0 is parked after 4 early deaths" in gateway.command("status").stdout
+
+
+def test_a_parked_slot_leaves_its_clients_to_the_other_slots_and_comes_back(relay, pki):
+    gateway = relay(module=STUB, env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2, park_s=2), relay={"workers": 2})
+    port, workers = gateway.port(), gateway.workers()
+    (gateway.directory / "behave").write_text("crash")
+    os.kill(workers[1], signal.SIGKILL)
+    gateway.wait_for_log("slot 1 is parked")
+    (gateway.directory / "behave").unlink()
+    assert [talk(pki, port) for _ in range(20)] == [b"hello"] * 20
+    after = gateway.wait_for_workers(lambda now: len(now) == 2 and now[1] != workers[1])
+    assert after[0] == workers[0]
+    assert psutil.Process(after[1]).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_reload_takes_a_parked_slot_back_at_once(relay, pki):
+    gateway = relay(module=STUB, env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2), relay={"workers": 1})
+    port, pid = gateway.port(), gateway.workers()[0]
+    (gateway.directory / "behave").write_text("crash")
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_log("slot 0 is parked")
+    (gateway.directory / "behave").unlink()
+    reloaded = gateway.command("reload")
+    assert reloaded.returncode == 0, reloaded.stderr
+    assert gateway.port() == port
+    assert talk(pki, port) == b"hello"
+
+
+def test_a_relay_whose_workers_die_at_once_does_not_start(relay):
+    gateway = relay(start=False, module=STUB, env=stub(first_delay_s=0.01))
+    (gateway.directory / "behave").write_text("bug")
+    gateway.launch()
+    assert gateway.wait() == 71
+    log = gateway.log()
+    assert "died 3 times before the relay served" in log
+    assert "a bug\\nof two lines" in log  # the worker's own words, on one line
+    assert not (gateway.state_dir / "endpoints.json").exists()
+
+
+def test_a_relay_whose_workers_never_serve_does_not_start_and_leaves_nobody_behind(relay):
+    gateway = relay(start=False, module=STUB, env=stub(start_timeout_s=0.5))
+    (gateway.directory / "behave").write_text("late")
+    gateway.launch()
+    assert gateway.wait() == 71
+    assert "did not serve within 0.5 s" in gateway.log()
+    assert gateway._pids_left() == []

@@ -1,0 +1,65 @@
+"""The relay with its real supervisor, but with patience for tests and with workers that misbehave when a test asks them to.
+
+`python -m tests.support.stub_relay start --config FILE`, usually through `Gateway(body, module=STUB, env=stub(...))`. A worker looks for a file
+`behave` in the current directory (the gateway's) when it starts: `crash` ends at once, `mute` serves but sends no heartbeat, `late` never serves,
+`deaf` ignores SIGTERM, `bug` raises; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from relay.tls.preload import load_openssl
+
+STUB = ("tests.support.stub_relay",)
+
+
+def stub(**rules: float) -> dict[str, str]:
+    """The environment for these rules of `core.fleet.Rules`."""
+    return {"STUB_RULES": json.dumps(rules)}
+
+
+def misbehave(spec) -> int:
+    from relay.observe.scoreboard import PHASE, PHASE_SERVING
+    from relay.worker.main import run_worker
+
+    wish = Path("behave").read_text().split() if Path("behave").exists() else []
+    if not wish or (len(wish) > 1 and int(wish[1]) != spec.generation.number):
+        return run_worker(spec)
+    cells = spec.board.row(spec.row)
+    if wish[0] == "crash":
+        return 3
+    if wish[0] == "bug":
+        raise RuntimeError("a bug\nof two lines")
+    if wish[0] == "mute":
+        cells[PHASE] = PHASE_SERVING
+    elif wish[0] == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        cells[PHASE] = PHASE_SERVING
+    os.read(spec.lifeline_fd, 1)
+    return 0
+
+
+def main() -> int:
+    if sys.argv[1] != "start":
+        from relay.cli import main as command
+
+        return command()
+    load_openssl()
+    from relay.core.fleet import Rules
+    from relay.errors import RelayError
+    from relay.supervisor.main import run
+
+    try:
+        return run(Path(sys.argv[3]), work=misbehave, rules=Rules(**json.loads(os.environ.get("STUB_RULES", "{}"))))
+    except RelayError as error:
+        print(error, file=sys.stderr)
+        return 71
+
+
+if __name__ == "__main__":
+    sys.exit(main())
