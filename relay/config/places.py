@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from relay.config.model import Config
@@ -31,7 +32,8 @@ def pool_place(name: str) -> str:
 
 def listener_places(names: Sequence[object]) -> list[str]:
     """The places of all listeners, given their names in file order (anything that is no usable name counts as none)."""
-    return [key_place("listener", name) if isinstance(name, str) and NAME.fullmatch(name) and names.count(name) == 1 else f"listener[{index}]" for index, name in enumerate(names)]
+    uses = Counter(name for name in names if isinstance(name, str))
+    return [key_place("listener", name) if isinstance(name, str) and NAME.fullmatch(name) and uses[name] == 1 else f"listener[{index}]" for index, name in enumerate(names)]
 
 
 def route_place(config: Config, listener: int, route: int) -> str:

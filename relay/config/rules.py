@@ -33,6 +33,7 @@ _FILE_REMEDIES = {
     "backend_ca": "name the PEM file with the CAs of the backends' certificates; backend verification cannot be turned off",
 }
 _LEADS_TO_POOLS = re.compile(r"listener(\[\d+\])?|listener.*\.(route(\[\d+\])?|pool)")
+_STEP = re.compile(r"[.\[]")
 _LATER = "not supported in this version"
 
 
@@ -50,7 +51,7 @@ class _Findings:
 
     def doubts(self, place: str) -> bool:
         """Whether this place lies in something that was replaced."""
-        return any(place == each or place.startswith((f"{each}.", f"{each}[")) for each in self.doubtful)
+        return place in self.doubtful or any(place[: match.start()] in self.doubtful for match in _STEP.finditer(place))
 
 
 def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[Problem]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -96,12 +95,11 @@ def accepted(annotation: Any, constraints: Sequence[Any] = ()) -> str:
 
 
 def _bounds(constraints: Sequence[Any]) -> str:
-    lower = next((f" from {each.ge}" for each in constraints if isinstance(each, annotated_types.Ge)), "")
-    above = next((f" above {each.gt}" for each in constraints if isinstance(each, annotated_types.Gt)), "")
-    upper = next((each.le for each in constraints if isinstance(each, annotated_types.Le)), None)
-    if upper is None:
-        return f"{lower} up" if lower else above
-    return f"{lower} to {upper}" if lower else f"{above} and at most {upper}"
+    # Constraints are annotated_types.Ge, Gt, Le: told apart by their one attribute, as that package is pydantic's and not ours.
+    limits = {name: getattr(each, name) for each in constraints for name in ("ge", "gt", "le") if hasattr(each, name)}
+    if "ge" in limits:
+        return f" from {limits['ge']} to {limits['le']}" if "le" in limits else f" from {limits['ge']} up"
+    return f" above {limits['gt']} and at most {limits['le']}" if limits.keys() >= {"gt", "le"} else ""
 
 
 def find(loc: Loc) -> tuple[Any, list[Any], type[BaseModel] | None, Loc]:
