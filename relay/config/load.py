@@ -68,10 +68,11 @@ def load_state_dir(path: Path) -> Path:
     """`relay.state_dir` alone, absolute: a running relay can be asked and stopped although its file has a mistake now. Raises ConfigError."""
     source = path.absolute()
     section = _parse(source, _read(source)).get("relay", {})
-    value = section.get("state_dir", str(Relay().state_dir)) if isinstance(section, dict) else None
-    if not isinstance(value, str):
-        raise ConfigError([Problem("relay.state_dir", "is not a text", "write the directory's path in quotes")])
-    return source.parent / value
+    given = {key: value for key, value in section.items() if key == "state_dir"} if isinstance(section, Mapping) else {}
+    try:
+        return source.parent / Relay.model_validate(given).state_dir
+    except ValidationError:
+        raise ConfigError([Problem("relay.state_dir", "does not name a directory", "write its path in quotes")]) from None
 
 
 def _read(path: Path) -> str:

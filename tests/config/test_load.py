@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import load as loading
-from relay.config.load import find_config, load_config
+from relay.config.load import find_config, load_config, load_state_dir
 from relay.config.places import route_place
 from relay.errors import ConfigError, Problem
 
@@ -168,3 +168,15 @@ def test_all_places_that_were_looked_at_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "DEFAULT_PLACES", (Path("relay.toml"), tmp_path / "etc/relay.toml"))
     with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/relay.toml and {tmp_path}/etc/relay.toml")):
         find_config(None)
+
+
+def test_the_state_directory_is_found_in_a_file_with_mistakes(write, tmp_path):
+    assert load_state_dir(write(("workers = 2", 'workers = 0\nstate_dir = "state"'))) == tmp_path / "state"
+    assert load_state_dir(write(("workers = 2", "wrokers = 2"))) == tmp_path / "run"
+    assert load_state_dir(write(text="relay = 5")) == tmp_path / "run"
+
+
+@pytest.mark.parametrize("value", ["5", '""', '"a\\u0000b"', "[]"])
+def test_a_state_directory_that_is_none_is_a_problem(write, value):
+    with pytest.raises(ConfigError, match=r"relay\.state_dir: does not name a directory"):
+        load_state_dir(write(("workers = 2", f"state_dir = {value}")))
