@@ -18,7 +18,7 @@ from bench import chart, facts, report
 from bench.children import Backend, BenchError
 from bench.gateways import GATEWAYS, Gateway, Place, Running, raise_file_limit
 from bench.pki import create_pki
-from bench.runner import DIRECT, Measurement, Settings, as_rows, run
+from bench.runner import DIRECT, NOISE, Measurement, Settings, as_rows, run
 from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
 
 
@@ -27,6 +27,7 @@ from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
 @click.option("--workloads", "workload_names", default="", help=f"Comma-separated: {', '.join(WORKLOADS)}; or scale, latency, all. [default: {','.join(DEFAULT)}]")
 @click.option("--rounds", type=click.IntRange(1, 100), default=None, help="Turns of every gateway in every workload. [default: 5, quick: 1]")
 @click.option("--seconds", type=click.FloatRange(0.2, 600), default=None, help="Length of one measurement. [default: 3, quick: 0.7]")
+@click.option("--retakes", type=click.IntRange(0, 50), default=None, help="Repeats of a measurement when others use the gateway's CPU. [default: 3, quick: 0]")
 @click.option("--quick", is_flag=True, help="A rough picture within a minute.")
 @click.option("--same-cipher/--own-cipher", default=True, show_default=True, help="Load and backend offer TLS_AES_128_GCM_SHA256 only, so that all use the same.")
 @click.option("--syscalls", is_flag=True, help="Also count system calls per unit (needs strace).")
@@ -40,6 +41,7 @@ def main(
     workload_names: str,
     rounds: int | None,
     seconds: float | None,
+    retakes: int | None,
     quick: bool,
     same_cipher: bool,
     syscalls: bool,
@@ -72,6 +74,7 @@ def main(
             syscalls=syscalls,
             load_cpus=load_cpus,
             gateway_cpus=gateway_cpus,
+            retakes=retakes if retakes is not None else 0 if quick else 3,
             processes=max(1, len(load_cpus or ()) // 2),
         )
         environment = {**facts.describe_machine(), "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways}}
@@ -79,6 +82,9 @@ def main(
     reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
     cells = report.summarize(measurements, reference)
     _print(console, environment, cells, reference)
+    noisy = sum(each.noisy for each in measurements)
+    if noisy:
+        console.print(f"[yellow]~[/yellow] {noisy} of {len(measurements)} measurements had others on the gateway's CPU for more than {NOISE:.0%} of the time")
     for line in report.list_errors(measurements):
         console.print(f"[red]not valid:[/red] {line}")
     if earlier is not None:

@@ -6,12 +6,13 @@ Never: samples; every figure is a kernel counter read before and after.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def difference(before: Usage, after: Usage) -> Used:
     if lost:
         raise BenchError(f"process {min(lost)} of the gateway ended during the measurement; see its output")
     return Used(sum(after.cpu_s.values()) - sum(before.cpu_s.values()), after.switches - before.switches)
+
+
+def busy_seconds(cpus: Iterable[int]) -> float:
+    """Time these CPUs have worked for anybody, stolen time included (proc_stat(5): all columns but idle and iowait)."""
+    ticks = 0
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def private_bytes(pids: Sequence[int]) -> int:

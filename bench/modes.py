@@ -60,10 +60,21 @@ class Requests(Traffic):
 
     def warm_up(self) -> None:
         """Opens all connections and asks a few times on each."""
-        self.limit = self.job.connections * self.job.warm_units
+        self.running = False
         for _ in range(self.job.connections):
             self.open()
         self.run(lambda: self.tally.handshakes + self.tally.errors.total() >= self.job.connections and not self.busy)
+        self.running = True
+        self.limit = self.tally.units + self.job.connections * (self.job.warm_units - 1)
+        self.begin_all()
+        self.run(lambda: not self.busy)
+
+    def begin_all(self) -> None:
+        """Starts a unit on every connection, within the limit."""
+        for conn in list(self.conns.values())[: self.limit - self.tally.units]:
+            self.busy += 1
+            conn.working = True
+            self.begin(conn)
 
     def measure(self) -> None:
         """Keeps all connections busy for the job's time."""
@@ -74,10 +85,7 @@ class Requests(Traffic):
         self.running = True
         started_at = time.monotonic()
         self.stop_at = started_at + self.job.seconds
-        for conn in list(self.conns.values()):
-            self.busy += 1
-            conn.working = True
-            self.begin(conn)
+        self.begin_all()
         self.run(lambda: not self.busy)
         self.tally.wall_s = time.monotonic() - started_at
 

@@ -29,6 +29,7 @@ class Cell:
     high: float = 0.0
     ratio: float | None = None
     errors: int = 0
+    noisy: int = 0
 
 
 def summarize(measurements: Sequence[Measurement], reference: str) -> dict[str, dict[str, Cell]]:
@@ -49,7 +50,7 @@ def _cell(rounds: Sequence[Measurement], reference: Sequence[Measurement]) -> Ce
         return Cell(None, errors=errors)
     base = {each.round: each.cost for each in reference if each.valid}
     ratios = [each.cost / own for each in rounds if each.valid and each.cost is not None and (own := base.get(each.round))]
-    return Cell(statistics.median(costs), min(costs), max(costs), statistics.median(ratios) if ratios else None, errors)
+    return Cell(statistics.median(costs), min(costs), max(costs), statistics.median(ratios) if ratios else None, errors, sum(each.noisy for each in rounds))
 
 
 def build_table(cells: dict[str, dict[str, Cell]], names: Sequence[str], reference: str) -> Table:
@@ -71,7 +72,7 @@ def _text(cell: Cell | None) -> str:
     if cell.cost is None:
         return "[red]invalid[/red]"
     ratio = f" ({cell.ratio:.2f})" if cell.ratio is not None else ""
-    mark = " [red]![/red]" if cell.errors else ""
+    mark = (" [red]![/red]" if cell.errors else "") + ("[yellow]~[/yellow]" if cell.noisy else "")
     return f"[bold]{_number(cell.cost)}[/bold]{ratio}{mark}\n[dim]{_number(cell.low)} to {_number(cell.high)}[/dim]"
 
 

@@ -31,6 +31,10 @@ class TlsError(Exception):
     """A connection cannot go on; the text is OpenSSL's reason, for counting."""
 
 
+class AbandonedError(TlsError):
+    """The peer closed the connection before the handshake was done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Negotiated:
     """What one handshake agreed on."""
@@ -108,7 +112,7 @@ def handshake(ssl: Any) -> int:
         return 1
     wanted = judge(ssl, result)
     if wanted == EOF:
-        raise TlsError("handshake: the peer closed the connection")
+        raise AbandonedError("the peer closed the connection during the handshake")
     return wanted
 
 
