@@ -1,6 +1,7 @@
 import pytest
 
 from tests.support.backend import TlsBackend
+from tests.support.configs import write_body
 from tests.support.gateway import Gateway
 
 
@@ -16,33 +17,6 @@ def echo(pki):
 def body(pki, echo):
     """The listeners and pools of most tests: one listener on a free port, one backend."""
     return write_body(pki, echo)
-
-
-def write_body(pki, echo, listen=("127.0.0.1:0",), **listener):
-    addresses = ", ".join(f'"{address}"' for address in listen)
-    more = "\n".join(f"{key} = {value}" for key, value in listener.items())
-    return f"""
-[[listener]]
-name = "https"
-listen = [{addresses}]
-{more}
-
-[[listener.route]]
-pool = "echo"
-certificate = "{pki.gateway.certificate}"
-private_key = "{pki.gateway.key}"
-client_ca = "{pki.ca}"
-
-[pool.echo]
-machine_certificate = "{pki.machine.certificate}"
-machine_key = "{pki.machine.key}"
-backend_ca = "{pki.ca}"
-
-[[pool.echo.backend]]
-route = "w1"
-address = "{echo.address}"
-name = "backend.example.com"
-"""
 
 
 @pytest.fixture

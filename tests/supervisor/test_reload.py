@@ -1,0 +1,187 @@
+"""New configurations: everything that can fail does so before the old generation notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.request
+
+import pytest
+
+from tests.support.client import context_of, talk
+from tests.support.configs import write_body
+from tests.support.gateway import wait_until
+from tests.support.stub_relay import STUB, stub
+
+
+def test_a_reload_answers_when_new_workers_serve_on_the_same_ports(relay, pki):
+    gateway = relay()
+    before = gateway.endpoints
+    done = gateway.command("reload")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("generation 2 serves")
+    after = gateway.endpoints
+    assert after["generation"] == 2
+    assert (after["listeners"], after["admin"]) == (before["listeners"], before["admin"])
+    assert not set(gateway.workers().values()) & {worker["pid"] for worker in before["workers"]}
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_a_hangup_signal_reloads_too(relay):
+    gateway = relay()
+    gateway.signal(signal.SIGHUP)
+    wait_until("generation 2 serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log)
+
+
+def test_sessions_of_the_old_generation_go_on_until_they_end(relay, pki):
+    gateway = relay(relay={"workers": 1})
+    old = gateway.workers()[0]
+    with context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", gateway.port()), 10), server_hostname="app.example.com") as tls:
+        tls.sendall(b"before")
+        assert tls.recv(100) == b"before"
+        assert gateway.command("reload").returncode == 0
+        tls.sendall(b"after")
+        assert tls.recv(100) == b"after"
+        assert gateway.workers()[0] != old
+        phases = {line.split("phase=")[1].split()[0] for line in gateway.command("status").stdout.splitlines() if line.startswith("worker")}
+        assert phases == {"serving", "draining"}
+    gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended with exit code 0")
+
+
+def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
+    gateway = relay(relay={"workers": 2}, timeouts={"hello_s": 60})
+    port, context = gateway.port(), context_of(pki)
+    for pid in gateway.workers().values():
+        os.kill(pid, signal.SIGSTOP)
+    queued = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(40)]
+    old = gateway.workers()
+    assert gateway.command("reload").returncode == 0
+    for pid in old.values():
+        os.kill(pid, signal.SIGCONT)
+    assert [talk(pki, port, b"x", raw, context) for raw in queued] == [b"x"] * 40
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda text, pki: text + "\n[surprise]\n", "surprise"),
+        (lambda text, pki: text.replace(str(pki.gateway.certificate), str(pki.directory / "absent.pem")), "absent.pem"),
+        (lambda text, pki: text.replace(str(pki.gateway.key), str(pki.client.key)), "does not"),
+        (lambda text, pki: text.replace(str(pki.machine.certificate), str(pki.client_expired.certificate)).replace(str(pki.machine.key), str(pki.client_expired.key)), "expired"),
+        (lambda text, pki: "not toml", "line 1"),
+    ],
+    ids=["unknown key", "missing file", "wrong key", "expired certificate", "no TOML"],
+)
+def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_on(relay, pki, body, change, expected):
+    gateway = relay()
+    before = gateway.endpoints
+    gateway.write(change(body, pki)) if expected != "line 1" else gateway.config.write_text("not toml [[[")
+    if expected == "line 1":
+        gateway.signal(signal.SIGHUP)  # a client could not even find the control socket
+        gateway.wait_for_log("reload refused")
+    else:
+        refused = gateway.command("reload")
+        assert refused.returncode == 78
+        assert expected in refused.stderr
+        assert "the old one goes on" in refused.stderr
+        assert all(line.startswith("relay: ") for line in refused.stderr.splitlines())
+    assert expected in gateway.log()
+    assert gateway.endpoints == before
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, echo):
+    gateway = relay()
+    with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        gateway.write(write_body(pki, echo, ("127.0.0.1:0", f"127.0.0.1:{port}", f"127.0.0.1:{stranger.getsockname()[1]}")))
+        refused = gateway.command("reload")
+    assert refused.returncode == 71
+    assert f"pid {os.getpid()}" in refused.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+    assert gateway.endpoints["generation"] == 1
+
+
+def test_addresses_and_workers_come_and_go(relay, pki, echo):
+    gateway = relay(relay={"workers": 1})
+    first = gateway.port()
+    gateway.write(write_body(pki, echo, ("127.0.0.1:0", "[::1]:0")), relay={"workers": 3})
+    assert gateway.command("reload").returncode == 0
+    assert gateway.endpoints["listeners"]["https"][0] == f"127.0.0.1:{first}"
+    assert len(gateway.workers()) == 3
+    with context_of(pki).wrap_socket(socket.create_connection(gateway.address(index=1), 10), server_hostname="app.example.com") as tls:
+        tls.sendall(b"six")
+        assert tls.recv(100) == b"six"
+    gateway.write(write_body(pki, echo, ("[::1]:0",)), relay={"workers": 1})
+    assert gateway.command("reload").returncode == 0
+    gateway.wait_for_log("of generation 2 ended", count=3)
+    assert len(gateway.workers()) == 1
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", first), 5)
+
+
+def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(relay, pki):
+    gateway = relay(module=STUB, env=stub(start_timeout_s=5))
+    before = gateway.workers()
+    (gateway.directory / "behave").write_text("crash 2")
+    failed = gateway.command("reload")
+    assert failed.returncode == 71
+    assert "generation 1 goes on" in failed.stderr
+    assert gateway.workers() == before
+    assert talk(pki, gateway.port()) == b"hello"
+    (gateway.directory / "behave").unlink()
+    again = gateway.command("reload")
+    assert again.stdout.startswith("generation 3 serves"), again  # 2 is spent: its workers may still be there
+
+
+def test_a_hangup_during_a_reload_is_not_lost(relay):
+    gateway = relay(module=STUB, env=stub(start_timeout_s=1), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("late 2")
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_for_log("worker 0 started", count=2)
+    busy = gateway.command("reload")
+    assert (busy.returncode, "another reload is under way" in busy.stderr) == (71, True)
+    gateway.signal(signal.SIGHUP)
+    wait_until("generation 3 serves", lambda: gateway.endpoints["generation"] == 3, detail=gateway.log)
+
+
+def test_what_cannot_change_is_refused(relay, body):
+    gateway = relay()
+    gateway.write(body, relay={"state_dir": gateway.directory / "elsewhere"})
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_for_log("relay.state_dir: cannot change from")
+
+
+def test_the_admin_address_moves_with_the_configuration(relay, body):
+    gateway = relay()
+    before = gateway.admin_url
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gateway.write(body, admin={"listen": f"127.0.0.1:{port}"})
+    assert gateway.command("reload").returncode == 0
+    assert gateway.admin_url == f"http://127.0.0.1:{port}" != before
+    with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=20) as page:
+        assert "relay_config_generation 2.0" in page.read().decode()
+
+
+def test_counters_never_go_back_over_a_reload(relay, pki):
+    gateway = relay(relay={"workers": 1})
+
+    def connections():
+        with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=20) as page:
+            lines = [line for line in page.read().decode().splitlines() if line.startswith("relay_connections_total{")]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    for _ in range(5):
+        talk(pki, gateway.port())
+    before = connections()
+    old = gateway.workers()[0]
+    gateway.command("reload")
+    gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended")
+    assert before == 5
+    assert connections() == 5
+    assert json.loads((gateway.state_dir / "endpoints.json").read_text())["generation"] == 2
