@@ -61,6 +61,7 @@ class TlsBackend:
         self.alpn: list[str | None] = []
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; else every test waits for delayed ACKs
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
