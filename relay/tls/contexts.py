@@ -34,6 +34,8 @@ from relay.tls.raw import (
     NEVER_CHECK_SUBJECT,
     NO_PARTIAL_WILDCARDS,
     NULL,
+    SERVER_NAME_OK,
+    SERVER_NAME_REFUSED,
     Pointer,
     ffi,
     lib,
@@ -126,6 +128,7 @@ def _inbound(listener: Listener, index: int, route: Route, number: int) -> Inbou
     _use_pair(context, where, route)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    lib.SSL_CTX_set_tlsext_servername_callback(raw, _SERVER_NAME_CALLBACK)
     # Tickets only: a cache in memory would be one worker's, and would be copied at fork.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
@@ -241,6 +244,15 @@ def _as_openssl(certificate: x509.Certificate) -> Any:
     from OpenSSL.crypto import X509
 
     return X509.from_cryptography(certificate)
+
+
+def _on_server_name(_ssl: Any, _alert: Any, _arg: Any) -> int:
+    # The route was chosen before (relay.worker.intake). But only a name that is acknowledged goes into a TLS 1.2 session, and without
+    # it there, SSL_get_servername knows no name on a resumed handshake, and the comparison with the peeked one fails.
+    return SERVER_NAME_OK
+
+
+_SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=SERVER_NAME_REFUSED)
 
 
 def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:

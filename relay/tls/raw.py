@@ -25,19 +25,29 @@ ffi: Final[Any] = _util.ffi
 lib: Final[Any] = _util.lib
 
 _NEEDED = [
-    "BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_s_mem", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string",
-    "EVP_get_digestbyname", "SSL_CIPHER_get_name", "SSL_CTX_add_client_CA", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list",
-    "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_verify", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name",
-    "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername",
-    "SSL_get_version", "SSL_new", "SSL_read", "SSL_SESSION_free", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos",
-    "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown",
-    "SSL_write", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error",
-    "X509_digest", "X509_free", "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags",
+    "BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_s_mem", "ERR_GET_REASON", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string",
+    "EVP_get_digestbyname", "SSL_CB_READ_ALERT", "SSL_CIPHER_get_name", "SSL_CTX_clear_mode", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list",
+    "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_tlsext_servername_callback", "SSL_CTX_set_verify", "SSL_ERROR_SSL", "SSL_ERROR_SYSCALL", "SSL_ERROR_WANT_READ",
+    "SSL_ERROR_WANT_WRITE", "SSL_ERROR_ZERO_RETURN", "SSL_MODE_ENABLE_PARTIAL_WRITE", "SSL_MODE_RELEASE_BUFFERS", "SSL_RECEIVED_SHUTDOWN", "SSL_SENT_SHUTDOWN",
+    "SSL_SESSION_free", "SSL_TLSEXT_ERR_ALERT_FATAL", "SSL_TLSEXT_ERR_OK", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name",
+    "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername", "SSL_get_version",
+    "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
+    "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
+    "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
+    "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
+    "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
     "X509_verify_cert_error_string", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
 ]  # fmt: skip
-_missing = [name for name in _NEEDED if not hasattr(lib, name)]
-if _missing:
-    raise StartupError(f"this cryptography does not bind {', '.join(_missing)}", "install the versions of pyopenssl and cryptography that pyproject.toml names")
+
+
+def check_bindings(bindings: object) -> None:
+    """Raise StartupError with the names of all calls and constants that these bindings lack."""
+    missing = [name for name in _NEEDED if not hasattr(bindings, name)]
+    if missing:
+        raise StartupError(f"this cryptography does not bind {', '.join(missing)}", "install the versions of pyopenssl and cryptography that pyproject.toml names")
+
+
+check_bindings(lib)
 
 NULL: Final[Any] = ffi.NULL
 Pointer: TypeAlias = Any  # an SSL *, X509 * or SSL_SESSION *: cffi has no static types
@@ -52,10 +62,13 @@ READ_ALERT: Final[int] = lib.SSL_CB_READ_ALERT
 HOST_NAME: Final[int] = lib.TLSEXT_NAMETYPE_host_name
 ALPN_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
 ALPN_FATAL: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
+SERVER_NAME_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
+SERVER_NAME_REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 NO_PARTIAL_WILDCARDS: Final[int] = lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
 NEVER_CHECK_SUBJECT: Final[int] = lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
 # Not in the bindings' list of constants. Without it OpenSSL builds and verifies our own chain anew in every handshake.
 MODE_NO_AUTO_CHAIN: Final = 0x8
+MODE_PARTIAL_WRITE: Final[int] = lib.SSL_MODE_ENABLE_PARTIAL_WRITE
 MODE_RELEASE_BUFFERS: Final[int] = lib.SSL_MODE_RELEASE_BUFFERS
 
 # The largest plaintext of one record, RFC 8446 section 5.1.
