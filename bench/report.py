@@ -62,7 +62,7 @@ def build_table(cells: dict[str, dict[str, Cell]], names: Sequence[str], referen
     for name in columns:
         table.add_column(name, justify="right")
     for workload, row in cells.items():
-        table.add_row(f"{workload}\n[dim]{WORKLOADS[workload].what}[/dim]", WORKLOADS[workload].unit, *(_text(row.get(name)) for name in columns))
+        table.add_row(workload, WORKLOADS[workload].unit, *(_text(row.get(name)) for name in columns))
     return table
 
 
@@ -73,7 +73,8 @@ def _text(cell: Cell | None) -> str:
         return "[red]invalid[/red]"
     ratio = f" ({cell.ratio:.2f})" if cell.ratio is not None else ""
     mark = (" [red]![/red]" if cell.errors else "") + ("[yellow]~[/yellow]" if cell.noisy else "")
-    return f"[bold]{_number(cell.cost)}[/bold]{ratio}{mark}\n[dim]{_number(cell.low)} to {_number(cell.high)}[/dim]"
+    spread = f"\n[dim]{_number(cell.low)}..{_number(cell.high)}[/dim]" if cell.high > cell.low else ""
+    return f"[bold]{_number(cell.cost)}[/bold]{ratio}{mark}{spread}"
 
 
 def _number(value: float) -> str:
