@@ -9,7 +9,7 @@ Never: takes the relay's word where the client's can be had.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -156,7 +156,7 @@ def run_demo(once: bool, port: int) -> int:
     console.print("Making certificates, starting three backends and a relay with two workers ...")
     with _terminated_like_interrupted(), Stage(port) as stage:
         console.print(f"The relay accepts on 127.0.0.1:{stage.port}; its metrics are at http://{stage.admin}/metrics; all files are in {stage.directory}\n", markup=False)
-        failed = _run_steps(console, stage)
+        failed = run_steps(console, stage)
         if failed:
             console.print(Text(f"{len(failed)} of {len(STEPS)} steps did not show what they should: {'; '.join(failed)}", style="bold red"))
         else:
@@ -166,11 +166,11 @@ def run_demo(once: bool, port: int) -> int:
     return 1 if failed else 0
 
 
-def _run_steps(console: Console, stage: Stage) -> list[str]:
-    """The titles of the steps that failed."""
+def run_steps(console: Console, stage: Stage, steps: Sequence[Callable[[Stage], Shown]] = STEPS) -> list[str]:
+    """Run and show steps; the titles of the steps that failed."""
     failed = []
     good, bad = ("✔", "✘") if console.encoding.lower().startswith("utf") else ("ok", "FAILED")
-    for number, step in enumerate(STEPS, 1):
+    for number, step in enumerate(steps, 1):
         title = f"{number}. {(step.__doc__ or '').rstrip('.')}"
         try:
             shown = step(stage)
