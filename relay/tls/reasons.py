@@ -14,7 +14,8 @@ from relay.tls.raw import NULL, ffi, lib
 _MOST_ERRORS = 16
 _ALERT_BASE = 1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
 
-# Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1.
+# Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1. The numbers mean something else in its other libraries.
+_SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
 _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
@@ -116,6 +117,8 @@ def explain_queue(side: Side) -> Failure:
     lib.ERR_clear_error()
     known = _INBOUND if side is Side.INBOUND else _OUTBOUND
     for code in codes:
+        if code >> _LIBRARY_SHIFT != _SSL_LIBRARY:
+            continue
         number = lib.ERR_GET_REASON(code)
         if _ALERT_BASE <= number < _ALERT_BASE + 256:
             return explain_alert(side, number - _ALERT_BASE)
