@@ -20,7 +20,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from relay.tls.raw import READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
+from relay.tls.raw import NULL, READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 
 BUDGET = 16
 _CLOSE_NOTIFY = 0
@@ -39,20 +39,21 @@ class Status(IntEnum):
 
 
 class _Alert:
-    """The last alert that OpenSSL read, for the SSL_read under way: -1 for none."""
+    """The last alert that OpenSSL read, and on which connection: others may have read one since, in a handshake or a write."""
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "ssl")
 
     def __init__(self) -> None:
         self.number = -1
+        self.ssl: Pointer = NULL
 
 
-last_alert = _Alert()
+_last_alert = _Alert()
 
 
-def _on_info(_ssl: Any, where: int, value: int) -> None:
+def _on_info(ssl: Any, where: int, value: int) -> None:
     if where == READ_ALERT:
-        last_alert.number = value & 0xFF
+        _last_alert.number, _last_alert.ssl = value & 0xFF, ssl
 
 
 _INFO_CALLBACK: Any = ffi.callback("void(SSL *, int, int)", _on_info)
@@ -60,6 +61,7 @@ _INFO_CALLBACK: Any = ffi.callback("void(SSL *, int, int)", _on_info)
 
 def watch_alerts(ssl: Pointer) -> None:
     """From now on (after the handshake: it would be called dozens of times during one) tell a close_notify from a bare FIN."""
+    _last_alert.ssl = NULL  # it may have been a freed connection with the same address
     lib.SSL_set_info_callback(ssl, _INFO_CALLBACK)
 
 
@@ -116,12 +118,12 @@ class Pump:
         if error == WANT_READ:
             return moved
         if error == ZERO_RETURN:
-            self.status = Status.ENDED if last_alert.number == _CLOSE_NOTIFY else Status.TRUNCATED
+            said = _last_alert.ssl == source and _last_alert.number == _CLOSE_NOTIFY
+            self.status = Status.ENDED if said else Status.TRUNCATED
         elif error == WANT_WRITE:
             self.status = Status.SOURCE_WANTS_WRITE
         else:
             self.status = Status.SOURCE_FAILED
-        last_alert.number = -1
         return ~moved
 
     def _not_written(self, sink: Pointer, size: int, moved: int) -> int:
