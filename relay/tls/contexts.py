@@ -30,6 +30,7 @@ from relay.tls.raw import (
     ALPN_FATAL,
     ALPN_OK,
     MODE_NO_AUTO_CHAIN,
+    MODE_PARTIAL_WRITE,
     MODE_RELEASE_BUFFERS,
     NEVER_CHECK_SUBJECT,
     NO_PARTIAL_WILDCARDS,
@@ -49,6 +50,8 @@ _OPTIONS = (
     # A peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
     | SSL.OP_IGNORE_UNEXPECTED_EOF
 )
+# No list brings these in: without a certificate of its peer a connection would not be verified at all.
+_NEVER = b":!aNULL:!eNULL"
 # How long a client may resume after a full handshake. On a resumed handshake an expired intermediate that the client
 # once sent cannot be seen (the ticket carries only the leaf), so this bounds the time until it is.
 TICKET_LIFETIME_S = 300
@@ -197,12 +200,15 @@ def _context(method: int, where: str, settings: Route | Pool, authorities: Itera
     context = SSL.Context(method)
     context.set_options(_OPTIONS)
     context.set_mode(MODE_NO_AUTO_CHAIN | MODE_RELEASE_BUFFERS)
+    # pyOpenSSL turns it on. A client that has negotiated shorter records (RFC 6066, 4) would make SSL_write take only the first part
+    # of what relay.tls.pump gives it, which counts on all or nothing.
+    lib.SSL_CTX_clear_mode(context._context, MODE_PARTIAL_WRITE)  # noqa: SLF001
     context.set_min_proto_version(_VERSIONS[settings.min_version])
     problems: list[Problem] = []
     try:
-        context.set_cipher_list(settings.ciphers_tls12.encode())
+        context.set_cipher_list(settings.ciphers_tls12.encode() + _NEVER)
     except SSL.Error:
-        problems.append(Problem(f"{where}.ciphers_tls12", f"OpenSSL knows no cipher in {settings.ciphers_tls12!r}", "see: openssl ciphers -v -tls1_2"))
+        problems.append(Problem(f"{where}.ciphers_tls12", f"OpenSSL knows no cipher with authentication and encryption in {settings.ciphers_tls12!r}", "see: openssl ciphers -v -tls1_2"))
     try:
         context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
     except SSL.Error:
