@@ -12,6 +12,7 @@ Next: `relay.worker.outbound.choose`
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,10 +22,12 @@ from cryptography.x509.oid import NameOID
 
 from relay.config.model import Allow
 from relay.errors import Reason
+from relay.tls.material import serial_hex
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import Failure
 
 _REMEMBERED = 4096
+_MOST_DETAIL = 500
 _SHA256 = lib.EVP_get_digestbyname(b"sha256")
 _digest: Any = ffi.new("unsigned char[32]")
 _digest_view = ffi.buffer(_digest, 32)
@@ -32,7 +35,7 @@ _digest_view = ffi.buffer(_digest, 32)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A leaf certificate's facts; instants are Unix time, `serial` and `fingerprint` upper-case hex, names RFC 4514."""
+    """A leaf certificate's facts; instants are Unix time, `serial` (as `openssl x509 -serial` prints it) and `fingerprint` upper-case hex, names RFC 4514."""
 
     subject: str
     issuer: str
@@ -93,12 +96,14 @@ def peer_identity(ssl: Pointer) -> Identity | None:
         lib.X509_free(certificate)
 
 
-def identity_of(certificate: Pointer) -> Identity:
-    """The facts of an `X509 *`, which stays the caller's."""
+def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
+    """The facts of an `X509 *`, which stays the caller's. Not to be remembered: a certificate that was not verified."""
     lib.X509_digest(certificate, _SHA256, _digest, NULL)
     fingerprint = _digest_view[:]
     who = _known.get(fingerprint)
     if who is None:
+        if not remember:
+            return _parse(to_der(certificate), fingerprint)
         if len(_known) >= _REMEMBERED:
             _known.clear()
         who = _known[fingerprint] = _parse(to_der(certificate), fingerprint)
@@ -120,24 +125,32 @@ def to_der(certificate: Pointer) -> bytes:
 def _parse(der: bytes, fingerprint: bytes) -> Identity:
     # cryptography refuses some certificates that OpenSSL accepts; such a certificate has no names to match a rule with.
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        return Identity(
-            subject=certificate.subject.rfc4514_string(),
-            issuer=certificate.issuer.rfc4514_string(),
-            serial=f"{certificate.serial_number:X}",
-            not_before_at=certificate.not_valid_before_utc.timestamp(),
-            not_after_at=certificate.not_valid_after_utc.timestamp(),
-            cn=_names(certificate, NameOID.COMMON_NAME),
-            ou=_names(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME),
-            san_dns=_alternative(certificate, x509.DNSName),
-            san_uri=_alternative(certificate, x509.UniformResourceIdentifier),
-            fingerprint=fingerprint.hex().upper(),
-            issuer_der=certificate.issuer.public_bytes(),
-        )
-    except (ValueError, x509.DuplicateExtension) as error:
-        return Identity(f"unreadable: {error}", "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what breaks RFC 5280 in harmless ways
+            certificate = x509.load_der_x509_certificate(der)
+            return Identity(
+                subject=certificate.subject.rfc4514_string(),
+                issuer=certificate.issuer.rfc4514_string(),
+                serial=serial_hex(certificate),
+                not_before_at=certificate.not_valid_before_utc.timestamp(),
+                not_after_at=certificate.not_valid_after_utc.timestamp(),
+                cn=_names(certificate, NameOID.COMMON_NAME),
+                ou=_names(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME),
+                san_dns=_alternative(certificate, x509.DNSName),
+                san_uri=_alternative(certificate, x509.UniformResourceIdentifier),
+                fingerprint=fingerprint.hex().upper(),
+                issuer_der=certificate.issuer.public_bytes(),
+            )
+    except Exception as error:  # noqa: BLE001 (strangers choose these bytes, and cryptography's list of exceptions is open)
+        return Identity(f"unreadable: {_one_line(str(error))}", "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
     finally:
         lib.ERR_clear_error()
+
+
+def _one_line(text: str) -> str:
+    """For a detail: no line breaks or control characters, and not the whole of what a peer can fill a certificate with."""
+    short = text if len(text) <= _MOST_DETAIL else text[:_MOST_DETAIL] + "…"
+    return "".join(char if char.isprintable() else "?" for char in short)
 
 
 def _names(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> tuple[str, ...]:
@@ -173,6 +186,6 @@ def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
     if now_at > gate.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
     if not gate.rules.allow(who):
-        names = ", ".join((*who.cn, *who.san_dns, *who.san_uri)) or "none"
+        names = _one_line(", ".join((*who.cn, *who.san_dns, *who.san_uri))) or "none"
         return Failure(Reason.NOT_ALLOWED, f"names in the certificate: {names}; SHA-256 {who.fingerprint}")
     return None

@@ -75,7 +75,8 @@ def _on_verify(ok: int, store_context: Any) -> int:
         _refused.code = lib.X509_STORE_CTX_get_error(store_context)
         _refused.depth = depth
         certificate = lib.X509_STORE_CTX_get_current_cert(store_context)
-        _refused.identity = identity_of(certificate) if certificate != NULL else None
+        # Whoever connects could fill the memory with certificates that nobody has signed.
+        _refused.identity = identity_of(certificate, remember=False) if certificate != NULL else None
     return 0
 
 
@@ -117,6 +118,7 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
     _refused.code = 0
     _refused.failure = None
     _refused.check = check
+    _clear_error()
     result = _do_handshake(ssl)
     if result == 1:
         _clear_error()
