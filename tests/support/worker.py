@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -15,7 +17,7 @@ from typing import Any
 
 from relay.config.load import load_config
 from relay.observe.names import Series, series_for
-from relay.observe.scoreboard import PHASE, PHASE_SERVING, Layout, Scoreboard
+from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, Layout, Scoreboard
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
@@ -52,17 +54,20 @@ def pool_toml(pki: Pki, addresses: list[str], name: str = "main", extra: str = "
 
 
 class RunningWorker:
-    """A worker with one listener on a loopback port."""
+    """A worker with one listener on a loopback port.
 
-    def __init__(self, directory: Path, toml: str) -> None:
-        self.access_log = directory / "access.log"
+    `files_limit` is its RLIMIT_NOFILE (0: as it is); `beside` another worker of the same relay, whose scoreboard it shares.
+    """
+
+    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, beside: RunningWorker | None = None) -> None:
+        self.access_log = directory / ("access.log" if beside is None else "access-2.log")
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
         config = load_config(file)
-        self.layout = Layout(4096)
+        self.layout = Layout(4096) if beside is None else beside.layout
         for series in series_for(config):
             self.layout.add(series)
-        self.board = Scoreboard.create(4, 4096)
+        self.board = Scoreboard.create(4, 4096) if beside is None else beside.board
         self.board.publish(self.layout, {})
         self.row = self.board.lease(0, 1)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -70,14 +75,19 @@ class RunningWorker:
         self.port: int = listener.getsockname()[1]
         generation = build_generation(config, 1)
         read_fd, self._lifeline = os.pipe()
+        garbage_fd, self._garbage_write = os.pipe()
+        self._garbage_read = garbage_fd
         spec = WorkerSpec(0, self.row, [(config.listener[0].name, listener)], generation, self.board, self.layout, read_fd)
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
             try:
                 os.close(self._lifeline)
+                signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
+                if files_limit:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 code = run_worker(spec)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 (a child must not go on as the test run)
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -85,6 +95,31 @@ class RunningWorker:
         listener.close()
         self.cells = self.board.row(self.row)
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
+
+    def garbage(self) -> int:
+        """How many unreachable objects the worker's collector, which is off, would find now."""
+        self.signal(signal.SIGUSR2)
+        return int(os.read(self._garbage_read, 32))
+
+    def memory(self, field: str) -> int:
+        """Bytes of a field of smaps_rollup; "Private" is the sum of the private ones."""
+        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    def open_files(self) -> int:
+        """How many file descriptors the worker has."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+    def cpu_s(self) -> float:
+        """CPU seconds the worker has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def let_it_turn(self, ticks: int = 1) -> None:
+        """Wait until the worker's loop has lived through so many ticks of a second."""
+        for _ in range(ticks):
+            before = self.cells[HEARTBEAT_MS]
+            wait_until(lambda before=before: self.cells[HEARTBEAT_MS] != before, "the worker's heartbeat")
 
     def records(self) -> list[dict[str, Any]]:
         """The access log so far."""
@@ -129,6 +164,8 @@ class RunningWorker:
             code = self.wait()
         if self._lifeline >= 0:
             os.close(self._lifeline)
+        os.close(self._garbage_read)
+        os.close(self._garbage_write)
         assert code == 0, f"the worker ended with {code}"
 
 

@@ -1,0 +1,192 @@
+"""A TLS peer whose ends a test decides: close_notify, bare FIN and reset are three different things here, unlike in ssl.SSLSocket."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.pki import Files, Pki
+
+PATIENCE_S = 15
+_CHUNK = 65536
+
+
+class Peer:
+    """TLS over memory BIOs on a blocking socket with a timeout; the standard library's OpenSSL, not the relay's."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, name: str | None = None, session: ssl.SSLSession | None = None) -> None:
+        self.sock = sock
+        sock.settimeout(PATIENCE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=name, session=session)
+        try:
+            self._do(self.tls.do_handshake)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _do(self, operation: Callable[..., Any], *arguments: Any) -> Any:
+        while True:
+            try:
+                result = operation(*arguments)
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._feed(self.sock.recv(_CHUNK))
+            except ssl.SSLError:
+                self._flush()  # the alert that says why
+                raise
+            else:
+                self._flush()
+                return result
+
+    def _feed(self, data: bytes) -> bool:
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+        return bool(data)
+
+    def _flush(self) -> None:
+        data = self._out.read()
+        if data:
+            self.sock.sendall(data)
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+        view = memoryview(data)
+        for at in range(0, len(view), _CHUNK):
+            self._do(self.tls.write, view[at : at + _CHUNK])
+
+    def receive_some(self) -> bytes:
+        """What is there next; b"" at a close_notify. Raises ssl.SSLEOFError at a bare FIN, OSError at a reset."""
+        try:
+            return self._do(self.tls.read, _CHUNK)
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def receive(self, size: int) -> bytes:
+        """Exactly that many bytes."""
+        data = bytearray()
+        while len(data) < size:
+            chunk = self.receive_some()
+            if not chunk:
+                raise AssertionError(f"the connection ended after {len(data)} of {size} bytes")
+            data += chunk
+        assert len(data) == size, f"{len(data)} bytes came, {size} were awaited"
+        return bytes(data)
+
+    def close_notify(self) -> None:
+        """Say that nothing more comes, and go on reading."""
+        with contextlib.suppress(ssl.SSLError):  # it wants the other's close_notify too, which is not due yet
+            self.tls.unwrap()
+        self._flush()
+
+    def fin(self) -> None:
+        """Close the TCP direction, with or without a close_notify before."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Close with an RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        """As a well-behaved peer does: close_notify, then the socket."""
+        with contextlib.suppress(OSError):
+            self.close_notify()
+        self.sock.close()
+
+    def end(self) -> tuple[bytes, str]:
+        """Everything until the end, and which end it was: "close_notify", "fin", "reset" or the error's name."""
+        data = bytearray()
+        while True:
+            try:
+                chunk = self.receive_some()
+            except ssl.SSLEOFError:
+                return bytes(data), "fin"
+            except ConnectionResetError:
+                return bytes(data), "reset"
+            except ssl.SSLError as error:
+                return bytes(data), error.reason or str(error)
+            if not chunk:
+                return bytes(data), "close_notify"
+            data += chunk
+
+
+def dial(port: int, context: ssl.SSLContext, name: str = "app.example.com", session: ssl.SSLSession | None = None) -> Peer:
+    """A client whose handshake is done."""
+    return Peer(socket.create_connection(("127.0.0.1", port), PATIENCE_S), context, server_side=False, name=name, session=session)
+
+
+class Door:
+    """A backend without threads: the test accepts when it wants to, and holds both ends of the relay in its hands."""
+
+    def __init__(self, pki: Pki, files: Files | None = None, *, version: ssl.TLSVersion | None = None, client_ca: Any = None, alpn: tuple[str, ...] = ()) -> None:
+        chosen = files or pki.backend
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(chosen.certificate, chosen.key)
+        self.context.load_verify_locations(client_ca or pki.ca)
+        self.context.verify_mode = ssl.CERT_REQUIRED
+        if version is not None:
+            self.context.minimum_version = self.context.maximum_version = version
+        if alpn:
+            self.context.set_alpn_protocols(list(alpn))
+        self._accepted: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.listener.settimeout(PATIENCE_S)
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def accept_tcp(self) -> socket.socket:
+        """The relay's next connection, before TLS."""
+        sock, _ = self.listener.accept()
+        sock.settimeout(PATIENCE_S)
+        self._accepted.append(sock)
+        return sock
+
+    def accept(self) -> Peer:
+        """The relay's next connection, its handshake done."""
+        return Peer(self.accept_tcp(), self.context, server_side=True)
+
+    def close(self) -> None:
+        """Refuse from now on, and close every connection."""
+        self.listener.close()
+        for sock in self._accepted:
+            sock.close()
+
+
+def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
+    """Every end sends the blob `times` times while it receives as much; the SHA-256 of what each has received. One thread: an SSL object takes no two."""
+    total = len(blob) * times
+    states = {end: hashlib.sha256() for end in ends}
+    unsent, unread, pending = dict.fromkeys(ends, total), dict.fromkeys(ends, total), dict.fromkeys(ends, b"")
+    for end in ends:
+        end.sock.setblocking(False)
+    while any(unsent.values()) or any(unread.values()) or any(pending.values()):
+        writers = [end for end in ends if pending[end] or unsent[end]]
+        readable, writable, _ = select.select([end.sock for end in ends], [end.sock for end in writers], [], PATIENCE_S)
+        if not readable and not writable:
+            raise AssertionError(f"nothing moves any more: unsent {list(unsent.values())}, unread {list(unread.values())}")
+        for end in ends:
+            if end.sock in writable:
+                if not pending[end]:
+                    at = (total - unsent[end]) % len(blob)
+                    unsent[end] -= end.tls.write(memoryview(blob)[at : at + _CHUNK])
+                    pending[end] = end._out.read()
+                pending[end] = pending[end][end.sock.send(pending[end]) :]
+            if end.sock in readable:
+                if not end._feed(end.sock.recv(4 * _CHUNK)):
+                    raise AssertionError(f"the connection ended {unread[end]} bytes early")
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while chunk := end.tls.read(_CHUNK):
+                        states[end].update(chunk)
+                        unread[end] -= len(chunk)
+    for end in ends:
+        end.sock.settimeout(PATIENCE_S)
+    return [states[end].digest() for end in ends]

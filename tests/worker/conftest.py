@@ -1,0 +1,76 @@
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.backend import TlsBackend, echo
+from tests.support.peer import Door, Peer, dial
+from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
+
+
+@pytest.fixture
+def stack():
+    """What a test opened, closed in reverse order."""
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
+    """Start a worker with one listener "https", one route and the pool "main" of these addresses (b1, b2, …)."""
+
+    def start(addresses, *, top="", sni="[]", route="", pool="", files_limit=0, worker=None):
+        toml = f'{top}\n[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki, sni=sni, extra=route)}\n{pool_toml(pki, addresses, extra=pool)}'
+        running = RunningWorker(tmp_path, toml, files_limit=files_limit, beside=worker)
+        stack.callback(running.close)
+        return running
+
+    return start
+
+
+@pytest.fixture
+def door(pki, stack) -> Callable[..., Door]:
+    """Open a backend that the test accepts from by hand."""
+
+    def open_door(files=None, **settings):
+        made = Door(pki, files, **settings)
+        stack.callback(made.close)
+        return made
+
+    return open_door
+
+
+@pytest.fixture
+def backend(pki, stack) -> Callable[..., TlsBackend]:
+    """Start a backend that serves by itself."""
+
+    def start_backend(serve=echo, files=None, client_ca=None, **settings):
+        chosen = files or pki.backend
+        made = TlsBackend(chosen.certificate, chosen.key, client_ca or pki.ca, serve, **settings)
+        stack.callback(made.close)
+        return made
+
+    return start_backend
+
+
+@pytest.fixture
+def call(pki, stack) -> Callable[..., Peer]:
+    """Connect a client with the good certificate."""
+    context = client_context(pki, pki.client)
+
+    def call(relay, name="app.example.com", context=context, session=None):
+        peer = dial(relay.port, context, name, session)
+        stack.callback(peer.sock.close)
+        return peer
+
+    return call
+
+
+@pytest.fixture
+def pair(call):
+    """A client and the backend's end of the session that the relay made for it."""
+
+    def pair(relay, door, **how):
+        return call(relay, **how), door.accept()
+
+    return pair
