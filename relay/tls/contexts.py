@@ -26,21 +26,8 @@ from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
-from relay.tls.raw import (
-    ALPN_FATAL,
-    ALPN_OK,
-    MODE_NO_AUTO_CHAIN,
-    MODE_PARTIAL_WRITE,
-    MODE_RELEASE_BUFFERS,
-    NEVER_CHECK_SUBJECT,
-    NO_PARTIAL_WILDCARDS,
-    NULL,
-    SERVER_NAME_OK,
-    SERVER_NAME_REFUSED,
-    Pointer,
-    ffi,
-    lib,
-)
+from relay.tls.raw import ALPN_FATAL, ALPN_OK, MODE_NO_AUTO_CHAIN, MODE_PARTIAL_WRITE, MODE_RELEASE_BUFFERS, NEVER_CHECK_SUBJECT, NO_PARTIAL_WILDCARDS, NULL
+from relay.tls.raw import SERVER_NAME_OK, SERVER_NAME_REFUSED, Pointer, ffi, lib
 from relay.tls.stream import VERIFY_CALLBACK
 
 _VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
@@ -52,8 +39,8 @@ _OPTIONS = (
 )
 # No list brings these in: without a certificate of its peer a connection would not be verified at all.
 _NEVER = b":!aNULL:!eNULL"
-# How long a client may resume after a full handshake. On a resumed handshake an expired intermediate that the client
-# once sent cannot be seen (the ticket carries only the leaf), so this bounds the time until it is.
+# How long a ticket is good for. On a resumed handshake an expired intermediate that the client once sent cannot be seen (the
+# ticket carries only the leaf), so this bounds the time until it is; except in TLS 1.3, where every resumption gives a new ticket.
 TICKET_LIFETIME_S = 300
 
 
@@ -301,5 +288,3 @@ def _alpn_callback(ours: tuple[bytes, ...]) -> Any:
         return ALPN_FATAL
 
     return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=ALPN_FATAL)
-
-
