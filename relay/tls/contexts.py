@@ -26,17 +26,24 @@ from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
-from relay.tls.raw import ALPN_FATAL, ALPN_OK, MODE_NO_AUTO_CHAIN, MODE_PARTIAL_WRITE, MODE_RELEASE_BUFFERS, NEVER_CHECK_SUBJECT, NO_PARTIAL_WILDCARDS, NULL
-from relay.tls.raw import SERVER_NAME_OK, SERVER_NAME_REFUSED, Pointer, ffi, lib
+from relay.tls.raw import (
+    EXTENSION_OK,
+    EXTENSION_REFUSED,
+    MODE_NO_AUTO_CHAIN,
+    MODE_PARTIAL_WRITE,
+    MODE_RELEASE_BUFFERS,
+    NEVER_CHECK_SUBJECT,
+    NO_PARTIAL_WILDCARDS,
+    NULL,
+    Pointer,
+    ffi,
+    lib,
+)
 from relay.tls.stream import VERIFY_CALLBACK
 
 _VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
-_OPTIONS = (
-    SSL.OP_NO_COMPRESSION
-    | SSL.OP_NO_RENEGOTIATION
-    # A peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
-    | SSL.OP_IGNORE_UNEXPECTED_EOF
-)
+# IGNORE_UNEXPECTED_EOF: a peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
+_OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
 # No list brings these in: without a certificate of its peer a connection would not be verified at all.
 _NEVER = b":!aNULL:!eNULL"
 # How long a ticket is good for. On a resumed handshake an expired intermediate that the client once sent cannot be seen (the
@@ -242,10 +249,10 @@ def _as_openssl(certificate: x509.Certificate) -> Any:
 def _on_server_name(_ssl: Any, _alert: Any, _arg: Any) -> int:
     # The route was chosen before (relay.worker.intake). But only a name that is acknowledged goes into a TLS 1.2 session, and without
     # it there, SSL_get_servername knows no name on a resumed handshake, and the comparison with the peeked one fails.
-    return SERVER_NAME_OK
+    return EXTENSION_OK
 
 
-_SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=SERVER_NAME_REFUSED)
+_SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED)
 
 
 def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:
@@ -284,7 +291,7 @@ def _alpn_callback(ours: tuple[bytes, ...]) -> Any:
                 # Points into the client's own offer, which outlives the call.
                 out[0] = offered + position
                 out_length[0] = len(protocol)
-                return ALPN_OK
-        return ALPN_FATAL
+                return EXTENSION_OK
+        return EXTENSION_REFUSED
 
-    return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=ALPN_FATAL)
+    return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=EXTENSION_REFUSED)

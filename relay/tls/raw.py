@@ -60,10 +60,8 @@ ZERO_RETURN: Final[int] = lib.SSL_ERROR_ZERO_RETURN
 BOTH_SHUT: Final[int] = lib.SSL_SENT_SHUTDOWN | lib.SSL_RECEIVED_SHUTDOWN
 READ_ALERT: Final[int] = lib.SSL_CB_READ_ALERT
 HOST_NAME: Final[int] = lib.TLSEXT_NAMETYPE_host_name
-ALPN_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
-ALPN_FATAL: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
-SERVER_NAME_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
-SERVER_NAME_REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
+EXTENSION_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
+EXTENSION_REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 NO_PARTIAL_WILDCARDS: Final[int] = lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
 NEVER_CHECK_SUBJECT: Final[int] = lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
 # Not in the bindings' list of constants. Without it OpenSSL builds and verifies our own chain anew in every handshake.
