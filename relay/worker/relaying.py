@@ -3,8 +3,9 @@
 Theory of operation. Each direction has a source and a sink. Three rules:
 
 - What the sink did not take is `held` by the sink; its source is not read until it is gone. That is all the back-pressure there is.
-- The end of a source is passed on when nothing is held for its sink: close_notify and FIN after a close_notify, a bare FIN after a
-  bare FIN, so that a truncation stays one. The other direction goes on.
+- The end of a source is passed on when nothing is held for its sink, as close_notify and FIN; the other direction goes on. Only
+  a backend's bare FIN stays a bare FIN, so that the client can tell a cut answer from a whole one. A client's does not: many close
+  like that, and a backend on OpenSSL 3 would answer with a fatal alert instead of with what the client is waiting for.
 - A dead connection ends both directions it has a part in, but what was read from it before is still delivered, and what the
   other direction can still read is still read: a backend that answers and resets must not lose its answer.
 
@@ -164,7 +165,7 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
         return
     if not sink.shut:
         sink.closing = False
-        if not source.truncated:
+        if not source.truncated or source is session.inbound:
             result = lib.SSL_shutdown(sink.ssl)
             if result < 0:
                 error = lib.SSL_get_error(sink.ssl, result)
