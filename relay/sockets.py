@@ -135,7 +135,7 @@ def open_control(path: Path) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(before)
-        listener.listen(16)
+        listener.listen(128)
     except OSError as error:
         listener.close()
         if "too long" in str(error):

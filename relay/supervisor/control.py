@@ -179,6 +179,8 @@ def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = Fa
             raise ControlError(f"no relay answers at {path}: it is not running, or it uses another state_dir; start it with: relay start") from None
         except PermissionError:
             raise ControlError(f"{path}: permission denied; run this as the user that started the relay") from None
+        except BlockingIOError:
+            raise ControlError(f"{path}: too many clients wait for the relay, or it is stopped; see: ps -o stat,pid,comm -C relay") from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror or error}; choose a shorter relay.state_dir if the path is longer than 107 bytes") from None
         try:

@@ -110,7 +110,8 @@ class Gateway:
     def _accepts(self) -> bool:
         code = self.running.poll()
         assert code is None, f"the relay ended with {code} instead of accepting\n{self.log()}"
-        return (self.state_dir / "endpoints.json").exists()
+        # One that was killed leaves its file behind.
+        return (self.state_dir / "endpoints.json").exists() and self.endpoints["supervisor"]["pid"] == self.pid
 
     def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Wait for its end; its exit code."""

@@ -1,0 +1,149 @@
+"""How it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.client import context_of, talk
+from tests.support.gateway import wait_until
+from tests.support.stub_relay import STUB, stub
+
+
+def open_session(gateway, pki):
+    tls = context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", gateway.port()), 10), server_hostname="app.example.com")
+    tls.sendall(b"x")
+    assert tls.recv(10) == b"x"
+    return tls
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "drain"])
+def test_draining_refuses_new_clients_finishes_sessions_and_exits_0(relay, pki, how):
+    gateway = relay()
+    port = gateway.port()
+    with open_session(gateway, pki) as tls:
+        if how == "drain":
+            assert gateway.command("drain").returncode == 0
+        else:
+            gateway.signal(how)
+        wait_until("new clients are refused", lambda: refused(port))
+        assert not (gateway.state_dir / "endpoints.json").exists()
+        tls.sendall(b"still here")
+        assert tls.recv(100) == b"still here"
+        assert gateway.running.poll() is None
+        tls.unwrap()
+    assert gateway.wait() == 0
+    assert gateway._pids_left() == []
+    assert not (gateway.state_dir / "control.sock").exists()
+
+
+def refused(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_session_that_does_not_finish_is_ended_at_the_drain_timeout(relay, pki):
+    gateway = relay(relay={"drain_timeout_s": 0.5})
+    with open_session(gateway, pki) as tls:
+        assert gateway.stop() == 0
+        assert tls.recv(10) == b""
+    gateway.wait_for_access(reason="drain_timeout")
+
+
+def test_a_worker_that_ignores_draining_is_killed_after_the_deadline(relay):
+    gateway = relay(start=False, module=STUB, env=stub(drain_timeout_s=0.3, drain_grace_s=0.2), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("deaf")
+    gateway.start()
+    assert gateway.stop() == 0
+    assert "gets SIGKILL: it did not end within 0.5 s of being told to" in gateway.log()
+
+
+def test_a_second_signal_ends_it_now(relay, pki):
+    gateway = relay()
+    with open_session(gateway, pki):
+        gateway.signal(signal.SIGINT)
+        gateway.wait_for_log("draining, then stopping")
+        gateway.signal(signal.SIGINT)
+        assert gateway.wait(5) == 0
+
+
+def test_quit_and_stop_end_it_now(relay, pki):
+    for how in ("signal", "command"):
+        gateway = relay()
+        with open_session(gateway, pki):
+            if how == "signal":
+                gateway.signal(signal.SIGQUIT)
+            else:
+                stopped = gateway.command("stop")
+                assert (stopped.returncode, stopped.stderr) == (0, "")
+            assert gateway.wait(5) == 0
+
+
+def test_after_stop_has_returned_the_next_relay_can_start_at_once_on_the_same_ports(relay, pki):
+    gateway = relay()
+    port = gateway.port()
+    gateway.write(gateway.config.read_text().partition("\n[[listener]]")[2].join(["\n[[listener]]", ""]).replace("127.0.0.1:0", f"127.0.0.1:{port}", 1))
+    for _ in range(3):
+        talk(pki, port)
+        assert gateway.command("stop").returncode == 0
+        gateway.wait()
+        gateway.start()
+
+
+def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_start_meanwhile(relay, pki):
+    gateway = relay(relay={"workers": 1})
+    worker = gateway.workers()[0]
+    children = [child.pid for child in psutil.Process(gateway.pid).children()]
+    with open_session(gateway, pki) as tls:
+        gateway.signal(signal.SIGKILL)
+        gateway.running.wait()
+        gateway.wait_for_log("the supervisor is gone")
+        gateway.start()
+        assert gateway.workers()[0] != worker
+        assert talk(pki, gateway.port()) == b"hello"
+        tls.sendall(b"old one")
+        assert tls.recv(100) == b"old one"
+    wait_until("the children of the dead supervisor have ended", lambda: not any(alive(pid) for pid in children))
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_usr1_makes_the_workers_reopen_the_access_log(relay, pki):
+    gateway = relay()
+    talk(pki, gateway.port())
+    gateway.wait_for_access(1)
+    gateway.access_file.rename(gateway.directory / "access.old")
+    gateway.signal(signal.SIGUSR1)
+
+    def reopened():
+        talk(pki, gateway.port())
+        return gateway.access_file.exists()
+
+    wait_until("the log is written anew", reopened)
+    assert (gateway.directory / "access.old").stat().st_size > 0
+
+
+def test_a_worker_keeps_no_descriptor_of_its_siblings_or_of_the_supervisor(relay):
+    gateway = relay(relay={"workers": 3})
+    inodes = {}
+    for slot, pid in gateway.workers().items():
+        inodes[slot] = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp") if connection.status == psutil.CONN_LISTEN}
+        assert inodes[slot] == {gateway.port()}
+        listening = [c for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert len(listening) == 1
+        unix = [c.laddr for c in psutil.Process(pid).net_connections("unix") if "control.sock" in str(c.laddr)]
+        assert unix == []
+        names = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        assert not [name for name in names if "relay.pid" in name]

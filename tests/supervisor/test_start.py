@@ -1,0 +1,183 @@
+"""Starting, and refusing to: each refusal is one line that says what, where, why, and what to do."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from tests.support.client import talk
+from tests.support.configs import write_body
+from tests.support.gateway import ROOT, wait_until
+
+AS_ROOT = os.geteuid() == 0
+only_root = pytest.mark.skipif(not AS_ROOT, reason="needs root, to give it up")
+not_root = pytest.mark.skipif(AS_ROOT, reason="root may do this")
+
+
+def refusal(gateway, code):
+    """What `start` says when it refuses; `check` must refuse the same."""
+    started = gateway.command("start")
+    assert started.returncode == code, started
+    assert started.stdout == ""
+    assert "Traceback" not in started.stderr
+    return [line for line in started.stderr.splitlines() if line.startswith("relay: ")]
+
+
+def test_endpoints_are_written_for_everybody_to_read_and_tell_what_is_bound(relay, pki, body):
+    gateway = relay(relay={"workers": 2})
+    file = gateway.state_dir / "endpoints.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    endpoints = json.loads(file.read_text())
+    assert set(endpoints) == {"generation", "supervisor", "workers", "listeners", "admin"}
+    assert endpoints["supervisor"] == {"pid": gateway.pid}
+    assert [worker["slot"] for worker in endpoints["workers"]] == [0, 1]
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_both_workers_get_connections(relay, pki):
+    gateway = relay(relay={"workers": 2})
+    for _ in range(40):
+        talk(pki, gateway.port())
+    lines = gateway.wait_for_access(40)
+    assert len({line["session"].split("-")[0] for line in lines}) == 2
+
+
+def test_a_second_relay_with_the_same_state_directory_is_refused(relay):
+    gateway = relay()
+    (line,) = refusal(gateway, 71)
+    assert f"another relay (pid {gateway.pid}) runs with this state directory" in line
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["another program", "another program with SO_REUSEPORT"])
+def test_an_address_in_use_is_refused_with_the_name_of_its_user(relay, pki, echo, shares):
+    with socket.socket() as stranger:
+        if shares:
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        address = f"127.0.0.1:{stranger.getsockname()[1]}"
+        gateway = relay(write_body(pki, echo, (address,)), start=False)
+        (line,) = refusal(gateway, 71)
+        assert f'listener "https": cannot listen on {address}: Address already in use (by ' in line
+        assert f"pid {os.getpid()}" in line
+        checked = gateway.command("check")
+        assert checked.returncode == 78
+        assert f"cannot listen on {address}: Address already in use" in checked.stderr
+
+
+def test_an_address_of_another_machine_is_refused(relay, pki, echo):
+    (line,) = refusal(relay(write_body(pki, echo, ("192.0.2.1:0",)), start=False), 71)
+    assert "192.0.2.1:0: Cannot assign requested address; no interface of this machine has this address" in line
+
+
+@not_root
+def test_a_privileged_port_is_refused_with_the_capability_it_needs(relay, pki, echo):
+    (line,) = refusal(relay(write_body(pki, echo, ("127.0.0.1:1",)), start=False), 71)
+    assert "CAP_NET_BIND_SERVICE" in line
+
+
+def test_an_admin_address_in_use_is_refused(relay):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        (line,) = refusal(relay(start=False, admin={"listen": f"127.0.0.1:{stranger.getsockname()[1]}"}), 71)
+    assert "admin.listen: cannot listen on" in line
+
+
+def test_without_admin_there_is_no_admin_process(relay):
+    gateway = relay(admin={"listen": ""})
+    assert gateway.endpoints["admin"] == ""
+    assert "admin: off" in gateway.command("status").stdout
+
+
+def test_the_listeners_of_a_refused_start_are_closed(relay, pki, echo):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gateway = relay(write_body(pki, echo, (f"127.0.0.1:{port}", "192.0.2.1:0")), start=False)
+    refusal(gateway, 71)
+    with socket.create_server(("127.0.0.1", port)):
+        assert not (gateway.state_dir / "control.sock").exists()
+
+
+def test_a_state_directory_that_cannot_be_made_is_refused(relay):
+    gateway = relay(start=False, relay={"state_dir": "/proc/relay"})
+    (line,) = refusal(gateway, 71)
+    assert "/proc/relay: the state directory cannot be used" in line
+
+
+def test_a_state_directory_with_a_long_path_is_refused(relay, tmp_path):
+    gateway = relay(start=False, relay={"state_dir": tmp_path / ("x" * 110)})
+    (line,) = refusal(gateway, 71)
+    assert "choose a shorter relay.state_dir" in line
+
+
+@only_root
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"user": ""}, 'started as root without [relay] user; set user = "relay"'),
+        ({"user": "nobody-of-this-name"}, 'this system has no user "nobody-of-this-name"'),
+        ({"user": "root", "group": "no-such-group"}, 'this system has no group "no-such-group"'),
+    ],
+)
+def test_as_root_the_user_must_be_said_and_exist_at_start_and_at_check(relay, settings, expected):
+    gateway = relay(start=False, relay=settings)
+    (line,) = refusal(gateway, 71)
+    assert expected in line
+    checked = gateway.command("check")
+    assert checked.returncode == 78
+    assert expected in checked.stderr
+
+
+@not_root
+def test_another_user_cannot_be_taken_on_without_root(relay):
+    (line,) = refusal(relay(start=False, relay={"user": "root"}), 71)
+    assert "start it as root or as that user" in line
+
+
+@only_root
+def test_started_as_root_the_workers_are_the_configured_user_without_any_privilege(relay, pki):
+    gateway = relay(relay={"user": "nobody", "group": "daemon", "workers": 1}, log={"access": "-"}, admin={"listen": ""})
+    with open(f"/proc/{gateway.workers()[0]}/status") as file:  # noqa: PTH123  not a file of a disk
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    assert set(status["Uid"].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
+    assert set(status["Gid"].split()) == {str(grp.getgrnam("daemon").gr_gid)}
+    assert "0" not in status["Groups"].split()
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert talk(pki, gateway.port()) == b"hello"
+    # Sockets, keys and state stay with the supervisor, so it can do this again.
+    assert gateway.command("reload").returncode == 0
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_an_expired_certificate_is_refused_at_start_and_check_with_file_and_subject(relay, pki, body):
+    bad = body.replace(str(pki.gateway.certificate), str(pki.backend_expired.certificate)).replace(str(pki.gateway.key), str(pki.backend_expired.key))
+    gateway = relay(bad, start=False)
+    lines = refusal(gateway, 78)
+    assert any("backend-expired.pem" in line and "CN=backend" in line and "expired" in line for line in lines)
+    checked = gateway.command("check")
+    assert checked.returncode == 78
+    assert any(line.startswith("error ") and "backend-expired.pem" in line for line in checked.stdout.splitlines())
+
+
+def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_process(relay):
+    gateway = relay(start=False)
+    trap = gateway.directory / "relay" / "observe"
+    trap.mkdir(parents=True)
+    for directory in (trap.parent, trap):
+        (directory / "__init__.py").write_text("open('trapped', 'w')")
+    program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli import main; sys.exit(main(sys.argv[1:]))"
+    with gateway.log_file.open("ab") as log:
+        gateway.process = subprocess.Popen([sys.executable, "-P", "-c", program, str(ROOT), "start", "--config", str(gateway.config)], cwd=gateway.directory, stdout=log, stderr=log)
+    wait_until("it accepts", gateway._accepts, detail=gateway.log)
+    with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=20) as page:
+        assert page.status == 200
+    assert not (gateway.directory / "trapped").exists()
