@@ -5,6 +5,7 @@ Never: shows a traceback unless asked with RELAY_DEBUG=1; imports OpenSSL for a 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -57,10 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(str(error), EXIT_NOT_RUNNING)
     except RelayError as error:
         return _say(str(error), EXIT_CANNOT_START)
-    except BrokenPipeError:
-        # The reader of our output has gone (relay status | head). Nothing is wrong, but nothing more can be said either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
     except Exception as error:
         if os.environ.get("RELAY_DEBUG"):
             raise
@@ -84,6 +81,8 @@ def commands() -> None:
 def start(config_file: Path | None) -> int:
     """Run the relay in the foreground."""
     path = find_config(config_file)
+    # systemd's watchdog sends SIGABRT to a supervisor that hangs: the traceback says where.
+    faulthandler.enable()
     _load_openssl()
     from relay.supervisor.main import run
 

@@ -95,7 +95,9 @@ def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupError:
-    what = f"{where}: cannot listen on {format_address((host, port))}: {os.strerror(error.errno) if error.errno else error}"
+    what = f"{where}: cannot listen on {format_address((host, port))}: {error.strerror or error}"
+    if isinstance(error, socket.gaierror):
+        return StartupError(what, "correct the name, or write the IP address")
     if error.errno == errno.EADDRINUSE:
         return StartupError(f"{what} ({_who_listens(port)})", "stop it, or choose another address")
     if error.errno in (errno.EACCES, errno.EPERM):

@@ -1,0 +1,117 @@
+"""The command line: exit codes, one line per error, and no traceback, ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import relay as package
+from tests.support.gateway import ROOT
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments, cwd=None, **more):
+    return subprocess.run([sys.executable, "-m", "relay", *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False, **more)
+
+
+def test_version_says_what_runs():
+    said = run("version")
+    assert said.returncode == 0
+    assert said.stdout.startswith(f"relay {package.__version__}, Python 3.")
+    assert "pyOpenSSL" in said.stdout
+    assert "OpenSSL " in said.stdout
+
+
+def test_help_lists_the_commands():
+    said = run("--help")
+    assert said.returncode == 0
+    for command in ("start", "check", "status", "reload", "drain", "stop", "demo", "version"):
+        assert f"\n  {command} " in said.stdout
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["start", "--what"], ["start", "surplus"], ["demo", "--port", "99999"], ["status", "--config"]])
+def test_wrong_usage_is_one_line_and_64(arguments):
+    said = run(*arguments)
+    assert said.returncode == 64
+    assert said.stdout == ""
+    assert said.stderr.startswith("relay: ")
+    assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "drain", "stop"])
+def test_without_a_relay_there_is_69_and_where_it_was_looked_for(relay, command):
+    gateway = relay(start=False)
+    said = gateway.command(command)
+    assert said.returncode == 69
+    assert said.stderr == (
+        f"relay: no relay answers at {gateway.state_dir}/control.sock: it is not running, or it uses another state_dir; start it with: relay start\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["start", "check", "status"])
+def test_without_a_configuration_there_is_78(tmp_path, command):
+    said = run(command, "--config", str(tmp_path / "absent.toml"))
+    assert said.returncode == 78
+    assert said.stderr == f"relay: {tmp_path}/absent.toml: does not exist; create it, or name another one with --config FILE\n"
+
+
+def test_ten_mistakes_are_ten_lines(tmp_path, body):
+    (tmp_path / "relay.toml").write_text(
+        '[relay]\nworkers = 0\nstate_dirr = "x"\ndrain_timeout_s = -1\n[limits]\nconnections = "many"\n[log]\nlevel = "loud"\n[timeouts]\nidle_s = 0\nhello = 1\n'
+        + body.replace('pool = "echo"', 'pool = "ehco"').replace('route = "w1"', 'route = "w.1"').replace('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1"]')
+    )
+    for command in ("start", "check"):
+        said = run(command, cwd=tmp_path)
+        assert said.returncode == 78
+        lines = said.stderr.splitlines()
+        assert len(lines) >= 10, said.stderr
+        assert all(line.startswith("relay: ") for line in lines)
+
+
+def test_check_shows_every_certificate_and_says_ok(relay, pki):
+    gateway = relay(start=False)
+    said = gateway.command("check")
+    assert (said.returncode, said.stderr) == (0, "")
+    for file in (pki.gateway.certificate, pki.machine.certificate, pki.ca):
+        assert any(line.startswith("info ") and str(file) in line for line in said.stdout.splitlines())
+    assert said.stdout.endswith(f"{gateway.config}: ok\n")
+
+
+def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay, body):
+    gateway = relay()
+    port = gateway.port()
+    gateway.write(body.replace("127.0.0.1:0", f"127.0.0.1:{port}"), admin={"listen": gateway.endpoints["admin"]})
+    said = gateway.command("check")
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_status_and_stop_work_although_the_file_has_a_mistake_now(relay, body):
+    gateway = relay()
+    gateway.write(body + "\n[mistake]\n")
+    said = gateway.command("status")
+    assert said.returncode == 0
+    assert f"pid {gateway.pid}: serving, generation 1" in said.stdout
+    assert gateway.command("stop").returncode == 0
+    assert gateway.wait() == 0
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(relay):
+    gateway = relay()
+    read, write = os.pipe()
+    os.close(read)
+    said = subprocess.run(
+        [sys.executable, "-m", "relay", "status", "--config", str(gateway.config)], env=ENVIRONMENT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    os.close(write)
+    assert (said.returncode, said.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("command", [["status", "--help"], ["version"], ["check", "--help"]])
+def test_quick_commands_do_not_load_what_they_do_not_need(command):
+    program = "import sys; sys.argv[0] = 'relay'; from relay.cli import main; main(sys.argv[1:]); print(sorted(m for m in ('starlette', 'uvicorn', 'OpenSSL') if m in sys.modules))"
+    said = subprocess.run([sys.executable, "-c", program, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.splitlines()[-1] == ("['OpenSSL']" if command == ["version"] else "[]")

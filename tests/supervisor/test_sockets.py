@@ -1,0 +1,77 @@
+"""Listening sockets per slot, and connects that do not wait."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import pytest
+
+from relay.errors import StartupError
+from relay.sockets import bound_address, close_all, open_listeners, start_connect
+
+
+def test_port_zero_is_chosen_once_and_shared_by_all_slots():
+    opened = open_listeners("here", "127.0.0.1:0", 4)
+    assert len({bound_address(one) for one in opened}) == 1
+    close_all(opened)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+def test_what_is_accepted_inherits_no_delay_and_keepalive(address):
+    (listener,) = open_listeners("here", address, 1)
+    with listener, socket.create_connection(listener.getsockname()[:2], 10):
+        select.select([listener], [], [], 10)
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_ipv4_and_ipv6_of_one_port_are_two_addresses():
+    six = open_listeners("six", "[::]:0", 1)
+    four = open_listeners("four", f"0.0.0.0:{six[0].getsockname()[1]}", 1)
+    close_all(six + four)
+
+
+def test_a_stranger_that_shares_ports_is_found_but_we_are_no_stranger_to_ourselves():
+    first = open_listeners("here", "127.0.0.1:0", 1)
+    port = first[0].getsockname()[1]
+    with pytest.raises(StartupError, match="Address already in use"):
+        open_listeners("here", f"127.0.0.1:{port}", 1)
+    more = open_listeners("here", f"127.0.0.1:{port}", 1, frozenset({port}))
+    close_all(first + more)
+
+
+def test_a_closed_listener_with_connections_left_over_can_be_bound_again():
+    (listener,) = open_listeners("here", "127.0.0.1:0", 1)
+    port = listener.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port), 10):
+        select.select([listener], [], [], 10)
+        accepted, _ = listener.accept()
+        listener.close()
+        (again,) = open_listeners("here", f"127.0.0.1:{port}", 1)
+        again.close()
+        accepted.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_connect_does_not_wait_and_succeeds_later(address):
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as server, start_connect(server.getsockname()) as client:
+        assert client.getblocking() is False
+        assert client.get_inheritable() is False
+        assert select.select([], [client], [], 10)[1]
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_refused_connect_is_told_at_once_or_by_so_error():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = closed.getsockname()
+    try:
+        client = start_connect(address)
+    except ConnectionRefusedError:
+        return
+    with client:
+        select.select([], [client], [], 10)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0

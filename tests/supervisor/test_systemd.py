@@ -1,0 +1,162 @@
+"""What systemd is told, and the unit it reads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from relay.supervisor.systemd import Notifier
+from tests.support.gateway import ROOT
+
+UNIT = ROOT / "systemd" / "relay.service"
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request, short_path):
+    """A socket as systemd has it, and its name for NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.settimeout(20)
+        name = f"{short_path}/notify" if request.param == "path" else f"@relay-test-{os.getpid()}"
+        listener.bind("\0" + name[1:] if name.startswith("@") else name)
+        yield listener, name
+
+
+def told(listener):
+    return dict(line.split("=", 1) for line in listener.recv(4096).decode().splitlines())
+
+
+def test_each_message_is_what_sd_notify_documents(manager):
+    listener, name = manager
+    environment = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": str(os.getpid()), "OTHER": "stays"}
+    notifier = Notifier(environment)
+    assert environment == {"OTHER": "stays"}
+    notifier.ready("all is well")
+    assert told(listener) == {"READY": "1", "STATUS": "all is well"}
+    notifier.reloading()
+    message = told(listener)
+    assert (message["RELOADING"], message["STATUS"]) == ("1", "reloading")
+    assert 0 <= time.monotonic_ns() // 1000 - int(message["MONOTONIC_USEC"]) < 20_000_000
+    notifier.stopping("draining")
+    assert told(listener) == {"STOPPING": "1", "STATUS": "draining"}
+    assert notifier.watchdog_s == 2
+    for now in (100.0, 101.0, 102.0):
+        notifier.watchdog(now)
+    listener.setblocking(False)
+    assert [told(listener), told(listener)] == [{"WATCHDOG": "1"}] * 2
+    with pytest.raises(BlockingIOError):
+        listener.recv(1)
+    notifier.close()
+
+
+@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"WATCHDOG_USEC": "x"}])
+def test_without_a_listening_manager_nothing_happens(environment):
+    notifier = Notifier(dict(environment))
+    notifier.ready("x")
+    notifier.watchdog(1e9)
+    assert notifier.watchdog_s == float("inf")
+    notifier.close()
+
+
+def test_a_watchdog_of_another_process_is_not_ours():
+    assert Notifier({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog_s == float("inf")
+
+
+def test_a_relay_tells_its_whole_life(relay, manager):
+    listener, name = manager
+    gateway = relay(start=False, env={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000"}).launch()
+    seen = [told(listener)]
+    while "READY" not in seen[-1]:
+        seen.append(told(listener))
+    assert seen[-1]["STATUS"] == "generation 1, 2 of 2 workers serve"
+    assert (gateway.state_dir / "endpoints.json").exists()
+    while "WATCHDOG" not in told(listener):
+        pass
+    assert gateway.command("reload").returncode == 0
+    seen = []
+    while not seen or "READY" not in seen[-1]:
+        seen.append(told(listener))
+    assert [message for message in seen if "RELOADING" in message]
+    assert seen[-1]["STATUS"].startswith("generation 2, ")
+    gateway.stop()
+    while "STOPPING" not in seen[-1]:
+        seen.append(told(listener))
+
+
+@needs_analyze
+def test_systemd_finds_nothing_to_complain_about_in_the_unit(short_path):
+    # The program is installed elsewhere in a checkout, and systemd insists on finding it.
+    unit = short_path / "relay.service"
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/relay", sys.executable))
+    verified = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+@needs_analyze
+def test_the_units_exposure_is_as_low_as_documented():
+    judged = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)], capture_output=True, text=True, check=False)
+    if "Overall exposure" not in judged.stdout:
+        pytest.skip("this systemd-analyze cannot judge a file offline")
+    assert float(re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", judged.stdout)[1]) <= 2.0
+
+
+def test_the_unit_waits_longer_than_the_default_drain_and_does_not_restart_what_cannot_start():
+    from relay.config.model import Relay
+    from relay.core.fleet import Rules
+
+    settings = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+    assert float(settings["TimeoutStopSec"]) > Relay().drain_timeout_s + Rules().drain_grace_s + Rules().quit_grace_s
+    assert float(settings["TimeoutStartSec"]) > Rules().start_timeout_s
+    assert set(settings["RestartPreventExitStatus"].split()) == {"78", "71"}
+    assert settings["Type"] == "notify"
+    assert settings["AmbientCapabilities"] == settings["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
+
+
+def allowed_calls():
+    """The system calls that the unit's filters let through, as systemd-analyze expands them."""
+
+    def expand(names):
+        found = set()
+        for name in names:
+            if name.startswith("@"):
+                listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", name], capture_output=True, text=True, check=True).stdout
+                found |= expand(line.strip() for line in listed.splitlines()[1:] if line.strip() and not line.strip().startswith("#"))
+            else:
+                found.add(name)
+        return found
+
+    calls = set()
+    for names in re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.MULTILINE):
+        if names.startswith("~"):
+            calls -= expand(names[1:].split())
+        else:
+            calls |= expand(names.split())
+    return calls
+
+
+@needs_analyze
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_everything_the_relay_asks_of_the_kernel_is_allowed_by_the_unit(relay, pki):
+    from tests.support.client import talk
+    from tests.support.gateway import wait_until
+
+    gateway = relay(start=False, relay={"workers": 1})
+    trace = gateway.directory / "trace"
+    with gateway.log_file.open("ab") as log:
+        command = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+    wait_until("it accepts", (gateway.state_dir / "endpoints.json").exists, patience_s=60, detail=gateway.log)
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.command("reload", patience_s=60).returncode == 0
+    assert gateway.command("drain").returncode == 0
+    gateway.wait(60)
+    used = set(re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)[( ]", trace.read_text(), re.MULTILINE))
+    assert {"epoll_wait", "accept4", "capset", "execve"} & used
+    assert used - allowed_calls() == set()
