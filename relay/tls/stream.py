@@ -1,7 +1,7 @@
 """One TLS connection on one socket: begin, handshake step by step, what was negotiated, end.
 
 Theory of operation. An `SSL *` is bound to the socket's file descriptor, so OpenSSL reads and writes it without Python
-in between. `handshake` is called whenever the socket is ready and returns a value, never an exception. OpenSSL calls
+in between. `handshake` is called whenever the socket is ready and returns a value, never an exception but those of `check`. OpenSSL calls
 `VERIFY_CALLBACK` for every certificate it verifies. The callback never turns a refusal into an acceptance. It remembers the
 first certificate that failed, because OpenSSL itself forgets it and an operator wants its name; and it asks the caller's
 `check` about a leaf that OpenSSL accepts, so that a client refused by a rule is told by an alert and not by silence. OpenSSL does
@@ -45,9 +45,10 @@ Check = Callable[[Identity], Failure | None]
 class _Refused:
     """The certificate that the handshake step under way has refused, and what to ask about those that OpenSSL accepts."""
 
-    __slots__ = ("check", "code", "depth", "failure", "identity")
+    __slots__ = ("bug", "check", "code", "depth", "failure", "identity")
 
     def __init__(self) -> None:
+        self.bug: BaseException | None = None
         self.check: Check | None = None
         self.failure: Failure | None = None
         self.code = 0
@@ -80,8 +81,12 @@ def _on_verify(ok: int, store_context: Any) -> int:
     return 0
 
 
-# error=0: should the Python above ever raise, the certificate is refused.
-VERIFY_CALLBACK: Any = ffi.callback("int(int, X509_STORE_CTX *)", _on_verify, error=0)
+def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
+    _refused.bug = bug
+
+
+# error=0: should the Python above ever raise, the certificate is refused. The exception goes on to who called `handshake`.
+VERIFY_CALLBACK: Any = ffi.callback("int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug)
 
 
 def accept(context: Pointer, fd: int) -> Pointer:
@@ -128,6 +133,10 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
         return STEP_WANT_READ
     if error == WANT_WRITE:
         return STEP_WANT_WRITE
+    if _refused.bug is not None:
+        bug, _refused.bug = _refused.bug, None
+        _clear_error()
+        raise bug
     if error == ERROR_SSL and _refused.code:
         _clear_error()
         return _refused.failure or explain_verify(side, _refused.code, _refused.depth)
