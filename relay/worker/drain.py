@@ -28,6 +28,7 @@ class Drain:
         self._acceptors = acceptors
         self._timeout_s = timeout_s
         self._until_at = float("inf")
+        self._stopping = False
 
     def begin(self, why: str) -> None:
         """Stop accepting; whoever is in the kernel's queue already is still taken."""
@@ -38,6 +39,7 @@ class Drain:
         for acceptor in self._acceptors:
             acceptor.empty_queue()
             acceptor.close()
+        self._worker.forget_waiting()
         log.info("draining (%s): %d sessions have %g s to finish", why, len(self._worker.sessions), self._timeout_s)
         self.check()
 
@@ -47,12 +49,13 @@ class Drain:
             return
         if not self._worker.sessions:
             self._worker.loop.running = False
-        elif time.monotonic() >= self._until_at:
+        elif time.monotonic() >= self._until_at and not self._stopping:
             log.warning("drain_timeout_s is over: closing %d sessions", len(self._worker.sessions))
             self.stop()
 
     def stop(self) -> None:
         """Close every session now."""
+        self._stopping = True  # each of them calls `check` when it closes
         for session in list(self._worker.sessions):
             if session.state is not State.CLOSED:
                 session.advance(Event.DRAIN)

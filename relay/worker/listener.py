@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from relay.worker.worker import Worker
 
 ACCEPTS_PER_TURN = 16
+# Longer than any backlog: whoever comes while the queue is being emptied does not make it endless.
+MOST_QUEUED = 65_536
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger(__name__)
@@ -84,16 +86,17 @@ class Acceptor:
 
     def empty_queue(self) -> None:
         """Take everybody who is already in the kernel's queue: they were promised an answer by its SYN-ACK."""
-        worker = self._worker
-        while True:
+        for _ in range(MOST_QUEUED):
             try:
                 sock, address = self._sock.accept()
-            except OSError:
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    log.warning("cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE", self.name, error.strerror)
                 return
             sock.setblocking(False)
-            session = worker.new_session(self, sock, address)
-            worker.loop.schedule(session)
-            session.on_wake(IN)
+            self._begin(sock, address)
 
     def close(self) -> None:
         """Stop listening in this process; the supervisor's copy of the socket stays open."""

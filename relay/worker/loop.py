@@ -92,7 +92,8 @@ class Loop:
 
     def forget(self, fd: int, close: Callable[[], None]) -> None:
         """No more events for the fd; `close` is called when this turn's batch is through. Closing takes it out of epoll."""
-        self._handlers[fd] = None
+        if fd < len(self._handlers):  # else it was never watched: refused at once
+            self._handlers[fd] = None
         self._closing.append(close)
 
     def later(self, session: Timed) -> None:
@@ -138,7 +139,10 @@ class Loop:
                 self._expire(now)
             if now >= tick_at:
                 tick_at = now + TICK_S
-                self._on_tick()
+                try:
+                    self._on_tick()
+                except Exception:  # noqa: BLE001 (see _bug)
+                    self._bug(self._on_tick)
             if closing:
                 for close in closing:
                     close()

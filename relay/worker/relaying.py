@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
-from relay.errors import Reason, Side
+from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
@@ -165,7 +165,8 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
         return
     if not sink.shut:
         sink.closing = False
-        if not source.truncated or source is session.inbound:
+        # A client that was lost (`shut`) waits for no answer: what it began to send must not look whole.
+        if not source.truncated or (source is session.inbound and not source.shut):
             result = lib.SSL_shutdown(sink.ssl)
             if result < 0:
                 error = lib.SSL_get_error(sink.ssl, result)
@@ -193,8 +194,16 @@ def _finish(session: Session) -> None:
         _half_ended(session)
 
 
+def say_goodbye(session: Session) -> None:
+    """Before we end a session that is idle: each side hears that nothing more comes (RFC 8446, 6.1), unless something is still due to it."""
+    for end in (session.inbound, session.outbound):
+        if end is not None and not (end.held or end.shut):
+            stream.close_notify(end.ssl)
+
+
 def _half_ended(session: Session) -> None:
     if session.state is State.RELAY:
+        session.active_at = session.worker.loop.now  # linger_s begins now, however long nothing was said before
         session.advance(Event.HALF_ENDED)
 
 
@@ -208,7 +217,9 @@ def _fault(session: Session, side: Side, failure: Failure) -> None:
 def _source_failed(session: Session, side: Side, failure: Failure) -> None:
     """The connection of this side is dead in both directions; what was read from it before may still be on its way."""
     if side is Side.OUTBOUND and not session.bytes_out:
-        if session.state is State.RELAY and not session.bytes_in and not session.inbound.held:
+        # What the backend holds is the client's, and may have gone out in part.
+        client, backend = session.inbound, session.outbound
+        if session.state is State.RELAY and backend is not None and not (session.bytes_in or client.held or backend.held):
             _back_to_connect(session, failure)
             return
         if failure.reason is not Reason.BACKEND_GONE:
@@ -238,4 +249,7 @@ def _back_to_connect(session: Session, failure: Failure) -> None:
     worker.loop.handle(client.fd, session.on_early)
     worker.loop.watch(client.fd, client.mask, mask)
     client.mask = mask
-    outbound.try_next(session, failure)
+    try:
+        outbound.try_next(session, failure)
+    except SessionError as error:
+        session.refuse(error)

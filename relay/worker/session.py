@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from relay.worker.pools import Member
     from relay.worker.worker import Worker
 
-_HANDSHAKING = frozenset((State.INTAKE, State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
+_BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
+_HANDSHAKING = _BEFORE_CONNECT | {State.CONNECT, State.OUTBOUND_TLS}
 _INFINITY = float("inf")
 Address = tuple[Any, ...]  # what accept(2) says: host, port, and for IPv6 two more
 
@@ -105,6 +106,8 @@ class Session:
 
     def step(self) -> None:
         """One step of whatever handshake is under way."""
+        if not self.queued:
+            return  # asked for by the connection to a backend that has been given up since
         self.queued = False
         stage = self.worker.stages.get(self.state)
         if stage is not None:
@@ -178,6 +181,8 @@ class Session:
             except SessionError as error:
                 self.refuse(error)
         else:
+            if self.state is State.RELAY:
+                self.worker.relay_goodbye(self)
             self.advance(Event.DEADLINE, side=Side.INBOUND)
 
     def on_bug(self) -> None:
@@ -230,13 +235,14 @@ class Session:
     def _close(self) -> None:
         was, self.state = self.state, State.CLOSED
         worker = self.worker
-        if was in (State.INTAKE, State.INBOUND_TLS):
+        if was in _BEFORE_CONNECT:
             worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)
-        worker.log_session(self)
         self.drop_outbound()
-        refused = was in (State.INTAKE, State.INBOUND_TLS) and self.reason is not Reason.PEER_GONE
-        self._give_back(self.inbound, partings=worker.partings if refused else None)
+        # Closing over unread bytes would take back what the client was told: the alert that refuses it, or a lost backend's last answer.
+        part = self.reason is not Reason.PEER_GONE if was in _BEFORE_CONNECT else self.side is Side.OUTBOUND and was not in _HANDSHAKING
+        self._give_back(self.inbound, partings=worker.partings if part else None)
         worker.session_closed(self, handshaking=was in _HANDSHAKING)
+        worker.log_session(self)
 
     def record(self) -> Record:
         """The session as the access log has it."""

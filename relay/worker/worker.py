@@ -54,6 +54,7 @@ class Worker:
         # Bound here, so that `session` need not import the modules that import it.
         self.relay_event = relaying.event
         self.relay_unusual = relaying.unusual
+        self.relay_goodbye = relaying.say_goodbye
         self.first_reply = relaying.first_reply
         self.backend_too_slow = outbound.too_slow
         self.on_session_end: Callable[[], None] | None = None
@@ -84,8 +85,8 @@ class Worker:
     # Sessions.
 
     def has_room(self) -> bool:
-        """Whether another client may be accepted now."""
-        return len(self.sessions) < self._max_connections and self._handshaking < self._max_handshakes
+        """Whether another client may be accepted now. Refused ones that are still listening have file descriptors too."""
+        return len(self.sessions) + self.partings.count < self._max_connections and self._handshaking < self._max_handshakes
 
     def wait_for_room(self, acceptor: Acceptor) -> None:
         """Accept nobody until a session or a handshake ends."""
@@ -144,6 +145,10 @@ class Worker:
         """There is room again."""
         for acceptor in self._waiting:
             acceptor.resume()
+        self._waiting.clear()
+
+    def forget_waiting(self) -> None:
+        """The acceptors are closed: there is nobody to resume."""
         self._waiting.clear()
 
     # Counting.
