@@ -101,6 +101,7 @@ class Reason(StrEnum):
     BACKEND_ALERT_OTHER = "backend_alert_other"
 
     # Us.
+    NO_RESOURCES = "no_resources"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -163,6 +164,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.BACKEND_HANDSHAKE_TIMEOUT: "the backend did not finish the TLS handshake within timeouts.handshake_s",
     Reason.BACKEND_TLS_ERROR: "the backend broke the TLS protocol; the detail is OpenSSL's word for it",
     Reason.BACKEND_ALERT_OTHER: "the backend ended the handshake with the alert in the detail; see its log",
+    Reason.NO_RESOURCES: "this machine gave no file descriptor, memory or local port for a connection; raise LimitNOFILE or net.ipv4.ip_local_port_range, or lower limits.connections",
     Reason.INTERNAL_ERROR: "a bug in the relay; please report it with the message and the traceback in the log",
 }
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _IN_PROGRESS = (0, 115, 11)  # done, EINPROGRESS, EAGAIN
 _REFUSED, _TIMED_OUT = 111, 110
+# EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
+_NO_RESOURCES = (24, 23, 12, 105, 99)
 
 
 def choose(session: Session) -> None:
@@ -43,7 +45,8 @@ def choose(session: Session) -> None:
         session.member = member
         session.backend_name = member.target.route
         session.tried = (*session.tried, member.index)
-        session.reason, session.detail = None, ""
+        session.reason, session.detail, session.side = None, "", None
+        session.queued = False
         cells = session.worker.cells
         cells[member.cell_active] += 1
         cells[member.cells_why[session.why]] += 1
@@ -136,6 +139,8 @@ def blame(session: Session, failure: Failure) -> None:
     if member is None:
         return
     worker.count_handshake(Side.OUTBOUND, failure.reason)
+    if failure.reason is Reason.NO_RESOURCES:
+        return  # not the backend's fault
     pool = worker.pools[member.target.pool]
     if pool.leave_alone(member):
         log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, _where(session, failure), REMEDIES[failure.reason])
@@ -149,6 +154,8 @@ def _where(session: Session, failure: Failure) -> str:
 
 def _explain_connect(errno: int) -> Failure:
     words = os.strerror(errno)
+    if errno in _NO_RESOURCES:
+        return Failure(Reason.NO_RESOURCES, words)
     if errno == _REFUSED:
         return Failure(Reason.BACKEND_REFUSED, words)
     if errno == _TIMED_OUT:
