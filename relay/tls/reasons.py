@@ -39,6 +39,7 @@ _OUTBOUND: dict[int, Reason] = {
     191: Reason.BACKEND_PROTOCOL_VERSION,
     267: Reason.BACKEND_NOT_TLS,  # WRONG_VERSION_NUMBER: the first bytes are no TLS record
     _HTTP_REQUEST: Reason.BACKEND_NOT_TLS,
+    _HTTPS_PROXY_REQUEST: Reason.BACKEND_NOT_TLS,
     193: Reason.BACKEND_NO_SHARED_CIPHER,
     _UNEXPECTED_EOF: Reason.BACKEND_GONE,
 }
