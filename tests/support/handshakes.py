@@ -189,7 +189,7 @@ def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass
             except OSError as error:
-                meeting.peer_error = error
+                meeting.peer_error = error.with_traceback(None)  # else the meeting would be in a cycle with this frame
                 peer_done = True
                 peer.shutdown(socket.SHUT_WR)
         if peer_done and isinstance(meeting.result, Failure):
@@ -197,7 +197,7 @@ def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check:
                 try:
                     assert _read(peer) == b""
                 except OSError as error:
-                    meeting.peer_error = error
+                    meeting.peer_error = error.with_traceback(None)  # else the meeting would be in a cycle with this frame
             return meeting
         if peer_done and meeting.result is stream.DONE:
             meeting.established = True
