@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import ssl
@@ -251,22 +250,3 @@ def session_of(meeting: Meeting) -> ssl.SSLSession:
     session = meeting.peer.session
     assert session is not None
     return session
-
-
-def in_child(work: Callable[[], bytes]) -> bytes:
-    """Run `work` in a forked process; what it returned, or an AssertionError with what it raised."""
-    read_fd, write_fd = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            answer = b"+" + work()
-        except BaseException as error:  # noqa: BLE001 (the parent raises it)
-            answer = b"-" + repr(error).encode()
-        os.write(write_fd, answer)
-        os._exit(0)
-    os.close(write_fd)
-    with os.fdopen(read_fd, "rb") as stream_:
-        answer = stream_.read()
-    os.waitpid(pid, 0)
-    assert answer[:1] == b"+", answer[1:].decode() or "the child died"
-    return answer[1:]

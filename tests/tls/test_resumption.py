@@ -1,0 +1,265 @@
+import os
+import socket
+import ssl
+import time
+import traceback
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from relay.errors import Reason, Side
+from relay.observe.names import series_for
+from relay.observe.scoreboard import Layout
+from relay.tls import stream
+from relay.tls.identity import judge, peer_identity
+from relay.tls.pki import Wanted
+from relay.tls.raw import ffi, lib
+from relay.tls.reasons import Failure
+from relay.worker.pools import RENEW_S, Member
+from tests.support.handshakes import (
+    NAME,
+    PATIENCE_S,
+    TLS12,
+    TLS13,
+    VERSIONS,
+    allow,
+    client_context,
+    config_of,
+    generation_of,
+    meet_backend,
+    meet_client,
+    route_of,
+    server_context,
+    session_of,
+    target_of,
+)
+
+both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
+
+
+@both_versions
+def test_a_client_resumes_inside_its_route_and_we_know_who_it_is_and_by_which_name_it_came(pki, version):
+    route, context = route_of(pki), client_context(pki, pki.client_spiffe, version)
+    with meet_client(route, context) as meeting:
+        assert not meeting.resumed
+        first = meeting.identity
+        session = session_of(meeting)
+    for _ in range(3):
+        with meet_client(route, context, session=session) as meeting:
+            assert meeting.resumed
+            assert meeting.peer.session_reused
+            assert meeting.identity == first
+            assert stream.server_name(meeting.ssl) == NAME
+            session = session_of(meeting)
+
+
+@both_versions
+def test_a_client_resumes_without_a_server_name(pki, version):
+    route, context = route_of(pki), client_context(pki, pki.client, version)
+    context.check_hostname = False
+    with meet_client(route, context, name=None) as meeting:
+        session = session_of(meeting)
+    with meet_client(route, context, name=None, session=session) as meeting:
+        assert (meeting.resumed, stream.server_name(meeting.ssl)) == (True, "")
+
+
+def test_a_tls_12_session_begun_under_another_name_says_that_name_so_that_it_can_be_refused(pki):
+    route = route_of(pki, sni=("*.example.com",))
+    for version, seen in ((TLS12, "a.example.com"), (TLS13, "b.example.com")):
+        context = client_context(pki, pki.client, version)
+        with meet_client(route, context, name="a.example.com") as meeting:
+            session = session_of(meeting)
+        with meet_client(route, context, name="b.example.com", session=session) as meeting:
+            # RFC 6066, 3: a TLS 1.2 client must not do this; in TLS 1.3 the name is not part of the session (RFC 8446, 4.6.1).
+            assert (meeting.resumed, stream.server_name(meeting.ssl)) == (True, seen)
+
+
+@both_versions
+def test_a_session_of_one_route_does_not_resume_at_another(pki, version):
+    routes = ({"sni": ("a.example.com",)}, {"sni": ("b.example.com",), "client_ca": pki.foreign_ca}, {"sni": (NAME,)})
+    table = generation_of(pki, routes=routes).routes["https"]
+    context = client_context(pki, pki.client, version)
+    with meet_client(table.find("a.example.com"), context, name="a.example.com") as meeting:
+        session = session_of(meeting)
+    # The other CA's route sees a full handshake, and refuses the certificate that comes with it.
+    with meet_client(table.find("b.example.com"), context, name="b.example.com", session=session) as meeting:
+        assert (meeting.reason, meeting.alert) == ("unknown_ca", "TLSV1_ALERT_UNKNOWN_CA")
+    # The same CA at another route: a full handshake all the same.
+    with meet_client(table.find(NAME), context, session=session) as meeting:
+        assert (meeting.reason, meeting.resumed) == ("done", False)
+    with meet_client(table.find("a.example.com"), context, name="a.example.com", session=session) as meeting:
+        assert meeting.resumed
+
+
+@both_versions
+def test_the_contexts_of_a_new_generation_refuse_old_tickets(pki, version):
+    old, new = (generation_of(pki, number).routes["https"].find(NAME) for number in (1, 2))
+    context = client_context(pki, pki.client, version)
+    with meet_client(old, context) as meeting:
+        session = session_of(meeting)
+    with meet_client(new, context, session=session) as meeting:
+        assert (meeting.reason, meeting.resumed) == ("done", False)
+    with meet_client(old, context, session=session) as meeting:
+        assert meeting.resumed
+
+
+@contextmanager
+def served_by_a_child(route):
+    """A socket whose other end a forked process accepts TLS on; it says whether it resumed, and ends when the peer does."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE_S)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            theirs.close()
+            connection = stream.accept(route.context, ours.fileno())  # blocking: the handshake is one step
+            assert stream.handshake(connection, Side.INBOUND) is stream.DONE
+            said = b"resumed" if stream.resumed(connection) else b"full"
+            assert lib.SSL_write(connection, said, len(said)) == len(said)
+            lib.SSL_read(connection, ffi.new("char[1]"), 1)
+            stream.free(connection, established=True)
+            code = 0
+        except BaseException:  # noqa: BLE001 (a forked child must not return into pytest)
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    ours.close()
+    try:
+        yield theirs
+    finally:
+        theirs.close()
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+
+
+@both_versions
+def test_what_one_forked_process_began_another_resumes(pki, version):
+    route, context = route_of(pki), client_context(pki, pki.client, version)
+    with served_by_a_child(route) as theirs, context.wrap_socket(theirs, server_hostname=NAME) as peer:
+        assert peer.recv(100) == b"full"
+        session = peer.session
+    with served_by_a_child(route) as theirs, context.wrap_socket(theirs, server_hostname=NAME, session=session) as peer:
+        assert peer.recv(100) == b"resumed"
+    with meet_client(route, context, session=session) as meeting:
+        assert meeting.resumed
+
+
+@both_versions
+def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
+    route = route_of(pki, allow=allow(cn=("alice",)))
+    context = client_context(pki, pki.client, version)
+    with meet_client(route, context) as meeting:
+        session = session_of(meeting)
+    with meet_client(route, context, session=session) as meeting:
+        assert meeting.resumed
+        who = peer_identity(meeting.ssl)
+    assert judge(who, route, time.time()) is None
+    assert judge(who, route, who.not_after_at + 1) == Failure(Reason.EXPIRED, "certificate has expired")
+    assert judge(who, route, who.not_before_at - 1) == Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
+    # The same session under rules that do not know this client, and with a CA that ends before its leaf.
+    refusal = judge(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
+    assert refusal.reason is Reason.NOT_ALLOWED
+    assert "names in the certificate: alice; SHA-256 " in refusal.detail
+
+
+@both_versions
+def test_a_client_without_a_certificate_gets_no_session_to_come_back_with(pki, version):
+    route, context = route_of(pki), client_context(pki, None, version)
+    with meet_client(route, context) as meeting:
+        assert meeting.reason == "no_certificate"
+        session = meeting.peer.session
+    if session is not None:
+        with meet_client(route, context, session=session) as meeting:
+            assert meeting.reason == "no_certificate"
+
+
+def member_of(pki, **pool):
+    config = config_of(pki, **pool)
+    layout = Layout(1024)
+    for series in series_for(config):
+        layout.add(series)
+    return Member(0, target_of(pki, **pool), layout)
+
+
+def backend_says(meeting, word=b"reply"):
+    """Our side reads something from the backend, and with it the TLS 1.3 ticket."""
+    meeting.peer.send(word)
+    buffer = ffi.new("char[100]")
+    size = lib.SSL_read(meeting.ssl, buffer, 100)
+    assert ffi.buffer(buffer, size)[:] == word
+
+
+@both_versions
+def test_connections_to_a_backend_resume(pki, version):
+    member, context = member_of(pki), server_context(pki, pki.backend, version)
+    assert member.session_to_resume(time.time()) is None
+    with meet_backend(member.target, context) as meeting:
+        backend_says(meeting)
+        member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
+    for _ in range(3):
+        with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
+            assert meeting.resumed
+            assert meeting.peer.session_reused
+            backend_says(meeting)
+
+
+@both_versions
+def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, version):
+    member, context, now_at = member_of(pki), server_context(pki, pki.backend, version), time.time()
+    with meet_backend(member.target, context) as meeting:
+        backend_says(meeting)
+        member.keep_session(meeting.ssl, resumed=False, now_at=now_at)
+    first, until_at = member.session, member.valid_until_at
+    for later_s, kept in ((1, True), (RENEW_S + 1, False)):
+        with meet_backend(member.target, context, session=member.session_to_resume(now_at + later_s)) as meeting:
+            assert meeting.resumed
+            backend_says(meeting)
+            member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s)
+        assert (member.session is first) is kept
+    # The chain was verified when the first began: a renewal makes nothing valid longer.
+    assert member.valid_until_at == until_at
+    with meet_backend(member.target, context, session=member.session_to_resume(now_at + RENEW_S + 2)) as meeting:
+        assert meeting.resumed
+
+
+@both_versions
+@pytest.mark.parametrize("shortest", ["leaf", "intermediate", "root"])
+def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(pki, version, shortest, tmp_path):
+    ends = {"leaf": 30, "intermediate": 30, "root": 30} | {shortest: 2}
+    until = {which: datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) for which, days in ends.items()}
+    root = type(pki.authority).root("Short root", not_after=until["root"])
+    issued = root.intermediate("Short intermediate", not_after=until["intermediate"]).issue(Wanted("backend", dns=("backend.example.com",), purposes=("server",), not_after=until["leaf"]))
+    member = member_of(pki, backend_ca=root.write(tmp_path / "root.pem"))
+    with meet_backend(member.target, server_context(pki, pki.write(issued), version)) as meeting:
+        backend_says(meeting)
+        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
+    end_at = until[shortest].timestamp()
+    assert member.valid_until_at == end_at
+    assert member.session_to_resume(end_at - 1) is not None
+    assert member.session_to_resume(end_at) is None
+    assert member.session_to_resume(end_at + 1) is None
+
+
+@both_versions
+def test_a_backend_that_gives_no_ticket_costs_a_full_handshake_and_nothing_else(pki, version):
+    member, context = member_of(pki), server_context(pki, pki.backend, version)
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    for _ in range(2):
+        with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
+            assert meeting.reason == "done"
+            backend_says(meeting)
+            member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
+
+
+@both_versions
+def test_a_backend_that_was_restarted_refuses_the_old_session_and_is_verified_anew(pki, version):
+    member = member_of(pki)
+    with meet_backend(member.target, server_context(pki, pki.backend, version)) as meeting:
+        backend_says(meeting)
+        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
+    for files, reason in ((pki.backend, "done"), (pki.backend_wrong_name, "backend_wrong_name"), (pki.backend_foreign, "backend_unknown_ca")):
+        with meet_backend(member.target, server_context(pki, files, version), session=member.session_to_resume(time.time())) as meeting:
+            assert (meeting.reason, meeting.resumed) == (reason, False)
