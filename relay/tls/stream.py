@@ -179,7 +179,9 @@ def cipher(ssl: Pointer) -> str:
 
 
 def group(ssl: Pointer) -> str:
-    """The key exchange group of the connection; "" for a resumption without one."""
+    """The key exchange group of the connection; "" for a resumption without one, and when the handshake failed before there was a session."""
+    if lib.SSL_get_session(ssl) == NULL:  # SSL_get0_group_name would look into it all the same, and crash
+        return ""
     name = lib.SSL_get0_group_name(ssl)
     return "" if name == NULL else ffi.string(name).decode("ascii", "replace")
 
