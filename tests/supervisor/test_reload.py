@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from relay.supervisor.control import ask
 from tests.support.client import context_of, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until
@@ -139,12 +140,12 @@ def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(
 
 
 def test_a_hangup_during_a_reload_is_not_lost(relay):
-    gateway = relay(module=STUB, env=stub(start_timeout_s=1), relay={"workers": 1})
+    gateway = relay(module=STUB, env=stub(start_timeout_s=6), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
-    busy = gateway.command("reload")
-    assert (busy.returncode, "another reload is under way" in busy.stderr) == (71, True)
+    busy = ask(gateway.state_dir, "reload", 5)
+    assert (busy["ok"], "another reload is under way" in busy["error"]) == (False, True)
     gateway.signal(signal.SIGHUP)
     wait_until("generation 3 serves", lambda: gateway.endpoints["generation"] == 3, detail=gateway.log)
 
