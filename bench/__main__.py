@@ -79,7 +79,10 @@ def main(
             processes=max(1, len(load_cpus or ()) // 2),
         )
         environment = {**facts.describe_machine(), "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways}}
-        measurements = _run(settings, gateways, workloads, console)
+        try:
+            measurements = _run(settings, gateways, workloads, console)
+        except BenchError as failure:
+            raise click.ClickException(str(failure)) from None
     reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
     cells = report.summarize(measurements, reference)
     _print(console, environment, cells, reference)

@@ -36,7 +36,7 @@ class Child:
 
     def __init__(self, module: str, arguments: Iterable[str] = (), *, cpus: frozenset[int] | None = None) -> None:
         self.module = module
-        environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))}
         self._process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self.pid = self._process.pid
         pin(self.pid, cpus)

@@ -20,7 +20,7 @@ from bench.gateways import Gateway
 
 _ROOT = Path(__file__).resolve().parent.parent
 _OPENSSL = re.compile(rb"(?:OpenSSL|LibreSSL|AWS-LC) \d+\.\d+\.\d+[a-z]*")
-_VERSION = re.compile(r"\d+\.\d+(?:\.\d+)*\S*")
+_VERSION = re.compile(r"\d+\.\d+(?:\.\d+)*[^\s/,]*")
 # Libraries worth reading for a version string; Envoy has BoringSSL inside, which has none.
 _LIBRARY = re.compile(r"libcrypto|_rust|libssl")
 
@@ -48,7 +48,7 @@ def describe_gateway(gateway: Gateway) -> dict[str, str]:
         return {"version": ""}
     text = _said([program, *gateway.version])
     found = _VERSION.search(text.replace(sys.version.split()[0], ""))
-    return {"version": found.group().rstrip(",") if found else ""}
+    return {"version": found.group() if found else ""}
 
 
 def loaded_tls(pids: list[int]) -> str:
@@ -76,4 +76,5 @@ def _said(command: list[str]) -> str:
         done = subprocess.run(command, capture_output=True, timeout=10, check=False, cwd=_ROOT)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return (done.stdout + done.stderr).decode(errors="replace")
+    # nginx and stunnel tell their version on stderr; what a failed command says is no fact.
+    return (done.stdout + done.stderr).decode(errors="replace") if done.returncode == 0 else ""
