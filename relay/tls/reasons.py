@@ -16,6 +16,7 @@ _ALERT_BASE = 1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to th
 
 # Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1. The numbers mean something else in its other libraries.
 _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
+_SYSTEM = 0x8000_0000  # err.h, ERR_SYSTEM_FLAG: the rest of the code is an errno; a failed write leaves one, a failed read does not
 _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
@@ -125,6 +126,9 @@ def explain_queue(side: Side) -> Failure:
             return explain_alert(side, number - _ALERT_BASE)
         if number in known:
             return Failure(known[number], _string(lib.ERR_reason_error_string(code)))
+    for code in codes:
+        if code & _SYSTEM:
+            return explain_errno(side, code & ~_SYSTEM)
     other = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
     words = "; ".join(text for code in codes if (text := _string(lib.ERR_reason_error_string(code))))
     return Failure(other, words or "OpenSSL gave no reason")
