@@ -29,6 +29,7 @@ from relay.tls.material import load_authorities, load_key_pair
 from relay.tls.raw import (
     EXTENSION_OK,
     EXTENSION_REFUSED,
+    MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,
     MODE_PARTIAL_WRITE,
     MODE_RELEASE_BUFFERS,
@@ -195,8 +196,9 @@ def _context(method: int, where: str, settings: Route | Pool, authorities: Itera
     context.set_options(_OPTIONS)
     context.set_mode(MODE_NO_AUTO_CHAIN | MODE_RELEASE_BUFFERS)
     # pyOpenSSL turns it on. A client that has negotiated shorter records (RFC 6066, 4) would make SSL_write take only the first part
-    # of what relay.tls.pump gives it, which counts on all or nothing.
-    lib.SSL_CTX_clear_mode(context._context, MODE_PARTIAL_WRITE)  # noqa: SLF001
+    # of what relay.tls.pump gives it, which counts on all or nothing. And OpenSSL turns on that SSL_read goes on after a record without
+    # data: a peer that sends key updates as fast as they are read would keep it from ever returning.
+    lib.SSL_CTX_clear_mode(context._context, MODE_PARTIAL_WRITE | MODE_AUTO_RETRY)  # noqa: SLF001
     context.set_min_proto_version(_VERSIONS[settings.min_version])
     problems: list[Problem] = []
     try:

@@ -65,8 +65,8 @@ def first_reply(session: Session) -> None:
 
 
 def refresh(session: Session, end: End, other: End) -> None:
-    """Watch an end for what can be done with it: read it unless it has ended or its sink holds something; write what it holds."""
-    mask = IN if not end.ended and not other.held else 0
+    """Watch an end for what can be done with it: read it unless it has ended, its sink holds something, or OpenSSL must write first; write what it holds."""
+    mask = IN if not end.ended and not other.held and not end.wants_write else 0
     if end.held or end.closing or end.wants_write:
         mask |= OUT
     session.worker.loop.watch(end.fd, end.mask, mask)
@@ -100,7 +100,9 @@ def _count(session: Session, side: Side, size: int) -> None:
 def event(session: Session, side: Side, mask: int) -> None:
     """An event that is not just "readable": the socket takes bytes again, or is gone."""
     end, other = _ends(session, side)
-    end.wants_write = False
+    if end.wants_write:
+        end.wants_write = False
+        mask |= IN  # the read that OpenSSL broke off is to be tried again
     if end.held and mask & (OUT | GONE):
         size = session.worker.pump.push(end.ssl, end.held)
         if size >= 0:

@@ -56,10 +56,11 @@ def pool_toml(pki: Pki, addresses: list[str], name: str = "main", extra: str = "
 class RunningWorker:
     """A worker with one listener on a loopback port.
 
-    `files_limit` is its RLIMIT_NOFILE (0: as it is); `beside` another worker of the same relay, whose scoreboard it shares.
+    `files_limit` is its RLIMIT_NOFILE (0: as it is); `beside` another worker of the same relay, whose scoreboard it shares;
+    `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to megabytes).
     """
 
-    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, beside: RunningWorker | None = None) -> None:
+    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
         self.access_log = directory / ("access.log" if beside is None else "access-2.log")
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
@@ -72,6 +73,8 @@ class RunningWorker:
         self.row = self.board.lease(0, 1)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.port: int = listener.getsockname()[1]
         generation = build_generation(config, 1)
         read_fd, self._lifeline = os.pipe()

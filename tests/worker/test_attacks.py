@@ -1,0 +1,68 @@
+"""What a client with a good certificate may try after its handshake, and one without it before: nobody else notices."""
+
+import select
+import socket
+
+import pytest
+
+from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
+from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
+
+
+@pytest.fixture
+def writer(pki, tmp_path, stack):
+    """Connect a client that writes records by hand."""
+
+    def connect(relay):
+        made = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
+        stack.callback(made.sock.close)
+        return made
+
+    return connect
+
+
+def test_a_flood_of_key_updates_does_not_keep_the_others_waiting(start, door, pair, writer):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    attacker = writer(relay)
+    other_end = back.accept()
+    flood = [attacker.record(HANDSHAKE, KEY_UPDATE) for _ in range(40_000)]
+    attacker.send(*flood, attacker.record(DATA, b"the end"))
+    rounds = 0
+    while not select.select([other_end.sock], [], [], 0)[0]:
+        client.send(b"x")
+        assert server.receive(1) == b"x"
+        rounds += 1
+    assert other_end.receive(7) == b"the end"
+    assert rounds > 20, f"{rounds} messages of another client were relayed during 40,000 key updates"
+
+
+def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_it_waits(tmp_path, pki, door, stack, writer):
+    back = door()
+    toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address])}'
+    relay = RunningWorker(tmp_path, toml, send_buffer=4096)
+    stack.callback(relay.close)
+    attacker = writer(relay)
+    other_end = back.accept()
+    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        attacker.sock.setsockopt(socket.SOL_SOCKET, buffer, 4096)
+    records = b"".join(attacker.record(HANDSHAKE, KEY_UPDATE_PLEASE) for _ in range(40_000)) + attacker.record(DATA, b"the end")
+    sent = attacker.send_until_stuck(records)
+    assert sent < len(records), "the relay's answers had room after all"
+    relay.let_it_turn()
+    before_s = relay.cpu_s()
+    relay.let_it_turn(2)
+    assert relay.cpu_s() - before_s < 0.5, "the worker spins"
+    # Once it reads, everything goes on where it stopped.
+    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        attacker.sock.setsockopt(socket.SOL_SOCKET, buffer, 1 << 20)
+    attacker.sock.setblocking(False)
+    while not select.select([other_end.sock], [], [], 0)[0]:
+        readable, writable, _ = select.select([attacker.sock, other_end.sock], [attacker.sock] if sent < len(records) else [], [], 10)
+        assert readable or writable, "nothing moves any more"
+        if attacker.sock in readable:
+            assert attacker.sock.recv(65536)
+        if writable:
+            sent += attacker.sock.send(memoryview(records)[sent:])
+    assert other_end.receive(7) == b"the end"
