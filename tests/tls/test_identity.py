@@ -1,0 +1,279 @@
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import Reason
+from relay.tls import identity
+from relay.tls.contexts import _valid_until
+from relay.tls.identity import Identity, _parse, compile_rules, judge
+from relay.tls.pki import Authority, Wanted, make_key
+from relay.tls.reasons import Failure
+from tests.support.handshakes import VERSIONS, allow, client_context, meet_client, route_of, session_of
+
+both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
+ALICE = Identity("CN=alice", "CN=Test CA", "0A", 1000.0, 2000.0, ("alice",), ("ops",), ("alice.corp",), ("spiffe://corp/alice",), "AB" * 32, b"the CA")
+
+
+@dataclass
+class Route:
+    """A `Gate`."""
+
+    rules: identity.AllowRules
+    ca_valid_until: dict[bytes, float]
+
+
+def gate(ca_until=None, **rules):
+    return Route(compile_rules(allow(**rules)), {} if ca_until is None else {b"the CA": ca_until})
+
+
+RULES = [
+    ({}, True),
+    ({"cn": ("alice",)}, True),
+    ({"cn": ("Alice",)}, False),
+    ({"cn": ("alice.corp",)}, False),
+    ({"ou": ("ops",)}, True),
+    ({"ou": ("dev",)}, False),
+    ({"san_dns": ("alice.corp",)}, True),
+    ({"san_dns": ("ALICE.Corp",)}, True),
+    ({"san_dns": ("*.corp",)}, True),
+    ({"san_dns": ("*.alice.corp",)}, False),
+    ({"san_dns": ("alice",)}, False),
+    ({"san_dns": ("alice-corp",)}, False),
+    ({"san_uri": ("spiffe://corp/alice",)}, True),
+    ({"san_uri": ("spiffe://corp/*",)}, True),
+    ({"san_uri": ("spiffe://*/alice",)}, True),
+    ({"san_uri": ("spiffe://**",)}, True),
+    ({"san_uri": ("spiffe://*",)}, False),
+    ({"san_uri": ("spiffe://corp/",)}, False),
+    ({"san_uri": ("spiffe://CORP/alice",)}, False),
+    ({"fingerprint_sha256": (":".join(["ab"] * 32),)}, True),
+    ({"fingerprint_sha256": ("AB" * 32,)}, True),
+    ({"fingerprint_sha256": ("00" * 32,)}, False),
+    ({"cn": ("bob",), "ou": ("dev",), "san_uri": ("spiffe://corp/**",)}, True),
+    ({"cn": ("bob",), "ou": ("dev",)}, False),
+]
+
+
+@pytest.mark.parametrize(("rules", "allowed"), RULES)
+def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
+    refusal = judge(ALICE, gate(**rules), 1500)
+    assert (refusal is None) is allowed
+    if refusal is not None:
+        assert refusal == Failure(Reason.NOT_ALLOWED, f"names in the certificate: alice, alice.corp, spiffe://corp/alice; SHA-256 {'AB' * 32}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("*.corp", "a.b.corp", False),
+        ("*.corp", ".corp", False),
+        ("*.corp", "corp", False),
+        ("*.corp", "a.corp.evil", False),
+        ("*.corp", "a.corp\n", False),
+        ("a.corp", "axcorp", False),
+        ("*.corp", "*.corp", True),
+    ],
+)
+def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
+    assert compile_rules(allow(san_dns=(pattern,))).allow(replace(ALICE, san_dns=(name,))) is matches
+
+
+@pytest.mark.parametrize(
+    ("pattern", "uri", "matches"),
+    [
+        ("spiffe://corp/*/db", "spiffe://corp/ns/db", True),
+        ("spiffe://corp/*/db", "spiffe://corp/ns/sa/db", False),
+        ("spiffe://corp/**/db", "spiffe://corp/ns/sa/db", True),
+        ("spiffe://corp/**", "spiffe://corp.evil/x", False),
+        ("spiffe://corp/**", "spiffe://corp/", True),
+        ("spiffe://corp/*", "spiffe://corp/a\n", True),
+        ("spiffe://c.rp/*", "spiffe://corp/a", False),
+        ("spiffe://corp/a", "spiffe://corp/a/b", False),
+        ("spiffe://corp/[ab]", "spiffe://corp/a", False),
+    ],
+)
+def test_one_star_is_one_segment_and_two_are_any_number(pattern, uri, matches):
+    assert compile_rules(allow(san_uri=(pattern,))).allow(replace(ALICE, san_uri=(uri,))) is matches
+
+
+@given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
+def test_a_pattern_without_stars_matches_itself_alone(pattern, name):
+    pattern = pattern.replace("*", "x").strip() or "x"  # a configuration is stripped
+    rules = compile_rules(allow(san_uri=(pattern,)))
+    assert rules.allow(replace(ALICE, san_uri=(pattern,)))
+    assert rules.allow(replace(ALICE, san_uri=(name,))) is (name == pattern)
+
+
+def test_the_dates_of_the_leaf_are_judged_to_the_second():
+    everybody = gate()
+    assert judge(ALICE, everybody, 1000) is None
+    assert judge(ALICE, everybody, 2000) is None
+    assert judge(ALICE, everybody, 999.9) == Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
+    assert judge(ALICE, everybody, 2000.1) == Failure(Reason.EXPIRED, "certificate has expired")
+
+
+def test_the_end_of_the_ca_is_the_end_of_its_certificates():
+    assert judge(ALICE, gate(1800), 1800) is None
+    assert judge(ALICE, gate(1800), 1801) == Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
+    assert judge(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801) is None
+
+
+def test_nobody_and_who_cannot_be_read_are_refused():
+    assert judge(None, gate(), 1500) == Failure(Reason.NO_CERTIFICATE)
+    unreadable = _parse(b"\x30\x03no", b"\1" * 32)
+    assert judge(unreadable, gate(), 1500).reason is Reason.INVALID_CERTIFICATE
+    assert unreadable.fingerprint == "01" * 32
+
+
+def test_names_in_a_detail_are_one_short_line():
+    refusal = judge(replace(ALICE, cn=("evil\n2026 forged line\x1b[2J", "x" * 10_000)), gate(cn=("bob",)), 1500)
+    assert refusal.detail.isprintable()
+    assert len(refusal.detail) < 700
+
+
+def authority(subject, issuer, days, end=None):
+    """A CA certificate with those names, self-signed for brevity: who signed it is OpenSSL's business."""
+    key = make_key("ec-p256")
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    name, above = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (subject, issuer))
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(above).public_key(key.public_key()).serial_number(x509.random_serial_number())
+    return builder.not_valid_before(start - timedelta(days=1)).not_valid_after(start + timedelta(days=days)).sign(key, hashes.SHA256())
+
+
+def ends(*authorities):
+    start = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
+    found = _valid_until(authorities)
+    names = {each.subject.public_bytes(): each.subject.rfc4514_string().removeprefix("CN=") for each in authorities}
+    return {names[subject]: (until - start) / 86_400 for subject, until in found.items()}
+
+
+def test_a_ca_is_valid_as_long_as_it_and_all_above_it_are():
+    assert ends(authority("root", "root", 10)) == {"root": 10}
+    assert ends(authority("root", "root", 10), authority("low", "root", 20), authority("lower", "low", 30)) == {"root": 10, "low": 10, "lower": 10}
+    assert ends(authority("root", "root", 30), authority("low", "root", 20), authority("lower", "low", 10)) == {"root": 30, "low": 20, "lower": 10}
+    # Its issuer is not in the file.
+    assert ends(authority("low", "elsewhere", 20)) == {"low": 20}
+
+
+def test_a_renewed_ca_counts_with_its_newest_certificate_and_a_circle_of_cross_signatures_ends():
+    assert ends(authority("root", "root", 10), authority("root", "root", 40), authority("low", "root", 20)) == {"root": 40, "low": 20}
+    assert ends(authority("one", "two", 10), authority("two", "one", 20)) == {"one": 10, "two": 10}
+
+
+@both_versions
+def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki, version, tmp_path):
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
+    short = Authority.root("Short CA", not_after=end)
+    files = pki.write(short.client("alice"))
+    route = route_of(pki, client_ca=short.write(tmp_path / "short.pem"))
+    context = client_context(pki, files, version)
+    with meet_client(route, context) as meeting:
+        session = session_of(meeting)
+    with meet_client(route, context, session=session) as meeting:
+        assert meeting.resumed
+        assert judge(meeting.identity, route, end.timestamp()) is None
+        assert judge(meeting.identity, route, end.timestamp() + 1) == Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
+
+
+@both_versions
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ({"cn": ("alice",)}, True),
+        ({"ou": ("ops",)}, True),
+        ({"san_dns": ("*.corp",)}, True),
+        ({"san_uri": ("spiffe://corp/*",)}, True),
+        ({"cn": ("bob",), "ou": ("dev",), "san_dns": ("*.other",), "san_uri": ("spiffe://other/**",)}, False),
+    ],
+)
+def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, allowed):
+    context = client_context(pki, pki.client_spiffe, version)
+    route = route_of(pki, allow=allow(**rules))
+
+    def check(who):
+        return judge(who, route, time.time())
+
+    with meet_client(route, context, check=check) as meeting:
+        assert meeting.reason == ("done" if allowed else "not_allowed")
+        assert meeting.identity.ou == ("ops",)
+        if not allowed:
+            assert meeting.alert == "SSLV3_ALERT_BAD_CERTIFICATE"
+    # The check would refuse in a full handshake; without it, a session begins that the rules have to stop when it is resumed.
+    with meet_client(route, context) as meeting:
+        session = session_of(meeting)
+    with meet_client(route, context, session=session, check=check) as meeting:
+        assert (meeting.reason, meeting.resumed) == ("done", True)
+        assert (check(meeting.identity) is None) is allowed
+
+
+@both_versions
+def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
+    certificate = pki.client.issued.certificate
+    printed = ":".join(f"{byte:02X}" for byte in certificate.fingerprint(hashes.SHA256()))
+    route = route_of(pki, allow=allow(fingerprint_sha256=(printed,)))
+    for files, allowed in ((pki.client, True), (pki.client_spiffe, False)):
+        with meet_client(route, client_context(pki, files, version), check=lambda who: judge(who, route, time.time())) as meeting:
+            assert (meeting.reason == "done") is allowed
+
+
+@both_versions
+def test_a_certificate_with_an_unknown_kind_of_name_is_refused_with_its_reason_and_nothing_raises(pki, version):
+    # ediPartyName: OpenSSL takes it, cryptography does not (and says so with an exception that is no ValueError).
+    names = bytes.fromhex("3010a50ea10c0c0a") + b"0123456789"
+    for authority_, reason in ((pki.authority, "invalid_certificate"), (pki.foreign_authority, "unknown_ca")):
+        key = make_key("ec-p256")
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(authority_.certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(10)
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.UnrecognizedExtension(ObjectIdentifier("2.5.29.17"), names), critical=False)
+            .sign(authority_.key, hashes.SHA256())
+        )
+        files = pki.write(replace(pki.client.issued, certificate=certificate, key=key))
+        route = route_of(pki)
+        with meet_client(route, client_context(pki, files, version), check=lambda who, route=route: judge(who, route, time.time())) as meeting:
+            assert meeting.reason == reason
+            assert meeting.alert
+            assert meeting.identity.subject.startswith("unreadable: ")
+            assert meeting.identity.fingerprint == certificate.fingerprint(hashes.SHA256()).hex().upper()
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_make_the_parser_raise(der):
+    assert _parse(der, b"\0" * 32).serial == ""
+
+
+def test_no_bent_certificate_makes_the_parser_raise(pki):
+    der = pki.client_spiffe.issued.certificate.public_bytes(Encoding.DER)
+    for at in range(len(der)):
+        for mask in (1, 0x80, 0xFF):
+            bent = bytearray(der)
+            bent[at] ^= mask
+            who = _parse(bytes(bent), b"\0" * 32)
+            assert who.subject.isprintable() or who.serial
+
+
+def test_what_is_remembered_is_bounded(pki, monkeypatch):
+    monkeypatch.setattr(identity, "_REMEMBERED", 3)
+    identity._known.clear()
+    route = route_of(pki)
+    for number in range(5):
+        files = pki.write(pki.authority.issue(Wanted(f"client {number}", purposes=("client",))))
+        for _ in range(2):
+            with meet_client(route, client_context(pki, files)) as meeting:
+                assert meeting.identity.cn == (f"client {number}",)
+        assert len(identity._known) <= 3

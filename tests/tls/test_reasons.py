@@ -1,0 +1,108 @@
+import errno
+
+import pytest
+from OpenSSL import SSL
+
+from relay.errors import REMEDIES, Reason, Side
+from relay.tls import reasons
+from relay.tls.raw import NULL, lib
+from relay.tls.reasons import Failure, explain_alert, explain_errno, explain_queue, explain_verify
+
+SSL_LIBRARY = 20
+SYSTEM_LIBRARY = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _words():
+    """OpenSSL loads its library's words with the first context."""
+    SSL.Context(SSL.TLS_METHOD)
+
+
+def put(*errors):
+    lib.ERR_clear_error()
+    for library, number in errors:
+        lib.ERR_put_error(library, 0, number, NULL, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "inbound", "outbound"),
+    [
+        (199, Reason.NO_CERTIFICATE, Reason.BACKEND_TLS_ERROR),
+        (258, Reason.PROTOCOL_VERSION, Reason.BACKEND_PROTOCOL_VERSION),
+        (193, Reason.NO_SHARED_CIPHER, Reason.BACKEND_NO_SHARED_CIPHER),
+        (101, Reason.NO_SHARED_GROUP, Reason.BACKEND_TLS_ERROR),
+        (235, Reason.NO_SHARED_ALPN, Reason.BACKEND_TLS_ERROR),
+        (156, Reason.PLAIN_HTTP, Reason.BACKEND_NOT_TLS),
+        (267, Reason.TLS_ERROR, Reason.BACKEND_NOT_TLS),
+        (294, Reason.PEER_GONE, Reason.BACKEND_GONE),
+        (1048, Reason.ALERT_UNKNOWN_CA, Reason.BACKEND_REJECTED_OUR_CERTIFICATE),
+        (1040, Reason.ALERT_HANDSHAKE_FAILURE, Reason.BACKEND_NO_SHARED_CIPHER),
+        (1116, Reason.ALERT_OTHER, Reason.BACKEND_REJECTED_OUR_CERTIFICATE),
+        (1120, Reason.ALERT_OTHER, Reason.BACKEND_NO_SHARED_ALPN),
+    ],
+)
+def test_openssls_number_means_what_it_means_on_its_side_and_the_queue_is_empty_afterwards(number, inbound, outbound):
+    for side, expected in ((Side.INBOUND, inbound), (Side.OUTBOUND, outbound)):
+        put((SSL_LIBRARY, number))
+        failure = explain_queue(side)
+        assert failure.reason is expected
+        assert failure.detail
+        assert lib.ERR_peek_error() == 0
+
+
+@pytest.mark.parametrize("number", sorted({*reasons._INBOUND, *reasons._OUTBOUND}))
+def test_the_same_number_of_another_library_means_nothing_to_us(number):
+    for side, other in ((Side.INBOUND, Reason.TLS_ERROR), (Side.OUTBOUND, Reason.BACKEND_TLS_ERROR)):
+        put((lib.ERR_LIB_EVP, number))
+        assert explain_queue(side).reason is other
+        put((lib.ERR_LIB_EVP, number), (SSL_LIBRARY, 1045))
+        assert explain_queue(side).reason in {Reason.ALERT_CERTIFICATE_EXPIRED, Reason.BACKEND_REJECTED_OUR_CERTIFICATE}
+
+
+def test_an_error_of_the_system_is_its_errno_unless_tls_says_more():
+    put((SYSTEM_LIBRARY, errno.EPIPE))
+    assert explain_queue(Side.INBOUND) == Failure(Reason.PEER_GONE, "Broken pipe")
+    put((SYSTEM_LIBRARY, errno.ENETUNREACH))  # 101, which the TLS library has for NO_SUITABLE_KEY_SHARE
+    assert explain_queue(Side.OUTBOUND) == Failure(Reason.BACKEND_GONE, "Network is unreachable")
+    put((SYSTEM_LIBRARY, errno.EPIPE), (SSL_LIBRARY, 1048))
+    assert explain_queue(Side.INBOUND) == Failure(Reason.ALERT_UNKNOWN_CA, "the client sent the alert unknown_ca")
+
+
+def test_an_empty_and_an_overlong_queue_are_explained_and_empty_afterwards():
+    put()
+    assert explain_queue(Side.INBOUND) == Failure(Reason.TLS_ERROR, "OpenSSL gave no reason")
+    put(*[(SSL_LIBRARY, 100)] * 50)
+    assert explain_queue(Side.OUTBOUND).reason is Reason.BACKEND_TLS_ERROR
+    assert lib.ERR_peek_error() == 0
+
+
+def test_every_alert_there_can_be_has_a_reason_and_a_name():
+    for number in range(256):
+        for side, who in ((Side.INBOUND, "client"), (Side.OUTBOUND, "backend")):
+            failure = explain_alert(side, number)
+            assert failure.detail.startswith(f"the {who} sent the alert ")
+            assert failure.reason.value.startswith("backend_") is (side is Side.OUTBOUND)
+    assert explain_alert(Side.INBOUND, 200) == Failure(Reason.ALERT_OTHER, "the client sent the alert alert 200")
+
+
+def test_every_verify_result_has_a_reason_of_its_side_and_openssls_words():
+    for code in range(1, 100):
+        inbound, outbound = explain_verify(Side.INBOUND, code, 0), explain_verify(Side.OUTBOUND, code, 0)
+        assert not inbound.reason.value.startswith("backend_")
+        assert outbound.reason.value.startswith("backend_")
+        assert inbound.detail == outbound.detail != ""
+
+
+def test_the_detail_says_which_certificate_of_a_chain_it_was():
+    assert explain_verify(Side.INBOUND, 10, 0) == Failure(Reason.EXPIRED, "certificate has expired")
+    assert explain_verify(Side.INBOUND, 10, 2) == Failure(Reason.EXPIRED, "certificate has expired (certificate 2 of its chain)")
+
+
+def test_an_errno_is_a_peer_that_has_gone_and_zero_is_an_end():
+    assert explain_errno(Side.INBOUND, 0) == Failure(Reason.PEER_GONE, "the connection was closed")
+    assert explain_errno(Side.OUTBOUND, errno.ETIMEDOUT) == Failure(Reason.BACKEND_GONE, "Connection timed out")
+
+
+def test_every_reason_has_a_remedy_of_one_line():
+    assert set(REMEDIES) == set(Reason)
+    assert all("\n" not in remedy and (remedy or reason is Reason.FINISHED) for reason, remedy in REMEDIES.items())
