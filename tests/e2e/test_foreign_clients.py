@@ -1,0 +1,119 @@
+"""Programs that others wrote, as clients: what works through a mutual-TLS server works through the relay."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.backend import TlsBackend
+from tests.support.gateway import Gateway
+from tests.support.programs import curl, needs, run, s_client
+from tests.support.protocols import http
+from tests.support.tables import listener_table, pool_table, route_table
+
+
+@pytest.fixture(scope="module")
+def web(pki):
+    """A relay in front of an HTTP backend."""
+    backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca, http("web"))
+    body = listener_table(route_table(pki, sni=["app.example.com"], min_version="TLSv1.2")) + pool_table(pki, [backend.address])
+    with Gateway(body) as gateway:
+        yield gateway
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def echoing(pki):
+    """A relay of two workers in front of an echo; only app.example.com is known."""
+    backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
+    body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(pki, [backend.address])
+    with Gateway(body) as gateway:
+        yield gateway
+    backend.close()
+
+
+@needs("curl")
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_curl_makes_two_requests_on_one_connection(web, pki, version):
+    done = curl(pki, web.port(), "/one", "/two", options=("--tls-max", version, "--write-out", "%{num_connects} connects\n"))
+    assert done.stdout == "web /one request 1\n1 connects\nweb /two request 2\n0 connects\n", done.stderr
+
+
+@needs("curl")
+def test_curl_without_a_certificate_is_told_so_by_its_own_tls_library(web, pki):
+    port = web.port()
+    done = run("curl", "-sS", "--noproxy", "*", "--resolve", f"app.example.com:{port}:127.0.0.1", "--cacert", str(pki.ca), f"https://app.example.com:{port}/")
+    assert done.returncode in {35, 56}
+    assert "certificate required" in done.stderr or "alert" in done.stderr
+
+
+@needs("curl")
+def test_curl_speaking_plain_http_reads_in_a_400_what_it_should_do(web):
+    done = run("curl", "-sS", "--noproxy", "*", "--write-out", "%{http_code}", f"http://127.0.0.1:{web.port()}/")
+    assert done.stdout.endswith("400"), done
+    assert "use https" in done.stdout
+    (line,) = web.wait_for_access(reason="plain_http")
+    assert line["remedy"]
+
+
+@needs("openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifies(echoing, pki, version):
+    echoed, printed = s_client(pki, echoing.port(), version, files=pki.client, said=f"hello {version}")
+    assert echoed, printed
+    assert "Verify return code: 0 (ok)" in printed
+
+
+@needs("openssl")
+@pytest.mark.parametrize(
+    ("client", "name", "reason", "alert"),
+    [
+        (("none", *("-tls1_3",)), "app.example.com", "no_certificate", "alert certificate required"),
+        (("none", *("-tls1_2",)), "app.example.com", "no_certificate", "alert handshake failure"),
+        (("wrong_ca"), "app.example.com", "unknown_ca", "alert unknown ca"),
+        (("self_signed"), "app.example.com", "unknown_ca", "alert unknown ca"),
+        (("expired"), "app.example.com", "expired", "alert certificate expired"),
+        (("wrong_purpose"), "app.example.com", "wrong_purpose", "alert unsupported certificate"),
+        (("good", *("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0")), "app.example.com", "protocol_version", "alert protocol version"),
+        (("good", *("-tls1_2", "-cipher", "AES128-SHA")), "app.example.com", "no_shared_cipher", "alert handshake failure"),
+        (("good"), "stranger.example.net", "unknown_sni", "unrecognized name"),
+        (("good"), "", "no_sni", "unrecognized name"),
+    ],
+    ids=["no certificate 1.3", "no certificate 1.2", "foreign CA", "self-signed", "expired", "wrong purpose", "TLS 1.1", "old cipher", "unknown name", "no name"],
+)
+def test_s_client_is_refused_with_an_alert_and_the_log_says_why(echoing, pki, client, name, reason, alert):
+    who, *options = client
+    before = len(echoing.access())
+    echoed, printed = s_client(pki, echoing.port(), *options, files=pki.client_matrix()[who], name=name)
+    assert not echoed, printed
+    lines = echoing.wait_for_access(1, reason=reason)
+    assert len(echoing.access()) == before + 1
+    line = lines[-1]
+    assert line["side"] == "inbound"
+    assert line["remedy"]
+    assert line["sni"] == name
+    assert re.search(alert, printed), printed
+
+
+@needs("openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_a_session_of_s_client_is_resumed_on_the_other_worker_too(echoing, pki, tmp_path, version):
+    session = str(tmp_path / "session.pem")
+    echoed, printed = s_client(pki, echoing.port(), version, "-sess_out", session, files=pki.client, said=f"first {version}")
+    assert echoed, printed
+    assert "New, " in printed
+    before = len(echoing.access())
+    workers = set()
+    # Which worker gets a connection is the kernel's choice.
+    for number in range(1, 31):
+        echoed, printed = s_client(pki, echoing.port(), version, "-sess_in", session, files=pki.client, said=f"again {version}")
+        assert echoed, printed
+        assert "Reused, " in printed
+        lines = echoing.wait_for_access(before + number)[before:]
+        assert lines[-1]["resumed"]
+        assert "CN=alice" in lines[-1]["subject"]
+        workers = {line["session"].split("-")[0] for line in lines}
+        if len(workers) == 2:
+            break
+    assert len(workers) == 2

@@ -1,0 +1,134 @@
+"""Foreign programs as clients and backends: curl, openssl s_client, and an nginx in a directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.support.gateway import wait_until
+from tests.support.pki import Files, Pki
+
+PATIENCE_S = 20
+NAME = "app.example.com"
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip the test where the program is not installed."""
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def run(*command: str, said: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with `said` on stdin; what came out."""
+    return subprocess.run(command, input=said, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def curl(pki: Pki, port: int, *paths: str, files: Files | None = None, name: str = NAME, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Ask for `paths`, in this order, over as few connections as curl likes."""
+    shown = files or pki.client
+    urls = [f"https://{name}:{port}{path}" for path in paths]
+    identity = ("--cacert", str(pki.ca), "--cert", str(shown.certificate), "--key", str(shown.key))
+    return run("curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", str(PATIENCE_S), "--resolve", f"{name}:{port}:127.0.0.1", *identity, *options, *urls)
+
+
+def s_client(pki: Pki, port: int, *options: str, files: Files | None, name: str = NAME, said: str = "hello") -> tuple[bool, str]:
+    """Connect, say a line, wait for its echo, leave. Whether the echo came, and everything s_client printed."""
+    identity = () if files is None else ("-cert", str(files.certificate), "-key", str(files.key))
+    server_name = ("-servername", name) if name else ("-noservername",)
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(pki.ca), *server_name, *identity, *options]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    printed, deadline, word, sent = b"", time.monotonic() + PATIENCE_S, said.encode() + b"\n", False
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        more = os.read(process.stdout.fileno(), 65536) if ready else b""
+        printed += more
+        echoed = b"---\n" in printed and b"\n" + word in printed
+        if not sent and b"Verify return code" in printed:
+            sent = True
+            with contextlib.suppress(BrokenPipeError):
+                os.write(process.stdin.fileno(), word)
+        if not more or echoed:
+            break
+    if echoed:
+        process.stdin.close()
+        printed += process.stdout.read()
+    else:
+        process.stdin.close()
+        process.kill()
+    process.stdout.close()
+    process.wait(PATIENCE_S)
+    return echoed, printed.decode(errors="replace")
+
+
+class Nginx:
+    """A mutual-TLS HTTP/1.1 and HTTP/2 backend. It answers with its name, the path, the HTTP version, and the client certificate it saw."""
+
+    def __init__(self, directory: Path, pki: Pki, *, client_ca: Path | None = None, files: Files | None = None) -> None:
+        self.directory = directory
+        self._client_ca = client_ca or pki.ca
+        self._files = files or pki.backend
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        (directory / "nginx.conf").write_text(self._configuration())
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _configuration(self) -> str:
+        at = self.directory
+        temporary = "".join(f"{kind}_temp_path {at}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        user = "user root;" if os.geteuid() == 0 else ""  # keys and directory are ours alone
+        return f"""
+daemon off; master_process on; worker_processes 1; {user} pid {at}/nginx.pid; error_log {at}/error.log info;
+events {{ worker_connections 256; }}
+http {{
+  access_log off; {temporary}
+  server {{
+    listen 127.0.0.1:{self.port} ssl http2;
+    ssl_certificate {self._files.certificate}; ssl_certificate_key {self._files.key};
+    ssl_client_certificate {self._client_ca}; ssl_verify_client on; ssl_protocols TLSv1.2 TLSv1.3;
+    location / {{ default_type text/plain; return 200 "nginx $request_uri $server_protocol $ssl_client_s_dn\\n"; }}
+  }}
+}}
+"""
+
+    def log(self) -> str:
+        """Its error log."""
+        file = self.directory / "error.log"
+        return file.read_text() if file.exists() else ""
+
+    def __enter__(self) -> Self:
+        self._process = process = subprocess.Popen(["nginx", "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        def accepts() -> bool:
+            assert process.poll() is None, self.log()
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        try:
+            wait_until("nginx accepts", accepts, detail=self.log)
+        except BaseException:
+            process.kill()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._process is not None
+        if error is not None:
+            print(self.log())
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(PATIENCE_S)
