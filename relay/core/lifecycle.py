@@ -16,13 +16,12 @@ Never: does anything; `worker.session.Session.advance` acts on it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from relay.errors import Reason
+from relay.errors import Reason, Word
 from relay.errors import Stage as State
 
 
-class Event(StrEnum):
+class Event(Word):
     """What can happen to a session."""
 
     ROUTED = "routed"  # a whole hello, and a route for it

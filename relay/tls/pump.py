@@ -4,7 +4,7 @@ Theory of operation. One buffer per process; OpenSSL decrypts a record into it a
 it, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
 and does not read that source again until `push` has got rid of it. That is the whole back-pressure.
 
-A call moves at most BUDGET records, so that one bulk transfer does not starve the others; level-triggered epoll reports
+A call moves at most BUDGET_BYTES, so that one bulk transfer does not starve the others; level-triggered epoll reports
 what is left. A record shorter than the buffer ends the call without asking the socket again: nothing of it can be
 left inside OpenSSL, which reads one record at a time and never more than the buffer holds.
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from relay.tls.raw import NULL, READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 
-BUDGET = 16
+BUDGET_BYTES = 16 * RECORD_BYTES
 _CLOSE_NOTIFY = 0
 
 
@@ -85,18 +85,22 @@ class Pump:
         _write: Any = lib.SSL_write,
         _record: int = RECORD_BYTES,
     ) -> int:
-        """Relay what the source has, at most BUDGET records: the number of bytes, or its complement when `status` says why."""
+        """Relay what the source has, at most BUDGET_BYTES: the number of bytes, or its complement when `status` says why."""
         buffer = self._buffer
-        moved = 0
-        for _ in range(BUDGET):
-            size: int = _read(source, buffer, _record)
+        # A message is mostly one short record: it does without the loop below.
+        size: int = _read(source, buffer, _record)
+        if size <= 0:
+            return self._not_read(source, size, 0)
+        if _write(sink, buffer, size) != size:
+            return self._not_written(sink, size, 0)
+        moved = size
+        while size == _record and moved < BUDGET_BYTES:
+            size = _read(source, buffer, _record)
             if size <= 0:
                 return self._not_read(source, size, moved)
             if _write(sink, buffer, size) != size:
                 return self._not_written(sink, size, moved)
             moved += size
-            if size < _record:
-                return moved
         return moved
 
     def push(self, sink: Pointer, held: bytes) -> int:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 HANDSHAKES_PER_TURN = 4
-EVENTS_PER_TURN = 512
+EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
 TICK_S = 1.0
 
 IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
@@ -114,12 +114,18 @@ class Loop:
         poll, handlers, later, closing = self._epoll.poll, self._handlers, self._later, self._closing
         monotonic = time.monotonic
         self.running = True
-        tick_at = 0.0
+        heap = self._heap
+        tick_at = now = self.now
         while self.running:
-            now = monotonic()
-            wait = 0.0 if later else min(tick_at, self._heap[0][0] if self._heap else tick_at) - now
-            # epoll counts in milliseconds and rounds up; a hair more avoids a turn that finds its deadline not quite there.
-            events = poll(max(0, wait), EVENTS_PER_TURN)
+            # `now` is as old as this turn was long, so the wait may be that much too long: deadlines are coarser than that.
+            if later:
+                wait = 0.0
+            else:
+                wake_at = tick_at
+                if heap and heap[0][0] < wake_at:
+                    wake_at = heap[0][0]
+                wait = wake_at - now if wake_at > now else 0.0
+            events = poll(wait, EVENTS_PER_TURN)
             self.now = now = monotonic()
             for fd, mask in events:
                 handler = handlers[fd]
@@ -135,7 +141,7 @@ class Loop:
                         session.step()
                     except Exception:  # noqa: BLE001 (see _bug)
                         self._bug(session.step)
-            if self._heap and self._heap[0][0] <= now:
+            if heap and heap[0][0] <= now:
                 self._expire(now)
             if now >= tick_at:
                 tick_at = now + TICK_S

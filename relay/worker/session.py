@@ -203,8 +203,10 @@ class Session:
             self._close()
             return
         self.state = step.state
-        self.since_at = self.worker.loop.now
-        self.worker.loop.schedule(self)
+        loop = self.worker.loop
+        self.since_at = loop.now
+        if self.due_at() < self.timer_at:  # seldom: the patience of later states is greater
+            loop.schedule(self)
 
     def refuse(self, error: SessionError) -> None:
         """End the session for a reason that is ours or a peer's fault."""

@@ -10,7 +10,7 @@ import pytest
 from relay.errors import Reason, Side
 from relay.tls import pump as pump_module
 from relay.tls import stream
-from relay.tls.pump import BUDGET, Pump, Status, watch_alerts
+from relay.tls.pump import BUDGET_BYTES, Pump, Status, watch_alerts
 from relay.tls.raw import BOTH_SHUT, NULL, RECORD_BYTES, ffi, lib
 from relay.tls.reasons import Failure
 from tests.support.handshakes import (
@@ -178,8 +178,8 @@ def test_half_a_record_is_no_bytes_until_the_other_half_comes(relaying, pki):
 
 
 def test_a_call_moves_no_more_than_its_budget_and_leaves_the_rest(relaying, monkeypatch):
-    assert BUDGET == 16
-    monkeypatch.setattr(pump_module, "BUDGET", 2)
+    assert BUDGET_BYTES == 16 * RECORD_BYTES
+    monkeypatch.setattr(pump_module, "BUDGET_BYTES", 2 * RECORD_BYTES)
     for _ in range(5):
         assert relaying.client.peer.send(PATTERN) == RECORD_BYTES
     total = 0
