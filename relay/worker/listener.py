@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side, Stage
+from relay.sockets import Address, Connection, accept
 from relay.tls.contexts import InboundRoute
 from relay.worker.loop import IN
-from relay.worker.session import Address
 
 if TYPE_CHECKING:
     from relay.worker.worker import Worker
@@ -34,13 +34,14 @@ log = logging.getLogger(__name__)
 class Acceptor:
     """One listening socket; `routes` are its listener's."""
 
-    __slots__ = ("_mask", "_sock", "_worker", "name", "routes")
+    __slots__ = ("_family", "_mask", "_sock", "_worker", "name", "routes")
 
     def __init__(self, worker: Worker, name: str, sock: socket.socket, routes: RouteTable[InboundRoute]) -> None:
         self.name = name
         self.routes = routes
         self._worker = worker
         self._sock = sock
+        self._family = int(sock.family)
         self._mask = IN
         sock.setblocking(False)
         worker.loop.add(sock.fileno(), IN, self.on_ready)
@@ -53,7 +54,7 @@ class Acceptor:
                 worker.wait_for_room(self)
                 return
             try:
-                sock, address = self._sock.accept()
+                sock, address = accept(self._sock, self._family)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -62,10 +63,9 @@ class Acceptor:
                     worker.wait_for_room(self)
                     return
                 continue  # the client has gone again (accept(2): treat as EAGAIN)
-            sock.setblocking(False)
             self._begin(sock, address)
 
-    def _begin(self, sock: socket.socket, address: Address) -> None:
+    def _begin(self, sock: Connection, address: Address) -> None:
         worker = self._worker
         session = worker.new_session(self, sock, address)
         if worker.too_many_from(session.client_host):
@@ -88,14 +88,13 @@ class Acceptor:
         """Take everybody who is already in the kernel's queue: they were promised an answer by its SYN-ACK."""
         for _ in range(MOST_QUEUED):
             try:
-                sock, address = self._sock.accept()
+                sock, address = accept(self._sock, self._family)
             except ConnectionAbortedError:
                 continue
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
                     log.warning("cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE", self.name, error.strerror)
                 return
-            sock.setblocking(False)
             self._begin(sock, address)
 
     def close(self) -> None:

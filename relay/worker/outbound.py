@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
 from relay.errors import REMEDIES, Reason, SessionError, Side, Stage
+from relay.sockets import start_connect
 from relay.tls import stream
 from relay.tls.reasons import Failure
 from relay.worker import relaying
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_IN_PROGRESS = (0, 115, 11)  # done, EINPROGRESS, EAGAIN
 _REFUSED, _TIMED_OUT = 111, 110
 # EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
 _NO_RESOURCES = (24, 23, 12, 105, 99)
@@ -65,12 +65,7 @@ def _connect(session: Session) -> None:
     if member is None:
         return
     target = member.target
-    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
-    session.outbound = end = End(sock)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    error = sock.connect_ex(target.sockaddr)
-    if error not in _IN_PROGRESS:
-        raise OSError(error, os.strerror(error))
+    session.outbound = end = End(start_connect(target.family, target.sockaddr))
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
     end.mask = IN | OUT | ET

@@ -14,14 +14,14 @@ Next: `relay.worker.intake.step`
 
 from __future__ import annotations
 
-import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relay.core.hello import Hello
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import REMEDIES, Reason, SessionError, Side
 from relay.observe.access_log import Record
+from relay.sockets import Address, Connection
 from relay.tls import stream
 from relay.tls.contexts import InboundRoute
 from relay.tls.identity import Identity, judge
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 _HANDSHAKING = _BEFORE_CONNECT | {State.CONNECT, State.OUTBOUND_TLS}
 _INFINITY = float("inf")
-Address = tuple[Any, ...]  # what accept(2) says: host, port, and for IPv6 two more
 
 
 class End:
@@ -46,7 +45,7 @@ class End:
 
     __slots__ = ("closing", "ended", "established", "fd", "held", "mask", "shut", "sock", "ssl", "truncated", "wants_write")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Connection) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.ssl: Pointer = None
@@ -69,7 +68,7 @@ class Session:
         "route", "side", "since_at", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
 
-    def __init__(self, worker: Worker, acceptor: Acceptor, sock: socket.socket, address: Address, number: int) -> None:
+    def __init__(self, worker: Worker, acceptor: Acceptor, sock: Connection, address: Address, number: int) -> None:
         self.worker = worker
         self.acceptor = acceptor
         self.inbound = End(sock)

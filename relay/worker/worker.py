@@ -6,7 +6,6 @@ Never: forks, reads the configuration file, or handles a signal (that is `worker
 from __future__ import annotations
 
 import os
-import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from relay.errors import Reason, Side
 from relay.observe.access_log import AccessLog
 from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.observe.scoreboard import HEARTBEAT_MS, SHARED_ROW, Layout, Scoreboard, monotonic_ms
+from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
 from relay.worker import inbound, intake, outbound, relaying
@@ -23,7 +23,7 @@ from relay.worker.listener import Acceptor
 from relay.worker.loop import Loop
 from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
-from relay.worker.session import Address, Session
+from relay.worker.session import Session
 
 
 class Worker:
@@ -93,7 +93,7 @@ class Worker:
         acceptor.pause()
         self._waiting.append(acceptor)
 
-    def new_session(self, acceptor: Acceptor, sock: socket.socket, address: Address) -> Session:
+    def new_session(self, acceptor: Acceptor, sock: Connection, address: Address) -> Session:
         """Enter a client who was just accepted."""
         self._number += 1
         session = Session(self, acceptor, sock, address, self._number)

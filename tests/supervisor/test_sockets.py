@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 
@@ -57,7 +58,7 @@ def test_a_closed_listener_with_connections_left_over_can_be_bound_again():
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_connect_does_not_wait_and_succeeds_later(address):
-    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as server, start_connect(server.getsockname()) as client:
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as server, contextlib.closing(start_connect(server.family, server.getsockname())) as client:
         assert client.getblocking() is False
         assert client.get_inheritable() is False
         assert select.select([], [client], [], 10)[1]
@@ -69,9 +70,9 @@ def test_a_refused_connect_is_told_at_once_or_by_so_error():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = closed.getsockname()
     try:
-        client = start_connect(address)
+        client = start_connect(socket.AF_INET, address)
     except ConnectionRefusedError:
         return
-    with client:
+    with contextlib.closing(client):
         select.select([], [client], [], 10)
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
