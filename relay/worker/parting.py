@@ -13,14 +13,17 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from relay.worker.loop import ET, IN
+from relay.sockets import Connection
+from relay.worker.loop import IN
 
 if TYPE_CHECKING:
     from relay.worker.loop import Loop
 
 PATIENCE_S = 1.0
 MOST = 256
-_BYTES = 16_384
+_BYTES = 65_536
+_READS_PER_EVENT = 8
+_MOST_READS = 256  # 16 MB: whoever sends more than that is not waiting for an answer
 _sink = bytearray(_BYTES)
 _INFINITY = float("inf")
 
@@ -32,7 +35,7 @@ class Partings:
         self.loop = loop
         self.count = 0
 
-    def take(self, sock: socket.socket, mask: int) -> None:
+    def take(self, sock: Connection, mask: int) -> None:
         """Take over a socket that is watched with `mask` (0: not yet) from a session that has ended."""
         loop, fd = self.loop, sock.fileno()
         with contextlib.suppress(OSError):
@@ -42,27 +45,29 @@ class Partings:
             return
         parting = _Parting(self, sock)
         if mask == 0:
-            loop.add(fd, IN | ET, parting.on_ready)
+            loop.add(fd, IN, parting.on_ready)
         else:
             loop.handle(fd, parting.on_ready)
-            loop.watch(fd, mask, IN | ET)
+            loop.watch(fd, mask, IN)
         loop.schedule(parting)
 
 
 class _Parting:
     """One of them; see `loop.Timed`."""
 
-    __slots__ = ("_all", "_sock", "_until_at", "timer_at")
+    __slots__ = ("_all", "_reads", "_sock", "_until_at", "timer_at")
 
-    def __init__(self, everyone: Partings, sock: socket.socket) -> None:
+    def __init__(self, everyone: Partings, sock: Connection) -> None:
         self._all = everyone
         self._sock = sock
+        self._reads = 0
         self._until_at = everyone.loop.now + PATIENCE_S
         self.timer_at = _INFINITY
         everyone.count += 1
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a read tells)
-        if _read_to_end(self._sock):
+        self._reads += _READS_PER_EVENT
+        if _read_to_end(self._sock) or self._reads > _MOST_READS:
             self.on_deadline()
 
     def due_at(self) -> float:
@@ -80,9 +85,9 @@ class _Parting:
     on_bug = on_deadline
 
 
-def _read_to_end(sock: socket.socket) -> bool:
-    """Throw away what is there; True when nothing more will come. Bounded: whoever sends that much is not waiting for an answer."""
-    for _ in range(64):
+def _read_to_end(sock: Connection) -> bool:
+    """Throw away some of what is there; True when nothing more will come."""
+    for _ in range(_READS_PER_EVENT):
         try:
             if sock.recv_into(_sink) == 0:
                 return True
@@ -90,4 +95,4 @@ def _read_to_end(sock: socket.socket) -> bool:
             return False
         except OSError:
             return True
-    return True
+    return False

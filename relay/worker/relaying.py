@@ -103,7 +103,10 @@ def event(session: Session, side: Side, mask: int) -> None:
     if end.wants_write:
         end.wants_write = False
         mask |= IN  # the read that OpenSSL broke off is to be tried again
-    if end.held and mask & (OUT | GONE):
+    if mask & GONE and (end.held or end.closing):
+        # Not even tried: a write that fails is the end of OpenSSL's reading too, and what the peer sent before it went may be unread.
+        _sink_failed(session, side, Failure(Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE, "the connection was reset"))
+    elif end.held and mask & OUT:
         size = session.worker.pump.push(end.ssl, end.held)
         if size >= 0:
             end.held = b""
@@ -112,7 +115,7 @@ def event(session: Session, side: Side, mask: int) -> None:
                 _pass_end(session, other, end)
         elif session.worker.pump.status is Status.SINK_FAILED:
             _sink_failed(session, side)
-    elif end.closing and mask & (OUT | GONE):
+    elif end.closing and mask & OUT:
         _pass_end(session, other, end)
     if session.state is State.CLOSED or session.outbound is None:
         return
