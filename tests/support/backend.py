@@ -27,6 +27,8 @@ def name_itself(name: str) -> Serve:
     def serve(connection: ssl.SSLSocket) -> None:
         while connection.recv(65536):
             connection.sendall(name.encode() + b"\n")
+        with contextlib.suppress(OSError, ssl.SSLError):
+            connection.unwrap()
 
     return serve
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import select
 import socket
 import ssl
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -38,20 +41,17 @@ class Peer:
                 result = operation(*arguments)
             except ssl.SSLWantReadError:
                 self._flush()
-                self._feed(self.sock.recv(_CHUNK))
+                data = self.sock.recv(_CHUNK)
+                if not data:
+                    # Not told to OpenSSL, which would break the other direction too.
+                    raise EOFError("the connection was closed without a close_notify") from None
+                self._in.write(data)
             except ssl.SSLError:
                 self._flush()  # the alert that says why
                 raise
             else:
                 self._flush()
                 return result
-
-    def _feed(self, data: bytes) -> bool:
-        if data:
-            self._in.write(data)
-        else:
-            self._in.write_eof()
-        return bool(data)
 
     def _flush(self) -> None:
         data = self._out.read()
@@ -64,8 +64,21 @@ class Peer:
         for at in range(0, len(view), _CHUNK):
             self._do(self.tls.write, view[at : at + _CHUNK])
 
+    def send_until_full(self) -> None:
+        """Send until nobody takes any more for a moment. What is cut off stays cut off: nothing can be sent afterwards."""
+        self.sock.setblocking(False)
+        while select.select([], [self.sock], [], 0.5)[1]:
+            self.tls.write(bytes(_CHUNK))
+            with contextlib.suppress(BlockingIOError):
+                self.sock.send(self._out.read())
+        self.sock.settimeout(PATIENCE_S)
+
+    def unacknowledged(self) -> int:
+        """Bytes that the other kernel has not confirmed to have."""
+        return int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
     def receive_some(self) -> bytes:
-        """What is there next; b"" at a close_notify. Raises ssl.SSLEOFError at a bare FIN, OSError at a reset."""
+        """What is there next; b"" at a close_notify. Raises EOFError at a bare FIN, OSError at a reset."""
         try:
             return self._do(self.tls.read, _CHUNK)
         except ssl.SSLZeroReturnError:
@@ -109,7 +122,7 @@ class Peer:
         while True:
             try:
                 chunk = self.receive_some()
-            except ssl.SSLEOFError:
+            except EOFError:
                 return bytes(data), "fin"
             except ConnectionResetError:
                 return bytes(data), "reset"
@@ -181,8 +194,10 @@ def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
                     pending[end] = end._out.read()
                 pending[end] = pending[end][end.sock.send(pending[end]) :]
             if end.sock in readable:
-                if not end._feed(end.sock.recv(4 * _CHUNK)):
+                data = end.sock.recv(4 * _CHUNK)
+                if not data:
                     raise AssertionError(f"the connection ended {unread[end]} bytes early")
+                end._in.write(data)
                 with contextlib.suppress(ssl.SSLWantReadError):
                     while chunk := end.tls.read(_CHUNK):
                         states[end].update(chunk)

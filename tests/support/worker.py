@@ -128,7 +128,8 @@ class RunningWorker:
         """The access log so far."""
         if not self.access_log.exists():
             return []
-        return [json.loads(line) for line in self.access_log.read_text().splitlines()]
+        whole, _, _ = self.access_log.read_text().rpartition("\n")  # the last line may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def record(self, number: int = 0) -> dict[str, Any]:
         """The access log's line number `number`, as soon as it is there."""

@@ -1,0 +1,207 @@
+"""How a session ends: each side's close_notify, bare FIN and reset, and what the other side sees of it."""
+
+import random
+import socket
+import ssl
+
+import pytest
+
+from tests.support.peer import Peer
+from tests.support.worker import client_context, wait_until
+
+MB = 1024 * 1024
+
+
+def test_a_client_that_says_close_notify_still_gets_its_answer(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    client.send(b"the last question")
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"the last question", "close_notify")
+    server.send(b"the answer")
+    assert client.receive(10) == b"the answer"
+    server.send(b" and more")
+    server.close()
+    assert client.end() == (b" and more", "close_notify")
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("finished", "")
+    assert (record["bytes_in"], record["bytes_out"]) == (17, 19)
+
+
+def test_a_client_that_sends_only_a_fin_still_gets_its_answer_and_is_logged_as_truncated(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    client.send(b"cut")
+    client.fin()
+    assert server.end() == (b"cut", "close_notify"), "else a backend on OpenSSL 3 would answer with an alert"
+    server.send(b"the answer")
+    server.close()
+    assert client.end() == (b"the answer", "close_notify")
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("truncated", "inbound")
+    assert "close_notify" in record["remedy"]
+
+
+def test_a_backend_that_says_close_notify_still_hears_the_client_out(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    server.send(b"that is all")
+    server.close_notify()
+    server.fin()
+    assert client.end() == (b"that is all", "close_notify")
+    client.send(b"still talking")
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"still talking", "close_notify")
+    assert relay.record()["reason"] == "finished"
+
+
+def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    server.send(b"half an ans")
+    server.fin()
+    assert client.end() == (b"half an ans", "fin")
+    client.close()
+    assert server.end() == (b"", "close_notify")
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("truncated", "outbound")
+
+
+def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_steps(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nlinger_s = 1")
+    client, server = pair(relay, back)
+    client.send(b"x")
+    assert server.receive(1) == b"x"
+    relay.let_it_turn(3)
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"", "close_notify")
+    server.send(b"late answer")
+    server.close()
+    assert client.end() == (b"late answer", "close_notify")
+    assert relay.record()["reason"] == "finished"
+
+
+def test_a_client_that_resets_ends_the_session_on_the_backends_side(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    client.send(b"and then")
+    assert server.receive(8) == b"and then"
+    client.reset()
+    assert server.end()[1] in {"fin", "reset"}
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("inbound_reset", "inbound")
+
+
+def test_a_backend_that_resets_ends_the_session_on_the_clients_side(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    server.send(b"and then")
+    assert client.receive(8) == b"and then"
+    server.reset()
+    assert client.end()[1] in {"fin", "reset"}
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("outbound_reset", "outbound")
+
+
+def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_resets(start, door, pki, stack):
+    # An HTTP server that refuses a large upload: it answers, closes with the upload unread, and its kernel resets.
+    back = door()
+    relay = start([back.address])
+    sock = stack.enter_context(socket.socket())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)  # so that most of the answer has to wait in the relay's kernel
+    sock.connect(("127.0.0.1", relay.port))
+    client = Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
+    server = back.accept()
+    client.send_until_full()
+    answer = random.Random(3).randbytes(MB)
+    server.send(answer)
+    wait_until(lambda: server.unacknowledged() == 0, "the backend's kernel to be rid of the answer: its reset throws away the rest")
+    server.sock.close()
+    data, end = client.end()
+    assert (len(data), end) == (MB, "fin")
+    assert data == answer
+    assert relay.record()["reason"] == "outbound_reset"
+
+
+def test_what_the_backend_sent_before_its_reset_is_delivered_to_a_slow_client(start, door, pair):
+    back = door()
+    relay = start([back.address])
+    client, server = pair(relay, back)
+    blob = random.Random(4).randbytes(MB)
+    server.send(blob)
+    server.close_notify()
+    server.fin()
+    client.send(b"never mind")
+    assert server.receive(10) == b"never mind"
+    server.sock.close()
+    data, end = client.end()
+    assert (data, end) == (blob, "close_notify")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_both_sides_may_end_at_the_same_moment(start, door, pair, version):
+    back = door(version=version)
+    relay = start([back.address])
+    for number in range(20):
+        client, server = pair(relay, back)
+        client.send(b"bye")
+        server.send(b"bye")
+        client.close_notify()
+        server.close_notify()
+        client.fin()
+        server.fin()
+        assert client.end() == (b"bye", "close_notify")
+        assert server.end() == (b"bye", "close_notify")
+        assert relay.record(number)["reason"] == "finished"
+    assert relay.value("relay_connections_active") == 0
+    assert relay.value("relay_backend_connections_active", "main", "b1") == 0
+
+
+def test_the_end_of_a_backend_waits_until_a_slow_client_has_taken_everything(start, backend, call):
+    blob = random.Random(5).randbytes(20 * MB)
+
+    def send_and_leave(connection):
+        connection.sendall(blob)
+        connection.unwrap()
+
+    relay = start([backend(send_and_leave).address], top="[timeouts]\nlinger_s = 20")
+    client = call(relay)
+    relay.let_it_turn(2)
+    assert client.end() == (blob, "close_notify")
+    client.close()
+    assert relay.record()["bytes_out"] == len(blob)
+
+
+def test_a_client_that_resets_while_the_relay_holds_bytes_for_it_is_let_go(start, backend, call):
+    def send_for_ever(connection):
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    relay = start([backend(send_for_ever).address])
+    client = call(relay)
+    client.receive(100_000 // 65536 * 65536)
+    relay.let_it_turn(2)
+    client.reset()
+    assert relay.record()["reason"] == "inbound_reset"
+    assert relay.value("relay_connections_active") == 0
+
+
+def test_a_client_that_leaves_while_the_backend_is_being_reached_is_noticed(start, door, call):
+    back = door()
+    relay = start([back.address])
+    client = call(relay)
+    connection = back.accept_tcp()
+    assert connection.recv(65536), "the relay's hello"
+    client.reset()
+    assert relay.record()["reason"] == "peer_gone"
+    assert connection.recv(65536) == b""

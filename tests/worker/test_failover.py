@@ -1,0 +1,250 @@
+"""A backend that fails before a byte of the client was forwarded: the next one is tried, and the failed one is left alone."""
+
+import socket
+import ssl
+import threading
+
+import pytest
+
+from relay.observe.names import RETRY_UNTIL_MS, Series
+from tests.support.backend import name_itself
+from tests.support.worker import wait_until
+
+QUICK = "[timeouts]\nconnect_s = 0.5\nhandshake_s = 0.5"
+
+
+class PlainServer:
+    """A TCP server without TLS: `answer` is called with every accepted socket."""
+
+    def __init__(self, answer):
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._answer = answer
+        self._kept = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._kept.append(sock)
+            self._answer(sock)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._kept:
+            sock.close()
+
+
+@pytest.fixture
+def plain(stack):
+    def start(answer):
+        server = PlainServer(answer)
+        stack.callback(server.close)
+        return server.address
+
+    return start
+
+
+def refusing_address():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def ask(client):
+    client.send(b"?\n")
+    return client.receive(3)[:2]
+
+
+# What a broken backend is, and the reason that it gives.
+BROKEN = {
+    "a port that nobody listens on": ("backend_refused", lambda make: refusing_address()),
+    "one that accepts and closes": ("backend_gone", lambda make: make["plain"](socket.socket.close)),
+    "one that speaks no TLS": ("backend_not_tls", lambda make: make["plain"](lambda sock: sock.sendall(b"220 smtp.example.com ESMTP at your service\r\n"))),
+    "one that never answers": ("backend_handshake_timeout", lambda make: make["plain"](lambda sock: None)),
+    "one with another's name": ("backend_wrong_name", lambda make: make["tls"]("backend_wrong_name")),
+    "one whose certificate expired": ("backend_expired", lambda make: make["tls"]("backend_expired")),
+    "one whose certificate is of the future": ("backend_not_yet_valid", lambda make: make["tls"]("backend_not_yet_valid")),
+    "one of a foreign CA": ("backend_unknown_ca", lambda make: make["tls"]("backend_foreign")),
+    "one that vouches for itself": ("backend_unknown_ca", lambda make: make["tls"]("backend_self_signed")),
+    "one with a client's certificate": ("backend_wrong_purpose", lambda make: make["tls"]("backend_wrong_purpose")),
+    "one of TLS 1.2 that refuses our certificate": ("backend_rejected_our_certificate", lambda make: make["refusing"](ssl.TLSVersion.TLSv1_2)),
+}
+
+
+@pytest.fixture
+def broken(plain, backend, pki):
+    """Make the broken backend of that description: its address and the reason."""
+
+    def tls(certificate):
+        return backend(files=getattr(pki, certificate)).address
+
+    def refusing(version):
+        return backend(client_ca=pki.foreign_ca, version=version).address
+
+    def make(what):
+        reason, start = BROKEN[what]
+        return start({"plain": plain, "tls": tls, "refusing": refusing}), reason
+
+    return make
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_client_of_a_broken_backend_is_served_by_the_next_one(start, backend, call, broken, what):
+    address, reason = broken(what)
+    good = backend(name_itself("b2"))
+    relay = start([address, good.address], top=QUICK)
+    client = call(relay)
+    assert ask(client) == b"b2"
+    client.close()
+    record = relay.record()
+    assert (record["backend"], record["why"], record["reason"], record["side"]) == ("b2", "failover", "finished", "")
+    assert relay.value("relay_handshakes_total", "outbound", reason) == 1
+    assert relay.value("relay_backend_selected_total", "main", "b2", "failover") == 1
+    assert relay.board.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
+    # Left alone: the next clients do not pay for it again.
+    for number in range(1, 4):
+        client = call(relay)
+        assert ask(client) == b"b2"
+        client.close()
+        relay.record(number)
+    assert relay.value("relay_handshakes_total", "outbound", reason) == 1
+    wait_until(lambda: relay.value("relay_backend_connections_active", "main", "b2") == 0, "the gauge to return to zero")
+    assert relay.value("relay_backend_connections_active", "main", "b1") == 0
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_remedy(start, call, broken, what):
+    address, reason = broken(what)
+    relay = start([address], top=QUICK)
+    client = call(relay)
+    assert client.end()[1] in {"fin", "reset"}
+    record = relay.record()
+    assert (record["reason"], record["side"], record["backend"]) == (reason, "outbound", "b1")
+    assert record["remedy"]
+    assert address in record["detail"]
+    assert relay.value("relay_sessions_closed_total", reason) == 1
+    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+
+
+def test_when_all_backends_are_broken_the_reason_is_that_of_the_last(start, call, broken):
+    refused, _ = broken("a port that nobody listens on")
+    foreign, _ = broken("one of a foreign CA")
+    relay = start([refused, foreign], pool='sticky = "source"')
+    reasons = {"b1": "backend_refused", "b2": "backend_unknown_ca"}
+    assert call(relay).end()[0] == b""
+    record = relay.record()
+    assert record["reason"] == reasons[record["backend"]]
+    assert relay.value("relay_handshakes_total", "outbound", "backend_refused") == 1
+    assert relay.value("relay_handshakes_total", "outbound", "backend_unknown_ca") == 1
+
+
+def test_backends_that_are_all_left_alone_are_tried_anyway(start, backend, call, pki):
+    address = refusing_address()
+    relay = start([address], pool="retry_s = 3600")
+    call(relay).end()
+    assert relay.record()["reason"] == "backend_refused"
+    backend(name_itself("b1"), port=int(address.rpartition(":")[2]))
+    assert ask(call(relay)) == b"b1"
+
+
+def test_a_failed_backend_is_used_again_when_retry_s_is_over(start, backend, call):
+    address = refusing_address()
+    relay = start([address, backend(name_itself("b2")).address], pool="retry_s = 1")
+    assert [ask(call(relay)) for _ in range(4)] == [b"b2"] * 4
+    assert relay.value("relay_handshakes_total", "outbound", "backend_refused") == 1
+    backend(name_itself("b1"), port=int(address.rpartition(":")[2]))
+    wait_until(lambda: ask(call(relay)) == b"b1", "b1 to be used again")
+
+
+def test_what_one_worker_learns_of_a_backend_the_others_know(start, backend, call):
+    addresses = [refusing_address(), backend(name_itself("b2")).address]
+    first = start(addresses, pool="retry_s = 3600")
+    second = start(addresses, pool="retry_s = 3600", worker=first)
+    for _ in range(2):
+        assert ask(call(first)) == b"b2"
+    assert first.value("relay_handshakes_total", "outbound", "backend_refused") == 1
+    for _ in range(4):
+        assert ask(call(second)) == b"b2"
+    assert first.value("relay_handshakes_total", "outbound", "backend_refused") == 1, "both workers' counters are summed"
+
+
+def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(start, backend, call, stack):
+    # A listener whose queue is full: the kernel drops further SYNs.
+    full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    for _ in range(4):
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+    relay = start([f"127.0.0.1:{full.getsockname()[1]}", backend(name_itself("b2")).address], top=QUICK)
+    assert ask(call(relay)) == b"b2"
+    assert relay.value("relay_handshakes_total", "outbound", "backend_timeout") == 1
+
+
+def test_a_tls13_backend_that_rejects_our_certificate_loses_the_first_client_and_no_other(start, door, backend, call, pki):
+    # It says so only after our side of the handshake is done, when the client's request is on its way already.
+    bad = door(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
+    relay = start([bad.address, backend(name_itself("b2")).address], pool="retry_s = 3600")
+    first = call(relay)
+    first.send(b"?\n")
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        bad.accept()
+    assert first.end()[0] == b""
+    record = relay.record()
+    assert (record["reason"], record["side"], record["backend"]) == ("backend_rejected_our_certificate", "outbound", "b1")
+    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    for _ in range(4):
+        assert ask(call(relay)) == b"b2"
+    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+
+
+def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on_to_the_next(start, backend, call, pki):
+    def greet(connection):
+        connection.sendall(b"hello")
+        connection.recv(1)
+        connection.unwrap()
+
+    bad = backend(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
+    relay = start([bad.address, backend(greet).address], pool="retry_s = 3600")
+    client = call(relay)
+    assert client.receive(5) == b"hello"
+    client.close()
+    record = relay.record()
+    assert (record["backend"], record["why"], record["reason"], record["side"]) == ("b2", "failover", "finished", "")
+    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+
+
+def test_a_silent_client_whose_only_tls13_backend_rejects_our_certificate_is_told_the_end(start, backend, call, pki, capfd):
+    bad = backend(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
+    relay = start([bad.address])
+    client = call(relay)
+    assert client.end()[1] in {"fin", "reset"}
+    assert relay.record()["reason"] == "backend_rejected_our_certificate"
+    assert "bug" not in capfd.readouterr().err
+    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+
+
+def test_a_sticky_client_stays_on_its_backend(start, backend, call):
+    relay = start([backend(name_itself(f"b{i}")).address for i in (1, 2, 3)], pool='sticky = "source"')
+    assert len({ask(call(relay)) for _ in range(9)}) == 1
+
+
+def test_round_robin_serves_all_backends_alike(start, backend, call):
+    relay = start([backend(name_itself(f"b{i}")).address for i in (1, 2, 3)])
+    assert sorted(ask(call(relay)) for _ in range(9)) == [b"b1"] * 3 + [b"b2"] * 3 + [b"b3"] * 3
+
+
+def test_a_session_that_has_begun_does_not_change_its_backend(start, door, backend, call):
+    back = door()
+    relay = start([back.address, backend(name_itself("b2")).address])
+    client = call(relay)
+    client.send(b"mine")
+    server = back.accept()
+    assert server.receive(4) == b"mine"
+    server.reset()
+    assert client.end()[1] in {"fin", "reset"}
+    record = relay.record()
+    assert (record["reason"], record["backend"]) == ("outbound_reset", "b1")
