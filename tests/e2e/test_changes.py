@@ -1,0 +1,193 @@
+"""Changing a relay that works: new certificates, new rules, more and fewer workers, and workers that die, under traffic."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import threading
+
+import pytest
+
+from relay.tls.pki import Wanted
+from tests.support.client import context_of
+from tests.support.gateway import wait_until
+from tests.support.peer import dial
+from tests.support.pki import GATEWAY_NAMES, write
+from tests.support.tables import listener_table, pool_table, route_table
+
+PATIENCE_S = 20
+
+
+class Traffic:
+    """Clients that connect, ask, compare the answer and leave, over and over, until told to stop. What went wrong is in `failures`."""
+
+    def __init__(self, pki, port, clients=3):
+        self.context = context_of(pki)
+        self.port = port
+        self.failures = []
+        self.done = [0] * clients
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(clients)]
+
+    def _visit(self, number):
+        while not self._stop.is_set():
+            said = f"client {number} request {self.done[number]}".encode()
+            try:
+                with self.context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), PATIENCE_S), server_hostname="app.example.com") as tls:
+                    tls.settimeout(PATIENCE_S)
+                    tls.sendall(said)
+                    answer = tls.recv(1000)
+                if answer != said:
+                    self.failures.append(f"{said!r} was answered {answer!r}")
+            except OSError as error:
+                self.failures.append(f"{said!r}: {error!r}")
+            self.done[number] += 1
+
+    def wait_for_more(self, count=10):
+        """Every client has been answered so many more times."""
+        target = [done + count for done in self.done]
+        wait_until("the clients make progress", lambda: all(done >= wanted for done, wanted in zip(self.done, target, strict=True)))
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+
+
+def serial_shown(pki, port):
+    with context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE_S), server_hostname="app.example.com") as tls:
+        return int(tls.getpeercert()["serialNumber"], 16)
+
+
+@pytest.mark.parametrize("how", ["HUP", "command"])
+def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(start, pki, echo, tmp_path, how):
+    old = write(tmp_path, "gateway", pki.gateway.issued)
+    gateway = start(listener_table(route_table(pki, files=old)) + pool_table(pki, [echo.address]))
+    port = gateway.port()
+    assert serial_shown(pki, port) == old.issued.certificate.serial_number
+    peer = dial(port, context_of(pki))
+    peer.send(b"before")
+    assert peer.receive(6) == b"before"
+    new = write(tmp_path, "gateway", pki.authority.issue(Wanted("gateway", dns=GATEWAY_NAMES, purposes=("server",))))
+    if how == "HUP":
+        gateway.signal(signal.SIGHUP)
+        wait_until("the new generation serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log)
+    else:
+        done = gateway.command("reload")
+        assert (done.returncode, done.stdout.startswith("generation 2 serves")) == (0, True), done
+    assert serial_shown(pki, port) == new.issued.certificate.serial_number != old.issued.certificate.serial_number
+    peer.send(b"after")
+    assert peer.receive(5) == b"after"
+    peer.close()
+    assert gateway.wait_for_access(1, reason="finished")
+
+
+def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(start, pki, simple, echo):
+    gateway = start(simple)
+    with Traffic(pki, gateway.port(), clients=1) as traffic:
+        gateway.write(listener_table(route_table(pki, client_ca="/no/such/ca.pem", typo=1)) + pool_table(pki, [echo.address]))
+        refused = gateway.command("reload")
+        assert refused.returncode == 78
+        assert "typo" in refused.stderr
+        assert "Traceback" not in refused.stderr + gateway.log()
+        assert gateway.endpoints["generation"] == 1
+        traffic.wait_for_more(3)
+    assert traffic.failures == []
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
+def test_a_client_that_the_new_rules_do_not_allow_cannot_resume_its_old_session(start, pki, echo, version):
+    gateway = start(listener_table(route_table(pki, allow={"cn": ["alice", "bob"]})) + pool_table(pki, [echo.address]))
+    context = context_of(pki)
+    context.minimum_version = context.maximum_version = version
+
+    def visit(session=None):
+        with context.wrap_socket(socket.create_connection(gateway.address(), PATIENCE_S), server_hostname="app.example.com", session=session) as tls:
+            tls.sendall(b"hello")
+            assert tls.recv(100) == b"hello"
+            return tls.session, tls.session_reused
+
+    session, _ = visit()
+    assert visit(session)[1]
+    gateway.write(listener_table(route_table(pki, allow={"cn": ["bob"]})) + pool_table(pki, [echo.address]))
+    assert gateway.command("reload").returncode == 0
+    with pytest.raises(OSError, match=r"(?i)alert|eof"):
+        visit(session)
+    (line,) = gateway.wait_for_access(reason="not_allowed")
+    assert (line["subject"], line["resumed"]) == ("CN=alice", False)
+    assert "allow" in line["remedy"]
+
+
+def test_reloads_and_changes_of_the_number_of_workers_lose_no_request(start, pki, simple):
+    gateway = start(simple)
+    kept = dial(gateway.port(), context_of(pki))
+    with Traffic(pki, gateway.port()) as traffic:
+        for generation, workers in ((2, 2), (3, 3), (4, 1)):
+            traffic.wait_for_more(5)
+            gateway.write(simple, relay={"workers": workers})
+            done = gateway.command("reload")
+            assert (done.returncode, gateway.endpoints["generation"]) == (0, generation), done
+            assert len(gateway.workers()) == workers
+            kept.send(b"kept")
+            assert kept.receive(4) == b"kept"
+        traffic.wait_for_more(5)
+    kept.close()
+    assert traffic.failures == []
+    gateway.wait_for_access(sum(traffic.done) + 1)
+
+
+def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(start, pki, simple, scrape):
+    gateway = start(simple)
+    context = context_of(pki)
+    kept = []
+
+    def one_on_each_worker():
+        peer = dial(gateway.port(), context)
+        peer.send(b"x")
+        assert peer.receive(1) == b"x"
+        kept.append(peer)
+        lines = [line for line in gateway.command("status").stdout.splitlines() if line.startswith("worker")]
+        return all("connections=0" not in line for line in lines)
+
+    wait_until("both workers have a session", one_on_each_worker)
+    before = scrape(gateway)
+    victim = gateway.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    gateway.wait_for_workers(lambda workers: len(workers) == 2 and workers[0] != victim)
+    alive = 0
+    for peer in kept:
+        try:
+            peer.send(b"y")
+            alive += peer.receive_some() == b"y"
+        except (OSError, EOFError):
+            pass
+    assert 0 < alive < len(kept)
+    with Traffic(pki, gateway.port(), clients=2) as traffic:
+        traffic.wait_for_more(5)
+    assert traffic.failures == []
+    after = scrape(gateway)
+    assert after["relay_worker_restarts_total"] == 1
+    counters = [name for name in before if name.split("{")[0].endswith(("_total", "_count", "_sum", "_bucket")) and "_created" not in name]
+    assert [name for name in counters if after[name] < before[name]] == []
+    for peer in kept:
+        peer.close()
+
+
+def test_under_traffic_a_killed_worker_costs_at_most_the_sessions_it_had(start, pki, simple):
+    gateway = start(simple)
+    clients = 3
+    with Traffic(pki, gateway.port(), clients) as traffic:
+        for _ in range(2):
+            traffic.wait_for_more(5)
+            workers = gateway.workers()
+            os.kill(workers[1], signal.SIGKILL)
+            gateway.wait_for_workers(lambda now, before=workers: now.get(1, before[1]) != before[1])
+        traffic.wait_for_more(5)
+    assert len(traffic.failures) <= 2 * clients, traffic.failures
