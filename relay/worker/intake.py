@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # A hello of the largest size OpenSSL takes, in the smallest records we take.
 PEEK_BYTES = 20_480
+_CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 _buffer = bytearray(PEEK_BYTES)
 _view = memoryview(_buffer)
 
@@ -53,6 +54,9 @@ def step(session: Session) -> None:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything")
     hello = parse_hello(bytes(_view[:size]))
     if hello is NEED_DATA:
+        # A peek shows the same bytes for ever, never the end behind them.
+        if end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
+            raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
         _wait(session)
         return
     if isinstance(hello, Malformed):

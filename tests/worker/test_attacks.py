@@ -8,6 +8,8 @@ import pytest
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
+HALF_A_HELLO = bytes.fromhex("160301013c010001380303")
+
 
 @pytest.fixture
 def writer(pki, tmp_path, stack):
@@ -66,3 +68,12 @@ def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_i
         if writable:
             sent += attacker.sock.send(memoryview(records)[sent:])
     assert other_end.receive(7) == b"the end"
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_hello_is_not_waited_for(start, door):
+    relay = start([door().address], top="[timeouts]\nhello_s = 600")
+    with socket.create_connection(("127.0.0.1", relay.port)) as client:
+        client.sendall(HALF_A_HELLO)
+    record = relay.record()
+    assert (record["reason"], record["detail"]) == ("peer_gone", f"closed after {len(HALF_A_HELLO)} bytes of its hello")
+    assert relay.value("relay_connections_active") == 0
