@@ -1,10 +1,14 @@
 """Which backend a session gets."""
 
+import heapq
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.config.model import Backend, Pool
-from relay.core.balance import Member, Rendezvous, RoundRobin, balancer_for, rank
+from relay.core.balance import LeastConnections, RandomOfTwo, Rendezvous, RoundRobin, balancer_for, rank
+from relay.core.member import Member, Mode, Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +114,9 @@ def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed
         "print(json.dumps([rank(i.to_bytes(4, 'big'), m) for i in range(300)]))"
     )
     found = {
-        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
         for seed in ("1", "2")
     }
     assert len(found) == 1
@@ -122,8 +129,27 @@ def test_the_order_of_preference_is_this_one_on_every_machine_and_in_every_versi
     assert [rank(key, members(1, 2, 3)) for key in keys(6)] == [(1, 0, 2), (2, 1, 0), (2, 0, 1), (0, 1, 2), (1, 2, 0), (0, 2, 1)]
 
 
-def both(weights):
-    return [RoundRobin(members(*weights)), Rendezvous(members(*weights))]
+def lottery(seed=1):
+    """Chance, the same in every run."""
+    return random.Random(seed).random
+
+
+def none_open(_member):
+    return 0
+
+
+def every(weights, **settings):
+    given = members(*weights)
+    return [
+        RoundRobin(given, counts=none_open, **settings),
+        Rendezvous(given, counts=none_open, **settings),
+        Rendezvous(given, counts=none_open, load_factor=1.25, **settings),
+        LeastConnections(given, none_open, **settings),
+        RandomOfTwo(given, lottery(), counts=none_open, **settings),
+    ]
+
+
+NAMES = ["round robin", "rendezvous", "bounded", "least connections", "random"]
 
 
 @settings(deadline=None)
@@ -134,7 +160,7 @@ def both(weights):
 )
 def test_a_session_that_keeps_failing_tries_the_usable_members_first_then_the_others_each_once(weights, down, key):
     everyone = set(range(len(weights)))
-    for balancer in both(weights):
+    for balancer in every(weights):
         tried = []
         while (member := balancer.pick(key, tried, lambda m: m not in down)) is not None:
             assert member not in tried
@@ -144,7 +170,7 @@ def test_a_session_that_keeps_failing_tries_the_usable_members_first_then_the_ot
         assert set(tried[: len(usable)]) == usable
 
 
-@pytest.mark.parametrize("balancer", both((1, 2, 3)), ids=["round robin", "rendezvous"])
+@pytest.mark.parametrize("balancer", every((1, 2, 3)), ids=NAMES)
 def test_a_pool_whose_every_member_is_left_alone_tries_anyway(balancer):
     assert set(picks(balancer, 100, never)) == {0, 1, 2}
     assert set(picks(balancer, 100, never, tried=(0, 2))) == {1}
@@ -174,7 +200,202 @@ def test_the_settings_choose_the_balancer_and_stickiness_comes_first():
     assert [balancer_for(pool(), slot).pick(b"", (), always) for slot in range(3)] == [0, 1, 0]
 
 
+def test_the_loads_and_the_chance_of_the_worker_make_the_other_balancers():
+    least = balancer_for(pool(balance="least_connections"), 0, counts=none_open)
+    assert isinstance(least, LeastConnections)
+    chosen = balancer_for(pool(balance="random"), 0, chance=lottery())
+    assert isinstance(chosen, RandomOfTwo)
+    assert [(each.keyed, each.why) for each in (least, chosen)] == [(False, "balanced")] * 2
+    spare = Pool(backend=(Backend(route="a", address="10.0.0.1:1", standby=True), Backend(route="b", address="10.0.0.2:1")))
+    assert [balancer_for(spare, 0).roster.modes, picks(balancer_for(spare, 0), 3)] == [(Mode.STANDBY, Mode.ENABLED), [1, 1, 1]]
+
+
 @pytest.mark.parametrize("settings", [{"balance": "random"}, {"balance": "least_connections"}, {"sticky": "cookie"}])
 def test_settings_of_later_versions_are_refused(settings):
     with pytest.raises(ValueError, match="not supported in this version"):
         balancer_for(pool(**settings), 0)
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (3, 1), (5, 1, 1)])
+def test_round_robin_is_fair_over_all_workers_within_two_percent(weights):
+    workers = [RoundRobin(members(*weights), slot) for slot in range(4)]
+    chance = random.Random(7)
+    counts = Counter(chance.choice(workers).pick(b"", (), always) for _ in range(10_000))
+    for member, weight in enumerate(weights):
+        assert abs(counts[member] / 10_000 - weight / sum(weights)) < 0.02
+
+
+def simulate(workers, open_connections, arrivals, chance, lasting=200):
+    """Sessions arrive at random workers; each ends after about `lasting` others have arrived. How many each member got."""
+    got, ends = Counter(), []
+    for now in range(arrivals):
+        while ends and ends[0][0] <= now:
+            open_connections[heapq.heappop(ends)[1]] -= 1
+        member = chance.choice(workers).pick(now.to_bytes(4, "big"), (), always)
+        open_connections[member] += 1
+        got[member] += 1
+        heapq.heappush(ends, (now + chance.randrange(1, 2 * lasting), member))
+    return got
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (4, 2, 1)])
+@pytest.mark.parametrize("kind", ["least connections", "random"])
+def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
+    count = [0] * len(weights)
+    if kind == "random":
+        workers = [RandomOfTwo(members(*weights), lottery(slot), counts=count.__getitem__) for slot in range(3)]
+    else:
+        workers = [LeastConnections(members(*weights), count.__getitem__, slot) for slot in range(3)]
+    got = simulate(workers, count, 6_000, random.Random(3))
+    for member, weight in enumerate(weights):
+        assert abs(got[member] / 6_000 - weight / sum(weights)) < 0.03
+
+
+def test_the_fewest_connections_for_the_weight_win_and_equals_take_turns():
+    count = [5, 3, 9]
+    balancer = LeastConnections(members(1, 1, 4), count.__getitem__)
+    assert balancer.pick(b"", (), always) == 2  # 9/4 against 5 and 3
+    assert balancer.pick(b"", (2,), always) == 1
+    count[:] = 3, 3, 12
+    assert sorted(picks(balancer, 6)) == [0, 1, 2, 2, 2, 2]
+    assert [LeastConnections(members(1, 1, 1), none_open, slot).pick(b"", (), always) for slot in range(3)] == [0, 1, 2]
+
+
+def test_of_two_drawn_the_one_with_less_load_is_picked():
+    count = [9, 0, 5]
+    draws = iter([0.0, 0.99, 0.0, 0.0, 0.5, 0.99])
+    balancer = RandomOfTwo(members(1, 1, 1), lambda: next(draws), counts=count.__getitem__)
+    assert [balancer.pick(b"", (), always) for _ in range(3)] == [2, 1, 1]  # of 0 and 2, of 0 and 1, of 1 and 2
+
+
+def test_random_without_loads_is_one_draw_by_weight():
+    counts = Counter(picks(RandomOfTwo(members(3, 1), lottery()), 10_000))
+    assert abs(counts[0] / 10_000 - 0.75) < 0.02
+
+
+def test_nobody_gets_more_than_its_bounded_share_however_uneven_the_keys_are():
+    count = [0, 0, 0, 0]
+    balancer = Rendezvous(members(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25)
+    for arrived in range(1, 401):
+        member = balancer.pick(b"everyone behind one address", (), always)
+        count[member] += 1
+        assert count[member] <= math.ceil(1.25 * arrived / 4)
+    first, second, third, _ = rank(b"everyone behind one address", members(1, 1, 1, 1))
+    assert count[first] == count[second] == 125
+    assert count[third] == 125
+
+
+def test_as_long_as_nobody_has_too_much_bounded_load_changes_nothing():
+    plain, bounded = Rendezvous(members(1, 2, 3)), Rendezvous(members(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25)
+    assert picks(bounded, 500) == picks(plain, 500)
+
+
+@pytest.mark.parametrize("settings", [{"load_factor": 0.5, "counts": none_open}, {"load_factor": 1.25}])
+def test_a_load_factor_below_one_or_without_loads_is_refused(settings):
+    with pytest.raises(ValueError, match="a load factor is 1 or more"):
+        Rendezvous(members(1), **settings)
+
+
+@pytest.mark.parametrize("balancer", every((1, 1, 1)), ids=NAMES)
+def test_what_operators_say_holds_for_the_next_pick_and_so_does_taking_it_back(balancer):
+    balancer.use([Status(mode=Mode.DISABLED), Status(), Status(mode=Mode.STANDBY)])
+    assert set(picks(balancer, 50)) == {1}
+    assert set(picks(balancer, 50, lambda member: member != 1)) == {2}
+    assert set(picks(balancer, 50, never)) == {1}
+    assert balancer.pick(b"", (1, 2), always) is None
+    balancer.use([Status(mode=Mode.DRAIN)] * 3)
+    assert set(picks(balancer, 5)) == {None}
+    assert balancer.roster.admits(0, (), always)
+    balancer.use(())
+    assert set(picks(balancer, 300)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "balancer", [RoundRobin(members(1, 1, 1)), Rendezvous(members(1, 1, 1)), RandomOfTwo(members(1, 1, 1), lottery())], ids=["round robin", "rendezvous", "random"]
+)
+def test_a_weight_set_at_run_time_counts_like_one_of_the_configuration(balancer):
+    balancer.use([Status(), Status(weight=4), Status()])
+    counts = Counter(picks(balancer, 10_000))
+    assert abs(counts[1] / 10_000 - 4 / 6) < 0.02
+
+
+def test_statuses_that_change_nothing_do_not_restart_the_round():
+    balancer = RoundRobin(members(1, 1, 1))
+    turns = []
+    for _ in range(9):
+        balancer.use([Status(), Status(mode=Mode.ENABLED), Status(weight=1)])
+        turns += picks(balancer, 1)
+    assert turns == [0, 1, 2] * 3
+
+
+def test_hashing_moves_only_the_clients_of_a_member_that_drains_and_brings_them_back():
+    balancer = Rendezvous(members(1, 1, 1, 1))
+    before = picks(balancer, 5_000)
+    balancer.use([Status(), Status(mode=Mode.DRAIN), Status(), Status()])
+    moved = [b for b, a in zip(before, picks(balancer, 5_000), strict=True) if a != b]
+    assert set(moved) == {1}
+    assert len(moved) / 5_000 <= 1 / 4 + 0.02
+    balancer.use(())
+    assert picks(balancer, 5_000) == before
+
+
+@pytest.mark.parametrize("kind", [RoundRobin, Rendezvous, LeastConnections, RandomOfTwo])
+def test_a_full_member_is_passed_over_until_it_has_room_again(kind):
+    count = [2, 0]
+    two = [Member("a", max_connections=2), Member("b")]
+    extra = {LeastConnections: (), RandomOfTwo: (lottery(),)}
+    balancer = kind(two, *extra.get(kind, ()), counts=count.__getitem__)
+    assert set(picks(balancer, 50)) == {1}
+    assert balancer.pick(b"", (1,), always) is None
+    count[:] = 1, 1
+    assert set(picks(balancer, 50)) == {0, 1}
+
+
+@pytest.mark.parametrize("elapsed_s", [2, 5, 8])
+@pytest.mark.parametrize("name", ["round robin", "rendezvous", "random"])
+def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
+    balancer = dict(zip(NAMES, every((1, 1, 1), slow_start_s=10), strict=True))[name] if name != "random" else RandomOfTwo(members(1, 1, 1), lottery(), slow_start_s=10)
+    balancer.use([Status(returned_at=100.0), Status(), Status()])
+    counts = Counter(balancer.pick(key, (), always, 100.0 + elapsed_s) for key in keys(6_000))
+    part = elapsed_s / 10
+    assert abs(counts[0] / 6_000 - part / (2 + part)) < 0.02
+    after = Counter(balancer.pick(key, (), always, 110.0) for key in keys(6_000))
+    assert abs(after[0] / 6_000 - 1 / 3) < 0.02
+
+
+def test_a_slow_start_by_hash_brings_clients_back_and_never_takes_one_away_again():
+    balancer = Rendezvous(members(1, 1, 1), slow_start_s=10)
+    balancer.use([Status(returned_at=0.0), Status(), Status()])
+    back = [{key for key in keys(1_000) if balancer.pick(key, (), always, at) == 0} for at in (0.0, 2.0, 5.0, 9.0, 10.0)]
+    assert all(earlier <= later for earlier, later in pairwise(back))
+    assert len(back[0]) < 20 < len(back[-1])
+
+
+def test_a_pool_whose_every_member_comes_back_at_once_serves():
+    balancer = RoundRobin(members(1, 1), slow_start_s=10)
+    balancer.use([Status(returned_at=100.0)] * 2)
+    assert Counter(balancer.pick(b"", (), always, 100.0) for _ in range(10)) == {0: 5, 1: 5}
+
+
+STATUSES = st.builds(Status, mode=st.none() | st.sampled_from(Mode), weight=st.none() | st.integers(1, 256), returned_at=st.none() | st.floats(0, 100))
+
+
+@settings(deadline=None)
+@given(
+    weights=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    data=st.data(),
+    down=st.sets(st.integers(0, 4)),
+    key=st.binary(max_size=20),
+    now_at=st.floats(0, 200),
+)
+def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_nobody_else(weights, data, down, key, now_at):
+    statuses = data.draw(st.lists(STATUSES, min_size=len(weights), max_size=len(weights)))
+    allowed = {i for i, status in enumerate(statuses) if status.mode not in {Mode.DRAIN, Mode.DISABLED}}
+    for balancer in every(weights, slow_start_s=30):
+        balancer.use(statuses)
+        tried = []
+        while (member := balancer.pick(key, tried, lambda m: m not in down, now_at)) is not None:
+            assert member not in tried
+            tried.append(member)
+        assert set(tried) == allowed
+        assert set(tried[: len(allowed - down)]) == allowed - down

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.sticky import source_key
+from relay.core.sticky import identity_key, source_key
 
 
 def test_an_ipv4_client_is_the_same_on_a_dual_stack_socket():
@@ -45,3 +45,24 @@ def test_what_is_no_address_is_its_own_key_and_never_raises(text):
         ipaddress.ip_address(text)
     except ValueError:
         assert key == text.encode("utf-8", "surrogateescape") or len(key) in {4, 16}
+
+
+def test_clients_of_one_network_have_one_key_when_only_its_prefix_counts():
+    assert source_key("192.0.2.7", 24) == source_key("192.0.2.200", 24) == source_key("::ffff:192.0.2.9", 24) == bytes([192, 0, 2, 0])
+    assert source_key("192.0.3.7", 24) != source_key("192.0.2.7", 24)
+    assert source_key("2001:db8:1:2::7", prefix_v6=64) == source_key("2001:db8:1:2:ffff::1%eth0", 24, 64) == bytes.fromhex("20010db8000100020000000000000000")
+    assert source_key("0:0:0:0:0:ffff:c000:207", 24, 64) == bytes([192, 0, 2, 0])
+
+
+@given(st.ip_addresses(), st.integers(0, 32), st.integers(0, 128))
+def test_a_prefix_keeps_its_bits_and_clears_the_rest(address, v4, v6):
+    key = source_key(str(address), v4, v6)
+    bits = v4 if len(key) == 4 else v6
+    assert ipaddress.ip_network((key, bits)).network_address.packed == key  # raises for a bit behind the prefix
+    assert ipaddress.ip_address(source_key(str(address))) in ipaddress.ip_network((key, bits))
+
+
+def test_a_clients_identity_is_its_key_and_without_one_its_address():
+    assert identity_key(b"\x01" * 32, "192.0.2.7") == b"\x01" * 32
+    assert identity_key(b"", "192.0.2.7") == source_key("192.0.2.7")
+    assert identity_key(b"", "192.0.2.7", 24, 64) == source_key("192.0.2.7", 24, 64)
