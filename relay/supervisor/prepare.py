@@ -15,6 +15,7 @@ from pathlib import Path
 from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
+from relay.observe.access_log import check_access_log
 from relay.observe.names import SLOT_CPU_US, Series, series_for
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
 from relay.sockets import open_single_listener
@@ -50,7 +51,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
     findings = judge(config, datetime.now(UTC))
-    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR]
+    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config)
     if errors:
         raise ConfigError(errors)
     for finding in findings:
@@ -62,7 +63,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
     findings = judge(config, datetime.now(UTC))
-    problems: list[Problem] = []
+    problems = _access_log_problems(config)
     try:
         find_identity(config.relay)
     except StartupError as error:
@@ -74,6 +75,10 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
             problems += error.problems
     problems += _addresses_in_the_way(config)
     return findings, problems
+
+
+def _access_log_problems(config: Config) -> list[Problem]:
+    return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
 
 
 def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
