@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = commands.main(arguments, prog_name="relay", standalone_mode=False)
     except click.UsageError as error:
-        hint = f"; see: {error.ctx.command_path} --help" if error.ctx else ""
-        return _say(error.format_message() + hint, EXIT_USAGE)
+        # click does not always know in which command it was.
+        command = error.ctx.command_path if error.ctx else "relay"
+        return _say(f"{error.format_message()}; see: {command} --help", EXIT_USAGE)
     except click.ClickException as error:
         return _say(error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):

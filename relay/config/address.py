@@ -59,7 +59,7 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port` into host (no brackets) and port. Raises ConfigError with one Problem, whose `where` is the text."""
     host, colon, port_text = text.rpartition(":")
     if is_ip(text) or not colon:
-        example = f"[{text}]:443" if ":" in text else f"{text or '192.0.2.1'}:443"
+        example = f"[{text}]:443" if ":" in text else f"127.0.0.1:{text}" if text.isdecimal() else f"{text or '192.0.2.1'}:443"
         raise _refuse(text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}")
     # No int(): it takes "+1", "1_0" and Arabic digits.
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not min_port <= int(port_text) <= 65535:
