@@ -142,7 +142,7 @@ class Supervisor:
         now = time.monotonic()
         if self.fleet.restless:
             return RESTLESS_S
-        return max(0.001, min(self._beat_at + BEAT_S, self._beat_at + self.notifier.watchdog_s, self.fleet.next_start_at) - now)
+        return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at) - now)
 
     def _tick(self, now: float) -> None:
         if now - self._ticked_at > STALLED_S:
@@ -151,7 +151,7 @@ class Supervisor:
         if now - self._beat_at >= BEAT_S:
             self._beat_at = now
             self.board.beat()
-            self.notifier.watchdog(now)
+        self.notifier.watchdog(now)
         outcome = self.fleet.step(now)
         if outcome is not None:
             self.reloads.finish(outcome)

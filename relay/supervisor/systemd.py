@@ -27,7 +27,7 @@ class Notifier:
         ours = watchdog_pid in {"", str(os.getpid())}
         # Twice per interval, as sd_watchdog_enabled(3) recommends. Infinity: no watchdog.
         self.watchdog_s = int(watchdog_us) / 2e6 if ours and watchdog_us.isdecimal() and int(watchdog_us) > 0 else float("inf")
-        self._watchdog_at = 0.0
+        self._last_sign_at = 0.0
 
     def ready(self, status: str) -> None:
         """We serve; also ends a reload."""
@@ -45,10 +45,15 @@ class Notifier:
         """One line for `systemctl status`."""
         self._send(f"STATUS={status}")
 
+    @property
+    def watchdog_at(self) -> float:
+        """When the next sign of life is due, CLOCK_MONOTONIC; infinity without a watchdog."""
+        return self._last_sign_at + self.watchdog_s
+
     def watchdog(self, now: float) -> None:
         """The sign of life, when one is due."""
-        if now - self._watchdog_at >= self.watchdog_s:
-            self._watchdog_at = now
+        if now >= self.watchdog_at:
+            self._last_sign_at = now
             self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
