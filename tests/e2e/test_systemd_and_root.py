@@ -1,0 +1,156 @@
+"""Under a service manager, and started as root: who is told what, and who may read what."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.client import talk
+from tests.support.gateway import ROOT, wait_until
+from tests.support.programs import needs
+from tests.support.tables import listener_table, pool_table, route_table
+
+PATIENCE_S = 20
+UNIT = ROOT / "systemd" / "relay.service"
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+
+
+@pytest.fixture
+def manager():
+    """A service manager's notification socket in the abstract namespace, and its address for NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        name = f"relay-test-{os.getpid()}-{time.monotonic_ns()}"
+        listener.bind(f"\0{name}")
+        listener.settimeout(PATIENCE_S)
+        yield listener, f"@{name}"
+
+
+def test_a_manager_hears_ready_signs_of_life_reloads_and_the_end(start, simple, manager):
+    listener, address = manager
+    period_s = 0.4
+    gateway = start(simple, env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(period_s * 1e6))})
+
+    def hear(word):
+        while True:
+            message = listener.recv(4096).decode()
+            if word in message.splitlines():
+                return message
+
+    assert "STATUS=generation 1, 2 of 2 workers serve" in hear("READY=1")
+    started = time.monotonic()
+    signs = 10
+    for _ in range(signs):
+        assert hear("WATCHDOG=1")
+    # At half the period, and not as often as the loop turns, nor only once a second.
+    assert time.monotonic() - started < signs * period_s + 4
+    before = psutil.Process(gateway.pid).cpu_times()
+    for _ in range(signs):
+        assert hear("WATCHDOG=1")
+    after = psutil.Process(gateway.pid).cpu_times()
+    assert after.user + after.system - before.user - before.system < 1
+    gateway.signal(signal.SIGHUP)
+    assert "MONOTONIC_USEC=" in hear("RELOADING=1")
+    assert "generation 2" in hear("READY=1")
+    assert gateway.stop() == 0
+    assert "STATUS=draining" in hear("STOPPING=1")
+
+
+def test_a_manager_that_does_not_listen_is_no_reason_not_to_relay(start, pki, simple):
+    gateway = start(simple, env={"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"})
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.stop() == 0
+
+
+@needs("systemd-analyze")
+def test_systemd_finds_no_fault_with_the_unit(short_path):
+    program = short_path / "relay"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    unit = short_path / "relay.service"
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/relay", str(program)))
+    verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
+    about_us = [line for line in verified.stderr.splitlines() if "relay" in line]
+    assert (verified.returncode, about_us) == (0, [])
+
+
+def may_read(user, path):
+    """Whether a process of that user can open the file."""
+    return subprocess.run(["/bin/cat", str(path)], user=user, group=pwd.getpwnam(user).pw_gid, extra_groups=[], capture_output=True, timeout=20, check=False).returncode == 0
+
+
+@pytest.fixture
+def private(pki, short_path):
+    """Keys that only root can read, in a directory that everybody can enter, and a directory for logs that belongs to nobody."""
+    short_path.chmod(0o755)
+    keys = {}
+    for name, files in (("gateway", pki.gateway), ("machine", pki.machine)):
+        keys[name] = short_path / f"{name}.key"
+        shutil.copy(files.key, keys[name])
+        keys[name].chmod(0o600)
+    logs = short_path / "logs"
+    logs.mkdir(mode=0o750)
+    shutil.chown(logs, "nobody")
+    return short_path, keys, logs
+
+
+@only_root
+def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(start, pki, echo, private):
+    _, keys, logs = private
+    pool = pool_table(pki, [echo.address], machine_key=keys["machine"])
+    body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
+    gateway = start(body, relay={"user": "nobody"}, log={"access": logs / "access.log"}, admin={"listen": ""})
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert {psutil.Process(pid).uids() for pid in gateway.workers().values()} == {(nobody, nobody, nobody)}
+    assert psutil.Process(gateway.pid).uids().effective == 0
+    assert not any(may_read("nobody", key) for key in keys.values())
+    for pid in gateway.workers().values():
+        opened = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+        assert not [name for name in opened if name.endswith((".key", ".pem"))]
+    log = logs / "access.log"
+
+    def visit(count):
+        assert talk(pki, gateway.port()) == b"hello"
+        wait_until("the session has its line", lambda: log.exists() and log.read_text().count("\n") == count)
+
+    visit(1)
+    assert log.stat().st_uid == nobody
+    assert gateway.command("reload").returncode == 0
+    visit(2)
+    os.kill(gateway.workers()[0], signal.SIGKILL)
+    gateway.wait_for_log("is replaced at once")
+    gateway.wait_for_workers(lambda workers: len(workers) == 2)
+    visit(3)
+
+
+def nobody_can_run_us():
+    try:
+        tried = subprocess.run([sys.executable, "-c", "import relay.observe.admin"], user="nobody", cwd="/", env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=False)
+    except PermissionError:
+        return False
+    return tried.returncode == 0
+
+
+@only_root
+def test_started_as_root_the_admin_process_is_nobody_too(start, simple, fetch, private):
+    if not nobody_can_run_us():
+        pytest.skip("the user nobody may not run this Python, or not read this checkout")
+    _, _, logs = private
+    gateway = start(simple, relay={"user": "nobody"}, log={"access": logs / "access.log"})
+    assert fetch(f"{gateway.admin_url}/readyz") == (200, "ok\n")
+    nobody = pwd.getpwnam("nobody").pw_uid
+    (admin,) = [child for child in psutil.Process(gateway.pid).children() if child.pid not in gateway.workers().values()]
+    assert admin.uids() == (nobody, nobody, nobody)
+    assert "relay.observe.admin" in admin.cmdline()
+    mapped = Path(f"/proc/{admin.pid}/maps").read_text()
+    assert "libssl" not in mapped
+    assert "cryptography" not in mapped
