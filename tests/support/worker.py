@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import os
 import resource
 import signal
@@ -53,15 +54,26 @@ def pool_toml(pki: Pki, addresses: list[str], name: str = "main", extra: str = "
     return f'[pool.{name}]\nmachine_certificate = "{pki.machine.certificate}"\nmachine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n{extra}\n{backends}'
 
 
+def _take_files(spare: int) -> None:
+    """Use every file descriptor but `spare`."""
+    taken = []
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.dup(0))
+    for fd in taken[-spare:]:
+        os.close(fd)
+
+
 class RunningWorker:
     """A worker with one listener on a loopback port.
 
-    `files_limit` is its RLIMIT_NOFILE (0: as it is); `beside` another worker of the same relay, whose scoreboard it shares;
+    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are not taken by others; `beside` another worker of the same relay, whose scoreboard it shares;
     `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to megabytes).
     """
 
-    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
+    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, files_spare: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
         self.access_log = directory / ("access.log" if beside is None else "access-2.log")
+        self.messages_file = self.access_log.with_suffix(".messages")
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
         config = load_config(file)
@@ -89,6 +101,9 @@ class RunningWorker:
                 signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
                 if files_limit:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
+                logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
+                if files_spare:
+                    _take_files(files_spare)
                 code = run_worker(spec)
             except BaseException:  # noqa: BLE001 (a child must not go on as the test run)
                 traceback.print_exc()
@@ -123,6 +138,10 @@ class RunningWorker:
         for _ in range(ticks):
             before = self.cells[HEARTBEAT_MS]
             wait_until(lambda before=before: self.cells[HEARTBEAT_MS] != before, "the worker's heartbeat")
+
+    def messages(self) -> str:
+        """What the worker has to say for itself."""
+        return self.messages_file.read_text()
 
     def records(self) -> list[dict[str, Any]]:
         """The access log so far."""
@@ -160,7 +179,7 @@ class RunningWorker:
         self._lifeline = -1
 
     def close(self) -> None:
-        """End it, and fail the test if it has crashed."""
+        """End it, and fail the test if it has crashed or has seen a bug."""
         code = 0
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -171,6 +190,7 @@ class RunningWorker:
         os.close(self._garbage_read)
         os.close(self._garbage_write)
         assert code == 0, f"the worker ended with {code}"
+        assert "bug:" not in self.messages()
 
 
 def client_context(pki: Pki, files: Files | None, *, version: ssl.TLSVersion | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
@@ -183,6 +203,14 @@ def client_context(pki: Pki, files: Files | None, *, version: ssl.TLSVersion | N
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context
+
+
+def client_hello(context: ssl.SSLContext, name: str = "app.example.com") -> bytes:
+    """The first flight of a client that is not going to send another."""
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(received, sent, server_hostname=name).do_handshake()
+    return sent.read()
 
 
 def connect(port: int, context: ssl.SSLContext, name: str = "app.example.com", session: ssl.SSLSession | None = None) -> ssl.SSLSocket:

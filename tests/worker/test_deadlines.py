@@ -1,0 +1,109 @@
+"""Every state ends by itself. (hello_s and handshake_s of the client are in test_strangers, connect_s in test_failover.)"""
+
+import time
+
+from tests.support.worker import wait_until
+
+
+def let_pass(seconds):
+    """Time is what these tests are about."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, "time to pass")
+
+
+def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_both_sides(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nidle_s = 0.5")
+    client, server = pair(relay, back)
+    client.send(b"x")
+    assert server.receive(1) == b"x"
+    began = time.monotonic()
+    assert client.end() == (b"", "close_notify")
+    assert server.end() == (b"", "close_notify")
+    assert time.monotonic() - began >= 0.4
+    record = relay.record()
+    assert record["reason"] == "idle_timeout"
+    assert "idle_s" in record["remedy"]
+    assert relay.value("relay_sessions_closed_total", "idle_timeout") == 1
+    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+
+
+def test_a_session_that_talks_outlives_idle_s_in_either_direction(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nidle_s = 0.6")
+    client, server = pair(relay, back)
+    until = time.monotonic() + 1.5
+    spoken = 0
+    while time.monotonic() < until:
+        let_pass(0.2)
+        speaker, hearer = (client, server) if spoken % 2 else (server, client)
+        speaker.send(b"x")
+        assert hearer.receive(1) == b"x"
+        spoken += 1
+    assert spoken > 4
+    assert relay.value("relay_connections_active") == 1
+
+
+def test_a_client_that_never_reads_is_given_up_after_idle_s(start, backend, call):
+    def send_for_ever(connection):
+        while True:
+            connection.sendall(bytes(65536))
+
+    relay = start([backend(send_for_ever).address], top="[timeouts]\nidle_s = 0.5")
+    client = call(relay)
+    assert relay.record()["reason"] == "idle_timeout"
+    assert client.end()[1] in {"fin", "reset"}, "what was cut must not look whole"
+
+
+def test_a_side_that_does_not_end_after_the_other_is_closed_after_linger_s(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nlinger_s = 0.5")
+    client, server = pair(relay, back)
+    client.send(b"x")
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"x", "close_notify")
+    began = time.monotonic()
+    assert client.end()[1] == "fin"
+    assert time.monotonic() - began >= 0.4
+    assert relay.record()["reason"] == "linger_timeout"
+
+
+def test_a_side_that_goes_on_sending_after_the_other_has_ended_outlives_linger_s(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nlinger_s = 0.6")
+    client, server = pair(relay, back)
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"", "close_notify")
+    for _ in range(6):
+        let_pass(0.25)
+        server.send(b"more")
+        assert client.receive(4) == b"more"
+    server.close()
+    assert client.end() == (b"", "close_notify")
+    assert relay.record()["reason"] == "finished"
+
+
+def test_a_backend_that_stops_in_its_handshake_is_given_up_after_handshake_s(start, door, call):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nhandshake_s = 0.4")
+    client = call(relay)
+    connection = back.accept_tcp()
+    assert connection.recv(65536), "the relay's hello"
+    assert client.end()[1] in {"fin", "reset"}
+    assert connection.recv(65536) == b""
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("backend_handshake_timeout", "outbound")
+    assert 0.4 <= record["duration_s"] < 5
+
+
+def test_many_deadlines_at_once_are_all_kept(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nidle_s = 2")
+    pairs = [pair(relay, back) for _ in range(60)]
+    for client, server in pairs:
+        assert client.end() == (b"", "close_notify")
+        assert server.end() == (b"", "close_notify")
+    wait_until(lambda: relay.value("relay_sessions_closed_total", "idle_timeout") == 60, "60 sessions to end")
+    assert relay.value("relay_connections_active") == 0

@@ -1,0 +1,159 @@
+"""A worker that is full: clients wait in the kernel's queue and are served when there is room."""
+
+import select
+import socket
+import ssl
+
+import pytest
+
+from tests.support.peer import PATIENCE_S, Peer, dial
+from tests.support.worker import client_context, client_hello, wait_until
+
+
+def wait_in_queue(relay, stack):
+    """A TCP connection that the kernel has accepted; the relay may not have."""
+    return stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
+
+
+def handshake(sock, pki):
+    return Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
+
+
+def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(start, door, pair, pki, stack):
+    back = door()
+    relay = start([back.address], top="[limits]\nconnections = 2")
+    first, second = pair(relay, back), pair(relay, back)
+    waiting = [wait_in_queue(relay, stack) for _ in range(3)]
+    relay.let_it_turn(2)
+    assert relay.value("relay_connections_active") == 2
+    cpu = relay.cpu_s()
+    relay.let_it_turn(2)
+    assert relay.cpu_s() - cpu < 0.1, "waiting must not spin"
+    first[0].send(b"still served")
+    assert first[1].receive(12) == b"still served"
+    leaving = [first, second]
+    for sock in waiting:
+        client, server = leaving.pop(0)
+        client.close()
+        server.close()
+        served = handshake(sock, pki)
+        at_backend = back.accept()
+        served.send(b"my turn")
+        assert at_backend.receive(7) == b"my turn"
+        leaving.append((served, at_backend))
+        assert relay.value("relay_connections_active") == 2
+
+
+def test_clients_above_limits_handshakes_wait_until_one_is_through(start, door, call, pki, stack):
+    back = door()
+    relay = start([back.address], top="[limits]\nhandshakes = 2")
+    clients = [call(relay) for _ in range(2)]  # their backend has not answered yet
+    third = wait_in_queue(relay, stack)
+    third.sendall(client_hello(client_context(pki, pki.client)))
+    relay.let_it_turn(2)
+    assert not select.select([third], [], [], 0)[0], "no answer to the hello yet"
+    at_backend = back.accept()
+    clients[0].send(b"x")
+    assert at_backend.receive(1) == b"x"
+    assert third.recv(1) == b"\x16", "our half of the handshake"
+
+
+def test_a_failed_handshake_makes_room_too(start, door, pki, stack):
+    back = door()
+    relay = start([back.address], top="[limits]\nhandshakes = 1\n[timeouts]\nhandshake_s = 0.3")
+    hello = client_hello(client_context(pki, pki.client))
+    stalled = [wait_in_queue(relay, stack) for _ in range(4)]
+    for sock in stalled:
+        sock.sendall(hello)
+    for sock in stalled:
+        while sock.recv(65536):
+            pass
+    wait_until(lambda: relay.value("relay_sessions_closed_total", "handshake_timeout") == 4, "four timeouts counted")
+    client = dial(relay.port, client_context(pki, pki.client))
+    server = back.accept()
+    client.send(b"x")
+    assert server.receive(1) == b"x"
+    client.sock.close()
+
+
+def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(start, door, pair, pki, stack):
+    back = door()
+    relay = start([back.address], top="[limits]\nper_client = 2")
+    first, second = pair(relay, back), pair(relay, back)
+    with pytest.raises((OSError, EOFError)):
+        dial(relay.port, client_context(pki, pki.client))
+    record = relay.record()
+    assert (record["reason"], record["client"].partition(":")[0]) == ("per_client_limit", "127.0.0.1")
+    assert relay.value("relay_sessions_closed_total", "per_client_limit") == 1
+    other = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S, source_address=("127.0.0.2", 0)))
+    handshake(other, pki)
+    back.accept()
+    first[0].send(b"x")
+    assert first[1].receive(1) == b"x"
+    second[0].close()
+    second[1].close()
+    relay.record(1)
+    client, server = pair(relay, back)
+    client.send(b"x")
+    assert server.receive(1) == b"x"
+
+
+def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, backend, pki, stack):
+    relay = start([backend().address], files_limit=180)
+    context = client_context(pki, pki.client)
+    first = [dial(relay.port, context) for _ in range(26)]
+    for client in first:
+        stack.callback(client.sock.close)
+        client.send(b"x")
+        assert client.receive(1) == b"x"
+    waiting = [wait_in_queue(relay, stack) for _ in range(20)]
+    relay.let_it_turn(2)
+    assert relay.value("relay_connections_active") == 26, "(180 - 128) / 2"
+    cpu = relay.cpu_s()
+    relay.let_it_turn(2)
+    assert relay.cpu_s() - cpu < 0.1
+    for client in first:
+        client.close()
+    for sock in waiting:
+        client = handshake(sock, pki)
+        client.send(b"y")
+        assert client.receive(1) == b"y"
+        client.close()
+
+
+def test_a_worker_without_a_descriptor_to_spare_neither_spins_nor_blames_a_backend(start, backend, pki, stack):
+    # Somebody else uses what the relay reckons with: epoll, the signals' pipe and the log take four, the rest is for five sessions.
+    relay = start([backend().address], files_limit=180, files_spare=14)
+    context = client_context(pki, pki.client)
+    served = []
+    for _ in range(3):
+        client = dial(relay.port, context)
+        stack.callback(client.sock.close)
+        client.send(b"x")
+        assert client.receive(1) == b"x"
+        served.append(client)
+    waiting = [wait_in_queue(relay, stack) for _ in range(20)]
+    relay.let_it_turn(2)
+    cpu = relay.cpu_s()
+    relay.let_it_turn(2)
+    assert relay.cpu_s() - cpu < 0.1
+    assert relay.value("relay_handshakes_total", "outbound", "backend_unreachable") == 0
+    served[0].send(b"x")
+    assert served[0].receive(1) == b"x"
+    for client in served:
+        client.close()
+    lost = 0
+    for sock in waiting:
+        try:
+            client = handshake(sock, pki)
+            client.send(b"y")
+            assert client.receive(1) == b"y"
+            client.close()
+        except (OSError, EOFError, ssl.SSLError):
+            lost += 1
+    assert relay.value("relay_handshakes_total", "outbound", "no_resources") >= lost
+    last = dial(relay.port, context)
+    last.send(b"z")
+    assert last.receive(1) == b"z"
+    last.close()
+    assert "LimitNOFILE" in relay.messages()
