@@ -34,7 +34,7 @@ _NEEDED = [
     "SSL_get_version", "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
     "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
-    "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
+    "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
     "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
     "X509_verify_cert_error_string", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
 ]  # fmt: skip

@@ -75,7 +75,8 @@ def _on_verify(ok: int, store_context: Any) -> int:
     if _refused.code == 0:
         _refused.code = lib.X509_STORE_CTX_get_error(store_context)
         _refused.depth = depth
-        certificate = lib.X509_STORE_CTX_get_current_cert(store_context)
+        # The peer's own, also when it is its issuer that is not liked: that is whom the log has to name.
+        certificate = lib.X509_STORE_CTX_get0_cert(store_context)
         # Whoever connects could fill the memory with certificates that nobody has signed.
         _refused.identity = identity_of(certificate, remember=False) if certificate != NULL else None
     return 0

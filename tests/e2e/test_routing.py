@@ -138,6 +138,7 @@ def test_the_session_of_one_tenant_resumes_there_and_nowhere_else(gateway, tenan
             ask(gateway.address(), context, "b.example.com", session)
     lines = gateway.wait_for_access(logged + 4, sni="b.example.com")[logged:]
     assert [(line["reason"], line["route"], line["tls_version"], line["resumed"]) for line in lines] == [("unknown_ca", "*.example.com", version, False)] * 4
+    assert {line["subject"] for line in lines} == {"CN=client of exact"}, "not its CA, which this client sends along"
 
 
 @pytest.mark.parametrize("sticky", ["source", "none"])
