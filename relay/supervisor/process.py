@@ -99,6 +99,9 @@ def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket,
             for descriptor in descriptors.values():
                 os.set_inheritable(descriptor, True)
             os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
+        except OSError as error:
+            # A virtual environment below /root is the usual cause: no traceback says that.
+            log.critical('the admin process cannot be started as user %s: %s; install the relay where that user can read it, or set admin.listen = ""', identity.user or identity.uid, error)
         except BaseException:
             log.critical("the admin process cannot be started", exc_info=True)
         finally:
