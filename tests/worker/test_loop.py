@@ -1,0 +1,172 @@
+"""The loop by itself, with real descriptors: one handler's misfortune is not the others', and nothing is called too late or too early."""
+
+import os
+import time
+
+import pytest
+
+from relay.worker.loop import HANDSHAKES_PER_TURN, IN, Loop
+
+
+class Owner:
+    """What a session is to the loop; `does` is called for events, steps and deadlines."""
+
+    def __init__(self, does, due_at=float("inf")):
+        self.timer_at = float("inf")
+        self.due = due_at
+        self.does = does
+        self.bugs = 0
+
+    def on_ready(self, mask):
+        self.does(mask)
+
+    def step(self):
+        self.does(None)
+
+    def due_at(self):
+        return self.due
+
+    def on_deadline(self):
+        self.does(None)
+
+    def on_bug(self):
+        self.bugs += 1
+
+
+@pytest.fixture
+def loop():
+    made = Loop(on_tick=lambda: None)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ready(stack):
+    """A descriptor that can be read."""
+
+    def make():
+        reader, writer = os.pipe()
+        stack.callback(os.close, reader)
+        stack.callback(os.close, writer)
+        os.write(writer, b"x")
+        return reader
+
+    return make
+
+
+def stop(loop):
+    def do(_):
+        loop.running = False
+
+    return do
+
+
+def fail(_):
+    raise ValueError("a bug")
+
+
+def test_a_handler_that_raises_gives_its_owner_up_and_the_others_go_on(loop, ready, caplog):
+    bad, good = Owner(fail), Owner(stop(loop))
+    loop.add(ready(), IN, bad.on_ready)
+    loop.add(ready(), IN, good.on_ready)
+    loop.run()
+    assert (bad.bugs, good.bugs) == (1, 0)
+    assert "ValueError: a bug" in caplog.text
+
+
+def test_a_step_and_a_deadline_that_raise_give_their_owners_up(loop, caplog):
+    step, deadline = Owner(fail), Owner(fail, due_at=loop.now - 1)
+    loop.later(step)
+    loop.schedule(deadline)
+    last = Owner(stop(loop), due_at=loop.now + 0.01)
+    loop.schedule(last)
+    loop.run()
+    assert (step.bugs, deadline.bugs, last.bugs) == (1, 1, 0)
+    assert caplog.text.count("please report this") == 2
+
+
+def test_a_tick_that_raises_does_not_end_the_loop(caplog):
+    calls = []
+
+    def tick():
+        calls.append(time.monotonic())
+        if len(calls) == 1:
+            raise ValueError("a bug")
+        loop.running = False
+
+    loop = Loop(on_tick=tick)
+    loop.run()
+    loop.close()
+    assert len(calls) == 2
+    assert "ValueError: a bug" in caplog.text
+
+
+def test_a_descriptor_that_was_given_up_gets_no_event_of_the_same_turn_and_is_closed_after_it(loop, ready):
+    seen, closed, fds = [], [], [ready(), ready()]
+
+    def first(fd):
+        def do(_):
+            seen.append(fd)
+            other = fds[1] if fd == fds[0] else fds[0]
+            loop.forget(other, lambda: closed.append(other))
+            assert not closed
+            loop.running = False
+
+        return do
+
+    for fd in fds:
+        loop.add(fd, IN, Owner(first(fd)).on_ready)
+    loop.run()
+    assert len(seen) == 1
+    assert len(closed) == 1
+    assert seen != closed
+
+
+def test_a_descriptor_that_was_never_watched_can_be_given_up(loop):
+    closed = []
+    loop.forget(1_000_000, lambda: closed.append(True))
+    loop.schedule(Owner(stop(loop), due_at=loop.now))
+    loop.run()
+    assert closed == [True]
+
+
+def test_a_deadline_that_has_moved_away_is_looked_at_again_and_kept(loop):
+    began = time.monotonic()
+    moved = Owner(stop(loop), due_at=began + 0.05)
+    loop.schedule(moved)
+    moved.due = began + 0.2
+    loop.run()
+    assert time.monotonic() - began >= 0.2
+
+
+def test_a_deadline_that_comes_nearer_is_not_missed_and_not_called_twice(loop):
+    calls = []
+    near = Owner(calls.append, due_at=loop.now + 0.1)
+    loop.schedule(near)
+    near.due = loop.now + 0.02
+
+    def over(_):
+        calls.append("over")
+        near.due = float("inf")
+
+    near.does = over
+    loop.schedule(near)
+    loop.schedule(Owner(stop(loop), due_at=loop.now + 0.2))
+    loop.run()
+    assert calls == ["over"]
+
+
+def test_data_comes_before_handshakes_of_which_a_turn_makes_few(loop, ready):
+    order = []
+
+    def data(_):
+        order.append("data")
+        if order.count("data") == 3:
+            loop.running = False
+
+    loop.add(ready(), IN, Owner(data).on_ready)
+    for _ in range(20):
+        loop.later(Owner(lambda _: order.append("step")))
+    loop.run()
+    turn = ["data", *["step"] * HANDSHAKES_PER_TURN]
+    assert order == turn * 3
