@@ -6,7 +6,7 @@ Never: raises, or leaves anything in the error queue.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relay.errors import Reason, Side
 from relay.tls.raw import NULL, ffi, lib
@@ -93,6 +93,7 @@ class Failure:
 
     reason: Reason
     detail: str = ""
+    errno: int = field(default=0, compare=False)  # of the system call that failed, if one did
 
 
 def explain_verify(side: Side, code: int, depth: int) -> Failure:
@@ -137,7 +138,7 @@ def explain_queue(side: Side) -> Failure:
 def explain_errno(side: Side, errno: int) -> Failure:
     """The failure that a system call's errno stands for during a handshake; 0 is an end of file."""
     gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
-    return Failure(gone, os.strerror(errno) if errno else "the connection was closed")
+    return Failure(gone, os.strerror(errno) if errno else "the connection was closed", errno)
 
 
 def _string(pointer: object) -> str:

@@ -25,6 +25,7 @@ from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import End
 
 if TYPE_CHECKING:
+    from relay.worker.pools import Member
     from relay.worker.session import Session
 
 log = logging.getLogger(__name__)
@@ -53,23 +54,29 @@ def choose(session: Session) -> None:
         session.cell_in, session.cell_out = member.cell_to, member.cell_from
         session.since_at = session.worker.loop.now
         try:
-            _connect(session)
+            failure = _connect(session, member)
         except OSError as error:
-            _fail(session, _explain_connect(error.errno or 0))
-            continue
-        return
+            failure = _explain_connect(error.errno or 0)
+        if failure is None:
+            return
+        _fail(session, failure)
 
 
-def _connect(session: Session) -> None:
-    member = session.member
-    if member is None:
-        return
+def _connect(session: Session, member: Member) -> Failure | None:
+    """Begin to connect, and to handshake: where the backend is near it has accepted by now, and the first write need not wait for an event."""
     target = member.target
     session.outbound = end = End(start_connect(target.family, target.sockaddr))
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
-    end.mask = IN | OUT | ET
+    progress = stream.handshake(end.ssl, Side.OUTBOUND)
+    if isinstance(progress, Failure):
+        return _explain_connect(progress.errno) if progress.errno else progress
+    connecting = progress is stream.STEP_WANT_WRITE
+    end.mask = IN | OUT | ET if connecting else IN | ET
     session.worker.loop.add(end.fd, end.mask, session.on_wake)
+    if not connecting:
+        session.advance(Event.CONNECTED)
+    return None
 
 
 def step(session: Session) -> None:
