@@ -45,7 +45,9 @@ def bystander(gateway, pki):
     still_well()
     yield still_well
     still_well()
+    client = f"127.0.0.1:{peer.sock.getsockname()[1]}"
     peer.close()
+    gateway.wait_for_access(client=client)  # so that no later test takes this line for its own
 
 
 def hello(name="app.example.com"):
@@ -179,6 +181,7 @@ def test_a_crowd_of_silent_clients_does_not_keep_a_good_one_waiting(gateway, bys
         peer.send(b"good")
         assert peer.receive(4) == b"good"
         peer.close()
+        gateway.wait_for_access(logged + 1)
         assert all(client.recv(1) == b"" for client in crowd)
     lines = gateway.wait_for_access(logged + 301)[logged:]
     assert sum(line["reason"] == "hello_timeout" for line in lines) == 300

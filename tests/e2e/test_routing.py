@@ -6,6 +6,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -73,15 +74,26 @@ def context_for(tenant, *, trusts=None, version=None):
     return context
 
 
+class Answer(NamedTuple):
+    """What a client learned: the backend's word, the common name it was shown, and its own address as the log has it."""
+
+    backend: str
+    shown: str
+    session: ssl.SSLSession
+    resumed: bool
+    client: str
+
+
 def ask(address, context, name, session=None):
-    """The backend's answer, the certificate shown, the session, and whether it was resumed; closed in an orderly way."""
+    """Connect, ask who is there, leave."""
     with context.wrap_socket(socket.create_connection(address, PATIENCE_S), server_hostname=name, session=session) as tls:
         tls.sendall(b"who are you?")
         answer = tls.recv(1000)
         if not answer:
             raise ConnectionAbortedError("closed without an answer")
         subject = dict(pair for rdn in tls.getpeercert()["subject"] for pair in rdn)["commonName"]
-        return answer.decode().strip(), subject, tls.session, tls.session_reused
+        host, port, *_ = tls.getsockname()
+        return Answer(answer.decode().strip(), subject, tls.session, bool(tls.session_reused), f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["IPv4", "IPv6"])
@@ -91,28 +103,28 @@ def ask(address, context, name, session=None):
 )
 def test_a_name_leads_to_its_routes_certificate_clients_and_backends(gateway, tenants, tenant, name, index):
     chosen = tenants[tenant]
-    before, logged = len(chosen.backend.peers), len(gateway.access())
-    answer, subject, _, _ = ask(gateway.address(index=index), context_for(chosen), name)
-    assert (answer, subject) == (tenant, f"gateway of {tenant}")
+    before = len(chosen.backend.peers)
+    answer = ask(gateway.address(index=index), context_for(chosen), name)
+    assert (answer.backend, answer.shown) == (tenant, f"gateway of {tenant}")
+    assert answer.client.startswith("[::1]:" if index else "127.0.0.1:")
     peers = wait_until("the backend has seen the relay", lambda: chosen.backend.peers[before:])
     assert dict(pair for rdn in peers[0]["subject"] for pair in rdn)["commonName"] == f"machine of {tenant}"
-    line = gateway.wait_for_access(logged + 1)[-1]
+    (line,) = gateway.wait_for_access(client=answer.client)
     expected = {"exact": "a.example.com", "wildcard": "*.example.com", "default": "default"}[tenant]
     assert (line["pool"], line["sni"], line["route"]) == (tenant, name.lower(), expected)
-    assert line["client"].startswith("[::1]:" if index else "127.0.0.1:")
 
 
 def test_a_client_that_sends_no_name_gets_the_route_without_one(gateway, tenants):
     context = context_for(tenants["default"])
     context.check_hostname = False
-    assert ask(gateway.address(), context, None)[0] == "default"
+    assert ask(gateway.address(), context, None).backend == "default"
 
 
 def test_the_second_listener_has_only_its_own_route(gateway, tenants):
     context = context_for(tenants["default"])
     context.check_hostname = False  # a.example.com, but with the certificate of the only route
-    answer, subject, _, _ = ask(gateway.address("other"), context, "a.example.com")
-    assert (answer, subject) == ("default", "gateway of default")
+    answer = ask(gateway.address("other"), context, "a.example.com")
+    assert (answer.backend, answer.shown) == ("default", "gateway of default")
     assert gateway.wait_for_access(1, listener="other")[-1]["route"] == "default"
 
 
@@ -130,8 +142,8 @@ def test_the_session_of_one_tenant_resumes_there_and_nowhere_else(gateway, tenan
     context = context_for(tenants["exact"], version=VERSIONS[version])
     context.load_verify_locations(tenants["wildcard"].ca)
     context.check_hostname = False
-    _, _, session, _ = ask(gateway.address(), context, "a.example.com")
-    assert ask(gateway.address(), context, "a.example.com", session)[3]
+    session = ask(gateway.address(), context, "a.example.com").session
+    assert ask(gateway.address(), context, "a.example.com", session).resumed
     logged = sum(line["sni"] == "b.example.com" for line in gateway.access())
     for _ in range(4):
         with pytest.raises(OSError, match=r"(?i)unknown ca|alert|closed without an answer"):
@@ -173,9 +185,9 @@ def test_a_sticky_client_moves_on_when_its_backend_dies_and_the_log_says_failove
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [each.address for each in backends.values()], sticky="source", retry_s=60))
     context = ssl.create_default_context(cafile=str(pki.ca))
     context.load_cert_chain(pki.client.certificate, pki.client.key)
-    first = ask(gateway.address(), context, "app.example.com")[0]
+    first = ask(gateway.address(), context, "app.example.com").backend
     backends[first].close()
-    others = {ask(gateway.address(), context, "app.example.com")[0] for _ in range(6)}
+    others = {ask(gateway.address(), context, "app.example.com").backend for _ in range(6)}
     assert len(others) == 1, "sticky also while its backend is away"
     assert first not in others
     assert gateway.wait_for_access(1, why="failover")
