@@ -67,10 +67,14 @@ def step(session: Session) -> None:
     if route is None:
         _answer(session, _UNRECOGNIZED_NAME)
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if session.hello.sni else Reason.NO_SNI)
-    session.route = route
+    if not session.worker.may_handshake(session):
+        session.detail = "the hello was whole, but as many handshakes as limits.handshakes allows were in progress all the time"
+        _wait(session)
+        return
+    session.route, session.detail = route, ""
+    session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)
-    session.advance(Event.ROUTED)
     inbound.step(session)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from relay.worker.worker import Worker
 
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
-_HANDSHAKING = _BEFORE_CONNECT | {State.CONNECT, State.OUTBOUND_TLS}
+_HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
 
 

@@ -9,9 +9,10 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import islice
 
 from relay.core.lifecycle import State
-from relay.errors import Reason, Side
+from relay.errors import Reason, SessionError, Side, Stage
 from relay.observe.access_log import AccessLog
 from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.observe.scoreboard import HEARTBEAT_MS, SHARED_ROW, Layout, Scoreboard, monotonic_ms
@@ -20,10 +21,13 @@ from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
 from relay.worker import inbound, intake, outbound, relaying
 from relay.worker.listener import Acceptor
-from relay.worker.loop import Loop
+from relay.worker.loop import IN, Loop
 from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
 from relay.worker.session import Session
+
+STALLED_S = 1.0
+_STALLED = f"limits.handshakes were in progress, so this one, which had waited {STALLED_S:g} s for the client, had to make room"
 
 
 class Worker:
@@ -63,6 +67,7 @@ class Worker:
         self._per_client = config.limits.per_client
         self._clients: dict[str, int] = {}
         self._handshaking = 0
+        self._parked: dict[Session, None] = {}  # in the order they came
         self._number = 0
         self._waiting: list[Acceptor] = []
         self._cell_active = layout.cell("relay_connections_active")
@@ -99,7 +104,6 @@ class Worker:
         session = Session(self, acceptor, sock, address, self._number)
         self.sessions.add(session)
         self.loop.live += 1
-        self._handshaking += 1
         self.cells[self._cell_active] += 1
         if self._per_client:
             self._clients[session.client_host] = self._clients.get(session.client_host, 0) + 1
@@ -124,22 +128,44 @@ class Worker:
                 self._clients[session.client_host] = left
             else:
                 del self._clients[session.client_host]
+        if self._parked:
+            self._parked.pop(session, None)
         if handshaking:
-            self._handshaking -= 1
-        if self._waiting and self.has_room():
+            self.handshake_over()
+        elif self._waiting and self.has_room():
             self.resume()
         if self.on_session_end is not None:
             self.on_session_end()
 
+    def may_handshake(self, session: Session) -> bool:
+        """Whether a client whose hello is whole may go on now; if not, it is woken when a handshake ends. Who says nothing takes nobody's place."""
+        if self._handshaking < self._max_handshakes:
+            self._handshaking += 1
+            return True
+        self._parked[session] = None
+        return False
+
     def handshake_over(self) -> None:
-        """A session has both its handshakes behind it."""
+        """A session has both its handshakes behind it, or will never have."""
         self._handshaking -= 1
+        self._wake_parked()
         if self._waiting and self.has_room():
             self.resume()
 
     def handshake_again(self) -> None:
         """A session has lost its backend before it could use it."""
         self._handshaking += 1
+
+    def _wake_parked(self) -> None:
+        for session in list(islice(self._parked, max(0, self._max_handshakes - self._handshaking))):
+            del self._parked[session]
+            session.on_wake(IN)
+
+    def _end_stalled(self) -> None:
+        """All places are taken: whoever has not answered for STALLED_S gives his to those who wait."""
+        since_at = self.loop.now - STALLED_S
+        for session in [s for s in self.sessions if s.state is State.INBOUND_TLS and not s.queued and s.since_at < since_at]:
+            session.refuse(SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.HANDSHAKE_TIMEOUT, _STALLED))
 
     def resume(self) -> None:
         """There is room again."""
@@ -186,5 +212,9 @@ class Worker:
             self.on_session_end()
         if self.log.pending:
             self._flush_log()
+        if self._handshaking >= self._max_handshakes:
+            self._end_stalled()
+        if self._parked:
+            self._wake_parked()
         if self._waiting and self.has_room():
             self.resume()
