@@ -26,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay.errors import RelayError
 from relay.observe import messages
@@ -33,9 +34,11 @@ from relay.observe.metrics import RelayCollector, read_facts
 from relay.observe.scoreboard import PHASE_SERVING, Scoreboard, Snapshot, monotonic_ms
 
 STALE_MS = 10_000
-# Scrapers and probes are few; more connections than this are a mistake or an attack, and are told 503.
+# Scrapers and probes are few; more connections than this are a mistake or an attack: the one that has been silent longest makes room.
 CONNECTIONS = 64
 KEEP_ALIVE_S = 15
+REQUEST_S = 5
+REQUEST_BYTES = 65_536
 STOP_S = 1
 
 _PAGES = {
@@ -117,6 +120,44 @@ def make_app(board: Scoreboard) -> Starlette:
     return app
 
 
+class _Guarded(HttpToolsProtocol):
+    """With what uvicorn leaves to a proxy in front of it: a deadline and a size for a request, and room for the next client."""
+
+    asked_at: float
+    unanswered_bytes: int
+    _deadline: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_request(REQUEST_S)
+        if len(self.connections) >= CONNECTIONS:
+            oldest = min((one for one in self.connections if isinstance(one, _Guarded)), key=lambda one: one.asked_at)
+            self.connections.discard(oldest)  # now, not when the loop comes to it: many may knock in one turn
+            oldest.transport.abort()
+
+    def _wait_for_request(self, patience_s: float) -> None:
+        self.asked_at = self.loop.time()
+        self.unanswered_bytes = 0
+        self._deadline = self.loop.call_later(patience_s, self.transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self.unanswered_bytes += len(data)
+        if self.unanswered_bytes > REQUEST_BYTES:
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._deadline.cancel()
+        if not self.transport.is_closing():
+            self._wait_for_request(KEEP_ALIVE_S + REQUEST_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+
 class _Server(uvicorn.Server):
     """uvicorn, ending with status 0 on SIGTERM and on the supervisor's death."""
 
@@ -157,7 +198,8 @@ def main(arguments: list[str] | None = None) -> None:
     messages.setup("warning", process="admin")
     board = Scoreboard(options.scoreboard_fd)
     config = uvicorn.Config(
-        make_app(board), log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
+        # uvicorn warns of every request it cannot read: strangers would write our log.
+        make_app(board), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
         proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )
     with socket.socket(fileno=options.listen_fd) as listener:

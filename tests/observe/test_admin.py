@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
+from relay.observe.admin import CONNECTIONS
 from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, monotonic_ms
 from tests.support.board import Board
 from tests.support.gateway import wait_until
@@ -197,13 +199,33 @@ def test_ctrl_c_at_the_terminal_leaves_it_to_show_the_drain(admin):
     assert admin.ask("/healthz")[0] == 200
 
 
-def test_connections_without_number_are_told_503_and_the_next_client_is_served(admin):
+def test_silent_clients_without_number_keep_nobody_from_being_served(admin):
     admin.ask("/healthz")
     with contextlib.ExitStack() as stack:
-        for _ in range(64):
-            stack.enter_context(socket.create_connection(admin.listener.getsockname(), timeout=10))
-        assert wait_until("more than 64 connections are refused", lambda: admin.ask("/healthz")[0] == 503)
-    assert wait_until("a client is served again", lambda: admin.ask("/healthz")[0] == 200)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(admin.listener.getsockname(), timeout=10)).sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert admin.ask("/healthz")[0] == 200
+        wait_until("only the newest are still connected", lambda: len(psutil.Process(admin.process.pid).net_connections("tcp")) <= CONNECTIONS + 1)
+
+
+def test_a_request_that_does_not_end_is_cut_off(admin):
+    with socket.create_connection(admin.listener.getsockname(), timeout=10) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        with contextlib.suppress(ConnectionResetError):
+            assert slow.recv(1) == b""
+
+
+def test_a_request_without_measure_is_cut_off_before_it_fills_the_memory(admin):
+    with socket.create_connection(admin.listener.getsockname(), timeout=10) as endless, pytest.raises(ConnectionError):
+        endless.sendall(b"GET /metrics HTTP/1.1\r\n" + (b"X: " + b"x" * 8000 + b"\r\n") * 5000)
+
+
+def test_what_is_not_http_is_refused_without_a_word_in_the_log(admin):
+    with socket.create_connection(admin.listener.getsockname(), timeout=10) as stranger:
+        stranger.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+        assert stranger.recv(100).startswith(b"HTTP/1.1 400")
+    admin.process.terminate()
+    assert admin.process.communicate(timeout=10)[1] == b""
 
 
 def test_it_never_loads_a_library_that_could_hold_a_key():
