@@ -76,6 +76,8 @@ def _connect(session: Session, member: Member) -> Failure | None:
     session.worker.loop.add(end.fd, end.mask, session.on_wake)
     if not connecting:
         session.advance(Event.CONNECTED)
+    if progress is stream.DONE:  # a backend that answered every flight before we asked for more
+        _established(session, end)
     return None
 
 
