@@ -4,7 +4,9 @@ import select
 import socket
 
 import pytest
+from OpenSSL import SSL
 
+from relay.tls.raw import lib
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.worker import RunningWorker, client_context, client_hello, pool_toml, route_toml, wait_until
 
@@ -124,3 +126,44 @@ def test_a_client_whose_hello_comes_when_all_handshakes_are_taken_gets_its_turn(
     assert len(first) == 1
     first[0].close()
     assert select.select([each for each in waiting if each not in first], [], [], 15)[0]
+
+
+def hello_twice(sock, files, first, second):
+    """A client that is asked for another hello, for its key share is of a group the relay has not, and then names somebody else."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.use_certificate_file(str(files.certificate))
+    context.use_privatekey_file(str(files.key))
+    assert lib.SSL_CTX_set1_curves_list(context._context, b"P-521:X25519") == 1
+    client = SSL.Connection(context, None)
+    client.set_connect_state()
+    client.set_tlsext_host_name(first)
+    while True:
+        try:
+            client.do_handshake()
+        except SSL.WantReadError:
+            sock.sendall(client.bio_read(65536))
+            client.set_tlsext_host_name(second)
+            client.bio_write(sock.recv(65536))
+        else:
+            sock.sendall(client.bio_read(65536))
+            return
+
+
+@pytest.mark.parametrize("second", ["app.example.com", "tenant.example.com", "other.example.com"])
+def test_a_second_hello_cannot_name_another_route_than_the_first(tmp_path, pki, door, stack, second):
+    back = door()
+    ours = route_toml(pki, sni='["app.example.com"]')
+    others = route_toml(pki, sni='["tenant.example.com"]').replace(str(pki.ca), str(pki.foreign_ca))
+    toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{ours}{others}{pool_toml(pki, [back.address])}'
+    relay = RunningWorker(tmp_path, toml)
+    stack.callback(relay.close)
+    sock = silent(relay, stack)
+    hello_twice(sock, pki.client, b"app.example.com", second.encode())
+    if second == "app.example.com":
+        back.accept()
+        return
+    while sock.recv(65536):
+        pass
+    record = relay.record()
+    assert (record["reason"], record["detail"]) == ("sni_mismatch", f"peeked 'app.example.com', handshook with '{second}'")
+    assert not select.select([back.listener], [], [], 0)[0], "the backend was called"
