@@ -59,7 +59,16 @@ FAMILIES: dict[str, Family] = {
 
 # Cells the processes use among themselves; they have no metric of their own.
 SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals row
-RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds, labels pool, backend; in the shared row
+# The rest has the labels pool, backend and is in the shared row: plain stores, no additions.
+RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
+HEALTH = "health"  # 0 not checked, 1 up, 2 down; by the checker
+RETURNED_AT_MS = "returned_at_ms"  # CLOCK_MONOTONIC milliseconds at which it came back, 0 never; by the checker
+MODE_OVERRIDE = "mode_override"  # 0 as configured, 1 enabled, 2 drain, 3 disabled, 4 standby; by the supervisor, for an operator
+WEIGHT_OVERRIDE = "weight_override"  # 0 as configured; by the supervisor, for an operator
+# Without labels: grow by one after every change of the cells above, so that a worker looks at one cell to see that nothing has changed.
+HEALTH_VERSION = "health_version"  # by the checker
+OVERRIDE_VERSION = "override_version"  # by the supervisor
+SHARED = frozenset((RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, HEALTH_VERSION, OVERRIDE_VERSION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ def series_for(config: Config) -> Iterator[Series]:
     yield Series("relay_connections_active")
     yield Series("relay_worker_restarts_total")
     yield Series("relay_access_log_dropped_total")
+    yield Series(HEALTH_VERSION)
+    yield Series(OVERRIDE_VERSION)
     for reason in Reason:
         yield Series("relay_sessions_closed_total", (reason.value,))
     for side in Side:
@@ -97,4 +108,5 @@ def series_for(config: Config) -> Iterator[Series]:
             yield Series("relay_backend_connections_active", member)
             for why in WHYS:
                 yield Series("relay_backend_selected_total", (*member, why))
-            yield Series(RETRY_UNTIL_MS, member)
+            for name in (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE):
+                yield Series(name, member)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.errors import RelayError
-from relay.observe.names import FAMILIES, RETRY_UNTIL_MS, SLOT_CPU_US, Series
+from relay.observe.names import FAMILIES, SHARED, SLOT_CPU_US, Series
 
 MAGIC = 0x52454C41590001
 HEADER_CELLS = 16
@@ -180,7 +180,7 @@ class Scoreboard:
         shared: dict[Series, int] = {}
         for name, labels, cell in catalogue["cells"]:
             series = Series(name, tuple(labels))
-            if name == RETRY_UNTIL_MS:
+            if name in SHARED:
                 shared[series] = cells[starts[SHARED_ROW] + cell]
             else:
                 values[series] = cells[starts[TOTALS_ROW] + cell] + sum(cells[s + cell] for s in live)
