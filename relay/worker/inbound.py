@@ -42,7 +42,7 @@ def step(session: Session) -> None:
     _judge(session)
     end.established = True
     worker = session.worker
-    session.inbound_handshake_s = worker.loop.now - session.started_at
+    session.inbound_handshake_s = time.monotonic() - session.started_at
     worker.count_handshake(Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s)
     if end.mask == 0:  # a resumption in one flight
         end.mask = IN | ET

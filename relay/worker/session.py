@@ -273,7 +273,7 @@ class Session:
             outbound_cipher=self.outbound_cipher,
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
-            duration_s=self.worker.loop.now - self.started_at,
+            duration_s=time.monotonic() - self.started_at,
             inbound_handshake_s=self.inbound_handshake_s,
             outbound_handshake_s=self.outbound_handshake_s,
             reason=reason.value,
