@@ -87,6 +87,9 @@ MAP = {
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",
     "relay.supervisor.systemd": "sd_notify",
+    "relay.demo": "the demonstration",
+    "relay.demo_stage": "its relay, its files and its clients",
+    "relay.demo_backend": "its backends",
     "relay.cli": "the commands",
     "relay.__main__": "python -m relay",
 }

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 import relay
 from relay.errors import StartupError
+from relay.observe.metrics import parse_metrics
 from relay.tls.pki import Authority, Issued
 
 PATIENCE_S = 20.0
@@ -239,11 +239,7 @@ class Stage:
         """The relay's metrics now, by name and labels as Prometheus writes them."""
         with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=PATIENCE_S) as response:
             text = response.read().decode()
-        return {_series(one.name, one.labels): one.value for family in text_string_to_metric_families(text) for one in family.samples}
-
-
-def _series(name: str, labels: Mapping[str, str]) -> str:
-    return name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+        return parse_metrics(text)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from relay.errors import Reason
@@ -141,3 +142,11 @@ def _certificates(facts: Facts) -> Rows:
         ends[key] = min(ends.get(key, certificate["not_after"]), certificate["not_after"])
     return list(ends.items())
 
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """A scrape as values by series, written as in the exposition format with the labels sorted: `name{a="1",b="2"}`."""
+    return {
+        sample.name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items())) + "}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
