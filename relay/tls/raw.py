@@ -32,7 +32,7 @@ _NEEDED = [
     "SSL_SESSION_free", "SSL_TLSEXT_ERR_ALERT_FATAL", "SSL_TLSEXT_ERR_OK", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name",
     "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername", "SSL_get_session",
     "SSL_get_version", "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
-    "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
+    "SSL_OP_NO_TICKET", "SSL_set_options", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
     "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
     "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
@@ -68,6 +68,7 @@ NEVER_CHECK_SUBJECT: Final[int] = lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
 MODE_NO_AUTO_CHAIN: Final = 0x8
 MODE_AUTO_RETRY: Final[int] = lib.SSL_MODE_AUTO_RETRY
 MODE_PARTIAL_WRITE: Final[int] = lib.SSL_MODE_ENABLE_PARTIAL_WRITE
+OP_NO_TICKET: Final[int] = lib.SSL_OP_NO_TICKET
 MODE_RELEASE_BUFFERS: Final[int] = lib.SSL_MODE_RELEASE_BUFFERS
 
 # The largest plaintext of one record, RFC 8446 section 5.1.

@@ -20,7 +20,7 @@ from typing import Any
 
 from relay.errors import Side
 from relay.tls.identity import Identity, identity_of
-from relay.tls.raw import BOTH_SHUT, ERROR_SSL, HOST_NAME, NULL, WANT_READ, WANT_WRITE, Pointer, ffi, lib
+from relay.tls.raw import BOTH_SHUT, ERROR_SSL, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
 
 _do_handshake = lib.SSL_do_handshake
@@ -207,6 +207,11 @@ def server_name(ssl: Pointer) -> str:
 def resumed(ssl: Pointer) -> bool:
     """Whether the handshake resumed an earlier session."""
     return bool(lib.SSL_session_reused(ssl))
+
+
+def forbid_resumption(ssl: Pointer) -> None:
+    """Give this client no ticket; to be called before its handshake is done."""
+    lib.SSL_set_options(ssl, OP_NO_TICKET)
 
 
 def close_notify(ssl: Pointer) -> None:

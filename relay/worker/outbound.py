@@ -70,7 +70,7 @@ def _connect(session: Session, member: Member) -> Failure | None:
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
     if isinstance(progress, Failure):
-        return _explain_connect(progress.errno) if progress.errno else progress
+        return _explain_connect(progress.errno) if progress.errno else _with_peer(progress)
     connecting = progress is stream.STEP_WANT_WRITE
     end.mask = IN | OUT | ET if connecting else IN | ET
     session.worker.loop.add(end.fd, end.mask, session.on_wake)

@@ -170,7 +170,13 @@ class Session:
 
     def check(self, who: Identity) -> Failure | None:
         """Whether the client, whose certificate OpenSSL accepts, may come in: the handshake asks before it is done."""
-        return judge(who, self.route, time.time()) if self.route is not None else Failure(Reason.INTERNAL_ERROR)
+        if self.route is None:
+            return Failure(Reason.INTERNAL_ERROR)
+        refusal = judge(who, self.route, time.time())
+        if refusal is None and who.issuer_der not in self.route.ca_valid_until:
+            # Its issuer is an intermediate that the client sent. A ticket carries the leaf alone, so on a resumption nobody could see that the intermediate has expired.
+            stream.forbid_resumption(self.inbound.ssl)
+        return refusal
 
     def on_deadline(self) -> None:
         """The state has taken too long. A backend that does not answer is not the end: there may be others."""
