@@ -50,15 +50,18 @@ def check_access_log(access: str, rotate_s: int, access_format: str) -> list[Pro
     if access in ("", "-"):
         return problems
     path = Path(access_path(access, rotate_s, time.time()))
-    if path.is_dir():
+    parent = path.parent
+    if parent.is_dir() and not os.access(parent, os.X_OK, effective_ids=True):
+        problems.append(Problem("log.access", f"this user may not enter {parent}", "change its owner or mode"))
+    elif path.is_dir():
         problems.append(Problem("log.access", f"{path} is a directory", "name a file in it"))
     elif path.exists():
-        if not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK, effective_ids=True):
             problems.append(Problem("log.access", f"{path} cannot be written by this user", "change its owner or mode"))
-    elif not path.parent.is_dir():
-        problems.append(Problem("log.access", f"the directory {path.parent} does not exist", "create it, owned by the relay's user"))
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        problems.append(Problem("log.access", f"no file can be created in {path.parent} by this user", "change its owner or mode"))
+    elif not parent.is_dir():
+        problems.append(Problem("log.access", f"the directory {parent} does not exist", "create it, owned by the relay's user"))
+    elif not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+        problems.append(Problem("log.access", f"no file can be created in {parent} by this user", "change its owner or mode"))
     return problems
 
 

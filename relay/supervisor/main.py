@@ -201,6 +201,7 @@ class Supervisor:
             "state": self.state_word,
             "certificates": [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in prepared.certificates],
             "slots": prepared.slots,
+            "backends": [(name, backend.route) for name, pool in prepared.config.pool.items() for backend in pool.backend],
         }
         self.board.publish(self.fleet.crew.layout, facts)
 

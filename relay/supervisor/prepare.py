@@ -20,7 +20,7 @@ from relay.observe.names import SLOT_CPU_US, Series, series_for
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
 from relay.sockets import open_single_listener
 from relay.supervisor.control import ask
-from relay.supervisor.privileges import Identity, find_identity
+from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
 from relay.tls.contexts import Generation, build_generation
 from relay.tls.fitness import Finding, Level, judge
@@ -51,7 +51,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
     findings = judge(config, datetime.now(UTC))
-    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config)
+    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity)
     if errors:
         raise ConfigError(errors)
     for finding in findings:
@@ -63,9 +63,9 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
     findings = judge(config, datetime.now(UTC))
-    problems = _access_log_problems(config)
+    problems: list[Problem] = []
     try:
-        find_identity(config.relay)
+        problems += _access_log_problems(config, find_identity(config.relay))
     except StartupError as error:
         problems.append(Problem("relay.user", error.what, error.hint))
     if not any(finding.level is Level.ERROR for finding in findings):
@@ -77,8 +77,9 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     return findings, problems
 
 
-def _access_log_problems(config: Config) -> list[Problem]:
-    return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
+def _access_log_problems(config: Config, identity: Identity) -> list[Problem]:
+    with acting_as(identity):
+        return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
 
 
 def _addresses_in_the_way(config: Config) -> Iterator[Problem]:

@@ -9,6 +9,8 @@ import ctypes
 import grp
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from relay.config.model import Relay
@@ -54,6 +56,24 @@ def find_identity(settings: Relay) -> Identity:
     assert entry is not None  # noqa: S101  root without a user was refused above
     gid = group.gr_gid if group else entry.pw_gid
     return Identity(entry.pw_name, uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)), change=uid != 0 or gid != os.getegid())
+
+
+@contextmanager
+def acting_as(identity: Identity) -> Iterator[None]:
+    """For a moment with the rights of the workers' user: to find out beforehand what it will not be allowed to do."""
+    if not identity.change:
+        yield
+        return
+    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    os.setgroups(identity.groups)
+    os.setegid(identity.gid)
+    os.seteuid(identity.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def become(identity: Identity) -> None:

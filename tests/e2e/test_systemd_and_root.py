@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.support.client import talk
-from tests.support.gateway import ROOT, wait_until
+from tests.support.gateway import ROOT, Gateway, wait_until
 from tests.support.programs import needs
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -130,6 +130,17 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(st
     gateway.wait_for_log("is replaced at once")
     gateway.wait_for_workers(lambda workers: len(workers) == 2)
     visit(3)
+
+
+@only_root
+def test_started_as_root_a_log_directory_that_the_workers_cannot_write_is_refused(simple, private):
+    _, _, logs = private
+    shutil.chown(logs, "root")
+    gateway = Gateway(simple, relay={"user": "nobody"}, log={"access": logs / "access.log"})
+    for command in ("check", "start"):
+        done = gateway.command(command)
+        assert done.returncode == 78
+        assert f"log.access: this user may not enter {logs}; change its owner or mode" in done.stdout + done.stderr
 
 
 def nobody_can_run_us():
