@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from relay.errors import Reason
-from relay.observe.names import FAMILIES, HANDSHAKE_OK, HANDSHAKE_RESUMED, SLOT_CPU_US, Family
+from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_OK, HANDSHAKE_RESUMED, HEALTH, HEALTH_DOWN, RETRY_UNTIL_MS, SLOT_CPU_US, Family, Series
 from relay.observe.scoreboard import Scoreboard, Snapshot, monotonic_ms
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
@@ -68,6 +68,7 @@ class RelayCollector(Collector):
         cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
         own: dict[str, Callable[[], Rows]] = {
             "relay_backend_up": lambda: _backends_up(snapshot, facts),
+            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot, facts),
             "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
             "relay_worker_cpu_seconds_total": lambda: cpu_s,
             "relay_worker_resident_bytes": lambda: resident_bytes,
@@ -127,11 +128,21 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
     return made
 
 
-def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
-    # Cells of removed backends stay in the scoreboard; a gauge for them would be a lie.
+def _of_backends(name: str, snapshot: Snapshot, facts: Facts) -> Rows:
+    """One cell of every backend that is configured now. Cells of removed ones stay in the scoreboard; a gauge for them would be a lie."""
     known = {tuple(member) for member in facts["backends"]} if "backends" in facts else None
+    return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name and (known is None or series.labels in known)]
+
+
+def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
     now_ms = monotonic_ms()
-    return [(series.labels, float(now_ms >= until_ms)) for series, until_ms in snapshot.shared.items() if known is None or series.labels in known]
+    return [
+        (labels, float(now_ms >= until_ms and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN)) for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot, facts)
+    ]
+
+
+def _backend_certificates(snapshot: Snapshot, facts: Facts) -> Rows:
+    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot, facts) if not_after_at]
 
 
 def _certificates(facts: Facts) -> Rows:

@@ -21,6 +21,8 @@ NO_ROUTE = "none"
 TO_BACKEND, FROM_BACKEND = "to_backend", "from_backend"
 WHYS = ("sticky", "balanced", "failover")
 HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
+CHECK_OK = "ok"
+CHECK_RESULTS = (CHECK_OK, "connect_failed", "handshake_failed", "http_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ FAMILIES: dict[str, Family] = {
         Family("relay_bytes_total", "counter", "Plaintext bytes relayed.", ("pool", "backend", "direction")),
         Family("relay_backend_connections_active", "gauge", "Connections to the backend open now.", ("pool", "backend")),
         Family("relay_backend_selected_total", "counter", "Times the backend was chosen, and why.", ("pool", "backend", "why")),
-        Family("relay_backend_up", "gauge", "1 when the backend is used, 0 while it is left alone after a failure.", ("pool", "backend"), source="admin"),
+        Family("relay_backend_up", "gauge", "1 when the backend is used, 0 while it is left alone after a failure or its health checks fail.", ("pool", "backend"), source="admin"),
+        Family("relay_health_checks_total", "counter", "Health checks ended, by result: ok, connect_failed, handshake_failed, http_failed.", ("pool", "backend", "result")),
+        Family("relay_backend_certificate_not_after_timestamp_seconds", "gauge", "When the certificate that a health check saw last expires, Unix time.", ("pool", "backend"), source="admin"),
         Family("relay_certificate_not_after_timestamp_seconds", "gauge", "When a configured certificate expires, Unix time.", ("file", "subject"), source="admin"),
         Family("relay_worker_restarts_total", "counter", "Workers that ended unasked and were replaced."),
         Family("relay_worker_cpu_seconds_total", "counter", "CPU time of the workers of a slot, user and system.", ("slot",), source="admin"),
@@ -62,13 +66,15 @@ SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label 
 # The rest has the labels pool, backend and is in the shared row: plain stores, no additions.
 RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
 HEALTH = "health"  # 0 not checked, 1 up, 2 down; by the checker
+HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
+BACKEND_NOT_AFTER_S = "backend_not_after_s"  # Unix time at which the certificate it last showed expires, 0 not seen; by the checker
 RETURNED_AT_MS = "returned_at_ms"  # CLOCK_MONOTONIC milliseconds at which it came back, 0 never; by the checker
 MODE_OVERRIDE = "mode_override"  # 0 as configured, 1 enabled, 2 drain, 3 disabled, 4 standby; by the supervisor, for an operator
 WEIGHT_OVERRIDE = "weight_override"  # 0 as configured; by the supervisor, for an operator
 # Without labels: grow by one after every change of the cells above, so that a worker looks at one cell to see that nothing has changed.
 HEALTH_VERSION = "health_version"  # by the checker
 OVERRIDE_VERSION = "override_version"  # by the supervisor
-SHARED = frozenset((RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, HEALTH_VERSION, OVERRIDE_VERSION))
+SHARED = frozenset((RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, BACKEND_NOT_AFTER_S, HEALTH_VERSION, OVERRIDE_VERSION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +116,7 @@ def series_for(config: Config) -> Iterator[Series]:
                 yield Series("relay_backend_selected_total", (*member, why))
             for name in (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE):
                 yield Series(name, member)
+            if pool.health is not None:
+                yield Series(BACKEND_NOT_AFTER_S, member)
+                for result in CHECK_RESULTS:
+                    yield Series("relay_health_checks_total", (*member, result))

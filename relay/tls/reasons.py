@@ -141,5 +141,22 @@ def explain_errno(side: Side, errno: int) -> Failure:
     return Failure(gone, os.strerror(errno) if errno else "the connection was closed", errno)
 
 
+_REFUSED, _TIMED_OUT = 111, 110
+# EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
+_NO_RESOURCES = (24, 23, 12, 105, 99)
+
+
+def explain_connect(errno: int) -> Failure:
+    """The failure that a system call's errno stands for while a backend is connected to."""
+    words = os.strerror(errno)
+    if errno in _NO_RESOURCES:
+        return Failure(Reason.NO_RESOURCES, words)
+    if errno == _REFUSED:
+        return Failure(Reason.BACKEND_REFUSED, words)
+    if errno == _TIMED_OUT:
+        return Failure(Reason.BACKEND_TIMEOUT, words)
+    return Failure(Reason.BACKEND_UNREACHABLE, words)
+
+
 def _string(pointer: object) -> str:
     return "" if pointer == NULL else ffi.string(pointer).decode("ascii", "replace")

@@ -14,6 +14,7 @@ Next: `relay.tls.identity.judge`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -153,6 +154,16 @@ def failure(side: Side) -> Failure:
 def refused_identity() -> Identity | None:
     """Whose certificate the last handshake step refused; None when it did not fail for a certificate."""
     return _refused.identity if _refused.code else None
+
+
+def name_backend(failure: Failure) -> Failure:
+    """The same failure with the backend's certificate in its detail, when the last handshake step failed for it."""
+    who = refused_identity()
+    if who is None:
+        return failure
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
+    names = ", ".join((*who.san_dns, *who.cn)) or "none"
+    return Failure(failure.reason, f"{failure.detail}; the backend's certificate: subject {who.subject}, issuer {who.issuer}, serial {who.serial}, not after {until}, names {names}")
 
 
 _names: dict[Any, str] = {}

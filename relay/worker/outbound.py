@@ -10,7 +10,6 @@ Next: `relay.worker.relaying.begin`
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from relay.core.lifecycle import Event, State
 from relay.errors import REMEDIES, Reason, SessionError, Side, Stage
 from relay.sockets import start_connect
 from relay.tls import stream
-from relay.tls.reasons import Failure
+from relay.tls.reasons import Failure, explain_connect
 from relay.worker import relaying
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import End
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
     from relay.worker.session import Session
 
 log = logging.getLogger(__name__)
-
-_REFUSED, _TIMED_OUT = 111, 110
-# EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
-_NO_RESOURCES = (24, 23, 12, 105, 99)
 
 
 def choose(session: Session) -> None:
@@ -56,7 +51,7 @@ def choose(session: Session) -> None:
         try:
             failure = _connect(session, member)
         except OSError as error:
-            failure = _explain_connect(error.errno or 0)
+            failure = explain_connect(error.errno or 0)
         if failure is None:
             return
         _fail(session, failure)
@@ -70,7 +65,7 @@ def _connect(session: Session, member: Member) -> Failure | None:
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
     if isinstance(progress, Failure):
-        return _explain_connect(progress.errno) if progress.errno else _with_peer(progress)
+        return explain_connect(progress.errno) if progress.errno else stream.name_backend(progress)
     connecting = progress is stream.STEP_WANT_WRITE
     end.mask = IN | OUT | ET if connecting else IN | ET
     session.worker.loop.add(end.fd, end.mask, session.on_wake)
@@ -89,14 +84,14 @@ def step(session: Session) -> None:
     if session.state is State.CONNECT:
         error = end.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            try_next(session, _explain_connect(error))
+            try_next(session, explain_connect(error))
             return
         session.advance(Event.CONNECTED)
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
     if progress is stream.DONE:
         _established(session, end)
     elif isinstance(progress, Failure):
-        try_next(session, _with_peer(progress))
+        try_next(session, stream.name_backend(progress))
 
 
 def _established(session: Session, end: End) -> None:
@@ -107,15 +102,6 @@ def _established(session: Session, end: End) -> None:
     worker.count_handshake(Side.OUTBOUND, None, resumed=stream.resumed(end.ssl), seconds=session.outbound_handshake_s)
     session.advance(Event.SECURED)
     relaying.begin(session)
-
-
-def _with_peer(failure: Failure) -> Failure:
-    who = stream.refused_identity()
-    if who is None:
-        return failure
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
-    names = ", ".join((*who.san_dns, *who.cn)) or "none"
-    return Failure(failure.reason, f"{failure.detail}; the backend's certificate: subject {who.subject}, issuer {who.issuer}, serial {who.serial}, not after {until}, names {names}")
 
 
 def too_slow(session: Session) -> None:
@@ -154,14 +140,3 @@ def _where(session: Session, failure: Failure) -> str:
     member = session.member
     where = f"{member.target.route} at {member.target.address} (name {member.target.name})" if member is not None else ""
     return f"{where}: {failure.detail}" if failure.detail else where
-
-
-def _explain_connect(errno: int) -> Failure:
-    words = os.strerror(errno)
-    if errno in _NO_RESOURCES:
-        return Failure(Reason.NO_RESOURCES, words)
-    if errno == _REFUSED:
-        return Failure(Reason.BACKEND_REFUSED, words)
-    if errno == _TIMED_OUT:
-        return Failure(Reason.BACKEND_TIMEOUT, words)
-    return Failure(Reason.BACKEND_UNREACHABLE, words)

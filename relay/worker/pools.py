@@ -13,7 +13,7 @@ from typing import Any
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
 from relay.core.sticky import source_key
-from relay.observe.names import FROM_BACKEND, RETRY_UNTIL_MS, TO_BACKEND, WHYS
+from relay.observe.names import FROM_BACKEND, HEALTH, HEALTH_DOWN, RETRY_UNTIL_MS, TO_BACKEND, WHYS
 from relay.observe.scoreboard import Layout, monotonic_ms
 from relay.tls.contexts import Target
 from relay.tls.identity import identity_of
@@ -26,7 +26,7 @@ RENEW_S = 60.0
 class Member:
     """One backend, seen from one worker."""
 
-    __slots__ = ("cell_active", "cell_from", "cell_retry", "cell_to", "cells_why", "index", "renew_at", "session", "target", "valid_until_at")
+    __slots__ = ("cell_active", "cell_from", "cell_health", "cell_retry", "cell_to", "cells_why", "index", "renew_at", "session", "target", "valid_until_at")
 
     def __init__(self, index: int, target: Target, layout: Layout) -> None:
         self.index = index
@@ -36,6 +36,7 @@ class Member:
         self.cell_from = layout.cell("relay_bytes_total", *labels, FROM_BACKEND)
         self.cell_active = layout.cell("relay_backend_connections_active", *labels)
         self.cell_retry = layout.cell(RETRY_UNTIL_MS, *labels)
+        self.cell_health = layout.cell(HEALTH, *labels)
         self.cells_why = {why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS}
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
@@ -92,5 +93,6 @@ class PoolState:
         return news
 
     def _usable(self, index: int) -> bool:
-        until = self._shared[self.members[index].cell_retry]
-        return until == 0 or bool(until <= monotonic_ms())
+        member, shared = self.members[index], self._shared
+        until = shared[member.cell_retry]
+        return bool(shared[member.cell_health] != HEALTH_DOWN and (until == 0 or until <= monotonic_ms()))

@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 
 from relay.errors import Reason
 from relay.observe.metrics import RelayCollector
-from relay.observe.names import FAMILIES, HANDSHAKE_BUCKETS_S, RETRY_UNTIL_MS, SLOT_CPU_US
+from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_BUCKETS_S, HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, SLOT_CPU_US, Series
 from relay.observe.scoreboard import PHASE, PHASE_SERVING, PID, SHARED_ROW, TOTALS_ROW, monotonic_ms
 from tests.support.board import Board
 
@@ -97,6 +97,24 @@ def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_config
     assert (up("worker1"), up("worker2")) == (0, 1)
     world.publish(backends=[("httpslb", "worker1")])
     assert (up("worker1"), up("worker2")) == (0, None)
+
+
+def test_a_backend_whose_checks_fail_is_down(world, registry):
+    shared = world.board.row(SHARED_ROW)
+    shared[world.layout.cell(HEALTH, "httpslb", "worker1")] = HEALTH_DOWN
+    shared[world.layout.cell(HEALTH, "httpslb", "worker2")] = HEALTH_UP
+    shared[world.layout.cell("health_version")] = 2
+    up = {(s.labels["pool"], s.labels["backend"]): s.value for family in registry.collect() for s in family.samples if s.name == "relay_backend_up"}
+    assert up == {("httpslb", "worker1"): 0, ("httpslb", "worker2"): 1}
+
+
+def test_the_certificate_that_a_check_saw_has_its_end_shown(world, registry):
+    world.board.row(SHARED_ROW)[world.layout.add(Series(BACKEND_NOT_AFTER_S, ("httpslb", "worker1")))] = 1_900_000_000
+    world.layout.add(Series(BACKEND_NOT_AFTER_S, ("httpslb", "worker2")))
+    world.publish()
+    name = "relay_backend_certificate_not_after_timestamp_seconds"
+    assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker1"}) == 1_900_000_000
+    assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker2"}) is None
 
 
 def test_of_the_many_reasons_only_those_that_happened_are_shown(world, registry):
