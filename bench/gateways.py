@@ -57,6 +57,7 @@ class Gateway:
     user_line: str = ""
     exact: bool = True
     needs: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     def program(self) -> str | None:
         """The program's path, or None when it (or a file it needs) is not installed."""
@@ -78,6 +79,7 @@ GATEWAYS: dict[str, Gateway] = {
             ("-m", "relay", "version"),
             user_line='user = "root"',
             needs=(str(_ROOT / "relay" / "__main__.py"),),
+            environment=(("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),),  # as systemd/relay.service has it
         ),
         Gateway(
             "nginx",
@@ -137,7 +139,7 @@ class Running:
         before = os.sched_getaffinity(0)
         pin(0, place.cpus)
         try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=_ROOT, start_new_session=True)
+            self._process = subprocess.Popen(command, env={**os.environ, **dict(gateway.environment)}, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=_ROOT, start_new_session=True)
         finally:
             pin(0, before)
         try:
