@@ -163,9 +163,14 @@ class Pool(_Section):
     """`[pool.NAME]`: backends, how they are balanced, and how we authenticate to them."""
 
     balance: Literal["round_robin", "least_connections", "random", "hash"] = "round_robin"
-    sticky: Literal["none", "source", "cookie"] = "none"
+    load_factor: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0
+    slow_start_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0
+    sticky: Literal["none", "source", "identity", "cookie"] = "none"
+    source_prefix_v4: Annotated[int, Field(ge=1, le=32)] = 32
+    source_prefix_v6: Annotated[int, Field(ge=1, le=128)] = 128
     cookie: str = "JSESSIONID"
     cookie_insert: bool = False
+    max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     machine_certificate: FilePath | None = None
     machine_key: FilePath | None = None
     backend_ca: FilePath | None = None

@@ -219,8 +219,7 @@ def _tls(found: _Findings, where: str, settings: Route | Pool) -> None:
 def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", _NAME_REMEDY)
-    if pool.balance in {"least_connections", "random"}:
-        found.add(f"{where}.balance", f"{quoted(pool.balance)} is {_LATER}", 'use "round_robin" or "hash"')
+    _stickiness(found, where, pool)
     if pool.sticky == "cookie":
         found.add(f"{where}.sticky", f'"cookie" is {_LATER}', 'use "source" or "none"')
     elif "cookie" in pool.model_fields_set:
@@ -247,8 +246,18 @@ def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
             _adopt(found, f"{here}.address", error)
         if backend.name and not is_ip(backend.name) and (why := why_no_host_name(backend.name)):
             found.add(f"{here}.name", f"{quoted(backend.name)} {why}", "write the name, or the IP address, that the backend's certificate carries")
-        if backend.standby:
-            found.add(f"{here}.standby", f"true is {_LATER}", "remove it, or remove this backend")
+
+
+def _stickiness(found: _Findings, where: str, pool: Pool) -> None:
+    """Keys of stickiness and balancing that say something only together with others."""
+    given, compared = pool.model_fields_set, [f"{where}.sticky", f"{where}.balance"]
+    hashes = pool.sticky != "none" or pool.balance == "hash"
+    if not hashes:
+        for key in sorted(given & {"load_factor", "source_prefix_v4", "source_prefix_v6"}):
+            what = f"has no effect beside sticky = {quoted(pool.sticky)} and balance = {quoted(pool.balance)}"
+            found.add(f"{where}.{key}", what, 'remove it, or set sticky = "source"', compared=compared)
+    elif 0 < pool.load_factor < 1:
+        found.add(f"{where}.load_factor", f"{pool.load_factor:g} would leave connections without a backend", "write 1.25 or so, that is 25 % above its share; 0 is no limit")
 
 
 def _files_of_pools(found: _Findings, config: Config) -> None:

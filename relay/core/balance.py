@@ -53,24 +53,23 @@ class Balancer(Protocol):
 
 
 def balancer_for(pool: Pool, offset: int, *, counts: Counts | None = None, chance: Chance | None = None) -> Balancer:
-    """The balancer a pool's settings ask for; `sticky = "source"` decides before `balance`.
+    """The balancer a pool's settings ask for; `sticky = "source"` and "identity" decide before `balance`.
 
     `offset` is the worker's slot: it lets the workers begin their rounds at different members. Raises ValueError for settings
-    that `config.rules` refuses in this version, and for those that need `counts` (least_connections) or `chance` (random) without it.
+    that need `counts` (least_connections, max_connections, load_factor) or `chance` (random) without it.
     """
-    members = [Member(backend.route, backend.weight, backend.standby) for backend in pool.backend]
-    if pool.sticky == "source":
-        return Rendezvous(members, why="sticky", counts=counts)
-    if pool.sticky == "none":
-        if pool.balance == "hash":
-            return Rendezvous(members, counts=counts)
-        if pool.balance == "round_robin":
-            return RoundRobin(members, offset, counts=counts)
-        if pool.balance == "least_connections" and counts is not None:
-            return LeastConnections(members, counts, offset)
-        if pool.balance == "random" and chance is not None:
-            return RandomOfTwo(members, chance, counts=counts)
-    raise ValueError(f"balance = {pool.balance!r} with sticky = {pool.sticky!r} is not supported in this version")
+    members = [Member(backend.route, backend.weight, backend.standby, backend.max_connections) for backend in pool.backend]
+    slow_start_s = pool.slow_start_s
+    if pool.sticky in {"source", "identity"} or pool.balance == "hash":
+        why: Why = "balanced" if pool.sticky == "none" else "sticky"
+        return Rendezvous(members, why, counts=counts, slow_start_s=slow_start_s, load_factor=pool.load_factor)
+    if pool.balance == "least_connections" and counts is not None:
+        return LeastConnections(members, counts, offset, slow_start_s=slow_start_s)
+    if pool.balance == "random" and chance is not None:
+        return RandomOfTwo(members, chance, counts=counts, slow_start_s=slow_start_s)
+    if pool.balance == "round_robin":
+        return RoundRobin(members, offset, counts=counts, slow_start_s=slow_start_s)
+    raise ValueError(f"balance = {pool.balance!r} needs what it was not given")
 
 
 class _Balancer:

@@ -11,6 +11,7 @@ Next: `relay.worker.outbound.choose`
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from relay.config.model import Allow
@@ -48,6 +50,8 @@ class Identity:
     san_uri: tuple[str, ...]
     fingerprint: str
     issuer_der: bytes
+    spki_sha256: bytes = b""
+    """The hash of its public key, which may outlive the certificate; b"" for a key that cryptography cannot write down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ def _parse(der: bytes, fingerprint: bytes) -> Identity:
                 san_uri=_alternative(certificate, x509.UniformResourceIdentifier),
                 fingerprint=fingerprint.hex().upper(),
                 issuer_der=certificate.issuer.public_bytes(),
+                spki_sha256=_key_hash(certificate),
             )
     except Exception as error:  # noqa: BLE001 (strangers choose these bytes, and cryptography's list of exceptions is open)
         return Identity(f"unreadable: {_one_line(str(error))}", "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
@@ -151,6 +156,13 @@ def _one_line(text: str) -> str:
     """For a detail: no line breaks or control characters, and not the whole of what a peer can fill a certificate with."""
     short = text if len(text) <= _MOST_DETAIL else text[:_MOST_DETAIL] + "…"
     return "".join(char if char.isprintable() else "?" for char in short)
+
+
+def _key_hash(certificate: x509.Certificate) -> bytes:
+    try:
+        return hashlib.sha256(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    except Exception:  # noqa: BLE001 (OpenSSL has verified with this key; that cryptography knows no such kind must not refuse the client)
+        return b""
 
 
 def _names(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> tuple[str, ...]:

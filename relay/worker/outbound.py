@@ -34,9 +34,10 @@ def choose(session: Session) -> None:
     """Pick the next backend and start to connect to it, until one connects. Raises SessionError when none is left."""
     pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
     while True:
-        choice = pool.pick(session.client_host, session.tried)
+        choice = pool.pick(session.client_host, session.tried, session.identity)
         if choice is None:
-            raise SessionError(Side.OUTBOUND, Stage.CONNECT, session.reason or Reason.NO_BACKEND, session.detail)
+            nobody = f"every backend of pool {pool.name} is disabled, draining, or has its max_connections"
+            raise SessionError(Side.OUTBOUND, Stage.CONNECT, session.reason or Reason.NO_BACKEND, session.detail if session.tried else nobody)
         member, session.why = choice
         session.member = member
         session.backend_name = member.target.route
@@ -61,6 +62,7 @@ def _connect(session: Session, member: Member) -> Failure | None:
     """Begin to connect, and to handshake: where the backend is near it has accepted by now, and the first write need not wait for an event."""
     target = member.target
     session.outbound = end = End(start_connect(target.family, target.sockaddr))
+    end.began_at = session.worker.loop.now
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
     progress = stream.handshake(end.ssl, Side.OUTBOUND)

@@ -1,32 +1,54 @@
 """What a worker knows of its pools: the balancer, the members, who is left alone until when, and the sessions to resume.
 
-The time until which a failed backend is left alone is in the scoreboard's shared row: what one worker learns, all know.
+The time until which a failed backend is left alone is in the scoreboard's shared row: what one worker learns, all know. So are the
+checks' results and what operators have changed; how many connections a backend has is the sum over all workers' rows.
 
 Never: opens a connection.
+Next: `relay.core.balance.Balancer.pick`
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Container
-from typing import Any
+from time import monotonic
+from typing import Final
 
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
-from relay.core.sticky import source_key
-from relay.observe.names import FROM_BACKEND, HEALTH, HEALTH_DOWN, RETRY_UNTIL_MS, TO_BACKEND, WHYS
-from relay.observe.scoreboard import Layout, monotonic_ms
+from relay.core.member import Mode, Status
+from relay.core.sticky import identity_key, source_key
+from relay.observe.names import (
+    FROM_BACKEND,
+    HEALTH,
+    HEALTH_DOWN,
+    HEALTH_VERSION,
+    MODE_OVERRIDE,
+    OVERRIDE_VERSION,
+    RETRY_UNTIL_MS,
+    RETURNED_AT_MS,
+    TO_BACKEND,
+    WEIGHT_OVERRIDE,
+    WHYS,
+)
+from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Target
-from relay.tls.identity import identity_of
+from relay.tls.identity import Identity, identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
 RENEW_S = 60.0
+# By the value of a MODE_OVERRIDE cell; 0 is as configured.
+_MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
 
 
 class Member:
     """One backend, seen from one worker."""
 
-    __slots__ = ("cell_active", "cell_from", "cell_health", "cell_retry", "cell_to", "cells_why", "index", "renew_at", "session", "target", "valid_until_at")
+    __slots__ = (
+        "cell_active", "cell_from", "cell_health", "cell_mode", "cell_retry", "cell_returned", "cell_to", "cell_weight", "cells_why",
+        "index", "renew_at", "session", "target", "valid_until_at",
+    )  # fmt: skip
 
     def __init__(self, index: int, target: Target, layout: Layout) -> None:
         self.index = index
@@ -37,6 +59,9 @@ class Member:
         self.cell_active = layout.cell("relay_backend_connections_active", *labels)
         self.cell_retry = layout.cell(RETRY_UNTIL_MS, *labels)
         self.cell_health = layout.cell(HEALTH, *labels)
+        self.cell_returned = layout.cell(RETURNED_AT_MS, *labels)
+        self.cell_mode = layout.cell(MODE_OVERRIDE, *labels)
+        self.cell_weight = layout.cell(WEIGHT_OVERRIDE, *labels)
         self.cells_why = {why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS}
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
@@ -67,23 +92,54 @@ def _chain_valid_until(ssl: Pointer) -> float:
 
 
 class PoolState:
-    """One pool, seen from one worker. `shared` is the scoreboard's shared row."""
+    """One pool, seen from one worker."""
 
-    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, shared: Any, slot: int) -> None:
+    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int) -> None:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
-        self._balancer = balancer_for(pool, slot)
         self.retry_s = pool.retry_s
         self._retry_ms = int(pool.retry_s * 1000)
-        self._shared = shared
+        self._by_identity = pool.sticky == "identity"
+        self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
+        self._starts_slowly = pool.slow_start_s > 0
+        self._notes_returns = self._starts_slowly and pool.health is None
+        self._shared = board.row(SHARED_ROW)
+        self._active = [board.column(member.cell_active) for member in self.members]
+        self._cell_health_version = layout.cell(HEALTH_VERSION)
+        self._cell_override_version = layout.cell(OVERRIDE_VERSION)
+        self._statuses = [Status()] * len(self.members)
+        self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
+        self.refresh()
 
-    def pick(self, client: str, tried: Container[int]) -> tuple[Member, str] | None:
-        """The member to try and why it was chosen; None when all have been tried."""
+    def pick(self, client: str, tried: Container[int], who: Identity | None = None) -> tuple[Member, str] | None:
+        """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
+        shared = self._shared
+        if shared[self._cell_health_version] + shared[self._cell_override_version] != self._seen:
+            self.refresh()
         balancer = self._balancer
-        index = balancer.pick(source_key(client) if balancer.keyed else b"", tried, self._usable)
+        key = self._key(client, who) if balancer.keyed else b""
+        index = balancer.pick(key, tried, self._usable, monotonic() if self._starts_slowly else 0.0)
         if index is None:
             return None
         return self.members[index], "failover" if tried else balancer.why
+
+    def _key(self, client: str, who: Identity | None) -> bytes:
+        """Who the client is."""
+        if self._by_identity and who is not None:
+            return identity_key(who.spki_sha256, client, *self._prefixes)
+        return source_key(client, *self._prefixes)
+
+    def refresh(self) -> None:
+        """See what operators have changed, and who has come back. The versions are read first: what changes meanwhile is seen the next time."""
+        shared = self._shared
+        self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
+        statuses = [
+            Status(_MODES[shared[each.cell_mode]], shared[each.cell_weight] or None, shared[each.cell_returned] / 1000 if shared[each.cell_returned] else None)
+            for each in self.members
+        ]
+        if statuses != self._statuses:
+            self._statuses = statuses
+            self._balancer.use(statuses)
 
     def leave_alone(self, member: Member) -> bool:
         """The backend failed: nobody tries it for retry_s. True when this is news."""
@@ -92,7 +148,25 @@ class PoolState:
         self._shared[member.cell_retry] = now_ms + self._retry_ms
         return news
 
+    def answered(self, member: Member, began_at: float) -> None:
+        """The backend has sent something on a connection that began at `began_at` (CLOCK_MONOTONIC): if it failed before that, it is back."""
+        until_ms = self._shared[member.cell_retry]
+        if until_ms and began_at * 1000 > until_ms - self._retry_ms:
+            self._shared[member.cell_retry] = 0
+            if self._notes_returns:  # with checks it is the checker who says so
+                self._shared[member.cell_returned] = monotonic_ms()
+                self.refresh()
+
+    def on_tick(self) -> None:
+        """Once a second: another worker may have noted that a backend is back, which has no version."""
+        if self._notes_returns:
+            self.refresh()
+
+    def _connections(self, index: int) -> int:
+        """How many connections a member has, over all workers."""
+        return sum(self._active[index])
+
     def _usable(self, index: int) -> bool:
         member, shared = self.members[index], self._shared
         until = shared[member.cell_retry]
-        return bool(shared[member.cell_health] != HEALTH_DOWN and (until == 0 or until <= monotonic_ms()))
+        return bool((until == 0 or until <= monotonic_ms()) and shared[member.cell_health] != HEALTH_DOWN)

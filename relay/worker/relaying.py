@@ -61,6 +61,7 @@ def first_reply(session: Session) -> None:
         return
     session.replied = True
     member.keep_session(end.ssl, resumed=stream.resumed(end.ssl), now_at=time.time())
+    session.worker.pools[member.target.pool].answered(member, end.began_at)
     session.worker.loop.handle(end.fd, session.on_outbound)
 
 

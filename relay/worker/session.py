@@ -43,7 +43,7 @@ _INFINITY = float("inf")
 class End:
     """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
-    __slots__ = ("closing", "ended", "established", "fd", "held", "mask", "shut", "sock", "ssl", "truncated", "wants_write")
+    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "shut", "sock", "ssl", "truncated", "wants_write")
 
     def __init__(self, sock: Connection) -> None:
         self.sock = sock
@@ -52,6 +52,7 @@ class End:
         self.mask = 0
         self.held = b""
         self.established = False
+        self.began_at = 0.0  # when we began to connect to it
         self.ended = False
         self.truncated = False  # it ended without close_notify
         self.closing = False  # a close_notify waits for the socket to take it

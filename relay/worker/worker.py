@@ -15,7 +15,7 @@ from relay.core.lifecycle import State
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.observe.access_log import AccessLog
 from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
-from relay.observe.scoreboard import HEARTBEAT_MS, SHARED_ROW, Layout, Scoreboard, monotonic_ms
+from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
 from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
@@ -41,7 +41,7 @@ class Worker:
         self.move = self.pump.move
         self.cells = board.row(row)
         self.pools = {
-            name: PoolState(name, pool, generation.targets[name], layout=layout, shared=board.row(SHARED_ROW), slot=slot) for name, pool in config.pool.items()
+            name: PoolState(name, pool, generation.targets[name], layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
         }
         self.log = AccessLog(config.log.access, config.log.access_rotate_s, config.log.access_format, self._on_log_drop)
         self.sessions: set[Session] = set()
@@ -212,6 +212,8 @@ class Worker:
             self.on_session_end()
         if self.log.pending:
             self._flush_log()
+        for pool in self.pools.values():
+            pool.on_tick()
         if self._handshaking >= self._max_handshakes:
             self._end_stalled()
         if self._parked:

@@ -103,8 +103,6 @@ SET: dict[tuple[str, str], str] = {
     ("[pool.httpslb]", "sticky"): '"cookie"',
     ("[pool.httpslb]", "cookie_insert"): "true",
     ("[pool.httpslb]", "send_proxy"): '"v2"',
-    ("[pool.httpslb]", "balance"): '"random"',
-    ("[[pool.httpslb.backend]]", "standby"): "true",
 }
 # These are refused through another key: cookie has no effect without sticky = "cookie", and the rest is the health table.
 THROUGH_ANOTHER = {("[pool.httpslb]", "cookie"), *(("[pool.httpslb.health]", key) for key in Health.model_fields)}

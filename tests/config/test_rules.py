@@ -75,6 +75,9 @@ CASES = {
     "a rotation of stdout": (('access = "-"', 'access = "-"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
     "a rotation of a percent sign": (('access = "-"', 'access = "100%%.log"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
     # Nothing configured is silently ignored.
+    "a load factor without hashing": ((POOL, "[pool.web]\nload_factor = 1.5"), ["pool.web.load_factor"], "has no effect"),
+    "a load factor that nobody can keep": ((POOL, '[pool.web]\nsticky = "source"\nload_factor = 0.5'), ["pool.web.load_factor"], "0 is no limit"),
+    "a prefix without hashing": ((POOL, "[pool.web]\nsource_prefix_v4 = 24"), ["pool.web.source_prefix_v4"], "has no effect"),
     "a cookie without stickiness": ((POOL, '[pool.web]\ncookie = "SID"'), ["pool.web.cookie"], "has no effect"),
 }  # fmt: skip
 
@@ -96,9 +99,6 @@ LATER = {
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
     "revocation lists": (ROUTE, 'pool = "web"\nclient_crl = ["a.crl"]', "listener.https.route[0].client_crl"),
     "health checks": (POOL, "[pool.web]\nhealth = {}", "pool.web.health"),
-    "least connections": (POOL, '[pool.web]\nbalance = "least_connections"', "pool.web.balance"),
-    "random": (POOL, '[pool.web]\nbalance = "random"', "pool.web.balance"),
-    "standby": ('route = "w1"', 'route = "w1"\nstandby = true', "pool.web.backend[0].standby"),
 }
 
 
@@ -112,6 +112,10 @@ def test_a_feature_that_is_not_there_is_refused_and_not_ignored(problems, old, n
 NOT_SET = [
     (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
     (POOL, '[pool.web]\nsticky = "source"'),
+    (POOL, '[pool.web]\nsticky = "identity"\nload_factor = 1.25\nsource_prefix_v4 = 24\nsource_prefix_v6 = 64\nslow_start_s = 30'),
+    (POOL, '[pool.web]\nbalance = "least_connections"'),
+    (POOL, '[pool.web]\nbalance = "random"'),
+    ('route = "w1"', 'route = "w1"\nstandby = true\nmax_connections = 9'),
     (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []\nallow = {}'),
     ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),
     ('name = "https"', 'name = "https"\naccept_proxy = false'),
