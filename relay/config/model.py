@@ -157,6 +157,7 @@ class Backend(_Section):
     name: str = ""
     weight: Annotated[int, Field(ge=1, le=256)] = 1
     standby: bool = False
+    max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class Pool(_Section):
@@ -170,7 +171,6 @@ class Pool(_Section):
     source_prefix_v6: Annotated[int, Field(ge=1, le=128)] = 128
     cookie: str = "JSESSIONID"
     cookie_insert: bool = False
-    max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     machine_certificate: FilePath | None = None
     machine_key: FilePath | None = None
     backend_ca: FilePath | None = None

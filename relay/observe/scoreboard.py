@@ -115,12 +115,12 @@ class Scoreboard:
         start = HEADER_CELLS + row * self.cells_per_row
         return self._all[start : start + self.cells_per_row]
 
-    # Supervisor only.
-
     def column(self, cell: int) -> Cells:
         """One cell of all workers' rows, to be added up: rows of nobody are zero."""
         start = HEADER_CELLS + FIRST_WORKER_ROW * self.cells_per_row
         return self._all[start + cell : start + (self.rows - FIRST_WORKER_ROW) * self.cells_per_row : self.cells_per_row]
+
+    # Supervisor only.
 
     def lease(self, slot: int, generation: int) -> int:
         """A free worker row, marked as starting. Raises ScoreboardFullError."""
