@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -113,7 +114,7 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
     world.cells[HEARTBEAT_MS] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/readyz")
     assert status == 503
-    assert text.startswith("none of 1 serving workers has given a sign of life for 11 s")
+    assert re.match(r"none of 1 serving workers has given a sign of life for 1[1-9] s;", text)
     world.cells[PHASE] = 0
     assert admin.ask("/readyz")[:2] == (503, "none of 0 workers is serving; look at the relay's log for why they end\n")
 
@@ -121,7 +122,8 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
 def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
     world.board._all[5] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/healthz")
-    assert (status, text) == (503, "the supervisor has given no sign of life for 11 s; look at its log\n")
+    assert status == 503
+    assert re.fullmatch(r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text)
     world.board._all[5] = 0
     assert admin.ask("/healthz")[0] == 503
 
@@ -150,7 +152,7 @@ def test_pages_can_only_be_read_and_others_are_not_there(admin):
         assert (status, text) == (405, f"'{path}' can only be read, with GET or HEAD\n")
         assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
     status, text, _ = admin.ask("/%0anothing")
-    assert (status, text) == (404, "there is no page '/\\nnothing'; try /metrics /healthz /readyz\n")
+    assert (status, text) == (404, "there is no page '/\\nnothing'; try /metrics /healthz /readyz /balancer-manager\n")
 
 
 def test_it_answers_within_a_second_of_its_start_and_scrapes_take_less_than_50_ms(world, admin):
