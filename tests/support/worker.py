@@ -66,7 +66,7 @@ def _take_files(spare: int) -> None:
 
 def _close_others(keep: set[int]) -> None:
     """Close what the test run had open when it forked: it would count as the worker's."""
-    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if fd > 2 and fd not in keep:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -108,9 +108,10 @@ class RunningWorker:
                 os.close(self._lifeline)
                 signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
                 if files_limit:
-                    _close_others({read_fd, self._garbage_write, listener.fileno(), self.board.fd})
                     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
+                if files_limit:
+                    _close_others({read_fd, self._garbage_write, listener.fileno(), self.board.fd, logging.root.handlers[0].stream.fileno()})
                 if files_spare:
                     _take_files(files_spare)
                 code = run_worker(spec)
