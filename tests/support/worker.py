@@ -107,11 +107,10 @@ class RunningWorker:
             try:
                 os.close(self._lifeline)
                 signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
-                if files_limit:
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
                 if files_limit:
                     _close_others({read_fd, self._garbage_write, listener.fileno(), self.board.fd, logging.root.handlers[0].stream.fileno()})
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 if files_spare:
                     _take_files(files_spare)
                 code = run_worker(spec)
