@@ -11,31 +11,21 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 import relay
-from relay.config.load import find_config, load_config, load_state_dir
+from relay.cli_ask import EXIT_NOT_RUNNING, STATUS_PATIENCE_S, RefusedError, ask_relay, config_option
+from relay.cli_backend import backend
+from relay.config.load import find_config, load_config
 from relay.errors import ConfigError, ControlError, RelayError
-from relay.supervisor.control import ask
 
 if TYPE_CHECKING:
     from relay.tls.fitness import Finding
 
-EXIT_OK, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 69, 70, 71, 78, 130
-STATUS_PATIENCE_S, RELOAD_PATIENCE_S, STOP_PATIENCE_S = 5.0, 60.0, 15.0
-
-config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Default: ./relay.toml, then /etc/relay/relay.toml.")
-
-
-class _RefusedError(ControlError):
-    """The supervisor answered, and the answer is no."""
-
-    def __init__(self, why: str, code: int) -> None:
-        super().__init__(why)
-        self.code = code
-
+EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 70, 71, 78, 130
+RELOAD_PATIENCE_S, STOP_PATIENCE_S = 60.0, 15.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code of the process. Every error is one line on stderr."""
@@ -53,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             _say(str(problem))
         return EXIT_CONFIG
-    except _RefusedError as error:
+    except RefusedError as error:
+        for line in error.problems:
+            _say(line)
         return _say(str(error), error.code)
     except ControlError as error:
         return _say(str(error), EXIT_NOT_RUNNING)
@@ -75,6 +67,9 @@ def _say(text: str, code: int = EXIT_OK) -> int:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """A mutual-TLS gateway at layer 4."""
+
+
+commands.add_command(backend)
 
 
 @commands.command()
@@ -129,7 +124,7 @@ def _show_findings(findings: list[Finding]) -> None:
 @config_option
 def status(config_file: Path | None) -> int:
     """Show the running relay: its generation, workers and listeners."""
-    reply = _ask(config_file, "status", STATUS_PATIENCE_S)
+    reply = ask_relay(config_file, "status", STATUS_PATIENCE_S)
     from rich.table import Table
 
     since = datetime.fromtimestamp(reply["started_at"], UTC).astimezone().isoformat(sep=" ", timespec="seconds")
@@ -137,7 +132,8 @@ def status(config_file: Path | None) -> int:
     click.echo(f"configuration {reply['config']}")
     for name, addresses in reply["listeners"].items():
         click.echo(f"listener {name}: {', '.join(addresses)}")
-    click.echo(f"admin: {'http://' + reply['admin'] if reply['admin'] else 'off'}")
+    admin = reply["admin"]
+    click.echo(f"admin: {admin if admin.startswith('unix:') else 'http://' + admin if admin else 'off'}")
     columns = ("slot", "pid", "generation", "phase", "connections", "age_s", "heartbeat_age_s")
     rows = [[str(worker[column]) for column in columns] for worker in reply["workers"]]
     parked = [f"slot {slot['slot']} is parked after {slot['early_deaths']} early deaths of its workers; next try in {slot['next_start_in_s']:g} s" for slot in reply["slots"] if slot["parked"]]
@@ -159,7 +155,7 @@ def status(config_file: Path | None) -> int:
 def reload(config_file: Path | None) -> int:
     """Load the configuration and certificates anew; returns when the new workers serve, or says why they do not."""
     started = time.monotonic()
-    reply = _ask(config_file, "reload", RELOAD_PATIENCE_S)
+    reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)
     click.echo(f"generation {reply['generation']} serves, after {time.monotonic() - started:.1f} s")
     return EXIT_OK
 
@@ -168,7 +164,7 @@ def reload(config_file: Path | None) -> int:
 @config_option
 def drain(config_file: Path | None) -> int:
     """Accept no more, let the sessions finish (at most relay.drain_timeout_s), then end. Returns at once."""
-    reply = _ask(config_file, "drain", STATUS_PATIENCE_S)
+    reply = ask_relay(config_file, "drain", STATUS_PATIENCE_S)
     click.echo(f"pid {reply['supervisor']['pid']} drains and then ends")
     return EXIT_OK
 
@@ -177,7 +173,7 @@ def drain(config_file: Path | None) -> int:
 @config_option
 def stop(config_file: Path | None) -> int:
     """End now, sessions too; returns when the relay has ended."""
-    reply = _ask(config_file, "stop", STOP_PATIENCE_S, until_end=True)
+    reply = ask_relay(config_file, "stop", STOP_PATIENCE_S, until_end=True)
     click.echo(f"pid {reply['supervisor']['pid']} has ended")
     return EXIT_OK
 
@@ -193,6 +189,15 @@ def demo(once: bool, port: int) -> int:
 
 
 @commands.command()
+def password() -> int:
+    """Ask for a password twice, and print the line for admin.password_file."""
+    from relay.observe.password import hash_password
+
+    click.echo(hash_password(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)))
+    return EXIT_OK
+
+
+@commands.command()
 def version() -> int:
     """Show the versions of the relay, Python, pyOpenSSL and OpenSSL."""
     from importlib.metadata import version as version_of
@@ -203,15 +208,6 @@ def version() -> int:
 
     click.echo(f"relay {relay.__version__}, Python {python_version()}, pyOpenSSL {version_of('pyopenssl')}, cryptography {version_of('cryptography')}, {openssl_version()}")
     return EXIT_OK
-
-
-def _ask(config_file: Path | None, command: str, patience_s: float, *, until_end: bool = False) -> dict[str, Any]:
-    reply = ask(load_state_dir(find_config(config_file)), command, patience_s, until_end=until_end)
-    if reply.get("ok") is True:
-        return reply
-    for problem in reply.get("problems", ()):
-        _say(str(problem))
-    raise _RefusedError(str(reply.get("error", "the relay gave no reason")), reply.get("code", EXIT_NOT_RUNNING))
 
 
 def _load_openssl() -> None:

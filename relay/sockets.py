@@ -21,6 +21,7 @@ import psutil
 from relay.config.address import parse_address
 from relay.errors import StartupError
 
+_UNIX_SOCKETS = {"relay.state_dir": "control socket", "admin.listen": "admin process's socket"}
 BACKLOG = 4096  # the kernel cuts it down to net.core.somaxconn
 
 
@@ -31,7 +32,9 @@ def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> str
 
 
 def bound_address(listener: socket.socket) -> str:
-    """The address a socket is bound to, with the port the kernel chose."""
+    """The address a socket is bound to, with the port the kernel chose; "unix:PATH" for a unix socket."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     return format_address(listener.getsockname())
 
 
@@ -61,7 +64,9 @@ def open_listener(where: str, host: str, port: int) -> socket.socket:
 
 
 def open_single_listener(where: str, address: str) -> socket.socket:
-    """A listening socket that nobody can share, for the admin process. Raises StartupError."""
+    """A listening socket that nobody can share, for the admin process; "unix:PATH" is for its owner and group. Raises StartupError."""
+    if address.startswith("unix:"):
+        return open_unix(where, Path(address.removeprefix("unix:")), 0o117)
     return _listen(where, *parse_address(address), shared=False)
 
 
@@ -124,15 +129,22 @@ def _who_listens(port: int) -> str:
 
 
 def open_control(path: Path) -> socket.socket:
-    """A listening unix socket for the supervisor's own user only (mode 0600); replaces a dead one. Raises StartupError."""
+    """The control socket of a state_dir whose lock is ours, for the supervisor's own user only. Raises StartupError."""
+    return open_unix("relay.state_dir", path, 0o177)
+
+
+def open_unix(where: str, path: Path, umask: int) -> socket.socket:
+    """A listening unix socket; replaces a dead one. Raises StartupError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise StartupError(f"{path}: something that is not a socket is in the way of the control socket", "remove it, or choose another relay.state_dir")
-            path.unlink()  # the lock on state_dir is ours, so nobody serves it any more
-        before = os.umask(0o177)  # a socket has its mode from birth: no instant in which others may connect
+                raise StartupError(f"{path}: something that is not a socket is in the way of the {_UNIX_SOCKETS[where]}", f"remove it, or choose another {where}")
+            if where != "relay.state_dir" and _answers(path):  # the lock on state_dir is ours: nobody serves its socket any more
+                raise StartupError(f"{path}: another process listens there", f"stop it, or choose another {where}")
+            path.unlink()
+        before = os.umask(umask)  # a socket has its mode from birth: no instant in which others may connect
         try:
             listener.bind(str(path))
         finally:
@@ -141,14 +153,19 @@ def open_control(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         if "too long" in str(error):
-            raise StartupError(
-                f"{path}: the path of the control socket is {len(os.fsencode(path))} bytes long and the kernel takes 107", "choose a shorter relay.state_dir"
-            ) from None
-        raise StartupError(f"{path}: cannot make the control socket: {error.strerror or error}", "see the permissions of relay.state_dir") from None
+            what = f"{path}: the path of the {_UNIX_SOCKETS[where]} is {len(os.fsencode(path))} bytes long and the kernel takes 107"
+            raise StartupError(what, f"choose a shorter {where}") from None
+        raise StartupError(f"{path}: cannot make the {_UNIX_SOCKETS[where]}: {error.strerror or error}", f"see the permissions of {where}") from None
     except StartupError:
         listener.close()
         raise
     return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
 
 
 # What `socket.socket` is made of. Its own `accept` and constructor make a Python object and two enumeration members more: 6 µs per connection.

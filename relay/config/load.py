@@ -195,7 +195,9 @@ def _absolute(config: Config, source: Path) -> Config:
         directory = str(base).replace("%", "%%") if "%" in access else str(base)
         access = os.path.join(directory, access)  # noqa: PTH118 - Path would drop a trailing slash, which says that a directory is meant
     anchored: Config = _anchor(config, base)
-    return anchored.model_copy(update={"log": anchored.log.model_copy(update={"access": access}), "source": source})
+    unix_path = config.admin.unix_path
+    admin = anchored.admin if unix_path is None else anchored.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
+    return anchored.model_copy(update={"log": anchored.log.model_copy(update={"access": access}), "admin": admin, "source": source})
 
 
 def _anchor(value: Any, base: Path) -> Any:

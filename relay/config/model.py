@@ -65,9 +65,17 @@ class Relay(_Section):
 
 
 class Admin(_Section):
-    """`[admin]`: the address of /metrics, /healthz and /readyz; empty turns it off."""
+    """`[admin]`: the address of /metrics and /balancer-manager, "unix:PATH" for a unix socket; empty turns it off."""
 
     listen: str = "127.0.0.1:9180"
+    hosts: DnsNames = ()
+    user: str = ""
+    password_file: FilePath | None = None
+
+    @property
+    def unix_path(self) -> Path | None:
+        """The path of the unix socket, None for an address or nothing."""
+        return Path(self.listen.removeprefix("unix:")) if self.listen.startswith("unix:") else None
 
 
 class Log(_Section):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.config.address import canonical_ip, is_ip, parse_address, why_no_host_name
+from relay.config.login import check_admin
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
 from relay.config.places import NAME, listener_places, pool_place
 from relay.config.words import nearest, quoted
@@ -63,6 +64,8 @@ def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[
     _log(found, config.log)
     _addresses(found, config)
     for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+    for problem, compared in check_admin(config.admin):
+        found.add(problem.where, problem.what, problem.remedy, compared=compared)
         _listener(found, where, listener, config)
     for name, pool in config.pool.items():
         _pool(found, pool_place(name), name, pool)
@@ -92,7 +95,7 @@ def _addresses(found: _Findings, config: Config) -> None:
     taken: dict[tuple[str, int], str] = {}
     places = listener_places([each.name for each in config.listener])
     bound = [(f"{where}.listen[{index}]", text) for where, listener in zip(places, config.listener, strict=True) for index, text in enumerate(listener.listen)]
-    if config.admin.listen:
+    if config.admin.listen and config.admin.unix_path is None:
         bound.append(("admin.listen", config.admin.listen))
     for where, text in bound:
         try:

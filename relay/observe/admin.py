@@ -1,6 +1,6 @@
-"""The admin process: /metrics, /healthz and /readyz over HTTP, from the scoreboard alone.
+"""The admin process: /metrics, /healthz, /readyz and /balancer-manager over HTTP, from the scoreboard alone.
 
-Started with exec, so that it has no key in its memory: `python -m relay.observe.admin --scoreboard-fd N --listen-fd N --lifeline-fd N`.
+Started with exec, so that it has no key in its memory: `python -m relay.observe.admin --scoreboard-fd N --listen-fd N --lifeline-fd N --control-fd N`.
 The listening socket is bound and listening already. It ends on SIGTERM, and when the other end of the lifeline pipe is closed: its supervisor is gone.
 
 Never: imports OpenSSL, cryptography or `relay.tls`; reads a configuration; writes the scoreboard.
@@ -24,12 +24,15 @@ from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relay.errors import RelayError
 from relay.observe import messages
+from relay.observe.balancer_manager import API, BalancerManager
+from relay.observe.gate import RefusedError
+from relay.observe.link import Link
 from relay.observe.metrics import RelayCollector, read_facts
 from relay.observe.scoreboard import PHASE_SERVING, Scoreboard, Snapshot, monotonic_ms
 
@@ -45,6 +48,7 @@ _PAGES = {
     "/metrics": "all counters and states, for Prometheus",
     "/healthz": "is the supervisor alive: 200, or 503 and why",
     "/readyz": "are connections accepted: 200, or 503 and why",
+    "/balancer-manager": "pools and backends, and changing them",
 }
 
 
@@ -72,8 +76,8 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     return ""
 
 
-def make_app(board: Scoreboard) -> Starlette:
-    """The web application over one scoreboard."""
+def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
+    """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(board))
 
@@ -97,14 +101,16 @@ def make_app(board: Scoreboard) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else None
         path = ascii(request.scope["path"])
-        text = {
-            404: f"there is no page {path}; try {' '.join(_PAGES)}",
-            405: f"{path} can only be read, with GET or HEAD",
-        }.get(status, "the request was not understood")
-        return PlainTextResponse(f"{text}\n", status, headers=dict(error.headers or {}) if isinstance(error, HTTPException) else None)
+        text = error.detail if isinstance(error, RefusedError) else _words(status, path)
+        if request.scope["path"].startswith(API):
+            return JSONResponse({"ok": False, "error": text}, status, headers=headers)
+        return PlainTextResponse(f"{text}\n", status, headers=headers)
 
-    async def unreadable(_: Request, error: Exception) -> Response:
+    async def unreadable(request: Request, error: Exception) -> Response:
+        if request.scope["path"].startswith(API):
+            return JSONResponse({"ok": False, "error": str(error)}, 503)
         return PlainTextResponse(f"{error}\n", 503)
 
     app = Starlette(
@@ -113,11 +119,19 @@ def make_app(board: Scoreboard) -> Starlette:
             Route("/metrics", metrics),
             Route("/healthz", probe(why_unhealthy)),
             Route("/readyz", probe(why_unready)),
+            *BalancerManager(board, link).routes,
         ],
         exception_handlers={HTTPException: refused, RelayError: unreadable},
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _words(status: int, path: str) -> str:
+    return {
+        404: f"there is no page {path}; try {' '.join(_PAGES)}",
+        405: f"{path} can only be read, with GET or HEAD",
+    }.get(status, "the request was not understood")
 
 
 class _Guarded(HttpToolsProtocol):
@@ -191,15 +205,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scoreboard-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket")
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
+    parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
     options = parser.parse_args(arguments)
     # Ctrl-C makes the supervisor drain; until it says stop, the drain can be watched here.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     messages.setup("warning", process="admin")
     board = Scoreboard(options.scoreboard_fd)
+    link = Link(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.
-        make_app(board), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
+        make_app(board, link), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
         proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )
     with socket.socket(fileno=options.listen_fd) as listener:

@@ -9,10 +9,15 @@ import logging
 import signal
 import socket
 import time
+from pathlib import Path
+from typing import Any
 
+from relay.config.model import Admin
 from relay.core.fleet import Rules, respawn_delay_s
+from relay.observe.password import load_password
 from relay.observe.scoreboard import Scoreboard
 from relay.sockets import bound_address, open_single_listener
+from relay.supervisor.channel import Channel
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_admin
 
@@ -23,12 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class AdminProcess:
-    """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen."""
+    """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen, ConfigError for its password file."""
 
-    def __init__(self, listen: str) -> None:
-        self._listen = listen
-        self._listener = _open(listen)
-        self._next: tuple[str, socket.socket | None] | None = None
+    def __init__(self, settings: Admin, state_dir: Path) -> None:
+        self._settings = settings
+        self._state_dir = state_dir
+        self._password = _password(settings)
+        self._listener = _open(settings.listen)
+        self._next: tuple[Admin, str, socket.socket | None] | None = None
         self._pid: int | None = None
         self._started_at = 0.0
         self._young_deaths = 0
@@ -40,16 +47,22 @@ class AdminProcess:
         """Where it listens, with the port the kernel chose; "" when it is off."""
         return bound_address(self._listener) if self._listener is not None else ""
 
-    def step(self, now: float, identity: Identity, board: Scoreboard, lifeline_fd: int) -> None:
-        """Start it when it should run and does not."""
+    def step(self, now: float, identity: Identity, board: Scoreboard, lifeline_fd: int, channel: Channel) -> None:
+        """Start it when it should run and does not; a new one gets a channel of its own."""
         self._notice_death(now)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:
-                self._pid = start_admin(identity, board.fd, self._listener, lifeline_fd)
+                with channel.open(self._greeting()) as theirs:
+                    self._pid = start_admin(identity, board.fd, self._listener, lifeline_fd, theirs)
             except OSError as error:
                 log.error("the admin process cannot be started: %s; tried again in %g s", error, _RULES.longest_delay_s)  # noqa: TRY400  for operators, no traceback
                 self._start_at = now + _RULES.longest_delay_s
             self._started_at = now
+
+    def _greeting(self) -> dict[str, Any]:
+        """What it must know of the configuration, which it cannot read."""
+        settings = self._settings
+        return {"listen": self.address, "hosts": list(settings.hosts), "user": settings.user, "password": self._password, "state_dir": str(self._state_dir)}
 
     def _notice_death(self, now: float) -> None:
         ended = self._reap()
@@ -70,34 +83,37 @@ class AdminProcess:
             self._pid = None
         return ended
 
-    def prepare(self, listen: str) -> None:
-        """Open the socket of another configuration when its address differs. Raises StartupError; then nothing has changed."""
-        if listen != self._listen:
-            self._next = (listen, _open(listen))
+    def prepare(self, settings: Admin) -> None:
+        """Open the socket of another configuration when its address differs, and read its password. Raises StartupError, ConfigError; then nothing has changed."""
+        password = _password(settings)
+        if settings != self._settings or password != self._password:
+            moves = settings.listen != self._settings.listen
+            self._next = (settings, password, _open(settings.listen) if moves else self._listener)
 
     def commit(self) -> None:
-        """Move to the prepared address: the next process listens there."""
+        """Go over to what was prepared: the next process has it."""
         if self._next is None:
             return
-        if self._listener is not None:
-            self._listener.close()
-        self._listen, self._listener = self._next
+        before, self._listener = self._listener, self._next[2]
+        if before is not None and before is not self._listener:
+            _close(before)
+        self._settings, self._password, _ = self._next
         self._next = None
         if self._pid is not None:
             self._replaced = True
             send(self._pid, signal.SIGTERM)
 
     def discard(self) -> None:
-        """Forget the prepared address."""
-        if self._next is not None and self._next[1] is not None:
-            self._next[1].close()
+        """Forget what was prepared."""
+        if self._next is not None and self._next[2] is not None and self._next[2] is not self._listener:
+            _close(self._next[2])
         self._next = None
 
     def close_files(self) -> None:
         """Let go of the sockets: what a child does."""
-        self.discard()
-        if self._listener is not None:
-            self._listener.close()
+        for listener in (self._listener, self._next[2] if self._next is not None else None):
+            if listener is not None:
+                listener.close()
 
     def close(self) -> None:
         """End the process, politely first."""
@@ -109,8 +125,20 @@ class AdminProcess:
                     send(self._pid, signal.SIGKILL)
                     deadline = float("inf")
                 time.sleep(0.005)
-        self.close_files()
+        self.discard()
+        if self._listener is not None:
+            _close(self._listener)
 
 
 def _open(listen: str) -> socket.socket | None:
     return open_single_listener("admin.listen", listen) if listen else None
+
+
+def _close(listener: socket.socket) -> None:
+    if listener.family == socket.AF_UNIX:
+        Path(listener.getsockname()).unlink(missing_ok=True)
+    listener.close()
+
+
+def _password(settings: Admin) -> str:
+    return load_password(settings.password_file) if settings.listen and settings.password_file is not None else ""

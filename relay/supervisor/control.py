@@ -1,4 +1,4 @@
-"""The control socket: one JSON line in, one JSON line out, for `relay status`, `reload`, `drain` and `stop`.
+"""The control socket: one JSON line in, one JSON line out, for `relay status`, `reload`, `drain`, `stop` and `backend`.
 
 Never: waits for a client. Whatever one sends, or does not send, the fleet is not disturbed.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from relay.errors import ControlError
 
-COMMANDS = ("status", "reload", "drain", "stop")
+COMMANDS = ("status", "reload", "drain", "stop", "backends", "override")
 REQUEST_BYTES = 4096
 REPLY_BYTES = 16 * 1024 * 1024
 CLIENTS = 32
@@ -68,11 +68,11 @@ class Client:
         if not newline and len(self._request) < REQUEST_BYTES:
             return
         self.expires_at = float("inf")  # from here on it waits for us
-        command = parse_request(bytes(line)) if newline else None
-        if command is None:
+        request = parse_request(bytes(line)) if newline else None
+        if request is None:
             self.reply({"ok": False, "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}'})
         else:
-            self._server.on_command(command, self)
+            self._server.on_command(request, self)
 
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the answer and close; with `hold` stay open until we end, so that the client can see when that is."""
@@ -99,7 +99,7 @@ class Client:
 class ControlServer:
     """The listening side, inside the supervisor's selector. `on_command` must see to it that `Client.reply` is called, now or later."""
 
-    def __init__(self, listener: socket.socket, selector: selectors.BaseSelector, on_command: Callable[[str, Client], None]) -> None:
+    def __init__(self, listener: socket.socket, selector: selectors.BaseSelector, on_command: Callable[[dict[str, Any], Client], None]) -> None:
         self._listener = listener
         self._selector = selector
         self._clients: set[Client] = set()
@@ -154,18 +154,18 @@ class ControlServer:
         self._listener.close()
 
 
-def parse_request(line: bytes) -> str | None:
-    """The command of a request line, None when it is not one."""
+def parse_request(line: bytes) -> dict[str, Any] | None:
+    """A request line as an object whose `command` is one of COMMANDS, None when it is not one."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         return None
     command = request.get("command") if isinstance(request, dict) else None
-    return command if isinstance(command, str) and command in COMMANDS else None
+    return request if isinstance(command, str) and command in COMMANDS else None
 
 
-def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False) -> Reply:
-    """Send one command to the supervisor of `state_dir` and return its reply.
+def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False, **arguments: Any) -> Reply:
+    """Send one command, with its arguments, to the supervisor of `state_dir` and return its reply.
 
     With `until_end` also wait, within the same time, until the supervisor hangs up, which it does when it ends. Raises ControlError.
     """
@@ -184,7 +184,7 @@ def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = Fa
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror or error}; choose a shorter relay.state_dir if the path is longer than 107 bytes") from None
         try:
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             reply = _read_line(connection, deadline)
             if until_end:
                 with contextlib.suppress(ConnectionError):

@@ -20,12 +20,16 @@ import relay
 from relay.config.load import load_config
 from relay.core.fleet import Ending, Rules
 from relay.observe import messages
+from relay.observe.pools import pool_facts
 from relay.sockets import open_control
 from relay.supervisor.admin import AdminProcess
+from relay.supervisor.channel import COMMANDS as BACKEND_COMMANDS
+from relay.supervisor.channel import Channel
 from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.prepare import make_scoreboard, prepare
+from relay.supervisor.overrides import Overrides
 from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
@@ -83,7 +87,7 @@ class Supervisor:
         self.lifeline_fd, lifeline_end = os.pipe()
         self._own(lambda: os.close(self.lifeline_fd))
         self._own(lambda: os.close(lifeline_end), lambda: os.close(lifeline_end))
-        self.admin = AdminProcess(config.admin.listen)
+        self.admin = AdminProcess(config.admin, state_dir)
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
         self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
@@ -94,6 +98,9 @@ class Supervisor:
         self.selector = selectors.PollSelector()
         self.selector.register(self.signals, selectors.EVENT_READ, lambda _events: self._on_signals())
         self.control = ControlServer(control, self.selector, self._on_command)
+        self.overrides = Overrides(state_dir, self.board, layout, config, self.publish)
+        self.channel = Channel(self.selector, self.overrides.answer)
+        self._own(self.channel.close, self.channel.close_files)
         # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
@@ -156,7 +163,8 @@ class Supervisor:
         if outcome is not None:
             self.reloads.finish(outcome)
         if self.fleet.ending is Ending.NO:
-            self.admin.step(now, self.fleet.identity, self.board, self.lifeline_fd)
+            self.admin.step(now, self.fleet.identity, self.board, self.lifeline_fd, self.channel)
+        self.overrides.step(time.time())
         self.announce()
         self.control.expire(now)
 
@@ -210,6 +218,8 @@ class Supervisor:
     def _on_signals(self) -> None:
         for number in self.signals.read():
             if number is signal.SIGHUP:
+            "pools": pool_facts(prepared.config),
+            "overrides": self.overrides.facts(),
                 self.reloads.begin(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._end(Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name)
@@ -219,8 +229,11 @@ class Supervisor:
                 self.fleet.crew.tell_all(signal.SIGUSR1)
             # SIGCHLD only had to wake us: every turn reaps.
 
-    def _on_command(self, command: str, client: Client) -> None:
-        if command == "status":
+    def _on_command(self, request: dict[str, Any], client: Client) -> None:
+        command = request["command"]
+        if command in BACKEND_COMMANDS:
+            client.reply(self.overrides.answer(request))
+        elif command == "status":
             client.reply(self._status())
         elif command == "reload":
             self.reloads.begin(client)

@@ -96,7 +96,9 @@ def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
         if address in held:
             continue
         try:
-            open_single_listener(where, address).close()
+            with open_single_listener(where, address) as probe:
+                if config.admin.unix_path is not None and where == "admin.listen":
+                    Path(probe.getsockname()).unlink()
         except StartupError as error:
             yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
 

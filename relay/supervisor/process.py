@@ -82,9 +82,9 @@ def _run_child(slot: int, identity: Identity, let_go: Callable[[], None], work: 
         os._exit(code)
 
 
-def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket, lifeline_fd: int) -> int:
+def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket, lifeline_fd: int, control: socket.socket) -> int:
     """Start the admin process: a fresh interpreter, so that no key is in its memory. Returns the pid. Raises OSError."""
-    descriptors = {"--scoreboard-fd": scoreboard_fd, "--listen-fd": listener.fileno(), "--lifeline-fd": lifeline_fd}
+    descriptors = {"--scoreboard-fd": scoreboard_fd, "--listen-fd": listener.fileno(), "--lifeline-fd": lifeline_fd, "--control-fd": control.fileno()}
     # -P: the current directory must not be able to slip in a package named relay; ours is found where this one was.
     arguments = [sys.executable, "-P", "-m", "relay.observe.admin"]
     for option, descriptor in descriptors.items():

@@ -66,7 +66,8 @@ class Reloads:
         if fleet.crew.free_rows() < prepared.slots + 1:
             raise ConfigError([Problem("relay.workers", "the scoreboard has no room for so many beside those that run or still drain", "try again when they have ended, or restart the relay")])
         grow_layout(fleet.crew.layout, prepared)
-        supervisor.admin.prepare(prepared.config.admin.listen)
+        supervisor.overrides.write_cells()
+        supervisor.admin.prepare(prepared.config.admin)
         try:
             supervisor.publish()  # the new counters, before anybody counts
             fleet.try_candidate(prepared, time.monotonic())
@@ -85,6 +86,7 @@ class Reloads:
             return
         messages.setup(supervisor.fleet.prepared.config.log.level, process="supervisor")
         supervisor.admin.commit()
+        supervisor.overrides.use(supervisor.fleet.prepared.config)
         supervisor.publish()
         supervisor.announce()
         log.info("generation %d serves; the workers before it drain", number)

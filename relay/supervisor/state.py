@@ -38,15 +38,7 @@ class StateDir:
 
     def write_endpoints(self, endpoints: dict[str, Any]) -> None:
         """Replace endpoints.json in one step: a reader sees the old or the new one. Raises OSError."""
-        beside = self._endpoints.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(descriptor, 0o644)  # whatever the umask is
-            json.dump(endpoints, file)
-            file.write("\n")
-        beside.replace(self._endpoints)
+        replace_file(self._endpoints, json.dumps(endpoints) + "\n", 0o644)
 
     def remove_endpoints(self) -> None:
         """We do not accept (any more)."""
@@ -63,3 +55,15 @@ class StateDir:
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
         self.close_files()
+
+
+def replace_file(path: Path, text: str, mode: int) -> None:
+    """Write a file in one step: whoever reads it, also after a crash, finds the old or the new one. Raises OSError."""
+    beside = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, mode)  # whatever the umask is
+        file.write(text)
+    beside.replace(path)

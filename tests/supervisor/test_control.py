@@ -87,7 +87,7 @@ def test_a_reader_that_does_not_read_is_given_up(short_path):
     listener = open_control(short_path / "c.sock")
     selector = selectors.PollSelector()
     clients = []
-    server = ControlServer(listener, selector, lambda _command, client: clients.append(client))
+    server = ControlServer(listener, selector, lambda _request, client: clients.append(client))
     with socket.socket(socket.AF_UNIX) as slow:
         slow.connect(str(short_path / "c.sock"))
         slow.sendall(b'{"command": "status"}\n')

@@ -1,0 +1,123 @@
+"""Pools and backends as operators see them: what is configured, what was counted, what is known of their health, and what is overridden.
+
+From the scoreboard and state_dir/health.json alone, as JSON types. For the balancer-manager page, its interface and `relay backend list`.
+
+Never: changes anything, or asks a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from relay.config.model import Config
+from relay.observe.names import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
+from relay.observe.scoreboard import Snapshot, monotonic_ms
+
+HEALTH_FILE = "health.json"
+HEALTH_BYTES = 4 * 1024 * 1024
+_HEALTH_KEYS = ("state", "since", "reason", "last_check_at", "duration_s", "tls_version", "not_after")
+_UNCHECKED, _UP, _DOWN = "unknown", "up", "down"
+
+
+def pool_facts(config: Config) -> list[dict[str, Any]]:
+    """What the supervisor publishes of the configuration, for this page."""
+    return [
+        {
+            "name": name,
+            "balance": pool.balance,
+            "sticky": pool.sticky,
+            "checked": pool.health is not None,
+            "backends": [{"backend": one.route, "address": one.address, "name": one.name, "weight": one.weight, "standby": one.standby} for one in pool.backend],
+        }
+        for name, pool in config.pool.items()
+    ]
+
+
+def backends_reply(snapshot: Snapshot, state_dir: Path) -> dict[str, Any]:
+    """`pools`, with everything that is known of each backend, and `inactive`: overrides of backends that are not configured.
+
+    Instants are Unix seconds. `load` is the backend's part, 0 to 1, of the connections open to its pool.
+    """
+    now_at, now_ms = time.time(), monotonic_ms()
+    health = read_health(state_dir / HEALTH_FILE)
+    overrides = {(one["pool"], one["backend"]): one for one in snapshot.facts.get("overrides", ())}
+    known: set[tuple[str, str]] = set()
+    pools = []
+    for pool in snapshot.facts.get("pools", ()):
+        backends = []
+        for configured in pool["backends"]:
+            member = (pool["name"], configured["backend"])
+            known.add(member)
+            backends.append(_backend(snapshot, member, configured, overrides.get(member, {}), health.get("/".join(member)), now_at - now_ms / 1000, now_ms))
+        busy = sum(one["busy"] for one in backends)
+        for one in backends:
+            one["load"] = round(one["busy"] / busy, 4) if busy else 0.0
+        pools.append({**{key: pool[key] for key in ("name", "balance", "sticky", "checked")}, "busy": busy, "backends": backends})
+    return {"at": now_at, "pools": pools, "inactive": [one for member, one in overrides.items() if member not in known]}
+
+
+def _backend(  # noqa: PLR0917
+    snapshot: Snapshot, member: tuple[str, str], configured: dict[str, Any], override: dict[str, Any], health: dict[str, Any] | None, booted_at: float, now_ms: int
+) -> dict[str, Any]:
+    values, shared = snapshot.values, snapshot.shared
+    mode, weight = override.get("mode"), override.get("weight")
+    configured_mode = "standby" if configured["standby"] else "enabled"
+    elected = {why: count for why in WHYS if (count := values.get(Series("relay_backend_selected_total", (*member, why)), 0))}
+    retry_ms = shared.get(Series(RETRY_UNTIL_MS, member), 0)
+    state = {1: _UP, 2: _DOWN}.get(shared.get(Series(HEALTH, member), 0), _UNCHECKED)
+    effective = mode["value"] if mode else configured_mode
+    return {
+        "backend": member[1],
+        "address": configured["address"],
+        "name": configured["name"],
+        "configured": {"mode": configured_mode, "weight": configured["weight"]},
+        "mode": effective,
+        "weight": weight["value"] if weight else configured["weight"],
+        "status": _status(effective, down=state == _DOWN, in_retry=retry_ms > now_ms),
+        "up": state != _DOWN and retry_ms <= now_ms,
+        "elected": sum(elected.values()),
+        "elected_by": elected,
+        "busy": values.get(Series("relay_backend_connections_active", member), 0),
+        "load": 0.0,
+        "to_bytes": values.get(Series("relay_bytes_total", (*member, TO_BACKEND)), 0),
+        "from_bytes": values.get(Series("relay_bytes_total", (*member, FROM_BACKEND)), 0),
+        "retry_until": round(booted_at + retry_ms / 1000, 3) if retry_ms > now_ms else None,
+        "health": {**dict.fromkeys(_HEALTH_KEYS), **(health or {}), "state": state},
+        "overridden": bool(mode or weight),
+        "override": {"mode": mode, "weight": weight},
+    }
+
+
+def _status(mode: str, *, down: bool, in_retry: bool) -> str:
+    """One word: what an operator has said comes first, then what was found out."""
+    if mode in {"disabled", "drain"}:
+        return mode
+    if down:
+        return "down"
+    if in_retry:
+        return "retry"
+    return "standby" if mode == "standby" else "ok"
+
+
+def read_health(path: Path) -> dict[str, dict[str, Any]]:
+    """What the checks have found, by "pool/backend"; nothing when the file is not there or is not what it should be."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            data = json.loads(file.read(HEALTH_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for member, said in data.items() if isinstance(data, dict) else ():
+        if isinstance(said, dict):
+            for key in _HEALTH_KEYS:
+                numeric = key in {"since", "last_check_at", "duration_s", "not_after"}
+                value = said.get(key)
+                if isinstance(value, int | float if numeric else str) and not isinstance(value, bool):
+                    found[member][key] = value
+    return dict(found)
