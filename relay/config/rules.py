@@ -63,9 +63,9 @@ def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[
     found = _Findings(doubtful)
     _log(found, config.log)
     _addresses(found, config)
-    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
     for problem, compared in check_admin(config.admin):
         found.add(problem.where, problem.what, problem.remedy, compared=compared)
+    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
         _listener(found, where, listener, config)
     for name, pool in config.pool.items():
         _pool(found, pool_place(name), name, pool)

@@ -28,8 +28,8 @@ from relay.supervisor.channel import Channel
 from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
-from relay.supervisor.prepare import make_scoreboard, prepare
 from relay.supervisor.overrides import Overrides
+from relay.supervisor.prepare import make_scoreboard, prepare
 from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
@@ -97,10 +97,10 @@ class Supervisor:
         # poll, not epoll: an epoll descriptor would be shared with every child.
         self.selector = selectors.PollSelector()
         self.selector.register(self.signals, selectors.EVENT_READ, lambda _events: self._on_signals())
-        self.control = ControlServer(control, self.selector, self._on_command)
         self.overrides = Overrides(state_dir, self.board, layout, config, self.publish)
         self.channel = Channel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
+        self.control = ControlServer(control, self.selector, self._on_command)
         # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
@@ -210,6 +210,8 @@ class Supervisor:
             "certificates": [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in prepared.certificates],
             "slots": prepared.slots,
             "backends": [(name, backend.route) for name, pool in prepared.config.pool.items() for backend in pool.backend],
+            "pools": pool_facts(prepared.config),
+            "overrides": self.overrides.facts(),
         }
         self.board.publish(self.fleet.crew.layout, facts)
 
@@ -218,8 +220,6 @@ class Supervisor:
     def _on_signals(self) -> None:
         for number in self.signals.read():
             if number is signal.SIGHUP:
-            "pools": pool_facts(prepared.config),
-            "overrides": self.overrides.facts(),
                 self.reloads.begin(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._end(Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name)
