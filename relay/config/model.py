@@ -155,6 +155,7 @@ class Health(_Section):
     rise: Annotated[int, Field(ge=1)] = 2
     fall: Annotated[int, Field(ge=1)] = 3
     http_get: str = ""
+    http_status: str = "200-399"
 
 
 class Backend(_Section):
@@ -187,6 +188,7 @@ class Pool(_Section):
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = OUTBOUND_GROUPS
     retry_s: Seconds = 10
+    resolve_s: Seconds = 30
     send_proxy: Literal["", "v1", "v2"] = ""
     health: Health | None = None
     backend: Annotated[tuple[Backend, ...], Field(strict=False, min_length=1)]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.config.address import canonical_ip, is_ip, parse_address, why_no_host_name
+from relay.config.health import check_health
 from relay.config.login import check_admin
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
 from relay.config.places import NAME, listener_places, pool_place
@@ -231,8 +232,8 @@ def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
         found.add(f"{where}.cookie_insert", f"true is {_LATER}", "remove it")
     if pool.send_proxy:
         found.add(f"{where}.send_proxy", f"{quoted(pool.send_proxy)} is {_LATER}", "remove it; backends see the relay's address")
-    if pool.health is not None:
-        found.add(f"{where}.health", f"active health checks are {_LATER}", "remove it; a backend that fails is left alone for retry_s")
+    for problem in check_health(where, pool):
+        found.add(problem.where, problem.what, problem.remedy)
     _tls(found, where, pool)
     routes = [each.route for each in pool.backend]
     for index, backend in enumerate(pool.backend):

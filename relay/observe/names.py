@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from relay.config.address import is_ip, parse_address
 from relay.config.model import Config
 from relay.errors import Reason, Side
 
@@ -74,6 +75,10 @@ WEIGHT_OVERRIDE = "weight_override"  # 0 as configured; by the supervisor, for a
 # Without labels: grow by one after every change of the cells above, so that a worker looks at one cell to see that nothing has changed.
 HEALTH_VERSION = "health_version"  # by the checker
 OVERRIDE_VERSION = "override_version"  # by the supervisor
+# Host name and a number from 0 to RESOLVED_CELLS - 1; see `observe.addresses`. Too many to be published, and nobody asks.
+RESOLVED = "resolved"  # by the checker
+MAX_ADDRESSES = 8
+RESOLVED_CELLS = 2 + 3 * MAX_ADDRESSES
 SHARED = frozenset((RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, BACKEND_NOT_AFTER_S, HEALTH_VERSION, OVERRIDE_VERSION))
 
 
@@ -83,6 +88,17 @@ class Series:
 
     name: str
     labels: tuple[str, ...] = ()
+
+
+def hosts_of(config: Config) -> dict[str, float]:
+    """The host names that backends' addresses are, each with how often to look it up, in seconds."""
+    found: dict[str, float] = {}
+    for pool in config.pool.values():
+        for backend in pool.backend:
+            host, _ = parse_address(backend.address)
+            if not is_ip(host):
+                found[host] = min(pool.resolve_s, found.get(host, pool.resolve_s))
+    return found
 
 
 def series_for(config: Config) -> Iterator[Series]:
@@ -106,6 +122,9 @@ def series_for(config: Config) -> Iterator[Series]:
         labels = dict.fromkeys(route.label for route in listener.route)
         for label in (*labels, NO_ROUTE):
             yield Series("relay_connections_total", (listener.name, label))
+    for host in hosts_of(config):
+        for number in range(RESOLVED_CELLS):  # consecutive cells
+            yield Series(RESOLVED, (host, str(number)))
     for pool_name, pool in config.pool.items():
         for backend in pool.backend:
             member = (pool_name, backend.route)

@@ -5,7 +5,7 @@ Layout of the mapping (all cells signed 64-bit, native order):
     header      HEADER_CELLS cells: magic, sequence, rows, cells per row, catalogue bytes used, supervisor heartbeat
     rows        row 0 totals: the supervisor folds the rows of dead workers in, so that no counter ever goes back
                 row 1 shared: plain stores of timestamps by any process (a backend's retry-until); never added to
-                row 2…: one per living worker, written by that worker alone
+                row 2…: one per living worker and one for the checker, each written by its process alone
     catalogue   JSON: which cell is which series, and facts the scraper needs
 
 A reader takes a consistent copy with the sequence number (odd while the supervisor writes header, totals or catalogue).
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.errors import RelayError
-from relay.observe.names import FAMILIES, SHARED, SLOT_CPU_US, Series
+from relay.observe.names import FAMILIES, RESOLVED, SHARED, SLOT_CPU_US, Series
 
 MAGIC = 0x52454C41590001
 HEADER_CELLS = 16
@@ -37,6 +37,8 @@ TOTALS_ROW, SHARED_ROW, FIRST_WORKER_ROW = 0, 1, 2
 HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE = range(5)
 RESERVED_CELLS = 8
 PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
+
+CHECKER_SLOT = -1  # of the checker's row: it counts like a worker and is none
 
 Cells = Any  # memoryview of format "q"; typed Any because typeshed makes indexing it slow to read
 
@@ -148,7 +150,7 @@ class Scoreboard:
 
     def publish(self, layout: Layout, facts: dict[str, Any]) -> None:
         """Write the catalogue for the scraper. `facts` must be JSON; see `observe.metrics` for its keys. Raises ScoreboardFullError."""
-        catalogue = json.dumps({"cells": [[s.name, list(s.labels), cell] for s, cell in layout.items()], "facts": facts}).encode()
+        catalogue = json.dumps({"cells": [[s.name, list(s.labels), cell] for s, cell in layout.items() if s.name != RESOLVED], "facts": facts}).encode()
         if len(catalogue) > CATALOGUE_BYTES:
             raise ScoreboardFullError(f"the catalogue of metrics needs {len(catalogue)} bytes, there is room for {CATALOGUE_BYTES}")
         self._all[_SEQUENCE] += 1
@@ -193,6 +195,6 @@ class Scoreboard:
             facts=catalogue["facts"],
             values=values,
             shared=shared,
-            workers=[tuple(cells[s : s + RESERVED_CELLS][:5]) for s in live],
+            workers=[tuple(cells[s : s + RESERVED_CELLS][:5]) for s in live if cells[s + SLOT] != CHECKER_SLOT],
             supervisor_beat_ms=cells[_SUPERVISOR_BEAT],
         )

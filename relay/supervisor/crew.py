@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.core.fleet import Phase, Worker
-from relay.observe.scoreboard import FIRST_WORKER_ROW, HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, PID, TOTALS_ROW, Layout, Scoreboard
+from relay.observe.scoreboard import FIRST_WORKER_ROW, HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_FREE, PHASE_SERVING, PID, TOTALS_ROW, Layout, Scoreboard
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_worker
 from relay.supervisor.slots import SlotSockets
@@ -108,7 +108,7 @@ class Crew:
 
     def free_rows(self) -> int:
         """How many more workers the scoreboard has room for."""
-        return self.board.rows - FIRST_WORKER_ROW - len(self.children)
+        return sum(1 for row in range(FIRST_WORKER_ROW, self.board.rows) if self.board.row(row)[PHASE] == PHASE_FREE)
 
     def count_restart(self) -> None:
         """One more worker ended unasked."""

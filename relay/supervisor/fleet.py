@@ -109,6 +109,10 @@ class Fleet:
         """Slot -> pid of the workers of this generation that accept."""
         return {w.slot: w.pid for w in self._workers if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None}
 
+    def close_files(self) -> None:
+        """Let go of every listening socket: in a child that accepts nothing."""
+        self._close_sockets()
+
     def endpoints(self) -> dict[str, list[str]]:
         """Listener names and the addresses they are bound to."""
         return self._sockets.endpoints()

@@ -25,6 +25,7 @@ from relay.sockets import open_control
 from relay.supervisor.admin import AdminProcess
 from relay.supervisor.channel import COMMANDS as BACKEND_COMMANDS
 from relay.supervisor.channel import Channel
+from relay.supervisor.checker import CheckerProcess, open_health_file
 from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
@@ -108,6 +109,8 @@ class Supervisor:
         crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
         self.fleet = Fleet(crew, prepared, sockets, rules or Rules(drain_timeout_s=config.relay.drain_timeout_s))
         self._own(self.fleet.close)
+        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, open_health_file(state_dir, prepared.identity), self._let_go_of_all)
+        self._own(self.checker.close)
         self.reloads = Reloads(self)
         self.started_at = time.time()
         self.state_word = "starting"
@@ -119,6 +122,10 @@ class Supervisor:
         self._closers.append(close)
         if in_child is not None:
             self._in_child.append(in_child)
+
+    def _let_go_of_all(self) -> None:
+        self.fleet.close_files()
+        self._let_go()
 
     def _let_go(self) -> None:
         for close in self._in_child:
@@ -164,6 +171,7 @@ class Supervisor:
             self.reloads.finish(outcome)
         if self.fleet.ending is Ending.NO:
             self.admin.step(now, self.fleet.identity, self.board, self.lifeline_fd, self.channel)
+            self.checker.step(now, self.fleet.prepared)
         self.overrides.step(time.time())
         self.announce()
         self.control.expire(now)

@@ -121,10 +121,10 @@ def slots_of(config: Config) -> int:
 
 
 def make_scoreboard(prepared: Prepared) -> tuple[Scoreboard, Layout]:
-    """A mapping with room to grow: four generations of workers at once, four times the series."""
+    """A mapping with room to grow: four generations of workers at once and a checker, four times the series."""
     needed = RESERVED_CELLS + prepared.slots + sum(1 for _ in series_for(prepared.config))
     cells = max(1024, 4 * needed)
-    board = Scoreboard.create(4 * prepared.slots + 4, cells)
+    board = Scoreboard.create(4 * prepared.slots + 5, cells)
     layout = Layout(cells)
     grow_layout(layout, prepared)
     return board, layout

@@ -50,20 +50,29 @@ def start_worker(slot: int, identity: Identity, let_go: Callable[[], None], work
 
     Raises OSError when the kernel does not fork.
     """
+    return _fork(f"worker {slot}", f"worker[{slot}]", identity, let_go, work)
+
+
+def start_checker(identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+    """Fork the checker; as `start_worker`."""
+    return _fork("checker", "checker", identity, let_go, work)
+
+
+def _fork(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = fork_with_signals_held(os.fork)
     if pid == 0:
-        _run_child(slot, identity, let_go, work)
+        _run_child(name, in_messages, identity, let_go, work)
     return pid
 
 
-def _run_child(slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
+def _run_child(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
     code = EXIT_BUG
     try:
         let_go()
-        name_process(f"relay worker {slot}")
-        messages.name_process(f"worker[{slot}]")
+        name_process(f"relay {name}")
+        messages.name_process(in_messages)
         become(identity)
         # SIGABRT is how the supervisor asks a worker that hangs where it does.
         faulthandler.enable(all_threads=False)
@@ -71,7 +80,7 @@ def _run_child(slot: int, identity: Identity, let_go: Callable[[], None], work: 
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_BUG
     except BaseException:
-        log.critical("worker %d ends with a bug", slot, exc_info=True)
+        log.critical("%s ends with a bug", name, exc_info=True)
     finally:
         # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
         for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
 from relay.errors import REMEDIES, Reason, SessionError, Side, Stage
-from relay.sockets import start_connect
+from relay.sockets import format_address, start_connect
 from relay.tls import stream
 from relay.tls.reasons import Failure, explain_connect
 from relay.worker import relaying
@@ -24,6 +24,7 @@ from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import End
 
 if TYPE_CHECKING:
+    from relay.worker.places import Places
     from relay.worker.pools import Member
     from relay.worker.session import Session
 
@@ -60,9 +61,18 @@ def choose(session: Session) -> None:
 
 def _connect(session: Session, member: Member) -> Failure | None:
     """Begin to connect, and to handshake: where the backend is near it has accepted by now, and the first write need not wait for an event."""
-    target = member.target
-    session.outbound = end = End(start_connect(target.family, target.sockaddr))
-    end.began_at = session.worker.loop.now
+    target, places, now = member.target, member.places, session.worker.loop.now
+    if places is None:
+        session.outbound = end = End(start_connect(target.family, target.sockaddr))
+    else:
+        place = places.pick(now)
+        try:
+            session.outbound = end = End(start_connect(*place))
+        except OSError:
+            places.failed(place, now)
+            raise
+        end.place = place
+    end.began_at = now
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, member.session_to_resume(time.time()))
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
@@ -134,8 +144,23 @@ def blame(session: Session, failure: Failure) -> None:
     if failure.reason is Reason.NO_RESOURCES:
         return  # not the backend's fault
     pool = worker.pools[member.target.pool]
+    if member.places is not None and _other_address(session, member, member.places, failure):
+        return
     if pool.leave_alone(member):
         log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, _where(session, failure), REMEDIES[failure.reason])
+
+
+def _other_address(session: Session, member: Member, places: Places, failure: Failure) -> bool:
+    """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
+    end, now = session.outbound, session.worker.loop.now
+    if end is not None and end.place is not None and places.failed(end.place, now):
+        log.warning("pool %s: backend %s: its address %s is left alone: %s: %s", member.target.pool, member.target.route, format_address(end.place[1]), failure.reason, _where(session, failure))
+    mark = ~member.index  # one for each address tried; no member has a negative index
+    session.tried = (*session.tried, mark)
+    if not places.others_left(session.tried.count(mark)):
+        return False
+    session.tried = tuple(index for index in session.tried if index != member.index)
+    return True
 
 
 def _where(session: Session, failure: Failure) -> str:

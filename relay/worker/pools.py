@@ -18,6 +18,7 @@ from relay.config.model import Pool
 from relay.core.balance import balancer_for
 from relay.core.member import Mode, Status
 from relay.core.sticky import identity_key, source_key
+from relay.observe.addresses import Addresses
 from relay.observe.names import (
     FROM_BACKEND,
     HEALTH,
@@ -35,6 +36,7 @@ from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_m
 from relay.tls.contexts import Target
 from relay.tls.identity import Identity, identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.worker.places import Places
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
 RENEW_S = 60.0
@@ -47,7 +49,7 @@ class Member:
 
     __slots__ = (
         "cell_active", "cell_from", "cell_health", "cell_mode", "cell_retry", "cell_returned", "cell_to", "cell_weight", "cells_why",
-        "index", "renew_at", "session", "target", "valid_until_at",
+        "index", "places", "renew_at", "session", "target", "valid_until_at",
     )  # fmt: skip
 
     def __init__(self, index: int, target: Target, layout: Layout) -> None:
@@ -63,6 +65,7 @@ class Member:
         self.cell_mode = layout.cell(MODE_OVERRIDE, *labels)
         self.cell_weight = layout.cell(WEIGHT_OVERRIDE, *labels)
         self.cells_why = {why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS}
+        self.places: Places | None = None  # of a backend whose address is a host name
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
         self.valid_until_at = 0.0
@@ -98,6 +101,9 @@ class PoolState:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
+        for member in self.members:
+            addresses = Addresses(member.target.address, (member.target.family, member.target.sockaddr), layout, board.row(SHARED_ROW))
+            member.places = Places(addresses, pool.retry_s) if addresses.may_change else None
         self._retry_ms = int(pool.retry_s * 1000)
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)

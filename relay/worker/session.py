@@ -31,6 +31,7 @@ from relay.worker.loop import GONE, IN
 from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
+    from relay.observe.addresses import Place
     from relay.worker.listener import Acceptor
     from relay.worker.pools import Member
     from relay.worker.worker import Worker
@@ -43,7 +44,7 @@ _INFINITY = float("inf")
 class End:
     """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
-    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "shut", "sock", "ssl", "truncated", "wants_write")
+    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "place", "shut", "sock", "ssl", "truncated", "wants_write")
 
     def __init__(self, sock: Connection) -> None:
         self.sock = sock
@@ -53,6 +54,7 @@ class End:
         self.held = b""
         self.established = False
         self.began_at = 0.0  # when we began to connect to it
+        self.place: Place | None = None  # which of a backend's several addresses this is
         self.ended = False
         self.truncated = False  # it ended without close_notify
         self.closing = False  # a close_notify waits for the socket to take it

@@ -109,8 +109,8 @@ SET: dict[tuple[str, str], str] = {
     ("[pool.httpslb]", "cookie_insert"): "true",
     ("[pool.httpslb]", "send_proxy"): '"v2"',
 }
-# These are refused through another key: cookie has no effect without sticky = "cookie", and the rest is the health table.
-THROUGH_ANOTHER = {("[pool.httpslb]", "cookie"), *(("[pool.httpslb.health]", key) for key in Health.model_fields)}
+# Refused through another key: cookie has no effect without sticky = "cookie".
+THROUGH_ANOTHER = {("[pool.httpslb]", "cookie")}
 
 
 def test_the_keys_marked_as_not_in_this_version_are_those_that_are_refused(tmp_path):
@@ -125,10 +125,3 @@ def test_the_keys_marked_as_not_in_this_version_are_those_that_are_refused(tmp_p
         file.write_text(head + title + body, encoding="utf-8")
         with pytest.raises(ConfigError, match=rf"{key}: .* not supported in this version"):
             load_config(file)
-
-
-def test_the_health_table_is_refused(tmp_path):
-    file = tmp_path / "relay.toml"
-    file.write_text(REFERENCE.read_text(encoding="utf-8").replace("# [pool.httpslb.health]", "[pool.httpslb.health]"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"health: .* not supported in this version"):
-        load_config(file)

@@ -68,6 +68,15 @@ CASES = {
     "a fingerprint of words": ((ROUTE, f'pool = "web"\nallow = {{fingerprint_sha256 = ["{"g" * 64}"]}}'), ["listener.https.route[0].allow.fingerprint_sha256[0]"], "-fingerprint -sha256"),
     "an allow rule that matches nothing": ((ROUTE, 'pool = "web"\nallow = {cn = [""]}'), ["listener.https.route[0].allow.cn[0]"], "can match nothing"),
     "an allow rule with a star inside": ((ROUTE, 'pool = "web"\nallow = {san_dns = ["a.*.corp"]}'), ["listener.https.route[0].allow.san_dns[0]"], "not its whole first label"),
+    # Health checks and names.
+    "a health path without slash": ((POOL, '[pool.web]\nhealth = {http_get = "health"}'), ["pool.web.health.http_get"], "is no path of a URL"),
+    "a health path with a space": ((POOL, '[pool.web]\nhealth = {http_get = "/a b"}'), ["pool.web.health.http_get"], "is no path of a URL"),
+    "a health path with a line end": ((POOL, '[pool.web]\nhealth = {http_get = "/a\\r\\nHost: x"}'), ["pool.web.health.http_get"], "is no path of a URL"),
+    "statuses in words": ((POOL, '[pool.web]\nhealth = {http_get = "/", http_status = "ok"}'), ["pool.web.health.http_status"], "is no list of HTTP statuses"),
+    "a status that is never final": ((POOL, '[pool.web]\nhealth = {http_get = "/", http_status = "100-399"}'), ["pool.web.health.http_status"], "below 200"),
+    "statuses backwards": ((POOL, '[pool.web]\nhealth = {http_get = "/", http_status = "399-200"}'), ["pool.web.health.http_status"], "ends before it begins: 399-200"),
+    "statuses of nothing": ((POOL, '[pool.web]\nhealth = {http_status = "200"}'), ["pool.web.health.http_status"], "has no effect without http_get"),
+    "look-ups of addresses": ((POOL, "[pool.web]\nresolve_s = 5"), ["pool.web.resolve_s"], "every backend's address is an IP address"),
     # The access log.
     "a field that strftime does not have": (('access = "-"', 'access = "a%Q.log"'), ["log.access"], "has %Q, which is no field of strftime"),
     "a percent sign at the end": (('access = "-"', 'access = "a%"'), ["log.access"], "a single % at its end"),
@@ -98,7 +107,6 @@ LATER = {
     "a PROXY header in": ('name = "https"', 'name = "https"\naccept_proxy = true', "listener.https.accept_proxy"),
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
     "revocation lists": (ROUTE, 'pool = "web"\nclient_crl = ["a.crl"]', "listener.https.route[0].client_crl"),
-    "health checks": (POOL, "[pool.web]\nhealth = {}", "pool.web.health"),
 }
 
 
@@ -112,6 +120,9 @@ def test_a_feature_that_is_not_there_is_refused_and_not_ignored(problems, old, n
 NOT_SET = [
     (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
     (POOL, '[pool.web]\nsticky = "source"'),
+    (POOL, "[pool.web]\nhealth = {}"),
+    (POOL, '[pool.web]\nhealth = {http_get = "/health?x=%20", http_status = "200, 204,300-399"}'),
+    ("192.0.2.2:443", 'w2.example.com:443"\nname = "w2.example.com'),
     (POOL, '[pool.web]\nsticky = "identity"\nload_factor = 1.25\nsource_prefix_v4 = 24\nsource_prefix_v6 = 64\nslow_start_s = 30'),
     (POOL, '[pool.web]\nbalance = "least_connections"'),
     (POOL, '[pool.web]\nbalance = "random"'),

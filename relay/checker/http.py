@@ -1,0 +1,43 @@
+"""The little HTTP/1.1 that a health check speaks: one GET, and the head of its response.
+
+Never: reads a body, or follows a redirect.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+MAX_HEAD_BYTES = 65_536
+
+
+def render_get(path: str, name: str) -> bytes:
+    """The request, to a host of this name."""
+    host = f"[{name}]" if ":" in name else name
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+
+
+class Head:
+    """Reads an HTTP/1 response as far as its head."""
+
+    def __init__(self) -> None:
+        self._status: int | None = None
+        self._received = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def on_headers_complete(self) -> None:
+        """For httptools: a head is whole."""
+        status = self._parser.get_status_code()
+        if self._status is None and status >= 200:  # those below are not final (RFC 9110, 15.2)
+            self._status = status
+
+    def feed(self, data: bytes) -> int | str | None:
+        """The final status, why it is not HTTP, or None while the head is not whole."""
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._status is None:
+                return ascii(str(error))[1:-1] or type(error).__name__
+        if self._status is None and self._received > MAX_HEAD_BYTES:
+            return f"its head is longer than {MAX_HEAD_BYTES} bytes"
+        return self._status

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import heapq
+import itertools
+import selectors
+import time
+
+import pytest
+
+from relay.checker.plan import plan_of
+from relay.checker.probes import Probe
+from relay.config.load import load_config
+from relay.tls.contexts import build_generation
+from tests.support.backend import TlsBackend
+from tests.support.tables import listener_table, pool_table, route_table
+
+PATIENCE_S = 15
+
+
+class Clockwork:
+    """A selector and instants, as the checker has them."""
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self._timers, self._entry = [], itertools.count()
+
+    def at(self, when, call):
+        heapq.heappush(self._timers, (when, next(self._entry), call))
+
+    def run_until(self, condition):
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            due = self._timers[0][0] if self._timers else deadline
+            for key, _ in self.selector.select(max(0.0, min(due, deadline) - time.monotonic())):
+                key.data()
+            while self._timers and self._timers[0][0] <= time.monotonic():
+                heapq.heappop(self._timers)[2]()
+
+
+@pytest.fixture
+def make_backend(pki):
+    """Mutual-TLS backends that are closed after the test: `make_backend(serve, alpn=…)`."""
+    made = []
+
+    def make(*arguments, files=None, client_ca=None, **keywords):
+        shown = files or pki.backend
+        backend = TlsBackend(shown.certificate, shown.key, client_ca or pki.ca, *arguments, **keywords)
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+def generation(pki, tmp_path):
+    """The generation of a configuration with one pool: `generation(addresses, health={…})`."""
+
+    def build(addresses, *, route=None, **pool):
+        file = tmp_path / "relay.toml"
+        file.write_text(listener_table(route_table(pki, **(route or {}))) + pool_table(pki, addresses, **pool))
+        return build_generation(load_config(file), 1)
+
+    return build
+
+
+@pytest.fixture
+def check(generation):
+    """Check one backend once, by its address or at several places: the result. Nothing of it stays open."""
+
+    def run(address, *, places=None, first=0, route=None, pool=None, **health):
+        made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))
+        settings, (target,) = made.config.pool["main"], made.targets["main"]
+        clockwork, results = Clockwork(), []
+        plan = plan_of(settings, settings.health, made.config, "main")
+        Probe(target, plan, places or ((target.family, target.sockaddr),), first, selector=clockwork.selector, at=clockwork.at, on_end=results.append).begin()
+        clockwork.run_until(lambda: results)
+        assert not clockwork.selector.get_map()
+        assert len(results) == 1
+        return results[0]
+
+    return run

@@ -1,0 +1,188 @@
+"""One check finds out whether a session would get through, and says in words why not."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+
+from tests.support.gateway import wait_until
+from tests.support.http import answer, silent, status
+
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+
+
+@pytest.fixture
+def deaf_port():
+    """A port whose queue is full: connections to it are not accepted."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for each in fillers:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        yield port
+        for each in fillers:
+            each.close()
+
+
+@pytest.fixture
+def mute_port():
+    """A port that accepts and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_a_good_backend_passes_with_its_version_and_its_certificates_end(pki, check, make_backend, version):
+    backend = make_backend(version=version)
+    result = check(backend.address)
+    assert (result.ok, result.label, result.word) == (True, "ok", "ok")
+    assert result.tls_version == f"TLSv1.{3 if version is TLS13 else 2}"
+    assert result.not_after_at == int(pki.backend.issued.certificate.not_valid_after_utc.timestamp())
+    assert result.detail.startswith(f"{result.tls_version} handshake in ")
+    assert result.address == backend.address
+    (peer,) = wait_until("the backend has seen us", lambda: backend.peers)
+    assert peer["subject"] == ((("commonName", "relay machine"),),)
+
+
+def test_no_check_resumes_a_session(check, make_backend):
+    backend = make_backend()
+    assert all(check(backend.address).ok for _ in range(3))
+    assert (backend.accepted, backend.resumed) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        ("wrong_name", "backend_wrong_name"),
+        ("expired", "backend_expired"),
+        ("not_yet_valid", "backend_not_yet_valid"),
+        ("wrong_ca", "backend_unknown_ca"),
+        ("wrong_purpose", "backend_wrong_purpose"),
+        ("self_signed", "backend_unknown_ca"),
+    ],
+)
+def test_a_backend_with_a_wrong_certificate_fails(pki, check, make_backend, files, word):
+    result = check(make_backend(files=pki.backend_matrix()[files]).address)
+    assert (result.label, result.word) == ("handshake_failed", word)
+    assert "the backend's certificate: subject CN=backend" in result.detail
+    assert result.remedy
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+@pytest.mark.parametrize("path", ["", "/health"])
+def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(pki, check, make_backend, version, path):
+    result = check(make_backend(answer(status(200)), client_ca=pki.foreign_ca, version=version).address, http_get=path)
+    assert result.word == "backend_rejected_our_certificate"
+    assert result.detail == "the backend sent the alert unknown_ca"
+    assert result.remedy.startswith("the backend does not accept the pool's machine_certificate")
+
+
+def test_a_backend_that_hangs_up_right_after_the_handshake_fails(check, make_backend):
+    result = check(make_backend(lambda connection: connection.unwrap(), version=TLS13).address)
+    assert (result.label, result.word) == ("handshake_failed", "backend_gone")
+    assert "right after the TLS handshake" in result.detail
+
+
+def test_a_backend_that_speaks_first_passes_at_once(check, make_backend):
+    result = check(make_backend(lambda connection: (connection.sendall(b"220 hello\r\n"), silent(connection)), version=TLS13).address)
+    assert result.ok
+
+
+def test_nobody_at_the_address_is_refused(check):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = check(f"127.0.0.1:{port}")
+    assert (result.label, result.word, result.detail, result.tls_version) == ("connect_failed", "backend_refused", "Connection refused", "")
+
+
+def test_a_backend_that_does_not_accept_runs_out_of_time(check, deaf_port):
+    began = time.monotonic()
+    result = check(f"127.0.0.1:{deaf_port}", timeout_s=0.3)
+    assert (result.label, result.word) == ("connect_failed", "backend_timeout")
+    assert "within health.timeout_s (0.3 s)" in result.detail
+    assert 0.3 <= time.monotonic() - began < 5
+
+
+def test_a_backend_that_does_not_shake_hands_runs_out_of_time(check, mute_port):
+    result = check(f"127.0.0.1:{mute_port}", timeout_s=0.3)
+    assert (result.label, result.word) == ("handshake_failed", "backend_handshake_timeout")
+    assert "health.timeout_s" in result.remedy
+
+
+def test_a_backend_that_does_not_speak_tls_fails(check):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk():
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(b"SSH-2.0-whatever\r\n")
+                peer.recv(10_000)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        result = check(f"127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert (result.label, result.word) == ("handshake_failed", "backend_not_tls")
+
+
+def test_a_get_that_is_answered_well_passes(check, make_backend):
+    asked = []
+    result = check(make_backend(answer(status(204), requests=asked)).address, http_get="/health?deep=1")
+    assert result.ok
+    assert " GET /health?deep=1 answered 204 in " in result.detail
+    assert asked == [b"GET /health?deep=1 HTTP/1.1\r\nHost: backend.example.com\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"]
+
+
+def test_only_the_final_status_counts_and_a_head_may_come_in_pieces(check, make_backend):
+    pieces = (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTT", b"P/1.1 2", b"00 OK\r\nX: y\r", b"\n\r\n")
+    assert check(make_backend(answer(*pieces)).address, http_get="/").ok
+
+
+@pytest.mark.parametrize(("statuses", "answered", "good"), [("200-399", 302, True), ("200-399", 404, False), ("200, 204", 201, False), ("200,400-499", 418, True)])
+def test_the_statuses_that_are_good_are_configured(check, make_backend, statuses, answered, good):
+    result = check(make_backend(answer(status(answered))).address, http_get="/x", http_status=statuses)
+    assert result.ok is good
+    if not good:
+        assert (result.label, result.word, result.detail) == ("http_failed", "http_status", f"GET /x answered {answered}")
+
+
+def test_a_get_that_is_not_answered_runs_out_of_time(check, make_backend):
+    result = check(make_backend(silent).address, http_get="/slow", timeout_s=0.4)
+    assert (result.label, result.word) == ("http_failed", "http_timeout")
+    assert result.detail == "GET /slow was not answered within health.timeout_s (0.4 s)"
+
+
+def test_a_backend_that_hangs_up_instead_of_answering_fails(check, make_backend):
+    result = check(make_backend(answer()).address, http_get="/x")
+    assert (result.label, result.word) == ("http_failed", "http_gone")
+
+
+@pytest.mark.parametrize("said", [b"220 mail.example.com ESMTP\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000])
+def test_an_answer_that_is_not_http_or_never_ends_fails(check, make_backend, said):
+    result = check(make_backend(answer(said)).address, http_get="/x")
+    assert (result.label, result.word) == ("http_failed", "not_http")
+    assert "\n" not in result.detail
+
+
+def test_what_the_routes_negotiate_is_offered_and_a_get_offers_what_it_speaks(check, make_backend):
+    backend = make_backend(answer(status(200)), alpn=("postgresql", "http/1.1"))
+    assert check(backend.address, route={"alpn": ["postgresql"]}).ok
+    assert check(backend.address, route={"alpn": ["h2", "http/1.1"]}, http_get="/").ok
+    assert check(backend.address).ok
+    assert backend.alpn == ["postgresql", "http/1.1", None]
+
+
+def test_a_backend_with_several_addresses_passes_when_one_of_them_does(check, make_backend):
+    backend = make_backend()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = free.getsockname()
+    places = tuple((socket.AF_INET, address) for address in (dead, ("127.0.0.1", backend.port), dead))
+    result = check(backend.address, places=places)
+    assert (result.ok, result.place, result.address) == (True, 1, backend.address)
+    last = check(backend.address, places=(places[0], places[0]), first=1)
+    assert (last.word, last.place) == ("backend_refused", 0)
