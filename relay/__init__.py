@@ -9,7 +9,8 @@ THE MAP. One connection, in the order in which it meets the code:
    `relay.core.routes.RouteTable.find` the route, which has its own TLS context (`relay.tls.contexts.InboundRoute`).
 3. `relay.worker.inbound.step` does the handshake that `relay.tls.stream.accept` began; afterwards, full or resumed,
    `relay.tls.identity.judge` says whether this client may come in.
-4. `relay.worker.outbound.choose` asks the pool (`relay.worker.pools.PoolState.pick`) for a backend: `relay.core.sticky.source_key` is
+4. Where its cookie decides, `relay.worker.sniffing.begin` reads its first request for `relay.core.sniff.Sniffer.feed`.
+   `relay.worker.outbound.choose` asks the pool (`relay.worker.pools.PoolState.pick`) for a backend: `relay.core.sticky.source_key` is
    who the client is, `relay.core.balance.Rendezvous` or `relay.core.balance.RoundRobin` decides.
 5. `relay.worker.outbound.step` connects and handshakes, as `relay.tls.stream.connect` began, and goes to the next backend when that fails.
 6. `relay.tls.pump.Pump.move` moves the bytes, both ways; `relay.worker.relaying.event` does what is not usual, until both ends have ended.
@@ -41,7 +42,9 @@ MAP = {
     "relay.worker.pools": "what a worker knows of its backends",
     "relay.worker.places": "which of a backend's addresses",
     "relay.core.sticky": "who the client is, for stickiness",
+    "relay.worker.sniffing": "the client's first bytes, where a cookie decides",
     "relay.core.sniff": "the first request's cookie",
+    "relay.worker.choice": "the backend that a cookie chooses",
     "relay.core.cookie": "what a cookie's value names, and our own cookie",
     "relay.core.member": "who may be picked",
     "relay.core.overrides": "what operators have changed about backends",
@@ -77,12 +80,13 @@ MAP = {
     "relay.checker.report": "what it knows, as a file for the page",
     "relay.observe.addresses": "where host names lead, from the checker to the workers",
     "relay.config.statuses": "the syntax of HTTP statuses",
-    "relay.config.health": "rules of health checks",
     "relay.supervisor.checker": "keeps the checker running",
     "relay.config.model": "every key and its default",
     "relay.config.load": "TOML to model",
     "relay.config.rules": "rules across keys",
+    "relay.config.health": "rules of health checks",
     "relay.config.login": "rules of [admin]",
+    "relay.config.stickiness": "rules of stickiness and balancing",
     "relay.config.words": "what is wrong with a key, in an operator's words",
     "relay.config.places": "where in the file something is",
     "relay.config.address": "the syntax of names and addresses",
@@ -90,6 +94,8 @@ MAP = {
     "relay.tls.profile": "what a certificate says about itself",
     "relay.tls.verdict": "what OpenSSL thinks of a certificate",
     "relay.tls.fitness": "whether each is fit for its task",
+    "relay.tls.secrets": "the secret of our own cookies",
+    "relay.tls.alpn": "the protocol agreed on with a client",
     "relay.tls.contexts": "every TLS context of a generation",
     "relay.tls.pki": "certificates for the demonstration and the tests",
     "relay.sockets": "listening sockets and connects",

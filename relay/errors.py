@@ -28,6 +28,7 @@ class Stage(Word):
 
     INTAKE = "intake"
     INBOUND_TLS = "inbound_tls"
+    SNIFF = "sniff"
     CONNECT = "connect"
     OUTBOUND_TLS = "outbound_tls"
     RELAY = "relay"

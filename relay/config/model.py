@@ -92,6 +92,7 @@ class Timeouts(_Section):
 
     hello_s: Seconds = 5
     handshake_s: Seconds = 10
+    sniff_s: Seconds = 2
     connect_s: Seconds = 5
     idle_s: Seconds = 300
     linger_s: Seconds = 5
@@ -179,7 +180,13 @@ class Pool(_Section):
     source_prefix_v4: Annotated[int, Field(ge=1, le=32)] = 32
     source_prefix_v6: Annotated[int, Field(ge=1, le=128)] = 128
     cookie: str = "JSESSIONID"
+    sticky_fallback: Literal["source", "balance"] = "source"
     cookie_insert: bool = False
+    cookie_secret_file: FilePath | None = None
+    cookie_path: str = "/"
+    cookie_secure: bool = True
+    cookie_http_only: bool = True
+    cookie_same_site: Literal["Lax", "Strict", "None", ""] = "Lax"
     machine_certificate: FilePath | None = None
     machine_key: FilePath | None = None
     backend_ca: FilePath | None = None

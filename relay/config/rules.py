@@ -14,6 +14,7 @@ from relay.config.health import check_health
 from relay.config.login import check_admin
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
 from relay.config.places import NAME, listener_places, pool_place
+from relay.config.stickiness import check_route, check_stickiness
 from relay.config.words import nearest, quoted
 from relay.errors import ConfigError, Problem
 
@@ -50,6 +51,11 @@ class _Findings:
         """Note a problem, unless its place, or a place it was compared with, has been reported already."""
         if not any(self.doubts(place) for place in (where, *compared)):
             self.problems.append(Problem(where, what, remedy))
+
+    def add_compared(self, problems: Iterable[tuple[Problem, Sequence[str]]]) -> None:
+        """Note problems that come with the places they were compared with."""
+        for problem, compared in problems:
+            self.add(problem.where, problem.what, problem.remedy, compared=compared)
 
     def doubts(self, place: str) -> bool:
         """Whether this place lies in something that was replaced."""
@@ -138,6 +144,8 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
         meant = nearest(route.pool, config.pool)
         remedy = f"did you mean {quoted(meant)}?" if meant else f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
         found.add(f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"])
+    else:
+        found.add_compared(check_route(where, route, config.pool[route.pool]))
     files = {name: getattr(route, name) for name in _ROUTE_FILES}
     if route.mode == "passthrough":
         found.add(f"{where}.mode", f'"passthrough" is {_LATER}', "remove it, and give the route certificate, private_key and client_ca")
@@ -223,13 +231,7 @@ def _tls(found: _Findings, where: str, settings: Route | Pool) -> None:
 def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", _NAME_REMEDY)
-    _stickiness(found, where, pool)
-    if pool.sticky == "cookie":
-        found.add(f"{where}.sticky", f'"cookie" is {_LATER}', 'use "source" or "none"')
-    elif "cookie" in pool.model_fields_set:
-        found.add(f"{where}.cookie", f"has no effect beside sticky = {quoted(pool.sticky)}", "remove it", compared=[f"{where}.sticky"])
-    if pool.cookie_insert:
-        found.add(f"{where}.cookie_insert", f"true is {_LATER}", "remove it")
+    found.add_compared(check_stickiness(where, pool))
     if pool.send_proxy:
         found.add(f"{where}.send_proxy", f"{quoted(pool.send_proxy)} is {_LATER}", "remove it; backends see the relay's address")
     for problem in check_health(where, pool):
@@ -250,18 +252,6 @@ def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
             _adopt(found, f"{here}.address", error)
         if backend.name and not is_ip(backend.name) and (why := why_no_host_name(backend.name)):
             found.add(f"{here}.name", f"{quoted(backend.name)} {why}", "write the name, or the IP address, that the backend's certificate carries")
-
-
-def _stickiness(found: _Findings, where: str, pool: Pool) -> None:
-    """Keys of stickiness and balancing that say something only together with others."""
-    given, compared = pool.model_fields_set, [f"{where}.sticky", f"{where}.balance"]
-    hashes = pool.sticky != "none" or pool.balance == "hash"
-    if not hashes:
-        for key in sorted(given & {"load_factor", "source_prefix_v4", "source_prefix_v6"}):
-            what = f"has no effect beside sticky = {quoted(pool.sticky)} and balance = {quoted(pool.balance)}"
-            found.add(f"{where}.{key}", what, 'remove it, or set sticky = "source"', compared=compared)
-    elif 0 < pool.load_factor < 1:
-        found.add(f"{where}.load_factor", f"{pool.load_factor:g} would leave connections without a backend", "write 1.25 or so, that is 25 % above its share; 0 is no limit")
 
 
 def _files_of_pools(found: _Findings, config: Config) -> None:

@@ -53,15 +53,16 @@ class Balancer(Protocol):
 
 
 def balancer_for(pool: Pool, offset: int, *, counts: Counts | None = None, chance: Chance | None = None) -> Balancer:
-    """The balancer a pool's settings ask for; `sticky = "source"` and "identity" decide before `balance`.
+    """The balancer a pool's settings ask for, with `sticky = "cookie"` that of clients without one; stickiness decides before `balance`.
 
     `offset` is the worker's slot: it lets the workers begin their rounds at different members. Raises ValueError for settings
     that need `counts` (least_connections, max_connections, load_factor) or `chance` (random) without it.
     """
     members = [Member(backend.route, backend.weight, backend.standby, backend.max_connections) for backend in pool.backend]
     slow_start_s = pool.slow_start_s
-    if pool.sticky in {"source", "identity"} or pool.balance == "hash":
-        why: Why = "balanced" if pool.sticky == "none" else "sticky"
+    sticky = pool.sticky in {"source", "identity"} or (pool.sticky == "cookie" and pool.sticky_fallback == "source")
+    if sticky or pool.balance == "hash":
+        why: Why = "sticky" if sticky else "balanced"
         return Rendezvous(members, why, counts=counts, slow_start_s=slow_start_s, load_factor=pool.load_factor)
     if pool.balance == "least_connections" and counts is not None:
         return LeastConnections(members, counts, offset, slow_start_s=slow_start_s)

@@ -2,13 +2,14 @@
 
     INTAKE        the first bytes are peeked at until the ClientHello is whole and a route is found
     INBOUND_TLS   handshake with the client; then its certificate is judged
+    SNIFF         the first request's cookie is looked for, where it says which backend
     CONNECT       TCP to the backend that was chosen
     OUTBOUND_TLS  handshake with the backend, our machine certificate, its name
     RELAY         bytes, both ways
     LINGER        one direction has ended, the other goes on to its own end
     CLOSED        both connections are gone, the log line is written
 
-Every state but CLOSED has a row for DEADLINE, PEER_GONE and DRAIN, so that no session can get stuck.
+Every state but CLOSED has a row for DEADLINE, PEER_GONE and DRAIN, so that no session can get stuck. A deadline is the end, but in SNIFF.
 
 Never: does anything; `worker.session.Session.advance` acts on it.
 """
@@ -26,6 +27,8 @@ class Event(Word):
 
     ROUTED = "routed"  # a whole hello, and a route for it
     SECURED = "secured"  # a handshake is done and the peer is who it must be
+    LOOK = "look"  # so it is, and its first request says where to
+    LOOKED = "looked"  # it has said so, or says nothing
     CONNECTED = "connected"  # TCP to the backend stands
     BACKEND_FAILED = "backend_failed"  # before a byte of the client was forwarded
     HALF_ENDED = "half_ended"  # one direction has ended
@@ -60,7 +63,15 @@ TRANSITIONS: dict[State, dict[Event, Step]] = {
     },
     State.INBOUND_TLS: {
         Event.SECURED: Step(State.CONNECT),
+        Event.LOOK: Step(State.SNIFF),
         **_ends(Reason.HANDSHAKE_TIMEOUT, Reason.PEER_GONE, Reason.DRAINING),
+    },
+    State.SNIFF: {
+        Event.LOOKED: Step(State.CONNECT),
+        Event.REFUSED: Step(State.CLOSED),
+        Event.PEER_GONE: Step(State.CLOSED, Reason.INBOUND_RESET),
+        Event.DEADLINE: Step(State.CONNECT),  # who says nothing may speak a protocol in which the server speaks first
+        Event.DRAIN: Step(State.CLOSED, Reason.DRAINING),
     },
     State.CONNECT: {
         Event.CONNECTED: Step(State.OUTBOUND_TLS),

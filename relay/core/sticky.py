@@ -6,6 +6,7 @@ Next: `relay.core.balance.Rendezvous`
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 _MAPPED = "::ffff:"
@@ -37,6 +38,11 @@ def identity_key(spki_sha256: bytes, address: str, prefix_v4: int = 32, prefix_v
     Without one (b"": the client's TLS ends at the backend) the address is who the client is.
     """
     return spki_sha256 or source_key(address, prefix_v4, prefix_v6)
+
+
+def cookie_key(value: bytes) -> bytes:
+    """The key of a cookie's value: 16 bytes, however long the value is that a client has made up."""
+    return blake2b(value, digest_size=16).digest()
 
 
 def _masked(packed: bytes, prefix: int) -> bytes:

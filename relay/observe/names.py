@@ -20,7 +20,8 @@ HANDSHAKE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 NO_ROUTE = "none"
 TO_BACKEND, FROM_BACKEND = "to_backend", "from_backend"
-WHYS = ("sticky", "balanced", "failover")
+# Named by its cookie; by the hash of a cookie that names nobody; by who the client is; by balance; instead of one that failed, is down or full.
+WHYS = ("cookie", "hashed", "sticky", "balanced", "failover")
 HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
 CHECK_OK = "ok"
 CHECK_RESULTS = (CHECK_OK, "connect_failed", "handshake_failed", "http_failed")

@@ -22,8 +22,10 @@ from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
 from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
+from relay.tls.alpn import selector
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
 from relay.tls.raw import (
@@ -40,6 +42,7 @@ from relay.tls.raw import (
     ffi,
     lib,
 )
+from relay.tls.secrets import load_secrets
 from relay.tls.stream import VERIFY_CALLBACK
 
 _VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
@@ -89,18 +92,19 @@ class Generation:
     config: Config
     routes: dict[str, RouteTable[InboundRoute]]
     targets: dict[str, tuple[Target, ...]]
+    secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
 
 
 def build_generation(config: Config, number: int) -> Generation:
     """Build every context. Raises ConfigError with all problems: files, cipher lists, names that do not resolve."""
-    problems: list[Problem] = []
+    secrets, problems = load_secrets(config)
     routes: dict[str, RouteTable[InboundRoute]] = {}
     targets: dict[str, tuple[Target, ...]] = {}
     for listener in config.listener:
         entries: list[tuple[tuple[str, ...], InboundRoute]] = []
         for index, route in enumerate(listener.route):
             try:
-                entries.append((route.sni, _inbound(listener, index, route, number)))
+                entries.append((route.sni, _inbound(listener, index, route, number, alpn_of(config, route))))
             except ConfigError as error:
                 problems += error.problems
         routes[listener.name] = RouteTable.build(entries)
@@ -114,10 +118,10 @@ def build_generation(config: Config, number: int) -> Generation:
         targets[name] = tuple(members)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    return Generation(number, config, routes, targets)
+    return Generation(number, config, routes, targets, secrets)
 
 
-def _inbound(listener: Listener, index: int, route: Route, number: int) -> InboundRoute:
+def _inbound(listener: Listener, index: int, route: Route, number: int, protocols: tuple[str, ...]) -> InboundRoute:
     where = f"listener.{listener.name}.route[{index}]"
     if route.certificate is None or route.private_key is None or route.client_ca is None:
         raise ConfigError([Problem(where, "has no certificate, private_key and client_ca", "set all three")])
@@ -135,8 +139,8 @@ def _inbound(listener: Listener, index: int, route: Route, number: int) -> Inbou
     for authority in authorities:
         context.add_client_ca(authority)
     keep: tuple[Any, ...] = (context,)
-    if route.alpn:
-        callback = _alpn_callback(tuple(name.encode("ascii") for name in route.alpn))
+    if protocols:
+        callback = selector(tuple(name.encode("ascii") for name in protocols))
         lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
         keep = (context, callback)
     return InboundRoute(
@@ -274,26 +278,3 @@ def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:
         return latest
 
     return {subject: until(subject, frozenset({subject})) for subject in by_subject}
-
-
-def _alpn_callback(ours: tuple[bytes, ...]) -> Any:
-    """A raw callback that selects the first of our protocols the client offers, and refuses when there is none (RFC 7301, 3.2)."""
-
-    def select(_ssl: Any, out: Any, out_length: Any, offered: Any, offered_length: int, _arg: Any) -> int:
-        data = bytes(ffi.buffer(offered, offered_length))
-        positions: dict[bytes, int] = {}
-        at = 0
-        while at < len(data):
-            length = data[at]
-            positions.setdefault(data[at + 1 : at + 1 + length], at + 1)
-            at += 1 + length
-        for protocol in ours:
-            position = positions.get(protocol)
-            if position is not None:
-                # Points into the client's own offer, which outlives the call.
-                out[0] = offered + position
-                out_length[0] = len(protocol)
-                return EXTENSION_OK
-        return EXTENSION_REFUSED
-
-    return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=EXTENSION_REFUSED)

@@ -103,6 +103,13 @@ class Pump:
             moved += size
         return moved
 
+    def read(self, source: Pointer) -> bytes | int:
+        """One record of the source, to be looked at; 0 when there is none now, the complement of 0 when `status` says why."""
+        size: int = lib.SSL_read(source, self._buffer, RECORD_BYTES)
+        if size > 0:
+            return bytes(self._view[:size])
+        return self._not_read(source, size, 0)
+
     def push(self, sink: Pointer, held: bytes) -> int:
         """Offer held bytes again, the same ones: their number, or the complement of 0 with BLOCKED or SINK_FAILED."""
         size = len(held)
@@ -110,7 +117,7 @@ class Pump:
         if result == size:
             return size
         error = lib.SSL_get_error(sink, result)
-        # Held is one record, and OpenSSL writes records whole, so there is no partial success to account for.
+        # OpenSSL says that it has written when it has written all, be it one record or several: there is no partial success to account for.
         if error in (WANT_WRITE, WANT_READ):
             self.status, self.held = Status.BLOCKED, held
         else:

@@ -14,7 +14,7 @@ from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
 from relay.tls.identity import judge, peer_identity
 from relay.tls.reasons import Failure
-from relay.worker import outbound
+from relay.worker import outbound, sniffing
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
@@ -49,8 +49,12 @@ def step(session: Session) -> None:
         worker.loop.add(end.fd, end.mask, session.on_early)
     else:
         worker.loop.handle(end.fd, session.on_early)
-    session.advance(Event.SECURED)
-    outbound.choose(session)
+    cookie = worker.pools[session.route.pool].cookie if session.route is not None else ""
+    if cookie:
+        sniffing.begin(session, cookie)
+    else:
+        session.advance(Event.SECURED)
+        outbound.choose(session)
 
 
 def _note_names(session: Session) -> None:

@@ -35,7 +35,8 @@ def choose(session: Session) -> None:
     """Pick the next backend and start to connect to it, until one connects. Raises SessionError when none is left."""
     pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
     while True:
-        choice = pool.pick(session.client_host, session.tried, session.identity)
+        cookies = session.first.found.values if session.first is not None else ()
+        choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
         if choice is None:
             nobody = f"every backend of pool {pool.name} is disabled, draining, or has its max_connections"
             raise SessionError(Side.OUTBOUND, Stage.CONNECT, session.reason or Reason.NO_BACKEND, session.detail if session.tried else nobody)

@@ -16,7 +16,9 @@ from typing import Final
 
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
+from relay.core.cookie import Inserter
 from relay.core.member import Mode, Status
+from relay.core.sniff import Sniffed
 from relay.core.sticky import identity_key, source_key
 from relay.observe.addresses import Addresses
 from relay.observe.names import (
@@ -36,6 +38,7 @@ from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_m
 from relay.tls.contexts import Target
 from relay.tls.identity import Identity, identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.worker.choice import CookieChoice
 from relay.worker.places import Places
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
@@ -97,7 +100,7 @@ def _chain_valid_until(ssl: Pointer) -> float:
 class PoolState:
     """One pool, seen from one worker."""
 
-    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int) -> None:
+    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"") -> None:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
@@ -115,16 +118,22 @@ class PoolState:
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
         self._statuses = [Status()] * len(self.members)
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
+        self.cookie = pool.cookie if pool.sticky == "cookie" else ""
+        self._cookies = CookieChoice(name, pool, secret, self._connections) if self.cookie else None
         self.refresh()
 
-    def pick(self, client: str, tried: Container[int], who: Identity | None = None) -> tuple[Member, str] | None:
+    def pick(self, client: str, tried: Container[int], who: Identity | None = None, cookies: tuple[bytes, ...] = ()) -> tuple[Member, str] | None:
         """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
         shared = self._shared
         if shared[self._cell_health_version] + shared[self._cell_override_version] != self._seen:
             self.refresh()
+        now_at = monotonic() if self._starts_slowly else 0.0
+        if cookies and self._cookies is not None:
+            named, why = self._cookies.pick(cookies, tried, self._usable, now_at)
+            return None if named is None else (self.members[named], why)
         balancer = self._balancer
         key = self._key(client, who) if balancer.keyed else b""
-        index = balancer.pick(key, tried, self._usable, monotonic() if self._starts_slowly else 0.0)
+        index = balancer.pick(key, tried, self._usable, now_at)
         if index is None:
             return None
         return self.members[index], "failover" if tried else balancer.why
@@ -146,6 +155,12 @@ class PoolState:
         if statuses != self._statuses:
             self._statuses = statuses
             self._balancer.use(statuses)
+            if self._cookies is not None:
+                self._cookies.use(statuses)
+
+    def inserter(self, member: Member, found: Sniffed) -> Inserter | None:
+        """What puts our cookie into the member's first response, for a client that came without one."""
+        return self._cookies.inserter(member.index, found) if self._cookies is not None else None
 
     def leave_alone(self, member: Member) -> bool:
         """The backend failed: nobody tries it for retry_s. True when this is news."""

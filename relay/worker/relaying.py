@@ -31,6 +31,7 @@ from relay.worker.loop import ET, GONE, IN, OUT
 
 if TYPE_CHECKING:
     from relay.worker.session import End, Session
+    from relay.worker.sniffing import First
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
@@ -47,11 +48,47 @@ def begin(session: Session) -> None:
     loop = worker.loop
     loop.handle(backend.fd, session.on_first_reply)
     loop.handle(client.fd, session.on_inbound)
+    if session.first is not None and not _forward_first(session, session.first, client, backend):
+        return
     refresh(session, client, backend)
     refresh(session, backend, client)
     if session.early:
         session.early = False
-        session.on_inbound(IN)
+        if not (backend.held or client.ended):
+            session.on_inbound(IN)
+
+
+def _forward_first(session: Session, first: First, client: End, backend: End) -> bool:
+    """What was read to find the backend goes there before anything else; False when the session has gone on, or to another backend."""
+    worker, member, head = session.worker, session.member, first.head
+    first.inserter = worker.pools[member.target.pool].inserter(member, first.found) if member is not None else None
+    if head:
+        size = worker.pump.push(backend.ssl, head)
+        if size < 0 and worker.pump.status is Status.SINK_FAILED:
+            _back_to_connect(session, stream.failure(Side.OUTBOUND))  # it has taken nothing
+            return False
+        first.forget_head()
+        if size < 0:
+            backend.held = head
+        else:
+            _count(session, Side.INBOUND, size)
+    if client.ended:
+        _pass_end(session, client, backend)
+    return session.state is not State.CLOSED and session.outbound is backend
+
+
+def _move(session: Session, side: Side, source: End, sink: End) -> int:
+    """Like Pump.move; a backend's first answer may have to take our cookie along."""
+    first, pump = session.first, session.worker.pump
+    if side is Side.INBOUND or first is None or first.inserter is None:
+        return session.worker.move(source.ssl, sink.ssl)
+    data = pump.read(source.ssl)
+    if isinstance(data, int):
+        return data
+    data = first.inserter.feed(data)
+    if first.inserter.done:
+        first.inserter = None
+    return pump.push(sink.ssl, data)
 
 
 def first_reply(session: Session) -> None:
@@ -121,7 +158,7 @@ def event(session: Session, side: Side, mask: int) -> None:
     if session.state is State.CLOSED or session.outbound is None:
         return
     if mask & (IN | GONE) and not end.ended and not other.held:
-        size = session.worker.move(end.ssl, other.ssl)
+        size = _move(session, side, end, other)
         if size < 0:
             unusual(session, side, ~size)
             return

@@ -2,7 +2,7 @@
 
 Theory of operation. A session is in exactly one state of `core.lifecycle`; `advance` is the only place that changes it. Until
 RELAY its sockets are watched edge-triggered and every event asks the loop for a `step`, which the stage's module takes (`intake`,
-`inbound`, `outbound`). In RELAY they are watched level-triggered and `on_inbound`, `on_outbound` move bytes; whatever is not the usual
+`inbound`, `sniffing`, `outbound`). In RELAY they are watched level-triggered and `on_inbound`, `on_outbound` move bytes; whatever is not the usual
 case there is in `relaying`.
 
 Nothing here refers back to the session except the loop's handlers and its timer heap, so that closing it frees it at once: the
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from relay.observe.addresses import Place
     from relay.worker.listener import Acceptor
     from relay.worker.pools import Member
+    from relay.worker.sniffing import First
     from relay.worker.worker import Worker
 
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
@@ -66,7 +67,7 @@ class Session:
     """See the module. Instants are CLOCK_MONOTONIC seconds, but `time_at`, which is Unix time for the log."""
 
     __slots__ = (
-        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "hello", "identity", "inbound",
+        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "first", "hello", "identity", "inbound",
         "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "queued", "reason", "replied", "resumed",
         "route", "side", "since_at", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
@@ -85,6 +86,7 @@ class Session:
         self.timer_at = _INFINITY
         self.queued = False
         self.replied = False
+        self.first: First | None = None  # where a cookie decides
         self.early = False  # the client sent something while we were busy with the backend
         self.hello: Hello | None = None
         self.route: InboundRoute | None = None
@@ -160,8 +162,12 @@ class Session:
 
     def on_first_reply(self, mask: int) -> None:
         """`on_outbound`, until the backend has sent its first byte."""
-        self.on_outbound(mask)
-        if self.bytes_out:
+        inserting = self.first is not None and self.first.inserter is not None
+        if inserting:
+            self.worker.relay_event(self, Side.OUTBOUND, mask)
+        else:
+            self.on_outbound(mask)
+        if self.bytes_out and not inserting:
             self.worker.first_reply(self)
 
     def due_at(self) -> float:
@@ -182,10 +188,11 @@ class Session:
         return refusal
 
     def on_deadline(self) -> None:
-        """The state has taken too long. A backend that does not answer is not the end: there may be others."""
-        if self.state is State.CONNECT or self.state is State.OUTBOUND_TLS:
+        """The state has taken too long. A backend or a request that does not come is not the end: there may be others."""
+        too_slow = self.worker.too_slow.get(self.state)
+        if too_slow is not None:
             try:
-                self.worker.backend_too_slow(self)
+                too_slow(self)
             except SessionError as error:
                 self.refuse(error)
         else:

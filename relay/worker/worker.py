@@ -19,7 +19,7 @@ from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic
 from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
-from relay.worker import inbound, intake, outbound, relaying
+from relay.worker import inbound, intake, outbound, relaying, sniffing
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
 from relay.worker.parting import Partings
@@ -41,7 +41,7 @@ class Worker:
         self.move = self.pump.move
         self.cells = board.row(row)
         self.pools = {
-            name: PoolState(name, pool, generation.targets[name], layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
+            name: PoolState(name, pool, generation.targets[name], secret=generation.secrets.get(name, b""), layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
         }
         self.log = AccessLog(config.log.access, config.log.access_rotate_s, config.log.access_format, self._on_log_drop)
         self.sessions: set[Session] = set()
@@ -49,18 +49,19 @@ class Worker:
         self.patience_s = {
             State.INTAKE: config.timeouts.hello_s,
             State.INBOUND_TLS: config.timeouts.handshake_s,
+            State.SNIFF: config.timeouts.sniff_s,
             State.CONNECT: config.timeouts.connect_s,
             State.OUTBOUND_TLS: config.timeouts.handshake_s,
             State.RELAY: config.timeouts.idle_s,
             State.LINGER: config.timeouts.linger_s,
         }
-        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
+        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.SNIFF: sniffing.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
         # Bound here, so that `session` need not import the modules that import it.
         self.relay_event = relaying.event
         self.relay_unusual = relaying.unusual
         self.relay_goodbye = relaying.say_goodbye
         self.first_reply = relaying.first_reply
-        self.backend_too_slow = outbound.too_slow
+        self.too_slow = {State.SNIFF: sniffing.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
         self.on_session_end: Callable[[], None] | None = None
         self._max_connections = max_connections
         self._max_handshakes = config.limits.handshakes

@@ -87,6 +87,16 @@ CASES = {
     "a load factor without hashing": ((POOL, "[pool.web]\nload_factor = 1.5"), ["pool.web.load_factor"], "has no effect"),
     "a load factor that nobody can keep": ((POOL, '[pool.web]\nsticky = "source"\nload_factor = 0.5'), ["pool.web.load_factor"], "0 is no limit"),
     "a prefix without hashing": ((POOL, "[pool.web]\nsource_prefix_v4 = 24"), ["pool.web.source_prefix_v4"], "has no effect"),
+    "a cookie of ours without stickiness": ((POOL, "[pool.web]\ncookie_insert = true"), ["pool.web.cookie_insert"], "has no effect"),
+    "a fallback without a cookie": ((POOL, '[pool.web]\nsticky_fallback = "balance"'), ["pool.web.sticky_fallback"], "has no effect"),
+    "a secret without a cookie": ((POOL, '[pool.web]\ncookie_secret_file = "a"'), ["pool.web.cookie_secret_file"], "has no effect"),
+    "an attribute of a cookie that is not ours": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie_path = "/app"'), ["pool.web.cookie_path"], "without cookie_insert = true"),
+    "a cookie's name with a space": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie = "SESSION ID"'), ["pool.web.cookie"], "cannot be a cookie's name"),
+    "our cookie under an application's name": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie_secret_file = "a"'), ["pool.web.cookie"], "give the relay's cookie a name of its own"),
+    "our cookie without a secret": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"'), ["pool.web.cookie_secret_file"], "openssl rand -hex 32"),
+    "our cookie with an odd path": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_path = "/;x"'), ["pool.web.cookie_path"], "semicolons"),
+    "our cookie with SameSite None in the clear": ((POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_same_site = "None"\ncookie_secure = false'), ["pool.web.cookie_same_site"], "browsers ignore"),
+    "HTTP/2 where a cookie decides": ((ROUTE, 'pool = "web"\nalpn = ["h2", "http/1.1"]'), (POOL, '[pool.web]\nsticky = "cookie"'), ["listener.https.route[0].alpn"], '"http/1.1" only'),
     "a cookie without stickiness": ((POOL, '[pool.web]\ncookie = "SID"'), ["pool.web.cookie"], "has no effect"),
 }  # fmt: skip
 
@@ -101,8 +111,6 @@ def test_a_broken_rule_is_told_once_at_its_place(problems, case):
 
 
 LATER = {
-    "sticky by cookie": (POOL, '[pool.web]\nsticky = "cookie"', "pool.web.sticky"),
-    "a cookie of the relay's": (POOL, "[pool.web]\ncookie_insert = true", "pool.web.cookie_insert"),
     "passthrough": (ROUTE, 'pool = "web"\nmode = "passthrough"', "listener.https.route[0].mode"),
     "a PROXY header in": ('name = "https"', 'name = "https"\naccept_proxy = true', "listener.https.accept_proxy"),
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
@@ -126,6 +134,8 @@ NOT_SET = [
     (POOL, '[pool.web]\nsticky = "identity"\nload_factor = 1.25\nsource_prefix_v4 = 24\nsource_prefix_v6 = 64\nslow_start_s = 30'),
     (POOL, '[pool.web]\nbalance = "least_connections"'),
     (POOL, '[pool.web]\nbalance = "random"'),
+    (POOL, '[pool.web]\nsticky = "cookie"\nbalance = "random"\nsticky_fallback = "balance"\ncookie = "SID"'),
+    (POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_path = "/app"\ncookie_same_site = ""\ncookie_secure = false'),
     ('route = "w1"', 'route = "w1"\nstandby = true\nmax_connections = 9'),
     (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []\nallow = {}'),
     ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),

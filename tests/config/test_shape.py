@@ -91,7 +91,7 @@ def test_ten_mistakes_are_ten_problems(problems):
         ("app.example.com", "app.*.com"),
         ('pool = "web"', 'pool = "web"\nmin_version = "SSLv3"'),
         ('client_ca = "ssl/ca.pem"', ""),
-        ('backend_ca = "ssl/ca.pem"', 'backend_ca = "ssl/ca.pem"\nsticky = "cookie"'),
+        ('backend_ca = "ssl/ca.pem"', 'backend_ca = "ssl/ca.pem"\nsticky = "cokie"'),
         ('route = "w2"', 'route = "w1"'),
         ("[2001:db8::1]:443", "[2001:db8::1]:0"),
     )

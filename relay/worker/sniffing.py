@@ -1,0 +1,133 @@
+"""The first bytes of a client whose cookie says which backend: read before there is one, and forwarded first when there is.
+
+Theory of operation. The request mostly comes with the handshake's last flight, so it is looked for at once, without a change of what
+epoll watches. Else the socket is watched level-triggered: OpenSSL returns after a record that holds no data (a key update), and with
+edges what lies behind it would never be seen. Who says nothing in time, or nothing that is HTTP/1, is not broken but goes
+where a client without a cookie goes; whatever was read is forwarded all the same, to each backend that is tried, until one has taken it.
+A client that is waited for takes no handshake's place: browsers open connections that they may use later.
+
+Never: changes a byte; reads more than a request's head and the record that it ends in.
+Next: `relay.worker.outbound.choose`
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.core.cookie import Inserter
+from relay.core.hello import NEED_DATA
+from relay.core.lifecycle import Event
+from relay.core.sniff import Sniffed, Sniffer
+from relay.errors import Reason, SessionError, Side, Stage
+from relay.tls import stream
+from relay.tls.pump import Status, watch_alerts
+from relay.worker import outbound
+from relay.worker.loop import ET, IN, OUT
+
+if TYPE_CHECKING:
+    from relay.worker.session import Session
+
+RECORDS_PER_STEP = 16
+
+
+class First:
+    """A client's first bytes. `found` is what they say; `head` is to be forwarded before anything else; `inserter` is there until our cookie is on its way."""
+
+    __slots__ = ("_pieces", "_sniffer", "found", "inserter")
+
+    def __init__(self, cookie: str) -> None:
+        self._sniffer = Sniffer(cookie)
+        self._pieces: list[bytes] = []
+        self.found = Sniffed(http=False, detail="nothing was read")
+        self.inserter: Inserter | None = None
+
+    def add(self, data: bytes) -> bool:
+        """Take what was read; True when it decides."""
+        self._pieces.append(data)
+        found = self._sniffer.feed(data)
+        if found is NEED_DATA or not isinstance(found, Sniffed):
+            return False
+        self.found = found
+        return True
+
+    @property
+    def head(self) -> bytes:
+        """All that was read and not forwarded."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
+
+    def forget_head(self) -> None:
+        """It is the backend's now."""
+        self._pieces.clear()
+
+
+def begin(session: Session, cookie: str) -> None:
+    """The client is who it must be: look for its request, and wait for it if it is not there."""
+    session.first = first = First(cookie)
+    watch_alerts(session.inbound.ssl)
+    session.advance(Event.LOOK)
+    try:
+        decided = _read(session, first)
+    except SessionError:
+        session.worker.handshake_over()
+        raise
+    if decided:
+        _go_on(session, Event.LOOKED)
+    else:
+        session.worker.handshake_over()
+
+
+def step(session: Session) -> None:
+    """More of the request is there."""
+    if session.first is not None and _read(session, session.first):
+        session.worker.handshake_again()
+        _go_on(session, Event.LOOKED)
+
+
+def too_slow(session: Session) -> None:
+    """The deadline of SNIFF has passed: go on without a cookie."""
+    session.worker.handshake_again()
+    _go_on(session, Event.DEADLINE)
+
+
+def _read(session: Session, first: First) -> bool:
+    """Read and look; True when it is decided. Raises SessionError when the client's connection has failed."""
+    end, pump = session.inbound, session.worker.pump
+    for _ in range(RECORDS_PER_STEP):
+        data = pump.read(end.ssl)
+        if isinstance(data, bytes):
+            if first.add(data):
+                return True
+        elif data == 0:
+            break
+        elif pump.status is Status.SOURCE_WANTS_WRITE:  # OpenSSL must answer a key update first
+            _watch(session, IN | OUT)
+            return False
+        elif pump.status is Status.SOURCE_FAILED:
+            failure = stream.failure(Side.INBOUND)
+            reason = Reason.INBOUND_RESET if failure.reason is Reason.PEER_GONE else failure.reason
+            raise SessionError(Side.INBOUND, Stage.SNIFF, reason, failure.detail)
+        else:  # its end, which is passed on as it would have been
+            end.ended, end.truncated = True, pump.status is Status.TRUNCATED
+            return True
+    _watch(session, IN)
+    return False
+
+
+def _watch(session: Session, mask: int) -> None:
+    end, loop = session.inbound, session.worker.loop
+    loop.handle(end.fd, session.on_wake)
+    loop.watch(end.fd, end.mask, mask)
+    end.mask = mask
+
+
+def _go_on(session: Session, event: Event) -> None:
+    """To a backend. As in every connect, what the client sends meanwhile is an edge."""
+    end, loop = session.inbound, session.worker.loop
+    loop.handle(end.fd, session.on_early)
+    loop.watch(end.fd, end.mask, IN | ET)
+    end.mask = IN | ET
+    session.queued = False
+    session.advance(event)
+    outbound.choose(session)
