@@ -3,9 +3,11 @@
 Its shape, instants in Unix seconds, null for never:
 
     {"generation": 1, "pid": 10, "written_at": 1.5,
-     "backends": [{"pool": "p", "backend": "b", "state": "up|down|unknown", "since": 1.5, "reason": "in words", "remedy": "", "in_a_row": 3,
-                   "checked_at": 1.5, "duration_s": 0.01, "address": "192.0.2.1:443", "tls_version": "TLSv1.3", "certificate_not_after": 1.5}],
-     "names": [{"host": "b.example.com", "addresses": ["192.0.2.1"], "answered_at": 1.5, "error": ""}]}
+     "names": [{"host": "b.example.com", "addresses": ["192.0.2.1"], "answered_at": 1.5, "error": ""}],
+     "pool/backend": {"state": "up|down|unknown", "since": 1.5, "reason": "in words", "remedy": "", "in_a_row": 3, "last_check_at": 1.5,
+                      "duration_s": 0.01, "address": "192.0.2.1:443", "tls_version": "TLSv1.3", "not_after": 1.5}, …}
+
+No pool's name has a slash, so the last one's keys are those that have.
 
 Never: is read by a worker; they have the scoreboard.
 """
@@ -41,26 +43,29 @@ def render_report(generation: int, watches: Iterable[Watch], names: Iterable[Nam
         "generation": generation,
         "pid": os.getpid(),
         "written_at": round(wall, 3),
-        "backends": [_backend(watch, clock) for watch in watches],
         "names": [{"host": n.host, "addresses": [host for host, _ in n.known], "answered_at": clock(n.answered_at), "error": n.error} for n in names],
+        **{key_of(watch): _backend(watch, clock) for watch in watches},
     }
+
+
+def key_of(watch: Watch) -> str:
+    """The backend's key in the file."""
+    return f"{watch.target.pool}/{watch.target.route}"
 
 
 def _backend(watch: Watch, clock: Any) -> dict[str, Any]:
     state, result = watch.state, watch.result
     found = {
-        "pool": watch.target.pool,
-        "backend": watch.target.route,
         "state": state.verdict.value,
         "since": None if state.verdict is Verdict.UNKNOWN else clock(state.since_at),
         "reason": state.reason,
         "remedy": result.remedy if result is not None else "",
         "in_a_row": state.in_a_row,
-        "checked_at": clock(result.ended_at) if result is not None else None,
+        "last_check_at": clock(result.ended_at) if result is not None else None,
         "duration_s": round(result.ended_at - result.began_at, 6) if result is not None else None,
         "address": result.address if result is not None else "",
         "tls_version": result.tls_version if result is not None else "",
-        "certificate_not_after": (result.not_after_at or None) if result is not None else None,
+        "not_after": (result.not_after_at or None) if result is not None else None,
     }
     return {**found, **watch.inherited, "since": found["since"]} if watch.inherited else found
 
@@ -102,14 +107,15 @@ class ReportFile:
 
     def inherit(self, watches: Iterable[Watch]) -> None:
         """Take over what the checker before us wrote about backends whose verdict the scoreboard still holds: since when, and why."""
+        entries: Any
         try:
-            entries = {(entry["pool"], entry["backend"]): entry for entry in json.loads(self._path.read_text())["backends"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            entries = json.loads(self._path.read_text())
+        except (OSError, ValueError):
             return
         for watch in watches:
-            entry = entries.get((watch.target.pool, watch.target.route))
+            entry = entries.get(key_of(watch))
             verdict = watch.state.verdict
-            if entry is None or verdict is Verdict.UNKNOWN or entry.get("state") != verdict.value or not isinstance(entry.get("since"), int | float):
+            if not isinstance(entry, dict) or verdict is Verdict.UNKNOWN or entry.get("state") != verdict.value or not isinstance(entry.get("since"), int | float):
                 continue
             watch.state = State(verdict, time.monotonic() - max(0.0, time.time() - entry["since"]))
             watch.inherited = entry

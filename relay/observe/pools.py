@@ -1,6 +1,6 @@
 """Pools and backends as operators see them: what is configured, what was counted, what is known of their health, and what is overridden.
 
-From the scoreboard and state_dir/health.json alone, as JSON types. For the balancer-manager page, its interface and `relay backend list`.
+From the scoreboard and state_dir/checker/health.json alone, as JSON types. For the balancer-manager page, its interface and `relay backend list`.
 
 Never: changes anything, or asks a worker.
 """
@@ -18,7 +18,7 @@ from relay.config.model import Config
 from relay.observe.names import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
 from relay.observe.scoreboard import Snapshot, monotonic_ms
 
-HEALTH_FILE = "health.json"
+HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
 HEALTH_BYTES = 4 * 1024 * 1024
 _HEALTH_KEYS = ("state", "since", "reason", "last_check_at", "duration_s", "tls_version", "not_after")
 _UNCHECKED, _UP, _DOWN = "unknown", "up", "down"

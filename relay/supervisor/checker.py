@@ -21,6 +21,7 @@ from relay.core.fleet import Rules, respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.addresses import cell_of, write_addresses
 from relay.observe.names import BACKEND_NOT_AFTER_S, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, hosts_of
+from relay.observe.pools import HEALTH_FILE
 from relay.observe.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, SHARED_ROW, Layout, Scoreboard, ScoreboardFullError
 from relay.supervisor.prepare import Prepared
 from relay.supervisor.privileges import Identity
@@ -34,16 +35,14 @@ log = logging.getLogger(__name__)
 
 
 def open_health_file(state_dir: Path, identity: Identity) -> Path:
-    """Where the checker may write what `state_dir/health.json` then leads to: only the supervisor's user may replace files beside it. Raises StartupError."""
-    directory, link = state_dir / "checker", state_dir / "health.json"
+    """The file in a directory in which the checker may write, and no process without the supervisor's rights anywhere else. Raises StartupError."""
+    file = state_dir / HEALTH_FILE
+    directory = file.parent
     try:
         directory.mkdir(mode=0o755, exist_ok=True)
         if identity.change:
             os.chown(directory, identity.uid, identity.gid, follow_symlinks=False)
-        file = directory / link.name
-        for old in (file, link):
-            old.unlink(missing_ok=True)  # of an earlier relay
-        link.symlink_to(file.relative_to(state_dir))
+        file.unlink(missing_ok=True)  # of an earlier relay
     except OSError as error:
         raise StartupError(f"{directory}: cannot be made ready for the checker: {error.strerror or error}", "remove it, or choose another relay.state_dir") from None
     return file

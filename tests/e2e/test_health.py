@@ -9,6 +9,7 @@ import signal
 import psutil
 import pytest
 
+from relay.observe.pools import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.http import answer, status
@@ -18,13 +19,13 @@ QUICK = {"interval_s": 0.2, "timeout_s": 2, "rise": 2, "fall": 2}
 
 
 def health_of(gateway):
-    """Every backend's entry in health.json by its route; empty while there is no file."""
-    file = gateway.state_dir / "health.json"
-    return {entry["backend"]: entry for entry in json.loads(file.read_text())["backends"]} if file.exists() else {}
+    """Every backend's entry in the report by its route; empty while there is no file."""
+    file = gateway.state_dir / HEALTH_FILE
+    return {key.removeprefix("main/"): entry for key, entry in json.loads(file.read_text()).items() if "/" in key} if file.exists() else {}
 
 
 def checker_pid(gateway):
-    return json.loads((gateway.state_dir / "health.json").read_text())["pid"]
+    return json.loads((gateway.state_dir / HEALTH_FILE).read_text())["pid"]
 
 
 def states(gateway):
@@ -91,7 +92,7 @@ def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_back
     entry = health_of(gateway)["w1"]
     assert entry["reason"].endswith("GET /health answered 503")
     assert entry["remedy"].startswith("see the backend's log")
-    assert entry["certificate_not_after"] == int(pki.backend.issued.certificate.not_valid_after_utc.timestamp())
+    assert entry["not_after"] == int(pki.backend.issued.certificate.not_valid_after_utc.timestamp())
 
 
 def test_when_every_backend_is_down_sessions_try_all_the_same(pki, start, make_backend, body):
@@ -156,7 +157,7 @@ def test_a_reload_checks_the_new_set_and_forgets_those_that_went(start, make_bac
     assert gateway.command("reload").returncode == 0
     wait_until("no checker is left", lambda: not psutil.pid_exists(pid), detail=gateway.log)
     wait_until("w3 is given another chance", lambda: scrape(gateway)["relay_backend_up{backend=w3,pool=main}"] == 1, detail=gateway.log)
-    wait_until("its findings are gone", lambda: not (gateway.state_dir / "health.json").exists())
+    wait_until("its findings are gone", lambda: not (gateway.state_dir / HEALTH_FILE).exists())
 
 
 def listener_and_pool_without_checks(body, backends):
@@ -184,7 +185,7 @@ def test_the_checker_ends_when_the_relay_is_stopped(start, make_backend, body):
 def test_without_anything_to_check_there_is_no_checker(start, simple):
     gateway = start(simple)
     assert "the checker started" not in gateway.log()
-    assert not (gateway.state_dir / "health.json").exists()
+    assert not (gateway.state_dir / HEALTH_FILE).exists()
 
 
 def test_a_backend_with_a_host_name_is_looked_up_and_used(pki, start, make_backend):
@@ -194,6 +195,6 @@ def test_a_backend_with_a_host_name_is_looked_up_and_used(pki, start, make_backe
     gateway.wait_for_log("host localhost is at ")
     for _ in range(3):
         assert talk(pki, gateway.port()) == b"hello"
-    names = wait_until("it is in the report", lambda: (gateway.state_dir / "health.json").exists() and json.loads((gateway.state_dir / "health.json").read_text())["names"])
+    names = wait_until("it is in the report", lambda: (gateway.state_dir / HEALTH_FILE).exists() and json.loads((gateway.state_dir / HEALTH_FILE).read_text())["names"])
     assert (names[0]["host"], names[0]["error"]) == ("localhost", "")
     assert set(names[0]["addresses"]) <= {"127.0.0.1", "::1"}
