@@ -106,6 +106,7 @@ class Reason(Word):
     BACKEND_HANDSHAKE_TIMEOUT = "backend_handshake_timeout"
     BACKEND_TLS_ERROR = "backend_tls_error"
     BACKEND_ALERT_OTHER = "backend_alert_other"
+    BACKEND_DOWN = "backend_down"
 
     # Us.
     NO_RESOURCES = "no_resources"
@@ -171,6 +172,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.BACKEND_HANDSHAKE_TIMEOUT: "the backend did not finish the TLS handshake within timeouts.handshake_s",
     Reason.BACKEND_TLS_ERROR: "the backend broke the TLS protocol; the detail is OpenSSL's word for it",
     Reason.BACKEND_ALERT_OTHER: "the backend ended the handshake with the alert in the detail; see its log",
+    Reason.BACKEND_DOWN: "the health checks found that this session's backend is down, and the pool's on_down is close",
     Reason.NO_RESOURCES: "this machine gave no file descriptor, memory or local port for a connection; raise LimitNOFILE or net.ipv4.ip_local_port_range, or lower limits.connections",
     Reason.INTERNAL_ERROR: "a bug in the relay; please report it with the message and the traceback in the log",
 }

@@ -195,6 +195,7 @@ class Pool(_Section):
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = OUTBOUND_GROUPS
     retry_s: Seconds = 10
+    on_down: Literal["keep", "close"] = "keep"
     resolve_s: Seconds = 30
     send_proxy: Literal["", "v1", "v2"] = ""
     health: Health | None = None

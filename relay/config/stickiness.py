@@ -47,6 +47,9 @@ def check_stickiness(where: str, pool: Pool) -> Iterator[tuple[Problem, list[str
     elif 0 < pool.load_factor < 1:
         what = f"{pool.load_factor:g} would leave connections without a backend"
         yield Problem(f"{where}.load_factor", what, "write 1.25 or so, that is 25 % above its share; 0 is no limit"), []
+    if pool.on_down == "close" and pool.health is None:
+        what = "has no effect without health checks: they are what finds that a backend is down"
+        yield Problem(f"{where}.on_down", what, f"add a [{where}.health], or remove it"), [f"{where}.health"]
 
 
 def _cookie(where: str, pool: Pool) -> Iterator[tuple[Problem, list[str]]]:

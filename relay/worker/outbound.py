@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
@@ -121,6 +122,13 @@ def too_slow(session: Session) -> None:
     """The deadline of CONNECT or OUTBOUND_TLS has passed."""
     slow = Reason.BACKEND_TIMEOUT if session.state is State.CONNECT else Reason.BACKEND_HANDSHAKE_TIMEOUT
     try_next(session, Failure(slow))
+
+
+def close_all(sessions: Iterable[Session], member: Member) -> None:
+    """A backend is down: end the sessions it has. Those on their way to it find another by themselves."""
+    where = f"{member.target.route} at {member.target.address}"
+    for session in [each for each in sessions if each.member is member and each.state in {State.RELAY, State.LINGER}]:
+        session.refuse(SessionError(Side.OUTBOUND, Stage.RELAY, Reason.BACKEND_DOWN, where))
 
 
 def try_next(session: Session, failure: Failure) -> None:

@@ -117,6 +117,8 @@ class PoolState:
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
         self._statuses = [Status()] * len(self.members)
+        self._closes = pool.on_down == "close"
+        self._down: frozenset[int] = frozenset()
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
         self.cookie = pool.cookie if pool.sticky == "cookie" else ""
         self._cookies = CookieChoice(name, pool, secret, self._connections) if self.cookie else None
@@ -178,10 +180,14 @@ class PoolState:
                 self._shared[member.cell_returned] = monotonic_ms()
                 self.refresh()
 
-    def on_tick(self) -> None:
-        """Once a second: another worker may have noted that a backend is back, which has no version."""
-        if self._notes_returns:
+    def on_tick(self) -> list[Member]:
+        """Once a second: whose sessions are to be closed, as the checks have found it down since; who is tried although it is down keeps what it gets."""
+        if self._notes_returns:  # by another worker, and without a new version
             self.refresh()
+        if not self._closes:
+            return []
+        before, self._down = self._down, frozenset(each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN)
+        return [self.members[index] for index in self._down - before]
 
     def _connections(self, index: int) -> int:
         """How many connections a member has, over all workers."""

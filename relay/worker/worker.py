@@ -214,7 +214,8 @@ class Worker:
         if self.log.pending:
             self._flush_log()
         for pool in self.pools.values():
-            pool.on_tick()
+            for member in pool.on_tick():
+                outbound.close_all(self.sessions, member)
         if self._handshaking >= self._max_handshakes:
             self._end_stalled()
         if self._parked:

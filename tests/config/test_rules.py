@@ -84,6 +84,7 @@ CASES = {
     "a rotation of stdout": (('access = "-"', 'access = "-"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
     "a rotation of a percent sign": (('access = "-"', 'access = "100%%.log"\naccess_rotate_s = 60'), ["log.access_rotate_s"], "has no effect"),
     # Nothing configured is silently ignored.
+    "closing sessions of a backend that nobody checks": ((POOL, '[pool.web]\non_down = "close"'), ["pool.web.on_down"], "has no effect without health checks"),
     "a load factor without hashing": ((POOL, "[pool.web]\nload_factor = 1.5"), ["pool.web.load_factor"], "has no effect"),
     "a load factor that nobody can keep": ((POOL, '[pool.web]\nsticky = "source"\nload_factor = 0.5'), ["pool.web.load_factor"], "0 is no limit"),
     "a prefix without hashing": ((POOL, "[pool.web]\nsource_prefix_v4 = 24"), ["pool.web.source_prefix_v4"], "has no effect"),

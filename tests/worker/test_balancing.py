@@ -138,6 +138,34 @@ def test_a_backend_that_came_back_begins_with_few_clients(run, backends, call):
     assert Counter(ask(call(relay)) for _ in range(30)) == {"b1": 15, "b2": 15}
 
 
+CHECKED = "health = { interval_s = 3600 }\n"
+
+
+def test_sessions_of_a_backend_that_goes_down_are_closed_where_that_is_said(run, backends, call):
+    relay = run([each.address for each in backends(2)], CHECKED + 'on_down = "close"')
+    held = {ask(client): client for client in (call(relay), call(relay))}
+    change(relay, HEALTH, "b1", DOWN)
+    assert held["b1"].end() == (b"", "fin"), "not like an end that the backend has said"
+    record = relay.record()
+    assert (record["backend"], record["reason"], record["side"]) == ("b1", "backend_down", "outbound")
+    assert ask(held["b2"]) == "b2"
+    # When nobody is left a backend that is down is tried, and then it keeps what it gets.
+    change(relay, HEALTH, "b2", DOWN)
+    assert held["b2"].end()[1] == "fin"
+    client = call(relay)
+    assert ask(client) in held
+    relay.let_it_turn(2)
+    assert ask(client) in held
+
+
+def test_sessions_of_a_backend_that_goes_down_go_on_otherwise(run, backends, call):
+    relay = run([each.address for each in backends(2)], CHECKED)
+    held = {ask(client): client for client in (call(relay), call(relay))}
+    change(relay, HEALTH, "b1", DOWN)
+    relay.let_it_turn(2)
+    assert ask(held["b1"]) == "b1"
+
+
 def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_failure(run, backends, call):
     relay = run([each.address for each in backends(2)], "slow_start_s = 3600\nretry_s = 1")
     shared, retry = relay.board.row(SHARED_ROW), relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")

@@ -1,0 +1,112 @@
+"""A thousand clients with cookies, two workers, three backends, and one of them killed and brought back under load."""
+
+import threading
+from collections import Counter
+
+from tests.support.backend import TlsBackend
+from tests.support.client import context_of
+from tests.support.gateway import Gateway, wait_until
+from tests.support.peer import Peer, dial
+from tests.support.tables import listener_table, pool_table, route_table
+from tests.support.web import Site, request, response
+
+CLIENTS = 1000
+NAMES = ("w1", "w2", "w3")
+LOST = "w2"
+
+
+class Visitors:
+    """A share of the clients: each comes again and again, always with its own cookie and a new connection."""
+
+    def __init__(self, port, context, numbers) -> None:
+        self.port, self.context, self.numbers = port, context, numbers
+        self.seen = []  # (phase, client, backend or the error)
+        self.phase = ""
+        self.rounds = 0
+        self.stop = False
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self.stop:
+            for number in self.numbers:
+                phase = self.phase
+                try:
+                    self.seen.append((phase, number, self._visit(number)))
+                except (OSError, AssertionError, EOFError) as error:
+                    self.seen.append((phase, number, f"failed: {error!r}"))
+                if self.stop:
+                    return
+            self.rounds += 1
+
+    def _visit(self, number) -> str:
+        client: Peer = dial(self.port, self.context)
+        try:
+            client.send(request(f"JSESSIONID=session{number}.{home(number)}"))
+            name = response(client)[1].decode()
+            client.close()
+            return name
+        finally:
+            client.sock.close()
+
+
+def home(number) -> str:
+    return NAMES[number % 3]
+
+
+def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_not_reached_the_dead_one(pki):
+    def open_site(name, port=0):
+        return TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca, Site(name), port=port)
+
+    sites = {name: open_site(name) for name in NAMES}
+    body = listener_table(route_table(pki)) + pool_table(pki, [sites[name].address for name in NAMES], sticky="cookie", retry_s=1)
+    with Gateway(body, relay={"workers": 2}) as relay:
+        context = context_of(pki)
+        port = int(relay.endpoints["listeners"]["https"][0].rpartition(":")[2])
+        crowd = [Visitors(port, context, range(part, CLIENTS, 4)) for part in range(4)]
+
+        def all_again(phase):
+            """Every client comes once more in this phase."""
+            before = [each.rounds for each in crowd]
+            for each in crowd:
+                each.phase = phase
+            wait_until(f"all clients have come while the backend {phase}", lambda: all(each.rounds >= was + 2 for each, was in zip(crowd, before, strict=True)), 120)
+
+        for each in crowd:
+            each.phase = "lives"
+            each.thread.start()
+        try:
+            wait_until("all clients have come", lambda: all(each.rounds for each in crowd), 120)
+            reached = sites[LOST].accepted
+            sites[LOST].close()
+            for each in crowd:
+                each.phase = "dies"
+            assert reached
+            all_again("is dead")
+            back = open_site(LOST, sites[LOST].port)
+            for each in crowd:
+                each.phase = "returns"
+            # Left alone for retry_s after the last failure; then everybody is to have come home.
+            wait_until("the backend is used again", lambda: back.accepted > 0, 30)
+            all_again("is back")
+        finally:
+            for each in crowd:
+                each.stop = True
+            for each in crowd:
+                each.thread.join()
+            for site in (*sites.values(),):
+                site.close()
+    seen = [visit for each in crowd for visit in each.seen]
+    assert len(seen) > 3 * CLIENTS
+    assert Counter(visit for visit in seen if home(visit[1]) != LOST and visit[2] != home(visit[1])) == {}, "moved, or failed, with a living backend"
+    failed = [visit for visit in seen if visit[2].startswith("failed")]
+    assert {phase for phase, *_ in failed} <= {"lives", "dies"}, "only what the backend had in its hands when it died"
+    assert len(failed) <= len(crowd), "each visitor has one request at a time"
+    assert {name for phase, number, name in seen if home(number) == LOST and phase == "lives" and not name.startswith("failed")} == {LOST}
+    homeless = {}
+    for phase, number, name in seen:
+        if home(number) == LOST and phase == "is dead":
+            homeless.setdefault(number, set()).add(name)
+    assert homeless
+    assert all(len(names) == 1 and LOST not in names for names in homeless.values()), "each session goes to one other backend"
+    assert {name for names in homeless.values() for name in names} == {"w1", "w3"}, "and they are spread"
+    assert {name for phase, number, name in seen if home(number) == LOST and phase == "is back"} == {LOST}
