@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.errors import RelayError
 
-PATIENCE_S = 5.0
+PATIENCE_S = 3.0
 LINE_BYTES = 16 * 1024 * 1024
 
 

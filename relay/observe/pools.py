@@ -20,7 +20,7 @@ from relay.observe.scoreboard import Snapshot, monotonic_ms
 
 HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
 HEALTH_BYTES = 4 * 1024 * 1024
-_HEALTH_KEYS = ("state", "since", "reason", "last_check_at", "duration_s", "tls_version", "not_after")
+_HEALTH_KEYS = ("state", "since", "reason", "remedy", "last_check_at", "duration_s", "tls_version", "not_after")
 _UNCHECKED, _UP, _DOWN = "unknown", "up", "down"
 
 

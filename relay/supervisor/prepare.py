@@ -17,6 +17,7 @@ from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.observe.access_log import check_access_log
 from relay.observe.names import SLOT_CPU_US, Series, series_for
+from relay.observe.password import load_password
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
 from relay.sockets import open_single_listener
 from relay.supervisor.control import ask
@@ -51,7 +52,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
     findings = judge(config, datetime.now(UTC))
-    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity)
+    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity) + _password_problems(config)
     if errors:
         raise ConfigError(errors)
     for finding in findings:
@@ -73,6 +74,7 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
             build_generation(config, 0)
         except ConfigError as error:
             problems += error.problems
+    problems += _password_problems(config)
     problems += _addresses_in_the_way(config)
     return findings, problems
 
@@ -80,6 +82,15 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
 def _access_log_problems(config: Config, identity: Identity) -> list[Problem]:
     with acting_as(identity):
         return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
+
+
+def _password_problems(config: Config) -> list[Problem]:
+    try:
+        if config.admin.password_file is not None:
+            load_password(config.admin.password_file)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
