@@ -22,7 +22,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from relay.checker.names import Names, Resolve, look_up
 from relay.checker.plan import plan_of
@@ -47,7 +46,7 @@ class CheckerSpec:
     board: Scoreboard
     layout: Layout
     lifeline_fd: int
-    health_file: Path
+    report: ReportFile
 
 
 def is_needed(config: Config) -> bool:
@@ -74,7 +73,7 @@ class Checker:
         self._entry = itertools.count()
         self._running = True
         self._listen_to_supervisor(spec.lifeline_fd)
-        self._report = ReportFile(spec.health_file)
+        self._report = spec.report
         shared = spec.board.row(SHARED_ROW)
         around = Around(self._selector, self.at, random.random, self._on_change, spec.layout, shared, self._cells)
         self._watches = [

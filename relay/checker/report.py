@@ -71,13 +71,21 @@ def _backend(watch: Watch, clock: Any) -> dict[str, Any]:
 
 
 class ReportFile:
-    """Writes the file. That it cannot is said once; the checks go on."""
+    """Writes the file. That it cannot is said once; the checks go on.
+
+    `open` comes first, while the process still has the supervisor's rights: its later user may not be able to walk down to the directory.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._directory_fd = -1
         self._failed = False
         self._written_at = 0.0
         self.stale = True
+
+    def open(self) -> None:
+        """Take hold of the directory. Raises OSError."""
+        self._directory_fd = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @property
     def due_at(self) -> float:
@@ -88,16 +96,17 @@ class ReportFile:
         """Replace the file."""
         self.stale = False
         self._written_at = time.monotonic()
-        beside = self._path.with_suffix(".new")
+        name, at = self._path.name, self._directory_fd
+        beside = f"{name}.new"
         try:
             with contextlib.suppress(FileNotFoundError):
-                beside.unlink()
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                os.unlink(beside, dir_fd=at)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at)
             with os.fdopen(descriptor, "w") as file:
                 os.fchmod(descriptor, 0o644)  # whatever the umask is
                 json.dump(report, file)
                 file.write("\n")
-            beside.replace(self._path)
+            os.rename(beside, name, src_dir_fd=at, dst_dir_fd=at)
         except OSError as error:
             if not self._failed:
                 log.error("%s: cannot be written: %s; the page shows health as it was; the checks go on", self._path, error.strerror or error)  # noqa: TRY400  a traceback says no more
@@ -109,7 +118,8 @@ class ReportFile:
         """Take over what the checker before us wrote about backends whose verdict the scoreboard still holds: since when, and why."""
         entries: Any
         try:
-            entries = json.loads(self._path.read_text())
+            with os.fdopen(os.open(self._path.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory_fd)) as file:
+                entries = json.load(file)
         except (OSError, ValueError):
             return
         for watch in watches:

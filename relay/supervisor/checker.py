@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relay.checker.main import CheckerSpec, is_needed, run_checker
+from relay.checker.report import ReportFile
 from relay.config.model import Config
 from relay.core.fleet import Rules, respawn_delay_s
 from relay.errors import StartupError
@@ -93,9 +94,15 @@ class CheckerProcess:
     def _start(self, now: float, prepared: Prepared) -> None:
         try:
             self._row = self._board.lease(CHECKER_SLOT, prepared.generation.number)
-            spec = CheckerSpec(self._row, prepared.generation, self._board, self._layout, self._lifeline_fd, self._health_file)
+            report = ReportFile(self._health_file)
+            spec = CheckerSpec(self._row, prepared.generation, self._board, self._layout, self._lifeline_fd, report)
+
+            def let_go() -> None:
+                self._let_go()
+                report.open()
+
             try:
-                self._pid = start_checker(prepared.identity, self._let_go, lambda: run_checker(spec))
+                self._pid = start_checker(prepared.identity, let_go, lambda: run_checker(spec))
             except OSError:
                 self._board.fold(self._row, self._layout)
                 raise

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import heapq
-import itertools
-import selectors
-import time
-
 import pytest
 
 from relay.checker.plan import plan_of
@@ -12,30 +7,8 @@ from relay.checker.probes import Probe
 from relay.config.load import load_config
 from relay.tls.contexts import build_generation
 from tests.support.backend import TlsBackend
+from tests.support.clockwork import Clockwork
 from tests.support.tables import listener_table, pool_table, route_table
-
-PATIENCE_S = 15
-
-
-class Clockwork:
-    """A selector and instants, as the checker has them."""
-
-    def __init__(self):
-        self.selector = selectors.DefaultSelector()
-        self._timers, self._entry = [], itertools.count()
-
-    def at(self, when, call):
-        heapq.heappush(self._timers, (when, next(self._entry), call))
-
-    def run_until(self, condition):
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
-            due = self._timers[0][0] if self._timers else deadline
-            for key, _ in self.selector.select(max(0.0, min(due, deadline) - time.monotonic())):
-                key.data()
-            while self._timers and self._timers[0][0] <= time.monotonic():
-                heapq.heappop(self._timers)[2]()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from relay.observe.pools import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
 from tests.support.programs import needs
@@ -130,6 +132,24 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(st
     gateway.wait_for_log("is replaced at once")
     gateway.wait_for_workers(lambda workers: len(workers) == 2)
     visit(3)
+
+
+@only_root
+def test_started_as_root_the_checker_is_nobody_and_writes_its_findings_all_the_same(start, pki, echo, private):
+    _, keys, _ = private
+    pool = pool_table(pki, [echo.address], machine_key=keys["machine"], health={"interval_s": 0.2})
+    body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
+    gateway = start(body, relay={"user": "nobody"}, log={"access": ""}, admin={"listen": ""})
+    file = gateway.state_dir / HEALTH_FILE
+    found = wait_until("the backend was checked", lambda: file.exists() and json.loads(file.read_text()), detail=gateway.log)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert psutil.Process(found["pid"]).uids() == (nobody, nobody, nobody)
+    wait_until("it is up", lambda: json.loads(file.read_text())["main/w1"]["state"] == "up", detail=gateway.log)
+    assert file.stat().st_uid == nobody
+    assert gateway.state_dir.stat().st_uid == 0
+    os.kill(found["pid"], signal.SIGKILL)
+    wait_until("another one goes on", lambda: json.loads(file.read_text())["pid"] != found["pid"], detail=gateway.log)
+    assert "cannot be written" not in gateway.log()
 
 
 @only_root
