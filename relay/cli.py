@@ -134,6 +134,8 @@ def status(config_file: Path | None) -> int:
         click.echo(f"listener {name}: {', '.join(addresses)}")
     admin = reply["admin"]
     click.echo(f"admin: {admin if admin.startswith('unix:') else 'http://' + admin if admin else 'off'}")
+    if reply.get("checker", {}).get("pid"):
+        click.echo(f"checker: pid {reply['checker']['pid']}")
     columns = ("slot", "pid", "generation", "phase", "connections", "age_s", "heartbeat_age_s")
     rows = [[str(worker[column]) for column in columns] for worker in reply["workers"]]
     parked = [f"slot {slot['slot']} is parked after {slot['early_deaths']} early deaths of its workers; next try in {slot['next_start_in_s']:g} s" for slot in reply["slots"] if slot["parked"]]

@@ -28,7 +28,6 @@ from relay.supervisor.prepare import Prepared
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_checker
 
-_RULES = Rules()
 _LAST_WORDS_S = 2.0
 _STALLED_S = 5.0
 
@@ -52,7 +51,8 @@ def open_health_file(state_dir: Path, identity: Identity) -> Path:
 class CheckerProcess:
     """The checker of the generation that serves. `let_go` closes in the child what is the supervisor's or a worker's."""
 
-    def __init__(self, board: Scoreboard, layout: Layout, lifeline_fd: int, health_file: Path, let_go: Callable[[], None]) -> None:
+    def __init__(self, board: Scoreboard, layout: Layout, lifeline_fd: int, *, health_file: Path, let_go: Callable[[], None], rules: Rules) -> None:
+        self._rules = rules
         self._board = board
         self._layout = layout
         self._lifeline_fd = lifeline_fd
@@ -107,8 +107,8 @@ class CheckerProcess:
                 self._board.fold(self._row, self._layout)
                 raise
         except (OSError, ScoreboardFullError) as error:
-            log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, _RULES.longest_delay_s)  # noqa: TRY400  for operators, no traceback
-            self._start_at = now + _RULES.longest_delay_s
+            log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, self._rules.longest_delay_s)  # noqa: TRY400  for operators, no traceback
+            self._start_at = now + self._rules.longest_delay_s
             return
         self._board.row(self._row)[PID] = self._pid
         self._started_at = now
@@ -122,9 +122,9 @@ class CheckerProcess:
             send(self._pid, signal.SIGTERM)
         silent_s = now - max(self._board.row(self._row)[HEARTBEAT_MS] / 1000, self._started_at, self._trusted_from_at)
         if self._aborted_at is not None:
-            if now >= self._aborted_at + _RULES.abort_grace_s:
+            if now >= self._aborted_at + self._rules.abort_grace_s:
                 send(self._pid, signal.SIGKILL)
-        elif (self._told_at is not None and now >= self._told_at + _LAST_WORDS_S) or silent_s > _RULES.hang_s:
+        elif (self._told_at is not None and now >= self._told_at + _LAST_WORDS_S) or silent_s > self._rules.hang_s:
             log.error("the checker (pid %d) hangs: no heartbeat for %.1f s; it gets SIGABRT, which prints where", self._pid, silent_s)
             self._aborted_at = now
             send(self._pid, signal.SIGABRT)
@@ -133,8 +133,8 @@ class CheckerProcess:
         ended = self._reap()
         if ended is None or self._told_at is not None:
             return
-        self._young_deaths = self._young_deaths + 1 if now - self._started_at < _RULES.young_s else 0
-        delay_s = respawn_delay_s(self._young_deaths, _RULES)
+        self._young_deaths = self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        delay_s = respawn_delay_s(self._young_deaths, self._rules)
         self._start_at = now + delay_s
         log.error(
             "the checker %s after %.1f s; backends stay as they were found; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once"

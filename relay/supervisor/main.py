@@ -109,7 +109,8 @@ class Supervisor:
         crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
         self.fleet = Fleet(crew, prepared, sockets, rules or Rules(drain_timeout_s=config.relay.drain_timeout_s))
         self._own(self.fleet.close)
-        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, open_health_file(state_dir, prepared.identity), self._let_go_of_all)
+        health_file = open_health_file(state_dir, prepared.identity)
+        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules or Rules())
         self._own(self.checker.close)
         self.reloads = Reloads(self)
         self.started_at = time.time()
@@ -264,6 +265,7 @@ class Supervisor:
             "slots": self.fleet.slot_status(time.monotonic()),
             "listeners": self.fleet.endpoints(),
             "admin": self.admin.address,
+            "checker": {"pid": self.checker.pid},
         }
 
     def _end(self, ending: Ending, why: str) -> None:

@@ -43,11 +43,11 @@ def generation(pki, tmp_path):
 def check(generation):
     """Check one backend once, by its address or at several places: the result. Nothing of it stays open."""
 
-    def run(address, *, places=None, first=0, route=None, pool=None, **health):
+    def run(address, *, places=None, first=0, route=None, pool=None, settings=None, **health):
         made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))
-        settings, (target,) = made.config.pool["main"], made.targets["main"]
+        pool_settings, (target,) = made.config.pool["main"].model_copy(update=settings or {}), made.targets["main"]
         clockwork, results = Clockwork(), []
-        plan = plan_of(settings, settings.health, made.config, "main")
+        plan = plan_of(pool_settings, pool_settings.health, made.config, "main")
         Probe(target, plan, places or ((target.family, target.sockaddr),), first, selector=clockwork.selector, at=clockwork.at, on_end=results.append).begin()
         clockwork.run_until(lambda: results)
         assert not clockwork.selector.get_map()

@@ -30,10 +30,10 @@ def deaf_port():
 
 
 @pytest.fixture
-def mute_port():
-    """A port that accepts and says nothing."""
+def mute():
+    """A listening socket of somebody who says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
+        yield listener
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
@@ -108,8 +108,8 @@ def test_a_backend_that_does_not_accept_runs_out_of_time(check, deaf_port):
     assert 0.3 <= time.monotonic() - began < 5
 
 
-def test_a_backend_that_does_not_shake_hands_runs_out_of_time(check, mute_port):
-    result = check(f"127.0.0.1:{mute_port}", timeout_s=0.3)
+def test_a_backend_that_does_not_shake_hands_runs_out_of_time(check, mute):
+    result = check(f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3)
     assert (result.label, result.word) == ("handshake_failed", "backend_handshake_timeout")
     assert "health.timeout_s" in result.remedy
 
@@ -175,6 +175,16 @@ def test_what_the_routes_negotiate_is_offered_and_a_get_offers_what_it_speaks(ch
     assert check(backend.address, route={"alpn": ["h2", "http/1.1"]}, http_get="/").ok
     assert check(backend.address).ok
     assert backend.alpn == ["postgresql", "http/1.1", None]
+
+
+@pytest.mark.parametrize(("version", "hello"), [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")])
+def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connection(check, mute, version, hello):
+    result = check(f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3, settings={"send_proxy": version})
+    assert result.word == "backend_handshake_timeout"
+    peer, _ = mute.accept()
+    with peer:
+        received = peer.recv(4096)
+    assert received.startswith(hello + b"\x16\x03")  # a ClientHello follows
 
 
 def test_a_backend_with_several_addresses_passes_when_one_of_them_does(check, make_backend):

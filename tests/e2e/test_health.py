@@ -13,6 +13,7 @@ from relay.observe.pools import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.http import answer, status
+from tests.support.stub_relay import STUB, stub
 from tests.support.tables import listener_table, pool_table, route_table
 
 QUICK = {"interval_s": 0.2, "timeout_s": 2, "rise": 2, "fall": 2}
@@ -121,6 +122,18 @@ def test_a_killed_checker_is_replaced_and_what_it_found_stays(start, make_backen
     log = gateway.log()
     assert (log.count("w1 is up"), log.count("w2 is down")) == (1, 1)
     assert log.count("the checker started") == 2
+
+
+def test_a_checker_that_hangs_is_replaced(start, make_backend, body):
+    gateway = start(body([make_backend()]), module=STUB, env=stub(hang_s=1.5, abort_grace_s=0.2), relay={"workers": 1})
+    wait_for_states(gateway, w1="up")
+    pid = checker_pid(gateway)
+    os.kill(pid, signal.SIGSTOP)
+    gateway.wait_for_log(f"the checker (pid {pid}) hangs: no heartbeat for ")
+    wait_until("another checker runs", lambda: checker_pid(gateway) != pid, detail=gateway.log)
+    wait_until("the one that hung is gone", lambda: not psutil.pid_exists(pid))
+    assert f"checker: pid {checker_pid(gateway)}\n" in gateway.command("status").stdout
+    assert gateway.log().count("w1 is up") == 1
 
 
 def test_counters_of_checks_outlive_the_checker(start, make_backend, body, scrape):
