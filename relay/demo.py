@@ -197,6 +197,7 @@ def _stay(console: Console, stage: Stage) -> bool:
         f"openssl s_client -connect 127.0.0.1:{port} -servername {NAME} -CAfile {where}/ca.pem -cert {where}/client.pem -key {where}/client.key",
         f"tail -f {where}/access.log",
         f"curl http://{stage.admin}/metrics",
+        f"http://{stage.admin}/balancer-manager in a browser",
     ):
         console.print(Text(f"    {line}"))
     console.print("\nCtrl-C ends everything and removes the files.")

@@ -94,7 +94,8 @@ class BalancerManager:
 
     async def _change(self, request: Request) -> Response:
         who = await self._gate.admit(request)
-        is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/x-www-form-urlencoded"
+        # curl -d says that everything is a form; a page's form cannot have our header.
+        is_form = "x-csrf-token" not in request.headers and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
         body = await _read(request)
         wanted, token = _parse_form(body) if is_form else (_parse_json(body), request.headers.get("x-csrf-token", ""))
         self._gate.admit_change(request, token)

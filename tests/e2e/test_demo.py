@@ -89,7 +89,7 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
 def test_it_stays_up_and_the_lines_it_prints_can_be_pasted(demo):
     run = demo()
     said = run.wait_for("Ctrl-C ends everything")
-    good, without, foreign, s_client, log, metrics = (line.strip() for line in said.split("Try it yourself")[1].splitlines() if line.startswith("    "))
+    good, without, foreign, s_client, log, metrics, page = (line.strip() for line in said.split("Try it yourself")[1].splitlines() if line.startswith("    "))
 
     def paste(line, **options):
         return subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options)
@@ -103,6 +103,7 @@ def test_it_stays_up_and_the_lines_it_prints_can_be_pasted(demo):
     assert "Verify return code: 0 (ok)" in paste(s_client, input="GET / HTTP/1.0\r\n\r\n").stdout
     assert '"reason":"unknown_ca"' in paste(log.replace("tail -f", "tail")).stdout
     assert "relay_connections_total" in paste(metrics).stdout
+    assert "/balancer-manager" in page
 
     run.process.send_signal(signal.SIGINT)
     assert run.wait() == 0, run.said()

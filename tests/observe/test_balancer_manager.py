@@ -162,6 +162,18 @@ def test_the_form_of_the_page_works_without_javascript(operator):
     assert "undone in 5 min" in operator.ask("/balancer-manager")[1]
 
 
+def test_what_curl_sends_without_being_told_the_type_is_json(operator):
+    assert operator.change("main/w1", {"mode": "drain"}, content_type="application/x-www-form-urlencoded")[1]["now"] == "drain"
+
+
+@pytest.mark.parametrize("form", [b"", b"mode=drain", b"csrf=1.0&weight=x", b"\xff", b"a=1&" * 50])
+def test_a_form_of_somebody_else_changes_nothing(operator, form):
+    status, text, _ = operator.ask("/api/pools/main/w1", "POST", form, content_type="application/x-www-form-urlencoded")
+    assert status in {400, 403}
+    assert json.loads(text)["ok"] is False
+    assert operator.backend()["overridden"] is False
+
+
 @pytest.mark.parametrize(
     ("member", "wanted", "why"),
     [
