@@ -217,11 +217,11 @@ class Session:
             self.side = self.side or side
             self._close()
             return
-        self.state = step.state
-        loop = self.worker.loop
-        self.since_at = loop.now
-        if self.due_at() < self.timer_at:  # seldom: the patience of later states is greater
-            loop.schedule(self)
+        state = self.state = step.state
+        worker = self.worker
+        self.since_at = now = worker.loop.now
+        if now + worker.patience_s[state] < self.timer_at:  # seldom: the patience of later states is greater
+            worker.loop.schedule(self)
 
     def refuse(self, error: SessionError) -> None:
         """End the session for a reason that is ours or a peer's fault."""
