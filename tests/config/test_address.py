@@ -92,7 +92,7 @@ def test_any_text_is_an_address_or_one_line_of_refusal(text):
         host, port = parse_address(text)
     except ConfigError as error:
         (problem,) = error.problems
-        assert problem.what.isascii()
+        assert problem.what.replace("…", "").isascii()  # a long text is cut
         assert problem.what.isprintable()
         assert problem.remedy.isprintable()
     else:
