@@ -162,7 +162,7 @@ def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
 
 def _run(settings: Settings, gateways: list[Gateway], workloads: list[Workload], console: Console) -> list[Measurement]:
     measurements: list[Measurement] = []
-    total = sum((len(gateways) + (workload.cost == "latency")) * settings.rounds for workload in workloads)
+    total = sum((sum(each.name in (workload.only or (each.name,)) for each in gateways) + (workload.cost == "latency")) * settings.rounds for workload in workloads)
     with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
         for each in run(settings, gateways, workloads, lambda what: progress.update(task, description=what)):

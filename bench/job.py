@@ -30,6 +30,7 @@ class Job:
     certificate: bool = True
     warm_units: int = 4
     nice: int = 0
+    cookie: str = ""
     server_name: str = GATEWAY_NAME
 
 

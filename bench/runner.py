@@ -94,7 +94,7 @@ def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Wor
     with Backend(settings.pki.directory, processes=settings.processes, same_cipher=settings.same_cipher, cpus=settings.load_cpus) as backend:
         for workload in workloads:
             with contextlib.ExitStack() as stack:
-                names = [gateway.name for gateway in gateways]
+                names = [gateway.name for gateway in gateways if gateway.name in (workload.only or (gateway.name,))]
                 targets: dict[str, Target] = {}
                 if workload.cost == "latency":
                     targets[DIRECT] = Target(DIRECT, None, backend)

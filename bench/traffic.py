@@ -63,7 +63,8 @@ class Traffic:
         self.running = True
         self.server_name = job.server_name.encode()
         self.stop_at = 0.0
-        self.expect(wire.render_request(f"/r/{job.size}"), wire.render_response(job.size) if job.size <= wire.PATTERN_PERIOD else b"")
+        request = wire.render_request(f"/r/{job.size}", wire.BROWSER_REQUEST_BYTES, job.cookie) if job.cookie else wire.render_request(f"/r/{job.size}")
+        self.expect(request, wire.render_response(job.size) if job.size <= wire.PATTERN_PERIOD else b"")
 
     def expect(self, request: bytes, answer: bytes) -> None:
         """Fixes what is asked and what is the right answer."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bench.pki import GATEWAY_NAME
 
 REQUEST_BYTES = 64
+BROWSER_REQUEST_BYTES = 512  # what a browser's is like, with its cookies
 # A prime: a record that is lost, repeated or moved puts every later byte out of step.
 PATTERN_PERIOD = 65_521
 _stream = b"".join(hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(PATTERN_PERIOD // 32 + 1))[:PATTERN_PERIOD]
@@ -54,9 +55,10 @@ def parse_head(data: bytes) -> Head | None:
     return Head(lines[0], length, end + 4)
 
 
-def render_request(path: str, size: int = REQUEST_BYTES) -> bytes:
-    """A GET of exactly `size` bytes."""
-    head = f"GET {path} HTTP/1.1\r\nHost: {GATEWAY_NAME}\r\nX-Pad: "
+def render_request(path: str, size: int = REQUEST_BYTES, cookie: str = "") -> bytes:
+    """A GET of exactly `size` bytes, with or without a cookie."""
+    line = f"Cookie: {cookie}\r\n" if cookie else ""
+    head = f"GET {path} HTTP/1.1\r\nHost: {GATEWAY_NAME}\r\n{line}X-Pad: "
     return head.encode() + b"x" * (size - len(head) - 4) + b"\r\n\r\n"
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.pki import COOKIE_NAME
+
 _BULK_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the report. `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency."""
+    """One row of the report, for the gateways in `only` (all when it is empty). `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency."""
 
     name: str
     what: str
@@ -26,6 +28,7 @@ class Workload:
     warm_units: int = 20
     workers: int = 1
     flood_rate: float = 0.0
+    only: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -38,6 +41,16 @@ WORKLOADS: dict[str, Workload] = {
         Workload("bulk-up", "stream to the backend", "bulk-up", "s/GB", per_unit=1e9 / _BULK_BYTES, connections=4, warm_units=1, options={"size": _BULK_BYTES}),
         Workload("connect", "new connection, full handshake, one request", "connects", "µs", connections=16, warm_units=64),
         Workload("connect-resumed", "new connection, resumed handshake, one request", "connects", "µs", connections=16, warm_units=64, options={"resume": True}),
+        Workload(
+            "connect-cookie",
+            "new connection to the backend that the request's cookie names; the gateways that can do it",
+            "connects",
+            "µs",
+            connections=16,
+            warm_units=64,
+            only=("relay", "apache"),
+            options={"server_name": COOKIE_NAME, "cookie": "a=1; JSESSIONID=0123456789ABCDEF0123456789ABCDEF.worker1; b=2"},
+        ),
         Workload("idle", "private memory of an idle connection", "idle", "KiB", cost="memory", per_unit=1 / 1024, connections=5000, quick_connections=500),
         Workload("latency", "99th percentile, 10,000 requests a second", "paced", "µs", cost="latency", options={"rate": 10_000.0}),
         Workload("latency-flood", "the same beside 200 handshakes a second", "paced", "µs", cost="latency", flood_rate=200.0, options={"rate": 10_000.0}),

@@ -1,8 +1,8 @@
 """The first bytes of a client whose cookie says which backend: read before there is one, and forwarded first when there is.
 
-Theory of operation. The request mostly comes with the handshake's last flight, so it is looked for at once, without a change of what
-epoll watches. Else the socket is watched level-triggered: OpenSSL returns after a record that holds no data (a key update), and with
-edges what lies behind it would never be seen. Who says nothing in time, or nothing that is HTTP/1, is not broken but goes
+Theory of operation. The request often comes with the handshake's last flight, so it is looked for at once; else the next edge announces
+it, and what epoll watches need not be changed. An edge after which nothing is decided was part of a request, or a record that holds no
+data (a key update), after which OpenSSL returns: then the socket is watched level-triggered, for no edge tells what lies behind. Who says nothing in time, or nothing that is HTTP/1, is not broken but goes
 where a client without a cookie goes; whatever was read is forwarded all the same, to each backend that is tried, until one has taken it.
 A client that is waited for takes no handshake's place: browsers open connections that they may use later.
 
@@ -35,7 +35,7 @@ class First:
 
     __slots__ = ("_pieces", "_sniffer", "found", "inserter")
 
-    def __init__(self, cookie: str) -> None:
+    def __init__(self, cookie: str = "") -> None:
         self._sniffer = Sniffer(cookie)
         self._pieces: list[bytes] = []
         self.found = Sniffed(http=False, detail="nothing was read")
@@ -49,6 +49,10 @@ class First:
             return False
         self.found = found
         return True
+
+    def keep(self, data: bytes) -> None:
+        """Forward this first, whatever it says: a backend was lost before it had taken it."""
+        self._pieces.append(data)
 
     @property
     def head(self) -> bytes:
@@ -76,13 +80,19 @@ def begin(session: Session, cookie: str) -> None:
         _go_on(session, Event.LOOKED)
     else:
         session.worker.handshake_over()
+        session.worker.loop.handle(session.inbound.fd, session.on_wake)
 
 
 def step(session: Session) -> None:
     """More of the request is there."""
-    if session.first is not None and _read(session, session.first):
+    first = session.first
+    if first is None:
+        return
+    if _read(session, first):
         session.worker.handshake_again()
         _go_on(session, Event.LOOKED)
+    elif session.inbound.mask & ET:
+        _watch(session, IN)
 
 
 def too_slow(session: Session) -> None:
@@ -100,7 +110,9 @@ def _read(session: Session, first: First) -> bool:
             if first.add(data):
                 return True
         elif data == 0:
-            break
+            if end.mask & OUT:  # what OpenSSL had to write is written
+                _watch(session, IN)
+            return False
         elif pump.status is Status.SOURCE_WANTS_WRITE:  # OpenSSL must answer a key update first
             _watch(session, IN | OUT)
             return False
@@ -111,14 +123,13 @@ def _read(session: Session, first: First) -> bool:
         else:  # its end, which is passed on as it would have been
             end.ended, end.truncated = True, pump.status is Status.TRUNCATED
             return True
-    _watch(session, IN)
+    session.on_wake(IN)  # there may be more, and no edge for it; others first
     return False
 
 
 def _watch(session: Session, mask: int) -> None:
-    end, loop = session.inbound, session.worker.loop
-    loop.handle(end.fd, session.on_wake)
-    loop.watch(end.fd, end.mask, mask)
+    end = session.inbound
+    session.worker.loop.watch(end.fd, end.mask, mask)
     end.mask = mask
 
 

@@ -9,6 +9,7 @@ import pytest
 from relay.observe.names import HEALTH, HEALTH_VERSION, MODE_OVERRIDE, OVERRIDE_VERSION
 from relay.observe.scoreboard import SHARED_ROW
 from tests.support.backend import name_itself
+from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.web import Site, plain, request, response
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml, wait_until
 
@@ -305,3 +306,14 @@ def test_pools_without_cookies_are_not_looked_into(run, backend, call):
     client = call(relay)
     client.send(b"GET ")
     assert client.receive(3) == b"b1\n"
+
+
+def test_key_updates_between_the_pieces_of_a_head_hide_nothing(sites, run, pki, tmp_path, stack):
+    made, addresses = sites()
+    relay = run(addresses, top="[timeouts]\nsniff_s = 3600")
+    writer = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
+    stack.callback(writer.sock.close)
+    head = request("JSESSIONID=abc.b3")
+    writer.send(writer.record(DATA, head[:10]), writer.record(HANDSHAKE, KEY_UPDATE), writer.record(DATA, head[10:20]))
+    writer.send(*(record for at in range(20, len(head)) for record in (writer.record(HANDSHAKE, KEY_UPDATE_PLEASE), writer.record(DATA, head[at : at + 1]))))
+    wait_until(lambda: made[2].heard == [head], "the backend to have the whole head")
