@@ -6,7 +6,9 @@ Theory of operation. A probe is stepped when its socket is ready or its deadline
     HANDSHAKE  in full, never resumed: every check verifies the chain, its dates and the name
     LISTEN     TLS 1.3 only: a backend that refuses our certificate says so after our side of the handshake is over (RFC 8446, 4.4.2.4),
                so LISTEN_S are spent on listening for an alert or a hang-up. In TLS 1.2 the handshake's end has said it.
-    REQUEST, RESPONSE   the GET, up to the end of the response's head; a late refusal comes instead of the response
+               Before a GET it ends with the backend's first record (tickets are sent after our certificate was judged): a request sent into
+               a refusal would be answered with a reset, and the alert before it would be lost.
+    REQUEST, RESPONSE   the GET, up to the end of the response's head
 
 A backend with several addresses is good when any of them is; each is given `timeout_s`, and the one that was good last is tried first.
 
@@ -82,7 +84,7 @@ class Probe:
         self._head: Head | None = None
         self._request = b""
         self._began_at = self._shook_at = time.monotonic()
-        self._deadline_at = float("inf")
+        self._deadline_at = self._give_up_at = float("inf")
 
     def begin(self) -> None:
         """Start; the result may be there when this returns."""
@@ -112,7 +114,7 @@ class Probe:
         within = f"within health.timeout_s ({self._plan.timeout_s:g} s)"
         slow = "find out whether it is overloaded or a firewall drops packets; if it is just slow, raise the pool's health.timeout_s"
         if self._stage is Stage.LISTEN:
-            self._passed(f"{self._version} handshake in {self._took()}")
+            self._heard_nothing()
         elif self._stage is Stage.CONNECT:
             self._fail(Reason.BACKEND_TIMEOUT, f"it did not accept the connection {within}", slow)
         elif self._stage is Stage.HANDSHAKE:
@@ -163,19 +165,30 @@ class Probe:
             self._version = stream.version(self._ssl)
             who = peer_identity(self._ssl)
             self._not_after_at = who.not_after_at if who is not None else 0.0
-            if self._plan.path:
-                self._stage = Stage.REQUEST
-                self._request = render_get(self._plan.path, self._target.name)
-                self._head = Head()
-                self._ask()
-            elif self._version == "TLSv1.3":
+            if self._version == "TLSv1.3":
                 self._stage = Stage.LISTEN
+                self._give_up_at = self._deadline_at
                 self._until(min(self._deadline_at, self._shook_at + LISTEN_S))
                 self._watch(selectors.EVENT_READ)
+            elif self._plan.path:
+                self._begin_asking()
             else:
                 self._passed(f"{self._version} handshake in {self._took()}")
         else:
             self._watch(selectors.EVENT_READ if progress is stream.STEP_WANT_READ else selectors.EVENT_WRITE)
+
+    def _heard_nothing(self) -> None:
+        if self._plan.path:
+            self._until(self._give_up_at)
+            self._begin_asking()
+        else:
+            self._passed(f"{self._version} handshake in {self._took()}")
+
+    def _begin_asking(self) -> None:
+        self._stage = Stage.REQUEST
+        self._request = render_get(self._plan.path, self._target.name)
+        self._head = Head()
+        self._ask()
 
     def _ask(self) -> None:
         size = lib.SSL_write(self._ssl, self._request, len(self._request))
@@ -197,8 +210,12 @@ class Probe:
                     self._hung_up()
                 elif error not in (WANT_READ, WANT_WRITE):
                     self._blame(stream.failure(Side.OUTBOUND))
+                elif self._stage is Stage.LISTEN and self._plan.path:
+                    self._heard_nothing()
                 return
-            if self._head is None:  # a backend that speaks first has nothing against us
+            if self._head is None and self._plan.path:
+                self._fail("not_http", f"it spoke before GET {self._plan.path} was sent", "correct the backend's port, or remove health.http_get")
+            elif self._head is None:  # a backend that speaks first has nothing against us
                 self._passed(f"{self._version} handshake in {self._took()}")
             else:
                 self._answered(self._head.feed(_view[:size]))
