@@ -34,7 +34,7 @@ class Status(IntEnum):
     TRUNCATED = 2  # the source sent FIN without close_notify
     BLOCKED = 3  # the sink takes no more; `held` is what it did not take
     SOURCE_FAILED = 4
-    SINK_FAILED = 5
+    SINK_FAILED = 5  # nobody has read `held`: a part of a record is nothing to a TLS peer
     SOURCE_WANTS_WRITE = 6  # OpenSSL must answer the source (key update) and its socket is full
 
 
@@ -140,9 +140,6 @@ class Pump:
     def _not_written(self, sink: Pointer, size: int, moved: int) -> int:
         # The source was read: these bytes are ours to deliver, and are counted when they are.
         error = lib.SSL_get_error(sink, -1)
-        if error in (WANT_WRITE, WANT_READ):
-            self.status = Status.BLOCKED
-            self.held = self._view[:size]
-        else:
-            self.status = Status.SINK_FAILED
+        self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
+        self.held = self._view[:size]
         return ~moved

@@ -138,6 +138,20 @@ def try_next(session: Session, failure: Failure) -> None:
     choose(session)
 
 
+def back_to_connect(session: Session, failure: Failure) -> None:
+    """The backend failed before either side had sent a byte: try the next one, as if it had failed in its handshake."""
+    worker, client = session.worker, session.inbound
+    worker.handshake_again()
+    mask = IN | ET
+    worker.loop.handle(client.fd, session.on_early)
+    worker.loop.watch(client.fd, client.mask, mask)
+    client.mask = mask
+    try:
+        try_next(session, failure)
+    except SessionError as error:
+        session.refuse(error)
+
+
 def _fail(session: Session, failure: Failure) -> None:
     blame(session, failure)
     session.reason, session.detail, session.side = failure.reason, _where(session, failure), Side.OUTBOUND

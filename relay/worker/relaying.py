@@ -21,17 +21,17 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
-from relay.errors import Reason, SessionError, Side
+from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
 from relay.tls.reasons import Failure
 from relay.worker import outbound
-from relay.worker.loop import ET, GONE, IN, OUT
+from relay.worker.loop import GONE, IN, OUT
+from relay.worker.sniffing import First
 
 if TYPE_CHECKING:
     from relay.worker.session import End, Session
-    from relay.worker.sniffing import First
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
@@ -65,7 +65,7 @@ def _forward_first(session: Session, first: First, client: End, backend: End) ->
     if head:
         size = worker.pump.push(backend.ssl, head)
         if size < 0 and worker.pump.status is Status.SINK_FAILED:
-            _back_to_connect(session, stream.failure(Side.OUTBOUND))  # it has taken nothing
+            outbound.back_to_connect(session, stream.failure(Side.OUTBOUND))  # it has taken nothing
             return False
         first.forget_head()
         if size < 0:
@@ -190,6 +190,11 @@ def unusual(session: Session, side: Side, moved: int) -> None:
         _pass_end(session, source, sink)
     elif failed is not None and status is Status.SOURCE_FAILED:
         _source_failed(session, side, failed)
+    elif failed is not None and side is Side.INBOUND and session.state is State.RELAY and not (session.bytes_in or session.bytes_out or source.held):
+        # The very first bytes: the backend was lost between its handshake and them, and another may have them.
+        session.first = session.first or First()
+        session.first.keep(pump.held)
+        outbound.back_to_connect(session, failed)
     elif failed is not None:
         _sink_failed(session, _other(side), failed)
     if session.state is State.CLOSED or session.outbound is None:
@@ -263,7 +268,7 @@ def _source_failed(session: Session, side: Side, failure: Failure) -> None:
         # What the backend holds is the client's, and may have gone out in part.
         client, backend = session.inbound, session.outbound
         if session.state is State.RELAY and backend is not None and not (session.bytes_in or client.held or backend.held):
-            _back_to_connect(session, failure)
+            outbound.back_to_connect(session, failure)
             return
         if failure.reason is not Reason.BACKEND_GONE:
             outbound.blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
@@ -282,17 +287,3 @@ def _sink_failed(session: Session, side: Side, failure: Failure | None = None) -
     sink.held, sink.closing, sink.shut = b"", False, True
     source.ended = source.truncated = True
     _finish(session)
-
-
-def _back_to_connect(session: Session, failure: Failure) -> None:
-    """The backend failed before either side had sent a byte: try the next one, as if it had failed in its handshake."""
-    worker, client = session.worker, session.inbound
-    worker.handshake_again()
-    mask = IN | ET
-    worker.loop.handle(client.fd, session.on_early)
-    worker.loop.watch(client.fd, client.mask, mask)
-    client.mask = mask
-    try:
-        outbound.try_next(session, failure)
-    except SessionError as error:
-        session.refuse(error)

@@ -35,8 +35,8 @@ class First:
 
     __slots__ = ("_pieces", "_sniffer", "found", "inserter")
 
-    def __init__(self, cookie: str = "") -> None:
-        self._sniffer = Sniffer(cookie)
+    def __init__(self, cookie: str | None = None) -> None:
+        self._sniffer = Sniffer(cookie) if cookie is not None else None
         self._pieces: list[bytes] = []
         self.found = Sniffed(http=False, detail="nothing was read")
         self.inserter: Inserter | None = None
@@ -44,8 +44,8 @@ class First:
     def add(self, data: bytes) -> bool:
         """Take what was read; True when it decides."""
         self._pieces.append(data)
-        found = self._sniffer.feed(data)
-        if found is NEED_DATA or not isinstance(found, Sniffed):
+        found = self._sniffer.feed(data) if self._sniffer is not None else NEED_DATA
+        if not isinstance(found, Sniffed):
             return False
         self.found = found
         return True

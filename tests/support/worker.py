@@ -199,7 +199,7 @@ class RunningWorker:
         os.close(self._garbage_read)
         os.close(self._garbage_write)
         assert code == 0, f"the worker ended with {code}"
-        assert "bug:" not in self.messages()
+        assert "bug:" not in self.messages(), self.messages()
 
 
 def client_context(pki: Pki, files: Files | None, *, version: ssl.TLSVersion | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:

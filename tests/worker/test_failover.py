@@ -1,5 +1,6 @@
 """A backend that fails before a byte of the client was forwarded: the next one is tried, and the failed one is left alone."""
 
+import signal
 import socket
 import ssl
 import threading
@@ -247,3 +248,20 @@ def test_a_session_that_has_begun_does_not_change_its_backend(start, door, backe
     assert client.end()[1] in {"fin", "reset"}
     record = relay.record()
     assert (record["reason"], record["backend"]) == ("outbound_reset", "b1")
+
+
+def test_a_backend_that_is_lost_just_when_the_first_bytes_come_loses_no_client(start, door, backend, pair):
+    lost, other = door(), backend(name_itself("other"))
+    relay = start([lost.address, other.address])
+    client, server = pair(relay, lost)
+    wait_until(lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1, "both handshakes")
+    # Asleep, so that the worker sees both at once, the client's bytes first.
+    relay.signal(signal.SIGSTOP)
+    client.send(b"who is there?")
+    wait_until(lambda: client.unacknowledged() == 0, "the bytes to be in the worker's kernel")
+    server.reset()
+    relay.signal(signal.SIGCONT)
+    assert client.receive(6) == b"other\n"
+    client.close()
+    record = relay.record()
+    assert (record["backend"], record["why"], record["bytes_in"], record["bytes_out"]) == ("b2", "failover", 13, 6)
