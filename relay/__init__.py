@@ -13,8 +13,9 @@ THE MAP. One connection, in the order in which it meets the code:
    `relay.worker.outbound.choose` asks the pool (`relay.worker.pools.PoolState.pick`) for a backend: `relay.core.sticky.source_key` is
    who the client is, `relay.core.balance.Rendezvous` or `relay.core.balance.RoundRobin` decides.
 5. `relay.worker.outbound.step` connects and handshakes, as `relay.tls.stream.connect` began, and goes to the next backend when that fails.
-6. `relay.tls.pump.Pump.move` moves the bytes, both ways; `relay.worker.relaying.event` does what is not usual, until both ends have ended.
-7. `relay.worker.session.Session.record` becomes a line of `relay.observe.access_log.AccessLog`; the counters were kept in
+6. `relay.worker.session.Session.on_inbound` and `relay.worker.session.Session.on_outbound` move the bytes, with `relay.tls.pump.Pump.go_on` where it is
+   more than one short record; `relay.worker.relaying.event` does what is not usual, until both ends have ended.
+7. What `relay.worker.report.record_of` finds in it becomes a line of `relay.observe.access_log.AccessLog`; the counters were kept in
    `relay.observe.scoreboard.Scoreboard` all the way, where `relay.observe.metrics.RelayCollector` reads them.
 
 Around it: `relay.supervisor.prepare.prepare` has the configuration read (`relay.config.load.load_config`) and every TLS context of it
@@ -53,6 +54,7 @@ MAP = {
     "relay.tls.pump": "the hot path: bytes from one side to the other",
     "relay.worker.relaying": "ends, resets, and sinks that take no more",
     "relay.worker.parting": "a refused client's socket, until it has read why",
+    "relay.worker.report": "a session as the access log has it",
     "relay.worker.drain": "letting the sessions finish",
     "relay.tls.reasons": "OpenSSL's words to ours",
     "relay.tls.raw": "the OpenSSL calls made directly",

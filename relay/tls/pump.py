@@ -1,7 +1,9 @@
 """The hot path: bytes from one TLS connection to the other.
 
-Theory of operation. One buffer per process; OpenSSL decrypts a record into it and encrypts it from there. A session owns none of
-it, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
+Theory of operation. One BUFFER per process; OpenSSL decrypts a record into it and encrypts it from there. An ordinary message is one
+short record: `Session.on_inbound` and `on_outbound` move it themselves, with `read` and `write`, for a call more would cost as much as
+the rest of their Python. Whatever else a read gives is `go_on`'s, and what a write does not take is `not_taken`'s. A session owns nothing of
+the buffer, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
 and does not read that source again until `push` has got rid of it. That is the whole back-pressure.
 
 A call moves at most BUDGET_BYTES, so that one bulk transfer does not starve the others; level-triggered epoll reports
@@ -23,6 +25,10 @@ from typing import Any
 from relay.tls.raw import NULL, READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 
 BUDGET_BYTES = 16 * RECORD_BYTES
+BUFFER: Any = ffi.new("char[]", RECORD_BYTES)
+_VIEW: Any = ffi.buffer(BUFFER)
+read: Any = lib.SSL_read
+write: Any = lib.SSL_write
 _CLOSE_NOTIFY = 0
 
 
@@ -68,52 +74,49 @@ def watch_alerts(ssl: Pointer) -> None:
 class Pump:
     """The transfer of one process; `status` and `held` belong to the last call that returned a complement."""
 
-    __slots__ = ("_buffer", "_view", "held", "status")
+    __slots__ = ("held", "status")
 
     def __init__(self) -> None:
-        self._buffer: Any = ffi.new("char[]", RECORD_BYTES)
-        self._view: Any = ffi.buffer(self._buffer)
         self.status = Status.OPEN
         self.held = b""
 
-    def move(
+    def move(self, source: Pointer, sink: Pointer) -> int:
+        """Relay what the source has, at most BUDGET_BYTES: the number of bytes, or its complement when `status` says why."""
+        return self.go_on(source, sink, read(source, BUFFER, RECORD_BYTES))
+
+    def go_on(
         self,
         source: Pointer,
         sink: Pointer,
-        # Bound once: a global or attribute look-up each would cost as much as the rest of the loop's Python.
-        _read: Any = lib.SSL_read,
-        _write: Any = lib.SSL_write,
+        size: int,
+        # Bound once: a global look-up each would cost as much as the rest of the loop's Python.
+        _read: Any = read,
+        _write: Any = write,
+        _buffer: Any = BUFFER,
         _record: int = RECORD_BYTES,
     ) -> int:
-        """Relay what the source has, at most BUDGET_BYTES: the number of bytes, or its complement when `status` says why."""
-        buffer = self._buffer
-        # A message is mostly one short record: it does without the loop below.
-        size: int = _read(source, buffer, _record)
-        if size <= 0:
-            return self._not_read(source, size, 0)
-        if _write(sink, buffer, size) != size:
-            return self._not_written(sink, size, 0)
-        moved = size
-        while size == _record and moved < BUDGET_BYTES:
-            size = _read(source, buffer, _record)
-            if size <= 0:
-                return self._not_read(source, size, moved)
-            if _write(sink, buffer, size) != size:
-                return self._not_written(sink, size, moved)
+        """`move`, after the first read has given `size`."""
+        moved = 0
+        while size > 0:
+            if _write(sink, _buffer, size) != size:
+                return self.not_taken(sink, size, moved)
             moved += size
-        return moved
+            if size != _record or moved >= BUDGET_BYTES:
+                return moved
+            size = _read(source, _buffer, _record)
+        return self._not_read(source, size, moved)
 
     def read(self, source: Pointer) -> bytes | int:
         """One record of the source, to be looked at; 0 when there is none now, the complement of 0 when `status` says why."""
-        size: int = lib.SSL_read(source, self._buffer, RECORD_BYTES)
+        size: int = read(source, BUFFER, RECORD_BYTES)
         if size > 0:
-            return bytes(self._view[:size])
+            return bytes(_VIEW[:size])
         return self._not_read(source, size, 0)
 
     def push(self, sink: Pointer, held: bytes) -> int:
         """Offer held bytes again, the same ones: their number, or the complement of 0 with BLOCKED or SINK_FAILED."""
         size = len(held)
-        result: int = lib.SSL_write(sink, held, size)
+        result: int = write(sink, held, size)
         if result == size:
             return size
         error = lib.SSL_get_error(sink, result)
@@ -137,9 +140,10 @@ class Pump:
             self.status = Status.SOURCE_FAILED
         return ~moved
 
-    def _not_written(self, sink: Pointer, size: int, moved: int) -> int:
+    def not_taken(self, sink: Pointer, size: int, moved: int) -> int:
+        """After a write that did not take the `size` bytes in BUFFER: the complement of `moved`, with BLOCKED or SINK_FAILED."""
         # The source was read: these bytes are ours to deliver, and are counted when they are.
         error = lib.SSL_get_error(sink, -1)
         self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
-        self.held = self._view[:size]
+        self.held = _VIEW[:size]
         return ~moved

@@ -43,12 +43,13 @@ DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progr
 Check = Callable[[Identity], Failure | None]
 
 
-class _Refused:
-    """The certificate that the handshake step under way has refused, and what to ask about those that OpenSSL accepts."""
+class _Verdict:
+    """What the handshake step under way thinks of the peer's certificate: which it has refused, or `accepted`, and what to ask about those that OpenSSL accepts."""
 
-    __slots__ = ("bug", "check", "code", "depth", "failure", "identity")
+    __slots__ = ("accepted", "bug", "check", "code", "depth", "failure", "identity")
 
     def __init__(self) -> None:
+        self.accepted: Identity | None = None
         self.bug: BaseException | None = None
         self.check: Check | None = None
         self.failure: Failure | None = None
@@ -57,34 +58,35 @@ class _Refused:
         self.identity: Identity | None = None
 
 
-_refused = _Refused()
+_verdict = _Verdict()
 _CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
 
 
 def _on_verify(ok: int, store_context: Any) -> int:
     depth: int = lib.X509_STORE_CTX_get_error_depth(store_context)
     if ok == 1:
-        if depth != 0 or _refused.check is None:
+        if depth != 0 or _verdict.check is None:
             return 1
-        _refused.identity = identity_of(lib.X509_STORE_CTX_get_current_cert(store_context))
-        _refused.failure = _refused.check(_refused.identity)
-        if _refused.failure is None:
+        _verdict.identity = who = identity_of(lib.X509_STORE_CTX_get_current_cert(store_context))
+        _verdict.failure = _verdict.check(who)
+        if _verdict.failure is None:
+            _verdict.accepted = who
             return 1
-        _refused.code = _CERT_REJECTED
+        _verdict.code = _CERT_REJECTED
         lib.X509_STORE_CTX_set_error(store_context, _CERT_REJECTED)  # the client gets the alert bad_certificate
         return 0
-    if _refused.code == 0:
-        _refused.code = lib.X509_STORE_CTX_get_error(store_context)
-        _refused.depth = depth
+    if _verdict.code == 0:
+        _verdict.code = lib.X509_STORE_CTX_get_error(store_context)
+        _verdict.depth = depth
         # The peer's own, also when it is its issuer that is not liked: that is whom the log has to name.
         certificate = lib.X509_STORE_CTX_get0_cert(store_context)
         # Whoever connects could fill the memory with certificates that nobody has signed.
-        _refused.identity = identity_of(certificate, remember=False) if certificate != NULL else None
+        _verdict.identity = identity_of(certificate, remember=False) if certificate != NULL else None
     return 0
 
 
 def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
-    _refused.bug = bug
+    _verdict.bug = bug
 
 
 # error=0: should the Python above ever raise, the certificate is refused. The exception goes on to who called `handshake`.
@@ -122,9 +124,9 @@ def _new(context: Pointer, fd: int) -> Pointer:
 
 def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress | Failure:
     """Go on with the handshake as far as the socket lets it; `check` may refuse a leaf certificate that OpenSSL accepts."""
-    _refused.code = 0
-    _refused.failure = None
-    _refused.check = check
+    _verdict.code = 0
+    _verdict.accepted = _verdict.failure = None
+    _verdict.check = check
     _clear_error()
     result = _do_handshake(ssl)
     if result == 1:
@@ -135,13 +137,13 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
         return STEP_WANT_READ
     if error == WANT_WRITE:
         return STEP_WANT_WRITE
-    if _refused.bug is not None:
-        bug, _refused.bug = _refused.bug, None
+    if _verdict.bug is not None:
+        bug, _verdict.bug = _verdict.bug, None
         _clear_error()
         raise bug
-    if error == ERROR_SSL and _refused.code:
+    if error == ERROR_SSL and _verdict.code:
         _clear_error()
-        return _refused.failure or explain_verify(side, _refused.code, _refused.depth)
+        return _verdict.failure or explain_verify(side, _verdict.code, _verdict.depth)
     return failure(side)
 
 
@@ -153,7 +155,12 @@ def failure(side: Side) -> Failure:
 
 def refused_identity() -> Identity | None:
     """Whose certificate the last handshake step refused; None when it did not fail for a certificate."""
-    return _refused.identity if _refused.code else None
+    return _verdict.identity if _verdict.code else None
+
+
+def accepted_identity() -> Identity | None:
+    """Whom `check` has let in during the last handshake step; None when it was not asked: the handshake was a resumption, or the certificate came in an earlier step."""
+    return _verdict.accepted
 
 
 def name_backend(failure: Failure) -> Failure:

@@ -58,22 +58,26 @@ def step(session: Session) -> None:
 
 
 def _note_names(session: Session) -> None:
-    ssl = session.inbound.ssl
-    session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), stream.alpn(ssl).decode("ascii", "replace"))
+    ssl, route = session.inbound.ssl, session.route
+    alpn = stream.alpn(ssl).decode("ascii", "replace") if route is not None and route.negotiates else ""
+    session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), alpn)
 
 
 def _judge(session: Session) -> None:
     """Raises SessionError unless OpenSSL handshook with the name we routed by, and the client may come in."""
-    ssl, route, hello = session.inbound.ssl, session.route, session.hello
-    if route is None or hello is None:
+    ssl, route = session.inbound.ssl, session.route
+    if route is None:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route")
     _note_names(session)
-    session.resumed = stream.resumed(ssl)
-    session.identity = peer_identity(ssl)
+    session.identity = accepted = stream.accepted_identity()
+    if accepted is None:
+        session.resumed = stream.resumed(ssl)
+        session.identity = peer_identity(ssl)
     name = stream.server_name(ssl)
-    if name != hello.sni:
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {hello.sni!r}, handshook with {name!r}")
-    refusal = judge(session.identity, route, time.time())
-    if refusal is not None:  # on a resumed handshake: a full one was refused before it was done
-        stream.close_notify(ssl)
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, refusal.reason, refusal.detail)
+    if name != session.sni:
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {session.sni!r}, handshook with {name!r}")
+    if accepted is None:  # else `Session.check` has judged it, a moment ago
+        refusal = judge(session.identity, route, time.time())
+        if refusal is not None:
+            stream.close_notify(ssl)
+            raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, refusal.reason, refusal.detail)

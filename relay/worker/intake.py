@@ -62,11 +62,11 @@ def step(session: Session) -> None:
     if isinstance(hello, Malformed):
         _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _DECODE_ERROR if hello.reason is Reason.MALFORMED_HELLO else b"")
         raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
-    session.hello = hello
-    route = session.acceptor.routes.find(session.hello.sni)
+    session.sni = hello.sni
+    route = session.acceptor.routes.find(hello.sni)
     if route is None:
         _answer(session, _UNRECOGNIZED_NAME)
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if session.hello.sni else Reason.NO_SNI)
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
     if not session.worker.may_handshake(session):
         session.detail = "the hello was whole, but as many handshakes as limits.handshakes allows were in progress all the time"
         _wait(session)

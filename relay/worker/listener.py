@@ -23,7 +23,6 @@ from relay.worker.loop import IN
 if TYPE_CHECKING:
     from relay.worker.worker import Worker
 
-ACCEPTS_PER_TURN = 16
 # Longer than any backlog: whoever comes while the queue is being emptied does not make it endless.
 MOST_QUEUED = 65_536
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -47,23 +46,19 @@ class Acceptor:
         worker.loop.add(sock.fileno(), IN, self.on_ready)
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
-        """Accept what there is, a few at a time."""
+        """Accept one: epoll reports it again when there are more, and asking for another one that is not there costs more than that."""
         worker = self._worker
-        for _ in range(ACCEPTS_PER_TURN):
-            if not worker.has_room():
+        if not worker.has_room():
+            worker.wait_for_room(self)
+            return
+        try:
+            sock, address = accept(self._sock, self._family)
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:
+                log.warning("cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections", self.name, error.strerror)
                 worker.wait_for_room(self)
-                return
-            try:
-                sock, address = accept(self._sock, self._family)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _NO_RESOURCES:
-                    log.warning("cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections", self.name, error.strerror)
-                    worker.wait_for_room(self)
-                    return
-                continue  # the client has gone again (accept(2): treat as EAGAIN)
-            self._begin(sock, address)
+            return  # else the client has gone again (accept(2): treat as EAGAIN)
+        self._begin(sock, address)
 
     def _begin(self, sock: Connection, address: Address) -> None:
         worker = self._worker

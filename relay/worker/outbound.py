@@ -113,7 +113,8 @@ def _established(session: Session, end: End) -> None:
     end.established = True
     session.outbound_version, session.outbound_cipher = stream.version(end.ssl), stream.cipher(end.ssl)
     session.outbound_handshake_s = time.monotonic() - session.since_at
-    worker.count_handshake(Side.OUTBOUND, None, resumed=stream.resumed(end.ssl), seconds=session.outbound_handshake_s)
+    end.resumed = stream.resumed(end.ssl)
+    worker.count_handshake(Side.OUTBOUND, None, resumed=end.resumed, seconds=session.outbound_handshake_s)
     session.advance(Event.SECURED)
     relaying.begin(session)
 

@@ -81,7 +81,7 @@ def _move(session: Session, side: Side, source: End, sink: End) -> int:
     """Like Pump.move; a backend's first answer may have to take our cookie along."""
     first, pump = session.first, session.worker.pump
     if side is Side.INBOUND or first is None or first.inserter is None:
-        return session.worker.move(source.ssl, sink.ssl)
+        return pump.move(source.ssl, sink.ssl)
     data = pump.read(source.ssl)
     if isinstance(data, int):
         return data
@@ -97,7 +97,7 @@ def first_reply(session: Session) -> None:
     if end is None or member is None or session.replied:
         return
     session.replied = True
-    member.keep_session(end.ssl, resumed=stream.resumed(end.ssl), now_at=time.time())
+    member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
     session.worker.pools[member.target.pool].answered(member, end.began_at)
     session.worker.loop.handle(end.fd, session.on_outbound)
 
@@ -169,8 +169,25 @@ def event(session: Session, side: Side, mask: int) -> None:
 
 def unusual(session: Session, side: Side, moved: int) -> None:
     """A transfer from this side ended otherwise than usual, after `moved` bytes."""
+    status = session.worker.pump.status
+    if status is Status.ENDED or status is Status.TRUNCATED:
+        if moved:
+            _count(session, side, moved)
+        source, sink = _ends(session, side)
+        source.ended = True
+        source.truncated = status is Status.TRUNCATED
+        _pass_end(session, source, sink)
+    else:
+        _stuck_or_failed(session, side, moved, status)
+    # A failover has changed the ends, and may have ended the session.
+    if session.state is State.RELAY or session.state is State.LINGER:
+        source, sink = _ends(session, side)
+        refresh(session, source, sink)
+        refresh(session, sink, source)
+
+
+def _stuck_or_failed(session: Session, side: Side, moved: int, status: Status) -> None:
     pump = session.worker.pump
-    status = pump.status
     # The reason is in OpenSSL's queue or errno, and the next call overwrites both.
     failed = None
     if status is Status.SOURCE_FAILED:
@@ -184,10 +201,6 @@ def unusual(session: Session, side: Side, moved: int) -> None:
         sink.held = pump.held
     elif status is Status.SOURCE_WANTS_WRITE:
         source.wants_write = True
-    elif status is Status.ENDED or status is Status.TRUNCATED:
-        source.ended = True
-        source.truncated = status is Status.TRUNCATED
-        _pass_end(session, source, sink)
     elif failed is not None and status is Status.SOURCE_FAILED:
         _source_failed(session, side, failed)
     elif failed is not None and side is Side.INBOUND and session.state is State.RELAY and not (session.bytes_in or session.bytes_out or source.held):
@@ -197,13 +210,6 @@ def unusual(session: Session, side: Side, moved: int) -> None:
         outbound.back_to_connect(session, failed)
     elif failed is not None:
         _sink_failed(session, _other(side), failed)
-    if session.state is State.CLOSED or session.outbound is None:
-        return
-    # A failover has changed the ends.
-    if session.state is State.RELAY or session.state is State.LINGER:
-        source, sink = _ends(session, side)
-        refresh(session, source, sink)
-        refresh(session, sink, source)
 
 
 def _pass_end(session: Session, source: End, sink: End) -> None:

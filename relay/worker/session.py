@@ -17,15 +17,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from relay.core.hello import Hello
 from relay.core.lifecycle import TRANSITIONS, Event, State
-from relay.errors import REMEDIES, Reason, SessionError, Side
-from relay.observe.access_log import Record
+from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, Connection
 from relay.tls import stream
 from relay.tls.contexts import InboundRoute
 from relay.tls.identity import Identity, judge
-from relay.tls.raw import Pointer
+from relay.tls.pump import BUFFER, read, write
+from relay.tls.raw import RECORD_BYTES, Pointer
 from relay.tls.reasons import Failure
 from relay.worker.loop import GONE, IN
 from relay.worker.parting import Partings
@@ -45,7 +44,7 @@ _INFINITY = float("inf")
 class End:
     """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
-    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "place", "shut", "sock", "ssl", "truncated", "wants_write")
+    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "place", "resumed", "shut", "sock", "ssl", "truncated", "wants_write")
 
     def __init__(self, sock: Connection) -> None:
         self.sock = sock
@@ -54,6 +53,7 @@ class End:
         self.mask = 0
         self.held = b""
         self.established = False
+        self.resumed = False
         self.began_at = 0.0  # when we began to connect to it
         self.place: Place | None = None  # which of a backend's several addresses this is
         self.ended = False
@@ -67,9 +67,9 @@ class Session:
     """See the module. Instants are CLOCK_MONOTONIC seconds, but `time_at`, which is Unix time for the log."""
 
     __slots__ = (
-        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "first", "hello", "identity", "inbound",
+        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "first", "identity", "inbound",
         "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "queued", "reason", "replied", "resumed",
-        "route", "side", "since_at", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
+        "route", "side", "since_at", "sni", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, acceptor: Acceptor, sock: Connection, address: Address, number: int) -> None:
@@ -88,7 +88,7 @@ class Session:
         self.replied = False
         self.first: First | None = None  # where a cookie decides
         self.early = False  # the client sent something while we were busy with the backend
-        self.hello: Hello | None = None
+        self.sni = ""  # as peeked; "" when the client sent none
         self.route: InboundRoute | None = None
         self.identity: Identity | None = None
         self.resumed = False
@@ -135,39 +135,48 @@ class Session:
     def on_inbound(self, mask: int) -> None:
         """The client's socket is ready, in RELAY or LINGER."""
         worker = self.worker
-        if mask == IN:
-            size = worker.move(self.inbound.ssl, self.outbound.ssl)  # type: ignore[union-attr]
-            if size >= 0:
-                self.bytes_in += size
-                worker.cells[self.cell_in] += size
-                self.active_at = worker.loop.now
-            else:
-                worker.relay_unusual(self, Side.INBOUND, ~size)
-        else:
+        if mask != IN:
             worker.relay_event(self, Side.INBOUND, mask)
+            return
+        source, sink = self.inbound.ssl, self.outbound.ssl  # type: ignore[union-attr]
+        size = read(source, BUFFER, RECORD_BYTES)
+        if not 0 < size < RECORD_BYTES:
+            size = worker.pump.go_on(source, sink, size)
+        elif write(sink, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink, size, 0)
+        if size >= 0:
+            self.bytes_in += size
+            worker.cells[self.cell_in] += size
+            self.active_at = worker.loop.now
+        else:
+            worker.relay_unusual(self, Side.INBOUND, ~size)
 
     def on_outbound(self, mask: int) -> None:
         """The backend's socket is ready, in RELAY or LINGER."""
         worker = self.worker
-        if mask == IN:
-            size = worker.move(self.outbound.ssl, self.inbound.ssl)  # type: ignore[union-attr]
-            if size >= 0:
-                self.bytes_out += size
-                worker.cells[self.cell_out] += size
-                self.active_at = worker.loop.now
-            else:
-                worker.relay_unusual(self, Side.OUTBOUND, ~size)
-        else:
+        if mask != IN:
             worker.relay_event(self, Side.OUTBOUND, mask)
+            return
+        source, sink = self.outbound.ssl, self.inbound.ssl  # type: ignore[union-attr]
+        size = read(source, BUFFER, RECORD_BYTES)
+        if not 0 < size < RECORD_BYTES:
+            size = worker.pump.go_on(source, sink, size)
+        elif write(sink, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink, size, 0)
+        if size >= 0:
+            self.bytes_out += size
+            worker.cells[self.cell_out] += size
+            self.active_at = worker.loop.now
+        else:
+            worker.relay_unusual(self, Side.OUTBOUND, ~size)
 
     def on_first_reply(self, mask: int) -> None:
         """`on_outbound`, until the backend has sent its first byte."""
-        inserting = self.first is not None and self.first.inserter is not None
-        if inserting:
+        if self.first is not None and self.first.inserter is not None:
             self.worker.relay_event(self, Side.OUTBOUND, mask)
-        else:
-            self.on_outbound(mask)
-        if self.bytes_out and not inserting:
+            return
+        self.on_outbound(mask)
+        if self.bytes_out:
             self.worker.first_reply(self)
 
     def due_at(self) -> float:
@@ -210,14 +219,15 @@ class Session:
     def advance(self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None) -> None:
         """Follow the table. Raises KeyError for an event the state does not know: a bug."""
         step = TRANSITIONS[self.state][event]
-        if step.state is State.CLOSED:
+        state = step.state
+        if state is State.CLOSED:
             # Whoever saw a fault first knows best.
             self.reason = self.reason or reason or step.reason
             self.detail = self.detail or detail
             self.side = self.side or side
             self._close()
             return
-        state = self.state = step.state
+        self.state = state
         worker = self.worker
         self.since_at = now = worker.loop.now
         if now + worker.patience_s[state] < self.timer_at:  # seldom: the patience of later states is greater
@@ -260,40 +270,3 @@ class Session:
         self._give_back(self.inbound, partings=worker.partings if part else None)
         worker.session_closed(self, handshaking=was in _HANDSHAKING)
         worker.log_session(self)
-
-    def record(self) -> Record:
-        """The session as the access log has it."""
-        reason = self.reason or Reason.INTERNAL_ERROR
-        route, who, hello = self.route, self.identity, self.hello
-        version, cipher, group, alpn = self.tls_names
-        return Record(
-            time=self.time_at,
-            session=f"{self.worker.prefix}-{self.number}",
-            listener=self.acceptor.name,
-            route=route.label if route is not None else "",
-            client=f"[{self.client_host}]:{self.client_port}" if ":" in self.client_host else f"{self.client_host}:{self.client_port}",
-            sni=hello.sni if hello is not None else "",
-            alpn=alpn,
-            tls_version=version,
-            cipher=cipher,
-            group=group,
-            resumed=self.resumed,
-            subject=who.subject if who is not None else "",
-            issuer=who.issuer if who is not None else "",
-            serial=who.serial if who is not None else "",
-            not_after=who.not_after_at if who is not None else 0.0,
-            pool=route.pool if route is not None else "",
-            backend=self.backend_name,
-            why=self.why,
-            outbound_tls_version=self.outbound_version,
-            outbound_cipher=self.outbound_cipher,
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-            duration_s=time.monotonic() - self.started_at,
-            inbound_handshake_s=self.inbound_handshake_s,
-            outbound_handshake_s=self.outbound_handshake_s,
-            reason=reason.value,
-            side=self.side.value if self.side is not None else "",
-            remedy=REMEDIES[reason],
-            detail=self.detail,
-        )

@@ -24,6 +24,7 @@ from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
 from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
+from relay.worker.report import record_of
 from relay.worker.session import Session
 
 STALLED_S = 1.0
@@ -38,7 +39,6 @@ class Worker:
         self.loop = Loop(on_tick=self._on_tick)
         self.partings = Partings(self.loop)
         self.pump = Pump()
-        self.move = self.pump.move
         self.cells = board.row(row)
         self.pools = {
             name: PoolState(name, pool, generation.targets[name], secret=generation.secrets.get(name, b""), layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
@@ -198,7 +198,7 @@ class Worker:
         """One line in the access log; written at the end of the turn."""
         log = self.log
         if log.enabled:
-            log.write(log.render(session.record()))
+            log.write(log.render(record_of(session)))
             self.loop.at_turn_end = self._flush_log
 
     def _flush_log(self) -> None:
