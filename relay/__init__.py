@@ -5,7 +5,8 @@ THE MAP. One connection, in the order in which it meets the code:
 1. `relay.worker.listener.Acceptor.on_ready` accepts it, within the limits that `relay.worker.worker.Worker` keeps, and makes a
    `relay.worker.session.Session`, which lives until its log line is written. What may happen to it in which state, and what then, is
    `relay.core.lifecycle.TRANSITIONS`; `relay.worker.session.Session.advance` does it, called by `relay.worker.loop.Loop.run`.
-2. `relay.worker.intake.step` looks at its first bytes without consuming them: `relay.core.hello.parse_hello` finds the server name,
+2. `relay.worker.intake.step` looks at its first bytes without consuming them: `relay.core.hello.parse_hello` finds the server name
+   (`relay.core.familiar.FamiliarHellos` remembers what it has said),
    `relay.core.routes.RouteTable.find` the route, which has its own TLS context (`relay.tls.contexts.InboundRoute`).
 3. `relay.worker.inbound.step` does the handshake that `relay.tls.stream.accept` began; afterwards, full or resumed,
    `relay.tls.identity.judge` says whether this client may come in.
@@ -35,6 +36,7 @@ MAP = {
     "relay.core.lifecycle": "its states, and what leads from one to the other",
     "relay.worker.intake": "peeks at the first bytes",
     "relay.core.hello": "ClientHello: server name, ALPN, versions",
+    "relay.core.familiar": "hellos like one that was read before",
     "relay.core.routes": "server name to route",
     "relay.worker.inbound": "the handshake with the client",
     "relay.tls.stream": "one TLS connection: begin, handshake, end",

@@ -15,7 +15,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from relay.core.hello import NEED_DATA, Malformed, parse_hello
+from relay.core.hello import NEED_DATA, Malformed
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
@@ -52,7 +52,7 @@ def step(session: Session) -> None:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or "") from None
     if size == 0:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything")
-    hello = parse_hello(bytes(_view[:size]))
+    hello = session.worker.hellos.parse(bytes(_view[:size]))
     if hello is NEED_DATA:
         # A peek shows the same bytes for ever, never the end behind them.
         if end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:

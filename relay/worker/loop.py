@@ -3,7 +3,8 @@
 One turn: wait; call the handler of every ready fd (data moves first); then at most HANDSHAKES_PER_TURN handshake steps, each of
 which costs as much as a hundred messages, so that a flood of new clients does not delay those who are being served; then the
 deadlines that have passed; then the sockets that were given up are closed. Closing last keeps the kernel from giving a number
-that is still in this batch of events to a new connection.
+that is still in this batch of events to a new connection. What can be put off (`when_idle`) waits until there is nothing to do, but
+not longer than BUSY_TURNS turns.
 
 Deadlines are lazy: a session that moves on only changes its `deadline_at`, and the heap entry it already has looks there again
 when it comes up.
@@ -25,6 +26,7 @@ from typing import Protocol
 HANDSHAKES_PER_TURN = 4
 EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
 TICK_S = 1.0
+BUSY_TURNS = 16
 
 IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
 GONE = select.EPOLLHUP | select.EPOLLERR
@@ -52,7 +54,7 @@ class Timed(Protocol):
 
 
 class Loop:
-    """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `at_turn_end` is called once, when set."""
+    """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `when_idle` is called once, when set."""
 
     def __init__(self, on_tick: Callable[[], None]) -> None:
         self.now = time.monotonic()
@@ -65,7 +67,7 @@ class Loop:
         self._entry = itertools.count()
         self._closing: list[Callable[[], None]] = []
         self._on_tick = on_tick
-        self.at_turn_end: Callable[[], None] | None = None
+        self.when_idle: Callable[[], None] | None = None
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
         """Watch an fd for the first time."""
@@ -116,9 +118,10 @@ class Loop:
         self.running = True
         heap = self._heap
         tick_at = now = self.now
+        busy_turns = 0
         while self.running:
             # `now` is as old as this turn was long, so the wait may be that much too long: deadlines are coarser than that.
-            if later:
+            if later or self.when_idle is not None:
                 wait = 0.0
             else:
                 wake_at = tick_at
@@ -153,9 +156,12 @@ class Loop:
                 for close in closing:
                     close()
                 closing.clear()
-            if self.at_turn_end is not None:
-                at_turn_end, self.at_turn_end = self.at_turn_end, None
-                at_turn_end()
+            if self.when_idle is not None:
+                busy_turns += 1
+                if not (events or later) or busy_turns > BUSY_TURNS:
+                    when_idle, self.when_idle = self.when_idle, None
+                    busy_turns = 0
+                    when_idle()
 
     def close(self) -> None:
         """Give the epoll descriptor back."""

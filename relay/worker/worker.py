@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from itertools import islice
 
+from relay.core.familiar import FamiliarHellos
 from relay.core.lifecycle import State
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.observe.access_log import AccessLog
@@ -38,6 +39,7 @@ class Worker:
         config = generation.config
         self.loop = Loop(on_tick=self._on_tick)
         self.partings = Partings(self.loop)
+        self.hellos = FamiliarHellos()
         self.pump = Pump()
         self.cells = board.row(row)
         self.pools = {
@@ -195,11 +197,11 @@ class Worker:
             cells[first + len(HANDSHAKE_BUCKETS_S) + 1] += int(seconds * 1_000_000)
 
     def log_session(self, session: Session) -> None:
-        """One line in the access log; written at the end of the turn."""
+        """One line in the access log; written, with others, when there is nothing more urgent to do."""
         log = self.log
         if log.enabled:
             log.write(log.render(record_of(session)))
-            self.loop.at_turn_end = self._flush_log
+            self.loop.when_idle = self._flush_log
 
     def _flush_log(self) -> None:
         self.log.flush(time.time())
