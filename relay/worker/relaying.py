@@ -221,6 +221,7 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
         sink.closing = False
         # A client that was lost (`shut`) waits for no answer: what it began to send must not look whole.
         if not source.truncated or (source is session.inbound and not source.shut):
+            sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # the FIN that follows goes out in the alert's segment
             result = lib.SSL_shutdown(sink.ssl)
             if result < 0:
                 error = lib.SSL_get_error(sink.ssl, result)
