@@ -14,7 +14,7 @@ from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
 from relay.tls.identity import judge, peer_identity
 from relay.tls.reasons import Failure
-from relay.worker import outbound, sniffing
+from relay.worker import sniffing
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def step(session: Session) -> None:
         sniffing.begin(session, cookie)
     else:
         session.advance(Event.SECURED)
-        outbound.choose(session)
+        session.on_wake(IN)  # to `outbound.step`, with others that have come so far
 
 
 def _note_names(session: Session) -> None:

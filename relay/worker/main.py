@@ -68,6 +68,7 @@ def run_worker(spec: WorkerSpec) -> int:
     gc.freeze()
     gc.disable()
     worker.loop.run()
+    worker.flush_log()
     worker.log.close()
     return 0
 

@@ -91,9 +91,10 @@ def _connect(session: Session, member: Member) -> Failure | None:
 
 
 def step(session: Session) -> None:
-    """The backend's socket is ready: connected, refused, or further in the handshake."""
+    """The way begins; or the backend's socket is ready: connected, refused, or further in the handshake."""
     end = session.outbound
     if end is None:
+        choose(session)
         return
     if session.state is State.CONNECT:
         error = end.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -6,7 +6,6 @@ Next: `relay.observe.access_log.AccessLog`
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from relay.errors import REMEDIES, Reason
@@ -46,7 +45,7 @@ def record_of(session: Session) -> Record:
         session.outbound_cipher,
         session.bytes_in,
         session.bytes_out,
-        time.monotonic() - session.started_at,
+        session.ended_at - session.started_at,
         session.inbound_handshake_s,
         session.outbound_handshake_s,
         reason.value,

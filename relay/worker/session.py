@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from relay.worker.sniffing import First
     from relay.worker.worker import Worker
 
+# Handshakes in the same state take the same steps, so these are taken together.
+_LANES = {State.INTAKE: 0, State.INBOUND_TLS: 1, State.SNIFF: 2, State.CONNECT: 3, State.OUTBOUND_TLS: 4}
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
@@ -67,7 +69,7 @@ class Session:
     """See the module. Instants are CLOCK_MONOTONIC seconds, but `time_at`, which is Unix time for the log."""
 
     __slots__ = (
-        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "first", "identity", "inbound",
+        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "ended_at", "first", "identity", "inbound",
         "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "queued", "reason", "replied", "resumed",
         "route", "side", "since_at", "sni", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
@@ -83,7 +85,7 @@ class Session:
         self.state = State.INTAKE
         self.time_at = time.time()
         self.started_at = self.since_at = self.active_at = worker.loop.now
-        self.timer_at = _INFINITY
+        self.timer_at = self.ended_at = _INFINITY
         self.queued = False
         self.replied = False
         self.first: First | None = None  # where a cookie decides
@@ -124,7 +126,7 @@ class Session:
         """An event on the socket of the handshake under way."""
         if not self.queued:
             self.queued = True
-            self.worker.loop.later(self)
+            self.worker.loop.later(self, _LANES[self.state])
 
     def on_early(self, mask: int) -> None:
         """An event on the client's socket while we are busy with the backend: its first request, or its leaving."""
@@ -261,6 +263,7 @@ class Session:
 
     def _close(self) -> None:
         was, self.state = self.state, State.CLOSED
+        self.ended_at = time.monotonic()
         worker = self.worker
         if was in _BEFORE_CONNECT:
             worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)

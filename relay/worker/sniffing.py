@@ -21,7 +21,6 @@ from relay.core.sniff import Sniffed, Sniffer
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
-from relay.worker import outbound
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
@@ -141,4 +140,4 @@ def _go_on(session: Session, event: Event) -> None:
     end.mask = IN | ET
     session.queued = False
     session.advance(event)
-    outbound.choose(session)
+    session.on_wake(IN)  # to `outbound.step`

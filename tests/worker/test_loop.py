@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from relay.worker.loop import HANDSHAKES_PER_TURN, IN, Loop
+from relay.worker.loop import BUSY_TURNS, HANDSHAKES_PER_TURN, IN, Loop
 
 
 class Owner:
@@ -170,3 +170,34 @@ def test_data_comes_before_handshakes_of_which_a_turn_makes_few(loop, ready):
     loop.run()
     turn = ["data", *["step"] * HANDSHAKES_PER_TURN]
     assert order == turn * 3
+
+
+def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):
+    taken = []
+    for lane, name in ((2, "c"), (0, "a"), (1, "b"), (2, "c"), (0, "a")):
+        loop.later(Owner(lambda _, name=name: taken.append(name)), lane)
+    flood = 20 * HANDSHAKES_PER_TURN
+    for _ in range(flood):
+        loop.later(Owner(lambda _: taken.append("a")), 0)
+    loop.when_idle = lambda: setattr(loop, "running", False)
+    loop.run()
+    # Lane after lane, a few of each: the flooded one does not have its second turn before the others had theirs.
+    assert taken == ["b", "c", "c", *["a"] * (flood + 2)]
+
+
+def test_what_can_wait_waits_until_there_is_nothing_to_do(loop):
+    done = []
+    loop.when_idle = lambda: done.append("idle")
+    for number in range(3 * HANDSHAKES_PER_TURN):
+        loop.later(Owner(lambda _, number=number: done.append(number)))
+    loop.schedule(Owner(stop(loop), due_at=loop.now + 0.05))
+    loop.run()
+    assert done == [*range(3 * HANDSHAKES_PER_TURN), "idle"]
+
+
+def test_what_can_wait_does_not_wait_for_ever(loop, ready):
+    reader, turns = ready(), []
+    loop.when_idle = lambda: setattr(loop, "running", False)
+    loop.add(reader, IN, turns.append)  # nobody reads it: there is always something to do
+    loop.run()
+    assert len(turns) == BUSY_TURNS + 1
