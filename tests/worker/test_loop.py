@@ -176,7 +176,7 @@ def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):
     taken = []
     for lane, name in ((2, "c"), (0, "a"), (1, "b"), (2, "c"), (0, "a")):
         loop.later(Owner(lambda _, name=name: taken.append(name)), lane)
-    flood = 20 * HANDSHAKES_PER_TURN
+    flood = 8 * HANDSHAKES_PER_TURN
     for _ in range(flood):
         loop.later(Owner(lambda _: taken.append("a")), 0)
     loop.when_idle = lambda: setattr(loop, "running", False)
