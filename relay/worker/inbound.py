@@ -1,7 +1,7 @@
 """The handshake with the client, and the judgement of who it is.
 
 Never: lets a session on whose certificate was not judged in this very handshake, resumed or not.
-Next: `relay.worker.outbound.choose`
+Next: `relay.worker.outbound.step`
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The event loop of one worker: readiness, deadlines, and fairness between running sessions and handshakes.
 
 One turn: wait; call the handler of every ready fd (data moves first); then at most HANDSHAKES_PER_TURN handshake steps, each of
-which costs as much as a hundred messages, so that a flood of new clients does not delay those who are being served; they are all of one
-lane, and the next turn's of the next: a lane's steps do the same thing, and the second of them finds its code and data in the CPU's caches,
-where handshakes that are mixed push each other out (measured: 8 % less CPU per connection); then the
+which costs as much as a hundred messages, so that a flood of new clients does not delay those who are being served; then the
 deadlines that have passed; then the sockets that were given up are closed. Closing last keeps the kernel from giving a number
 that is still in this batch of events to a new connection. What can be put off (`when_idle`) waits until there is nothing to do, but
 not longer than BUSY_TURNS turns.
+
+The handshake steps of a turn are all of one lane, and those of the next turn of the next lane. The steps of a lane do the same thing, and
+all but the first find its code and data in the CPU's caches, out of which steps that are mixed push each other: measured, that is 8 %
+of the CPU of a connection.
 
 Deadlines are lazy: a session that moves on only changes its `deadline_at`, and the heap entry it already has looks there again
 when it comes up.
@@ -162,7 +164,10 @@ class Loop:
                 if not (events or self._waiting) or busy_turns > BUSY_TURNS:
                     when_idle, self.when_idle = self.when_idle, None
                     busy_turns = 0
-                    when_idle()
+                    try:
+                        when_idle()
+                    except Exception:  # noqa: BLE001 (see _bug)
+                        self._bug(when_idle)
 
     def close(self) -> None:
         """Give the epoll descriptor back."""

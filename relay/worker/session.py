@@ -2,7 +2,7 @@
 
 Theory of operation. A session is in exactly one state of `core.lifecycle`; `advance` is the only place that changes it. Until
 RELAY its sockets are watched edge-triggered and every event asks the loop for a `step`, which the stage's module takes (`intake`,
-`inbound`, `sniffing`, `outbound`). In RELAY they are watched level-triggered and `on_inbound`, `on_outbound` move bytes; whatever is not the usual
+`inbound`, `sniffing`, `outbound`) together with other sessions' steps of that stage. In RELAY they are watched level-triggered and `on_inbound`, `on_outbound` move bytes; whatever is not the usual
 case there is in `relaying`.
 
 Nothing here refers back to the session except the loop's handlers and its timer heap, so that closing it frees it at once: the

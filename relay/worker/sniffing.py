@@ -7,7 +7,7 @@ where a client without a cookie goes; whatever was read is forwarded all the sam
 A client that is waited for takes no handshake's place: browsers open connections that they may use later.
 
 Never: changes a byte; reads more than a request's head and the record that it ends in.
-Next: `relay.worker.outbound.choose`
+Next: `relay.worker.outbound.step`
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
@@ -73,7 +74,7 @@ class Worker:
         self._parked: dict[Session, None] = {}  # in the order they came
         self._number = 0
         self._waiting: list[Acceptor] = []
-        self._ended: list[Session] = []  # and not in the log yet
+        self._ended: deque[Session] = deque()  # and not in the log yet
         self._cell_active = layout.cell("relay_connections_active")
         self._cell_dropped = layout.cell("relay_access_log_dropped_total")
         self._cells_closed = {reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason}
@@ -206,9 +207,8 @@ class Worker:
     def flush_log(self) -> None:
         """Make the lines of the sessions that have ended, and hand them over."""
         log, ended = self.log, self._ended
-        self._ended = []
-        for session in ended:
-            log.write(log.render(record_of(session)))
+        while ended:
+            log.write(log.render(record_of(ended.popleft())))
         log.flush(time.time())
 
     def _on_log_drop(self, lines: int) -> None:

@@ -201,3 +201,11 @@ def test_what_can_wait_does_not_wait_for_ever(loop, ready):
     loop.add(reader, IN, turns.append)  # nobody reads it: there is always something to do
     loop.run()
     assert len(turns) == BUSY_TURNS + 1
+
+
+def test_what_raises_when_there_is_nothing_to_do_ends_nothing(loop, caplog):
+    loop.when_idle = lambda: fail(None)
+    loop.schedule(Owner(stop(loop), due_at=loop.now + 0.05))
+    loop.run()
+    assert "ValueError: a bug" in caplog.text
+    assert loop.when_idle is None
