@@ -130,6 +130,7 @@ class Meeting:
     peer_error: OSError | None = None  # what the peer's handshake or its first read raised
     steps: int = 0
     established: bool = field(default=False)
+    accepted: Identity | None = None  # whom the check has let in
 
     @property
     def resumed(self) -> bool:
@@ -178,6 +179,7 @@ def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check:
         meeting.steps += 1
         if meeting.result is not stream.DONE and not isinstance(meeting.result, Failure):
             meeting.result = stream.handshake(ours, side, check)
+            meeting.accepted = stream.accepted_identity()
             if isinstance(meeting.result, Failure):
                 meeting.identity = stream.refused_identity()
                 sock.shutdown(socket.SHUT_WR)

@@ -204,6 +204,21 @@ def test_a_check_that_raises_refuses_the_client_and_the_exception_reaches_the_ca
 
 
 @both_versions
+def test_whom_the_check_has_let_in_is_known_only_where_it_was_asked(pki, version):
+    route, context = route_of(pki), client_context(pki, pki.client, version)
+    with meet_client(route, context, check=lambda _who: None) as meeting:
+        assert meeting.accepted == meeting.identity
+        assert meeting.accepted.cn == ("alice",)
+        session = session_of(meeting)
+    with meet_client(route, context, session=session, check=lambda _who: None) as meeting:
+        assert (meeting.reason, meeting.resumed, meeting.accepted) == ("done", True, None)
+    with meet_client(route, context) as meeting:  # nobody was asked
+        assert (meeting.reason, meeting.accepted) == ("done", None)
+    with meet_client(route, context, check=lambda _who: Failure(Reason.NOT_ALLOWED)) as meeting:
+        assert (meeting.reason, meeting.accepted) == ("not_allowed", None)
+
+
+@both_versions
 def test_a_client_refused_on_a_resumed_handshake_reads_an_end_and_no_data(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
     with meet_client(route, context) as meeting:
