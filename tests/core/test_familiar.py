@@ -1,5 +1,6 @@
 """Hellos like one that was read before get the answer that reading them would give, byte for byte."""
 
+import itertools
 import random
 
 import pytest
@@ -59,13 +60,25 @@ def test_a_hello_that_differs_in_one_byte_gets_its_own_answer(name):
 @settings(max_examples=300)
 @given(data=st.data())
 def test_hellos_of_one_size_and_several_shapes_are_not_mistaken_for_each_other(data):
-    """Extensions of the same lengths in any order, with one that hides another's bytes in its body."""
+    """Extensions of the same lengths in any order, with two names, and with one that hides another's bytes in its body."""
     hidden = server_name(b"hidden.example")
-    pieces = [server_name(b"a.example.com"), extension(KEY_SHARE, hidden), extension(21, hidden), extension(PRE_SHARED_KEY, hidden), versions(0x0304)]
+    rest = [extension(KEY_SHARE, hidden), extension(21, hidden), extension(PRE_SHARED_KEY, hidden), versions(0x0304)]
     hellos = FamiliarHellos()
-    for order in data.draw(st.lists(st.permutations(pieces), min_size=2, max_size=8)):
-        sent = hello(*order)
+    for name in data.draw(st.lists(st.sampled_from([b"a.example.com", b"b.example.com"]), min_size=2, max_size=8)):
+        sent = hello(*data.draw(st.permutations([server_name(name), *rest])))
         assert hellos.parse(sent) == parse_hello(sent)
+
+
+@pytest.mark.parametrize("kind", [KEY_SHARE, PRE_SHARED_KEY])
+def test_a_stranger_cannot_make_one_name_be_taken_for_another(kind):
+    # His key share lies where others of that size have their server name: what is stepped over in his hello is not in theirs.
+    ours, theirs = (hello(server_name(name)) for name in (b"a.example.com", b"b.example.com"))
+    covering = hello(extension(kind, bytes(len(server_name(b"a.example.com")) - 4)))
+    assert len(covering) == len(ours) == len(theirs)
+    for order in itertools.permutations((covering, ours, theirs)):
+        hellos = FamiliarHellos()
+        for sent in order * 2:
+            assert hellos.parse(sent) == parse_hello(sent)
 
 
 def test_names_of_the_same_length_are_told_apart(read):
