@@ -1,8 +1,8 @@
 """The hot path: bytes from one TLS connection to the other.
 
 Theory of operation. One BUFFER per process; OpenSSL decrypts a record into it and encrypts it from there. An ordinary message is one
-short record: `Session.on_inbound` and `on_outbound` move it themselves, with `read` and `write`, for a call more would cost as much as
-the rest of their Python. Whatever else a read gives is `go_on`'s, and what a write does not take is `not_taken`'s. A session owns nothing of
+short record: `Session.on_inbound` and `on_outbound` move it themselves, with `read` and `write`, because a call less is to be noticed
+there (measured: 2 % of the CPU of a request). Whatever else a read gives is `go_on`'s, and what a write does not take is `not_taken`'s. A session owns nothing of
 the buffer, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
 and does not read that source again until `push` has got rid of it. That is the whole back-pressure.
 

@@ -46,7 +46,7 @@ class Acceptor:
         worker.loop.add(sock.fileno(), IN, self.on_ready)
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
-        """Accept one: epoll reports it again when there are more, and asking for another one that is not there costs more than that."""
+        """Accept one: epoll reports it again when there are more, and asking for one that is not there would cost a system call and an exception each time."""
         worker = self._worker
         if not worker.has_room():
             worker.wait_for_room(self)

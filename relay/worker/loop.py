@@ -28,7 +28,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 HANDSHAKES_PER_TURN = 4
-LANES = 5
 EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
 TICK_S = 1.0
 BUSY_TURNS = 16
@@ -61,13 +60,13 @@ class Timed(Protocol):
 class Loop:
     """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `when_idle` is called once, when set."""
 
-    def __init__(self, on_tick: Callable[[], None]) -> None:
+    def __init__(self, on_tick: Callable[[], None], lanes: int = 1) -> None:
         self.now = time.monotonic()
         self.running = False
         self.live = 0
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
-        self._lanes: list[deque[Timed]] = [deque() for _ in range(LANES)]
+        self._lanes: list[deque[Timed]] = [deque() for _ in range(lanes)]
         self._waiting = 0  # in all lanes
         self._lane = 0
         self._heap: list[tuple[float, int, Timed]] = []
@@ -178,7 +177,7 @@ class Loop:
         lanes = self._lanes
         at = self._lane
         while True:
-            at = at + 1 if at + 1 < LANES else 0
+            at = at + 1 if at + 1 < len(lanes) else 0
             lane = lanes[at]
             if lane:
                 break

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from relay.worker.worker import Worker
 
 # Handshakes in the same state take the same steps, so these are taken together.
-_LANES = {State.INTAKE: 0, State.INBOUND_TLS: 1, State.SNIFF: 2, State.CONNECT: 3, State.OUTBOUND_TLS: 4}
+LANES = {State.INTAKE: 0, State.INBOUND_TLS: 1, State.SNIFF: 2, State.CONNECT: 3, State.OUTBOUND_TLS: 4}
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
@@ -126,7 +126,7 @@ class Session:
         """An event on the socket of the handshake under way."""
         if not self.queued:
             self.queued = True
-            self.worker.loop.later(self, _LANES[self.state])
+            self.worker.loop.later(self, LANES[self.state])
 
     def on_early(self, mask: int) -> None:
         """An event on the client's socket while we are busy with the backend: its first request, or its leaving."""

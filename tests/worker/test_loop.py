@@ -35,7 +35,7 @@ class Owner:
 
 @pytest.fixture
 def loop():
-    made = Loop(on_tick=lambda: None)
+    made = Loop(on_tick=lambda: None, lanes=3)
     yield made
     made.close()
 
