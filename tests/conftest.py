@@ -1,8 +1,10 @@
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.backend import TlsBackend
 from tests.support.pki import make_pki
 
 
@@ -17,3 +19,26 @@ def short_path():
     """An empty directory with a path short enough for unix sockets (107 bytes), which tmp_path may not have."""
     with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def stack():
+    """What a test opened, closed in reverse order."""
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_backend(pki):
+    """Mutual-TLS backends that are closed after the test: `make_backend(serve, alpn=…)`."""
+    made = []
+
+    def make(*arguments, files=None, client_ca=None, **keywords):
+        shown = files or pki.backend
+        backend = TlsBackend(shown.certificate, shown.key, client_ca or pki.ca, *arguments, **keywords)
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()

@@ -6,25 +6,8 @@ from relay.checker.plan import plan_of
 from relay.checker.probes import Probe
 from relay.config.load import load_config
 from relay.tls.contexts import build_generation
-from tests.support.backend import TlsBackend
 from tests.support.clockwork import Clockwork
 from tests.support.tables import listener_table, pool_table, route_table
-
-
-@pytest.fixture
-def make_backend(pki):
-    """Mutual-TLS backends that are closed after the test: `make_backend(serve, alpn=…)`."""
-    made = []
-
-    def make(*arguments, files=None, client_ca=None, **keywords):
-        shown = files or pki.backend
-        backend = TlsBackend(shown.certificate, shown.key, client_ca or pki.ca, *arguments, **keywords)
-        made.append(backend)
-        return backend
-
-    yield make
-    for backend in made:
-        backend.close()
 
 
 @pytest.fixture

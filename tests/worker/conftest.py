@@ -1,18 +1,10 @@
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import pytest
 
 from tests.support.backend import TlsBackend, echo
 from tests.support.peer import Door, Peer, dial
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
-
-
-@pytest.fixture
-def stack():
-    """What a test opened, closed in reverse order."""
-    with ExitStack() as opened:
-        yield opened
 
 
 @pytest.fixture
