@@ -9,10 +9,12 @@ Never: reads or writes a byte of a connection, or resolves a name while a worker
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ from relay.config.address import parse_address
 from relay.errors import StartupError
 
 _UNIX_SOCKETS = {"relay.state_dir": "control socket", "admin.listen": "admin process's socket"}
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h; not in the socket module
+_FILTER = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, jump if false, constant
+_NO_SYN = (
+    (0x30, 0, 0, 13),  # BPF_LD | BPF_B | BPF_ABS: the flags
+    (0x54, 0, 0, 0x12),  # BPF_ALU | BPF_AND: SYN and ACK of them
+    (0x15, 0, 1, 0x02),  # BPF_JMP | BPF_JEQ: SYN alone
+    (0x06, 0, 0, 0),  # BPF_RET: drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # BPF_RET: keep all of it
+)
 BACKLOG = 4096  # the kernel cuts it down to net.core.somaxconn
 
 
@@ -68,6 +79,21 @@ def open_single_listener(where: str, address: str) -> socket.socket:
     if address.startswith("unix:"):
         return open_unix(where, Path(address.removeprefix("unix:")), 0o117)
     return _listen(where, *parse_address(address), shared=False)
+
+
+def admit_no_more(listener: socket.socket) -> None:
+    """Drop the SYNs for a listening socket; handshakes that have begun go on. Whoever is not let in asks again a second later (RFC 6298, 2.1).
+
+    A classic BPF program (bpf(4)) that sees segments from the TCP header on: byte 13 has the flags, of which SYN without ACK opens a connection.
+    Raises OSError where the kernel does not take it.
+    """
+    program = ctypes.create_string_buffer(b"".join(_FILTER.pack(*step) for step in _NO_SYN))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program)))
+
+
+def admit_again(listener: socket.socket) -> None:
+    """Undo `admit_no_more`. Raises OSError where nothing was done."""
+    listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def _refuse_strangers(where: str, host: str, port: int) -> None:

@@ -51,6 +51,7 @@ class Rules:
     park_after_deaths: int = 8
     park_s: float = 60
     start_timeout_s: float = 30
+    handover_s: float = 2  # a worker stops accepting within milliseconds of being told to; a reload waits no longer for one that does not
 
 
 @dataclass(frozen=True, slots=True)

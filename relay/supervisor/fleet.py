@@ -35,9 +35,8 @@ from relay.errors import StartupError
 from relay.observe.scoreboard import ScoreboardFullError
 from relay.supervisor.crew import Child, Crew
 from relay.supervisor.prepare import Prepared
-from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended
-from relay.supervisor.slots import SlotSockets
+from relay.supervisor.slots import Leaving, SlotSockets
 
 START_ATTEMPTS = 3
 
@@ -55,6 +54,7 @@ class Fleet:
         self._rules = rules
         self._sockets = sockets
         self._candidate_sockets: SlotSockets | None = None
+        self._leaving = Leaving(set())
         self._candidate_since_at = 0.0
         self._candidate_deaths = 0
         self._last_number = prepared.generation.number
@@ -75,11 +75,6 @@ class Fleet:
     def next_generation(self) -> int:
         """The number for the next candidate; one that was given up may still have workers that drain, so its number is not used again."""
         return self._last_number + 1
-
-    @property
-    def identity(self) -> Identity:
-        """Who the children run as."""
-        return self.prepared.identity
 
     @property
     def complete(self) -> bool:
@@ -109,9 +104,15 @@ class Fleet:
         """Slot -> pid of the workers of this generation that accept."""
         return {w.slot: w.pid for w in self._workers if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None}
 
+    def outgoing(self) -> list[Worker]:
+        """Workers of other generations that may still accept: they have not said yet that they stopped."""
+        return [w for w in self._workers if w.generation != self.generation and w.phase is not Phase.DRAINING]
+
     def close_files(self) -> None:
-        """Let go of every listening socket: in a child that accepts nothing."""
-        self._close_sockets()
+        """Let go of every listening socket, at the end and in a child that accepts nothing."""
+        if self._candidate_sockets is not None:
+            self._candidate_sockets.close_all_but()
+        self._sockets.close_all_but()
 
     def endpoints(self) -> dict[str, list[str]]:
         """Listener names and the addresses they are bound to."""
@@ -131,7 +132,7 @@ class Fleet:
         self.ending = ending
         if ending is Ending.NOW:
             self.crew.forget_telling()
-        self._close_sockets()
+        self.close_files()
 
     def forgive(self, now: float) -> None:
         """Heartbeats before now do not count."""
@@ -144,6 +145,7 @@ class Fleet:
                 self._sockets.reopen(number)
                 self._memory[number] = after_reopen(now, self._rules)
         self._candidate_sockets = self._sockets.extend(prepared.config, prepared.slots)
+        self._leaving = Leaving(self._sockets.all() - self._candidate_sockets.all())
         self.candidate = prepared
         self._candidate_since_at = now
         self._candidate_deaths = 0
@@ -162,11 +164,12 @@ class Fleet:
             self._workers = self.crew.views()
             decided = False
             for action in plan(now, self._view(), self._rules):
-                if isinstance(action, Commit | GiveUp):
-                    outcome = self._commit() if isinstance(action, Commit) else self._give_up(action.why)
-                    decided = True
-                else:
+                if isinstance(action, GiveUp):
+                    outcome, decided = self._give_up(action.why), True
+                elif not isinstance(action, Commit):
                     self._do(now, action)
+                elif self._leaving.settled(now):
+                    outcome, decided = self._commit(), True
         self._workers = self.crew.views()
         self._check_start(now)
         return outcome
@@ -244,6 +247,7 @@ class Fleet:
         return ""
 
     def _give_up(self, why: str) -> str:
+        self._leaving.stay()
         if self._candidate_sockets is not None:
             self._candidate_sockets.close_all_but(self._sockets)
         self.candidate, self._candidate_sockets = None, None
@@ -280,14 +284,9 @@ class Fleet:
         if not self._ready and now - self._opened_at > self._rules.start_timeout_s:
             raise StartupError(f"the workers did not serve within {self._rules.start_timeout_s:g} s", "why is in the messages above, by the workers themselves")
 
-    def _close_sockets(self) -> None:
-        if self._candidate_sockets is not None:
-            self._candidate_sockets.close_all_but()
-        self._sockets.close_all_but()
-
     def close(self) -> None:
         """Let go of whatever is left: nothing after an orderly end, failed beginners after a failed start."""
-        self._close_sockets()
+        self.close_files()
         if self._ready and self.ending is Ending.NO:
             return  # we end by a bug of ours; the workers see it at the lifeline and let their sessions finish
         for pid in list(self.crew.children):

@@ -31,7 +31,6 @@ from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
 from relay.supervisor.prepare import make_scoreboard, prepare
-from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slots import SlotSockets
@@ -107,12 +106,13 @@ class Supervisor:
         self._in_child.append(self.control.close_files)
 
         crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
-        self.fleet = Fleet(crew, prepared, sockets, rules or Rules(drain_timeout_s=config.relay.drain_timeout_s))
+        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s)
+        self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)
-        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules or Rules())
+        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules)
         self._own(self.checker.close)
-        self.reloads = Reloads(self)
+        self.reloads = Reloads(self, rules.handover_s)
         self.started_at = time.time()
         self.state_word = "starting"
         self._announced: tuple[object, ...] = ()
@@ -155,7 +155,7 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         now = time.monotonic()
-        if self.fleet.restless:
+        if self.fleet.restless or self.reloads.handing_over:
             return RESTLESS_S
         return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at) - now)
 
@@ -170,8 +170,9 @@ class Supervisor:
         outcome = self.fleet.step(now)
         if outcome is not None:
             self.reloads.finish(outcome)
+        self.reloads.step(now)
         if self.fleet.ending is Ending.NO:
-            self.admin.step(now, self.fleet.identity, self.board, self.lifeline_fd, self.channel)
+            self.admin.step(now, self.fleet.prepared.identity, self.board, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
         self.overrides.step(time.time())
         self.announce()
@@ -179,7 +180,7 @@ class Supervisor:
 
     def announce(self) -> None:
         """Tell scripts and systemd who serves where: once all do, and again whenever that has changed."""
-        if self.fleet.ending is not Ending.NO or not self.fleet.complete:
+        if self.fleet.ending is not Ending.NO or not self.fleet.complete or self.reloads.handing_over:
             return
         now_true = (self.fleet.generation, tuple(self.fleet.serving_pids().items()), str(self.fleet.endpoints()), self.admin.address)
         if now_true == self._announced:
@@ -277,7 +278,7 @@ class Supervisor:
         self.notifier.stopping("draining" if ending is Ending.DRAIN else "stopping")
         self.state.remove_endpoints()
         self.fleet.end(ending)
-        self.reloads.answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
+        self.reloads.abandon(why)
 
 
 def _take_all_files() -> None:

@@ -1,5 +1,8 @@
 """A reload from request to answer: prepare a generation, let it start beside the old one, and say how it went.
 
+The answer waits until those who have lost (the old workers, or those of a generation that was given up) have stopped accepting: whoever
+connects after it meets the configuration it names.
+
 Never: touches the generation that serves before the new one does.
 """
 
@@ -25,17 +28,25 @@ log = logging.getLogger(__name__)
 class Reloads:
     """One reload at a time. SIGHUP during one is remembered, a control client during one is told to come back."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, handover_s: float) -> None:
         self._supervisor = supervisor
+        self._handover_s = handover_s
         self._client: Client | None = None
         self._again = False
+        self._reply: dict[str, Any] = {}  # decided, but not said yet
+        self._until_at = 0.0
+
+    @property
+    def handing_over(self) -> bool:
+        """The reload is decided, and those who have lost may still accept."""
+        return bool(self._reply)
 
     def begin(self, client: Client | None) -> None:
         """Start a reload for a client, or for SIGHUP (None). The client is answered when it is decided."""
         fleet = self._supervisor.fleet
         if fleet.ending is not Ending.NO or self._supervisor.state_word != "serving":
             _refuse(client, f"the relay is {self._supervisor.state_word}")
-        elif fleet.candidate is not None:
+        elif fleet.candidate is not None or self.handing_over:
             if client is None:
                 self._again = True  # the file may have changed since it was read
             else:
@@ -79,23 +90,45 @@ class Reloads:
         """The candidate serves ("") or was given up (why)."""
         supervisor = self._supervisor
         number = supervisor.fleet.generation
+        self._until_at = time.monotonic() + self._handover_s
         if outcome:
             log.error("reload given up: %s; generation %d goes on", outcome, number)
             supervisor.admin.discard()
-            self._failed({"code": EXIT_CANNOT_START, "error": f"{outcome}; generation {number} goes on"})
+            self._reply = {"ok": False, "code": EXIT_CANNOT_START, "error": f"{outcome}; generation {number} goes on"}
             return
         messages.setup(supervisor.fleet.prepared.config.log.level, process="supervisor")
         supervisor.admin.commit()
         supervisor.overrides.use(supervisor.fleet.prepared.config)
         supervisor.publish()
-        supervisor.announce()
-        log.info("generation %d serves; the workers before it drain", number)
-        self.answer({"ok": True, "generation": number})
-        self._repeat()
+        self._reply = {"ok": True, "generation": number}
+
+    def step(self, now: float) -> None:
+        """Answer, once nobody accepts who should not, or once that has taken too long."""
+        if not self._reply:
+            return
+        outgoing = self._supervisor.fleet.outgoing()
+        if outgoing and now < self._until_at:
+            return
+        for worker in outgoing:
+            log.warning(
+                "worker %d (pid %d) of generation %d has not stopped accepting %g s after it was told to: clients it accepts meet the configuration of that generation",
+                worker.slot,
+                worker.pid,
+                worker.generation,
+                self._handover_s,
+            )
+        reply, self._reply = self._reply, {}
+        if reply["ok"]:
+            log.info("generation %d serves; the workers before it drain", reply["generation"])
+            self._supervisor.announce()
+            self._answer(reply)
+            self._repeat()
+        else:
+            self._failed(reply)
 
     def _failed(self, reply: dict[str, Any]) -> None:
         self._supervisor.notifier.ready(self._supervisor.status_line())
-        self.answer({"ok": False, **reply})
+        self._answer({"ok": False, **reply})
         self._repeat()
 
     def _repeat(self) -> None:
@@ -103,7 +136,12 @@ class Reloads:
             self._again = False
             self.begin(None)
 
-    def answer(self, reply: dict[str, Any]) -> None:
+    def abandon(self, why: str) -> None:
+        """The relay is told to end: whoever waits is told so."""
+        self._reply, self._again = {}, False
+        self._answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
+
+    def _answer(self, reply: dict[str, Any]) -> None:
         """Tell the client that waits, if there is one."""
         client, self._client = self._client, None
         if client is not None:

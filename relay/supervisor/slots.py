@@ -5,13 +5,19 @@ Never: closes a socket that the other generation still needs.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 from dataclasses import dataclass
 
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.sockets import bound_address, open_listener, open_listeners
+from relay.sockets import admit_again, admit_no_more, bound_address, open_listener, open_listeners
+
+SETTLE_S = 0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,36 @@ class Place:
 def places_of(config: Config) -> tuple[Place, ...]:
     """Every address of every listener, in the configuration's order."""
     return tuple(Place(listener.name, address) for listener in config.listener for address in listener.listen)
+
+
+class Leaving:
+    """The sockets that a reload takes away.
+
+    When a SO_REUSEPORT socket closes, the kernel resets who is in its queue, and who is in the middle of the TCP handshake. So first nobody
+    new is let onto it, and those who are on their way get the time to arrive, and its worker the time to accept them.
+    """
+
+    def __init__(self, sockets: set[socket.socket]) -> None:
+        self._sockets = sockets
+        self._settled_at: float | None = None
+
+    def settled(self, now: float) -> bool:
+        """Whether they can be closed; the first call shuts the door."""
+        if self._settled_at is None:
+            for one in self._sockets:
+                try:
+                    admit_no_more(one)
+                except OSError as error:
+                    log.warning("%s: %s; a client who connects while its socket closes may be reset", bound_address(one), error.strerror)
+            self._settled_at = now + SETTLE_S if self._sockets else now
+        return now >= self._settled_at
+
+    def stay(self) -> None:
+        """They are not to be closed after all."""
+        if self._settled_at is not None:
+            for one in self._sockets:
+                with contextlib.suppress(OSError):
+                    admit_again(one)
 
 
 class SlotSockets:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
+from relay.observe.scoreboard import PHASE, PHASE_DRAINING
 
 if TYPE_CHECKING:
     from relay.worker.listener import Acceptor
@@ -23,29 +24,32 @@ class Drain:
     """The end of one worker. `begin` once, then `check` on every tick and when a session closes."""
 
     def __init__(self, worker: Worker, acceptors: Sequence[Acceptor], timeout_s: float) -> None:
-        self.begun = False
         self._worker = worker
         self._acceptors = acceptors
         self._timeout_s = timeout_s
-        self._until_at = float("inf")
+        self._until_at = 0.0  # 0 while nobody wants us to leave
+        self._closed = False
         self._stopping = False
 
     def begin(self, why: str) -> None:
-        """Stop accepting; whoever is in the kernel's queue already is still taken."""
-        if self.begun:
+        """Stop accepting when this turn of the loop is through; whoever is in the kernel's queue by then is still taken."""
+        if self._until_at:
             return
-        self.begun = True
         self._until_at = time.monotonic() + self._timeout_s
-        for acceptor in self._acceptors:
-            acceptor.empty_queue()
-            acceptor.close()
+        self._worker.loop.after_turn(lambda: self._close(why))
+
+    def _close(self, why: str) -> None:
         self._worker.forget_waiting()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._closed = True
+        self._worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
         log.info("draining (%s): %d sessions have %g s to finish", why, len(self._worker.sessions), self._timeout_s)
         self.check()
 
     def check(self) -> None:
         """Whether it is over: no session left, or no time."""
-        if not self.begun:
+        if not self._closed:
             return
         if not self._worker.sessions:
             self._worker.loop.running = False

@@ -79,8 +79,17 @@ class Acceptor:
         self._worker.loop.watch(self._sock.fileno(), self._mask, IN)
         self._mask = IN
 
-    def empty_queue(self) -> None:
-        """Take everybody who is already in the kernel's queue: they were promised an answer by its SYN-ACK."""
+    def close(self) -> None:
+        """Take everybody who is already in the kernel's queue, for they were promised an answer by its SYN-ACK, and stop listening in this process.
+
+        At once: where no other process has the socket, whoever comes between the last look into the queue and the end is reset by the kernel.
+        So this belongs between two batches of events, where the descriptor's number can be given away.
+        """
+        self.pause()
+        self._empty_queue()
+        self._sock.close()
+
+    def _empty_queue(self) -> None:
         for _ in range(MOST_QUEUED):
             try:
                 sock, address = accept(self._sock, self._family)
@@ -91,8 +100,3 @@ class Acceptor:
                     log.warning("cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE", self.name, error.strerror)
                 return
             self._begin(sock, address)
-
-    def close(self) -> None:
-        """Stop listening in this process; the supervisor's copy of the socket stays open."""
-        self.pause()
-        self._worker.loop.forget(self._sock.fileno(), self._sock.close)

@@ -104,6 +104,10 @@ class Loop:
             self._handlers[fd] = None
         self._closing.append(close)
 
+    def after_turn(self, call: Callable[[], None]) -> None:
+        """Call this when this turn's batch is through, as `forget` does."""
+        self._closing.append(call)
+
     def later(self, session: Timed, lane: int = 0) -> None:
         """Call `session.step()` after the data of this turn, or of one of the next, together with others of its lane."""
         self._lanes[lane].append(session)
@@ -156,7 +160,10 @@ class Loop:
                     self._bug(self._on_tick)
             if closing:
                 for close in closing:
-                    close()
+                    try:
+                        close()
+                    except Exception:  # noqa: BLE001 (see _bug)
+                        self._bug(close)
                 closing.clear()
             if self.when_idle is not None:
                 busy_turns += 1

@@ -18,7 +18,7 @@ import signal
 import socket
 from dataclasses import dataclass
 
-from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, monotonic_ms
+from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Generation
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
@@ -79,21 +79,20 @@ class _Signals:
     def __init__(self, worker: Worker, drain: Drain, spec: WorkerSpec) -> None:
         self._worker = worker
         self._drain = drain
-        self._cells = worker.cells
         self._lifeline_fd = spec.lifeline_fd
         self._read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)  # first: a signal that is handled without it is lost
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
             signal.signal(number, _noted)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         worker.loop.add(self._read_fd, IN, self._on_signal)
         worker.loop.add(spec.lifeline_fd, IN, self._on_lifeline)
 
     def _on_signal(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
         for number in os.read(self._read_fd, 64):
             if number == signal.SIGTERM:
-                self._begin("told to")
+                self._drain.begin("told to")
             elif number == signal.SIGQUIT:
                 self._drain.stop()
             elif number == signal.SIGUSR1:
@@ -101,11 +100,7 @@ class _Signals:
 
     def _on_lifeline(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
         self._worker.loop.forget(self._lifeline_fd, lambda: os.close(self._lifeline_fd))
-        self._begin("the supervisor is gone")
-
-    def _begin(self, why: str) -> None:
-        self._cells[PHASE] = PHASE_DRAINING
-        self._drain.begin(why)
+        self._drain.begin("the supervisor is gone")
 
 
 def _noted(_number: int, _frame: object) -> None:

@@ -179,7 +179,7 @@ class Worker:
         self._waiting.clear()
 
     def forget_waiting(self) -> None:
-        """The acceptors are closed: there is nobody to resume."""
+        """The acceptors are about to be closed: nobody is to be resumed."""
         self._waiting.clear()
 
     # Counting.

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,37 @@ def test_sessions_of_the_old_generation_go_on_until_they_end(relay, pki):
     gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended with exit code 0")
 
 
+def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
+    gateway = relay(module=STUB, env=stub(handover_s=60, hang_s=60), relay={"workers": 2})
+    old = gateway.workers()
+    os.kill(old[1], signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(gateway.command, "reload")
+        gateway.wait_for_log(f"worker 0 (pid {old[0]}) of generation 1 ended")  # it was told to drain, so the new ones serve
+        busy = ask(gateway.state_dir, "reload", 5)
+        assert (busy["ok"], "another reload is under way" in busy["error"]) == (False, True)
+        assert not reload.done()
+        assert gateway.endpoints["generation"] == 1
+        assert "generation 2 serves" not in gateway.log()
+        os.kill(old[1], signal.SIGCONT)
+        assert reload.result().stdout.startswith("generation 2 serves")
+    assert gateway.endpoints["generation"] == 2
+    assert "has not stopped accepting" not in gateway.log()
+
+
+def test_a_relay_that_is_told_to_end_while_old_workers_still_accept_says_so_to_who_waits_for_the_reload(relay):
+    gateway = relay(module=STUB, env=stub(handover_s=60, hang_s=60), relay={"workers": 2})
+    old = gateway.workers()
+    os.kill(old[1], signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(gateway.command, "reload")
+        gateway.wait_for_log(f"worker 0 (pid {old[0]}) of generation 1 ended")
+        gateway.signal(signal.SIGTERM)
+        assert "before the reload was done" in reload.result().stderr
+    os.kill(old[1], signal.SIGCONT)
+    assert gateway.wait() == 0
+
+
 def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     gateway = relay(relay={"workers": 2}, timeouts={"hello_s": 60})
     port, context = gateway.port(), context_of(pki)
@@ -59,7 +91,8 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     queued = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(40)]
     old = gateway.workers()
     assert gateway.command("reload").returncode == 0
-    for pid in old.values():
+    for slot, pid in old.items():
+        gateway.wait_for_log(f"worker {slot} (pid {pid}) of generation 1 has not stopped accepting 2 s after it was told to")
         os.kill(pid, signal.SIGCONT)
     assert [talk(pki, port, b"x", raw, context) for raw in queued] == [b"x"] * 40
 

@@ -11,6 +11,7 @@ import pytest
 
 from relay.errors import StartupError
 from relay.sockets import bound_address, close_all, open_listeners, start_connect
+from relay.supervisor.slots import SETTLE_S, Leaving
 
 
 def test_port_zero_is_chosen_once_and_shared_by_all_slots():
@@ -55,6 +56,65 @@ def test_a_closed_listener_with_connections_left_over_can_be_bound_again():
         (again,) = open_listeners("here", f"127.0.0.1:{port}", 1)
         again.close()
         accepted.close()
+
+
+def begin_to_connect(address, count, stack):
+    """So many clients that do not wait."""
+    clients = [stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)) for _ in range(count)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(address[:2])
+    return clients
+
+
+def accept_from(listener, count):
+    """So many clients, as they come."""
+    accepted = []
+    while len(accepted) < count:
+        assert select.select([listener], [], [], 20)[0], f"only {len(accepted)} of {count} came"
+        accepted.append(listener.accept()[0])
+    return accepted
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(address, stack):
+    goes, stays = open_listeners("here", address, 2)
+    stack.callback(stays.close)
+    early = begin_to_connect(stays.getsockname(), 40, stack)
+    leaving = Leaving({goes})
+    assert not leaving.settled(100)
+    late = begin_to_connect(stays.getsockname(), 40, stack)
+    assert not leaving.settled(100 + SETTLE_S / 2)
+    assert leaving.settled(100 + SETTLE_S)
+    accepted = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            accepted.append(goes.accept()[0])
+    there = {one.getpeername() for one in accepted}
+    assert 0 < len(there) < 40
+    assert not there & {client.getsockname() for client in late}
+    goes.close()
+    accepted += accept_from(stays, 80 - len(accepted))
+    assert {one.getpeername() for one in accepted} == {client.getsockname() for client in early + late}
+    close_all(accepted)
+
+
+def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
+    (listener,) = open_listeners("here", "127.0.0.1:0", 1)
+    stack.callback(listener.close)
+    leaving = Leaving({listener})
+    leaving.settled(0)
+    begin_to_connect(listener.getsockname(), 3, stack)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    leaving.stay()
+    close_all(accept_from(listener, 3))
+
+
+def test_where_no_socket_goes_nobody_waits():
+    leaving = Leaving(set())
+    assert leaving.settled(5)
+    leaving.stay()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
