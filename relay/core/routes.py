@@ -19,16 +19,12 @@ T = TypeVar("T")
 class RouteTable(Generic[T]):
     """An immutable table from server names to routes of any type."""
 
-    __slots__ = ("_default", "_exact", "_wildcard", "only_default")
+    __slots__ = ("_default", "_exact", "_wildcard")
 
-    only_default: bool
-    """True when the table has one entry and that takes everything: then the ClientHello need not be read before the handshake."""
-
-    def __init__(self, exact: dict[str, T], wildcard: dict[str, T], default: T | None, *, only_default: bool) -> None:
+    def __init__(self, exact: dict[str, T], wildcard: dict[str, T], default: T | None) -> None:
         self._exact = exact
         self._wildcard = wildcard
         self._default = default
-        self.only_default = only_default
 
     @classmethod
     def build(cls, entries: Sequence[tuple[tuple[str, ...], T]]) -> RouteTable[T]:
@@ -48,7 +44,7 @@ class RouteTable(Generic[T]):
             else:
                 # An earlier wildcard has taken this name already: decided here, so that `find` need not compare orders.
                 exact.setdefault(pattern, wildcard.get(pattern.partition(".")[2], route))
-        return cls(exact, wildcard, default, only_default=len(entries) == 1 and default is not None)
+        return cls(exact, wildcard, default)
 
     def find(self, sni: str) -> T | None:
         """The route for a server name as `Hello.sni` has it ("" for none), or None when no route takes it."""

@@ -54,14 +54,6 @@ def test_a_route_that_is_false_is_found_all_the_same():
     assert RouteTable.build([(("*.example.com",), 0), ((), 1)]).find("a.example.com") == 0
 
 
-@pytest.mark.parametrize(
-    ("entries", "only"),
-    [([((), 0)], True), ([(("a",), 1)], False), ([((), 1), (("a",), 2)], False), ([(("a",), 2), ((), 1)], False), ([], False)],
-)
-def test_only_default_says_that_the_hello_need_not_be_read(entries, only):
-    assert RouteTable.build(entries).only_default is only
-
-
 @pytest.mark.parametrize("pattern", ["", ".", "*", "*.", "a.*.example.com", "*.*.example.com", "w*.example.com", "example.*"])
 def test_a_pattern_that_cannot_be_meant_is_refused(pattern):
     with pytest.raises(ValueError, match="whole first label"):
