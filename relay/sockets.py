@@ -61,7 +61,7 @@ def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = 
     opened: list[socket.socket] = []
     try:
         for _ in range(count):
-            opened.append(open_listener(where, host, port))
+            opened.append(_listen(where, host, port, shared=True))
             port = opened[0].getsockname()[1]
     except StartupError:
         close_all(opened)
@@ -70,8 +70,13 @@ def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = 
 
 
 def open_listener(where: str, host: str, port: int) -> socket.socket:
-    """One more SO_REUSEPORT listening socket, non-blocking. Raises StartupError."""
-    return _listen(where, host, port, shared=True)
+    """One more SO_REUSEPORT socket, non-blocking, for an address that has others. It gets no clients before `begin_to_listen`. Raises StartupError."""
+    return _bind(where, host, port, shared=True)
+
+
+def begin_to_listen(listener: socket.socket) -> None:
+    """From now on the kernel gives the socket its share of the clients. Raises OSError."""
+    listener.listen(BACKLOG)
 
 
 def open_single_listener(where: str, address: str) -> socket.socket:
@@ -103,6 +108,16 @@ def _refuse_strangers(where: str, host: str, port: int) -> None:
 
 
 def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
+    listener = _bind(where, host, port, shared=shared)
+    try:
+        begin_to_listen(listener)
+    except OSError as error:
+        listener.close()
+        raise _startup_error(where, host, port, error) from None
+    return listener
+
+
+def _bind(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -118,7 +133,6 @@ def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise _startup_error(where, host, port, error) from None

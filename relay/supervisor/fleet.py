@@ -163,7 +163,10 @@ class Fleet:
         while decided:
             self._workers = self.crew.views()
             decided = False
-            for action in plan(now, self._view(), self._rules):
+            actions = plan(now, self._view(), self._rules)
+            if not any(isinstance(action, Commit) for action in actions):
+                self._leaving.stay()
+            for action in actions:
                 if isinstance(action, GiveUp):
                     outcome, decided = self._give_up(action.why), True
                 elif not isinstance(action, Commit):
@@ -171,6 +174,8 @@ class Fleet:
                 elif self._leaving.settled(now):
                     outcome, decided = self._commit(), True
         self._workers = self.crew.views()
+        for slot in self.serving_pids():
+            self._sockets.listen(slot)
         self._check_start(now)
         return outcome
 
@@ -241,13 +246,12 @@ class Fleet:
         before, self.prepared = self.prepared.config, self.candidate
         # Our copies go first: the old workers empty what is queued on theirs when they are told to drain.
         self._sockets.close_all_but(self._candidate_sockets)
-        self._sockets, self._candidate_sockets, self.candidate = self._candidate_sockets, None, None
+        self._sockets, self._candidate_sockets, self.candidate, self._leaving = self._candidate_sockets, None, None, Leaving(set())
         drain_timeout_s = max(before.relay.drain_timeout_s, self.prepared.config.relay.drain_timeout_s)
         self._rules = replace(self._rules, drain_timeout_s=drain_timeout_s)
         return ""
 
     def _give_up(self, why: str) -> str:
-        self._leaving.stay()
         if self._candidate_sockets is not None:
             self._candidate_sockets.close_all_but(self._sockets)
         self.candidate, self._candidate_sockets = None, None

@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from relay.core.fleet import Ending
+from relay.core.fleet import Ending, Phase
 from relay.errors import ConfigError, Problem, StartupError
 from relay.observe import messages
 from relay.supervisor.control import Client
@@ -109,7 +109,7 @@ class Reloads:
         outgoing = self._supervisor.fleet.outgoing()
         if outgoing and now < self._until_at:
             return
-        for worker in outgoing:
+        for worker in [each for each in outgoing if each.phase is Phase.SERVING]:
             log.warning(
                 "worker %d (pid %d) of generation %d has not stopped accepting %g s after it was told to: clients it accepts meet the configuration of that generation",
                 worker.slot,

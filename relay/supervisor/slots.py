@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.sockets import admit_again, admit_no_more, bound_address, open_listener, open_listeners
+from relay.sockets import admit_again, admit_no_more, begin_to_listen, bound_address, open_listener, open_listeners
 
 SETTLE_S = 0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
 
@@ -66,24 +66,31 @@ class Leaving:
         return now >= self._settled_at
 
     def stay(self) -> None:
-        """They are not to be closed after all."""
+        """They are not to be closed, or not yet."""
         if self._settled_at is not None:
+            self._settled_at = None
             for one in self._sockets:
                 with contextlib.suppress(OSError):
                     admit_again(one)
 
 
 class SlotSockets:
-    """The listening sockets of one generation by place and slot. A parked slot has none."""
+    """The listening sockets of one generation by place and slot. A parked slot has none.
+
+    Sockets that join others on an address begin to listen when their slot is served: who is queued on a socket that closes again, because its worker
+    or its whole generation came to nothing, is lost.
+    """
 
     def __init__(self) -> None:
         self._places: tuple[Place, ...] = ()
         self._opened: dict[str, dict[int, socket.socket]] = {}
         self._bound: dict[str, tuple[str, int]] = {}
+        self._silent: set[int] = set()
 
     def extend(self, config: Config, slots: int) -> SlotSockets:
         """The sockets for another configuration: ours where we have them, new ones where not. Raises StartupError; then ours are as before."""
         other = SlotSockets()
+        other._silent = {slot for slot in self._silent if slot < slots}
         other._places = places_of(config)
         ours = frozenset(port for _, port in self._bound.values())
         try:
@@ -108,9 +115,23 @@ class SlotSockets:
         for slot in slots:
             if slot not in self._opened[place.key]:
                 self._opened[place.key][slot] = open_listener(place.where, *self._bound[place.key])
+                self._silent.add(slot)
+
+    def listen(self, slot: int) -> None:
+        """The slot is served: its sockets that do not listen yet begin to."""
+        if slot not in self._silent:
+            return
+        self._silent.discard(slot)
+        for sockets in self._opened.values():
+            if slot in sockets and not sockets[slot].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                try:
+                    begin_to_listen(sockets[slot])
+                except OSError as error:
+                    log.error("%s: worker %d cannot listen: %s; the others take its clients; reload to try again", bound_address(sockets[slot]), slot, error.strerror)  # noqa: TRY400
 
     def park(self, slot: int) -> None:
         """Close a slot's sockets; the kernel then gives its share of new clients to the other slots."""
+        self._silent.discard(slot)
         for sockets in self._opened.values():
             if slot in sockets:
                 sockets.pop(slot).close()

@@ -45,6 +45,8 @@ class Drain:
         self._closed = True
         self._worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
         log.info("draining (%s): %d sessions have %g s to finish", why, len(self._worker.sessions), self._timeout_s)
+        if self._stopping:
+            self.stop()  # asked for in the same turn: who was in the queues is told, too
         self.check()
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.sockets import Address, Connection, accept
 from relay.tls.contexts import InboundRoute
-from relay.worker.loop import IN
+from relay.worker.loop import ET, GONE, IN
 
 if TYPE_CHECKING:
     from relay.worker.worker import Worker
@@ -41,9 +41,21 @@ class Acceptor:
         self._worker = worker
         self._sock = sock
         self._family = int(sock.family)
-        self._mask = IN
         sock.setblocking(False)
-        worker.loop.add(sock.fileno(), IN, self.on_ready)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._mask = IN
+            worker.loop.add(sock.fileno(), IN, self.on_ready)
+        else:
+            # The supervisor lets it listen when we serve. Until then it is hung up to epoll, which says so once only to who wants edges.
+            self._mask = IN | ET
+            worker.loop.add(sock.fileno(), self._mask, self._on_first)
+
+    def _on_first(self, mask: int) -> None:
+        if not mask & GONE:
+            fd = self._sock.fileno()
+            self._worker.loop.watch(fd, self._mask, IN)
+            self._worker.loop.handle(fd, self.on_ready)
+            self._mask = IN
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
         """Accept one: epoll reports it again when there are more, and asking for one that is not there would cost a system call and an exception each time."""
@@ -86,17 +98,19 @@ class Acceptor:
         So this belongs between two batches of events, where the descriptor's number can be given away.
         """
         self.pause()
-        self._empty_queue()
+        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            self._empty_queue()
         self._sock.close()
 
     def _empty_queue(self) -> None:
         for _ in range(MOST_QUEUED):
             try:
                 sock, address = accept(self._sock, self._family)
-            except ConnectionAbortedError:
-                continue
+            except BlockingIOError:
+                return
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
                     log.warning("cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE", self.name, error.strerror)
-                return
+                    return
+                continue  # this client has gone again, or its network (accept(2))
             self._begin(sock, address)

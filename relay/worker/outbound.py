@@ -122,6 +122,9 @@ def _established(session: Session, end: End) -> None:
 
 def too_slow(session: Session) -> None:
     """The deadline of CONNECT or OUTBOUND_TLS has passed."""
+    if session.member is None:
+        choose(session)  # its step was still to come
+        return
     slow = Reason.BACKEND_TIMEOUT if session.state is State.CONNECT else Reason.BACKEND_HANDSHAKE_TIMEOUT
     try_next(session, Failure(slow))
 

@@ -235,6 +235,8 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
             with contextlib.suppress(OSError):
                 sink.sock.shutdown(socket.SHUT_WR)
     _finish(session)
+    if sink.ended and session.state is not State.CLOSED:
+        sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)  # no FIN follows yet: the alert goes out alone
 
 
 def _finish(session: Session) -> None:

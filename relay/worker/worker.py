@@ -146,6 +146,8 @@ class Worker:
         """Whether a client whose hello is whole may go on now; if not, it is woken when a handshake ends. Who says nothing takes nobody's place."""
         if self._handshaking < self._max_handshakes:
             self._handshaking += 1
+            if self._parked:
+                self._parked.pop(session, None)  # an event of its own has woken it before its turn
             return True
         self._parked[session] = None
         return False

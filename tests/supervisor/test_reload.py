@@ -16,6 +16,7 @@ from tests.support.client import context_of, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until
 from tests.support.stub_relay import STUB, stub
+from tests.support.traffic import Traffic
 
 
 def test_a_reload_answers_when_new_workers_serve_on_the_same_ports(relay, pki):
@@ -170,6 +171,21 @@ def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(
     (gateway.directory / "behave").unlink()
     again = gateway.command("reload")
     assert again.stdout.startswith("generation 3 serves"), again  # 2 is spent: its workers may still be there
+
+
+def test_no_client_notices_a_reload_to_more_workers_that_is_refused_or_given_up(relay, pki, echo, body):
+    gateway = relay(module=STUB, env=stub(start_timeout_s=20), relay={"workers": 1})
+    with socket.create_server(("127.0.0.1", 0)) as stranger, Traffic(pki, gateway.port()) as traffic:
+        gateway.write(write_body(pki, echo, ("127.0.0.1:0", f"127.0.0.1:{stranger.getsockname()[1]}")), relay={"workers": 4})
+        for _ in range(3):
+            assert "already in use" in gateway.command("reload").stderr
+            traffic.wait_for_more(3)
+        gateway.write(body, relay={"workers": 4})
+        for generation in (2, 3, 4):
+            (gateway.directory / "behave").write_text(f"crash {generation}")
+            assert "generation 1 goes on" in gateway.command("reload").stderr
+            traffic.wait_for_more(3)
+    assert traffic.failures == []
 
 
 def test_a_hangup_during_a_reload_is_not_lost(relay):

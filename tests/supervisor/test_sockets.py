@@ -9,9 +9,10 @@ import socket
 
 import pytest
 
+from relay.config.load import load_config
 from relay.errors import StartupError
 from relay.sockets import bound_address, close_all, open_listeners, start_connect
-from relay.supervisor.slots import SETTLE_S, Leaving
+from relay.supervisor.slots import SETTLE_S, Leaving, SlotSockets
 
 
 def test_port_zero_is_chosen_once_and_shared_by_all_slots():
@@ -109,6 +110,24 @@ def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
         listener.accept()
     leaving.stay()
     close_all(accept_from(listener, 3))
+
+
+def test_more_sockets_for_an_address_get_clients_when_their_slots_are_served_and_not_before(body, tmp_path, stack):
+    file = tmp_path / "relay.toml"
+    file.write_text(f'[relay]\nstate_dir = "{tmp_path}"\n{body}')
+    config = load_config(file)
+    before = SlotSockets().extend(config, 1)
+    stack.callback(before.close_all_but)
+    after = before.extend(config, 3)
+    stack.callback(after.close_all_but)
+    first, second, third = (after.of_slot(slot)[0][1] for slot in range(3))
+    begin_to_connect(first.getsockname(), 30, stack)
+    close_all(accept_from(first, 30))
+    for slot in (1, 2):
+        after.listen(slot)
+    begin_to_connect(first.getsockname(), 60, stack)
+    for one in (first, second, third):
+        close_all(accept_from(one, 1))
 
 
 def test_where_no_socket_goes_nobody_waits():

@@ -21,18 +21,29 @@ _CHUNK = 65536
 
 
 class Peer:
-    """TLS over memory BIOs on a blocking socket with a timeout; the standard library's OpenSSL, not the relay's."""
+    """TLS over memory BIOs on a blocking socket with a timeout; the standard library's OpenSSL, not the relay's. `hello_only` leaves the rest to `handshake`."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, name: str | None = None, session: ssl.SSLSession | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, name: str | None = None, session: ssl.SSLSession | None = None, hello_only: bool = False
+    ) -> None:
         self.sock = sock
         sock.settimeout(PATIENCE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=name, session=session)
+        if hello_only:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.tls.do_handshake()
+            self._flush()
+        else:
+            self.handshake()
+
+    def handshake(self) -> None:
+        """The handshake, or what is left of it."""
         try:
             self._do(self.tls.do_handshake)
         except BaseException:
-            sock.close()
+            self.sock.close()
             raise
 
     def _do(self, operation: Callable[..., Any], *arguments: Any) -> Any:

@@ -3,12 +3,10 @@
 import signal
 import socket
 
+import psutil
 import pytest
 
 from relay.observe.scoreboard import PHASE, PHASE_DRAINING
-from relay.worker.drain import Drain
-from relay.worker.listener import Acceptor
-from relay.worker.loop import Loop
 from tests.support.peer import PATIENCE_S, Peer, dial
 from tests.support.worker import client_context, wait_until
 
@@ -173,59 +171,15 @@ def test_a_drain_in_the_middle_of_a_transfer_loses_no_byte(start, backend, call)
     assert relay.record()["bytes_out"] == len(blob)
 
 
-class Reception:
-    """What an acceptor and the drain need of a worker: where clients are taken to, one after the other."""
-
-    def __init__(self):
-        self.loop = Loop(on_tick=lambda: None)
-        self.cells = [0] * (PHASE + 1)
-        self.sessions = []
-        self.timer_at = float("inf")
-        self.client_host = ""
-
-    def has_room(self):
-        return True
-
-    def too_many_from(self, host):
-        return False
-
-    def forget_waiting(self):
-        pass
-
-    def new_session(self, acceptor, sock, address):
-        self.sessions.append(sock)
-        return self
-
-    def due_at(self):
-        return float("inf")
-
-    def on_wake(self, mask):
-        pass
-
-
-def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_served(stack):
-    reception = Reception()
-    listener = socket.create_server(("127.0.0.1", 0))
-    drain = Drain(reception, [Acceptor(reception, "https", listener, None)], 30)
-    clients = []
-
-    class Told:
-        def step(self):
-            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
-            drain.begin("told to")
-            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
-            assert reception.cells[PHASE] != PHASE_DRAINING
-            reception.loop.later(Left())
-
-    class Left:
-        def step(self):
-            reception.loop.running = False
-
-    reception.loop.later(Told())
-    reception.loop.run()
-    reception.loop.close()
-    assert reception.cells[PHASE] == PHASE_DRAINING
-    assert [sock.getpeername() for sock in reception.sessions] == [client.getsockname() for client in clients]
-    assert listener.fileno() == -1
-    for sock in reception.sessions:
-        sock.close()
+def test_who_is_in_the_queue_when_a_worker_is_told_to_drain_and_to_stop_at_once_is_in_the_log(start, door, stack):
+    relay = start([door().address], top=STAY)
+    relay.signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(relay.pid).status() == psutil.STATUS_STOPPED, "the worker to stop")
+    for _ in range(20):
+        stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
+    relay.signal(signal.SIGTERM)
+    relay.signal(signal.SIGQUIT)
+    relay.signal(signal.SIGCONT)
+    assert relay.wait() == 0
+    assert [record["reason"] for record in relay.records()] == ["draining"] * 20
+    assert relay.value("relay_sessions_closed_total", "draining") == 20

@@ -1,9 +1,11 @@
 """A worker that is full: clients wait in the kernel's queue and are served when there is room."""
 
 import select
+import signal
 import socket
 import ssl
 
+import psutil
 import pytest
 
 from tests.support.peer import PATIENCE_S, Peer, dial
@@ -56,6 +58,28 @@ def test_clients_above_limits_handshakes_wait_until_one_is_through(start, door, 
     clients[0].send(b"x")
     assert at_backend.receive(1) == b"x"
     assert third.recv(1) == b"\x16", "our half of the handshake"
+
+
+def test_a_waiting_client_who_says_more_when_a_place_becomes_free_is_served_and_so_is_who_waited_longer(start, backend, pki, stack):
+    relay = start([backend().address], top="[limits]\nhandshakes = 1")
+    holder, longer, other, last = [wait_in_queue(relay, stack) for _ in range(4)]
+    relay.let_it_turn(1)
+    holder.sendall(client_hello(client_context(pki, pki.client)))
+    assert holder.recv(1) == b"\x16", "it has the only place"
+    waiting = [Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com", hello_only=True) for sock in (longer, other)]
+    last.sendall(b"nonsense")
+    assert last.recv(100) == b"", "it was turned away after the two who wait were looked at"
+    relay.signal(signal.SIGSTOP)
+    wait_until(lambda: psutil.Process(relay.pid).status() == psutil.STATUS_STOPPED, "the worker to stop")
+    other.sendall(b"\x14\x03\x03\x00\x01\x01")  # change_cipher_spec, which TLS 1.3 ignores (RFC 8446, D.4)
+    holder.close()
+    relay.signal(signal.SIGCONT)
+    for client in reversed(waiting):
+        client.handshake()
+        client.send(b"x")
+        assert client.receive(1) == b"x"
+        client.close()
+    assert relay.value("relay_sessions_closed_total", "internal_error") == 0
 
 
 def test_a_failed_handshake_makes_room_too(start, door, pki, stack):

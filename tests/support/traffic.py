@@ -1,0 +1,52 @@
+"""Clients of a relay that is being changed meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from tests.support.client import context_of
+from tests.support.gateway import wait_until
+
+PATIENCE_S = 20
+
+
+class Traffic:
+    """Clients that connect, ask, compare the answer and leave, over and over, until told to stop. What went wrong is in `failures`."""
+
+    def __init__(self, pki, port, clients=3):
+        self.context = context_of(pki)
+        self.port = port
+        self.failures = []
+        self.done = [0] * clients
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(clients)]
+
+    def _visit(self, number):
+        while not self._stop.is_set():
+            said = f"client {number} request {self.done[number]}".encode()
+            try:
+                with self.context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), PATIENCE_S), server_hostname="app.example.com") as tls:
+                    tls.settimeout(PATIENCE_S)
+                    tls.sendall(said)
+                    answer = tls.recv(1000)
+                if answer != said:
+                    self.failures.append(f"{said!r} was answered {answer!r}")
+            except OSError as error:
+                self.failures.append(f"{said!r}: {error!r}")
+            self.done[number] += 1
+
+    def wait_for_more(self, count=10):
+        """Every client has been answered so many more times."""
+        target = [done + count for done in self.done]
+        wait_until("the clients make progress", lambda: all(done >= wanted for done, wanted in zip(self.done, target, strict=True)))
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)

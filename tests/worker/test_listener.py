@@ -1,0 +1,117 @@
+"""A listening socket from the first client to the last, with a real loop."""
+
+import socket
+
+from relay.observe.scoreboard import PHASE, PHASE_DRAINING
+from relay.worker.drain import Drain
+from relay.worker.listener import Acceptor
+from relay.worker.loop import Loop
+from tests.support.peer import PATIENCE_S
+
+
+class Reception:
+    """What an acceptor and the drain need of a worker: where clients are taken to, one after the other."""
+
+    def __init__(self):
+        self.loop = Loop(on_tick=lambda: None)
+        self.cells = [0] * (PHASE + 1)
+        self.sessions = []
+        self.timer_at = float("inf")
+        self.client_host = ""
+
+    def has_room(self):
+        return True
+
+    def too_many_from(self, host):
+        return False
+
+    def forget_waiting(self):
+        pass
+
+    def new_session(self, acceptor, sock, address):
+        self.sessions.append(sock)
+        return self
+
+    def due_at(self):
+        return float("inf")
+
+    def on_wake(self, mask):
+        pass
+
+
+def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_served(stack):
+    reception = Reception()
+    listener = socket.create_server(("127.0.0.1", 0))
+    drain = Drain(reception, [Acceptor(reception, "https", listener, None)], 30)
+    clients = []
+
+    class Told:
+        def step(self):
+            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
+            drain.begin("told to")
+            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
+            assert reception.cells[PHASE] != PHASE_DRAINING
+            reception.loop.later(Left())
+
+    class Left:
+        def step(self):
+            reception.loop.running = False
+
+    reception.loop.later(Told())
+    reception.loop.run()
+    reception.loop.close()
+    assert reception.cells[PHASE] == PHASE_DRAINING
+    assert [sock.getpeername() for sock in reception.sessions] == [client.getsockname() for client in clients]
+    assert listener.fileno() == -1
+    for sock in reception.sessions:
+        sock.close()
+
+
+def test_a_socket_that_does_not_listen_yet_costs_one_event_and_accepts_when_it_does(stack):
+    reception = Reception()
+    listener = stack.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    asked = []
+
+    class Watched(Acceptor):
+        def _on_first(self, mask):
+            asked.append(mask)
+            super()._on_first(mask)
+
+    acceptor = Watched(reception, "https", listener, None)
+    clients = []
+
+    class Turns:
+        """One step per turn of the loop."""
+
+        def __init__(self):
+            self.count = 0
+
+        def step(self):
+            self.count += 1
+            if self.count == 10:
+                assert len(asked) == 1, "a socket that is hung up must not spin"
+                listener.listen(5)
+                clients.extend(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)) for _ in range(2))
+            if self.count < 20:
+                reception.loop.later(self)
+            else:
+                reception.loop.running = False
+
+    reception.loop.later(Turns())
+    reception.loop.run()
+    assert [sock.getpeername() for sock in reception.sessions] == [client.getsockname() for client in clients]
+    assert len(asked) == 2
+    acceptor.close()
+    reception.loop.close()
+    for sock in reception.sessions:
+        sock.close()
+
+
+def test_a_socket_that_never_listened_is_closed_like_any_other():
+    reception = Reception()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    Acceptor(reception, "https", listener, None).close()
+    assert (listener.fileno(), reception.sessions) == (-1, [])
+    reception.loop.close()
