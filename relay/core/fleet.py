@@ -56,7 +56,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One living process. `told_at` is when it was told to drain or quit, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
+    """One living process. `told_at` is when it was last told to drain or quit, `quitting` after the latter, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
 
     pid: int
     slot: int
@@ -67,6 +67,7 @@ class Worker:
     told_at: float | None = None
     aborted_at: float | None = None
     killed: bool = False
+    quitting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,13 @@ Action = Spawn | Drain | Quit | Abort | Kill | Park | Reopen | Commit | GiveUp
 
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
     """What to do now, in the order to do it. Carrying it out changes the view so that the same action is not planned again."""
-    actions: list[Action] = [action for worker in view.workers if (action := _escalate(now, worker, view, rules)) is not None]
+    actions: list[Action] = [action for worker in view.workers if (action := _escalate(now, worker, view.trusted_from_at, rules)) is not None]
     escalated = {action.pid for action in actions if isinstance(action, Abort | Kill)}
     if view.ending is not Ending.NO:
-        tell = Quit if view.ending is Ending.NOW else Drain
-        actions += [tell(worker.pid) for worker in view.workers if worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated]
-        return actions
+        living = [worker for worker in view.workers if worker.aborted_at is None and not worker.killed and worker.pid not in escalated]
+        if view.ending is Ending.NOW:  # those that drain, too
+            return actions + [Quit(worker.pid) for worker in living if not worker.quitting]
+        return actions + [Drain(worker.pid) for worker in living if worker.told_at is None]
     lines = [view.serving]
     if view.candidate is not None:
         verdict = _judge(now, view.candidate, view.workers, rules)
@@ -207,7 +209,7 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
     return actions
 
 
-def _escalate(now: float, worker: Worker, view: View, rules: Rules) -> Action | None:
+def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) -> Action | None:
     if worker.killed:
         return None
     if worker.aborted_at is not None:
@@ -215,10 +217,10 @@ def _escalate(now: float, worker: Worker, view: View, rules: Rules) -> Action | 
             return Kill(worker.pid, f"it did not end within {rules.abort_grace_s:g} s of SIGABRT")
         return None
     if worker.told_at is not None:
-        patience_s = rules.quit_grace_s if view.ending is Ending.NOW else rules.drain_timeout_s + rules.drain_grace_s
+        patience_s = rules.quit_grace_s if worker.quitting else rules.drain_timeout_s + rules.drain_grace_s
         if now >= worker.told_at + patience_s:
             return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
-    silence_s = now - max(worker.beat_at, worker.started_at, view.trusted_from_at)
+    silence_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
     if silence_s > rules.hang_s:
         return Abort(worker.pid, f"no heartbeat for {silence_s:.1f} s")
     return None

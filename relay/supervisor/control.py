@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import selectors
 import socket
 import time
@@ -23,6 +24,8 @@ CLIENTS = 32
 PATIENCE_S = 5.0
 
 Reply = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 def control_path(state_dir: Path) -> Path:
@@ -72,7 +75,11 @@ class Client:
         if request is None:
             self.reply({"ok": False, "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}'})
         else:
-            self._server.on_command(request, self)
+            try:
+                self._server.on_command(request, self)
+            except Exception as error:
+                log.exception("bug: the command %s failed; please report this", request["command"])
+                self.reply({"ok": False, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log"})
 
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the answer and close; with `hold` stay open until we end, so that the client can see when that is."""

@@ -37,6 +37,7 @@ class Child:
     told_at: float | None = None
     aborted_at: float | None = None
     killed: bool = False
+    quitting: bool = False
 
 
 @dataclass(slots=True)
@@ -83,8 +84,9 @@ class Crew:
             phase = PHASES.get(cells[PHASE], Phase.STARTING)
             if phase is Phase.DRAINING and child.told_at is None:
                 child.told_at = time.monotonic()
+            beat_at = cells[HEARTBEAT_MS] / 1000
             found.append(
-                Worker(child.pid, child.slot, child.generation, phase, child.started_at, cells[HEARTBEAT_MS] / 1000, child.told_at, child.aborted_at, child.killed)
+                Worker(child.pid, child.slot, child.generation, phase, child.started_at, beat_at, child.told_at, child.aborted_at, child.killed, child.quitting)
             )
         return tuple(found)
 
@@ -121,7 +123,8 @@ class Crew:
 
     def quit(self, pid: int) -> None:
         """SIGQUIT: end now."""
-        self.children[pid].told_at = time.monotonic()
+        child = self.children[pid]
+        child.told_at, child.quitting = time.monotonic(), True
         send(pid, signal.SIGQUIT)
 
     def abort(self, pid: int) -> None:
@@ -138,11 +141,6 @@ class Crew:
         """One signal for every worker."""
         for pid in self.children:
             send(pid, number)
-
-    def forget_telling(self) -> None:
-        """Let everybody be told again: draining was asked for before, ending now is new."""
-        for child in self.children.values():
-            child.told_at = None
 
     def status(self, now: float) -> list[dict[str, Any]]:
         """The workers for `relay status`; ages in seconds."""

@@ -130,8 +130,6 @@ class Fleet:
     def end(self, ending: Ending) -> None:
         """Begin to end. Our copies of the sockets are closed first: the workers empty the queues, and new clients are refused instead of left hanging."""
         self.ending = ending
-        if ending is Ending.NOW:
-            self.crew.forget_telling()
         self.close_files()
 
     def forgive(self, now: float) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.sockets import admit_again, admit_no_more, begin_to_listen, bound_address, open_listener, open_listeners
+from relay.sockets import admit_again, admit_no_more, begin_to_listen, bound_address, format_address, open_listener, open_listeners
 
 SETTLE_S = 0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
 
@@ -150,11 +150,10 @@ class SlotSockets:
         return [(place.listener, self._opened[place.key][slot]) for place in self._places if slot in self._opened[place.key]]
 
     def endpoints(self) -> dict[str, list[str]]:
-        """Listener names and the addresses they are bound to, with the ports the kernel chose."""
+        """Listener names and the addresses they are bound to, with the ports the kernel chose; also when the sockets are closed."""
         found: dict[str, list[str]] = {}
         for place in self._places:
-            one = next(iter(self._opened[place.key].values()), None)
-            found.setdefault(place.listener, []).append(bound_address(one) if one is not None else place.address)
+            found.setdefault(place.listener, []).append(format_address(self._bound[place.key]))
         return found
 
     def all(self) -> set[socket.socket]:

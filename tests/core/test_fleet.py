@@ -97,9 +97,11 @@ TABLE = {
     "the end starts nobody": (view(slots=TWO, ending=Ending.DRAIN), []),
     "the end now is said as such": (view(worker(1), ending=Ending.NOW), [Quit(1)]),
     "the end now does not wait for the drain timeout": (
-        view(worker(1, told_at=NOW - 2), ending=Ending.NOW),
+        view(worker(1, told_at=NOW - 2, quitting=True), ending=Ending.NOW),
         [Kill(1, "it did not end within 2 s of being told to")],
     ),
+    "the end now is for those that drain, too": (view(worker(1, told_at=NOW - 20, phase=Phase.DRAINING), ending=Ending.NOW), [Quit(1)]),
+    "the end now is said once": (view(worker(1, told_at=NOW - 1, quitting=True), ending=Ending.NOW), []),
     "the end of a candidate is the same": (view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Ending.DRAIN), [Drain(1), Drain(2)]),
 }
 
@@ -145,6 +147,7 @@ workers = st.builds(
     told_at=st.none() | instants,
     aborted_at=st.none() | instants,
     killed=st.booleans(),
+    quitting=st.booleans(),
 )
 views = st.builds(
     View,

@@ -65,13 +65,43 @@ def test_a_worker_that_ignores_draining_is_killed_after_the_deadline(relay):
     assert "gets SIGKILL: it did not end within 0.5 s of being told to" in gateway.log()
 
 
-def test_a_second_signal_ends_it_now(relay, pki):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "stop"])
+def test_a_second_signal_and_stop_end_a_drain_now_and_the_log_has_every_session(relay, pki, how):
     gateway = relay()
     with open_session(gateway, pki):
-        gateway.signal(signal.SIGINT)
-        gateway.wait_for_log("draining, then stopping")
-        gateway.signal(signal.SIGINT)
+        assert gateway.command("drain").returncode == 0
+        gateway.wait_for_log("draining (told to)", count=2)
+        if how == "stop":
+            assert gateway.command("stop").returncode == 0
+        else:
+            gateway.signal(how)
         assert gateway.wait(5) == 0
+    gateway.wait_for_access(1, reason="drain_timeout")
+    assert "SIGKILL" not in gateway.log()
+
+
+def test_stop_ends_workers_of_an_old_generation_that_still_drain_now(relay, pki):
+    gateway = relay()
+    with open_session(gateway, pki):
+        assert gateway.command("reload").returncode == 0
+        assert gateway.command("stop").returncode == 0
+    gateway.wait_for_access(1, reason="drain_timeout")
+    assert "SIGKILL" not in gateway.log()
+
+
+def test_status_says_who_still_has_sessions_while_the_relay_drains(relay, pki):
+    gateway = relay(relay={"workers": 1})
+    port = gateway.port()
+    with open_session(gateway, pki) as tls:
+        assert gateway.command("drain").returncode == 0
+        gateway.wait_for_log("draining (told to)")
+        status = gateway.command("status")
+        assert (status.returncode, status.stderr) == (0, "")
+        assert ": draining, generation 1" in status.stdout
+        assert f"listener https: 127.0.0.1:{port}" in status.stdout
+        assert "phase=draining connections=1" in status.stdout
+        tls.unwrap()
+    assert gateway.wait() == 0
 
 
 def test_quit_and_stop_end_it_now(relay, pki):
