@@ -29,8 +29,6 @@ from relay.tls.alpn import selector
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
 from relay.tls.raw import (
-    EXTENSION_OK,
-    EXTENSION_REFUSED,
     MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,
     MODE_PARTIAL_WRITE,
@@ -39,11 +37,10 @@ from relay.tls.raw import (
     NO_PARTIAL_WILDCARDS,
     NULL,
     Pointer,
-    ffi,
     lib,
 )
 from relay.tls.secrets import load_secrets
-from relay.tls.stream import VERIFY_CALLBACK
+from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 
 _VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 # IGNORE_UNEXPECTED_EOF: a peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
@@ -131,7 +128,7 @@ def _inbound(listener: Listener, index: int, route: Route, number: int, protocol
     _use_pair(context, where, route)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    lib.SSL_CTX_set_tlsext_servername_callback(raw, _SERVER_NAME_CALLBACK)
+    lib.SSL_CTX_set_tlsext_servername_callback(raw, SERVER_NAME_CALLBACK)
     # Tickets only: a cache in memory would be one worker's, and would be copied at fork.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
@@ -257,15 +254,6 @@ def _as_openssl(certificate: x509.Certificate) -> Any:
     from OpenSSL.crypto import X509
 
     return X509.from_cryptography(certificate)
-
-
-def _on_server_name(_ssl: Any, _alert: Any, _arg: Any) -> int:
-    # The route was chosen before (relay.worker.intake). But only a name that is acknowledged goes into a TLS 1.2 session, and without
-    # it there, SSL_get_servername knows no name on a resumed handshake, and the comparison with the peeked one fails.
-    return EXTENSION_OK
-
-
-_SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED)
 
 
 def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:

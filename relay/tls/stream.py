@@ -5,8 +5,8 @@ in between. `handshake` is called whenever the socket is ready and returns a val
 `VERIFY_CALLBACK` for every certificate it verifies. The callback never turns a refusal into an acceptance. It remembers the
 first certificate that failed, because OpenSSL itself forgets it and an operator wants its name; and it asks the caller's
 `check` about a leaf that OpenSSL accepts, so that a client refused by a rule is told by an alert and not by silence. OpenSSL does
-not call it on a resumed handshake: who must judge every handshake judges again when it is done. One thread, one
-handshake step at a time: so one module-level slot for all this is enough.
+not call it on a resumed handshake: there `SERVER_NAME_CALLBACK` asks `check` about the leaf in the ticket, when OpenSSL has decided to resume and
+has not answered yet. One thread, one handshake step at a time: so one module-level slot for all this is enough.
 
 Never: decides whether a peer is allowed (that is `identity.judge`), waits, or knows about sessions.
 Next: `relay.tls.identity.judge`
@@ -19,9 +19,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from relay.errors import Side
-from relay.tls.identity import Identity, identity_of
-from relay.tls.raw import BOTH_SHUT, ERROR_SSL, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
+from relay.errors import Reason, Side
+from relay.tls.identity import Identity, identity_of, peer_identity
+from relay.tls.raw import BOTH_SHUT, ERROR_SSL, EXTENSION_OK, EXTENSION_REFUSED, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
 
 _do_handshake = lib.SSL_do_handshake
@@ -60,6 +60,7 @@ class _Verdict:
 
 _verdict = _Verdict()
 _CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
+_BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
 
 
 def _on_verify(ok: int, store_context: Any) -> int:
@@ -85,12 +86,28 @@ def _on_verify(ok: int, store_context: Any) -> int:
     return 0
 
 
+def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:
+    # The route was chosen before (relay.worker.intake). But only a name that is acknowledged goes into a TLS 1.2 session, and without
+    # it there, SSL_get_servername knows no name on a resumed handshake, and the comparison with the peeked one fails.
+    if _verdict.check is None or not lib.SSL_session_reused(ssl):
+        return EXTENSION_OK
+    who = peer_identity(ssl)
+    failure = _verdict.check(who) if who is not None else Failure(Reason.NO_CERTIFICATE)
+    if failure is None:
+        _verdict.accepted = who
+        return EXTENSION_OK
+    _verdict.identity, _verdict.failure, _verdict.code, _verdict.depth = who, failure, _CERT_REJECTED, 0
+    alert[0] = _CERTIFICATE_EXPIRED if failure.reason is Reason.EXPIRED else _BAD_CERTIFICATE
+    return EXTENSION_REFUSED
+
+
 def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
     _verdict.bug = bug
 
 
 # error=0: should the Python above ever raise, the certificate is refused. The exception goes on to who called `handshake`.
 VERIFY_CALLBACK: Any = ffi.callback("int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug)
+SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug)
 
 
 def accept(context: Pointer, fd: int) -> Pointer:
@@ -159,7 +176,7 @@ def refused_identity() -> Identity | None:
 
 
 def accepted_identity() -> Identity | None:
-    """Whom `check` has let in during the last handshake step; None when it was not asked: the handshake was a resumption, or the certificate came in an earlier step."""
+    """Whom `check` has let in during the last handshake step; None when it was asked in an earlier one, or not at all."""
     return _verdict.accepted
 
 

@@ -20,6 +20,8 @@ from relay.worker.loop import ET, IN, OUT
 if TYPE_CHECKING:
     from relay.worker.session import Session
 
+_OLD_SESSION = "; this was the certificate of an earlier session that the client resumed: had it begun anew, it would have been asked for its present one"
+
 
 def step(session: Session) -> None:
     """Go on with the handshake; when it is done, go on to the backend."""
@@ -38,7 +40,7 @@ def step(session: Session) -> None:
     if isinstance(progress, Failure):
         session.identity = stream.refused_identity()
         _note_names(session)
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, progress.reason, progress.detail)
+        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, progress.reason, progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""))
     _judge(session)
     end.established = True
     worker = session.worker
@@ -59,6 +61,7 @@ def step(session: Session) -> None:
 
 def _note_names(session: Session) -> None:
     ssl, route = session.inbound.ssl, session.route
+    session.resumed = stream.resumed(ssl)
     alpn = stream.alpn(ssl).decode("ascii", "replace") if route is not None and route.negotiates else ""
     session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), alpn)
 
@@ -69,14 +72,12 @@ def _judge(session: Session) -> None:
     if route is None:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route")
     _note_names(session)
-    session.identity = accepted = stream.accepted_identity()
-    if accepted is None:
-        session.resumed = stream.resumed(ssl)
+    if session.identity is None:  # `Session.check` was not asked: no version of OpenSSL that we know
         session.identity = peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {session.sni!r}, handshook with {name!r}")
-    if accepted is None:  # else `Session.check` has judged it, a moment ago
+    if stream.accepted_identity() is None:  # else `Session.check` has judged it, a moment ago
         refusal = judge(session.identity, route, time.time())
         if refusal is not None:
             stream.close_notify(ssl)

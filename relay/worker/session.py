@@ -21,7 +21,7 @@ from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, Connection
 from relay.tls import stream
-from relay.tls.contexts import InboundRoute
+from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
 from relay.tls.identity import Identity, judge
 from relay.tls.pump import BUFFER, read, write
 from relay.tls.raw import RECORD_BYTES, Pointer
@@ -189,13 +189,17 @@ class Session:
         return began + self.worker.patience_s[self.state]
 
     def check(self, who: Identity) -> Failure | None:
-        """Whether the client, whose certificate OpenSSL accepts, may come in: the handshake asks before it is done."""
+        """Whether the client, whose certificate OpenSSL accepts or has found in a ticket, may come in: the handshake asks before it is done."""
         if self.route is None:
             return Failure(Reason.INTERNAL_ERROR)
-        refusal = judge(who, self.route, time.time())
-        if refusal is None and who.issuer_der not in self.route.ca_valid_until:
-            # Its issuer is an intermediate that the client sent. A ticket carries the leaf alone, so on a resumption nobody could see that the intermediate has expired.
-            stream.forbid_resumption(self.inbound.ssl)
+        now_at = time.time()
+        refusal = judge(who, self.route, now_at)
+        if refusal is None:
+            self.identity = who
+            if min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0)) <= now_at + TICKET_LIFETIME_S:
+                # No TLS 1.3 ticket outlives what it vouches for: who has renewed its certificate would be refused for the one in the ticket. And where the
+                # issuer is an intermediate that the client sent: a ticket carries the leaf alone, so nobody could see that the intermediate has expired.
+                stream.forbid_resumption(self.inbound.ssl)
         return refusal
 
     def on_deadline(self) -> None:

@@ -210,8 +210,33 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
     with meet_client(route, context) as meeting:
         session = session_of(meeting)
     with meet_client(route, context, session=session, check=check) as meeting:
-        assert (meeting.reason, meeting.resumed) == ("done", True)
-        assert (check(meeting.identity) is None) is allowed
+        assert (meeting.reason, meeting.resumed) == ("done" if allowed else "not_allowed", True)
+        assert meeting.identity.ou == ("ops",)
+        if not allowed:
+            assert meeting.alert.endswith("_ALERT_BAD_CERTIFICATE")
+
+
+@both_versions
+def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_before_it_is_resumed(pki, version):
+    context, route = client_context(pki, pki.client, version), route_of(pki)
+    with meet_client(route, context) as meeting:
+        session = session_of(meeting)
+    with meet_client(route, context, session=session, check=lambda who: judge(who, route, who.not_after_at + 1)) as meeting:
+        assert (meeting.reason, meeting.resumed, meeting.identity.cn) == ("expired", True, ("alice",))
+        assert meeting.alert.endswith("_ALERT_CERTIFICATE_EXPIRED")
+
+
+@both_versions
+def test_a_check_that_raises_on_a_resumption_lets_nobody_in(pki, version):
+    context, route = client_context(pki, pki.client, version), route_of(pki)
+    with meet_client(route, context) as meeting:
+        session = session_of(meeting)
+
+    def broken(_who):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"), meet_client(route, context, session=session, check=broken):
+        pass
 
 
 @both_versions

@@ -1,22 +1,37 @@
 """Who gets a ticket to resume with."""
 
-from ssl import TLSVersion
+import time
+from datetime import UTC, datetime, timedelta
+from ssl import SSLError, TLSVersion
 
 import pytest
 
-from tests.support.worker import client_context, connect, receive
+from relay.tls.contexts import TICKET_LIFETIME_S
+from relay.tls.pki import Wanted
+from tests.support.pki import write
+from tests.support.worker import client_context, connect, receive, wait_until
+
+
+def valid_for(pki, directory, seconds):
+    """A client certificate that expires so soon, and when that is."""
+    until = (datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0)
+    return write(directory, f"client-{seconds}", pki.authority.issue(Wanted("alice", purposes=("client",), not_after=until))), until.timestamp()
+
+
+def ask(relay, context, session=None):
+    """One connection, with the first's session: whether it was resumed, and the session to offer next."""
+    with connect(relay.port, context, session=session) as client:
+        client.sendall(b"hello")
+        assert receive(client, 5) == b"hello"
+        found = client.session_reused, client.session
+        client.unwrap()
+        return found
 
 
 def ask_twice(relay, context):
     """Two connections, the second offers the first's session; whether it was resumed."""
-    session = None
-    for _ in range(2):
-        with connect(relay.port, context, session=session) as client:
-            client.sendall(b"hello")
-            assert receive(client, 5) == b"hello"
-            session, reused = client.session, client.session_reused
-            client.unwrap()
-    return reused
+    _, session = ask(relay, context)
+    return ask(relay, context, session)[0]
 
 
 def test_a_client_whose_issuer_only_it_has_shown_is_verified_anew_every_time(start, backend, pki):
@@ -33,3 +48,42 @@ def test_who_wants_no_tickets_has_no_resumptions(start, backend, pki, version, t
     relay = start([backend().address], route=f"session_tickets = {str(tickets).lower()}")
     assert ask_twice(relay, client_context(pki, pki.client, version=version)) == tickets
     assert [relay.record(i)["resumed"] for i in range(2)] == [False, tickets]
+
+
+def test_a_client_gets_no_ticket_that_outlives_its_certificate(start, backend, pki, tmp_path):
+    relay = start([backend().address])
+    files, _ = valid_for(pki, tmp_path, TICKET_LIFETIME_S)
+    assert not ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_3))
+    # TLS 1.2 has promised its ticket before it sees the certificate, and gives no new one on a resumption.
+    assert ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_2))
+
+
+def test_a_resumption_gives_no_ticket_that_outlives_the_certificate_either(start, backend, pki, tmp_path):
+    relay = start([backend().address])
+    files, until_at = valid_for(pki, tmp_path, TICKET_LIFETIME_S + 6)
+    context = client_context(pki, files, version=TLSVersion.TLSv1_3)
+    _, first = ask(relay, context)
+    resumed, second = ask(relay, context, first)
+    assert (resumed, second.id != first.id) == (True, True), "a new ticket"
+    wait_until(lambda: time.time() > until_at - TICKET_LIFETIME_S, "the certificate to be valid for less than a ticket")
+    resumed, third = ask(relay, context, second)
+    assert (resumed, third.id) == (True, second.id), "no new ticket"
+
+
+@pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
+def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(start, backend, pki, tmp_path, version):
+    relay = start([backend().address])
+    files, until_at = valid_for(pki, tmp_path, 2)
+    context = client_context(pki, files, version=version)
+    _, session = ask(relay, context)
+    wait_until(lambda: time.time() > until_at, "the certificate to expire")
+    context.load_cert_chain(pki.client.certificate, pki.client.key)
+    if version is TLSVersion.TLSv1_3:
+        assert not ask(relay, context, session)[0], "it comes in with the new one"
+        return
+    with pytest.raises(SSLError, match=r"(?i)certificate.expired"):
+        ask(relay, context, session)
+    record = relay.record(1)
+    assert (record["reason"], record["resumed"], record["side"]) == ("expired", True, "inbound")
+    assert record["detail"].startswith("certificate has expired; this was the certificate of an earlier session that the client resumed")
+    assert record["subject"] == "CN=alice"
