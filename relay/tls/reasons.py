@@ -112,6 +112,13 @@ def explain_alert(side: Side, number: int) -> Failure:
     return Failure(_OUTBOUND_ALERTS.get(number, Reason.BACKEND_ALERT_OTHER), f"the backend sent the alert {name}")
 
 
+def after_handshake(failure: Failure) -> Failure:
+    """The same for a session that was established: there an alert does not mean that nothing was in common. A TLS 1.2 client says so, too, when it may not renegotiate."""
+    if failure.reason is Reason.ALERT_HANDSHAKE_FAILURE or failure.reason is Reason.ALERT_PROTOCOL_VERSION:
+        return Failure(Reason.ALERT_OTHER, f"{failure.detail} after the handshake", failure.errno)
+    return failure
+
+
 def explain_queue(side: Side) -> Failure:
     """Empty OpenSSL's error queue and say what the error that ended the connection was."""
     codes: list[int] = []

@@ -25,7 +25,7 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
-from relay.tls.reasons import Failure
+from relay.tls.reasons import Failure, after_handshake
 from relay.worker import outbound
 from relay.worker.loop import GONE, IN, OUT
 from relay.worker.sniffing import First
@@ -176,6 +176,8 @@ def unusual(session: Session, side: Side, moved: int) -> None:
         source, sink = _ends(session, side)
         source.ended = True
         source.truncated = status is Status.TRUNCATED
+        if source.truncated and side is Side.OUTBOUND and not sink.ended and session.reason is None:
+            session.reason, session.side = Reason.TRUNCATED, side  # whatever the client does now is its answer to that
         _pass_end(session, source, sink)
     else:
         _stuck_or_failed(session, side, moved, status)
@@ -243,10 +245,8 @@ def _finish(session: Session) -> None:
     """Close when both directions have ended and everything was delivered; else linger for the other."""
     client, backend = session.inbound, session.outbound
     if backend is not None and client.ended and backend.ended and not (client.held or backend.held or client.closing or backend.closing):
-        truncated = client.truncated or backend.truncated
-        if truncated:
-            session.side = session.side or (Side.INBOUND if client.truncated else Side.OUTBOUND)
-        session.advance(Event.ENDED, Reason.TRUNCATED if truncated else Reason.FINISHED)
+        cut = Side.INBOUND if client.truncated else Side.OUTBOUND if backend.truncated else None
+        session.advance(Event.ENDED, Reason.TRUNCATED if cut else Reason.FINISHED, side=cut)
     else:
         _half_ended(session)
 
@@ -266,6 +266,7 @@ def _half_ended(session: Session) -> None:
 
 def _fault(session: Session, side: Side, failure: Failure) -> None:
     """Remember why the session fails; a reset may be followed by its explanation, an alert that was under way."""
+    failure = after_handshake(failure)
     if session.reason is None or session.reason in _RESETS.values():
         session.reason = _RESETS.get(failure.reason, failure.reason)
         session.detail, session.side = failure.detail, side

@@ -172,8 +172,17 @@ def _read(peer: ssl.SSLSocket) -> bytes:
 
 
 def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check: Callable[[Identity], Failure | None] | None) -> Meeting:
-    """Step both until both are done, or one has failed and the other has heard of it."""
+    """Step both until both are done, or one has failed and the other has heard of it. Nothing stays open when the check raises."""
     meeting = Meeting(ours, sock, peer, stream.STEP_WANT_READ)
+    try:
+        return _step_both(meeting, side, check)
+    except BaseException:
+        meeting.close()
+        raise
+
+
+def _step_both(meeting: Meeting, side: Side, check: Callable[[Identity], Failure | None] | None) -> Meeting:
+    ours, sock, peer = meeting.ssl, meeting.sock, meeting.peer
     peer_done = False
     for _ in range(MOST_STEPS):
         meeting.steps += 1

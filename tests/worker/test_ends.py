@@ -3,6 +3,7 @@
 import random
 import socket
 import ssl
+import subprocess
 
 import pytest
 
@@ -60,17 +61,43 @@ def test_a_backend_that_says_close_notify_still_hears_the_client_out(start, door
     assert relay.record()["reason"] == "finished"
 
 
-def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation(start, door, pair):
+def complain(client):
+    """Close with a fatal alert, as OpenSSL 3 does when an answer ends without close_notify."""
+    client._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(ssl.SSLError):
+        client.receive_some()
+    client.sock.close()
+
+
+@pytest.mark.parametrize("leave", [Peer.close, lambda client: client.sock.close(), complain], ids=["close_notify", "fin", "alert"])
+def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_however_the_client_takes_it(start, door, pair, leave):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
     server.send(b"half an ans")
     server.fin()
     assert client.end() == (b"half an ans", "fin")
-    client.close()
-    assert server.end() == (b"", "close_notify")
+    leave(client)
+    server.end()
     record = relay.record()
     assert (record["reason"], record["side"]) == ("truncated", "outbound")
+
+
+def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_in_common(start, door, pki, stack):
+    back = door()
+    relay = start([back.address])
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-servername", "app.example.com", "-tls1_2", "-cert", pki.client.certificate, "-key", pki.client.key, "-CAfile", pki.ca]
+    asker = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    asker.stdin.write(b"x\n")
+    asker.stdin.flush()
+    server = back.accept()
+    assert server.receive(2) == b"x\n"
+    asker.stdin.write(b"R\n")
+    asker.stdin.flush()
+    server.end()
+    record = relay.record()
+    assert (record["reason"], record["detail"]) == ("alert_other", "the client sent the alert handshake_failure after the handshake")
+    server.sock.close()
 
 
 def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_steps(start, door, pair):
