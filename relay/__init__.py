@@ -86,6 +86,7 @@ MAP = {
     "relay.config.statuses": "the syntax of HTTP statuses",
     "relay.supervisor.checker": "keeps the checker running",
     "relay.config.model": "every key and its default",
+    "relay.config.files": "files that are read without waiting",
     "relay.config.load": "TOML to model",
     "relay.config.rules": "rules across keys",
     "relay.config.health": "rules of health checks",

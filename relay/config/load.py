@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -19,6 +18,7 @@ from typing import Any, get_args, get_origin
 import tomli
 from pydantic import BaseModel, ValidationError
 
+from relay.config.files import NotRegularError, read_regular
 from relay.config.model import Config, Relay
 from relay.config.rules import check_rules
 from relay.config.words import Loc, choices_of, find, meant_key, place, translate, unknown_key, unwrap
@@ -78,14 +78,11 @@ def load_state_dir(path: Path) -> Path:
 def _read(path: Path) -> str:
     where = str(path)
     try:
-        # Opening a FIFO would wait for its writer, and a device may never end.
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ConfigError([Problem(where, "is a directory", "name the file in it")])
-        if not stat.S_ISREG(mode):
-            raise ConfigError([Problem(where, "is not a regular file", "write the configuration to a file; a reload reads it again")])
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data, _ = read_regular(path, MAX_FILE_BYTES)
+    except IsADirectoryError:
+        raise ConfigError([Problem(where, "is a directory", "name the file in it")]) from None
+    except NotRegularError:
+        raise ConfigError([Problem(where, "is not a regular file", "write the configuration to a file; a reload reads it again")]) from None
     except FileNotFoundError:
         raise ConfigError([Problem(where, "does not exist", "create it, or name another one with --config FILE")]) from None
     except PermissionError:

@@ -16,6 +16,7 @@ import os
 import stat
 from pathlib import Path
 
+from relay.config.files import read_regular
 from relay.errors import ConfigError, Problem
 
 _N, _R, _P, _SALT_BYTES = 1 << 15, 8, 1, 16
@@ -49,12 +50,7 @@ def load_password(path: Path) -> str:
     """The file's line. Raises ConfigError when it cannot be used."""
     remedy = "write it with: relay password > FILE"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise ConfigError([Problem(WHERE, f"{path} is not a file", remedy)])
-            data = file.read(FILE_BYTES + 1)
+        data, mode = read_regular(path, FILE_BYTES)
     except OSError as error:
         raise ConfigError([Problem(WHERE, f"{path} cannot be read: {error.strerror or error}", remedy)]) from None
     try:

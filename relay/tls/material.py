@@ -16,11 +16,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from relay.config.files import read_regular
 from relay.config.model import Config
 from relay.config.places import listener_places, pool_place
 from relay.errors import ConfigError, Problem
 
-# Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and /dev/zero never ends.
+# Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and would only take memory.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s.*?-----END \1-----", re.DOTALL)
@@ -164,11 +165,9 @@ def serial_hex(certificate: x509.Certificate) -> str:
 
 def _read(where: str, file: Path, problems: list[Problem]) -> bytes | None:
     try:
-        if file.is_dir():
-            problems.append(Problem(where, f"{file} is a directory", "name the PEM file in it"))
-            return None
-        with file.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+        data, _ = read_regular(file, MAX_FILE_BYTES)
+    except IsADirectoryError:
+        problems.append(Problem(where, f"{file} is a directory", "name the PEM file in it"))
     except FileNotFoundError:
         problems.append(Problem(where, f"{file} does not exist", "create it, or correct the path (relative paths start at the configuration file)"))
     except PermissionError:

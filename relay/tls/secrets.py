@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from relay.config.files import read_regular
 from relay.config.model import Config
 from relay.config.places import pool_place
 from relay.core.cookie import MIN_SECRET_BYTES
@@ -39,13 +40,10 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
 def load_secret(where: str, file: Path) -> bytes:
     """The file's bytes without white space around them. Raises ConfigError when there are too few, or when others may read them."""
     try:
-        with file.open("rb") as opened:
-            mode = file.stat().st_mode
-            if not stat.S_ISREG(mode):
-                raise ConfigError([Problem(where, f"{file} is no regular file", _REMEDY)])
-            secret = opened.read(_MAX_BYTES + 1).strip()
+        data, mode = read_regular(file, _MAX_BYTES)
     except OSError as error:
         raise ConfigError([Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]) from None
+    secret = data.strip()
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError([Problem(where, f"{file} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed", _REMEDY)])
     if len(secret) > _MAX_BYTES:

@@ -127,6 +127,22 @@ def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_o
     assert talk(pki, gateway.port()) == b"hello"
 
 
+def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, pki, body):
+    gateway = relay(relay={"workers": 1})
+    pipe = gateway.directory / "pipe"
+    os.mkfifo(pipe)
+    gateway.write(body.replace(str(pki.ca), str(pipe)).replace(str(pki.gateway.key), str(pipe)), admin={"user": "alice", "password_file": pipe})
+    for command in ("check", "reload"):
+        done = gateway.command(command)
+        assert done.returncode == 78
+        said = done.stdout + done.stderr
+        assert f"{pipe} cannot be read: it is not a regular file; name a PEM file" in said
+        assert f"admin.password_file: {pipe} cannot be read: it is not a regular file" in said
+    dead = gateway.workers()[0]
+    os.kill(dead, signal.SIGKILL)
+    gateway.wait_for_workers(lambda workers: workers[0] != dead)
+
+
 def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, echo):
     gateway = relay()
     with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:

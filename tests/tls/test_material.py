@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.errors import ConfigError
-from relay.tls.material import certificates_of, describe, load_authorities, load_key_pair, name_of
+from relay.tls.material import MAX_FILE_BYTES, certificates_of, describe, load_authorities, load_key_pair, name_of
 from relay.tls.pki import Authority, Wanted, key_pem, to_pem
 
 WHERE = "pool.a.machine_certificate"
@@ -79,8 +79,18 @@ def test_a_file_that_may_not_be_read_is_refused_as_such(pki):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_an_unreadable_device_is_refused_and_an_endless_one_is_not_read_to_its_end():
-    assert problems_of(Path("/dev/zero"), Path("/dev/zero")) == ["/dev/zero is larger than 16777216 bytes"]
+def test_a_device_and_a_pipe_without_a_writer_are_refused_at_once(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for file in (Path("/dev/zero"), pipe):
+        assert problems_of(file, file) == [f"{file} cannot be read: it is not a regular file"]
+
+
+def test_a_file_that_cannot_be_a_pem_file_is_not_read_to_its_end(tmp_path):
+    with (tmp_path / "big.pem").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    big = tmp_path / "big.pem"
+    assert problems_of(big, big) == [f"{big} is larger than 16777216 bytes"]
 
 
 def test_files_without_what_they_should_hold_are_both_named(pki):

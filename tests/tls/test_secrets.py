@@ -1,5 +1,7 @@
 """The secret of a pool's own cookies: what is read of its file, and which files are refused."""
 
+import os
+
 import pytest
 
 from relay.config.model import Config
@@ -43,6 +45,12 @@ def test_a_secret_that_is_none_is_refused_and_not_shown(file, data, mode, words)
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*none: No such file"):
         load_secret("here", tmp_path / "none")
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"cannot read .*pipe: it is not a regular file"):
+        load_secret("here", tmp_path / "pipe")
 
 
 def test_every_pool_that_inserts_cookies_is_looked_at_and_no_other(file, tmp_path):
