@@ -192,14 +192,22 @@ def open_unix(where: str, path: Path, umask: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        if "too long" in str(error):
-            what = f"{path}: the path of the {_UNIX_SOCKETS[where]} is {len(os.fsencode(path))} bytes long and the kernel takes 107"
-            raise StartupError(what, f"choose a shorter {where}") from None
-        raise StartupError(f"{path}: cannot make the {_UNIX_SOCKETS[where]}: {error.strerror or error}", f"see the permissions of {where}") from None
+        raise _unix_error(where, path, error) from None
     except StartupError:
         listener.close()
         raise
     return listener
+
+
+def _unix_error(where: str, path: Path, error: OSError) -> StartupError:
+    if "too long" in str(error):
+        return StartupError(f"{path}: the path of the {_UNIX_SOCKETS[where]} is {len(os.fsencode(path))} bytes long and the kernel takes 107", f"choose a shorter {where}")
+    what = f"{path}: cannot make the {_UNIX_SOCKETS[where]}"
+    if isinstance(error, FileNotFoundError):
+        return StartupError(f"{what}: the directory {path.parent} does not exist", f"create it, or choose another {where}")
+    if isinstance(error, NotADirectoryError):
+        return StartupError(f"{what}: {path.parent} is not a directory", f"choose another {where}")
+    return StartupError(f"{what}: {error.strerror or error}", f"see the permissions of {where}")
 
 
 def _answers(path: Path) -> bool:

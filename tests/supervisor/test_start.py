@@ -91,6 +91,26 @@ def test_an_admin_address_in_use_is_refused(relay):
     assert "admin.listen: cannot listen on" in line
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (False, "the directory {directory} does not exist; create it, or choose another admin.listen"),
+        (True, "{directory} is not a directory; choose another admin.listen"),
+    ],
+    ids=["missing", "a file"],
+)
+def test_a_unix_socket_of_the_admin_process_needs_its_directory(relay, short_path, there, said):
+    directory = short_path / "absent"
+    if there:
+        directory.touch()
+    gateway = relay(start=False, admin={"listen": f"unix:{directory}/admin.sock"})
+    (line,) = refusal(gateway, 71)
+    assert line == f"relay: {directory}/admin.sock: cannot make the admin process's socket: {said.format(directory=directory)}"
+    checked = gateway.command("check")
+    assert checked.returncode == 78
+    assert said.format(directory=directory) in checked.stderr
+
+
 def test_without_admin_there_is_no_admin_process(relay):
     gateway = relay(admin={"listen": ""})
     assert gateway.endpoints["admin"] == ""
