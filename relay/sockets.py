@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from relay.config.address import parse_address
+from relay.config.files import check_creation
 from relay.errors import StartupError
 
 _UNIX_SOCKETS = {"relay.state_dir": "control socket", "admin.listen": "admin process's socket"}
@@ -175,14 +176,12 @@ def open_control(path: Path) -> socket.socket:
 
 def open_unix(where: str, path: Path, umask: int) -> socket.socket:
     """A listening unix socket; replaces a dead one. Raises StartupError."""
+    refuse_long_path(where, path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise StartupError(f"{path}: something that is not a socket is in the way of the {_UNIX_SOCKETS[where]}", f"remove it, or choose another {where}")
-            if where != "relay.state_dir" and _answers(path):  # the lock on state_dir is ours: nobody serves its socket any more
-                raise StartupError(f"{path}: another process listens there", f"stop it, or choose another {where}")
+            _refuse_what_is_there(where, path)
             path.unlink()
         before = os.umask(umask)  # a socket has its mode from birth: no instant in which others may connect
         try:
@@ -199,9 +198,32 @@ def open_unix(where: str, path: Path, umask: int) -> socket.socket:
     return listener
 
 
+def check_unix(where: str, path: Path) -> None:
+    """Whether `open_unix` would do; nothing is made and nothing removed. Raises StartupError."""
+    refuse_long_path(where, path)
+    try:
+        check_creation(path.parent)
+        with contextlib.suppress(FileNotFoundError):
+            _refuse_what_is_there(where, path)
+    except OSError as error:
+        raise _unix_error(where, path, error) from None
+
+
+def refuse_long_path(where: str, path: Path) -> None:
+    """The kernel has 108 bytes for a unix socket's path and the zero behind it. Raises StartupError."""
+    length = len(os.fsencode(path))
+    if length > 107:
+        raise StartupError(f"{path}: the path of the {_UNIX_SOCKETS[where]} is {length} bytes long and the kernel takes 107", f"choose a shorter {where}")
+
+
+def _refuse_what_is_there(where: str, path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise StartupError(f"{path}: something that is not a socket is in the way of the {_UNIX_SOCKETS[where]}", f"remove it, or choose another {where}")
+    if where != "relay.state_dir" and _answers(path):  # the lock on state_dir is ours: nobody serves its socket any more
+        raise StartupError(f"{path}: another process listens there", f"stop it, or choose another {where}")
+
+
 def _unix_error(where: str, path: Path, error: OSError) -> StartupError:
-    if "too long" in str(error):
-        return StartupError(f"{path}: the path of the {_UNIX_SOCKETS[where]} is {len(os.fsencode(path))} bytes long and the kernel takes 107", f"choose a shorter {where}")
     what = f"{path}: cannot make the {_UNIX_SOCKETS[where]}"
     if isinstance(error, FileNotFoundError):
         return StartupError(f"{what}: the directory {path.parent} does not exist", f"create it, or choose another {where}")

@@ -1,13 +1,16 @@
-"""Reads regular files: the configuration, and every file it names that the supervisor reads.
+"""Reads regular files: the configuration, and every file it names that the supervisor reads. Tells whether new ones could be made.
 
-Never: waits for a file, or knows what was expected in it.
+Never: waits for a file, makes or changes one, or knows what was expected in it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+
+_IMPOSSIBLE_NAME = "x" * 2000
 
 
 class NotRegularError(OSError):
@@ -34,3 +37,18 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
             return file.read(limit_bytes + 1) or b"", mode  # None where /proc has nothing to say yet
     finally:
         os.close(descriptor)
+
+
+def check_creation(directory: Path) -> None:
+    """Whether this process could make files in a directory. Raises the OSError that it would meet; nothing is made."""
+    # Root has every permission in /proc and /sys, and still nothing can be made there: a name that no file system takes brings out
+    # who refuses for another reason than the name.
+    try:
+        (directory / _IMPOSSIBLE_NAME).mkdir()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+    if read_only or not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code))

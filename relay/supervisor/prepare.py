@@ -19,10 +19,11 @@ from relay.observe.access_log import check_access_log
 from relay.observe.names import SLOT_CPU_US, Series, series_for
 from relay.observe.password import load_password
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
-from relay.sockets import open_single_listener
+from relay.sockets import check_unix, open_single_listener
 from relay.supervisor.control import ask
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
+from relay.supervisor.state import check_state_dir
 from relay.tls.contexts import Generation, build_generation
 from relay.tls.fitness import Finding, Level, judge
 from relay.tls.material import CertificateInfo, certificates_of
@@ -75,6 +76,7 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
         except ConfigError as error:
             problems += error.problems
     problems += _password_problems(config)
+    problems += _state_dir_problems(config)
     problems += _addresses_in_the_way(config)
     return findings, problems
 
@@ -93,6 +95,13 @@ def _password_problems(config: Config) -> list[Problem]:
     return []
 
 
+def _state_dir_problems(config: Config) -> Iterator[Problem]:
+    try:
+        check_state_dir(config.relay.state_dir)
+    except StartupError as error:
+        yield Problem("relay.state_dir", error.what, error.hint)
+
+
 def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
     # What the relay of this state_dir listens on is not in its own way.
     try:
@@ -107,9 +116,10 @@ def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
         if address in held:
             continue
         try:
-            with open_single_listener(where, address) as probe:
-                if config.admin.unix_path is not None and where == "admin.listen":
-                    Path(probe.getsockname()).unlink()
+            if config.admin.unix_path is not None and where == "admin.listen":
+                check_unix(where, config.admin.unix_path)
+            else:
+                open_single_listener(where, address).close()
         except StartupError as error:
             yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
 

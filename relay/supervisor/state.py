@@ -9,10 +9,16 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
+from relay.config.files import check_creation
 from relay.errors import StartupError
+from relay.sockets import check_unix, refuse_long_path
+from relay.supervisor.control import control_path
+
+_LOCK = "relay.pid"
 
 
 class StateDir:
@@ -23,9 +29,9 @@ class StateDir:
         self._endpoints = path / "endpoints.json"
         try:
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._lock = os.open(path / "relay.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StartupError(f"{path}: the state directory cannot be used: {error.strerror or error}", "make it writable for the user that starts the relay, or choose another relay.state_dir") from None
+            raise _unusable(path, error) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -55,6 +61,38 @@ class StateDir:
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
         self.close_files()
+
+
+def check_state_dir(path: Path) -> None:
+    """Whether a relay could make the directory its own and listen in it; nothing is made and nothing changed. Raises StartupError."""
+    socket_path = control_path(path)
+    refuse_long_path("relay.state_dir", socket_path)
+    try:
+        directory = _nearest_that_exists(path)
+        check_creation(directory)
+        if directory != path:
+            return  # it will be made, and be empty
+        with contextlib.suppress(FileNotFoundError):
+            os.close(os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except OSError as error:
+        raise _unusable(path, error) from None
+    check_unix("relay.state_dir", socket_path)
+
+
+def _nearest_that_exists(path: Path) -> Path:
+    """The path, or that of its ancestors in which what is missing would be made. Raises OSError where nothing can be made."""
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise NotADirectoryError(None, "it is not a directory")
+    except FileNotFoundError:
+        if path.is_symlink():  # to nowhere: mkdir does not go through it
+            raise
+        return _nearest_that_exists(path.parent)
+    return path
+
+
+def _unusable(path: Path, error: OSError) -> StartupError:
+    return StartupError(f"{path}: the state directory cannot be used: {error.strerror or error}", "make it writable for the user that starts the relay, or choose another relay.state_dir")
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:

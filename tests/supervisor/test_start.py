@@ -126,16 +126,80 @@ def test_the_listeners_of_a_refused_start_are_closed(relay, pki, echo):
         assert not (gateway.state_dir / "control.sock").exists()
 
 
-def test_a_state_directory_that_cannot_be_made_is_refused(relay):
-    gateway = relay(start=False, relay={"state_dir": "/proc/relay"})
-    (line,) = refusal(gateway, 71)
-    assert "/proc/relay: the state directory cannot be used" in line
+def with_a_file(place):
+    (place / "run").touch()
+    return place / "run"
 
 
-def test_a_state_directory_with_a_long_path_is_refused(relay, tmp_path):
-    gateway = relay(start=False, relay={"state_dir": tmp_path / ("x" * 110)})
+def below_a_file(place):
+    (place / "file").touch()
+    return place / "file" / "run"
+
+
+def with_a_link_to_nowhere(place):
+    (place / "run").symlink_to(place / "nowhere")
+    return place / "run"
+
+
+def with_a_directory_for_the_lock(place):
+    (place / "run" / "relay.pid").mkdir(parents=True)
+    return place / "run"
+
+
+def with_a_file_for_the_socket(place):
+    (place / "run").mkdir()
+    (place / "run" / "control.sock").touch()
+    return place / "run"
+
+
+def below_a_closed_directory(place):
+    (place / "closed").mkdir(mode=0o555)
+    return place / "closed" / "run"
+
+
+UNUSABLE = "the state directory cannot be used: "
+
+
+@pytest.mark.parametrize(
+    ("state_dir", "said"),
+    [
+        (lambda _: "/proc/relay", f"/proc/relay: {UNUSABLE}"),
+        (lambda _: "/proc", f"/proc: {UNUSABLE}"),
+        (lambda _: "/sys/relay/run", f"/sys/relay/run: {UNUSABLE}"),
+        (with_a_file, f"/run: {UNUSABLE}"),
+        (below_a_file, f"/file/run: {UNUSABLE}"),
+        (with_a_link_to_nowhere, f"/run: {UNUSABLE}"),
+        (with_a_directory_for_the_lock, f"/run: {UNUSABLE}"),
+        (with_a_file_for_the_socket, "something that is not a socket is in the way of the control socket"),
+        (lambda place: place / ("x" * 110), "choose a shorter relay.state_dir"),
+        pytest.param(below_a_closed_directory, f"/closed/run: {UNUSABLE}Permission denied", marks=not_root),
+    ],
+    ids=["in proc", "proc itself", "in sys", "a file", "below a file", "a link to nowhere", "no lock", "no socket", "a long path", "no permission"],
+)
+def test_a_state_directory_that_cannot_be_used_is_refused_by_start_and_by_check_which_changes_nothing(relay, short_path, state_dir, said):
+    gateway = relay(start=False, relay={"state_dir": state_dir(short_path)})
+    before = sorted(short_path.rglob("*"))
+    checked = gateway.command("check")
+    assert checked.returncode == 78, checked
+    (line,) = [line for line in checked.stderr.splitlines() if line.startswith("relay: relay.state_dir: ")]
+    assert said in line
+    assert sorted(short_path.rglob("*")) == before
     (line,) = refusal(gateway, 71)
-    assert "choose a shorter relay.state_dir" in line
+    assert said in line
+
+
+def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
+    gateway = relay(start=False, relay={"state_dir": short_path / "new" / "run"}, admin={"listen": f"unix:{short_path}/admin.sock"})
+    checked = gateway.command("check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert list(short_path.iterdir()) == []
+    gateway.state_dir = short_path / "new" / "run"
+    gateway.start()
+    assert gateway.command("check").returncode == 0
+    gateway.kill()
+    there = sorted(short_path.rglob("*"))
+    assert gateway.command("check").returncode == 0, "sockets that a dead relay left are not in the way"
+    assert sorted(short_path.rglob("*")) == there
 
 
 @only_root
