@@ -32,6 +32,14 @@ def canonical_ip(host: str) -> str:
     return str(ipaddress.ip_address(host)).lower()
 
 
+def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether sockets that listen on these IP addresses and ports compete for clients: one of them has the other's address, or all of its family. Port 0 is always a new one."""
+    (host, port), (other_host, other_port) = one, other
+    if not port or port != other_port or (":" in host) != (":" in other_host):
+        return False
+    return canonical_ip(host) == canonical_ip(other_host) or any(ipaddress.ip_address(each).is_unspecified for each in (host, other_host))
+
+
 def why_no_host_name(name: str, *, strict: bool = False) -> str:
     """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1; `strict` refuses the underscore that many real hosts carry)."""
     if not name:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from relay.config.address import canonical_ip, is_ip, parse_address, why_no_host_name
+from relay.config.address import is_ip, overlap, parse_address, why_no_host_name
 from relay.config.health import check_health
 from relay.config.login import check_admin
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
@@ -99,7 +99,7 @@ def _log(found: _Findings, log: Log) -> None:
 
 def _addresses(found: _Findings, config: Config) -> None:
     """Everything we bind."""
-    taken: dict[tuple[str, int], str] = {}
+    taken: dict[str, tuple[str, tuple[str, int]]] = {}
     places = listener_places([each.name for each in config.listener])
     bound = [(f"{where}.listen[{index}]", text) for where, listener in zip(places, config.listener, strict=True) for index, text in enumerate(listener.listen)]
     if config.admin.listen and config.admin.unix_path is None:
@@ -113,10 +113,12 @@ def _addresses(found: _Findings, config: Config) -> None:
         if not is_ip(host):
             example = f"127.0.0.1:{port}" if host == "localhost" else f"0.0.0.0:{port}"
             found.add(where, f"{quoted(text)} is not an IP address", f"write an address of this machine, for example {quoted(example)}; a name may stand for several, or change")
-        elif port:  # port 0 is a new one each time
-            first = taken.setdefault((canonical_ip(host), port), where)
-            if first != where:
-                found.add(where, f"{quoted(text)} is taken already by {first}", "give each its own address or port", compared=[first])
+        else:
+            for first, (other, bound_first) in taken.items():
+                if overlap((host, port), bound_first):
+                    found.add(where, f"{quoted(text)} is taken already by {first}" + (f", {quoted(other)}" if other != text else ""), "give each its own address or port", compared=[first])
+                    break
+            taken[where] = text, (host, port)
 
 
 def _adopt(found: _Findings, where: str, error: ConfigError) -> None:

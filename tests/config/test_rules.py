@@ -26,6 +26,8 @@ CASES = {
     # Addresses.
     "one address twice": (("[::1]:8443", "127.0.0.1:8443"), ["listener.https.listen[1]"], "is taken already by listener.https.listen[0]"),
     "one address in two spellings": (("127.0.0.1:8443", "[::0001]:8443"), ["listener.https.listen[1]"], "is taken already"),
+    "an address and all addresses": (("[::1]:8443", "0.0.0.0:8443"), ["listener.https.listen[1]"], 'is taken already by listener.https.listen[0], "127.0.0.1:8443"'),
+    "the admin's port taken by all addresses": (("127.0.0.1:8443", "0.0.0.0:9180"), ["admin.listen"], 'is taken already by listener.https.listen[0], "0.0.0.0:9180"'),
     "the admin's address taken": (("127.0.0.1:9180", "127.0.0.1:8443"), ["admin.listen"], "is taken already by listener.https.listen[0]"),
     "a name to listen on": (("127.0.0.1:8443", "localhost:8443"), ["listener.https.listen[0]"], 'is not an IP address; write an address of this machine, for example "127.0.0.1:8443"'),
     "a star to listen on": (("127.0.0.1:8443", "*:8443"), ["listener.https.listen[0]"], "names no host"),
