@@ -145,7 +145,10 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
     if isinstance(error, socket.gaierror):
         return StartupError(what, "correct the name, or write the IP address")
     if error.errno == errno.EADDRINUSE:
-        return StartupError(f"{what} ({_who_listens(port)})", "stop it, or choose another address")
+        owners = _owners(port)
+        if any(map(_is_ours, owners)):
+            return StartupError(f"{what} (by this relay itself)", "choose another port, or restart the relay")
+        return StartupError(f"{what} ({_who_listens(owners)})", "stop it, or choose another address")
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")
     if error.errno == errno.EADDRNOTAVAIL:
@@ -157,15 +160,30 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
     return StartupError(what, "see the address in the configuration, and the system's log")
 
 
-def _who_listens(port: int) -> str:
+def _owners(port: int) -> list[psutil.Process]:
+    """The processes that listen on the port, as far as we may know them."""
     try:
-        owners = {c.pid for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
+        pids = {c.pid for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
     except (psutil.Error, OSError):
-        owners = set()
-    names = []
-    for pid in sorted(owner for owner in owners if owner):
+        pids = set()
+    found = []
+    for pid in sorted(pid for pid in pids if pid):
         with contextlib.suppress(psutil.Error):
-            names.append(f"{psutil.Process(pid).name()}, pid {pid}")
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return os.getpid() in (process.pid, process.ppid())
+    return False
+
+
+def _who_listens(owners: list[psutil.Process]) -> str:
+    names = []
+    for each in owners:
+        with contextlib.suppress(psutil.Error):
+            names.append(f"{each.name()}, pid {each.pid}")
     return "by " + " and ".join(names) if names else "by a process of another user or of another network namespace; ss -ltnp as root tells which"
 
 

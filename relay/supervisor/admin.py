@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from relay.config.address import overlap, parse_address
 from relay.config.model import Admin
 from relay.core.fleet import Rules, respawn_delay_s
+from relay.errors import StartupError
 from relay.observe.password import load_password
 from relay.observe.scoreboard import Scoreboard
 from relay.sockets import bound_address, open_single_listener
@@ -23,6 +25,7 @@ from relay.supervisor.process import Ended, reap, send, start_admin
 
 _RULES = Rules()
 _LAST_WORDS_S = 2.0
+RESTART_OR_MOVE = "choose another port, or restart the relay"
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,9 @@ class AdminProcess:
         """Open the socket of another configuration when its address differs, and read its password. Raises StartupError, ConfigError; then nothing has changed."""
         password = _password(settings)
         if settings != self._settings or password != self._password:
-            moves = settings.listen != self._settings.listen
+            moves = settings.listen not in (self._settings.listen, self.address)
+            if moves and compete(settings.listen, self.address):
+                raise StartupError(f"admin.listen: cannot listen on {settings.listen} while the relay's own admin process listens on {self.address}", RESTART_OR_MOVE)
             self._next = (settings, password, _open(settings.listen) if moves else self._listener)
 
     def commit(self) -> None:
@@ -128,6 +133,13 @@ class AdminProcess:
         self.discard()
         if self._listener is not None:
             _close(self._listener)
+
+
+def compete(one: str, other: str) -> bool:
+    """Whether two addresses of a configuration, or of sockets, cannot be listened on at once by sockets that do not share."""
+    if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
+        return bool(one) and one == other
+    return overlap(parse_address(one), parse_address(other))
 
 
 def _open(listen: str) -> socket.socket | None:

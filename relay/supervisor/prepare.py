@@ -20,6 +20,7 @@ from relay.observe.names import SLOT_CPU_US, Series, series_for
 from relay.observe.password import load_password
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
 from relay.sockets import check_unix, open_single_listener
+from relay.supervisor.admin import RESTART_OR_MOVE, compete
 from relay.supervisor.control import ask
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
@@ -77,7 +78,9 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
             problems += error.problems
     problems += _password_problems(config)
     problems += _state_dir_problems(config)
-    problems += _addresses_in_the_way(config)
+    running = Running.of(config.relay.state_dir)
+    problems += _addresses_in_the_way(config, running)
+    findings += _what_only_a_restart_does(config, running)
     return findings, problems
 
 
@@ -102,19 +105,30 @@ def _state_dir_problems(config: Config) -> Iterator[Problem]:
         yield Problem("relay.state_dir", error.what, error.hint)
 
 
-def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
-    # What the relay of this state_dir listens on is not in its own way.
-    try:
-        status = ask(config.relay.state_dir, "status", CHECK_PATIENCE_S)
-        held = {address for addresses in status["listeners"].values() for address in addresses} | {status["admin"]}
-    except ControlError:
-        held = set()
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the relay of a state_dir listens on; nothing when none answers."""
+
+    listeners: tuple[str, ...] = ()
+    admin: str = ""
+
+    @classmethod
+    def of(cls, state_dir: Path) -> Running:
+        """As it says itself."""
+        try:
+            status = ask(state_dir, "status", CHECK_PATIENCE_S)
+        except ControlError:
+            return cls()
+        return cls(tuple(address for addresses in status["listeners"].values() for address in addresses), status["admin"])
+
+
+def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]:
     wanted = [(place.where, place.address) for place in places_of(config)]
     if config.admin.listen:
         wanted.append(("admin.listen", config.admin.listen))
     for where, address in wanted:
-        if address in held:
-            continue
+        if any(compete(address, held) for held in (*running.listeners, running.admin)):
+            continue  # the relay of this state_dir is not in its own way
         try:
             if config.admin.unix_path is not None and where == "admin.listen":
                 check_unix(where, config.admin.unix_path)
@@ -122,6 +136,18 @@ def _addresses_in_the_way(config: Config) -> Iterator[Problem]:
                 open_single_listener(where, address).close()
         except StartupError as error:
             yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
+
+
+def _what_only_a_restart_does(config: Config, running: Running) -> Iterator[Finding]:
+    # Listeners share their ports with the generation before; the admin process shares its port with nobody.
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [(place.where, place.address, (running.admin,)) for place in places_of(config)]
+    if config.admin.listen != running.admin:
+        wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
+    for where, address, others in wanted:
+        for held in others:
+            if compete(address, held):
+                who = "the running relay's own admin process" if held == running.admin else "the running relay"
+                yield Finding(Level.WARNING, "", "", f"a reload cannot listen on {address} while {who} listens on {held}", RESTART_OR_MOVE, where)
 
 
 def _as_problem(finding: Finding) -> Problem:

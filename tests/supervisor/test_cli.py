@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 
 import relay as package
+from tests.support.configs import write_body
 from tests.support.gateway import ROOT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -87,6 +89,66 @@ def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay
     gateway.write(body.replace("127.0.0.1:0", f"127.0.0.1:{port}"), admin={"listen": gateway.endpoints["admin"]})
     said = gateway.command("check")
     assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("before", "after"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("[::1]", "[::]")])
+def test_check_lets_a_listener_have_more_or_less_of_its_port_as_a_reload_does(relay, pki, echo, before, after):
+    gateway = relay(write_body(pki, echo, (f"{before}:0",)))
+    port = gateway.port()
+    gateway.write(write_body(pki, echo, (f"{after}:{port}",)))
+    said = gateway.command("check")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert gateway.command("reload").returncode == 0
+    assert gateway.endpoints["listeners"]["https"] == [f"{after}:{port}"]
+
+
+def test_check_still_tells_of_strangers_beside_the_running_relay(relay, pki, echo):
+    gateway = relay()
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        address = f"127.0.0.1:{stranger.getsockname()[1]}"
+        gateway.write(write_body(pki, echo, (f"127.0.0.1:{gateway.port()}", address)))
+        said = gateway.command("check")
+    assert said.returncode == 78
+    assert f"cannot listen on {address}: Address already in use (by " in said.stderr
+    assert f"pid {os.getpid()}" in said.stderr
+
+
+def test_the_port_of_our_own_admin_process_needs_a_restart_and_reload_and_check_say_so(relay, body):
+    gateway = relay()
+    held = gateway.endpoints["admin"]
+    wanted = held.replace("127.0.0.1", "0.0.0.0")
+    gateway.write(body, admin={"listen": wanted})
+    refused = gateway.command("reload")
+    assert refused.returncode == 71
+    assert refused.stderr == f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process listens on {held}; choose another port, or restart the relay\n"
+    checked = gateway.command("check")
+    assert (checked.returncode, checked.stderr) == (0, ""), "start would do it"
+    (line,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
+    assert line.endswith(f"a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay")
+
+
+def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blamed_on_a_stranger(relay, pki, echo):
+    gateway = relay()
+    held, port = gateway.endpoints["admin"], gateway.port()
+    for listen, admin in ((held, "127.0.0.1:0"), ("127.0.0.1:0", f"127.0.0.1:{port}")):
+        gateway.write(write_body(pki, echo, (listen,)).replace('"https"', '"other"'), admin={"listen": admin})
+        refused = gateway.command("reload")
+        assert refused.returncode == 71
+        assert "Address already in use (by this relay itself); choose another port, or restart the relay" in refused.stderr
+        checked = gateway.command("check")
+        assert checked.returncode == 0
+        assert "choose another port, or restart the relay" in checked.stdout
+
+
+def test_a_reload_keeps_the_admin_socket_when_its_port_is_written_down(relay, body):
+    gateway = relay()
+    held = gateway.endpoints["admin"]
+    gateway.write(body, admin={"listen": held})
+    assert gateway.command("reload").returncode == 0
+    assert gateway.endpoints["admin"] == held
+    gateway.write(body, admin={"listen": "127.0.0.1:0"})
+    assert gateway.command("reload").returncode == 0
+    assert gateway.endpoints["admin"] != held
 
 
 def test_status_and_stop_work_although_the_file_has_a_mistake_now(relay, body):
