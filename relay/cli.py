@@ -107,16 +107,18 @@ def check(config_file: Path | None) -> int:
 
 def _show_findings(findings: list[Finding]) -> None:
     if not sys.stdout.isatty():
+        from relay.supervisor.prepare import as_problem
+
         for one in findings:
-            click.echo(f"{one.level} {one.file} {one.subject}: {one.what}" + (f"; {one.remedy}" if one.remedy else ""))
+            click.echo(f"{one.level} {as_problem(one)}")
         return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("level", "file", "subject", "what", "remedy", show_lines=False)
+    table = Table("level", "where, file", "subject", "what", "remedy", show_lines=False)
     colours = {"error": "bold red", "warning": "yellow", "info": "green"}
     for one in findings:
-        table.add_row(Text(one.level, style=colours.get(one.level, "")), *map(Text, (one.file, one.subject, one.what, one.remedy)))
+        table.add_row(Text(one.level, style=colours.get(one.level, "")), *map(Text, ("\n".join(filter(None, (one.where, one.file))), one.subject, one.what, one.remedy)))
     _print(table)
 
 

@@ -54,12 +54,12 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
     findings = judge(config, datetime.now(UTC))
-    errors = [_as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity) + _password_problems(config)
+    errors = [as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity) + _password_problems(config)
     if errors:
         raise ConfigError(errors)
     for finding in findings:
         if finding.level is Level.WARNING:
-            log.warning("%s", _as_problem(finding))
+            log.warning("%s", as_problem(finding))
     return Prepared(config, build_generation(config, number), identity, slots_of(config), certificates_of(config))
 
 
@@ -150,7 +150,8 @@ def _what_only_a_restart_does(config: Config, running: Running) -> Iterator[Find
                 yield Finding(Level.WARNING, "", "", f"a reload cannot listen on {address} while {who} listens on {held}", RESTART_OR_MOVE, where)
 
 
-def _as_problem(finding: Finding) -> Problem:
+def as_problem(finding: Finding) -> Problem:
+    """A finding in the words of a message: where, which certificate of which file, what, and what to do."""
     about = " ".join(filter(None, (finding.file, f"({finding.subject})" if finding.subject else "")))
     return Problem(finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy)
 

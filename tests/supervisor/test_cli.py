@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -83,6 +85,33 @@ def test_check_shows_every_certificate_and_says_ok(relay, pki):
     assert said.stdout.endswith(f"{gateway.config}: ok\n")
 
 
+def test_check_says_of_every_finding_which_key_it_is_about(relay, pki, body):
+    absent = "/no/such/file.pem"
+    gateway = relay(body.replace(f'private_key = "{pki.gateway.key}"', f'private_key = "{pki.client.key}"').replace(f'backend_ca = "{pki.ca}"', f'backend_ca = "{absent}"'), start=False)
+    said = gateway.command("check")
+    assert said.returncode == 78
+    lines = said.stdout.splitlines()
+    assert f"error pool.echo.backend_ca: {absent} does not exist; create it, or correct the path (relative paths start at the configuration file)" in lines
+    assert any(line.startswith(f"error listener.https.route[0].certificate: the private key in {pki.client.key} does not belong to the certificate") for line in lines)
+    assert any(line.startswith(f"info pool.echo.machine_certificate: {pki.machine.certificate} (CN=relay machine): valid until ") for line in lines)
+
+
+def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
+    gateway = relay(body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        command = [sys.executable, "-m", "relay", "check", "--config", str(gateway.config)]
+        check = subprocess.Popen(command, env={**ENVIRONMENT, "COLUMNS": "240", "TERM": "xterm"}, stdout=theirs, stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: that was all
+            while more := screen.read(65536):
+                shown += more
+    assert check.wait(60) == 78
+    assert b"pool.echo.backend_ca" in shown
+    assert b"/absent.pem does not exist" in shown
+
+
 def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay, body):
     gateway = relay()
     port = gateway.port()
@@ -124,7 +153,7 @@ def test_the_port_of_our_own_admin_process_needs_a_restart_and_reload_and_check_
     checked = gateway.command("check")
     assert (checked.returncode, checked.stderr) == (0, ""), "start would do it"
     (line,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
-    assert line.endswith(f"a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay")
+    assert line == f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay"
 
 
 def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blamed_on_a_stranger(relay, pki, echo):
