@@ -70,7 +70,8 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     try:
         problems += _access_log_problems(config, find_identity(config.relay))
     except StartupError as error:
-        problems.append(Problem("relay.user", error.what, error.hint))
+        key, _, what = error.what.partition(": ")
+        problems.append(Problem(key, what, error.hint))
     if not any(finding.level is Level.ERROR for finding in findings):
         try:
             build_generation(config, 0)

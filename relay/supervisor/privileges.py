@@ -34,10 +34,10 @@ class Identity:
 
 
 def find_identity(settings: Relay) -> Identity:
-    """The user and group the configuration asks for, or ourselves. Raises StartupError when this process cannot become them."""
+    """The user and group the configuration asks for, or ourselves. Raises StartupError, which begins with the key, when this process cannot become them."""
     own_uid = os.geteuid()
     if not settings.user and own_uid == 0:
-        raise StartupError("started as root without [relay] user", 'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose')
+        raise StartupError("relay.user: is missing, and the relay is started as root", 'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose')
     try:
         entry = pwd.getpwnam(settings.user) if settings.user else None
     except KeyError:
@@ -49,9 +49,9 @@ def find_identity(settings: Relay) -> Identity:
     uid = entry.pw_uid if entry else own_uid
     if own_uid != 0:
         if uid != own_uid:
-            raise StartupError(f'relay.user is "{settings.user}" but the relay was started as user id {own_uid}', "start it as root or as that user, or leave user out")
+            raise StartupError(f'relay.user: "{settings.user}" is not the user that starts the relay, which has user id {own_uid}', "start it as root or as that user, or leave user out")
         if group is not None and group.gr_gid != os.getegid() and group.gr_gid not in os.getgroups():
-            raise StartupError(f'relay.group is "{settings.group}" and the user that started the relay is not in it', "start it as root, or leave group out")
+            raise StartupError(f'relay.group: the user that starts the relay is not in "{settings.group}"', "start it as root, or leave group out")
         return Identity(entry.pw_name if entry else "", own_uid, os.getegid(), tuple(os.getgroups()), change=False)
     assert entry is not None  # noqa: S101  root without a user was refused above
     gid = group.gr_gid if group else entry.pw_gid

@@ -206,18 +206,18 @@ def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"user": ""}, 'started as root without [relay] user; set user = "relay"'),
-        ({"user": "nobody-of-this-name"}, 'this system has no user "nobody-of-this-name"'),
-        ({"user": "root", "group": "no-such-group"}, 'this system has no group "no-such-group"'),
+        ({"user": ""}, 'relay.user: is missing, and the relay is started as root; set user = "relay"'),
+        ({"user": "nobody-of-this-name"}, 'relay.user: this system has no user "nobody-of-this-name"'),
+        ({"user": "root", "group": "no-such-group"}, 'relay.group: this system has no group "no-such-group"'),
     ],
 )
 def test_as_root_the_user_must_be_said_and_exist_at_start_and_at_check(relay, settings, expected):
     gateway = relay(start=False, relay=settings)
     (line,) = refusal(gateway, 71)
-    assert expected in line
+    assert line.startswith(f"relay: {expected}")
     checked = gateway.command("check")
     assert checked.returncode == 78
-    assert expected in checked.stderr
+    assert line in checked.stderr.splitlines()
 
 
 @not_root
