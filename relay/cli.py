@@ -140,7 +140,7 @@ def status(config_file: Path | None) -> int:
         click.echo(f"checker: pid {reply['checker']['pid']}")
     columns = ("slot", "pid", "generation", "phase", "connections", "age_s", "heartbeat_age_s")
     rows = [[str(worker[column]) for column in columns] for worker in reply["workers"]]
-    parked = [f"slot {slot['slot']} is parked after {slot['early_deaths']} early deaths of its workers; next try in {slot['next_start_in_s']:g} s" for slot in reply["slots"] if slot["parked"]]
+    waiting = [slot for slot in reply["slots"] if slot["parked"] or slot["next_start_in_s"] > 0]
     if sys.stdout.isatty():
         table = Table(*(column.replace("_s", " (s)").replace("_", " ") for column in columns))
         for row in rows:
@@ -149,8 +149,11 @@ def status(config_file: Path | None) -> int:
     else:
         for row in rows:
             click.echo("worker " + " ".join(f"{column}={value}" for column, value in zip(columns, row, strict=True)))
-    for line in parked:
-        click.echo(line)
+    for slot in waiting:
+        what = "is parked" if slot["parked"] else "has no worker"
+        # None when the last one could not even be forked.
+        deaths = f" after {slot['early_deaths']} early deaths of its workers" if slot["early_deaths"] else ""
+        click.echo(f"slot {slot['slot']} {what}{deaths}; next try in {slot['next_start_in_s']:g} s")
     return EXIT_OK
 
 

@@ -103,6 +103,17 @@ def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_
     assert "slot 0 is parked after 4 early deaths" in gateway.command("status").stdout
 
 
+def test_status_tells_of_a_slot_whose_worker_waits_for_its_next_start(relay):
+    gateway = relay(module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 2})
+    (gateway.directory / "behave").write_text("crash")
+    os.kill(gateway.workers()[1], signal.SIGKILL)
+    gateway.wait_for_log("it is replaced in 600 s")
+    said = gateway.command("status").stdout.splitlines()
+    (line,) = [line for line in said if line.startswith("slot ")]
+    assert line.startswith("slot 1 has no worker after 2 early deaths of its workers; next try in ")
+    assert [line.split()[1] for line in said if line.startswith("worker ")] == ["slot=0"]
+
+
 def test_a_parked_slot_leaves_its_clients_to_the_other_slots_and_comes_back(relay, pki):
     gateway = relay(module=STUB, env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2, park_s=2), relay={"workers": 2})
     port, workers = gateway.port(), gateway.workers()
