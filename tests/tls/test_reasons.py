@@ -106,3 +106,9 @@ def test_an_errno_is_a_peer_that_has_gone_and_zero_is_an_end():
 def test_every_reason_has_a_remedy_of_one_line():
     assert set(REMEDIES) == set(Reason)
     assert all("\n" not in remedy and (remedy or reason is Reason.FINISHED) for reason, remedy in REMEDIES.items())
+
+
+@pytest.mark.parametrize("reason", [Reason.PROTOCOL_VERSION, Reason.BACKEND_PROTOCOL_VERSION])
+def test_nobody_is_told_to_lower_min_version_below_what_there_is(reason):
+    assert "lower" not in REMEDIES[reason]
+    assert "TLS 1.3, or TLS 1.2 where" in REMEDIES[reason]
