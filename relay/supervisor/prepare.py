@@ -72,11 +72,11 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     except StartupError as error:
         key, _, what = error.what.partition(": ")
         problems.append(Problem(key, what, error.hint))
-    if not any(finding.level is Level.ERROR for finding in findings):
-        try:
-            build_generation(config, 0)
-        except ConfigError as error:
-            problems += error.problems
+    blamed = {where for finding in findings if finding.level is Level.ERROR for where in finding.where.split(", ")}
+    try:
+        build_generation(config, 0)
+    except ConfigError as error:
+        problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
     problems += _password_problems(config)
     problems += _state_dir_problems(config)
     running = Running.of(config.relay.state_dir)

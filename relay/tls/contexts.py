@@ -22,6 +22,7 @@ from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
 from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.places import key_place, pool_place
 from relay.config.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
@@ -120,11 +121,12 @@ def build_generation(config: Config, number: int) -> Generation:
 
 
 def _inbound(listener: Listener, index: int, route: Route, number: int, protocols: tuple[str, ...]) -> InboundRoute:
-    where = f"listener.{listener.name}.route[{index}]"
+    where = f"{key_place('listener', listener.name)}.route[{index}]"
     if route.certificate is None or route.private_key is None or route.client_ca is None:
         raise ConfigError([Problem(where, "has no certificate, private_key and client_ca", "set all three")])
+    context = _context(SSL.TLS_SERVER_METHOD, where, route)
     authorities = load_authorities(f"{where}.client_ca", route.client_ca)
-    context = _context(SSL.TLS_SERVER_METHOD, where, route, authorities)
+    _trust(context, where, authorities)
     _use_pair(context, where, route)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
@@ -157,10 +159,11 @@ def _inbound(listener: Listener, index: int, route: Route, number: int, protocol
 
 
 def _outbound(pool_name: str, pool: Pool, index: int, backend: Backend) -> Target:
-    where = f"pool.{pool_name}"
+    where = pool_place(pool_name)
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
         raise ConfigError([Problem(where, "has no machine_certificate, machine_key and backend_ca", "set all three")])
-    context = _context(SSL.TLS_CLIENT_METHOD, where, pool, load_authorities(f"{where}.backend_ca", pool.backend_ca))
+    context = _context(SSL.TLS_CLIENT_METHOD, where, pool)
+    _trust(context, where, load_authorities(f"{where}.backend_ca", pool.backend_ca))
     _use_pair(context, where, pool)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
@@ -196,7 +199,7 @@ def _outbound(pool_name: str, pool: Pool, index: int, backend: Backend) -> Targe
     )
 
 
-def _context(method: int, where: str, settings: Route | Pool, authorities: Iterable[x509.Certificate]) -> SSL.Context:
+def _context(method: int, where: str, settings: Route | Pool) -> SSL.Context:
     context = SSL.Context(method)
     context.set_options(_OPTIONS)
     context.set_mode(MODE_NO_AUTO_CHAIN | MODE_RELEASE_BUFFERS)
@@ -222,12 +225,15 @@ def _context(method: int, where: str, settings: Route | Pool, authorities: Itera
         problems.append(Problem(f"{where}.groups", f"OpenSSL does not take {settings.groups!r}", "names are separated by colons, for example X25519:P-256"))
     if problems:
         raise ConfigError(problems)
+    return context
+
+
+def _trust(context: SSL.Context, where: str, authorities: Iterable[x509.Certificate]) -> None:
     store = context.get_cert_store()
     if store is None:
         raise ConfigError([Problem(where, "OpenSSL gave the context no certificate store", "report this as a bug")])
     for authority in authorities:
         store.add_cert(_as_openssl(authority))
-    return context
 
 
 def _use_pair(context: SSL.Context, where: str, settings: Route | Pool) -> None:

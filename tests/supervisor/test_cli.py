@@ -96,6 +96,18 @@ def test_check_says_of_every_finding_which_key_it_is_about(relay, pki, body):
     assert any(line.startswith(f"info pool.echo.machine_certificate: {pki.machine.certificate} (CN=relay machine): valid until ") for line in lines)
 
 
+def test_a_file_that_is_missing_does_not_hide_what_else_start_would_refuse(relay, pki, body):
+    bad = body.replace(f'client_ca = "{pki.ca}"', 'client_ca = "/absent.pem"\nciphers_tls12 = "NONSENSE"\ngroups = "NONSENSE"')
+    bad = bad.replace(f'machine_certificate = "{pki.machine.certificate}"', 'machine_certificate = "/absent.pem"\nciphersuites_tls13 = "NONSENSE"')
+    said = relay(bad, start=False).command("check")
+    assert said.returncode == 78
+    told = [line.split(": ")[0].removeprefix("error ") for line in said.stdout.splitlines() if line.startswith("error ")]
+    assert told == ["pool.echo.machine_certificate, listener.https.route[0].client_ca"]
+    told = [line.split(": ")[1] for line in said.stderr.splitlines()]
+    assert sorted(told[:-1]) == ["listener.https.route[0].ciphers_tls12", "listener.https.route[0].groups", "pool.echo.ciphersuites_tls13"]
+    assert told[-1].endswith("relay.toml")
+
+
 def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
     gateway = relay(body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False)
     ours, theirs = pty.openpty()
