@@ -171,8 +171,22 @@ def nobody_can_run_us():
     return tried.returncode == 0
 
 
+def holds(pid, secret):
+    """Whether these bytes are anywhere in the process's memory."""
+    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in maps:
+            span, access, *_, name = line.split()
+            if access[0] != "r" or name in {"[vvar]", "[vsyscall]", "[vvar_vclock]"}:
+                continue
+            first, last = (int(each, 16) for each in span.split("-"))
+            memory.seek(first)
+            if secret in memory.read(last - first):
+                return True
+    return False
+
+
 @only_root
-def test_started_as_root_the_admin_process_is_nobody_too(start, simple, fetch, private):
+def test_started_as_root_the_admin_process_is_nobody_too_and_has_no_private_key(start, simple, fetch, private, pki):
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
     _, _, logs = private
@@ -182,6 +196,10 @@ def test_started_as_root_the_admin_process_is_nobody_too(start, simple, fetch, p
     (admin,) = [child for child in psutil.Process(gateway.pid).children() if child.pid not in gateway.workers().values()]
     assert admin.uids() == (nobody, nobody, nobody)
     assert "relay.observe.admin" in admin.cmdline()
-    mapped = Path(f"/proc/{admin.pid}/maps").read_text()
-    assert "libssl" not in mapped
-    assert "cryptography" not in mapped
+    assert "cryptography" not in Path(f"/proc/{admin.pid}/maps").read_text()
+    for files in (pki.gateway, pki.machine):
+        scalar = files.issued.key.private_numbers().private_value.to_bytes(32, "little")  # as OpenSSL keeps it
+        assert holds(gateway.workers()[0], scalar), "else the search finds nothing anywhere"
+        assert not holds(admin.pid, scalar)
+        assert not holds(admin.pid, scalar[::-1])
+        assert not holds(admin.pid, files.key.read_bytes().splitlines()[1])
