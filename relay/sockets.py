@@ -146,9 +146,10 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
         return StartupError(what, "correct the name, or write the IP address")
     if error.errno == errno.EADDRINUSE:
         owners = _owners(port)
-        if any(map(_is_ours, owners)):
+        strangers = [each for each in owners if not _is_ours(each)]
+        if owners and not strangers:
             return StartupError(f"{what} (by this relay itself)", "choose another port, or restart the relay")
-        return StartupError(f"{what} ({_who_listens(owners)})", "stop it, or choose another address")
+        return StartupError(f"{what} ({_who_listens(strangers)})", "stop it, or choose another address")
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")
     if error.errno == errno.EADDRNOTAVAIL:

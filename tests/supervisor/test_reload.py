@@ -157,6 +157,18 @@ def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, ec
     assert gateway.endpoints["generation"] == 1
 
 
+def test_a_stranger_on_the_relays_own_port_is_named_and_the_relay_is_not(relay, pki, echo):
+    gateway = relay()
+    port = gateway.port()
+    with socket.create_server(("127.0.0.2", port)):
+        gateway.write(write_body(pki, echo, (f"0.0.0.0:{port}",)))
+        refused = gateway.command("reload")
+    assert refused.returncode == 71
+    assert f", pid {os.getpid()}); stop it, or choose another address" in refused.stderr
+    assert "relay itself" not in refused.stderr
+    assert talk(pki, port) == b"hello"
+
+
 def test_addresses_and_workers_come_and_go(relay, pki, echo):
     gateway = relay(relay={"workers": 1})
     first = gateway.port()
