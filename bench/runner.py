@@ -174,9 +174,9 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
         for load in loads:
             load.finish(holding=workload.mode == "idle")
         units = sum(result["units"] for result in results)
-        if not units:
-            return Measurement(workload.name, target.name, turn, None, errors or {"no unit was completed": 1})
         wall_s = max(result["wall_s"] for result in results)
+        if not units or not wall_s:  # a load that stalls before its time is over measures nothing, whatever it has completed
+            return Measurement(workload.name, target.name, turn, None, errors or {"no unit was completed": 1})
         latencies = sorted(value for result in results for value in result["latencies_us"])
         facts = {
             "units": units,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -112,6 +113,35 @@ def test_a_gateway_whose_connections_fail_makes_an_invalid_measurement(tmp_path,
     assert "refusing" not in [name for name, cell in report.summarize(measured, "relay")["connect"].items() if cell.cost is not None]
     assert report.list_errors(measured)
 
+
+def test_a_gateway_that_stalls_after_some_connections_makes_an_invalid_measurement_and_ends_no_run(tmp_path, place, bench_pki):
+    stalling = dataclasses.replace(
+        GATEWAYS["relay"], name="stalling", needs=(), template="haproxy.cfg", command=lambda program, file: [program, "-c", STALLER, *re.findall(r"bind (\S+).* crt (\S+)", file.read_text())[0]]
+    )
+    measured = list(run(settings(tmp_path, bench_pki), [stalling], [WORKLOADS["idle"]], lambda _: None))
+    assert [(each.valid, each.cost) for each in measured] == [(False, None)]
+    assert any("no progress for 10 s" in error for error in measured[0].errors), measured[0].errors
+
+
+STALLER = """
+import signal, socket, ssl, sys
+from bench import wire
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+context.load_cert_chain(sys.argv[2])
+host, _, port = sys.argv[1].partition(":")
+kept = []
+with socket.create_server((host, int(port)), backlog=1024) as listening:
+    while len(kept) < 20:
+        try:
+            connection = context.wrap_socket(listening.accept()[0], server_side=True)
+            asked = connection.recv(65536)
+        except OSError:
+            continue
+        if asked:
+            connection.sendall(wire.render_response(64))
+            kept.append(connection)
+    signal.pause()
+"""
 
 REFUSER = """
 import socket, sys
