@@ -72,12 +72,13 @@ def _judge(session: Session) -> None:
     if route is None:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route")
     _note_names(session)
-    if session.identity is None:  # `Session.check` was not asked: no version of OpenSSL that we know
-        session.identity = peer_identity(ssl)
+    # Only now has the client proved that it has the certificate's key: before, it could be anybody's.
+    accepted = stream.accepted_identity()
+    session.identity = accepted or peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {session.sni!r}, handshook with {name!r}")
-    if stream.accepted_identity() is None:  # else `Session.check` has judged it, a moment ago
+    if accepted is None:  # else `Session.check` has judged it, a moment ago
         refusal = judge(session.identity, route, time.time())
         if refusal is not None:
             stream.close_notify(ssl)

@@ -194,12 +194,10 @@ class Session:
             return Failure(Reason.INTERNAL_ERROR)
         now_at = time.time()
         refusal = judge(who, self.route, now_at)
-        if refusal is None:
-            self.identity = who
-            if min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0)) <= now_at + TICKET_LIFETIME_S:
-                # No TLS 1.3 ticket outlives what it vouches for: who has renewed its certificate would be refused for the one in the ticket. And where the
-                # issuer is an intermediate that the client sent: a ticket carries the leaf alone, so nobody could see that the intermediate has expired.
-                stream.forbid_resumption(self.inbound.ssl)
+        if refusal is None and min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0)) <= now_at + TICKET_LIFETIME_S:
+            # No TLS 1.3 ticket outlives what it vouches for: who has renewed its certificate would be refused for the one in the ticket. And where the
+            # issuer is an intermediate that the client sent: a ticket carries the leaf alone, so nobody could see that the intermediate has expired.
+            stream.forbid_resumption(self.inbound.ssl)
         return refusal
 
     def on_deadline(self) -> None:
