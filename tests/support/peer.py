@@ -122,9 +122,13 @@ class Peer:
         self.sock.close()
 
     def close(self) -> None:
-        """As a well-behaved peer does: close_notify, then the socket."""
+        """As a well-behaved peer does: close_notify, then the socket, with nothing unread in it (a ticket, say): the kernel would reset the connection, and forget what it still has to send."""
         with contextlib.suppress(OSError):
             self.close_notify()
+        with contextlib.suppress(OSError):
+            self.sock.setblocking(False)
+            while self.sock.recv(_CHUNK):
+                pass
         self.sock.close()
 
     def end(self) -> tuple[bytes, str]:
