@@ -24,6 +24,7 @@ from relay.config.address import parse_address
 from relay.config.files import check_creation
 from relay.errors import StartupError
 
+RESTART_OR_MOVE = "choose another port, or restart the relay"  # where our own process is in the way
 _UNIX_SOCKETS = {"relay.state_dir": "control socket", "admin.listen": "admin process's socket"}
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h; not in the socket module
 _FILTER = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, jump if false, constant
@@ -148,7 +149,7 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
         owners = _owners(port)
         strangers = [each for each in owners if not _is_ours(each)]
         if owners and not strangers:
-            return StartupError(f"{what} (by this relay itself)", "choose another port, or restart the relay")
+            return StartupError(f"{what} (by this relay itself)", RESTART_OR_MOVE)
         return StartupError(f"{what} ({_who_listens(strangers)})", "stop it, or choose another address")
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")

@@ -40,6 +40,13 @@ def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     return canonical_ip(host) == canonical_ip(other_host) or any(ipaddress.ip_address(each).is_unspecified for each in (host, other_host))
 
 
+def compete(one: str, other: str) -> bool:
+    """Whether two addresses of a configuration, or of sockets, cannot be listened on at once by sockets that do not share."""
+    if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
+        return bool(one) and one == other
+    return overlap(parse_address(one), parse_address(other))
+
+
 def why_no_host_name(name: str, *, strict: bool = False) -> str:
     """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1; `strict` refuses the underscore that many real hosts carry)."""
     if not name:

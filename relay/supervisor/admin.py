@@ -12,20 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from relay.config.address import overlap, parse_address
+from relay.config.address import compete
 from relay.config.model import Admin
 from relay.core.fleet import Rules, respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.password import load_password
 from relay.observe.scoreboard import Scoreboard
-from relay.sockets import bound_address, open_single_listener
+from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.channel import Channel
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_admin
 
 _RULES = Rules()
 _LAST_WORDS_S = 2.0
-RESTART_OR_MOVE = "choose another port, or restart the relay"
 
 log = logging.getLogger(__name__)
 
@@ -133,13 +132,6 @@ class AdminProcess:
         self.discard()
         if self._listener is not None:
             _close(self._listener)
-
-
-def compete(one: str, other: str) -> bool:
-    """Whether two addresses of a configuration, or of sockets, cannot be listened on at once by sockets that do not share."""
-    if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
-        return bool(one) and one == other
-    return overlap(parse_address(one), parse_address(other))
 
 
 def _open(listen: str) -> socket.socket | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from relay.config.address import compete
 from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
@@ -19,8 +20,7 @@ from relay.observe.access_log import check_access_log
 from relay.observe.names import SLOT_CPU_US, Series, series_for
 from relay.observe.password import load_password
 from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
-from relay.sockets import check_unix, open_single_listener
-from relay.supervisor.admin import RESTART_OR_MOVE, compete
+from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of

@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from relay.config.load import load_config
 from relay.observe.names import Series, series_for
 from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, Layout, Scoreboard
@@ -170,6 +172,11 @@ class RunningWorker:
     def signal(self, number: int) -> None:
         """Send the worker a signal."""
         os.kill(self.pid, number)
+
+    def suspend(self) -> None:
+        """SIGSTOP, and wait until it has taken effect. SIGCONT ends it."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, "the worker to stop")
 
     def wait(self) -> int:
         """The exit code, when the worker has ended by itself."""

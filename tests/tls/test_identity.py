@@ -16,7 +16,7 @@ from relay.tls.contexts import _valid_until
 from relay.tls.identity import Identity, _parse, compile_rules, judge
 from relay.tls.pki import Authority, Wanted, make_key
 from relay.tls.reasons import Failure
-from tests.support.handshakes import VERSIONS, allow, client_context, meet_client, route_of, session_of
+from tests.support.handshakes import VERSIONS, allow, begin_session, client_context, meet_client, route_of
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 ALICE = Identity("CN=alice", "CN=Test CA", "0A", 1000.0, 2000.0, ("alice",), ("ops",), ("alice.corp",), ("spiffe://corp/alice",), "AB" * 32, b"the CA")
@@ -175,8 +175,7 @@ def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki,
     files = pki.write(short.client("alice"))
     route = route_of(pki, client_ca=short.write(tmp_path / "short.pem"))
     context = client_context(pki, files, version)
-    with meet_client(route, context) as meeting:
-        session = session_of(meeting)
+    session = begin_session(route, context)
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
         assert judge(meeting.identity, route, end.timestamp()) is None
@@ -207,8 +206,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
         if not allowed:
             assert meeting.alert == "SSLV3_ALERT_BAD_CERTIFICATE"
     # The check would refuse in a full handshake; without it, a session begins that the rules have to stop when it is resumed.
-    with meet_client(route, context) as meeting:
-        session = session_of(meeting)
+    session = begin_session(route, context)
     with meet_client(route, context, session=session, check=check) as meeting:
         assert (meeting.reason, meeting.resumed) == ("done" if allowed else "not_allowed", True)
         assert meeting.identity.ou == ("ops",)
@@ -219,8 +217,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
 @both_versions
 def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_before_it_is_resumed(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
-    with meet_client(route, context) as meeting:
-        session = session_of(meeting)
+    session = begin_session(route, context)
     with meet_client(route, context, session=session, check=lambda who: judge(who, route, who.not_after_at + 1)) as meeting:
         assert (meeting.reason, meeting.resumed, meeting.identity.cn) == ("expired", True, ("alice",))
         assert meeting.alert.endswith("_ALERT_CERTIFICATE_EXPIRED")
@@ -229,8 +226,7 @@ def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_
 @both_versions
 def test_a_check_that_raises_on_a_resumption_lets_nobody_in(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
-    with meet_client(route, context) as meeting:
-        session = session_of(meeting)
+    session = begin_session(route, context)
 
     def broken(_who):
         raise ValueError("a bug")

@@ -24,6 +24,7 @@ from tests.support.handshakes import (
     TLS13,
     VERSIONS,
     allow,
+    begin_session,
     client_context,
     config_of,
     generation_of,
@@ -150,8 +151,7 @@ def test_what_one_forked_process_began_another_resumes(pki, version):
 def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
     route = route_of(pki, allow=allow(cn=("alice",)))
     context = client_context(pki, pki.client, version)
-    with meet_client(route, context) as meeting:
-        session = session_of(meeting)
+    session = begin_session(route, context)
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
         who = peer_identity(meeting.ssl)

@@ -3,7 +3,6 @@
 import signal
 import socket
 
-import psutil
 import pytest
 
 from relay.observe.scoreboard import PHASE, PHASE_DRAINING
@@ -173,8 +172,7 @@ def test_a_drain_in_the_middle_of_a_transfer_loses_no_byte(start, backend, call)
 
 def test_who_is_in_the_queue_when_a_worker_is_told_to_drain_and_to_stop_at_once_is_in_the_log(start, door, stack):
     relay = start([door().address], top=STAY)
-    relay.signal(signal.SIGSTOP)
-    wait_until(lambda: psutil.Process(relay.pid).status() == psutil.STATUS_STOPPED, "the worker to stop")
+    relay.suspend()
     for _ in range(20):
         stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
     relay.signal(signal.SIGTERM)
