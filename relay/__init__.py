@@ -101,6 +101,8 @@ MAP = {
     "relay.tls.fitness": "whether each is fit for its task",
     "relay.tls.secrets": "the secret of our own cookies",
     "relay.tls.alpn": "the protocol agreed on with a client",
+    "relay.tls.ciphers": "which ciphers are refused, and which warned about",
+    "relay.tls.offers": "what OpenSSL would offer with them",
     "relay.tls.contexts": "every TLS context of a generation",
     "relay.tls.pki": "certificates for the demonstration and the tests",
     "relay.sockets": "listening sockets and connects",

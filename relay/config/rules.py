@@ -226,6 +226,9 @@ def _tls(found: _Findings, where: str, settings: Route | Pool) -> None:
     for name in ("ciphers_tls12", "ciphersuites_tls13", "groups"):
         if not getattr(settings, name):
             found.add(f"{where}.{name}", "is empty, and nobody could connect", "remove it to have the default, or name at least one")
+        elif not (getattr(settings, name).isascii() and getattr(settings, name).isprintable()):
+            # OpenSSL reads up to a null character, and would not see what the relay appends.
+            found.add(f"{where}.{name}", "contains characters that no cipher or group has in its name", "write OpenSSL's names, separated by colons")
     if settings.min_version == "TLSv1.3" and "ciphers_tls12" in settings.model_fields_set:
         found.add(f"{where}.ciphers_tls12", 'has no effect beside min_version = "TLSv1.3"', "remove it, or lower min_version", compared=[f"{where}.min_version"])
 

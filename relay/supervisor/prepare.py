@@ -25,6 +25,7 @@ from relay.supervisor.control import ask
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
 from relay.supervisor.state import check_state_dir
+from relay.tls.ciphers import judge_ciphers
 from relay.tls.contexts import Generation, build_generation
 from relay.tls.fitness import Finding, Level, judge
 from relay.tls.material import CertificateInfo, certificates_of
@@ -53,7 +54,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
         if problems:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
-    findings = judge(config, datetime.now(UTC))
+    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config)
     errors = [as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity) + _password_problems(config)
     if errors:
         raise ConfigError(errors)
@@ -65,7 +66,7 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
 
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
-    findings = judge(config, datetime.now(UTC))
+    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config)
     problems: list[Problem] = []
     try:
         problems += _access_log_problems(config, find_identity(config.relay))

@@ -27,8 +27,10 @@ from relay.config.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.alpn import selector
+from relay.tls.ciphers import NEVER, refused_ciphers
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
+from relay.tls.offers import VERSIONS
 from relay.tls.raw import (
     MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,
@@ -43,11 +45,8 @@ from relay.tls.raw import (
 from relay.tls.secrets import load_secrets
 from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 
-_VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 # IGNORE_UNEXPECTED_EOF: a peer that sends FIN without close_notify keeps its other direction; see relay.tls.pump for how it is told apart.
 _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
-# No list brings these in: without a certificate of its peer a connection would not be verified at all.
-_NEVER = b":!aNULL:!eNULL"
 # How long a ticket is good for. On a resumed handshake an expired intermediate that the client once sent cannot be seen (the
 # ticket carries only the leaf), so this bounds the time until it is; except in TLS 1.3, where every resumption gives a new ticket.
 TICKET_LIFETIME_S = 300
@@ -200,31 +199,24 @@ def _outbound(pool_name: str, pool: Pool, index: int, backend: Backend) -> Targe
 
 
 def _context(method: int, where: str, settings: Route | Pool) -> SSL.Context:
+    if problems := refused_ciphers(where, settings):
+        raise ConfigError(problems)
     context = SSL.Context(method)
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(_OPTIONS)
     context.set_mode(MODE_NO_AUTO_CHAIN | MODE_RELEASE_BUFFERS)
     # pyOpenSSL turns it on. A client that has negotiated shorter records (RFC 6066, 4) would make SSL_write take only the first part
     # of what relay.tls.pump gives it, which counts on all or nothing. And OpenSSL turns on that SSL_read goes on after a record without
     # data: a peer that sends key updates as fast as they are read would keep it from ever returning.
-    lib.SSL_CTX_clear_mode(context._context, MODE_PARTIAL_WRITE | MODE_AUTO_RETRY)  # noqa: SLF001
-    context.set_min_proto_version(_VERSIONS[settings.min_version])
-    problems: list[Problem] = []
-    try:
-        context.set_cipher_list(settings.ciphers_tls12.encode() + _NEVER)
-    except SSL.Error:
-        problems.append(Problem(f"{where}.ciphers_tls12", f"OpenSSL knows no cipher with authentication and encryption in {settings.ciphers_tls12!r}", "see: openssl ciphers -v -tls1_2"))
-    if not problems and settings.min_version == "TLSv1.3":
-        # Never negotiated, but every hello would go through the list: one that is short saves 3 µs per connection.
-        context.set_cipher_list(b"ECDHE-ECDSA-AES128-GCM-SHA256")
-    try:
-        context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
-    except SSL.Error:
-        problems.append(Problem(f"{where}.ciphersuites_tls13", f"OpenSSL does not take {settings.ciphersuites_tls13!r}", "see: openssl ciphers -v -tls1_3"))
-    if lib.SSL_CTX_set1_curves_list(context._context, settings.groups.encode()) != 1:  # noqa: SLF001
+    lib.SSL_CTX_clear_mode(raw, MODE_PARTIAL_WRITE | MODE_AUTO_RETRY)
+    context.set_min_proto_version(VERSIONS[settings.min_version])
+    # Never negotiated, but every hello would go through the list: one that is short saves 3 µs per connection.
+    tls12 = "ECDHE-ECDSA-AES128-GCM-SHA256" if settings.min_version == "TLSv1.3" else settings.ciphers_tls12 + NEVER
+    context.set_cipher_list(tls12.encode())
+    context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
+    if lib.SSL_CTX_set1_curves_list(raw, settings.groups.encode()) != 1:
         lib.ERR_clear_error()
-        problems.append(Problem(f"{where}.groups", f"OpenSSL does not take {settings.groups!r}", "names are separated by colons, for example X25519:P-256"))
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError([Problem(f"{where}.groups", f"OpenSSL does not take {settings.groups!r}", "names are separated by colons, for example X25519:P-256")])
     return context
 
 

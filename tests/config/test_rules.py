@@ -62,6 +62,8 @@ CASES = {
     "no backend CA": (('backend_ca = "ssl/ca.pem"\n', ""), ["pool.web.backend_ca"], "backend verification cannot be turned off"),
     "ciphers for a version that is off": ((ROUTE, 'pool = "web"\nmin_version = "TLSv1.3"\nciphers_tls12 = "HIGH"'), ["listener.https.route[0].ciphers_tls12"], "has no effect"),
     "no ciphers": ((POOL, '[pool.web]\nciphersuites_tls13 = " "'), ["pool.web.ciphersuites_tls13"], "is empty"),
+    "ciphers cut by a null": ((ROUTE, 'pool = "web"\nciphers_tls12 = "HIGH\\u0000"'), ["listener.https.route[0].ciphers_tls12"], "no cipher or group has in its name"),
+    "groups of two lines": ((POOL, '[pool.web]\ngroups = "X25519\\nP-256"'), ["pool.web.groups"], "no cipher or group has in its name"),
     "an empty protocol": ((ROUTE, 'pool = "web"\nalpn = [""]'), ["listener.https.route[0].alpn[0]"], "is no protocol name"),
     "a long protocol": ((ROUTE, f'pool = "web"\nalpn = ["{"x" * 256}"]'), ["listener.https.route[0].alpn[0]"], "1 to 255"),
     "a protocol beyond ASCII": ((ROUTE, 'pool = "web"\nalpn = ["h²"]'), ["listener.https.route[0].alpn[0]"], "is no protocol name"),

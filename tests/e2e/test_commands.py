@@ -160,8 +160,10 @@ address = "127.0.0.1:1"
         (lambda pki, tmp: {"private_key": pki.gateway.certificate}, ("gateway.pem", "key")),
         (lambda pki, tmp: {"ciphers_tls12": "NONSENSE"}, ("ciphers_tls12",)),
         (lambda pki, tmp: {"groups": "NONSENSE"}, ("groups",)),
+        (lambda pki, tmp: {"ciphers_tls12": "DEFAULT@SECLEVEL=0"}, ("ciphers_tls12", "level to 0")),
+        (lambda pki, tmp: {"ciphersuites_tls13": "TLS_SHA256_SHA256"}, ("RFC 9150",)),
     ],
-    ids=["key of another", "expired", "wrong purpose", "absent", "directory", "no key in it", "ciphers", "groups"],
+    ids=["key of another", "expired", "wrong purpose", "absent", "directory", "no key in it", "ciphers", "groups", "security level", "no encryption"],
 )
 def test_unfit_material_is_78_with_the_file_and_the_remedy(stopped, pki, tmp_path, command, change, said):  # noqa: PLR0917  parameters of one table
     done = stopped(body_of(pki, **change(pki, tmp_path))).command(command)
@@ -171,6 +173,20 @@ def test_unfit_material_is_78_with_the_file_and_the_remedy(stopped, pki, tmp_pat
     for word in said:
         assert word.replace("{tmp}", str(tmp_path)) in text, text
     assert len(text.splitlines()) < 12
+
+
+def test_weak_ciphers_are_served_and_warned_about_by_check_and_start(start, pki, echo):
+    weak = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-SHA:@SECLEVEL=1"
+    body = listener_table(route_table(pki)) + pool_table(pki, [echo.address], ciphers_tls12=weak)
+    gateway = start(body)
+    talk(pki, gateway.port())
+    check = gateway.command("check")
+    assert check.returncode == 0
+    for text in (check.stdout, gateway.log()):
+        for said in ("security level to 1", "SHA-1, which only clients from before 2013 need: ECDHE-RSA-AES128-SHA"):
+            (line,) = [line for line in text.splitlines() if said in line]
+            assert "pool.main.ciphers_tls12" in line
+            assert "warning" in line.lower()
 
 
 @pytest.mark.parametrize("command", ["start", "check"])

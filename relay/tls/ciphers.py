@@ -1,0 +1,216 @@
+"""What of a route's or pool's cipher settings is refused, and what is warned about.
+
+A cipher list is a program: aliases add, `!` removes, `@SECLEVEL` changes what all of it means.
+So the text is not judged. OpenSSL makes a ClientHello under the same settings, and what stands
+in that hello is what connections can use.
+
+Never: raises for a setting that OpenSSL does not take, or looks at a certificate (that is
+`tls.fitness`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from relay.config.model import Config, Pool, Route
+from relay.config.places import listener_places, pool_place
+from relay.errors import Problem
+from relay.tls.fitness import Finding, Level
+from relay.tls.offers import Offer, Suite, level_of, make_context, offer_of, suites_named
+
+# No list brings these in: without a certificate of its peer a connection would not be
+# verified at all.
+NEVER = ":!aNULL:!eNULL"
+
+_SEPARATORS = re.compile(r"[:, ;]|(?=@)")  # of OpenSSL's ssl_ciph.c, and DEFAULT@SECLEVEL=0
+_ANONYMOUS = ("ADH-", "AECDH-")
+_PSK = re.compile(r"PSK-|SRP-")
+_FORWARD_SECRET = ("TLS_", "ECDHE-", "DHE-")
+_OUTDATED = re.compile(r"RC4|RC2|DES|IDEA|MD5|NULL|^EXP")
+# Elliptic curves of less than 224 bits (IANA, TLS Supported Groups).
+_WEAK_GROUPS = frozenset((1, 2, 3, 4, 5, 15, 16, 17, 18, 19))
+_LEAST_BITS = 112  # what OpenSSL's security level 2 asks for
+_SHOWN = 4
+_LONGEST = 160
+_GOOD_12 = "name ciphers with GCM or CHACHA20, or remove the key to have the default"
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """What is wrong with one key; `refused` when the relay does not start with it."""
+
+    key: str
+    what: str
+    remedy: str
+    refused: bool
+
+
+def judge_ciphers(config: Config) -> list[Finding]:
+    """Everything to refuse or to warn about in the cipher settings of all routes and pools."""
+    places: dict[Weakness, list[str]] = {}
+    for where, settings in _settings_of(config):
+        for weakness in weaknesses_of(settings):
+            places.setdefault(weakness, []).append(f"{where}.{weakness.key}")
+    findings = [
+        Finding(
+            Level.ERROR if w.refused else Level.WARNING, "", "", w.what, w.remedy, ", ".join(at)
+        )
+        for w, at in places.items()
+    ]
+    return sorted(findings, key=lambda finding: list(Level).index(finding.level))
+
+
+def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
+    """What a context must not be built with."""
+    return [
+        Problem(f"{where}.{w.key}", w.what, w.remedy) for w in weaknesses_of(settings) if w.refused
+    ]
+
+
+def weaknesses_of(settings: Route | Pool) -> tuple[Weakness, ...]:
+    """What is weak, or without meaning for OpenSSL, in the settings of one route or pool."""
+    s = settings
+    return _weaknesses(s.min_version, s.ciphers_tls12, s.ciphersuites_tls13, s.groups)
+
+
+def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
+    names = listener_places([each.name for each in config.listener])
+    for where, listener in zip(names, config.listener, strict=True):
+        for index, route in enumerate(listener.route):
+            if route.mode == "terminate":
+                yield f"{where}.route[{index}]", route
+    for name, pool in config.pool.items():
+        yield pool_place(name), pool
+
+
+@lru_cache(maxsize=256)
+def _weaknesses(version: str, tls12: str, tls13: str, groups: str) -> tuple[Weakness, ...]:
+    if not_taken := tuple(_not_taken(tls12, tls13, groups)):
+        return not_taken
+    context = make_context(version, tls12 + NEVER, tls13, groups)
+    if context is None:
+        what = f"{_quoted(tls12)} is refused by OpenSSL"
+        return (Weakness("ciphers_tls12", what, _GOOD_12, refused=True),)
+    offer = offer_of(context)
+    named = list(_named_weaknesses(version, tls12, tls13))
+    if offer.failure:
+        if not any(each.refused for each in named):
+            key = "groups" if re.search("group|key share", offer.failure) else "ciphersuites_tls13"
+            what = f"leaves nothing that OpenSSL would use: {offer.failure}"
+            named.append(Weakness(key, what, "remove the key to have the default", refused=True))
+        return (*_level_weaknesses(level_of(context)), *named)
+    return (*_level_weaknesses(level_of(context)), *named, *_offered_weaknesses(version, offer))
+
+
+def _not_taken(tls12: str, tls13: str, groups: str) -> Iterator[Weakness]:
+    """The keys that mean nothing to OpenSSL, each tried alone."""
+    if make_context("TLSv1.2", tls12 + NEVER, "", "") is None:
+        what = f"OpenSSL knows no cipher with authentication and encryption in {_quoted(tls12)}"
+        yield Weakness("ciphers_tls12", what, "see: openssl ciphers -v -tls1_2", refused=True)
+    if make_context("TLSv1.2", "", tls13, "") is None:
+        what = f"OpenSSL does not take {_quoted(tls13)}"
+        yield Weakness("ciphersuites_tls13", what, "see: openssl ciphers -v -tls1_3", refused=True)
+    if make_context("TLSv1.2", "", "", groups) is None:
+        what = f"OpenSSL does not take {_quoted(groups)}"
+        remedy = "names are separated by colons, for example X25519:P-256"
+        yield Weakness("groups", what, remedy, refused=True)
+
+
+def _level_weaknesses(level: int) -> Iterator[Weakness]:
+    if level < 2:
+        what = (
+            "sets OpenSSL's security level to 0, which allows suites without encryption and keys and signatures of any weakness"
+            if level == 0
+            else "sets OpenSSL's security level to 1, which allows RSA keys of 1024 bits"
+        )
+        yield Weakness(
+            "ciphers_tls12", what, "remove @SECLEVEL; OpenSSL's default is 2", refused=level == 0
+        )
+
+
+def _named_weaknesses(version: str, tls12: str, tls13: str) -> Iterator[Weakness]:
+    """What the lists name and should not, whether or not it would be used."""
+    if version == "TLSv1.2":
+        named, unknown = _named_on_purpose(tls12)
+        if named:
+            what = f"names ciphers without encryption, without certificate, or with a shared password: {_shown(named)}"
+            yield Weakness("ciphers_tls12", what, "remove them", refused=True)
+        if unknown:
+            what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
+            remedy = "correct or remove it; see: openssl ciphers -v -tls1_2"
+            yield Weakness("ciphers_tls12", what, remedy, refused=False)
+    words = [word for word in tls13.split(":") if word]
+    known = {word: suites for word in words if (suites := suites_named("", word))}
+    if plain := [
+        word for word, suites in known.items() if any(suite.bits == 0 for suite in suites)
+    ]:
+        what = f"names cipher suites without encryption (RFC 9150): {_shown(plain)}"
+        yield Weakness("ciphersuites_tls13", what, "remove them", refused=True)
+    if unknown := [word for word in words if word not in known]:
+        what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
+        remedy = "correct or remove it; see: openssl ciphers -v -tls1_3"
+        yield Weakness("ciphersuites_tls13", what, remedy, refused=False)
+
+
+def _offered_weaknesses(version: str, offer: Offer) -> Iterator[Weakness]:
+    key = "ciphers_tls12"
+    usable = [suite for suite in offer.suites if not suite.tls13]
+    if version == "TLSv1.2" and not usable:
+        what = "enables no cipher that the relay can use in TLS 1.2"
+        yield Weakness(key, what, f'{_GOOD_12}; or set min_version = "TLSv1.3"', refused=True)
+    if weak := [suite.name for suite in offer.suites if _is_broken(suite)]:
+        yield Weakness(key, f"enables broken ciphers: {_shown(weak)}", _GOOD_12, refused=True)
+    if cbc := [suite.name for suite in usable if suite.name.endswith("-SHA")]:
+        what = f"enables ciphers of CBC and SHA-1, which only clients from before 2013 need: {_shown(cbc)}"
+        yield Weakness(key, what, _GOOD_12, refused=False)
+    if static := [suite.name for suite in usable if not suite.name.startswith(_FORWARD_SECRET)]:
+        what = f"enables ciphers without forward secrecy, whose recorded sessions a stolen key can read: {_shown(static)}"
+        yield Weakness(key, what, "name ciphers with ECDHE only", refused=False)
+    if weak := [str(group) for group in offer.groups if group in _WEAK_GROUPS]:
+        what = f"enables elliptic curves of less than 224 bits: TLS group number {_shown(weak)}"
+        yield Weakness("groups", what, "name X25519, P-256 or P-384", refused=True)
+
+
+def _is_broken(suite: Suite) -> bool:
+    unproved = suite.name.startswith(_ANONYMOUS)
+    return unproved or suite.bits < _LEAST_BITS or _OUTDATED.search(suite.name) is not None
+
+
+def _named_on_purpose(text: str) -> tuple[list[str], list[str]]:
+    """Suites that are never used although a word of the list stands for nothing else.
+
+    Aliases such as HIGH have anonymous suites among many others: those are dropped without
+    a word. The second list has the words that OpenSSL does not know.
+    """
+    left = {suite.name for suite in suites_named(text, "")}
+    named: dict[str, None] = {}
+    unknown: list[str] = []
+    for word in _SEPARATORS.split(text):
+        if not word or word[0] in "!-+@":
+            continue
+        suites = suites_named(word, "")
+        if not suites:
+            unknown.append(word)
+        elif all(_never_used(suite) for suite in suites):
+            named |= {suite.name: None for suite in suites if suite.name in left}
+    return list(named), unknown
+
+
+def _never_used(suite: Suite) -> bool:
+    return (
+        suite.bits == 0 or suite.name.startswith(_ANONYMOUS) or _PSK.search(suite.name) is not None
+    )
+
+
+def _quoted(text: str) -> str:
+    """A setting in a message: on one line, and not all of a long one."""
+    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def _shown(names: list[str]) -> str:
+    """Some of the names; they are what an operator wrote, so they are clipped."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[:60] for name in names[:_SHOWN]) + more

@@ -1,0 +1,162 @@
+"""Asks OpenSSL what its cipher lists stand for, and what a connection with them would offer.
+
+Never: judges it (that is `tls.ciphers`), or talks to a peer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+
+from relay.tls.raw import NULL, ffi, lib
+
+VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
+_SUPPORTED_GROUPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One cipher suite by OpenSSL's name; `bits` is 0 when it does not encrypt."""
+
+    name: str
+    bits: int
+    tls13: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What OpenSSL would offer; `failure` says why it could not offer anything."""
+
+    suites: tuple[Suite, ...] = ()
+    groups: tuple[int, ...] = ()
+    failure: str = ""
+
+
+def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Context | None:
+    """A context with these settings; None when OpenSSL does not take them."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    context.set_min_proto_version(VERSIONS[version])
+    taken = (
+        (not tls12 or lib.SSL_CTX_set_cipher_list(raw, tls12.encode()) == 1)
+        and (not tls13 or lib.SSL_CTX_set_ciphersuites(raw, tls13.encode()) == 1)
+        and (not groups or lib.SSL_CTX_set1_curves_list(raw, groups.encode()) == 1)
+    )
+    lib.ERR_clear_error()
+    return context if taken else None
+
+
+def suites_named(tls12: str, tls13: str) -> list[Suite]:
+    """What one list stands for, at whatever security level."""
+    context = make_context("TLSv1.2", tls12, tls13, "")
+    if context is None:
+        return []
+    names = SSL.Connection(context, None).get_cipher_list()
+    return [
+        suite for name in names if (suite := _by_name().get(name)) and suite.tls13 is bool(tls13)
+    ]
+
+
+def offer_of(context: SSL.Context) -> Offer:
+    """The suites and groups of the hello that a client with this context sends (RFC 8446, 4.1.2)."""
+    client = SSL.Connection(context, None)
+    client.set_connect_state()
+    try:
+        client.do_handshake()
+    except SSL.WantReadError:
+        pass
+    except SSL.Error as error:
+        return Offer(
+            failure="; ".join(entry[-1] for entry in error.args[0]) if error.args else "refused"
+        )
+    # Record header 5, message header 4, version 2, random 32.
+    hello = client.bio_read(65_536)[43:]
+    _, hello = _cut(hello, 1)  # session id
+    ids, hello = _cut(hello, 2)
+    _, hello = _cut(hello, 1)  # compression methods
+    extensions, _ = _cut(hello, 2)
+    groups: tuple[int, ...] = ()
+    while extensions:
+        kind, (body, extensions) = int.from_bytes(extensions[:2], "big"), _cut(extensions[2:], 2)
+        if kind == _SUPPORTED_GROUPS:
+            groups = _numbers(_cut(body, 2)[0])
+    found = (_table().get(number) for number in _numbers(ids))
+    return Offer(tuple(suite for suite in found if suite is not None), groups)
+
+
+def _cut(data: bytes, width: int) -> tuple[bytes, bytes]:
+    """A vector whose length stands before it in `width` bytes, and what follows it."""
+    end = width + int.from_bytes(data[:width], "big")
+    return data[width:end], data[end:]
+
+
+def _numbers(data: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
+
+
+def level_of(context: SSL.Context) -> int:
+    """The security level that the context's cipher list has set: 0, 1, or 2 for 2 and all above it.
+
+    OpenSSL's own call for it is not in the bindings, so the level is told by what it allows.
+    """
+    raw = context._context  # noqa: SLF001
+    taken = lib.SSL_CTX_use_certificate(raw, _weak_certificate()._x509)  # noqa: SLF001
+    lib.ERR_clear_error()
+    if taken != 1:
+        return 2
+    # A list without @SECLEVEL leaves the level alone.
+    lib.SSL_CTX_set_cipher_list(raw, b"ALL:eNULL")
+    return 0 if any(suite.bits == 0 for suite in offer_of(context).suites) else 1
+
+
+@lru_cache
+def _weak_certificate() -> X509:
+    """One with an RSA key of 1024 bits: security level 1 takes it and level 2 does not."""
+    public = rsa.RSAPublicNumbers(65_537, (1 << 1023) | 1).public_key()
+    signer = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    begin = datetime(2000, 1, 1, tzinfo=UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(1)
+    )
+    return X509.from_cryptography(
+        builder.not_valid_before(begin).not_valid_after(begin).sign(signer, hashes.SHA256())
+    )
+
+
+@lru_cache
+def _table() -> dict[int, Suite]:
+    """Every cipher suite that this OpenSSL knows, by its number."""
+    ssl = lib.SSL_new(SSL.Context(SSL.TLS_METHOD)._context)  # noqa: SLF001
+    found: dict[int, Suite] = {}
+    try:
+        for number in range(0x10000):
+            cipher = lib.SSL_CIPHER_find(ssl, number.to_bytes(2, "big"))
+            if cipher == NULL:
+                continue
+            name = ffi.string(lib.SSL_CIPHER_get_name(cipher)).decode("ascii", "replace")
+            version = ffi.string(lib.SSL_CIPHER_get_version(cipher))
+            if version != b"unknown":  # signals such as TLS_FALLBACK_SCSV have numbers, too
+                found[number] = Suite(
+                    name, lib.SSL_CIPHER_get_bits(cipher, NULL), version == b"TLSv1.3"
+                )
+    finally:
+        lib.SSL_free(ssl)
+        lib.ERR_clear_error()
+    return found
+
+
+@lru_cache
+def _by_name() -> dict[str, Suite]:
+    return {suite.name: suite for suite in _table().values()}
