@@ -99,6 +99,8 @@ MAP = {
     "relay.tls.profile": "what a certificate says about itself",
     "relay.tls.verdict": "what OpenSSL thinks of a certificate",
     "relay.tls.fitness": "whether each is fit for its task",
+    "relay.tls.authorities": "whether each CA is",
+    "relay.tls.findings": "what is said of a certificate",
     "relay.tls.secrets": "the secret of our own cookies",
     "relay.tls.alpn": "the protocol agreed on with a client",
     "relay.tls.ciphers": "which ciphers are refused, and which warned about",

@@ -22,7 +22,7 @@ from relay.config.load import find_config, load_config
 from relay.errors import ConfigError, ControlError, RelayError
 
 if TYPE_CHECKING:
-    from relay.tls.fitness import Finding
+    from relay.tls.findings import Finding
 
 EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 70, 71, 78, 130
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 60.0, 15.0

@@ -8,9 +8,39 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 _IMPOSSIBLE_NAME = "x" * 2000
+
+Contents = Mapping[tuple[Path, int], tuple[bytes, int]]
+"""Bytes and mode of files, by path and the limit they were read with."""
+
+
+class Files:
+    """The files that a configuration names, each read once: what was judged is what is used.
+
+    With `contents`, those of another `Files`, nothing is read from disk any more.
+    """
+
+    def __init__(self, contents: Contents | None = None) -> None:
+        self._given = contents
+        self._read: dict[tuple[Path, int], tuple[bytes, int]] = dict(contents or {})
+
+    def read(self, path: Path, limit_bytes: int) -> tuple[bytes, int]:
+        """As `read_regular`, which see. A file that cannot be read is tried again when it is asked for again."""
+        found = self._read.get((path, limit_bytes))
+        if found is None:
+            if self._given is not None:
+                what = "it was not read when the configuration was judged"
+                raise FileNotFoundError(errno.ENOENT, what)
+            found = self._read[path, limit_bytes] = read_regular(path, limit_bytes)
+        return found
+
+    @property
+    def contents(self) -> Contents:
+        """Everything that was read so far."""
+        return dict(self._read)
 
 
 class NotRegularError(OSError):

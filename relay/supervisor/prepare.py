@@ -27,7 +27,8 @@ from relay.supervisor.slots import places_of
 from relay.supervisor.state import check_state_dir
 from relay.tls.ciphers import judge_ciphers
 from relay.tls.contexts import Generation, build_generation
-from relay.tls.fitness import Finding, Level, judge
+from relay.tls.findings import Finding, Level
+from relay.tls.fitness import judge
 from relay.tls.material import CertificateInfo, certificates_of
 
 CHECK_PATIENCE_S = 2.0

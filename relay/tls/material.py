@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from relay.config.files import read_regular
+from relay.config.files import Files
 from relay.config.model import Config
 from relay.config.places import listener_places, pool_place
 from relay.errors import ConfigError, Problem
@@ -97,14 +97,15 @@ def authorities_of(config: Config) -> Iterator[AuthorityUse]:
             yield AuthorityUse(f"{pool_place(name)}.backend_ca", pool.backend_ca, pool=name)
 
 
-def load_key_pair(where: str, certificate: Path, private_key: Path) -> KeyPair:
+def load_key_pair(where: str, certificate: Path, private_key: Path, files: Files | None = None) -> KeyPair:
     """Read a certificate file (leaf first, then its chain) and the key of the leaf, which may be in the same file.
 
     Raises ConfigError with every problem found in the two files.
     """
     problems: list[Problem] = []
-    chain = _read_chain(where, certificate, problems)
-    key = _read_key(where, private_key, certificate, problems)
+    files = files or Files()
+    chain = _read_chain(where, certificate, problems, files)
+    key = _read_key(where, private_key, certificate, problems, files)
     if chain and key is not None:
         problems += _mismatch(where, certificate, private_key, chain, key)
     if problems or key is None:
@@ -112,10 +113,10 @@ def load_key_pair(where: str, certificate: Path, private_key: Path) -> KeyPair:
     return KeyPair(str(certificate), chain, key)
 
 
-def load_authorities(where: str, file: Path) -> tuple[x509.Certificate, ...]:
+def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[x509.Certificate, ...]:
     """Read a PEM bundle of CA certificates, at least one, in the file's order without duplicates. Raises ConfigError."""
     problems: list[Problem] = []
-    chain = _read_chain(where, file, problems)
+    chain = _read_chain(where, file, problems, files or Files())
     if problems:
         raise ConfigError(problems)
     return tuple(dict.fromkeys(chain))
@@ -133,16 +134,17 @@ def describe(certificate: x509.Certificate, file: str) -> CertificateInfo:
     )
 
 
-def certificates_of(config: Config) -> tuple[CertificateInfo, ...]:
+def certificates_of(config: Config, files: Files | None = None) -> tuple[CertificateInfo, ...]:
     """Every certificate in every configured file, once per file and subject: of namesakes, as after a CA's renewal, the one that expires first.
 
     Raises ConfigError with the problems of every file.
     """
     problems: list[Problem] = []
     found: dict[tuple[str, str], CertificateInfo] = {}
-    files = {use.certificate: use.where for use in pairs_of(config)} | {use.file: use.where for use in authorities_of(config)}
-    for file, where in files.items():
-        for certificate in _read_chain(where, file, problems):
+    files = files or Files()
+    named = {use.certificate: use.where for use in pairs_of(config)} | {use.file: use.where for use in authorities_of(config)}
+    for file, where in named.items():
+        for certificate in _read_chain(where, file, problems, files):
             info = describe(certificate, str(file))
             known = found.get((info.file, info.subject))
             if known is None or info.not_after_at < known.not_after_at:
@@ -163,9 +165,9 @@ def serial_hex(certificate: x509.Certificate) -> str:
     return ("-" if certificate.serial_number < 0 else "") + ("0" if len(digits) % 2 else "") + digits
 
 
-def _read(where: str, file: Path, problems: list[Problem]) -> bytes | None:
+def _read(where: str, file: Path, problems: list[Problem], files: Files) -> bytes | None:
     try:
-        data, _ = read_regular(file, MAX_FILE_BYTES)
+        data, _ = files.read(file, MAX_FILE_BYTES)
     except IsADirectoryError:
         problems.append(Problem(where, f"{file} is a directory", "name the PEM file in it"))
     except FileNotFoundError:
@@ -185,8 +187,8 @@ def _blocks(data: bytes) -> list[tuple[bytes, bytes]]:
     return [(match[1], match[0]) for match in _BLOCK.finditer(data)]
 
 
-def _read_chain(where: str, file: Path, problems: list[Problem]) -> tuple[x509.Certificate, ...]:
-    data = _read(where, file, problems)
+def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -> tuple[x509.Certificate, ...]:
+    data = _read(where, file, problems, files)
     if data is None:
         return ()
     chain = []
@@ -211,9 +213,9 @@ def _parse_certificate(pem: bytes) -> x509.Certificate:
     return certificate
 
 
-def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem]) -> PrivateKeyTypes | None:
+def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem], files: Files) -> PrivateKeyTypes | None:
     # What is wrong with reading a file of both was said about the certificate.
-    data = _read(where, file, [] if file == certificate else problems)
+    data = _read(where, file, [] if file == certificate else problems, files)
     if data is None:
         return None
     keys = [(label, pem) for label, pem in _blocks(data) if label.endswith(b"PRIVATE KEY")]

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from relay.tls.material import name_of
-from relay.tls.verdict import is_self_signed
+from relay.tls.verdict import Role, is_self_signed
 
 T = TypeVar("T", bound=x509.ExtensionType)
 
@@ -24,6 +24,9 @@ _EKU_NAMES = {
     ExtendedKeyUsageOID.TIME_STAMPING: "timeStamping",
     ExtendedKeyUsageOID.OCSP_SIGNING: "OCSPSigning",
 }
+
+
+NEEDED_EKU = {Role.SERVER: "serverAuth", Role.CLIENT: "clientAuth"}
 
 
 def is_ca(certificate: x509.Certificate) -> bool:

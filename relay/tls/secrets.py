@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config.files import read_regular
+from relay.config.files import Files
 from relay.config.model import Config
 from relay.config.places import pool_place
 from relay.core.cookie import MIN_SECRET_BYTES
@@ -19,13 +19,13 @@ _MAX_BYTES = 4096
 _REMEDY = "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE; every relay that serves the same clients needs the same"
 
 
-def load_secrets(config: Config) -> tuple[dict[str, bytes], list[Problem]]:
+def load_secrets(config: Config, files: Files | None = None) -> tuple[dict[str, bytes], list[Problem]]:
     """The secrets of all pools that insert cookies, by the pool's name, and what is wrong with the others."""
     secrets: dict[str, bytes] = {}
     problems: list[Problem] = []
     for name, file in _files(config):
         try:
-            secrets[name] = load_secret(f"{pool_place(name)}.cookie_secret_file", file)
+            secrets[name] = load_secret(f"{pool_place(name)}.cookie_secret_file", file, files)
         except ConfigError as error:
             problems += error.problems
     return secrets, problems
@@ -37,10 +37,10 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
             yield name, pool.cookie_secret_file
 
 
-def load_secret(where: str, file: Path) -> bytes:
+def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
     """The file's bytes without white space around them. Raises ConfigError when there are too few, or when others may read them."""
     try:
-        data, mode = read_regular(file, _MAX_BYTES)
+        data, mode = (files or Files()).read(file, _MAX_BYTES)
     except OSError as error:
         raise ConfigError([Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]) from None
     secret = data.strip()

@@ -5,6 +5,7 @@ Never: judges by itself, or looks at the clock.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -42,6 +43,46 @@ class Weakness:
     refused: bool
 
 
+class Trust:
+    """Trusted certificates in one OpenSSL store, for any number of questions: filling it is what costs.
+
+    `partial` lets a path end at any of them; dates are not looked at.
+    """
+
+    def __init__(
+        self,
+        trusted: Iterable[x509.Certificate],
+        *,
+        role: Role | None = None,
+        partial: bool = False,
+        strict: bool = False,
+    ) -> None:
+        self._store = store = X509Store()
+        for certificate in dict.fromkeys(trusted):
+            store.add_cert(X509.from_cryptography(certificate))
+        ends = X509StoreFlags.PARTIAL_CHAIN if partial else 0
+        store.set_flags(_NO_CHECK_TIME | ends | (X509StoreFlags.X509_STRICT if strict else 0))
+        if role is not None:
+            server = role is Role.SERVER
+            purpose = lib.X509_PURPOSE_SSL_SERVER if server else lib.X509_PURPOSE_SSL_CLIENT
+            lib.X509_STORE_set_purpose(store._store, purpose)  # noqa: SLF001 (the pointer has no public name)
+
+    def refusal_of(
+        self, leaf: x509.Certificate, untrusted: Iterable[x509.Certificate] = ()
+    ) -> Refusal | None:
+        """Why OpenSSL would refuse a chain; None when it would not."""
+        others = [X509.from_cryptography(each) for each in untrusted]
+        try:
+            X509StoreContext(
+                self._store, X509.from_cryptography(leaf), others
+            ).verify_certificate()
+        except X509StoreContextError as error:
+            return Refusal(str(error), error.certificate.to_cryptography())
+        finally:
+            lib.ERR_clear_error()  # an extension that cannot be parsed leaves a word behind
+        return None
+
+
 def refusal_of(
     leaf: x509.Certificate,
     untrusted: tuple[x509.Certificate, ...] = (),
@@ -51,21 +92,9 @@ def refusal_of(
     partial: bool = False,
     strict: bool = False,
 ) -> Refusal | None:
-    """Why OpenSSL would refuse a chain, dates aside; None when it would not. `partial` lets a path end at any trusted certificate."""
-    store = X509Store()
-    for certificate in dict.fromkeys(trusted):
-        store.add_cert(X509.from_cryptography(certificate))
-    store.set_flags(_NO_CHECK_TIME | (X509StoreFlags.PARTIAL_CHAIN if partial else 0) | (X509StoreFlags.X509_STRICT if strict else 0))
-    if role is not None:
-        purpose = lib.X509_PURPOSE_SSL_SERVER if role is Role.SERVER else lib.X509_PURPOSE_SSL_CLIENT
-        lib.X509_STORE_set_purpose(store._store, purpose)  # noqa: SLF001 (the pointer has no public name)
-    try:
-        X509StoreContext(store, X509.from_cryptography(leaf), [X509.from_cryptography(each) for each in untrusted]).verify_certificate()
-    except X509StoreContextError as error:
-        return Refusal(str(error), error.certificate.to_cryptography())
-    finally:
-        lib.ERR_clear_error()  # an extension that cannot be parsed leaves a word behind
-    return None
+    """One question to a `Trust` of its own: why OpenSSL would refuse a chain, dates aside."""
+    trust = Trust(trusted, role=role, partial=partial, strict=strict)
+    return trust.refusal_of(leaf, untrusted)
 
 
 def weakness_of(certificate: x509.Certificate) -> Weakness | None:
@@ -103,3 +132,31 @@ def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Whether the certificate vouches for itself, as a root does."""
     return issued_by(certificate, certificate)
+
+
+class Issuers:
+    """Certificates by their subject: who may have issued another is found without asking them all."""
+
+    def __init__(self, certificates: Iterable[x509.Certificate]) -> None:
+        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
+        for certificate in dict.fromkeys(certificates):
+            self._by_subject.setdefault(certificate.subject, []).append(certificate)
+
+    def named(self, name: x509.Name) -> list[x509.Certificate]:
+        """All certificates of this subject."""
+        return self._by_subject.get(name, [])
+
+    def of(self, certificate: x509.Certificate) -> list[x509.Certificate]:
+        """Those that issued the certificate."""
+        return [each for each in self.named(certificate.issuer) if issued_by(certificate, each)]
+
+    def above(self, chain: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+        """All that a path from one of these certificates may lead through, by their names."""
+        found: dict[x509.Name, list[x509.Certificate]] = {}
+        names = [certificate.issuer for certificate in chain]
+        while names:
+            name = names.pop()
+            if name not in found:
+                found[name] = self.named(name)
+                names += [certificate.issuer for certificate in found[name]]
+        return [certificate for several in found.values() for certificate in several]

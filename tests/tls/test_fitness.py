@@ -1,11 +1,14 @@
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from relay.config.model import Backend, Config, Listener, Pool, Route
-from relay.tls.fitness import Level, judge
-from relay.tls.pki import Authority, Wanted, to_pem
+from relay.tls.findings import Level
+from relay.tls.fitness import judge
+from relay.tls.pki import Authority, Wanted, _builder, _ca_extensions, _name, make_key, to_pem
 from tests.support.pki import Files
 
 NOW = datetime.now(UTC)
@@ -262,3 +265,47 @@ def test_errors_come_first(pki, judged, tmp_path):
     levels = [finding.level for finding in judged(machine=pki.gateway, gateway=pki.backend_self_signed, client_ca=tmp_path / "no.pem")]
     assert levels == sorted(levels, key=list(Level).index)
     assert set(levels) == set(Level)
+
+
+def renewed(name, *periods):
+    """CAs of one name and key, as after renewals."""
+    key = make_key("ec-p256")
+    return [
+        _ca_extensions(_builder(_name(name), _name(name), key, begin, end), key, key).sign(
+            key, hashes.SHA256()
+        )
+        for begin, end in periods
+    ]
+
+
+PAST = (NOW - timedelta(days=90), NOW - timedelta(days=1))
+PRESENT = (NOW - timedelta(days=3), NOW + timedelta(days=300))
+FUTURE = (NOW + timedelta(days=3), NOW + timedelta(days=300))
+
+
+@pytest.mark.parametrize("periods", [(PAST, PRESENT), (PRESENT, PAST), (PRESENT, FUTURE)])
+def test_a_renewed_ca_of_the_same_key_beside_the_old_one_is_good(pki, judged, tmp_path, periods):
+    cas = renewed("Renewed CA", *periods)
+    findings = judged(client_ca=bundle(tmp_path, *cas, pki.authority.certificate))
+    [(level, where, what)] = bad(findings)
+    assert (level, where) == ("warning", CLIENT_CA)
+    assert what.startswith(("expired", "is not valid before"))
+    fine = [each for each in findings if each.subject == "CN=Renewed CA" and "until" in each.what]
+    assert len(fine) == 1
+    assert bad(judged(client_ca=bundle(tmp_path, *cas)))[0][0] == "warning"
+
+
+def work_of(judged, tmp_path, count):
+    """CPU seconds to judge a file of so many CAs."""
+    cas = [Authority.root(f"CA {number}").certificate for number in range(count)]
+    file = bundle(tmp_path, *cas)
+    begun = time.process_time()
+    judged(client_ca=file, backend_ca=file)
+    return time.process_time() - begun
+
+
+def test_judging_a_ca_file_is_linear_in_its_size(judged, tmp_path):
+    """Four times the CAs: 4 times the work if it is linear, 16 times if every CA is judged with all others."""
+    small = min(work_of(judged, tmp_path, 100) for _ in range(3))
+    large = min(work_of(judged, tmp_path, 400) for _ in range(3))
+    assert large < 8 * small

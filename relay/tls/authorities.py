@@ -1,0 +1,99 @@
+"""Judges the CAs that a configuration trusts: whether what they issued would be accepted.
+
+The work grows with the number of CAs in a file, and not with its square: OpenSSL is asked with one store per file.
+
+Never: raises, or looks at a certificate that we show (that is `tls.fitness`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cryptography import x509
+
+from relay.tls.findings import Certificates, Finding, Level, blame, dates, fine, quoted
+from relay.tls.material import AuthorityUse, name_of
+from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
+from relay.tls.verdict import (
+    Issuers,
+    Refusal,
+    Role,
+    Trust,
+    is_self_signed,
+    refusal_of,
+    weakness_of,
+)
+
+
+class _Bundle:
+    """The CAs of one file, with what OpenSSL says of each when it trusts them all."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self.certificates = certificates
+        self.issuers = Issuers(certificates)
+        self._trust = Trust(certificates)
+        self._strict = Trust(certificates, strict=True)
+
+    def refusal_of(self, certificate: x509.Certificate, *, strict: bool = False) -> Refusal | None:
+        """Why OpenSSL would refuse it, dates aside.
+
+        Of several CAs with one name and key, as after a renewal, a handshake takes the one whose dates are good. Without dates
+        OpenSSL takes any, and then finds that it is not the certificate that is asked about: so that one is asked about alone.
+        """
+        refusal = (self._strict if strict else self._trust).refusal_of(certificate)
+        if refusal is None or len(self.issuers.named(certificate.subject)) == 1:
+            return refusal
+        above = self.issuers.above((certificate,))
+        others = [each for each in above if each.subject != certificate.subject]
+        return refusal_of(certificate, (), (certificate, *others), strict=strict)
+
+
+def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -> Iterator[Finding]:
+    """Everything worth saying about the CAs of one file; one without error or warning has an INFO line."""
+    role = Role.SERVER if use.pool else Role.CLIENT
+    bundle = _Bundle(certificates)
+    faults = {each: list(_ca_faults(each, bundle, role, now)) for each in certificates}
+    # An old CA beside its successor is no reason not to start.
+    level = Level.WARNING if any(not each for each in faults.values()) else Level.ERROR
+    for certificate in certificates:
+        said = [Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where) for what, remedy in faults[certificate]]
+        if not said:
+            said = list(_judge_good_ca(use, certificate, bundle, now))
+        yield from said
+        if all(finding.level is Level.INFO for finding in said):
+            yield from fine((), use.where, str(use.file), (certificate,))
+
+
+def _judge_good_ca(use: AuthorityUse, certificate: x509.Certificate, bundle: _Bundle, now: datetime) -> Iterator[Finding]:
+    subject = subject_of(certificate)
+    for _, what, _ in dates(certificate, now):
+        yield Finding(Level.WARNING, str(use.file), subject, what, "add its successor to the file, and reload", use.where)
+    if not is_ca(certificate):
+        what = "is not a CA certificate: as a trusted self-signed certificate it vouches for itself alone"
+        yield Finding(Level.WARNING, str(use.file), subject, what, "name the file of the CA, unless exactly this peer is meant", use.where)
+    elif strict := bundle.refusal_of(certificate, strict=True):
+        what = f"would be refused by strict verification (X509_STRICT): {strict.words}" + blame(strict, certificate)
+        yield Finding(Level.INFO, str(use.file), subject, what, "nothing needs to be done with default settings", use.where)
+
+
+def _ca_faults(certificate: x509.Certificate, bundle: _Bundle, role: Role, now: datetime) -> Iterator[tuple[str, str]]:
+    """Why nothing that this certificate issued would be accepted."""
+    for level, what, remedy in dates(certificate, now):
+        if level is Level.ERROR:
+            yield what, remedy
+    if not is_ca(certificate) and not is_self_signed(certificate):
+        usage = key_usage_of(certificate)
+        lacking = "its keyUsage lacks keyCertSign" if usage is not None and not usage.key_cert_sign else "its basicConstraints do not say so"
+        yield f"is not a CA certificate: {lacking}", f"put the certificate of its issuer, {quoted(name_of(certificate.issuer))}, there"
+        return
+    ekus = ekus_of(certificate)
+    if ekus is not None and NEEDED_EKU[role] not in ekus:
+        yield f"may not vouch for a {role}: its extendedKeyUsage has only {', '.join(ekus)}", "name the CA that issues these certificates"
+    if (weakness := weakness_of(certificate)) and weakness.refused:
+        yield weakness.what, "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more"
+    refusal = bundle.refusal_of(certificate)
+    if refusal and not is_self_signed(certificate) and not bundle.issuers.of(certificate):
+        yield f"is an intermediate, and its issuer {quoted(name_of(certificate.issuer))} is not in this file: OpenSSL trusts a path only up to a root", "append the root to the file"
+    elif refusal:
+        yield f"is refused by OpenSSL: {refusal.words}" + blame(refusal, certificate), "replace it"
