@@ -18,7 +18,7 @@ from functools import lru_cache
 from relay.config.model import Config, Pool, Route
 from relay.config.places import listener_places, pool_place
 from relay.errors import Problem
-from relay.tls.fitness import Finding, Level
+from relay.tls.findings import Finding, Level
 from relay.tls.offers import Offer, Suite, level_of, make_context, offer_of, suites_named
 
 # No list brings these in: without a certificate of its peer a connection would not be
