@@ -41,6 +41,7 @@ MAP = {
     "relay.worker.inbound": "the handshake with the client",
     "relay.tls.stream": "one TLS connection: begin, handshake, end",
     "relay.tls.identity": "who the peer is, and whether it may come in",
+    "relay.tls.patterns": "its names against the patterns of allow",
     "relay.worker.outbound": "the way to a backend",
     "relay.worker.pools": "what a worker knows of its backends",
     "relay.worker.places": "which of a backend's addresses",

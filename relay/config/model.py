@@ -107,7 +107,10 @@ class Limits(_Section):
 
 
 class Allow(_Section):
-    """`allow`: which of the CA's certificates may come in; a certificate that matches any one entry is allowed, no entry allows all."""
+    """`allow`: which of the CA's certificates may come in; a certificate that matches any one entry is allowed.
+
+    Without `allow` every certificate of the CA is; a given one needs an entry (see `config.rules`).
+    """
 
     cn: Strings = ()
     san_dns: DnsNames = ()

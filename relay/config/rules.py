@@ -169,7 +169,7 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
             found.add(f"{where}.alpn[{index}]", f"{quoted(protocol)} is in the list already", "remove it")
     if sum(len(each) + 1 for each in route.alpn) > 65_535:  # RFC 7301, 3.1: the list's length is two bytes
         found.add(f"{where}.alpn", "is longer than a TLS extension can be", "name only the protocols that the pool's backends speak")
-    _allow(found, f"{where}.allow", route.allow)
+    _allow(found, f"{where}.allow", route.allow, given="allow" in route.model_fields_set)
 
 
 def _sni(found: _Findings, where: str, pattern: str) -> None:
@@ -206,7 +206,16 @@ def _reach(found: _Findings, where: str, routes: Sequence[Route]) -> None:
             taken.setdefault(pattern, place)
 
 
-def _allow(found: _Findings, where: str, allow: Allow) -> None:
+def _allow(found: _Findings, where: str, allow: Allow, *, given: bool) -> None:
+    # A list that came out empty would let in every certificate of the CA, and nobody would notice.
+    doubtful = any(place.startswith(f"{where}.") for place in found.doubtful)
+    if given and not doubtful and not any(getattr(allow, kind) for kind in Allow.model_fields):
+        remedy = "name at least one certificate that may come in, or remove allow to let in every certificate of client_ca"
+        found.add(where, "lists nothing, and would let in everybody", remedy)
+    for index, text in enumerate(allow.san_uri):
+        if any("**" in segment and segment != "**" for segment in text.split("/")):
+            what = f"{quoted(text)} has a ** that is not a whole path segment"
+            found.add(f"{where}.san_uri[{index}]", what, 'write "*" for a part of a segment, and "/**" for whole ones')
     for kind in ("cn", "san_uri", "ou"):
         for index, text in enumerate(getattr(allow, kind)):
             if not text or not text.isprintable():

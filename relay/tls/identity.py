@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from relay.config.model import Allow
 from relay.errors import Reason
 from relay.tls.material import serial_hex
+from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import Failure
 
@@ -62,7 +63,7 @@ class AllowRules:
     ou: frozenset[str]
     fingerprints: frozenset[str]
     dns: tuple[re.Pattern[str], ...]
-    uri: tuple[re.Pattern[str], ...]
+    uri: tuple[UriPattern, ...]
     any_entry: bool
 
     def allow(self, who: Identity) -> bool:
@@ -72,15 +73,15 @@ class AllowRules:
             or not self.cn.isdisjoint(who.cn)
             or not self.ou.isdisjoint(who.ou)
             or who.fingerprint in self.fingerprints
-            or any(p.fullmatch(name.lower()) for p in self.dns for name in who.san_dns)
-            or any(p.fullmatch(name) for p in self.uri for name in who.san_uri)
+            or any(p.fullmatch(name) for p in self.dns for name in who.san_dns)
+            or any(p.matches(name) for p in self.uri for name in who.san_uri)
         )
 
 
 def compile_rules(allow: Allow) -> AllowRules:
-    """Compile `allow`. In san_dns a leading `*.` stands for one label (RFC 6125); in san_uri `*` for one path segment, `**` for any number."""
-    dns = tuple(re.compile(r"[^.]+\." + re.escape(d[2:].lower()) if d.startswith("*.") else re.escape(d.lower())) for d in allow.san_dns)
-    uri = tuple(re.compile("".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*)", u))) for u in allow.san_uri)
+    """Compile `allow`; what a star stands for is in `tls.patterns`."""
+    dns = tuple(map(dns_pattern, allow.san_dns))
+    uri = tuple(map(UriPattern.parse, allow.san_uri))
     fingerprints = frozenset(f.replace(":", "").upper() for f in allow.fingerprint_sha256)
     entries: Iterable[object] = (*allow.cn, *allow.ou, *allow.san_dns, *allow.san_uri, *allow.fingerprint_sha256)
     return AllowRules(frozenset(allow.cn), frozenset(allow.ou), fingerprints, dns, uri, any_entry=any(True for _ in entries))

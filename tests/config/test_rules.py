@@ -71,6 +71,14 @@ CASES = {
     "a short fingerprint": ((ROUTE, 'pool = "web"\nallow = {fingerprint_sha256 = ["AB:CD"]}'), ["listener.https.route[0].allow.fingerprint_sha256[0]"], "64 hexadecimal digits"),
     "a fingerprint of words": ((ROUTE, f'pool = "web"\nallow = {{fingerprint_sha256 = ["{"g" * 64}"]}}'), ["listener.https.route[0].allow.fingerprint_sha256[0]"], "-fingerprint -sha256"),
     "an allow rule that matches nothing": ((ROUTE, 'pool = "web"\nallow = {cn = [""]}'), ["listener.https.route[0].allow.cn[0]"], "can match nothing"),
+    "an allow rule of two stars inside a segment": ((ROUTE, 'pool = "web"\nallow = {san_uri = ["spiffe://corp/web**"]}'), ["listener.https.route[0].allow.san_uri[0]"], "not a whole path segment"),
+    "an allow that lists nothing": ((ROUTE, 'pool = "web"\nallow = {}'), ["listener.https.route[0].allow"], "would let in everybody; name at least one certificate"),
+    "an allow of empty lists": ((ROUTE, 'pool = "web"\nallow = {cn = [], ou = [], san_dns = [], san_uri = [], fingerprint_sha256 = []}'), ["listener.https.route[0].allow"], "would let in everybody"),
+    "an allow table with an empty list": (("[pool.web]", "[listener.route.allow]\ncn = []\n[pool.web]"), ["listener.https.route[1].allow"], "would let in everybody"),
+    "an allow of white space": ((ROUTE, 'pool = "web"\nallow = {cn = ["  "]}'), ["listener.https.route[0].allow.cn[0]"], "can match nothing"),
+    "an allow of an invisible space": ((ROUTE, 'pool = "web"\nallow = {ou = ["\\u200b"]}'), ["listener.https.route[0].allow.ou[0]"], "can match nothing"),
+    "an allow of no name": ((ROUTE, 'pool = "web"\nallow = {san_dns = [""]}'), ["listener.https.route[0].allow.san_dns[0]"], "is empty"),
+    "an allow with a slip in its key": ((ROUTE, 'pool = "web"\nallow = {sandns = ["a.corp"]}'), ["listener.https.route[0].allow.sandns"], "did you mean san_dns?"),
     "an allow rule with a star inside": ((ROUTE, 'pool = "web"\nallow = {san_dns = ["a.*.corp"]}'), ["listener.https.route[0].allow.san_dns[0]"], "not its whole first label"),
     # Health checks and names.
     "a health path without slash": ((POOL, '[pool.web]\nhealth = {http_get = "health"}'), ["pool.web.health.http_get"], "is no path of a URL"),
@@ -142,7 +150,7 @@ NOT_SET = [
     (POOL, '[pool.web]\nsticky = "cookie"\nbalance = "random"\nsticky_fallback = "balance"\ncookie = "SID"'),
     (POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_path = "/app"\ncookie_same_site = ""\ncookie_secure = false'),
     ('route = "w1"', 'route = "w1"\nstandby = true\nmax_connections = 9'),
-    (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []\nallow = {}'),
+    (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []'),
     ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),
     ('name = "https"', 'name = "https"\naccept_proxy = false'),
     ('access = "-"', 'access = "%Y%m%d.log"\naccess_rotate_s = 3600'),
@@ -200,3 +208,8 @@ def test_a_configuration_made_in_code_is_judged_by_the_same_rules(load):
     route = config.listener[0].route[0].model_copy(update={"private_key": None, "certificate": Path("a")})
     listener = config.listener[0].model_copy(update={"route": (route, *config.listener[0].route[1:])})
     assert [each.where for each in check_rules(config.model_copy(update={"listener": (listener,)}))] == ["listener.https.route[0].private_key"]
+
+
+def test_an_allow_whose_only_entry_is_of_a_wrong_kind_is_told_of_that_entry_alone(problems):
+    (found,) = problems((ROUTE, 'pool = "web"\nallow = {cn = [1]}'))
+    assert found.where == "listener.https.route[0].allow.cn[0]"

@@ -79,7 +79,22 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
         ("*.corp", "a.corp.evil", False),
         ("*.corp", "a.corp\n", False),
         ("a.corp", "axcorp", False),
-        ("*.corp", "*.corp", True),
+        ("*.corp", "*.corp", False),  # a star in the certificate is no pattern, and no label
+        ("*.corp", "a\0.corp", False),
+        ("*.corp", "a b.corp", False),
+        ("*.corp", "-a.corp", False),
+        ("*.corp", "a-.corp", False),
+        ("*.corp", "a_b.corp", False),
+        ("*.corp", "a/b.corp", False),
+        ("*.corp", f"{'a' * 64}.corp", False),
+        ("*.corp", f"{'a' * 63}.corp", True),
+        ("*.corp", "bücher.corp", False),
+        ("*.corp", "a.corp.", False),
+        ("*.corp", "xn--bcher-kva.CORP", True),
+        ("*.kelvin", "a.\u212aelvin", False),  # its lower case is a k
+        ("a_b.corp", "A_B.corp", True),
+        ("a.corp", "*.corp", False),
+        ("a.corp", "a.corp\0.evil", False),
     ],
 )
 def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
@@ -94,7 +109,40 @@ def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
         ("spiffe://corp/**/db", "spiffe://corp/ns/sa/db", True),
         ("spiffe://corp/**", "spiffe://corp.evil/x", False),
         ("spiffe://corp/**", "spiffe://corp/", True),
-        ("spiffe://corp/*", "spiffe://corp/a\n", True),
+        ("spiffe://corp/*", "spiffe://corp/a\n", False),
+        ("spiffe://corp/*", "spiffe://corp/", False),
+        ("spiffe://corp/*/db", "spiffe://corp//db", False),
+        ("spiffe://corp/*", "spiffe://corp/.", False),
+        ("spiffe://corp/*", "spiffe://corp/..", False),
+        ("spiffe://corp/.*", "spiffe://corp/..", False),
+        ("spiffe://corp/*", "spiffe://corp/...", True),
+        ("spiffe://corp/*", "spiffe://corp/.a", True),
+        ("spiffe://corp/*", "spiffe://corp/a%2fb", False),
+        ("spiffe://corp/*", "spiffe://corp/%2e%2e", False),
+        ("spiffe://corp/*", "spiffe://corp/a?b", False),
+        ("spiffe://corp/*", "spiffe://corp/a#b", False),
+        ("spiffe://corp/*", "spiffe://corp/a\0", False),
+        ("spiffe://corp/*", "spiffe://corp/a b", False),
+        ("spiffe://corp/*", "spiffe://corp/a\\..", False),
+        ("spiffe://corp/*", "spiffe://corp/*", True),  # a character like others (RFC 3986)
+        ("spiffe://corp/a", "spiffe://corp/*", False),
+        ("spiffe://corp/web-*", "spiffe://corp/web-1", True),
+        ("spiffe://corp/web-*", "spiffe://corp/web-", False),
+        ("spiffe://corp/web-*", "spiffe://corp/web-a%2f", False),
+        ("spiffe://corp/*-*-z", "spiffe://corp/a-b-c-z", True),
+        ("spiffe://corp/*-*-z", "spiffe://corp/a--z", False),
+        ("spiffe://corp/a*a", "spiffe://corp/a", False),
+        ("spiffe://corp/**", "spiffe://corp", False),
+        ("spiffe://corp/**", "spiffe://corp/a/b/", False),
+        ("spiffe://corp/**", "spiffe://corp/a//b", False),
+        ("spiffe://corp/**", "spiffe://corp/a/../b", False),
+        ("spiffe://corp/**", "spiffe://corp/a/%2e%2e/b", False),
+        ("spiffe://corp/**", "spiffe://corp/a?b", False),
+        ("spiffe://corp/**/db", "spiffe://corp/db", False),
+        ("spiffe://corp/**/db", "spiffe://corp/db/db", True),
+        ("spiffe://corp/**/db/**", "spiffe://corp/a/db/b/db/c", True),
+        ("spiffe://corp/**/db/*", "spiffe://corp/a/db/b/c/db/d", True),
+        ("spiffe://corp/a?b/*", "spiffe://corp/a?b/c", True),  # what is written out matches itself
         ("spiffe://c.rp/*", "spiffe://corp/a", False),
         ("spiffe://corp/a", "spiffe://corp/a/b", False),
         ("spiffe://corp/[ab]", "spiffe://corp/a", False),
@@ -102,6 +150,14 @@ def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
 )
 def test_one_star_is_one_segment_and_two_are_any_number(pattern, uri, matches):
     assert compile_rules(allow(san_uri=(pattern,))).allow(replace(ALICE, san_uri=(uri,))) is matches
+
+
+def test_a_name_made_to_be_slow_is_matched_in_time_of_its_length():
+    """A name of as many segments as a certificate has room for, and a pattern of many stars."""
+    rules = compile_rules(allow(san_uri=("spiffe:" + "/**/a" * 8 + "/end", "x/" + "*a" * 9 + "z")))
+    begin = time.process_time()
+    assert not rules.allow(replace(ALICE, san_uri=("spiffe:" + "/a" * 16_000, "x/" + "a" * 32_000)))
+    assert time.process_time() - begin < 2
 
 
 @given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))

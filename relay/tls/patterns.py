@@ -1,0 +1,91 @@
+"""Names that a certificate carries against the patterns of `allow`, where a star stands for part of a name.
+
+A star never covers more than a reader of the pattern expects: a whole label of a host name, or
+a non-empty path segment that no URL parser would read in another way. What is written out
+matches itself alone.
+
+Never: treats a star in the certificate's own name as a pattern; takes more time than the length
+of the name times that of the pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Letters, digits and hyphens (RFC 952, RFC 1123, 2.1), which is also what OpenSSL lets a wildcard cover.
+_LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+# RFC 3986, 3.3: pchar without percent-encoding, which could hide a slash or a dot.
+_SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
+_DOTS = (".", "..")
+_ANY = ("**",)
+
+
+def dns_pattern(text: str) -> re.Pattern[str]:
+    """A `san_dns` rule; a leading `*.` stands for one label (RFC 6125, 6.4.3)."""
+    star = text.startswith("*.")
+    pattern = _LABEL + re.escape(text[1:]) if star else re.escape(text)
+    # ASCII, or a Kelvin sign would be a k.
+    return re.compile(pattern, re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UriPattern:
+    """A `san_uri` rule: `*` stands for one path segment or a part of it, `**` for one or more whole ones.
+
+    `segments` are the texts between slashes, each cut at its stars.
+    """
+
+    segments: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> UriPattern:
+        """The pattern that is written so; `config.rules` has refused `**` inside a segment."""
+        return cls(tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/")))
+
+    def matches(self, uri: str) -> bool:
+        """Whether the pattern stands for this name."""
+        segments = uri.split("/")
+        if segments[-1] == "" and self.segments[-1] == _ANY:
+            # `x/**` takes `x/` as well: the same path with nothing below it.
+            return _match_all(self.segments[:-1], segments[:-1])
+        return _match_all(self.segments, segments)
+
+
+def _match_all(patterns: tuple[tuple[str, ...], ...], segments: list[str]) -> bool:
+    """As a shell matches: on a mismatch the last `**` takes one segment more."""
+    at = now = 0
+    retry_pattern, retry_segment = -1, 0
+    while now < len(segments):
+        if at < len(patterns) and patterns[at] == _ANY and _is_plain(segments[now]):
+            at, now = at + 1, now + 1
+            retry_pattern, retry_segment = at, now
+        elif at < len(patterns) and _match_one(patterns[at], segments[now]):
+            at, now = at + 1, now + 1
+        elif retry_pattern >= 0 and _is_plain(segments[retry_segment]):
+            retry_segment += 1
+            at, now = retry_pattern, retry_segment
+        else:
+            return False
+    return at == len(patterns)
+
+
+def _match_one(parts: tuple[str, ...], segment: str) -> bool:
+    """One segment against one without `**`; between two parts there is at least one character."""
+    if len(parts) == 1 or parts == _ANY:
+        return parts != _ANY and segment == parts[0]
+    first, *middle, last = parts
+    if not (_is_plain(segment) and segment.startswith(first) and segment.endswith(last)):
+        return False
+    at, end = len(first) + 1, len(segment) - len(last)
+    for part in middle:
+        found = segment.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part) + 1
+    return at <= end
+
+
+def _is_plain(segment: str) -> bool:
+    """Whether a star may stand for this segment."""
+    return segment not in _DOTS and _SEGMENT.fullmatch(segment) is not None
