@@ -71,6 +71,7 @@ MAP = {
     "relay.observe.admin": "the admin process",
     "relay.observe.balancer_manager": "the page for operators",
     "relay.observe.gate": "who may see it, and who may change something",
+    "relay.observe.guesses": "how many passwords may be tried",
     "relay.observe.link": "its line to the supervisor",
     "relay.observe.shown": "numbers and times for people",
     "relay.observe.pools": "pools and backends as operators see them",

@@ -7,7 +7,6 @@ Never: reads a clock (instants are Unix seconds and come as arguments), reads or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ AS_CONFIGURED = "none"
 MODE_WORDS = (*(mode.value for mode in Mode), AS_CONFIGURED)
 MAX_WEIGHT = 256
 LONGEST_S = 31_536_000
+LAST_INSTANT_S = 32_503_680_000  # the year 3000; a file from disk may claim more than a date can show
 BY_CHARACTERS = 128
 # The cell of a mode in the scoreboard; 0 is as configured.
 MODE_CODES = {Mode.ENABLED: 1, Mode.DRAIN: 2, Mode.DISABLED: 3, Mode.STANDBY: 4}
@@ -70,7 +70,7 @@ def parse_change(request: Mapping[str, Any]) -> Change:
     if mode is None and weight is None:
         raise ValueError("nothing is asked for: give mode, weight or both")
     if duration_s is not None:
-        if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not math.isfinite(duration_s) or not 0 < duration_s <= LONGEST_S:
+        if isinstance(duration_s, bool) or not isinstance(duration_s, int | float) or not 0 < duration_s <= LONGEST_S:
             raise ValueError(f"duration_s must be a number of seconds, more than 0 and at most {LONGEST_S}")
         if mode == AS_CONFIGURED or weight == 0:
             raise ValueError("what is as configured has no duration")
@@ -160,4 +160,5 @@ def _parse(rendered: Any, kind: type) -> Setting | None:
 
 
 def _is_instant(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # By comparison alone: an integer of JSON may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_INSTANT_S

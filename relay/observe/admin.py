@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -23,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -80,8 +81,10 @@ def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
     """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(board))
+    manager = BalancerManager(board, link)
 
     async def metrics(request: Request) -> Response:
+        manager.gate.admit_reader(request)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=None, headers={"content-type": content_type})
 
@@ -92,7 +95,8 @@ def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
 
         return answer
 
-    async def index(_: Request) -> Response:
+    async def index(request: Request) -> Response:
+        manager.gate.admit_reader(request)
         snapshot = board.snapshot()
         facts = read_facts(snapshot)
         links = "".join(f'<li><a href="{path}">{path}</a>: {html.escape(what)}</li>' for path, what in _PAGES.items())
@@ -108,6 +112,9 @@ def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
             return JSONResponse({"ok": False, "error": text}, status, headers=headers)
         return PlainTextResponse(f"{text}\n", status, headers=headers)
 
+    async def gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=400)  # nobody reads it, and it is no fault of ours that belongs in the log
+
     async def unreadable(request: Request, error: Exception) -> Response:
         if request.scope["path"].startswith(API):
             return JSONResponse({"ok": False, "error": str(error)}, 503)
@@ -119,9 +126,9 @@ def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
             Route("/metrics", metrics),
             Route("/healthz", probe(why_unhealthy)),
             Route("/readyz", probe(why_unready)),
-            *BalancerManager(board, link).routes,
+            *manager.routes,
         ],
-        exception_handlers={HTTPException: refused, RelayError: unreadable},
+        exception_handlers={HTTPException: refused, RelayError: unreadable, ClientDisconnect: gone},
     )
     app.router.redirect_slashes = False
     return app
@@ -145,9 +152,20 @@ class _Guarded(HttpToolsProtocol):
         super().connection_made(transport)
         self._wait_for_request(REQUEST_S)
         if len(self.connections) >= CONNECTIONS:
-            oldest = min((one for one in self.connections if isinstance(one, _Guarded)), key=lambda one: one.asked_at)
-            self.connections.discard(oldest)  # now, not when the loop comes to it: many may knock in one turn
-            oldest.transport.abort()
+            victim = self._victim()
+            self.connections.discard(victim)  # now, not when the loop comes to it: many may knock in one turn
+            victim.transport.abort()
+
+    def _victim(self) -> _Guarded:
+        """The connection that has been silent longest, of the address that has the most."""
+        guarded = [one for one in self.connections if isinstance(one, _Guarded)]
+        count = Counter(one.address for one in guarded)
+        return min(guarded, key=lambda one: (-count[one.address], one.asked_at))
+
+    @property
+    def address(self) -> str:
+        """The client's address; all clients of a unix socket have none."""
+        return self.client[0] if self.client else ""
 
     def _wait_for_request(self, patience_s: float) -> None:
         self.asked_at = self.loop.time()
@@ -216,7 +234,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.
         make_app(board, link), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
-        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
+        # No limit_concurrency: it would answer 503 to probes. Connections are bounded above, waiting changes and passwords where they wait.
+        proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )
     with socket.socket(fileno=options.listen_fd) as listener:
         _Server(config, options.lifeline_fd).run(sockets=[listener])

@@ -3,13 +3,13 @@
 To see it a browser must call the relay by a name it knows: else a stranger's web page could point its own name at our address and read everything
 (DNS rebinding). To change something, a request must in addition come from our own page: same Origin, and a token that only our page has.
 With `admin.user` set both need the login; without it nobody beyond this machine can change anything.
+Probes (/healthz, /readyz) are outside of all this.
 
 Never: reads the password from its file, or lets the time of an answer tell how wrong a password was.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from relay.observe.guesses import Guesses, TooManyGuessesError
 from relay.observe.password import verify
 
 TOKEN_S = 12 * 3600
@@ -45,12 +46,17 @@ class Settings:
     @property
     def host(self) -> str:
         """The address listened on, without port and brackets; "" for a unix socket."""
-        return "" if self.listen.startswith("unix:") else self.listen.rpartition(":")[0].strip("[]")
+        return "" if self.is_unix else self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it listens on a unix socket."""
+        return self.listen.startswith("unix:")
 
     @property
     def is_private(self) -> bool:
         """Whether only users of this machine can connect."""
-        return self.listen.startswith("unix:") or ipaddress.ip_address(self.host).is_loopback
+        return self.is_unix or ipaddress.ip_address(self.host).is_loopback
 
 
 class Gate:
@@ -60,7 +66,7 @@ class Gate:
         self._settings = settings
         self._secret = os.urandom(_SECRET_BYTES)
         self._known: bytes | None = None  # the credentials that were right; a hash is expensive on purpose, and pages ask every two seconds
-        self._one_at_a_time = asyncio.Lock()
+        self._guesses = Guesses()
 
     @property
     def why_read_only(self) -> str:
@@ -72,15 +78,40 @@ class Gate:
             "admin.password_file, or let admin.listen be 127.0.0.1 or a unix socket; relay backend works meanwhile"
         )
 
+    def admit_reader(self, request: Request) -> None:
+        """For /metrics and the index, which need no login: refuse a name that a stranger made
+        lead here. Raises RefusedError.
+
+        Scrapers call a pod or a published port by any of its addresses, and no browser
+        can be made to do so for a stranger's page, so every address literal may pass. On
+        loopback and unix sockets proxies in front may use names of their own, as long as
+        the operator lists none.
+        """
+        unlisted = self._settings.is_private and not self._settings.hosts
+        header = request.headers.get("host")
+        if unlisted or self._settings.is_unix or header is None:  # browsers always send a Host
+            return
+        host = _host_of(header)
+        if not _is_literal(host) and not self._is_ours(host):
+            raise _unknown_name(host)
+
     async def admit(self, request: Request) -> str:
         """Who asks, for the log. Raises RefusedError."""
         host = _host_of(request.headers.get("host", ""))
         if not self._is_ours(host):
-            raise RefusedError(403, f"this page is not called {host!a}; use its address or localhost, or add the name to admin.hosts")
+            raise _unknown_name(host)
         where = request.client.host if request.client and request.client.host else "unix socket"
         if not self._settings.user:
             return where
-        if not await self._is_right(request.headers.get("authorization", "")):
+        try:
+            right = await self._is_right(where, request.headers.get("authorization", ""))
+        except TooManyGuessesError as error:
+            raise RefusedError(
+                429,
+                f"too many passwords are tried; try again in {error.wait_s} s",
+                headers={"retry-after": str(error.wait_s)},
+            ) from None
+        if not right:
             raise RefusedError(401, "log in as admin.user", headers={"www-authenticate": 'Basic realm="relay", charset="UTF-8"'})
         return f"{self._settings.user} at {where}"
 
@@ -118,7 +149,8 @@ class Gate:
         # On all addresses of the machine every address may be one of them, and none is a name that a stranger can point at us.
         return listen.is_unspecified or address == listen
 
-    async def _is_right(self, header: str) -> bool:
+    async def _is_right(self, where: str, header: str) -> bool:
+        """Raises TooManyGuessesError."""
         kind, _, encoded = header.partition(" ")
         try:
             user, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
@@ -129,13 +161,29 @@ class Gate:
         seen = hmac.new(self._secret, f"{user}:{password}".encode(), hashlib.sha256).digest()
         if self._known is not None and hmac.compare_digest(seen, self._known):
             return True
-        # A guess costs the guesser's time and one core at most; the page and the metrics go on meanwhile.
-        async with self._one_at_a_time:
-            right = await asyncio.to_thread(verify, password, self._settings.password)
-        if not (hmac.compare_digest(user.encode(), self._settings.user.encode()) & right):
+        settings = self._settings
+
+        def is_right() -> bool:
+            # Both are always compared: the time must not tell which of them was wrong.
+            right = verify(password, settings.password)
+            return hmac.compare_digest(user.encode(), settings.user.encode()) & right
+
+        if not await self._guesses.judge(where, is_right):
             return False
         self._known = seen
         return True
+
+
+def _unknown_name(host: str) -> RefusedError:
+    return RefusedError(403, f"this page is not called {host[:255]!a}; use its address or localhost, or add the name to admin.hosts")
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_of(header: str) -> str:

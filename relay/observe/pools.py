@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,9 @@ from relay.observe.scoreboard import Snapshot, monotonic_ms
 
 HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
 HEALTH_BYTES = 4 * 1024 * 1024
+TEXT_CHARACTERS = 1024
+LARGEST = 1e15
+_HEALTH_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _HEALTH_KEYS = ("state", "since", "reason", "remedy", "last_check_at", "duration_s", "tls_version", "not_after")
 _UNCHECKED, _UP, _DOWN = "unknown", "up", "down"
 
@@ -107,8 +111,9 @@ def _status(mode: str, *, down: bool, in_retry: bool) -> str:
 def read_health(path: Path) -> dict[str, dict[str, Any]]:
     """What the checks have found, by "pool/backend"; nothing when the file is not there or is not what it should be."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(os.open(path, _HEALTH_FLAGS), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return {}
             data = json.loads(file.read(HEALTH_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
@@ -118,6 +123,14 @@ def read_health(path: Path) -> dict[str, dict[str, Any]]:
             for key in _HEALTH_KEYS:
                 numeric = key in {"since", "last_check_at", "duration_s", "not_after"}
                 value = said.get(key)
-                if isinstance(value, int | float if numeric else str) and not isinstance(value, bool):
-                    found[member][key] = value
+                if numeric:
+                    if _is_number(value):
+                        found[member][key] = value
+                elif isinstance(value, str):
+                    found[member][key] = value[:TEXT_CHARACTERS]
     return dict(found)
+
+
+def _is_number(value: object) -> bool:
+    """A number that is one in every JSON reader and that arithmetic takes."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

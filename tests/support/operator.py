@@ -11,10 +11,11 @@ from typing import Any
 
 
 class Operator:
-    """One relay's admin listener, seen from outside; `headers` go with every request."""
+    """One relay's admin listener, seen from outside; `headers` go with every request, `source` is our own address."""
 
-    def __init__(self, address: str, **headers: str) -> None:
+    def __init__(self, address: str, source: str = "", **headers: str) -> None:
         self.address = address
+        self.source = (source, 0) if source else None
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, http.client.HTTPMessage]:
@@ -25,7 +26,7 @@ class Operator:
             connection.sock.settimeout(20)
             connection.sock.connect(self.address.removeprefix("unix:"))
         else:
-            connection = http.client.HTTPConnection(self.address, timeout=20)
+            connection = http.client.HTTPConnection(self.address, timeout=20, source_address=self.source)
         with contextlib.closing(connection):
             connection.request(method, path, body, {**self.headers, **{key.replace("_", "-"): value for key, value in headers.items()}})
             answer = connection.getresponse()
