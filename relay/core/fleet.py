@@ -6,8 +6,11 @@ Theory of operation. `plan` is asked again after every event and at least once a
 - *Wanted lines.* A line is a generation with its number of slots. The serving line always is wanted; while a reload is under way the candidate
   line is wanted too, on the same slots. A worker of any other generation is told to drain. So a reload is: add a line, wait until each of its
   slots serves, make it the serving line. A failed one is: forget the line. The old workers notice neither.
-- *Death.* A worker that lived long enough is replaced at once. One that died young is replaced at once the first time, then after 0.5, 1, 2 … 30 s.
-  A slot whose workers keep dying young is parked, which closes its sockets: the kernel would go on queueing clients on a socket nobody serves.
+- *Death.* A worker that had served is replaced at once, so the clients queued on its sockets are
+  served by the next one. A worker that died before it served is replaced at once the first time,
+  then after 0.5, 1, 2 … 30 s. While a slot waits its sockets are closed, because the kernel would
+  go on queueing clients that nobody serves. When no slot is served or starting, one is tried
+  after at most `lone_delay_s`. A slot whose workers keep dying like that is parked.
 - *Escalation.* Silence gets SIGABRT (which prints where the worker hangs), then SIGKILL. Draining too long gets SIGKILL.
 
 Never: kills, forks or looks at a clock; `now` and every instant in a view are seconds of one monotonic clock.
@@ -16,7 +19,7 @@ Never: kills, forks or looks at a clock; `now` and every instant in a view are s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -46,7 +49,9 @@ class Rules:
     abort_grace_s: float = 1
     quit_grace_s: float = 2
     young_s: float = 10
+    spacing_s: float = 0.2  # between two starts on one slot, however often its workers are killed
     first_delay_s: float = 0.5
+    lone_delay_s: float = 0.5  # the longest wait while no slot is served
     longest_delay_s: float = 30
     park_after_deaths: int = 8
     park_s: float = 60
@@ -72,11 +77,18 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What a slot remembers of its dead workers: `spawn_at` is the earliest next start, of a parked slot the next try."""
+    """What a slot remembers of its dead workers.
+
+    `young_deaths` counts workers in a row that died before they served. `spawn_at` is the earliest
+    next start, of a parked slot the next try; `alone_at` is the same while no slot is served.
+    `closed`: its sockets take no clients until a worker serves.
+    """
 
     young_deaths: int = 0
     spawn_at: float = 0
     parked: bool = False
+    closed: bool = False
+    alone_at: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,13 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """The slot waits for its next start: let its sockets take no clients until then."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """Close the slot's sockets, so that the kernel sends its clients to other slots."""
 
@@ -169,7 +188,7 @@ class GiveUp:
     why: str
 
 
-Action = Spawn | Drain | Quit | Abort | Kill | Park | Reopen | Commit | GiveUp
+Action = Spawn | Drain | Quit | Abort | Kill | Close | Park | Reopen | Commit | GiveUp
 
 
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
@@ -193,20 +212,59 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         for worker in view.workers
         if worker.generation not in wanted and worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated
     ]
-    present = {(worker.slot, worker.generation) for worker in view.workers if worker.told_at is None}
-    for number, slot in enumerate(view.slots):
-        missing = [line.generation for line in lines if number < line.slots and (number, line.generation) not in present]
-        if not missing:
-            continue
+    starts = _starts(view)
+    for number, missing in _missing(view, lines).items():
+        slot = view.slots[number]
+        due = now >= starts.get(number, slot.spawn_at)
         if slot.parked:
-            if now >= slot.spawn_at:
+            if due:
                 actions.append(Reopen(number))
         elif slot.young_deaths >= rules.park_after_deaths:
-            if view.candidate is None:  # the candidate shares these sockets; once it is decided on, so is this
+            # The candidate shares these sockets; once it is decided on, so is this.
+            if view.candidate is None:
                 actions.append(Park(number, slot.young_deaths))
-        elif now >= slot.spawn_at:
+        elif due:
             actions += [Spawn(number, generation) for generation in missing]
+        elif slot.young_deaths and not slot.closed and view.candidate is None:
+            actions.append(Close(number))
     return actions
+
+
+def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
+    """The slots that want a worker, each with the generations it wants one of."""
+    present = {(worker.slot, worker.generation) for worker in view.workers if worker.told_at is None}
+    found = {}
+    for number in range(len(view.slots)):
+        missing = [
+            line.generation
+            for line in lines
+            if number < line.slots and (number, line.generation) not in present
+        ]
+        if missing:
+            found[number] = missing
+    return found
+
+
+def next_start_at(view: View) -> float:
+    """When the next slot wants a worker; long past when it is due, infinity when none does."""
+    return min(_starts(view).values(), default=float("inf"))
+
+
+def _starts(view: View) -> dict[int, float]:
+    """The slots without a worker of the serving line, and when each may start its next one."""
+    starts = {number: view.slots[number].spawn_at for number in _missing(view, [view.serving])}
+    if starts and not any(
+        worker.generation == view.serving.generation
+        and worker.told_at is None
+        and worker.aborted_at is None
+        and not worker.killed
+        for worker in view.workers
+    ):
+        # Nobody is served. The slot that would be next is tried early: one at a time, so that a
+        # configuration under which every worker dies costs a few starts a second and no more.
+        first = min(starts, key=lambda number: (starts[number], number))
+        starts[first] = min(starts[first], max(view.slots[number].alone_at for number in starts))
+    return starts
 
 
 def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) -> Action | None:
@@ -235,28 +293,3 @@ def _judge(now: float, line: Line, workers: Sequence[Worker], rules: Rules) -> C
     if now >= line.since_at + rules.start_timeout_s:
         return GiveUp(line.generation, f"only {len(serving)} of {line.slots} workers of the new configuration served within {rules.start_timeout_s:g} s")
     return None
-
-
-def after_death(now: float, slot: Slot, worker: Worker, rules: Rules) -> Slot:
-    """The slot's memory after this worker ended unasked."""
-    if now - worker.started_at >= rules.young_s:
-        return Slot(spawn_at=now)
-    deaths = slot.young_deaths + 1
-    return Slot(young_deaths=deaths, spawn_at=now + respawn_delay_s(deaths, rules))
-
-
-def after_park(now: float, slot: Slot, rules: Rules) -> Slot:
-    """The slot's memory once its sockets are closed, or could not be opened again."""
-    return replace(slot, parked=True, spawn_at=now + rules.park_s)
-
-
-def after_reopen(now: float, rules: Rules) -> Slot:
-    """The slot's memory once its sockets are open again: one more early death parks it again."""
-    return Slot(young_deaths=rules.park_after_deaths - 1, spawn_at=now)
-
-
-def respawn_delay_s(young_deaths: int, rules: Rules) -> float:
-    """How long to wait before the next start: nothing after the first early death, then twice as long each time."""
-    if young_deaths <= 1:
-        return 0
-    return min(rules.first_delay_s * 2.0 ** min(young_deaths - 2, 32), rules.longest_delay_s)

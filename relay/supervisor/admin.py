@@ -14,7 +14,8 @@ from typing import Any
 
 from relay.config.address import compete
 from relay.config.model import Admin
-from relay.core.fleet import Rules, respawn_delay_s
+from relay.core.fleet import Rules
+from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.password import load_password
 from relay.observe.scoreboard import Scoreboard

@@ -18,7 +18,8 @@ from pathlib import Path
 from relay.checker.main import CheckerSpec, is_needed, run_checker
 from relay.checker.report import ReportFile
 from relay.config.model import Config
-from relay.core.fleet import Rules, respawn_delay_s
+from relay.core.fleet import Rules
+from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.addresses import cell_of, write_addresses
 from relay.observe.names import BACKEND_NOT_AFTER_S, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, hosts_of

@@ -11,6 +11,7 @@ from typing import Any
 
 from relay.core.fleet import (
     Abort,
+    Close,
     Commit,
     Drain,
     Ending,
@@ -22,13 +23,10 @@ from relay.core.fleet import (
     Quit,
     Reopen,
     Rules,
-    Slot,
     Spawn,
     View,
     Worker,
-    after_death,
-    after_park,
-    after_reopen,
+    next_start_at,
     plan,
 )
 from relay.errors import StartupError
@@ -36,6 +34,7 @@ from relay.observe.scoreboard import ScoreboardFullError
 from relay.supervisor.crew import Child, Crew
 from relay.supervisor.prepare import Prepared
 from relay.supervisor.process import Ended
+from relay.supervisor.slot_memory import SlotMemory
 from relay.supervisor.slots import Leaving, SlotSockets
 
 START_ATTEMPTS = 3
@@ -58,7 +57,7 @@ class Fleet:
         self._candidate_since_at = 0.0
         self._candidate_deaths = 0
         self._last_number = prepared.generation.number
-        self._memory = [Slot()] * prepared.slots
+        self._memory = SlotMemory(prepared.slots, rules)
         self._ready = False
         self._opened_at: float | None = None
         self._trusted_from_at = 0.0
@@ -78,9 +77,10 @@ class Fleet:
 
     @property
     def complete(self) -> bool:
-        """Every slot that is not parked is served."""
+        """Every slot is served that is not parked, or once all were: that does not wait for its next start."""
         pids = self.serving_pids()
-        return bool(pids) and all(slot in pids or self._memory[slot].parked for slot in range(self.prepared.slots))
+        waits = [slot.closed if self._ready else slot.parked for slot in self._memory.all()]
+        return bool(pids) and all(slot in pids or waits[slot] for slot in range(self.prepared.slots))
 
     @property
     def ended(self) -> bool:
@@ -97,8 +97,7 @@ class Fleet:
     @property
     def next_start_at(self) -> float:
         """When the next slot wants a worker; long past when it is due."""
-        served = {worker.slot for worker in self._workers if worker.generation == self.generation and worker.told_at is None}
-        return min((self._memory[slot].spawn_at for slot in range(self.prepared.slots) if slot not in served), default=float("inf"))
+        return next_start_at(self._view())
 
     def serving_pids(self) -> dict[int, int]:
         """Slot -> pid of the workers of this generation that accept."""
@@ -120,10 +119,7 @@ class Fleet:
 
     def slot_status(self, now: float) -> list[dict[str, Any]]:
         """The slots for `relay status`."""
-        return [
-            {"slot": number, "parked": slot.parked, "early_deaths": slot.young_deaths, "next_start_in_s": round(max(0.0, slot.spawn_at - now), 1)}
-            for number, slot in enumerate(self._memory[: self.prepared.slots])
-        ]
+        return self._memory.status(now, self.prepared.slots)
 
     # What the operator asks for.
 
@@ -138,18 +134,18 @@ class Fleet:
 
     def try_candidate(self, prepared: Prepared, now: float) -> None:
         """Open the sockets of another generation and let it start beside the one that serves. Raises StartupError; then nothing has changed."""
-        for number, slot in enumerate(self._memory[: self.prepared.slots]):
-            if slot.parked:
-                self._sockets.reopen(number)
-                self._memory[number] = after_reopen(now, self._rules)
+        for slot in range(self.prepared.slots):
+            if self._memory[slot].closed:
+                self._sockets.reopen(slot)
+            if self._memory[slot].parked:
+                self._memory.reopen(now, slot)
         self._candidate_sockets = self._sockets.extend(prepared.config, prepared.slots)
         self._leaving = Leaving(self._sockets.all() - self._candidate_sockets.all())
         self.candidate = prepared
         self._candidate_since_at = now
         self._candidate_deaths = 0
         self._last_number = prepared.generation.number
-        # What was wrong may be right now, so nobody waits for the back-off.
-        self._memory = [Slot() for _ in range(max(len(self._memory), prepared.slots))]
+        self._memory.forget(prepared.slots)
 
     # Carrying out.
 
@@ -174,6 +170,7 @@ class Fleet:
         self._workers = self.crew.views()
         for slot in self.serving_pids():
             self._sockets.listen(slot)
+            self._memory.served(slot)
         self._check_start(now)
         return outcome
 
@@ -181,14 +178,14 @@ class Fleet:
         candidate = self.candidate
         return View(
             workers=self._workers,
-            slots=tuple(self._memory),
+            slots=self._memory.all(),
             serving=Line(self.generation, self.prepared.slots),
             candidate=Line(candidate.generation.number, candidate.slots, self._candidate_since_at, self._candidate_deaths) if candidate else None,
             ending=self.ending,
             trusted_from_at=self._trusted_from_at,
         )
 
-    def _do(self, now: float, action: Spawn | Drain | Quit | Abort | Kill | Park | Reopen) -> None:
+    def _do(self, now: float, action: Spawn | Drain | Quit | Abort | Kill | Close | Park | Reopen) -> None:
         match action:
             case Spawn(slot, generation):
                 self._spawn(now, slot, generation)
@@ -202,15 +199,18 @@ class Fleet:
             case Kill(pid, why):
                 log.error("worker %d (pid %d) gets SIGKILL: %s", self.crew.children[pid].slot, pid, why)
                 self.crew.kill(pid)
+            case Close(slot):
+                self._sockets.park(slot)
+                self._memory.close(slot)
             case Park(slot, deaths):
                 log.error(
-                    "slot %d is parked after %d early deaths of its workers: its sockets are closed and the others take its clients; tried again in %g s, or after a reload",
+                    "slot %d is parked after %d early deaths of its workers: its sockets are closed and the others take its clients; tried again in %g s, earlier when no slot is served, or after a reload",
                     slot,
                     deaths,
                     self._rules.park_s,
                 )
                 self._sockets.park(slot)
-                self._memory[slot] = after_park(now, self._memory[slot], self._rules)
+                self._memory.park(now, slot)
             case Reopen(slot):
                 self._reopen(now, slot)
 
@@ -220,23 +220,28 @@ class Fleet:
         assert prepared is not None  # noqa: S101  for mypy
         assert own is not None  # noqa: S101
         try:
+            if not of_candidate and self._memory[slot].closed:
+                self._sockets.reopen(slot)
             self.crew.spawn(slot, prepared.generation, [s for s in (self._sockets, self._candidate_sockets) if s is not None], own, prepared.identity)
-        except (OSError, ScoreboardFullError) as error:
-            log.error("worker %d cannot be started: %s", slot, error)  # noqa: TRY400  for operators, no traceback
+        except (OSError, ScoreboardFullError, StartupError) as error:
             if of_candidate:
                 self._candidate_deaths += 1
+                log.error("worker %d cannot be started: %s", slot, error)  # noqa: TRY400  for operators, no traceback
             else:
-                self._memory[slot] = replace(self._memory[slot], spawn_at=now + self._rules.longest_delay_s)
+                self._cannot_start(now, slot, error)
+
+    def _cannot_start(self, now: float, slot: int, error: Exception) -> None:
+        log.error("worker %d cannot be started: %s; tried again %s", slot, error, self._memory.failed(now, slot))
 
     def _reopen(self, now: float, slot: int) -> None:
         try:
             self._sockets.reopen(slot)
         except StartupError as error:
             log.error("slot %d stays parked: %s", slot, error)  # noqa: TRY400
-            self._memory[slot] = after_park(now, self._memory[slot], self._rules)
+            self._memory.park(now, slot)
         else:
             log.info("slot %d is tried again", slot)
-            self._memory[slot] = after_reopen(now, self._rules)
+            self._memory.reopen(now, slot)
 
     def _commit(self) -> str:
         assert self.candidate is not None  # noqa: S101  for mypy
@@ -268,21 +273,17 @@ class Fleet:
 
     def _mourn(self, now: float, child: Child, worker: Worker, end: Ended) -> None:
         self.crew.count_restart()
-        slot = after_death(now, self._memory[child.slot], worker, self._rules)
-        self._memory[child.slot] = slot
-        wait_s = slot.spawn_at - now
-        log.error(
-            "worker %d (pid %d) %s after %.1f s; it is replaced %s", child.slot, child.pid, end, now - child.started_at, f"in {wait_s:g} s" if wait_s else "at once"
-        )
+        when = self._memory.died(now, child.slot, worker)
+        log.error("worker %d (pid %d) %s after %.1f s; it is replaced %s", child.slot, child.pid, end, now - child.started_at, when)
 
     def _check_start(self, now: float) -> None:
         if self._ready or self.ending is not Ending.NO:
             return
         self._opened_at = self._opened_at if self._opened_at is not None else now
         self._ready = self.complete
-        failing = [number for number, slot in enumerate(self._memory) if slot.young_deaths >= START_ATTEMPTS]
-        if failing:
-            raise StartupError(f"worker {failing[0]} died {START_ATTEMPTS} times before the relay served", "why is in the messages above, by the worker itself")
+        failing = self._memory.failing(START_ATTEMPTS)
+        if failing is not None:
+            raise StartupError(f"worker {failing} died {START_ATTEMPTS} times before the relay served", "why is in the messages above, by the worker itself")
         if not self._ready and now - self._opened_at > self._rules.start_timeout_s:
             raise StartupError(f"the workers did not serve within {self._rules.start_timeout_s:g} s", "why is in the messages above, by the workers themselves")
 

@@ -130,14 +130,22 @@ class SlotSockets:
                     log.error("%s: worker %d cannot listen: %s; the others take its clients; reload to try again", bound_address(sockets[slot]), slot, error.strerror)  # noqa: TRY400
 
     def park(self, slot: int) -> None:
-        """Close a slot's sockets; the kernel then gives its share of new clients to the other slots."""
+        """Let a slot take no clients: the kernel gives its share of new ones to the other slots.
+
+        Sockets that do not listen take the place of those that did, so that the addresses stay
+        ours even when no slot is served. Where that cannot be done the slot has none.
+        """
         self._silent.discard(slot)
-        for sockets in self._opened.values():
-            if slot in sockets:
-                sockets.pop(slot).close()
+        for place in self._places:
+            listening = self._opened[place.key].pop(slot, None)
+            if listening is None:
+                continue
+            with contextlib.suppress(StartupError):
+                self._fill(place, range(slot, slot + 1))
+            listening.close()
 
     def reopen(self, slot: int) -> None:
-        """Bind a parked slot's sockets again. Raises StartupError; then it stays parked."""
+        """Give a parked slot the sockets that it lacks. Raises StartupError; then it stays parked."""
         try:
             for place in self._places:
                 self._fill(place, range(slot, slot + 1))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from relay.core.fleet import (
     Abort,
+    Close,
     Commit,
     Drain,
     Ending,
@@ -25,10 +26,14 @@ from relay.core.fleet import (
     Spawn,
     View,
     Worker,
+    next_start_at,
+    plan,
+)
+from relay.core.respawn import (
     after_death,
+    after_failed_start,
     after_park,
     after_reopen,
-    plan,
     respawn_delay_s,
 )
 
@@ -52,10 +57,64 @@ TABLE = {
     "an empty fleet is filled": (view(slots=TWO), [Spawn(0, 1), Spawn(1, 1)]),
     "a full fleet is left alone": (view(worker(1, 0), worker(2, 1), slots=TWO), []),
     "only the missing slot is filled": (view(worker(1, 0), slots=TWO), [Spawn(1, 1)]),
-    "a slot that backs off waits": (view(slots=(Slot(2, NOW + 0.1),)), []),
+    "a slot that backs off takes no clients": (
+        view(worker(1, 1), slots=(Slot(2, NOW + 0.1), Slot())),
+        [Close(0)],
+    ),
+    "a slot that backs off waits": (
+        view(worker(1, 1), slots=(Slot(2, NOW + 0.1, closed=True), Slot())),
+        [],
+    ),
+    "a slot whose worker is replaced in a moment keeps its queue": (
+        view(worker(1, 1), slots=(Slot(0, NOW + 0.1), Slot())),
+        [],
+    ),
+    "a slot that backs off during a reload keeps its sockets, which the candidate shares": (
+        view(worker(1, 1), slots=(Slot(2, NOW + 0.1), Slot()), candidate=Line(2, 2, NOW - 1)),
+        [Spawn(1, 2)],
+    ),
+    "when no slot is served, the next one is tried early": (
+        view(
+            slots=(
+                Slot(4, NOW + 9, closed=True, alone_at=NOW),
+                Slot(3, NOW + 5, closed=True, alone_at=NOW - 1),
+            )
+        ),
+        [Spawn(1, 1)],
+    ),
+    "when no slot is served, two tries have a pause between them": (
+        view(
+            slots=(
+                Slot(4, NOW + 9, closed=True, alone_at=NOW + 0.1),
+                Slot(3, NOW + 5, closed=True, alone_at=NOW - 1),
+            )
+        ),
+        [],
+    ),
+    "when no slot is served, a parked one is tried early too": (
+        view(slots=(Slot(8, NOW + 50, parked=True, closed=True, alone_at=NOW),)),
+        [Reopen(0)],
+    ),
+    "while a worker starts, no slot is tried early": (
+        view(
+            worker(1, 1, phase=Phase.STARTING),
+            slots=(Slot(4, NOW + 9, closed=True, alone_at=NOW - 1), Slot()),
+        ),
+        [],
+    ),
+    "a worker that hangs does not count as serving": (
+        view(
+            worker(1, 1, aborted_at=NOW),
+            slots=(Slot(4, NOW + 9, closed=True, alone_at=NOW - 1), Slot()),
+        ),
+        [Spawn(0, 1)],
+    ),
     "a slot whose wait is over is filled": (view(slots=(Slot(2, NOW),)), [Spawn(0, 1)]),
     "a crash loop parks its slot": (view(slots=(Slot(8, NOW + 30),)), [Park(0, 8)]),
-    "a parked slot waits": (view(slots=(Slot(8, NOW + 1, parked=True),)), []),
+    "a parked slot waits": (
+        view(worker(1, 1), slots=(Slot(8, NOW + 1, parked=True), Slot())),
+        [],
+    ),
     "a parked slot is tried again": (view(slots=(Slot(8, NOW, parked=True),)), [Reopen(0)]),
     "a silent worker is aborted": (view(worker(beat_at=NOW - 11)), [Abort(1, "no heartbeat for 11.0 s")]),
     "a worker is not silent at the limit": (view(worker(beat_at=NOW - 10)), []),
@@ -121,18 +180,49 @@ def test_a_worker_that_lived_long_leaves_no_mark_on_its_slot():
     assert after_death(NOW, Slot(5, 0), worker(started_at=NOW - 10), RULES) == Slot(0, NOW)
 
 
+def dead(started_at, phase=Phase.STARTING):
+    return worker(started_at=started_at, phase=phase)
+
+
 def test_early_deaths_add_up_until_the_slot_is_parked_and_one_more_parks_it_again():
+    other = worker(9, 1)
     slot = Slot()
     for _ in range(8):
-        slot = after_death(NOW, slot, worker(started_at=NOW - 1), RULES)
-    assert plan(NOW, view(slots=[slot]), RULES) == [Park(0, 8)]
+        slot = after_death(NOW, slot, dead(NOW - 1), RULES)
+    assert plan(NOW, view(other, slots=[slot, Slot()]), RULES) == [Park(0, 8)]
     parked = after_park(NOW, slot, RULES)
-    assert plan(NOW + 59, view(slots=[parked]), RULES) == []
+    assert plan(NOW + 59, view(replace(other, beat_at=NOW + 59), slots=[parked, Slot()]), RULES) == []
     assert plan(NOW + 60, view(slots=[parked]), RULES) == [Reopen(0)]
     reopened = after_reopen(NOW + 60, RULES)
     assert plan(NOW + 60, view(slots=[reopened]), RULES) == [Spawn(0, 1)]
-    again = after_death(NOW + 61, reopened, worker(started_at=NOW + 60), RULES)
+    again = after_death(NOW + 61, reopened, dead(NOW + 60), RULES)
     assert plan(NOW + 61, view(slots=[again]), RULES) == [Park(0, 8)]
+
+
+@pytest.mark.parametrize("phase", [Phase.SERVING, Phase.DRAINING])
+def test_a_worker_that_had_served_is_replaced_at_once_however_often(phase):
+    """Its clients wait in the queue of its sockets; a small pause bounds what kills cost."""
+    slot = Slot()
+    for at in range(100):
+        slot = after_death(NOW + at, slot, dead(NOW + at - 0.25, phase), RULES)
+        assert slot == Slot(spawn_at=NOW + at)
+    slot = after_death(NOW, slot, dead(NOW - 0.05, phase), RULES)
+    assert slot.young_deaths == 0
+    assert slot.spawn_at == pytest.approx(NOW + 0.15)
+
+
+def test_a_start_that_fails_is_an_early_death():
+    assert after_failed_start(NOW, Slot(), RULES) == after_death(NOW, Slot(), dead(NOW), RULES)
+    assert after_failed_start(NOW, Slot(2, closed=True), RULES) == Slot(
+        3, NOW + 1, closed=True, alone_at=NOW + 0.5
+    )
+
+
+def test_the_next_start_is_early_when_no_slot_is_served():
+    slots = (Slot(4, NOW + 9, alone_at=NOW + 0.5), Slot(5, NOW + 5, alone_at=NOW + 0.2))
+    assert next_start_at(view(slots=slots)) == NOW + 0.5
+    assert next_start_at(view(worker(1, 1), slots=slots)) == NOW + 9
+    assert next_start_at(view(worker(1, 1), worker(2, 0), slots=slots)) == float("inf")
 
 
 instants = st.floats(0, 200)
@@ -152,7 +242,11 @@ workers = st.builds(
 views = st.builds(
     View,
     workers=st.lists(workers, max_size=8, unique_by=lambda w: w.pid).map(tuple),
-    slots=st.lists(st.builds(Slot, st.integers(0, 9), instants, st.booleans()), min_size=1, max_size=4).map(tuple),
+    slots=st.lists(
+        st.builds(Slot, st.integers(0, 9), instants, st.booleans(), st.booleans(), instants),
+        min_size=1,
+        max_size=4,
+    ).map(tuple),
     serving=st.builds(Line, st.integers(1, 2), st.integers(1, 4)),
     candidate=st.none() | st.builds(Line, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
     ending=st.sampled_from(Ending),

@@ -1,0 +1,81 @@
+"""What the supervisor remembers of each slot: the early deaths of its workers, and its next start.
+
+Never: starts a worker, or opens or closes a socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from relay.core.fleet import Rules, Slot, Worker
+from relay.core.respawn import after_death, after_failed_start, after_park, after_reopen
+
+
+class SlotMemory:
+    """One `Slot` per slot. It only grows: a slot that a reload takes away may come back."""
+
+    def __init__(self, count: int, rules: Rules) -> None:
+        self._rules = rules
+        self._slots = [Slot()] * count
+
+    def __getitem__(self, slot: int) -> Slot:
+        """What is remembered of one slot."""
+        return self._slots[slot]
+
+    def all(self) -> tuple[Slot, ...]:
+        """What is remembered of every slot, by number."""
+        return tuple(self._slots)
+
+    def forget(self, count: int) -> None:
+        """A new configuration is tried: what was wrong may be right now, so no slot waits."""
+        self._slots = [Slot()] * max(len(self._slots), count)
+
+    def died(self, now: float, slot: int, worker: Worker) -> str:
+        """A worker ended unasked. Returns when its slot starts the next one, in words."""
+        memory = self._slots[slot] = after_death(now, self._slots[slot], worker, self._rules)
+        waits = bool(memory.young_deaths) and memory.spawn_at > now
+        return self._when(now, slot) + ("; until then its sockets are closed" if waits else "")
+
+    def failed(self, now: float, slot: int) -> str:
+        """A worker could not even be forked. Returns when the next try is, in words."""
+        self._slots[slot] = after_failed_start(now, self._slots[slot], self._rules)
+        return self._when(now, slot)
+
+    def close(self, slot: int) -> None:
+        """The slot takes no clients until a worker serves."""
+        self._slots[slot] = replace(self._slots[slot], closed=True)
+
+    def served(self, slot: int) -> None:
+        """A worker serves."""
+        if self._slots[slot].closed:
+            self._slots[slot] = replace(self._slots[slot], closed=False)
+
+    def park(self, now: float, slot: int) -> None:
+        """The slot waits long."""
+        self._slots[slot] = after_park(now, self._slots[slot], self._rules)
+
+    def reopen(self, now: float, slot: int) -> None:
+        """The slot has sockets again."""
+        self._slots[slot] = after_reopen(now, self._rules)
+
+    def failing(self, deaths: int) -> int | None:
+        """The first slot of which so many workers died before they served."""
+        found = [slot for slot, memory in enumerate(self._slots) if memory.young_deaths >= deaths]
+        return found[0] if found else None
+
+    def status(self, now: float, count: int) -> list[dict[str, Any]]:
+        """The slots for `relay status`."""
+        return [
+            {
+                "slot": number,
+                "parked": slot.parked,
+                "early_deaths": slot.young_deaths,
+                "next_start_in_s": round(max(0.0, slot.spawn_at - now), 1),
+            }
+            for number, slot in enumerate(self._slots[:count])
+        ]
+
+    def _when(self, now: float, slot: int) -> str:
+        wait_s = self._slots[slot].spawn_at - now
+        return f"in {round(wait_s, 3):g} s" if wait_s > 0 else "at once"
