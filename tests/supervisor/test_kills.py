@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -54,7 +55,7 @@ class Clients:
 
     def longest_gap_s(self):
         at = sorted(self.served_at)
-        return max(after - before for before, after in zip(at, at[1:], strict=False))
+        return max(after - before for before, after in itertools.pairwise(at))
 
 
 def workers_of(gateway):
