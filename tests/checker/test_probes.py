@@ -126,7 +126,7 @@ def test_a_backend_that_does_not_speak_tls_fails(check):
         thread = threading.Thread(target=talk)
         thread.start()
         result = check(f"127.0.0.1:{listener.getsockname()[1]}")
-        thread.join()
+        thread.join(20)
     assert (result.label, result.word) == ("handshake_failed", "backend_not_tls")
 
 

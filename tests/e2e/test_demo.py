@@ -13,6 +13,8 @@ from rich.console import Console
 from relay.demo import STEPS, run_steps, show_no_certificate, show_request, show_stickiness
 from relay.demo_stage import WORKERS, Stage
 from tests.support.gateway import PATIENCE_S, ROOT, wait_until
+from tests.support.programs import needs
+from tests.support.programs import run as run_program
 
 
 class Demo:
@@ -71,7 +73,7 @@ def demo(short_path):
     for one in started:
         for process in [one.process, *one.family()]:
             process.kill()
-        one.process.wait()
+        one.process.wait(PATIENCE_S)
 
 
 def test_once_shows_every_step_and_leaves_nothing_behind(demo):
@@ -86,13 +88,14 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
     assert run.left() == []
 
 
+@needs("curl", "openssl")
 def test_it_stays_up_and_the_lines_it_prints_can_be_pasted(demo):
     run = demo()
     said = run.wait_for("Ctrl-C ends everything")
     good, without, foreign, s_client, log, metrics, page = (line.strip() for line in said.split("Try it yourself")[1].splitlines() if line.startswith("    "))
 
-    def paste(line, **options):
-        return subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_S, check=False, **options)
+    def paste(line, said=""):
+        return run_program(*shlex.split(line), said=said)
 
     answered = paste(good)
     assert answered.returncode == 0, answered.stderr
@@ -100,7 +103,7 @@ def test_it_stays_up_and_the_lines_it_prints_can_be_pasted(demo):
     assert "client certificate it saw: CN=demo gateway machine\n" in answered.stdout
     assert paste(without).returncode != 0
     assert paste(foreign).returncode != 0
-    assert "Verify return code: 0 (ok)" in paste(s_client, input="GET / HTTP/1.0\r\n\r\n").stdout
+    assert "Verify return code: 0 (ok)" in paste(s_client, said="GET / HTTP/1.0\r\n\r\n").stdout
     assert '"reason":"unknown_ca"' in paste(log.replace("tail -f", "tail")).stdout
     assert "relay_connections_total" in paste(metrics).stdout
     assert "/balancer-manager" in page

@@ -182,7 +182,7 @@ def test_the_checker_ends_with_the_relay_however_that_ends(start, make_backend, 
     wait_for_states(gateway, w1="up")
     pid = checker_pid(gateway)
     gateway.running.kill()
-    gateway.running.wait()
+    gateway.wait()
     wait_until("the checker has ended", lambda: not psutil.pid_exists(pid))
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-import subprocess
 
 import pytest
 
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
 from tests.support.peer import dial
-from tests.support.programs import needs
+from tests.support.programs import needs, run
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worke
     talk(pki, gateway.port())
     gateway.wait_for_access(1)
     _, text = fetch(f"{gateway.admin_url}/metrics")
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=20, check=False)
+    checked = run("promtool", "check", "metrics", said=text)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 

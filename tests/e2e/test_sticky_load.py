@@ -93,7 +93,7 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
             for each in crowd:
                 each.stop = True
             for each in crowd:
-                each.thread.join()
+                each.thread.join(20)
             for site in (*sites.values(),):
                 site.close()
     seen = [visit for each in crowd for visit in each.seen]

@@ -19,7 +19,7 @@ import pytest
 from relay.observe.pools import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
-from tests.support.programs import needs
+from tests.support.programs import needs, run
 from tests.support.tables import listener_table, pool_table, route_table
 
 PATIENCE_S = 20
@@ -80,7 +80,7 @@ def test_systemd_finds_no_fault_with_the_unit(short_path):
     program.chmod(0o755)
     unit = short_path / "relay.service"
     unit.write_text(UNIT.read_text().replace("/usr/local/bin/relay", str(program)))
-    verified = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
+    verified = run("systemd-analyze", "verify", unit)
     about_us = [line for line in verified.stderr.splitlines() if "relay" in line]
     assert (verified.returncode, about_us) == (0, [])
 

@@ -508,7 +508,7 @@ def test_metrics_and_page_take_less_than_50_ms_while_the_relay_is_loaded(shared,
     finally:
         done.set()
         for client in clients:
-            client.join()
+            client.join(20)
 
 
 def test_the_page_is_shown_while_the_supervisor_is_stopped_and_changes_wait_no_longer_than_they_say(start):

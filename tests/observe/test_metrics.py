@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -16,6 +15,7 @@ from relay.observe.metrics import RelayCollector
 from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_BUCKETS_S, HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, SLOT_CPU_US, Series
 from relay.observe.scoreboard import PHASE, PHASE_SERVING, PID, SHARED_ROW, TOTALS_ROW, monotonic_ms
 from tests.support.board import Board
+from tests.support.programs import program
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ def test_every_family_of_the_catalogue_is_shown_with_its_type_and_help(registry)
 
 
 def test_promtool_finds_nothing_to_say(world, registry):
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
+    promtool = program("promtool")
     world.count(world.board.lease(0, 1), "relay_handshakes_total", "inbound", "expired")
     checked = subprocess.run([promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=30, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import selectors
 import socket
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -132,15 +132,19 @@ def test_a_server_that_talks_nonsense_is_an_error(short_path, said):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(control_path(short_path)))
         listener.listen()
-        if os.fork() == 0:
+        listener.settimeout(20)
+
+        def answer():
             connection, _ = listener.accept()
-            connection.recv(100)
-            connection.sendall(said)
-            connection.close()
-            os._exit(0)
+            with connection:
+                connection.recv(100)
+                connection.sendall(said)
+
+        server = threading.Thread(target=answer)
+        server.start()
         with pytest.raises(ControlError, match="hung up during status"):
             ask(short_path, "status", 10)
-        os.wait()
+        server.join(20)
 
 
 def test_a_path_that_is_too_long_for_a_socket_says_so(tmp_path):

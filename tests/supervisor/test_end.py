@@ -133,7 +133,7 @@ def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_st
     children = [child.pid for child in psutil.Process(gateway.pid).children()]
     with open_session(gateway, pki) as tls:
         gateway.signal(signal.SIGKILL)
-        gateway.running.wait()
+        gateway.wait()
         gateway.wait_for_log("the supervisor is gone")
         gateway.start()
         assert gateway.workers()[0] != worker

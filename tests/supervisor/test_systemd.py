@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,10 +12,11 @@ import time
 import pytest
 
 from relay.supervisor.systemd import Notifier
-from tests.support.gateway import ROOT
+from tests.support.gateway import PATIENCE_S, ROOT
+from tests.support.programs import needs, output_of, program, run
 
 UNIT = ROOT / "systemd" / "relay.service"
-needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+needs_analyze = needs("systemd-analyze")
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -31,6 +31,16 @@ def manager(request, short_path):
 
 def told(listener):
     return dict(line.split("=", 1) for line in listener.recv(4096).decode().splitlines())
+
+
+def told_until(listener, word):
+    """All messages up to the first that has this word; a watchdog's beat does not extend the wait."""
+    deadline = time.monotonic() + PATIENCE_S
+    seen = [told(listener)]
+    while word not in seen[-1]:
+        assert time.monotonic() < deadline, f"the manager was not told {word} within {PATIENCE_S:g} s, but {seen}"
+        seen.append(told(listener))
+    return seen
 
 
 def test_each_message_is_what_sd_notify_documents(manager):
@@ -72,22 +82,16 @@ def test_a_watchdog_of_another_process_is_not_ours():
 def test_a_relay_tells_its_whole_life(relay, manager):
     listener, name = manager
     gateway = relay(start=False, env={"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000"}).launch()
-    seen = [told(listener)]
-    while "READY" not in seen[-1]:
-        seen.append(told(listener))
+    seen = told_until(listener, "READY")
     assert seen[-1]["STATUS"] == "generation 1, 2 of 2 workers serve"
     assert (gateway.state_dir / "endpoints.json").exists()
-    while "WATCHDOG" not in told(listener):
-        pass
+    told_until(listener, "WATCHDOG")
     assert gateway.command("reload").returncode == 0
-    seen = []
-    while not seen or "READY" not in seen[-1]:
-        seen.append(told(listener))
+    seen = told_until(listener, "READY")
     assert [message for message in seen if "RELOADING" in message]
     assert seen[-1]["STATUS"].startswith("generation 2, ")
     gateway.stop()
-    while "STOPPING" not in seen[-1]:
-        seen.append(told(listener))
+    assert told_until(listener, "STOPPING")[-1]["STATUS"] == "draining"
 
 
 @needs_analyze
@@ -95,13 +99,13 @@ def test_systemd_finds_nothing_to_complain_about_in_the_unit(short_path):
     # The program is installed elsewhere in a checkout, and systemd insists on finding it.
     unit = short_path / "relay.service"
     unit.write_text(UNIT.read_text().replace("/usr/local/bin/relay", sys.executable))
-    verified = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
+    verified = run("systemd-analyze", "verify", "--man=no", unit)
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
 @needs_analyze
 def test_the_units_exposure_is_as_low_as_documented():
-    judged = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)], capture_output=True, text=True, check=False)
+    judged = run("systemd-analyze", "security", "--offline=true", "--no-pager", UNIT)
     if "Overall exposure" not in judged.stdout:
         pytest.skip("this systemd-analyze cannot judge a file offline")
     assert float(re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", judged.stdout)[1]) <= 2.0
@@ -126,7 +130,7 @@ def allowed_calls():
         found = set()
         for name in names:
             if name.startswith("@"):
-                listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", name], capture_output=True, text=True, check=True).stdout
+                listed = output_of("systemd-analyze", "syscall-filter", "--no-pager", name)
                 found |= expand(line.strip() for line in listed.splitlines()[1:] if line.strip() and not line.strip().startswith("#"))
             else:
                 found.add(name)
@@ -142,7 +146,7 @@ def allowed_calls():
 
 
 @needs_analyze
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@needs("strace")
 def test_everything_the_relay_asks_of_the_kernel_is_allowed_by_the_unit(relay, pki):
     from tests.support.client import talk
     from tests.support.gateway import wait_until
@@ -150,7 +154,7 @@ def test_everything_the_relay_asks_of_the_kernel_is_allowed_by_the_unit(relay, p
     gateway = relay(start=False, relay={"workers": 1})
     trace = gateway.directory / "trace"
     with gateway.log_file.open("ab") as log:
-        command = ["strace", "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+        command = [program("strace"), "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
         gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
     wait_until("it accepts", (gateway.state_dir / "endpoints.json").exists, patience_s=60, detail=gateway.log)
     assert talk(pki, gateway.port()) == b"hello"

@@ -131,7 +131,7 @@ class Gateway:
             return
         # The supervisor first: it would replace its workers.
         self.process.kill()
-        self.process.wait()
+        self.process.wait(PATIENCE_S)
         for pid in self._pids_left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -23,14 +23,45 @@ PATIENCE_S = 20
 NAME = "app.example.com"
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip the test where the program is not installed."""
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip the test where one of the programs is not installed, and say which."""
+    missing = [program for program in programs if find(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed")
 
 
-def run(*command: str, said: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with `said` on stdin; what came out."""
-    return subprocess.run(command, input=said, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+def find(name: str) -> str | None:
+    """Where a program is. Servers are in /usr/sbin, which an ordinary user's PATH may lack."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
+
+
+def program(name: str) -> str:
+    """Where a foreign program is; skips the test that needs it where it is not installed."""
+    path = find(name)
+    if path is None:
+        pytest.skip(f"{name} not installed")
+    return path
+
+
+def run(
+    name: str, *arguments: str | Path, said: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a foreign program to its end, with `said` on stdin. Skips where it is not installed."""
+    return subprocess.run(
+        [program(name), *arguments],
+        input=said,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def output_of(name: str, *arguments: str | Path) -> str:
+    """What a foreign program prints; fails the test when the program does."""
+    done = run(name, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def curl(pki: Pki, port: int, *paths: str, files: Files | None = None, name: str = NAME, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -45,7 +76,7 @@ def s_client(pki: Pki, port: int, *options: str, files: Files | None, name: str 
     """Connect, say a line, wait for its echo, leave. Whether the echo came, and everything s_client printed."""
     identity = () if files is None else ("-cert", str(files.certificate), "-key", str(files.key))
     server_name = ("-servername", name) if name else ("-noservername",)
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(pki.ca), *server_name, *identity, *options]
+    command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(pki.ca), *server_name, *identity, *options]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -109,7 +140,7 @@ http {{
         return file.read_text() if file.exists() else ""
 
     def __enter__(self) -> Self:
-        self._process = process = subprocess.Popen(["nginx", "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = process = subprocess.Popen([program("nginx"), "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
         def accepts() -> bool:
             assert process.poll() is None, self.log()

@@ -1,4 +1,3 @@
-import shutil
 import socket
 import ssl
 import subprocess
@@ -28,6 +27,7 @@ from tests.support.handshakes import (
     target_of,
     wait_readable,
 )
+from tests.support.programs import output_of, program
 
 # What each certificate of the client matrix comes to: our reason, the subject we name, and the alert the client reads.
 CLIENTS = {
@@ -54,7 +54,7 @@ both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIO
 
 
 def serial_by_openssl(files):
-    said = subprocess.run(["openssl", "x509", "-in", files.certificate, "-noout", "-serial"], capture_output=True, text=True, check=True).stdout
+    said = output_of("openssl", "x509", "-in", files.certificate, "-noout", "-serial")
     return said.strip().removeprefix("serial=")
 
 
@@ -189,7 +189,7 @@ class a_client_program:  # noqa: N801 (reads as a function)
     def __init__(self, pki, route, *arguments):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(PATIENCE_S)
-            command = ["openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key, *arguments]
+            command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key, *arguments]
             self.program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             self.sock, _ = listener.accept()
         self.sock.setblocking(False)
@@ -202,7 +202,7 @@ class a_client_program:  # noqa: N801 (reads as a function)
         stream.free(self.ssl, established=True)
         self.sock.close()
         self.program.kill()
-        self.program.communicate()
+        self.program.communicate(timeout=PATIENCE_S)
 
 
 def finish(ours, sock):
@@ -215,7 +215,6 @@ def finish(ours, sock):
     raise AssertionError("the handshake does not end")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_a_client_that_asks_for_short_records_gets_all_of_a_long_write(pki, version):
     with a_client_program(pki, route_of(pki), "-maxfraglen", "512", "-quiet", version) as (ours, sock, program):

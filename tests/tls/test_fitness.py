@@ -10,6 +10,7 @@ from relay.tls.findings import Level
 from relay.tls.fitness import judge
 from relay.tls.pki import Authority, Wanted, _builder, _ca_extensions, _name, make_key, to_pem
 from tests.support.pki import Files
+from tests.support.programs import PATIENCE_S, output_of, program
 
 NOW = datetime.now(UTC)
 SERVER, CLIENT = "listener.https.route[0].certificate", "pool.a.machine_certificate"
@@ -69,7 +70,7 @@ def test_one_certificate_may_serve_both_sides_when_its_purposes_allow_it(pki, ju
 @pytest.mark.parametrize("usages", [(), ("digital_signature",), ("key_encipherment",), ("crl_sign",)], ids="-".join)
 def test_the_verdict_on_purposes_is_that_of_openssl(pki, judged, purposes, usages):
     files = server(pki, purposes=purposes, key_usages=usages)
-    said = subprocess.run(["openssl", "x509", "-in", files.certificate, "-noout", "-purpose"], capture_output=True, text=True, check=True).stdout
+    said = output_of("openssl", "x509", "-in", files.certificate, "-noout", "-purpose")
     errors = [(where, what) for level, where, what in bad(judged(gateway=files, machine=files)) if level == "error"]
     assert ("SSL server : Yes\n" not in said) == any(where == SERVER and "cannot serve as a server" in what for where, what in errors)
     assert ("SSL client : Yes\n" not in said) == any(where == CLIENT and "cannot serve as a client" in what for where, what in errors)
@@ -230,7 +231,7 @@ def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, judged,
         ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=machine", "-keyout", "leaf.key", "-out", "leaf.csr"],
         ["x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-sha1", "-days", "99", "-out", "leaf.pem"],
     ):
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run([program("openssl"), *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE_S)
     found = bad(judged(machine=Files(tmp_path / "leaf.pem", tmp_path / "leaf.key", None), backend_ca=tmp_path / "ca.pem", now=datetime.now(UTC) + timedelta(minutes=1)))
     assert found == [("error", CLIENT, "is signed with SHA1, which OpenSSL refuses at its default security level")]
 

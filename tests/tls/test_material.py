@@ -1,5 +1,4 @@
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.errors import ConfigError
 from relay.tls.material import MAX_FILE_BYTES, certificates_of, describe, load_authorities, load_key_pair, name_of
 from relay.tls.pki import Authority, Wanted, key_pem, to_pem
+from tests.support.programs import output_of
 
 WHERE = "pool.a.machine_certificate"
 
@@ -164,9 +164,7 @@ def test_a_ca_file_without_a_certificate_is_refused(pki):
 
 def test_a_description_says_what_openssl_says(pki):
     info = describe(pki.client.issued.certificate, "client.pem")
-    said = subprocess.run(
-        ["openssl", "x509", "-in", pki.client.certificate, "-noout", "-serial", "-subject", "-issuer", "-nameopt", "RFC2253"], capture_output=True, text=True, check=True
-    ).stdout
+    said = output_of("openssl", "x509", "-in", pki.client.certificate, "-noout", "-serial", "-subject", "-issuer", "-nameopt", "RFC2253")
     assert said.split("\n")[:3] == [f"serial={info.serial_hex}", f"subject={info.subject}", f"issuer={info.issuer}"]
     assert info.not_after_at - info.not_before_at == pytest.approx(365 * 86_400 + 3600, abs=1)
 

@@ -13,6 +13,7 @@ from relay.tls import stream
 from relay.tls.pump import BUDGET_BYTES, Pump, Status, watch_alerts
 from relay.tls.raw import BOTH_SHUT, NULL, RECORD_BYTES, ffi, lib
 from relay.tls.reasons import Failure
+from tests.support import programs
 from tests.support.handshakes import (
     MOST_STEPS,
     NAME,
@@ -351,7 +352,7 @@ def test_every_way_to_fail_leaves_the_error_queue_empty_once_it_was_explained(re
 def test_key_updates_and_renegotiations_that_a_client_asks_for_end_no_other_way_than_well_or_with_a_reason(pki, version):
     with meet_backend(target_of(pki), server_context(pki, pki.backend), pair=tcp_pair) as backend, socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE_S)
-        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key]
+        command = [programs.program("openssl"), "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key]
         command.append("-tls1_2" if version is VERSIONS["TLSv1.2"] else "-tls1_3")
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
             ours, _ = listener.accept()

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 import tests.support.worker as support
 from relay.worker.main import run_worker
+from tests.support.programs import program
 
 MESSAGES = 200
 CONNECTIONS = 50
@@ -87,13 +87,12 @@ def test_a_connection_costs_a_known_number_of_openssl_calls(start, backend, call
 @pytest.fixture
 def traced(tmp_path):
     """Counts a worker's system calls by name while inside."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
+    strace = program("strace")
 
     @contextlib.contextmanager
     def counting(relay):
         summary, calls = tmp_path / "strace", {}
-        tracer = subprocess.Popen(["strace", "-f", "-c", "-o", str(summary), "-p", str(relay.pid)], stderr=subprocess.PIPE, text=True)
+        tracer = subprocess.Popen([strace, "-f", "-c", "-o", str(summary), "-p", str(relay.pid)], stderr=subprocess.PIPE, text=True)
         if "attached" not in (said := tracer.stderr.readline()):
             tracer.wait(support.PATIENCE_S)
             pytest.skip(f"strace may not attach here: {said.strip()}")

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tests.support.peer import Peer
+from tests.support.programs import program
 from tests.support.worker import client_context, wait_until
 
 MB = 1024 * 1024
@@ -86,7 +87,7 @@ def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_h
 def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_in_common(start, door, pki, stack):
     back = door()
     relay = start([back.address])
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-servername", "app.example.com", "-tls1_2", "-cert", pki.client.certificate, "-key", pki.client.key, "-CAfile", pki.ca]
+    command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{relay.port}", "-servername", "app.example.com", "-tls1_2", "-cert", pki.client.certificate, "-key", pki.client.key, "-CAfile", pki.ca]
     asker = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     asker.stdin.write(b"x\n")
     asker.stdin.flush()
