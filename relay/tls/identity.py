@@ -3,7 +3,12 @@
 The chain is OpenSSL's business. What OpenSSL does not do on a resumed handshake is judged here, on every handshake:
 the dates of the leaf and of the CA that issued it, and the allow rules.
 
-Parsing is remembered by the certificate's SHA-256 (a certificate never changes); verdicts that depend on the time are not.
+Parsing is remembered by the certificate's SHA-256 (a certificate never changes); verdicts that
+depend on the time are not. What is remembered is bounded in number and bytes, and only of
+certificates that a trusted CA has signed. A refused certificate is described for the log: above
+LARGE_BYTES by its size and common name alone, as anybody can make one that is costly to read.
+
+Names that cannot be read match no rule by name; a rule by fingerprint needs no names.
 
 Never: trusts a certificate that OpenSSL has not verified, now or when the resumed session began.
 Next: `relay.worker.outbound.choose`
@@ -13,24 +18,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
-
 from relay.config.model import Allow
+from relay.core.untrusted import clip_names
 from relay.errors import Reason
-from relay.tls.material import serial_hex
+from relay.tls.der import DerError, Fields
+from relay.tls.names import (
+    COMMON_NAME,
+    ORGANIZATIONAL_UNIT,
+    SUBJECT_ALT_NAME,
+    Alternatives,
+    Attribute,
+    alternatives_of,
+    attributes_of,
+    render,
+    serial_text,
+    unix_time,
+    values_of,
+)
+from relay.tls.parsed import common_name, fields_of, to_der
 from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import Failure
 
+LARGE_BYTES = 8192
 _REMEMBERED = 4096
-_MOST_DETAIL = 500
+_REMEMBERED_BYTES = 16 * 1024 * 1024
 _SHA256 = lib.EVP_get_digestbyname(b"sha256")
 _digest: Any = ffi.new("unsigned char[32]")
 _digest_view = ffi.buffer(_digest, 32)
@@ -38,7 +54,13 @@ _digest_view = ffi.buffer(_digest, 32)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A leaf certificate's facts; instants are Unix time, `serial` (as `openssl x509 -serial` prints it) and `fingerprint` upper-case hex, names RFC 4514."""
+    """A leaf certificate's facts; instants are Unix time.
+
+    `serial` (as `openssl x509 -serial` prints it) and `fingerprint` are upper-case hex, `subject`
+    and `issuer` follow RFC 4514; these three are clipped and for people. The tuples of names are
+    exact, for rules. Of a large certificate that was refused there is only `subject`, which
+    tells its size, and `fingerprint`.
+    """
 
     subject: str
     issuer: str
@@ -52,7 +74,9 @@ class Identity:
     fingerprint: str
     issuer_der: bytes
     spki_sha256: bytes = b""
-    """The hash of its public key, which may outlive the certificate; b"" for a key that cryptography cannot write down."""
+    """The hash of its public key, which may outlive the certificate; b"" when it is unknown."""
+    unread: str = ""
+    """Which names the certificate has that cannot be read, for people; "" when all can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +112,7 @@ def compile_rules(allow: Allow) -> AllowRules:
 
 
 _known: dict[bytes, Identity] = {}
+_known_bytes = 0
 
 
 def peer_identity(ssl: Pointer) -> Identity | None:
@@ -102,79 +127,93 @@ def peer_identity(ssl: Pointer) -> Identity | None:
 
 
 def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
-    """The facts of an `X509 *`, which stays the caller's. Not to be remembered: a certificate that was not verified."""
+    """The facts of an `X509 *`, which stays the caller's.
+
+    Not to be remembered, and not read whole when it is large: a certificate that was not verified.
+    """
     lib.X509_digest(certificate, _SHA256, _digest, NULL)
     fingerprint = _digest_view[:]
     who = _known.get(fingerprint)
-    if who is None:
-        if not remember:
-            return _parse(to_der(certificate), fingerprint)
-        if len(_known) >= _REMEMBERED:
-            _known.clear()
-        who = _known[fingerprint] = _parse(to_der(certificate), fingerprint)
+    if who is not None:
+        return who
+    der = to_der(certificate)
+    if not remember:
+        if len(der) > LARGE_BYTES:
+            return _describe_large(certificate, len(der), fingerprint)
+        return _parse(certificate, der, fingerprint)
+    return _remember(_parse(certificate, der, fingerprint), len(der), fingerprint)
+
+
+def _remember(who: Identity, size: int, fingerprint: bytes) -> Identity:
+    global _known_bytes
+    _known_bytes += 1024 + size + 64 * (len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri))
+    if len(_known) >= _REMEMBERED or _known_bytes > _REMEMBERED_BYTES:
+        _known.clear()
+        _known_bytes = 0
+    _known[fingerprint] = who
     return who
 
 
-def to_der(certificate: Pointer) -> bytes:
-    """The DER of an `X509 *`."""
-    bio = lib.BIO_new(lib.BIO_s_mem())
+def _describe_large(certificate: Pointer, size: int, fingerprint: bytes) -> Identity:
+    name = common_name(certificate)
+    subject = f"{f'CN={name} ' if name else ''}(a certificate of {size} bytes, not read)"
+    return Identity(subject, "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
+
+
+def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
+    fields = fields_of(certificate, der)
+    subject, shown, unread = _subject(fields)
+    names, broken = _alternatives(fields)
+    return Identity(
+        subject=shown,
+        issuer=_shown(fields.issuer),
+        serial=serial_text(fields.serial),
+        # Dates that cannot be read let nobody in; OpenSSL has refused them before.
+        not_before_at=_or_never(unix_time(*fields.not_before), float("inf")),
+        not_after_at=_or_never(unix_time(*fields.not_after), 0.0),
+        cn=values_of(subject, COMMON_NAME),
+        ou=values_of(subject, ORGANIZATIONAL_UNIT),
+        san_dns=names.dns,
+        san_uri=names.uri,
+        fingerprint=fingerprint.hex().upper(),
+        issuer_der=fields.issuer,
+        spki_sha256=hashlib.sha256(fields.spki).digest() if fields.spki else b"",
+        unread=", ".join(filter(None, (unread, broken))),
+    )
+
+
+def _or_never(at: float | None, never: float) -> float:
+    return never if at is None else at
+
+
+def _subject(fields: Fields) -> tuple[list[Attribute], str, str]:
+    """The subject's attributes, the same for people, and what cannot be read of it."""
     try:
-        lib.i2d_X509_bio(bio, certificate)
-        data = ffi.new("char **")
-        length = lib.BIO_get_mem_data(bio, data)
-        return bytes(ffi.buffer(data[0], length))
-    finally:
-        lib.BIO_free(bio)
+        attributes = attributes_of(fields.subject)
+    except DerError as error:
+        return [], f"(unreadable: {error})", "its subject cannot be read"
+    return attributes, render(attributes), ""
 
 
-def _parse(der: bytes, fingerprint: bytes) -> Identity:
-    # cryptography refuses some certificates that OpenSSL accepts; such a certificate has no names to match a rule with.
+def _shown(name: bytes) -> str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what breaks RFC 5280 in harmless ways
-            certificate = x509.load_der_x509_certificate(der)
-            return Identity(
-                subject=certificate.subject.rfc4514_string(),
-                issuer=certificate.issuer.rfc4514_string(),
-                serial=serial_hex(certificate),
-                not_before_at=certificate.not_valid_before_utc.timestamp(),
-                not_after_at=certificate.not_valid_after_utc.timestamp(),
-                cn=_names(certificate, NameOID.COMMON_NAME),
-                ou=_names(certificate, NameOID.ORGANIZATIONAL_UNIT_NAME),
-                san_dns=_alternative(certificate, x509.DNSName),
-                san_uri=_alternative(certificate, x509.UniformResourceIdentifier),
-                fingerprint=fingerprint.hex().upper(),
-                issuer_der=certificate.issuer.public_bytes(),
-                spki_sha256=_key_hash(certificate),
-            )
-    except Exception as error:  # noqa: BLE001 (strangers choose these bytes, and cryptography's list of exceptions is open)
-        return Identity(f"unreadable: {_one_line(str(error))}", "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
-    finally:
-        lib.ERR_clear_error()
+        return render(attributes_of(name))
+    except DerError as error:
+        return f"(unreadable: {error})"
 
 
-def _one_line(text: str) -> str:
-    """For a detail: no line breaks or control characters, and not the whole of what a peer can fill a certificate with."""
-    short = text if len(text) <= _MOST_DETAIL else text[:_MOST_DETAIL] + "…"
-    return "".join(char if char.isprintable() else "?" for char in short)
-
-
-def _key_hash(certificate: x509.Certificate) -> bytes:
+def _alternatives(fields: Fields) -> tuple[Alternatives, str]:
+    if fields.extensions is None:
+        return Alternatives(), "its extensions cannot be read"
+    found = [each.value for each in fields.extensions if each.oid == SUBJECT_ALT_NAME]
+    if not found:
+        return Alternatives(), ""
+    if len(found) > 1:
+        return Alternatives(), "it has several subjectAltName extensions"
     try:
-        return hashlib.sha256(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    except Exception:  # noqa: BLE001 (OpenSSL has verified with this key; that cryptography knows no such kind must not refuse the client)
-        return b""
-
-
-def _names(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> tuple[str, ...]:
-    return tuple(str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(oid))
-
-
-def _alternative(certificate: x509.Certificate, kind: type[x509.DNSName | x509.UniformResourceIdentifier]) -> tuple[str, ...]:
-    try:
-        return tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(kind))
-    except x509.ExtensionNotFound:
-        return ()
+        return alternatives_of(found[0]), ""
+    except DerError as error:
+        return Alternatives(), f"its subjectAltName {error}"
 
 
 class Gate(Protocol):
@@ -190,8 +229,6 @@ def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
     """What OpenSSL left to us, on full and resumed handshakes alike; None lets the client in."""
     if who is None:
         return Failure(Reason.NO_CERTIFICATE)
-    if not who.serial:
-        return Failure(Reason.INVALID_CERTIFICATE, who.subject)
     if now_at > who.not_after_at:
         return Failure(Reason.EXPIRED, "certificate has expired")
     if now_at < who.not_before_at:
@@ -199,6 +236,9 @@ def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
     if now_at > gate.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
     if not gate.rules.allow(who):
-        names = _one_line(", ".join((*who.cn, *who.san_dns, *who.san_uri))) or "none"
-        return Failure(Reason.NOT_ALLOWED, f"names in the certificate: {names}; SHA-256 {who.fingerprint}")
+        names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (who.unread and f" ({who.unread})")
+        return Failure(
+            Reason.NOT_ALLOWED,
+            f"names in the certificate: {names}; SHA-256 {who.fingerprint}",
+        )
     return None

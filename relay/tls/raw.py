@@ -33,10 +33,13 @@ _NEEDED = [
     "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername", "SSL_get_session",
     "SSL_get_version", "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
     "SSL_OP_NO_TICKET", "SSL_set_options", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
-    "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
+    "ASN1_STRING_get0_data", "ASN1_STRING_length", "ASN1_STRING_type", "EVP_PKEY_bits", "EVP_PKEY_free", "OBJ_txt2nid", "OPENSSL_free",
+    "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS",
+    "X509_NAME_ENTRY_get_data", "X509_NAME_get_entry", "X509_NAME_get_index_by_NID", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
     "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
     "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
-    "X509_verify_cert_error_string", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
+    "X509_get_issuer_name", "X509_get_pubkey", "X509_get_serialNumber", "X509_get_subject_name", "X509_get_version", "X509_getm_notAfter", "X509_getm_notBefore",
+    "X509_verify_cert_error_string", "i2d_PUBKEY_bio", "i2d_X509_NAME", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
 ]  # fmt: skip
 
 

@@ -1,3 +1,6 @@
+import contextlib
+import hashlib
+import ssl
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -6,17 +9,22 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID, ObjectIdentifier
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Reason
 from relay.tls import identity
 from relay.tls.contexts import _valid_until
+from relay.tls.der import DerError, read_certificate
 from relay.tls.identity import Identity, _parse, compile_rules, judge
+from relay.tls.names import alternatives_of, attributes_of, render
+from relay.tls.parsed import to_der
 from relay.tls.pki import Authority, Wanted, make_key
+from relay.tls.raw import NULL, ffi, lib
 from relay.tls.reasons import Failure
 from tests.support.handshakes import VERSIONS, allow, begin_session, client_context, meet_client, route_of
+from tests.support.odd import CN, OU, SAN, SOUND, Odd, attribute, dns, extension, make, name, sequence, tlv, write_odd
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 ALICE = Identity("CN=alice", "CN=Test CA", "0A", 1000.0, 2000.0, ("alice",), ("ops",), ("alice.corp",), ("spiffe://corp/alice",), "AB" * 32, b"the CA")
@@ -182,11 +190,9 @@ def test_the_end_of_the_ca_is_the_end_of_its_certificates():
     assert judge(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801) is None
 
 
-def test_nobody_and_who_cannot_be_read_are_refused():
+def test_nobody_and_who_has_no_dates_are_refused():
     assert judge(None, gate(), 1500) == Failure(Reason.NO_CERTIFICATE)
-    unreadable = _parse(b"\x30\x03no", b"\1" * 32)
-    assert judge(unreadable, gate(), 1500).reason is Reason.INVALID_CERTIFICATE
-    assert unreadable.fingerprint == "01" * 32
+    assert judge(replace(ALICE, not_after_at=0.0), gate(), 1500).reason is Reason.EXPIRED
 
 
 def test_names_in_a_detail_are_one_short_line():
@@ -301,47 +307,162 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
             assert (meeting.reason == "done") is allowed
 
 
-@both_versions
-def test_a_certificate_with_an_unknown_kind_of_name_is_refused_with_its_reason_and_nothing_raises(pki, version):
-    # ediPartyName: OpenSSL takes it, cryptography does not (and says so with an exception that is no ValueError).
-    names = bytes.fromhex("3010a50ea10c0c0a") + b"0123456789"
-    for authority_, reason in ((pki.authority, "invalid_certificate"), (pki.foreign_authority, "unknown_ca")):
-        key = make_key("ec-p256")
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
-        now = datetime.now(UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(authority_.certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(10)
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.UnrecognizedExtension(ObjectIdentifier("2.5.29.17"), names), critical=False)
-            .sign(authority_.key, hashes.SHA256())
-        )
-        files = pki.write(replace(pki.client.issued, certificate=certificate, key=key))
-        route = route_of(pki)
-        with meet_client(route, client_context(pki, files, version), check=lambda who, route=route: judge(who, route, time.time())) as meeting:
-            assert meeting.reason == reason
-            assert meeting.alert
-            assert meeting.identity.subject.startswith("unreadable: ")
-            assert meeting.identity.fingerprint == certificate.fingerprint(hashes.SHA256()).hex().upper()
+@pytest.mark.parametrize("what", SOUND)
+def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what):
+    """A rule by fingerprint needs no names, and no parser that likes the certificate."""
+    files = write_odd(tmp_path, "odd", SOUND[what], pki.authority)
+    fingerprint = certificate_digest(files)
+    route = route_of(pki, allow=allow(fingerprint_sha256=(fingerprint,)))
+    for version in VERSIONS.values():
+        context = client_context(pki, files, version)
+        with meet_client(route, context, check=lambda who: judge(who, route, time.time())) as met:
+            assert (met.reason, met.identity.fingerprint, met.identity.unread) == ("done", fingerprint, "")
+            assert met.identity.subject.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("what", "rules"),
+    [
+        ("underscore", {"cn": ("my_service",)}),
+        ("ampersand", {"cn": ("M&S",)}),
+        ("asterisk", {"cn": ("*.example.com",)}),
+        ("t61", {"cn": ("Müller",)}),
+        ("bmp", {"cn": ("alice",)}),
+        ("universal", {"cn": ("alice",)}),
+        ("two in one part", {"ou": ("b",)}),
+        *((each, {"san_dns": ("app.example.com",)}) for each in SOUND if "name" not in each),
+    ],
+)
+def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules):
+    files = write_odd(tmp_path, "odd", SOUND[what], pki.authority)
+    for names, reason in ((rules, "done"), ({"cn": ("other",), "san_dns": ("other.example.com",)}, "not_allowed")):
+        route = route_of(pki, allow=allow(**names))
+        with meet_client(route, client_context(pki, files), check=lambda who, route=route: judge(who, route, time.time())) as met:
+            assert met.reason == reason
+
+
+@pytest.mark.parametrize("what", ["rest", "too many", "too many extensions"])
+def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, what):
+    """OpenSSL takes these; so a rule by name must not, and the line says why."""
+    odd, said = {
+        "rest": (Odd(san=extension(SAN, dns("app.example.com") + b"\5\0")), "its subjectAltName is not what its place asks for"),
+        "too many": (Odd(san=extension(SAN, dns("app.example.com", *["a"] * 1024))), "its subjectAltName has more than 1024 parts"),
+        "too many extensions": (Odd(extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(260))), "its extensions cannot be read"),
+    }[what]
+    files = write_odd(tmp_path, "odd", odd, pki.authority)
+    for rules, reason in (({"san_dns": ("app.example.com",)}, "not_allowed"), ({"fingerprint_sha256": (certificate_digest(files),)}, "done")):
+        route = route_of(pki, allow=allow(**rules))
+        with meet_client(route, client_context(pki, files), check=lambda who, route=route: judge(who, route, time.time())) as met:
+            assert met.reason == reason
+            assert met.identity.unread == said
+            assert reason == "done" or met.result.detail.startswith(f"names in the certificate: odd ({said}); SHA-256 ")
+
+
+def test_a_fault_in_a_name_is_no_end_of_text():
+    """A zero byte or a comma inside a name makes no other name out of it."""
+    names = alternatives_of(sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com")))
+    assert names.dns == ("a, DNS:app.example.com",)
+    assert render(attributes_of(name(attribute(CN, "a,CN=b+c")))) == "CN=a\\,CN=b\\+c"
 
 
 @given(st.binary(max_size=400))
-def test_no_bytes_make_the_parser_raise(der):
-    assert _parse(der, b"\0" * 32).serial == ""
+def test_no_bytes_make_the_readers_raise_anything_but_their_error(der):
+    for reader in (read_certificate, attributes_of, alternatives_of):
+        with contextlib.suppress(DerError):
+            reader(der)
 
 
 def test_no_bent_certificate_makes_the_parser_raise(pki):
+    """Every byte of a certificate bent in three ways; OpenSSL takes many of these, and some are large numbers."""
     der = pki.client_spiffe.issued.certificate.public_bytes(Encoding.DER)
+    read = 0
     for at in range(len(der)):
         for mask in (1, 0x80, 0xFF):
             bent = bytearray(der)
             bent[at] ^= mask
-            who = _parse(bytes(bent), b"\0" * 32)
-            assert who.subject.isprintable() or who.serial
+            pointer = pointer_of(bytes(bent))
+            if pointer is not None:
+                who = _parse(pointer, to_der(pointer), b"\0" * 32)
+                assert who.subject.isprintable()
+                assert who.serial
+                read += 1
+    assert read > len(der)
+
+
+def pointer_of(der):
+    """OpenSSL's parse of it, or None."""
+    bio = lib.BIO_new_mem_buf(ffi.from_buffer(der), len(der))
+    found = lib.d2i_X509_bio(bio, NULL)
+    lib.BIO_free(bio)
+    lib.ERR_clear_error()
+    return None if found == NULL else ffi.gc(found, lib.X509_free)
+
+
+def certificate_digest(files):
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(files.certificate.read_text())).hexdigest().upper()
+
+
+LARGE = {
+    "names": Odd(san=extension(SAN, dns(*["a"] * 9000))),
+    "attributes": Odd(subject=name(*[attribute(CN, "a")] * 1500)),
+    "extensions": Odd(extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(1700))),
+    "serial": Odd(serial=tlv(2, b"\x7f" * 28_000)),
+    "common name": Odd(subject=name(attribute(CN, "a\n" * 14_000))),
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name(pki, tmp_path, what):
+    """Nobody has signed it, so reading it would be work that any stranger can order."""
+    files = write_odd(tmp_path, "large", LARGE[what], pki.foreign_authority)
+    route = route_of(pki)
+    with meet_client(route, client_context(pki, files)) as met:
+        who = met.identity
+        size = len(ssl.PEM_cert_to_DER_cert(files.certificate.read_text()))
+        assert size > identity.LARGE_BYTES
+        assert (met.reason, who.fingerprint) == ("unknown_ca", certificate_digest(files))
+        assert who.subject.endswith(f" (a certificate of {size} bytes, not read)")
+        assert who.subject.startswith("CN=")
+        assert who.subject.isprintable()
+        assert len(repr(who)) < 1000
+        assert bytes.fromhex(who.fingerprint) not in identity._known
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_path, what):
+    files = write_odd(tmp_path, "large", LARGE[what], pki.authority)
+    route = route_of(pki, allow=allow(fingerprint_sha256=(certificate_digest(files),)))
+    with meet_client(route, client_context(pki, files), check=lambda who: judge(who, route, time.time())) as met:
+        assert met.reason == "done"
+        who = met.identity
+        assert max(map(len, (who.subject, who.issuer, who.serial))) <= 512
+        assert sum(map(len, (who.cn, who.ou, who.san_dns, who.san_uri))) <= 1024
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_what_a_refused_certificate_costs_is_bounded(pki, tmp_path, what):
+    """Against OpenSSL's own parse of the same bytes, so that it holds on every machine."""
+    der, _ = make(LARGE[what], pki.foreign_authority)
+    pointer = pointer_of(der)
+    theirs = min(cpu_of(lambda: pointer_of(der)) for _ in range(20))
+    ours = min(cpu_of(lambda: identity.identity_of(pointer, remember=False)) for _ in range(20))
+    assert ours < max(theirs, 0.0005)
+
+
+def cpu_of(work):
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
+
+
+def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_REMEMBERED_BYTES", 40_000)
+    identity._known.clear()
+    identity._known_bytes = 0
+    for number in range(8):
+        odd = Odd(subject=name(*[attribute(OU, f"{number}" * 2000)] * 5))
+        identity.identity_of(pointer_of(make(odd, pki.authority)[0]))
+        assert sum(len(who.ou) * 2000 for who in identity._known.values()) <= 40_000
 
 
 def test_what_is_remembered_is_bounded(pki, monkeypatch):
