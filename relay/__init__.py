@@ -2,7 +2,7 @@
 
 THE MAP. One connection, in the order in which it meets the code:
 
-1. `relay.worker.listener.Acceptor.on_ready` accepts it, within the limits that `relay.worker.worker.Worker` keeps, and makes a
+1. `relay.worker.listener.Acceptor.on_ready` accepts it, within the limits that `relay.worker.admission.Admission` keeps, and makes a
    `relay.worker.session.Session`, which lives until its log line is written. What may happen to it in which state, and what then, is
    `relay.core.lifecycle.TRANSITIONS`; `relay.worker.session.Session.advance` does it, called by `relay.worker.loop.Loop.run`.
 2. `relay.worker.intake.step` looks at its first bytes without consuming them: `relay.core.hello.parse_hello` finds the server name
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 MAP = {
     "relay.worker.main": "a worker from fork to exit",
     "relay.worker.worker": "its sessions, counters and limits",
+    "relay.worker.admission": "how many, and which client goes for a newer one",
     "relay.worker.listener": "accepting",
     "relay.worker.loop": "readiness, deadlines, fairness",
     "relay.worker.session": "one connection from accept to log line",

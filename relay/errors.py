@@ -57,6 +57,8 @@ class Reason(Word):
     UNKNOWN_SNI = "unknown_sni"
     NO_SNI = "no_sni"
     PER_CLIENT_LIMIT = "per_client_limit"
+    HALF_OPEN_LIMIT = "half_open_limit"
+    HALF_OPEN_PER_CLIENT = "half_open_per_client"
     DRAINING = "draining"
 
     # The client and its certificate.
@@ -129,6 +131,10 @@ REMEDIES: dict[Reason, str] = {
     Reason.UNKNOWN_SNI: "no route of this listener has this name; add it to a route's sni, or correct the client's URL",
     Reason.NO_SNI: "the client sent no server name and the listener has no route without sni; connect by name, or add a default route",
     Reason.PER_CLIENT_LIMIT: "this address has limits.per_client connections open",
+    Reason.HALF_OPEN_LIMIT: "a newer client needed the place of this one, which had waited longest in its handshake; "
+    "a flood does this: look at the client addresses with this reason, and raise limits.handshakes if these clients are wanted",
+    Reason.HALF_OPEN_PER_CLIENT: "this client address has limits.half_open_per_client connections that have not finished their handshake; "
+    "raise it if many clients share this address",
     Reason.DRAINING: "the relay was stopping while this connection had not finished its handshake",
     Reason.NO_CERTIFICATE: "the client sent no certificate; configure one signed by the route's client_ca in the client",
     Reason.UNKNOWN_CA: "the client's certificate does not lead to the route's client_ca; the client must send its intermediates, or its CA must be added to client_ca",

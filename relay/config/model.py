@@ -99,11 +99,12 @@ class Timeouts(_Section):
 
 
 class Limits(_Section):
-    """`[limits]`: bounds per worker; 0 in per_client means none."""
+    """`[limits]`: bounds per worker; 0 in per_client and half_open_per_client means none."""
 
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
-    handshakes: Annotated[int, Field(ge=1, le=100_000)] = 512
+    handshakes: Annotated[int, Field(ge=1, le=100_000)] = 2_048
     per_client: Annotated[int, Field(ge=0)] = 0
+    half_open_per_client: Annotated[int, Field(ge=0)] = 1_024
 
 
 class Allow(_Section):

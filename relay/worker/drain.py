@@ -39,7 +39,7 @@ class Drain:
         self._worker.loop.after_turn(lambda: self._close(why))
 
     def _close(self, why: str) -> None:
-        self._worker.forget_waiting()
+        self._worker.admission.forget_waiting()
         for acceptor in self._acceptors:
             acceptor.close()
         self._closed = True

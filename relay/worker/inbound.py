@@ -36,6 +36,7 @@ def step(session: Session) -> None:
         else:
             loop.watch(end.fd, end.mask, mask)
         end.mask = mask
+        session.worker.admission.progress(session)
         return
     if isinstance(progress, Failure):
         session.identity = stream.refused_identity()
@@ -44,6 +45,7 @@ def step(session: Session) -> None:
     _judge(session)
     end.established = True
     worker = session.worker
+    worker.admission.secured(session)
     session.inbound_handshake_s = time.monotonic() - session.started_at
     worker.count_handshake(Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s)
     if end.mask == 0:  # a resumption in one flight

@@ -57,6 +57,7 @@ def step(session: Session) -> None:
         # A peek shows the same bytes for ever, never the end behind them.
         if end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
             raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
+        session.worker.admission.progress(session)
         _wait(session)
         return
     if isinstance(hello, Malformed):
@@ -67,11 +68,7 @@ def step(session: Session) -> None:
     if route is None:
         _answer(session, _UNRECOGNIZED_NAME)
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
-    if not session.worker.may_handshake(session):
-        session.detail = "the hello was whole, but as many handshakes as limits.handshakes allows were in progress all the time"
-        _wait(session)
-        return
-    session.route, session.detail = route, ""
+    session.route = route
     session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)

@@ -60,22 +60,22 @@ class Acceptor:
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
         """Accept one: epoll reports it again when there are more, and asking for one that is not there would cost a system call and an exception each time."""
         worker = self._worker
-        if not worker.has_room():
-            worker.wait_for_room(self)
+        if not worker.admission.has_room():
+            worker.admission.wait_for_room(self)
             return
         try:
             sock, address = accept(self._sock, self._family)
         except OSError as error:
             if error.errno in _NO_RESOURCES:
                 log.warning("cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections", self.name, error.strerror)
-                worker.wait_for_room(self)
+                worker.admission.wait_for_room(self)
             return  # else the client has gone again (accept(2): treat as EAGAIN)
         self._begin(sock, address)
 
     def _begin(self, sock: Connection, address: Address) -> None:
         worker = self._worker
         session = worker.new_session(self, sock, address)
-        if worker.too_many_from(session.client_host):
+        if worker.admission.too_many_from(session.client_host):
             session.refuse(SessionError(Side.INBOUND, Stage.INTAKE, Reason.PER_CLIENT_LIMIT))
             return
         worker.loop.schedule(session)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Generation
+from relay.worker import parting
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN
@@ -27,6 +28,8 @@ from relay.worker.worker import Worker
 
 # Descriptors a worker has besides two per session: listening sockets, epoll, logs, pipes.
 _OTHER_FDS = 128
+# Where files are few, refused clients that still read take half of those at most.
+_FEW_PARTINGS = 64
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +51,15 @@ def run_worker(spec: WorkerSpec) -> int:
     """Serve until told to stop; the process's exit code."""
     faulthandler.enable()  # the supervisor sends ABRT to a worker that hangs: the traceback says where
     config = spec.generation.config
+    max_connections, max_partings = _raise_fd_limit(config.limits.connections)
     worker = Worker(
         slot=spec.slot,
         row=spec.row,
         generation=spec.generation,
         board=spec.board,
         layout=spec.layout,
-        max_connections=_raise_fd_limit(config.limits.connections),
+        max_connections=max_connections,
+        max_partings=max_partings,
     )
     acceptors = [Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners]
     drain = Drain(worker, acceptors, config.relay.drain_timeout_s)
@@ -107,14 +112,18 @@ def _noted(_number: int, _frame: object) -> None:
     """The wake-up descriptor has the number; nothing is done between two arbitrary instructions."""
 
 
-def _raise_fd_limit(connections: int) -> int:
-    """Raise the limit of open files as far as it goes; the number of connections it allows, at most what is configured."""
+def _raise_fd_limit(connections: int) -> tuple[int, int]:
+    """Raise the limit of open files as far as it goes.
+
+    Returns how many connections it allows, at most what is configured, and how many refused
+    clients may be waited for besides.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + _OTHER_FDS
+    needed = 2 * connections + _OTHER_FDS + parting.MOST
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     allowed = max(1, (soft - _OTHER_FDS) // 2)
     if allowed < connections:
         log.warning("limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d", connections, soft, allowed, needed)
-    return min(allowed, connections)
+    return min(allowed, connections), parting.MOST if soft >= needed else _FEW_PARTINGS

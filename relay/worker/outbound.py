@@ -146,7 +146,6 @@ def try_next(session: Session, failure: Failure) -> None:
 def back_to_connect(session: Session, failure: Failure) -> None:
     """The backend failed before either side had sent a byte: try the next one, as if it had failed in its handshake."""
     worker, client = session.worker, session.inbound
-    worker.handshake_again()
     mask = IN | ET
     worker.loop.handle(client.fd, session.on_early)
     worker.loop.watch(client.fd, client.mask, mask)

@@ -2,15 +2,16 @@
 
 Closing a socket with unread bytes in it makes the kernel send a reset, and a reset makes the client's kernel throw away the
 alert that says why. So the socket is half-closed, what the client still sends is thrown away, and it is closed when the client
-closes, or after PATIENCE_S.
+closes, or after PATIENCE_S. At the bound the oldest goes: it has had the most time to read.
 
-Never: keeps more than MOST at once; keeps anything but a socket.
+Never: keeps more than MOST at once; keeps anything but a socket; takes a place of limits.connections.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from relay.sockets import Connection
@@ -29,20 +30,23 @@ _INFINITY = float("inf")
 
 
 class Partings:
-    """How many refused clients are being waited for."""
+    """The refused clients that are being waited for, the oldest first; `most` is their bound."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, most: int = MOST) -> None:
         self.loop = loop
-        self.count = 0
+        self.most = most
+        self.open: OrderedDict[_Parting, None] = OrderedDict()
 
     def take(self, sock: Connection, mask: int) -> None:
         """Take over a socket that is watched with `mask` (0: not yet) from a session that has ended."""
         loop, fd = self.loop, sock.fileno()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
-        if self.count >= MOST or _read_to_end(sock):
+        if _read_to_end(sock):
             loop.forget(fd, sock.close)
             return
+        if len(self.open) >= self.most:
+            next(iter(self.open)).on_deadline()
         parting = _Parting(self, sock)
         if mask == 0:
             loop.add(fd, IN, parting.on_ready)
@@ -63,7 +67,7 @@ class _Parting:
         self._reads = 0
         self._until_at = everyone.loop.now + PATIENCE_S
         self.timer_at = _INFINITY
-        everyone.count += 1
+        everyone.open[self] = None
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a read tells)
         self._reads += _READS_PER_EVENT
@@ -76,7 +80,7 @@ class _Parting:
     def on_deadline(self) -> None:
         if self._until_at != _INFINITY:
             self._until_at = _INFINITY
-            self._all.count -= 1
+            del self._all.open[self]
             self._all.loop.forget(self._sock.fileno(), self._sock.close)
 
     def step(self) -> None:

@@ -41,7 +41,6 @@ def begin(session: Session) -> None:
     worker, client, backend = session.worker, session.inbound, session.outbound
     if backend is None:
         return
-    worker.handshake_over()
     session.active_at = worker.loop.now
     watch_alerts(client.ssl)
     watch_alerts(backend.ssl)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Handshakes in the same state take the same steps, so these are taken together.
 LANES = {State.INTAKE: 0, State.INBOUND_TLS: 1, State.SNIFF: 2, State.CONNECT: 3, State.OUTBOUND_TLS: 4}
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
+# Nothing was said to the client that it could miss.
+_UNTOLD = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
 _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
 
@@ -70,7 +72,7 @@ class Session:
 
     __slots__ = (
         "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "ended_at", "first", "identity", "inbound",
-        "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "queued", "reason", "replied", "resumed",
+        "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "progress_at", "progresses", "queued", "reason", "replied", "resumed",
         "route", "side", "since_at", "sni", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
 
@@ -84,7 +86,8 @@ class Session:
         self.number = number
         self.state = State.INTAKE
         self.time_at = time.time()
-        self.started_at = self.since_at = self.active_at = worker.loop.now
+        self.started_at = self.since_at = self.active_at = self.progress_at = worker.loop.now
+        self.progresses = 0  # how often the client has sent something while it was half open
         self.timer_at = self.ended_at = _INFINITY
         self.queued = False
         self.replied = False
@@ -271,7 +274,7 @@ class Session:
             worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)
         self.drop_outbound()
         # Closing over unread bytes would take back what the client was told: the alert that refuses it, or a lost backend's last answer.
-        part = self.reason is not Reason.PEER_GONE if was in _BEFORE_CONNECT else self.side is Side.OUTBOUND and was not in _HANDSHAKING
+        part = self.reason not in _UNTOLD if was in _BEFORE_CONNECT else self.side is Side.OUTBOUND and was not in _HANDSHAKING
         self._give_back(self.inbound, partings=worker.partings if part else None)
-        worker.session_closed(self, handshaking=was in _HANDSHAKING)
+        worker.session_closed(self)
         worker.log_session(self)

@@ -4,7 +4,7 @@ Theory of operation. The request often comes with the handshake's last flight, s
 it, and what epoll watches need not be changed. An edge after which nothing is decided was part of a request, or a record that holds no
 data (a key update), after which OpenSSL returns: then the socket is watched level-triggered, for no edge tells what lies behind. Who says nothing in time, or nothing that is HTTP/1, is not broken but goes
 where a client without a cookie goes; whatever was read is forwarded all the same, to each backend that is tried, until one has taken it.
-A client that is waited for takes no handshake's place: browsers open connections that they may use later.
+A client that is waited for is not half open: browsers open connections that they may use later.
 
 Never: changes a byte; reads more than a request's head and the record that it ends in.
 Next: `relay.worker.outbound.step`
@@ -70,15 +70,9 @@ def begin(session: Session, cookie: str) -> None:
     session.first = first = First(cookie)
     watch_alerts(session.inbound.ssl)
     session.advance(Event.LOOK)
-    try:
-        decided = _read(session, first)
-    except SessionError:
-        session.worker.handshake_over()
-        raise
-    if decided:
+    if _read(session, first):
         _go_on(session, Event.LOOKED)
     else:
-        session.worker.handshake_over()
         session.worker.loop.handle(session.inbound.fd, session.on_wake)
 
 
@@ -88,7 +82,6 @@ def step(session: Session) -> None:
     if first is None:
         return
     if _read(session, first):
-        session.worker.handshake_again()
         _go_on(session, Event.LOOKED)
     elif session.inbound.mask & ET:
         _watch(session, IN)
@@ -96,7 +89,6 @@ def step(session: Session) -> None:
 
 def too_slow(session: Session) -> None:
     """The deadline of SNIFF has passed: go on without a cookie."""
-    session.worker.handshake_again()
     _go_on(session, Event.DEADLINE)
 
 

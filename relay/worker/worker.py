@@ -10,11 +10,10 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 
 from relay.core.familiar import FamiliarHellos
 from relay.core.lifecycle import State
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.errors import Reason, Side
 from relay.observe.access_log import AccessLog
 from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
@@ -22,24 +21,22 @@ from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
 from relay.worker import inbound, intake, outbound, relaying, sniffing
+from relay.worker.admission import Admission
 from relay.worker.listener import Acceptor
-from relay.worker.loop import IN, Loop
+from relay.worker.loop import Loop
 from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
 from relay.worker.report import record_of
 from relay.worker.session import LANES, Session
 
-STALLED_S = 1.0
-_STALLED = f"limits.handshakes were in progress, so this one, which had waited {STALLED_S:g} s for the client, had to make room"
-
 
 class Worker:
     """What every session of a worker shares."""
 
-    def __init__(self, *, slot: int, row: int, generation: Generation, board: Scoreboard, layout: Layout, max_connections: int) -> None:
+    def __init__(self, *, slot: int, row: int, generation: Generation, board: Scoreboard, layout: Layout, max_connections: int, max_partings: int) -> None:
         config = generation.config
         self.loop = Loop(on_tick=self._on_tick, lanes=len(LANES))
-        self.partings = Partings(self.loop)
+        self.partings = Partings(self.loop, max_partings)
         self.hellos = FamiliarHellos()
         self.pump = Pump()
         self.cells = board.row(row)
@@ -66,14 +63,8 @@ class Worker:
         self.first_reply = relaying.first_reply
         self.too_slow = {State.SNIFF: sniffing.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
         self.on_session_end: Callable[[], None] | None = None
-        self._max_connections = max_connections
-        self._max_handshakes = config.limits.handshakes
-        self._per_client = config.limits.per_client
-        self._clients: dict[str, int] = {}
-        self._handshaking = 0
-        self._parked: dict[Session, None] = {}  # in the order they came
+        self.admission = Admission(config.limits, max_connections, self.sessions, self.loop)
         self._number = 0
-        self._waiting: list[Acceptor] = []
         self._ended: deque[Session] = deque()  # and not in the log yet
         self._cell_active = layout.cell("relay_connections_active")
         self._cell_dropped = layout.cell("relay_access_log_dropped_total")
@@ -94,15 +85,6 @@ class Worker:
 
     # Sessions.
 
-    def has_room(self) -> bool:
-        """Whether another client may be accepted now. Refused ones that are still listening have file descriptors too."""
-        return len(self.sessions) + self.partings.count < self._max_connections and self._handshaking < self._max_handshakes
-
-    def wait_for_room(self, acceptor: Acceptor) -> None:
-        """Accept nobody until a session or a handshake ends."""
-        acceptor.pause()
-        self._waiting.append(acceptor)
-
     def new_session(self, acceptor: Acceptor, sock: Connection, address: Address) -> Session:
         """Enter a client who was just accepted."""
         self._number += 1
@@ -110,15 +92,10 @@ class Worker:
         self.sessions.add(session)
         self.loop.live += 1
         self.cells[self._cell_active] += 1
-        if self._per_client:
-            self._clients[session.client_host] = self._clients.get(session.client_host, 0) + 1
+        self.admission.enter(session)
         return session
 
-    def too_many_from(self, host: str) -> bool:
-        """Whether this address has more than limits.per_client connections, the newest included."""
-        return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
-
-    def session_closed(self, session: Session, *, handshaking: bool) -> None:
+    def session_closed(self, session: Session) -> None:
         """The last that is heard of a session."""
         self.sessions.discard(session)
         self.loop.live -= 1
@@ -127,62 +104,9 @@ class Worker:
             self.cells[self._cells_routed[session.acceptor.name, NO_ROUTE]] += 1
         if session.reason is not None:
             self.cells[self._cells_closed[session.reason]] += 1
-        if self._per_client:
-            left = self._clients[session.client_host] - 1
-            if left:
-                self._clients[session.client_host] = left
-            else:
-                del self._clients[session.client_host]
-        if self._parked:
-            self._parked.pop(session, None)
-        if handshaking:
-            self.handshake_over()
-        elif self._waiting and self.has_room():
-            self.resume()
+        self.admission.closed(session)
         if self.on_session_end is not None:
             self.on_session_end()
-
-    def may_handshake(self, session: Session) -> bool:
-        """Whether a client whose hello is whole may go on now; if not, it is woken when a handshake ends. Who says nothing takes nobody's place."""
-        if self._handshaking < self._max_handshakes:
-            self._handshaking += 1
-            if self._parked:
-                self._parked.pop(session, None)  # an event of its own has woken it before its turn
-            return True
-        self._parked[session] = None
-        return False
-
-    def handshake_over(self) -> None:
-        """A session has both its handshakes behind it, or will never have."""
-        self._handshaking -= 1
-        self._wake_parked()
-        if self._waiting and self.has_room():
-            self.resume()
-
-    def handshake_again(self) -> None:
-        """A session has lost its backend before it could use it."""
-        self._handshaking += 1
-
-    def _wake_parked(self) -> None:
-        for session in list(islice(self._parked, max(0, self._max_handshakes - self._handshaking))):
-            del self._parked[session]
-            session.on_wake(IN)
-
-    def _end_stalled(self) -> None:
-        """All places are taken: whoever has not answered for STALLED_S gives his to those who wait."""
-        since_at = self.loop.now - STALLED_S
-        for session in [s for s in self.sessions if s.state is State.INBOUND_TLS and not s.queued and s.since_at < since_at]:
-            session.refuse(SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.HANDSHAKE_TIMEOUT, _STALLED))
-
-    def resume(self) -> None:
-        """There is room again."""
-        for acceptor in self._waiting:
-            acceptor.resume()
-        self._waiting.clear()
-
-    def forget_waiting(self) -> None:
-        """The acceptors are about to be closed: nobody is to be resumed."""
-        self._waiting.clear()
 
     # Counting.
 
@@ -225,9 +149,4 @@ class Worker:
         for pool in self.pools.values():
             for member in pool.on_tick():
                 outbound.close_all(self.sessions, member)
-        if self._handshaking >= self._max_handshakes:
-            self._end_stalled()
-        if self._parked:
-            self._wake_parked()
-        if self._waiting and self.has_room():
-            self.resume()
+        self.admission.on_tick()

@@ -8,7 +8,7 @@ from OpenSSL import SSL
 
 from relay.tls.raw import lib
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
-from tests.support.worker import RunningWorker, client_context, client_hello, pool_toml, route_toml, wait_until
+from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
 HALF_A_HELLO = bytes.fromhex("160301013c010001380303")
 
@@ -83,49 +83,6 @@ def test_a_client_that_leaves_in_the_middle_of_its_hello_is_not_waited_for(start
 
 def silent(relay, stack):
     return stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), 15))
-
-
-def test_clients_that_say_nothing_take_no_handshake_from_those_who_speak(start, door, pair, stack):
-    back = door()
-    relay = start([back.address], top="[limits]\nhandshakes = 2\n[timeouts]\nhello_s = 600")
-    for _ in range(50):
-        silent(relay, stack)
-    client, server = pair(relay, back)
-    client.send(b"x")
-    assert server.receive(1) == b"x"
-
-
-def test_clients_that_stall_in_their_handshake_make_room_for_those_who_wait(start, door, pair, pki, stack):
-    back = door()
-    relay = start([back.address], top="[limits]\nhandshakes = 2\n[timeouts]\nhandshake_s = 600")
-    hello = client_hello(client_context(pki, pki.client))
-    for _ in range(2):
-        silent(relay, stack).sendall(hello)
-    client, server = pair(relay, back)
-    client.send(b"x")
-    assert server.receive(1) == b"x"
-    assert relay.record()["reason"] == "handshake_timeout"
-    assert "limits.handshakes were in progress" in relay.record()["detail"]
-
-
-def test_a_client_whose_hello_comes_when_all_handshakes_are_taken_gets_its_turn(start, door, call, pki, stack):
-    back = door()
-    relay = start([back.address], top="[limits]\nhandshakes = 1")
-    waiting = [silent(relay, stack) for _ in range(3)]
-    wait_until(lambda: relay.value("relay_connections_active") == 3, "three clients accepted")
-    client = call(relay)  # through with the relay, but its backend has not answered
-    hello = client_hello(client_context(pki, pki.client))
-    for each in waiting:
-        each.sendall(hello)
-    relay.let_it_turn()
-    assert not select.select(waiting, [], [], 0)[0]
-    server = back.accept()
-    client.send(b"x")
-    assert server.receive(1) == b"x"
-    first = select.select(waiting, [], [], 15)[0]
-    assert len(first) == 1
-    first[0].close()
-    assert select.select([each for each in waiting if each not in first], [], [], 15)[0]
 
 
 def hello_twice(sock, files, first, second):

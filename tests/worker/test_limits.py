@@ -1,14 +1,12 @@
 """A worker that is full: clients wait in the kernel's queue and are served when there is room."""
 
-import select
-import signal
 import socket
 import ssl
 
 import pytest
 
 from tests.support.peer import PATIENCE_S, Peer, dial
-from tests.support.worker import client_context, client_hello, wait_until
+from tests.support.worker import client_context
 
 
 def wait_in_queue(relay, stack):
@@ -43,59 +41,6 @@ def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(st
         assert at_backend.receive(7) == b"my turn"
         leaving.append((served, at_backend))
         assert relay.value("relay_connections_active") == 2
-
-
-def test_clients_above_limits_handshakes_wait_until_one_is_through(start, door, call, pki, stack):
-    back = door()
-    relay = start([back.address], top="[limits]\nhandshakes = 2")
-    clients = [call(relay) for _ in range(2)]  # their backend has not answered yet
-    third = wait_in_queue(relay, stack)
-    third.sendall(client_hello(client_context(pki, pki.client)))
-    relay.let_it_turn(2)
-    assert not select.select([third], [], [], 0)[0], "no answer to the hello yet"
-    at_backend = back.accept()
-    clients[0].send(b"x")
-    assert at_backend.receive(1) == b"x"
-    assert third.recv(1) == b"\x16", "our half of the handshake"
-
-
-def test_a_waiting_client_who_says_more_when_a_place_becomes_free_is_served_and_so_is_who_waited_longer(start, backend, pki, stack):
-    relay = start([backend().address], top="[limits]\nhandshakes = 1")
-    holder, longer, other, last = [wait_in_queue(relay, stack) for _ in range(4)]
-    relay.let_it_turn(1)
-    holder.sendall(client_hello(client_context(pki, pki.client)))
-    assert holder.recv(1) == b"\x16", "it has the only place"
-    waiting = [Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com", hello_only=True) for sock in (longer, other)]
-    last.sendall(b"nonsense")
-    assert last.recv(100) == b"", "it was turned away after the two who wait were looked at"
-    relay.suspend()
-    other.sendall(b"\x14\x03\x03\x00\x01\x01")  # change_cipher_spec, which TLS 1.3 ignores (RFC 8446, D.4)
-    holder.close()
-    relay.signal(signal.SIGCONT)
-    for client in reversed(waiting):
-        client.handshake()
-        client.send(b"x")
-        assert client.receive(1) == b"x"
-        client.close()
-    assert relay.value("relay_sessions_closed_total", "internal_error") == 0
-
-
-def test_a_failed_handshake_makes_room_too(start, door, pki, stack):
-    back = door()
-    relay = start([back.address], top="[limits]\nhandshakes = 1\n[timeouts]\nhandshake_s = 0.3")
-    hello = client_hello(client_context(pki, pki.client))
-    stalled = [wait_in_queue(relay, stack) for _ in range(4)]
-    for sock in stalled:
-        sock.sendall(hello)
-    for sock in stalled:
-        while sock.recv(65536):
-            pass
-    wait_until(lambda: relay.value("relay_sessions_closed_total", "handshake_timeout") == 4, "four timeouts counted")
-    client = dial(relay.port, client_context(pki, pki.client))
-    server = back.accept()
-    client.send(b"x")
-    assert server.receive(1) == b"x"
-    client.sock.close()
 
 
 def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(start, door, pair, pki, stack):

@@ -14,6 +14,7 @@ class Reception:
 
     def __init__(self):
         self.loop = Loop(on_tick=lambda: None)
+        self.admission = self
         self.cells = [0] * (PHASE + 1)
         self.sessions = []
         self.timer_at = float("inf")

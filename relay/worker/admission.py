@@ -1,0 +1,176 @@
+"""How many connections a worker has, and which client goes when a newer one needs the place.
+
+Theory of operation. A connection is half open from accept until the client's handshake is
+done and its certificate is judged. A client that we wait for costs memory and nothing
+else, so half-open connections never stop the accepting. At their bound the one that has
+waited longest without progress is closed at once. A client address has a bound of its
+own, so that one stranger's connections push each other out and not everybody's.
+
+`_half_open` is in the order of last progress, the stalest first. Bytes from the client are
+progress, but only MOST_PROGRESS times: a client that sends its handshake byte by byte is
+soon counted as one that waits. A connection whose bytes wait for us is not stale.
+
+Established sessions are bounded by limits.connections. At that limit the worker stops
+accepting, unless clients that have not shown who they are hold the places.
+
+Never: closes an established session; judges a certificate.
+Next: `relay.worker.session.Session.step`
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from relay.errors import Reason, SessionError, Side, Stage
+
+if TYPE_CHECKING:
+    from relay.config.model import Limits
+    from relay.worker.listener import Acceptor
+    from relay.worker.loop import Loop
+    from relay.worker.session import Session
+
+# A handshake reads a dozen times at most: two hellos and a chain of certificates, in
+# segments. More reads than this do not make a connection look fresh.
+MOST_PROGRESS = 16
+# At limits.connections a client in its handshake keeps its place this long without progress.
+STALLED_S = 1.0
+# How many of the stalest are looked at to find one that does not wait for us.
+_LOOKED_AT = 16
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
+
+Key = str | bytes
+Order = OrderedDict["Session", Key | None]
+
+
+def address_key(host: str) -> Key:
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address."""
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return socket.inet_ntoa(packed[12:]) if packed.startswith(_MAPPED) else packed[:8]
+
+
+class Admission:
+    """The limits of one worker; `sessions` are all its connections, half open or not."""
+
+    def __init__(
+        self, limits: Limits, max_connections: int, sessions: set[Session], loop: Loop
+    ) -> None:
+        self._sessions = sessions
+        self._loop = loop
+        self._max_connections = max_connections
+        self._per_client = limits.per_client
+        self._clients: dict[str, int] = {}
+        self._most = limits.handshakes
+        self._most_per_client = limits.half_open_per_client
+        self._half_open: Order = OrderedDict()
+        self._of_client: dict[Key, Order] = {}
+        self._waiting: list[Acceptor] = []
+
+    # Accepting.
+
+    def has_room(self) -> bool:
+        """Whether another client may be accepted now. May close a stale half-open one for it."""
+        return len(self._sessions) < self._max_connections or self._make_room()
+
+    def _make_room(self) -> bool:
+        half_open = self._half_open
+        if not half_open:
+            return False
+        stalest = _stalest(half_open)
+        fresh = self._loop.now - stalest.progress_at < STALLED_S
+        if stalest.queued or (fresh and 2 * len(half_open) <= self._max_connections):
+            return False  # established sessions hold the places, and this client will be one
+        self._evict(stalest, Reason.HALF_OPEN_LIMIT, "limits.connections was reached")
+        return True
+
+    def wait_for_room(self, acceptor: Acceptor) -> None:
+        """Accept nobody on this socket until a session ends."""
+        acceptor.pause()
+        self._waiting.append(acceptor)
+
+    def on_tick(self) -> None:
+        """Look again whether there is room."""
+        if self._waiting and self.has_room():
+            self._resume()
+
+    def _resume(self) -> None:
+        for acceptor in self._waiting:
+            acceptor.resume()
+        self._waiting.clear()
+
+    def forget_waiting(self) -> None:
+        """The acceptors are about to be closed: nobody is to be resumed."""
+        self._waiting.clear()
+
+    # Connections.
+
+    def enter(self, session: Session) -> None:
+        """A client was accepted. It may take the place of a staler one."""
+        half_open, host = self._half_open, session.client_host
+        if self._per_client:
+            self._clients[host] = self._clients.get(host, 0) + 1
+        key = None
+        if self._most_per_client:
+            key = address_key(host)
+            own = self._of_client.get(key)
+            if own is not None and len(own) >= self._most_per_client:
+                why = f"{len(own)} connections of this client address were half open"
+                self._evict(_stalest(own), Reason.HALF_OPEN_PER_CLIENT, why)
+            self._of_client.setdefault(key, OrderedDict())[session] = None
+        if len(half_open) >= self._most:
+            why = f"{len(half_open)} connections were half open"
+            self._evict(_stalest(half_open), Reason.HALF_OPEN_LIMIT, why)
+        half_open[session] = key
+
+    def too_many_from(self, host: str) -> bool:
+        """Whether this address has more than limits.per_client connections, the newest included."""
+        return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
+
+    def progress(self, session: Session) -> None:
+        """The client has sent something, and we wait for more."""
+        if session.progresses < MOST_PROGRESS:
+            session.progresses += 1
+            session.progress_at = self._loop.now
+            self._half_open.move_to_end(session)
+            key = self._half_open[session]
+            if key is not None:
+                self._of_client[key].move_to_end(session)
+
+    def secured(self, session: Session) -> None:
+        """The client has shown who it is: its connection is not half open any more."""
+        key = self._half_open.pop(session, None)
+        if key is not None:
+            own = self._of_client[key]
+            del own[session]
+            if not own:
+                del self._of_client[key]
+
+    def closed(self, session: Session) -> None:
+        """A connection is over, half open or not."""
+        self.secured(session)
+        if self._per_client:
+            left = self._clients[session.client_host] - 1
+            if left:
+                self._clients[session.client_host] = left
+            else:
+                del self._clients[session.client_host]
+        if self._waiting and len(self._sessions) < self._max_connections:
+            self._resume()
+
+    def _evict(self, session: Session, reason: Reason, why: str) -> None:
+        waited_s = self._loop.now - session.progress_at
+        detail = f"{why}, and this one had waited {waited_s:.1f} s without progress"
+        stage = Stage(session.state)
+        session.refuse(SessionError(Side.INBOUND, stage, reason, detail))
+
+
+def _stalest(order: Order) -> Session:
+    """The one that has waited longest for its client."""
+    for session in islice(order, _LOOKED_AT):
+        if not session.queued:
+            return session
+    return next(iter(order))
