@@ -69,7 +69,7 @@ class Flood:
     def __exit__(self, *_):
         self._done.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(30)
 
 
 def timed(ask):
@@ -228,7 +228,7 @@ def test_changes_that_pile_up_are_refused_and_probes_answer_meanwhile(start):
     finally:
         gateway.signal(18)
         for client in clients:
-            client.join()
+            client.join(30)
     assert set(statuses) <= {200, 429, 503}
 
 
