@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from cryptography import x509
-
+from relay.tls.certificate import Certificate
 from relay.tls.findings import Certificates, Finding, Level, blame, dates, fine, quoted
 from relay.tls.material import AuthorityUse, name_of
 from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
@@ -35,7 +34,7 @@ class _Bundle:
         self._trust = Trust(certificates)
         self._strict = Trust(certificates, strict=True)
 
-    def refusal_of(self, certificate: x509.Certificate, *, strict: bool = False) -> Refusal | None:
+    def refusal_of(self, certificate: Certificate, *, strict: bool = False) -> Refusal | None:
         """Why OpenSSL would refuse it, dates aside.
 
         Of several CAs with one name and key, as after a renewal, a handshake takes the one whose dates are good. Without dates
@@ -65,7 +64,7 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
             yield from fine((), use.where, str(use.file), (certificate,))
 
 
-def _judge_good_ca(use: AuthorityUse, certificate: x509.Certificate, bundle: _Bundle, now: datetime) -> Iterator[Finding]:
+def _judge_good_ca(use: AuthorityUse, certificate: Certificate, bundle: _Bundle, now: datetime) -> Iterator[Finding]:
     subject = subject_of(certificate)
     for _, what, _ in dates(certificate, now):
         yield Finding(Level.WARNING, str(use.file), subject, what, "add its successor to the file, and reload", use.where)
@@ -77,7 +76,7 @@ def _judge_good_ca(use: AuthorityUse, certificate: x509.Certificate, bundle: _Bu
         yield Finding(Level.INFO, str(use.file), subject, what, "nothing needs to be done with default settings", use.where)
 
 
-def _ca_faults(certificate: x509.Certificate, bundle: _Bundle, role: Role, now: datetime) -> Iterator[tuple[str, str]]:
+def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role, now: datetime) -> Iterator[tuple[str, str]]:
     """Why nothing that this certificate issued would be accepted."""
     for level, what, remedy in dates(certificate, now):
         if level is Level.ERROR:

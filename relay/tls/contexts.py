@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptography import x509
 from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
@@ -27,10 +26,12 @@ from relay.config.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.alpn import selector
+from relay.tls.certificate import Certificate
 from relay.tls.ciphers import NEVER, refused_ciphers
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import load_authorities, load_key_pair
 from relay.tls.offers import VERSIONS
+from relay.tls.parsed import openssl_words
 from relay.tls.raw import (
     MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,
@@ -138,7 +139,7 @@ def _inbound(listener: Listener, index: int, route: Route, number: int, protocol
     context.set_session_id(hashlib.sha256(f"{number}/{listener.name}/{index}".encode()).digest())
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
     for authority in authorities:
-        context.add_client_ca(authority)
+        lib.SSL_CTX_add_client_CA(raw, authority.pointer)
     keep: tuple[Any, ...] = (context,)
     if protocols:
         callback = selector(tuple(name.encode("ascii") for name in protocols))
@@ -220,12 +221,12 @@ def _context(method: int, where: str, settings: Route | Pool) -> SSL.Context:
     return context
 
 
-def _trust(context: SSL.Context, where: str, authorities: Iterable[x509.Certificate]) -> None:
+def _trust(context: SSL.Context, where: str, authorities: Iterable[Certificate]) -> None:
     store = context.get_cert_store()
     if store is None:
         raise ConfigError([Problem(where, "OpenSSL gave the context no certificate store", "report this as a bug")])
     for authority in authorities:
-        store.add_cert(_as_openssl(authority))
+        lib.X509_STORE_add_cert(store._store, authority.pointer)  # noqa: SLF001
 
 
 def _use_pair(context: SSL.Context, where: str, settings: Route | Pool) -> None:
@@ -235,28 +236,33 @@ def _use_pair(context: SSL.Context, where: str, settings: Route | Pool) -> None:
     if certificate is None or key is None:  # the callers have checked
         raise ConfigError([Problem(where, f"has no {name} or no key", "set both")])
     pair = load_key_pair(f"{where}.{name}", certificate, key)
-    try:
-        context.use_certificate(pair.chain[0])
-        context.use_privatekey(pair.key)  # type: ignore[arg-type]
-        for issuer in pair.chain[1:]:
-            # A root need not be sent: the peer has it or does not trust it, and its bytes cost every handshake.
-            if issuer.issuer != issuer.subject:
-                context.add_extra_chain_cert(issuer)
-        context.check_privatekey()
-    except SSL.Error as error:
-        words = "; ".join(reason for entry in error.args[0] for reason in entry[-1:] if reason) if error.args else ""
-        raise ConfigError([Problem(f"{where}.{name}", f"OpenSSL does not take {certificate}: {words or error}", "use an RSA key of 2048 bits or more, or ECDSA, signed with SHA-256 or better")]) from None
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    lib.ERR_clear_error()
+    taken = (
+        lib.SSL_CTX_use_certificate(raw, pair.leaf.pointer) == 1
+        and lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1  # noqa: SLF001
+        # A root need not be sent: the peer has it or does not trust it, and its bytes cost every handshake.
+        and all(_send(raw, issuer) for issuer in pair.chain[1:] if issuer.issuer != issuer.subject)
+        and lib.SSL_CTX_check_private_key(raw) == 1
+    )
+    if not taken:
+        what = f"OpenSSL does not take {certificate}: {openssl_words()}"
+        remedy = "use an RSA key of 2048 bits or more, or ECDSA, signed with SHA-256 or better"
+        raise ConfigError([Problem(f"{where}.{name}", what, remedy)])
 
 
-def _as_openssl(certificate: x509.Certificate) -> Any:
-    from OpenSSL.crypto import X509
+def _send(raw: Pointer, issuer: Certificate) -> bool:
+    """Let an intermediate be sent; the context takes over the reference when it takes it."""
+    lib.X509_up_ref(issuer.pointer)
+    if lib.SSL_CTX_add_extra_chain_cert(raw, issuer.pointer) == 1:
+        return True
+    lib.X509_free(issuer.pointer)
+    return False
 
-    return X509.from_cryptography(certificate)
 
-
-def _valid_until(authorities: Iterable[x509.Certificate]) -> dict[bytes, float]:
+def _valid_until(authorities: Iterable[Certificate]) -> dict[bytes, float]:
     """For every CA of a file: until when it and the CAs above it in the file are valid, by the DER of its subject."""
-    by_subject: dict[bytes, list[x509.Certificate]] = {}
+    by_subject: dict[bytes, list[Certificate]] = {}
     for authority in authorities:
         by_subject.setdefault(authority.subject.public_bytes(), []).append(authority)
 

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from cryptography import x509
-
 from relay.errors import Problem
+from relay.tls.certificate import Certificate
 from relay.tls.material import name_of
 from relay.tls.profile import subject_of
 from relay.tls.verdict import Refusal
 
 SOON = timedelta(days=30)
 
-Certificates = tuple[x509.Certificate, ...]
+Certificates = tuple[Certificate, ...]
 
 
 class Level(StrEnum):
@@ -69,7 +68,7 @@ def fine(said: Iterable[Finding], where: str, file: str, certificates: Certifica
             yield Finding(Level.INFO, file, subject_of(certificate), what, "", where)
 
 
-def dates(certificate: x509.Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
+def dates(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
     """What is wrong with its dates: level, what, remedy."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
@@ -80,7 +79,7 @@ def dates(certificate: x509.Certificate, now: datetime) -> Iterator[tuple[Level,
         yield Level.WARNING, f"expires on {day(end)}, in {days(end - now)}", "renew it, and reload"
 
 
-def blame(refusal: Refusal, certificate: x509.Certificate) -> str:
+def blame(refusal: Refusal, certificate: Certificate) -> str:
     """Which certificate a refusal is about, when it is another one."""
     return "" if refusal.certificate == certificate else f" (of {quoted(subject_of(refusal.certificate))})"
 

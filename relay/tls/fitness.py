@@ -16,12 +16,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from cryptography import x509
-
 from relay.config.files import Files
 from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.tls.authorities import judge_bundle
+from relay.tls.certificate import Certificate
 from relay.tls.findings import (
     Certificates,
     Finding,
@@ -43,7 +42,7 @@ from relay.tls.material import (
     name_of,
     pairs_of,
 )
-from relay.tls.profile import NEEDED_EKU, ekus_of, extension_of, is_ca, key_usage_of, subject_of
+from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
 from relay.tls.verdict import (
     Issuers,
     Refusal,
@@ -152,7 +151,7 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
     role = Role.CLIENT if use.pool else Role.SERVER
     leaf, rest = pair.chain[0], pair.chain[1:]
 
-    def finding(level: Level, what: str, remedy: str, about: x509.Certificate = leaf) -> Finding:
+    def finding(level: Level, what: str, remedy: str, about: Certificate = leaf) -> Finding:
         return Finding(level, pair.file, subject_of(about), what, remedy, use.where)
 
     for certificate in pair.chain:
@@ -176,7 +175,7 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
     yield from _judge_mode(use)
 
 
-def _chain_findings(chain: Certificates, role: Role, known: Issuers) -> Iterator[tuple[Level, str, str, x509.Certificate]]:
+def _chain_findings(chain: Certificates, role: Role, known: Issuers) -> Iterator[tuple[Level, str, str, Certificate]]:
     for below, above in pairwise(chain):
         if not issued_by(below, above):
             what = f"is followed by {quoted(subject_of(above))}, which did not issue it; its issuer is {quoted(name_of(below.issuer))}"
@@ -208,11 +207,11 @@ def _judge_names(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
         yield Finding(Level.WARNING, pair.file, subject, what, remedy, use.where)
 
 
-def _uncovered(leaf: x509.Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _uncovered(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Names a route answers to and its certificate does not carry (RFC 6125, 6.4: a wildcard covers one label; the common name counts for nothing)."""
-    names = extension_of(leaf, x509.SubjectAlternativeName)
-    carried = {name.lower() for name in names.get_values_for_type(x509.DNSName)} if names else set()
-    if not carried and not (names and names.get_values_for_type(x509.IPAddress)):
+    names = leaf.alternatives
+    carried = {name.lower() for name in names.dns} if names else set()
+    if not carried and not (names and names.ip):
         yield "carries no name: it has no subjectAltName with a DNS name or an IP address, and clients do not look at the common name", "issue it with the names clients connect to"
         return
     missing = [pattern for pattern in patterns if pattern.lower() not in carried and f"*.{pattern.lower().partition('.')[2]}" not in carried]
@@ -237,7 +236,7 @@ def _judge_kinship(use: PairUse, pair: KeyPair, backend_ca: Trust) -> Iterator[F
         yield Finding(Level.INFO, pair.file, subject_of(pair.leaf), what, "nothing, if the backends' client CA is another one on purpose", use.where)
 
 
-def _why_unfit(leaf: x509.Certificate, role: Role, refusal: Refusal) -> str:
+def _why_unfit(leaf: Certificate, role: Role, refusal: Refusal) -> str:
     ekus = ekus_of(leaf)
     if ekus is not None and NEEDED_EKU[role] not in ekus:
         return f"its extendedKeyUsage has only {', '.join(ekus)}"

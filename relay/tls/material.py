@@ -5,28 +5,29 @@ Never: judges whether a certificate is fit for its task (that is `tls.fitness`),
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from OpenSSL.crypto import PKey
 
 from relay.config.files import Files
 from relay.config.model import Config
 from relay.config.places import listener_places, pool_place
+from relay.core.untrusted import clip
 from relay.errors import ConfigError, Problem
+from relay.tls.certificate import Certificate, Name
+from relay.tls.der import DerError, read_certificate
+from relay.tls.keys import fits, parse_key
+from relay.tls.pem_blocks import advice_for, read_blocks
+from relay.tls.profile import says_ca
 
 # Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and would only take memory.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----\s.*?-----END \1-----", re.DOTALL)
 _ORDER = "put the leaf first, then its issuer, and so on"
-_CERTIFICATES = {b"CERTIFICATE", b"X509 CERTIFICATE"}
+_CERTIFICATES, _TRUSTED = frozenset(("CERTIFICATE", "X509 CERTIFICATE")), "TRUSTED CERTIFICATE"
+_PARSE_REMEDY = "export it again as PEM, or have it issued anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,11 @@ class KeyPair:
     """What one side of TLS shows: `chain[0]` is the leaf that `key` belongs to, the rest is sent after it in the file's order."""
 
     file: str
-    chain: tuple[x509.Certificate, ...]
-    key: PrivateKeyTypes = field(repr=False)
+    chain: tuple[Certificate, ...]
+    key: PKey = field(repr=False)
 
     @property
-    def leaf(self) -> x509.Certificate:
+    def leaf(self) -> Certificate:
         """The certificate that the key belongs to."""
         return self.chain[0]
 
@@ -113,7 +114,7 @@ def load_key_pair(where: str, certificate: Path, private_key: Path, files: Files
     return KeyPair(str(certificate), chain, key)
 
 
-def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[x509.Certificate, ...]:
+def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[Certificate, ...]:
     """Read a PEM bundle of CA certificates, at least one, in the file's order without duplicates. Raises ConfigError."""
     problems: list[Problem] = []
     chain = _read_chain(where, file, problems, files or Files())
@@ -122,13 +123,13 @@ def load_authorities(where: str, file: Path, files: Files | None = None) -> tupl
     return tuple(dict.fromkeys(chain))
 
 
-def describe(certificate: x509.Certificate, file: str) -> CertificateInfo:
+def describe(certificate: Certificate, file: str) -> CertificateInfo:
     """The facts of one certificate that operators search for."""
     return CertificateInfo(
         file=file,
         subject=name_of(certificate.subject),
         issuer=name_of(certificate.issuer),
-        serial_hex=serial_hex(certificate),
+        serial_hex=certificate.serial_text,
         not_before_at=certificate.not_valid_before_utc.timestamp(),
         not_after_at=certificate.not_valid_after_utc.timestamp(),
     )
@@ -154,15 +155,9 @@ def certificates_of(config: Config, files: Files | None = None) -> tuple[Certifi
     return tuple(found.values())
 
 
-def name_of(name: x509.Name) -> str:
+def name_of(name: Name) -> str:
     """A subject or issuer as an RFC 4514 string."""
     return name.rfc4514_string()
-
-
-def serial_hex(certificate: x509.Certificate) -> str:
-    """The serial number as `openssl x509 -serial` prints it: upper-case hexadecimal, whole bytes."""
-    digits = f"{abs(certificate.serial_number):X}"
-    return ("-" if certificate.serial_number < 0 else "") + ("0" if len(digits) % 2 else "") + digits
 
 
 def _read(where: str, file: Path, problems: list[Problem], files: Files) -> bytes | None:
@@ -183,95 +178,79 @@ def _read(where: str, file: Path, problems: list[Problem], files: Files) -> byte
     return None
 
 
-def _blocks(data: bytes) -> list[tuple[bytes, bytes]]:
-    return [(match[1], match[0]) for match in _BLOCK.finditer(data)]
-
-
-def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -> tuple[x509.Certificate, ...]:
+def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -> tuple[Certificate, ...]:
     data = _read(where, file, problems, files)
     if data is None:
         return ()
     chain = []
-    blocks = [pem for label, pem in _blocks(data) if label in _CERTIFICATES]
-    for number, pem in enumerate(blocks, 1):
+    every = read_blocks(data)
+    blocks = [block for block in every if block.label in _CERTIFICATES]
+    for number, block in enumerate(blocks, 1):
         try:
-            chain.append(_parse_certificate(pem))
-        except (ValueError, UnsupportedAlgorithm) as error:
-            problems.append(Problem(where, f"certificate {number} of {len(blocks)} in {file} cannot be parsed: {_one_line(error)}", "export it again as PEM"))
+            if block.fault:
+                raise ValueError(block.fault)
+            chain.append(Certificate.from_der(block.data))
+        except ValueError as error:
+            which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
+            what = f"{which} cannot be parsed: {clip(str(error), 200)}"
+            problems.append(Problem(where, what, _PARSE_REMEDY))
     if not blocks:
-        problems.append(Problem(where, f"{file} has no PEM certificate in it", _advice(data, "name the file that has the CERTIFICATE block")))
+        remedy = advice_for(data, "name the file that has the CERTIFICATE block")
+        problems.append(Problem(where, f"{file} has no PEM certificate in it", remedy))
+    elif any(block.label == _TRUSTED for block in every):
+        # It says what the certificate may be trusted for, and we would pass over that.
+        what = f"{file} has a TRUSTED CERTIFICATE in it, which is a format of OpenSSL's own"
+        remedy = "convert it with: openssl x509 -in FILE -out NEW_FILE, for each of them"
+        problems.append(Problem(where, what, remedy))
     return tuple(chain)
 
 
-def _parse_certificate(pem: bytes) -> x509.Certificate:
-    with warnings.catch_warnings():
-        # Certificates that break RFC 5280 in harmless ways load with a deprecation warning; fitness judges them.
-        warnings.simplefilter("ignore")
-        certificate = x509.load_pem_x509_certificate(pem)
-        # Names, dates and extensions are parsed on first use: a certificate that fails there must fail here.
-        _ = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string(), certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.public_key()
-    return certificate
+def _subject_in(der: bytes) -> str:
+    """Whose certificate it is, where at least that can be read."""
+    try:
+        return f' ("{Name(read_certificate(der).subject).rfc4514_string()}")'
+    except DerError:
+        return ""
 
 
-def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem], files: Files) -> PrivateKeyTypes | None:
+def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem], files: Files) -> PKey | None:
     # What is wrong with reading a file of both was said about the certificate.
     data = _read(where, file, [] if file == certificate else problems, files)
     if data is None:
         return None
-    keys = [(label, pem) for label, pem in _blocks(data) if label.endswith(b"PRIVATE KEY")]
+    keys = [block for block in read_blocks(data) if block.label.endswith("PRIVATE KEY")]
     if not keys:
         remedy = "set private_key (of a pool: machine_key), or append the key to the certificate file" if file == certificate else "name the file that has the PRIVATE KEY block"
-        problems.append(Problem(where, f"{file} has no private key in it", _advice(data, remedy)))
+        problems.append(Problem(where, f"{file} has no private key in it", advice_for(data, remedy)))
         return None
     if len(keys) > 1:
         problems.append(Problem(where, f"{file} has {len(keys)} private keys in it", "leave only the one that belongs to the certificate"))
         return None
-    label, pem = keys[0]
-    if label.startswith(b"ENCRYPTED") or b"Proc-Type: 4,ENCRYPTED" in pem:
+    [block] = keys
+    if block.encrypted:
         problems.append(Problem(where, f"the private key in {file} is encrypted", f"decrypt it with: openssl pkey -in {file} -out NEW_FILE, and protect NEW_FILE with chmod 600"))
         return None
     try:
-        return load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        problems.append(Problem(where, f"the private key in {file} cannot be parsed: {_one_line(error)}", "export it again with openssl pkey"))
+        if block.fault:
+            raise ValueError(block.fault)
+        return parse_key(block.text)
+    except ValueError as error:
+        what = f"the private key in {file} cannot be parsed: {clip(str(error), 200)}"
+        problems.append(Problem(where, what, advice_for(data, "export it again with openssl pkey")))
         return None
 
 
-def _mismatch(where: str, certificate: Path, private_key: Path, chain: tuple[x509.Certificate, ...], key: PrivateKeyTypes) -> Iterator[Problem]:
-    own = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+def _mismatch(where: str, certificate: Path, private_key: Path, chain: tuple[Certificate, ...], key: PKey) -> Iterator[Problem]:
     for position, candidate in enumerate(chain):
-        try:
-            same = candidate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == own
-        except (ValueError, UnsupportedAlgorithm):
-            same = False
-        if same:
+        if fits(candidate, key):
             if position:
                 first = name_of(chain[0].subject)
                 what = f'{certificate} does not start with its leaf: certificate 1 is "{first}", the key belongs to certificate {position + 1}, "{name_of(candidate.subject)}"'
                 yield Problem(where, what, _ORDER)
             return
-    if len(chain) > 1 and _is_ca(chain[0]) and not all(map(_is_ca, chain)):
-        leaf = next(candidate for candidate in chain if not _is_ca(candidate))
+    if len(chain) > 1 and says_ca(chain[0]) and not all(map(says_ca, chain)):
+        leaf = next(candidate for candidate in chain if not says_ca(candidate))
         what = f'{certificate} does not start with its leaf: certificate 1 is the CA "{name_of(chain[0].subject)}", the leaf is "{name_of(leaf.subject)}"'
         yield Problem(where, what, _ORDER)
     what = f'the private key in {private_key} does not belong to the certificate "{name_of(chain[0].subject)}" in {certificate}'
     yield Problem(where, what, "name the key it was issued for, or issue a certificate for this key")
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return False
-
-
-def _advice(data: bytes, otherwise: str) -> str:
-    if b"-----BEGIN TRUSTED CERTIFICATE-----" in data:
-        return "it is OpenSSL's TRUSTED CERTIFICATE format; convert it with: openssl x509 -in FILE -out NEW_FILE"
-    if data.startswith(b"\x30") and b"-----BEGIN" not in data:
-        return "it looks like DER or PKCS#12; convert it with openssl x509 -inform DER, openssl pkey -inform DER or openssl pkcs12 -nodes"
-    return otherwise
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -9,15 +9,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, X509Store, X509StoreContext, X509StoreContextError, X509StoreFlags
 
-from relay.tls.raw import lib
+from relay.tls.certificate import Certificate, Name, names_issuer
+from relay.tls.parsed import openssl_words
+from relay.tls.raw import NULL, Pointer, ffi, lib
 
-# X509_V_FLAG_NO_CHECK_TIME of openssl/x509_vfy.h, which pyOpenSSL does not name: dates are told apart from everything else.
-_NO_CHECK_TIME = 0x200000
+# Flags of openssl/x509_vfy.h that the bindings do not name. NO_CHECK_TIME: dates are told
+# apart from everything else.
+_NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
+_PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
+_STRICT: int = lib.X509_V_FLAG_X509_STRICT
+# Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
+_OLD_HASHES = {
+    "1.2.840.113549.1.1.4": "MD5",
+    "1.2.840.113549.1.1.5": "SHA1",
+    "1.2.840.10045.4.1": "SHA1",
+    "1.2.840.10040.4.3": "SHA1",
+}
 
 
 class Role(StrEnum):
@@ -29,10 +39,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """OpenSSL's words, and the certificate of the chain they are about."""
+    """OpenSSL's words and its number for them, and the certificate of the chain they are about."""
 
     words: str
-    certificate: x509.Certificate
+    certificate: Certificate
+    code: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,42 +62,63 @@ class Trust:
 
     def __init__(
         self,
-        trusted: Iterable[x509.Certificate],
+        trusted: Iterable[Certificate],
         *,
         role: Role | None = None,
         partial: bool = False,
         strict: bool = False,
     ) -> None:
-        self._store = store = X509Store()
+        # Certificates that the store holds stay alive with it.
+        self._store = store = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
         for certificate in dict.fromkeys(trusted):
-            store.add_cert(X509.from_cryptography(certificate))
-        ends = X509StoreFlags.PARTIAL_CHAIN if partial else 0
-        store.set_flags(_NO_CHECK_TIME | ends | (X509StoreFlags.X509_STRICT if strict else 0))
+            lib.X509_STORE_add_cert(store, certificate.pointer)
+        ends = _PARTIAL_CHAIN if partial else 0
+        lib.X509_STORE_set_flags(store, _NO_CHECK_TIME | ends | (_STRICT if strict else 0))
         if role is not None:
             server = role is Role.SERVER
             purpose = lib.X509_PURPOSE_SSL_SERVER if server else lib.X509_PURPOSE_SSL_CLIENT
-            lib.X509_STORE_set_purpose(store._store, purpose)  # noqa: SLF001 (the pointer has no public name)
+            lib.X509_STORE_set_purpose(store, purpose)
+
+    def check_self_signatures(self) -> None:
+        """Look at the signature of a trusted self-signed certificate too, which OpenSSL does not do otherwise."""
+        lib.X509_STORE_set_flags(self._store, _CHECK_SS_SIGNATURE)
 
     def refusal_of(
-        self, leaf: x509.Certificate, untrusted: Iterable[x509.Certificate] = ()
+        self, leaf: Certificate, untrusted: Iterable[Certificate] = ()
     ) -> Refusal | None:
         """Why OpenSSL would refuse a chain; None when it would not."""
-        others = [X509.from_cryptography(each) for each in untrusted]
+        others = tuple(untrusted)
+        stack, context = lib.sk_X509_new_null(), lib.X509_STORE_CTX_new()
         try:
-            X509StoreContext(
-                self._store, X509.from_cryptography(leaf), others
-            ).verify_certificate()
-        except X509StoreContextError as error:
-            return Refusal(str(error), error.certificate.to_cryptography())
+            for each in others:
+                lib.sk_X509_push(stack, each.pointer)
+            lib.X509_STORE_CTX_init(context, self._store, leaf.pointer, stack)
+            if lib.X509_verify_cert(context) == 1:
+                return None
+            code = lib.X509_STORE_CTX_get_error(context)
+            words = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
+            return Refusal(words, _blamed(context) or leaf, code)
         finally:
+            lib.X509_STORE_CTX_free(context)
+            lib.sk_X509_free(stack)
             lib.ERR_clear_error()  # an extension that cannot be parsed leaves a word behind
+
+
+def _blamed(context: Pointer) -> Certificate | None:
+    pointer = lib.X509_STORE_CTX_get_current_cert(context)
+    if pointer == NULL:
+        return None
+    lib.X509_up_ref(pointer)
+    try:
+        return Certificate.of(pointer)
+    except ValueError:  # its dates cannot be read
         return None
 
 
 def refusal_of(
-    leaf: x509.Certificate,
-    untrusted: tuple[x509.Certificate, ...] = (),
-    trusted: tuple[x509.Certificate, ...] = (),
+    leaf: Certificate,
+    untrusted: tuple[Certificate, ...] = (),
+    trusted: tuple[Certificate, ...] = (),
     *,
     role: Role | None = None,
     partial: bool = False,
@@ -97,39 +129,43 @@ def refusal_of(
     return trust.refusal_of(leaf, untrusted)
 
 
-def weakness_of(certificate: x509.Certificate) -> Weakness | None:
+def weakness_of(certificate: Certificate) -> Weakness | None:
     """What is weak about one certificate's key or signature."""
-    try:
-        SSL.Context(SSL.TLS_METHOD).use_certificate(certificate)
-    except SSL.Error as error:
-        words = "; ".join(entry[-1] for entry in error.args[0] if entry[-1]) if error.args else ""
-        return Weakness(f"is too weak for OpenSSL's default security level: {words or 'refused'}", refused=True)
-    algorithm = certificate.signature_hash_algorithm
-    if algorithm is not None and algorithm.name in {"md5", "sha1"} and not is_self_signed(certificate):
+    context = SSL.Context(SSL.TLS_METHOD)
+    if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
+        words = openssl_words()
+        return Weakness(f"is too weak for OpenSSL's default security level: {words}", refused=True)
+    old = _OLD_HASHES.get(certificate.signature_algorithm)
+    if old is not None and not is_self_signed(certificate):
         # The call above lets them pass, verification in the peer's handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
-        return Weakness(f"is signed with {algorithm.name.upper()}, which OpenSSL refuses at its default security level", refused=True)
-    size = getattr(certificate.public_key(), "key_size", 256)
+        return Weakness(f"is signed with {old}, which OpenSSL refuses at its default security level", refused=True)
+    size = certificate.key.bits
     # RSA and DSA sizes are in the thousands, those of curves in the hundreds.
     if size < 224 or 521 < size < 2048:
         return Weakness(f"has a key of only {size} bits", refused=False)
     return None
 
 
-def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
     """Whether `issuer` is named as the certificate's issuer and its key made the signature."""
-    if certificate.issuer != issuer.subject:
+    if not names_issuer(certificate, issuer):
         return False
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (TypeError, InvalidSignature):
-        return False
-    except (ValueError, UnsupportedAlgorithm):
-        # cryptography does not verify old signatures such as SHA-1, OpenSSL does.
-        return refusal_of(certificate, trusted=(issuer,), partial=True) is None
-    return True
+    ours, theirs = certificate.as_cryptography, issuer.as_cryptography
+    if ours is not None and theirs is not None:
+        try:
+            ours.verify_directly_issued_by(theirs)
+        except InvalidSignature:
+            return False
+        except (TypeError, ValueError, UnsupportedAlgorithm):
+            pass  # cryptography does not verify old signatures such as SHA-1, OpenSSL does
+        else:
+            return True
+    trust = Trust((issuer,), partial=True)
+    trust.check_self_signatures()
+    return trust.refusal_of(certificate) is None
 
 
-def is_self_signed(certificate: x509.Certificate) -> bool:
+def is_self_signed(certificate: Certificate) -> bool:
     """Whether the certificate vouches for itself, as a root does."""
     return issued_by(certificate, certificate)
 
@@ -137,22 +173,22 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
 class Issuers:
     """Certificates by their subject: who may have issued another is found without asking them all."""
 
-    def __init__(self, certificates: Iterable[x509.Certificate]) -> None:
-        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._by_subject: dict[Name, list[Certificate]] = {}
         for certificate in dict.fromkeys(certificates):
             self._by_subject.setdefault(certificate.subject, []).append(certificate)
 
-    def named(self, name: x509.Name) -> list[x509.Certificate]:
+    def named(self, name: Name) -> list[Certificate]:
         """All certificates of this subject."""
         return self._by_subject.get(name, [])
 
-    def of(self, certificate: x509.Certificate) -> list[x509.Certificate]:
+    def of(self, certificate: Certificate) -> list[Certificate]:
         """Those that issued the certificate."""
         return [each for each in self.named(certificate.issuer) if issued_by(certificate, each)]
 
-    def above(self, chain: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+    def above(self, chain: Iterable[Certificate]) -> list[Certificate]:
         """All that a path from one of these certificates may lead through, by their names."""
-        found: dict[x509.Name, list[x509.Certificate]] = {}
+        found: dict[Name, list[Certificate]] = {}
         names = [certificate.issuer for certificate in chain]
         while names:
             name = names.pop()

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from relay.tls.certificate import Certificate
 from relay.tls.pki import Authority, Issued, Wanted, self_signed
 
 GATEWAY_NAMES = ("app.example.com", "*.example.com", "localhost")
@@ -91,6 +95,11 @@ def write(directory: Path, name: str, issued: Issued, *, with_intermediates: boo
     certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
     issued.write(certificate, key, with_intermediates=with_intermediates)
     return Files(certificate, key, issued)
+
+
+def parsed(certificate: x509.Certificate) -> Certificate:
+    """A certificate as relay has it after reading a file."""
+    return Certificate.from_der(certificate.public_bytes(Encoding.DER))
 
 
 def make_pki(directory: Path) -> Pki:
