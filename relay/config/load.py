@@ -28,6 +28,7 @@ DEFAULT_PLACES = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 MAX_FILE_BYTES = 4 * 1024 * 1024
 # One round mends every key; more are needed only where a mended key uncovers another.
 _MENDING_ROUNDS = 4
+_EXAMPLE = "see conf/relay.toml for what a configuration looks like"
 
 
 def find_config(explicit: Path | None) -> Path:
@@ -55,7 +56,10 @@ def load_config(path: Path) -> Config:
         problems["source"] = Problem("source", *unknown_key("source", Config))
         del raw["source"]
     misspelt: set[str] = set()
-    config = _validate(raw, problems, misspelt)
+    try:
+        config = _validate(raw, problems, misspelt)
+    except RecursionError:  # older releases of tomli take tables nested as deep as the stack
+        raise ConfigError([_nested(source)]) from None
     found = list(problems.values())
     if config is not None:
         found += check_rules(config, frozenset(problems.keys() | misspelt))
@@ -109,8 +113,13 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         raise ConfigError([Problem(f"{path}:{line}:{column}", f"{what} (line {line}, column {column})", remedy)]) from None
     except (RecursionError, ValueError) as error:
         # tomli lets these out: brackets nested hundreds deep, integers of thousands of digits.
-        why = "is nested too deeply" if isinstance(error, RecursionError) else "has a number of thousands of digits"
-        raise ConfigError([Problem(str(path), why, "see conf/relay.toml for what a configuration looks like")]) from None
+        if isinstance(error, RecursionError):
+            raise ConfigError([_nested(path)]) from None
+        raise ConfigError([Problem(str(path), "has a number of thousands of digits", _EXAMPLE)]) from None
+
+
+def _nested(path: Path) -> Problem:
+    return Problem(str(path), "is nested too deeply", _EXAMPLE)
 
 
 def _syntax(message: str, text: str) -> tuple[str, int, int]:
