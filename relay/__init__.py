@@ -70,6 +70,7 @@ MAP = {
     "relay.errors": "every way to fail",
     "relay.observe.access_format": "a session as a line",
     "relay.observe.access_log": "where lines go",
+    "relay.observe.sink": "a destination that is never waited for",
     "relay.observe.scoreboard": "the counters all processes share",
     "relay.observe.names": "the catalogue of metrics",
     "relay.observe.metrics": "the scoreboard for Prometheus",

@@ -5,13 +5,15 @@ Never: shows a traceback unless asked with RELAY_DEBUG=1; imports OpenSSL for a 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import select
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 70, 71, 78, 130
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 60.0, 15.0
+SAY_PATIENCE_S = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code of the process. Every error is one line on stderr."""
@@ -59,9 +62,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, code: int = EXIT_OK) -> int:
-    # One line whatever a file name or a peer put into it.
-    click.echo("relay: " + " ".join(text.split("\n")), err=True)
+    # One line whatever a file name or a peer put into it. A reader of stderr that hangs, or is
+    # gone, does not keep the process from ending.
+    with contextlib.suppress(OSError):
+        if _takes_more(sys.stderr):
+            click.echo("relay: " + " ".join(text.split("\n")), err=True)
     return code
+
+
+def _takes_more(stream: TextIO) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        return True  # it is not a file: a test has put something else in its place
+    return bool(poll.poll(1000 * SAY_PATIENCE_S))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

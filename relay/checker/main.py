@@ -28,8 +28,9 @@ from relay.checker.plan import plan_of
 from relay.checker.report import ReportFile, render_report
 from relay.checker.watch import Around, Watch
 from relay.config.model import Config
+from relay.observe import messages
 from relay.observe.names import hosts_of
-from relay.observe.scoreboard import CHECKER_SLOT, GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SHARED_ROW, SLOT, Layout, Scoreboard, monotonic_ms
+from relay.observe.scoreboard import CHECKER_SLOT, GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SHARED_ROW, SLOT, Layout, Scoreboard, add_to, monotonic_ms
 from relay.tls.contexts import Generation
 
 BEAT_S = 1.0
@@ -85,6 +86,8 @@ class Checker:
         self._report.inherit(self._watches)
         self._names = Names(hosts_of(config), spec.layout, shared, at=self.at, chance=random.random, resolve=resolve)
         self._selector.register(self._names.fd, selectors.EVENT_READ, self._on_answers)
+        dropped = spec.layout.cell("relay_messages_dropped_total")
+        messages.count_dropped(lambda lines: add_to(self._cells, dropped, lines))
         self._cells[PID], self._cells[SLOT], self._cells[GENERATION] = os.getpid(), CHECKER_SLOT, self._number
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:
@@ -121,6 +124,7 @@ class Checker:
             now = time.monotonic()
             if now >= beat_at:
                 self._cells[HEARTBEAT_MS] = monotonic_ms()
+                messages.flush()
                 beat_at = now + BEAT_S
             if now >= self._report.due_at:
                 self._report.write(render_report(self._number, self._watches, self._names.all))

@@ -12,9 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
-import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError, Problem
 from relay.observe.access_format import LINE_BYTES, Record, Render, compile_format
+from relay.observe.sink import Sink
 
 __all__ = ["AccessLog", "Record", "check_access_log", "compile_format"]
 
@@ -82,7 +80,7 @@ class AccessLog:
         self._size = 0
         self._torn = b""  # the rest of a line whose first part was written: goes out before anything else
         self._period = (float("-inf"), float("inf"))
-        self._sink: _Sink | None = _Sink.stdout(stdout_fd) if access == "-" else None
+        self._sink: Sink | None = Sink.shared(stdout_fd) if access == "-" else None
         self._retry_at = float("-inf")
         self._complain_at = float("-inf")
         self._lost = 0
@@ -162,7 +160,7 @@ class AccessLog:
             self._period = (start, start + self._rotate_s)
         # O_NONBLOCK matters for a named pipe: without a reader its open fails instead of waiting for one.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        self._sink = _Sink(os.open(access_path(self._access, self._rotate_s, now), flags, 0o640), poll_first=False)
+        self._sink = Sink(os.open(access_path(self._access, self._rotate_s, now), flags, 0o640), poll_first=False)
 
     def _hand_over(self) -> None:
         """Write until nothing is left or the destination takes no more. Raises OSError."""
@@ -213,57 +211,3 @@ class AccessLog:
             where, why, self._lost, KEEP_BYTES // 1024,
         )
         self._lost = 0
-
-
-class _Sink:
-    """An open destination, written without waiting."""
-
-    def __init__(self, fd: int, *, poll_first: bool) -> None:
-        self._fd = fd
-        mode = os.fstat(fd).st_mode
-        self.is_file = stat.S_ISREG(mode)
-        self._socket = socket.socket(fileno=fd) if stat.S_ISSOCK(mode) else None
-        self._poll: select.poll | None = None
-        if poll_first and self._socket is None and not self.is_file:
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLOUT)
-
-    @classmethod
-    def stdout(cls, fd: int) -> _Sink | None:
-        """Stdout, without making it non-blocking for the other processes that share it."""
-        try:
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISSOCK(mode):
-                try:
-                    # A second open file description of the same pipe or terminal has flags of its own.
-                    return cls(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), poll_first=False)
-                except OSError:
-                    # Someone else's pipe or terminal. After poll says yes a pipe has room for one write of PIPE_BUF, unless another worker takes that room first.
-                    return cls(_duplicate(fd), poll_first=True)
-            return cls(_duplicate(fd), poll_first=False)
-        except OSError:
-            return None
-
-    def write(self, data: bytes) -> int:
-        """How many bytes were taken; 0 when there is no room. Raises OSError."""
-        try:
-            if self._socket is not None:
-                return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            if self._poll is not None and not self._poll.poll(0):
-                return 0
-            return os.write(self._fd, data)
-        except BlockingIOError:
-            return 0
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        else:
-            os.close(self._fd)
-
-
-def _duplicate(fd: int) -> int:
-    """A close-on-exec copy, above the standard three. Raises OSError."""
-    copy = os.dup(fd)
-    os.set_inheritable(copy, False)
-    return copy

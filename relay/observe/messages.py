@@ -1,26 +1,33 @@
 r"""The relay's own messages on stderr: one line each, JSON for a machine or text on a terminal.
 
-A message goes out with one write, so that lines of several processes do not mix, and is given up when stderr takes nothing for PATIENCE_MS:
-a log reader that hangs must not hang the gateway.
+A message goes out with one write, so that lines of several processes do not mix. What stderr does
+not take is kept, at most KEEP_BYTES; then the oldest messages are dropped and counted, and a line
+says so when stderr takes messages again. Each process's loop calls `flush` once a second or so.
 
-Never: writes a control character or a second line, whatever a peer or a traceback contains.
+Never: waits for a reader, but for LAST_CHANCE_S when a process ends; writes a control character or
+a second line, whatever a peer or a traceback contains.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import re
-import select
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, TextIO
 
+from relay.observe.sink import Sink
+
 Level = Literal["debug", "info", "warning", "error"]
 
-PATIENCE_MS = 100
+KEEP_BYTES = 256 * 1024
+LAST_CHANCE_S = 0.3
 
 # C0, DEL, C1 (a terminal obeys both), and the line ends that only Unicode knows.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -30,21 +37,27 @@ _process = "relay"
 
 
 def setup(level: Level, stream: TextIO | None = None, *, process: str = "") -> None:
-    """Send every logger's messages of at least `level` to `stream` (stderr). Call once, before fork; a forked process calls `name_process`.
+    """Send every logger's messages of at least `level` to `stream` (stderr).
 
-    Text when the stream is a terminal, else JSON lines {"time", "level", "process", "message", …the call's `extra`}. Uncaught exceptions become such a line too.
+    Call it before fork, and again for another level; a forked process calls `name_process`. Text
+    when the stream is a terminal, else JSON lines {"time", "level", "process", "message", …the
+    call's `extra`}. Uncaught exceptions become such a line too.
     """
+    global _handler
     if process:
         name_process(process)
-    target = sys.stderr if stream is None else stream
-    handler = LineHandler(target.fileno())
-    handler.setFormatter(TextFormatter() if target.isatty() else JsonFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.captureWarnings(capture=True)
-    sys.excepthook = _on_uncaught
-    sys.unraisablehook = _on_unraisable
+    if _handler is None:
+        target = sys.stderr if stream is None else stream
+        _handler = LineHandler(target.fileno())
+        _handler.setFormatter(TextFormatter() if target.isatty() else JsonFormatter())
+        root.handlers[:] = [_handler]
+        logging.captureWarnings(capture=True)
+        sys.excepthook = _on_uncaught
+        sys.unraisablehook = _on_unraisable
+        os.register_at_fork(after_in_child=_handler.forget)
+        atexit.register(last_chance)
 
 
 def name_process(name: str) -> None:
@@ -53,34 +66,134 @@ def name_process(name: str) -> None:
     _process = name
 
 
+def flush() -> None:
+    """Hand over what is kept, as far as stderr takes it now."""
+    if _handler is not None:
+        _handler.flush()
+
+
+def last_chance() -> None:
+    """At the end of a process: wait for stderr a moment, not for a reader that hangs."""
+    if _handler is not None:
+        _handler.last_chance(LAST_CHANCE_S)
+
+
+def dropped() -> int:
+    """How many messages of this process were dropped so far."""
+    return _handler.dropped if _handler is not None else 0
+
+
+def count_dropped(count: Callable[[int], None]) -> None:
+    """Call `count(n)` when n messages of this process are dropped, and now for earlier ones."""
+    if _handler is not None:
+        _handler.count_dropped(count)
+
+
 class LineHandler(logging.Handler):
-    """Writes to a file descriptor without Python's buffers: nothing is left in them to be written twice after fork."""
+    """Writes to a file descriptor without Python's buffers, and without waiting."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        self._lost = 0
+        self._sink = Sink.shared(fd)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked process, what is kept is the parent's to write."""
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._torn = b""  # the rest of a line whose first part was written
+        self._lost = 0  # and no line has said so yet
+        self._uncounted = 0
+        self.dropped = 0
+        self._count: Callable[[int], None] | None = None
+
+    def count_dropped(self, count: Callable[[int], None]) -> None:
+        """Who counts from now on."""
+        self._count = count
+        self._lose(0)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message; count it as lost when stderr takes nothing."""
+        """Write one message, or keep it for later."""
         try:
-            if self._lost:
-                record.messages_lost_before = self._lost
-            data = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
+            data = _encoded(self.format(record))
         except Exception as error:  # noqa: BLE001  # a wrong log call must not end the process that made it
-            data = f"a message of {record.pathname}:{record.lineno} could not be written: {_one_line(repr(error))}\n".encode("utf-8", "backslashreplace")
+            data = _encoded(
+                f"a message of {record.pathname}:{record.lineno} could not be written: "
+                f"{_one_line(repr(error))}"
+            )
+        self._lines.append(data)
+        self._size += len(data)
+        self.flush()
+        while self._size > KEEP_BYTES:
+            self._size -= len(self._lines.popleft())
+            self._lose(1)
+
+    def flush(self) -> None:
+        """Hand over what is kept, as far as it is taken without waiting."""
         try:
-            while data:
-                if not self._poll.poll(PATIENCE_MS):
-                    self._lost += 1
+            while self._lines or self._torn or self._lost:
+                if not self._write_one():
                     return
-                data = data[os.write(self._fd, data) :]
         except OSError:
-            self._lost += 1
-            return
-        self._lost = 0
+            return  # nobody reads, or the disk is full: as good as a reader that hangs
+
+    def last_chance(self, patience_s: float) -> None:
+        """Hand over what is kept while the time lasts."""
+        deadline = time.monotonic() + patience_s
+        self.flush()
+        while self._sink is not None and (self._lines or self._torn or self._lost):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            self._sink.wait(left_s)
+            before = self._size, self._torn, self._lost
+            self.flush()
+            if (self._size, self._torn, self._lost) == before:
+                time.sleep(0.01)  # a reader that is gone is "ready" at once
+
+    def _write_one(self) -> bool:
+        """Write one line, or the rest of one. False when it was not taken. Raises OSError."""
+        if self._sink is None:
+            return False
+        what = "line" if self._lines else ""
+        if self._torn:
+            what, data = "torn", self._torn
+        elif self._lost:
+            what, data = "lost", self._told_lost()
+        else:
+            data = self._lines[0]
+        sent = self._sink.write(data)
+        if sent:
+            self._torn = data[sent:]
+            if what == "lost":
+                self._lost = 0
+            elif what == "line":
+                self._lines.popleft()
+                self._size -= len(data)
+        return sent == len(data)
+
+    def _told_lost(self) -> bytes:
+        what = f"{self._lost} messages of this process were dropped here: stderr did not take them"
+        why = "look at what reads stderr; see relay_messages_dropped_total"
+        level = logging.WARNING
+        record = logging.LogRecord(__name__, level, __file__, 0, f"{what}; {why}", None, None)
+        record.messages_lost_before = self._lost
+        return _encoded(self.format(record))
+
+    def _lose(self, lines: int) -> None:
+        self._lost += lines
+        self._uncounted += lines
+        self.dropped += lines
+        if self._count is not None and self._uncounted:
+            uncounted, self._uncounted = self._uncounted, 0
+            self._count(uncounted)
+
+
+def _encoded(line: str) -> bytes:
+    return (line + "\n").encode("utf-8", "backslashreplace")
+
+
+_handler: LineHandler | None = None
 
 
 class JsonFormatter(logging.Formatter):
@@ -123,6 +236,7 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: Tra
     if issubclass(kind, KeyboardInterrupt):
         return
     logging.getLogger(__name__).critical("a bug ended this process: %r; please report it with the traceback", error, exc_info=(kind, error, traceback))
+    last_chance()
 
 
 def _on_unraisable(hook: sys.UnraisableHookArgs) -> None:

@@ -58,6 +58,7 @@ FAMILIES: dict[str, Family] = {
         Family("relay_worker_cpu_seconds_total", "counter", "CPU time of the workers of a slot, user and system.", ("slot",), source="admin"),
         Family("relay_worker_resident_bytes", "gauge", "Resident memory of the slot's worker, shared pages included.", ("slot",), source="admin"),
         Family("relay_access_log_dropped_total", "counter", "Access-log lines dropped because their destination did not take them."),
+        Family("relay_messages_dropped_total", "counter", "The relay's own messages dropped because stderr did not take them."),
         Family("relay_build_info", "gauge", "Always 1; the labels say what runs.", ("version", "openssl"), source="admin"),
         Family("relay_config_generation", "gauge", "Number of the configuration in use; 1 at start, one more after every reload.", source="admin"),
     )
@@ -107,6 +108,7 @@ def series_for(config: Config) -> Iterator[Series]:
     yield Series("relay_connections_active")
     yield Series("relay_worker_restarts_total")
     yield Series("relay_access_log_dropped_total")
+    yield Series("relay_messages_dropped_total")
     yield Series(HEALTH_VERSION)
     yield Series(OVERRIDE_VERSION)
     for reason in Reason:

@@ -52,6 +52,11 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def add_to(cells: Cells, cell: int, count: int) -> None:
+    """`cells[cell] += count`, where an expression is wanted."""
+    cells[cell] += count
+
+
 class Layout:
     """Which cell of a row belongs to which series. Only grows, so that a cell keeps its meaning across reloads."""
 

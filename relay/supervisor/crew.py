@@ -116,6 +116,10 @@ class Crew:
         """One more worker ended unasked."""
         self.board.row(TOTALS_ROW)[self.layout.cell("relay_worker_restarts_total")] += 1
 
+    def count_dropped(self, messages: int) -> None:
+        """Messages of the supervisor were dropped."""
+        self.board.row(TOTALS_ROW)[self.layout.cell("relay_messages_dropped_total")] += messages
+
     def drain(self, pid: int) -> None:
         """SIGTERM: no new connections, finish the sessions."""
         self.children[pid].told_at = time.monotonic()

@@ -57,6 +57,7 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
         return supervisor.run()
     finally:
         supervisor.close()
+        messages.last_chance()
 
 
 class Supervisor:
@@ -106,6 +107,7 @@ class Supervisor:
         self._in_child.append(self.control.close_files)
 
         crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
+        messages.count_dropped(crew.count_dropped)
         rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s)
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
@@ -163,6 +165,7 @@ class Supervisor:
         if now - self._ticked_at > STALLED_S:
             self.fleet.forgive(now)  # it was us who did not run (a stopped machine, a debugger): the workers get a second to speak
         self._ticked_at = now
+        messages.flush()
         if now - self._beat_at >= BEAT_S:
             self._beat_at = now
             self.board.beat()

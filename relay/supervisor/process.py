@@ -59,8 +59,6 @@ def start_checker(identity: Identity, let_go: Callable[[], None], work: Callable
 
 
 def _fork(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
     pid = fork_with_signals_held(os.fork)
     if pid == 0:
         _run_child(name, in_messages, identity, let_go, work)
@@ -83,11 +81,7 @@ def _run_child(name: str, in_messages: str, identity: Identity, let_go: Callable
         log.critical("%s ends with a bug", name, exc_info=True)
     finally:
         # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                continue
+        messages.last_chance()
         os._exit(code)
 
 

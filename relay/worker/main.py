@@ -18,7 +18,8 @@ import signal
 import socket
 from dataclasses import dataclass
 
-from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, monotonic_ms
+from relay.observe import messages
+from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, add_to, monotonic_ms
 from relay.tls.contexts import Generation
 from relay.worker import parting
 from relay.worker.drain import Drain
@@ -66,6 +67,8 @@ def run_worker(spec: WorkerSpec) -> int:
     worker.on_session_end = drain.check
     _Signals(worker, drain, spec)
     cells = worker.cells
+    dropped = spec.layout.cell("relay_messages_dropped_total")
+    messages.count_dropped(lambda lines: add_to(cells, dropped, lines))
     cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = os.getpid(), spec.slot, spec.generation.number, monotonic_ms()
     cells[PHASE] = PHASE_SERVING
     # Sessions free themselves without the collector; what is here now stays, and is shared with the other workers.

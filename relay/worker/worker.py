@@ -14,6 +14,7 @@ from collections.abc import Callable
 from relay.core.familiar import FamiliarHellos
 from relay.core.lifecycle import State
 from relay.errors import Reason, Side
+from relay.observe import messages
 from relay.observe.access_log import AccessLog
 from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
@@ -142,6 +143,7 @@ class Worker:
 
     def _on_tick(self) -> None:
         self.cells[HEARTBEAT_MS] = monotonic_ms()
+        messages.flush()
         if self.on_session_end is not None:
             self.on_session_end()
         if self.log.pending or self._ended:

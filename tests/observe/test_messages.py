@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,6 +10,8 @@ import pty
 import subprocess
 import sys
 import time
+
+import pytest
 
 SETUP = "import logging, os, sys\nfrom relay.observe import messages\nmessages.setup('info', process='supervisor')\nlog = logging.getLogger('relay.x')\n"
 
@@ -24,7 +27,8 @@ def json_lines(code, check=True):
 def run_on_terminal(code):
     """What a terminal is sent."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-c", SETUP + code], stderr=theirs)
+    child = subprocess.Popen(
+        [sys.executable, "-c", SETUP + code], stderr=theirs)
     os.close(theirs)
     received = b""
     try:
@@ -103,18 +107,97 @@ def test_a_warning_of_python_is_a_message():
     assert (line["level"], "UserWarning: old" in line["message"]) == ("warning", True)
 
 
-def test_a_stderr_nobody_reads_holds_nothing_up_and_the_loss_is_told():
+FILL = b"x" * 4096
+
+
+def a_full_pipe():
+    """A pipe of one page that takes nothing more: its two ends."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
-    os.write(write, b"x" * 4096)
-    started = time.monotonic()
-    child = subprocess.Popen([sys.executable, "-c", SETUP + "log.info('a')\nlog.info('b')\nprint(flush=True)\ninput()\nlog.info('c')"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=write)
+    os.write(write, FILL)
+    return read, write
+
+
+@contextlib.contextmanager
+def child_with(write, code):
+    child = subprocess.Popen(
+        [sys.executable, "-c", SETUP + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=write
+    )
     os.close(write)
-    assert child.stdout.readline() == b"\n"
-    assert time.monotonic() - started < 10
-    assert os.read(read, 4096) == b"x" * 4096
-    child.communicate(b"\n", timeout=10)
-    (line,) = os.read(read, 65_536).splitlines()
+    with child:  # which closes its pipes and waits for it
+        yield child
+
+
+def test_a_stderr_nobody_reads_holds_nothing_up_and_its_messages_are_kept():
+    """Each message once waited 100 ms and was then lost."""
+    read, write = a_full_pipe()
+    with child_with(
+        write,
+        "import time\nstarted = time.monotonic()\n"
+        "for number in range(100): log.info('%d', number)\n"
+        "print(time.monotonic() - started, flush=True)\nsys.stdin.read()\nmessages.flush()\nlog.info('last')",
+    ) as child:
+        assert float(child.stdout.readline()) < 1  # 0.01 s on a quiet machine
+        assert os.read(read, 4096) == FILL
+        child.stdin.close()
+        with os.fdopen(read, "rb") as file:
+            lines = [json.loads(line)["message"] for line in file]
+        assert child.wait(10) == 0
+        assert lines == [*map(str, range(100)), "last"]
+
+
+def test_what_is_dropped_is_counted_and_told_where_it_is_missing():
+    read, write = a_full_pipe()
+    with child_with(
+        write,
+        "lost = []\nmessages.count_dropped(lost.append)\n"
+        "for number in range(400): log.info('%d', number, extra={'more': 'x' * 1000})\n"
+        "print(sum(lost), messages.dropped(), flush=True)\nsys.stdin.read()\nmessages.flush()",
+    ) as child:
+        counted, dropped = map(int, child.stdout.readline().split())
+        assert counted == dropped > 100
+        assert os.read(read, 4096) == FILL
+        child.stdin.close()
+        with os.fdopen(read, "rb") as file:
+            told, *lines = [json.loads(line) for line in file]
+        assert child.wait(10) == 0
+        assert (told["level"], told["messages_lost_before"]) == ("warning", dropped)
+        assert "relay_messages_dropped_total" in told["message"]
+        assert [line["message"] for line in lines] == [str(number) for number in range(dropped, 400)]
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise ValueError", "pass"])
+def test_the_last_messages_have_a_chance_but_a_reader_that_hangs_does_not_hold_up_the_end(end):
+    read, write = a_full_pipe()
+    started = time.monotonic()
+    with child_with(write, f"log.info('a')\n{end}") as child:
+        assert child.wait(20) == {"sys.exit(3)": 3, "raise ValueError": 1, "pass": 0}[end]
+        assert time.monotonic() - started < 10
+        assert os.read(read, 8192) == FILL
+        os.close(read)
+
+
+def test_a_stderr_whose_reader_is_gone_ends_nothing():
+    read, write = os.pipe()
     os.close(read)
-    decoded = json.loads(line)
-    assert (child.returncode, decoded["message"], decoded["messages_lost_before"]) == (0, "c", 2)
+    with child_with(write, "for _ in range(3): log.info('a')\nprint('on', flush=True)") as child:
+        assert child.communicate(timeout=20)[0] == b"on\n"
+        assert child.returncode == 0
+
+
+def test_a_forked_process_does_not_repeat_what_its_parent_keeps():
+    read, write = a_full_pipe()
+    with child_with(
+        write,
+        "log.info('parent')\n"
+        "if os.fork() == 0:\n    messages.name_process('child')\n    log.info('child')\n"
+        "    print(flush=True)\n    sys.stdin.read()\n    messages.last_chance()\n    os._exit(0)\n"
+        "os.wait()\n",
+    ) as child:
+        assert child.stdout.readline() == b"\n"
+        assert os.read(read, 4096) == FILL
+        child.stdin.close()
+        with os.fdopen(read, "rb") as file:
+            lines = [json.loads(line)["message"] for line in file]
+        assert child.wait(10) == 0
+        assert sorted(lines) == ["child", "parent"]
