@@ -155,7 +155,7 @@ def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
             Backend(settings.pki.directory) as backend,
             Running(gateway, Place(settings.directory / f"{gateway.name}-facts", settings.pki.directory, backend.port)) as running,
         ):
-            return described | {"tls": facts.loaded_tls(running.pids())}
+            return described | {"tls": facts.loaded_tls(running.pids()) or facts.own_tls(running.gateway)}
     except BenchError as failure:
         return described | {"tls": "", "failure": str(failure)}
 

@@ -71,6 +71,12 @@ def loaded_tls(pids: list[int]) -> str:
     return ""
 
 
+def own_tls(gateway: Gateway) -> str:
+    """The TLS library that the relay of this Python uses: only root may look into its processes."""
+    found = _OPENSSL.search(SSL.SSLeay_version(SSL.SSLEAY_VERSION))
+    return found.group().decode() if found and gateway.name == "relay" else ""
+
+
 def _said(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, check=False, cwd=_ROOT)

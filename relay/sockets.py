@@ -186,7 +186,7 @@ def _who_listens(owners: list[psutil.Process]) -> str:
     for each in owners:
         with contextlib.suppress(psutil.Error):
             names.append(f"{each.name()}, pid {each.pid}")
-    return "by " + " and ".join(names) if names else "by a process of another user or of another network namespace; ss -ltnp as root tells which"
+    return "by " + " and ".join(names) if names else "by a process that this user may not look into: one of another user or network namespace, or another relay; ss -ltnp as root tells which"
 
 
 def open_control(path: Path) -> socket.socket:

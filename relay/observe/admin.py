@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from relay.confinement import hide_memory
 from relay.errors import RelayError
 from relay.observe import messages
 from relay.observe.balancer_manager import API, BalancerManager
@@ -68,7 +69,7 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     state = read_facts(snapshot)["state"]
     if state != "serving":
         return {"starting": "the relay is starting", "draining": "the relay is draining; it takes no new connections"}.get(state, f"the relay is {state}")
-    serving = [beat_ms for beat_ms, _, _, _, phase in snapshot.workers if phase == PHASE_SERVING]
+    serving = [worker.heartbeat_ms for worker in snapshot.workers if worker.phase == PHASE_SERVING]
     if not serving:
         return f"none of {len(snapshot.workers)} workers is serving; look at the relay's log for why they end"
     age_ms = now_ms - max(serving)
@@ -225,6 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
     parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
     options = parser.parse_args(arguments)
+    hide_memory()
     # Ctrl-C makes the supervisor drain; until it says stop, the drain can be watched here.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Literal, NotRequired, TypedDict, cast
 
-import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -85,22 +84,17 @@ class RelayCollector(Collector):
             yield made
 
     def _measure(self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]) -> tuple[Rows, Rows]:
-        """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included."""
+        """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included.
+
+        Workers say once a second what they use, as other processes may not look into them.
+        """
         cpu_s: defaultdict[str, float] = defaultdict(float, {str(slot): 0.0 for slot in range(facts["slots"])})
         resident: defaultdict[str, float] = defaultdict(float, cpu_s)
         for labels, value_us in dead_us.items():
             cpu_s[labels[0]] += value_us / 1e6
-        for _, pid, slot, _, _ in snapshot.workers:
-            if pid <= 0:
-                continue
-            try:
-                process = psutil.Process(pid)
-                times, memory = process.cpu_times(), process.memory_info()
-            except psutil.Error:
-                # It ended after the snapshot; its CPU time comes back with the dead workers'.
-                continue
-            cpu_s[str(slot)] += times.user + times.system
-            resident[str(slot)] += memory.rss
+        for worker in snapshot.workers:
+            cpu_s[str(worker.slot)] += max(0, worker.cpu_us) / 1e6
+            resident[str(worker.slot)] += max(0, worker.resident_bytes)
         for name, seconds in cpu_s.items():
             self._cpu_s[name] = max(self._cpu_s[name], seconds)
         return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)]

@@ -21,7 +21,7 @@ import mmap
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.errors import RelayError
 from relay.observe.names import FAMILIES, RESOLVED, SHARED, SLOT_CPU_US, Series
@@ -34,7 +34,7 @@ _SEQUENCE, _ROWS, _CELLS, _USED, _SUPERVISOR_BEAT = 1, 2, 3, 4, 5
 TOTALS_ROW, SHARED_ROW, FIRST_WORKER_ROW = 0, 1, 2
 
 # The first cells of every worker row.
-HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE = range(5)
+HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE, CPU_US, RESIDENT_BYTES = range(7)
 RESERVED_CELLS = 8
 PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
 
@@ -83,6 +83,18 @@ class Layout:
         return list(self._cells.items())
 
 
+class WorkerRow(NamedTuple):
+    """What a worker says of itself."""
+
+    heartbeat_ms: int
+    pid: int
+    slot: int
+    generation: int
+    phase: int
+    cpu_us: int
+    resident_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One consistent reading: the catalogue's facts, and every series' value summed over totals and living workers."""
@@ -90,7 +102,7 @@ class Snapshot:
     facts: dict[str, Any]
     values: dict[Series, int]
     shared: dict[Series, int]
-    workers: list[tuple[int, int, int, int, int]]  # heartbeat_ms, pid, slot, generation, phase
+    workers: list[WorkerRow]
     supervisor_beat_ms: int
 
 
@@ -200,6 +212,6 @@ class Scoreboard:
             facts=catalogue["facts"],
             values=values,
             shared=shared,
-            workers=[tuple(cells[s : s + RESERVED_CELLS][:5]) for s in live if cells[s + SLOT] != CHECKER_SLOT],
+            workers=[WorkerRow(*cells[s : s + len(WorkerRow._fields)]) for s in live if cells[s + SLOT] != CHECKER_SLOT],
             supervisor_beat_ms=cells[_SUPERVISOR_BEAT],
         )

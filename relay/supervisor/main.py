@@ -18,6 +18,7 @@ from typing import Any
 
 import relay
 from relay.config.load import load_config
+from relay.confinement import hide_memory
 from relay.core.fleet import Ending, Rules
 from relay.observe import messages
 from relay.observe.pools import pool_facts
@@ -51,6 +52,7 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
 
     Raises ConfigError and StartupError, before a connection was accepted; then nothing of it is left.
     """
+    hide_memory()
     messages.setup(load_config(config_path).log.level, process="supervisor")
     supervisor = Supervisor(config_path, work, rules)
     try:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from relay.config.model import Relay
+from relay.confinement import hide_memory
 from relay.errors import StartupError
 
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
@@ -74,6 +75,7 @@ def acting_as(identity: Identity) -> Iterator[None]:
         os.seteuid(uid)
         os.setegid(gid)
         os.setgroups(groups)
+        hide_memory()
 
 
 def become(identity: Identity) -> None:
@@ -88,6 +90,7 @@ def become(identity: Identity) -> None:
         _drop_capabilities()
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+    hide_memory()
 
 
 def _drop_capabilities() -> None:

@@ -70,6 +70,7 @@ def run_worker(spec: WorkerSpec) -> int:
     dropped = spec.layout.cell("relay_messages_dropped_total")
     messages.count_dropped(lambda lines: add_to(cells, dropped, lines))
     cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = os.getpid(), spec.slot, spec.generation.number, monotonic_ms()
+    worker.usage.write(cells)
     cells[PHASE] = PHASE_SERVING
     # Sessions free themselves without the collector; what is here now stays, and is shared with the other workers.
     gc.collect()

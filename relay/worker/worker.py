@@ -29,6 +29,7 @@ from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
 from relay.worker.report import record_of
 from relay.worker.session import LANES, Session
+from relay.worker.usage import Usage
 
 
 class Worker:
@@ -65,6 +66,7 @@ class Worker:
         self.too_slow = {State.SNIFF: sniffing.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
         self.on_session_end: Callable[[], None] | None = None
         self.admission = Admission(config.limits, max_connections, self.sessions, self.loop)
+        self.usage = Usage()
         self._number = 0
         self._ended: deque[Session] = deque()  # and not in the log yet
         self._cell_active = layout.cell("relay_connections_active")
@@ -144,6 +146,7 @@ class Worker:
     def _on_tick(self) -> None:
         self.cells[HEARTBEAT_MS] = monotonic_ms()
         messages.flush()
+        self.usage.write(self.cells)
         if self.on_session_end is not None:
             self.on_session_end()
         if self.log.pending or self._ended:

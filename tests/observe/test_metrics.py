@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,7 +12,7 @@ from prometheus_client.exposition import generate_latest
 from relay.errors import Reason
 from relay.observe.metrics import RelayCollector
 from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_BUCKETS_S, HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, SLOT_CPU_US, Series
-from relay.observe.scoreboard import PHASE, PHASE_SERVING, PID, SHARED_ROW, TOTALS_ROW, monotonic_ms
+from relay.observe.scoreboard import CPU_US, PHASE, PHASE_SERVING, RESIDENT_BYTES, SHARED_ROW, TOTALS_ROW, monotonic_ms
 from tests.support.board import Board
 from tests.support.programs import program
 
@@ -30,16 +29,11 @@ def registry(world):
     return registry
 
 
-def busy_child():
-    """A process that has used some CPU time and waits for its stdin to close."""
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sum(range(3_000_000)); print(flush=True); sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"\n"
-    return child
-
-
-def serve(world, slot, pid):
+def serve(world, slot, cpu_us=0, resident_bytes=0):
+    """A worker's row, as the worker fills it."""
     row = world.board.lease(slot, 1)
-    world.board.row(row)[PID], world.board.row(row)[PHASE] = pid, PHASE_SERVING
+    cells = world.board.row(row)
+    cells[PHASE], cells[CPU_US], cells[RESIDENT_BYTES] = PHASE_SERVING, cpu_us, resident_bytes
     return row
 
 
@@ -136,32 +130,31 @@ def test_what_the_supervisor_publishes_is_shown(world, registry):
 
 
 def test_cpu_and_memory_of_a_slot_include_all_its_living_workers(world, registry):
-    children = [busy_child(), busy_child()]
-    try:
-        serve(world, 0, children[0].pid)
-        one = registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"})
-        serve(world, 0, children[1].pid)
-        both = registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"})
-        assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) > 0
-        assert both > one > 1_000_000
-        assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "1"}) == 0
-        assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "1"}) == 0
-    finally:
-        for child in children:
-            child.communicate(timeout=10)
+    serve(world, 0, 2_500_000, 7_000_000)
+    serve(world, 0, 1_500_000, 5_000_000)
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"}) == 12_000_000
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) == 4
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "1"}) == 0
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "1"}) == 0
 
 
 def test_cpu_time_never_goes_back_when_a_worker_dies(world, registry):
     def cpu():
         return registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"})
 
-    child = busy_child()
-    row = serve(world, 0, child.pid)
-    alive = cpu()
-    child.communicate(timeout=10)
-    assert cpu() == alive
-    world.board.fold(row, world.layout, cpu_us=int(alive * 1e6) + 5_000_000)
-    assert cpu() == pytest.approx(alive + 5, abs=0.001)
+    row = serve(world, 0, 1_250_000)
+    assert cpu() == 1.25
+    world.board.row(row)[CPU_US] = 0
+    assert cpu() == 1.25
+    world.board.fold(row, world.layout, cpu_us=1_250_000 + 5_000_000)
+    assert cpu() == pytest.approx(6.25, abs=0.001)
+
+
+def test_a_worker_that_says_nonsense_of_itself_takes_nothing_away(world, registry):
+    serve(world, 0, 2_000_000, 5_000_000)
+    serve(world, 0, -(1 << 62), -1)
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) == 2
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"}) == 5_000_000
 
 
 def test_a_scoreboard_without_a_catalogue_yet_is_readable(world):

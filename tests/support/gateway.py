@@ -129,12 +129,17 @@ class Gateway:
         """SIGKILL for the supervisor and everything it started; safe to call at any time."""
         if self.process is None:
             return
+        # Only root sees the directory of a process that is not dumpable.
+        children = psutil.Process(self.pid).children(recursive=True) if self.process.poll() is None else []
         # The supervisor first: it would replace its workers.
         self.process.kill()
         self.process.wait(PATIENCE_S)
         for pid in self._pids_left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
     def _pids_left(self) -> list[int]:
         # Children whose supervisor is dead belong to init, so they are found by the configuration in their environment's directory.
