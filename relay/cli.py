@@ -21,7 +21,7 @@ import relay
 from relay.cli_ask import EXIT_NOT_RUNNING, STATUS_PATIENCE_S, RefusedError, ask_relay, config_option
 from relay.cli_backend import backend
 from relay.config.load import find_config, load_config
-from relay.errors import ConfigError, ControlError, RelayError
+from relay.errors import ConfigError, ControlError, FatalError, RelayError
 
 if TYPE_CHECKING:
     from relay.tls.findings import Finding
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(str(error), error.code)
     except ControlError as error:
         return _say(str(error), EXIT_NOT_RUNNING)
+    except FatalError as error:
+        return _say(str(error), EXIT_BUG)
     except RelayError as error:
         return _say(str(error), EXIT_CANNOT_START)
     except Exception as error:

@@ -217,6 +217,10 @@ class StartupError(RelayError):
         super().__init__(f"{what}; {hint}")
 
 
+class FatalError(RelayError):
+    """The relay has served and cannot go on: to a service manager no failed start, but an end."""
+
+
 class ControlError(RelayError):
     """The control socket did not answer as it should."""
 

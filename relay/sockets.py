@@ -25,6 +25,7 @@ from relay.config.files import check_creation
 from relay.errors import StartupError
 
 RESTART_OR_MOVE = "choose another port, or restart the relay"  # where our own process is in the way
+_OR_FREEBIND = "; where it comes later, set freebind = true in the listener"
 _UNIX_SOCKETS = {"relay.state_dir": "control socket", "admin.listen": "admin process's socket"}
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h; not in the socket module
 _FILTER = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, jump if false, constant
@@ -35,6 +36,10 @@ _NO_SYN = (
     (0x06, 0, 0, 0),  # BPF_RET: drop
     (0x06, 0, 0, 0xFFFFFFFF),  # BPF_RET: keep all of it
 )
+_FREEBIND = {  # linux/in.h, linux/in6.h; not in the socket module
+    socket.AF_INET: (socket.IPPROTO_IP, 15),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
+}
 BACKLOG = 4096  # the kernel cuts it down to net.core.somaxconn
 
 
@@ -51,7 +56,7 @@ def bound_address(listener: socket.socket) -> str:
     return format_address(listener.getsockname())
 
 
-def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = frozenset()) -> list[socket.socket]:
+def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = frozenset(), *, freebind: bool = False) -> list[socket.socket]:
     """One listening socket per slot on the same address; for port 0 the first bind chooses and the rest follow.
 
     `where` names the listener in messages. `ours` are ports this process already listens on: on those the test for strangers is left out.
@@ -59,11 +64,11 @@ def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = 
     """
     host, port = parse_address(address)
     if port and port not in ours:
-        _refuse_strangers(where, host, port)
+        _refuse_strangers(where, host, port, freebind=freebind)
     opened: list[socket.socket] = []
     try:
         for _ in range(count):
-            opened.append(_listen(where, host, port, shared=True))
+            opened.append(_listen(where, host, port, shared=True, freebind=freebind))
             port = opened[0].getsockname()[1]
     except StartupError:
         close_all(opened)
@@ -71,9 +76,9 @@ def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = 
     return opened
 
 
-def open_listener(where: str, host: str, port: int) -> socket.socket:
+def open_listener(where: str, host: str, port: int, *, freebind: bool = False) -> socket.socket:
     """One more SO_REUSEPORT socket, non-blocking, for an address that has others. It gets no clients before `begin_to_listen`. Raises StartupError."""
-    return _bind(where, host, port, shared=True)
+    return _bind(where, host, port, shared=True, freebind=freebind)
 
 
 def begin_to_listen(listener: socket.socket) -> None:
@@ -81,11 +86,11 @@ def begin_to_listen(listener: socket.socket) -> None:
     listener.listen(BACKLOG)
 
 
-def open_single_listener(where: str, address: str) -> socket.socket:
+def open_single_listener(where: str, address: str, *, freebind: bool = False) -> socket.socket:
     """A listening socket that nobody can share, for the admin process; "unix:PATH" is for its owner and group. Raises StartupError."""
     if address.startswith("unix:"):
         return open_unix(where, Path(address.removeprefix("unix:")), 0o117)
-    return _listen(where, *parse_address(address), shared=False)
+    return _listen(where, *parse_address(address), shared=False, freebind=freebind)
 
 
 def admit_no_more(listener: socket.socket) -> None:
@@ -103,14 +108,14 @@ def admit_again(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
-def _refuse_strangers(where: str, host: str, port: int) -> None:
+def _refuse_strangers(where: str, host: str, port: int, *, freebind: bool) -> None:
     # SO_REUSEPORT lets every process of our user join in, and the kernel would give it half of our clients without a word:
     # so first bind without it, which fails when anybody listens there.
-    _listen(where, host, port, shared=False).close()
+    _listen(where, host, port, shared=False, freebind=freebind).close()
 
 
-def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
-    listener = _bind(where, host, port, shared=shared)
+def _listen(where: str, host: str, port: int, *, shared: bool, freebind: bool) -> socket.socket:
+    listener = _bind(where, host, port, shared=shared, freebind=freebind)
     try:
         begin_to_listen(listener)
     except OSError as error:
@@ -119,7 +124,7 @@ def _listen(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
     return listener
 
 
-def _bind(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
+def _bind(where: str, host: str, port: int, *, shared: bool, freebind: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -134,6 +139,8 @@ def _bind(where: str, host: str, port: int, *, shared: bool) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::] and 0.0.0.0 are two lines of the configuration
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if freebind:
+            listener.setsockopt(*_FREEBIND[family], 1)
         listener.bind((host, port))
     except OSError as error:
         listener.close()
@@ -154,7 +161,7 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
     if error.errno in (errno.EACCES, errno.EPERM):
         return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")
     if error.errno == errno.EADDRNOTAVAIL:
-        return StartupError(what, "no interface of this machine has this address; see: ip address")
+        return StartupError(what, f"no interface of this machine has this address; see: ip address{_OR_FREEBIND if where.startswith('listener') else ''}")
     if error.errno == errno.EAFNOSUPPORT:
         return StartupError(what, "this kernel has no IPv6; remove the address")
     if error.errno in (errno.EMFILE, errno.ENFILE):

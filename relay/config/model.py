@@ -150,6 +150,7 @@ class Listener(_Section):
     name: str
     listen: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     accept_proxy: bool = False
+    freebind: bool = False  # listen on addresses that no interface has yet
     route: Annotated[tuple[Route, ...], Field(strict=False, min_length=1)]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import selectors
 import signal
 import time
@@ -20,6 +19,7 @@ import relay
 from relay.config.load import load_config
 from relay.confinement import hide_memory
 from relay.core.fleet import Ending, Rules
+from relay.errors import FatalError, RelayError
 from relay.observe import messages
 from relay.observe.pools import pool_facts
 from relay.sockets import open_control
@@ -32,6 +32,7 @@ from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
 from relay.supervisor.prepare import make_scoreboard, prepare
+from relay.supervisor.process import take_all_files
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slots import SlotSockets
@@ -57,6 +58,11 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
     supervisor = Supervisor(config_path, work, rules)
     try:
         return supervisor.run()
+    except (RelayError, OSError, MemoryError) as error:
+        if not supervisor.served:
+            raise
+        log.critical("the supervisor cannot go on; its workers let their sessions finish", exc_info=True)
+        raise FatalError(f"the relay served and cannot go on: {error or type(error).__name__}") from error
     finally:
         supervisor.close()
         messages.last_chance()
@@ -81,7 +87,7 @@ class Supervisor:
         state_dir = config.relay.state_dir
         self.state = StateDir(state_dir)
         self._own(self.state.close, self.state.close_files)
-        _take_all_files()
+        take_all_files()
         self.notifier = Notifier()
         self._own(self.notifier.close, self.notifier.close)
         sockets = SlotSockets().extend(config, prepared.slots)
@@ -135,6 +141,11 @@ class Supervisor:
     def _let_go(self) -> None:
         for close in self._in_child:
             close()
+
+    @property
+    def served(self) -> bool:
+        """Whether clients could connect at any time: an end after that is not a failed start."""
+        return bool(self._announced)
 
     def close(self) -> None:
         """Undo everything, last opened first."""
@@ -284,9 +295,3 @@ class Supervisor:
         self.state.remove_endpoints()
         self.fleet.end(ending)
         self.reloads.abandon(why)
-
-
-def _take_all_files() -> None:
-    """Raise our limit of open files as far as it goes: a socket per address and slot."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

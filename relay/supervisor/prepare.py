@@ -126,17 +126,17 @@ class Running:
 
 
 def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]:
-    wanted = [(place.where, place.address) for place in places_of(config)]
+    wanted = [(place.where, place.address, place.freebind) for place in places_of(config)]
     if config.admin.listen:
-        wanted.append(("admin.listen", config.admin.listen))
-    for where, address in wanted:
+        wanted.append(("admin.listen", config.admin.listen, False))
+    for where, address, freebind in wanted:
         if any(compete(address, held) for held in (*running.listeners, running.admin)):
             continue  # the relay of this state_dir is not in its own way
         try:
             if config.admin.unix_path is not None and where == "admin.listen":
                 check_unix(where, config.admin.unix_path)
             else:
-                open_single_listener(where, address).close()
+                open_single_listener(where, address, freebind=freebind).close()
         except StartupError as error:
             yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
 

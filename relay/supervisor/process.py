@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -124,3 +125,9 @@ def reap(pid: int) -> Ended | None:
 def send(pid: int, number: signal.Signals) -> None:
     """Signal a child that was not reaped yet, so the pid is surely still its own."""
     os.kill(pid, number)
+
+
+def take_all_files() -> None:
+    """Raise our limit of open files as far as it goes: a socket per address and slot."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -26,6 +26,7 @@ class Place:
 
     listener: str
     address: str
+    freebind: bool = False
 
     @property
     def key(self) -> str:
@@ -40,7 +41,7 @@ class Place:
 
 def places_of(config: Config) -> tuple[Place, ...]:
     """Every address of every listener, in the configuration's order."""
-    return tuple(Place(listener.name, address) for listener in config.listener for address in listener.listen)
+    return tuple(Place(listener.name, address, listener.freebind) for listener in config.listener for address in listener.listen)
 
 
 class Leaving:
@@ -102,7 +103,7 @@ class SlotSockets:
                     other._bound[key] = self._bound[key]
                     other._fill(place, range(slots))
                 else:
-                    opened = open_listeners(place.where, place.address, slots, ours)
+                    opened = open_listeners(place.where, place.address, slots, ours, freebind=place.freebind)
                     other._opened[key] = dict(enumerate(opened))
                     host, _ = parse_address(place.address)
                     other._bound[key] = (host, opened[0].getsockname()[1])
@@ -114,7 +115,8 @@ class SlotSockets:
     def _fill(self, place: Place, slots: range) -> None:
         for slot in slots:
             if slot not in self._opened[place.key]:
-                self._opened[place.key][slot] = open_listener(place.where, *self._bound[place.key])
+                host, port = self._bound[place.key]
+                self._opened[place.key][slot] = open_listener(place.where, host, port, freebind=place.freebind)
                 self._silent.add(slot)
 
     def listen(self, slot: int) -> None:
@@ -145,13 +147,19 @@ class SlotSockets:
             listening.close()
 
     def reopen(self, slot: int) -> None:
-        """Give a parked slot the sockets that it lacks. Raises StartupError; then it stays parked."""
-        try:
-            for place in self._places:
+        """Give a parked slot the sockets that it lacks. Raises StartupError when it can have none.
+
+        One address that has gone from this machine must not keep the others from being served.
+        """
+        failed: StartupError | None = None
+        for place in self._places:
+            try:
                 self._fill(place, range(slot, slot + 1))
-        except StartupError:
-            self.park(slot)
-            raise
+            except StartupError as error:
+                failed = error
+                log.error("slot %d: %s; its worker does without this address; reload to try again", slot, error)  # noqa: TRY400
+        if failed is not None and not self.of_slot(slot):
+            raise failed
 
     def of_slot(self, slot: int) -> list[tuple[str, socket.socket]]:
         """What the slot's worker is to accept on: listener names and sockets."""

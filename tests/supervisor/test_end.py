@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -148,6 +150,36 @@ def alive(pid):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+FATAL = """
+import sys
+from pathlib import Path
+from relay.cli import main
+from relay.errors import ConfigError, Problem, StartupError
+from relay.supervisor.fleet import Fleet
+errors = [StartupError("a", "b"), ConfigError([Problem("a", "b")]), OSError(12, "no memory"), MemoryError()]
+step = Fleet.step
+def failing(self, now):
+    if Path("fail").exists():
+        raise errors[int(Path("fail").read_text())]
+    return step(self, now)
+Fleet.step = failing
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("error", range(4))
+def test_a_relay_that_has_served_never_ends_with_the_code_of_a_failed_start(relay, error):
+    """A unit does not restart what ended with 78, and 71 is for what never served."""
+    gateway = relay(start=False)
+    with gateway.log_file.open("ab") as log:
+        command = [sys.executable, "-c", FATAL, "start", "--config", str(gateway.config)]
+        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+    wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
+    (gateway.directory / "fail").write_text(str(error))
+    assert gateway.wait() == 70
+    assert "relay: the relay served and cannot go on: " in gateway.log()
 
 
 def test_usr1_makes_the_workers_reopen_the_access_log(relay, pki):

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import signal
 import socket
 import stat
 import subprocess
@@ -77,6 +78,21 @@ def test_an_address_in_use_is_refused_with_the_name_of_its_user(relay, pki, echo
 def test_an_address_of_another_machine_is_refused(relay, pki, echo):
     (line,) = refusal(relay(write_body(pki, echo, ("192.0.2.1:0",)), start=False), 71)
     assert "192.0.2.1:0: Cannot assign requested address; no interface of this machine has this address" in line
+
+
+def test_a_listener_can_have_an_address_that_is_not_there_yet(relay, pki, echo):
+    addresses = ("192.0.2.1:0", "[2001:db8::1]:0", "127.0.0.1:0")
+    text = write_body(pki, echo, addresses).replace('name = "https"', 'name = "https"\nfreebind = true')
+    gateway = relay(text, start=False)
+    assert gateway.command("check").returncode == 0
+    gateway.start()
+    four, six, loopback = gateway.endpoints["listeners"]["https"]
+    assert (four.rpartition(":")[0], six.rpartition(":")[0]) == ("192.0.2.1", "[2001:db8::1]")
+    assert talk(pki, int(loopback.rpartition(":")[2])) == b"hello"
+    pid = gateway.workers()[0]
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_workers(lambda now: now.get(0) not in (None, pid))
+    assert gateway.command("reload").returncode == 0
 
 
 @not_root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -66,6 +67,70 @@ def test_each_message_is_what_sd_notify_documents(manager):
     notifier.close()
 
 
+def fill(listener, name):
+    """Send the manager messages until its queue takes no more; returns how many it has."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        for count in range(100_000):
+            try:
+                other.sendto(b"OTHER=1", "\0" + name[1:] if name.startswith("@") else name)
+            except BlockingIOError:
+                return count
+    raise AssertionError("its queue has no end")
+
+
+def empty(listener):
+    """What the manager has in its queue."""
+    listener.setblocking(False)
+    seen = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            seen.append(told(listener))
+    listener.settimeout(20)
+    return seen
+
+
+def test_a_manager_that_has_no_room_gets_the_latest_state_when_it_has(manager):
+    listener, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "60000000"})
+    notifier.watchdog(time.monotonic())
+    empty(listener)
+    count = fill(listener, name)
+    started = time.monotonic()
+    notifier.ready("1 of 2")
+    notifier.ready("2 of 2")
+    assert time.monotonic() - started < 1
+    assert notifier.watchdog_at <= time.monotonic() + 0.2, "it wants to be called again soon"
+    assert empty(listener) == [{"OTHER": "1"}] * count
+    notifier.watchdog(time.monotonic() + 1)
+    assert empty(listener) == [{"READY": "1", "STATUS": "2 of 2"}]
+    fill(listener, name)
+    notifier.ready("one reload")
+    notifier.reloading()
+    notifier.ready("another")
+    notifier.watchdog(time.monotonic() + 40)
+    empty(listener)
+    notifier.watchdog(time.monotonic() + 41)
+    heard = empty(listener)
+    assert ["RELOADING" in one for one in heard] == [True, False, False]
+    assert heard[1:] == [{"READY": "1", "STATUS": "another"}, {"WATCHDOG": "1"}]
+    fill(listener, name)
+    notifier.ready("late")
+    notifier.stopping("draining")
+    empty(listener)
+    notifier.close()
+    assert empty(listener) == [{"STOPPING": "1", "STATUS": "draining"}]
+
+
+def test_a_manager_that_is_busy_at_the_start_still_hears_that_it_is_done(relay, manager):
+    """READY=1 was dropped when the queue was full: systemd ended the relay at TimeoutStartSec."""
+    listener, name = manager
+    fill(listener, name)
+    gateway = relay(env={"NOTIFY_SOCKET": name})
+    assert gateway.command("status").returncode == 0
+    assert told_until(listener, "READY")[-1]["STATUS"] == "generation 1, 2 of 2 workers serve"
+
+
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"WATCHDOG_USEC": "x"}])
 def test_without_a_listening_manager_nothing_happens(environment):
     notifier = Notifier(dict(environment))
@@ -111,14 +176,15 @@ def test_the_units_exposure_is_as_low_as_documented():
     assert float(re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", judged.stdout)[1]) <= 2.0
 
 
-def test_the_unit_waits_longer_than_the_default_drain_and_does_not_restart_what_cannot_start():
+def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_start_later():
     from relay.config.model import Relay
     from relay.core.fleet import Rules
 
     settings = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
     assert float(settings["TimeoutStopSec"]) > Relay().drain_timeout_s + Rules().drain_grace_s + Rules().quit_grace_s
     assert float(settings["TimeoutStartSec"]) > Rules().start_timeout_s
-    assert set(settings["RestartPreventExitStatus"].split()) == {"78", "71"}
+    assert set(settings["RestartPreventExitStatus"].split()) == {"78", "64"}
+    assert (settings["Restart"], settings["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert settings["Type"] == "notify"
     assert settings["AmbientCapabilities"] == settings["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
 
