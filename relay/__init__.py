@@ -107,6 +107,7 @@ MAP = {
     "relay.tls.material": "keys, chains, CAs from files",
     "relay.tls.pem_blocks": "the blocks of a PEM file",
     "relay.tls.certificate": "one certificate of a file",
+    "relay.tls.key_kinds": "which kinds of keys TLS peers accept",
     "relay.tls.keys": "private keys from files",
     "relay.tls.profile": "what a certificate says about itself",
     "relay.tls.verdict": "what OpenSSL thinks of a certificate",

@@ -32,6 +32,7 @@ from relay.tls.findings import (
     quoted,
     unreadable,
 )
+from relay.tls.key_kinds import unfit_key
 from relay.tls.material import (
     AuthorityUse,
     KeyPair,
@@ -42,8 +43,9 @@ from relay.tls.material import (
     name_of,
     pairs_of,
 )
-from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
+from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, limits_names, subject_of
 from relay.tls.verdict import (
+    NAME_CONSTRAINT_CODES,
     Issuers,
     Refusal,
     Role,
@@ -126,14 +128,15 @@ class _Judge:
             yield from (replace(finding, where=where) for finding in said)
 
     def judge_pair(self, use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> None:
-        """A certificate we show, and the names it is shown for."""
+        """A certificate we show, and what it is shown for: names, and peers of these settings."""
         key = (use.certificate, use.private_key, bool(use.pool))
         said = self.note(key, use.where, partial(_judge_pair, use, pair, known, now))
-        names = [] if use.pool else list(_judge_names(use, pair))
-        if names:
-            self.note((*key, use.sni), use.where, lambda: names)
-        of_fine = partial(fine, (*said, *names), use.where, pair.file, pair.chain)
-        self.note((*key, bool(names)), use.where, of_fine)
+        of_place = [*_judge_key(use, pair), *(() if use.pool else _judge_names(use, pair))]
+        if of_place:
+            place = (*key, use.sni, use.groups, use.min_version)
+            self.note(place, use.where, lambda: of_place)
+        of_fine = partial(fine, (*said, *of_place), use.where, pair.file, pair.chain)
+        self.note((*key, bool(of_place)), use.where, of_fine)
 
     def judge_kinship(self, use: PairUse, pair: KeyPair, other: AuthorityUse) -> None:
         """A machine certificate and the CAs of the backends."""
@@ -197,8 +200,21 @@ def _chain_findings(chain: Certificates, role: Role, known: Issuers) -> Iterator
         yield Level.WARNING, what, "append the intermediate certificates to the file", last
     anchors = (*known.above(chain), *filter(is_self_signed, chain))
     refusal = refusal_of(chain[0], chain[1:], anchors, role=role)
-    if refusal and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
+    if refusal and refusal.code in NAME_CONSTRAINT_CODES:
+        limited = [each for each in dict.fromkeys((*chain, *anchors)) if limits_names(each)]
+        names = ", ".join(quoted(subject_of(each)) for each in limited)
+        what = f"OpenSSL would refuse this chain: {refusal.words}; {names or 'a CA above it'} may not issue all of its names (nameConstraints)"
+        yield Level.WARNING, what, "issue it with names that its CA may issue, or by another CA", refusal.certificate
+    elif refusal and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
         yield Level.WARNING, f"OpenSSL would refuse this chain: {refusal.words}", "issue this CA certificate anew, or leave it out of the path", refusal.certificate
+
+
+def _judge_key(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
+    to_servers = bool(use.pool) and use.min_version == "TLSv1.2"
+    if unfit := unfit_key(pair.leaf, use.groups, to_servers=to_servers):
+        level = Level.ERROR if unfit.refused else Level.WARNING
+        subject = subject_of(pair.leaf)
+        yield Finding(level, pair.file, subject, unfit.what, unfit.remedy, use.where)
 
 
 def _judge_names(use: PairUse, pair: KeyPair) -> Iterator[Finding]:

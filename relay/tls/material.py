@@ -65,6 +65,8 @@ class PairUse:
     private_key: Path
     sni: tuple[str, ...] = ()
     pool: str = ""  # not empty: it is that pool's machine certificate
+    groups: str = ""
+    min_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,24 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
     for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
         for index, route in enumerate(listener.route):
             if route.certificate is not None:
-                yield PairUse(f"{where}.route[{index}].certificate", route.certificate, route.private_key or route.certificate, sni=route.sni)
+                yield PairUse(
+                    f"{where}.route[{index}].certificate",
+                    route.certificate,
+                    route.private_key or route.certificate,
+                    sni=route.sni,
+                    groups=route.groups,
+                    min_version=route.min_version,
+                )
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:
-            yield PairUse(f"{pool_place(name)}.machine_certificate", pool.machine_certificate, pool.machine_key or pool.machine_certificate, pool=name)
+            yield PairUse(
+                f"{pool_place(name)}.machine_certificate",
+                pool.machine_certificate,
+                pool.machine_key or pool.machine_certificate,
+                pool=name,
+                groups=pool.groups,
+                min_version=pool.min_version,
+            )
 
 
 def authorities_of(config: Config) -> Iterator[AuthorityUse]:

@@ -13,6 +13,7 @@ from relay.tls.verdict import Role, is_self_signed
 
 BASIC_CONSTRAINTS = bytes.fromhex("551d13")
 _KEY_USAGE = bytes.fromhex("551d0f")
+_NAME_CONSTRAINTS = bytes.fromhex("551d1e")
 _EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
 _BIT_STRING = 0x03
 _MOST_USAGES = 64
@@ -82,6 +83,11 @@ def key_usage_of(certificate: Certificate) -> KeyUsage | None:
         return None
     octet = value[bits.start + 1] if bits.stop > bits.start + 1 else 0
     return KeyUsage(bool(octet & 0x80), bool(octet & 0x20), bool(octet & 0x08), bool(octet & 0x04))
+
+
+def limits_names(certificate: Certificate) -> bool:
+    """Whether it is a CA that may issue certain names only (RFC 5280, 4.2.1.10)."""
+    return certificate.has_extension(_NAME_CONSTRAINTS)
 
 
 def subject_of(certificate: Certificate) -> str:

@@ -21,6 +21,10 @@ _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
 _UNEXPECTED_EOF = 294
+_WRONG_CURVE = 378
+_OUR_WORDS = {
+    _WRONG_CURVE: "the key of the certificate is on a curve that groups does not name",
+}
 
 _INBOUND: dict[int, Reason] = {
     _NO_PEER_CERTIFICATE: Reason.NO_CERTIFICATE,
@@ -31,6 +35,7 @@ _INBOUND: dict[int, Reason] = {
     101: Reason.NO_SHARED_GROUP,  # NO_SUITABLE_KEY_SHARE
     295: Reason.NO_SHARED_GROUP,  # NO_SUITABLE_GROUPS
     235: Reason.NO_SHARED_ALPN,  # NO_APPLICATION_PROTOCOL
+    _WRONG_CURVE: Reason.NO_SHARED_GROUP,
     _HTTP_REQUEST: Reason.PLAIN_HTTP,
     _HTTPS_PROXY_REQUEST: Reason.PLAIN_HTTP,
     _UNEXPECTED_EOF: Reason.PEER_GONE,
@@ -133,7 +138,8 @@ def explain_queue(side: Side) -> Failure:
         if _ALERT_BASE <= number < _ALERT_BASE + 256:
             return explain_alert(side, number - _ALERT_BASE)
         if number in known:
-            return Failure(known[number], _string(lib.ERR_reason_error_string(code)))
+            words = _OUR_WORDS.get(number) or _string(lib.ERR_reason_error_string(code))
+            return Failure(known[number], words)
     for code in codes:
         if code & _SYSTEM:
             return explain_errno(side, code & ~_SYSTEM)

@@ -21,6 +21,8 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 _NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
 _PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
 _STRICT: int = lib.X509_V_FLAG_X509_STRICT
+# X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and SUBTREE_MINMAX.
+NAME_CONSTRAINT_CODES = frozenset((47, 48, 49, 51, 52, 53))
 # Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
 _OLD_HASHES = {
     "1.2.840.113549.1.1.4": "MD5",

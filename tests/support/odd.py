@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from relay.tls.pki import Authority
@@ -86,14 +86,35 @@ class Odd:
     san: bytes | None = b""  # b"" is the usual one, None is none
     bend: Callable[[bytes], bytes] = lambda body: body
     key: Any = None
+    spki: bytes = b""  # of the key, where it is not the usual one
 
 
 def usual_san() -> bytes:
     return extension(SAN, dns("backend.example.com", "app.example.com", "localhost"))
 
 
-def make(odd: Odd, issuer: Authority, *, ca: bool = False) -> tuple[bytes, Any]:
+@dataclass(frozen=True)
+class Signer:
+    """A CA by its name and key; what its certificate is like does not matter to those that it issues."""
+
+    name: bytes
+    key: Any
+
+    @classmethod
+    def of(cls, authority: Authority) -> Signer:
+        return cls(authority.certificate.subject.public_bytes(), authority.key)
+
+
+def make_root(odd: Odd) -> tuple[bytes, Signer]:
+    """A self-signed CA's DER, and what issues below it."""
+    signer = Signer(odd.subject, odd.key or ec.generate_private_key(ec.SECP256R1()))
+    return make(replace(odd, key=signer.key), signer, ca=True)[0], signer
+
+
+def make(odd: Odd, issuer: Authority | Signer, *, ca: bool = False) -> tuple[bytes, Any]:
     """A certificate's DER and its key."""
+    if isinstance(issuer, Authority):
+        issuer = Signer.of(issuer)
     key = odd.key or ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
     algorithm = sequence(oid(ECDSA_SHA256))
@@ -105,10 +126,10 @@ def make(odd: Odd, issuer: Authority, *, ca: bool = False) -> tuple[bytes, Any]:
         odd.version,
         odd.serial,
         algorithm,
-        issuer.certificate.subject.public_bytes(),
+        issuer.name,
         sequence(*times),
         odd.subject,
-        key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        odd.spki or key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         tlv(0xA3, listed) if odd.version else b"",
     )
     body = odd.bend(body)
@@ -121,12 +142,23 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> bytes:
     return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
 
 
-def write_odd(directory: Path, what: str, odd: Odd, issuer: Authority) -> Files:
+def rsa_pss() -> tuple[Odd, bytes]:
+    """A certificate for an RSA-PSS key, and that key in PEM: `cryptography` makes plain RSA keys only."""
+    key = rsa.generate_private_key(65537, 2048)
+    algorithm = sequence(oid("1.2.840.113549.1.1.10"))
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
+    private = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    spki = sequence(algorithm, tlv(3, b"\0", public))
+    return Odd(key=key, spki=spki), pem(sequence(integer(0), algorithm, tlv(4, private)), "PRIVATE KEY")
+
+
+def write_odd(directory: Path, what: str, odd: Odd, issuer: Authority | Signer) -> Files:
     """Write WHAT.pem and WHAT.key."""
     der, key = make(odd, issuer)
     files = Files(directory / f"{what}.pem", directory / f"{what}.key", None)
     files.certificate.write_bytes(pem(der))
     files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files.key.chmod(0o600)
     return files
 
 

@@ -1,0 +1,157 @@
+"""Certificates that OpenSSL verifies and `cryptography` refuses, in every place that a configuration has for one."""
+
+import random
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from relay.errors import ConfigError
+from relay.tls.contexts import build_generation
+from relay.tls.fitness import judge as judge_files
+from relay.tls.identity import judge
+from relay.tls.material import certificates_of, load_authorities, load_key_pair
+from tests.support.handshakes import (
+    VERSIONS,
+    client_context,
+    config_of,
+    meet_backend,
+    meet_client,
+    route_of,
+    server_context,
+    target_of,
+)
+from tests.support.odd import CN, SOUND, Odd, Signer, attribute, make, make_root, name, pem, write_odd
+
+odd = pytest.mark.parametrize("what", SOUND)
+both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
+WHERE = "listener.https.route[0].client_ca"
+
+
+def errors(config):
+    return [each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "error"]
+
+
+@odd
+def test_a_gateway_certificate_that_openssl_verifies_is_shown(pki, tmp_path, what):
+    files = write_odd(tmp_path, "gateway", SOUND[what], pki.authority)
+    route = {"certificate": files.certificate, "private_key": files.key}
+    assert errors(config_of(pki, routes=(route,))) == []
+    with meet_client(route_of(pki, **route), client_context(pki, pki.client)) as met:
+        assert (met.reason, met.peer_error) == ("done", None)
+
+
+@odd
+def test_a_machine_certificate_that_openssl_verifies_is_shown(pki, tmp_path, what):
+    files = write_odd(tmp_path, "machine", SOUND[what], pki.authority)
+    pool = {"machine_certificate": files.certificate, "machine_key": files.key}
+    assert errors(config_of(pki, **pool)) == []
+    with meet_backend(target_of(pki, **pool), server_context(pki, pki.backend)) as met:
+        assert (met.reason, met.peer_error) == ("done", None)
+
+
+@odd
+@both_versions
+def test_a_backend_certificate_that_openssl_verifies_is_accepted(pki, tmp_path, what, version):
+    files = write_odd(tmp_path, "backend", SOUND[what], pki.authority)
+    with meet_backend(target_of(pki), server_context(pki, files, version)) as met:
+        assert met.reason == "done"
+        assert met.identity.unread == ""
+
+
+@odd
+def test_a_backend_certificate_of_a_foreign_ca_is_told_by_its_names(pki, tmp_path, what):
+    files = write_odd(tmp_path, "backend", SOUND[what], pki.foreign_authority)
+    with meet_backend(target_of(pki), server_context(pki, files)) as met:
+        assert (met.reason, met.identity.issuer) == ("backend_unknown_ca", "CN=Foreign CA")
+        assert "backend.example.com" in met.identity.san_dns
+
+
+@odd
+@both_versions
+def test_a_ca_that_openssl_verifies_is_trusted(pki, tmp_path, what, version):
+    root, signer = make_root(SOUND[what])
+    file = tmp_path / "ca.pem"
+    file.write_bytes(pem(root))
+    client = write_odd(tmp_path, "client", Odd(subject=name(attribute(CN, "client"))), signer)
+    assert errors(config_of(pki, routes=({"client_ca": file},))) == []
+    route = route_of(pki, client_ca=file)
+    context = client_context(pki, client, version)
+    with meet_client(route, context, check=lambda who: judge(who, route, time.time())) as met:
+        assert met.reason == "done"
+        assert route.ca_valid_until[met.identity.issuer_der] > time.time()
+        assert met.identity.issuer == load_authorities(WHERE, file)[0].subject.rfc4514_string()
+
+
+@odd
+def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
+    """The chain [leaf, odd intermediate] is in order, and leads to the root."""
+    below, signer = make_intermediate(SOUND[what], pki.authority)
+    files = write_odd(tmp_path, "gateway", Odd(subject=name(attribute(CN, "gateway"))), signer)
+    files.certificate.write_bytes(files.certificate.read_bytes() + pem(below))
+    config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
+    said = [each for each in judge_files(config, datetime.now(UTC)) if each.level != "info"]
+    assert said == []
+    listed = certificates_of(config)
+    assert sum(info.file == str(files.certificate) for info in listed) == 2
+    assert all(info.subject.isprintable() and info.serial_hex for info in listed)
+
+
+def make_intermediate(what, authority):
+    signer = Signer(what.subject, ec.generate_private_key(ec.SECP256R1()))
+    return make(replace(what, key=signer.key), authority, ca=True)[0], signer
+
+
+def bend(random_, data):
+    """Like a disk, an editor or a foe would: bytes changed, lost, added, or cut off."""
+    bent = bytearray(data)
+    for _ in range(random_.choice((1, 1, 2, 5))):
+        at = random_.randrange(len(bent))
+        kind = random_.randrange(5)
+        if kind == 0:
+            bent[at] = random_.randrange(256)
+        elif kind == 1:
+            bent[at] ^= 1 << random_.randrange(8)
+        elif kind == 2:
+            del bent[at : at + random_.randrange(1, 5)]
+        elif kind == 3:
+            bent[at:at] = random_.randbytes(random_.randrange(1, 5))
+        else:
+            del bent[max(1, at) :]
+        bent = bent or bytearray(b"0")
+    return bytes(bent)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
+    """Each problem names the file and what to do; what is taken can be judged, listed and used."""
+    random_ = random.Random(seed)
+    whole = [make(each, pki.authority, ca=ca)[0] for each in SOUND.values() for ca in (False, True)]
+    whole.append(pki.gateway.issued.certificate.public_bytes(Encoding.DER))
+    file = tmp_path / "bent.pem"
+    taken = refused = 0
+    for number in range(250):
+        one = random_.choice(whole)
+        text = bend(random_, pem(one)) if number % 5 == 0 else pem(bend(random_, one))
+        file.write_bytes(text + (pki.ca.read_bytes() if number % 3 else b"") + pki.gateway.key.read_bytes())
+        try:
+            load_authorities(WHERE, file)
+            load_key_pair(WHERE, file, file)
+        except ConfigError as error:
+            refused += 1
+            for problem in error.problems:
+                assert str(file) in problem.what
+                assert problem.remedy
+                assert str(problem).isprintable()
+        config = config_of(pki, routes=({"client_ca": file},), backend_ca=file)
+        found = judge_files(config, datetime.now(UTC))
+        assert all((each.what + each.subject + each.remedy).isprintable() for each in found)
+        if not any(each.level == "error" for each in found):
+            build_generation(config, 0)
+            assert certificates_of(config)
+            taken += 1
+    assert taken > 10
+    assert refused > 50
