@@ -45,6 +45,7 @@ class Reason(Word):
     IDLE_TIMEOUT = "idle_timeout"
     LINGER_TIMEOUT = "linger_timeout"
     DRAIN_TIMEOUT = "drain_timeout"
+    GENERATION_ENDED = "generation_ended"
     INBOUND_RESET = "inbound_reset"
     OUTBOUND_RESET = "outbound_reset"
 
@@ -121,6 +122,9 @@ REMEDIES: dict[Reason, str] = {
     Reason.IDLE_TIMEOUT: "nothing was sent for timeouts.idle_s; raise it if such sessions are wanted",
     Reason.LINGER_TIMEOUT: "one side had ended and the other did not within timeouts.linger_s",
     Reason.DRAIN_TIMEOUT: "the relay was told to drain and this session outlived relay.drain_timeout_s",
+    Reason.GENERATION_ENDED: (
+        "the session was of an old configuration, and more than relay.old_generations of these still had sessions; raise it, or reload less often"
+    ),
     Reason.INBOUND_RESET: "the client reset the connection",
     Reason.OUTBOUND_RESET: "the backend reset the connection; see its log",
     Reason.HELLO_TIMEOUT: "the client connected and did not send a whole ClientHello within timeouts.hello_s; a health check or port scan does this",

@@ -21,6 +21,7 @@ from relay.errors import Reason
 from relay.observe.addresses import Addresses
 from relay.observe.names import BACKEND_NOT_AFTER_S, CHECK_RESULTS, HEALTH, HEALTH_DOWN, HEALTH_UNKNOWN, HEALTH_UP, HEALTH_VERSION, RETURNED_AT_MS
 from relay.observe.scoreboard import Cells, Layout
+from relay.observe.states import bump
 from relay.tls.contexts import Target
 
 _WORDS = {Verdict.UNKNOWN: HEALTH_UNKNOWN, Verdict.UP: HEALTH_UP, Verdict.DOWN: HEALTH_DOWN}
@@ -100,7 +101,7 @@ class Watch:
         if change.before is Verdict.DOWN:
             shared[self._cell_returned] = int(change.at * 1000)
         shared[self._cell_health] = _WORDS[change.after]
-        shared[self._cell_version] += 1
+        bump(shared, self._cell_version)
         if change.after is Verdict.DOWN:
             log.warning("pool %s: backend %s %s; %s", self.target.pool, self.target.route, change, result.remedy)
         else:

@@ -1,7 +1,7 @@
 """The supervisor's brain: from what the fleet of workers looks like now to what to do about it.
 
 Theory of operation. `plan` is asked again after every event and at least once a second; it keeps no memory, so the same view and the same
-`now` give the same actions. Three ideas carry it:
+`now` give the same actions. Four ideas carry it:
 
 - *Wanted lines.* A line is a generation with its number of slots. The serving line always is wanted; while a reload is under way the candidate
   line is wanted too, on the same slots. A worker of any other generation is told to drain. So a reload is: add a line, wait until each of its
@@ -11,6 +11,7 @@ Theory of operation. `plan` is asked again after every event and at least once a
   then after 0.5, 1, 2 … 30 s. While a slot waits its sockets are closed, because the kernel would
   go on queueing clients that nobody serves. When no slot is served or starting, one is tried
   after at most `lone_delay_s`. A slot whose workers keep dying like that is parked.
+- *Room.* Only so many old generations may drain at once. When there are more, the oldest are told to quit their sessions.
 - *Escalation.* Silence gets SIGABRT (which prints where the worker hangs), then SIGKILL. Draining too long gets SIGKILL.
 
 Never: kills, forks or looks at a clock; `now` and every instant in a view are seconds of one monotonic clock.
@@ -21,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+from relay.core.actions import Abort, Action, Close, Commit, Drain, GiveUp, Kill, Overrun, Park, Quit, Reopen, Spawn
 
 
 class Phase(StrEnum):
@@ -56,6 +59,7 @@ class Rules:
     park_after_deaths: int = 8
     park_s: float = 60
     start_timeout_s: float = 30
+    old_generations: int = 8  # that may drain at once
     handover_s: float = 2  # a worker stops accepting within milliseconds of being told to; a reload waits no longer for one that does not
 
 
@@ -113,84 +117,6 @@ class View:
     trusted_from_at: float = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start a worker of this generation on this slot."""
-
-    slot: int
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Tell the worker to accept no more and to finish its sessions (SIGTERM)."""
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Quit:
-    """Tell the worker to end its sessions now (SIGQUIT)."""
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """The worker hangs: SIGABRT, so that it prints where."""
-
-    pid: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """The worker did not end: SIGKILL."""
-
-    pid: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The slot waits for its next start: let its sockets take no clients until then."""
-
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """Close the slot's sockets, so that the kernel sends its clients to other slots."""
-
-    slot: int
-    deaths: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reopen:
-    """Bind a parked slot's sockets again and give it another chance."""
-
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Every slot of the candidate serves: make it the serving line."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The candidate cannot serve: forget it."""
-
-    generation: int
-    why: str
-
-
-Action = Spawn | Drain | Quit | Abort | Kill | Close | Park | Reopen | Commit | GiveUp
-
-
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
     """What to do now, in the order to do it. Carrying it out changes the view so that the same action is not planned again."""
     actions: list[Action] = [action for worker in view.workers if (action := _escalate(now, worker, view.trusted_from_at, rules)) is not None]
@@ -212,6 +138,7 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         for worker in view.workers
         if worker.generation not in wanted and worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated
     ]
+    actions += _overrun(view, wanted, escalated, rules)
     starts = _starts(view)
     for number, missing in _missing(view, lines).items():
         slot = view.slots[number]
@@ -282,6 +209,16 @@ def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) 
     if silence_s > rules.hang_s:
         return Abort(worker.pid, f"no heartbeat for {silence_s:.1f} s")
     return None
+
+
+def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) -> list[Overrun]:
+    draining: dict[int, list[int]] = {}
+    for worker in view.workers:
+        dying = worker.quitting or worker.killed or worker.aborted_at is not None or worker.pid in escalated
+        if worker.generation not in wanted and not dying:
+            draining.setdefault(worker.generation, []).append(worker.pid)
+    oldest = sorted(draining)[: max(0, len(draining) - rules.old_generations)]
+    return [Overrun(number, tuple(draining[number])) for number in oldest]
 
 
 def _judge(now: float, line: Line, workers: Sequence[Worker], rules: Rules) -> Commit | GiveUp | None:

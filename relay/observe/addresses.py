@@ -4,7 +4,7 @@ Per host name CELLS consecutive cells: a sequence number (odd while the checker 
 addresses, and for each of at most MAX_ADDRESSES three cells: family and scope, and the address as two halves. A reader that finds the sequence
 as it was uses what it has; so for a connection this is one look at one cell.
 
-Never: looks a name up.
+Never: looks a name up; believes what it reads: a cell that holds no address is passed over.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.config.address import is_ip, parse_address
+from relay.observe.layout import Layout
+from relay.observe.memory import Cells
 from relay.observe.names import MAX_ADDRESSES, RESOLVED
-from relay.observe.scoreboard import Cells, Layout
+from relay.observe.states import bump
 
 Ip = tuple[str, int]
 """An address without brackets, and the number of its interface for a link-local one, else 0."""
@@ -25,6 +27,8 @@ Place = tuple[int, tuple[Any, ...]]
 
 _IPV6 = 1
 _HALF = 1 << 64
+_SCOPES = (1 << 32) - 1
+_LARGEST_IPV4 = (1 << 32) - 1
 
 
 def cell_of(layout: Layout, host: str) -> int:
@@ -34,16 +38,17 @@ def cell_of(layout: Layout, host: str) -> int:
 
 def write_addresses(shared: Cells, first: int, addresses: Sequence[Ip]) -> None:
     """Store the addresses, at most MAX_ADDRESSES of them; none makes readers go back to what they began with."""
-    shared[first] |= 1  # it is odd already when a checker was killed right here
+    if shared[first] % 2 == 0:  # it is odd already when a checker was killed right here
+        bump(shared, first)
     chosen = addresses[:MAX_ADDRESSES]
     shared[first + 1] = len(chosen)
     for number, (text, scope) in enumerate(chosen):
         address = ipaddress.ip_address(text)
         high, low = divmod(int(address), _HALF)
         at = first + 2 + 3 * number
-        shared[at] = (scope << 8) | (_IPV6 if address.version == 6 else 0)
+        shared[at] = ((scope & _SCOPES) << 8) | (_IPV6 if address.version == 6 else 0)
         shared[at + 1], shared[at + 2] = _signed(high), _signed(low)
-    shared[first] += 1
+    bump(shared, first)
 
 
 def read_addresses(shared: Cells, first: int) -> tuple[Ip, ...] | None:
@@ -52,18 +57,23 @@ def read_addresses(shared: Cells, first: int) -> tuple[Ip, ...] | None:
     cells = [shared[first + 1 + i] for i in range(1 + 3 * MAX_ADDRESSES)]
     if before % 2 or shared[first] != before:
         return None
-    return tuple(_address(cells[1 + 3 * i : 4 + 3 * i]) for i in range(min(cells[0], MAX_ADDRESSES)))
+    found = (_address(cells[1 + 3 * i : 4 + 3 * i]) for i in range(min(cells[0], MAX_ADDRESSES)))
+    return tuple(address for address in found if address is not None)
 
 
 def _signed(half: int) -> int:
     return half - _HALF if half >= _HALF // 2 else half
 
 
-def _address(cells: Sequence[int]) -> Ip:
+def _address(cells: Sequence[int]) -> Ip | None:
     kind, high, low = cells
     value = (high % _HALF) << 64 | (low % _HALF)
-    address = ipaddress.IPv6Address(value) if kind & _IPV6 else ipaddress.IPv4Address(value)
-    return str(address), kind >> 8
+    scope = kind >> 8
+    if not 0 <= scope <= _SCOPES:
+        return None
+    if kind & _IPV6:
+        return str(ipaddress.IPv6Address(value)), scope
+    return (str(ipaddress.IPv4Address(value)), scope) if value <= _LARGEST_IPV4 else None
 
 
 class Addresses:

@@ -36,7 +36,8 @@ from relay.observe.balancer_manager import API, BalancerManager
 from relay.observe.gate import RefusedError
 from relay.observe.link import Link
 from relay.observe.metrics import RelayCollector, read_facts
-from relay.observe.scoreboard import PHASE_SERVING, Scoreboard, Snapshot, monotonic_ms
+from relay.observe.reading import Reader, Snapshot
+from relay.observe.scoreboard import PHASE_SERVING, monotonic_ms
 
 STALE_MS = 10_000
 # Scrapers and probes are few; more connections than this are a mistake or an attack: the one that has been silent longest makes room.
@@ -78,7 +79,7 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     return ""
 
 
-def make_app(board: Scoreboard, link: Link | None = None) -> Starlette:
+def make_app(board: Reader, link: Link | None = None) -> Starlette:
     """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(board))
@@ -221,7 +222,7 @@ class _Server(uvicorn.Server):
 def main(arguments: list[str] | None = None) -> None:
     """Serve until told to stop. All arguments are file descriptors that were passed on."""
     parser = argparse.ArgumentParser(prog="relay.observe.admin", description="The relay's admin process; started by its supervisor.")
-    parser.add_argument("--scoreboard-fd", type=int, required=True)
+    parser.add_argument("--scoreboard-fd", type=int, required=True, help="a socket from which views of the scoreboard come")
     parser.add_argument("--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket")
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
     parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
@@ -231,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     messages.setup("warning", process="admin")
-    board = Scoreboard(options.scoreboard_fd)
+    board = Reader(options.scoreboard_fd)
     link = Link(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.

@@ -27,7 +27,7 @@ from relay.observe.gate import Gate, RefusedError, Settings
 from relay.observe.link import Link
 from relay.observe.metrics import read_facts
 from relay.observe.pools import backends_reply
-from relay.observe.scoreboard import Scoreboard
+from relay.observe.reading import Reader
 from relay.observe.shown import FILTERS
 
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
@@ -42,7 +42,7 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "r
 class BalancerManager:
     """The routes over one scoreboard. Without a link (None) it can only show."""
 
-    def __init__(self, board: Scoreboard, link: Link | None) -> None:
+    def __init__(self, board: Reader, link: Link | None) -> None:
         self._board = board
         self._link = link
         greeting: dict[str, Any] = link.greeting if link is not None else {"listen": "127.0.0.1:0"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Literal, Protocol, TypedDict, cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 
 from relay.errors import Reason
 from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_OK, HANDSHAKE_RESUMED, HEALTH, HEALTH_DOWN, RETRY_UNTIL_MS, SLOT_CPU_US, Family, Series
-from relay.observe.scoreboard import Scoreboard, Snapshot, monotonic_ms
+from relay.observe.reading import Snapshot
+from relay.observe.scoreboard import monotonic_ms
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
@@ -32,7 +33,7 @@ class CertificateFact(TypedDict):
 
 
 class Facts(TypedDict):
-    """What the supervisor publishes beside the cells. `started_at` is Unix seconds; `backends` are the (pool, route) now configured, all ever known when absent."""
+    """What the supervisor publishes beside the cells. `started_at` is Unix seconds."""
 
     generation: int
     version: str
@@ -41,7 +42,6 @@ class Facts(TypedDict):
     state: Literal["starting", "serving", "draining"]
     slots: int
     certificates: list[CertificateFact]
-    backends: NotRequired[list[tuple[str, str]]]
 
 
 def read_facts(snapshot: Snapshot) -> Facts:
@@ -50,10 +50,17 @@ def read_facts(snapshot: Snapshot) -> Facts:
     return cast("Facts", {**unknown, **snapshot.facts})
 
 
+class Readable(Protocol):
+    """A scoreboard's reader, in the admin process or in the supervisor."""
+
+    def snapshot(self) -> Snapshot:
+        """A consistent copy. Raises RelayError."""
+
+
 class RelayCollector(Collector):
     """A prometheus_client collector over one scoreboard. Keeps the highest CPU time seen of each slot, nothing else."""
 
-    def __init__(self, board: Scoreboard) -> None:
+    def __init__(self, board: Readable) -> None:
         self._board = board
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
 
@@ -66,8 +73,8 @@ class RelayCollector(Collector):
             by_name[series.name][series.labels] = value
         cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
         own: dict[str, Callable[[], Rows]] = {
-            "relay_backend_up": lambda: _backends_up(snapshot, facts),
-            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot, facts),
+            "relay_backend_up": lambda: _backends_up(snapshot),
+            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot),
             "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
             "relay_worker_cpu_seconds_total": lambda: cpu_s,
             "relay_worker_resident_bytes": lambda: resident_bytes,
@@ -122,21 +129,21 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
     return made
 
 
-def _of_backends(name: str, snapshot: Snapshot, facts: Facts) -> Rows:
-    """One cell of every backend that is configured now. Cells of removed ones stay in the scoreboard; a gauge for them would be a lie."""
-    known = {tuple(member) for member in facts["backends"]} if "backends" in facts else None
-    return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name and (known is None or series.labels in known)]
+def _of_backends(name: str, snapshot: Snapshot) -> Rows:
+    """One state of every backend that is configured now."""
+    return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name]
 
 
-def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
+def _backends_up(snapshot: Snapshot) -> Rows:
     now_ms = monotonic_ms()
     return [
-        (labels, float(now_ms >= until_ms and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN)) for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot, facts)
+        (labels, float(now_ms >= until_ms and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN))
+        for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot)
     ]
 
 
-def _backend_certificates(snapshot: Snapshot, facts: Facts) -> Rows:
-    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot, facts) if not_after_at]
+def _backend_certificates(snapshot: Snapshot) -> Rows:
+    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot) if not_after_at]
 
 
 def _certificates(facts: Facts) -> Rows:

@@ -1,19 +1,19 @@
 """The catalogue of metrics: every name, its type, its labels, its help, and where its value comes from.
 
-A series with a scoreboard cell is listed by `series_for`; the rest (`source = "admin"`) is made by the scraper itself.
+A series with a scoreboard cell belongs to a `Kind` of things; the rest (`source = "admin"`) is made by the scraper itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from relay.config.address import is_ip, parse_address
 from relay.config.model import Config
 from relay.errors import Reason, Side
 
-Kind = Literal["counter", "gauge", "histogram"]
+MetricType = Literal["counter", "gauge", "histogram"]
 
 # Upper bounds of handshake_seconds, in seconds; the last bucket (+Inf) is implied.
 HANDSHAKE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -32,7 +32,7 @@ class Family:
     """One metric: `scale` turns a cell's integer into the metric's unit."""
 
     name: str
-    kind: Kind
+    kind: MetricType
     help: str
     labels: tuple[str, ...] = ()
     scale: float = 1
@@ -65,8 +65,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 # Cells the processes use among themselves; they have no metric of their own.
-SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals row
-# The rest has the labels pool, backend and is in the shared row: plain stores, no additions.
+SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals only
+# The rest has the labels pool, backend and is shared by all generations: plain stores, no additions.
 RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
 HEALTH = "health"  # 0 not checked, 1 up, 2 down; by the checker
 HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
@@ -81,15 +81,70 @@ OVERRIDE_VERSION = "override_version"  # by the supervisor
 RESOLVED = "resolved"  # by the checker
 MAX_ADDRESSES = 8
 RESOLVED_CELLS = 2 + 3 * MAX_ADDRESSES
-SHARED = frozenset((RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, BACKEND_NOT_AFTER_S, HEALTH_VERSION, OVERRIDE_VERSION))
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """One cell: a metric name with label values in the family's order; histograms have one per bucket (`le`), then `sum`."""
 
     name: str
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Things that are counted alike, such as all backends, and which series each of them has.
+
+    `key` is how many labels name one thing. The series here have only the labels that follow these.
+    Series of one tuple have consecutive cells in its order.
+    """
+
+    name: str
+    key: int
+    gauges: tuple[Series, ...] = ()  # in each worker's row; they end with the worker
+    counters: tuple[Series, ...] = ()  # in each worker's row; folded into the totals when the worker has ended
+    states: tuple[Series, ...] = ()  # one cell for all processes and generations
+
+
+def _of_the_relay() -> Iterator[Series]:
+    yield Series("relay_worker_restarts_total")
+    yield Series("relay_access_log_dropped_total")
+    yield Series("relay_messages_dropped_total")
+    for reason in Reason:
+        yield Series("relay_sessions_closed_total", (reason.value,))
+    for side in Side:
+        for result in (HANDSHAKE_OK, HANDSHAKE_RESUMED, *(reason.value for reason in Reason)):
+            yield Series("relay_handshakes_total", (side.value, result))
+        # Consecutive cells: bucket i is cell base + i, +Inf comes after the last bound, the sum (microseconds) after that.
+        for bound in (*map(str, HANDSHAKE_BUCKETS_S), "+Inf", "sum"):
+            yield Series("relay_handshake_seconds", (side.value, bound))
+
+
+RELAY = Kind("relay", 0, (Series("relay_connections_active"),), tuple(_of_the_relay()), (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)))
+ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
+BACKEND = Kind(
+    "backend",
+    2,
+    (Series("relay_backend_connections_active"),),
+    (
+        *(Series("relay_bytes_total", (direction,)) for direction in (TO_BACKEND, FROM_BACKEND)),
+        *(Series("relay_backend_selected_total", (why,)) for why in WHYS),
+    ),
+    tuple(map(Series, (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE))),
+)
+CHECKED_BACKEND = Kind(
+    "checked_backend",
+    2,
+    counters=tuple(Series("relay_health_checks_total", (result,)) for result in CHECK_RESULTS),
+    states=(Series(BACKEND_NOT_AFTER_S),),
+)
+HOST = Kind("host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS)))
+SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (RELAY, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)}
+
+Key = tuple[str, ...]
+"""The labels that name one thing of a kind."""
+Things = dict[str, list[Key]]
+"""By the name of their kind, everything that is counted."""
 
 
 def hosts_of(config: Config) -> dict[str, float]:
@@ -103,42 +158,18 @@ def hosts_of(config: Config) -> dict[str, float]:
     return found
 
 
-def series_for(config: Config) -> Iterator[Series]:
-    """Every series that a relay with this configuration may count, each exactly once."""
-    yield Series("relay_connections_active")
-    yield Series("relay_worker_restarts_total")
-    yield Series("relay_access_log_dropped_total")
-    yield Series("relay_messages_dropped_total")
-    yield Series(HEALTH_VERSION)
-    yield Series(OVERRIDE_VERSION)
-    for reason in Reason:
-        yield Series("relay_sessions_closed_total", (reason.value,))
-    for side in Side:
-        yield Series("relay_handshakes_total", (side.value, HANDSHAKE_OK))
-        yield Series("relay_handshakes_total", (side.value, HANDSHAKE_RESUMED))
-        for reason in Reason:
-            yield Series("relay_handshakes_total", (side.value, reason.value))
-        # Consecutive cells: bucket i is cell base + i, +Inf comes after the last bound, the sum (microseconds) after that.
-        for bound in (*map(str, HANDSHAKE_BUCKETS_S), "+Inf", "sum"):
-            yield Series("relay_handshake_seconds", (side.value, bound))
-    for listener in config.listener:
-        labels = dict.fromkeys(route.label for route in listener.route)
-        for label in (*labels, NO_ROUTE):
-            yield Series("relay_connections_total", (listener.name, label))
-    for host in hosts_of(config):
-        for number in range(RESOLVED_CELLS):  # consecutive cells
-            yield Series(RESOLVED, (host, str(number)))
-    for pool_name, pool in config.pool.items():
-        for backend in pool.backend:
-            member = (pool_name, backend.route)
-            for direction in (TO_BACKEND, FROM_BACKEND):
-                yield Series("relay_bytes_total", (*member, direction))
-            yield Series("relay_backend_connections_active", member)
-            for why in WHYS:
-                yield Series("relay_backend_selected_total", (*member, why))
-            for name in (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE):
-                yield Series(name, member)
-            if pool.health is not None:
-                yield Series(BACKEND_NOT_AFTER_S, member)
-                for result in CHECK_RESULTS:
-                    yield Series("relay_health_checks_total", (*member, result))
+def things_of(config: Config) -> Things:
+    """Everything that a worker or the checker with this configuration may count, each exactly once."""
+    return {
+        RELAY.name: [()],
+        ROUTE.name: [
+            (listener.name, label)
+            for listener in config.listener
+            for label in (*dict.fromkeys(route.label for route in listener.route), NO_ROUTE)
+        ],
+        BACKEND.name: [(name, backend.route) for name, pool in config.pool.items() for backend in pool.backend],
+        CHECKED_BACKEND.name: [
+            (name, backend.route) for name, pool in config.pool.items() if pool.health is not None for backend in pool.backend
+        ],
+        HOST.name: [(host,) for host in hosts_of(config)],
+    }

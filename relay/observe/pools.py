@@ -17,7 +17,8 @@ from typing import Any
 
 from relay.config.model import Config
 from relay.observe.names import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
-from relay.observe.scoreboard import Snapshot, monotonic_ms
+from relay.observe.reading import Snapshot
+from relay.observe.scoreboard import monotonic_ms
 
 HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
 HEALTH_BYTES = 4 * 1024 * 1024

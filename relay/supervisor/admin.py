@@ -18,7 +18,7 @@ from relay.core.fleet import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.password import load_password
-from relay.observe.scoreboard import Scoreboard
+from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.channel import Channel
 from relay.supervisor.privileges import Identity
@@ -50,13 +50,13 @@ class AdminProcess:
         """Where it listens, with the port the kernel chose; "" when it is off."""
         return bound_address(self._listener) if self._listener is not None else ""
 
-    def step(self, now: float, identity: Identity, board: Scoreboard, lifeline_fd: int, channel: Channel) -> None:
+    def step(self, now: float, identity: Identity, boards: Scoreboards, lifeline_fd: int, channel: Channel) -> None:
         """Start it when it should run and does not; a new one gets a channel of its own."""
         self._notice_death(now)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:
-                with channel.open(self._greeting()) as theirs:
-                    self._pid = start_admin(identity, board.fd, self._listener, lifeline_fd, theirs)
+                with channel.open(self._greeting()) as theirs, boards.subscribe() as views:
+                    self._pid = start_admin(identity, views.fileno(), self._listener, lifeline_fd, theirs)
             except OSError as error:
                 log.error("the admin process cannot be started: %s; tried again in %g s", error, _RULES.longest_delay_s)  # noqa: TRY400  for operators, no traceback
                 self._start_at = now + _RULES.longest_delay_s

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from relay.checker.main import CheckerSpec, is_needed, run_checker
@@ -21,10 +21,13 @@ from relay.config.model import Config
 from relay.core.fleet import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
-from relay.observe.addresses import cell_of, write_addresses
-from relay.observe.names import BACKEND_NOT_AFTER_S, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, hosts_of
+from relay.observe.addresses import write_addresses
+from relay.observe.layout import state_offset
+from relay.observe.names import BACKEND, BACKEND_NOT_AFTER_S, CHECKED_BACKEND, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, HOST, RELAY, hosts_of
 from relay.observe.pools import HEALTH_FILE
-from relay.observe.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, SHARED_ROW, Layout, Scoreboard, ScoreboardFullError
+from relay.observe.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
+from relay.observe.scoreboards import Scoreboards
+from relay.observe.states import States, bump
 from relay.supervisor.prepare import Prepared
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_checker
@@ -49,13 +52,42 @@ def open_health_file(state_dir: Path, identity: Identity) -> Path:
     return file
 
 
+def _checked(config: Config) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """The backends that a configuration has checked: pool and backend, with address and name."""
+    return {
+        (name, backend.route): (backend.address, backend.name)
+        for name, pool in config.pool.items()
+        if pool.health is not None
+        for backend in pool.backend
+    }
+
+
+def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable[str]) -> None:
+    """What a checker has found, as far as any generation can see it."""
+    found: list[tuple[int, int]] = []
+    for member in backends:
+        for kind, name, value in ((BACKEND, HEALTH, HEALTH_UNKNOWN), (CHECKED_BACKEND, BACKEND_NOT_AFTER_S, 0)):
+            base = states.base(kind.name, member)
+            if base is not None:
+                found.append((base + state_offset(name)[1], value))
+    for cell, value in found:
+        states.cells[cell] = value
+    version = states.base(RELAY.name, ())
+    if found and version is not None:
+        bump(states.cells, version + state_offset(HEALTH_VERSION)[1])
+    for host in hosts:
+        first = states.base(HOST.name, (host,))
+        if first is not None:
+            write_addresses(states.cells, first, ())
+
+
 class CheckerProcess:
     """The checker of the generation that serves. `let_go` closes in the child what is the supervisor's or a worker's."""
 
-    def __init__(self, board: Scoreboard, layout: Layout, lifeline_fd: int, *, health_file: Path, let_go: Callable[[], None], rules: Rules) -> None:
+    def __init__(self, boards: Scoreboards, lifeline_fd: int, *, health_file: Path, let_go: Callable[[], None], rules: Rules) -> None:
         self._rules = rules
-        self._board = board
-        self._layout = layout
+        self._boards = boards
+        self._board: Scoreboard | None = None
         self._lifeline_fd = lifeline_fd
         self._health_file = health_file
         self._let_go = let_go
@@ -94,24 +126,27 @@ class CheckerProcess:
 
     def _start(self, now: float, prepared: Prepared) -> None:
         try:
-            self._row = self._board.lease(CHECKER_SLOT, prepared.generation.number)
+            board = self._boards.generation(prepared.generation.number)
+            self._row, self._board = self._boards.lease(board, CHECKER_SLOT), board
             report = ReportFile(self._health_file)
-            spec = CheckerSpec(self._row, prepared.generation, self._board, self._layout, self._lifeline_fd, report)
+            spec = CheckerSpec(self._row, prepared.generation, board, board.layout, self._lifeline_fd, report)
 
             def let_go() -> None:
+                self._boards.close_files()
                 self._let_go()
                 report.open()
 
+            self._boards.share_with(board)
             try:
                 self._pid = start_checker(prepared.identity, let_go, lambda: run_checker(spec))
             except OSError:
-                self._board.fold(self._row, self._layout)
+                board.release(self._row)
                 raise
-        except (OSError, ScoreboardFullError) as error:
+        except OSError as error:
             log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, self._rules.longest_delay_s)  # noqa: TRY400  for operators, no traceback
             self._start_at = now + self._rules.longest_delay_s
             return
-        self._board.row(self._row)[PID] = self._pid
+        board.row(self._row)[PID] = self._pid
         self._started_at = now
         self._told_at = self._aborted_at = None
         log.info("the checker started", extra={"checker_pid": self._pid, "generation": self._number})
@@ -121,7 +156,7 @@ class CheckerProcess:
         if outdated and self._told_at is None:
             self._told_at = now
             send(self._pid, signal.SIGTERM)
-        silent_s = now - max(self._board.row(self._row)[HEARTBEAT_MS] / 1000, self._started_at, self._trusted_from_at)
+        silent_s = now - max(self._beat_at(), self._started_at, self._trusted_from_at)
         if self._aborted_at is not None:
             if now >= self._aborted_at + self._rules.abort_grace_s:
                 send(self._pid, signal.SIGKILL)
@@ -129,6 +164,11 @@ class CheckerProcess:
             log.error("the checker (pid %d) hangs: no heartbeat for %.1f s; it gets SIGABRT, which prints where", self._pid, silent_s)
             self._aborted_at = now
             send(self._pid, signal.SIGABRT)
+
+    def _beat_at(self) -> float:
+        assert self._board is not None  # noqa: S101  for mypy
+        beat_ms: int = self._board.row(self._row)[HEARTBEAT_MS]
+        return beat_ms / 1000 if beat_ms <= monotonic_ms() + 1000 else 0.0
 
     def _notice_death(self, now: float) -> None:
         ended = self._reap()
@@ -145,28 +185,20 @@ class CheckerProcess:
         ended = reap(self._pid) if self._pid is not None else None
         if ended is not None:
             self._pid = None
-            self._board.fold(self._row, self._layout)
+            assert self._board is not None  # noqa: S101  for mypy
+            self._boards.fold(self._board, self._row)
+            self._board = None
         return ended
 
     def _clear(self, config: Config) -> None:
         """Forget what was found about whatever the new configuration does not have, or has changed."""
         if self._config is None:
             return
-        shared, changed = self._board.row(SHARED_ROW), False
-        for name, pool in self._config.pool.items():
-            if pool.health is None:
-                continue
-            then = config.pool.get(name)
-            kept = {backend.route: (backend.address, backend.name) for backend in then.backend} if then is not None and then.health is not None else {}
-            for backend in pool.backend:
-                if kept.get(backend.route) != (backend.address, backend.name):
-                    shared[self._layout.cell(HEALTH, name, backend.route)] = HEALTH_UNKNOWN
-                    shared[self._layout.cell(BACKEND_NOT_AFTER_S, name, backend.route)] = 0
-                    changed = True
-        if changed:
-            shared[self._layout.cell(HEALTH_VERSION)] += 1
-        for host in hosts_of(self._config).keys() - hosts_of(config).keys():
-            write_addresses(shared, cell_of(self._layout, host), ())
+        kept = _checked(config)
+        changed = [member for member, where in _checked(self._config).items() if kept.get(member) != where]
+        hosts = hosts_of(self._config).keys() - hosts_of(config).keys()
+        for states in self._boards.states():
+            _forget(states, changed, hosts)
         if not is_needed(config):
             self._health_file.unlink(missing_ok=True)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.core.fleet import Phase, Worker
-from relay.observe.scoreboard import FIRST_WORKER_ROW, HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_FREE, PHASE_SERVING, PID, TOTALS_ROW, Layout, Scoreboard
+from relay.observe.scoreboard import HEARTBEAT_MS, OVERRUN, PHASE, PHASE_DRAINING, PHASE_SERVING, PID, Scoreboard
+from relay.observe.scoreboards import Scoreboards
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_worker
 from relay.supervisor.slots import SlotSockets
@@ -21,6 +22,8 @@ from relay.tls.contexts import Generation
 from relay.worker.main import WorkerSpec
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
+FUTURE_S = 1.0  # a heartbeat that is later than this from now is none
+REAPING_S = 0.02  # how long to fold the counters of the dead before the loop turns again
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class Child:
     pid: int
     slot: int
     generation: int
+    board: Scoreboard
     row: int
     started_at: float
     told_at: float | None = None
@@ -39,23 +43,30 @@ class Child:
     killed: bool = False
     quitting: bool = False
 
+    @property
+    def connections(self) -> int:
+        """How many clients it says it has."""
+        return max(0, int(self.board.row(self.row)[self.board.layout.cell("relay_connections_active")]))
+
 
 @dataclass(slots=True)
 class Crew:
     """All workers of all generations. `work` runs in the child; `let_go` closes there what only the supervisor needs."""
 
-    board: Scoreboard
-    layout: Layout
+    boards: Scoreboards
     lifeline_fd: int
     work: Callable[[WorkerSpec], int | None]
     let_go: Callable[[], None]
     children: dict[int, Child] = field(default_factory=dict)
 
     def spawn(self, slot: int, generation: Generation, sockets: Iterable[SlotSockets], own: SlotSockets, identity: Identity) -> Child:
-        """Fork a worker for a slot. `sockets` are those of every generation; the child keeps only its own. Raises OSError, ScoreboardFullError."""
-        row = self.board.lease(slot, generation.number)
+        """Fork a worker for a slot. `sockets` are those of every generation; the child keeps only its own. Raises OSError."""
+        board = self.boards.generation(generation.number)
+        row = self.boards.lease(board, slot)
         listeners = own.of_slot(slot)
-        spec = WorkerSpec(slot=slot, row=row, listeners=listeners, generation=generation, board=self.board, layout=self.layout, lifeline_fd=self.lifeline_fd)
+        spec = WorkerSpec(
+            slot=slot, row=row, listeners=listeners, generation=generation, board=board, layout=board.layout, lifeline_fd=self.lifeline_fd
+        )
         mine = {one for _, one in listeners}
         others = {one for each in sockets for one in each.all()} - mine
 
@@ -63,15 +74,17 @@ class Crew:
             # A listening socket that stays open in a sibling would queue clients that nobody accepts.
             for one in others:
                 one.close()
+            self.boards.enter(board)
             self.let_go()
 
+        self.boards.share_with(board)
         try:
             pid = start_worker(slot, identity, let_go, lambda: self.work(spec))
         except OSError:
-            self.board.fold(row, self.layout)
+            board.release(row)
             raise
-        self.board.row(row)[PID] = pid
-        child = Child(pid, slot, generation.number, row, time.monotonic())
+        board.row(row)[PID] = pid
+        child = Child(pid, slot, generation.number, board, row, time.monotonic())
         self.children[pid] = child
         log.info("worker %d started", slot, extra={"slot": slot, "worker_pid": pid, "generation": generation.number})
         return child
@@ -79,46 +92,52 @@ class Crew:
     def views(self) -> tuple[Worker, ...]:
         """The workers as the planner sees them. One that drains although nobody told it was told by somebody else: its slot needs another."""
         found = []
+        now = time.monotonic()
         for child in self.children.values():
-            cells = self.board.row(child.row)
+            cells = child.board.row(child.row)
             phase = PHASES.get(cells[PHASE], Phase.STARTING)
             if phase is Phase.DRAINING and child.told_at is None:
-                child.told_at = time.monotonic()
+                child.told_at = now
             beat_at = cells[HEARTBEAT_MS] / 1000
+            if beat_at > now + FUTURE_S:
+                beat_at = 0.0
             found.append(
                 Worker(child.pid, child.slot, child.generation, phase, child.started_at, beat_at, child.told_at, child.aborted_at, child.killed, child.quitting)
             )
         return tuple(found)
 
     def reap(self) -> list[tuple[Child, Worker, Ended]]:
-        """Those that ended since the last call, with their last view; their counters are in the totals now."""
+        """Those that ended since the last call, with their last view; their counters are in the totals now.
+
+        When that takes long, because there are thousands of backends, the rest is left to the next call.
+        """
         ended = []
         views = {worker.pid: worker for worker in self.views()}
+        until_at = time.monotonic() + REAPING_S
         for child in list(self.children.values()):
+            if time.monotonic() > until_at:
+                break
             end = reap(child.pid)
             if end is not None:
                 del self.children[child.pid]
-                self.board.fold(child.row, self.layout, end.cpu_us)
+                self.boards.fold(child.board, child.row, child.slot, end.cpu_us)
                 ended.append((child, views[child.pid], end))
         return ended
 
-    def wait(self) -> None:
-        """Wait for the end of those that were killed."""
+    def kill_all(self) -> None:
+        """SIGKILL for all, and wait for their end."""
+        self.tell_all(signal.SIGKILL)
         while self.children:
             self.reap()
             time.sleep(0.002)
 
-    def free_rows(self) -> int:
-        """How many more workers the scoreboard has room for."""
-        return sum(1 for row in range(FIRST_WORKER_ROW, self.board.rows) if self.board.row(row)[PHASE] == PHASE_FREE)
-
     def count_restart(self) -> None:
         """One more worker ended unasked."""
-        self.board.row(TOTALS_ROW)[self.layout.cell("relay_worker_restarts_total")] += 1
+        self.boards.count("relay_worker_restarts_total")
 
     def count_dropped(self, messages: int) -> None:
         """Messages of the supervisor were dropped."""
-        self.board.row(TOTALS_ROW)[self.layout.cell("relay_messages_dropped_total")] += messages
+        self.boards.count("relay_messages_dropped_total", messages)
 
     def drain(self, pid: int) -> None:
         """SIGTERM: no new connections, finish the sessions."""
@@ -131,13 +150,26 @@ class Crew:
         child.told_at, child.quitting = time.monotonic(), True
         send(pid, signal.SIGQUIT)
 
-    def abort(self, pid: int) -> None:
+    def overrun(self, generation: int, pids: Sequence[int]) -> None:
+        """SIGQUIT for workers of a generation that has to make room; they say so to their log."""
+        log.warning(
+            "generation %d is ended with %d sessions: more old generations drain than relay.old_generations allows; raise it, or reload less often",
+            generation,
+            sum(self.children[pid].connections for pid in pids),
+        )
+        self.boards.generation(generation).say(OVERRUN)
+        for pid in pids:
+            self.quit(pid)
+
+    def abort(self, pid: int, why: str) -> None:
         """SIGABRT: print where you are, and die."""
+        log.error("worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where", self.children[pid].slot, pid, why)
         self.children[pid].aborted_at = time.monotonic()
         send(pid, signal.SIGABRT)
 
-    def kill(self, pid: int) -> None:
+    def kill(self, pid: int, why: str) -> None:
         """SIGKILL."""
+        log.error("worker %d (pid %d) gets SIGKILL: %s", self.children[pid].slot, pid, why)
         self.children[pid].killed = True
         send(pid, signal.SIGKILL)
 
@@ -148,7 +180,6 @@ class Crew:
 
     def status(self, now: float) -> list[dict[str, Any]]:
         """The workers for `relay status`; ages in seconds."""
-        active = self.layout.cell("relay_connections_active")
         return [
             {
                 "slot": worker.slot,
@@ -157,7 +188,7 @@ class Crew:
                 "phase": worker.phase.value,
                 "age_s": round(now - worker.started_at, 1),
                 "heartbeat_age_s": round(max(0.0, now - worker.beat_at), 1),
-                "connections": self.board.row(self.children[worker.pid].row)[active],
+                "connections": self.children[worker.pid].connections,
             }
             for worker in sorted(self.views(), key=lambda w: (w.slot, w.pid))
         ]

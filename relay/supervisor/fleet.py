@@ -9,28 +9,9 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from relay.core.fleet import (
-    Abort,
-    Close,
-    Commit,
-    Drain,
-    Ending,
-    GiveUp,
-    Kill,
-    Line,
-    Park,
-    Phase,
-    Quit,
-    Reopen,
-    Rules,
-    Spawn,
-    View,
-    Worker,
-    next_start_at,
-    plan,
-)
+from relay.core.actions import Abort, Close, Commit, Drain, GiveUp, Kill, Overrun, Park, Quit, Reopen, Spawn
+from relay.core.fleet import Ending, Line, Phase, Rules, View, Worker, next_start_at, plan
 from relay.errors import StartupError
-from relay.observe.scoreboard import ScoreboardFullError
 from relay.supervisor.crew import Child, Crew
 from relay.supervisor.prepare import Prepared
 from relay.supervisor.process import Ended
@@ -168,11 +149,17 @@ class Fleet:
                 elif self._leaving.settled(now):
                     outcome, decided = self._commit(), True
         self._workers = self.crew.views()
+        self.retire()
         for slot in self.serving_pids():
             self._sockets.listen(slot)
             self._memory.served(slot)
         self._check_start(now)
         return outcome
+
+    def retire(self) -> None:
+        """Generations that no process is of give their memory back."""
+        keep = {self.generation} | ({self.candidate.generation.number} if self.candidate is not None else set())
+        self.crew.boards.retire(keep)
 
     def _view(self) -> View:
         candidate = self.candidate
@@ -185,7 +172,7 @@ class Fleet:
             trusted_from_at=self._trusted_from_at,
         )
 
-    def _do(self, now: float, action: Spawn | Drain | Quit | Abort | Kill | Close | Park | Reopen) -> None:
+    def _do(self, now: float, action: Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen) -> None:
         match action:
             case Spawn(slot, generation):
                 self._spawn(now, slot, generation)
@@ -193,12 +180,12 @@ class Fleet:
                 self.crew.drain(pid)
             case Quit(pid):
                 self.crew.quit(pid)
+            case Overrun(generation, pids):
+                self.crew.overrun(generation, pids)
             case Abort(pid, why):
-                log.error("worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where", self.crew.children[pid].slot, pid, why)
-                self.crew.abort(pid)
+                self.crew.abort(pid, why)
             case Kill(pid, why):
-                log.error("worker %d (pid %d) gets SIGKILL: %s", self.crew.children[pid].slot, pid, why)
-                self.crew.kill(pid)
+                self.crew.kill(pid, why)
             case Close(slot):
                 self._sockets.park(slot)
                 self._memory.close(slot)
@@ -223,7 +210,7 @@ class Fleet:
             if not of_candidate and self._memory[slot].closed:
                 self._sockets.reopen(slot)
             self.crew.spawn(slot, prepared.generation, [s for s in (self._sockets, self._candidate_sockets) if s is not None], own, prepared.identity)
-        except (OSError, ScoreboardFullError, StartupError) as error:
+        except (OSError, StartupError) as error:
             if of_candidate:
                 self._candidate_deaths += 1
                 log.error("worker %d cannot be started: %s", slot, error)  # noqa: TRY400  for operators, no traceback
@@ -251,7 +238,7 @@ class Fleet:
         self._sockets.close_all_but(self._candidate_sockets)
         self._sockets, self._candidate_sockets, self.candidate, self._leaving = self._candidate_sockets, None, None, Leaving(set())
         drain_timeout_s = max(before.relay.drain_timeout_s, self.prepared.config.relay.drain_timeout_s)
-        self._rules = replace(self._rules, drain_timeout_s=drain_timeout_s)
+        self._rules = replace(self._rules, drain_timeout_s=drain_timeout_s, old_generations=self.prepared.config.relay.old_generations)
         return ""
 
     def _give_up(self, why: str) -> str:
@@ -292,6 +279,4 @@ class Fleet:
         self.close_files()
         if self._ready and self.ending is Ending.NO:
             return  # we end by a bug of ours; the workers see it at the lifeline and let their sessions finish
-        for pid in list(self.crew.children):
-            self.crew.kill(pid)
-        self.crew.wait()
+        self.crew.kill_all()

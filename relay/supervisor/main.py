@@ -21,7 +21,7 @@ from relay.confinement import hide_memory
 from relay.core.fleet import Ending, Rules
 from relay.errors import FatalError, RelayError
 from relay.observe import messages
-from relay.observe.pools import pool_facts
+from relay.observe.scoreboards import Scoreboards
 from relay.sockets import open_control
 from relay.supervisor.admin import AdminProcess
 from relay.supervisor.channel import COMMANDS as BACKEND_COMMANDS
@@ -31,7 +31,7 @@ from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
-from relay.supervisor.prepare import make_scoreboard, prepare
+from relay.supervisor.prepare import begin_scoreboard, prepare
 from relay.supervisor.process import take_all_files
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
@@ -100,13 +100,15 @@ class Supervisor:
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
         self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
-        self.board, layout = make_scoreboard(prepared)
+        self.boards = Scoreboards()
+        self._own(self.boards.close_reader)
+        begin_scoreboard(self.boards, prepared)
         self.signals = SignalPipe()
         self._own(self.signals.close, self.signals.close_files)
         # poll, not epoll: an epoll descriptor would be shared with every child.
         self.selector = selectors.PollSelector()
         self.selector.register(self.signals, selectors.EVENT_READ, lambda _events: self._on_signals())
-        self.overrides = Overrides(state_dir, self.board, layout, config, self.publish)
+        self.overrides = Overrides(state_dir, self.boards, config, self.publish)
         self.channel = Channel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
         self.control = ControlServer(control, self.selector, self._on_command)
@@ -114,13 +116,13 @@ class Supervisor:
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
 
-        crew = Crew(self.board, layout, self.lifeline_fd, work, self._let_go)
+        crew = Crew(self.boards, self.lifeline_fd, work, self._let_go)
         messages.count_dropped(crew.count_dropped)
-        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s)
+        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s, old_generations=config.relay.old_generations)
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)
-        self.checker = CheckerProcess(self.board, layout, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules)
+        self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules)
         self._own(self.checker.close)
         self.reloads = Reloads(self, rules.handover_s)
         self.started_at = time.time()
@@ -181,16 +183,17 @@ class Supervisor:
         messages.flush()
         if now - self._beat_at >= BEAT_S:
             self._beat_at = now
-            self.board.beat()
+            self.boards.beat()
         self.notifier.watchdog(now)
         outcome = self.fleet.step(now)
         if outcome is not None:
             self.reloads.finish(outcome)
         self.reloads.step(now)
         if self.fleet.ending is Ending.NO:
-            self.admin.step(now, self.fleet.prepared.identity, self.board, self.lifeline_fd, self.channel)
+            self.admin.step(now, self.fleet.prepared.identity, self.boards, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
         self.overrides.step(time.time())
+        self.boards.step()
         self.announce()
         self.control.expire(now)
 
@@ -233,13 +236,10 @@ class Supervisor:
             "openssl": openssl_version(),
             "started_at": self.started_at,
             "state": self.state_word,
-            "certificates": [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in prepared.certificates],
             "slots": prepared.slots,
-            "backends": [(name, backend.route) for name, pool in prepared.config.pool.items() for backend in pool.backend],
-            "pools": pool_facts(prepared.config),
             "overrides": self.overrides.facts(),
         }
-        self.board.publish(self.fleet.crew.layout, facts)
+        self.boards.publish(facts, prepared.description)
 
     # Events.
 

@@ -19,9 +19,11 @@ from typing import Any
 from relay.config.model import Config
 from relay.core.member import Mode
 from relay.core.overrides import MODE_CODES, Change, Member, Override, Setting, apply, parse, parse_change, render, settle
-from relay.observe.names import MODE_OVERRIDE, OVERRIDE_VERSION, WEIGHT_OVERRIDE
+from relay.observe.layout import state_offset
+from relay.observe.names import BACKEND, MODE_OVERRIDE, OVERRIDE_VERSION, RELAY, WEIGHT_OVERRIDE
 from relay.observe.pools import backends_reply
-from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard
+from relay.observe.scoreboards import Scoreboards
+from relay.observe.states import bump
 from relay.supervisor.state import replace_file
 
 FILE = "overrides.json"
@@ -29,6 +31,7 @@ FILE_BYTES = 16 * 1024 * 1024
 VERSION = 1
 
 Reply = dict[str, Any]
+_MODE, _WEIGHT, _VERSION = (state_offset(name)[1] for name in (MODE_OVERRIDE, WEIGHT_OVERRIDE, OVERRIDE_VERSION))
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +39,9 @@ log = logging.getLogger(__name__)
 class Overrides:
     """All overrides of one relay; the only writer of their cells. `on_change` is called when readers should be told."""
 
-    def __init__(self, state_dir: Path, board: Scoreboard, layout: Layout, config: Config, on_change: Callable[[], None]) -> None:
+    def __init__(self, state_dir: Path, boards: Scoreboards, config: Config, on_change: Callable[[], None]) -> None:
         self._state_dir = state_dir
-        self._board = board
-        self._layout = layout
+        self._boards = boards
         self._on_change = on_change
         self._members: dict[Member, Mode] = {}
         self._overrides = _load(state_dir / FILE)
@@ -59,8 +61,9 @@ class Overrides:
 
     def write_cells(self) -> None:
         """Bring the scoreboard up to date; also for backends of a configuration that is about to hold."""
-        for member in {(one.labels[0], one.labels[1]) for one, _ in self._layout.items() if one.name == MODE_OVERRIDE}:
-            self._write(member)
+        for states in self._boards.states():
+            for pool, backend in states.keys(BACKEND.name):
+                self._write((pool, backend))
         self._tell_workers()
 
     def step(self, now_at: float) -> None:
@@ -78,16 +81,17 @@ class Overrides:
 
     def _write(self, member: Member) -> None:
         override = self._overrides.get(member, Override())
-        shared = self._board.row(SHARED_ROW)
-        try:
-            mode, weight = self._layout.cell(MODE_OVERRIDE, *member), self._layout.cell(WEIGHT_OVERRIDE, *member)
-        except KeyError:
-            return  # not in any configuration since the start
-        shared[mode] = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
-        shared[weight] = override.weight.value if override.weight else 0
+        for states in self._boards.states():
+            base = states.base(BACKEND.name, member)
+            if base is not None:  # else no generation has it
+                states.cells[base + _MODE] = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
+                states.cells[base + _WEIGHT] = override.weight.value if override.weight else 0
 
     def _tell_workers(self) -> None:
-        self._board.row(SHARED_ROW)[self._layout.cell(OVERRIDE_VERSION)] += 1
+        for states in self._boards.states():
+            base = states.base(RELAY.name, ())
+            if base is not None:
+                bump(states.cells, base + _VERSION)
 
     def _keep(self, member: Member, override: Override) -> None:
         if override == Override():
@@ -118,7 +122,7 @@ class Overrides:
     def answer(self, request: dict[str, Any]) -> Reply:
         """The reply to `backends` and to `override`."""
         if request["command"] == "backends":
-            return {"ok": True, **backends_reply(self._board.snapshot(), self._state_dir)}
+            return {"ok": True, **backends_reply(self._boards.snapshot(), self._state_dir)}
         try:
             change = parse_change(request)
         except ValueError as error:

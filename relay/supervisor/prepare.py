@@ -1,13 +1,14 @@
 """From a configuration file to a generation that can be forked: everything of a start or a reload that can fail.
 
-Never: changes anything a running generation uses, except that the layout of counters may grow.
+Never: changes anything a running generation uses.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +18,11 @@ from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.observe.access_log import check_access_log
-from relay.observe.names import SLOT_CPU_US, Series, series_for
+from relay.observe.names import things_of
 from relay.observe.password import load_password
-from relay.observe.scoreboard import RESERVED_CELLS, Layout, Scoreboard, ScoreboardFullError
+from relay.observe.pools import pool_facts
+from relay.observe.scoreboard import Scoreboard
+from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
 from relay.supervisor.privileges import Identity, acting_as, find_identity
@@ -45,6 +48,7 @@ class Prepared:
     identity: Identity
     slots: int
     certificates: tuple[CertificateInfo, ...]
+    description: bytes  # for readers of the scoreboard
 
 
 def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
@@ -62,7 +66,8 @@ def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
     for finding in findings:
         if finding.level is Level.WARNING:
             log.warning("%s", as_problem(finding))
-    return Prepared(config, build_generation(config, number), identity, slots_of(config), certificates_of(config))
+    certificates = certificates_of(config)
+    return Prepared(config, build_generation(config, number), identity, slots_of(config), certificates, _describe(config, certificates))
 
 
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
@@ -171,22 +176,18 @@ def slots_of(config: Config) -> int:
     return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
 
 
-def make_scoreboard(prepared: Prepared) -> tuple[Scoreboard, Layout]:
-    """A mapping with room to grow: four generations of workers at once and a checker, four times the series."""
-    needed = RESERVED_CELLS + prepared.slots + sum(1 for _ in series_for(prepared.config))
-    cells = max(1024, 4 * needed)
-    board = Scoreboard.create(4 * prepared.slots + 5, cells)
-    layout = Layout(cells)
-    grow_layout(layout, prepared)
-    return board, layout
-
-
-def grow_layout(layout: Layout, prepared: Prepared) -> None:
-    """Give every series of the configuration a cell. Raises StartupError when there is no room."""
+def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
+    """The cells of a generation. Raises StartupError when the machine has no memory for them."""
     try:
-        for series in series_for(prepared.config):
-            layout.add(series)
-        for slot in range(prepared.slots):
-            layout.add(Series(SLOT_CPU_US, (str(slot),)))
-    except ScoreboardFullError as error:
-        raise StartupError(str(error), "restart the relay") from None
+        return boards.begin(prepared.generation.number, things_of(prepared.config), prepared.slots)
+    except OSError as error:
+        raise StartupError(
+            f"no memory for the counters of generation {prepared.generation.number}: {error.strerror or error}",
+            "give the relay more memory or open files, or configure fewer backends and workers",
+        ) from None
+
+
+def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
+    """What readers of the scoreboard are told of a generation as long as it serves: made once, as there may be thousands of backends."""
+    ends = [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in certificates]
+    return json.dumps({"certificates": ends, "pools": pool_facts(config)}).encode()

@@ -13,10 +13,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from relay.core.fleet import Ending, Phase
-from relay.errors import ConfigError, Problem, StartupError
+from relay.errors import ConfigError, StartupError
 from relay.observe import messages
 from relay.supervisor.control import Client
-from relay.supervisor.prepare import grow_layout, prepare
+from relay.supervisor.prepare import begin_scoreboard, prepare
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ class Reloads:
         supervisor = self._supervisor
         fleet = supervisor.fleet
         prepared = prepare(supervisor.config_path, fleet.next_generation, fleet.prepared.config)
-        if fleet.crew.free_rows() < prepared.slots + 1:
-            raise ConfigError([Problem("relay.workers", "the scoreboard has no room for so many beside those that run or still drain", "try again when they have ended, or restart the relay")])
-        grow_layout(fleet.crew.layout, prepared)
-        supervisor.overrides.write_cells()
         supervisor.admin.prepare(prepared.config.admin)
         try:
+            begin_scoreboard(supervisor.boards, prepared)
+            supervisor.overrides.write_cells()
             supervisor.publish()  # the new counters, before anybody counts
             fleet.try_candidate(prepared, time.monotonic())
         except BaseException:
             supervisor.admin.discard()
+            fleet.retire()
             raise
 
     def finish(self, outcome: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
+from relay.errors import Reason
 from relay.observe.scoreboard import PHASE, PHASE_DRAINING
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ class Drain:
     def stop(self) -> None:
         """Close every session now."""
         self._stopping = True  # each of them calls `check` when it closes
+        overrun = Reason.GENERATION_ENDED if self._worker.board.overrun else None
+        if overrun:
+            log.warning("relay.old_generations newer configurations have come: closing %d sessions", len(self._worker.sessions))
         for session in list(self._worker.sessions):
             if session.state is not State.CLOSED:
-                session.advance(Event.DRAIN)
+                session.advance(Event.DRAIN, overrun)
         self._worker.loop.running = False

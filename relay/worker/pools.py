@@ -2,6 +2,7 @@
 
 The time until which a failed backend is left alone is in the scoreboard's shared row: what one worker learns, all know. So are the
 checks' results and what operators have changed; how many connections a backend has is the sum over all workers' rows.
+No cell is believed: another process may have written anything, so a value that cannot be counts as its default.
 
 Never: opens a connection.
 Next: `relay.core.balance.Balancer.pick`
@@ -18,6 +19,7 @@ from relay.config.model import Pool
 from relay.core.balance import balancer_for
 from relay.core.cookie import Inserter
 from relay.core.member import Mode, Status
+from relay.core.overrides import MAX_WEIGHT
 from relay.core.sniff import Sniffed
 from relay.core.sticky import identity_key, source_key
 from relay.observe.addresses import Addresses
@@ -43,6 +45,8 @@ from relay.worker.places import Places
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
 RENEW_S = 60.0
+# A longer wait than any configuration can ask for is none: the cell was not written by a worker in its right mind.
+MOST_RETRY_MS = 31_536_000_000
 # By the value of a MODE_OVERRIDE cell; 0 is as configured.
 _MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
 
@@ -113,7 +117,8 @@ class PoolState:
         self._starts_slowly = pool.slow_start_s > 0
         self._notes_returns = self._starts_slowly and pool.health is None
         self._shared = board.row(SHARED_ROW)
-        self._active = [board.column(member.cell_active) for member in self.members]
+        self._board = board
+        self.see_workers()
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
         self._statuses = [Status()] * len(self.members)
@@ -146,12 +151,18 @@ class PoolState:
             return identity_key(who.spki_sha256, client, *self._prefixes)
         return source_key(client, *self._prefixes)
 
+    def see_workers(self) -> None:
+        """See which workers there are whose connections count: those of generations that are over count no more."""
+        self._active = [
+            self._board.columns("relay_backend_connections_active", member.target.pool, member.target.route) for member in self.members
+        ]
+
     def refresh(self) -> None:
         """See what operators have changed, and who has come back. The versions are read first: what changes meanwhile is seen the next time."""
         shared = self._shared
         self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
         statuses = [
-            Status(_MODES[shared[each.cell_mode]], shared[each.cell_weight] or None, shared[each.cell_returned] / 1000 if shared[each.cell_returned] else None)
+            Status(_mode(shared[each.cell_mode]), _weight(shared[each.cell_weight]), _returned_at(shared[each.cell_returned]))
             for each in self.members
         ]
         if statuses != self._statuses:
@@ -190,10 +201,23 @@ class PoolState:
         return [self.members[index] for index in self._down - before]
 
     def _connections(self, index: int) -> int:
-        """How many connections a member has, over all workers."""
-        return sum(self._active[index])
+        """How many connections a member has, over all workers, also those of earlier generations."""
+        return max(0, sum(map(sum, self._active[index])))
 
     def _usable(self, index: int) -> bool:
         member, shared = self.members[index], self._shared
         until = shared[member.cell_retry]
-        return bool((until == 0 or until <= monotonic_ms()) and shared[member.cell_health] != HEALTH_DOWN)
+        return bool((until == 0 or not 0 < until - monotonic_ms() <= MOST_RETRY_MS) and shared[member.cell_health] != HEALTH_DOWN)
+
+
+def _mode(code: int) -> Mode | None:
+    """What the cell says; as configured when it says nothing that there is."""
+    return _MODES[code] if 0 <= code < len(_MODES) else None
+
+
+def _weight(value: int) -> int | None:
+    return value if 0 < value <= MAX_WEIGHT else None
+
+
+def _returned_at(value_ms: int) -> float | None:
+    return value_ms / 1000 if 0 < value_ms <= monotonic_ms() + 1000 else None

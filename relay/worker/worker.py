@@ -41,6 +41,7 @@ class Worker:
         self.partings = Partings(self.loop, max_partings)
         self.hellos = FamiliarHellos()
         self.pump = Pump()
+        self.board = board
         self.cells = board.row(row)
         self.pools = {
             name: PoolState(name, pool, generation.targets[name], secret=generation.secrets.get(name, b""), layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
@@ -151,7 +152,10 @@ class Worker:
             self.on_session_end()
         if self.log.pending or self._ended:
             self.flush_log()
+        ended = self.board.forget_ended()
         for pool in self.pools.values():
+            if ended:
+                pool.see_workers()
             for member in pool.on_tick():
                 outbound.close_all(self.sessions, member)
         self.admission.on_tick()

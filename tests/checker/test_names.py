@@ -12,8 +12,8 @@ import pytest
 
 from relay.checker.names import AGAIN_S, Names, look_up
 from relay.observe.addresses import Addresses, cell_of, write_addresses
-from relay.observe.names import MAX_ADDRESSES, RESOLVED, RESOLVED_CELLS, Series
-from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard
+from relay.observe.names import MAX_ADDRESSES
+from tests.support.board import hosts_board
 from tests.support.clockwork import Clockwork
 
 HOST, OTHER = "b.example.com", "c.example.com"
@@ -39,11 +39,7 @@ class World:
     """Names with a resolver of the test's, and a reader of what they find."""
 
     def __init__(self, resolver, hosts):
-        self.layout = Layout(200)
-        for host in hosts:
-            for number in range(RESOLVED_CELLS):
-                self.layout.add(Series(RESOLVED, (host, str(number))))
-        self.shared = Scoreboard.create(1, 200).row(SHARED_ROW)
+        self.layout, self.shared = hosts_board(*hosts)
         self.resolver = resolver
         self.hosts = hosts
 

@@ -13,8 +13,9 @@ import pytest
 from relay.checker.plan import plan_of
 from relay.checker.watch import Around, Watch
 from relay.core.health import Verdict
-from relay.observe.names import HEALTH, HEALTH_DOWN, HEALTH_UP, HEALTH_VERSION, RETURNED_AT_MS, series_for
-from relay.observe.scoreboard import CHECKER_SLOT, SHARED_ROW, Layout, Scoreboard, monotonic_ms
+from relay.observe.names import HEALTH, HEALTH_DOWN, HEALTH_UP, HEALTH_VERSION, RETURNED_AT_MS, things_of
+from relay.observe.scoreboard import CHECKER_SLOT, SHARED_ROW, monotonic_ms
+from tests.support.board import scoreboard_of
 from tests.support.clockwork import Clockwork
 from tests.support.gateway import wait_until
 
@@ -33,11 +34,8 @@ def watched(generation):
 
     def begin(address, **health):
         made = generation([address], health={**QUICK, **health})
-        layout = Layout(2000)
-        for series in series_for(made.config):
-            layout.add(series)
-        board, clockwork = Scoreboard.create(2, 2000), Clockwork()
-        shared, cells = board.row(SHARED_ROW), board.row(board.lease(CHECKER_SLOT, 1))
+        board, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
+        layout, shared, cells = board.layout, board.row(SHARED_ROW), board.row(board.lease(CHECKER_SLOT))
         around = Around(clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells)
         pool = made.config.pool["main"]
         watch = Watch(around, made.targets["main"][0], pool.health, plan_of(pool, pool.health, made.config, "main"))

@@ -7,24 +7,26 @@ import socket
 import pytest
 
 from relay.observe.addresses import Addresses, cell_of, read_addresses, write_addresses
-from relay.observe.names import MAX_ADDRESSES, RESOLVED, RESOLVED_CELLS, Series
-from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard
+from relay.observe.names import MAX_ADDRESSES
+from tests.support.board import hosts_board
 
 HOST = "b.example.com"
 CONFIGURED = (socket.AF_INET, ("192.0.2.1", 443))
 
 
 @pytest.fixture
-def layout():
-    layout = Layout(100)
-    for number in range(RESOLVED_CELLS):
-        layout.add(Series(RESOLVED, (HOST, str(number))))
-    return layout
+def board():
+    return hosts_board(HOST)
 
 
 @pytest.fixture
-def shared():
-    return Scoreboard.create(1, 100).row(SHARED_ROW)
+def layout(board):
+    return board[0]
+
+
+@pytest.fixture
+def shared(board):
+    return board[1]
 
 
 def test_addresses_of_both_kinds_come_back_as_they_were(layout, shared):

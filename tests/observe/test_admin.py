@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from relay.observe.admin import CONNECTIONS
+from relay.observe.reading import SUPERVISOR_BEAT
 from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, monotonic_ms
 from tests.support.board import Board
 from tests.support.gateway import wait_until
@@ -29,10 +30,13 @@ class Admin:
     def __init__(self, board, listener):
         self.listener = listener
         read, self.lifeline = os.pipe()
-        fds = (board.board.fd, listener.fileno(), read)
+        self.boards = board.boards
+        views = self.boards.subscribe()
+        fds = (views.fileno(), listener.fileno(), read)
         command = [sys.executable, "-m", "relay.observe.admin", "--scoreboard-fd", str(fds[0]), "--listen-fd", str(fds[1]), "--lifeline-fd", str(fds[2])]
         self.process = subprocess.Popen(command, pass_fds=fds, stderr=subprocess.PIPE)
         os.close(read)
+        views.close()
 
     def ask(self, path, method="GET", **headers):
         if self.listener.family == socket.AF_UNIX:
@@ -51,6 +55,7 @@ class Admin:
         self.cut_lifeline()
         self.process.kill()
         self.process.communicate(timeout=10)
+        self.boards.close_reader()
 
     def cut_lifeline(self):
         if self.lifeline >= 0:
@@ -68,8 +73,8 @@ def listening(family=socket.AF_INET, address=("127.0.0.1", 0)):
 @pytest.fixture
 def world():
     world = Board()
-    world.board.beat()
-    row = world.board.lease(0, 1)
+    world.boards.beat()
+    row = world.board.lease(0)
     world.board.row(row)[PHASE] = PHASE_SERVING
     world.cells = world.board.row(row)
     return world
@@ -120,17 +125,17 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
 
 
 def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
-    world.board._all[5] = monotonic_ms() - AGE_MS
+    world.boards._head.cells[SUPERVISOR_BEAT] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/healthz")
     assert status == 503
     assert re.fullmatch(r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text)
-    world.board._all[5] = 0
+    world.boards._head.cells[SUPERVISOR_BEAT] = 0
     assert admin.ask("/healthz")[0] == 503
 
 
 def test_a_supervisor_that_died_while_it_wrote_is_told_in_words(world, admin):
     assert admin.ask("/healthz")[0] == 200
-    world.board._all[1] += 1
+    world.boards._begin_to_write()
     for path in ("/healthz", "/readyz", "/metrics"):
         status, text, _ = admin.ask(path)
         assert status == 503

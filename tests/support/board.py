@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from relay.config.model import Config
-from relay.observe.metrics import Facts
-from relay.observe.names import SLOT_CPU_US, Series, series_for
-from relay.observe.scoreboard import Layout, Scoreboard
+from relay.observe.names import HOST, RELAY, Things, things_of
+from relay.observe.scoreboard import Cells, Layout, Scoreboard
+from relay.observe.scoreboards import Scoreboards
 
 CONFIG = Config.model_validate(
     {
@@ -15,29 +16,35 @@ CONFIG = Config.model_validate(
         "pool": {"httpslb": {"backend": [{"route": "worker1", "address": "127.0.0.1:1"}, {"route": "worker2", "address": "127.0.0.1:2"}]}},
     },
 )
-CELLS = 1000
+
+
+def scoreboard_of(things: Things, slots: int = 1) -> Scoreboard:
+    """A generation's scoreboard with a cell for each of these things."""
+    return Scoreboards().begin(1, things, slots)
+
+
+def hosts_board(*hosts: str) -> tuple[Layout, Cells]:
+    """The layout and the states of a generation with these host names."""
+    board = scoreboard_of({RELAY.name: [()], HOST.name: [(host,) for host in hosts]})
+    return board.layout, board.states.cells
 
 
 class Board:
-    """A scoreboard with its layout; `count` adds in a worker's row as a worker does."""
+    """All scoreboards of a relay with generation 3; `count` adds in a worker's row as a worker does."""
 
-    def __init__(self, slots: int = 2) -> None:
-        self.layout = Layout(CELLS)
-        for series in series_for(CONFIG):
-            self.layout.add(series)
-        for slot in range(slots):
-            self.layout.add(Series(SLOT_CPU_US, (str(slot),)))
-        self.board = Scoreboard.create(slots + 2, CELLS)
-        self.facts = Facts(
-            generation=3, version="9.8.7", openssl="OpenSSL 4.0.3", started_at=1_700_000_000.0, state="serving", slots=slots,
-            certificates=[{"file": "ssl/server.pem", "subject": 'CN="a\\b"', "not_after": 1_900_000_000.0}],
-        )
+    def __init__(self, slots: int = 2, config: Config = CONFIG) -> None:
+        self.boards = Scoreboards()
+        self.board = self.boards.begin(3, things_of(config), slots)
+        self.layout = self.board.layout
+        self.facts: dict[str, Any] = {"generation": 3, "version": "9.8.7", "openssl": "OpenSSL 4.0.3", "started_at": 1_700_000_000.0, "state": "serving", "slots": slots}
+        self.lasting: dict[str, Any] = {"certificates": [{"file": "ssl/server.pem", "subject": 'CN="a\\b"', "not_after": 1_900_000_000.0}]}
         self.publish()
 
     def publish(self, **facts: Any) -> None:
-        """Publish the layout and the facts, some of them changed."""
-        self.facts = Facts(**{**self.facts, **facts})
-        self.board.publish(self.layout, dict(self.facts))
+        """Publish the facts, some of them changed."""
+        for key, value in facts.items():
+            (self.lasting if key in self.lasting else self.facts)[key] = value
+        self.boards.publish(self.facts, json.dumps(self.lasting).encode())
 
     def count(self, row: int, name: str, *labels: str, by: int = 1) -> None:
         """Add to one cell of one row."""

@@ -19,8 +19,10 @@ from typing import Any
 import psutil
 
 from relay.config.load import load_config
-from relay.observe.names import Series, series_for
-from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, Layout, Scoreboard
+from relay.observe.names import Series, things_of
+from relay.observe.reading import Snapshot
+from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
+from relay.observe.scoreboards import Scoreboards
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
@@ -87,12 +89,10 @@ class RunningWorker:
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
         config = load_config(file)
-        self.layout = Layout(4096) if beside is None else beside.layout
-        for series in series_for(config):
-            self.layout.add(series)
-        self.board = Scoreboard.create(4, 4096) if beside is None else beside.board
-        self.board.publish(self.layout, {})
-        self.row = self.board.lease(0, 1)
+        self.boards = Scoreboards() if beside is None else beside.boards
+        self.board = self.boards.begin(1, things_of(config), 2) if beside is None else beside.board
+        self.layout = self.board.layout
+        self.row = self.boards.lease(self.board, 0)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if send_buffer:
@@ -111,7 +111,7 @@ class RunningWorker:
                 signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
                 logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
                 if files_limit:
-                    _close_others({read_fd, self._garbage_write, listener.fileno(), self.board.fd, logging.root.handlers[0].stream.fileno()})
+                    _close_others({read_fd, self._garbage_write, listener.fileno(), logging.root.handlers[0].stream.fileno()})
                     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 if files_spare:
                     _take_files(files_spare)
@@ -167,7 +167,11 @@ class RunningWorker:
 
     def value(self, name: str, *labels: str) -> int:
         """A series of this worker."""
-        return self.board.snapshot().values[Series(name, labels)]
+        return self.snapshot().values[Series(name, labels)]
+
+    def snapshot(self) -> Snapshot:
+        """What a reader of the scoreboard reads now."""
+        return self.boards.snapshot()
 
     def signal(self, number: int) -> None:
         """Send the worker a signal."""

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from relay.errors import Reason, Side
-from relay.observe.names import series_for
-from relay.observe.scoreboard import Layout
+from relay.observe.names import things_of
 from relay.tls import stream
 from relay.tls.identity import judge, peer_identity
 from relay.tls.pki import Wanted
 from relay.tls.raw import ffi, lib
 from relay.tls.reasons import Failure
 from relay.worker.pools import RENEW_S, Member
+from tests.support.board import scoreboard_of
 from tests.support.handshakes import (
     NAME,
     PATIENCE_S,
@@ -177,10 +177,7 @@ def test_a_client_without_a_certificate_gets_no_session_to_come_back_with(pki, v
 
 def member_of(pki, **pool):
     config = config_of(pki, **pool)
-    layout = Layout(1024)
-    for series in series_for(config):
-        layout.add(series)
-    return Member(0, target_of(pki, **pool), layout)
+    return Member(0, target_of(pki, **pool), scoreboard_of(things_of(config)).layout)
 
 
 def backend_says(meeting, word=b"reply"):

@@ -218,4 +218,4 @@ def test_a_network_stays_together_when_its_prefix_says_so(run, backends, stack, 
 def test_why_a_backend_was_chosen_is_counted(run, backends, call):
     relay = run([each.address for each in backends(1)], 'sticky = "identity"')
     assert ask(call(relay)) == "b1"
-    assert relay.board.snapshot().values[Series("relay_backend_selected_total", ("main", "b1", "sticky"))] == 1
+    assert relay.snapshot().values[Series("relay_backend_selected_total", ("main", "b1", "sticky"))] == 1

@@ -105,7 +105,7 @@ def test_the_client_of_a_broken_backend_is_served_by_the_next_one(start, backend
     assert (record["backend"], record["why"], record["reason"], record["side"]) == ("b2", "failover", "finished", "")
     assert relay.value("relay_handshakes_total", "outbound", reason) == 1
     assert relay.value("relay_backend_selected_total", "main", "b2", "failover") == 1
-    assert relay.board.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
+    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
     # Left alone: the next clients do not pay for it again.
     for number in range(1, 4):
         client = call(relay)

@@ -7,9 +7,10 @@ import socket
 import pytest
 
 from relay.observe.addresses import Addresses, cell_of, write_addresses
-from relay.observe.names import RESOLVED, RESOLVED_CELLS, RETRY_UNTIL_MS, Series
-from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard
+from relay.observe.names import RETRY_UNTIL_MS, Series
+from relay.observe.scoreboard import SHARED_ROW
 from relay.worker.places import Places
+from tests.support.board import hosts_board
 
 HOST = "b.example.com"
 A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
@@ -18,10 +19,7 @@ A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
 @pytest.fixture
 def places():
     """Places of a backend with these addresses, and what changes them."""
-    layout = Layout(100)
-    for number in range(RESOLVED_CELLS):
-        layout.add(Series(RESOLVED, (HOST, str(number))))
-    shared = Scoreboard.create(1, 100).row(SHARED_ROW)
+    layout, shared = hosts_board(HOST)
 
     def resolve(*found):
         write_addresses(shared, cell_of(layout, HOST), [(place[1][0], 0) for place in found])
@@ -76,7 +74,7 @@ def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(st
         assert client.receive(5) == b"hello"
         client.close()
         assert relay.record(number)["backend"] == "b1"
-    assert relay.board.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
+    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
     said = relay.messages()
     assert said.count("its address 127.0.0.2:") == 1
     assert said.count("its address 127.0.0.3:") == 1

@@ -1,0 +1,269 @@
+"""All generations' scoreboards, as the supervisor keeps them: it begins and ends them, and folds what the dead have counted.
+
+A generation has its own memory, made for its own names, so no reload can lack room. What its workers have counted is folded
+into totals when they end. Names that no generation has any more keep their totals; their cells are given back.
+What there is to read is a view: a catalogue with all names, and descriptors that only serve for reading. The admin process
+gets every view as a message.
+
+Never: lets a child have the memory of another generation, or the totals; waits for a reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Collection
+from typing import Any
+
+from relay.errors import RelayError
+from relay.observe.layout import Layout
+from relay.observe.memory import CELL_BYTES, Memory, Writing
+from relay.observe.names import RELAY, SLOT, SLOT_CPU_US, Series, Things
+from relay.observe.reading import (
+    HEAD_CELLS,
+    MAGIC,
+    MOST_DESCRIPTORS,
+    PATIENCE_S,
+    SEQUENCE,
+    SUPERVISOR_BEAT,
+    VIEW,
+    Snapshot,
+    Sources,
+    View,
+)
+from relay.observe.scoreboard import OVER, Scoreboard, monotonic_ms
+from relay.observe.states import FIRST_CELLS, States
+from relay.observe.totals import Totals
+
+_FIRST_TOTALS = 1 << 13
+_CHANNEL_BYTES = 4096  # a few messages: a reader that does not read must not collect descriptors
+
+
+class Scoreboards:
+    """One relay's. Raises OSError when the machine has no memory or descriptors left."""
+
+    def __init__(self, states_cells: int = FIRST_CELLS) -> None:
+        self._head = Memory("relay-scoreboard", HEAD_CELLS)
+        self._head.cells[0] = MAGIC
+        self._totals = Totals()
+        self._totals_memory = Memory("relay-totals", _FIRST_TOTALS)
+        self._states = States(states_cells)
+        self._all_states = [self._states]
+        self._generations: dict[int, Scoreboard] = {}
+        self._lines: dict[int, bytes] = {}
+        self._facts: dict[str, Any] = {}
+        self._lasting = b"{}"
+        self._catalogue: Writing | None = None
+        self._view: View | None = None
+        self._number = 0
+        self._reader: socket.socket | None = None
+        self._unsent = False
+        self._is_child = False
+
+    # Generations.
+
+    def begin(self, number: int, things: Things, slots: int) -> Scoreboard:
+        """A scoreboard for a generation with so many workers; `publish` tells readers of it."""
+        if not self._states.has_room(things):
+            before, self._states = self._states, States(2 * self._states.capacity + 64 * sum(map(len, things.values())))
+            self._all_states.append(self._states)
+            bases = self._states.take(things)
+            self._states.copy_from(before)
+        else:
+            bases = self._states.take(things)
+        try:
+            board = self._generations[number] = Scoreboard(number, Layout(things, bases), self._states, slots)
+        except BaseException:
+            self._states.give_back(things)
+            raise
+        self._lines[number] = json.dumps({"number": number, "rows": board.rows, "things": things, "bases": bases}).encode()
+        self._totals.admit(things)
+        self._totals.admit({SLOT.name: [(str(slot),) for slot in range(slots)]})
+        return board
+
+    def lease(self, board: Scoreboard, slot: int) -> int:
+        """A row for a worker, or for the checker (CHECKER_SLOT). There is always one. Raises OSError as `begin` does."""
+        pieces = len(board.segments)
+        row = board.lease(slot)
+        if len(board.segments) != pieces:
+            self.publish()
+        return row
+
+    def generation(self, number: int) -> Scoreboard:
+        """Its scoreboard. Raises KeyError when it is over."""
+        return self._generations[number]
+
+    def retire(self, keep: Collection[int]) -> None:
+        """Generations that are not to be kept and have no process any more give everything back."""
+        over = [number for number, board in self._generations.items() if number not in keep and not board.leased]
+        if not over:
+            return
+        ended = [self._generations.pop(number) for number in over]
+        for board in ended:
+            del self._lines[board.number]
+            board.say(OVER)
+            board.states.give_back(board.layout.things)
+        self.publish()
+        for board in ended:
+            for segment in board.segments:
+                segment.close()
+        for states in [each for each in self._all_states if not each.users and each is not self._states]:
+            self._all_states.remove(states)
+            states.close()
+
+    def states(self) -> list[States]:
+        """Every memory of states that a generation uses; one, but for a relay that has outgrown its first."""
+        return list(self._all_states)
+
+    # Counting.
+
+    def fold(self, board: Scoreboard, row: int, slot: int = 0, cpu_us: int = 0) -> None:
+        """Add the counters of an ended worker to the totals and free its row. Its gauges vanish with it."""
+        self._totals.fold(board.row(row), board.layout)
+        if cpu_us:
+            self._totals.add(SLOT, (str(slot),), Series(SLOT_CPU_US), cpu_us)
+        self._begin_to_write()
+        self._write_totals()
+        board.release(row)
+        self._end_writing()
+
+    def count(self, name: str, by: int = 1) -> None:
+        """More of a counter without labels that the supervisor counts itself."""
+        if self._is_child:  # its memory ends with us
+            return
+        self._totals.add(RELAY, (), Series(name), by)
+        self._begin_to_write()
+        self._write_totals()
+        self._end_writing()
+
+    def beat(self) -> None:
+        """The supervisor's sign of life."""
+        self._head.cells[SUPERVISOR_BEAT] = monotonic_ms()
+
+    def _begin_to_write(self) -> None:
+        self._head.cells[SEQUENCE] += 1
+
+    def _end_writing(self) -> None:
+        self._head.cells[SEQUENCE] += 1
+
+    def _write_totals(self) -> None:
+        self._totals_memory.cells[: self._totals.cells] = memoryview(self._totals.tobytes()).cast("q")
+
+    # Readers.
+
+    def publish(self, facts: dict[str, Any] | None = None, lasting: bytes | None = None) -> None:
+        """Tell readers what there is. `facts` are JSON types, `lasting` is a JSON object of facts that seldom change.
+
+        Without them they are as before; see `observe.metrics` for their keys.
+        """
+        self._facts = self._facts if facts is None else facts
+        self._lasting = self._lasting if lasting is None else lasting
+        self._number += 1
+        boards = list(self._generations.values())
+        header = {"view": self._number, "facts": self._facts, "segments": [len(board.segments) for board in boards]}
+        lines = [json.dumps(header).encode(), self._lasting, *self._lines.values(), bytes(self._totals.names)]
+        catalogue, before = Writing("relay-catalogue", b"\n".join(lines)), self._catalogue
+        outgrown = None
+        if self._totals.cells * CELL_BYTES > os.fstat(self._totals_memory.fd).st_size:
+            outgrown, self._totals_memory = self._totals_memory, Memory("relay-totals", 2 * self._totals.cells)
+        self._begin_to_write()
+        self._write_totals()
+        self._head.cells[VIEW] = self._number
+        self._end_writing()
+        self._catalogue, self._view = catalogue, None
+        self._unsent = True
+        self.step()
+        if before is not None:
+            before.close()
+        if outgrown is not None:
+            outgrown.close()
+
+    def _sources(self) -> Sources:
+        assert self._catalogue is not None  # noqa: S101  for mypy: published before anybody reads
+        serving = self._generations.get(self._facts.get("generation", 0))
+        states = serving.states if serving is not None else self._states
+        segments = tuple(segment.fd for board in self._generations.values() for segment in board.segments)
+        return Sources(self._head.fd, self._catalogue.fd, self._totals_memory.fd, states.fd, segments)
+
+    def subscribe(self) -> socket.socket:
+        """A socket for a new admin process, in which every view will be; the one before gets no more. Raises OSError."""
+        self.close_reader()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL_BYTES)
+        self._reader = ours
+        if self._catalogue is None:
+            self.publish()
+        self._unsent = True
+        self.step()
+        return theirs
+
+    def step(self) -> None:
+        """Send the newest view, if it could not be sent before."""
+        if not self._unsent or self._reader is None:
+            return
+        head, catalogue, totals, states, segments = self._sources()
+        fds = [head, catalogue, totals, states, *segments][:MOST_DESCRIPTORS]
+        try:
+            socket.send_fds(self._reader, [b"%d" % self._number], fds)
+            self._unsent = False
+        except (BlockingIOError, InterruptedError):
+            return
+        except (BrokenPipeError, ConnectionError):
+            self.close_reader()
+        except OSError:  # too many descriptors are on their way to it; it reads the newest when it reads
+            return
+
+    def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
+        """What a reader would read now. Raises RelayError when the supervisor died in the middle of a write."""
+        deadline = time.monotonic() + timeout_s
+        if self._catalogue is None:
+            self.publish()
+        if self._view is None:
+            self._view = View(self._sources())
+        while True:
+            snapshot, why = self._view.read()
+            if snapshot is not None:
+                return snapshot
+            if time.monotonic() > deadline:
+                raise RelayError(why)
+            time.sleep(0.0005)
+
+    # Children.
+
+    def share_with(self, board: Scoreboard) -> None:
+        """Before a fork: the child gets the memory of its generation, and no other's."""
+        self._head.inherit(wanted=False)
+        self._totals_memory.inherit(wanted=False)
+        for states in self._all_states:
+            states.inherit(wanted=states is board.states)
+        for each in self._generations.values():
+            for segment in each.segments:
+                segment.inherit(wanted=each is board)
+
+    def enter(self, board: Scoreboard) -> None:
+        """In the child: look at the generations before it, then let go of all descriptors."""
+        for each in self._generations.values():
+            if each is not board:
+                with contextlib.suppress(OSError):  # limits across generations count less then
+                    board.look_at(each)
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Let go of the descriptors: what a forked child does."""
+        self._is_child = True
+        fds = [self._head.fd, self._totals_memory.fd, *(states.fd for states in self._all_states)]
+        fds += [segment.fd for board in self._generations.values() for segment in board.segments]
+        for fd in fds + ([self._catalogue.fd] if self._catalogue is not None else []):
+            os.close(fd)
+        if self._reader is not None:
+            self._reader.close()
+
+    def close_reader(self) -> None:
+        """The admin process is gone, or is to read no more."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

@@ -1,0 +1,118 @@
+"""The cells that all generations share: whether a backend has failed or is healthy, operators' overrides, where host names lead.
+
+A thing that two generations have is one block of cells for both, so old workers see what the new checker finds. A block is
+free again when no generation has its thing any more.
+
+Never: is added to, except for the two versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from relay.observe.memory import Cells, Memory
+from relay.observe.names import KINDS, Key, Things
+
+FIRST_CELLS = 1 << 19  # 4 MB, of which only what is used takes memory: 100,000 backends by address, or 16,000 by name
+_RESERVED = 8
+_HALF = 1 << 63
+
+
+class States:
+    """One shared memory with its blocks. Made large; when it is full all the same, a larger one takes over."""
+
+    def __init__(self, cells: int = FIRST_CELLS) -> None:
+        self._memory = Memory("relay-states", cells)
+        self._capacity = cells
+        self._next = _RESERVED
+        self._free: dict[int, list[int]] = {}
+        self._blocks: dict[tuple[str, Key], list[int]] = {}  # base, number of users
+        self.users = 0
+
+    @property
+    def cells(self) -> Cells:
+        """All of them."""
+        return self._memory.cells
+
+    @property
+    def fd(self) -> int:
+        """A descriptor for readers."""
+        return self._memory.fd
+
+    @property
+    def capacity(self) -> int:
+        """How many cells there are."""
+        return self._capacity
+
+    def has_room(self, things: Things) -> bool:
+        """Whether `take` can be called."""
+        needed = self._next
+        for name, width in _WIDTHS.items():
+            new = sum(1 for key in things.get(name, ()) if (name, key) not in self._blocks)
+            needed += width * max(0, new - len(self._free.get(width, ())))
+        return needed <= self._capacity
+
+    def take(self, things: Things) -> Mapping[str, Sequence[int]]:
+        """A block for each thing that has states; where they begin, by kind."""
+        self.users += 1
+        return {name: [self._take(name, key, width) for key in things.get(name, ())] for name, width in _WIDTHS.items()}
+
+    def _take(self, name: str, key: Key, width: int) -> int:
+        block = self._blocks.get((name, key))
+        if block is None:
+            free = self._free.get(width)
+            base = free.pop() if free else self._next
+            if base == self._next:
+                self._next += width
+            self.cells[base : base + width] = _zeros(width)  # an old worker may have written there since it was freed
+            block = self._blocks[name, key] = [base, 0]
+        block[1] += 1
+        return block[0]
+
+    def give_back(self, things: Things) -> None:
+        """The blocks of a generation that is over."""
+        self.users -= 1
+        for name, width in _WIDTHS.items():
+            for key in things.get(name, ()):
+                block = self._blocks[name, key]
+                block[1] -= 1
+                if not block[1]:
+                    del self._blocks[name, key]
+                    self._free.setdefault(width, []).append(block[0])
+
+    def base(self, name: str, key: Key) -> int | None:
+        """Where the block of a thing begins; None when no generation has it."""
+        block = self._blocks.get((name, key))
+        return block[0] if block is not None else None
+
+    def keys(self, name: str) -> list[Key]:
+        """All things of a kind that any generation has."""
+        return [key for kind, key in self._blocks if kind == name]
+
+    def copy_from(self, other: States) -> None:
+        """Begin with what another one says of the same things."""
+        for (name, key), (base, _) in self._blocks.items():
+            theirs, width = other.base(name, key), _WIDTHS[name]
+            if theirs is not None:
+                self.cells[base : base + width] = other.cells[theirs : theirs + width]
+
+    def inherit(self, *, wanted: bool) -> None:
+        """As of `Memory`."""
+        self._memory.inherit(wanted=wanted)
+
+    def close(self) -> None:
+        """No generation uses it any more."""
+        self._memory.close()
+
+
+_WIDTHS = {kind.name: len(kind.states) for kind in KINDS.values() if kind.states}
+
+
+def _zeros(cells: int) -> Cells:
+    return memoryview(bytes(8 * cells)).cast("q")
+
+
+def bump(cells: Cells, cell: int) -> None:
+    """One more, also after the largest number that fits: what another process wrote there may be anything."""
+    value = cells[cell] + 1
+    cells[cell] = value if value < _HALF else -_HALF
