@@ -50,8 +50,16 @@ class AdminProcess:
         """Where it listens, with the port the kernel chose; "" when it is off."""
         return bound_address(self._listener) if self._listener is not None else ""
 
+    @property
+    def pid(self) -> int | None:
+        """Its pid while it runs."""
+        return self._pid
+
     def step(self, now: float, identity: Identity, boards: Scoreboards, lifeline_fd: int, channel: Channel) -> None:
         """Start it when it should run and does not; a new one gets a channel of its own."""
+        if channel.broken and self._pid is not None:
+            send(self._pid, signal.SIGKILL)
+            channel.broken = False
         self._notice_death(now)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:

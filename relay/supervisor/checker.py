@@ -200,7 +200,10 @@ class CheckerProcess:
         for states in self._boards.states():
             _forget(states, changed, hosts)
         if not is_needed(config):
-            self._health_file.unlink(missing_ok=True)
+            try:
+                self._health_file.unlink(missing_ok=True)
+            except OSError as error:  # the directory is the checker's: anything may be there
+                log.warning("%s: cannot be removed: %s; the page shows what it says", self._health_file, error.strerror or error)
 
     def close(self) -> None:
         """End it, politely first."""

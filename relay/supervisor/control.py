@@ -10,6 +10,7 @@ import json
 import logging
 import selectors
 import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ REQUEST_BYTES = 4096
 REPLY_BYTES = 16 * 1024 * 1024
 CLIENTS = 32
 PATIENCE_S = 5.0
+TURN_S = 0.02
+COMPLAIN_S = 60.0
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 Reply = dict[str, Any]
 
@@ -53,7 +57,7 @@ class Client:
         try:
             if events & selectors.EVENT_WRITE:
                 self._send()
-            elif events & selectors.EVENT_READ:
+            elif events & selectors.EVENT_READ and not self._server.turn_is_over():
                 self._receive()
         except (BlockingIOError, InterruptedError):
             return
@@ -106,7 +110,16 @@ class Client:
 class ControlServer:
     """The listening side, inside the supervisor's selector. `on_command` must see to it that `Client.reply` is called, now or later."""
 
-    def __init__(self, listener: socket.socket, selector: selectors.BaseSelector, on_command: Callable[[dict[str, Any], Client], None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        selector: selectors.BaseSelector,
+        on_command: Callable[[dict[str, Any], Client], None],
+        child_named: Callable[[int], str] = lambda _pid: "",
+    ) -> None:
+        self._child_named = child_named
+        self._complain_at = float("-inf")
+        self._turn_until_at: float | None = None
         self._listener = listener
         self._selector = selector
         self._clients: set[Client] = set()
@@ -119,12 +132,28 @@ class ControlServer:
         except OSError:
             return
         connection.setblocking(False)
-        if len(self._clients) >= CLIENTS:
+        if len(self._clients) >= CLIENTS or self._is_child(connection):
             connection.close()
             return
         client = Client(self, connection)
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ, client.on_ready)
+
+    def _is_child(self, connection: socket.socket) -> bool:
+        """Whether one of our own processes connects. None has a reason to: it must have been taken over."""
+        pid, _, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        name = self._child_named(pid)
+        if name and time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + COMPLAIN_S
+            log.error("%s (pid %d) connects to the control socket and is refused: it does what it should not; find out why", name, pid)
+        return bool(name)
+
+    def turn_is_over(self) -> bool:
+        """Whether the commands of this turn of the loop have taken long enough; the rest comes next turn."""
+        now = time.monotonic()
+        if self._turn_until_at is None:
+            self._turn_until_at = now + TURN_S
+        return now > self._turn_until_at
 
     def want_write(self, client: Client) -> None:
         """The client has a reply to send. One that hung up meanwhile is no longer known."""
@@ -143,7 +172,8 @@ class ControlServer:
         client.close()
 
     def expire(self, now: float) -> None:
-        """Hang up on clients that are slower than PATIENCE_S."""
+        """Once a turn: hang up on clients that are slower than PATIENCE_S."""
+        self._turn_until_at = None
         for client in [client for client in self._clients if now >= client.expires_at]:
             self.forget(client)
 

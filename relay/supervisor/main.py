@@ -111,7 +111,7 @@ class Supervisor:
         self.overrides = Overrides(state_dir, self.boards, config, self.publish)
         self.channel = Channel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
-        self.control = ControlServer(control, self.selector, self._on_command)
+        self.control = ControlServer(control, self.selector, self._on_command, self._child_named)
         # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
@@ -174,7 +174,7 @@ class Supervisor:
         now = time.monotonic()
         if self.fleet.restless or self.reloads.handing_over:
             return RESTLESS_S
-        return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at) - now)
+        return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at, self.channel.resume_at) - now)
 
     def _tick(self, now: float) -> None:
         if now - self._ticked_at > STALLED_S:
@@ -194,6 +194,7 @@ class Supervisor:
             self.checker.step(now, self.fleet.prepared)
         self.overrides.step(time.time())
         self.boards.step()
+        self.channel.step(now)
         self.announce()
         self.control.expire(now)
 
@@ -267,6 +268,13 @@ class Supervisor:
             # The client may wait for our end, which hangs up on it.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
             self._end(Ending.DRAIN if command == "drain" else Ending.NOW, f"relay {command}")
+
+    def _child_named(self, pid: int) -> str:
+        """What our child of that pid is; "" when it is none of ours."""
+        child = self.fleet.crew.children.get(pid)
+        if child is not None:
+            return f"worker {child.slot}"
+        return {self.admin.pid: "the admin process", self.checker.pid: "the checker"}.get(pid, "")
 
     def _status(self) -> dict[str, Any]:
         return {
