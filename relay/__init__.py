@@ -144,6 +144,7 @@ MAP = {
     "relay.supervisor.channel": "the admin process's line to the supervisor",
     "relay.supervisor.overrides": "operators' overrides: kept, carried out, undone",
     "relay.supervisor.state": "its directory: lock and endpoints.json",
+    "relay.supervisor.status": "what it says of itself",
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",
     "relay.supervisor.systemd": "sd_notify",

@@ -37,6 +37,7 @@ from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slots import SlotSockets
 from relay.supervisor.state import StateDir
+from relay.supervisor.status import child_named, status_reply
 from relay.supervisor.systemd import Notifier
 from relay.tls.raw import openssl_version
 from relay.worker.main import WorkerSpec, run_worker
@@ -111,7 +112,7 @@ class Supervisor:
         self.overrides = Overrides(state_dir, self.boards, config, self.publish)
         self.channel = Channel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
-        self.control = ControlServer(control, self.selector, self._on_command, self._child_named)
+        self.control = ControlServer(control, self.selector, self._on_command, lambda pid: child_named(self, pid))
         # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
@@ -261,37 +262,13 @@ class Supervisor:
         if command in BACKEND_COMMANDS:
             client.reply(self.overrides.answer(request))
         elif command == "status":
-            client.reply(self._status())
+            client.reply(status_reply(self))
         elif command == "reload":
             self.reloads.begin(client)
         else:
             # The client may wait for our end, which hangs up on it.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
             self._end(Ending.DRAIN if command == "drain" else Ending.NOW, f"relay {command}")
-
-    def _child_named(self, pid: int) -> str:
-        """What our child of that pid is; "" when it is none of ours."""
-        child = self.fleet.crew.children.get(pid)
-        if child is not None:
-            return f"worker {child.slot}"
-        return {self.admin.pid: "the admin process", self.checker.pid: "the checker"}.get(pid, "")
-
-    def _status(self) -> dict[str, Any]:
-        return {
-            "ok": True,
-            "version": relay.__version__,
-            "openssl": openssl_version(),
-            "config": str(self.config_path),
-            "state": self.state_word,
-            "generation": self.fleet.generation,
-            "started_at": self.started_at,
-            "supervisor": {"pid": os.getpid()},
-            "workers": self.fleet.crew.status(time.monotonic()),
-            "slots": self.fleet.slot_status(time.monotonic()),
-            "listeners": self.fleet.endpoints(),
-            "admin": self.admin.address,
-            "checker": {"pid": self.checker.pid},
-        }
 
     def _end(self, ending: Ending, why: str) -> None:
         if self.fleet.ending in (ending, Ending.NOW):
