@@ -177,7 +177,7 @@ def test_a_flood_of_the_admin_process_holds_the_supervisor_up_for_nobody(gateway
         finally:
             done.set()
             for thread in threads:
-                thread.join()
+                thread.join(20)
     took.sort()
     assert took[len(took) // 2] < 0.05, took
     assert took[-1] < ANSWER_S, took
@@ -300,7 +300,7 @@ def test_many_clients_of_the_control_socket_hold_nothing_up(gateway, pki):
     finally:
         done.set()
         for client in clients:
-            client.join()
+            client.join(20)
     answers(gateway, pki)
 
 
