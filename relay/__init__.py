@@ -154,5 +154,6 @@ MAP = {
     "relay.cli": "the commands",
     "relay.cli_backend": "relay backend",
     "relay.cli_ask": "asks the running relay",
-    "relay.__main__": "python -m relay",
+    "relay.standard_streams": "descriptors 0 to 2",
+    "relay.__main__": "python -m relay, and the relay command",
 }

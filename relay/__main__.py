@@ -1,10 +1,44 @@
-"""`python -m relay`: the same as the `relay` command."""
+"""The `relay` command, and `python -m relay`: gets the process ready, then `relay.cli` does it.
+
+Never: imports the rest of the relay before an interrupt is quiet and descriptors 0 to 2 are open.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
-from relay.cli import main
+from relay.standard_streams import reserve
+
+
+def main() -> int:
+    """Run the command of the process's arguments; its exit code."""
+    _end_quietly()
+    reserve()
+    from relay.cli import main as command
+
+    return command()
+
+
+def _end_quietly() -> None:
+    """Let Ctrl-C end the process by the signal, without a traceback of whatever was imported.
+
+    Commands that have to clean up take the signal over (`relay.cli`).
+    """
+    if os.getpid() == 1:
+        # The kernel drops signals that the first process of a container has no handler for.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+                signal.signal(number, _exit)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
 
 if __name__ == "__main__":
     sys.exit(main())

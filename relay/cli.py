@@ -6,9 +6,11 @@ Never: shows a traceback unless asked with RELAY_DEBUG=1; imports OpenSSL for a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import os
 import select
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -22,18 +24,26 @@ from relay.cli_ask import EXIT_NOT_RUNNING, STATUS_PATIENCE_S, RefusedError, ask
 from relay.cli_backend import backend
 from relay.config.load import find_config, load_config
 from relay.errors import ConfigError, ControlError, FatalError, RelayError
+from relay.standard_streams import reserve
 
 if TYPE_CHECKING:
     from relay.tls.findings import Finding
 
 EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 70, 71, 78, 130
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 60.0, 15.0
+EXIT_NOT_WRITTEN = 74
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 SAY_PATIENCE_S = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code of the process. Every error is one line on stderr."""
+    reserve()
     try:
         code = commands.main(arguments, prog_name="relay", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as click does it
+        _forget_stdout()
+        return 1
     except click.UsageError as error:
         # click does not always know in which command it was.
         command = error.ctx.command_path if error.ctx else "relay"
@@ -57,10 +67,25 @@ def main(arguments: list[str] | None = None) -> int:
     except RelayError as error:
         return _say(str(error), EXIT_CANNOT_START)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+            _forget_stdout()
+            what = f"what was to be written was not: {error.strerror}"
+            return _say(f"{what}; see where stdout goes, and make room there", EXIT_NOT_WRITTEN)
         if os.environ.get("RELAY_DEBUG"):
             raise
         return _say(f"a bug in the relay: {type(error).__name__}: {error}; run it again with RELAY_DEBUG=1 and report the traceback", EXIT_BUG)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _forget_stdout() -> None:
+    """Let the flush at exit succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _interruptible() -> None:
+    """From now on Ctrl-C is KeyboardInterrupt: this command has something to clean up."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say(text: str, code: int = EXIT_OK) -> int:
@@ -212,6 +237,7 @@ def demo(once: bool, port: int) -> int:
     """Make a CA, certificates and three backends, start a relay on loopback, and show it working."""
     from relay.demo import run_demo
 
+    _interruptible()
     return run_demo(once, port)
 
 
@@ -220,6 +246,7 @@ def password() -> int:
     """Ask for a password twice, and print the line for admin.password_file."""
     from relay.observe.password import hash_password
 
+    _interruptible()
     click.echo(hash_password(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)))
     return EXIT_OK
 

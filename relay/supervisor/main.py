@@ -32,7 +32,7 @@ from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
 from relay.supervisor.prepare import begin_scoreboard, prepare
-from relay.supervisor.process import take_all_files
+from relay.supervisor.process import reap_strangers, take_all_files
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slots import SlotSockets
@@ -198,6 +198,7 @@ class Supervisor:
         self.channel.step(now)
         self.announce()
         self.control.expire(now)
+        reap_strangers()
 
     def announce(self) -> None:
         """Tell scripts and systemd who serves where: once all do, and again whenever that has changed."""

@@ -25,6 +25,9 @@ from relay.supervisor.signals import fork_with_signals_held
 EXIT_BUG = 70
 EXIT_CANNOT_START = 71
 EXIT_CONFIG = 78
+_STRANGERS_A_TURN = 100
+
+_ours: set[int] = set()  # forked here and not reaped yet
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def start_checker(identity: Identity, let_go: Callable[[], None], work: Callable
 
 
 def _fork(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
-    pid = fork_with_signals_held(os.fork)
+    pid = _fork_ours()
     if pid == 0:
         _run_child(name, in_messages, identity, let_go, work)
     return pid
@@ -96,7 +99,7 @@ def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket,
     package_root = str(Path(relay.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))}
 
-    pid = fork_with_signals_held(os.fork)
+    pid = _fork_ours()
     if pid == 0:
         try:
             become(identity)
@@ -113,13 +116,40 @@ def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket,
     return pid
 
 
+def _fork_ours() -> int:
+    pid = fork_with_signals_held(os.fork)
+    if pid:
+        _ours.add(pid)
+    else:
+        _ours.clear()
+    return pid
+
+
 def reap(pid: int) -> Ended | None:
     """How the process ended, None while it lives. Each process can be asked about once after its end."""
     try:
         done, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
+        _ours.discard(pid)
         return Ended(0, 0)
+    if done:
+        _ours.discard(pid)
     return Ended(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
+
+
+def reap_strangers() -> None:
+    """Reap what others have left us: as the first process of a container we adopt every orphan.
+
+    One of our own that has just ended is left to who started it.
+    """
+    for _ in range(_STRANGERS_A_TURN):
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None or ended.si_pid in _ours:
+            return
+        os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
 
 
 def send(pid: int, number: signal.Signals) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
+import psutil
 import pytest
 
 from relay.observe.metrics import parse_metrics
@@ -62,3 +66,165 @@ def test_a_full_stderr_holds_up_no_process_and_its_messages_come_when_it_is_read
     started = time.monotonic()
     assert gateway.wait() == 0
     assert time.monotonic() - started < 10
+
+
+CLOSED = {
+    "stdin": "<&-",
+    "stdout": ">&-",
+    "stderr": "2>&-",
+    "stdout and stderr": ">&- 2>&-",
+    "all three": "<&- >&- 2>&-",
+}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_standard_streams_that_are_closed_end_nothing_and_no_socket_gets_their_numbers(relay, pki, closed):
+    gateway = relay(start=False, relay={"workers": 1}, log={"access": "-"})
+    command = f'exec "$0" -m relay start --config "$1" {CLOSED[closed]}'
+    with gateway.log_file.open("ab") as log:
+        gateway.process = subprocess.Popen(
+            ["/bin/sh", "-c", command, sys.executable, str(gateway.config)],
+            cwd=gateway.directory,
+            env=gateway.environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    gateway.process.stdin.close()
+    wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
+    assert talk(pki, gateway.port()) == b"hello"
+    numbers = {"stdin": (0,), "stdout": (1,), "stderr": (2,), "stdout and stderr": (1, 2)}
+    for process in (psutil.Process(gateway.pid), *psutil.Process(gateway.pid).children()):
+        for number in numbers.get(closed, (0, 1, 2)):
+            assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path("/dev/null")
+    assert gateway.command("reload").returncode == 0
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.stop() == 0
+
+
+def test_readers_of_stdout_and_stderr_that_go_away_end_nothing(relay, pki):
+    gateway = relay(start=False, relay={"workers": 1}, log={"access": "-"})
+    read, write = os.pipe()
+    launch(gateway, stdout=write, stderr=write)
+    os.close(write)
+    os.close(read)
+    pid = gateway.workers()[0]
+    assert [talk(pki, gateway.port()) for _ in range(5)] == [b"hello"] * 5
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_workers(lambda now: now[0] != pid)
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.command("reload").returncode == 0
+    assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_with_closed_streams_has_its_usual_exit_code(relay, closed):
+    gateway = relay(start=False)
+    command = f'exec "$0" -m relay status --config "$1" {closed}'
+    said = subprocess.run(["/bin/sh", "-c", command, sys.executable, str(gateway.config)], env=gateway.environment, capture_output=True, timeout=30, check=False)
+    assert said.returncode == 69
+    assert b"Traceback" not in said.stderr
+
+
+def test_output_that_cannot_be_written_is_no_bug(relay):
+    command = [sys.executable, "-m", "relay", "version"]
+    environment = relay(start=False).environment
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert said.returncode == 74
+    assert said.stderr == "relay: what was to be written was not: No space left on device; see where stdout goes, and make room there\n"
+    read, write = os.pipe()
+    os.close(read)
+    said = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    os.close(write)
+    assert (said.returncode, said.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(relay, number):
+    gateway = relay(start=False)
+    ends = []
+    for delay_s in (0, 0.05, 0.1, 0.2):
+        command = [sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+        with subprocess.Popen(command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            maps = Path(f"/proc/{process.pid}/maps")
+            # Before this Python itself starts, and prints its traceback.
+            wait_until("the relay is imported", lambda maps=maps: "_pydantic_core" in maps.read_text())
+            time.sleep(delay_s)
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=30)
+        assert b"Traceback" not in said, said
+        assert b"Exception ignored" not in said, said
+        ends.append(process.returncode)
+    assert set(ends) <= {-number, 0}, ends
+
+
+ADOPTING = """
+import ctypes, os, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+for _ in range(3):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+        os._exit(0)
+from relay.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_orphans_that_it_adopts_are_reaped(relay, pki):
+    """As the first process of a container it is the parent of every orphan."""
+    gateway = relay(start=False)
+    with gateway.log_file.open("ab") as log:
+        command = [sys.executable, "-c", ADOPTING, "start", "--config", str(gateway.config)]
+        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+    wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
+    supervisor = psutil.Process(gateway.pid)
+    assert len(supervisor.children()) >= 6, "3 orphans, 2 workers, the admin process"
+    (gateway.directory / "go").touch()
+
+    def only_ours():
+        children = supervisor.children()
+        return len(children) == 3 and all(child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+    wait_until("the orphans are gone", only_ours, detail=gateway.log)
+    os.kill(gateway.workers()[0], signal.SIGKILL)
+    wait_until("its own are not taken for strangers", lambda: "was ended by SIGKILL" in gateway.log())
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.stop() == 0
+
+
+needs_unshare = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+
+
+@needs_unshare
+def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki):
+    gateway = relay(start=False)
+    with gateway.log_file.open("ab") as log:
+        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+    wait_until("the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log)
+    assert gateway.endpoints["supervisor"]["pid"] == 1
+    assert talk(pki, gateway.port()) == b"hello"
+    (first,) = psutil.Process(gateway.pid).children()
+    first.send_signal(signal.SIGTERM)
+    assert gateway.wait() == 0
+
+
+@needs_unshare
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_as_the_first_process_it_can_be_ended_while_it_starts(relay, number):
+    """The kernel gives such a process no signal that it has no handler for."""
+    gateway = relay(start=False)
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+    with subprocess.Popen(command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        first = wait_until("it runs", lambda: next(iter(psutil.Process(process.pid).children()), None))
+        maps = Path(f"/proc/{first.pid}/maps")
+        wait_until("the relay is imported", lambda: "_pydantic_core" in maps.read_text())
+        first.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+    assert b"Traceback" not in said, said
+    assert process.returncode in {128 + number, 0}
