@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from relay.observe.metrics import parse_metrics
 from tests.support.client import talk
 from tests.support.gateway import wait_until
+from tests.support.programs import program
 
 
 def launch(gateway, **streams):
@@ -197,14 +197,14 @@ def test_orphans_that_it_adopts_are_reaped(relay, pki):
     assert gateway.stop() == 0
 
 
-needs_unshare = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to unshare")
 
 
-@needs_unshare
+@only_root
 def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki):
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
-        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+        command = [program("unshare"), "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
         gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
     wait_until("the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log)
     assert gateway.endpoints["supervisor"]["pid"] == 1
@@ -214,12 +214,12 @@ def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki
     assert gateway.wait() == 0
 
 
-@needs_unshare
+@only_root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_as_the_first_process_it_can_be_ended_while_it_starts(relay, number):
     """The kernel gives such a process no signal that it has no handler for."""
     gateway = relay(start=False)
-    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
+    command = [program("unshare"), "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
     with subprocess.Popen(command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         first = wait_until("it runs", lambda: next(iter(psutil.Process(process.pid).children()), None))
         maps = Path(f"/proc/{first.pid}/maps")
