@@ -33,9 +33,10 @@ from relay.observe.names import CHECK_OK
 from relay.sockets import Connection, format_address, start_connect
 from relay.tls import stream
 from relay.tls.contexts import Target
+from relay.tls.explain_backend import explain_backend, explain_rejection
 from relay.tls.identity import peer_identity
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
-from relay.tls.reasons import Failure, explain_connect
+from relay.tls.reasons import Failure, after_handshake, explain_connect
 
 # Longer than a packet takes around the world; the check of a good backend lasts that much longer, and nobody waits for it.
 LISTEN_S = 0.25
@@ -157,8 +158,8 @@ class Probe:
 
     def _shake(self) -> None:
         progress = stream.handshake(self._ssl, Side.OUTBOUND)
-        if isinstance(progress, Failure):
-            self._blame(stream.name_backend(progress))
+        if isinstance(progress, Failure) and self._sock is not None:
+            self._blame(explain_backend(progress, self._ssl, self._sock, self._target.name))
         elif progress is stream.DONE:
             self._established = True
             self._shook_at = time.monotonic()
@@ -245,6 +246,8 @@ class Probe:
         self._end(CHECK_OK, CHECK_OK, detail, "")
 
     def _blame(self, failure: Failure) -> None:
+        if self._established:
+            failure = explain_rejection(after_handshake(failure), self._ssl)
         self._fail(failure.reason, failure.detail, REMEDIES[failure.reason])
 
     def _fail(self, word: str, detail: str, remedy: str) -> None:

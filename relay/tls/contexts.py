@@ -168,6 +168,8 @@ def _outbound(pool_name: str, pool: Pool, index: int, backend: Backend) -> Targe
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER, VERIFY_CALLBACK)
+    # A backend may ask for our certificate later, for a part of its site (RFC 8446, 4.6.2).
+    lib.SSL_CTX_set_post_handshake_auth(raw, 1)
 
     host, port = parse_address(backend.address)
     name = backend.name or host

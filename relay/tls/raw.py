@@ -43,6 +43,7 @@ _NEEDED = [
     "X509_STORE_CTX_free", "X509_STORE_CTX_init", "X509_STORE_CTX_new", "X509_STORE_add_cert", "X509_STORE_free", "X509_STORE_new", "X509_STORE_set_flags",
     "X509_V_FLAG_PARTIAL_CHAIN", "X509_V_FLAG_X509_STRICT", "X509_up_ref", "X509_verify_cert", "d2i_X509_bio", "sk_X509_free", "sk_X509_new_null", "sk_X509_push",
     "X509_verify_cert_error_string", "i2d_PUBKEY_bio", "i2d_X509_NAME", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
+    "SSL_CTX_set_post_handshake_auth", "SSL_get_certificate", "SSL_get_client_CA_list", "SSL_get_peer_cert_chain", "SSL_get_server_random", "X509_NAME_oneline", "sk_X509_NAME_num", "sk_X509_NAME_value",
 ]  # fmt: skip
 
 

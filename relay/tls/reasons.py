@@ -57,7 +57,7 @@ _ALERTS: dict[int, str] = {
     47: "illegal_parameter", 48: "unknown_ca", 49: "access_denied", 50: "decode_error", 51: "decrypt_error", 70: "protocol_version",
     71: "insufficient_security", 80: "internal_error", 86: "inappropriate_fallback", 90: "user_canceled", 100: "no_renegotiation", 109: "missing_extension",
     110: "unsupported_extension", 112: "unrecognized_name", 113: "bad_certificate_status_response", 115: "unknown_psk_identity", 116: "certificate_required",
-    120: "no_application_protocol",
+    120: "no_application_protocol", 121: "ech_required",
 }  # fmt: skip
 _INBOUND_ALERTS: dict[int, Reason] = {
     42: Reason.ALERT_BAD_CERTIFICATE,
@@ -74,8 +74,19 @@ _OUTBOUND_ALERTS: dict[int, Reason] = {
     41: _REJECTED, 42: _REJECTED, 43: _REJECTED, 44: _REJECTED, 45: _REJECTED, 46: _REJECTED, 48: _REJECTED, 49: _REJECTED, 116: _REJECTED,
     40: Reason.BACKEND_NO_SHARED_CIPHER,
     70: Reason.BACKEND_PROTOCOL_VERSION,
+    71: Reason.BACKEND_NO_SHARED_CIPHER,
     120: Reason.BACKEND_NO_SHARED_ALPN,
 }  # fmt: skip
+# What some alerts of a backend mean where their reason does not say it.
+_OUTBOUND_HINTS: dict[int, str] = {
+    51: "it could not verify our signature: look for a machine_key that it was not given the certificate of",
+    80: "its own log says what went wrong in it",
+    86: "it takes this connection for a downgrade",
+    112: "it serves no such server name: set the backend's name",
+    121: "it insists on Encrypted Client Hello, which the relay does not speak",
+}
+# Alerts with which a peer says that nothing is in common: true only as the answer to a hello.
+_NOTHING_IN_COMMON = frozenset((40, 70, 71, 86, 120))
 
 # X509_V_ERR_* (x509_vfy.h); whatever is not here is INVALID_CERTIFICATE.
 _VERIFY: dict[int, tuple[Reason, Reason]] = {
@@ -99,6 +110,7 @@ class Failure:
     reason: Reason
     detail: str = ""
     errno: int = field(default=0, compare=False)  # of the system call that failed, if one did
+    alert: int = field(default=-1, compare=False)  # the number of the peer's alert, if it sent one
 
 
 def explain_verify(side: Side, code: int, depth: int) -> Failure:
@@ -110,18 +122,41 @@ def explain_verify(side: Side, code: int, depth: int) -> Failure:
 
 
 def explain_alert(side: Side, number: int) -> Failure:
-    """The failure that a peer's alert stands for."""
+    """The failure that a peer's alert stands for, as the answer to a hello or a certificate."""
     name = _ALERTS.get(number, f"alert {number}")
     if side is Side.INBOUND:
-        return Failure(_INBOUND_ALERTS.get(number, Reason.ALERT_OTHER), f"the client sent the alert {name}")
-    return Failure(_OUTBOUND_ALERTS.get(number, Reason.BACKEND_ALERT_OTHER), f"the backend sent the alert {name}")
+        reason = _INBOUND_ALERTS.get(number, Reason.ALERT_OTHER)
+        return Failure(reason, f"the client sent the alert {name}", alert=number)
+    hint = _OUTBOUND_HINTS.get(number)
+    detail = f"the backend sent the alert {name}" + (f": {hint}" if hint else "")
+    return Failure(_OUTBOUND_ALERTS.get(number, Reason.BACKEND_ALERT_OTHER), detail, alert=number)
+
+
+def before_server_hello(failure: Failure) -> Failure:
+    """The same for a backend that answered our hello with an alert: it has not seen our certificate yet."""
+    if failure.alert >= 0 and failure.reason is _REJECTED:
+        return Failure(Reason.BACKEND_ALERT_OTHER, f"{failure.detail} in answer to our hello", alert=failure.alert)
+    return failure
+
+
+def after_server_hello(failure: Failure) -> Failure:
+    """The same for a backend that has chosen version and cipher before it sent its alert."""
+    if failure.alert in _NOTHING_IN_COMMON:
+        detail = f"{failure.detail} after version and cipher were agreed on; it may not like the pool's machine_certificate"
+        return Failure(Reason.BACKEND_ALERT_OTHER, detail, alert=failure.alert)
+    return failure
 
 
 def after_handshake(failure: Failure) -> Failure:
-    """The same for a session that was established: there an alert does not mean that nothing was in common. A TLS 1.2 client says so, too, when it may not renegotiate."""
-    if failure.reason is Reason.ALERT_HANDSHAKE_FAILURE or failure.reason is Reason.ALERT_PROTOCOL_VERSION:
-        return Failure(Reason.ALERT_OTHER, f"{failure.detail} after the handshake", failure.errno)
-    return failure
+    """The same for a session that was established: there an alert does not mean that nothing was in common.
+
+    A TLS 1.2 peer says so, too, when the relay may not renegotiate.
+    """
+    if failure.alert not in _NOTHING_IN_COMMON:
+        return failure
+    inbound = failure.reason in (Reason.ALERT_HANDSHAKE_FAILURE, Reason.ALERT_PROTOCOL_VERSION, Reason.ALERT_OTHER)
+    reason = Reason.ALERT_OTHER if inbound else Reason.BACKEND_ALERT_OTHER
+    return Failure(reason, f"{failure.detail} after the handshake", failure.errno)
 
 
 def explain_queue(side: Side) -> Failure:
@@ -155,8 +190,14 @@ def explain_errno(side: Side, errno: int) -> Failure:
 
 
 _REFUSED, _TIMED_OUT = 111, 110
+GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer was there, and has left
 # EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
 _NO_RESOURCES = (24, 23, 12, 105, 99)
+
+
+def is_no_resources(errno: int) -> bool:
+    """Whether a system call's errno says that this machine is short of something."""
+    return errno in _NO_RESOURCES
 
 
 def explain_connect(errno: int) -> Failure:

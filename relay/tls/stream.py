@@ -14,13 +14,13 @@ Next: `relay.tls.identity.judge`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 from relay.errors import Reason, Side
-from relay.tls.identity import Identity, identity_of, peer_identity
+from relay.tls.identity import Identity, identity_of, peer_identity, to_der
+from relay.tls.purpose import subject_of, why_unfit
 from relay.tls.raw import BOTH_SHUT, ERROR_SSL, EXTENSION_OK, EXTENSION_REFUSED, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
 
@@ -46,7 +46,7 @@ Check = Callable[[Identity], Failure | None]
 class _Verdict:
     """What the handshake step under way thinks of the peer's certificate: which it has refused, or `accepted`, and what to ask about those that OpenSSL accepts."""
 
-    __slots__ = ("accepted", "bug", "check", "code", "depth", "failure", "identity")
+    __slots__ = ("accepted", "at_fault", "bug", "check", "code", "depth", "failure", "identity", "side")
 
     def __init__(self) -> None:
         self.accepted: Identity | None = None
@@ -56,10 +56,14 @@ class _Verdict:
         self.code = 0
         self.depth = 0
         self.identity: Identity | None = None
+        self.side = Side.INBOUND
+        self.at_fault = b""  # DER of the certificate of the chain that OpenSSL stopped at
 
 
 _verdict = _Verdict()
 _CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
+# X509_V_ERR_* of x509_vfy.h: INVALID_PURPOSE, INVALID_CA by its old and new number, KEYUSAGE_NO_CERTSIGN.
+_PURPOSE_CODES = frozenset((26, 24, 79, 32))
 _BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
 
 
@@ -81,6 +85,11 @@ def _on_verify(ok: int, store_context: Any) -> int:
         _verdict.depth = depth
         # The peer's own, also when it is its issuer that is not liked: that is whom the log has to name.
         certificate = lib.X509_STORE_CTX_get0_cert(store_context)
+        _verdict.at_fault = b""
+        # Not for a client's other faults: strangers could make us write down large certificates.
+        if _verdict.side is Side.OUTBOUND or _verdict.code in _PURPOSE_CODES:
+            at_fault = lib.X509_STORE_CTX_get_current_cert(store_context)
+            _verdict.at_fault = to_der(at_fault) if at_fault != NULL else b""
         # Whoever connects could fill the memory with certificates that nobody has signed.
         _verdict.identity = identity_of(certificate, remember=False) if certificate != NULL else None
     return 0
@@ -143,7 +152,7 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
     """Go on with the handshake as far as the socket lets it; `check` may refuse a leaf certificate that OpenSSL accepts."""
     _verdict.code = 0
     _verdict.accepted = _verdict.failure = None
-    _verdict.check = check
+    _verdict.check, _verdict.side = check, side
     _clear_error()
     result = _do_handshake(ssl)
     if result == 1:
@@ -160,8 +169,23 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
         raise bug
     if error == ERROR_SSL and _verdict.code:
         _clear_error()
-        return _verdict.failure or explain_verify(side, _verdict.code, _verdict.depth)
+        return _verdict.failure or _explain_certificate(side)
     return failure(side)
+
+
+def _explain_certificate(side: Side) -> Failure:
+    """Why OpenSSL refused the peer's certificate, with the extension that forbids its use."""
+    found = explain_verify(side, _verdict.code, _verdict.depth)
+    if _verdict.code not in _PURPOSE_CODES:
+        return found
+    issuer = _verdict.depth > 0
+    fault = why_unfit(_verdict.at_fault, side, issuer=issuer)
+    if not fault:
+        return found
+    if issuer:
+        who = subject_of(_verdict.at_fault)
+        fault = f'its issuer "{who}" (certificate {_verdict.depth} of its chain) is unfit: {fault}'
+    return Failure(found.reason, fault)
 
 
 def failure(side: Side) -> Failure:
@@ -180,14 +204,14 @@ def accepted_identity() -> Identity | None:
     return _verdict.accepted
 
 
-def name_backend(failure: Failure) -> Failure:
-    """The same failure with the backend's certificate in its detail, when the last handshake step failed for it."""
-    who = refused_identity()
-    if who is None:
-        return failure
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
-    names = ", ".join((*who.san_dns, *who.cn)) or "none"
-    return Failure(failure.reason, f"{failure.detail}; the backend's certificate: subject {who.subject}, issuer {who.issuer}, serial {who.serial}, not after {until}, names {names}")
+def refusal_code() -> int:
+    """The X509_V_ERR_* of the last handshake step; 0 when it did not fail for a certificate."""
+    return _verdict.code
+
+
+def refused_at() -> bytes:
+    """The DER of the certificate that OpenSSL stopped at in the last handshake step; b"" for none."""
+    return _verdict.at_fault if _verdict.code else b""
 
 
 _names: dict[Any, str] = {}

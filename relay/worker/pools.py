@@ -47,6 +47,8 @@ from relay.worker.places import Places
 RENEW_S = 60.0
 # A longer wait than any configuration can ask for is none: the cell was not written by a worker in its right mind.
 MOST_RETRY_MS = 31_536_000_000
+# A backend that answers resumptions with an alert gets full handshakes this long.
+NO_RESUMPTION_S = 600.0
 # By the value of a MODE_OVERRIDE cell; 0 is as configured.
 _MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
 
@@ -56,7 +58,7 @@ class Member:
 
     __slots__ = (
         "cell_active", "cell_from", "cell_health", "cell_mode", "cell_retry", "cell_returned", "cell_to", "cell_weight", "cells_why",
-        "index", "places", "renew_at", "session", "target", "valid_until_at",
+        "index", "places", "renew_at", "resume_after_at", "session", "target", "valid_until_at",
     )  # fmt: skip
 
     def __init__(self, index: int, target: Target, layout: Layout) -> None:
@@ -76,14 +78,27 @@ class Member:
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
         self.valid_until_at = 0.0
+        self.resume_after_at = 0.0  # on the loop's clock
 
     def session_to_resume(self, now_at: float) -> Pointer:
         """A session of an earlier connection, or None. Never one that outlives a certificate of the chain it was verified with."""
         return self.session if now_at < self.valid_until_at else None
 
-    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float) -> None:
+    def drop_session(self, session: Pointer) -> None:
+        """Offer this session no more; one that has taken its place meanwhile stays."""
+        if self.session is session:
+            self.session = None
+
+    def stop_resuming(self, now: float) -> bool:
+        """Keep no session for NO_RESUMPTION_S; `now` is the loop's. True when this is news."""
+        news = now >= self.resume_after_at
+        self.resume_after_at = now + NO_RESUMPTION_S
+        self.session = None
+        return news
+
+    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float, now: float) -> None:
         """Remember the session of a connection that has read application data (only then its TLS 1.3 ticket is there)."""
-        if resumed and now_at < self.renew_at:
+        if (resumed and now_at < self.renew_at) or now < self.resume_after_at:
             return
         if not resumed:
             self.valid_until_at = _chain_valid_until(ssl)

@@ -25,15 +25,14 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
-from relay.tls.reasons import Failure, after_handshake
+from relay.tls.reasons import Failure
 from relay.worker import outbound
+from relay.worker.faults import may_still_refuse, note_fault, note_truncation
 from relay.worker.loop import GONE, IN, OUT
 from relay.worker.sniffing import First
 
 if TYPE_CHECKING:
     from relay.worker.session import End, Session
-
-_RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
 
 def begin(session: Session) -> None:
@@ -46,7 +45,8 @@ def begin(session: Session) -> None:
     watch_alerts(backend.ssl)
     loop = worker.loop
     loop.handle(backend.fd, session.on_first_reply)
-    loop.handle(client.fd, session.on_inbound)
+    on_inbound = session.on_inbound_unanswered if may_still_refuse(session, backend) else session.on_inbound
+    loop.handle(client.fd, on_inbound)
     if session.first is not None and not _forward_first(session, session.first, client, backend):
         return
     refresh(session, client, backend)
@@ -54,7 +54,7 @@ def begin(session: Session) -> None:
     if session.early:
         session.early = False
         if not (backend.held or client.ended):
-            session.on_inbound(IN)
+            on_inbound(IN)
 
 
 def _forward_first(session: Session, first: First, client: End, backend: End) -> bool:
@@ -96,7 +96,7 @@ def first_reply(session: Session) -> None:
     if end is None or member is None or session.replied:
         return
     session.replied = True
-    member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
+    member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time(), now=session.worker.loop.now)
     session.worker.pools[member.target.pool].answered(member, end.began_at)
     session.worker.loop.handle(end.fd, session.on_outbound)
 
@@ -175,8 +175,8 @@ def unusual(session: Session, side: Side, moved: int) -> None:
         source, sink = _ends(session, side)
         source.ended = True
         source.truncated = status is Status.TRUNCATED
-        if source.truncated and side is Side.OUTBOUND and not sink.ended and session.reason is None:
-            session.reason, session.side = Reason.TRUNCATED, side  # whatever the client does now is its answer to that
+        if source.truncated and side is Side.OUTBOUND and not sink.ended:
+            note_truncation(session)
         _pass_end(session, source, sink)
     else:
         _stuck_or_failed(session, side, moved, status)
@@ -244,7 +244,9 @@ def _finish(session: Session) -> None:
     """Close when both directions have ended and everything was delivered; else linger for the other."""
     client, backend = session.inbound, session.outbound
     if backend is not None and client.ended and backend.ended and not (client.held or backend.held or client.closing or backend.closing):
-        cut = Side.INBOUND if client.truncated else Side.OUTBOUND if backend.truncated else None
+        # A client that has ended with close_notify asked for nothing more: the backend's bare FIN
+        # is its answer, as nginx gives it. One that came first has set the session's reason.
+        cut = Side.INBOUND if client.truncated else None
         session.advance(Event.ENDED, Reason.TRUNCATED if cut else Reason.FINISHED, side=cut)
     else:
         _half_ended(session)
@@ -263,16 +265,10 @@ def _half_ended(session: Session) -> None:
         session.advance(Event.HALF_ENDED)
 
 
-def _fault(session: Session, side: Side, failure: Failure) -> None:
-    """Remember why the session fails; a reset may be followed by its explanation, an alert that was under way."""
-    failure = after_handshake(failure)
-    if session.reason is None or session.reason in _RESETS.values():
-        session.reason = _RESETS.get(failure.reason, failure.reason)
-        session.detail, session.side = failure.detail, side
-
-
 def _source_failed(session: Session, side: Side, failure: Failure) -> None:
     """The connection of this side is dead in both directions; what was read from it before may still be on its way."""
+    if side is Side.OUTBOUND:
+        failure = outbound.explain_late(session, failure)
     if side is Side.OUTBOUND and not session.bytes_out:
         # What the backend holds is the client's, and may have gone out in part.
         client, backend = session.inbound, session.outbound
@@ -281,7 +277,7 @@ def _source_failed(session: Session, side: Side, failure: Failure) -> None:
             return
         if failure.reason is not Reason.BACKEND_GONE:
             outbound.blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
-    _fault(session, side, failure)
+    note_fault(session, side, failure)
     source, sink = _ends(session, side)
     source.ended = source.truncated = source.shut = True
     source.held, source.closing = b"", False
@@ -291,7 +287,7 @@ def _source_failed(session: Session, side: Side, failure: Failure) -> None:
 
 def _sink_failed(session: Session, side: Side, failure: Failure | None = None) -> None:
     """The connection of this side takes nothing any more; but it may have sent something before, so it is read to its end."""
-    _fault(session, side, failure or stream.failure(side))
+    note_fault(session, side, failure or stream.failure(side))
     sink, source = _ends(session, side)
     sink.held, sink.closing, sink.shut = b"", False, True
     source.ended = source.truncated = True

@@ -43,12 +43,17 @@ _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 _UNTOLD = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
 _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
+# A client that has sent more than this has given a backend the time to refuse our certificate.
+LATE_ALERT_BYTES = 65_536
 
 
 class End:
     """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
-    __slots__ = ("began_at", "closing", "ended", "established", "fd", "held", "mask", "place", "resumed", "shut", "sock", "ssl", "truncated", "wants_write")
+    __slots__ = (
+        "began_at", "closing", "ended", "established", "fd", "held", "instead", "mask", "offered", "place", "resumed", "shut", "sock", "ssl", "truncated",
+        "wants_write",
+    )  # fmt: skip
 
     def __init__(self, sock: Connection) -> None:
         self.sock = sock
@@ -58,6 +63,8 @@ class End:
         self.held = b""
         self.established = False
         self.resumed = False
+        self.offered: Pointer = None  # the session that a backend was offered to resume
+        self.instead: Failure | None = None  # of the resumption that this full handshake makes good
         self.began_at = 0.0  # when we began to connect to it
         self.place: Place | None = None  # which of a backend's several addresses this is
         self.ended = False
@@ -183,6 +190,21 @@ class Session:
         self.on_outbound(mask)
         if self.bytes_out:
             self.worker.first_reply(self)
+
+    def on_inbound_unanswered(self, mask: int) -> None:
+        """`on_inbound`, until a TLS 1.3 backend has answered.
+
+        It may have refused our certificate after the handshake and reset the connection. OpenSSL
+        reads nothing more after a write that failed, so its alert is read before we write.
+        """
+        backend = self.outbound
+        if self.bytes_out or self.bytes_in > LATE_ALERT_BYTES:
+            self.worker.loop.handle(self.inbound.fd, self.on_inbound)
+        elif self.state is State.RELAY:
+            self.on_first_reply(IN)
+            if self.state is not State.RELAY or self.outbound is not backend:
+                return
+        self.on_inbound(mask)
 
     def due_at(self) -> float:
         """When this state has taken too long."""

@@ -1,5 +1,6 @@
 """A backend that fails before a byte of the client was forwarded: the next one is tried, and the failed one is left alone."""
 
+import contextlib
 import signal
 import socket
 import ssl
@@ -185,7 +186,7 @@ def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(s
     assert relay.value("relay_handshakes_total", "outbound", "backend_timeout") == 1
 
 
-def test_a_tls13_backend_that_rejects_our_certificate_loses_the_first_client_and_no_other(start, door, backend, call, pki):
+def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_client(start, door, backend, call, pki):
     # It says so only after our side of the handshake is done, when the client's request is on its way already.
     bad = door(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
     relay = start([bad.address, backend(name_itself("b2")).address], pool="retry_s = 3600")
@@ -193,9 +194,13 @@ def test_a_tls13_backend_that_rejects_our_certificate_loses_the_first_client_and
     first.send(b"?\n")
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         bad.accept()
-    assert first.end()[0] == b""
+    # None either, when the refusal is there before the client's bytes are written.
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        if first.receive_some() == b"b2\n":
+            first.close()
     record = relay.record()
-    assert (record["reason"], record["side"], record["backend"]) == ("backend_rejected_our_certificate", "outbound", "b1")
+    expected = {("backend_rejected_our_certificate", "outbound", "b1"), ("finished", "", "b2")}
+    assert (record["reason"], record["side"], record["backend"]) in expected
     assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
     for _ in range(4):
         assert ask(call(relay)) == b"b2"

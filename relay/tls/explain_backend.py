@@ -1,0 +1,213 @@
+"""Why a backend failed, in the words that its operator needs: its certificate, ours, its answer.
+
+Called once per failure and never for a good connection, so it may parse certificates.
+
+Never: raises for what a backend has sent, or changes whether it has failed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import time
+from typing import Any
+
+from cryptography import x509
+
+from relay.errors import Reason
+from relay.sockets import Connection
+from relay.tls import stream
+from relay.tls.identity import Identity, identity_of
+from relay.tls.purpose import clipped
+from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.tls.reasons import GONE_ERRNOS, Failure, after_server_hello, before_server_hello
+
+_MOST_NAMES = 4
+_NAME_BYTES = 256
+_PEEK_BYTES = 64
+_HEADER_BYTES = 5  # what OpenSSL has read before it finds that this is not a TLS record
+_RANDOM_BYTES = 32
+_NO_RANDOM = bytes(_RANDOM_BYTES)
+_RECORD_HEADER = struct.Struct("!BHH")
+_APPLICATION_DATA = 23
+_ALERT_RECORD_BYTES = 19  # level, number, content type, and the 16 bytes of the tag (RFC 8446, 5.2)
+_UNREAD_ALERT = 256  # no alert has this number
+_HTTP_STATUS = re.compile(rb"[0-9]\.[0-9] [0-9]{3}")
+# X509_V_ERR_* of x509_vfy.h.
+_SELF_SIGNED_LEAF, _SELF_SIGNED_IN_CHAIN = 18, 19
+_ISSUER_MISSING = frozenset((2, 20, 21))
+
+
+def explain_backend(failure: Failure, ssl: Pointer, sock: Connection, name: str) -> Failure:
+    """The same failure of a handshake with the backend that must be `name`, told in full."""
+    if failure.reason is Reason.BACKEND_NOT_TLS:
+        return _not_tls(failure, sock)
+    if failure.alert >= 0:
+        by_stage = after_server_hello if _knows_server_hello(ssl) else before_server_hello
+        return explain_rejection(by_stage(failure), ssl)
+    who = stream.refused_identity()
+    if who is None:
+        return failure
+    if failure.reason is Reason.BACKEND_UNKNOWN_CA:
+        detail = _unknown_ca(ssl)
+    elif failure.reason is Reason.BACKEND_WRONG_NAME:
+        detail = _wrong_name(name)
+    else:
+        detail = failure.detail
+    return Failure(failure.reason, f"{detail or failure.detail}; {_certificate(who)}")
+
+
+def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
+    """When the backend refuses our certificate: which CAs it accepts, and of which ours is. Told once."""
+    rejected = failure.reason is Reason.BACKEND_REJECTED_OUR_CERTIFICATE and failure.alert >= 0
+    if not rejected or ssl is None:
+        return failure
+    authorities = _authorities(ssl)
+    accepts = f"it accepts certificates of {authorities}" if authorities else "it names no CA that it accepts"
+    ours = ""
+    certificate = lib.SSL_get_certificate(ssl)
+    if certificate != NULL:
+        who = identity_of(certificate)
+        ours = f', our machine certificate "{clipped(who.subject)}" is of "{clipped(who.issuer)}"'
+    return Failure(failure.reason, f"{failure.detail}: {accepts}{ours}", failure.errno)
+
+
+def explain_unread(failure: Failure, sock: Connection) -> Failure:
+    """A write failed right after a TLS 1.3 handshake: whether the backend has said why.
+
+    OpenSSL reads nothing more after a failed write, so an alert that came in the same moment
+    stays in the socket, encrypted. Nothing else is as short before the backend's first answer.
+    """
+    if failure.reason is not Reason.BACKEND_GONE or failure.errno not in GONE_ERRNOS:
+        return failure
+    try:
+        header = sock.recv(_RECORD_HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return failure
+    if len(header) < _RECORD_HEADER.size:
+        return failure
+    kind, _, size = _RECORD_HEADER.unpack(header)
+    if kind != _APPLICATION_DATA or size != _ALERT_RECORD_BYTES:
+        return failure
+    detail = "the backend answered our certificate with an alert and reset the connection"
+    return Failure(Reason.BACKEND_REJECTED_OUR_CERTIFICATE, detail, failure.errno, _UNREAD_ALERT)
+
+
+def agreed_on_nothing(wanted: str, chosen: str) -> Failure:
+    """The client and the relay have agreed on a protocol, and the backend has not."""
+    found = f"agreed on {chosen!r}" if chosen else "agreed on no protocol"
+    detail = f"{found} although the client speaks {wanted}; give the backend ALPN {wanted}, or take {wanted} out of alpn"
+    return Failure(Reason.BACKEND_NO_SHARED_ALPN, detail)
+
+
+def _knows_server_hello(ssl: Pointer) -> bool:
+    random: Any = ffi.new("unsigned char[]", _RANDOM_BYTES)
+    lib.SSL_get_server_random(ssl, random, _RANDOM_BYTES)
+    return bytes(ffi.buffer(random)) != _NO_RANDOM
+
+
+def _not_tls(failure: Failure, sock: Connection) -> Failure:
+    try:
+        rest = sock.recv(_PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        rest = b""
+    line = rest.splitlines()[0] if rest else b""
+    if _HTTP_STATUS.match(line):
+        said = clipped(f"HTTP/{line.decode('latin-1')}")
+        return Failure(failure.reason, f'answered "{said}": it speaks plain HTTP on this port')
+    if line:
+        said = clipped(line.decode("latin-1"))
+        return Failure(failure.reason, f'its answer is not TLS; after {_HEADER_BYTES} bytes it says "{said}"')
+    return Failure(failure.reason, f"its answer is not TLS ({failure.detail})")
+
+
+def _sent(ssl: Pointer) -> list[Pointer]:
+    chain = lib.SSL_get_peer_cert_chain(ssl)
+    if chain == NULL:
+        return []
+    return [lib.sk_X509_value(chain, number) for number in range(lib.sk_X509_num(chain))]
+
+
+def _unknown_ca(ssl: Pointer) -> str:
+    code = stream.refusal_code()
+    if code == _SELF_SIGNED_LEAF:
+        return "vouches for itself: have it signed, or put this very certificate into backend_ca"
+    at_fault = _load(stream.refused_at())
+    if at_fault is None:
+        return ""
+    if code == _SELF_SIGNED_IN_CHAIN:
+        root = clipped(at_fault.subject.rfc4514_string())
+        return f'its chain ends at "{root}", which backend_ca has not; add it if this backend is wanted'
+    if code not in _ISSUER_MISSING:
+        return ""
+    count = len(_sent(ssl))
+    issuer = clipped(at_fault.issuer.rfc4514_string())
+    missing = f'the issuer "{issuer}" is neither among them nor in backend_ca'
+    return (
+        f"sent {count} certificate{'' if count == 1 else 's'}, and {missing}: complete the backend's"
+        " chain file where that is an intermediate of a CA in backend_ca, else add it to backend_ca"
+    )
+
+
+def _wrong_name(name: str) -> str:
+    leaf = _load(stream.refused_at())
+    if leaf is None:
+        return ""
+    kind = "IP" if _is_address(name) else "DNS"
+    try:
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        no = "has no subjectAltName, and a CN does not count (RFC 9525)"
+        return f"{no}; reissue it with {kind}:{name}"
+    except ValueError:
+        return ""
+    names = [str(each) for each in found.get_values_for_type(x509.DNSName)]
+    names += [str(each) for each in found.get_values_for_type(x509.IPAddress)]
+    if not names:
+        return f"its subjectAltName has no host name or address; reissue it with {kind}:{name}"
+    shown = ", ".join(clipped(each) for each in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    remedy = f'set name = "{clipped(names[0])}" if that is the backend, or reissue it'
+    return f"is for {shown}{more}, not for {name}; {remedy} with {kind}:{name}"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in name else socket.AF_INET, name)
+    except OSError:
+        return False
+    return True
+
+
+def _certificate(who: Identity) -> str:
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
+    names = ", ".join(clipped(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
+    return (
+        f"the backend's certificate: subject {clipped(who.subject)}, issuer {clipped(who.issuer)},"
+        f" serial {clipped(who.serial)}, not after {until}, names {names}"
+    )
+
+
+def _authorities(ssl: Pointer) -> str:
+    names = lib.SSL_get_client_CA_list(ssl)
+    count = lib.sk_X509_NAME_num(names) if names != NULL else 0
+    if count < 1:
+        return ""
+    buffer: Any = ffi.new("char[]", _NAME_BYTES)
+    shown = []
+    for number in range(min(count, _MOST_NAMES)):
+        lib.X509_NAME_oneline(lib.sk_X509_NAME_value(names, number), buffer, _NAME_BYTES)
+        text = ffi.string(buffer).decode("latin-1").removeprefix("/").replace("/", ",")
+        shown.append(f'"{clipped(text)}"')
+    more = f" and {count - _MOST_NAMES} more" if count > _MOST_NAMES else ""
+    return ", ".join(shown) + more
+
+
+def _load(der: bytes) -> x509.Certificate | None:
+    try:
+        return x509.load_der_x509_certificate(der) if der else None
+    except Exception:  # noqa: BLE001 (a peer chooses these bytes, and the list of exceptions is open)
+        return None
+
+
