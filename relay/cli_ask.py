@@ -13,7 +13,7 @@ import click
 
 from relay.config.load import find_config, load_state_dir
 from relay.errors import ControlError
-from relay.supervisor.control import ask
+from relay.supervisor.control import EXIT_USAGE, ask
 
 EXIT_NOT_RUNNING = 69
 STATUS_PATIENCE_S = 5.0
@@ -35,4 +35,4 @@ def ask_relay(config_file: Path | None, command: str, patience_s: float = STATUS
     reply = ask(load_state_dir(find_config(config_file)), command, patience_s, until_end=until_end, **arguments)
     if reply.get("ok") is True:
         return reply
-    raise RefusedError(str(reply.get("error", "the relay gave no reason")), reply.get("code", EXIT_NOT_RUNNING), [str(problem) for problem in reply.get("problems", ())])
+    raise RefusedError(str(reply.get("error", "the relay gave no reason")), reply.get("code", EXIT_USAGE), [str(problem) for problem in reply.get("problems", ())])

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from relay.demo_stage import IMPOSTOR, NAME, WORKERS, Answer, Stage, StepError, wait_until
-from relay.errors import Reason
+from relay.errors import Reason, Side
 
 OTHER_CLIENTS = tuple(f"127.0.0.{last}" for last in range(2, 14))  # the whole of 127/8 is loopback on Linux
 
@@ -66,15 +67,21 @@ def show_stickiness(stage: Stage) -> Shown:
 
 def _show_refusal(stage: Stage, reason: Reason, answer: Answer) -> Shown:
     line = stage.logged(answer)
-    who = f"{line['subject']} issued by {line['issuer']}" if line["subject"] else "no certificate"
     return Shown(
         bool(answer.refused) and not answer.lines and line["reason"] == reason,
         (
             f"client:  {answer.client} is refused: {answer.refused}" if answer.refused else f"client:  {answer.client} was answered by {answer.backend}",
-            f"relay:   {line['reason']}, {line['side']} side, {who}",
+            f"relay:   {line['reason']}, {line['side']} side, {_certificate_in(line)}",
             f"remedy:  {line['remedy']}",
         ),
     )
+
+
+def _certificate_in(line: dict[str, Any]) -> str:
+    """Whose certificate a refusal is about: a backend's is told in the detail, with what is wrong."""
+    if line["side"] == Side.OUTBOUND:
+        return str(line["detail"])
+    return f"{line['subject']} issued by {line['issuer']}" if line["subject"] else "no certificate"
 
 
 def show_no_certificate(stage: Stage) -> Shown:

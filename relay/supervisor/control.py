@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from relay.errors import ControlError
+from relay.supervisor.process import EXIT_BUG
 
+EXIT_USAGE = 64  # of a command that asked for what is not there
 COMMANDS = ("status", "reload", "drain", "stop", "backends", "override")
 REQUEST_BYTES = 4096
 REPLY_BYTES = 16 * 1024 * 1024
@@ -77,13 +79,13 @@ class Client:
         self.expires_at = float("inf")  # from here on it waits for us
         request = parse_request(bytes(line)) if newline else None
         if request is None:
-            self.reply({"ok": False, "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}'})
+            self.reply({"ok": False, "code": EXIT_USAGE, "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}'})
         else:
             try:
                 self._server.on_command(request, self)
             except Exception as error:
                 log.exception("bug: the command %s failed; please report this", request["command"])
-                self.reply({"ok": False, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log"})
+                self.reply({"ok": False, "code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log"})
 
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the answer and close; with `hold` stay open until we end, so that the client can see when that is."""

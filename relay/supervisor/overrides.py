@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from typing import Any
 from relay.config.model import Config
 from relay.core.member import Mode
 from relay.core.overrides import MODE_CODES, Change, Member, Override, Setting, apply, parse, parse_change, render, settle
+from relay.core.untrusted import clip, clip_names
 from relay.observe.layout import state_offset
 from relay.observe.names import BACKEND, MODE_OVERRIDE, OVERRIDE_VERSION, RELAY, WEIGHT_OVERRIDE
 from relay.observe.pools import backends_reply
 from relay.observe.scoreboards import Scoreboards
 from relay.observe.states import bump
+from relay.supervisor.control import EXIT_USAGE
 from relay.supervisor.state import replace_file
 
 FILE = "overrides.json"
@@ -126,12 +128,12 @@ class Overrides:
         try:
             change = parse_change(request)
         except ValueError as error:
-            return {"ok": False, "error": str(error)}
+            return _refused(str(error))
         configured = self._members.get(change.member)
         if configured is None and change.member not in self._overrides:
-            return {"ok": False, "error": f"there is no backend {'/'.join(change.member)}; see: relay backend list"}
+            return _refused(_unknown(change.member, self._members))
         if configured is None and (change.mode not in (None, "none") or change.weight):
-            return {"ok": False, "error": f"the configuration has no backend {'/'.join(change.member)} any more; its override can only be cleared"}
+            return _refused(f"the configuration has no backend {'/'.join(change.member)} any more; its override can only be cleared")
         return self._change(change, configured or Mode.ENABLED)
 
     def _change(self, change: Change, configured: Mode) -> Reply:
@@ -145,6 +147,20 @@ class Overrides:
             log.warning("backend %s is changed by %s: %s", "/".join(change.member), change.by, _words(after), extra=extra)
             warning = self._tell_everybody()
         return {"ok": True, **dict(zip(("pool", "backend"), change.member, strict=True)), "now": _words(after), **({"warning": warning} if warning else {})}
+
+
+def _refused(why: str) -> Reply:
+    return {"ok": False, "code": EXIT_USAGE, "error": why}
+
+
+def _unknown(member: Member, members: Iterable[Member]) -> str:
+    """That there is no such backend, and which there are."""
+    pool, name = member
+    backends = [backend for each, backend in members if each == pool]
+    pools = clip_names(dict.fromkeys(each for each, _ in members))
+    nowhere = f"there is no pool {clip(pool)} either; pools: {pools}"
+    there_are = f"pool {clip(pool)} has {clip_names(backends)}" if backends else nowhere
+    return f"there is no backend {clip(pool)}/{clip(name)}: {there_are}; see: relay backend list"
 
 
 def _words(override: Override) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 
 from cryptography import x509
 
+from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.sockets import Connection
 from relay.tls import stream
 from relay.tls.identity import Identity, identity_of
-from relay.tls.purpose import clipped
+from relay.tls.purpose import NAME_CHARACTERS
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import GONE_ERRNOS, Failure, after_server_hello, before_server_hello
 
@@ -69,7 +70,7 @@ def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
     certificate = lib.SSL_get_certificate(ssl)
     if certificate != NULL:
         who = identity_of(certificate)
-        ours = f', our machine certificate "{clipped(who.subject)}" is of "{clipped(who.issuer)}"'
+        ours = f', our machine certificate "{_short(who.subject)}" is of "{_short(who.issuer)}"'
     return Failure(failure.reason, f"{failure.detail}: {accepts}{ours}", failure.errno)
 
 
@@ -114,10 +115,10 @@ def _not_tls(failure: Failure, sock: Connection) -> Failure:
         rest = b""
     line = rest.splitlines()[0] if rest else b""
     if _HTTP_STATUS.match(line):
-        said = clipped(f"HTTP/{line.decode('latin-1')}")
+        said = _short(f"HTTP/{line.decode('latin-1')}")
         return Failure(failure.reason, f'answered "{said}": it speaks plain HTTP on this port')
     if line:
-        said = clipped(line.decode("latin-1"))
+        said = _short(line.decode("latin-1"))
         return Failure(failure.reason, f'its answer is not TLS; after {_HEADER_BYTES} bytes it says "{said}"')
     return Failure(failure.reason, f"its answer is not TLS ({failure.detail})")
 
@@ -137,12 +138,12 @@ def _unknown_ca(ssl: Pointer) -> str:
     if at_fault is None:
         return ""
     if code == _SELF_SIGNED_IN_CHAIN:
-        root = clipped(at_fault.subject.rfc4514_string())
+        root = _short(at_fault.subject.rfc4514_string())
         return f'its chain ends at "{root}", which backend_ca has not; add it if this backend is wanted'
     if code not in _ISSUER_MISSING:
         return ""
     count = len(_sent(ssl))
-    issuer = clipped(at_fault.issuer.rfc4514_string())
+    issuer = _short(at_fault.issuer.rfc4514_string())
     missing = f'the issuer "{issuer}" is neither among them nor in backend_ca'
     return (
         f"sent {count} certificate{'' if count == 1 else 's'}, and {missing}: complete the backend's"
@@ -166,9 +167,9 @@ def _wrong_name(name: str) -> str:
     names += [str(each) for each in found.get_values_for_type(x509.IPAddress)]
     if not names:
         return f"its subjectAltName has no host name or address; reissue it with {kind}:{name}"
-    shown = ", ".join(clipped(each) for each in names[:_MOST_NAMES])
+    shown = ", ".join(_short(each) for each in names[:_MOST_NAMES])
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    remedy = f'set name = "{clipped(names[0])}" if that is the backend, or reissue it'
+    remedy = f'set name = "{_short(names[0])}" if that is the backend, or reissue it'
     return f"is for {shown}{more}, not for {name}; {remedy} with {kind}:{name}"
 
 
@@ -182,10 +183,10 @@ def _is_address(name: str) -> bool:
 
 def _certificate(who: Identity) -> str:
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
-    names = ", ".join(clipped(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
+    names = ", ".join(_short(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
     return (
-        f"the backend's certificate: subject {clipped(who.subject)}, issuer {clipped(who.issuer)},"
-        f" serial {clipped(who.serial)}, not after {until}, names {names}"
+        f"the backend's certificate: subject {_short(who.subject)}, issuer {_short(who.issuer)},"
+        f" serial {_short(who.serial)}, not after {until}, names {names}"
     )
 
 
@@ -199,9 +200,13 @@ def _authorities(ssl: Pointer) -> str:
     for number in range(min(count, _MOST_NAMES)):
         lib.X509_NAME_oneline(lib.sk_X509_NAME_value(names, number), buffer, _NAME_BYTES)
         text = ffi.string(buffer).decode("latin-1").removeprefix("/").replace("/", ",")
-        shown.append(f'"{clipped(text)}"')
+        shown.append(f'"{_short(text)}"')
     more = f" and {count - _MOST_NAMES} more" if count > _MOST_NAMES else ""
     return ", ".join(shown) + more
+
+
+def _short(name: str) -> str:
+    return clip(name, NAME_CHARACTERS)
 
 
 def _load(der: bytes) -> x509.Certificate | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
+from relay.core.untrusted import clip
 from relay.errors import Side
 
 _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
@@ -38,19 +39,13 @@ _KEY_USAGES = {
     "crl_sign": "cRLSign",
 }
 _MOST_WORDS = 8
-_MOST_CHARACTERS = 120
-
-
-def clipped(text: str) -> str:
-    """A name that a peer chose, for a message: one line, and not longer than a line."""
-    short = text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"
-    return "".join(char if char.isprintable() else "?" for char in short)
+NAME_CHARACTERS = 128  # of one name in a message
 
 
 def subject_of(der: bytes) -> str:
     """The subject of a certificate for a message; "unreadable" when cryptography cannot read it."""
     try:
-        return clipped(x509.load_der_x509_certificate(der).subject.rfc4514_string())
+        return clip(x509.load_der_x509_certificate(der).subject.rfc4514_string(), NAME_CHARACTERS)
     except Exception:  # noqa: BLE001 (see why_unfit)
         return "unreadable"
 

@@ -19,7 +19,8 @@ from enum import Enum
 from typing import Any
 
 from relay.errors import Reason, Side
-from relay.tls.identity import Identity, identity_of, peer_identity, to_der
+from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
+from relay.tls.parsed import to_der
 from relay.tls.purpose import subject_of, why_unfit
 from relay.tls.raw import BOTH_SHUT, ERROR_SSL, EXTENSION_OK, EXTENSION_REFUSED, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
@@ -89,7 +90,8 @@ def _on_verify(ok: int, store_context: Any) -> int:
         # Not for a client's other faults: strangers could make us write down large certificates.
         if _verdict.side is Side.OUTBOUND or _verdict.code in _PURPOSE_CODES:
             at_fault = lib.X509_STORE_CTX_get_current_cert(store_context)
-            _verdict.at_fault = to_der(at_fault) if at_fault != NULL else b""
+            der = to_der(at_fault) if at_fault != NULL else b""
+            _verdict.at_fault = der if len(der) <= LARGE_BYTES else b""
         # Whoever connects could fill the memory with certificates that nobody has signed.
         _verdict.identity = identity_of(certificate, remember=False) if certificate != NULL else None
     return 0

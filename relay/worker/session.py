@@ -43,7 +43,7 @@ _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 _UNTOLD = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
 _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
-# A client that has sent more than this has given a backend the time to refuse our certificate.
+# A backend had the time to refuse our certificate. After a failed write OpenSSL reads no alert.
 LATE_ALERT_BYTES = 65_536
 
 
@@ -192,11 +192,7 @@ class Session:
             self.worker.first_reply(self)
 
     def on_inbound_unanswered(self, mask: int) -> None:
-        """`on_inbound`, until a TLS 1.3 backend has answered.
-
-        It may have refused our certificate after the handshake and reset the connection. OpenSSL
-        reads nothing more after a write that failed, so its alert is read before we write.
-        """
+        """`on_inbound`, until a TLS 1.3 backend has answered: an alert of it is read before we write."""
         backend = self.outbound
         if self.bytes_out or self.bytes_in > LATE_ALERT_BYTES:
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)

@@ -82,7 +82,7 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
     said = run.said()
     for number, step in enumerate(STEPS, 1):
         assert f"✔ {number}. {step.__doc__.rstrip('.')}\n" in said
-    for words in ("no_certificate, inbound", "unknown_ca, inbound", "backend_wrong_name, outbound", "configure one signed by the route's client_ca", "by failover"):
+    for words in ("no_certificate, inbound", "unknown_ca, inbound", "backend_wrong_name, outbound side, impostor at", "the backend's certificate: subject CN=", "configure one signed by the route's client_ca", "by failover"):
         assert words in said
     assert f"All {len(STEPS)} steps showed what they should." in said
     assert run.left() == []

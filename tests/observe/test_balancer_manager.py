@@ -470,7 +470,8 @@ def test_the_command_line_lists_and_changes(shared, operator):
         (("drain", "main"), 64, "names no backend"),
         (("drain", "main/w1", "--for", "soon"), 64, "is no duration"),
         (("weight", "main/w1", "900"), 64, "is not in the range"),
-        (("drain", "main/w9"), 69, "there is no backend main/w9; see: relay backend list"),
+        (("drain", "main/w9"), 64, "there is no backend main/w9: pool main has w1, w2; see: relay backend list"),
+        (("clear", "nowhere/w1"), 64, "there is no backend nowhere/w1: there is no pool nowhere either; pools: main; see: relay backend list"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(shared, arguments, code, why):
