@@ -127,6 +127,8 @@ MAP = {
     "relay.tls.alpn": "the protocol agreed on with a client",
     "relay.tls.ciphers": "which ciphers are refused, and which warned about",
     "relay.tls.offers": "what OpenSSL would offer with them",
+    "relay.tls.settings": "what every context has",
+    "relay.tls.trust": "the CAs of a file, shared by contexts",
     "relay.tls.contexts": "every TLS context of a generation",
     "relay.tls.pki": "certificates for the demonstration and the tests",
     "relay.confinement": "what the processes are kept from",

@@ -53,6 +53,11 @@ class RouteTable(Generic[T]):
             route = self._wildcard.get(sni.partition(".")[2])
         return self._default if route is None else route
 
+    def routes(self) -> list[T]:
+        """Every route of the table; one with several patterns may be there several times."""
+        default = [] if self._default is None else [self._default]
+        return [*self._exact.values(), *self._wildcard.values(), *default]
+
 
 def _patterns(entries: Sequence[tuple[tuple[str, ...], T]]) -> Iterator[tuple[str, T]]:
     """Every pattern with its route, as names are compared: lower case, no trailing dot; "" for a default."""
