@@ -19,8 +19,8 @@ THE MAP. One connection, in the order in which it meets the code:
 7. What `relay.worker.report.record_of` finds in it becomes a line of `relay.observe.access_log.AccessLog`; the counters were kept in
    `relay.observe.scoreboard.Scoreboard` all the way, where `relay.observe.metrics.RelayCollector` reads them.
 
-Around it: `relay.supervisor.prepare.prepare` has the configuration read (`relay.config.load.load_config`) and every TLS context of it
-made (`relay.tls.contexts.build_generation`) before the first fork, `relay.core.fleet.plan` decides which workers there should be, and
+Around it: `relay.supervisor.survey.survey` reads the configuration (`relay.config.load.load_config`) and judges its files in a process of
+its own, `relay.supervisor.preparing.Preparation` has every TLS context of it made (`relay.tls.contexts.build_steps`) before the first fork, `relay.core.fleet.plan` decides which workers there should be, and
 `relay.worker.main.run_worker` is one of them.
 """
 
@@ -138,7 +138,10 @@ MAP = {
     "relay.core.respawn": "how long a slot waits for its next worker",
     "relay.supervisor.main": "the supervisor's loop",
     "relay.supervisor.fleet": "carries its plan out",
-    "relay.supervisor.prepare": "from a file to a generation that can be forked",
+    "relay.supervisor.prepare": "what has to be found out before a start",
+    "relay.supervisor.survey": "finds it out, in a process of its own",
+    "relay.supervisor.look_up": "many host names at once",
+    "relay.supervisor.preparing": "from a wish to a generation that can be forked",
     "relay.supervisor.crew": "the living workers",
     "relay.supervisor.process": "fork and exec",
     "relay.supervisor.slots": "which slot listens where",

@@ -17,7 +17,6 @@ from relay.config.model import Admin
 from relay.core.fleet import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
-from relay.observe.password import load_password
 from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.channel import Channel
@@ -31,12 +30,12 @@ log = logging.getLogger(__name__)
 
 
 class AdminProcess:
-    """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen, ConfigError for its password file."""
+    """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen."""
 
-    def __init__(self, settings: Admin, state_dir: Path) -> None:
+    def __init__(self, settings: Admin, password: str, state_dir: Path) -> None:
         self._settings = settings
         self._state_dir = state_dir
-        self._password = _password(settings)
+        self._password = password
         self._listener = _open(settings.listen)
         self._next: tuple[Admin, str, socket.socket | None] | None = None
         self._pid: int | None = None
@@ -94,9 +93,8 @@ class AdminProcess:
             self._pid = None
         return ended
 
-    def prepare(self, settings: Admin) -> None:
-        """Open the socket of another configuration when its address differs, and read its password. Raises StartupError, ConfigError; then nothing has changed."""
-        password = _password(settings)
+    def prepare(self, settings: Admin, password: str) -> None:
+        """Open the socket of another configuration when its address differs. Raises StartupError; then nothing has changed."""
         if settings != self._settings or password != self._password:
             moves = settings.listen not in (self._settings.listen, self.address)
             if moves and compete(settings.listen, self.address):
@@ -151,7 +149,3 @@ def _close(listener: socket.socket) -> None:
     if listener.family == socket.AF_UNIX:
         Path(listener.getsockname()).unlink(missing_ok=True)
     listener.close()
-
-
-def _password(settings: Admin) -> str:
-    return load_password(settings.password_file) if settings.listen and settings.password_file is not None else ""

@@ -31,13 +31,15 @@ from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
-from relay.supervisor.prepare import begin_scoreboard, prepare
+from relay.supervisor.prepare import begin_scoreboard
+from relay.supervisor.preparing import finish
 from relay.supervisor.process import reap_strangers, take_all_files
 from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slots import SlotSockets
 from relay.supervisor.state import StateDir
 from relay.supervisor.status import child_named, status_reply
+from relay.supervisor.survey import Wish
 from relay.supervisor.systemd import Notifier
 from relay.tls.raw import openssl_version
 from relay.worker.main import WorkerSpec, run_worker
@@ -83,7 +85,7 @@ class Supervisor:
             raise
 
     def _open(self, work: Callable[[WorkerSpec], int | None], rules: Rules | None) -> None:
-        prepared = prepare(self.config_path, 1)
+        prepared = finish(Wish(self.config_path))
         config = prepared.config
         state_dir = config.relay.state_dir
         self.state = StateDir(state_dir)
@@ -97,7 +99,7 @@ class Supervisor:
         self.lifeline_fd, lifeline_end = os.pipe()
         self._own(lambda: os.close(self.lifeline_fd))
         self._own(lambda: os.close(lifeline_end), lambda: os.close(lifeline_end))
-        self.admin = AdminProcess(config.admin, state_dir)
+        self.admin = AdminProcess(config.admin, prepared.password, state_dir)
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
         self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
@@ -123,7 +125,7 @@ class Supervisor:
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)
-        self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self._let_go_of_all, rules=rules)
+        self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self.let_go_of_all, rules=rules)
         self._own(self.checker.close)
         self.reloads = Reloads(self, rules.handover_s)
         self.started_at = time.time()
@@ -137,7 +139,8 @@ class Supervisor:
         if in_child is not None:
             self._in_child.append(in_child)
 
-    def _let_go_of_all(self) -> None:
+    def let_go_of_all(self) -> None:
+        """Close every file that only the supervisor or a worker needs: what their siblings do."""
         self.fleet.close_files()
         self._let_go()
 
@@ -173,6 +176,8 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         now = time.monotonic()
+        if self.reloads.eager:
+            return 0
         if self.fleet.restless or self.reloads.handing_over:
             return RESTLESS_S
         return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at, self.channel.resume_at) - now)

@@ -1,4 +1,4 @@
-"""From a configuration file to a generation that can be forked: everything of a start or a reload that can fail.
+"""What a start, a reload and `relay check` have to find out, and what comes of it.
 
 Never: changes anything a running generation uses.
 """
@@ -6,25 +6,25 @@ Never: changes anything a running generation uses.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from relay.checker.names import look_up
 from relay.config.address import compete
-from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.observe.access_log import check_access_log
-from relay.observe.names import things_of
+from relay.observe.names import hosts_of, things_of
 from relay.observe.password import load_password
 from relay.observe.pools import pool_facts
 from relay.observe.scoreboard import Scoreboard
 from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
+from relay.supervisor.look_up import look_up_all, unresolved
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
 from relay.supervisor.state import check_state_dir
@@ -32,11 +32,9 @@ from relay.tls.ciphers import judge_ciphers
 from relay.tls.contexts import Generation, build_generation
 from relay.tls.findings import Finding, Level
 from relay.tls.fitness import judge
-from relay.tls.material import CertificateInfo, certificates_of
+from relay.tls.material import CertificateInfo
 
 CHECK_PATIENCE_S = 2.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,25 +47,7 @@ class Prepared:
     slots: int
     certificates: tuple[CertificateInfo, ...]
     description: bytes  # for readers of the scoreboard
-
-
-def prepare(path: Path, number: int, running: Config | None = None) -> Prepared:
-    """Load, judge and build generation `number`. Raises ConfigError with all problems, or StartupError."""
-    config = load_config(path)
-    if running is not None:
-        problems = list(_changes_that_need_a_restart(running, config))
-        if problems:
-            raise ConfigError(problems)
-    identity = find_identity(config.relay)
-    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config)
-    errors = [as_problem(finding) for finding in findings if finding.level is Level.ERROR] + _access_log_problems(config, identity) + _password_problems(config)
-    if errors:
-        raise ConfigError(errors)
-    for finding in findings:
-        if finding.level is Level.WARNING:
-            log.warning("%s", as_problem(finding))
-    certificates = certificates_of(config)
-    return Prepared(config, build_generation(config, number), identity, slots_of(config), certificates, _describe(config, certificates))
+    password: str = field(default="", repr=False)
 
 
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
@@ -75,7 +55,7 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     findings = judge(config, datetime.now(UTC)) + judge_ciphers(config)
     problems: list[Problem] = []
     try:
-        problems += _access_log_problems(config, find_identity(config.relay))
+        problems += access_log_problems(config, find_identity(config.relay))
     except StartupError as error:
         key, _, what = error.what.partition(": ")
         problems.append(Problem(key, what, error.hint))
@@ -84,7 +64,8 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
         build_generation(config, 0)
     except ConfigError as error:
         problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
-    problems += _password_problems(config)
+    problems += unresolved(config, look_up_all(hosts_of(config), look_up), {})
+    problems += password_of(config)[1]
     problems += _state_dir_problems(config)
     running = Running.of(config.relay.state_dir)
     problems += _addresses_in_the_way(config, running)
@@ -92,18 +73,19 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     return findings, problems
 
 
-def _access_log_problems(config: Config, identity: Identity) -> list[Problem]:
+def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
+    """Why the workers could not write their log."""
     with acting_as(identity):
         return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
 
 
-def _password_problems(config: Config) -> list[Problem]:
+def password_of(config: Config) -> tuple[str, list[Problem]]:
+    """The admin page's password, "" without one, and why it cannot be used."""
+    admin = config.admin
     try:
-        if config.admin.password_file is not None:
-            load_password(config.admin.password_file)
+        return load_password(admin.password_file) if admin.password_file else "", []
     except ConfigError as error:
-        return list(error.problems)
-    return []
+        return "", list(error.problems)
 
 
 def _state_dir_problems(config: Config) -> Iterator[Problem]:
@@ -164,7 +146,8 @@ def as_problem(finding: Finding) -> Problem:
     return Problem(finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy)
 
 
-def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
+def changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
+    """What a reload cannot change."""
     if config.relay.state_dir != running.relay.state_dir:
         yield Problem("relay.state_dir", f"cannot change from {running.relay.state_dir} while the relay runs", "restart it")
     if (config.relay.user, config.relay.group) != (running.relay.user, running.relay.group):
@@ -187,7 +170,7 @@ def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
         ) from None
 
 
-def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
+def describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
     """What readers of the scoreboard are told of a generation as long as it serves: made once, as there may be thousands of backends."""
     ends = [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in certificates]
     return json.dumps({"certificates": ends, "pools": pool_facts(config)}).encode()

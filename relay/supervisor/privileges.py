@@ -9,6 +9,7 @@ import ctypes
 import grp
 import os
 import pwd
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from relay.config.model import Relay
 from relay.confinement import hide_memory
 from relay.errors import StartupError
 
-_PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 15, 38
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -104,3 +105,10 @@ def _drop_capabilities() -> None:
 def name_process(name: str) -> None:
     """What `ps -o comm` and `top` show; at most 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent ends, also when that has happened already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)

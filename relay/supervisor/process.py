@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import relay
 from relay.observe import messages
-from relay.supervisor.privileges import Identity, become, name_process
+from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
 
 EXIT_BUG = 70
@@ -62,20 +62,32 @@ def start_checker(identity: Identity, let_go: Callable[[], None], work: Callable
     return _fork("checker", "checker", identity, let_go, work)
 
 
-def _fork(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+def start_preparer(let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+    """Fork a process with our rights, for it reads what only we may read. It does not outlive us. Raises OSError."""
+    parent = os.getpid()
+
+    def work_while_we_live() -> int | None:
+        end_with_parent(parent)
+        return work()
+
+    return _fork("preparer", "preparer", None, let_go, work_while_we_live)
+
+
+def _fork(name: str, in_messages: str, identity: Identity | None, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
     pid = _fork_ours()
     if pid == 0:
         _run_child(name, in_messages, identity, let_go, work)
     return pid
 
 
-def _run_child(name: str, in_messages: str, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
+def _run_child(name: str, in_messages: str, identity: Identity | None, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
     code = EXIT_BUG
     try:
         let_go()
         name_process(f"relay {name}")
         messages.name_process(in_messages)
-        become(identity)
+        if identity is not None:
+            become(identity)
         # SIGABRT is how the supervisor asks a worker that hangs where it does.
         faulthandler.enable(all_threads=False)
         code = work() or 0

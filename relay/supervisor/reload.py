@@ -1,5 +1,11 @@
 """A reload from request to answer: prepare a generation, let it start beside the old one, and say how it went.
 
+It goes on a little in every turn of the supervisor's loop, which meanwhile does everything else:
+
+    preparing      a child judges the new configuration, then its contexts are built in steps
+    starting       its workers start beside the old ones
+    handing over   it is decided, and those who have lost stop accepting
+
 The answer waits until those who have lost (the old workers, or those of a generation that was given up) have stopped accepting: whoever
 connects after it meets the configuration it names.
 
@@ -9,15 +15,23 @@ Never: touches the generation that serves before the new one does.
 from __future__ import annotations
 
 import logging
+import selectors
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from relay.core.fleet import Ending, Phase
 from relay.errors import ConfigError, StartupError
 from relay.observe import messages
+from relay.observe.addresses import Ip, cell_of, read_addresses
+from relay.observe.scoreboard import SHARED_ROW
 from relay.supervisor.control import Client
-from relay.supervisor.prepare import begin_scoreboard, prepare
+from relay.supervisor.prepare import Prepared, begin_scoreboard
+from relay.supervisor.preparing import TURN_S, Orphans, Preparation
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
+from relay.supervisor.survey import Wish
+from relay.tls.contexts import Generation, dismantle
 
 if TYPE_CHECKING:
     from relay.supervisor.main import Supervisor  # main imports us
@@ -33,8 +47,19 @@ class Reloads:
         self._handover_s = handover_s
         self._client: Client | None = None
         self._again = False
+        self._preparation: Preparation | None = None
+        self._orphans = Orphans()
         self._reply: dict[str, Any] = {}  # decided, but not said yet
         self._until_at = 0.0
+        self._rivals: tuple[Generation, Generation] | None = None
+        self._losing: Generation | None = None
+        self._dismantling: Iterator[None] = iter(())
+
+    @property
+    def eager(self) -> bool:
+        """There is something to do at once: the loop must not wait."""
+        building = self._preparation is not None and self._preparation.building
+        return building or self._losing is not None
 
     @property
     def handing_over(self) -> bool:
@@ -46,7 +71,7 @@ class Reloads:
         fleet = self._supervisor.fleet
         if fleet.ending is not Ending.NO or self._supervisor.state_word != "serving":
             _refuse(client, f"the relay is {self._supervisor.state_word}")
-        elif fleet.candidate is not None or self.handing_over:
+        elif self._preparation is not None or fleet.candidate is not None or self.handing_over:
             if client is None:
                 self._again = True  # the file may have changed since it was read
             else:
@@ -57,29 +82,73 @@ class Reloads:
             self._try()
 
     def _try(self) -> None:
+        with self._refusing():
+            supervisor = self._supervisor
+            fleet = supervisor.fleet
+            wish = Wish(supervisor.config_path, fleet.prepared.config, self._known_addresses())
+            self._preparation = Preparation(wish, fleet.next_generation, self._orphans, supervisor.let_go_of_all)
+            supervisor.selector.register(self._preparation.fd, selectors.EVENT_READ, _nothing)
+
+    def _go_on(self, now: float) -> None:
+        """A turn's worth of preparing; when it is done, the candidate starts."""
+        if self._preparation is None:
+            return
+        with self._refusing():
+            prepared = self._preparation.step(now)
+            if prepared is None:
+                if self._preparation.building and self._preparation.fd in self._supervisor.selector.get_map():
+                    self._supervisor.selector.unregister(self._preparation.fd)
+                return
+            self._close_preparation()
+            self._start_candidate(prepared)
+
+    def _close_preparation(self) -> None:
+        if self._preparation is not None:
+            if self._preparation.fd in self._supervisor.selector.get_map():
+                self._supervisor.selector.unregister(self._preparation.fd)
+            self._preparation.close()
+            self._preparation = None
+
+    def _known_addresses(self) -> dict[str, tuple[Ip, ...]]:
+        """Where the backends' host names lead now: kept when a name cannot be looked up."""
+        fleet = self._supervisor.fleet
+        board = self._supervisor.boards.generation(fleet.generation)
+        shared = board.row(SHARED_ROW)
+        return {
+            host: read_addresses(shared, cell_of(board.layout, host)) or first
+            for host, first in fleet.prepared.generation.addresses.items()
+        }
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Whatever is raised here ends this reload, and nothing else."""
         try:
-            self._start_candidate()
+            yield
         except ConfigError as error:
+            self._close_preparation()
             for problem in error.problems:
                 log.error("reload refused: %s", problem)  # noqa: TRY400  for operators, no traceback
             self._failed({"code": EXIT_CONFIG, "error": "the new configuration was refused, the old one goes on", "problems": [str(problem) for problem in error.problems]})
         except StartupError as error:
+            self._close_preparation()
             log.error("reload refused: %s", error)  # noqa: TRY400
             self._failed({"code": EXIT_CANNOT_START, "error": str(error)})
         except Exception as error:
+            self._close_preparation()
             log.exception("reload refused by a bug; the old generation goes on")
             self._failed({"code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log; the old generation goes on"})
 
-    def _start_candidate(self) -> None:
+    def _start_candidate(self, prepared: Prepared) -> None:
         supervisor = self._supervisor
         fleet = supervisor.fleet
-        prepared = prepare(supervisor.config_path, fleet.next_generation, fleet.prepared.config)
-        supervisor.admin.prepare(prepared.config.admin)
+        supervisor.admin.prepare(prepared.config.admin, prepared.password)
         try:
             begin_scoreboard(supervisor.boards, prepared)
             supervisor.overrides.write_cells()
             supervisor.publish()  # the new counters, before anybody counts
+            before = fleet.prepared.generation
             fleet.try_candidate(prepared, time.monotonic())
+            self._rivals = (before, prepared.generation)
         except BaseException:
             supervisor.admin.discard()
             fleet.retire()
@@ -89,6 +158,10 @@ class Reloads:
         """The candidate serves ("") or was given up (why)."""
         supervisor = self._supervisor
         number = supervisor.fleet.generation
+        if self._rivals is not None:
+            self._losing = self._rivals[1 if outcome else 0]
+            self._dismantling = dismantle(self._losing)
+            self._rivals = None
         self._until_at = time.monotonic() + self._handover_s
         if outcome:
             log.error("reload given up: %s; generation %d goes on", outcome, number)
@@ -102,7 +175,10 @@ class Reloads:
         self._reply = {"ok": True, "generation": number}
 
     def step(self, now: float) -> None:
-        """Answer, once nobody accepts who should not, or once that has taken too long."""
+        """Go on. Answer, once nobody accepts who should not, or once that has taken too long."""
+        self._orphans.step(now)
+        self._dismantle()
+        self._go_on(now)
         if not self._reply:
             return
         outgoing = self._supervisor.fleet.outgoing()
@@ -125,6 +201,12 @@ class Reloads:
         else:
             self._failed(reply)
 
+    def _dismantle(self) -> None:
+        until = time.monotonic() + TURN_S
+        while self._losing is not None and time.monotonic() < until:
+            if next(self._dismantling, self) is self:
+                self._losing = None
+
     def _failed(self, reply: dict[str, Any]) -> None:
         self._supervisor.notifier.ready(self._supervisor.status_line())
         self._answer({"ok": False, **reply})
@@ -137,6 +219,7 @@ class Reloads:
 
     def abandon(self, why: str) -> None:
         """The relay is told to end: whoever waits is told so."""
+        self._close_preparation()
         self._reply, self._again = {}, False
         self._answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
 
@@ -151,3 +234,7 @@ def _refuse(client: Client | None, why: str) -> None:
     log.warning("reload refused: %s", why)
     if client is not None:
         client.reply({"ok": False, "code": EXIT_CANNOT_START, "error": why})
+
+
+def _nothing(_events: int) -> None:
+    """The loop is awake; its next turn goes on."""

@@ -23,6 +23,7 @@ from relay.tls.parsed import to_der
 from relay.tls.pki import Authority, Wanted, make_key
 from relay.tls.raw import NULL, ffi, lib
 from relay.tls.reasons import Failure
+from relay.tls.trust import valid_until as _valid_until
 from tests.support.handshakes import VERSIONS, allow, begin_session, client_context, meet_client, route_of
 from tests.support.odd import CN, OU, SAN, SOUND, Odd, attribute, dns, extension, make, name, sequence, tlv, write_odd
 

@@ -1,0 +1,229 @@
+"""From a wish to a generation that can be forked, without ever holding up the supervisor's loop.
+
+A child finds everything out (`relay.supervisor.survey`) and hands it back over a pipe. TLS contexts
+cannot be handed over, and workers inherit them from the supervisor; so they are built here, in
+steps of a few milliseconds, from the bytes that the child has judged.
+
+A child that hangs or dies is a refused wish with a reason.
+
+Never: reads a file, looks a name up, or waits (but for `finish`, which has nothing else to do).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import select
+import signal
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from relay.config.files import Files
+from relay.errors import ConfigError, StartupError
+from relay.supervisor.prepare import Prepared
+from relay.supervisor.process import Ended, reap, send, start_preparer
+from relay.supervisor.survey import Refusal, Survey, Wish, survey_in_bytes
+from relay.tls.contexts import Generation, Groundwork, build_steps
+
+PATIENCE_S = 120.0
+# What one turn of the supervisor's loop may spend on building.
+TURN_S = 0.005
+_READ_BYTES = 1 << 20
+_LAST_WORDS_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Child:
+    """The process, from its start until it was reaped."""
+
+    pid: int
+    kill_at: float = float("inf")
+
+
+class Orphans:
+    """Children whose answer nobody waits for any more: killed, and reaped when they have ended.
+
+    One that hangs in the kernel, on a file system that does not answer, cannot be killed; nobody
+    waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
+
+    def take(self, child: _Child) -> None:
+        """See to its end."""
+        self._children.append(child)
+
+    def step(self, now: float) -> None:
+        """Reap those that have ended."""
+        for child in list(self._children):
+            if reap(child.pid) is not None:
+                self._children.remove(child)
+            elif now >= child.kill_at:
+                child.kill_at = float("inf")
+                send(child.pid, signal.SIGKILL)
+
+
+class Preparation:
+    """One wish on its way. `step` goes on with it; `fd` is readable when the child has said something."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        number: int,
+        orphans: Orphans,
+        let_go: Callable[[], None] = lambda: None,
+        *,
+        work: Callable[[Wish], bytes] = survey_in_bytes,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Raises StartupError when no process can be started."""
+        self._number = number
+        self._orphans = orphans
+        self._patience_s = patience_s
+        self._received = bytearray()
+        self._steps: Generator[None, None, Prepared] | None = None
+        self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.fd, False)
+
+        def hand_back() -> None:
+            os.close(self.fd)
+            with os.fdopen(write_fd, "wb") as pipe:
+                pipe.write(work(wish))
+
+        try:
+            self._child: _Child | None = _Child(start_preparer(let_go, hand_back))
+        except OSError as error:
+            os.close(self.fd)
+            what = f"no process can be started to prepare the configuration: {error.strerror}"
+            hint = "raise TasksMax or the memory limit of the relay, and try again"
+            raise StartupError(what, hint) from None
+        finally:
+            os.close(write_fd)
+        self._deadline_at = time.monotonic() + patience_s
+
+    @property
+    def building(self) -> bool:
+        """There is something to do at once."""
+        return self._steps is not None
+
+    def step(self, now: float, turn_s: float = TURN_S) -> Prepared | None:
+        """Go on for about `turn_s`. None: not ready. Raises ConfigError and StartupError; then it is over."""
+        if self._steps is None and not self._hear(now):
+            return None
+        assert self._steps is not None  # noqa: S101  for mypy
+        until = time.monotonic() + turn_s
+        while time.monotonic() < until:
+            try:
+                next(self._steps)
+            except StopIteration as done:
+                prepared: Prepared = done.value
+                return prepared
+        return None
+
+    def _hear(self, now: float) -> bool:
+        """Whether the child has said everything. Raises ConfigError and StartupError."""
+        try:
+            while data := os.read(self.fd, _READ_BYTES):
+                self._received += data
+        except BlockingIOError:
+            if now >= self._deadline_at:
+                raise self._too_slow() from None
+            return False
+        found = self._take()
+        if isinstance(found, Refusal):
+            if found.problems:
+                raise ConfigError(found.problems)
+            raise StartupError(found.what, found.hint)
+        self._steps = _build(found, self._number)
+        return True
+
+    def _take(self) -> Survey | Refusal:
+        ended = self._reap()
+        if not self._received:
+            why = f"{ended}" if ended is not None else "closed its pipe"
+            what = f"the process that judged the configuration {why} before it had an answer"
+            hint = "see its last words in the log; when it was killed, the system's log says by whom"
+            raise StartupError(what, hint)
+        try:
+            found: Survey | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
+        except (EOFError, pickle.UnpicklingError):
+            what = "the process that judged the configuration ended in the middle of its answer"
+            raise StartupError(what, "see the system's log for what ended it") from None
+        self._received.clear()
+        return found
+
+    def _reap(self) -> Ended | None:
+        """How it ended. It has closed its pipe, so it is about to, if it has not yet."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        ended = reap(child.pid)
+        if ended is None:
+            child.kill_at = time.monotonic() + _LAST_WORDS_S
+            self._orphans.take(child)
+        return ended
+
+    def _too_slow(self) -> StartupError:
+        what = f"judging the configuration and its files took longer than {self._patience_s:g} s"
+        hint = "its process was ended, and the log says where it was; see whether a file system hangs"
+        if self._child is not None:
+            send(self._child.pid, signal.SIGABRT)
+            self._child.kill_at = time.monotonic() + _LAST_WORDS_S
+            self._orphans.take(self._child)
+            self._child = None
+        return StartupError(what, hint)
+
+    def close(self) -> None:
+        """It is over, done or given up: end the child, and let go of what was built."""
+        if self._child is not None:
+            send(self._child.pid, signal.SIGKILL)
+            self._orphans.take(self._child)
+            self._child = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
+    groundwork = Groundwork(Files(found.contents), found.addresses, judged=True)
+    for problem in found.warnings:
+        log.warning("%s", problem)
+        yield
+    generation: Generation = yield from build_steps(found.config, number, groundwork)
+    return Prepared(
+        config=found.config,
+        generation=generation,
+        identity=found.identity,
+        slots=found.slots,
+        certificates=found.certificates,
+        description=found.description,
+        password=found.password,
+    )
+
+
+def finish(wish: Wish) -> Prepared:
+    """Prepare now, at start, where there is nothing else to do. Raises ConfigError and StartupError."""
+    orphans = Orphans()
+    preparation = Preparation(wish, 1, orphans)
+    poll = select.poll()
+    poll.register(preparation.fd, select.POLLIN)
+    try:
+        while True:
+            prepared = preparation.step(time.monotonic())
+            if prepared is not None:
+                return prepared
+            if not preparation.building:
+                poll.poll(1000)
+    finally:
+        preparation.close()
+        orphans.step(time.monotonic())
+
+

@@ -1,0 +1,120 @@
+"""Everything slow about a configuration: reads it and all its files, judges them, looks names up.
+
+This runs in a process of its own, so none of it holds up the supervisor, however long a file
+system or a resolver takes. What it hands back holds the bytes that it judged.
+
+Never: builds a TLS context, or changes anything.
+Next: `relay.supervisor.preparing.Preparation`
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from relay.checker.names import Resolve, look_up
+from relay.config.files import Contents, Files
+from relay.config.load import load_config
+from relay.config.model import Config
+from relay.errors import ConfigError, Problem, StartupError
+from relay.observe.addresses import Ip
+from relay.observe.names import hosts_of
+from relay.supervisor.look_up import kept, look_up_all, unresolved
+from relay.supervisor.prepare import (
+    access_log_problems,
+    as_problem,
+    changes_that_need_a_restart,
+    describe,
+    password_of,
+    slots_of,
+)
+from relay.supervisor.privileges import Identity, find_identity
+from relay.tls.ciphers import judge_ciphers
+from relay.tls.findings import Level
+from relay.tls.fitness import judge
+from relay.tls.material import CertificateInfo, certificates_of
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be prepared: a file, beside what runs. `known` are addresses that are kept when a look-up fails."""
+
+    path: Path
+    running: Config | None = None
+    known: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found out, with everything that building contexts needs."""
+
+    config: Config
+    identity: Identity
+    slots: int
+    certificates: tuple[CertificateInfo, ...]
+    description: bytes
+    contents: Contents = field(repr=False)
+    addresses: Mapping[str, tuple[Ip, ...]]
+    password: str = field(repr=False)
+    warnings: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no survey: problems of the configuration, or what happened and what to do."""
+
+    problems: tuple[Problem, ...] = ()
+    what: str = ""
+    hint: str = ""
+
+
+def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
+    """Find everything out. Raises ConfigError with all problems, or StartupError."""
+    config = load_config(wish.path)
+    if wish.running is not None:
+        problems = list(changes_that_need_a_restart(wish.running, config))
+        if problems:
+            raise ConfigError(problems)
+    identity = find_identity(config.relay)
+    files = Files()
+    findings = judge(config, datetime.now(UTC), files) + judge_ciphers(config)
+    problems = [as_problem(each) for each in findings if each.level is Level.ERROR]
+    problems += access_log_problems(config, identity)
+    password, password_problems = password_of(config)
+    problems += password_problems
+    warnings = [as_problem(each) for each in findings if each.level is Level.WARNING]
+    answers = look_up_all(hosts_of(config), resolve)
+    problems += unresolved(config, answers, wish.known)
+    warnings += kept(answers, wish.known)
+    if problems:
+        raise ConfigError(problems)
+    certificates = certificates_of(config, files)
+    return Survey(
+        config=config,
+        identity=identity,
+        slots=slots_of(config),
+        certificates=certificates,
+        description=describe(config, certificates),
+        contents=files.contents,
+        addresses={
+            host: answer.addresses or tuple(wish.known.get(host, ()))
+            for host, answer in answers.items()
+        },
+        password=password,
+        warnings=tuple(warnings),
+    )
+
+
+def survey_in_bytes(wish: Wish, resolve: Resolve = look_up) -> bytes:
+    """What the supervisor reads from its child: a `Survey` or a `Refusal`, pickled."""
+    found: Survey | Refusal
+    try:
+        found = survey(wish, resolve)
+    except ConfigError as error:
+        found = Refusal(problems=error.problems)
+    except StartupError as error:
+        found = Refusal(what=error.what, hint=error.hint)
+    return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
