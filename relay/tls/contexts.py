@@ -30,7 +30,7 @@ from relay.errors import ConfigError, Problem
 from relay.observe.addresses import Ip
 from relay.tls.alpn import selector
 from relay.tls.identity import AllowRules, compile_rules
-from relay.tls.material import KeyPair, load_authorities, load_key_pair
+from relay.tls.material import KeyPair, load_key_pair, read_certificates
 from relay.tls.raw import (
     NEVER_CHECK_SUBJECT,
     NO_PARTIAL_WILDCARDS,
@@ -173,10 +173,11 @@ class _Shelf:
         """The CAs of a file. Raises ConfigError."""
         found = self._cas.get(file)
         if found is None:
-            authorities = load_authorities(where, file, self.groundwork.files)
-            yield
+            problems: list[Problem] = []
             found = TrustedCas()
-            yield from found.fill(authorities)
+            yield from found.fill(read_certificates(where, file, problems, self.groundwork.files))
+            if problems:
+                raise ConfigError(problems)
             self._cas[file] = found
         return found
 

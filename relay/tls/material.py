@@ -195,17 +195,23 @@ def _read(where: str, file: Path, problems: list[Problem], files: Files) -> byte
 
 
 def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -> tuple[Certificate, ...]:
+    return tuple(read_certificates(where, file, problems, files))
+
+
+def read_certificates(
+    where: str, file: Path, problems: list[Problem], files: Files
+) -> Iterator[Certificate]:
+    """The certificates of a PEM file, parsed one by one; what is wrong with the file is added to `problems`."""
     data = _read(where, file, problems, files)
     if data is None:
-        return ()
-    chain = []
+        return
     every = read_blocks(data)
     blocks = [block for block in every if block.label in _CERTIFICATES]
     for number, block in enumerate(blocks, 1):
         try:
             if block.fault:
                 raise ValueError(block.fault)
-            chain.append(Certificate.from_der(block.data))
+            yield Certificate.from_der(block.data)
         except ValueError as error:
             which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
             what = f"{which} cannot be parsed: {clip(str(error), 200)}"
@@ -218,7 +224,6 @@ def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -
         what = f"{file} has a TRUSTED CERTIFICATE in it, which is a format of OpenSSL's own"
         remedy = "convert it with: openssl x509 -in FILE -out NEW_FILE, for each of them"
         problems.append(Problem(where, what, remedy))
-    return tuple(chain)
 
 
 def _subject_in(der: bytes) -> str:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from relay.errors import Reason
 from relay.tls import identity
 from relay.tls.der import DerError, read_certificate
-from relay.tls.trust import valid_until as _valid_until
 from relay.tls.identity import Identity, _parse, compile_rules, judge
 from relay.tls.names import alternatives_of, attributes_of, render
 from relay.tls.parsed import to_der
