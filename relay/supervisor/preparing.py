@@ -67,6 +67,13 @@ class Orphans:
                 child.kill_at = float("inf")
                 send(child.pid, signal.SIGKILL)
 
+    def wait(self, patience_s: float) -> None:
+        """Wait so long for those that end now."""
+        until = time.monotonic() + patience_s
+        while self._children and time.monotonic() < until:
+            self.step(time.monotonic())
+            time.sleep(0.002)
+
 
 class Preparation:
     """One wish on its way. `step` goes on with it; `fd` is readable when the child has said something."""
@@ -224,6 +231,6 @@ def finish(wish: Wish) -> Prepared:
                 poll.poll(1000)
     finally:
         preparation.close()
-        orphans.step(time.monotonic())
+        orphans.wait(_LAST_WORDS_S)
 
 
