@@ -67,7 +67,8 @@ class Asker:
 
     def __exit__(self, *_):
         self._done.set()
-        self._thread.join()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "an answer did not come"
 
 
 def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, echo, tmp_path):
