@@ -25,13 +25,13 @@ ffi: Final[Any] = _util.ffi
 lib: Final[Any] = _util.lib
 
 _NEEDED = [
-    "BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_s_mem", "ERR_GET_REASON", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string",
+    "BIO_free", "BIO_get_mem_data", "BIO_new", "BIO_read", "BIO_s_mem", "BIO_write", "ERR_GET_REASON", "ERR_clear_error", "ERR_get_error", "ERR_peek_error", "ERR_reason_error_string",
     "EVP_get_digestbyname", "SSL_CB_READ_ALERT", "SSL_CIPHER_find", "SSL_CIPHER_get_bits", "SSL_CIPHER_get_name", "SSL_CIPHER_get_version", "SSL_CTX_clear_mode", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list",
     "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_cipher_list", "SSL_CTX_set_ciphersuites", "SSL_CTX_use_certificate", "SSL_CTX_set_tlsext_servername_callback", "SSL_CTX_set_verify", "SSL_ERROR_SSL", "SSL_ERROR_SYSCALL", "SSL_ERROR_WANT_READ",
     "SSL_ERROR_WANT_WRITE", "SSL_ERROR_ZERO_RETURN", "SSL_MODE_AUTO_RETRY", "SSL_MODE_ENABLE_PARTIAL_WRITE", "SSL_MODE_RELEASE_BUFFERS", "SSL_RECEIVED_SHUTDOWN", "SSL_SENT_SHUTDOWN",
     "SSL_SESSION_free", "SSL_TLSEXT_ERR_ALERT_FATAL", "SSL_TLSEXT_ERR_OK", "SSL_do_handshake", "SSL_free", "SSL_get0_alpn_selected", "SSL_get0_group_name",
     "SSL_get0_verified_chain", "SSL_get1_session", "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_certificate", "SSL_get_servername", "SSL_get_session",
-    "SSL_get_version", "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
+    "SSL_get_version", "SSL_new", "SSL_read", "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_bio", "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback",
     "SSL_OP_NO_TICKET", "SSL_set_options", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
     "ASN1_STRING_get0_data", "ASN1_STRING_length", "ASN1_STRING_type", "EVP_PKEY_bits", "EVP_PKEY_free", "OBJ_txt2nid", "OPENSSL_free",
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS",

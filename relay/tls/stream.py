@@ -36,9 +36,11 @@ class Progress(Enum):
     DONE = "done"
     WANT_READ = "want_read"
     WANT_WRITE = "want_write"
+    MORE = "more"  # of `relay.tls.feeding`: go on, no event will come
 
 
 DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progress.WANT_WRITE
+STEP_MORE = Progress.MORE
 
 
 Check = Callable[[Identity], Failure | None]

@@ -14,6 +14,7 @@ from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
 from relay.tls.identity import judge, peer_identity
 from relay.tls.reasons import Failure
+from relay.tls.stream import Progress
 from relay.worker import sniffing
 from relay.worker.loop import ET, IN, OUT
 
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 _OLD_SESSION = "; this was the certificate of an earlier session that the client resumed: had it begun anew, it would have been asked for its present one"
 
 
-def step(session: Session) -> None:
-    """Go on with the handshake; when it is done, go on to the backend."""
+def step(session: Session, unread: int | None = None) -> None:
+    """Go on with the handshake; when it is done, go on to the backend.
+
+    `unread` is how much there is to read, where that is known.
+    """
     end = session.inbound
-    progress = stream.handshake(end.ssl, Side.INBOUND, session.check)
-    if progress is stream.STEP_WANT_READ or progress is stream.STEP_WANT_WRITE:
+    progress = session.worker.feeder.go_on(end, Side.INBOUND, session.check, unread)
+    if isinstance(progress, Progress) and progress is not stream.DONE:
         # Edge-triggered, both directions once and for all where writing has to wait: rare, and OpenSSL tries until it would block.
-        mask = IN | ET if progress is stream.STEP_WANT_READ and not end.mask & OUT else IN | OUT | ET
+        mask = IN | OUT | ET if progress is stream.STEP_WANT_WRITE or end.mask & OUT else IN | ET
         loop = session.worker.loop
         if end.mask == 0:
             loop.add(end.fd, mask, session.on_wake)
@@ -37,13 +41,15 @@ def step(session: Session) -> None:
             loop.watch(end.fd, end.mask, mask)
         end.mask = mask
         session.worker.admission.progress(session)
+        if progress is stream.STEP_MORE:
+            session.on_wake(IN)
         return
     if isinstance(progress, Failure):
         session.identity = stream.refused_identity()
         _note_names(session)
         raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, progress.reason, progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""))
     _judge(session)
-    end.established = True
+    end.established, end.feeding = True, None
     worker = session.worker
     worker.admission.secured(session)
     session.inbound_handshake_s = time.monotonic() - session.started_at

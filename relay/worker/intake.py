@@ -72,7 +72,7 @@ def step(session: Session) -> None:
     session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)
-    inbound.step(session)
+    inbound.step(session, size)
 
 
 def _wait(session: Session) -> None:

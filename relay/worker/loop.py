@@ -1,7 +1,7 @@
 """The event loop of one worker: readiness, deadlines, and fairness between running sessions and handshakes.
 
 One turn: wait; call the handler of every ready fd (data moves first); then at most HANDSHAKES_PER_TURN handshake steps, each of
-which costs as much as a hundred messages, so that a flood of new clients does not delay those who are being served; then the
+which costs as much as a hundred messages, and none after STEPS_S, so that a flood of new clients does not delay those who are being served; then the
 deadlines that have passed; then the sockets that were given up are closed. Closing last keeps the kernel from giving a number
 that is still in this batch of events to a new connection. What can be put off (`when_idle`) waits until there is nothing to do, but
 not longer than BUSY_TURNS turns.
@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 HANDSHAKES_PER_TURN = 4
+STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes
 EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
 TICK_S = 1.0
 BUSY_TURNS = 16
@@ -189,14 +190,16 @@ class Loop:
             if lane:
                 break
         self._lane = at
-        count = min(len(lane), HANDSHAKES_PER_TURN)
-        self._waiting -= count
-        for _ in range(count):
+        until_at = time.monotonic() + STEPS_S
+        for _ in range(min(len(lane), HANDSHAKES_PER_TURN)):
             session = lane.popleft()
+            self._waiting -= 1
             try:
                 session.step()
             except Exception:  # noqa: BLE001 (see _bug)
                 self._bug(session.step)
+            if time.monotonic() > until_at:
+                break
 
     def _expire(self, now: float) -> None:
         heap = self._heap

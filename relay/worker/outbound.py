@@ -126,11 +126,13 @@ def step(session: Session) -> None:
             try_next(session, explain_connect(error))
             return
         session.advance(Event.CONNECTED)
-    progress = stream.handshake(end.ssl, Side.OUTBOUND)
+    progress = session.worker.feeder.go_on(end, Side.OUTBOUND)
     if progress is stream.DONE:
         failure = _established(session, end, member)
         if failure is not None:
             try_next(session, failure)
+    elif progress is stream.STEP_MORE:
+        session.on_wake(IN)
     elif isinstance(progress, Failure):
         _failed_on_the_way(session, end, member, explain_backend(progress, end.ssl, end.sock, member.target.name))
 
@@ -154,7 +156,7 @@ def _established(session: Session, end: End, member: Member) -> Failure | None:
         if chosen != wanted:
             stream.close_notify(end.ssl)
             return agreed_on_nothing(wanted, chosen)
-    end.established = True
+    end.established, end.feeding = True, None
     session.outbound_version, session.outbound_cipher = stream.version(end.ssl), stream.cipher(end.ssl)
     session.outbound_handshake_s = time.monotonic() - session.since_at
     end.resumed = stream.resumed(end.ssl)

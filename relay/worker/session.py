@@ -31,6 +31,7 @@ from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
     from relay.observe.addresses import Place
+    from relay.tls.feeding import Feeding
     from relay.worker.listener import Acceptor
     from relay.worker.pools import Member
     from relay.worker.sniffing import First
@@ -51,7 +52,7 @@ class End:
     """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
     __slots__ = (
-        "began_at", "closing", "ended", "established", "fd", "held", "instead", "mask", "offered", "place", "resumed", "shut", "sock", "ssl", "truncated",
+        "began_at", "closing", "ended", "established", "fd", "feeding", "held", "instead", "mask", "offered", "place", "resumed", "shut", "sock", "ssl", "truncated",
         "wants_write",
     )  # fmt: skip
 
@@ -59,6 +60,7 @@ class End:
         self.sock = sock
         self.fd = sock.fileno()
         self.ssl: Pointer = None
+        self.feeding: Feeding | None = None  # while it handshakes, where that is needed
         self.mask = 0
         self.held = b""
         self.established = False

@@ -20,6 +20,7 @@ from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RES
 from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
 from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
+from relay.tls.feeding import Feeder
 from relay.tls.pump import Pump
 from relay.worker import inbound, intake, outbound, relaying, sniffing
 from relay.worker.admission import Admission
@@ -42,6 +43,7 @@ class Worker:
         self.hellos = FamiliarHellos()
         self.pump = Pump()
         self.board = board
+        self.feeder = Feeder()
         self.cells = board.row(row)
         self.pools = {
             name: PoolState(name, pool, generation.targets[name], secret=generation.secrets.get(name, b""), layout=layout, board=board, slot=slot) for name, pool in config.pool.items()

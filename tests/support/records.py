@@ -19,7 +19,7 @@ KEY_UPDATE = bytes((24, 0, 0, 1, 0))
 KEY_UPDATE_PLEASE = bytes((24, 0, 0, 1, 1))  # the other side has to answer with one of its own
 
 
-def _expand(secret: bytes, label: str, size: int) -> bytes:
+def expand(secret: bytes, label: str, size: int) -> bytes:
     """HKDF-Expand-Label with an empty context (RFC 8446, section 7.1)."""
     name = b"tls13 " + label.encode()
     return HKDFExpand(hashes.SHA256(), size, size.to_bytes(2, "big") + bytes((len(name),)) + name + b"\0").derive(secret)
@@ -37,8 +37,8 @@ class RecordWriter:
 
     def _take(self, secret: bytes) -> None:
         self._secret = secret
-        self._cipher = AESGCM(_expand(secret, "key", 16))
-        self._nonce = int.from_bytes(_expand(secret, "iv", 12), "big")
+        self._cipher = AESGCM(expand(secret, "key", 16))
+        self._nonce = int.from_bytes(expand(secret, "iv", 12), "big")
         self._sequence = 0
 
     def record(self, kind: int, content: bytes) -> bytes:
@@ -48,7 +48,7 @@ class RecordWriter:
         sealed = header + self._cipher.encrypt((self._nonce ^ self._sequence).to_bytes(12, "big"), inner, header)
         self._sequence += 1
         if kind == HANDSHAKE and content[:1] == b"\x18":
-            self._take(_expand(self._secret, "traffic upd", 32))
+            self._take(expand(self._secret, "traffic upd", 32))
         return sealed
 
     def send(self, *records: bytes) -> None:

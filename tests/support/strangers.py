@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 
 from bench.hellos import make_hello
+from tests.support.fragments import split_records
 from tests.support.peer import PATIENCE_S
 from tests.support.pki import Pki
 from tests.support.worker import client_context
@@ -17,9 +18,7 @@ NAME = "app.example.com"
 
 def knock(port: int, data: bytes = b"", host: str = "127.0.0.1") -> socket.socket:
     """A TCP connection that has sent these bytes, from this loopback address."""
-    sock = socket.create_connection(
-        ("127.0.0.1", port), PATIENCE_S, source_address=(host, 0)
-    )
+    sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S, source_address=(host, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if data:
         sock.sendall(data)
@@ -42,16 +41,6 @@ def last_flight(sock: socket.socket, pki: Pki, version: ssl.TLSVersion) -> list[
             return split_records(sent.read())
 
 
-def split_records(data: bytes) -> list[bytes]:
-    """TLS records, one by one."""
-    records, at = [], 0
-    while at < len(data):
-        end = at + 5 + int.from_bytes(data[at + 3 : at + 5], "big")
-        records.append(data[at:end])
-        at = end
-    return records
-
-
 def _answered(port: int, hello: bytes, host: str) -> socket.socket:
     sock = knock(port, hello, host)
     assert sock.recv(1) == b"\x16", "the relay's answer"
@@ -71,7 +60,9 @@ def _cut_short(version: ssl.TLSVersion) -> Callable[[int, Pki, str], socket.sock
 STRANGERS: dict[str, Callable[[int, Pki, str], socket.socket]] = {
     "silent": lambda port, _pki, host: knock(port, b"", host),
     "part of a hello": lambda port, _pki, host: knock(port, make_hello(NAME)[:80], host),
-    "hello retry request": lambda port, _pki, host: _answered(port, make_hello(NAME, share=False), host),
+    "hello retry request": lambda port, _pki, host: _answered(
+        port, make_hello(NAME, share=False), host
+    ),
     "TLS 1.3 hello": lambda port, _pki, host: _answered(port, make_hello(NAME), host),
     "TLS 1.2 hello": lambda port, _pki, host: _answered(port, make_hello(NAME, tls13=False), host),
     "TLS 1.3 without Finished": _cut_short(ssl.TLSVersion.TLSv1_3),

@@ -131,7 +131,13 @@ def test_a_client_that_sends_byte_by_byte_is_soon_counted_as_waiting(start, door
 def test_waiting_for_a_backend_takes_no_place(start, door, call, stranger):
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nhandshakes = 1")
-    clients = [call(relay) for _ in range(3)]  # their backend has not answered yet
+    clients = []
+    for number in range(1, 4):
+        clients.append(call(relay))  # its backend has not answered yet
+        wait_until(
+            lambda number=number: relay.value("relay_handshakes_total", "inbound", "ok") == number,
+            "its handshake to be judged",
+        )
     stranger(relay)
     for number, client in enumerate(clients):
         client.send(b"%d" % number)
@@ -153,7 +159,9 @@ def test_a_failed_handshake_gives_its_place_back(start, door, pair, visit):
 @pytest.mark.parametrize("kind", STRANGERS)
 def test_a_stranger_pushes_out_its_own_connections_first(start, door, stranger, pki, kind):
     back = door()
-    relay = start([back.address], top=f"{PATIENT}[limits]\nhandshakes = 5\nhalf_open_per_client = 3")
+    relay = start(
+        [back.address], top=f"{PATIENT}[limits]\nhandshakes = 5\nhalf_open_per_client = 3"
+    )
     slow = stranger(relay, host="127.0.0.2")
     rest = last_flight(slow, pki, ssl.TLSVersion.TLSv1_3)
     for _ in range(9):

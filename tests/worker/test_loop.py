@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from relay.worker.loop import BUSY_TURNS, HANDSHAKES_PER_TURN, IN, Loop
+from relay.worker.loop import BUSY_TURNS, HANDSHAKES_PER_TURN, IN, STEPS_S, Loop
 
 
 class Owner:
@@ -170,6 +170,27 @@ def test_data_comes_before_handshakes_of_which_a_turn_makes_few(loop, ready):
     loop.run()
     turn = ["data", *["step"] * HANDSHAKES_PER_TURN]
     assert order == turn * 3
+
+
+def test_steps_that_take_long_are_taken_one_a_turn(loop, ready):
+    order = []
+
+    def data(_):
+        order.append("data")
+        if order.count("data") == 3:
+            loop.running = False
+
+    def step(_):
+        order.append("step")
+        until_at = time.monotonic() + 2 * STEPS_S
+        while time.monotonic() < until_at:
+            pass
+
+    loop.add(ready(), IN, Owner(data).on_ready)
+    for _ in range(20):
+        loop.later(Owner(step))
+    loop.run()
+    assert order == ["data", "step"] * 3
 
 
 def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):

@@ -1,0 +1,223 @@
+"""A handshake in tiny records is taken in small portions, so that nobody else waits for it."""
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+
+import pytest
+
+from relay.errors import Reason, Side
+from relay.tls import stream
+from relay.tls.feeding import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
+from relay.tls.pki import Wanted
+from relay.tls.reasons import Failure
+from relay.worker.session import End
+from tests.support.fragments import FragmentingClient, cut_plain
+from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
+from tests.support.peer import PATIENCE_S
+from tests.support.strangers import NAME, knock
+from tests.support.worker import client_context, wait_until
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+def certificate(pki, names):
+    """A valid client certificate, of about 20 bytes for each name."""
+    dns = tuple(f"n{number:05}.example.com" for number in range(names))
+    return pki.write(pki.authority.issue(Wanted(cn="alice", purposes=("client",), dns=dns)))
+
+
+@pytest.fixture
+def fragmenting(pki, tmp_path, stack):
+    """A client whose last flight is in records of `size` bytes, and not sent yet."""
+
+    def connect(sock, version, size=1, files=None):
+        context = client_context(pki, files or pki.client, version=version)
+        return FragmentingClient(stack.enter_context(sock), context, NAME, size, tmp_path / "keys")
+
+    return connect
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("cut", [(1, 1), (1, 3), (7, 1)])
+def test_a_client_with_tiny_records_comes_in(start, backend, fragmenting, version, cut):
+    size, pieces = cut
+    relay = start([backend().address])
+    client = fragmenting(knock(relay.port), version, size)
+    each = len(client.flight) // pieces + 1
+    for at in range(0, len(client.flight), each):
+        client.sock.sendall(client.flight[at : at + each])
+        relay.let_it_turn()
+    assert client.exchange(b"hello", 5) == b"hello"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmenting, pki, version):
+    relay = start([backend().address])
+    tiny = 6 if version is ssl.TLSVersion.TLSv1_2 else 23
+    client = fragmenting(knock(relay.port), version, 1, certificate(pki, MOST_BYTES // tiny // 18))
+    assert len(client.flight) > MOST_BYTES
+    with contextlib.suppress(OSError):
+        client.sock.sendall(client.flight)
+        while client.sock.recv(65536):
+            pass
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("tls_error", "inbound")
+    assert "tiny records" in record["detail"] or "excessive message size" in record["detail"]
+
+
+class Ours:
+    """The relay's end of a handshake."""
+
+    def __init__(self, sock, feeder=None):
+        self.end = End(sock)
+        self.feeder = feeder or Feeder()
+        self.portions = []
+
+    def step(self, side):
+        before = unread_bytes(self.end.fd)
+        progress = self.feeder.go_on(self.end, side)
+        self.portions.append(before - unread_bytes(self.end.fd))
+        return progress
+
+    def run(self, side):
+        """To the end, or until there is nothing to read."""
+        while (progress := self.step(side)) is stream.STEP_MORE:
+            pass
+        return progress
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_step_takes_more_than_a_portion(pki, stack, fragmenting, version):
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    theirs.settimeout(PATIENCE_S)
+    relay = Ours(ours)
+    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    stack.callback(stream.free, relay.end.ssl, established=False)
+    made = []
+    files = certificate(pki, 100)
+    thread = threading.Thread(
+        target=lambda: made.append(fragmenting(theirs, version, 1, files)), daemon=True
+    )
+    thread.start()
+    wait_readable(ours)
+    assert relay.run(Side.INBOUND) is stream.STEP_WANT_READ
+    thread.join(PATIENCE_S)
+    made[0].sock.sendall(made[0].flight)
+    wait_until(lambda: unread_bytes(ours.fileno()) > STEP_BYTES, "the flight to arrive")
+    while (progress := relay.run(Side.INBOUND)) is stream.STEP_WANT_READ:
+        wait_readable(ours)
+    assert progress is stream.DONE
+    assert max(relay.portions) == STEP_BYTES
+    assert len(relay.portions) >= len(made[0].flight) // STEP_BYTES
+
+
+@pytest.mark.parametrize("size", [100, 3 * STEP_BYTES])
+def test_after_a_step_that_was_slow_for_many_bytes_all_are_fed(pki, stack, monkeypatch, size):
+    """Bytes that come while OpenSSL reads are seen by nobody but the clock."""
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    relay = Ours(ours)
+    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    stack.callback(stream.free, relay.end.ssl, established=False)
+    monkeypatch.setattr("relay.tls.feeding.SLOW_S", -1.0)
+    hello = b"\x01" + (2 * size).to_bytes(3, "big") + bytes(size)
+    theirs.sendall(cut_plain(b"\x16\x03\x01" + len(hello).to_bytes(2, "big") + hello, 100))
+    wait_until(lambda: unread_bytes(ours.fileno()) > size, "all of it")
+    assert relay.feeder.go_on(relay.end, Side.INBOUND, unread=0) is stream.STEP_WANT_READ
+    assert relay.end.feeding is None
+    relay.step(Side.INBOUND)
+    assert (relay.end.feeding is not None) == (size > STEP_BYTES)
+
+
+def careful():
+    feeder = Feeder()
+    feeder.careful_until_at = float("inf")
+    return feeder
+
+
+@pytest.mark.parametrize("gone", ["after", "before"])
+def test_an_end_is_seen_although_no_event_tells(pki, stack, gone):
+    """A FIN that came together with the last bytes."""
+    ours, theirs = tcp_pair()
+    stack.enter_context(ours)
+    relay = Ours(ours, careful())
+    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    stack.callback(stream.free, relay.end.ssl, established=False)
+    theirs.sendall(b"\x16\x03\x01\x01\x00\x01")
+    if gone == "before":
+        theirs.close()
+        wait_until(lambda: ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 8, "FIN")
+    else:
+        wait_readable(ours)
+        assert relay.run(Side.INBOUND) is stream.STEP_WANT_READ
+        theirs.close()
+        wait_readable(ours)
+    failure = relay.run(Side.INBOUND)
+    assert isinstance(failure, Failure)
+    assert (failure.reason, failure.detail) == (Reason.PEER_GONE, "the connection was closed")
+
+
+def test_what_a_peer_does_not_take_is_sent_later(pki, stack):
+    """A fed handshake whose answer is longer than the socket's buffer."""
+    ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(65536))
+    relay = Ours(ours, careful())
+    target = target_of(pki)
+    relay.end.ssl = stream.connect(target.context, ours.fileno(), target.server_name, b"", None)
+    stack.callback(stream.free, relay.end.ssl, established=False)
+    assert relay.step(Side.OUTBOUND) is stream.STEP_WANT_WRITE
+    received = b""
+    while b"\x16\x03\x01" not in received:
+        select.select([theirs], [], [], PATIENCE_S)
+        received += theirs.recv(1 << 20)
+        relay.step(Side.OUTBOUND)
+    hello = received[received.index(b"\x16\x03\x01") :]
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = server_context(pki, pki.backend).wrap_bio(received, sent, server_side=True)
+    received.write(hello)
+    theirs.settimeout(PATIENCE_S)
+    while (progress := relay.run(Side.OUTBOUND)) is not stream.DONE:
+        assert not isinstance(progress, Failure), progress
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        if sent.pending:
+            theirs.sendall(sent.read())
+            wait_readable(ours)
+        else:
+            received.write(theirs.recv(65536))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        received.write(theirs.recv(65536))
+        tls.do_handshake()
+    assert tls.version() == "TLSv1.3"
+
+
+def test_a_backend_with_tiny_records_serves(start, door, call, pki):
+    back = door()
+    relay = start([back.address])
+    client = call(relay)
+    sock = back.accept_tcp()
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = server_context(pki, pki.backend, ssl.TLSVersion.TLSv1_2)
+    tls = context.wrap_bio(received, sent, server_side=True)
+    while True:
+        received.write(sock.recv(65536))
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            sock.sendall(cut_plain(sent.read(), 1))
+        else:
+            break
+    sock.sendall(sent.read())
+    client.send(b"hello")
+    while True:
+        try:
+            assert tls.read(5) == b"hello"
+            break
+        except ssl.SSLWantReadError:
+            received.write(sock.recv(65536))
+    sock.close()
