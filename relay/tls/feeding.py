@@ -141,6 +141,11 @@ class Feeding:
 
     def _step(self, side: Side, check: Check | None, size: int) -> Progress | Failure:
         progress = stream.handshake(self._ssl, side, check)
+        used = size - _pending(self._to_us, _data) if size else 0
+        if used:
+            self._used += used
+            # Takes them out of the socket and copies nothing (tcp(7)).
+            self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
         written = _pending(self._from_us, _data)
         if written:
             failed = self._send(side, self._take(written))
@@ -148,11 +153,6 @@ class Feeding:
                 return failed
         if isinstance(progress, Failure):
             return progress
-        used = size - _pending(self._to_us, _data) if size else 0
-        if used:
-            self._used += used
-            # Takes them out of the socket and copies nothing (tcp(7)).
-            self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
         if progress is DONE:
             self._is_done = True
             return STEP_WANT_WRITE if self._unsent else self._finish()
