@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import html
 import logging
 import os
@@ -195,9 +196,11 @@ class _Guarded(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn, ending with status 0 on SIGTERM and on the supervisor's death."""
 
-    def __init__(self, config: uvicorn.Config, lifeline_fd: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, lifeline_fd: int | None, link: Link | None) -> None:
         super().__init__(config)
         self._lifeline_fd = lifeline_fd
+        self._link = link
+        self._beat: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -206,7 +209,11 @@ class _Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         if self._lifeline_fd is not None:
             loop.add_reader(self._lifeline_fd, self._on_lifeline)
+        if self._link is not None:
+            self._beat = loop.create_task(self._link.beat())
         yield
+        if self._beat is not None:
+            self._beat.cancel()
 
     def _stop(self) -> None:
         self.should_exit = True
@@ -227,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
     parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
     options = parser.parse_args(arguments)
+    faulthandler.enable()  # the supervisor sends ABRT to an admin process that hangs
     hide_memory()
     # Ctrl-C makes the supervisor drain; until it says stop, the drain can be watched here.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -241,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
         proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )
     with socket.socket(fileno=options.listen_fd) as listener:
-        _Server(config, options.lifeline_fd).run(sockets=[listener])
+        _Server(config, options.lifeline_fd, link).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The admin process's end of its line to the supervisor: JSON lines over a socket pair.
 
-Never: says more than `backends` and `override`; the supervisor would not hear it.
+Never: says more than `backends`, `override` and signs of life; the supervisor would not hear it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
 
 from relay.errors import RelayError
+from relay.observe import messages
 
 PATIENCE_S = 3.0
+BEAT_S = 1.0
 LINE_BYTES = 16 * 1024 * 1024
 
 
@@ -23,6 +26,8 @@ class Link:
         self._socket = socket.socket(fileno=fd)
         self._received = b""
         self._number = 0
+        self._dropped = 0  # messages, as the supervisor knows
+        self._sending = False
         self._lock = asyncio.Lock()
         self._socket.settimeout(PATIENCE_S)
         try:
@@ -35,6 +40,19 @@ class Link:
             raise RelayError(f"the supervisor said nothing: {error}") from None
         self._socket.setblocking(False)
         self.greeting = self._next_line() or {}
+
+    async def beat(self) -> None:
+        """Once a second: tell the supervisor that the loop turns, and what was dropped."""
+        while True:
+            messages.flush()
+            dropped = messages.dropped()
+            beat = json.dumps({"command": "alive", "dropped": dropped - self._dropped})
+            with contextlib.suppress(OSError):
+                # A request that is under way is a sign of life too.
+                if not self._sending:
+                    self._socket.send(beat.encode() + b"\n")
+                    self._dropped = dropped
+            await asyncio.sleep(BEAT_S)
 
     async def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """The supervisor's reply. Raises RelayError when there is none in time."""

@@ -23,8 +23,8 @@ from relay.supervisor.channel import Channel
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import Ended, reap, send, start_admin
 
-_RULES = Rules()
-_LAST_WORDS_S = 2.0
+_LAST_WORDS_S = 3.0  # an answer that it is giving may take a second
+_STALLED_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,11 @@ log = logging.getLogger(__name__)
 class AdminProcess:
     """The admin process and its listening socket; with an empty address neither exists. Raises StartupError when it cannot listen."""
 
-    def __init__(self, settings: Admin, password: str, state_dir: Path) -> None:
+    def __init__(
+        self, settings: Admin, password: str, state_dir: Path, rules: Rules | None = None
+    ) -> None:
         self._settings = settings
+        self._rules = rules or Rules()
         self._state_dir = state_dir
         self._password = password
         self._listener = _open(settings.listen)
@@ -42,7 +45,10 @@ class AdminProcess:
         self._started_at = 0.0
         self._young_deaths = 0
         self._start_at = 0.0
-        self._replaced = False
+        self._told_at: float | None = None
+        self._aborted_at: float | None = None
+        self._stepped_at = 0.0
+        self._trusted_from_at = 0.0
 
     @property
     def address(self) -> str:
@@ -59,15 +65,23 @@ class AdminProcess:
         if channel.broken and self._pid is not None:
             send(self._pid, signal.SIGKILL)
             channel.broken = False
+        if now - self._stepped_at > _STALLED_S:
+            self._trusted_from_at = now  # it was us who did not run
+        self._stepped_at = now
         self._notice_death(now)
+        if self._pid is not None:
+            self._notice_hang(now, channel.heard_at)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:
                 with channel.open(self._greeting()) as theirs, boards.subscribe() as views:
                     self._pid = start_admin(identity, views.fileno(), self._listener, lifeline_fd, theirs)
             except OSError as error:
-                log.error("the admin process cannot be started: %s; tried again in %g s", error, _RULES.longest_delay_s)  # noqa: TRY400  for operators, no traceback
-                self._start_at = now + _RULES.longest_delay_s
+                self._young_deaths += 1
+                delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)
+                log.error("the admin process cannot be started: %s; tried again in %g s", error, delay_s)  # noqa: TRY400  for operators, no traceback
+                self._start_at = now + delay_s
             self._started_at = now
+            self._told_at = self._aborted_at = None
 
     def _greeting(self) -> dict[str, Any]:
         """What it must know of the configuration, which it cannot read."""
@@ -78,14 +92,30 @@ class AdminProcess:
         ended = self._reap()
         if ended is None:
             return
-        if self._replaced:
-            self._replaced = False
+        if self._told_at is not None:
             self._start_at = now
             return
-        self._young_deaths = self._young_deaths + 1 if now - self._started_at < _RULES.young_s else 0
-        delay_s = respawn_delay_s(self._young_deaths, _RULES)
+        self._young_deaths = self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        delay_s = respawn_delay_s(self._young_deaths, self._rules)
         self._start_at = now + delay_s
         log.error("the admin process %s after %.1f s; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once")
+
+    def _notice_hang(self, now: float, heard_at: float) -> None:
+        """It says something once a second; silence gets SIGABRT, which prints where it hangs, then SIGKILL."""
+        assert self._pid is not None  # noqa: S101  for mypy
+        if self._aborted_at is not None:
+            if now >= self._aborted_at + self._rules.abort_grace_s:
+                send(self._pid, signal.SIGKILL)
+            return
+        silent_s = now - max(heard_at, self._started_at, self._trusted_from_at)
+        # Until it has said something it is still importing, on a machine that may be busy.
+        patience_s = self._rules.hang_s if heard_at > self._started_at else self._rules.start_timeout_s
+        stays = self._told_at is not None and now >= self._told_at + _LAST_WORDS_S
+        if silent_s > patience_s or stays:
+            why = "it was told to end and does not" if stays else f"no sign of life for {silent_s:.1f} s"
+            log.error("the admin process (pid %d) hangs: %s; it gets SIGABRT, which prints where", self._pid, why)
+            self._aborted_at = now
+            send(self._pid, signal.SIGABRT)
 
     def _reap(self) -> Ended | None:
         ended = reap(self._pid) if self._pid is not None else None
@@ -111,7 +141,7 @@ class AdminProcess:
         self._settings, self._password, _ = self._next
         self._next = None
         if self._pid is not None:
-            self._replaced = True
+            self._told_at = time.monotonic()
             send(self._pid, signal.SIGTERM)
 
     def discard(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 COMMANDS = ("backends", "override")
+ALIVE = "alive"  # a sign of life, with how many messages it could not write; has no reply
 REQUEST_BYTES = 4096
 READ_BYTES = 65536
 TURN_S = 0.01
@@ -28,6 +29,7 @@ RATE = 20
 BURST = 100
 COSTLY = 5
 COMPLAIN_S = 60.0
+MOST_DROPPED = 1_000_000  # messages that one sign of life may report
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 class Channel:
     """One admin process at a time. `answer` makes the reply to a request whose command is one of COMMANDS.
 
-    Call `step` once a turn. `broken` is true when the peer did what no admin process of ours does: it should be replaced.
+    Call `step` once a turn. `heard_at` is when the peer said something last. `broken` is true when the peer did what no admin process of ours does: it should be replaced.
     """
 
     def __init__(self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -50,6 +52,8 @@ class Channel:
         self._resume_at: float | None = None
         self._complain_at = float("-inf")
         self.broken = False
+        self.heard_at = float("-inf")
+        self.count_dropped: Callable[[int], None] = lambda _: None
 
     def open(self, greeting: dict[str, Any]) -> socket.socket:
         """The other end, for a new admin process; the first line in it is the greeting. Raises OSError."""
@@ -63,6 +67,7 @@ class Channel:
             theirs.close()
             raise
         self._ours, self._received, self._unsent, self.broken = ours, bytearray(), b"", False
+        self.heard_at = float("-inf")
         self._wait_for(selectors.EVENT_READ)
         return theirs
 
@@ -103,6 +108,7 @@ class Channel:
         if not data:
             self.close()
             return
+        self.heard_at = time.monotonic()
         self._received += data
         self._work()
 
@@ -140,6 +146,11 @@ class Channel:
             request = json.loads(line)
         except (ValueError, RecursionError):
             request = None
+        if isinstance(request, dict) and request.get("command") == ALIVE:
+            dropped = request.get("dropped")
+            if type(dropped) is int and 0 < dropped <= MOST_DROPPED:
+                self.count_dropped(dropped)
+            return b""
         if not isinstance(request, dict) or request.get("command") not in COMMANDS:
             return _line({"ok": False, "error": f"expected a command of {', '.join(COMMANDS)}"})
         number = request.get("id")

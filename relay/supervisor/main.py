@@ -88,6 +88,7 @@ class Supervisor:
         prepared = finish(Wish(self.config_path))
         config = prepared.config
         state_dir = config.relay.state_dir
+        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s, old_generations=config.relay.old_generations)
         self.state = StateDir(state_dir)
         self._own(self.state.close, self.state.close_files)
         take_all_files()
@@ -99,7 +100,7 @@ class Supervisor:
         self.lifeline_fd, lifeline_end = os.pipe()
         self._own(lambda: os.close(self.lifeline_fd))
         self._own(lambda: os.close(lifeline_end), lambda: os.close(lifeline_end))
-        self.admin = AdminProcess(config.admin, prepared.password, state_dir)
+        self.admin = AdminProcess(config.admin, prepared.password, state_dir, rules)
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
         self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
@@ -121,7 +122,7 @@ class Supervisor:
 
         crew = Crew(self.boards, self.lifeline_fd, work, self._let_go)
         messages.count_dropped(crew.count_dropped)
-        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s, old_generations=config.relay.old_generations)
+        self.channel.count_dropped = crew.count_dropped
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)

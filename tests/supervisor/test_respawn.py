@@ -158,3 +158,55 @@ def test_a_relay_whose_workers_never_serve_does_not_start_and_leaves_nobody_behi
     assert gateway.wait() == 71
     assert "did not serve within 0.5 s" in gateway.log()
     assert gateway._pids_left() == []
+
+
+def admin_pid(gateway):
+    """The pid of the admin process, None while there is none."""
+    for child in psutil.Process(gateway.pid).children():
+        if "relay.observe.admin" in child.cmdline():
+            return child.pid
+    return None
+
+
+def test_an_admin_process_that_is_stopped_gets_sigabrt_then_sigkill_and_is_replaced(relay, pki):
+    gateway = relay(module=STUB, env=stub(hang_s=3, abort_grace_s=0.3), relay={"workers": 1})
+    with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=10) as page:
+        assert page.status == 200
+    pid = admin_pid(gateway)
+    os.kill(pid, signal.SIGSTOP)
+    gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no sign of life for 3.")
+    gateway.wait_for_log("the admin process was ended by SIG")
+    wait_until("there is another", lambda: admin_pid(gateway) not in (None, pid), detail=gateway.log)
+    with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=20) as page:
+        assert page.status == 200
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
+    """It waits for a pipe that nobody writes to, and its loop does not turn meanwhile."""
+    (short_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'relay.observe.admin' in sys.orig_argv:\n"
+        "    import asyncio, os\n"
+        "    async def hang(*_):\n"
+        "        os.read(os.pipe()[0], 1)\n"
+        "    asyncio.sleep = hang\n"
+    )
+    gateway = relay(start=False, module=STUB, env=stub(hang_s=3, start_timeout_s=3), relay={"workers": 1})
+    gateway.environment["PYTHONPATH"] += os.pathsep + str(short_path)
+    gateway.start()
+    gateway.wait_for_log("hangs: no sign of life for")
+    gateway.wait_for_log("the admin process was ended by SIGABRT")
+    assert "in hang" in gateway.log()
+
+
+def test_an_idle_or_busy_admin_process_is_not_taken_for_one_that_hangs(relay):
+    gateway = relay(module=STUB, env=stub(hang_s=2.5), relay={"workers": 1})
+    pid = admin_pid(gateway)
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"{gateway.admin_url}/balancer-manager", timeout=10) as page:
+            assert page.status == 200
+    wait_until("it was idle for longer than it may be silent", _seconds_pass(4))
+    assert admin_pid(gateway) == pid
+    assert "hangs" not in gateway.log()
