@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _ORDER = "put the leaf first, then its issuer, and so on"
 _CERTIFICATES, _TRUSTED = frozenset(("CERTIFICATE", "X509 CERTIFICATE")), "TRUSTED CERTIFICATE"
+_MOST_TOLD = 5
 _PARSE_REMEDY = "export it again as PEM, or have it issued anew"
 
 
@@ -207,15 +208,22 @@ def read_certificates(
         return
     every = read_blocks(data)
     blocks = [block for block in every if block.label in _CERTIFICATES]
+    broken = []
     for number, block in enumerate(blocks, 1):
         try:
             if block.fault:
                 raise ValueError(block.fault)
-            yield Certificate.from_der(block.data)
+            certificate = Certificate.from_der(block.data)
         except ValueError as error:
-            which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
-            what = f"{which} cannot be parsed: {clip(str(error), 200)}"
-            problems.append(Problem(where, what, _PARSE_REMEDY))
+            broken.append((number, block, clip(str(error), 200)))
+        else:
+            yield certificate
+    for number, block, words in broken[:_MOST_TOLD]:
+        which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
+        problems.append(Problem(where, f"{which} cannot be parsed: {words}", _PARSE_REMEDY))
+    if len(broken) > _MOST_TOLD:
+        what = f"{len(broken) - _MOST_TOLD} more certificates in {file} cannot be parsed"
+        problems.append(Problem(where, what, _PARSE_REMEDY))
     if not blocks:
         remedy = advice_for(data, "name the file that has the CERTIFICATE block")
         problems.append(Problem(where, f"{file} has no PEM certificate in it", remedy))

@@ -97,10 +97,10 @@ def advice_for(data: bytes, otherwise: str) -> str:
     if data[:4] == b"\xfe\xed\xfe\xed":
         return "it is a Java key store; export with: keytool -importkeystore -deststoretype pkcs12, then openssl pkcs12 -nodes"
     if data[:1] == b"\x30":
-        if _PKCS7 in data[:24]:
-            return "it is PKCS#7 in DER; convert it with: openssl pkcs7 -inform DER -print_certs -in FILE -out NEW_FILE"
         if b"\2\1\3" in data[2:8]:
             return "it is PKCS#12; convert it with: openssl pkcs12 -nodes -in FILE -out NEW_FILE"
+        if _PKCS7 in data[:24]:
+            return "it is PKCS#7 in DER; convert it with: openssl pkcs7 -inform DER -print_certs -in FILE -out NEW_FILE"
         return "it looks like DER; convert it with openssl x509 -inform DER, openssl pkey -inform DER or openssl pkcs12 -nodes"
     if b"-----BEGIN" not in data and _BASE64.fullmatch(data.strip()[:4096]):
         return "it is base64 without its first and last line; add -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
