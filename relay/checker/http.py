@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import httptools
 
+from relay.core.untrusted import clip
+
 MAX_HEAD_BYTES = 65_536
 
 
@@ -37,7 +39,7 @@ class Head:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._status is None:
-                return ascii(str(error))[1:-1] or type(error).__name__
+                return clip(str(error)) or type(error).__name__
         if self._status is None and self._received > MAX_HEAD_BYTES:
             return f"its head is longer than {MAX_HEAD_BYTES} bytes"
         return self._status

@@ -27,6 +27,7 @@ from enum import Enum
 from relay.checker.http import Head, render_get
 from relay.checker.plan import Plan, Result
 from relay.config.statuses import has_status
+from relay.core.untrusted import clip
 from relay.errors import REMEDIES, Reason, Side
 from relay.observe.addresses import Place
 from relay.observe.names import CHECK_OK
@@ -40,6 +41,7 @@ from relay.tls.reasons import Failure, after_handshake, explain_connect
 
 # Longer than a packet takes around the world; the check of a good backend lasts that much longer, and nobody waits for it.
 LISTEN_S = 0.25
+_DETAIL_CHARACTERS = 1024
 
 _buffer = ffi.new("char[]", RECORD_BYTES)
 _view = ffi.buffer(_buffer)
@@ -263,7 +265,7 @@ class Probe:
         place = self._order[0]
         at = time.monotonic() if self._stage is not Stage.LISTEN else self._shook_at
         address = format_address(self._places[place][1])
-        self._on_end(Result(label, str(word), detail, remedy, self._began_at, at, place, address, self._version, self._not_after_at))
+        self._on_end(Result(label, str(word), clip(detail, _DETAIL_CHARACTERS), remedy, self._began_at, at, place, address, self._version, self._not_after_at))
 
     def _close(self) -> None:
         self._deadline_at = float("inf")

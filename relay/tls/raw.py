@@ -39,7 +39,7 @@ _NEEDED = [
     "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
     "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
     "X509_get_issuer_name", "X509_get_pubkey", "X509_get_serialNumber", "X509_get_subject_name", "X509_get_version", "X509_getm_notAfter", "X509_getm_notBefore",
-    "BIO_new_mem_buf", "SSL_CTX_add_client_CA", "SSL_CTX_add_extra_chain_cert", "SSL_CTX_check_private_key", "SSL_CTX_use_PrivateKey", "X509_NAME_cmp",
+    "BIO_new_mem_buf", "SSL_CTX_set_verify_depth", "SSL_CTX_add_client_CA", "SSL_CTX_add_extra_chain_cert", "SSL_CTX_check_private_key", "SSL_CTX_use_PrivateKey", "X509_NAME_cmp",
     "X509_STORE_CTX_free", "X509_STORE_CTX_init", "X509_STORE_CTX_new", "X509_STORE_add_cert", "X509_STORE_free", "X509_STORE_new", "X509_STORE_set_flags", "X509_STORE_up_ref", "SSL_CTX_set_cert_store",
     "X509_V_FLAG_PARTIAL_CHAIN", "X509_V_FLAG_X509_STRICT", "X509_up_ref", "X509_verify_cert", "d2i_X509_bio", "sk_X509_free", "sk_X509_new_null", "sk_X509_push",
     "X509_verify_cert_error_string", "i2d_PUBKEY_bio", "i2d_X509_NAME", "i2d_X509_bio", "sk_X509_num", "sk_X509_value",
