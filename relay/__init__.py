@@ -119,6 +119,7 @@ MAP = {
     "relay.tls.certificate": "one certificate of a file",
     "relay.tls.key_kinds": "which kinds of keys TLS peers accept",
     "relay.tls.keys": "private keys from files",
+    "relay.tls.extension_values": "extensions that say what a certificate is for",
     "relay.tls.profile": "what a certificate says about itself",
     "relay.tls.verdict": "what OpenSSL thinks of a certificate",
     "relay.tls.fitness": "whether each is fit for its task",

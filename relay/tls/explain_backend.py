@@ -11,15 +11,16 @@ import re
 import socket
 import struct
 import time
+from ipaddress import ip_address
 from typing import Any
-
-from cryptography import x509
 
 from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.sockets import Connection
 from relay.tls import stream
+from relay.tls.certificate import Certificate
 from relay.tls.identity import Identity, identity_of
+from relay.tls.names import SUBJECT_ALT_NAME
 from relay.tls.purpose import NAME_CHARACTERS
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import GONE_ERRNOS, Failure, after_server_hello, before_server_hello
@@ -156,15 +157,13 @@ def _wrong_name(name: str) -> str:
     if leaf is None:
         return ""
     kind = "IP" if _is_address(name) else "DNS"
-    try:
-        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    if not leaf.has_extension(SUBJECT_ALT_NAME):
         no = "has no subjectAltName, and a CN does not count (RFC 9525)"
         return f"{no}; reissue it with {kind}:{name}"
-    except ValueError:
+    found = leaf.alternatives
+    if found is None:
         return ""
-    names = [str(each) for each in found.get_values_for_type(x509.DNSName)]
-    names += [str(each) for each in found.get_values_for_type(x509.IPAddress)]
+    names = [*found.dns, *(str(ip_address(each)) for each in found.ip)]
     if not names:
         return f"its subjectAltName has no host name or address; reissue it with {kind}:{name}"
     shown = ", ".join(_short(each) for each in names[:_MOST_NAMES])
@@ -182,6 +181,8 @@ def _is_address(name: str) -> bool:
 
 
 def _certificate(who: Identity) -> str:
+    if not who.serial:  # too large to be read
+        return f"the backend's certificate: {who.subject}, SHA-256 {who.fingerprint}"
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
     names = ", ".join(_short(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
     return (
@@ -209,10 +210,8 @@ def _short(name: str) -> str:
     return clip(name, NAME_CHARACTERS)
 
 
-def _load(der: bytes) -> x509.Certificate | None:
+def _load(der: bytes) -> Certificate | None:
     try:
-        return x509.load_der_x509_certificate(der) if der else None
-    except Exception:  # noqa: BLE001 (a peer chooses these bytes, and the list of exceptions is open)
+        return Certificate.from_der(der) if der else None
+    except ValueError:
         return None
-
-

@@ -8,26 +8,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.tls.certificate import Certificate
-from relay.tls.der import BOOLEAN, OID, SEQUENCE, DerError, dotted, inside, read
+from relay.tls.der import DerError
+from relay.tls.extension_values import (
+    BASIC_CONSTRAINTS,
+    EXTENDED_KEY_USAGE,
+    KEY_USAGE,
+    NAME_CONSTRAINTS,
+    is_ca_in,
+    usages_in,
+    uses_in,
+)
 from relay.tls.verdict import Role, is_self_signed
-
-BASIC_CONSTRAINTS = bytes.fromhex("551d13")
-_KEY_USAGE = bytes.fromhex("551d0f")
-_NAME_CONSTRAINTS = bytes.fromhex("551d1e")
-_EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
-_BIT_STRING = 0x03
-_MOST_USAGES = 64
-
-_EKU_NAMES = {
-    "1.3.6.1.5.5.7.3.1": "serverAuth",
-    "1.3.6.1.5.5.7.3.2": "clientAuth",
-    "2.5.29.37.0": "anyExtendedKeyUsage",
-    "1.3.6.1.5.5.7.3.3": "codeSigning",
-    "1.3.6.1.5.5.7.3.4": "emailProtection",
-    "1.3.6.1.5.5.7.3.8": "timeStamping",
-    "1.3.6.1.5.5.7.3.9": "OCSPSigning",
-}
-
 
 NEEDED_EKU = {Role.SERVER: "serverAuth", Role.CLIENT: "clientAuth"}
 
@@ -61,33 +52,29 @@ def ekus_of(certificate: Certificate) -> list[str] | None:
 
     None without the extension: any use, then (RFC 5280, 4.2.1.12).
     """
-    value = certificate.extension(_EXTENDED_KEY_USAGE)
-    if value is None:
-        return None
+    value = certificate.extension(EXTENDED_KEY_USAGE)
     try:
-        listed = inside(value, SEQUENCE, _MOST_USAGES)
+        return None if value is None else uses_in(value)
     except DerError:
         return None  # what cannot be parsed, OpenSSL refuses: see `tls.verdict`
-    names = [dotted(value[each.start : each.stop]) for each in listed if each.tag == OID]
-    return [_EKU_NAMES.get(name, name) for name in names]
 
 
 def key_usage_of(certificate: Certificate) -> KeyUsage | None:
     """The key usage, None without the extension."""
-    value = certificate.extension(_KEY_USAGE)
+    value = certificate.extension(KEY_USAGE)
     try:
-        bits = None if value is None else read(value, 0, len(value))
+        found = None if value is None else usages_in(value)
     except DerError:
+        found = None
+    if found is None:
         return None
-    if value is None or bits is None or bits.tag != _BIT_STRING:
-        return None
-    octet = value[bits.start + 1] if bits.stop > bits.start + 1 else 0
-    return KeyUsage(bool(octet & 0x80), bool(octet & 0x20), bool(octet & 0x08), bool(octet & 0x04))
+    words = ("digitalSignature", "keyEncipherment", "keyAgreement", "keyCertSign")
+    return KeyUsage(*(word in found for word in words))
 
 
 def limits_names(certificate: Certificate) -> bool:
     """Whether it is a CA that may issue certain names only (RFC 5280, 4.2.1.10)."""
-    return certificate.has_extension(_NAME_CONSTRAINTS)
+    return certificate.has_extension(NAME_CONSTRAINTS)
 
 
 def subject_of(certificate: Certificate) -> str:
@@ -97,9 +84,8 @@ def subject_of(certificate: Certificate) -> str:
 
 def says_ca(certificate: Certificate) -> bool:
     """Whether its basicConstraints name it a CA."""
-    value = certificate.extension(BASIC_CONSTRAINTS) or b""
+    value = certificate.extension(BASIC_CONSTRAINTS)
     try:
-        parts = inside(value, SEQUENCE, 3)
+        return value is not None and is_ca_in(value)
     except DerError:
         return False
-    return bool(parts) and parts[0].tag == BOOLEAN and any(value[parts[0].start : parts[0].stop])
