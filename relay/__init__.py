@@ -37,6 +37,7 @@ MAP = {
     "relay.core.lifecycle": "its states, and what leads from one to the other",
     "relay.worker.intake": "peeks at the first bytes",
     "relay.core.hello": "ClientHello: server name, ALPN, versions",
+    "relay.core.arriving": "a hello that comes in pieces",
     "relay.core.familiar": "hellos like one that was read before",
     "relay.core.routes": "server name to route",
     "relay.worker.inbound": "the handshake with the client",

@@ -131,7 +131,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.PEER_GONE: "the client closed before the handshake was complete; a TCP health check does this",
     Reason.NOT_TLS: "the client did not start with a TLS record; it must speak TLS to this port",
     Reason.PLAIN_HTTP: "the client speaks plain HTTP to a TLS port; use https://",
-    Reason.MALFORMED_HELLO: "the ClientHello does not follow RFC 8446 or exceeds 16384 bytes; look for a broken client or a scanner",
+    Reason.MALFORMED_HELLO: "the ClientHello does not follow RFC 8446 or is longer than 69632 bytes; look for a broken client or a scanner",
     Reason.UNKNOWN_SNI: "no route of this listener has this name; add it to a route's sni, or correct the client's URL",
     Reason.NO_SNI: "the client sent no server name and the listener has no route without sni; connect by name, or add a default route",
     Reason.PER_CLIENT_LIMIT: "this address has limits.per_client connections open",

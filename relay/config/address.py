@@ -10,8 +10,8 @@ import re
 
 from relay.errors import ConfigError, Problem
 
+# The underscore is no part of host names (RFC 1123, 2.1) but of many names in use; browsers, curl and OpenSSL take it.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-_STRICT_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 # inet_aton, and with it getaddrinfo, reads names that end like this as numbers: 0x7f000001, 10.1, 256.1.1.1.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
@@ -47,8 +47,8 @@ def compete(one: str, other: str) -> bool:
     return overlap(parse_address(one), parse_address(other))
 
 
-def why_no_host_name(name: str, *, strict: bool = False) -> str:
-    """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1; `strict` refuses the underscore that many real hosts carry)."""
+def why_no_host_name(name: str) -> str:
+    """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1)."""
     if not name:
         return "is empty"
     if not name.isascii():
@@ -59,8 +59,8 @@ def why_no_host_name(name: str, *, strict: bool = False) -> str:
         return f"has {len(name)} characters; a host name has at most 253"
     labels = name.split(".")
     for label in labels:
-        if not (_STRICT_LABEL if strict else _LABEL).fullmatch(label):
-            return f'has "{label}" between its dots; use 1 to 63 letters, digits and hyphens, no hyphen at either end'
+        if not _LABEL.fullmatch(label):
+            return f'has "{label}" between its dots; use 1 to 63 letters, digits, hyphens and underscores, no hyphen at either end'
     if _NUMBER.fullmatch(labels[-1]):
         return "ends in a number and is no IPv4 address; write all four parts, or a name"
     return ""

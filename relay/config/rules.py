@@ -183,7 +183,7 @@ def _sni(found: _Findings, where: str, pattern: str) -> None:
     elif "*" in name:
         what = "takes every name" if pattern == "*" else "has a * that is not its whole first label"
         found.add(where, f"{quoted(pattern)} {what}", 'write "*.example.com" for all names one label longer; a route without sni takes everything')
-    elif why := why_no_host_name(name, strict=True):
+    elif why := why_no_host_name(name):
         found.add(where, f"{quoted(pattern)} {why}", "write a host name, or *. and a host name")
 
 

@@ -7,7 +7,11 @@ Theory of operation. The input is everything received so far, so a call with mor
 comes in one record (nearly all do) is read where it lies, one that is spread over several records is joined first. What is not
 needed for routing is stepped over by its length: OpenSSL reads the same bytes again and judges the rest of them. Where two readings
 of a server name are conceivable (two names, two extensions, a NUL in it) the hello is refused, so that the route we choose is always
-the one that OpenSSL's reading would give (RFC 6066, section 3).
+the one that OpenSSL's reading would give (RFC 6066, section 3). A name that is no host name is read as OpenSSL reads it, and
+never looks like one.
+
+Whatever OpenSSL goes on with is accepted here; `tests/tls/test_hello_beside_openssl.py` compares the two on mutated hellos. The
+bounds are ours: a hello of MAX_HELLO_BYTES, where OpenSSL takes 131,396, and MAX_RECORDS records, where it counts none.
 
 Never: reads a socket, keeps state between calls, raises on what a peer sent.
 Next: `relay.core.routes.RouteTable.find`
@@ -15,16 +19,23 @@ Next: `relay.core.routes.RouteTable.find`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from struct import Struct
 from typing import Final, TypeAlias
 
+from relay.core.untrusted import clip_bytes
 from relay.errors import Reason
 
-MAX_HELLO_BYTES: Final = 16_384  # the handshake message without its four-byte header; OpenSSL accepts no longer one
-MAX_RECORD_BYTES: Final = 16_384 + 256
-MAX_RECORDS: Final = 64  # a client that cuts its hello finer than this does it to cost us time
+# The handshake message without its four-byte header: 64 KB of extensions, and 4 KB before them.
+MAX_HELLO_BYTES: Final = 65_536 + 4_096
+MAX_RECORD_BYTES: Final = 16_384
+# A hello of 2 KB in records of one byte each: parsing them costs 0.6 ms.
+MAX_RECORDS: Final = 2_048
+MAX_EMPTY_RECORDS: Final = 32  # in a row, as in OpenSSL
+# All that may be needed to read a hello: the message, and the headers of its records.
+MAX_BYTES: Final = 4 + MAX_HELLO_BYTES + 5 * MAX_RECORDS
 
 TLS10, TLS11, TLS12, TLS13 = 0x0301, 0x0302, 0x0303, 0x0304
 
@@ -43,7 +54,7 @@ class Hello:
     """What a ClientHello says of interest to routing and logs."""
 
     sni: str
-    """The server name, lower case, without a trailing dot; "" when the client sent none."""
+    """The server name as `parse_name` gives it; "" when the client sent none."""
     alpn: tuple[bytes, ...]
     """The protocols offered, in the client's order (RFC 7301, section 3.1)."""
     max_version: int
@@ -56,18 +67,26 @@ class Malformed:
 
     reason: Reason
     detail: str
+    alert: int = field(default=0, compare=False)
+    """The number of the TLS alert to answer with; 0 where the other side would not know one."""
 
 
 Parsed: TypeAlias = Hello | Malformed | Need
 
+# Alerts of RFC 8446, 6.2. Which one is sent for what is as in OpenSSL, but where it sends none.
+UNEXPECTED_MESSAGE, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 22, 47, 50
+PROTOCOL_VERSION, UNRECOGNIZED_NAME = 70, 112
+
 _HANDSHAKE = 22
+_CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
 _READ = frozenset((_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
 _METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"CONN", b"OPTI", b"PRI ", b"DELE", b"PATC", b"TRAC")
 # Underscores are no part of host names but of names in use; everything else that is not letter, digit, hyphen or dot is an attack or a mistake.
 _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-._"
-_MAX_NAME_BYTES = 255
+_MAX_NAME_BYTES = 255  # TLSEXT_MAXLEN_host_name of OpenSSL, which refuses a longer one
+_MAX_ODD_CHARACTERS = 128
 _TLS13_BYTES = b"\x03\x04"
 
 _extension = Struct(">HH").unpack_from
@@ -89,52 +108,67 @@ def parse_hello(data: bytes | memoryview) -> Parsed:
     return _parse_records(data, size)
 
 
-def parse_name(raw: bytes) -> str | None:
-    """A server name as sent, as `Hello.sni` has it; None when it is no host name (RFC 6066, section 3).
+@lru_cache(1024)
+def parse_name(raw: bytes) -> str:
+    """A server name as it was sent, for routing, comparing and logs.
 
-    One trailing dot is tolerated and removed: clients that were given an absolute name send it.
+    A host name is lower case and has no trailing dot; clients that were given an absolute
+    name send one. Anything else (an IPv6 literal, `host:port`, UTF-8) is one printable line
+    that has a character no host name has, or an empty label: it matches no pattern.
     """
     name = raw.lower()
     if name[-1:] == b".":
         name = name[:-1]
-    if not name or len(name) > _MAX_NAME_BYTES or name.translate(None, _NAME_BYTES) or name[0] == 46 or b".." in raw:
-        return None
+    if not name or name.translate(None, _NAME_BYTES) or name[0] == 46 or b".." in raw:
+        return clip_bytes(raw, _MAX_ODD_CHARACTERS)
     return name.decode("ascii")
 
 
-def _malformed(detail: str) -> Malformed:
-    return Malformed(Reason.MALFORMED_HELLO, detail)
+def _malformed(detail: str, alert: int = DECODE_ERROR) -> Malformed:
+    return Malformed(Reason.MALFORMED_HELLO, detail, alert)
 
 
 def _parse_records(data: bytes | memoryview, size: int) -> Parsed:
     """The slow way: refuse as early as the bytes allow, or join the fragments of several records."""
     message = bytearray()
-    at = 0
+    at = empty = 0
     for _ in range(MAX_RECORDS):
-        if size > at and data[at] != _HANDSHAKE:
-            return _not_tls(bytes(data[:8])) if at == 0 else _malformed(f"a record of type {data[at]} in the middle of the hello")
-        if size > at + 1 and data[at + 1] != 3:
-            if at == 0:
-                return Malformed(Reason.NOT_TLS, f"starts like a TLS record, but of version {data[1]}")
-            return _malformed(f"a record of version {data[at + 1]} in the middle of the hello")
+        if refusal := _wrong_record(data, at, size):
+            return refusal
         if size < at + 5:
             return NEED_DATA
         length = _from_bytes(data[at + 3 : at + 5], "big")
-        if not 0 < length <= MAX_RECORD_BYTES:
-            return _malformed(f"a record of {length} bytes")
+        if length > MAX_RECORD_BYTES:
+            return _malformed(f"a record of {length} bytes", RECORD_OVERFLOW)
+        empty = 0 if length else empty + 1
+        if empty > MAX_EMPTY_RECORDS:
+            return _malformed(f"more than {MAX_EMPTY_RECORDS} empty records in a row", UNEXPECTED_MESSAGE)
         message += data[at + 5 : at + 5 + length]
         if message and message[0] != _CLIENT_HELLO:
-            return _malformed(f"the first handshake message is of type {message[0]}, not a ClientHello")
+            return _malformed(f"the first handshake message is of type {message[0]}, not a ClientHello", UNEXPECTED_MESSAGE)
         if len(message) >= 4:
             end = 4 + _from_bytes(message[1:4], "big")
             if end > 4 + MAX_HELLO_BYTES:
-                return _malformed(f"a hello of {end - 4} bytes")
+                return _malformed(f"a hello of {end - 4} bytes", ILLEGAL_PARAMETER)
             if len(message) >= end:
                 return _parse_message(bytes(message), 4, end)
         at += 5 + length
         if at > size:
             return NEED_DATA
-    return _malformed(f"a hello in more than {MAX_RECORDS} records")
+    return _malformed(f"a hello in more than {MAX_RECORDS} records", UNEXPECTED_MESSAGE)
+
+
+def _wrong_record(data: bytes | memoryview, at: int, size: int) -> Malformed | None:
+    """What is wrong with the first bytes of the record that begins there, as far as they have come."""
+    if size > at and data[at] != _HANDSHAKE:
+        if at:
+            return _malformed(f"a record of type {data[at]} in the middle of the hello", UNEXPECTED_MESSAGE)
+        return _not_tls(bytes(data[:8]))
+    if size > at + 1 and data[at + 1] != 3:
+        if at:
+            return _malformed(f"a record of version {data[at + 1]} in the middle of the hello", PROTOCOL_VERSION)
+        return Malformed(Reason.NOT_TLS, f"starts like a TLS record, but of version {data[1]}", PROTOCOL_VERSION)
+    return None
 
 
 def _not_tls(start: bytes) -> Malformed:
@@ -142,8 +176,9 @@ def _not_tls(start: bytes) -> Malformed:
     if any(start[:4] == method[: len(start)] for method in _METHODS):
         return Malformed(Reason.PLAIN_HTTP, f"starts with {start!r}")
     if start[0] & 0x80 and start[2:3] == b"\x01":
-        return Malformed(Reason.NOT_TLS, "an SSLv2 hello")
-    return Malformed(Reason.NOT_TLS, f"starts with {start!r}")
+        return Malformed(Reason.NOT_TLS, "an SSLv2 hello", UNEXPECTED_MESSAGE)
+    is_record = start[0] in _CONTENT_TYPES or start[1:2] == b"\x03"
+    return Malformed(Reason.NOT_TLS, f"starts with {start!r}", UNEXPECTED_MESSAGE if is_record else 0)
 
 
 def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malformed:
@@ -158,11 +193,12 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
         at += 1 + data[at]  # compression methods
     except IndexError:
         return _malformed("the hello ends before its extensions")
-    if version >> 8 != 3:
-        return _malformed(f"a hello of version {version:#06x}")
+    if version < 0x0300:
+        return _malformed(f"a hello of version {version:#06x}", PROTOCOL_VERSION)
     sni = ""
     alpn: tuple[bytes, ...] = ()
-    # Without supported_versions the old field says it, and cannot mean more than 1.2 (RFC 8446, 4.2.1).
+    # Without supported_versions the old field says it, and cannot mean more than 1.2 (RFC 8446, 4.2.1); a
+    # client of a version that is not known here is answered with the newest that is (RFC 5246, E.1).
     version = min(version, TLS12)
     if at == end:
         return Hello(sni, alpn, version)  # TLS 1.2 without extensions (RFC 5246, 7.4.1.2)
@@ -175,14 +211,16 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
         at += 4
         if kind in _READ:
             if seen >> kind & 1:
-                return _malformed(f"two extensions of type {kind}")
+                return _malformed(f"two extensions of type {kind}", ILLEGAL_PARAMETER)
             seen |= 1 << kind
             body = bytes(data[at : min(at + length, end)])
             if kind == _SERVER_NAME:
-                name = _parse_server_name(body)
-                if name is None:
+                raw = _parse_server_name(body)
+                if raw is None:
                     return _malformed(f"a server_name extension that is not one host name: {body[5:69]!r}")
-                sni = name
+                if len(raw) > _MAX_NAME_BYTES or 0 in raw:
+                    return _malformed(f"a server name of {len(raw)} bytes, which is not one host name: {raw[:64]!r}", UNRECOGNIZED_NAME)
+                sni = parse_name(raw)
             elif kind == _ALPN:
                 offer = _parse_alpn(body)
                 if offer is None:
@@ -191,7 +229,7 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
             else:
                 newest = _parse_versions(body)
                 if newest is None:
-                    return _malformed("a supported_versions extension that is no list of versions")
+                    return _malformed("a supported_versions extension that is no list of versions", PROTOCOL_VERSION)
                 version = newest
         at += length
     if at != end:
@@ -199,12 +237,12 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
     return Hello(sni, alpn, version)
 
 
-def _parse_server_name(body: bytes) -> str | None:
-    """The one host name of a server_name extension; OpenSSL, too, accepts no list of several (RFC 6066, section 3)."""
+def _parse_server_name(body: bytes) -> bytes | None:
+    """The one name of a server_name extension; OpenSSL, too, accepts no list of several (RFC 6066, section 3)."""
     size = len(body)
-    if size < 6 or body[2] != 0 or _from_bytes(body[:2], "big") != size - 2 or _from_bytes(body[3:5], "big") != size - 5:
+    if size < 5 or body[2] != 0 or _from_bytes(body[:2], "big") != size - 2 or _from_bytes(body[3:5], "big") != size - 5:
         return None
-    return parse_name(body[5:])
+    return body[5:]
 
 
 def _parse_alpn(body: bytes) -> tuple[bytes, ...] | None:

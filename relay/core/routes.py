@@ -1,8 +1,8 @@
 """From a server name to a route, with one or two dictionary look-ups.
 
 The rules. An exact pattern matches its name. `*.example.com` matches names with exactly one label more than `example.com`, as in
-certificates (RFC 6125, section 6.4.3): `a.example.com`, but neither `example.com` nor `a.b.example.com`. A route without patterns
-takes every name, and clients that send none. When several routes match, the first in the configuration wins, whatever its kind.
+certificates (RFC 6125, section 6.4.3): `a.example.com`, but neither `example.com` nor `a.b.example.com`, and the label must be one
+that host names have. A route without patterns takes every name, also one that is no host name, and clients that send none. When several routes match, the first in the configuration wins, whatever its kind.
 
 Never: parses bytes; knows what a route is made of.
 Next: `relay.worker.inbound.step`
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
 
 class RouteTable(Generic[T]):
     """An immutable table from server names to routes of any type."""
@@ -50,13 +49,21 @@ class RouteTable(Generic[T]):
         """The route for a server name as `Hello.sni` has it ("" for none), or None when no route takes it."""
         route = self._exact.get(sni)
         if route is None and self._wildcard:
-            route = self._wildcard.get(sni.partition(".")[2])
+            label, _, rest = sni.partition(".")
+            route = self._wildcard.get(rest)
+            if route is not None and not _is_label(label):
+                route = None
         return self._default if route is None else route
 
     def routes(self) -> list[T]:
         """Every route of the table; one with several patterns may be there several times."""
         default = [] if self._default is None else [self._default]
         return [*self._exact.values(), *self._wildcard.values(), *default]
+
+
+def _is_label(text: str) -> bool:
+    """Whether a wildcard may stand for it: letters, digits, hyphens, and the underscore that many names in use have."""
+    return len(text) <= 63 and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
 
 
 def _patterns(entries: Sequence[tuple[tuple[str, ...], T]]) -> Iterator[tuple[str, T]]:

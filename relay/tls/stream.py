@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from relay.core.hello import parse_name
 from relay.errors import Reason, Side
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
 from relay.tls.parsed import to_der
@@ -262,9 +263,9 @@ def alpn(ssl: Pointer) -> bytes:
 
 
 def server_name(ssl: Pointer) -> str:
-    """The server name of the handshake as OpenSSL read it, lower case; "" for none (RFC 6066, 3)."""
+    """The server name of the handshake as OpenSSL read it, in the words of `core.hello.parse_name`; "" for none."""
     name = lib.SSL_get_servername(ssl, HOST_NAME)
-    return "" if name == NULL else ffi.string(name).decode("ascii", "replace").lower().removesuffix(".")
+    return "" if name == NULL else parse_name(ffi.string(name))
 
 
 def resumed(ssl: Pointer) -> bool:

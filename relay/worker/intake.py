@@ -5,6 +5,10 @@ connection object exists: OpenSSL keeps the verify mode and the session tickets 
 route in its server-name callback lets clients in that the route would refuse. Peeking leaves the socket readable, which
 level-triggered epoll would report for ever: so it is watched edge-triggered until the handshakes are over.
 
+A hello that comes in pieces is not read again at each of them: SO_RCVLOWAT tells the kernel to wake us when all is there that
+can be missing at least, and to make room for it. The bytes wait in the kernel; here a client that has not sent its whole hello
+costs one small object.
+
 Never: consumes a byte of a hello that will be served; makes a key operation for an unknown name.
 Next: `relay.worker.inbound.step`
 """
@@ -15,7 +19,8 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from relay.core.hello import NEED_DATA, Malformed
+from relay.core.arriving import Arriving
+from relay.core.hello import MAX_BYTES, NEED_DATA, UNRECOGNIZED_NAME, Malformed
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
@@ -25,15 +30,13 @@ from relay.worker.loop import ET, IN
 if TYPE_CHECKING:
     from relay.worker.session import Session
 
-# A hello of the largest size OpenSSL takes, in the smallest records we take.
-PEEK_BYTES = 20_480
+PEEK_BYTES = MAX_BYTES
 _CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 _buffer = bytearray(PEEK_BYTES)
 _view = memoryview(_buffer)
 
 # Fatal alerts in the clear (RFC 8446, 6.2), so that the client's own error message says what happened.
-_UNRECOGNIZED_NAME = bytes((21, 3, 3, 0, 2, 2, 112))
-_DECODE_ERROR = bytes((21, 3, 3, 0, 2, 2, 50))
+_ALERT = bytes((21, 3, 3, 0, 2, 2))
 _PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 57\r\nConnection: close\r\n\r\n"
     b"This port speaks TLS and was sent plain HTTP: use https.\n"
@@ -52,27 +55,42 @@ def step(session: Session) -> None:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or "") from None
     if size == 0:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything")
+    arriving = session.arriving
+    if arriving is not None and not arriving.look(_view[:size]):
+        _wait_for_rest(session, arriving, size)
+        return
     hello = session.worker.hellos.parse(bytes(_view[:size]))
     if hello is NEED_DATA:
-        # A peek shows the same bytes for ever, never the end behind them.
-        if end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
-            raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
-        session.worker.admission.progress(session)
-        _wait(session)
+        session.arriving = arriving = Arriving()
+        arriving.look(_view[:size])
+        _wait_for_rest(session, arriving, size)
         return
+    if arriving is not None:
+        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        session.arriving = None
     if isinstance(hello, Malformed):
-        _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _DECODE_ERROR if hello.reason is Reason.MALFORMED_HELLO else b"")
+        _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _ALERT + bytes((hello.alert,)) if hello.alert else b"")
         raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
     session.sni = hello.sni
     route = session.acceptor.routes.find(hello.sni)
     if route is None:
-        _answer(session, _UNRECOGNIZED_NAME)
+        _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
     session.route = route
     session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)
     inbound.step(session, size)
+
+
+def _wait_for_rest(session: Session, arriving: Arriving, size: int) -> None:
+    sock = session.inbound.sock
+    # A peek shows the same bytes for ever, never the end behind them.
+    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, arriving.wanted)
+    session.worker.admission.progress(session)
+    _wait(session)
 
 
 def _wait(session: Session) -> None:

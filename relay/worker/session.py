@@ -30,6 +30,7 @@ from relay.worker.loop import GONE, IN
 from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
+    from relay.core.arriving import Arriving
     from relay.observe.addresses import Place
     from relay.tls.feeding import Feeding
     from relay.worker.listener import Acceptor
@@ -80,7 +81,7 @@ class Session:
     """See the module. Instants are CLOCK_MONOTONIC seconds, but `time_at`, which is Unix time for the log."""
 
     __slots__ = (
-        "acceptor", "active_at", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "ended_at", "first", "identity", "inbound",
+        "acceptor", "active_at", "arriving", "backend_name", "bytes_in", "bytes_out", "cell_in", "cell_out", "client_host", "client_port", "detail", "early", "ended_at", "first", "identity", "inbound",
         "inbound_handshake_s", "member", "number", "outbound", "outbound_cipher", "outbound_handshake_s", "outbound_version", "progress_at", "progresses", "queued", "reason", "replied", "resumed",
         "route", "side", "since_at", "sni", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
@@ -98,10 +99,10 @@ class Session:
         self.started_at = self.since_at = self.active_at = self.progress_at = worker.loop.now
         self.progresses = 0  # how often the client has sent something while it was half open
         self.timer_at = self.ended_at = _INFINITY
-        self.queued = False
-        self.replied = False
+        self.queued = self.replied = False
         self.first: First | None = None  # where a cookie decides
         self.early = False  # the client sent something while we were busy with the backend
+        self.arriving: Arriving | None = None  # where the hello comes in pieces
         self.sni = ""  # as peeked; "" when the client sent none
         self.route: InboundRoute | None = None
         self.identity: Identity | None = None
@@ -114,8 +115,7 @@ class Session:
         self.outbound_version = self.outbound_cipher = ""
         self.inbound_handshake_s: float | None = None
         self.outbound_handshake_s: float | None = None
-        self.bytes_in = self.bytes_out = 0
-        self.cell_in = self.cell_out = 0
+        self.bytes_in = self.bytes_out = self.cell_in = self.cell_out = 0
         self.reason: Reason | None = None
         self.side: Side | None = None
         self.detail = ""

@@ -46,7 +46,7 @@ CASES = {
     "two stars": ((SNI, '["*.*.example.com"]'), ["listener.https.route[0].sni[0]"], "not its whole first label"),
     "a star and nothing": ((SNI, '["*."]'), ["listener.https.route[0].sni[0]"], "is empty"),
     "an empty server name": ((SNI, '[""]'), ["listener.https.route[0].sni[0]"], "is empty"),
-    "an underscore in a server name": ((SNI, '["a_b.example.com"]'), ["listener.https.route[0].sni[0]"], "letters, digits and hyphens"),
+    "a space in a server name": ((SNI, '["a b.example.com"]'), ["listener.https.route[0].sni[0]"], "letters, digits, hyphens and underscores"),
     "umlauts in a server name": ((SNI, '["bücher.example"]'), ["listener.https.route[0].sni[0]"], "xn--"),
     "a server name that is too long": ((SNI, '["' + ".".join(["abcdefg"] * 32) + '"]'), ["listener.https.route[0].sni[0]"], "at most 253"),
     # Routes that nobody reaches.
@@ -139,6 +139,9 @@ def test_a_feature_that_is_not_there_is_refused_and_not_ignored(problems, old, n
 
 
 NOT_SET = [
+    (SNI, '["a_b.example.com", "_a.b", "*._c.example.com", "d_"]'),
+    ("192.0.2.2:443", 'w_2.example.com:443"\nname = "_w2.example.com'),
+    (ROUTE, 'pool = "web"\nallow = {san_dns = ["a_b.corp"]}'),
     (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
     (POOL, '[pool.web]\nsticky = "source"'),
     (POOL, "[pool.web]\nhealth = {}"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.hello import MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_RECORDS, NEED_DATA, TLS12, TLS13, Hello, Malformed, parse_hello, parse_name
+from relay.core.hello import MAX_EMPTY_RECORDS, MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_RECORDS, NEED_DATA, TLS12, TLS13, Hello, Malformed, parse_hello, parse_name
 from relay.errors import Reason
 from tests.support.hellos import HELLOS, alpn, block, extension, handshake, hello, records, server_name, versions
 
@@ -63,9 +63,24 @@ def test_a_hello_cut_into_records_anywhere_is_the_same_hello_at_every_byte(name,
     assert parse_hello(view[: len(data) - 1]) is NEED_DATA
 
 
-def test_a_hello_of_one_byte_records_is_refused_before_it_costs_much():
-    assert parse_hello(records(PLAIN[5:], [1] * (MAX_RECORDS - 1))) == EXPECTED["openssl4_post_quantum"]
-    assert "more than 64 records" in malformed(records(PLAIN[5:], [1] * (MAX_RECORDS + 1)))
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_hello_of_one_byte_records_is_the_same_hello(name):
+    assert parse_hello(records(HELLOS[name][5:], [1] * MAX_RECORDS)) == EXPECTED[name]
+
+
+def test_a_hello_of_more_records_than_any_client_needs_is_refused_before_it_costs_much():
+    long = hello(server_name(b"a.example.com"), extension(21, bytes(MAX_RECORDS)))[5:]
+    assert parse_hello(records(long, [1] * (MAX_RECORDS - 1))) == Hello("a.example.com", (), TLS12)
+    assert f"more than {MAX_RECORDS} records" in malformed(records(long, [1] * (MAX_RECORDS + 1)))
+
+
+def test_empty_records_are_stepped_over_as_openssl_does_but_not_without_end():
+    empty = b"\x16\x03\x01\x00\x00"
+    message = PLAIN[5:]
+    for at in (0, 1, 4, 100):
+        before, after = records(message[:at]), records(message[at:])
+        assert parse_hello(before + empty * MAX_EMPTY_RECORDS + after) == EXPECTED["openssl4_post_quantum"]
+        assert "empty records" in malformed(before + empty * (MAX_EMPTY_RECORDS + 1) + after)
 
 
 @pytest.mark.parametrize("header", [1, 2, 3, 4, 5])
@@ -125,22 +140,24 @@ def test_an_sslv2_hello_is_named():
 
 def test_a_hello_that_is_too_long_is_refused_from_its_length_field_alone():
     start = b"\x16\x03\x01\x40\x00\x01"
+    assert MAX_HELLO_BYTES >= 64 * 1024
     assert parse_hello(start + MAX_HELLO_BYTES.to_bytes(3, "big")) is NEED_DATA
-    assert "a hello of 16385 bytes" in malformed(start + (MAX_HELLO_BYTES + 1).to_bytes(3, "big"))
-    assert "a hello of 20000 bytes" in malformed(start + (20_000).to_bytes(3, "big") + bytes(500))
+    assert f"a hello of {MAX_HELLO_BYTES + 1} bytes" in malformed(start + (MAX_HELLO_BYTES + 1).to_bytes(3, "big"))
+    assert "a hello of 90000 bytes" in malformed(start + (90_000).to_bytes(3, "big") + bytes(500))
 
 
-def test_the_longest_hello_that_is_allowed_is_read_over_two_records():
-    name = server_name(b"a.example.com")
-    body = hello()[9:]
-    padding = extension(21, bytes(MAX_HELLO_BYTES - len(body) - 2 - len(name) - 4))
-    message = handshake(body + block(name + padding))
+def test_the_longest_hello_that_is_allowed_is_read_over_many_records():
+    extensions = block(server_name(b"a.example.com") + extension(21, bytes(65_000)))
+    before = b"\x03\x03" + bytes(32) + b"\0"
+    suites = block(b"\x13\x01" * ((MAX_HELLO_BYTES - len(before) - 2 - 2 - len(extensions)) // 2))
+    body = before + suites + block(bytes(MAX_HELLO_BYTES - len(before) - len(suites) - 1 - len(extensions)), 1) + extensions
+    message = handshake(body)
     assert len(message) == 4 + MAX_HELLO_BYTES
-    assert parse_hello(records(message, [16_384])) == Hello("a.example.com", (), TLS12)
-    assert parse_hello(records(message)) == Hello("a.example.com", (), TLS12)
+    for sizes in ([16_384] * 4, [40] * 1_700):
+        assert parse_hello(records(message, sizes)) == Hello("a.example.com", (), TLS12)
 
 
-@pytest.mark.parametrize("length", [0, MAX_RECORD_BYTES + 1, 0xFFFF])
+@pytest.mark.parametrize("length", [MAX_RECORD_BYTES + 1, 16_640, 0xFFFF])
 def test_a_record_of_impossible_length_is_refused_from_its_header_alone(length):
     assert f"a record of {length} bytes" in malformed(b"\x16\x03\x01" + length.to_bytes(2, "big"))
     assert f"a record of {length} bytes" in malformed(records(PLAIN[5:100]) + b"\x16\x03\x01" + length.to_bytes(2, "big"))
@@ -163,10 +180,28 @@ def test_a_name_is_read_in_lower_case_and_without_its_trailing_dot(sent, read):
     assert parse_name(sent) == read
 
 
-@pytest.mark.parametrize("sent", [b"", b".", b"..", b".example.com", b"a..b", b"a.b..", b"a\0.example.com", b"a.example.com\0", b"a b", b"a/b", b"[::1]", b"b\xc3\xbccher.example", b"*.example.com", b"a\n", b"a" * 257])
-def test_a_name_that_is_no_host_name_is_refused(sent):
+ODD = [b".", b"..", b".example.com", b"a..b", b"a.b..", b"a b", b"a/b", b"[::1]", b"::1", b"a.b:443", b"b\xc3\xbccher.example", b"\xff.example", b"*.example.com", b"a\n", b"\x1b[2J", b"a\\.b", b"A.B,", b"(" * 255]
+
+
+@pytest.mark.parametrize("sent", ODD)
+def test_a_name_that_is_no_host_name_is_read_as_one_printable_line_that_looks_like_none(sent):
+    read = parse_hello(hello(server_name(sent)))
+    assert read == Hello(parse_name(sent), (), TLS12)
+    assert read.sni.isprintable()
+    assert len(read.sni) <= 128
+    labels = read.sni.split(".")
+    assert not all(label and set(label) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for label in labels)
+
+
+def test_an_empty_name_is_none():
+    assert parse_hello(hello(server_name(b""))) == Hello("", (), TLS12)
+
+
+@pytest.mark.parametrize("sent", [b"a\0.example.com", b"a.example.com\0", b"\0", b"a" * 256, b"a." * 150])
+def test_a_name_that_openssl_does_not_take_is_refused_as_openssl_does(sent):
+    result = parse_hello(hello(server_name(sent)))
     assert "not one host name" in malformed(hello(server_name(sent)))
-    assert parse_name(sent) is None
+    assert result.alert == 112
 
 
 def test_several_names_or_another_kind_of_name_are_refused():
@@ -203,8 +238,11 @@ def test_bad_lists_of_versions_are_refused():
 
 def test_without_supported_versions_the_old_field_tells_and_never_more_than_tls12():
     assert parse_hello(hello(version=0x0301)) == Hello("", (), 0x0301)
-    assert parse_hello(hello(version=0x0304)) == Hello("", (), TLS12)
+    for newer in (0x0304, 0x0400, 0x7F1C, 0xFFFF):  # RFC 5246, E.1
+        assert parse_hello(hello(version=newer)) == Hello("", (), TLS12)
+        assert parse_hello(hello(versions(0x0304), version=newer)) == Hello("", (), TLS13)
     assert "version 0x0200" in malformed(hello(version=0x0200))
+    assert "version 0x0000" in malformed(hello(version=0))
 
 
 def test_lengths_inside_the_hello_must_add_up():

@@ -24,6 +24,14 @@ def test_a_wildcard_matches_exactly_one_more_label():
     assert table.find("notexample.com") is None
 
 
+@pytest.mark.parametrize("sni", [".example.com", "a b.example.com", "[::1].example.com", "*.example.com", "bücher.example.com", "a:1.example.com", "\\x80.example.com", "a" * 64 + ".example.com", "\u212a.example.com", "-.example.com"])
+def test_a_wildcard_stands_for_no_label_that_host_names_do_not_have(sni):
+    table = RouteTable.build([(("*.example.com",), "any"), (("app.example.com",), "app"), ((), "rest")])
+    assert table.find(sni) == "rest"
+    assert table.find("my_app-1.example.com") == "any"
+    assert RouteTable.build([(("*.example.com",), "any")]).find(sni) is None
+
+
 def test_a_route_without_names_takes_every_other_name_and_clients_without_one():
     table = RouteTable.build([(("a.example.com",), "a"), ((), "rest")])
     assert table.find("a.example.com") == "a"
