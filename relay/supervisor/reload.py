@@ -40,12 +40,17 @@ log = logging.getLogger(__name__)
 
 
 class Reloads:
-    """One reload at a time. SIGHUP during one is remembered, a control client during one is told to come back."""
+    """One reload at a time.
+
+    SIGHUP and `relay reload` wait for their turn during one, and while the relay starts: the file
+    may have changed since it was read. One reload then answers all that wait.
+    """
 
     def __init__(self, supervisor: Supervisor, handover_s: float) -> None:
         self._supervisor = supervisor
         self._handover_s = handover_s
-        self._client: Client | None = None
+        self._clients: list[Client] = []  # this reload answers them
+        self._waiting: list[Client] = []  # the next one does
         self._again = False
         self._preparation: Preparation | None = None
         self._orphans = Orphans()
@@ -59,7 +64,13 @@ class Reloads:
     def eager(self) -> bool:
         """There is something to do at once: the loop must not wait."""
         building = self._preparation is not None and self._preparation.building
-        return building or self._losing is not None
+        return building or self._losing is not None or (self._again and not self._busy)
+
+    @property
+    def _busy(self) -> bool:
+        supervisor = self._supervisor
+        under_way = self._preparation is not None or supervisor.fleet.candidate is not None
+        return under_way or self.handing_over or supervisor.state_word == "starting"
 
     @property
     def handing_over(self) -> bool:
@@ -68,18 +79,22 @@ class Reloads:
 
     def begin(self, client: Client | None) -> None:
         """Start a reload for a client, or for SIGHUP (None). The client is answered when it is decided."""
-        fleet = self._supervisor.fleet
-        if fleet.ending is not Ending.NO or self._supervisor.state_word != "serving":
+        if self._supervisor.fleet.ending is not Ending.NO:
             _refuse(client, f"the relay is {self._supervisor.state_word}")
-        elif self._preparation is not None or fleet.candidate is not None or self.handing_over:
-            if client is None:
-                self._again = True  # the file may have changed since it was read
-            else:
-                _refuse(client, "another reload is under way; try again when it is done")
-        else:
-            self._client = client
-            self._supervisor.notifier.reloading()
-            self._try()
+            return
+        self._again = True
+        if client is not None:
+            self._waiting.append(client)
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Begin the next reload, if one is wanted and none is under way."""
+        if not self._again or self._busy:
+            return
+        self._again = False
+        self._clients, self._waiting = self._waiting, []
+        self._supervisor.notifier.reloading()
+        self._try()
 
     def _try(self) -> None:
         with self._refusing():
@@ -178,6 +193,7 @@ class Reloads:
         """Go on. Answer, once nobody accepts who should not, or once that has taken too long."""
         self._orphans.step(now)
         self._dismantle()
+        self._take_turn()
         self._go_on(now)
         if not self._reply:
             return
@@ -197,7 +213,6 @@ class Reloads:
             log.info("generation %d serves; the workers before it drain", reply["generation"])
             self._supervisor.announce()
             self._answer(reply)
-            self._repeat()
         else:
             self._failed(reply)
 
@@ -210,23 +225,19 @@ class Reloads:
     def _failed(self, reply: dict[str, Any]) -> None:
         self._supervisor.notifier.ready(self._supervisor.status_line())
         self._answer({"ok": False, **reply})
-        self._repeat()
-
-    def _repeat(self) -> None:
-        if self._again:
-            self._again = False
-            self.begin(None)
 
     def abandon(self, why: str) -> None:
         """The relay is told to end: whoever waits is told so."""
         self._close_preparation()
         self._reply, self._again = {}, False
+        self._clients += self._waiting
+        self._waiting = []
         self._answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
 
     def _answer(self, reply: dict[str, Any]) -> None:
-        """Tell the client that waits, if there is one."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Tell the clients that wait for this reload."""
+        clients, self._clients = self._clients, []
+        for client in clients:
             client.reply(reply)
 
 

@@ -9,6 +9,7 @@ import socket
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from relay.supervisor.control import ask
@@ -60,8 +61,6 @@ def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
     with ThreadPoolExecutor(1) as pool:
         reload = pool.submit(gateway.command, "reload")
         gateway.wait_for_log(f"worker 0 (pid {old[0]}) of generation 1 ended")  # it was told to drain, so the new ones serve
-        busy = ask(gateway.state_dir, "reload", 5)
-        assert (busy["ok"], "another reload is under way" in busy["error"]) == (False, True)
         assert not reload.done()
         assert gateway.endpoints["generation"] == 1
         assert "generation 2 serves" not in gateway.log()
@@ -221,10 +220,56 @@ def test_a_hangup_during_a_reload_is_not_lost(relay):
     (gateway.directory / "behave").write_text("late 2")
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
-    busy = ask(gateway.state_dir, "reload", 5)
-    assert (busy["ok"], "another reload is under way" in busy["error"]) == (False, True)
     gateway.signal(signal.SIGHUP)
     wait_until("generation 3 serves", lambda: gateway.endpoints["generation"] == 3, detail=gateway.log)
+
+
+def test_reloads_that_are_asked_for_during_a_reload_wait_and_are_answered_by_the_next(relay, body):
+    """They were told to come back: `systemctl reload` after a SIGHUP failed."""
+    gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("late 2")
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_for_log("worker 0 started", count=2)
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, gateway.state_dir, "reload", 60) for _ in range(3)]
+        wait_until("they have asked", lambda: control_clients(gateway) == 3)
+        log = [json.loads(line) for line in gateway.log().splitlines() if "worker_pid" in line]
+        (late,) = [line["worker_pid"] for line in log if line["generation"] == 2]
+        os.kill(late, signal.SIGKILL)
+        assert [one.result() for one in waiting] == [{"ok": True, "generation": 3}] * 3
+    assert gateway.log().count("reload given up") == 1
+    assert ask(gateway.state_dir, "reload", 60) == {"ok": True, "generation": 4}
+
+
+def test_a_reload_that_is_asked_for_while_the_relay_starts_waits_for_that(relay):
+    gateway = relay(start=False, module=STUB, env=stub(), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("slow")
+    gateway.launch()
+    gateway.wait_for_log("worker 0 started")
+    gateway.signal(signal.SIGHUP)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, gateway.state_dir, "reload", 60)
+        assert waiting.result() == {"ok": True, "generation": 2}
+
+
+def test_a_relay_that_is_told_to_end_answers_the_reloads_that_wait(relay):
+    gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
+    (gateway.directory / "behave").write_text("late 2")
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_for_log("worker 0 started", count=2)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(ask, gateway.state_dir, "reload", 60) for _ in range(2)]
+        wait_until("they have asked", lambda: control_clients(gateway) == 2)
+        gateway.signal(signal.SIGTERM)
+        for one in waiting:
+            assert "was told to end (SIGTERM) before the reload was done" in one.result()["error"]
+    assert gateway.wait() == 0
+
+
+def control_clients(gateway):
+    """How many clients the supervisor has on its control socket."""
+    connections = psutil.Process(gateway.pid).net_connections("unix")
+    return sum(1 for one in connections if str(one.laddr).endswith("control.sock")) - 1
 
 
 def test_what_cannot_change_is_refused(relay, body):

@@ -2,7 +2,7 @@
 
 `python -m tests.support.stub_relay start --config FILE`, usually through `Gateway(body, module=STUB, env=stub(...))`. A worker looks for a file
 `behave` in the current directory (the gateway's) when it starts: `crash` ends at once, `mute` serves but sends no heartbeat, `late` never serves,
-`deaf` ignores SIGTERM, `bug` raises; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
+`slow` serves after two seconds, `deaf` ignores SIGTERM, `bug` raises; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from relay.tls.preload import load_openssl
@@ -33,6 +34,9 @@ def misbehave(spec) -> int:
     cells = spec.board.row(spec.row)
     if wish[0] == "crash":
         return 3
+    if wish[0] == "slow":
+        time.sleep(2)
+        return run_worker(spec)
     if wish[0] == "bug":
         raise RuntimeError("a bug\nof two lines")
     if wish[0] == "mute":
