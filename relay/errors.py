@@ -91,6 +91,7 @@ class Reason(Word):
 
     # The backend.
     NO_BACKEND = "no_backend"
+    CONNECTING_LIMIT = "connecting_limit"
     BACKEND_REFUSED = "backend_refused"
     BACKEND_UNREACHABLE = "backend_unreachable"
     BACKEND_TIMEOUT = "backend_timeout"
@@ -164,6 +165,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.ALERT_PROTOCOL_VERSION: "the client does not accept the TLS version chosen; compare its settings with min_version",
     Reason.ALERT_OTHER: "the client ended the connection with the alert in the detail; see its log",
     Reason.NO_BACKEND: "no backend of the pool could be tried; see the pool's earlier failures",
+    Reason.CONNECTING_LIMIT: "as many clients as the pool's max_connecting allows wait for its backends; find out why these are slow, or raise max_connecting",
     Reason.BACKEND_REFUSED: "nothing listens at the backend's address; start it, or correct address",
     Reason.BACKEND_UNREACHABLE: "the network says the backend cannot be reached; check address, routes and firewalls",
     Reason.BACKEND_TIMEOUT: "the backend did not accept the connection within timeouts.connect_s",

@@ -202,6 +202,7 @@ class Pool(_Section):
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = OUTBOUND_GROUPS
     retry_s: Seconds = 10
+    max_connecting: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     on_down: Literal["keep", "close"] = "keep"
     resolve_s: Seconds = 30
     send_proxy: Literal["", "v1", "v2"] = ""

@@ -68,6 +68,7 @@ FAMILIES: dict[str, Family] = {
 SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals only
 # The rest has the labels pool, backend and is shared by all generations: plain stores, no additions.
 RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
+TRIAL_UNTIL_MS = "trial_until_ms"  # CLOCK_MONOTONIC milliseconds; by the worker whose session tries a failed backend
 HEALTH = "health"  # 0 not checked, 1 up, 2 down; by the checker
 HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
 BACKEND_NOT_AFTER_S = "backend_not_after_s"  # Unix time at which the certificate it last showed expires, 0 not seen; by the checker
@@ -129,7 +130,7 @@ BACKEND = Kind(
         *(Series("relay_bytes_total", (direction,)) for direction in (TO_BACKEND, FROM_BACKEND)),
         *(Series("relay_backend_selected_total", (why,)) for why in WHYS),
     ),
-    tuple(map(Series, (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE))),
+    tuple(map(Series, (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, TRIAL_UNTIL_MS))),
 )
 CHECKED_BACKEND = Kind(
     "checked_backend",

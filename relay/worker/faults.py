@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from relay.errors import Reason, Side
 from relay.tls.reasons import Failure, after_handshake
-from relay.worker import outbound
+from relay.worker.blame import explain_late, where
 
 if TYPE_CHECKING:
-    from relay.worker.session import End, Session
+    from relay.worker.end import End
+    from relay.worker.session import Session
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
@@ -28,10 +29,10 @@ def note_fault(session: Session, side: Side, failure: Failure) -> None:
     A reset may be followed by its explanation, an alert that was under way.
     """
     outward = side is Side.OUTBOUND
-    failure = outbound.explain_late(session, failure) if outward else after_handshake(failure)
+    failure = explain_late(session, failure) if outward else after_handshake(failure)
     if session.reason is None or session.reason in _RESETS.values():
         session.reason = _RESETS.get(failure.reason, failure.reason)
-        session.detail = outbound.where(session, failure) if outward else failure.detail
+        session.detail = where(session, failure) if outward else failure.detail
         session.side = side
 
 
@@ -42,4 +43,4 @@ def note_truncation(session: Session) -> None:
     """
     if session.reason is None:
         session.reason, session.side = Reason.TRUNCATED, Side.OUTBOUND
-        session.detail = outbound.where(session)
+        session.detail = where(session)

@@ -13,31 +13,29 @@ import logging
 import socket
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.lifecycle import Event, State
-from relay.errors import REMEDIES, Reason, SessionError, Side, Stage
-from relay.sockets import format_address, start_connect
+from relay.errors import Reason, SessionError, Side, Stage
+from relay.sockets import start_connect
 from relay.tls import stream
-from relay.tls.explain_backend import agreed_on_nothing, explain_backend, explain_rejection, explain_unread
-from relay.tls.reasons import GONE_ERRNOS, Failure, after_handshake, explain_connect, is_no_resources
+from relay.tls.explain_backend import agreed_on_nothing, explain_backend
+from relay.tls.reasons import GONE_ERRNOS, Failure, explain_connect, is_no_resources
 from relay.worker import relaying
+from relay.worker.backend import NO_RESUMPTION_S
+from relay.worker.blame import BLAMELESS, blame, explain_late, where
+from relay.worker.end import End
 from relay.worker.loop import ET, IN, OUT
-from relay.worker.pools import NO_RESUMPTION_S
-from relay.worker.session import End
 
 if TYPE_CHECKING:
     from relay.observe.addresses import Place
-    from relay.worker.places import Places
-    from relay.worker.pools import Member
+    from relay.worker.backend import Member
     from relay.worker.session import Session
 
 # A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301, 1).
 _UNSPOKEN = frozenset(("http/1.1", "http/1.0"))
-# Failures that another client, or the same one later, need not have: the backend stays in use.
-_BLAMELESS = frozenset((Reason.NO_RESOURCES, Reason.BACKEND_NO_SHARED_ALPN))
 # Failures that a session which was offered has no part in.
-_NOT_THE_RESUMPTION = _BLAMELESS | {Reason.BACKEND_REFUSED, Reason.BACKEND_UNREACHABLE, Reason.BACKEND_TIMEOUT}
+_NOT_THE_RESUMPTION = BLAMELESS | {Reason.BACKEND_REFUSED, Reason.BACKEND_UNREACHABLE, Reason.BACKEND_TIMEOUT}
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +45,35 @@ def choose(session: Session) -> None:
     pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
     while True:
         cookies = session.first.found.values if session.first is not None else ()
+        if pool.waiting.full:
+            detail = f"{pool.waiting.most} clients of this worker wait for the backends of pool {pool.name}"
+            raise SessionError(Side.OUTBOUND, Stage.CONNECT, Reason.CONNECTING_LIMIT, detail)
         choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
         if choice is None:
-            nobody = f"every backend of pool {pool.name} is disabled, draining, or has its max_connections"
-            raise SessionError(Side.OUTBOUND, Stage.CONNECT, session.reason or Reason.NO_BACKEND, session.detail if session.tried else nobody)
-        member, session.why = choice
+            last = Failure(session.reason, session.detail) if session.reason is not None and session.tried else pool.why_none()
+            raise SessionError(Side.OUTBOUND, Stage.CONNECT, last.reason, last.detail)
+        member, session.why, claim = choice
         session.backend_name = member.target.route
         session.tried = (*session.tried, member.index)
         session.worker.cells[member.cells_why[session.why]] += 1
-        failure = _begin(session, member)
+        hurried = claim != 0 and pool.others_serve(member, session.tried)
+        failure = _begin(session, member, _Attempt(claim=claim, hurried=hurried))
         if failure is None:
             return
         _give_up(session, failure)
 
 
-def _begin(session: Session, member: Member, instead: Failure | None = None, place: Place | None = None) -> Failure | None:
-    """Start to connect to this backend, in full where `instead` is why a resumption failed there."""
+class _Attempt(NamedTuple):
+    """How a backend is tried: see the fields of `End`."""
+
+    claim: int = 0
+    hurried: bool = False
+    instead: Failure | None = None
+    place: Place | None = None
+
+
+def _begin(session: Session, member: Member, attempt: _Attempt) -> Failure | None:
+    """Start to connect to this backend, in full where a resumption has failed there."""
     session.member = member
     session.reason, session.detail, session.side = None, "", None
     session.queued = False
@@ -70,8 +81,9 @@ def _begin(session: Session, member: Member, instead: Failure | None = None, pla
     session.cell_in, session.cell_out = member.cell_to, member.cell_from
     session.since_at = session.worker.loop.now
     try:
-        failure = _connect(session, member, instead, place)
+        failure = _connect(session, member, attempt)
     except OSError as error:
+        session.worker.pools[member.target.pool].release(member, attempt.claim)
         return explain_connect(error.errno or 0)
     end = session.outbound
     if failure is None or end is None or not _may_be_the_resumption(end, failure):
@@ -79,13 +91,13 @@ def _begin(session: Session, member: Member, instead: Failure | None = None, pla
     return _begin_in_full(session, end, member, failure)
 
 
-def _connect(session: Session, member: Member, instead: Failure | None, place: Place | None) -> Failure | None:
+def _connect(session: Session, member: Member, attempt: _Attempt) -> Failure | None:
     """Begin to connect, and to handshake: where the backend is near it has accepted by now, and the first write need not wait for an event."""
     target, places, now = member.target, member.places, session.worker.loop.now
     if places is None:
         session.outbound = end = End(start_connect(target.family, target.sockaddr))
     else:
-        place = place or places.pick(now)
+        place = attempt.place or places.pick(now)
         try:
             session.outbound = end = End(start_connect(*place))
         except OSError as error:
@@ -94,8 +106,10 @@ def _connect(session: Session, member: Member, instead: Failure | None, place: P
             raise
         end.place = place
     end.began_at = now
-    end.instead = instead
-    end.offered = member.session_to_resume(time.time()) if instead is None else None
+    end.pool = pool = session.worker.pools[target.pool]
+    end.hurried, end.instead = attempt.hurried, attempt.instead
+    pool.begin(member, end, attempt.claim)
+    end.offered = member.session_to_resume(time.time()) if end.instead is None else None
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
@@ -157,6 +171,8 @@ def _established(session: Session, end: End, member: Member) -> Failure | None:
             stream.close_notify(end.ssl)
             return agreed_on_nothing(wanted, chosen)
     end.established, end.feeding = True, None
+    if end.pool is not None:
+        end.pool.reached(member, end)
     session.outbound_version, session.outbound_cipher = stream.version(end.ssl), stream.cipher(end.ssl)
     session.outbound_handshake_s = time.monotonic() - session.since_at
     end.resumed = stream.resumed(end.ssl)
@@ -180,11 +196,12 @@ def _may_be_the_resumption(end: End, failure: Failure) -> bool:
 def _begin_in_full(session: Session, end: End, member: Member, failure: Failure) -> Failure | None:
     """Try the same backend, at the same address, once more without the session."""
     member.drop_session(end.offered)
-    place = end.place
+    attempt = _Attempt(end.claim, end.hurried, failure, end.place)
+    end.claim = 0  # the next attempt goes on with it
     session.drop_outbound()
     if session.state is not State.CONNECT:
         session.advance(Event.BACKEND_FAILED)
-    return _begin(session, member, failure, place)
+    return _begin(session, member, attempt)
 
 
 def _resumes_no_more(session: Session, member: Member, failure: Failure) -> None:
@@ -205,7 +222,10 @@ def too_slow(session: Session) -> None:
         choose(session)  # its step was still to come
         return
     slow = Reason.BACKEND_TIMEOUT if session.state is State.CONNECT else Reason.BACKEND_HANDSHAKE_TIMEOUT
-    try_next(session, Failure(slow))
+    end, patience_s = session.outbound, session.worker.patience_s
+    hurried = end is not None and end.hurried and slow is Reason.BACKEND_HANDSHAKE_TIMEOUT
+    detail = f"not within connect_s ({patience_s[State.CONNECT]:g} s): it had failed before, and others can serve" if hurried else ""
+    try_next(session, Failure(slow, detail))
 
 
 def close_all(sessions: Iterable[Session], member: Member) -> None:
@@ -238,17 +258,6 @@ def back_to_connect(session: Session, failure: Failure) -> None:
         session.refuse(error)
 
 
-def explain_late(session: Session, failure: Failure) -> Failure:
-    """The same failure of a backend whose handshake was done: what its alert means then."""
-    end = session.outbound
-    failure = after_handshake(failure)
-    if end is None:
-        return failure
-    if not session.bytes_out and not end.resumed and session.outbound_version == "TLSv1.3":
-        failure = explain_unread(failure, end.sock)
-    return explain_rejection(failure, end.ssl)
-
-
 def _give_up(session: Session, failure: Failure) -> None:
     """The backend has failed: blame it, and go back to CONNECT to choose the next one."""
     blame(session, failure)
@@ -256,40 +265,3 @@ def _give_up(session: Session, failure: Failure) -> None:
     session.drop_outbound()
     if session.state is not State.CONNECT:
         session.advance(Event.BACKEND_FAILED)
-
-
-def blame(session: Session, failure: Failure) -> None:
-    """Count a backend's failure and leave it alone; say so once per retry_s, not once per client."""
-    member, worker, end = session.member, session.worker, session.outbound
-    if member is None:
-        return
-    worker.count_handshake(Side.OUTBOUND, failure.reason)
-    if failure.reason in _BLAMELESS:
-        return
-    if end is not None and end.offered is not None:
-        member.drop_session(end.offered)  # it may be what the backend did not like
-    pool = worker.pools[member.target.pool]
-    if member.places is not None and _other_address(session, member, member.places, failure):
-        return
-    if pool.leave_alone(member):
-        log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, where(session, failure), REMEDIES[failure.reason])
-
-
-def _other_address(session: Session, member: Member, places: Places, failure: Failure) -> bool:
-    """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
-    end, now = session.outbound, session.worker.loop.now
-    if end is not None and end.place is not None and places.failed(end.place, now):
-        log.warning("pool %s: backend %s: its address %s is left alone: %s: %s", member.target.pool, member.target.route, format_address(end.place[1]), failure.reason, where(session, failure))
-    mark = ~member.index  # one for each address tried; no member has a negative index
-    session.tried = (*session.tried, mark)
-    if not places.others_left(session.tried.count(mark)):
-        return False
-    session.tried = tuple(index for index in session.tried if index != member.index)
-    return True
-
-
-def where(session: Session, failure: Failure | None = None) -> str:
-    """Which backend, at which address, and what about it: for the access log."""
-    member = session.member
-    where = f"{member.target.route} at {member.target.address} (name {member.target.name})" if member is not None else ""
-    return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

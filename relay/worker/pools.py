@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Container
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
@@ -22,104 +22,44 @@ from relay.core.member import Mode, Status
 from relay.core.overrides import MAX_WEIGHT
 from relay.core.sniff import Sniffed
 from relay.core.sticky import identity_key, source_key
+from relay.errors import Reason
 from relay.observe.addresses import Addresses
 from relay.observe.names import (
-    FROM_BACKEND,
-    HEALTH,
     HEALTH_DOWN,
     HEALTH_VERSION,
-    MODE_OVERRIDE,
     OVERRIDE_VERSION,
-    RETRY_UNTIL_MS,
-    RETURNED_AT_MS,
-    TO_BACKEND,
-    WEIGHT_OVERRIDE,
-    WHYS,
 )
+from relay.observe.outages import Outage
 from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Target
-from relay.tls.identity import Identity, identity_of
-from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.tls.identity import Identity
+from relay.tls.reasons import Failure
+from relay.worker.backend import Member
 from relay.worker.choice import CookieChoice
 from relay.worker.places import Places
+from relay.worker.waiting import TRYING_ANYWAY, Waiting
 
-# A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
-RENEW_S = 60.0
-# A longer wait than any configuration can ask for is none: the cell was not written by a worker in its right mind.
-MOST_RETRY_MS = 31_536_000_000
-# A backend that answers resumptions with an alert gets full handshakes this long.
-NO_RESUMPTION_S = 600.0
+if TYPE_CHECKING:
+    from relay.worker.end import End
+
+# A failed backend that has kept a session so long after its handshake is back.
+PROVEN_S = 1.0
 # By the value of a MODE_OVERRIDE cell; 0 is as configured.
 _MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
 
 
-class Member:
-    """One backend, seen from one worker."""
+class Choice(NamedTuple):
+    """The backend to try, why it was chosen, and our claim when it is one that has failed (0: none)."""
 
-    __slots__ = (
-        "cell_active", "cell_from", "cell_health", "cell_mode", "cell_retry", "cell_returned", "cell_to", "cell_weight", "cells_why",
-        "index", "places", "renew_at", "resume_after_at", "session", "target", "valid_until_at",
-    )  # fmt: skip
-
-    def __init__(self, index: int, target: Target, layout: Layout) -> None:
-        self.index = index
-        self.target = target
-        labels = (target.pool, target.route)
-        self.cell_to = layout.cell("relay_bytes_total", *labels, TO_BACKEND)
-        self.cell_from = layout.cell("relay_bytes_total", *labels, FROM_BACKEND)
-        self.cell_active = layout.cell("relay_backend_connections_active", *labels)
-        self.cell_retry = layout.cell(RETRY_UNTIL_MS, *labels)
-        self.cell_health = layout.cell(HEALTH, *labels)
-        self.cell_returned = layout.cell(RETURNED_AT_MS, *labels)
-        self.cell_mode = layout.cell(MODE_OVERRIDE, *labels)
-        self.cell_weight = layout.cell(WEIGHT_OVERRIDE, *labels)
-        self.cells_why = {why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS}
-        self.places: Places | None = None  # of a backend whose address is a host name
-        self.session: Pointer = None  # to resume; owned by cffi's collector
-        self.renew_at = 0.0
-        self.valid_until_at = 0.0
-        self.resume_after_at = 0.0  # on the loop's clock
-
-    def session_to_resume(self, now_at: float) -> Pointer:
-        """A session of an earlier connection, or None. Never one that outlives a certificate of the chain it was verified with."""
-        return self.session if now_at < self.valid_until_at else None
-
-    def drop_session(self, session: Pointer) -> None:
-        """Offer this session no more; one that has taken its place meanwhile stays."""
-        if self.session is session:
-            self.session = None
-
-    def stop_resuming(self, now: float) -> bool:
-        """Keep no session for NO_RESUMPTION_S; `now` is the loop's. True when this is news."""
-        news = now >= self.resume_after_at
-        self.resume_after_at = now + NO_RESUMPTION_S
-        self.session = None
-        return news
-
-    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float, now: float) -> None:
-        """Remember the session of a connection that has read application data (only then its TLS 1.3 ticket is there)."""
-        if (resumed and now_at < self.renew_at) or now < self.resume_after_at:
-            return
-        if not resumed:
-            self.valid_until_at = _chain_valid_until(ssl)
-        session = lib.SSL_get1_session(ssl)
-        if session != NULL:
-            self.session = ffi.gc(session, lib.SSL_SESSION_free)
-            self.renew_at = now_at + RENEW_S
-
-
-def _chain_valid_until(ssl: Pointer) -> float:
-    """The earliest not_after of the chain that OpenSSL has verified, Unix time; 0, that is never resumed, when there is none."""
-    chain = lib.SSL_get0_verified_chain(ssl)
-    if chain == NULL:
-        return 0.0
-    return min((identity_of(lib.sk_X509_value(chain, i)).not_after_at for i in range(lib.sk_X509_num(chain))), default=0.0)
+    member: Member
+    why: str
+    claim: int
 
 
 class PoolState:
     """One pool, seen from one worker."""
 
-    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"") -> None:
+    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"", trial_s: float = 10.0) -> None:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
@@ -132,6 +72,10 @@ class PoolState:
         self._starts_slowly = pool.slow_start_s > 0
         self._notes_returns = self._starts_slowly and pool.health is None
         self._shared = board.row(SHARED_ROW)
+        self._outage = Outage(self._shared, layout, [(target.pool, target.route) for target in targets])
+        self._trial_ms = int(trial_s * 1000)
+        self._trials: dict[End, Member] = {}
+        self.waiting = Waiting(len(targets), pool.max_connecting)
         self._board = board
         self.see_workers()
         self._cell_health_version = layout.cell(HEALTH_VERSION)
@@ -144,21 +88,70 @@ class PoolState:
         self._cookies = CookieChoice(name, pool, secret, self._connections) if self.cookie else None
         self.refresh()
 
-    def pick(self, client: str, tried: Container[int], who: Identity | None = None, cookies: tuple[bytes, ...] = ()) -> tuple[Member, str] | None:
+    def pick(self, client: str, tried: Container[int], who: Identity | None = None, cookies: tuple[bytes, ...] = ()) -> Choice | None:
         """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
         shared = self._shared
         if shared[self._cell_health_version] + shared[self._cell_override_version] != self._seen:
             self.refresh()
         now_at = monotonic() if self._starts_slowly else 0.0
-        if cookies and self._cookies is not None:
-            named, why = self._cookies.pick(cookies, tried, self._usable, now_at)
-            return None if named is None else (self.members[named], why)
         balancer = self._balancer
         key = self._key(client, who) if balancer.keyed else b""
-        index = balancer.pick(key, tried, self._usable, now_at)
-        if index is None:
-            return None
-        return self.members[index], "failover" if tried else balancer.why
+        passed: set[int] = set()
+        left = tried
+        while True:
+            if cookies and self._cookies is not None:
+                index, why = self._cookies.pick(cookies, left, self._usable, now_at)
+            else:
+                index = balancer.pick(key, left, self._usable, now_at)
+                why = "failover" if tried else balancer.why
+            if index is None:
+                return None
+            if not self._outage.has_failed(index):
+                return Choice(self.members[index], why, 0)
+            if self._usable(index):
+                return Choice(self.members[index], why, self._outage.claim(index, self._trial_ms))
+            if self.waiting.by_backend[index] < TRYING_ANYWAY:  # no backend is usable, and this one may be back
+                return Choice(self.members[index], why, 0)
+            passed.add(index)
+            left = _Either(tried, passed)
+
+    def why_none(self) -> Failure:
+        """Why `pick` has found nobody for a client that has tried nobody."""
+        failed = [each for each in self.members if self._outage.has_failed(each.index)]
+        if not failed:
+            return Failure(Reason.NO_BACKEND, f"every backend of pool {self.name} is disabled, draining, or has its max_connections")
+        last = ", ".join(f"{each.target.route}: {each.failure or 'by its health checks or another worker'}" for each in failed[:8])
+        return Failure(Reason.NO_BACKEND, f"every backend of pool {self.name} has failed, and {TRYING_ANYWAY} clients are trying each ({last})")
+
+    def others_serve(self, member: Member, tried: Container[int]) -> bool:
+        """Whether a session that gives this member up could go to another one that works."""
+        roster = self._balancer.roster
+        return any(i != member.index and i not in tried and self._usable(i) for i in (*roster.enabled, *roster.standby))
+
+    def begin(self, member: Member, end: End, claim: int) -> None:
+        """A session waits for this backend, and tries it for all others if it has a claim."""
+        self.waiting.begin(member.index)
+        end.waits, end.claim = True, claim
+        if claim:
+            self._trials[end] = member
+
+    def reached(self, member: Member, end: End) -> None:
+        """The handshake is done."""
+        self.waiting.end(member.index)
+        end.waits = False
+
+    def left(self, member: Member, end: End) -> None:
+        """The session has given this backend up, or has ended."""
+        if end.waits:
+            self.reached(member, end)
+        if end in self._trials:
+            del self._trials[end]
+            self.release(member, end.claim)
+
+    def release(self, member: Member, claim: int) -> None:
+        """A trial is over."""
+        if claim:
+            self._outage.release(member.index, claim)
 
     def _key(self, client: str, who: Identity | None) -> bytes:
         """Who the client is."""
@@ -190,24 +183,27 @@ class PoolState:
         """What puts our cookie into the member's first response, for a client that came without one."""
         return self._cookies.inserter(member.index, found) if self._cookies is not None else None
 
-    def leave_alone(self, member: Member) -> bool:
+    def leave_alone(self, member: Member, reason: Reason) -> bool:
         """The backend failed: nobody tries it for retry_s. True when this is news."""
-        now_ms = monotonic_ms()
-        news = bool(self._shared[member.cell_retry] <= now_ms)
-        self._shared[member.cell_retry] = now_ms + self._retry_ms
-        return news
+        member.failure = reason
+        return self._outage.fail(member.index, self._retry_ms)
 
     def answered(self, member: Member, began_at: float) -> None:
         """The backend has sent something on a connection that began at `began_at` (CLOCK_MONOTONIC): if it failed before that, it is back."""
-        until_ms = self._shared[member.cell_retry]
-        if until_ms and began_at * 1000 > until_ms - self._retry_ms:
-            self._shared[member.cell_retry] = 0
+        failed_at_ms = self._outage.failed_at_ms(member.index, self._retry_ms)
+        if failed_at_ms and began_at * 1000 > failed_at_ms:
+            self._outage.answered(member.index)
             if self._notes_returns:  # with checks it is the checker who says so
                 self._shared[member.cell_returned] = monotonic_ms()
                 self.refresh()
 
-    def on_tick(self) -> list[Member]:
+    def on_tick(self, now: float) -> list[Member]:
         """Once a second: whose sessions are to be closed, as the checks have found it down since; who is tried although it is down keeps what it gets."""
+        for end, member in list(self._trials.items()):
+            # Refusals come at once. Some protocols have nothing to answer, and it works all the same.
+            if end.established and end.began_at + PROVEN_S < now:
+                del self._trials[end]
+                self.answered(member, end.began_at)
         if self._notes_returns:  # by another worker, and without a new version
             self.refresh()
         if not self._closes:
@@ -220,9 +216,20 @@ class PoolState:
         return max(0, sum(map(sum, self._active[index])))
 
     def _usable(self, index: int) -> bool:
-        member, shared = self.members[index], self._shared
-        until = shared[member.cell_retry]
-        return bool((until == 0 or not 0 < until - monotonic_ms() <= MOST_RETRY_MS) and shared[member.cell_health] != HEALTH_DOWN)
+        return self.waiting.by_backend[index] < self.waiting.share and self._outage.usable(index)
+
+
+class _Either:
+    """What is in one of two containers."""
+
+    __slots__ = ("_one", "_other")
+
+    def __init__(self, one: Container[int], other: Container[int]) -> None:
+        self._one = one
+        self._other = other
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._one or index in self._other
 
 
 def _mode(code: int) -> Mode | None:

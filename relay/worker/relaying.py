@@ -27,12 +27,14 @@ from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
 from relay.tls.reasons import Failure
 from relay.worker import outbound
+from relay.worker.blame import blame, explain_late
 from relay.worker.faults import may_still_refuse, note_fault, note_truncation
 from relay.worker.loop import GONE, IN, OUT
 from relay.worker.sniffing import First
 
 if TYPE_CHECKING:
-    from relay.worker.session import End, Session
+    from relay.worker.end import End
+    from relay.worker.session import Session
 
 
 def begin(session: Session) -> None:
@@ -268,7 +270,7 @@ def _half_ended(session: Session) -> None:
 def _source_failed(session: Session, side: Side, failure: Failure) -> None:
     """The connection of this side is dead in both directions; what was read from it before may still be on its way."""
     if side is Side.OUTBOUND:
-        failure = outbound.explain_late(session, failure)
+        failure = explain_late(session, failure)
     if side is Side.OUTBOUND and not session.bytes_out:
         # What the backend holds is the client's, and may have gone out in part.
         client, backend = session.inbound, session.outbound
@@ -276,7 +278,7 @@ def _source_failed(session: Session, side: Side, failure: Failure) -> None:
             outbound.back_to_connect(session, failure)
             return
         if failure.reason is not Reason.BACKEND_GONE:
-            outbound.blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
+            blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
     note_fault(session, side, failure)
     source, sink = _ends(session, side)
     source.ended = source.truncated = source.shut = True

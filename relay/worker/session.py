@@ -24,17 +24,16 @@ from relay.tls import stream
 from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
 from relay.tls.identity import Identity, judge
 from relay.tls.pump import BUFFER, read, write
-from relay.tls.raw import RECORD_BYTES, Pointer
+from relay.tls.raw import RECORD_BYTES
 from relay.tls.reasons import Failure
+from relay.worker.end import End
 from relay.worker.loop import GONE, IN
 from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
     from relay.core.arriving import Arriving
-    from relay.observe.addresses import Place
-    from relay.tls.feeding import Feeding
+    from relay.worker.backend import Member
     from relay.worker.listener import Acceptor
-    from relay.worker.pools import Member
     from relay.worker.sniffing import First
     from relay.worker.worker import Worker
 
@@ -47,34 +46,6 @@ _HANDSHAKING = frozenset((State.INBOUND_TLS, State.CONNECT, State.OUTBOUND_TLS))
 _INFINITY = float("inf")
 # A backend had the time to refuse our certificate. After a failed write OpenSSL reads no alert.
 LATE_ALERT_BYTES = 65_536
-
-
-class End:
-    """One of a session's two connections. `held` is what this end did not take yet; `ended` means nothing more is read from it."""
-
-    __slots__ = (
-        "began_at", "closing", "ended", "established", "fd", "feeding", "held", "instead", "mask", "offered", "place", "resumed", "shut", "sock", "ssl", "truncated",
-        "wants_write",
-    )  # fmt: skip
-
-    def __init__(self, sock: Connection) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.ssl: Pointer = None
-        self.feeding: Feeding | None = None  # while it handshakes, where that is needed
-        self.mask = 0
-        self.held = b""
-        self.established = False
-        self.resumed = False
-        self.offered: Pointer = None  # the session that a backend was offered to resume
-        self.instead: Failure | None = None  # of the resumption that this full handshake makes good
-        self.began_at = 0.0  # when we began to connect to it
-        self.place: Place | None = None  # which of a backend's several addresses this is
-        self.ended = False
-        self.truncated = False  # it ended without close_notify
-        self.closing = False  # a close_notify waits for the socket to take it
-        self.shut = False  # nothing more is written to it
-        self.wants_write = False  # OpenSSL has something of its own to write (a key update's answer)
 
 
 class Session:
@@ -209,6 +180,8 @@ class Session:
         if self.state is State.CLOSED:
             return _INFINITY
         began = self.active_at if self.state is State.RELAY or self.state is State.LINGER else self.since_at
+        if self.state is State.OUTBOUND_TLS and self.outbound is not None and self.outbound.hurried:
+            return began + min(self.worker.patience_s[self.state], self.worker.patience_s[State.CONNECT])
         return began + self.worker.patience_s[self.state]
 
     def check(self, who: Identity) -> Failure | None:
@@ -272,6 +245,8 @@ class Session:
             if self.bytes_out:
                 self.worker.first_reply(self)
             self.outbound = None
+            if end.pool is not None:
+                end.pool.left(self.member, end)  # type: ignore[arg-type]
             self._give_back(end)
         if self.member is not None:
             self.worker.cells[self.member.cell_active] -= 1

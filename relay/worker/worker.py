@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
+from relay.config.model import Timeouts
 from relay.core.familiar import FamiliarHellos
 from relay.core.lifecycle import State
 from relay.errors import Reason, Side
@@ -46,7 +47,17 @@ class Worker:
         self.feeder = Feeder()
         self.cells = board.row(row)
         self.pools = {
-            name: PoolState(name, pool, generation.targets[name], secret=generation.secrets.get(name, b""), layout=layout, board=board, slot=slot) for name, pool in config.pool.items()
+            name: PoolState(
+                name,
+                pool,
+                generation.targets[name],
+                secret=generation.secrets.get(name, b""),
+                layout=layout,
+                board=board,
+                slot=slot,
+                trial_s=_trial_s(config.timeouts),
+            )
+            for name, pool in config.pool.items()
         }
         self.log = AccessLog(config.log.access, config.log.access_rotate_s, config.log.access_format, self._on_log_drop)
         self.sessions: set[Session] = set()
@@ -158,6 +169,11 @@ class Worker:
         for pool in self.pools.values():
             if ended:
                 pool.see_workers()
-            for member in pool.on_tick():
+            for member in pool.on_tick(self.loop.now):
                 outbound.close_all(self.sessions, member)
         self.admission.on_tick()
+
+
+def _trial_s(timeouts: Timeouts) -> float:
+    """How long a session that tries a failed backend keeps others from it: a second more than it may wait."""
+    return timeouts.connect_s + min(timeouts.connect_s, timeouts.handshake_s) + 1
