@@ -30,6 +30,7 @@ from relay.checker.watch import Around, Watch
 from relay.config.model import Config
 from relay.observe import messages
 from relay.observe.names import hosts_of
+from relay.observe.outages import Outage
 from relay.observe.scoreboard import CHECKER_SLOT, GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SHARED_ROW, SLOT, Layout, Scoreboard, add_to, monotonic_ms
 from relay.tls.contexts import Generation
 
@@ -77,12 +78,13 @@ class Checker:
         self._report = spec.report
         shared = spec.board.row(SHARED_ROW)
         around = Around(self._selector, self.at, random.random, self._on_change, spec.layout, shared, self._cells)
-        self._watches = [
-            Watch(around, target, pool.health, plan_of(pool, pool.health, config, name))
-            for name, pool in config.pool.items()
-            if pool.health is not None
-            for target in spec.generation.targets[name]
-        ]
+        self._watches: list[Watch] = []
+        for name, pool in config.pool.items():
+            if pool.health is not None:
+                targets = spec.generation.targets[name]
+                plan = plan_of(pool, pool.health, config, name)
+                outage = Outage(shared, spec.layout, [(each.pool, each.route) for each in targets])
+                self._watches += [Watch(around, each, pool.health, plan, outage) for each in targets]
         self._report.inherit(self._watches)
         self._names = Names(hosts_of(config), spec.layout, shared, at=self.at, chance=random.random, resolve=resolve)
         self._selector.register(self._names.fd, selectors.EVENT_READ, self._on_answers)

@@ -20,6 +20,7 @@ from relay.core.health import Change, Check, Rules, State, Verdict, judge, next_
 from relay.errors import Reason
 from relay.observe.addresses import Addresses
 from relay.observe.names import BACKEND_NOT_AFTER_S, CHECK_RESULTS, HEALTH, HEALTH_DOWN, HEALTH_UNKNOWN, HEALTH_UP, HEALTH_VERSION, RETURNED_AT_MS
+from relay.observe.outages import Outage
 from relay.observe.scoreboard import Cells, Layout
 from relay.observe.states import bump
 from relay.tls.contexts import Target
@@ -46,8 +47,12 @@ class Around:
 class Watch:
     """One backend. It goes on from the verdict in the scoreboard, so a checker that replaces a dead one changes nothing."""
 
-    def __init__(self, around: Around, target: Target, health: Health, plan: Plan) -> None:
+    def __init__(
+        self, around: Around, target: Target, health: Health, plan: Plan, outage: Outage | None = None
+    ) -> None:
+        """`outage` has the failures of the backend's whole pool."""
         self.target = target
+        self._outage = outage
         self._around = around
         self._plan = plan
         self._rules = Rules(health.interval_s, health.rise, health.fall)
@@ -88,6 +93,8 @@ class Watch:
             around.shared[self._cell_not_after] = int(result.not_after_at)
         if result.ok:
             self._good_place = result.place
+            if self._outage is not None:
+                self._outage.end_total()
         self.result = result
         self.inherited = {}
         self.state, change = judge(self.state, check, self._rules)

@@ -1,0 +1,292 @@
+"""A total outage and its end; a backend that hangs; a pool that has nobody who answers."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from relay.observe.names import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
+from relay.observe.outages import Outage
+from relay.observe.scoreboard import SHARED_ROW, monotonic_ms
+from tests.support.backend import name_itself
+from tests.support.peer import dial
+from tests.support.worker import client_context, client_hello, pool_toml, route_toml, wait_until
+
+QUICK = "[timeouts]\nconnect_s = 0.5\nhandshake_s = 30"
+
+
+def ask(client):
+    client.send(b"?\n")
+    name = client.receive(3)[:2]
+    client.close()
+    return name.decode()
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in made]
+
+
+def state(relay, name, backend="b1"):
+    return relay.snapshot().shared[Series(name, ("main", backend))]
+
+
+def outage_of(relay, backends=("b1",)):
+    return Outage(relay.board.row(SHARED_ROW), relay.layout, [("main", each) for each in backends])
+
+
+@pytest.fixture
+def hole(stack):
+    """An address whose SYNs are dropped: a listener whose queue is full."""
+    full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    for _ in range(4):
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+    return f"127.0.0.1:{full.getsockname()[1]}"
+
+
+@pytest.fixture
+def tarpit(stack):
+    """Start a backend that takes connections and says nothing: its address, and how many it has."""
+
+    def begin():
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+        kept = []
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.append(listener.accept()[0])
+
+        def end():
+            listener.shutdown(socket.SHUT_RDWR)
+            for sock in kept:
+                sock.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        stack.callback(end)
+        return f"127.0.0.1:{listener.getsockname()[1]}", kept
+
+    return begin
+
+
+def test_the_first_answer_after_a_total_outage_brings_all_backends_back(start, backend, call):
+    ports = free_ports(3)
+    relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
+    call(relay).end()
+    assert all(state(relay, RETRY_UNTIL_MS, f"b{i}") > monotonic_ms() for i in (1, 2, 3))
+    for number, port in enumerate(ports, 1):
+        backend(name_itself(f"b{number}"), port=port)
+    shares = Counter(ask(call(relay)) for _ in range(48))
+    assert sorted(shares) == ["b1", "b2", "b3"]
+    assert min(shares.values()) >= 15, shares
+    assert all(state(relay, RETRY_UNTIL_MS, f"b{i}") == 0 for i in (1, 2, 3))
+
+
+def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backend, call):
+    ports = free_ports(3)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    first = start(addresses, pool="retry_s = 3600")
+    second = start(addresses, pool="retry_s = 3600", worker=first)
+    call(first).end()
+    for number, port in enumerate(ports, 1):
+        backend(name_itself(f"b{number}"), port=port)
+    assert ask(call(first)) in {"b1", "b2", "b3"}
+    assert {ask(call(second)) for _ in range(6)} == {"b1", "b2", "b3"}
+
+
+def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backend, call):
+    ports = free_ports(3)
+    relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
+    call(relay).end()
+    for number, port in list(enumerate(ports, 1))[:2]:
+        backend(name_itself(f"b{number}"), port=port)
+    before = relay.value("relay_handshakes_total", "outbound", "backend_refused")
+    assert {ask(call(relay)) for _ in range(24)} == {"b1", "b2"}
+    assert relay.value("relay_handshakes_total", "outbound", "backend_refused") - before <= 2
+
+
+def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
+    relay = start([f"127.0.0.1:{port}" for port in free_ports(3)], pool="retry_s = 3600")
+    outage = outage_of(relay, ("b1", "b2", "b3"))
+    for index in (0, 1):
+        outage.fail(index, 3_600_000)
+    outage.end_total()
+    assert not outage.usable(0), "b3 serves"
+    cells = relay.board.row(SHARED_ROW)
+    cells[relay.layout.cell("mode_override", "main", "b3")] = 2
+    outage.end_total()
+    assert outage.usable(0)
+    assert outage.usable(1)
+
+
+def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(start, backend, tarpit, call, pki):
+    """When its retry_s is over, and with at most connect_s for the handshake."""
+    address, kept = tarpit()
+    good = backend(name_itself("b2"))
+    addresses = [address, good.address]
+    workers = [start(addresses, top=QUICK, pool="retry_s = 1")]
+    workers.append(start(addresses, top=QUICK, pool="retry_s = 1", worker=workers[0]))
+    outage_of(workers[0]).fail(0, 1000)
+    wait_until(lambda: state(workers[0], RETRY_UNTIL_MS) <= monotonic_ms(), "retry_s to be over")
+    context, served = client_context(pki, pki.client), []
+
+    def visit(number):
+        began = time.monotonic()
+        client = dial(workers[number % 2].port, context)
+        served.append((ask(client), time.monotonic() - began))
+
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(40)]
+    for each in threads:
+        each.start()
+        time.sleep(0.01)  # spread over a part of connect_s, as clients come
+    for each in threads:
+        each.join(15)
+    assert Counter(name for name, _ in served) == {"b2": 40}
+    assert 1 <= len(kept) <= 3, "two workers may claim it in the same moment, and one try may be over before all came"
+    slow = [seconds for _, seconds in served if seconds > 0.45]
+    assert len(slow) <= len(kept)
+    assert max(seconds for _, seconds in served) < 5, "not handshake_s"
+
+
+def test_a_claim_ends_with_its_session_and_by_itself(start, tarpit, backend, call):
+    address, kept = tarpit()
+    relay = start([address, backend(name_itself("b2")).address], top="[timeouts]\nconnect_s = 30", pool="retry_s = 1")
+    outage = outage_of(relay)
+    outage.fail(0, 0)
+    client = call(relay)
+    other = call(relay)
+    wait_until(lambda: len(kept) == 1, "one of them to try it")
+    assert state(relay, TRIAL_UNTIL_MS) > monotonic_ms()
+    assert not outage.usable(0)
+    client.reset()
+    other.reset()
+    wait_until(lambda: state(relay, TRIAL_UNTIL_MS) == 0, "the claim to be given back")
+    assert outage.usable(0)
+    claim = outage.claim(0, 50)
+    assert not outage.usable(0)
+    wait_until(lambda: outage.usable(0), "a claim whose worker has died to be over")
+    newer = outage.claim(0, 60_000)
+    outage.release(0, claim)
+    assert not outage.usable(0), "it is another's"
+    outage.release(0, newer)
+
+
+@pytest.mark.parametrize("nonsense", [-1, -(2**62), 2**62])
+def test_a_cell_that_says_nonsense_keeps_nobody_out(start, backend, call, nonsense):
+    relay = start([backend(name_itself("b1")).address])
+    cells = relay.board.row(SHARED_ROW)
+    cells[relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")] = nonsense
+    cells[relay.layout.cell(TRIAL_UNTIL_MS, "main", "b1")] = nonsense
+    assert ask(call(relay)) == "b1"
+
+
+def test_a_backend_that_only_takes_is_back_too(start, door, call):
+    """A protocol with nothing to answer: its sessions stay, and that is enough."""
+    back = door()
+    relay = start([back.address], pool="retry_s = 3600")
+    outage_of(relay).fail(0, 0)
+    client = call(relay)
+    client.send(b"<13>a line of syslog")
+    assert back.accept().receive(20)
+    wait_until(lambda: state(relay, RETRY_UNTIL_MS) == 0, "the backend to be back")
+
+
+def test_a_pool_without_backends_refuses_at_once_and_touches_no_other(start, backend, hole, pki, stack):
+    """While all of its backends have failed, a few try them and nobody else waits."""
+    good = backend(name_itself("ok"))
+    dead = route_toml(pki, pool="dead", sni='["a.example.com"]') + pool_toml(pki, [hole], name="dead")
+    relay = start(
+        [good.address], top="[timeouts]\nconnect_s = 2", sni='["app.example.com"]', route=dead
+    )
+    context = client_context(pki, pki.client)
+    first = dial(relay.port, context, "a.example.com")
+    first.end()
+    first.sock.close()
+    assert relay.record()["reason"] == "backend_timeout"
+    waiting = [dial(relay.port, context, "a.example.com") for _ in range(30)]
+    for each in waiting:
+        stack.callback(each.sock.close)
+    began = time.monotonic()
+    assert ask(dial(relay.port, context)) == "ok"
+    assert time.monotonic() - began < 1
+    wait_until(lambda: sum(each["reason"] == "no_backend" for each in relay.records()) == 22, "all but eight to be refused at once")
+    record = next(each for each in relay.records() if each["reason"] == "no_backend")
+    assert "every backend of pool dead has failed" in record["detail"]
+    assert "b1: backend_timeout" in record["detail"]
+    assert record["duration_s"] < 1
+    assert record["remedy"]
+
+
+def test_at_max_connecting_the_newest_is_refused_at_once(start, tarpit, pki, call, stack):
+    address, kept = tarpit()
+    relay = start([address], pool="max_connecting = 5")
+    context = client_context(pki, pki.client)
+    waiting = [dial(relay.port, context) for _ in range(5)]
+    for each in waiting:
+        stack.callback(each.sock.close)
+    wait_until(lambda: len(kept) == 5, "five to wait")
+    assert call(relay).end()[1] in {"fin", "reset", "close_notify"}
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("connecting_limit", "outbound")
+    assert "max_connecting" in record["remedy"]
+    waiting.pop().reset()
+    wait_until(lambda: len(relay.records()) == 2, "one of them to be gone")
+    stack.callback(call(relay).sock.close)
+    wait_until(lambda: len(kept) == 6, "the next one to have its place")
+
+
+def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit, pki, stack):
+    """It takes at most its share of max_connecting before anybody knows that it hangs."""
+    address, kept = tarpit()
+    relay = start([address, backend(name_itself("b2")).address], pool="max_connecting = 20")
+    context, served = client_context(pki, pki.client), []
+
+    def visit():
+        client = dial(relay.port, context)
+        stack.callback(client.sock.close)
+        client.sock.settimeout(3)
+        with contextlib.suppress(OSError):
+            served.append(ask(client))
+
+    threads = [threading.Thread(target=visit) for _ in range(60)]
+    for each in threads:
+        each.start()
+        time.sleep(0.005)
+    for each in threads:
+        each.join(15)
+    assert len(kept) == 10
+    assert served == ["b2"] * 50
+
+
+def test_outbound_waits_end_with_their_client(start, tarpit, pki, call):
+    """A client that leaves gives its place in the pool back."""
+    address, kept = tarpit()
+    relay = start([address], pool="max_connecting = 1")
+    for count in range(1, 4):
+        client = call(relay)
+        wait_until(lambda count=count: len(kept) == count, "the backend to be connected to")
+        client.reset()
+        wait_until(lambda count=count: len(relay.records()) == count, "the session to be over")
+    assert {each["reason"] for each in relay.records()} == {"peer_gone"}
+
+
+def test_a_hello_is_a_client_that_waits_for_nobody(start, tarpit, pki, stack):
+    """Half-open clients take no place of a pool."""
+    address, _ = tarpit()
+    relay = start([address], pool="max_connecting = 1")
+    hello = client_hello(client_context(pki, pki.client))
+    for _ in range(5):
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port)))
+        sock.sendall(hello)
+    client = dial(relay.port, client_context(pki, pki.client))
+    stack.callback(client.sock.close)
+    client.sock.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        client.receive(1)
+    assert relay.records() == []
