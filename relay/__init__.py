@@ -161,6 +161,7 @@ MAP = {
     "relay.supervisor.overrides": "operators' overrides: kept, carried out, undone",
     "relay.supervisor.state": "its directory: lock and endpoints.json",
     "relay.supervisor.status": "what it says of itself",
+    "relay.supervisor.ownership": "who else could change what a path leads to",
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",
     "relay.supervisor.systemd": "sd_notify",

@@ -17,6 +17,7 @@ from relay.config.files import check_creation
 from relay.errors import StartupError
 from relay.sockets import check_unix, refuse_long_path
 from relay.supervisor.control import control_path
+from relay.supervisor.ownership import doubt_of
 
 _LOCK = "relay.pid"
 
@@ -28,8 +29,10 @@ class StateDir:
         self.path = path
         self._endpoints = path / "endpoints.json"
         try:
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            _refuse_foreign(path)
+            _make(path)
+            _refuse_foreign(path)  # nobody has been faster
+            self._lock = _open_lock(path / _LOCK, os.O_CREAT)
         except OSError as error:
             raise _unusable(path, error) from None
         try:
@@ -69,11 +72,12 @@ def check_state_dir(path: Path) -> None:
     refuse_long_path("relay.state_dir", socket_path)
     try:
         directory = _nearest_that_exists(path)
+        _refuse_foreign(path)
         check_creation(directory)
         if directory != path:
             return  # it will be made, and be empty
         with contextlib.suppress(FileNotFoundError):
-            os.close(os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+            os.close(_open_lock(path / _LOCK))
     except OSError as error:
         raise _unusable(path, error) from None
     check_unix("relay.state_dir", socket_path)
@@ -89,6 +93,29 @@ def _nearest_that_exists(path: Path) -> Path:
             raise
         return _nearest_that_exists(path.parent)
     return path
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Another user who can change the directory could stop the relay, or have its files written elsewhere."""
+    doubt = doubt_of(path)
+    if doubt is not None:
+        what = f"{path}: the state directory can be changed by another user: {doubt}"
+        raise StartupError(what, f"{doubt.remedy}, or choose another relay.state_dir")
+
+
+def _make(path: Path) -> None:
+    for missing in reversed([path, *path.parents]):
+        missing.mkdir(mode=0o755, exist_ok=True)
+
+
+def _open_lock(path: Path, flags: int = 0) -> int:
+    """The lock's descriptor. Raises OSError for a file that somebody has put there for us to write into."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in {0, os.geteuid()}:
+        os.close(descriptor)
+        raise OSError(None, f"{path.name} in it was not made by a relay; remove it")
+    return descriptor
 
 
 def _unusable(path: Path, error: OSError) -> StartupError:
