@@ -17,6 +17,8 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from relay.errors import RelayError
@@ -24,7 +26,7 @@ from relay.observe.layout import CPU_US, GENERATION, HEARTBEAT_MS, PHASE, PID, R
 from relay.observe.memory import CELL_BYTES, read_all
 from relay.observe.names import HOST, KINDS, Key, Series
 from relay.observe.scoreboard import CHECKER_SLOT, HEADER_CELLS, PHASE_DRAINING, PHASE_FREE, PHASE_STARTING
-from relay.observe.totals import COUNTED, parse_names
+from relay.observe.totals import COUNTED, add_counters, runs_of
 
 MAGIC = 0x52454C41590002
 HEAD_CELLS = 8
@@ -80,24 +82,17 @@ class Sources(NamedTuple):
 
 
 class _Generation:
-    """One generation of a view: where its rows are, and where in the totals its counters belong."""
+    """One generation: its layout, and the names of its gauges and states."""
 
-    def __init__(self, line: bytes, totals: dict[str, dict[Key, int]]) -> None:
+    def __init__(self, line: bytes) -> None:
         found = json.loads(line)
         things = {name: [tuple(key) for key in keys] for name, keys in found["things"].items()}
         self.number: int = found["number"]
         self.rows: int = found["rows"]
         self.layout = layout = Layout(things, found["bases"])
         self.gauges = [one for span in layout.gauges for one in name_series(span.kind.gauges, things.get(span.kind.name, ()))]
-        self.positions = [
-            totals[span.kind.name][key] + offset
-            for span in layout.counters
-            if span.count
-            for key in things[span.kind.name]
-            for offset in range(span.width)
-        ]
 
-    def read(self, fd: int) -> Iterator[array[int]]:
+    def rows_of(self, fd: int) -> Iterator[array[int]]:
         """The rows that are not empty."""
         size = CELL_BYTES * self.layout.cells
         empty = bytes(size)
@@ -107,46 +102,69 @@ class _Generation:
             if row != empty:
                 yield array("q", row)
 
+    @cached_property
+    def states(self) -> list[tuple[Series, int]]:
+        """The states of its things, with their cells."""
+        things, bases = self.layout.things, self.layout.bases
+        return [
+            (Series(one.name, key + one.labels), base + offset)
+            for kind in KINDS.values()
+            if kind.states and kind is not HOST
+            for key, base in zip(things.get(kind.name, ()), bases[kind.name], strict=True)
+            for offset, one in enumerate(kind.states)
+        ]
+
+
+class Known:
+    """What a reader has understood already: generations do not change, and totals only get more names."""
+
+    def __init__(self) -> None:
+        self._generations: dict[bytes, _Generation] = {}
+        self._names = 0
+        self.numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
+        self.series: dict[str, list[Series]] = {name: [] for name in COUNTED}
+
+    def generations(self, lines: Sequence[bytes]) -> list[_Generation]:
+        """As their lines in the catalogue say."""
+        self._generations = {line: self._generations.get(line) or _Generation(line) for line in lines}
+        return list(self._generations.values())
+
+    def learn_names(self, lines: Sequence[bytes]) -> None:
+        """The names of the totals, of which some are new."""
+        for line in lines[self._names :]:
+            name, found = json.loads(line)
+            keys = list(map(tuple, found))
+            numbers = self.numbers[name]
+            numbers.update((key, number) for number, key in enumerate(keys, len(numbers)))
+            self.series[name] += name_series(KINDS[name].counters, keys)
+        self._names = len(lines)
+
 
 class View:
     """Everything that is named. Raises RelayError when it cannot be understood."""
 
-    def __init__(self, sources: Sources) -> None:
-        try:
-            self._read(sources)
-        except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
-            raise RelayError(f"the supervisor's catalogue of counters cannot be read: {error!r}; restart the relay") from None
-
-    def _read(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, known: Known) -> None:
         self._sources = sources
-        header, lasting, *lines = read_all(sources.catalogue).splitlines()
-        found = json.loads(header)
-        self.number: int = found["view"]
-        self._facts = {**json.loads(lasting), **found["facts"]}
-        pieces: list[int] = found["segments"]
-        names = parse_names(lines[len(pieces) :])
-        self._series: list[Series] = []
-        totals: dict[str, dict[Key, int]] = {}
-        for name, kind in COUNTED.items():
-            start = len(self._series)
-            totals[name] = {key: start + number * len(kind.counters) for number, key in enumerate(names[name])}
-            self._series += name_series(kind.counters, names[name])
-        self._generations: list[tuple[_Generation, Sequence[int]]] = []
-        at = 0
-        for line, count in zip(lines, pieces, strict=False):
-            self._generations.append((_Generation(line, totals), sources.segments[at : at + count]))
-            at += count
-        self._shared = list(self._states())
-
-    def _states(self) -> Iterator[tuple[Series, int]]:
-        """The states of the generation that serves, with their cells."""
-        serving = [one for one, _ in self._generations if one.number == self._facts.get("generation")]
-        for layout in (one.layout for one in serving or [one for one, _ in self._generations][-1:]):
-            for kind in KINDS.values():
-                if kind.states and kind is not HOST:
-                    for key, base in zip(layout.things.get(kind.name, ()), layout.bases.get(kind.name, ()), strict=True):
-                        for offset, one in enumerate(kind.states):
-                            yield Series(one.name, key + one.labels), base + offset
+        try:
+            header, lasting, *lines = read_all(sources.catalogue).splitlines()
+            found = json.loads(header)
+            self.number: int = found["view"]
+            self._facts = {**json.loads(lasting), **found["facts"]}
+            pieces: list[int] = found["segments"]
+            known.learn_names(lines[len(pieces) :])
+            self._generations = known.generations(lines[: len(pieces)])
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            raise RelayError(f"the supervisor's catalogue of counters cannot be read: {error!r}; restart the relay") from None
+        self._series = {name: list(series) for name, series in known.series.items()}
+        ends = list(accumulate(pieces))
+        self._segments = [sources.segments[end - count : end] for count, end in zip(pieces, ends, strict=True)]
+        self._runs = [
+            [(span, runs_of(one.layout.things[span.kind.name], known.numbers[span.kind.name])) for span in one.layout.counters if span.count]
+            for one in self._generations
+        ]
+        serving = [one for one in self._generations if one.number == self._facts.get("generation")]
+        chosen = serving or self._generations[-1:]
+        self._states = chosen[0].states if chosen else []
 
     def read(self) -> tuple[Snapshot | None, str]:
         """A consistent copy, or None and why there was none just now."""
@@ -167,31 +185,34 @@ class View:
         return head
 
     def _copy(self, beat_ms: int) -> Snapshot:
-        sums = array("q", os.pread(self._sources.totals, CELL_BYTES * len(self._series), 0)).tolist()
+        count = sum(map(len, self._series.values()))
+        totals = array("q", os.pread(self._sources.totals, CELL_BYTES * count, 0))
+        sums: dict[str, list[int]] = {}
+        for name, series in self._series.items():
+            sums[name], totals = totals[: len(series)].tolist(), totals[len(series) :]
         values: dict[Series, int] = {}
         workers: list[WorkerRow] = []
-        for generation, segments in self._generations:
-            layout = generation.layout
+        for generation, segments, runs in zip(self._generations, self._segments, self._runs, strict=True):
             gauges = [0] * len(generation.gauges)
-            for row in (row for fd in segments for row in generation.read(fd)):
-                for cell, value in enumerate(row[RESERVED_CELLS : layout.gauges_end]):
-                    if value > 0:
-                        gauges[cell] += value
-                for position, value in zip(generation.positions, row[layout.gauges_end :], strict=True):
-                    if value > 0:
-                        sums[position] += value
+            for row in (row for fd in segments for row in generation.rows_of(fd)):
+                gauges = add_counters(gauges, row[RESERVED_CELLS : generation.layout.gauges_end])
+                for span, found in ((span, run.cells(span.width)) for span, runs_of_kind in runs for run in runs_of_kind):
+                    ours, theirs = found
+                    kind = sums[span.kind.name]
+                    kind[ours] = add_counters(kind[ours], row[span.start : span.stop][theirs])
                 workers += _workers(row)
-            for series, value in zip(generation.gauges, gauges, strict=True):
-                values[series] = values.get(series, 0) + value
-        values.update(zip(self._series, sums, strict=True))
+            for series_of_gauge, value in zip(generation.gauges, gauges, strict=True):
+                values[series_of_gauge] = values.get(series_of_gauge, 0) + value
+        for name, series in self._series.items():
+            values.update(zip(series, sums[name], strict=True))
         return Snapshot(self._facts, values, self._read_states(), workers, beat_ms)
 
     def _read_states(self) -> dict[Series, int]:
-        if not self._shared:
+        if not self._states:
             return {}
-        last = max(cell for _, cell in self._shared)
+        last = max(cell for _, cell in self._states)
         cells = array("q", os.pread(self._sources.states, CELL_BYTES * (last + 1), 0))
-        return {series: cells[cell] for series, cell in self._shared}
+        return {series: cells[cell] for series, cell in self._states}
 
     def close(self) -> None:
         """Let go of the descriptors."""
@@ -220,6 +241,7 @@ class Reader:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._view: View | None = None
+        self._known = Known()
 
     def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
         """A consistent copy. Raises RelayError when there is none in time."""
@@ -247,6 +269,11 @@ class Reader:
                     newest.close()
                 newest = Sources(fds[0], fds[1], fds[2], fds[3], tuple(fds[4:]))
         if newest is not None:
-            before, self._view = self._view, View(newest)
+            try:
+                view = View(newest, self._known)
+            except RelayError:
+                newest.close()
+                raise
+            before, self._view = self._view, view
             if before is not None:
                 before.close()

@@ -30,6 +30,7 @@ from relay.observe.reading import (
     SEQUENCE,
     SUPERVISOR_BEAT,
     VIEW,
+    Known,
     Snapshot,
     Sources,
     View,
@@ -58,6 +59,7 @@ class Scoreboards:
         self._lasting = b"{}"
         self._catalogue: Writing | None = None
         self._view: View | None = None
+        self._known = Known()
         self._number = 0
         self._reader: socket.socket | None = None
         self._unsent = False
@@ -97,19 +99,16 @@ class Scoreboards:
         return self._generations[number]
 
     def retire(self, keep: Collection[int]) -> None:
-        """Generations that are not to be kept and have no process any more give everything back."""
-        over = [number for number, board in self._generations.items() if number not in keep and not board.leased]
-        if not over:
+        """A generation that is not to be kept and has no process any more gives everything back. One at a time, so that it takes not long."""
+        over = next((board for number, board in self._generations.items() if number not in keep and not board.leased), None)
+        if over is None:
             return
-        ended = [self._generations.pop(number) for number in over]
-        for board in ended:
-            del self._lines[board.number]
-            board.say(OVER)
-            board.states.give_back(board.layout.things)
+        del self._generations[over.number], self._lines[over.number]
+        over.say(OVER)
+        over.states.give_back(over.layout.things)
         self.publish()
-        for board in ended:
-            for segment in board.segments:
-                segment.close()
+        for segment in over.segments:
+            segment.close()
         for states in [each for each in self._all_states if not each.users and each is not self._states]:
             self._all_states.remove(states)
             states.close()
@@ -223,7 +222,7 @@ class Scoreboards:
         if self._catalogue is None:
             self.publish()
         if self._view is None:
-            self._view = View(self._sources())
+            self._view = View(self._sources(), self._known)
         while True:
             snapshot, why = self._view.read()
             if snapshot is not None:

@@ -26,7 +26,7 @@ class States:
         self._capacity = cells
         self._next = _RESERVED
         self._free: dict[int, list[int]] = {}
-        self._blocks: dict[tuple[str, Key], list[int]] = {}  # base, number of users
+        self._blocks: dict[str, dict[Key, list[int]]] = {name: {} for name in _WIDTHS}  # base, number of users
         self.users = 0
 
     @property
@@ -48,53 +48,57 @@ class States:
         """Whether `take` can be called."""
         needed = self._next
         for name, width in _WIDTHS.items():
-            new = sum(1 for key in things.get(name, ()) if (name, key) not in self._blocks)
+            blocks = self._blocks[name]
+            new = sum(1 for key in things.get(name, ()) if key not in blocks)
             needed += width * max(0, new - len(self._free.get(width, ())))
         return needed <= self._capacity
 
     def take(self, things: Things) -> Mapping[str, Sequence[int]]:
         """A block for each thing that has states; where they begin, by kind."""
         self.users += 1
-        return {name: [self._take(name, key, width) for key in things.get(name, ())] for name, width in _WIDTHS.items()}
+        return {name: self._take(name, things.get(name, ()), width) for name, width in _WIDTHS.items()}
 
-    def _take(self, name: str, key: Key, width: int) -> int:
-        block = self._blocks.get((name, key))
-        if block is None:
-            free = self._free.get(width)
-            base = free.pop() if free else self._next
-            if base == self._next:
-                self._next += width
-            self.cells[base : base + width] = _zeros(width)  # an old worker may have written there since it was freed
-            block = self._blocks[name, key] = [base, 0]
-        block[1] += 1
-        return block[0]
+    def _take(self, name: str, keys: Sequence[Key], width: int) -> list[int]:
+        blocks, cells, free, bases = self._blocks[name], self.cells, self._free.setdefault(width, []), []
+        for key in keys:
+            block = blocks.get(key)
+            if block is None:
+                if free:
+                    base = free.pop()
+                    cells[base : base + width] = _zeros(width)  # what it was for is over
+                else:
+                    base = self._next
+                    self._next += width
+                block = blocks[key] = [base, 0]
+            block[1] += 1
+            bases.append(block[0])
+        return bases
 
     def give_back(self, things: Things) -> None:
         """The blocks of a generation that is over."""
         self.users -= 1
         for name, width in _WIDTHS.items():
+            blocks, free = self._blocks[name], self._free.setdefault(width, [])
             for key in things.get(name, ()):
-                block = self._blocks[name, key]
+                block = blocks[key]
                 block[1] -= 1
                 if not block[1]:
-                    del self._blocks[name, key]
-                    self._free.setdefault(width, []).append(block[0])
+                    del blocks[key]
+                    free.append(block[0])
 
     def base(self, name: str, key: Key) -> int | None:
         """Where the block of a thing begins; None when no generation has it."""
-        block = self._blocks.get((name, key))
+        block = self._blocks[name].get(key)
         return block[0] if block is not None else None
-
-    def keys(self, name: str) -> list[Key]:
-        """All things of a kind that any generation has."""
-        return [key for kind, key in self._blocks if kind == name]
 
     def copy_from(self, other: States) -> None:
         """Begin with what another one says of the same things."""
-        for (name, key), (base, _) in self._blocks.items():
-            theirs, width = other.base(name, key), _WIDTHS[name]
-            if theirs is not None:
-                self.cells[base : base + width] = other.cells[theirs : theirs + width]
+        for name, blocks in self._blocks.items():
+            width = _WIDTHS[name]
+            for key, (base, _) in blocks.items():
+                theirs = other.base(name, key)
+                if theirs is not None:
+                    self.cells[base : base + width] = other.cells[theirs : theirs + width]
 
     def inherit(self, *, wanted: bool) -> None:
         """As of `Memory`."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from operator import add
+from typing import NamedTuple
 
 from relay.observe.layout import Layout
 from relay.observe.memory import Cells
@@ -57,25 +59,50 @@ class Totals:
             if not any(found):
                 continue
             values, numbers = self._values[span.kind.name], self._numbers[span.kind.name]
-            keys = layout.things[span.kind.name]
-            for cell, value in enumerate(found):
-                if value > 0:
-                    number, offset = divmod(cell, span.width)
-                    at = numbers[keys[number]] * span.width + offset
-                    values[at] = min(values[at] + value, LARGEST)
+            for run in runs_of(layout.things[span.kind.name], numbers):
+                ours, theirs = run.cells(span.width)
+                added = add_counters(values[ours], found[theirs])
+                values[ours] = array("q", added if max(added) <= LARGEST else [min(value, LARGEST) for value in added])
 
     def tobytes(self) -> bytes:
         """All values, kind by kind."""
         return b"".join(values.tobytes() for values in self._values.values())
 
 
-def parse_names(lines: list[bytes]) -> dict[str, list[Key]]:
-    """The things by kind, from `Totals.names`, in the order of their values."""
-    found: dict[str, list[Key]] = {name: [] for name in COUNTED}
-    for line in lines:
-        name, keys = json.loads(line)
-        found[name] += map(tuple, keys)
-    return found
+def add_counters(total: Sequence[int], found: Sequence[int]) -> list[int]:
+    """Cell by cell. A counter is not negative, whatever a worker has written there."""
+    if min(found) < 0:
+        found = [max(0, value) for value in found]
+    return list(map(add, total, found))
+
+
+class Run(NamedTuple):
+    """Things that follow each other in a generation and in the totals, too."""
+
+    total: int
+    number: int
+    things: int
+
+    def cells(self, width: int) -> tuple[slice, slice]:
+        """Their cells among the totals of the kind, and among the generation's."""
+        return (
+            slice(self.total * width, (self.total + self.things) * width),
+            slice(self.number * width, (self.number + self.things) * width),
+        )
+
+
+def runs_of(keys: Sequence[Key], numbers: Mapping[Key, int]) -> list[Run]:
+    """A generation's things of one kind as runs: a few, since a reload leaves most things in their order."""
+    found: list[Run] = []
+    began_at, first, after = 0, -1, -1
+    for number, key in enumerate(keys):
+        total = numbers[key]
+        if total != after:
+            if number:
+                found.append(Run(first, began_at, number - began_at))
+            began_at, first = number, total
+        after = total + 1
+    return [*found, Run(first, began_at, len(keys) - began_at)] if keys else []
 
 
 def _counted() -> Iterator[tuple[str, Kind]]:

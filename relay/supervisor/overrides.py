@@ -62,10 +62,9 @@ class Overrides:
                 log.warning("backend %s is overridden (%s), but the configuration has no such backend; this is kept until it is cleared", "/".join(member), _words(override))
 
     def write_cells(self) -> None:
-        """Bring the scoreboard up to date; also for backends of a configuration that is about to hold."""
-        for states in self._boards.states():
-            for pool, backend in states.keys(BACKEND.name):
-                self._write((pool, backend))
+        """Bring the scoreboard up to date; also for backends of a configuration that is about to hold. Cells of new names are zero."""
+        for member in self._overrides:
+            self._write(member)
         self._tell_workers()
 
     def step(self, now_at: float) -> None:
