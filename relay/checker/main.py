@@ -27,9 +27,8 @@ from relay.checker.names import Names, Resolve, look_up
 from relay.checker.plan import plan_of
 from relay.checker.report import ReportFile, render_report
 from relay.checker.watch import Around, Watch
-from relay.config.model import Config
 from relay.observe import messages
-from relay.observe.names import hosts_of
+from relay.observe.names import CHECKED_BACKEND, HOST, Things, hosts_of
 from relay.observe.outages import Outage
 from relay.observe.scoreboard import CHECKER_SLOT, GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SHARED_ROW, SLOT, Layout, Scoreboard, add_to, monotonic_ms
 from relay.tls.contexts import Generation
@@ -51,9 +50,9 @@ class CheckerSpec:
     report: ReportFile
 
 
-def is_needed(config: Config) -> bool:
-    """Whether a configuration gives a checker something to do."""
-    return any(pool.health is not None for pool in config.pool.values()) or bool(hosts_of(config))
+def is_needed(things: Things) -> bool:
+    """Whether a configuration with these things gives a checker something to do."""
+    return bool(things[CHECKED_BACKEND.name] or things[HOST.name])
 
 
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:

@@ -95,6 +95,11 @@ def _spans(things: Things, group: Group, at: int) -> Iterator[Span]:
         at = span.stop
 
 
+def kind_of(name: str) -> Kind:
+    """What the series of this name are counted for. Raises KeyError."""
+    return _PLACES[name].kind
+
+
 def state_offset(name: str, *labels: str) -> tuple[Kind, int]:
     """The kind of a state, and its offset in the block of a thing. Raises KeyError."""
     place = _PLACES[name]

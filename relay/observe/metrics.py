@@ -17,6 +17,9 @@ from relay.errors import Reason
 from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_OK, HANDSHAKE_RESUMED, HEALTH, HEALTH_DOWN, RETRY_UNTIL_MS, SLOT_CPU_US, Family, Series
 from relay.observe.reading import Snapshot
 from relay.observe.scoreboard import monotonic_ms
+from relay.observe.states import is_waiting
+
+_LATEST_S = 253_402_300_799  # the end of the year 9999, the last that a certificate can name
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
@@ -137,13 +140,13 @@ def _of_backends(name: str, snapshot: Snapshot) -> Rows:
 def _backends_up(snapshot: Snapshot) -> Rows:
     now_ms = monotonic_ms()
     return [
-        (labels, float(now_ms >= until_ms and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN))
+        (labels, float(not is_waiting(until_ms, now_ms) and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN))
         for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot)
     ]
 
 
 def _backend_certificates(snapshot: Snapshot) -> Rows:
-    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot) if not_after_at]
+    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot) if 0 < not_after_at <= _LATEST_S]
 
 
 def _certificates(facts: Facts) -> Rows:

@@ -107,7 +107,6 @@ class Kind:
 
 
 def _of_the_relay() -> Iterator[Series]:
-    yield Series("relay_worker_restarts_total")
     yield Series("relay_access_log_dropped_total")
     yield Series("relay_messages_dropped_total")
     for reason in Reason:
@@ -121,6 +120,7 @@ def _of_the_relay() -> Iterator[Series]:
 
 
 RELAY = Kind("relay", 0, (Series("relay_connections_active"),), tuple(_of_the_relay()), (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)))
+SUPERVISOR = Kind("supervisor", 0, counters=(Series("relay_worker_restarts_total"),))  # in the totals only
 ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
 BACKEND = Kind(
     "backend",
@@ -140,7 +140,7 @@ CHECKED_BACKEND = Kind(
 )
 HOST = Kind("host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS)))
 SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (RELAY, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)}
 
 Key = tuple[str, ...]
 """The labels that name one thing of a kind."""

@@ -25,8 +25,8 @@ from relay.observe.names import (
     TRIAL_UNTIL_MS,
 )
 from relay.observe.scoreboard import Layout, monotonic_ms
+from relay.observe.states import MOST_RETRY_MS
 
-MOST_RETRY_MS = 31_536_000_000
 MOST_TRIAL_MS = 2 * 3_600_000
 # Values of a MODE_OVERRIDE cell: a backend that drains or is disabled is no backend to wait for.
 _NOT_SERVING = frozenset((2, 3))

@@ -19,6 +19,7 @@ from relay.config.model import Config
 from relay.observe.names import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
 from relay.observe.reading import Snapshot
 from relay.observe.scoreboard import monotonic_ms
+from relay.observe.states import is_waiting
 
 HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
 HEALTH_BYTES = 4 * 1024 * 1024
@@ -76,6 +77,7 @@ def _backend(  # noqa: PLR0917
     elected = {why: count for why in WHYS if (count := values.get(Series("relay_backend_selected_total", (*member, why)), 0))}
     retry_ms = shared.get(Series(RETRY_UNTIL_MS, member), 0)
     state = {1: _UP, 2: _DOWN}.get(shared.get(Series(HEALTH, member), 0), _UNCHECKED)
+    waiting = is_waiting(retry_ms, now_ms)
     effective = mode["value"] if mode else configured_mode
     return {
         "backend": member[1],
@@ -84,15 +86,15 @@ def _backend(  # noqa: PLR0917
         "configured": {"mode": configured_mode, "weight": configured["weight"]},
         "mode": effective,
         "weight": weight["value"] if weight else configured["weight"],
-        "status": _status(effective, down=state == _DOWN, in_retry=retry_ms > now_ms),
-        "up": state != _DOWN and retry_ms <= now_ms,
+        "status": _status(effective, down=state == _DOWN, in_retry=waiting),
+        "up": state != _DOWN and not waiting,
         "elected": sum(elected.values()),
         "elected_by": elected,
         "busy": values.get(Series("relay_backend_connections_active", member), 0),
         "load": 0.0,
         "to_bytes": values.get(Series("relay_bytes_total", (*member, TO_BACKEND)), 0),
         "from_bytes": values.get(Series("relay_bytes_total", (*member, FROM_BACKEND)), 0),
-        "retry_until": round(booted_at + retry_ms / 1000, 3) if retry_ms > now_ms else None,
+        "retry_until": round(booted_at + retry_ms / 1000, 3) if waiting else None,
         "health": {**dict.fromkeys(_HEALTH_KEYS), **(health or {}), "state": state},
         "overridden": bool(mode or weight),
         "override": {"mode": mode, "weight": weight},

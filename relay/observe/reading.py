@@ -25,7 +25,7 @@ from relay.errors import RelayError
 from relay.observe.layout import CPU_US, GENERATION, HEARTBEAT_MS, PHASE, PID, RESERVED_CELLS, RESIDENT_BYTES, SLOT, Layout, name_series
 from relay.observe.memory import CELL_BYTES, read_all
 from relay.observe.names import HOST, KINDS, Key, Series
-from relay.observe.scoreboard import CHECKER_SLOT, HEADER_CELLS, PHASE_DRAINING, PHASE_FREE, PHASE_STARTING
+from relay.observe.scoreboard import CHECKER_SLOT, HEADER_CELLS, PHASE_DRAINING, PHASE_FREE, PHASE_STARTING, monotonic_ms
 from relay.observe.totals import COUNTED, add_counters, runs_of
 
 MAGIC = 0x52454C41590002
@@ -38,6 +38,7 @@ PATIENCE_S = 1.0
 _RETRY_S = 0.0005  # the writer holds it for microseconds
 _MOST_SLOTS = 4096
 _LARGEST_PID = (1 << 31) - 1
+_FUTURE_MS = 1000  # a heartbeat that is later than this from now is none
 
 
 class WorkerRow(NamedTuple):
@@ -223,8 +224,9 @@ def _workers(row: array[int]) -> Iterator[WorkerRow]:
     phase, slot, pid = row[PHASE], row[SLOT], row[PID]
     if phase == PHASE_FREE or slot == CHECKER_SLOT:
         return
+    beat_ms = row[HEARTBEAT_MS]
     yield WorkerRow(
-        row[HEARTBEAT_MS],
+        beat_ms if 0 < beat_ms <= monotonic_ms() + _FUTURE_MS else 0,
         pid if 0 < pid <= _LARGEST_PID else 0,
         slot if 0 <= slot < _MOST_SLOTS else 0,
         row[GENERATION],

@@ -19,9 +19,9 @@ from collections.abc import Collection
 from typing import Any
 
 from relay.errors import RelayError
-from relay.observe.layout import Layout
+from relay.observe.layout import Layout, kind_of
 from relay.observe.memory import CELL_BYTES, Memory, Writing
-from relay.observe.names import RELAY, SLOT, SLOT_CPU_US, Series, Things
+from relay.observe.names import RELAY, SLOT, SLOT_CPU_US, SUPERVISOR, Series, Things
 from relay.observe.reading import (
     HEAD_CELLS,
     MAGIC,
@@ -50,6 +50,7 @@ class Scoreboards:
         self._head = Memory("relay-scoreboard", HEAD_CELLS)
         self._head.cells[0] = MAGIC
         self._totals = Totals()
+        self._totals.admit({RELAY.name: [()], SUPERVISOR.name: [()]})
         self._totals_memory = Memory("relay-totals", _FIRST_TOTALS)
         self._states = States(states_cells)
         self._all_states = [self._states]
@@ -133,7 +134,7 @@ class Scoreboards:
         """More of a counter without labels that the supervisor counts itself."""
         if self._is_child:  # its memory ends with us
             return
-        self._totals.add(RELAY, (), Series(name), by)
+        self._totals.add(kind_of(name), (), Series(name), by)
         self._begin_to_write()
         self._write_totals()
         self._end_writing()
@@ -244,12 +245,11 @@ class Scoreboards:
                 segment.inherit(wanted=each is board)
 
     def enter(self, board: Scoreboard) -> None:
-        """In the child: look at the generations before it, then let go of all descriptors."""
+        """In the child, before `close_files`: look at the generations before it."""
         for each in self._generations.values():
             if each is not board:
                 with contextlib.suppress(OSError):  # limits across generations count less then
                     board.look_at(each)
-        self.close_files()
 
     def close_files(self) -> None:
         """Let go of the descriptors: what a forked child does."""

@@ -14,6 +14,8 @@ from relay.observe.memory import Cells, Memory
 from relay.observe.names import KINDS, Key, Things
 
 FIRST_CELLS = 1 << 19  # 4 MB, of which only what is used takes memory: 100,000 backends by address, or 16,000 by name
+# A longer wait than any configuration can ask for is none: the cell was not written by a worker in its right mind.
+MOST_RETRY_MS = 31_536_000_000
 _RESERVED = 8
 _HALF = 1 << 63
 
@@ -91,6 +93,12 @@ class States:
         block = self._blocks[name].get(key)
         return block[0] if block is not None else None
 
+    def fill(self, name: str, offset: int, values: Mapping[Key, int]) -> None:
+        """One state of all things of a kind; 0 where there is no value."""
+        cells = self.cells
+        for key, (base, _) in self._blocks[name].items():
+            cells[base + offset] = values.get(key, 0)
+
     def copy_from(self, other: States) -> None:
         """Begin with what another one says of the same things."""
         for name, blocks in self._blocks.items():
@@ -114,6 +122,11 @@ _WIDTHS = {kind.name: len(kind.states) for kind in KINDS.values() if kind.states
 
 def _zeros(cells: int) -> Cells:
     return memoryview(bytes(8 * cells)).cast("q")
+
+
+def is_waiting(until_ms: float, now_ms: int) -> bool:
+    """Whether a backend with this RETRY_UNTIL_MS is not used now."""
+    return 0 < until_ms - now_ms <= MOST_RETRY_MS
 
 
 def bump(cells: Cells, cell: int) -> None:

@@ -23,7 +23,7 @@ from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.observe.addresses import write_addresses
 from relay.observe.layout import state_offset
-from relay.observe.names import BACKEND, BACKEND_NOT_AFTER_S, CHECKED_BACKEND, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, HOST, RELAY, hosts_of
+from relay.observe.names import BACKEND, BACKEND_NOT_AFTER_S, CHECKED_BACKEND, HEALTH, HEALTH_UNKNOWN, HEALTH_VERSION, HOST, RELAY, Key
 from relay.observe.pools import HEALTH_FILE
 from relay.observe.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
 from relay.observe.scoreboards import Scoreboards
@@ -62,7 +62,7 @@ def _checked(config: Config) -> dict[tuple[str, str], tuple[str, str | None]]:
     }
 
 
-def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable[str]) -> None:
+def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable[Key]) -> None:
     """What a checker has found, as far as any generation can see it."""
     found: list[tuple[int, int]] = []
     for member in backends:
@@ -76,7 +76,7 @@ def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable
     if found and version is not None:
         bump(states.cells, version + state_offset(HEALTH_VERSION)[1])
     for host in hosts:
-        first = states.base(HOST.name, (host,))
+        first = states.base(HOST.name, host)
         if first is not None:
             write_addresses(states.cells, first, ())
 
@@ -91,7 +91,8 @@ class CheckerProcess:
         self._lifeline_fd = lifeline_fd
         self._health_file = health_file
         self._let_go = let_go
-        self._config: Config | None = None  # of the generation it is for
+        self._prepared: Prepared | None = None  # the generation it is for
+        self._needed = False
         self._number = 0
         self._pid: int | None = None
         self._row = 0
@@ -119,9 +120,10 @@ class CheckerProcess:
             self._push(now, outdated=outdated)
             return
         if outdated:
-            self._clear(prepared.config)
-            self._config, self._number, self._start_at, self._young_deaths = prepared.config, prepared.generation.number, now, 0
-        if is_needed(prepared.config) and now >= self._start_at:
+            self._needed = is_needed(prepared.things)
+            self._clear(prepared)
+            self._prepared, self._number, self._start_at, self._young_deaths = prepared, prepared.generation.number, now, 0
+        if self._needed and now >= self._start_at:
             self._start(now, prepared)
 
     def _start(self, now: float, prepared: Prepared) -> None:
@@ -132,7 +134,6 @@ class CheckerProcess:
             spec = CheckerSpec(self._row, prepared.generation, board, board.layout, self._lifeline_fd, report)
 
             def let_go() -> None:
-                self._boards.close_files()
                 self._let_go()
                 report.open()
 
@@ -190,16 +191,17 @@ class CheckerProcess:
             self._board = None
         return ended
 
-    def _clear(self, config: Config) -> None:
+    def _clear(self, prepared: Prepared) -> None:
         """Forget what was found about whatever the new configuration does not have, or has changed."""
-        if self._config is None:
+        before = self._prepared
+        if before is None:
             return
-        kept = _checked(config)
-        changed = [member for member, where in _checked(self._config).items() if kept.get(member) != where]
-        hosts = hosts_of(self._config).keys() - hosts_of(config).keys()
+        kept = _checked(prepared.config)
+        changed = [member for member, where in _checked(before.config).items() if kept.get(member) != where]
+        hosts = set(before.things[HOST.name]) - set(prepared.things[HOST.name])
         for states in self._boards.states():
             _forget(states, changed, hosts)
-        if not is_needed(config):
+        if not self._needed:
             try:
                 self._health_file.unlink(missing_ok=True)
             except OSError as error:  # the directory is the checker's: anything may be there

@@ -105,7 +105,7 @@ class Supervisor:
         control = open_control(control_path(state_dir))
         self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
         self.boards = Scoreboards()
-        self._own(self.boards.close_reader)
+        self._own(self.boards.close_reader, self.boards.close_files)
         begin_scoreboard(self.boards, prepared)
         self.signals = SignalPipe()
         self._own(self.signals.close, self.signals.close_files)

@@ -62,9 +62,11 @@ class Overrides:
                 log.warning("backend %s is overridden (%s), but the configuration has no such backend; this is kept until it is cleared", "/".join(member), _words(override))
 
     def write_cells(self) -> None:
-        """Bring the scoreboard up to date; also for backends of a configuration that is about to hold. Cells of new names are zero."""
-        for member in self._overrides:
-            self._write(member)
+        """Bring the scoreboard up to date, whatever is there; also for backends of a configuration that is about to hold."""
+        codes = {member: _codes(override) for member, override in self._overrides.items()}
+        for states in self._boards.states():
+            states.fill(BACKEND.name, _MODE, {member: mode for member, (mode, _) in codes.items()})
+            states.fill(BACKEND.name, _WEIGHT, {member: weight for member, (_, weight) in codes.items()})
         self._tell_workers()
 
     def step(self, now_at: float) -> None:
@@ -81,12 +83,11 @@ class Overrides:
             self._tell_everybody()
 
     def _write(self, member: Member) -> None:
-        override = self._overrides.get(member, Override())
+        mode, weight = _codes(self._overrides.get(member, Override()))
         for states in self._boards.states():
             base = states.base(BACKEND.name, member)
-            if base is not None:  # else no generation has it
-                states.cells[base + _MODE] = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
-                states.cells[base + _WEIGHT] = override.weight.value if override.weight else 0
+            if base is not None:  # some generation has it
+                states.cells[base + _MODE], states.cells[base + _WEIGHT] = mode, weight
 
     def _tell_workers(self) -> None:
         for states in self._boards.states():
@@ -160,6 +161,12 @@ def _unknown(member: Member, members: Iterable[Member]) -> str:
     nowhere = f"there is no pool {clip(pool)} either; pools: {pools}"
     there_are = f"pool {clip(pool)} has {clip_names(backends)}" if backends else nowhere
     return f"there is no backend {clip(pool)}/{clip(name)}: {there_are}; see: relay backend list"
+
+
+def _codes(override: Override) -> tuple[int, int]:
+    """The values of its two cells."""
+    mode = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
+    return mode, int(override.weight.value) if override.weight else 0
 
 
 def _words(override: Override) -> str:

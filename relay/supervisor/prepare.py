@@ -17,7 +17,7 @@ from relay.config.address import compete
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.observe.access_log import check_access_log
-from relay.observe.names import hosts_of, things_of
+from relay.observe.names import Things, hosts_of
 from relay.observe.password import load_password
 from relay.observe.pools import pool_facts
 from relay.observe.scoreboard import Scoreboard
@@ -46,6 +46,7 @@ class Prepared:
     identity: Identity
     slots: int
     certificates: tuple[CertificateInfo, ...]
+    things: Things  # that are counted
     description: bytes  # for readers of the scoreboard
     password: str = field(default="", repr=False)
 
@@ -162,7 +163,7 @@ def slots_of(config: Config) -> int:
 def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
     """The cells of a generation. Raises StartupError when the machine has no memory for them."""
     try:
-        return boards.begin(prepared.generation.number, things_of(prepared.config), prepared.slots)
+        return boards.begin(prepared.generation.number, prepared.things, prepared.slots)
     except OSError as error:
         raise StartupError(
             f"no memory for the counters of generation {prepared.generation.number}: {error.strerror or error}",

@@ -211,6 +211,7 @@ def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
         identity=found.identity,
         slots=found.slots,
         certificates=found.certificates,
+        things=found.things,
         description=found.description,
         password=found.password,
     )

@@ -21,7 +21,7 @@ from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
 from relay.observe.addresses import Ip
-from relay.observe.names import hosts_of
+from relay.observe.names import Things, hosts_of, things_of
 from relay.supervisor.look_up import kept, look_up_all, unresolved
 from relay.supervisor.prepare import (
     access_log_problems,
@@ -55,6 +55,7 @@ class Survey:
     identity: Identity
     slots: int
     certificates: tuple[CertificateInfo, ...]
+    things: Things
     description: bytes
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
@@ -97,6 +98,7 @@ def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
         identity=identity,
         slots=slots_of(config),
         certificates=certificates,
+        things=things_of(config),
         description=describe(config, certificates),
         contents=files.contents,
         addresses={

@@ -8,27 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.fleet import (
-    Abort,
-    Close,
-    Commit,
-    Drain,
-    Ending,
-    GiveUp,
-    Kill,
-    Line,
-    Park,
-    Phase,
-    Quit,
-    Reopen,
-    Rules,
-    Slot,
-    Spawn,
-    View,
-    Worker,
-    next_start_at,
-    plan,
-)
+from relay.core.actions import Abort, Close, Commit, Drain, GiveUp, Kill, Overrun, Park, Quit, Reopen, Spawn
+from relay.core.fleet import Ending, Line, Phase, Rules, Slot, View, Worker, next_start_at, plan
 from relay.core.respawn import (
     after_death,
     after_failed_start,
@@ -52,6 +33,9 @@ def view(*workers, slots=ONE, serving=None, **more):
 
 TWO = (Slot(), Slot())
 CANDIDATE = Line(2, 1, since_at=NOW - 1)
+
+# As many old generations as may drain at once, the first of them with two workers.
+OLD = (worker(11, 1, 1, told_at=NOW - 1), *(worker(n, 0, n, told_at=NOW - 1, phase=Phase.DRAINING) for n in range(1, 9)))
 
 TABLE = {
     "an empty fleet is filled": (view(slots=TWO), [Spawn(0, 1), Spawn(1, 1)]),
@@ -124,6 +108,23 @@ TABLE = {
     "an aborted worker that stays is killed": (view(worker(beat_at=NOW - 12, aborted_at=NOW - 1)), [Kill(1, "it did not end within 1 s of SIGABRT")]),
     "a killed worker is not killed again": (view(worker(beat_at=NOW - 30, aborted_at=NOW - 9, killed=True)), []),
     "an aborted worker is not replaced before it is dead": (view(worker(aborted_at=NOW)), []),
+    "old generations drain side by side": (view(*OLD, worker(9, generation=9), serving=Line(9, 1)), []),
+    "when one more drains than may, the oldest is ended": (
+        view(*OLD, worker(9, 0, 9, told_at=NOW, phase=Phase.DRAINING), worker(10, 0, 10), serving=Line(10, 1)),
+        [Overrun(1, (11, 1))],
+    ),
+    "a generation that is being ended does not count": (
+        view(*(replace(one, quitting=one.generation == 1) for one in OLD), worker(9, 0, 9, told_at=NOW), worker(10, 0, 10), serving=Line(10, 1)),
+        [],
+    ),
+    "when many more drain than may, all but the newest are ended": (
+        view(*OLD, *(worker(20 + n, 0, 8 + n, told_at=NOW) for n in range(1, 4)), worker(12, 0, 12), serving=Line(12, 1)),
+        [Overrun(1, (11, 1)), Overrun(2, (2,)), Overrun(3, (3,))],
+    ),
+    "the serving generation and a candidate are never ended for others": (
+        view(*OLD, worker(9, 0, 9), worker(10, 0, 10, phase=Phase.STARTING), serving=Line(9, 1), candidate=Line(10, 1, NOW - 1)),
+        [],
+    ),
     "a draining worker does not fill its slot": (view(worker(told_at=NOW, phase=Phase.DRAINING)), [Spawn(0, 1)]),
     "a draining worker is killed after its time": (
         view(worker(2), worker(1, told_at=NOW - 33)),

@@ -2,13 +2,15 @@
 
 `python -m tests.support.stub_relay start --config FILE`, usually through `Gateway(body, module=STUB, env=stub(...))`. A worker looks for a file
 `behave` in the current directory (the gateway's) when it starts: `crash` ends at once, `mute` serves but sends no heartbeat, `late` never serves,
-`slow` serves after two seconds, `deaf` ignores SIGTERM, `bug` raises; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
+`slow` serves after two seconds, `deaf` ignores SIGTERM, `bug` raises, `scribble` serves and fills at every SIGUSR2 all shared memory that it can
+write with the next of SCRIBBLES; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -24,6 +26,25 @@ def stub(**rules: float) -> dict[str, str]:
     return {"STUB_RULES": json.dumps(rules)}
 
 
+SCRIBBLES = (-1, 2**63 - 1, -(2**63), 1, 2, 3, 4, 5, 257, 2**31, 2**32, 2**62)
+"""What a worker that is taken over may write; a first byte in each of them would be a mode, a phase, a number of addresses."""
+
+
+def scribble(spec) -> None:
+    """Make SIGUSR2 write nonsense."""
+    values = iter(SCRIBBLES)
+    board = spec.board
+
+    def write(*_: object) -> None:
+        value = next(values, None)
+        for memory in (*(segment.cells for segment in board.segments), board.states.cells[:4096]):
+            for cell in range(len(memory)):
+                memory[cell] = value if value is not None else random.randrange(-(2**63), 2**63)
+        Path("scribbled").write_text(str(value))
+
+    signal.signal(signal.SIGUSR2, write)
+
+
 def misbehave(spec) -> int:
     from relay.observe.scoreboard import PHASE, PHASE_SERVING
     from relay.worker.main import run_worker
@@ -32,6 +53,9 @@ def misbehave(spec) -> int:
     if not wish or (len(wish) > 1 and int(wish[1]) != spec.generation.number):
         return run_worker(spec)
     cells = spec.board.row(spec.row)
+    if wish[0] == "scribble":
+        scribble(spec)
+        return run_worker(spec)
     if wish[0] == "crash":
         return 3
     if wish[0] == "slow":

@@ -1,0 +1,148 @@
+"""Old generations beside the one that serves: how many may have sessions, and what they still share."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import psutil
+import pytest
+
+from relay.supervisor.control import ask
+from tests.support.backend import TlsBackend
+from tests.support.client import context_of
+from tests.support.configs import write_body
+from tests.support.gateway import wait_until
+from tests.support.operator import Operator
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def call(pki, stack):
+    """A client with a session: connected, or `None` when the relay ended it at once."""
+    context = context_of(pki)
+
+    def call(gateway):
+        raw = socket.create_connection(gateway.address(), PATIENCE_S)
+        client = stack.enter_context(context.wrap_socket(raw, server_hostname="app.example.com"))
+        client.sendall(b"hello")
+        with contextlib.suppress(OSError):
+            if client.recv(5) == b"hello":
+                return client
+        return None
+
+    return call
+
+
+def reload(gateway):
+    reply = ask(gateway.state_dir, "reload", PATIENCE_S)
+    assert reply["ok"], reply
+
+
+def goes_on(client):
+    client.sendall(b"still")
+    return client.recv(5) == b"still"
+
+
+def generations(gateway):
+    return sorted({worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]})
+
+
+def test_when_too_many_old_generations_have_sessions_the_oldest_ones_are_ended(relay, call):
+    gateway = relay(relay={"workers": 1, "old_generations": 2, "drain_timeout_s": 600})
+    clients = []
+    for _ in range(3):
+        clients.append(call(gateway))
+        reload(gateway)
+    assert clients[0].recv(5) == b"", "its generation is the third old one"
+    (record,) = gateway.wait_for_access(1, reason="generation_ended")
+    assert "relay.old_generations" in record["remedy"]
+    assert goes_on(clients[1])
+    assert goes_on(clients[2])
+    wait_until("its workers are gone", lambda: generations(gateway) == [2, 3, 4], PATIENCE_S, gateway.log)
+    log = gateway.wait_for_log("generation 1 is ended with 1 sessions")
+    assert "relay.old_generations" in log
+    assert "SIGKILL" not in log
+
+
+def test_a_reload_may_change_how_many_old_generations_there_may_be(relay, call, body):
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
+    clients = []
+    for _ in range(3):
+        clients.append(call(gateway))
+        reload(gateway)
+    assert all(map(goes_on, clients))
+    gateway.write(body, relay={"old_generations": 1})
+    clients.append(call(gateway))
+    reload(gateway)
+    assert [client.recv(5) for client in clients[:3]] == [b"", b"", b""]
+    assert goes_on(clients[3])
+    wait_until("one old generation is left", lambda: generations(gateway) == [4, 5], PATIENCE_S, gateway.log)
+
+
+def test_connections_of_old_generations_count_for_a_backends_limit(relay, pki, echo, call):
+    text = write_body(pki, echo) + "max_connections = 2\n"
+    gateway = relay(text, relay={"workers": 1, "drain_timeout_s": 600})
+    first = call(gateway)
+    reload(gateway)
+    second = call(gateway)
+    reload(gateway)
+    assert call(gateway) is None, "two generations have a connection each"
+    gateway.wait_for_access(1, reason="no_backend")
+    first.close()
+    gateway.wait_for_access(2)
+    third = wait_until("there is room again", lambda: call(gateway), PATIENCE_S, gateway.log)
+    assert goes_on(second)
+    assert goes_on(third)
+
+
+def test_an_operators_word_reaches_the_next_generation(relay, pki, echo, call):
+    backends = [TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca) for _ in range(2)]
+    try:
+        text = write_body(pki, backends[0]) + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\nname = "backend.example.com"\n'
+        gateway = relay(text, relay={"workers": 1})
+        assert ask(gateway.state_dir, "override", PATIENCE_S, pool="echo", backend="w1", mode="disabled")["ok"]
+        for _ in range(2):
+            reload(gateway)
+            for _ in range(4):
+                assert call(gateway) is not None
+        shown = {one["backend"]: one for one in Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"]}
+        assert (shown["w1"]["elected"], shown["w2"]["elected"]) == (0, 8)
+        assert shown["w1"]["mode"] == "disabled"
+    finally:
+        for backend in backends:
+            backend.close()
+
+
+def test_a_backend_that_comes_back_goes_on_counting_where_it_was(relay, body, call):
+    gateway = relay(relay={"workers": 1})
+    call(gateway).close()
+    gateway.write(body.replace('"w1"', '"w9"'))
+    reload(gateway)
+    call(gateway).close()
+    gateway.write(body)
+    reload(gateway)
+    call(gateway).close()
+    gateway.wait_for_access(3)
+    shown = Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"]
+    assert [(one["backend"], one["elected"]) for one in shown] == [("w1", 2)]
+
+
+def test_a_worker_that_is_told_to_drain_again_and_again_finds_a_row_each_time(relay, call):
+    """Somebody else than the supervisor tells them, so they are replaced; each of them keeps a session and its row."""
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
+    clients = []
+    for _ in range(12):
+        clients.append(call(gateway))
+        pid = gateway.workers()[0]
+        psutil.Process(pid).terminate()
+        gateway.wait_for_workers(lambda workers, pid=pid: len(workers) == 1 and workers[0] != pid)
+    assert all(map(goes_on, clients))
+    shown = Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]
+    assert (shown["busy"], shown["elected"]) == (12, 12)
+    for client in clients:
+        client.close()
+    wait_until("they have ended", lambda: len(ask(gateway.state_dir, "status", PATIENCE_S)["workers"]) == 1, PATIENCE_S, gateway.log)
+    shown = Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]
+    assert (shown["busy"], shown["elected"]) == (0, 12)
