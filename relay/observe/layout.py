@@ -90,9 +90,11 @@ class Layout:
 
 def _spans(things: Things, group: Group, at: int) -> Iterator[Span]:
     for kind in KINDS.values():
-        span = Span(kind, at, len(getattr(kind, group)), len(things.get(kind.name, ())))
-        yield span
-        at = span.stop
+        width = len(getattr(kind, group))
+        if width:
+            span = Span(kind, at, width, len(things.get(kind.name, ())))
+            yield span
+            at = span.stop
 
 
 def kind_of(name: str) -> Kind:

@@ -147,15 +147,18 @@ class View:
     def __init__(self, sources: Sources, known: Known) -> None:
         self._sources = sources
         try:
-            header, lasting, *lines = read_all(sources.catalogue).splitlines()
-            found = json.loads(header)
-            self.number: int = found["view"]
-            self._facts = {**json.loads(lasting), **found["facts"]}
-            pieces: list[int] = found["segments"]
-            known.learn_names(lines[len(pieces) :])
-            self._generations = known.generations(lines[: len(pieces)])
+            self._understand(sources, known)
         except (ValueError, LookupError, TypeError, OSError) as error:
             raise RelayError(f"the supervisor's catalogue of counters cannot be read: {error!r}; restart the relay") from None
+
+    def _understand(self, sources: Sources, known: Known) -> None:
+        header, lasting, *lines = read_all(sources.catalogue).splitlines()
+        found = json.loads(header)
+        self.number: int = found["view"]
+        self._facts = {**json.loads(lasting), **found["facts"]}
+        pieces: list[int] = found["segments"]
+        known.learn_names(lines[len(pieces) :])
+        self._generations = known.generations(lines[: len(pieces)])
         self._series = {name: list(series) for name, series in known.series.items()}
         ends = list(accumulate(pieces))
         self._segments = [sources.segments[end - count : end] for count, end in zip(pieces, ends, strict=True)]

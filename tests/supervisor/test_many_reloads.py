@@ -52,8 +52,8 @@ class Watcher:
         while not self._stop.is_set():
             try:
                 now = self.read()
-            except urllib.error.HTTPError as error:
-                self.back.append(error.read())
+            except OSError as error:
+                self.back.append(error.read() if isinstance(error, urllib.error.HTTPError) else repr(error))
                 return
             self.back += [(key, value, now.get(key)) for key, value in self.last.items() if is_counter(key) and now.get(key, -1) < value]
             self.last = now
@@ -120,7 +120,7 @@ def test_no_reload_is_refused_for_room_and_no_counter_goes_back(relay, pki, echo
         for one in held:
             one.sendall(b"still")
             assert one.recv(5) == b"still", "a session of an old generation goes on"
-        wait_until("the scraper has read all along", lambda: watcher.reads > 3)
+        wait_until("the scraper has read all along", lambda: watcher.reads > 3, detail=lambda: f"{watcher.back}\n{gateway.log()}")
     assert watcher.back == []
     final = watcher.read()
     assert sum(value for key, value in final.items() if key.startswith("relay_backend_selected_total{") and 'backend="w1"' in key) == RELOADS
