@@ -160,6 +160,7 @@ MAP = {
     "relay.supervisor.channel": "the admin process's line to the supervisor",
     "relay.supervisor.overrides": "operators' overrides: kept, carried out, undone",
     "relay.supervisor.state": "its directory: lock and endpoints.json",
+    "relay.supervisor.upkeep": "makes again what is deleted from it",
     "relay.supervisor.status": "what it says of itself",
     "relay.supervisor.ownership": "who else could change what a path leads to",
     "relay.supervisor.signals": "signals as bytes",

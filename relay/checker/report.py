@@ -84,8 +84,12 @@ class ReportFile:
         self.stale = True
 
     def open(self) -> None:
-        """Take hold of the directory. Raises OSError."""
-        self._directory_fd = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Take hold of the directory. Without it the checks go on, and only the report is missing."""
+        try:
+            self._directory_fd = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            self._failed = True
+            log.error("%s: cannot be used: %s; the page shows health as it was; the checks go on", self._path.parent, error.strerror or error)  # noqa: TRY400  a traceback says no more
 
     @property
     def due_at(self) -> float:

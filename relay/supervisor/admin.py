@@ -100,6 +100,24 @@ class AdminProcess:
         self._start_at = now + delay_s
         log.error("the admin process %s after %.1f s; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once")
 
+    def renew(self) -> None:
+        """Replace the process: what it has open is out of date."""
+        if self._pid is not None and self._told_at is None:
+            self._told_at = time.monotonic()
+            send(self._pid, signal.SIGTERM)
+
+    def restore(self) -> bool:
+        """Make a unix socket again whose file is gone; whether it was. Raises StartupError."""
+        listener = self._listener
+        if listener is None or listener.family != socket.AF_UNIX or Path(listener.getsockname()).exists():
+            return False
+        self._listener = _open(f"unix:{listener.getsockname()}")
+        if self._next is not None and self._next[2] is listener:
+            self._next = (*self._next[:2], self._listener)
+        listener.close()
+        self.renew()
+        return True
+
     def _notice_hang(self, now: float, heard_at: float) -> None:
         """It says something once a second; silence gets SIGABRT, which prints where it hangs, then SIGKILL."""
         assert self._pid is not None  # noqa: S101  for mypy
@@ -140,9 +158,7 @@ class AdminProcess:
             _close(before)
         self._settings, self._password, _ = self._next
         self._next = None
-        if self._pid is not None:
-            self._told_at = time.monotonic()
-            send(self._pid, signal.SIGTERM)
+        self.renew()
 
     def discard(self) -> None:
         """Forget what was prepared."""

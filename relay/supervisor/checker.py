@@ -38,6 +38,17 @@ _STALLED_S = 5.0
 log = logging.getLogger(__name__)
 
 
+def make_health_directory(state_dir: Path, identity: Identity) -> bool:
+    """Make the directory in which the checker may write; whether it was not there. Raises OSError."""
+    directory = (state_dir / HEALTH_FILE).parent
+    if directory.is_dir():
+        return False
+    directory.mkdir(mode=0o755)
+    if identity.change:
+        os.chown(directory, identity.uid, identity.gid, follow_symlinks=False)
+    return True
+
+
 def open_health_file(state_dir: Path, identity: Identity) -> Path:
     """The file in a directory in which the checker may write, and no process without the supervisor's rights anywhere else. Raises StartupError."""
     file = state_dir / HEALTH_FILE
@@ -144,13 +155,21 @@ class CheckerProcess:
                 board.release(self._row)
                 raise
         except OSError as error:
-            log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, self._rules.longest_delay_s)  # noqa: TRY400  for operators, no traceback
-            self._start_at = now + self._rules.longest_delay_s
+            self._young_deaths += 1
+            delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)
+            log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, delay_s)  # noqa: TRY400  for operators, no traceback
+            self._start_at = now + delay_s
             return
         board.row(self._row)[PID] = self._pid
         self._started_at = now
         self._told_at = self._aborted_at = None
         log.info("the checker started", extra={"checker_pid": self._pid, "generation": self._number})
+
+    def renew(self) -> None:
+        """Replace it: its directory was made again, and it has the old one open."""
+        if self._pid is not None and self._told_at is None:
+            self._told_at = time.monotonic()
+            send(self._pid, signal.SIGTERM)
 
     def _push(self, now: float, *, outdated: bool) -> None:
         assert self._pid is not None  # noqa: S101  for mypy

@@ -123,10 +123,22 @@ class ControlServer:
         self._complain_at = float("-inf")
         self._turn_until_at: float | None = None
         self._listener = listener
+        self._inode = _inode(control_path_of(listener))
         self._selector = selector
         self._clients: set[Client] = set()
         self.on_command = on_command
         selector.register(listener, selectors.EVENT_READ, lambda _events: self._accept())
+
+    def is_at(self, path: Path) -> bool:
+        """Whether clients that connect to this path reach us."""
+        return self._inode is not None and _inode(path) == self._inode
+
+    def listen_on(self, listener: socket.socket) -> None:
+        """Go over to another socket; clients of the one before are still answered."""
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener, self._inode = listener, _inode(control_path_of(listener))
+        self._selector.register(listener, selectors.EVENT_READ, lambda _events: self._accept())
 
     def _accept(self) -> None:
         try:
@@ -191,6 +203,20 @@ class ControlServer:
             self.forget(client)
         self._selector.unregister(self._listener)
         self._listener.close()
+
+
+def control_path_of(listener: socket.socket) -> Path:
+    """Where a unix socket was bound."""
+    return Path(listener.getsockname())
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """What a file is, whatever it is called; None when it is not there."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def parse_request(line: bytes) -> dict[str, Any] | None:

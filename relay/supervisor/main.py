@@ -41,6 +41,7 @@ from relay.supervisor.state import StateDir
 from relay.supervisor.status import child_named, status_reply
 from relay.supervisor.survey import Wish
 from relay.supervisor.systemd import Notifier
+from relay.supervisor.upkeep import Upkeep
 from relay.tls.raw import openssl_version
 from relay.worker.main import WorkerSpec, run_worker
 
@@ -103,7 +104,7 @@ class Supervisor:
         self.admin = AdminProcess(config.admin, prepared.password, state_dir, rules)
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
-        self._own(lambda: control_path(state_dir).unlink(missing_ok=True))
+        self._own(lambda: self.state.remove(control_path(state_dir)))
         self.boards = Scoreboards()
         self._own(self.boards.close_reader, self.boards.close_files)
         begin_scoreboard(self.boards, prepared)
@@ -129,6 +130,7 @@ class Supervisor:
         self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self.let_go_of_all, rules=rules)
         self._own(self.checker.close)
         self.reloads = Reloads(self, rules.handover_s)
+        self.upkeep = Upkeep(self.state, self.control, self.overrides, self.admin, self.checker)
         self.started_at = time.time()
         self.state_word = "starting"
         self._announced: tuple[object, ...] = ()
@@ -199,6 +201,7 @@ class Supervisor:
         if self.fleet.ending is Ending.NO:
             self.admin.step(now, self.fleet.prepared.identity, self.boards, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
+            self.upkeep.step(now, self.fleet.prepared.identity)
         self.overrides.step(time.time())
         self.boards.step()
         self.channel.step(now)
@@ -255,6 +258,7 @@ class Supervisor:
     def _on_signals(self) -> None:
         for number in self.signals.read():
             if number is signal.SIGHUP:
+                self.upkeep.look(self.fleet.prepared.identity)
                 self.reloads.begin(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._end(Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name)

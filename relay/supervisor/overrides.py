@@ -47,6 +47,7 @@ class Overrides:
         self._on_change = on_change
         self._members: dict[Member, Mode] = {}
         self._overrides = _load(state_dir / FILE)
+        self._stale = False
         self.use(config)
 
     # What the supervisor's loop does.
@@ -82,6 +83,19 @@ class Overrides:
         if changed:
             self._tell_everybody()
 
+    def restore(self) -> bool:
+        """Write the file again when it is gone, or could not be written. Raises OSError."""
+        if not self._stale and (not self._overrides or (self._state_dir / FILE).exists()):
+            return False
+        self._save()
+        return True
+
+    def _save(self) -> None:
+        self._stale = True
+        text = json.dumps({"version": VERSION, "overrides": render(self._overrides)}) + "\n"
+        replace_file(self._state_dir / FILE, text, 0o600)
+        self._stale = False
+
     def _write(self, member: Member) -> None:
         mode, weight = _codes(self._overrides.get(member, Override()))
         for states in self._boards.states():
@@ -108,7 +122,7 @@ class Overrides:
         self._on_change()
         path = self._state_dir / FILE
         try:
-            replace_file(path, json.dumps({"version": VERSION, "overrides": render(self._overrides)}) + "\n", 0o600)
+            self._save()
         except OSError as error:
             what = f"{path}: cannot be written: {error.strerror or error}; the overrides hold, but a restart would forget the last change"
             log.error("%s", what)  # noqa: TRY400  a traceback says no more

@@ -28,6 +28,8 @@ class StateDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._endpoints = path / "endpoints.json"
+        self._wanted = ""  # what is to be in it, "" while we do not accept
+        self._stale = False
         try:
             _refuse_foreign(path)
             _make(path)
@@ -41,16 +43,67 @@ class StateDir:
             holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
             os.close(self._lock)
             raise StartupError(f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory", "stop it (relay stop), or choose another relay.state_dir") from None
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"{os.getpid()}\n".encode())
+        _sign(self._lock)
+        self._directory = _identity(path)
         self.remove_endpoints()
+
+    def restore(self) -> bool:
+        """Make the directory and our lock again where they are gone; whether they were.
+
+        Raises OSError, and StartupError when they are another's now.
+        """
+        lock = self.path / _LOCK
+        if self.ours:
+            return False
+        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = self.path.lstat()
+        if (found.st_dev, found.st_ino) != self._directory and (
+            not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o002
+        ):
+            raise StartupError(f"{self.path} is another user's now", "remove it, and see what made it")
+        fresh = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fresh)
+            raise StartupError("another relay has taken it", "stop one of the two by its pid") from None
+        os.close(self._lock)
+        self._lock, self._directory = fresh, _identity(self.path)
+        _sign(fresh)
+        return True
+
+    def restore_endpoints(self) -> bool:
+        """Write endpoints.json again when it is gone, or could not be written. Raises OSError."""
+        if not self._wanted or (not self._stale and self._endpoints.exists()):
+            return False
+        self._write()
+        return True
 
     def write_endpoints(self, endpoints: dict[str, Any]) -> None:
         """Replace endpoints.json in one step: a reader sees the old or the new one. Raises OSError."""
-        replace_file(self._endpoints, json.dumps(endpoints) + "\n", 0o644)
+        self._wanted = json.dumps(endpoints) + "\n"
+        self._write()
+
+    def _write(self) -> None:
+        self._stale = True
+        replace_file(self._endpoints, self._wanted, 0o644)
+        self._stale = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether the directory of this name is still the one we hold, and no other relay's."""
+        there = _identity(self.path / _LOCK)
+        return there is not None and there == _identity(self._lock)
+
+    def remove(self, file: Path) -> None:
+        """Remove a file of ours, if it still is."""
+        if self.ours:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def remove_endpoints(self) -> None:
         """We do not accept (any more)."""
+        self._wanted = ""
         with contextlib.suppress(OSError):
             self._endpoints.unlink()
 
@@ -60,10 +113,27 @@ class StateDir:
 
     def close(self) -> None:
         """Give the directory up; the lock file stays, for removing it would race with the next supervisor."""
-        self.remove_endpoints()
+        if self.ours:
+            self.remove_endpoints()
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
         self.close_files()
+
+
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """What a file is, whatever it is called; None when it is not there."""
+    try:
+        found = os.fstat(file) if isinstance(file, int) else file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sign(lock: int) -> None:
+    """Say in the lock file who has it: for messages, so a full disk is no reason not to start."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
 
 
 def check_state_dir(path: Path) -> None:
@@ -128,7 +198,12 @@ def replace_file(path: Path, text: str, mode: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask is
-        file.write(text)
-    beside.replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            file.write(text)
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()  # on a full disk every byte counts
+        raise

@@ -1,0 +1,94 @@
+"""Makes again what is deleted from the state directory while the relay runs.
+
+A cleaner of old files takes away the control socket, or the whole directory: without this the relay
+goes on, and nobody can ask, reload or stop it any more. What cannot be made again is said once, and
+tried again; the relay goes on without it.
+
+Never: waits; takes what another relay, or another user, has put there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from relay.errors import StartupError
+from relay.sockets import open_control
+from relay.supervisor.admin import AdminProcess
+from relay.supervisor.checker import CheckerProcess, make_health_directory
+from relay.supervisor.control import ControlServer, control_path
+from relay.supervisor.overrides import Overrides
+from relay.supervisor.privileges import Identity
+from relay.supervisor.state import StateDir
+
+EVERY_S = 1.0  # a few calls of stat each time
+
+log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """Everything that has a file in the state directory, in the order in which it is made again."""
+
+    def __init__(
+        self,
+        state: StateDir,
+        control: ControlServer,
+        overrides: Overrides,
+        admin: AdminProcess,
+        checker: CheckerProcess,
+    ) -> None:
+        self._state = state
+        self._control = control
+        self._overrides = overrides
+        self._admin = admin
+        self._checker = checker
+        self._look_at = 0.0
+        self._failures: dict[str, str] = {}
+        """What is not there, and why it cannot be made; said already."""
+
+    def step(self, now: float, identity: Identity) -> None:
+        """Look, when it is time."""
+        if now >= self._look_at:
+            self.look(identity)
+
+    def look(self, identity: Identity) -> None:
+        """Make again what is gone."""
+        self._look_at = time.monotonic() + EVERY_S
+        if not self._try("the state directory", self._state.restore):
+            return  # nothing can be in it
+        self._try("the control socket", self._restore_control)
+        self._try("endpoints.json", self._state.restore_endpoints)
+        self._try("overrides.json", self._overrides.restore)
+        self._try("the directory of health.json", lambda: self._restore_health(identity))
+        self._try("the admin process's socket", self._admin.restore)
+
+    def _try(self, what: str, restore: Callable[[], bool]) -> bool:
+        """Whether it is there now. `restore` says whether it had to be made."""
+        try:
+            made = restore()
+        except (OSError, StartupError) as error:
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            if self._failures.get(what) != why:
+                self._failures[what] = why
+                log.error("%s: %s is gone or out of date and cannot be made again: %s; the relay goes on without it and tries again", self._state.path, what, why)  # noqa: TRY400  for operators, no traceback
+            return False
+        self._failures.pop(what, None)
+        if made:
+            log.warning("%s: %s was gone or out of date and is made again; see what deletes or blocks it", self._state.path, what)
+        return True
+
+    def _restore_control(self) -> bool:
+        path = control_path(self._state.path)
+        if self._control.is_at(path):
+            return False
+        self._control.listen_on(open_control(path))
+        return True
+
+    def _restore_health(self, identity: Identity) -> bool:
+        if not make_health_directory(self._state.path, identity):
+            return False
+        # Both have the directory itself open, not its name.
+        self._checker.renew()
+        self._admin.renew()
+        return True
