@@ -86,6 +86,9 @@ def main(
     reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
     cells = report.summarize(measurements, reference)
     _print(console, environment, cells, reference)
+    beside = report.build_beside_table(measurements)
+    if beside is not None:
+        console.print(beside)
     noisy = sum(each.noisy for each in measurements)
     if noisy:
         console.print(f"[yellow]~[/yellow] {noisy} of {len(measurements)} measurements had others on the gateway's CPU for more than {NOISE:.0%} of the time")

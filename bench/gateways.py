@@ -24,6 +24,7 @@ from typing import Self
 import psutil
 
 from bench.children import BenchError, pin
+from bench.holes import with_hole
 from bench.pki import BACKEND_NAME
 
 _PEERS = Path(__file__).resolve().parent / "peers"
@@ -42,6 +43,7 @@ class Place:
     backend_port: int
     workers: int = 1
     cpus: frozenset[int] | None = None
+    hole_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +226,8 @@ def _free_port() -> int:
 
 
 def _fill(template: str, gateway: Gateway, place: Place, port: int) -> str:
+    if place.hole_port:
+        template = with_hole(template, gateway.name, place.hole_port)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     root = os.geteuid() == 0
     user_line = gateway.user_line if root else ""

@@ -128,6 +128,39 @@ class Flood(Connects):
         self.tally.wall_s = time.monotonic() - started_at
 
 
+class Arrivals(Flood):
+    """The same, with the time from when a connection was due to its answer."""
+
+    def warm_up(self) -> None:
+        """A few, one after the other."""
+        self.limit = self.job.warm_units
+        self.next()
+        self.run(lambda: not self.conns)
+
+    def open(self) -> None:
+        """One that is due now."""
+        due_at = time.monotonic()
+        super().open()
+        next(reversed(self.conns.values())).due_at = due_at
+
+    def on_unit(self, conn: Conn) -> None:
+        """Answered."""
+        if self.timer is not None:
+            self.tally.latencies_us.append((time.monotonic() - conn.due_at) * 1e6)
+        super().on_unit(conn)
+
+
+class Lost(Flood):
+    """Connections at a fixed rate that nobody answers; what becomes of them does not matter."""
+
+    def warm_up(self) -> None:
+        """Nothing: a first one would wait for its end."""
+
+    def fail(self, conn: Conn, why: str) -> None:  # noqa: ARG002 (however it ends)
+        """Goes on, however many fail."""
+        self.drop(conn)
+
+
 MODES: dict[str, type[Traffic]] = {
     "requests": Requests,
     "bulk-down": BulkDown,
@@ -136,5 +169,7 @@ MODES: dict[str, type[Traffic]] = {
     "idle": Idle,
     "paced": Paced,
     "flood": Flood,
+    "arrivals": Arrivals,
+    "lost": Lost,
     "probe": Probe,
 }

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 GATEWAY_NAME = "gateway.bench"
 BACKEND_NAME = "backend.bench"
 COOKIE_NAME = "cookie.bench"  # the gateway, where a cookie decides
+HOLE_NAME = "hole.bench"  # the gateway, for a pool that does not answer
 PARTIES = {
     "gateway": (GATEWAY_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
     "backend": (BACKEND_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
@@ -25,7 +26,7 @@ PARTIES = {
     "client": ("client.bench", ExtendedKeyUsageOID.CLIENT_AUTH),
 }
 # mod_proxy checks the name in its URL, which it also resolves.
-ALIASES = {"backend": ("localhost",), "gateway": (COOKIE_NAME,)}
+ALIASES = {"backend": ("localhost",), "gateway": (COOKIE_NAME, HOLE_NAME)}
 
 
 @dataclass(frozen=True, slots=True)

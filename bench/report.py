@@ -66,6 +66,27 @@ def build_table(cells: dict[str, dict[str, Cell]], names: Sequence[str], referen
     return table
 
 
+def build_beside_table(measurements: Sequence[Measurement]) -> Table | None:
+    """What the strangers did to others: usual and beside them, medians over the rounds; None when there were none."""
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for each in measurements:
+        if "beside_session_p99_ms" in each.details:
+            grouped.setdefault((each.workload, each.gateway), []).append(each.details)
+    if not grouped:
+        return None
+    table = Table(title="Beside strangers (usual > beside them; 99th percentiles)", title_justify="left")
+    for column in ("workload", "gateway", "connect, ms", "running sessions, ms", "CPU used"):
+        table.add_column(column, justify="left" if column in ("workload", "gateway") else "right")
+    for (workload, gateway), rounds in grouped.items():
+
+        def both(name: str, rounds: list[dict[str, Any]] = rounds, *, percent: bool = False) -> str:
+            usual, now = (statistics.median(each[f"{part}_{name}"] for each in rounds) for part in ("quiet", "beside"))
+            return f"{usual:.0%} > {now:.0%}" if percent else f"{usual:.2f} > {now:.2f}"
+
+        table.add_row(workload, gateway, both("connect_p99_ms"), both("session_p99_ms"), both("busy", percent=True))
+    return table
+
+
 def _text(cell: Cell | None) -> str:
     if cell is None:
         return "-"

@@ -9,12 +9,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import measure
+from bench.beside import Beside, run_beside
 from bench.children import Backend, BenchError, Load
 from bench.gateways import Gateway, Place, Running
+from bench.holes import Hole
 from bench.job import Job
 from bench.pki import BACKEND_NAME, GATEWAY_NAME, Pki
 from bench.workloads import Workload
@@ -87,6 +90,7 @@ class _Turn:
     workload: Workload
     turn: int
     backend: Backend
+    hole_port: int = 0
 
 
 def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Workload], progress: Callable[[str], None]) -> Iterator[Measurement]:
@@ -96,6 +100,7 @@ def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Wor
             with contextlib.ExitStack() as stack:
                 names = [gateway.name for gateway in gateways if gateway.name in (workload.only or (gateway.name,))]
                 targets: dict[str, Target] = {}
+                hole = stack.enter_context(Hole(workload.beside.hole)) if workload.beside and workload.beside.hole else None
                 if workload.cost == "latency":
                     targets[DIRECT] = Target(DIRECT, None, backend)
                     names = [DIRECT, *names]
@@ -103,20 +108,22 @@ def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Wor
                     for name in names[turn % len(names) :] + names[: turn % len(names)]:
                         progress(f"{workload.name} · round {turn + 1} · {name}")
                         gateway = next((each for each in gateways if each.name == name), None)
-                        yield _attempt(settings, stack, gateway, targets, _Turn(workload, turn, backend))
+                        yield _attempt(settings, stack, gateway, targets, _Turn(workload, turn, backend, hole.port if hole else 0))
 
 
 def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway | None, targets: dict[str, Target], at: _Turn) -> Measurement:
     """One measurement; a failure is a result too. Memory is measured on a gateway that has just started."""
     workload, turn, backend = at.workload, at.turn, at.backend
     name = gateway.name if gateway else DIRECT
-    place = Place(settings.directory / f"{name}-{workload.name}-{turn}", settings.pki.directory, backend.port, workload.workers, settings.gateway_cpus)
+    place = Place(settings.directory / f"{name}-{workload.name}-{turn}", settings.pki.directory, backend.port, workload.workers, settings.gateway_cpus, at.hole_port)
     try:
         if gateway is not None and workload.cost == "memory":
             with Running(gateway, place) as running:
                 return _measure(settings, Target(name, running, backend), workload, turn)
         if gateway is not None and name not in targets:
             targets[name] = Target(name, stack.enter_context(Running(gateway, place)), backend)
+        if workload.beside is not None:
+            return _measure_beside(settings, targets[name], workload, workload.beside, turn)
         attempts = [_measure(settings, targets[name], workload, turn)]
         while len(attempts) <= settings.retakes and attempts[-1].noisy:
             attempts.append(_measure(settings, targets[name], workload, turn))
@@ -203,6 +210,23 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
     }[workload.cost]
     errors |= _doubts(workload, details, facts)
     return Measurement(workload.name, target.name, turn, cost, errors, facts)
+
+
+def _measure_beside(settings: Settings, target: Target, workload: Workload, who: Beside, turn: int) -> Measurement:
+    seconds = settings.seconds if settings.quick else max(settings.seconds, workload.least_s)
+    result = run_beside(who, partial(_job, settings, target, workload), target.pids, settings.load_cpus, seconds)
+    facts = {
+        "units": len(result.beside.connects),
+        "wall_s": result.beside.wall_s,
+        "cpu_s": result.beside.cpu_s,
+        "busy": result.beside.cpu_s / result.beside.wall_s,
+        "negotiated": result.beside.negotiated,
+        **result.quiet.facts("quiet"),
+        **result.beside.facts("beside"),
+        "strangers": result.strangers,
+    }
+    errors = {**result.quiet.errors, **result.beside.errors}
+    return Measurement(workload.name, target.name, turn, result.cost, errors, facts)
 
 
 def _doubts(workload: Workload, backend: dict[str, int], facts: dict[str, Any]) -> dict[str, int]:

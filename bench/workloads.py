@@ -8,20 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.beside import Beside
 from bench.pki import COOKIE_NAME
 
 _BULK_BYTES = 32_000_000
+_TWICE_MAPPED = ("relay", "nginx", "haproxy")  # the gateways that have a second route in bench.holes
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the report, for the gateways in `only` (all when it is empty). `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency."""
+    """One row of the report, for the gateways in `only` (all when it is empty). `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency. It takes `least_s` where the run is not quick, however short other measurements are."""
 
     name: str
     what: str
     mode: str
     unit: str
-    cost: Literal["cpu", "memory", "latency"] = "cpu"
+    cost: Literal["cpu", "memory", "latency", "connecting"] = "cpu"
     per_unit: float = 1e6
     connections: int = 32
     quick_connections: int | None = None
@@ -29,6 +31,8 @@ class Workload:
     workers: int = 1
     flood_rate: float = 0.0
     only: tuple[str, ...] = ()
+    beside: Beside | None = None
+    least_s: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,12 +58,22 @@ WORKLOADS: dict[str, Workload] = {
         Workload("idle", "private memory of an idle connection", "idle", "KiB", cost="memory", per_unit=1 / 1024, connections=5000, quick_connections=500),
         Workload("latency", "99th percentile, 10,000 requests a second", "paced", "µs", cost="latency", options={"rate": 10_000.0}),
         Workload("latency-flood", "the same beside 200 handshakes a second", "paced", "µs", cost="latency", flood_rate=200.0, options={"rate": 10_000.0}),
+        *(
+            Workload(f"strangers-{name}", f"99th percentile of connecting beside {what}", "beside", "ms", cost="connecting", only=_TWICE_MAPPED, least_s=20, beside=beside)
+            for name, what, beside in (
+                ("hello", "1,000 strangers a second that ask for a HelloRetryRequest and stay", Beside(1000, hello="retry")),
+                ("silent", "1,000 strangers that say nothing", Beside(1000, hello="silent", keep=1000)),
+                ("stopped", "1,000 strangers that stop in mid-handshake", Beside(1000, hello="whole", keep=1000)),
+                ("blackhole", "200 clients a second of a pool that drops every SYN", Beside(200, hole="blackhole")),
+                ("tarpit", "200 clients a second of a pool that accepts and says nothing", Beside(200, hole="tarpit")),
+            )
+        ),
         *(Workload(f"scale-{workers}", f"64-byte request, {workers} workers", "requests", "µs", workers=workers, options={"size": 64}) for workers in (1, 2, 4)),
         *(Workload(f"scale-connect-{workers}", f"new connection, {workers} workers", "connects", "µs", workers=workers, connections=16, warm_units=64) for workers in (1, 2, 4)),
     )
 }
 QUICK = ("request", "bulk-down", "connect", "idle")
-GROUPS = {"scale": tuple(name for name in WORKLOADS if name.startswith("scale")), "latency": ("latency", "latency-flood"), "all": tuple(WORKLOADS)}
+GROUPS = {"scale": tuple(name for name in WORKLOADS if name.startswith("scale")), "latency": ("latency", "latency-flood"), "strangers": tuple(name for name in WORKLOADS if name.startswith("strangers")), "all": tuple(WORKLOADS)}
 DEFAULT = ("request", "request-4k", "bulk-down", "bulk-up", "connect", "connect-resumed", "idle")
 
 

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from bench.hellos import make_hello
+from bench.strangers import Strangers, StrangersChild
 from relay.worker.admission import MOST_PROGRESS, address_key
 from relay.worker.loop import Loop
 from relay.worker.parting import Partings
@@ -126,6 +127,26 @@ def test_a_client_that_sends_byte_by_byte_is_soon_counted_as_waiting(start, door
     visit(relay)
     read_to_end(dripping)
     assert is_open(silent)
+
+
+@pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
+def test_a_flood_keeps_no_real_client_out(start, door, pair, hello):
+    """Thousands of strangers, far more than there are places, while clients come and go."""
+    back = door()
+    relay = start([back.address], top=f"{PATIENT}[limits]\nhandshakes = 300")
+    running = pair(relay, back)
+    with StrangersChild(Strangers("127.0.0.1", relay.port, NAME, hello, 500.0, 60.0)) as crowd:
+        crowd.go()
+        wait_until(lambda: evicted(relay) > 50, "the places to be taken")
+        for _ in range(10):
+            client, server = pair(relay, back)
+            check_service(client, server)
+            check_service(*running)
+            client.close()
+            server.close()
+        crowd.stop()
+    assert relay.value("relay_handshakes_total", "inbound", "ok") == 11
+    assert relay.value("relay_sessions_closed_total", "half_open_per_client") == 0
 
 
 def test_waiting_for_a_backend_takes_no_place(start, door, call, stranger):

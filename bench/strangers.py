@@ -1,0 +1,155 @@
+"""Clients that never finish their handshake, many of them, from bytes made beforehand.
+
+Run as `python -m bench.strangers`: one line of stdin is a `Strangers` as JSON; then a `ready`
+line, one more line of stdin, and connections until `seconds` are over or stdin ends; at
+last a `done` line with counts.
+Never: makes more than `most` connections; outlives its harness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from bench.children import Child
+from bench.hellos import make_hello
+
+# Several, so that a bound on one client address does not help the gateway.
+_SOURCES = [f"127.0.1.{number}" for number in range(1, 17)]
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT on either side
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
+_TICK_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """What they do. `rate` new ones a second; with `keep` that many are open all the time."""
+
+    address: str
+    port: int
+    name: str
+    hello: str
+    rate: float
+    seconds: float
+    keep: int = 0
+    most: int = 50_000
+
+
+def hello_of(kind: str, name: str) -> bytes:
+    """What they send: nothing, a whole hello, or one that asks for a HelloRetryRequest."""
+    if kind == "silent":
+        return b""
+    return make_hello(name, share=kind != "retry")
+
+
+class Crowd:
+    """Their connections, in one epoll loop."""
+
+    def __init__(self, job: Strangers) -> None:
+        self._job = job
+        self._hello = hello_of(job.hello, job.name)
+        self._epoll = select.epoll()
+        self._open: dict[int, socket.socket] = {}
+        self.counts: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Until the time is over, or nobody listens."""
+        job = self._job
+        began_at = time.monotonic()
+        until_at = began_at + job.seconds
+        self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
+        due = 0.0
+        last_at = began_at
+        while (now := time.monotonic()) < until_at:
+            due = min(due + (now - last_at) * job.rate, job.rate)
+            last_at = now
+            while due >= 1 and self.counts["opened"] < job.most:
+                if job.keep and len(self._open) >= job.keep:
+                    break
+                due -= 1
+                self._connect()
+            for fd, mask in self._epoll.poll(_TICK_S):
+                if fd == sys.stdin.fileno():
+                    return
+                self._on_event(fd, mask)
+
+    def _connect(self) -> None:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.bind((_SOURCES[self.counts["opened"] % len(_SOURCES)], 0))
+        self.counts["opened"] += 1
+        sock.connect_ex((self._job.address, self._job.port))
+        self._open[sock.fileno()] = sock
+        self._epoll.register(sock.fileno(), select.EPOLLOUT)
+
+    def _on_event(self, fd: int, mask: int) -> None:
+        sock = self._open[fd]
+        try:
+            if mask & select.EPOLLOUT:
+                self._epoll.modify(fd, select.EPOLLIN)
+                if self._hello:
+                    sock.send(self._hello)
+            elif sock.recv(65536):
+                self.counts["answered"] += 1
+            else:
+                self._drop(fd, "closed by the gateway")
+        except OSError as error:
+            self._drop(fd, error.strerror or "failed")
+
+    def _drop(self, fd: int, why: str) -> None:
+        self.counts[why] += 1
+        self._open.pop(fd).close()
+
+    def close(self) -> None:
+        """Leave, all at once."""
+        for sock in self._open.values():
+            sock.close()
+        self._open.clear()
+        self._epoll.close()
+
+
+class StrangersChild(Child):
+    """The process that makes them, seen from the harness."""
+
+    def __init__(self, job: Strangers, *, cpus: frozenset[int] | None = None) -> None:
+        super().__init__("bench.strangers", cpus=cpus)
+        self.tell(asdict(job))
+        self.hear(10)
+
+    def go(self) -> None:
+        """Let them come."""
+        self.tell({})
+
+    def stop(self) -> dict[str, int]:
+        """How many there were, by what became of them; ends them."""
+        self.tell({})
+        counts: dict[str, int] = self.hear(30)["counts"]
+        return counts
+
+
+def main() -> None:
+    """One job."""
+    job = Strangers(**json.loads(sys.stdin.readline()))
+    os.nice(5)
+    crowd = Crowd(job)
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({"event": "ready"}), flush=True)
+        if not sys.stdin.readline():
+            return
+        crowd.run()
+        print(json.dumps({"event": "done", "counts": dict(crowd.counts)}), flush=True)
+        crowd.close()
+
+
+if __name__ == "__main__":
+    main()
