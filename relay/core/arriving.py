@@ -17,7 +17,7 @@ _HANDSHAKE, _CLIENT_HELLO = 22, 1
 
 
 class Arriving:
-    """`wanted` is the number of bytes that the hello and its records have at least."""
+    """`wanted` is how many bytes the hello and its records have at least."""
 
     __slots__ = ("_at", "_have", "_head", "_records", "wanted")
 

@@ -5,9 +5,9 @@ connection object exists: OpenSSL keeps the verify mode and the session tickets 
 route in its server-name callback lets clients in that the route would refuse. Peeking leaves the socket readable, which
 level-triggered epoll would report for ever: so it is watched edge-triggered until the handshakes are over.
 
-A hello that comes in pieces is not read again at each of them: SO_RCVLOWAT tells the kernel to wake us when all is there that
-can be missing at least, and to make room for it. The bytes wait in the kernel; here a client that has not sent its whole hello
-costs one small object.
+A hello that comes in pieces is not read again at each of them, only its new records are walked over. For a large one SO_RCVLOWAT
+tells the kernel to wake us every MORE_BYTES, and to make room for it: a peek copies all that has come. The bytes wait in the kernel;
+here a client that has not sent its whole hello costs one small object.
 
 Never: consumes a byte of a hello that will be served; makes a key operation for an unknown name.
 Next: `relay.worker.inbound.step`
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from relay.worker.session import Session
 
 PEEK_BYTES = MAX_BYTES
+MORE_BYTES = 4_096  # more than nearly all hellos have
 _CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 _buffer = bytearray(PEEK_BYTES)
 _view = memoryview(_buffer)
@@ -66,8 +67,9 @@ def step(session: Session) -> None:
         _wait_for_rest(session, arriving, size)
         return
     if arriving is not None:
-        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         session.arriving = None
+        if arriving.wanted > MORE_BYTES:
+            end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if isinstance(hello, Malformed):
         _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _ALERT + bytes((hello.alert,)) if hello.alert else b"")
         raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
@@ -88,7 +90,8 @@ def _wait_for_rest(session: Session, arriving: Arriving, size: int) -> None:
     # A peek shows the same bytes for ever, never the end behind them.
     if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, arriving.wanted)
+    if arriving.wanted > MORE_BYTES:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(arriving.wanted, size + MORE_BYTES))
     session.worker.admission.progress(session)
     _wait(session)
 
