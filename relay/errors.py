@@ -185,7 +185,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.BACKEND_TLS_ERROR: "the backend broke the TLS protocol; the detail is OpenSSL's word for it",
     Reason.BACKEND_ALERT_OTHER: "the backend ended the connection with the alert in the detail; see its log",
     Reason.BACKEND_DOWN: "the health checks found that this session's backend is down, and the pool's on_down is close",
-    Reason.NO_RESOURCES: "this machine gave no file descriptor, memory or local port for a connection; raise LimitNOFILE or net.ipv4.ip_local_port_range, or lower limits.connections",
+    Reason.NO_RESOURCES: "this machine gave no file descriptor, memory or local port for a connection; raise LimitNOFILE, MemoryMax or net.ipv4.ip_local_port_range, or lower limits.connections",
     Reason.INTERNAL_ERROR: "a bug in the relay; please report it with the message and the traceback in the log",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from relay.core.shortage import SHORTAGES
 from relay.errors import Reason, Side
 from relay.tls.raw import NULL, ffi, lib
 
@@ -17,6 +18,8 @@ _ALERT_BASE = 1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to th
 # Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1. The numbers mean something else in its other libraries.
 _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
 _SYSTEM = 0x8000_0000  # err.h, ERR_SYSTEM_FLAG: the rest of the code is an errno; a failed write leaves one, a failed read does not
+# err.h, ERR_R_MALLOC_FAILURE with its flags FATAL and COMMON: the same in every library.
+_MALLOC_FAILURE = 256 | 1 << 18 | 2 << 18
 _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
@@ -96,6 +99,7 @@ _VERIFY: dict[int, tuple[Reason, Reason]] = {
         ((10,), Reason.EXPIRED, Reason.BACKEND_EXPIRED),
         ((9,), Reason.NOT_YET_VALID, Reason.BACKEND_NOT_YET_VALID),
         ((26,), Reason.WRONG_PURPOSE, Reason.BACKEND_WRONG_PURPOSE),
+        ((17,), Reason.NO_RESOURCES, Reason.NO_RESOURCES),  # OUT_OF_MEM
         ((23,), Reason.REVOKED, Reason.BACKEND_INVALID_CERTIFICATE),
         ((62, 64), Reason.INVALID_CERTIFICATE, Reason.BACKEND_WRONG_NAME),
     )
@@ -165,6 +169,9 @@ def explain_queue(side: Side) -> Failure:
     while (code := lib.ERR_get_error()) and len(codes) < _MOST_ERRORS:
         codes.append(code)
     lib.ERR_clear_error()
+    if any(lib.ERR_GET_REASON(code) == _MALLOC_FAILURE for code in codes if not code & _SYSTEM):
+        # First of all: what OpenSSL says besides is what it could not do without the memory.
+        return Failure(Reason.NO_RESOURCES, "OpenSSL got no memory")
     known = _INBOUND if side is Side.INBOUND else _OUTBOUND
     for code in codes:
         if code >> _LIBRARY_SHIFT != _SSL_LIBRARY:
@@ -185,25 +192,20 @@ def explain_queue(side: Side) -> Failure:
 
 def explain_errno(side: Side, errno: int) -> Failure:
     """The failure that a system call's errno stands for during a handshake; 0 is an end of file."""
+    if errno in SHORTAGES:
+        return Failure(Reason.NO_RESOURCES, os.strerror(errno), errno)
     gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
     return Failure(gone, os.strerror(errno) if errno else "the connection was closed", errno)
 
 
 _REFUSED, _TIMED_OUT = 111, 110
 GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer was there, and has left
-# EMFILE, ENFILE, ENOMEM, ENOBUFS, and EADDRNOTAVAIL: no local port is left.
-_NO_RESOURCES = (24, 23, 12, 105, 99)
-
-
-def is_no_resources(errno: int) -> bool:
-    """Whether a system call's errno says that this machine is short of something."""
-    return errno in _NO_RESOURCES
 
 
 def explain_connect(errno: int) -> Failure:
     """The failure that a system call's errno stands for while a backend is connected to."""
     words = os.strerror(errno)
-    if errno in _NO_RESOURCES:
+    if errno in SHORTAGES:
         return Failure(Reason.NO_RESOURCES, words)
     if errno == _REFUSED:
         return Failure(Reason.BACKEND_REFUSED, words)

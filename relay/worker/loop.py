@@ -18,19 +18,25 @@ Never: knows what a session does; lets an exception of a handler out.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from relay.core.shortage import is_shortage, words_of
+from relay.errors import REMEDIES, Reason
+
 HANDSHAKES_PER_TURN = 4
 STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes
 EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
 TICK_S = 1.0
+TELL_S = 10.0  # between two messages that this machine is short of something
 BUSY_TURNS = 16
 
 IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
@@ -75,6 +81,7 @@ class Loop:
         self._closing: list[Callable[[], None]] = []
         self._on_tick = on_tick
         self.when_idle: Callable[[], None] | None = None
+        self._tell_again_at = 0.0
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
         """Watch an fd for the first time."""
@@ -140,7 +147,11 @@ class Loop:
                 if heap and heap[0][0] < wake_at:
                     wake_at = heap[0][0]
                 wait = wake_at - now if wake_at > now else 0.0
-            events = poll(wait, EVENTS_PER_TURN)
+            try:
+                events = poll(wait, EVENTS_PER_TURN)
+            except MemoryError:
+                time.sleep(0.01)  # what other processes give back, or ours when deadlines have passed
+                events = []
             self.now = now = monotonic()
             for fd, mask in events:
                 handler = handlers[fd]
@@ -224,11 +235,25 @@ class Loop:
 
     def _bug(self, handler: Callable[..., None]) -> None:
         """One session's misfortune must not be the others'."""
-        log.error("bug: %s raised; its session is closed, the others go on; please report this", getattr(handler, "__qualname__", handler), exc_info=True)  # noqa: LOG014 (called from the handlers of run)
+        error = sys.exception()
+        if is_shortage(error):
+            self._tell_of_shortage(words_of(error))
+        else:
+            log.error("bug: %s raised; its session is closed, the others go on; please report this", getattr(handler, "__qualname__", handler), exc_info=True)  # noqa: LOG014 (called from the handlers of run)
         owner = getattr(handler, "__self__", None)
         give_up = getattr(owner, "on_bug", None)
         if give_up is not None:
             try:
                 give_up()
+            except MemoryError:
+                self._tell_of_shortage("no memory to close a session; it is left open until its peers close")
             except Exception:
                 log.exception("bug: giving the session up raised too")
+
+    def _tell_of_shortage(self, words: str) -> None:
+        """Once in a while: it is nobody's fault, and happens to many at once."""
+        if self.now < self._tell_again_at:
+            return
+        self._tell_again_at = self.now + TELL_S
+        with contextlib.suppress(MemoryError):
+            log.error("a session is closed: %s; %s", words, REMEDIES[Reason.NO_RESOURCES])

@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.lifecycle import Event, State
+from relay.core.shortage import is_shortage
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.sockets import start_connect
 from relay.tls import stream
 from relay.tls.explain_backend import agreed_on_nothing, explain_backend
-from relay.tls.reasons import GONE_ERRNOS, Failure, explain_connect, is_no_resources
+from relay.tls.reasons import GONE_ERRNOS, Failure, explain_connect
 from relay.worker import relaying
 from relay.worker.backend import NO_RESUMPTION_S
 from relay.worker.blame import BLAMELESS, blame, explain_late, where
@@ -101,7 +102,7 @@ def _connect(session: Session, member: Member, attempt: _Attempt) -> Failure | N
         try:
             session.outbound = end = End(start_connect(*place))
         except OSError as error:
-            if not is_no_resources(error.errno or 0):
+            if not is_shortage(error):
                 places.failed(place, now)
             raise
         end.place = place

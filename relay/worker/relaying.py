@@ -228,11 +228,14 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
             result = lib.SSL_shutdown(sink.ssl)
             if result < 0:
                 error = lib.SSL_get_error(sink.ssl, result)
-                lib.ERR_clear_error()
+                side = Side.INBOUND if sink is session.inbound else Side.OUTBOUND
+                failed = stream.failure(side)
                 if error == WANT_WRITE:
                     sink.closing = True
                     _half_ended(session)
                     return
+                if failed.reason is Reason.NO_RESOURCES:
+                    note_fault(session, side, failed)
         sink.shut = True
         if not sink.ended:  # else the close that follows at once sends the FIN
             with contextlib.suppress(OSError):

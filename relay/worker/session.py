@@ -14,10 +14,12 @@ Next: `relay.worker.intake.step`
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import TRANSITIONS, Event, State
+from relay.core.shortage import is_shortage, words_of
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, Connection
 from relay.tls import stream
@@ -210,8 +212,13 @@ class Session:
             self.advance(Event.DEADLINE, side=Side.INBOUND)
 
     def on_bug(self) -> None:
-        """A handler raised."""
-        if self.state is not State.CLOSED:
+        """A handler raised, or found this machine short of something."""
+        if self.state is State.CLOSED:
+            return
+        error = sys.exception()
+        if is_shortage(error):
+            self.advance(Event.REFUSED, Reason.NO_RESOURCES, words_of(error))
+        else:
             self.advance(Event.REFUSED, Reason.INTERNAL_ERROR)
 
     # State.

@@ -28,6 +28,7 @@ from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
 
 PATIENCE_S = 15
+_TAKEN_BYTES = 16_384
 
 
 def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -68,6 +69,19 @@ def _take_files(spare: int) -> None:
         os.close(fd)
 
 
+_taken: list[bytearray] = []
+
+
+def _take_memory(spare: int) -> None:
+    """Use all the memory that is mapped already, and let the process have no more than `spare`."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (mapped, mapped))
+    with contextlib.suppress(MemoryError):
+        while True:
+            _taken.append(bytearray(_TAKEN_BYTES))
+    del _taken[-max(1, spare // _TAKEN_BYTES) :]
+
+
 def _close_others(keep: set[int]) -> None:
     """Close what the test run had open when it forked: it would count as the worker's."""
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
@@ -79,11 +93,12 @@ def _close_others(keep: set[int]) -> None:
 class RunningWorker:
     """A worker with one listener on a loopback port.
 
-    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are not taken by others; `beside` another worker of the same relay, whose scoreboard it shares;
+    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are not taken by others;
+    `memory_spare` how many bytes of memory it gets (0: as many as there are); `beside` another worker of the same relay, whose scoreboard it shares;
     `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to megabytes).
     """
 
-    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, files_spare: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
+    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, files_spare: int = 0, memory_spare: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
         self.access_log = directory / ("access.log" if beside is None else "access-2.log")
         self.messages_file = self.access_log.with_suffix(".messages")
         file = directory / "relay.toml"
@@ -110,6 +125,8 @@ class RunningWorker:
                 os.close(self._lifeline)
                 signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
                 logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
+                if memory_spare:
+                    _take_memory(memory_spare)
                 if files_limit:
                     _close_others({read_fd, self._garbage_write, listener.fileno(), logging.root.handlers[0].stream.fileno()})
                     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))

@@ -6,7 +6,17 @@ from OpenSSL import SSL
 from relay.errors import REMEDIES, Reason, Side
 from relay.tls import reasons
 from relay.tls.raw import NULL, lib
-from relay.tls.reasons import Failure, explain_alert, explain_errno, explain_queue, explain_verify
+from relay.tls.reasons import (
+    Failure,
+    after_handshake,
+    after_server_hello,
+    before_server_hello,
+    explain_alert,
+    explain_connect,
+    explain_errno,
+    explain_queue,
+    explain_verify,
+)
 
 SSL_LIBRARY = 20
 SYSTEM_LIBRARY = 2
@@ -112,3 +122,56 @@ def test_every_reason_has_a_remedy_of_one_line():
 def test_nobody_is_told_to_lower_min_version_below_what_there_is(reason):
     assert "lower" not in REMEDIES[reason]
     assert "TLS 1.3, or TLS 1.2 where" in REMEDIES[reason]
+
+
+MALLOC_FAILURE = 256 | 1 << 18 | 2 << 18  # err.h
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("library", [SSL_LIBRARY, 15, 6])
+def test_memory_that_openssl_did_not_get_is_nobodys_fault(side, library):
+    put((library, MALLOC_FAILURE), (SSL_LIBRARY, 199))
+    assert explain_queue(side).reason is Reason.NO_RESOURCES
+    assert lib.ERR_peek_error() == 0
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE])
+def test_what_the_kernel_does_not_give_is_nobodys_fault(side, number):
+    assert explain_errno(side, number).reason is Reason.NO_RESOURCES
+    put((SYSTEM_LIBRARY, number))
+    assert explain_queue(side).reason is Reason.NO_RESOURCES
+    assert explain_connect(number).reason is Reason.NO_RESOURCES
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_memory_that_a_verification_did_not_get_is_nobodys_fault(side):
+    assert explain_verify(side, 17, 0).reason is Reason.NO_RESOURCES
+
+
+def alert_of_a_backend(number):
+    return explain_alert(Side.OUTBOUND, number)
+
+
+@pytest.mark.parametrize("number", range(256))
+def test_a_backends_alert_means_what_it_can_mean_at_its_stage(number):
+    """Nothing is in common only before ServerHello; our certificate is judged only after it."""
+    common = {Reason.BACKEND_NO_SHARED_CIPHER, Reason.BACKEND_PROTOCOL_VERSION, Reason.BACKEND_NO_SHARED_ALPN}
+    rejected = Reason.BACKEND_REJECTED_OUR_CERTIFICATE
+    assert before_server_hello(alert_of_a_backend(number)).reason is not rejected
+    for later in (after_server_hello, after_handshake):
+        told = later(alert_of_a_backend(number))
+        assert told.reason not in common
+        assert told.detail.startswith("the backend sent the alert ")
+    assert (after_handshake(alert_of_a_backend(number)).reason is rejected) == (number in {41, 42, 43, 44, 45, 46, 48, 49, 116})
+
+
+def test_an_alert_after_the_handshake_is_told_once():
+    once = after_handshake(alert_of_a_backend(40))
+    assert after_handshake(once) == once
+    assert once.detail == "the backend sent the alert handshake_failure after the handshake"
+
+
+@pytest.mark.parametrize("side", list(Side))
+def test_ech_required_has_its_name(side):
+    assert "ech_required" in explain_alert(side, 121).detail
