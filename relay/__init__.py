@@ -78,7 +78,6 @@ MAP = {
     "relay.tls.purpose": "which extension forbids a certificate's use",
     "relay.tls.raw": "the OpenSSL calls made directly",
     "relay.tls.preload": "loads OpenSSL with our settings",
-    "relay.core.shortage": "when this machine is short of something",
     "relay.errors": "every way to fail",
     "relay.observe.access_format": "a session as a line",
     "relay.observe.access_log": "where lines go",

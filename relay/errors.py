@@ -5,6 +5,7 @@ Never: formats for a terminal, exits, or logs (that is `cli`, `worker.session` a
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -240,3 +241,31 @@ class SessionError(RelayError):
         self.reason = reason
         self.detail = detail
         super().__init__(f"{side} {stage}: {reason}" + (f" ({detail})" if detail else ""))
+
+
+# ENOSPC is epoll_ctl's word for fs.epoll.max_user_watches, EADDRNOTAVAIL connect's for no free
+# local port.
+SHORTAGES = frozenset(
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EADDRNOTAVAIL,
+        errno.ENOSPC,
+    )
+)
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether an exception says that this machine has no memory, descriptor or port left."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, MemoryError)
+
+
+def words_of(error: BaseException | None) -> str:
+    """The exception for a log line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) or "out of memory"

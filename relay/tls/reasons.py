@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from relay.core.shortage import SHORTAGES
-from relay.errors import Reason, Side
+from relay.errors import SHORTAGES, Reason, Side
 from relay.tls.raw import NULL, ffi, lib
 
 _MOST_ERRORS = 16

@@ -29,8 +29,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.core.shortage import is_shortage, words_of
-from relay.errors import REMEDIES, Reason
+from relay.errors import REMEDIES, Reason, is_shortage, words_of
 
 HANDSHAKES_PER_TURN = 4
 STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes

@@ -16,8 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.lifecycle import Event, State
-from relay.core.shortage import is_shortage
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.errors import Reason, SessionError, Side, Stage, is_shortage
 from relay.sockets import start_connect
 from relay.tls import stream
 from relay.tls.explain_backend import agreed_on_nothing, explain_backend

@@ -19,8 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import TRANSITIONS, Event, State
-from relay.core.shortage import is_shortage, words_of
-from relay.errors import Reason, SessionError, Side
+from relay.errors import Reason, SessionError, Side, is_shortage, words_of
 from relay.sockets import Address, Connection
 from relay.tls import stream
 from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
