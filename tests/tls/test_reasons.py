@@ -96,7 +96,7 @@ def test_every_alert_there_can_be_has_a_reason_and_a_name():
 
 
 def test_every_verify_result_has_a_reason_of_its_side_and_openssls_words():
-    for code in range(1, 100):
+    for code in set(range(1, 100)) - {17}:  # OUT_OF_MEM is nobody's
         inbound, outbound = explain_verify(Side.INBOUND, code, 0), explain_verify(Side.OUTBOUND, code, 0)
         assert not inbound.reason.value.startswith("backend_")
         assert outbound.reason.value.startswith("backend_")

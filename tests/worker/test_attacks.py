@@ -90,7 +90,7 @@ def hello_twice(sock, files, first, second):
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.use_certificate_file(str(files.certificate))
     context.use_privatekey_file(str(files.key))
-    assert lib.SSL_CTX_set1_curves_list(context._context, b"P-521:X25519") == 1
+    assert lib.SSL_CTX_set1_curves_list(context._context, b"X448:X25519") == 1
     client = SSL.Connection(context, None)
     client.set_connect_state()
     client.set_tlsext_host_name(first)
