@@ -173,5 +173,6 @@ MAP = {
     "relay.cli_backend": "relay backend",
     "relay.cli_ask": "asks the running relay",
     "relay.standard_streams": "descriptors 0 to 2",
+    "relay.shortage": "too little memory, in words",
     "relay.__main__": "python -m relay, and the relay command",
 }

@@ -10,15 +10,23 @@ import signal
 import sys
 from types import FrameType
 
+from relay.shortage import HINT, in_words, is_too_little_memory
 from relay.standard_streams import reserve
+
+EXIT_CANNOT_START = 71
 
 
 def main() -> int:
     """Run the command of the process's arguments; its exit code."""
     _end_quietly()
     reserve()
-    from relay.cli import main as command
-
+    try:
+        from relay.cli import main as command
+    except (ImportError, MemoryError, OSError) as error:
+        if not is_too_little_memory(error):
+            raise
+        os.write(2, f"relay: {in_words(error)}; {HINT}\n".encode())
+        return EXIT_CANNOT_START
     return command()
 
 

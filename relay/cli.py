@@ -24,6 +24,7 @@ from relay.cli_ask import EXIT_NOT_RUNNING, STATUS_PATIENCE_S, RefusedError, ask
 from relay.cli_backend import backend
 from relay.config.load import find_config, load_config
 from relay.errors import ConfigError, ControlError, FatalError, RelayError
+from relay.shortage import HINT, in_words, is_too_little_memory
 from relay.standard_streams import reserve
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     except RelayError as error:
         return _say(str(error), EXIT_CANNOT_START)
     except Exception as error:
+        if is_too_little_memory(error):
+            return _say(f"{in_words(error)}; {HINT}", EXIT_CANNOT_START)
         if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
             _forget_stdout()
             what = f"what was to be written was not: {error.strerror}"

@@ -40,6 +40,7 @@ class Fleet:
         self._last_number = prepared.generation.number
         self._memory = SlotMemory(prepared.slots, rules)
         self._ready = False
+        self._fork_error: Exception | None = None
         self._opened_at: float | None = None
         self._trusted_from_at = 0.0
         self._workers: tuple[Worker, ...] = ()
@@ -218,6 +219,7 @@ class Fleet:
                 self._cannot_start(now, slot, error)
 
     def _cannot_start(self, now: float, slot: int, error: Exception) -> None:
+        self._fork_error = error
         log.error("worker %d cannot be started: %s; tried again %s", slot, error, self._memory.failed(now, slot))
 
     def _reopen(self, now: float, slot: int) -> None:
@@ -270,6 +272,8 @@ class Fleet:
         self._ready = self.complete
         failing = self._memory.failing(START_ATTEMPTS)
         if failing is not None:
+            if self._fork_error is not None:
+                raise StartupError(f"worker {failing} cannot be started: {self._fork_error}", "raise TasksMax= or the memory limit of the relay, or lower relay.workers")
             raise StartupError(f"worker {failing} died {START_ATTEMPTS} times before the relay served", "why is in the messages above, by the worker itself")
         if not self._ready and now - self._opened_at > self._rules.start_timeout_s:
             raise StartupError(f"the workers did not serve within {self._rules.start_timeout_s:g} s", "why is in the messages above, by the workers themselves")

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import relay
 from relay.observe import messages
+from relay.shortage import HINT, in_words, is_too_little_memory
 from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
 
@@ -93,8 +94,12 @@ def _run_child(name: str, in_messages: str, identity: Identity | None, let_go: C
         code = work() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_BUG
-    except BaseException:
-        log.critical("%s ends with a bug", name, exc_info=True)
+    except BaseException as error:
+        if is_too_little_memory(error):
+            code = EXIT_CANNOT_START
+            log.critical("%s ends: %s; %s", name, in_words(error), HINT)
+        else:
+            log.critical("%s ends with a bug", name, exc_info=True)
     finally:
         # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
         messages.last_chance()

@@ -22,6 +22,7 @@ from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
 from relay.observe.addresses import Ip
 from relay.observe.names import Things, hosts_of, things_of
+from relay.shortage import HINT, in_words, is_too_little_memory
 from relay.supervisor.look_up import kept, look_up_all, unresolved
 from relay.supervisor.prepare import (
     access_log_problems,
@@ -119,4 +120,8 @@ def survey_in_bytes(wish: Wish, resolve: Resolve = look_up) -> bytes:
         found = Refusal(problems=error.problems)
     except StartupError as error:
         found = Refusal(what=error.what, hint=error.hint)
+    except Exception as error:
+        if not is_too_little_memory(error):
+            raise
+        found = Refusal(what=in_words(error), hint=HINT)
     return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)

@@ -281,3 +281,29 @@ def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=20) as page:
         assert page.status == 200
     assert not (gateway.directory / "trapped").exists()
+
+
+@pytest.mark.parametrize("megabytes", [40, 46, 52, 58, 64, 70, 76, 82])
+def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, megabytes):
+    """Wherever it runs out: in an import, in the process that judges, at a fork or in a worker."""
+    gateway = relay(start=False, relay={"workers": 1}, admin={"listen": ""})
+    command = f'ulimit -v {megabytes * 1000} && exec "$0" -m relay start --config "$1"'
+    with gateway.log_file.open("ab") as log:
+        gateway.process = subprocess.Popen(
+            ["/bin/sh", "-c", command, sys.executable, str(gateway.config)],
+            cwd=gateway.directory,
+            env=gateway.environment,
+            stdout=log,
+            stderr=log,
+        )
+    running = gateway.process
+    wait_until("it serves or ends", lambda: running.poll() is not None or "the relay accepts on" in gateway.log(), detail=gateway.log)
+    log = gateway.log()
+    assert "Traceback" not in log
+    assert "a bug" not in log
+    if running.poll() is not None:
+        assert running.returncode == 71
+        (said,) = [line for line in log.splitlines() if line.startswith("relay: ")]
+        assert "too little memory" in said or "see its last words" in said or "in the messages above" in said
+        assert "too little memory" in log
+        assert "MemoryMax= of the unit" in log
