@@ -34,7 +34,10 @@ MakeJob = Callable[..., Job]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Who stands beside the real clients: strangers (`hello`), or clients of a pool that does not answer (`hole`)."""
+    """Who stands beside the real clients.
+
+    Strangers (`hello` says what they send), or clients of a pool that does not answer (`hole`).
+    """
 
     rate: float
     hello: str = ""
@@ -97,9 +100,21 @@ def run_beside(
         return Result(quiet, beside, crowd())
 
 
-def _part(make_job: MakeJob, sessions: Load, arrivals: Load, pids: Callable[[], list[int]], seconds: float) -> Part:
-    sessions.prepare(make_job(mode="paced", rate=_REQUESTS_PER_SECOND, connections=_SESSIONS, seconds=seconds))
-    arrivals.prepare(make_job(mode="arrivals", rate=_CONNECTS_PER_SECOND, connections=_EVERYONE, warm_units=4, seconds=seconds))
+def _part(
+    make_job: MakeJob, sessions: Load, arrivals: Load, pids: Callable[[], list[int]], seconds: float
+) -> Part:
+    sessions.prepare(
+        make_job(mode="paced", rate=_REQUESTS_PER_SECOND, connections=_SESSIONS, seconds=seconds)
+    )
+    arrivals.prepare(
+        make_job(
+            mode="arrivals",
+            rate=_CONNECTS_PER_SECOND,
+            connections=_EVERYONE,
+            warm_units=4,
+            seconds=seconds,
+        )
+    )
     before = measure.read_usage(pids())
     began_at = time.monotonic()
     for load in (sessions, arrivals):
@@ -113,11 +128,22 @@ def _part(make_job: MakeJob, sessions: Load, arrivals: Load, pids: Callable[[], 
     for result in (asked, connected):
         for text, count in result["errors"].items():
             errors[text] = errors.get(text, 0) + count
-    return Part(connected["latencies_us"], asked["latencies_us"], used.cpu_s, wall_s, errors, connected["negotiated"])
+    return Part(
+        connected["latencies_us"],
+        asked["latencies_us"],
+        used.cpu_s,
+        wall_s,
+        errors,
+        connected["negotiated"],
+    )
 
 
 def _strangers(
-    stack: contextlib.ExitStack, who: Beside, make_job: MakeJob, cpus: frozenset[int] | None, seconds: float
+    stack: contextlib.ExitStack,
+    who: Beside,
+    make_job: MakeJob,
+    cpus: frozenset[int] | None,
+    seconds: float,
 ) -> Callable[[], dict[str, int]]:
     """Let them come; the call that ends them and tells what became of them."""
     job = make_job(mode="lost", rate=who.rate, connections=_EVERYONE, seconds=seconds, nice=5)
@@ -127,7 +153,10 @@ def _strangers(
         load.go()
         return dict  # they end with the stack
     child = stack.enter_context(
-        StrangersChild(Strangers(job.address, job.port, GATEWAY_NAME, who.hello, who.rate, seconds, who.keep), cpus=cpus)
+        StrangersChild(
+            Strangers(job.address, job.port, GATEWAY_NAME, who.hello, who.rate, seconds, who.keep),
+            cpus=cpus,
+        )
     )
     child.go()
     return child.stop

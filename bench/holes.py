@@ -64,7 +64,10 @@ def with_hole(template: str, gateway: str, port: int) -> str:
 
 
 class Hole:
-    """A listening port: "tarpit" lets the kernel accept and says nothing, "blackhole" has a full queue, so that the kernel drops every SYN."""
+    """A listening port: "tarpit" lets the kernel accept and says nothing.
+
+    "blackhole" has a full queue, so that the kernel drops every SYN.
+    """
 
     def __init__(self, kind: HoleKind) -> None:
         self._listener = socket.socket()
@@ -81,6 +84,11 @@ class Hole:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for sock in (self._listener, *self._fillers):
             sock.close()

@@ -1,4 +1,4 @@
-"""Strangers and pools that do not answer: what they do to a gateway, and that real clients are measured beside them."""
+"""Strangers, and pools that do not answer: real clients are measured beside them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ WITH_HOLE = [
     pytest.param(
         GATEWAYS[name],
         id=name,
-        marks=pytest.mark.skipif(GATEWAYS[name].program() is None, reason=f"{name} is not installed"),
+        marks=pytest.mark.skipif(
+            GATEWAYS[name].program() is None, reason=f"{name} is not installed"
+        ),
     )
     for name in ("relay", "nginx", "haproxy")
 ]
@@ -85,7 +87,15 @@ def ask(place, running, name, units):
     """A few connections by this name; with no units they are left alone unanswered."""
     values = {"connections": 3, "warm_units": 0, "server_name": name, "address": "127.0.0.1"}
     mode, seconds = ("probe", 20.0) if units else ("lost", 0.2)
-    job = Job(mode=mode, port=running.port, pki=str(place.pki), seconds=seconds, units=units, rate=50.0, **values)
+    job = Job(
+        mode=mode,
+        port=running.port,
+        pki=str(place.pki),
+        seconds=seconds,
+        units=units,
+        rate=50.0,
+        **values,
+    )
     with Load() as load:
         load.prepare(job)
         load.go()
@@ -94,7 +104,9 @@ def ask(place, running, name, units):
             assert (result["units"], result["errors"]) == (units, {})
 
 
-@pytest.mark.parametrize("name", ["strangers-hello", "strangers-stopped", "strangers-blackhole", "strangers-tarpit"])
+@pytest.mark.parametrize(
+    "name", ["strangers-hello", "strangers-stopped", "strangers-blackhole", "strangers-tarpit"]
+)
 def test_real_clients_are_measured_beside_strangers(tmp_path, place, bench_pki, name):
     settings = Settings(
         directory=tmp_path, pki=bench_pki, rounds=1, seconds=1.0, quick=True, same_cipher=True,

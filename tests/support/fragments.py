@@ -25,7 +25,7 @@ def split_records(data: bytes) -> list[bytes]:
 
 
 def cut_plain(data: bytes, size: int) -> bytes:
-    """A flight whose handshake messages are in records of `size` bytes, as far as it is not encrypted."""
+    """A flight, cut into records of `size` bytes as far as it is not encrypted."""
     out, encrypted = [], False
     for record in split_records(data):
         encrypted = encrypted or record[0] != HANDSHAKE
@@ -72,7 +72,7 @@ def cut_encrypted(data: bytes, size: int, secret: bytes) -> bytes:
 
 
 class FragmentingClient:
-    """A client over memory BIOs: sends its hello, reads the answer, and has its last flight in `flight`."""
+    """A client that has sent its hello and read the answer; `flight` is what it sends next."""
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, name: str, size: int, key_log: Path
