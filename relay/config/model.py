@@ -60,7 +60,7 @@ class Relay(_Section):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     state_dir: FilePath = Path("run")
     drain_timeout_s: Seconds = 30
-    old_generations: Annotated[int, Field(ge=1, le=64)] = 8
+    old_generations: Annotated[int, Field(ge=1, le=32)] = 8
     user: str = ""
     group: str = ""
 

@@ -148,7 +148,7 @@ class View:
         self._sources = sources
         try:
             self._understand(sources, known)
-        except (ValueError, LookupError, TypeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
             raise RelayError(f"the supervisor's catalogue of counters cannot be read: {error!r}; restart the relay") from None
 
     def _understand(self, sources: Sources, known: Known) -> None:
