@@ -6,6 +6,7 @@ Never: decides; whatever is done here was planned there, or asked for by the ope
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from relay.supervisor.slot_memory import SlotMemory
 from relay.supervisor.slots import Leaving, SlotSockets
 
 START_ATTEMPTS = 3
+SPAWNING_S = 0.02  # how long workers are started before the loop turns: a fork of a large relay takes 6 ms
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,7 @@ class Fleet:
     def step(self, now: float) -> str | None:
         """Reap, plan, do. Returns what came of the candidate: None nothing yet, "" it serves, else why it was given up. Raises StartupError."""
         self._reap(now)
+        spawning_until_at = time.monotonic() + SPAWNING_S
         outcome: str | None = None
         decided = True
         while decided:
@@ -145,6 +148,8 @@ class Fleet:
             for action in actions:
                 if isinstance(action, GiveUp):
                     outcome, decided = self._give_up(action.why), True
+                elif isinstance(action, Spawn) and time.monotonic() > spawning_until_at:
+                    continue  # it is planned again at the next turn
                 elif not isinstance(action, Commit):
                     self._do(now, action)
                 elif self._leaving.settled(now):
