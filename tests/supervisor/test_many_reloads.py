@@ -87,11 +87,16 @@ def cost(pid):
     return process.num_fds(), len(Path(f"/proc/{pid}/maps").read_text().splitlines()), process.memory_full_info().uss
 
 
-def children(gateway):
-    status = ask(gateway.state_dir, "status", PATIENCE_S)
-    workers = {worker["pid"] for worker in status["workers"]}
-    (admin,) = [one.pid for one in psutil.Process(gateway.pid).children() if one.pid not in workers and one.pid != status["checker"]["pid"]]
-    return admin, status
+def processes(gateway):
+    """The pids of the supervisor, the admin process and the checker."""
+    children = psutil.Process(gateway.pid).children()
+    (admin,) = [one.pid for one in children if "relay.observe.admin" in one.cmdline()]
+    checker = ask(gateway.state_dir, "status", PATIENCE_S)["checker"]["pid"]
+    return {"supervisor": gateway.pid, "admin": admin, "checker": checker}
+
+
+def generations(gateway):
+    return {worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
@@ -109,14 +114,8 @@ def test_no_reload_is_refused_for_room_and_no_counter_goes_back(relay, pki, echo
             reply = ask(gateway.state_dir, "reload", PATIENCE_S)
             assert reply["ok"], f"reload {number}: {reply}"
             if number in (RELOADS // 2, RELOADS):
-                wait_until(
-                    "only old generations with a session are left",
-                    lambda: len({worker["generation"] for worker in children(gateway)[1]["workers"]}) == 1 + len(held),
-                    PATIENCE_S,
-                    gateway.log,
-                )
-                admin, status = children(gateway)
-                watched[number] = {"supervisor": cost(gateway.pid), "admin": cost(admin), "checker": cost(status["checker"]["pid"])}
+                wait_until("only those with a session are left", lambda: len(generations(gateway)) == 1 + len(held), PATIENCE_S, gateway.log)
+                watched[number] = {name: cost(pid) for name, pid in processes(gateway).items()}
         for one in held:
             one.sendall(b"still")
             assert one.recv(5) == b"still", "a session of an old generation goes on"
