@@ -129,7 +129,7 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(st
     assert gateway.command("reload").returncode == 0
     visit(2)
     os.kill(gateway.workers()[0], signal.SIGKILL)
-    gateway.wait_for_log("is replaced at once")
+    gateway.wait_for_log("it is replaced ")
     gateway.wait_for_workers(lambda workers: len(workers) == 2)
     visit(3)
 
