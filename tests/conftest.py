@@ -1,3 +1,4 @@
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,6 +7,11 @@ import pytest
 
 from tests.support.backend import TlsBackend
 from tests.support.pki import make_pki
+
+# A shell that starts the suite in the background has it ignore SIGINT, and so would every
+# program that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
