@@ -109,7 +109,7 @@ def hello_twice(sock, files, first, second):
 @pytest.mark.parametrize("second", ["app.example.com", "tenant.example.com", "other.example.com"])
 def test_a_second_hello_cannot_name_another_route_than_the_first(tmp_path, pki, door, stack, second):
     back = door()
-    ours = route_toml(pki, sni='["app.example.com"]')
+    ours = route_toml(pki, sni='["app.example.com"]', extra='groups = "X25519"')
     others = route_toml(pki, sni='["tenant.example.com"]').replace(str(pki.ca), str(pki.foreign_ca))
     toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{ours}{others}{pool_toml(pki, [back.address])}'
     relay = RunningWorker(tmp_path, toml)
