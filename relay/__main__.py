@@ -19,6 +19,10 @@ EXIT_CANNOT_START = 71
 def main() -> int:
     """Run the command of the process's arguments; its exit code."""
     _end_quietly()
+    if sys.argv[1:2] == ["start"]:
+        # What a rotation of logs or a renewal sends must not end a start. Nothing is read yet.
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
     reserve()
     try:
         from relay.cli import main as command

@@ -35,7 +35,7 @@ from relay.supervisor.prepare import begin_scoreboard
 from relay.supervisor.preparing import finish
 from relay.supervisor.process import reap_strangers, take_all_files
 from relay.supervisor.reload import Reloads
-from relay.supervisor.signals import SignalPipe
+from relay.supervisor.signals import EarlySignals, SignalPipe
 from relay.supervisor.slots import SlotSockets
 from relay.supervisor.state import StateDir
 from relay.supervisor.status import child_named, status_reply
@@ -58,9 +58,12 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
     Raises ConfigError and StartupError, before a connection was accepted; then nothing of it is left.
     """
     hide_memory()
+    early = EarlySignals()
     messages.setup(load_config(config_path).log.level, process="supervisor")
     supervisor = Supervisor(config_path, work, rules)
     try:
+        if early.hung_up:
+            supervisor.reloads.begin(None)
         return supervisor.run()
     except (RelayError, OSError, MemoryError) as error:
         if not supervisor.served:

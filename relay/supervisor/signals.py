@@ -20,6 +20,22 @@ def _note(number: int, frame: FrameType | None) -> None:
     del number, frame
 
 
+class EarlySignals:
+    """HUP and USR1 before the loop runs; by default each would end the process.
+
+    The logs that USR1 is about are not open yet. A HUP may mean files that were read already.
+    """
+
+    def __init__(self) -> None:
+        self.hung_up = False
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.hung_up = True
+
+
 class SignalPipe:
     """The process's signals, readable from a file descriptor. One at a time."""
 

@@ -159,6 +159,20 @@ def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(relay, numb
     assert set(ends) <= {-number, 0}, ends
 
 
+def test_hangups_and_log_rotation_do_not_end_a_start_and_the_files_are_read_again(relay, pki):
+    """Until the loop ran, either signal ended the process."""
+    gateway = relay(start=False).launch()
+    maps = Path(f"/proc/{gateway.pid}/maps")
+    wait_until("the relay is imported", lambda: "_pydantic_core" in maps.read_text())
+    while "the relay accepts on" not in gateway.log():
+        assert gateway.running.poll() is None, gateway.log()
+        gateway.signal(signal.SIGUSR1)
+        gateway.signal(signal.SIGHUP)
+        time.sleep(0.02)
+    wait_until("the files are read again", lambda: gateway.endpoints["generation"] >= 2, detail=gateway.log)
+    assert talk(pki, gateway.port()) == b"hello"
+
+
 ADOPTING = """
 import ctypes, os, sys, time
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
