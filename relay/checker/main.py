@@ -27,6 +27,7 @@ from relay.checker.names import Names, Resolve, look_up
 from relay.checker.plan import plan_of
 from relay.checker.report import ReportFile, render_report
 from relay.checker.watch import Around, Watch
+from relay.confinement import confine_checker
 from relay.observe import messages
 from relay.observe.names import CHECKED_BACKEND, HOST, Things, hosts_of
 from relay.observe.outages import Outage
@@ -58,6 +59,7 @@ def is_needed(things: Things) -> bool:
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
     """Check until told to end; the process's exit code."""
     faulthandler.enable()
+    confine_checker(spec.report.directory_fd)
     Checker(spec, resolve).run()
     return 0
 

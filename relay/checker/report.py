@@ -92,6 +92,11 @@ class ReportFile:
             log.error("%s: cannot be used: %s; the page shows health as it was; the checks go on", self._path.parent, error.strerror or error)  # noqa: TRY400  a traceback says no more
 
     @property
+    def directory_fd(self) -> int:
+        """The directory, once it is open."""
+        return self._directory_fd
+
+    @property
     def due_at(self) -> float:
         """When to write next; infinity while there is nothing new."""
         return self._written_at + EVERY_S if self.stale else float("inf")

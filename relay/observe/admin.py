@@ -30,7 +30,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from relay.confinement import hide_memory
+from relay.confinement import confine_admin, hide_memory
 from relay.errors import RelayError
 from relay.observe import messages
 from relay.observe.balancer_manager import API, BalancerManager
@@ -80,11 +80,11 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     return ""
 
 
-def make_app(board: Reader, link: Link | None = None) -> Starlette:
+def make_app(board: Reader, link: Link | None = None, health_fd: int = -1) -> Starlette:
     """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(board))
-    manager = BalancerManager(board, link)
+    manager = BalancerManager(board, link, health_fd)
 
     async def metrics(request: Request) -> Response:
         manager.gate.admit_reader(request)
@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket")
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
     parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
+    parser.add_argument("--health-fd", type=int, default=-1, help="the directory of the checker's findings")
     options = parser.parse_args(arguments)
     faulthandler.enable()  # the supervisor sends ABRT to an admin process that hangs
     hide_memory()
@@ -244,10 +245,11 @@ def main(arguments: list[str] | None = None) -> None:
     link = Link(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.
-        make_app(board, link), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
+        make_app(board, link, options.health_fd), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
         # No limit_concurrency: it would answer 503 to probes. Connections are bounded above, waiting changes and passwords where they wait.
         proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
     )
+    confine_admin(options.health_fd)
     with socket.socket(fileno=options.listen_fd) as listener:
         _Server(config, options.lifeline_fd, link).run(sockets=[listener])
 

@@ -42,9 +42,10 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "r
 class BalancerManager:
     """The routes over one scoreboard. Without a link (None) it can only show."""
 
-    def __init__(self, board: Reader, link: Link | None) -> None:
+    def __init__(self, board: Reader, link: Link | None, health_fd: int = -1) -> None:
         self._board = board
         self._link = link
+        self._health_fd = health_fd
         greeting: dict[str, Any] = link.greeting if link is not None else {"listen": "127.0.0.1:0"}
         self._settings = Settings(**{**greeting, "hosts": tuple(greeting.get("hosts", ()))})
         self.gate = Gate(self._settings)
@@ -75,7 +76,7 @@ class BalancerManager:
             "writable": not why,
             "why_read_only": why,
             "csrf": "" if why else self.gate.token(),
-            **backends_reply(snapshot, Path(self._settings.state_dir)),
+            **backends_reply(snapshot, Path(self._settings.state_dir), self._health_fd),
         }
 
     async def _page(self, request: Request) -> Response:

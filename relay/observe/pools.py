@@ -45,13 +45,13 @@ def pool_facts(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def backends_reply(snapshot: Snapshot, state_dir: Path) -> dict[str, Any]:
+def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> dict[str, Any]:
     """`pools`, with everything that is known of each backend, and `inactive`: overrides of backends that are not configured.
 
-    Instants are Unix seconds. `load` is the backend's part, 0 to 1, of the connections open to its pool.
+    `health_fd` is the directory of the health file, for who may not walk there. Instants are Unix seconds. `load` is the backend's part, 0 to 1, of the connections open to its pool.
     """
     now_at, now_ms = time.time(), monotonic_ms()
-    health = read_health(state_dir / HEALTH_FILE)
+    health = read_health(state_dir / HEALTH_FILE, health_fd)
     overrides = {(one["pool"], one["backend"]): one for one in snapshot.facts.get("overrides", ())}
     known: set[tuple[str, str]] = set()
     pools = []
@@ -112,10 +112,11 @@ def _status(mode: str, *, down: bool, in_retry: bool) -> str:
     return "standby" if mode == "standby" else "ok"
 
 
-def read_health(path: Path) -> dict[str, dict[str, Any]]:
+def read_health(path: Path, directory_fd: int = -1) -> dict[str, dict[str, Any]]:
     """What the checks have found, by "pool/backend"; nothing when the file is not there or is not what it should be."""
     try:
-        with os.fdopen(os.open(path, _HEALTH_FLAGS), "rb") as file:
+        opened = os.open(path.name, _HEALTH_FLAGS, dir_fd=directory_fd) if directory_fd >= 0 else os.open(path, _HEALTH_FLAGS)
+        with os.fdopen(opened, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return {}
             text = file.read(HEALTH_BYTES)

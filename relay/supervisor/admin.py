@@ -6,9 +6,12 @@ Never: serves a page itself (that is `observe.admin`).
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from relay.config.model import Admin
 from relay.core.fleet import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
+from relay.observe.pools import HEALTH_FILE
 from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.channel import Channel
@@ -73,8 +77,15 @@ class AdminProcess:
             self._notice_hang(now, channel.heard_at)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:
-                with channel.open(self._greeting()) as theirs, boards.subscribe() as views:
-                    self._pid = start_admin(identity, views.fileno(), self._listener, lifeline_fd, theirs)
+                with channel.open(self._greeting()) as theirs, boards.subscribe() as views, self._open_health() as health:
+                    descriptors = {
+                        "--scoreboard-fd": views.fileno(),
+                        "--listen-fd": self._listener.fileno(),
+                        "--lifeline-fd": lifeline_fd,
+                        "--control-fd": theirs.fileno(),
+                        **health,
+                    }
+                    self._pid = start_admin(identity, descriptors)
             except OSError as error:
                 self._young_deaths += 1
                 delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)
@@ -82,6 +93,19 @@ class AdminProcess:
                 self._start_at = now + delay_s
             self._started_at = now
             self._told_at = self._aborted_at = None
+
+    @contextmanager
+    def _open_health(self) -> Iterator[dict[str, int]]:
+        """The checker's directory: the admin process may not be able to walk there. Nothing where it is gone."""
+        try:
+            descriptor = os.open((self._state_dir / HEALTH_FILE).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            yield {}
+            return
+        try:
+            yield {"--health-fd": descriptor}
+        finally:
+            os.close(descriptor)
 
     def _greeting(self) -> dict[str, Any]:
         """What it must know of the configuration, which it cannot read."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from relay.checker.main import CheckerSpec, is_needed, run_checker
 from relay.checker.report import ReportFile
 from relay.config.model import Config
+from relay.confinement import resolver_identity
 from relay.core.fleet import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
@@ -34,6 +35,7 @@ from relay.supervisor.process import Ended, reap, send, start_checker
 
 _LAST_WORDS_S = 2.0
 _STALLED_S = 5.0
+_LOOK_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,8 @@ class CheckerProcess:
         self._aborted_at: float | None = None
         self._young_deaths = 0
         self._stepped_at = 0.0
+        self._resolver = resolver_identity()
+        self._look_at = 0.0
         self._trusted_from_at = 0.0
 
     @property
@@ -128,7 +132,7 @@ class CheckerProcess:
         self._notice_death(now)
         outdated = prepared.generation.number != self._number
         if self._pid is not None:
-            self._push(now, outdated=outdated)
+            self._push(now, outdated=outdated or self._resolver_changed(now))
             return
         if outdated:
             self._needed = is_needed(prepared.things)
@@ -137,11 +141,22 @@ class CheckerProcess:
         if self._needed and now >= self._start_at:
             self._start(now, prepared)
 
+    def _resolver_changed(self, now: float) -> bool:
+        """Whether a file of name resolution was replaced: the checker may read the old one alone."""
+        if self._told_at is not None or now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_S
+        changed = resolver_identity() != self._resolver
+        if changed:
+            log.info("a file of name resolution was replaced (/etc/resolv.conf, /etc/hosts or the like); the checker starts again to read it")
+        return changed
+
     def _start(self, now: float, prepared: Prepared) -> None:
         try:
             board = self._boards.generation(prepared.generation.number)
             self._row, self._board = self._boards.lease(board, CHECKER_SLOT), board
             report = ReportFile(self._health_file)
+            self._resolver = resolver_identity()
             spec = CheckerSpec(self._row, prepared.generation, board, board.layout, self._lifeline_fd, report)
 
             def let_go() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import relay
 from relay.config.load import load_config
-from relay.confinement import hide_memory
+from relay.confinement import describe, hide_memory
 from relay.core.fleet import Ending, Rules
 from relay.errors import FatalError, RelayError
 from relay.observe import messages
@@ -169,6 +169,7 @@ class Supervisor:
     def run(self) -> int:
         """Until every worker has ended because it was told to."""
         self.publish()
+        log.info("%s", describe(self.fleet.prepared.config.log.access))
         log.info("relay %s starts %d workers", relay.__version__, self.fleet.prepared.slots, extra={"config": str(self.config_path), "generation": 1})
         # What is here now is shared with the workers; keep the collector from writing into those pages.
         gc.collect()

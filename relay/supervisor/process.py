@@ -10,9 +10,8 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -106,9 +105,11 @@ def _run_child(name: str, in_messages: str, identity: Identity | None, let_go: C
         os._exit(code)
 
 
-def start_admin(identity: Identity, scoreboard_fd: int, listener: socket.socket, lifeline_fd: int, control: socket.socket) -> int:
-    """Start the admin process: a fresh interpreter, so that no key is in its memory. Returns the pid. Raises OSError."""
-    descriptors = {"--scoreboard-fd": scoreboard_fd, "--listen-fd": listener.fileno(), "--lifeline-fd": lifeline_fd, "--control-fd": control.fileno()}
+def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
+    """Start the admin process: a fresh interpreter, so that no key is in its memory. Returns the pid. Raises OSError.
+
+    `descriptors` are what it gets from us, by its options.
+    """
     # -P: the current directory must not be able to slip in a package named relay; ours is found where this one was.
     arguments = [sys.executable, "-P", "-m", "relay.observe.admin"]
     for option, descriptor in descriptors.items():

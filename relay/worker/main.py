@@ -18,6 +18,7 @@ import signal
 import socket
 from dataclasses import dataclass
 
+from relay.confinement import confine_worker
 from relay.observe import messages
 from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, add_to, monotonic_ms
 from relay.tls.contexts import Generation
@@ -71,6 +72,7 @@ def run_worker(spec: WorkerSpec) -> int:
     messages.count_dropped(lambda lines: add_to(cells, dropped, lines))
     cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = os.getpid(), spec.slot, spec.generation.number, monotonic_ms()
     worker.usage.write(cells)
+    confine_worker(config.log.access)
     cells[PHASE] = PHASE_SERVING
     # Sessions free themselves without the collector; what is here now stays, and is shared with the other workers.
     gc.collect()
