@@ -70,6 +70,7 @@ class Reason(Word):
     NOT_YET_VALID = "not_yet_valid"
     WRONG_PURPOSE = "wrong_purpose"
     INVALID_CERTIFICATE = "invalid_certificate"
+    CHAIN_TOO_LONG = "chain_too_long"
     REVOKED = "revoked"
     NOT_ALLOWED = "not_allowed"
     PROTOCOL_VERSION = "protocol_version"
@@ -103,6 +104,7 @@ class Reason(Word):
     BACKEND_NOT_YET_VALID = "backend_not_yet_valid"
     BACKEND_WRONG_PURPOSE = "backend_wrong_purpose"
     BACKEND_INVALID_CERTIFICATE = "backend_invalid_certificate"
+    BACKEND_CHAIN_TOO_LONG = "backend_chain_too_long"
     BACKEND_REJECTED_OUR_CERTIFICATE = "backend_rejected_our_certificate"
     BACKEND_PROTOCOL_VERSION = "backend_protocol_version"
     BACKEND_NO_SHARED_CIPHER = "backend_no_shared_cipher"
@@ -148,6 +150,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.NOT_YET_VALID: "the certificate starts in the future; compare the clocks of the client's CA and this machine",
     Reason.WRONG_PURPOSE: "the client's certificate, or its CA's, is not for clients; reissue the one that the detail names with the usage that it lacks",
     Reason.INVALID_CERTIFICATE: "OpenSSL refused the client's certificate; the detail says why",
+    Reason.CHAIN_TOO_LONG: "let the client send its certificate and its intermediates only; where they are wanted, raise limits.certificate_chain_bytes",
     Reason.REVOKED: "the client's certificate is on the route's client_crl; issue a new one",
     Reason.NOT_ALLOWED: "the certificate is valid but matches none of the route's allow rules; add it there if this client is wanted",
     Reason.PROTOCOL_VERSION: "the client offers no TLS version this route accepts; update the client: it must speak TLS 1.3, or TLS 1.2 where the route's min_version is TLSv1.2",
@@ -177,6 +180,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.BACKEND_NOT_YET_VALID: "the backend's certificate starts in the future; compare the clocks",
     Reason.BACKEND_WRONG_PURPOSE: "the backend's certificate, or its CA's, is not for servers; reissue the one that the detail names with the usage that it lacks",
     Reason.BACKEND_INVALID_CERTIFICATE: "OpenSSL refused the backend's certificate; the detail says why",
+    Reason.BACKEND_CHAIN_TOO_LONG: "let the backend send its certificate and its intermediates only; where they are wanted, raise limits.certificate_chain_bytes",
     Reason.BACKEND_REJECTED_OUR_CERTIFICATE: "the backend does not accept the pool's machine_certificate; compare the backend's client CA with the machine certificate's issuer",
     Reason.BACKEND_PROTOCOL_VERSION: "the backend offers no TLS version the pool accepts; update it: it must speak TLS 1.3, or TLS 1.2 where the pool's min_version is TLSv1.2",
     Reason.BACKEND_NO_SHARED_CIPHER: "the backend found no cipher or group in common with the pool; see the pool's ciphers_tls12, ciphersuites_tls13 and groups",

@@ -106,6 +106,8 @@ class Limits(_Section):
     handshakes: Annotated[int, Field(ge=1, le=100_000)] = 2_048
     per_client: Annotated[int, Field(ge=0)] = 0
     half_open_per_client: Annotated[int, Field(ge=0)] = 1_024
+    # OpenSSL's own limit is the most.
+    certificate_chain_bytes: Annotated[int, Field(ge=4_096, le=102_400)] = 32_768
 
 
 class Allow(_Section):

@@ -13,6 +13,11 @@ to read 0.5 µs. A peer can still add bytes between the question and OpenSSL's r
 step that took SLOW_S is looked into, and if that was the cause, every handshake of the
 worker is fed for the next CAREFUL_S.
 
+How long a peer's certificates are is bounded here too, as OpenSSL's own limit (100 kB) cannot
+be set through its bindings. What is counted is what the peer sends after its first flight,
+without the overhead of records where that can be told; the handshake ends before OpenSSL has
+parsed anything.
+
 Never: waits; keeps bytes that are not the handshake's.
 Next: `relay.tls.stream.handshake`
 """
@@ -36,8 +41,14 @@ from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, C
 STEP_BYTES: Final = 8_192
 # Two hellos and a chain of certificates are far below it, unless they are in tiny records.
 MOST_BYTES: Final = 262_144
+# Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
+ALLOWED_BYTES: Final = 4_096
+# A backend says which CAs it accepts in the same flight, at most this much (RFC 8446, 4.2.4).
+CA_NAMES_BYTES: Final = 65_536
 SLOW_S: Final = 0.005
 CAREFUL_S: Final = 60.0
+# RFC 8446, 5: a record's header, and what sealing adds to its contents (the type, and a tag).
+_HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
 _GONE = frozenset((7, 8))  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h: TCP_INFO's first byte
 _RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
 _ROOM: Any = ffi.new("char[]", STEP_BYTES)
@@ -57,30 +68,46 @@ class Handshaking(Protocol):
     sock: socket.SocketType
     fd: int
     feeding: Feeding | None
+    received: int
 
 
 class Feeder:
     """Decides for all handshakes of a worker whether to feed them."""
 
-    def __init__(self) -> None:
+    def __init__(self, chain_bytes: int = 32_768) -> None:
         self.careful_until_at = 0.0
+        self._chain_bytes = chain_bytes
+        most = chain_bytes + ALLOWED_BYTES
+        self._most = {Side.INBOUND: most, Side.OUTBOUND: most + CA_NAMES_BYTES}
 
     def go_on(
         self, end: Handshaking, side: Side, check: Check | None = None, unread: int | None = None
     ) -> Progress | Failure:
-        """A step of a handshake; `unread` is how much is there to read, where that is known."""
+        """A step of a handshake; `unread` is how much of a client's hello is there to read."""
         feeding = end.feeding
         began_at = _monotonic()
         if feeding is None:
+            before = end.received
             if unread is None:
                 unread = unread_bytes(end.fd)
-            if unread <= STEP_BYTES and began_at >= self.careful_until_at:
+                end.received = before + unread
+            if end.received <= STEP_BYTES >= unread and began_at >= self.careful_until_at:
                 progress = stream.handshake(end.ssl, side, check)
                 if _monotonic() - began_at > SLOW_S and _has_read(end) > STEP_BYTES:
                     self.careful_until_at = began_at + CAREFUL_S
                 return progress
-            feeding = end.feeding = Feeding(end.ssl, end.sock)
-        return feeding.go_on(side, check)
+            feeding = end.feeding = Feeding(end.ssl, end.sock, before)
+        progress = feeding.go_on(side, check)
+        if isinstance(progress, Progress) and feeding.received > self._most[side]:
+            return _too_long(side, self._chain_bytes)
+        return progress
+
+
+def _too_long(side: Side, chain_bytes: int) -> Failure:
+    inbound = side is Side.INBOUND
+    reason = Reason.CHAIN_TOO_LONG if inbound else Reason.BACKEND_CHAIN_TOO_LONG
+    who = "the client" if inbound else "the backend"
+    return Failure(reason, f"{who} sends certificates of more than {chain_bytes} bytes")
 
 
 def unread_bytes(fd: int) -> int:
@@ -102,9 +129,11 @@ def _has_read(end: Handshaking) -> int:
 class Feeding:
     """One handshake, from now on to its end; both directions go through memory."""
 
-    __slots__ = ("_from_us", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used")
+    __slots__ = (
+        "_ahead", "_from_us", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used", "received",
+    )  # fmt: skip
 
-    def __init__(self, ssl: Pointer, sock: socket.SocketType) -> None:
+    def __init__(self, ssl: Pointer, sock: socket.SocketType, received: int = 0) -> None:
         self._ssl = ssl
         self._sock = sock
         self._to_us = lib.BIO_new(lib.BIO_s_mem())
@@ -115,6 +144,10 @@ class Feeding:
             raise MemoryError("OpenSSL could not make a connection")
         lib.SSL_set_bio(ssl, self._to_us, self._from_us)  # they are the connection's now
         self._used = 0  # bytes of the peer
+        # What was received of handshake messages; and where the next record starts, seen from
+        # the bytes used: unknown when OpenSSL may have the beginning of one already.
+        self.received = received
+        self._ahead = 0 if received == 0 else MOST_BYTES
         self._unsent = b""  # what the socket did not take yet
         self._is_done = False
 
@@ -144,6 +177,7 @@ class Feeding:
         used = size - _pending(self._to_us, _data) if size else 0
         if used:
             self._used += used
+            self._count(used)
             # Takes them out of the socket and copies nothing (tcp(7)).
             self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
         written = _pending(self._from_us, _data)
@@ -161,6 +195,20 @@ class Feeding:
         if self._unsent:
             return STEP_WANT_WRITE
         return STEP_MORE if used == STEP_BYTES or (used and self._has_ended()) else STEP_WANT_READ
+
+    def _count(self, used: int) -> None:
+        """Add up the contents of the records in the portion that was used."""
+        at = self._ahead
+        if at >= MOST_BYTES:
+            self.received += used
+            return
+        while at + _HEADER <= used:
+            size = _room[at + 3] << 8 | _room[at + 4]
+            self.received += max(size - _SEALED, 0) if _room[at] == _APPLICATION_DATA else size
+            at += _HEADER + size
+        if at < used:  # OpenSSL has read a part of a header: from here on bytes are counted
+            at += MOST_BYTES
+        self._ahead = at - used
 
     def _take(self, size: int) -> bytes:
         """What OpenSSL has written."""

@@ -23,8 +23,9 @@ _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
 _UNEXPECTED_EOF = 294
-_WRONG_CURVE = 378
+_WRONG_CURVE, _TOO_LONG = 378, 152
 _OUR_WORDS = {
+    _TOO_LONG: "certificates of more than 102400 bytes, which is OpenSSL's own limit",
     _WRONG_CURVE: "the key of the certificate is on a curve that groups does not name",
 }
 
@@ -38,6 +39,7 @@ _INBOUND: dict[int, Reason] = {
     295: Reason.NO_SHARED_GROUP,  # NO_SUITABLE_GROUPS
     235: Reason.NO_SHARED_ALPN,  # NO_APPLICATION_PROTOCOL
     _WRONG_CURVE: Reason.NO_SHARED_GROUP,
+    _TOO_LONG: Reason.CHAIN_TOO_LONG,
     _HTTP_REQUEST: Reason.PLAIN_HTTP,
     _HTTPS_PROXY_REQUEST: Reason.PLAIN_HTTP,
     _UNEXPECTED_EOF: Reason.PEER_GONE,
@@ -49,6 +51,7 @@ _OUTBOUND: dict[int, Reason] = {
     _HTTP_REQUEST: Reason.BACKEND_NOT_TLS,
     _HTTPS_PROXY_REQUEST: Reason.BACKEND_NOT_TLS,
     193: Reason.BACKEND_NO_SHARED_CIPHER,
+    _TOO_LONG: Reason.BACKEND_CHAIN_TOO_LONG,
     _UNEXPECTED_EOF: Reason.BACKEND_GONE,
 }
 

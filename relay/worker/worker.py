@@ -44,7 +44,7 @@ class Worker:
         self.hellos = FamiliarHellos()
         self.pump = Pump()
         self.board = board
-        self.feeder = Feeder()
+        self.feeder = Feeder(config.limits.certificate_chain_bytes)
         self.cells = board.row(row)
         self.pools = {
             name: PoolState(
