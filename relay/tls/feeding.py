@@ -9,9 +9,9 @@ socket what OpenSSL has used. Bytes behind the handshake's end stay there. When 
 handshake is done OpenSSL gets the socket itself back, for `relay.tls.pump`.
 
 Being fed costs 20 µs of CPU per handshake (3 % of a connection), asking how much there is
-to read 0.5 µs. A peer can still add bytes between the question and OpenSSL's reading. A
-step that took SLOW_S is looked into, and if that was the cause, every handshake of the
-worker is fed for the next CAREFUL_S.
+to read 0.5 µs. A peer can still add bytes between the question and OpenSSL's reading. So a
+step that took SLOW_S, and the last one of a full handshake, is looked into afterwards, and if
+that was the case, every handshake of the worker is fed for the next CAREFUL_S.
 
 How long a peer's certificates are is bounded here too, as OpenSSL's own limit (100 kB) cannot
 be set through its bindings. What is counted is what the peer sends after its first flight,
@@ -43,12 +43,13 @@ STEP_BYTES: Final = 8_192
 MOST_BYTES: Final = 262_144
 # Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
 ALLOWED_BYTES: Final = 4_096
-# A backend says which CAs it accepts in the same flight, at most this much (RFC 8446, 4.2.4).
-CA_NAMES_BYTES: Final = 65_536
+# A backend says which CAs it accepts in the same flight (RFC 8446, 4.2.4).
+CA_NAMES_BYTES: Final = 32_768
 SLOW_S: Final = 0.005
 CAREFUL_S: Final = 60.0
 # RFC 8446, 5: a record's header, and what sealing adds to its contents (the type, and a tag).
 _HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
+_SHORT_BYTES = 64
 _GONE = frozenset((7, 8))  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h: TCP_INFO's first byte
 _RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
 _ROOM: Any = ffi.new("char[]", STEP_BYTES)
@@ -56,6 +57,8 @@ _room = memoryview(ffi.buffer(_ROOM))
 _trash = bytearray(STEP_BYTES)
 _unread = bytearray(4)
 _data: Any = ffi.new("char **")
+_random: Any = ffi.new("unsigned char[]", 32)
+_random_view = ffi.buffer(_random)
 _pending = lib.BIO_get_mem_data
 _monotonic = time.monotonic
 _NOTHING = 0
@@ -68,7 +71,9 @@ class Handshaking(Protocol):
     sock: socket.SocketType
     fd: int
     feeding: Feeding | None
+    hello: int
     received: int
+    cut: bool  # OpenSSL may have a part of a record
 
 
 class Feeder:
@@ -88,26 +93,58 @@ class Feeder:
         began_at = _monotonic()
         if feeding is None:
             before = end.received
-            if unread is None:
+            if unread is not None:
+                end.hello = unread
+            else:
                 unread = unread_bytes(end.fd)
                 end.received = before + unread
             if end.received <= STEP_BYTES >= unread and began_at >= self.careful_until_at:
+                if end.received != before:
+                    # A client may send its change_cipher_spec alone, before all the rest.
+                    end.cut = end.cut or unread > _SHORT_BYTES or not _are_whole(end.sock)
                 progress = stream.handshake(end.ssl, side, check)
-                if _monotonic() - began_at > SLOW_S and _has_read(end) > STEP_BYTES:
-                    self.careful_until_at = began_at + CAREFUL_S
-                return progress
-            feeding = end.feeding = Feeding(end.ssl, end.sock, before)
+                return self.look_back(end, side, progress, began_at)
+            feeding = end.feeding = Feeding(end.ssl, end.sock, before, cut=end.cut)
         progress = feeding.go_on(side, check)
         if isinstance(progress, Progress) and feeding.received > self._most[side]:
             return _too_long(side, self._chain_bytes)
         return progress
+
+    def look_back(
+        self, end: Handshaking, side: Side, progress: Progress | Failure, began_at: float
+    ) -> Progress | Failure:
+        """After a step that was not fed: bytes may have come while OpenSSL was reading."""
+        slow = _monotonic() - began_at > SLOW_S
+        ended = progress is DONE or isinstance(progress, Failure)
+        if not slow and (not ended or stream.resumed(end.ssl)):
+            return progress
+        read = _has_read(end) - end.hello
+        if read <= STEP_BYTES:
+            return progress
+        too_long = read > self._most[side]
+        if slow or too_long:
+            self.careful_until_at = _monotonic() + CAREFUL_S
+        return _too_long(side, self._chain_bytes) if too_long else progress
 
 
 def _too_long(side: Side, chain_bytes: int) -> Failure:
     inbound = side is Side.INBOUND
     reason = Reason.CHAIN_TOO_LONG if inbound else Reason.BACKEND_CHAIN_TOO_LONG
     who = "the client" if inbound else "the backend"
-    return Failure(reason, f"{who} sends certificates of more than {chain_bytes} bytes")
+    what = f"{who} sends more than {chain_bytes} bytes of certificates (limits.certificate_chain_bytes)"
+    return Failure(reason, what)
+
+
+def _are_whole(sock: socket.SocketType) -> bool:
+    """Whether the few bytes that are there are whole records."""
+    try:
+        data = sock.recv(_SHORT_BYTES, socket.MSG_PEEK)
+    except OSError:
+        return False
+    at = 0
+    while at + _HEADER <= len(data):
+        at += _HEADER + (data[at + 3] << 8 | data[at + 4])
+    return at == len(data)
 
 
 def unread_bytes(fd: int) -> int:
@@ -121,19 +158,19 @@ def _has_read(end: Handshaking) -> int:
     try:
         info = end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
     except OSError:
-        return MOST_BYTES  # not TCP: nobody knows
+        return 0  # not TCP: nobody knows
     received = int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
-    return received - unread_bytes(end.fd)
+    return received if received <= STEP_BYTES else received - unread_bytes(end.fd)
 
 
 class Feeding:
     """One handshake, from now on to its end; both directions go through memory."""
 
     __slots__ = (
-        "_ahead", "_from_us", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used", "received",
+        "_ahead", "_from_us", "_header", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used", "received",
     )  # fmt: skip
 
-    def __init__(self, ssl: Pointer, sock: socket.SocketType, received: int = 0) -> None:
+    def __init__(self, ssl: Pointer, sock: socket.SocketType, received: int, *, cut: bool) -> None:
         self._ssl = ssl
         self._sock = sock
         self._to_us = lib.BIO_new(lib.BIO_s_mem())
@@ -145,9 +182,10 @@ class Feeding:
         lib.SSL_set_bio(ssl, self._to_us, self._from_us)  # they are the connection's now
         self._used = 0  # bytes of the peer
         # What was received of handshake messages; and where the next record starts, seen from
-        # the bytes used: unknown when OpenSSL may have the beginning of one already.
+        # the bytes used: None where that is not known.
         self.received = received
-        self._ahead = 0 if received == 0 else MOST_BYTES
+        self._ahead: int | None = None if cut else 0
+        self._header = b""
         self._unsent = b""  # what the socket did not take yet
         self._is_done = False
 
@@ -173,11 +211,14 @@ class Feeding:
         return self._step(side, check, size)
 
     def _step(self, side: Side, check: Check | None, size: int) -> Progress | Failure:
+        # The hello is not counted: it has bounds of its own (see `core.hello`).
+        count = side is Side.OUTBOUND or self._has_answered()
         progress = stream.handshake(self._ssl, side, check)
         used = size - _pending(self._to_us, _data) if size else 0
         if used:
             self._used += used
-            self._count(used)
+            contents = self._walk(used)
+            self.received += contents if count else 0
             # Takes them out of the socket and copies nothing (tcp(7)).
             self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
         written = _pending(self._from_us, _data)
@@ -196,19 +237,25 @@ class Feeding:
             return STEP_WANT_WRITE
         return STEP_MORE if used == STEP_BYTES or (used and self._has_ended()) else STEP_WANT_READ
 
-    def _count(self, used: int) -> None:
-        """Add up the contents of the records in the portion that was used."""
-        at = self._ahead
-        if at >= MOST_BYTES:
-            self.received += used
-            return
-        while at + _HEADER <= used:
-            size = _room[at + 3] << 8 | _room[at + 4]
-            self.received += max(size - _SEALED, 0) if _room[at] == _APPLICATION_DATA else size
-            at += _HEADER + size
-        if at < used:  # OpenSSL has read a part of a header: from here on bytes are counted
-            at += MOST_BYTES
-        self._ahead = at - used
+    def _has_answered(self) -> bool:
+        """Whether the hello has been read: then there is a random of ours."""
+        lib.SSL_get_server_random(self._ssl, _random, len(_random))
+        return any(bytes(_random_view))
+
+    def _walk(self, used: int) -> int:
+        """How long the contents of the records are that start in the portion that was used."""
+        if self._ahead is None:
+            return used
+        data = self._header + _room[:used].tobytes()  # the part of a header that came before
+        at, size = self._ahead, len(data)
+        contents = 0
+        while at + _HEADER <= size:
+            length = data[at + 3] << 8 | data[at + 4]
+            contents += max(length - _SEALED, 0) if data[at] == _APPLICATION_DATA else length
+            at += _HEADER + length
+        self._header = data[at:]
+        self._ahead = max(at - size, 0)
+        return contents
 
     def _take(self, size: int) -> bytes:
         """What OpenSSL has written."""

@@ -25,7 +25,7 @@ _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
 _UNEXPECTED_EOF = 294
 _WRONG_CURVE, _TOO_LONG = 378, 152
 _OUR_WORDS = {
-    _TOO_LONG: "certificates of more than 102400 bytes, which is OpenSSL's own limit",
+    _TOO_LONG: "more than 102400 bytes of certificates, which is OpenSSL's own limit",
     _WRONG_CURVE: "the key of the certificate is on a curve that groups does not name",
 }
 

@@ -21,7 +21,7 @@ class End:
     """`held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
     __slots__ = (
-        "began_at", "claim", "closing", "ended", "established", "fd", "feeding", "held", "hurried", "instead", "mask", "offered", "place", "pool", "resumed",
+        "began_at", "claim", "closing", "cut", "ended", "established", "fd", "feeding", "held", "hello", "hurried", "instead", "mask", "offered", "place", "pool", "received", "resumed",
         "shut", "sock", "ssl", "truncated", "waits", "wants_write",
     )  # fmt: skip
 
@@ -30,6 +30,9 @@ class End:
         self.fd = sock.fileno()
         self.ssl: Pointer = None
         self.feeding: Feeding | None = None  # while it handshakes, where that is needed
+        self.hello = 0  # bytes of the client's hello, and what came with it
+        self.received = 0  # bytes of the handshake, the client's hello aside
+        self.cut = False  # OpenSSL may have a part of a record
         self.mask = 0
         self.held = b""
         self.established = False

@@ -112,7 +112,10 @@ def _connect(session: Session, member: Member, attempt: _Attempt) -> Failure | N
     end.offered = member.session_to_resume(time.time()) if end.instead is None else None
     alpn = session.tls_names[3].encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
+    began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
+    if progress is stream.DONE:
+        progress = session.worker.feeder.look_back(end, Side.OUTBOUND, progress, began_at)
     if isinstance(progress, Failure):
         unconnected = progress.errno and progress.reason is Reason.BACKEND_GONE
         if unconnected and progress.errno not in GONE_ERRNOS:

@@ -64,8 +64,9 @@ def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmentin
         while client.sock.recv(65536):
             pass
     record = relay.record()
-    assert (record["reason"], record["side"]) == ("tls_error", "inbound")
-    assert "tiny records" in record["detail"] or "excessive message size" in record["detail"]
+    # With little overhead (TLS 1.2) the certificates are too long before there are too many records.
+    assert (record["reason"] in {"tls_error", "chain_too_long"}, record["side"]) == (True, "inbound")
+    assert "tiny records" in record["detail"] or "bytes of certificates" in record["detail"]
 
 
 class Ours:
@@ -78,7 +79,8 @@ class Ours:
 
     def step(self, side):
         before = unread_bytes(self.end.fd)
-        progress = self.feeder.go_on(self.end, side)
+        hello = before if side is Side.INBOUND and not self.portions else None
+        progress = self.feeder.go_on(self.end, side, unread=hello)
         self.portions.append(before - unread_bytes(self.end.fd))
         return progress
 
