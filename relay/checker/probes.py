@@ -28,7 +28,7 @@ from relay.checker.http import Head, render_get
 from relay.checker.plan import Plan, Result
 from relay.config.statuses import has_status
 from relay.core.untrusted import clip
-from relay.errors import REMEDIES, Reason, Side
+from relay.errors import REMEDIES, Reason, Side, words_of
 from relay.observe.addresses import Place
 from relay.observe.names import CHECK_OK
 from relay.sockets import Connection, format_address, start_connect
@@ -155,7 +155,11 @@ class Probe:
             self._passed(f"connected in {self._took()}")
             return
         self._stage = Stage.HANDSHAKE
-        self._ssl = stream.connect(self._target.context, sock.fileno(), self._target.server_name, self._plan.alpn, None)
+        try:
+            self._ssl = stream.connect(self._target.context, sock.fileno(), self._target.server_name, self._plan.alpn, None)
+        except MemoryError as error:
+            self._blame(Failure(Reason.NO_RESOURCES, words_of(error)))
+            return
         self._shake()
 
     def _shake(self) -> None:

@@ -51,7 +51,7 @@ class Member:
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
         self.valid_until_at = 0.0
-        self.resume_after_at = 0.0  # on the loop's clock
+        self.resume_after_at = 0.0
         self.failure: Reason | None = None  # the last one that this worker has seen
 
     def session_to_resume(self, now_at: float) -> Pointer:
@@ -63,16 +63,16 @@ class Member:
         if self.session is session:
             self.session = None
 
-    def stop_resuming(self, now: float) -> bool:
-        """Keep no session for NO_RESUMPTION_S; `now` is the loop's. True when this is news."""
-        news = now >= self.resume_after_at
-        self.resume_after_at = now + NO_RESUMPTION_S
+    def stop_resuming(self, now_at: float) -> bool:
+        """Keep no session for NO_RESUMPTION_S. True when this is news."""
+        news = now_at >= self.resume_after_at
+        self.resume_after_at = now_at + NO_RESUMPTION_S
         self.session = None
         return news
 
-    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float, now: float) -> None:
+    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float) -> None:
         """Remember the session of a connection that has read application data (only then its TLS 1.3 ticket is there)."""
-        if (resumed and now_at < self.renew_at) or now < self.resume_after_at:
+        if (resumed and now_at < self.renew_at) or now_at < self.resume_after_at:
             return
         if not resumed:
             self.valid_until_at = _chain_valid_until(ssl)

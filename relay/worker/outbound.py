@@ -209,7 +209,7 @@ def _begin_in_full(session: Session, end: End, member: Member, failure: Failure)
 
 def _resumes_no_more(session: Session, member: Member, failure: Failure) -> None:
     """A full handshake has succeeded where a resumption had failed: it was the resumption."""
-    if member.stop_resuming(session.worker.loop.now):
+    if member.stop_resuming(time.time()):
         log.warning(
             "pool %s: backend %s refuses to resume TLS sessions (%s); it gets full handshakes for %g s: give it a session id context, or turn its session tickets off",
             member.target.pool,

@@ -98,7 +98,7 @@ def first_reply(session: Session) -> None:
     if end is None or member is None or session.replied:
         return
     session.replied = True
-    member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time(), now=session.worker.loop.now)
+    member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
     session.worker.pools[member.target.pool].answered(member, end.began_at)
     session.worker.loop.handle(end.fd, session.on_outbound)
 

@@ -47,7 +47,7 @@ def generation_of(pki: Pki, number: int = 1, **differences: Any) -> Generation:
 
 def route_of(pki: Pki, **route: Any) -> InboundRoute:
     """One route that takes every name."""
-    found = generation_of(pki, routes=(route,)).routes["https"].find(route.get("sni", (NAME,))[0])
+    found = generation_of(pki, routes=(route,)).routes["https"].find(route.get("sni", (NAME,))[0].replace("*", "app"))
     assert found is not None
     return found
 

@@ -13,7 +13,7 @@ from relay.tls import stream
 from relay.tls.feeding import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
 from relay.tls.pki import Wanted
 from relay.tls.reasons import Failure
-from relay.worker.session import End
+from relay.worker.end import End
 from tests.support.fragments import FragmentingClient, cut_plain
 from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
 from tests.support.peer import PATIENCE_S
