@@ -181,7 +181,7 @@ def _established(session: Session, end: End, member: Member) -> Failure | None:
     end.resumed = stream.resumed(end.ssl)
     worker.count_handshake(Side.OUTBOUND, None, resumed=end.resumed, seconds=session.outbound_handshake_s)
     if end.instead is not None:
-        _resumes_no_more(session, member, end.instead)
+        _resumes_no_more(member, end.instead)
     session.advance(Event.SECURED)
     relaying.begin(session)
     return None
@@ -207,7 +207,7 @@ def _begin_in_full(session: Session, end: End, member: Member, failure: Failure)
     return _begin(session, member, attempt)
 
 
-def _resumes_no_more(session: Session, member: Member, failure: Failure) -> None:
+def _resumes_no_more(member: Member, failure: Failure) -> None:
     """A full handshake has succeeded where a resumption had failed: it was the resumption."""
     if member.stop_resuming(time.time()):
         log.warning(
