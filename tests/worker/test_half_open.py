@@ -12,6 +12,7 @@ from bench.strangers import Strangers, StrangersChild
 from relay.worker.admission import MOST_PROGRESS, address_key
 from relay.worker.loop import Loop
 from relay.worker.parting import Partings
+from tests.support.fragments import FragmentingClient, split_records
 from tests.support.handshakes import tcp_pair
 from tests.support.peer import dial
 from tests.support.strangers import NAME, STRANGERS, knock, last_flight
@@ -113,21 +114,40 @@ def test_the_one_without_progress_for_longest_goes_first(start, door, visit, pki
     assert evicted(relay) == 2
 
 
-def test_a_client_that_sends_byte_by_byte_is_soon_counted_as_waiting(start, door, visit):
+def test_a_client_that_drips_its_handshake_is_soon_counted_as_waiting(
+    start, door, visit, pki, tmp_path
+):
     relay = start([door().address], top=f"{PATIENT}[limits]\nhandshakes = 2")
-    dripping = visit(relay, DRIP[:1])
-    half_open(relay, 1)
+    context = client_context(pki, pki.client, version=ssl.TLSVersion.TLSv1_2)
+    client = FragmentingClient(visit(relay), context, NAME, 1, tmp_path / "keys")
+    records = split_records(client.flight)
     worker = psutil.Process(relay.pid)
-    for at in range(1, 2 * MOST_PROGRESS):
-        dripping.sendall(DRIP[at : at + 1])
+    for record in records[: 2 * MOST_PROGRESS]:
+        client.sock.sendall(record)
         wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING, "it to be read")
     silent = visit(relay)
     half_open(relay, 2)
-    dripping.sendall(DRIP[99:100])
+    client.sock.sendall(records[2 * MOST_PROGRESS])
     relay.let_it_turn()
     visit(relay)
-    read_to_end(dripping)
+    read_to_end(client.sock)
     assert is_open(silent)
+
+
+def test_a_client_that_drips_its_handshake_is_closed_after_handshake_s(
+    start, door, visit, pki, tmp_path
+):
+    relay = start([door().address], top="[timeouts]\nhandshake_s = 0.5")
+    context = client_context(pki, pki.client, version=ssl.TLSVersion.TLSv1_2)
+    client = FragmentingClient(visit(relay), context, NAME, 1, tmp_path / "keys")
+    with contextlib.suppress(ConnectionError):
+        for each in split_records(client.flight):
+            client.sock.sendall(each)
+            if select.select([client.sock], [], [], 0.02)[0]:
+                break
+    record = relay.record()
+    assert record["reason"] == "handshake_timeout"
+    assert 0.5 <= record["duration_s"] < 5
 
 
 @pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
