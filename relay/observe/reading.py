@@ -269,6 +269,8 @@ class Reader:
             while True:
                 data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
                 if not data or len(fds) < len(Sources._fields) - 1:
+                    for fd in fds:  # a message that was cut, because we have too many files open
+                        os.close(fd)
                     break
                 if newest is not None:
                     newest.close()

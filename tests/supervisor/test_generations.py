@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 
 import psutil
@@ -10,10 +11,11 @@ import pytest
 
 from relay.supervisor.control import ask
 from tests.support.backend import TlsBackend
-from tests.support.client import context_of
+from tests.support.client import context_of, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until
 from tests.support.operator import Operator
+from tests.support.stub_relay import STUB, stub
 
 PATIENCE_S = 20.0
 
@@ -146,3 +148,26 @@ def test_a_worker_that_is_told_to_drain_again_and_again_finds_a_row_each_time(re
     wait_until("they have ended", lambda: len(ask(gateway.state_dir, "status", PATIENCE_S)["workers"]) == 1, PATIENCE_S, gateway.log)
     shown = Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]
     assert (shown["busy"], shown["elected"]) == (0, 12)
+
+
+def maps_of_generations(process):
+    return sum("relay-generation" in one.path for one in process.memory_maps(grouped=False))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
+def test_a_reload_that_is_given_up_leaves_no_memory_behind(relay, pki, body):
+    gateway = relay(module=STUB, env=stub(), relay={"workers": 2})
+    (gateway.directory / "behave").write_text("crash")
+    process = psutil.Process(gateway.pid)
+    files, seen = [], []
+    for number in range(6):
+        gateway.write(body.replace('"w1"', f'"w1-{number}"'))
+        reply = ask(gateway.state_dir, "reload", PATIENCE_S)
+        assert not reply["ok"], reply
+        wait_until("nobody of it is left", lambda: generations(gateway) == [1], PATIENCE_S, gateway.log)
+        wait_until("its memory is given back", lambda: maps_of_generations(process) == 1, PATIENCE_S, gateway.log)
+        files.append(process.num_fds())
+        seen.append(Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]["backend"])
+    assert max(files) <= files[0] + 1
+    assert set(seen) == {"w1"}
+    assert talk(pki, gateway.port()) == b"hello"
