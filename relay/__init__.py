@@ -163,6 +163,7 @@ MAP = {
     "relay.supervisor.state": "its directory: lock and endpoints.json",
     "relay.supervisor.upkeep": "makes again what is deleted from it",
     "relay.supervisor.status": "what it says of itself",
+    "relay.supervisor.file_owners": "files that another user could change",
     "relay.supervisor.ownership": "who else could change what a path leads to",
     "relay.supervisor.signals": "signals as bytes",
     "relay.supervisor.control": "the control socket",

@@ -36,7 +36,7 @@ class Doubt:
 
 
 def doubt_of(path: Path) -> Doubt | None:
-    """The first step on an absolute path that another user could change; None when there is none.
+    """The first step on an absolute path, to a directory or a file, that another user could change.
 
     What does not exist yet is not looked at. Raises OSError where the way cannot be walked.
     """

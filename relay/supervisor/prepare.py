@@ -24,6 +24,7 @@ from relay.observe.scoreboard import Scoreboard
 from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
+from relay.supervisor.file_owners import judge_owners
 from relay.supervisor.look_up import look_up_all, unresolved
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
@@ -53,7 +54,7 @@ class Prepared:
 
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
-    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config)
+    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config) + judge_owners(config)
     problems: list[Problem] = []
     try:
         problems += access_log_problems(config, find_identity(config.relay))

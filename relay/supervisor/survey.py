@@ -23,6 +23,7 @@ from relay.errors import ConfigError, Problem, StartupError
 from relay.observe.addresses import Ip
 from relay.observe.names import Things, hosts_of, things_of
 from relay.shortage import HINT, in_words, is_too_little_memory
+from relay.supervisor.file_owners import judge_owners
 from relay.supervisor.look_up import kept, look_up_all, unresolved
 from relay.supervisor.prepare import (
     access_log_problems,
@@ -82,7 +83,7 @@ def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
             raise ConfigError(problems)
     identity = find_identity(config.relay)
     files = Files()
-    findings = judge(config, datetime.now(UTC), files) + judge_ciphers(config)
+    findings = judge(config, datetime.now(UTC), files) + judge_ciphers(config) + judge_owners(config)
     problems = [as_problem(each) for each in findings if each.level is Level.ERROR]
     problems += access_log_problems(config, identity)
     password, password_problems = password_of(config)

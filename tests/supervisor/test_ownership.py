@@ -8,7 +8,9 @@ import pwd
 
 import pytest
 
+from relay.observe.password import hash_password
 from relay.supervisor.ownership import doubt_of
+from tests.support.tables import listener_table, pool_table, route_table
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of another user")
 OTHER = "nobody"
@@ -127,6 +129,50 @@ def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short
         assert said.format(at=short_path) in text
         assert "or choose another relay.state_dir" in text
     assert sorted(short_path.rglob("*")) == before
+
+
+@only_root
+@pytest.mark.parametrize("command", ["check", "start"])
+def test_files_that_another_user_could_change_are_warned_about_once_per_reason(relay, pki, echo, short_path, command):
+    theirs = directory(short_path / "theirs", uid=other())
+    copies = {}
+    for name, file in (("ca", pki.ca), ("certificate", pki.machine.certificate), ("key", pki.machine.key)):
+        copies[name] = theirs / file.name
+        copies[name].write_bytes(file.read_bytes())
+        copies[name].chmod(0o600)
+    open_ca = short_path / "open.pem"
+    open_ca.write_bytes(pki.ca.read_bytes())
+    open_ca.chmod(0o666)
+    route = route_table(pki, client_ca=open_ca)
+    pool = pool_table(pki, [echo.address], backend_ca=copies["ca"], machine_certificate=copies["certificate"], machine_key=copies["key"])
+    gateway = relay(listener_table(route) + pool, start=False)
+    if command == "start":
+        gateway.start()
+        text = gateway.log()
+    else:
+        checked = gateway.command("check")
+        assert checked.returncode == 0, checked
+        text = checked.stdout
+    told = [line for line in text.splitlines() if "can be changed by another user" in line]
+    assert len(told) == 2, told
+    (directory_line,) = [line for line in told if f"{theirs} is owned by {OTHER}" in line]
+    assert "pool.main." in directory_line
+    assert "2 more files" in directory_line
+    (file_line,) = [line for line in told if f"{open_ca} can be written by everybody" in line]
+    assert "listener.https.route[0].client_ca" in file_line
+    assert f"chmod go-w {open_ca}" in file_line
+
+
+def test_a_password_that_everybody_may_read_is_warned_about(relay, echo, pki, short_path):
+    file = short_path / "password"
+    file.write_text(hash_password("a good one") + "\n")
+    body = listener_table(route_table(pki)) + pool_table(pki, [echo.address])
+    gateway = relay(body, start=False, admin={"listen": "127.0.0.1:0", "user": "admin", "password_file": file})
+    for mode, warned in ((0o644, True), (0o640, False)):
+        file.chmod(mode)
+        checked = gateway.command("check")
+        assert checked.returncode == 0, checked
+        assert ("every user of this machine can read this password" in checked.stdout) is warned
 
 
 def plant_a_link(place, secret):
