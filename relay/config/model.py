@@ -63,6 +63,7 @@ class Relay(_Section):
     old_generations: Annotated[int, Field(ge=1, le=32)] = 8
     user: str = ""
     group: str = ""
+    admin_user: str = ""
 
 
 class Admin(_Section):

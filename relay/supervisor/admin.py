@@ -24,7 +24,8 @@ from relay.observe.pools import HEALTH_FILE
 from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.channel import Channel
-from relay.supervisor.privileges import Identity
+from relay.supervisor.prepare import Prepared
+from relay.supervisor.privileges import find_admin_identity
 from relay.supervisor.process import Ended, reap, send, start_admin
 
 _LAST_WORDS_S = 3.0  # an answer that it is giving may take a second
@@ -64,7 +65,7 @@ class AdminProcess:
         """Its pid while it runs."""
         return self._pid
 
-    def step(self, now: float, identity: Identity, boards: Scoreboards, lifeline_fd: int, channel: Channel) -> None:
+    def step(self, now: float, prepared: Prepared, boards: Scoreboards, lifeline_fd: int, channel: Channel) -> None:
         """Start it when it should run and does not; a new one gets a channel of its own."""
         if channel.broken and self._pid is not None:
             send(self._pid, signal.SIGKILL)
@@ -85,7 +86,7 @@ class AdminProcess:
                         "--control-fd": theirs.fileno(),
                         **health,
                     }
-                    self._pid = start_admin(identity, descriptors)
+                    self._pid = start_admin(find_admin_identity(prepared.config.relay, prepared.identity), descriptors)
             except OSError as error:
                 self._young_deaths += 1
                 delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)

@@ -203,7 +203,7 @@ class Supervisor:
             self.reloads.finish(outcome)
         self.reloads.step(now)
         if self.fleet.ending is Ending.NO:
-            self.admin.step(now, self.fleet.prepared.identity, self.boards, self.lifeline_fd, self.channel)
+            self.admin.step(now, self.fleet.prepared, self.boards, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
             self.upkeep.step(now, self.fleet.prepared.identity)
         self.overrides.step(time.time())

@@ -152,8 +152,8 @@ def changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Pro
     """What a reload cannot change."""
     if config.relay.state_dir != running.relay.state_dir:
         yield Problem("relay.state_dir", f"cannot change from {running.relay.state_dir} while the relay runs", "restart it")
-    if (config.relay.user, config.relay.group) != (running.relay.user, running.relay.group):
-        yield Problem("relay.user", "user and group cannot change while the relay runs", "restart it")
+    if (config.relay.user, config.relay.group, config.relay.admin_user) != (running.relay.user, running.relay.group, running.relay.admin_user):
+        yield Problem("relay.user", "user, group and admin_user cannot change while the relay runs", "restart it")
 
 
 def slots_of(config: Config) -> int:

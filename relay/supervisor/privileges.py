@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import grp
+import importlib.util
+import logging
 import os
 import pwd
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +23,11 @@ from relay.errors import StartupError
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
 _CAPABILITY_VERSION_3 = 0x20080522
+ADMIN_USERS = ("relay-admin", "nobody", "daemon")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ def find_identity(settings: Relay) -> Identity:
         group = grp.getgrnam(settings.group) if settings.group else None
     except KeyError:
         raise StartupError(f'relay.group: this system has no group "{settings.group}"', f"create it (groupadd --system {settings.group}), or leave group out") from None
+    _check_admin_user(settings, own_uid)
     uid = entry.pw_uid if entry else own_uid
     if own_uid != 0:
         if uid != own_uid:
@@ -58,6 +65,51 @@ def find_identity(settings: Relay) -> Identity:
     assert entry is not None  # noqa: S101  root without a user was refused above
     gid = group.gr_gid if group else entry.pw_gid
     return Identity(entry.pw_name, uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)), change=uid != 0 or gid != os.getegid())
+
+
+def _check_admin_user(settings: Relay, own_uid: int) -> None:
+    if not settings.admin_user:
+        return
+    try:
+        uid = pwd.getpwnam(settings.admin_user).pw_uid
+    except KeyError:
+        raise StartupError(f'relay.admin_user: this system has no user "{settings.admin_user}"', f"create it (useradd --system {settings.admin_user}), or leave admin_user out") from None
+    if own_uid not in {0, uid}:
+        raise StartupError(f'relay.admin_user: "{settings.admin_user}" is not the user that starts the relay', "start it as root, or leave admin_user out")
+
+
+def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
+    """Who the admin process is to be: as root a user of its own, who owns nothing, else ourselves.
+
+    The workers' user when no other one can run this Python.
+    """
+    if os.geteuid() != 0:
+        return workers
+    names = (settings.admin_user,) if settings.admin_user else ADMIN_USERS
+    for name in names:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        found = Identity(name, entry.pw_uid, entry.pw_gid, (entry.pw_gid,), change=entry.pw_uid != 0)
+        if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and _can_run_us(found)):
+            return found
+    log.warning(
+        "the admin process has the workers' user, as none of %s can run %s and read its libraries; let everybody read them, or name a user that can in relay.admin_user",
+        ", ".join(ADMIN_USERS), sys.executable,
+    )
+    return workers
+
+
+def _can_run_us(identity: Identity) -> bool:
+    """Whether that user can start this Python, and read what the admin process imports."""
+    files = [os.__file__, __file__]
+    for name in ("uvicorn", "httptools", "jinja2"):
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            files.append(spec.origin)
+    with acting_as(identity):
+        return os.access(sys.executable, os.X_OK, effective_ids=True) and all(os.access(file, os.R_OK, effective_ids=True) for file in files)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 from relay.observe.pools import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
+from tests.support.operator import Operator, login
 from tests.support.programs import needs, run
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -171,6 +173,81 @@ def nobody_can_run_us():
     return tried.returncode == 0
 
 
+@only_root
+def test_an_admin_process_of_its_own_user_shows_the_page_and_what_the_checks_found(start, pki, echo, private):
+    """Its user can neither walk to state_dir, which is below a private directory here, nor read the password file."""
+    if not nobody_can_run_us():
+        pytest.skip("the user nobody may not run this Python, or not read this checkout")
+    place, _, logs = private
+    password = place / "password"
+    password.write_text("correct horse\n")
+    password.chmod(0o600)
+    socket_file = place / "admin.sock"
+    pool = pool_table(pki, [echo.address], health={"interval_s": 0.2})
+    gateway = start(
+        listener_table(route_table(pki)) + pool,
+        relay={"user": "nobody"},
+        log={"access": logs / "access.log"},
+        admin={"listen": f"unix:{socket_file}", "user": "alice", "password_file": password},
+    )
+    operator = Operator(gateway.endpoints["admin"], authorization=login("alice", "correct horse"))
+    wait_until("it serves", lambda: asked(operator, "/readyz") == 200, detail=gateway.log)
+    wait_until("the finding is shown", lambda: operator.backend()["health"]["tls_version"] == "TLSv1.3", detail=gateway.log)
+    assert operator.ask("/balancer-manager")[0] == 200
+    assert operator.change("main/w1", {"mode": "drain"})[0] == 200
+    assert gateway.command("reload").returncode == 0
+    wait_until("the drain is still shown", lambda: asked(operator, "/api/pools") == 200 and operator.backend()["mode"] == "drain", detail=gateway.log)
+
+
+def asked(operator, path):
+    try:
+        return operator.ask(path)[0]
+    except OSError:
+        return 0
+
+
+@only_root
+def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused(start, simple, private):
+    gateway = Gateway(simple, relay={"admin_user": "no-such-user"})
+    try:
+        for command in ("check", "start"):
+            done = gateway.command(command)
+            assert done.returncode in {71, 78}
+            assert 'relay.admin_user: this system has no user "no-such-user"; create it' in done.stdout + done.stderr
+    finally:
+        gateway.close()
+    gateway = start(simple, relay={"admin_user": "root"}, log={"access": ""})
+    assert gateway.command("check").returncode == 0
+    gateway.write(simple, relay={"admin_user": "nobody"})
+    done = gateway.command("reload")
+    assert done.returncode == 78
+    assert "user, group and admin_user cannot change while the relay runs" in done.stdout + done.stderr
+
+
+@only_root
+def test_an_admin_process_whose_user_cannot_run_python_has_the_workers_user_and_the_log_says_so(start, simple, fetch):
+    if nobody_can_run_us():
+        pytest.skip("the user nobody may run this Python")
+    gateway = start(simple)
+    assert fetch(f"{gateway.admin_url}/readyz") == (200, "ok\n")
+    gateway.wait_for_log("the admin process has the workers' user, as none of relay-admin, nobody, daemon can run")
+
+
+@needs("systemd-analyze")
+def test_the_unit_leaves_little_to_attack(short_path):
+    """The exposure that systemd computes, and what our own measures need of the unit."""
+    unit = short_path / "relay.service"
+    unit.write_text(UNIT.read_text())
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(unit))
+    exposure = float(re.search(r"Overall exposure level for relay.service: (\d+\.\d)", done.stdout)[1])
+    assert exposure <= 1.7, done.stdout
+    text = UNIT.read_text()
+    for line in ("LimitCORE=0", "NoExecPaths=/", "TasksMax=4096", "# MemoryMax=4G", "NoNewPrivileges=yes"):
+        assert f"\n{line}\n" in text
+    for name in ("create_ruleset", "add_rule", "restrict_self"):
+        assert f"landlock_{name}" in text
+
+
 def holds(pid, secret):
     """Whether these bytes are anywhere in the process's memory."""
     with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
@@ -186,15 +263,20 @@ def holds(pid, secret):
 
 
 @only_root
-def test_started_as_root_the_admin_process_is_nobody_too_and_has_no_private_key(start, simple, fetch, private, pki):
+def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_key(start, simple, fetch, private, pki):
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
     _, _, logs = private
     gateway = start(simple, relay={"user": "nobody"}, log={"access": logs / "access.log"})
     assert fetch(f"{gateway.admin_url}/readyz") == (200, "ok\n")
-    nobody = pwd.getpwnam("nobody").pw_uid
+    own = pwd.getpwnam("daemon")  # the first of its candidates here that is not the workers'
     (admin,) = [child for child in psutil.Process(gateway.pid).children() if child.pid not in gateway.workers().values()]
-    assert admin.uids() == (nobody, nobody, nobody)
+    assert admin.uids() == (own.pw_uid,) * 3
+    assert admin.gids() == (own.pw_gid,) * 3
+    status = Path(f"/proc/{admin.pid}/status").read_text()
+    assert f"\nGroups:\t{own.pw_gid} \n" in status
+    assert "\nNoNewPrivs:\t1\n" in status
+    assert "\nCapEff:\t0000000000000000\n" in status
     assert "relay.observe.admin" in admin.cmdline()
     assert "cryptography" not in Path(f"/proc/{admin.pid}/maps").read_text()
     for files in (pki.gateway, pki.machine):
