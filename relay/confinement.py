@@ -35,7 +35,7 @@ from relay.landlock import ALL, CHANGE, READ, Files, Rule
 _PR_SET_DUMPABLE = 4
 
 # What an opened library may load later, and what clocks and names need. No secrets are kept there.
-_SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime")
+_SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 # getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve, nis, sss, libvirt, mymachines.
 RESOLVER_FILES = tuple(
@@ -142,7 +142,17 @@ def python_places() -> Iterator[Path]:
     yield from (Path(place) for name in ("stdlib", "platstdlib", "purelib", "platlib") if (place := sysconfig.get_path(name)))
     # A checkout or the current directory may hold anything: of those only our package is Python's.
     yield from (entry for entry in map(Path, sys.path) if entry.name in {"site-packages", "dist-packages"})
+    yield from _imported_places()
     yield from map(Path, _SYSTEM + _DEVICES)
+
+
+def _imported_places() -> Iterator[Path]:
+    """The packages that are imported, wherever they are: they may import more of themselves."""
+    for name, module in list(sys.modules.items()):
+        if "." not in name:
+            for place in list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None)]:
+                if isinstance(place, str):
+                    yield Path(place)
 
 
 def resolver_places() -> Iterator[Path]:

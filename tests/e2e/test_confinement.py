@@ -328,6 +328,32 @@ print(refused(lambda: socket.socket().bind(("127.0.0.1", 0))), refused(lambda: o
     assert (done.stdout.splitlines(), done.stderr) == (["True True True True", f"{known >= 4} {known >= 6}"], "")
 
 
+@only_with_landlock
+def test_libraries_in_a_directory_of_any_name_import_more_of_themselves(tmp_path):
+    """As after `pip install --target vendor`, with PYTHONPATH=vendor."""
+    package = tmp_path / "vendor" / "library"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "late.py").touch()
+    (tmp_path / "vendor" / "key.pem").touch()
+    code = """
+import sys
+from relay.confinement import confine_admin
+import library
+confine_admin(-1)
+import library.late
+try:
+    open(sys.argv[1])
+except PermissionError:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "vendor" / "key.pem")],
+        capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'vendor'}"},
+    )
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
 def test_rules_are_written_as_the_kernel_reads_them():
     """The sizes of struct landlock_ruleset_attr in Linux 5.13, 6.7 and 6.12."""
     sizes = {}

@@ -215,6 +215,20 @@ def test_silent_clients_without_number_keep_nobody_from_being_served(admin):
         wait_until("only the newest are still connected", lambda: len(psutil.Process(admin.process.pid).net_connections("tcp")) <= CONNECTIONS + 1)
 
 
+def test_a_flood_from_one_address_ends_no_connection_of_another(admin):
+    """The scraper's connection is older than all of the flood, and still the flood makes room for itself."""
+    admin.ask("/healthz")
+    with contextlib.ExitStack() as stack:
+        scraper = stack.enter_context(contextlib.closing(http.client.HTTPConnection(*admin.listener.getsockname()[:2], timeout=10)))
+        scraper.request("GET", "/healthz")
+        assert scraper.getresponse().read() == b"ok\n"
+        for _ in range(3 * CONNECTIONS):
+            stack.enter_context(socket.create_connection(admin.listener.getsockname(), timeout=10, source_address=("127.0.0.2", 0)))
+        assert admin.ask("/healthz")[0] == 200
+        scraper.request("GET", "/healthz")
+        assert scraper.getresponse().read() == b"ok\n"
+
+
 def test_a_request_that_does_not_end_is_cut_off(admin):
     with socket.create_connection(admin.listener.getsockname(), timeout=10) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
