@@ -162,7 +162,7 @@ def _describe_large(certificate: Pointer, size: int, fingerprint: bytes) -> Iden
 
 def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
     fields = fields_of(certificate, der)
-    subject, shown, unread = _subject(fields)
+    subject, shown, unread = _subject(certificate, fields)
     names, broken = _alternatives(fields)
     return Identity(
         subject=shown,
@@ -186,12 +186,14 @@ def _or_never(at: float | None, never: float) -> float:
     return never if at is None else at
 
 
-def _subject(fields: Fields) -> tuple[list[Attribute], str, str]:
+def _subject(certificate: Pointer, fields: Fields) -> tuple[list[Attribute], str, str]:
     """The subject's attributes, the same for people, and what cannot be read of it."""
     try:
         attributes = attributes_of(fields.subject)
     except DerError as error:
-        return [], f"(unreadable: {error})", "its subject cannot be read"
+        name = common_name(certificate)
+        shown = f"{f'CN={name} ' if name else ''}(not read: the subject {error})"
+        return [], shown, f"its subject {error}"
     return attributes, render(attributes), ""
 
 

@@ -455,6 +455,15 @@ def cpu_of(work):
     return time.thread_time() - begun
 
 
+def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
+    """A rule by name does not match it: who could say which of a thousand names is meant?"""
+    odd = Odd(subject=name(*[attribute(CN, "alice")] * 200))
+    who = identity.identity_of(pointer_of(make(odd, pki.authority)[0]))
+    assert who.subject == "CN=alice (not read: the subject has more than 128 parts)"
+    assert judge(who, gate(cn=("alice",)), time.time()).reason is Reason.NOT_ALLOWED
+    assert judge(who, gate(fingerprint_sha256=(who.fingerprint,)), time.time()) is None
+
+
 def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_REMEMBERED_BYTES", 40_000)
     identity._known.clear()

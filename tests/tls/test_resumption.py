@@ -198,7 +198,7 @@ def test_connections_to_a_backend_resume(pki, version):
     assert member.session_to_resume(time.time()) is None
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time(), now=0.0)
+        member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
     for _ in range(3):
         with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
             assert meeting.resumed
@@ -211,13 +211,13 @@ def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, vers
     member, context, now_at = member_of(pki), server_context(pki, pki.backend, version), time.time()
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=now_at, now=0.0)
+        member.keep_session(meeting.ssl, resumed=False, now_at=now_at)
     first, until_at = member.session, member.valid_until_at
     for later_s, kept in ((1, True), (RENEW_S + 1, False)):
         with meet_backend(member.target, context, session=member.session_to_resume(now_at + later_s)) as meeting:
             assert meeting.resumed
             backend_says(meeting)
-            member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s, now=0.0)
+            member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s)
         assert (member.session is first) is kept
     # The chain was verified when the first began: a renewal makes nothing valid longer.
     assert member.valid_until_at == until_at
@@ -235,7 +235,7 @@ def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(p
     member = member_of(pki, backend_ca=root.write(tmp_path / "root.pem"))
     with meet_backend(member.target, server_context(pki, pki.write(issued), version)) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=time.time(), now=0.0)
+        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
     end_at = until[shortest].timestamp()
     assert member.valid_until_at == end_at
     assert member.session_to_resume(end_at - 1) is not None
@@ -252,7 +252,7 @@ def test_a_backend_that_gives_no_ticket_costs_a_full_handshake_and_nothing_else(
         with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
             assert meeting.reason == "done"
             backend_says(meeting)
-            member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time(), now=0.0)
+            member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
 
 
 @both_versions
@@ -260,7 +260,7 @@ def test_a_backend_that_was_restarted_refuses_the_old_session_and_is_verified_an
     member = member_of(pki)
     with meet_backend(member.target, server_context(pki, pki.backend, version)) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=time.time(), now=0.0)
+        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
     for files, reason in ((pki.backend, "done"), (pki.backend_wrong_name, "backend_wrong_name"), (pki.backend_foreign, "backend_unknown_ca")):
         with meet_backend(member.target, server_context(pki, files, version), session=member.session_to_resume(time.time())) as meeting:
             assert (meeting.reason, meeting.resumed) == (reason, False)
