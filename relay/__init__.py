@@ -90,6 +90,7 @@ MAP = {
     "relay.observe.scoreboards": "all generations' counters, as the supervisor keeps them",
     "relay.observe.totals": "what the dead have counted",
     "relay.observe.reading": "a consistent copy of it all",
+    "relay.observe.views": "hands it to the admin process",
     "relay.observe.metrics": "the scoreboard for Prometheus",
     "relay.observe.admin": "the admin process",
     "relay.observe.balancer_manager": "the page for operators",

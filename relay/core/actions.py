@@ -1,4 +1,6 @@
-"""What the supervisor's plan may ask to be done, one value each. `core.fleet.plan` makes them, `supervisor.fleet` carries them out.
+"""What the supervisor's plan may ask to be done, one value each.
+
+`core.fleet.plan` makes them, `supervisor.fleet` carries them out.
 
 Never: does anything.
 """

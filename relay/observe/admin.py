@@ -37,8 +37,9 @@ from relay.observe.balancer_manager import API, BalancerManager
 from relay.observe.gate import RefusedError
 from relay.observe.link import Link
 from relay.observe.metrics import RelayCollector, read_facts
-from relay.observe.reading import Reader, Snapshot
+from relay.observe.reading import Snapshot
 from relay.observe.scoreboard import PHASE_SERVING, monotonic_ms
+from relay.observe.views import Reader
 
 STALE_MS = 10_000
 # Scrapers and probes are few; more connections than this are a mistake or an attack: the one that has been silent longest makes room.

@@ -27,8 +27,8 @@ from relay.observe.gate import Gate, RefusedError, Settings
 from relay.observe.link import Link
 from relay.observe.metrics import read_facts
 from relay.observe.pools import backends_reply
-from relay.observe.reading import Reader
 from relay.observe.shown import FILTERS
+from relay.observe.views import Reader
 
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
 BODY_BYTES = 4096

@@ -1,9 +1,13 @@
-"""Which cell of a row, or of the shared states, belongs to which series: one layout per generation.
+"""Which cell of a row, or of the shared states, belongs to which series.
 
-    row       reserved cells, the gauges of every thing, the counters of every thing; kinds in the order of `names.KINDS`
-    states    one block of cells per thing that has states; where it is, `observe.states` decides
+Each generation has its own layout:
 
-A cell is computed from the number of its thing, so a layout of thousands of backends is made in milliseconds.
+    row       reserved cells, the gauges of every thing, the counters of every thing;
+              kinds are in the order of `names.KINDS`
+    states    one block of cells per thing that has states; `observe.states` decides where
+
+A cell is computed from the number of its thing, so a layout of thousands of backends is
+made in milliseconds.
 
 Never: holds a value.
 """
@@ -25,7 +29,9 @@ Group = Literal["gauges", "counters", "states"]
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the series of one name are, for each thing of a kind; the offset depends on the labels that the thing does not give."""
+    """Where the series of one name are, for each thing of a kind; the offset depends on
+    the labels that the thing does not give.
+    """
 
     kind: Kind
     group: Group
@@ -39,7 +45,9 @@ def _places() -> Iterator[tuple[str, _Place]]:
         for group in groups:
             series: tuple[Series, ...] = getattr(kind, group)
             for name in dict.fromkeys(one.name for one in series):
-                offsets = {one.labels: offset for offset, one in enumerate(series) if one.name == name}
+                offsets = {
+                    one.labels: offset for offset, one in enumerate(series) if one.name == name
+                }
                 yield name, _Place(kind, group, len(series), offsets)
 
 
@@ -62,12 +70,17 @@ class Span:
 
 
 class Layout:
-    """The cells of one generation. `bases` says for each kind where the block of each thing's states begins."""
+    """The cells of one generation.
+
+    `bases` says for each kind where the block of each thing's states begins.
+    """
 
     def __init__(self, things: Things, bases: Mapping[str, Sequence[int]]) -> None:
         self.things = things
         self.bases = bases
-        self._numbers = {name: {key: number for number, key in enumerate(keys)} for name, keys in things.items()}
+        self._numbers = {
+            name: {key: number for number, key in enumerate(keys)} for name, keys in things.items()
+        }
         self.gauges = tuple(_spans(things, "gauges", RESERVED_CELLS))
         self.gauges_end = self.gauges[-1].stop
         self.counters = tuple(_spans(things, "counters", self.gauges_end))
@@ -78,7 +91,9 @@ class Layout:
         }
 
     def cell(self, name: str, *labels: str) -> int:
-        """The cell of a series: in a row, or among the states when it is one. Raises KeyError when this generation has none."""
+        """The cell of a series: in a row, or among the states when it is one. Raises
+        KeyError when this generation has none.
+        """
         place = _PLACES[name]
         kind = place.kind
         number = self._numbers[kind.name][labels[: kind.key]]

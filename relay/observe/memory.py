@@ -1,7 +1,8 @@
 """Shared memory that only the process that made it, and those forked with it, can write.
 
-Each piece is an anonymous file, mapped once by its maker and then sealed. Nobody can shorten it, so no reader dies of SIGBUS.
-Nobody can map or write it anew, whatever descriptor they hold; so a process writes what it has inherited, and nothing else.
+Each piece is an anonymous file, mapped once by its maker and then sealed. Nobody can
+shorten it, so no reader dies of SIGBUS. Nobody can map or write it anew, whatever
+descriptor they hold. So a process writes what it has inherited, and nothing else.
 
 Never: knows what is in it.
 """
@@ -14,9 +15,11 @@ import mmap
 import os
 from typing import Any
 
-# Not in the module fcntl of Python 3.11. Linux 5.1: what is mapped may be written, nothing else can be.
+# Not in the module fcntl of Python 3.11. Linux 5.1: what is mapped may be written,
+# nothing else can be.
 F_SEAL_FUTURE_WRITE = 0x0010
-# Not in the module os of Python 3.11. Linux 6.3; a machine may demand it (vm.memfd_noexec).
+# Not in the module os of Python 3.11. Linux 6.3; a machine may demand it
+# (vm.memfd_noexec).
 MFD_NOEXEC_SEAL = 0x0008
 
 CELL_BYTES = 8
@@ -25,7 +28,10 @@ Cells = Any  # memoryview of format "q"; typed Any because typeshed makes indexi
 
 
 class Memory:
-    """Zeroed cells, writable for us and for children that inherit them. `fd` is a descriptor for readers."""
+    """Zeroed cells, writable for us and for children that inherit them.
+
+    `fd` is a descriptor for readers.
+    """
 
     __slots__ = ("_map", "cells", "fd")
 
@@ -41,20 +47,28 @@ class Memory:
         self.cells: Cells = memoryview(self._map).cast("q")
 
     def inherit(self, *, wanted: bool) -> None:
-        """Whether the next child has it in its memory. One that has not would crash if it tried to use it."""
+        """Whether the next child has it in its memory.
+
+        One that has not would crash if it tried to use it.
+        """
         self._map.madvise(mmap.MADV_DOFORK if wanted else mmap.MADV_DONTFORK)
 
     def close(self) -> None:
         """Give it up. The kernel takes it back when no process uses it any more."""
         os.close(self.fd)
         self.fd = -1
-        with contextlib.suppress(BufferError):  # a part of it is still in somebody's hand: it goes when that goes
+        with contextlib.suppress(
+            BufferError
+        ):  # a part of it is still in somebody's hand: it goes when that goes
             self.cells.release()
             self._map.close()
 
 
 class Writing:
-    """A file of bytes for readers, complete and unchangeable. `fd` is a descriptor for readers."""
+    """A file of bytes for readers, complete and unchangeable.
+
+    `fd` is a descriptor for readers.
+    """
 
     __slots__ = ("fd",)
 

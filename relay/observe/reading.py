@@ -1,19 +1,17 @@
-"""Reads what all generations have counted, consistently, from descriptors that cannot be written.
+"""Reads what all generations have counted, from descriptors that cannot be written.
 
-The supervisor changes totals, rows and names under a sequence number: it is odd while that lasts. A reader copies everything
-and takes the copy when the number was even before and is the same afterwards. Names come in a catalogue, one per view. A new
-view is sent to the admin process as a message of descriptors, see `Reader`.
+The supervisor changes totals, rows and names under a sequence number: it is odd while that
+lasts. A reader copies everything, and takes the copy when the number was even before and
+is the same afterwards. Names come in a catalogue, one per view. A new view is sent to the
+admin process as a message of descriptors, see `observe.views`.
 
 Never: writes; believes a cell that a worker can write.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
-import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,27 +20,45 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from relay.errors import RelayError
-from relay.observe.layout import CPU_US, GENERATION, HEARTBEAT_MS, PHASE, PID, RESERVED_CELLS, RESIDENT_BYTES, SLOT, Layout, name_series
+from relay.observe.layout import (
+    CPU_US,
+    GENERATION,
+    HEARTBEAT_MS,
+    PHASE,
+    PID,
+    RESERVED_CELLS,
+    RESIDENT_BYTES,
+    SLOT,
+    Layout,
+    name_series,
+)
 from relay.observe.memory import CELL_BYTES, read_all
 from relay.observe.names import HOST, KINDS, Key, Series
-from relay.observe.scoreboard import CHECKER_SLOT, HEADER_CELLS, PHASE_DRAINING, PHASE_FREE, PHASE_STARTING, monotonic_ms
+from relay.observe.scoreboard import (
+    CHECKER_SLOT,
+    HEADER_CELLS,
+    PHASE_DRAINING,
+    PHASE_FREE,
+    PHASE_STARTING,
+    monotonic_ms,
+)
 from relay.observe.totals import COUNTED, add_counters, runs_of
 
 MAGIC = 0x52454C41590002
 HEAD_CELLS = 8
 SEQUENCE, VIEW, SUPERVISOR_BEAT = 1, 2, 3  # cell 0 is the magic number
 
-MESSAGE_BYTES = 16
-MOST_DESCRIPTORS = 250
 PATIENCE_S = 1.0
-_RETRY_S = 0.0005  # the writer holds it for microseconds
 _MOST_SLOTS = 4096
 _LARGEST_PID = (1 << 31) - 1
 _FUTURE_MS = 1000  # a heartbeat that is later than this from now is none
 
 
 class WorkerRow(NamedTuple):
-    """What a worker says of itself. It may say anything, so numbers that cannot be are zero."""
+    """What a worker says of itself.
+
+    It may say anything, so numbers that cannot be are zero.
+    """
 
     heartbeat_ms: int
     pid: int
@@ -55,7 +71,7 @@ class WorkerRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One consistent reading: the catalogue's facts, and every series' value over totals and living workers.
+    """One consistent reading: facts, and every series' value over totals and living workers.
 
     `shared` are the states of the generation that serves.
     """
@@ -91,7 +107,11 @@ class _Generation:
         self.number: int = found["number"]
         self.rows: int = found["rows"]
         self.layout = layout = Layout(things, found["bases"])
-        self.gauges = [one for span in layout.gauges for one in name_series(span.kind.gauges, things.get(span.kind.name, ()))]
+        self.gauges = [
+            one
+            for span in layout.gauges
+            for one in name_series(span.kind.gauges, things.get(span.kind.name, ()))
+        ]
 
     def rows_of(self, fd: int) -> Iterator[array[int]]:
         """The rows that are not empty."""
@@ -117,7 +137,9 @@ class _Generation:
 
 
 class Known:
-    """What a reader has understood already: generations do not change, and totals only get more names."""
+    """What a reader has understood already: generations do not change, and totals only
+    get more names.
+    """
 
     def __init__(self) -> None:
         self._generations: dict[bytes, _Generation] = {}
@@ -127,7 +149,9 @@ class Known:
 
     def generations(self, lines: Sequence[bytes]) -> list[_Generation]:
         """As their lines in the catalogue say."""
-        self._generations = {line: self._generations.get(line) or _Generation(line) for line in lines}
+        self._generations = {
+            line: self._generations.get(line) or _Generation(line) for line in lines
+        }
         return list(self._generations.values())
 
     def learn_names(self, lines: Sequence[bytes]) -> None:
@@ -149,7 +173,10 @@ class View:
         try:
             self._understand(sources, known)
         except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
-            raise RelayError(f"the supervisor's catalogue of counters cannot be read: {error!r}; restart the relay") from None
+            raise RelayError(
+                f"the supervisor's catalogue of counters cannot be read: {error!r}; "
+                "restart the relay"
+            ) from None
 
     def _understand(self, sources: Sources, known: Known) -> None:
         header, lasting, *lines = read_all(sources.catalogue).splitlines()
@@ -161,9 +188,15 @@ class View:
         self._generations = known.generations(lines[: len(pieces)])
         self._series = {name: list(series) for name, series in known.series.items()}
         ends = list(accumulate(pieces))
-        self._segments = [sources.segments[end - count : end] for count, end in zip(pieces, ends, strict=True)]
+        self._segments = [
+            sources.segments[end - count : end] for count, end in zip(pieces, ends, strict=True)
+        ]
         self._runs = [
-            [(span, runs_of(one.layout.things[span.kind.name], known.numbers[span.kind.name])) for span in one.layout.counters if span.count]
+            [
+                (span, runs_of(one.layout.things[span.kind.name], known.numbers[span.kind.name]))
+                for span in one.layout.counters
+                if span.count
+            ]
             for one in self._generations
         ]
         serving = [one for one in self._generations if one.number == self._facts.get("generation")]
@@ -174,9 +207,15 @@ class View:
         """A consistent copy, or None and why there was none just now."""
         before = self._head()
         if before[SEQUENCE] % 2:
-            return None, "the scoreboard stays locked; the supervisor seems to have died while writing it"
+            return (
+                None,
+                "the scoreboard stays locked; the supervisor seems to have died while writing it",
+            )
         if before[VIEW] != self.number:
-            return None, "the supervisor has not said where its newest counters are; look at its log"
+            return (
+                None,
+                "the supervisor has not said where its newest counters are; look at its log",
+            )
         snapshot = self._copy(before[SUPERVISOR_BEAT])
         if self._head()[SEQUENCE] != before[SEQUENCE]:
             return None, "the scoreboard changes faster than it can be read"
@@ -196,11 +235,17 @@ class View:
             sums[name], totals = totals[: len(series)].tolist(), totals[len(series) :]
         values: dict[Series, int] = {}
         workers: list[WorkerRow] = []
-        for generation, segments, runs in zip(self._generations, self._segments, self._runs, strict=True):
+        for generation, segments, runs in zip(
+            self._generations, self._segments, self._runs, strict=True
+        ):
             gauges = [0] * len(generation.gauges)
             for row in (row for fd in segments for row in generation.rows_of(fd)):
                 gauges = add_counters(gauges, row[RESERVED_CELLS : generation.layout.gauges_end])
-                for span, found in ((span, run.cells(span.width)) for span, runs_of_kind in runs for run in runs_of_kind):
+                for span, found in (
+                    (span, run.cells(span.width))
+                    for span, runs_of_kind in runs
+                    for run in runs_of_kind
+                ):
                     ours, theirs = found
                     kind = sums[span.kind.name]
                     kind[ours] = add_counters(kind[ours], row[span.start : span.stop][theirs])
@@ -237,50 +282,3 @@ def _workers(row: array[int]) -> Iterator[WorkerRow]:
         max(0, row[CPU_US]),
         max(0, row[RESIDENT_BYTES]),
     )
-
-
-class Reader:
-    """The admin process's end: each message is a view, as descriptors; the newest counts. `fd` is a socket of messages."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._socket.setblocking(False)
-        self._view: View | None = None
-        self._known = Known()
-
-    def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
-        """A consistent copy. Raises RelayError when there is none in time."""
-        deadline = time.monotonic() + timeout_s
-        why = "the supervisor has not said where its counters are"
-        while True:
-            self._receive()
-            if self._view is not None:
-                snapshot, why = self._view.read()
-                if snapshot is not None:
-                    return snapshot
-            if time.monotonic() > deadline:
-                raise RelayError(why)
-            time.sleep(_RETRY_S)
-
-    def _receive(self) -> None:
-        """Take what has come; of several views only the last one."""
-        newest: Sources | None = None
-        with contextlib.suppress(OSError):
-            while True:
-                data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
-                if not data or len(fds) < len(Sources._fields) - 1:
-                    for fd in fds:  # a message that was cut, because we have too many files open
-                        os.close(fd)
-                    break
-                if newest is not None:
-                    newest.close()
-                newest = Sources(fds[0], fds[1], fds[2], fds[3], tuple(fds[4:]))
-        if newest is not None:
-            try:
-                view = View(newest, self._known)
-            except RelayError:
-                newest.close()
-                raise
-            before, self._view = self._view, view
-            if before is not None:
-                before.close()

@@ -1,12 +1,17 @@
-"""Counters and states as a worker and the checker of one generation have them: shared memory, eight-byte cells, one writer per cell.
+"""Counters and states as a worker and the checker of one generation have them.
+
+Shared memory, eight-byte cells, one writer per cell:
 
     header    whether the generation is over
-    rows      one per living worker and one for the checker, each written by its process alone; a row of nobody is zero
-    states    what all generations share, plain stores of any process: see `observe.states`
+    rows      one per living worker and one for the checker, each written by its process
+              alone; a row that no process has is zero
+    states    what all generations share, plain stores of any process: `observe.states`
 
-When no row is free another piece of memory with rows is added, so there is always one. `observe.scoreboards` has all generations.
+When no row is free another piece of memory with rows is added, so there is always one.
+`observe.scoreboards` has all generations.
 
-Never: knows what a key, a socket or a metric format is; trusts a cell: any process of the generation may have written it.
+Never: knows what a key, a socket or a metric format is; trusts a cell, because any process
+of the generation may have written it.
 """
 
 from __future__ import annotations
@@ -14,7 +19,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from relay.observe.layout import CPU_US, GENERATION, HEARTBEAT_MS, PHASE, PID, RESIDENT_BYTES, SLOT, Layout
+from relay.observe.layout import (
+    CPU_US,
+    GENERATION,
+    HEARTBEAT_MS,
+    PHASE,
+    PID,
+    RESIDENT_BYTES,
+    SLOT,
+    Layout,
+)
 from relay.observe.memory import Cells, Memory, map_for_reading
 from relay.observe.states import States
 
@@ -43,7 +57,8 @@ __all__ = [
 ]
 
 HEADER_CELLS = 8
-# The first cell of the header. OVERRUN: too many generations have come after it, and its sessions are ended.
+# The first cell of the header. OVERRUN: too many generations have come after it, and
+# its sessions are ended.
 LIVING, OVERRUN, OVER = range(3)
 SHARED_ROW = -1
 PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
@@ -71,7 +86,10 @@ class _Other:
 
 
 class Scoreboard:
-    """The cells of one generation. Made in the supervisor; its workers and its checker inherit it."""
+    """The cells of one generation.
+
+    Made in the supervisor; its workers and its checker inherit it.
+    """
 
     def __init__(self, number: int, layout: Layout, states: States, slots: int) -> None:
         self.number = number
@@ -84,7 +102,9 @@ class Scoreboard:
         self._add_rows()
 
     def _add_rows(self) -> None:
-        self.segments.append(Memory(f"relay-generation-{self.number}", HEADER_CELLS + self.rows * self.layout.cells))
+        self.segments.append(
+            Memory(f"relay-generation-{self.number}", HEADER_CELLS + self.rows * self.layout.cells)
+        )
 
     # Supervisor only.
 
@@ -94,7 +114,10 @@ class Scoreboard:
         return len(self._leased)
 
     def lease(self, slot: int) -> int:
-        """A free row, marked as starting. Raises OSError when the machine has no memory for more."""
+        """A free row, marked as starting.
+
+        Raises OSError when the machine has no memory for more.
+        """
         row = 0
         while row in self._leased:
             row += 1
@@ -103,7 +126,12 @@ class Scoreboard:
         self._leased.add(row)
         cells = self.row(row)
         cells[HEARTBEAT_MS] = monotonic_ms()
-        cells[PID], cells[SLOT], cells[GENERATION], cells[PHASE] = 0, slot, self.number, PHASE_STARTING
+        cells[PID], cells[SLOT], cells[GENERATION], cells[PHASE] = (
+            0,
+            slot,
+            self.number,
+            PHASE_STARTING,
+        )
         return row
 
     def release(self, row: int) -> None:
@@ -119,7 +147,9 @@ class Scoreboard:
     # Any process of the generation.
 
     def row(self, row: int) -> Cells:
-        """The cells of one row: `cells[i] += n` is the whole cost of counting. SHARED_ROW is the states."""
+        """The cells of one row: `cells[i] += n` is the whole cost of counting.
+        SHARED_ROW is the states.
+        """
         if row == SHARED_ROW:
             return self.states.cells
         segment, number = divmod(row, self.rows)
@@ -127,7 +157,9 @@ class Scoreboard:
         return self.segments[segment].cells[start : start + self.layout.cells]
 
     def columns(self, name: str, *labels: str) -> list[Cells]:
-        """A series in the rows of all workers, also those of the generations before, to be added up."""
+        """A series in the rows of all workers, also those of the generations before, to
+        be added up.
+        """
         found = _columns(self.layout, [segment.cells for segment in self.segments], name, labels)
         for other in self._others:
             found += _columns(other.layout, other.segments, name, labels)
@@ -135,22 +167,33 @@ class Scoreboard:
 
     @property
     def overrun(self) -> bool:
-        """Whether our sessions are ended because too many generations have come after ours."""
+        """Whether our sessions are ended because too many generations have come after
+        ours.
+        """
         return bool(self.segments[0].cells[0] == OVERRUN)
 
     def look_at(self, other: Scoreboard) -> None:
-        """Have the rows of another generation in `columns`. In a child, while it has the descriptors. Raises OSError."""
-        self._others.append(_Other(other.layout, tuple(map_for_reading(segment.fd) for segment in other.segments)))
+        """Have the rows of another generation in `columns`.
+
+        In a child, while it has the descriptors. Raises OSError.
+        """
+        self._others.append(
+            _Other(other.layout, tuple(map_for_reading(segment.fd) for segment in other.segments))
+        )
 
     def forget_ended(self) -> bool:
-        """Let go of generations that are over; whether there were any. What `columns` has given before must go, too."""
+        """Let go of generations that are over; whether there were any. What `columns`
+        has given before must go, too.
+        """
         living = [other for other in self._others if other.segments[0][0] != OVER]
         changed = len(living) < len(self._others)
         self._others = living
         return changed
 
 
-def _columns(layout: Layout, segments: list[Cells] | tuple[Cells, ...], name: str, labels: tuple[str, ...]) -> list[Cells]:
+def _columns(
+    layout: Layout, segments: list[Cells] | tuple[Cells, ...], name: str, labels: tuple[str, ...]
+) -> list[Cells]:
     try:
         cell = layout.cell(name, *labels)
     except KeyError:

@@ -1,7 +1,9 @@
-"""The cells that all generations share: whether a backend has failed or is healthy, operators' overrides, where host names lead.
+"""The cells that all generations share.
 
-A thing that two generations have is one block of cells for both, so old workers see what the new checker finds. A block is
-free again when no generation has its thing any more.
+They say whether a backend has failed or is healthy, what operators have changed, and where
+host names lead. A thing that two generations have is one block of cells for both, so old
+workers see what the new checker finds. A block is free again when no generation has its
+thing any more.
 
 Never: is added to, except for the two versions.
 """
@@ -13,22 +15,30 @@ from collections.abc import Mapping, Sequence
 from relay.observe.memory import Cells, Memory
 from relay.observe.names import KINDS, Key, Things
 
-FIRST_CELLS = 1 << 19  # 4 MB, of which only what is used takes memory: 100,000 backends by address, or 16,000 by name
-# A longer wait than any configuration can ask for is none: the cell was not written by a worker in its right mind.
+FIRST_CELLS = (
+    1 << 19
+)  # 4 MB, of which only what is used takes memory: 100,000 backends by address, or 16,000 by name
+# A longer wait than any configuration can ask for is none: the cell was not written by
+# a worker in its right mind.
 MOST_RETRY_MS = 31_536_000_000
 _RESERVED = 8
 _HALF = 1 << 63
 
 
 class States:
-    """One shared memory with its blocks. Made large; when it is full all the same, a larger one takes over."""
+    """One shared memory with its blocks.
+
+    Made large; when it is full all the same, a larger one takes over.
+    """
 
     def __init__(self, cells: int = FIRST_CELLS) -> None:
         self._memory = Memory("relay-states", cells)
         self._capacity = cells
         self._next = _RESERVED
         self._free: dict[int, list[int]] = {}
-        self._blocks: dict[str, dict[Key, list[int]]] = {name: {} for name in _WIDTHS}  # base, number of users
+        self._blocks: dict[str, dict[Key, list[int]]] = {
+            name: {} for name in _WIDTHS
+        }  # base, number of users
         self.users = 0
 
     @property
@@ -58,10 +68,17 @@ class States:
     def take(self, things: Things) -> Mapping[str, Sequence[int]]:
         """A block for each thing that has states; where they begin, by kind."""
         self.users += 1
-        return {name: self._take(name, things.get(name, ()), width) for name, width in _WIDTHS.items()}
+        return {
+            name: self._take(name, things.get(name, ()), width) for name, width in _WIDTHS.items()
+        }
 
     def _take(self, name: str, keys: Sequence[Key], width: int) -> list[int]:
-        blocks, cells, free, bases = self._blocks[name], self.cells, self._free.setdefault(width, []), []
+        blocks, cells, free, bases = (
+            self._blocks[name],
+            self.cells,
+            self._free.setdefault(width, []),
+            [],
+        )
         for key in keys:
             block = blocks.get(key)
             if block is None:
@@ -130,6 +147,8 @@ def is_waiting(until_ms: float, now_ms: int) -> bool:
 
 
 def bump(cells: Cells, cell: int) -> None:
-    """One more, also after the largest number that fits: what another process wrote there may be anything."""
+    """One more, also after the largest number that fits: what another process wrote
+    there may be anything.
+    """
     value = cells[cell] + 1
     cells[cell] = value if value < _HALF else -_HALF

@@ -1,6 +1,7 @@
-"""What ended workers have counted: it only grows, whatever names come and go with the configurations.
+"""What ended workers have counted.
 
-Every thing that was ever counted keeps its place, so a backend that comes back goes on where it was.
+Totals only grow, whatever names come and go with the configurations. Every thing that was
+ever counted keeps its place, so a backend that comes back goes on where it was.
 
 Never: believes a worker's cell: nothing that is in one can lower a total, or fail.
 """
@@ -27,7 +28,9 @@ class Totals:
         self._numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
         self._values: dict[str, array[int]] = {name: array("q") for name in COUNTED}
         self.names = bytearray()
-        """For readers: JSON lines, each with a kind and the things of it that were added at a time."""
+        """For readers: JSON lines, each with a kind and the things of it that were
+        added at a time.
+        """
 
     @property
     def cells(self) -> int:
@@ -62,7 +65,10 @@ class Totals:
             for run in runs_of(layout.things[span.kind.name], numbers):
                 ours, theirs = run.cells(span.width)
                 added = add_counters(values[ours], found[theirs])
-                values[ours] = array("q", added if max(added) <= LARGEST else [min(value, LARGEST) for value in added])
+                values[ours] = array(
+                    "q",
+                    added if max(added) <= LARGEST else [min(value, LARGEST) for value in added],
+                )
 
     def tobytes(self) -> bytes:
         """All values, kind by kind."""
@@ -92,7 +98,9 @@ class Run(NamedTuple):
 
 
 def runs_of(keys: Sequence[Key], numbers: Mapping[Key, int]) -> list[Run]:
-    """A generation's things of one kind as runs: a few, since a reload leaves most things in their order."""
+    """A generation's things of one kind as runs: a few, since a reload leaves most
+    things in their order.
+    """
     found: list[Run] = []
     began_at, first, after = 0, -1, -1
     for number, key in enumerate(keys):

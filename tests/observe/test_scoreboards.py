@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from relay.errors import RelayError
 from relay.observe.memory import F_SEAL_FUTURE_WRITE, Memory, Writing, map_for_reading, read_all
 from relay.observe.names import BACKEND, CHECKED_BACKEND, HEALTH, HOST, KINDS, RELAY, ROUTE, SLOT, SLOT_CPU_US, Series
-from relay.observe.reading import VIEW, Reader
+from relay.observe.reading import VIEW
 from relay.observe.scoreboard import SPARE_ROWS
 from relay.observe.scoreboards import Scoreboards
 from relay.observe.totals import LARGEST, runs_of
+from relay.observe.views import Reader
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 CONNECTIONS = "relay_connections_total"
