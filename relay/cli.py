@@ -119,7 +119,8 @@ commands.add_command(backend)
 
 @commands.command()
 @config_option
-def start(config_file: Path | None) -> int:
+@click.option("--strict", is_flag=True, help="Refuse what would only disable a route, a pool or a backend, now and at every reload.")
+def start(config_file: Path | None, *, strict: bool) -> int:
     """Run the relay in the foreground."""
     path = find_config(config_file)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs: the traceback says where.
@@ -127,7 +128,7 @@ def start(config_file: Path | None) -> int:
     _load_openssl()
     from relay.supervisor.main import run
 
-    return run(path)
+    return run(path, strict=strict)
 
 
 @commands.command()
@@ -197,6 +198,9 @@ def status(config_file: Path | None) -> int:
     else:
         for row in rows:
             click.echo("worker " + " ".join(f"{column}={value}" for column, value in zip(columns, row, strict=True)))
+    for thing in reply.get("disabled", ()):
+        parent = f"{thing['parent']}/" if thing["parent"] else ""
+        click.echo(f"{thing['kind']} {parent}{thing['name']} is disabled: {thing['why']}")
     for slot in waiting:
         what = "is parked" if slot["parked"] else "has no worker"
         # None when the last one could not even be forked.

@@ -94,6 +94,7 @@ class Reason(Word):
     # The backend.
     NO_BACKEND = "no_backend"
     CONNECTING_LIMIT = "connecting_limit"
+    BACKEND_UNRESOLVED = "backend_unresolved"
     BACKEND_REFUSED = "backend_refused"
     BACKEND_UNREACHABLE = "backend_unreachable"
     BACKEND_TIMEOUT = "backend_timeout"
@@ -116,6 +117,8 @@ class Reason(Word):
     BACKEND_DOWN = "backend_down"
 
     # Us.
+    ROUTE_DISABLED = "route_disabled"
+    POOL_DISABLED = "pool_disabled"
     NO_RESOURCES = "no_resources"
     INTERNAL_ERROR = "internal_error"
 
@@ -170,6 +173,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.ALERT_OTHER: "the client ended the connection with the alert in the detail; see its log",
     Reason.NO_BACKEND: "no backend of the pool could be tried; see the pool's earlier failures",
     Reason.CONNECTING_LIMIT: "as many clients as the pool's max_connecting allows wait for its backends; find out why these are slow, or raise max_connecting",
+    Reason.BACKEND_UNRESOLVED: "the backend's host name has no address; see whether the resolver of this machine answers: getent ahosts NAME, and correct address if the name is wrong",
     Reason.BACKEND_REFUSED: "nothing listens at the backend's address; start it, or correct address",
     Reason.BACKEND_UNREACHABLE: "the network says the backend cannot be reached; check address, routes and firewalls",
     Reason.BACKEND_TIMEOUT: "the backend did not accept the connection within timeouts.connect_s",
@@ -190,6 +194,8 @@ REMEDIES: dict[Reason, str] = {
     Reason.BACKEND_TLS_ERROR: "the backend broke the TLS protocol; the detail is OpenSSL's word for it",
     Reason.BACKEND_ALERT_OTHER: "the backend ended the connection with the alert in the detail; see its log",
     Reason.BACKEND_DOWN: "the health checks found that this session's backend is down, and the pool's on_down is close",
+    Reason.ROUTE_DISABLED: "the route cannot work, so its clients are refused with the alert internal_error; renew the file that the detail names: the relay sees it by itself",
+    Reason.POOL_DISABLED: "the route's pool cannot work, so its clients are refused with the alert internal_error; renew the file that the detail names: the relay sees it by itself",
     Reason.NO_RESOURCES: "this machine gave no file descriptor, memory or local port for a connection; raise LimitNOFILE, MemoryMax or net.ipv4.ip_local_port_range, or lower limits.connections",
     Reason.INTERNAL_ERROR: "a bug in the relay; please report it with the message and the traceback in the log",
 }

@@ -17,7 +17,7 @@ from relay.checker.plan import Plan, Result
 from relay.checker.probes import Probe
 from relay.config.model import Health
 from relay.core.health import Change, Check, Rules, State, Verdict, judge, next_check_at
-from relay.errors import Reason
+from relay.errors import REMEDIES, Reason
 from relay.observe.addresses import Addresses
 from relay.observe.names import BACKEND_NOT_AFTER_S, CHECK_RESULTS, HEALTH, HEALTH_DOWN, HEALTH_UNKNOWN, HEALTH_UP, HEALTH_VERSION, RETURNED_AT_MS
 from relay.observe.outages import Outage
@@ -74,8 +74,18 @@ class Watch:
 
     def _begin(self) -> None:
         places = self._addresses.places()
+        if not places:
+            self._on_end(self._without_address())
+            return
         first = self._good_place if self._good_place < len(places) else 0
         Probe(self.target, self._plan, places, first, selector=self._around.selector, at=self._around.at, on_end=self._on_end).begin()
+
+    def _without_address(self) -> Result:
+        now = time.monotonic()
+        reason = Reason.BACKEND_UNRESOLVED
+        what = "its host name has no address"
+        address = self.target.address
+        return Result("connect_failed", reason, what, REMEDIES[reason], now, now, address=address)
 
     def _on_end(self, result: Result) -> None:
         around = self._around

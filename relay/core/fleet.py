@@ -60,6 +60,7 @@ class Rules:
     park_s: float = 60
     start_timeout_s: float = 30
     old_generations: int = 8  # that may drain at once
+    recheck_s: float = 15  # how often the files of disabled routes and pools are looked at
     handover_s: float = 2  # a worker stops accepting within milliseconds of being told to; a reload waits no longer for one that does not
 
 

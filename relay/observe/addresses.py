@@ -77,14 +77,14 @@ def _address(cells: Sequence[int]) -> Ip | None:
 
 
 class Addresses:
-    """Where a backend can be reached now. `configured` is where its address led when the configuration was loaded."""
+    """Where a backend can be reached now. `configured` is where its address led when the configuration was loaded, (0, ()) where it led nowhere."""
 
     __slots__ = ("_configured", "_first", "_places", "_port", "_sequence", "_shared")
 
     def __init__(self, address: str, configured: Place, layout: Layout, shared: Cells) -> None:
         host, self._port = parse_address(address)
         self._configured = configured
-        self._places: tuple[Place, ...] = (configured,)
+        self._places: tuple[Place, ...] = (configured,) if configured[1] else ()
         self._first = -1 if is_ip(host) else cell_of(layout, host)
         self._sequence = 0
         self._shared = shared
@@ -95,7 +95,7 @@ class Addresses:
         return self._first >= 0
 
     def places(self) -> tuple[Place, ...]:
-        """All places, one at least, in the resolver's order."""
+        """All places, in the resolver's order; none while the name has never been found."""
         first = self._first
         if first >= 0 and self._shared[first] != self._sequence:
             self._refresh()
@@ -107,7 +107,7 @@ class Addresses:
         if found is None or self._shared[self._first] != sequence:
             return  # in the middle of a change: what we have does until the next connection
         self._sequence = sequence
-        self._places = tuple(self._place(*ip) for ip in found) or (self._configured,)
+        self._places = tuple(self._place(*ip) for ip in found) or ((self._configured,) if self._configured[1] else ())
 
     def _place(self, host: str, scope: int) -> Place:
         return (socket.AF_INET6, (host, self._port, 0, scope)) if ":" in host else (socket.AF_INET, (host, self._port))

@@ -36,7 +36,7 @@ from relay.observe import messages
 from relay.observe.balancer_manager import API, BalancerManager
 from relay.observe.gate import RefusedError
 from relay.observe.link import Link
-from relay.observe.metrics import RelayCollector, read_facts
+from relay.observe.metrics import RelayCollector, read_facts, routes_disabled
 from relay.observe.reading import Snapshot
 from relay.observe.scoreboard import PHASE_SERVING, monotonic_ms
 from relay.observe.views import Reader
@@ -78,6 +78,9 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     age_ms = now_ms - max(serving)
     if age_ms >= STALE_MS:
         return f"none of {len(serving)} serving workers has given a sign of life for {age_ms // 1000} s; look at the relay's log"
+    routes = list(routes_disabled(read_facts(snapshot)).values())
+    if routes and all(routes):
+        return f"every route is disabled: {routes[0]}"
     return ""
 
 

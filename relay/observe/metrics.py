@@ -35,8 +35,17 @@ class CertificateFact(TypedDict):
     not_after: float
 
 
+class DisabledFact(TypedDict):
+    """A route, pool or backend that cannot work: `parent` is the route's listener, the backend's pool, "" for a pool."""
+
+    kind: Literal["route", "pool", "backend"]
+    parent: str
+    name: str
+    why: str
+
+
 class Facts(TypedDict):
-    """What the supervisor publishes beside the cells. `started_at` is Unix seconds."""
+    """`routes` are listener, label and pool. What the supervisor publishes beside the cells. `started_at` is Unix seconds."""
 
     generation: int
     version: str
@@ -45,11 +54,13 @@ class Facts(TypedDict):
     state: Literal["starting", "serving", "draining"]
     slots: int
     certificates: list[CertificateFact]
+    routes: list[tuple[str, str, str]]
+    disabled: list[DisabledFact]
 
 
 def read_facts(snapshot: Snapshot) -> Facts:
     """The snapshot's facts, with a default for each that was not published yet."""
-    unknown = Facts(generation=0, version="", openssl="", started_at=0.0, state="starting", slots=0, certificates=[])
+    unknown = Facts(generation=0, version="", openssl="", started_at=0.0, state="starting", slots=0, certificates=[], routes=[], disabled=[])
     return cast("Facts", {**unknown, **snapshot.facts})
 
 
@@ -76,7 +87,8 @@ class RelayCollector(Collector):
             by_name[series.name][series.labels] = value
         cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
         own: dict[str, Callable[[], Rows]] = {
-            "relay_backend_up": lambda: _backends_up(snapshot),
+            "relay_backend_up": lambda: _backends_up(snapshot, facts),
+            "relay_route_disabled": lambda: _routes_disabled(facts),
             "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot),
             "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
             "relay_worker_cpu_seconds_total": lambda: cpu_s,
@@ -137,12 +149,44 @@ def _of_backends(name: str, snapshot: Snapshot) -> Rows:
     return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name]
 
 
-def _backends_up(snapshot: Snapshot) -> Rows:
+def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
     now_ms = monotonic_ms()
+    disabled = disabled_in(facts)
     return [
-        (labels, float(not is_waiting(until_ms, now_ms) and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN))
+        (
+            labels,
+            float(
+                not is_waiting(until_ms, now_ms)
+                and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN
+                and ("pool", "", labels[0]) not in disabled
+                and ("backend", *labels) not in disabled
+            ),
+        )
         for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot)
     ]
+
+
+def disabled_in(facts: Facts) -> dict[tuple[str, ...], str]:
+    """Why something is disabled, by kind, parent and name."""
+    return {(one["kind"], one["parent"], one["name"]): one["why"] for one in facts["disabled"]}
+
+
+def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
+    """Every route by listener and label, with why it, or its pool, is disabled; "" when it is not.
+
+    Of several routes with one label any counts.
+    """
+    disabled = disabled_in(facts)
+    found: dict[tuple[str, str], str] = {}
+    for listener, label, pool in facts["routes"]:
+        own = disabled.get(("route", listener, label), "")
+        why = own or disabled.get(("pool", "", pool), "")
+        found[listener, label] = found.get((listener, label)) or why
+    return found
+
+
+def _routes_disabled(facts: Facts) -> Rows:
+    return [(labels, float(bool(why))) for labels, why in routes_disabled(facts).items()]
 
 
 def _backend_certificates(snapshot: Snapshot) -> Rows:

@@ -46,13 +46,14 @@ def pool_facts(config: Config) -> list[dict[str, Any]]:
 
 
 def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> dict[str, Any]:
-    """`pools`, with everything that is known of each backend, and `inactive`: overrides of backends that are not configured.
+    """`pools`, with everything that is known of each backend, `inactive`: overrides of backends that are not configured, and `routes_disabled`.
 
     `health_fd` is the directory of the health file, for who may not walk there. Instants are Unix seconds. `load` is the backend's part, 0 to 1, of the connections open to its pool.
     """
     now_at, now_ms = time.time(), monotonic_ms()
     health = read_health(state_dir / HEALTH_FILE, health_fd)
     overrides = {(one["pool"], one["backend"]): one for one in snapshot.facts.get("overrides", ())}
+    disabled = {(one["kind"], one["parent"], one["name"]): one["why"] for one in snapshot.facts.get("disabled", ())}
     known: set[tuple[str, str]] = set()
     pools = []
     for pool in snapshot.facts.get("pools", ()):
@@ -60,12 +61,15 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
         for configured in pool["backends"]:
             member = (pool["name"], configured["backend"])
             known.add(member)
-            backends.append(_backend(snapshot, member, configured, overrides.get(member, {}), health.get("/".join(member)), now_at - now_ms / 1000, now_ms))
+            one = _backend(snapshot, member, configured, overrides.get(member, {}), health.get("/".join(member)), now_at - now_ms / 1000, now_ms)
+            why = disabled.get(("pool", "", pool["name"])) or disabled.get(("backend", *member)) or ""
+            backends.append({**one, **_disabled(one, why)})
         busy = sum(one["busy"] for one in backends)
         for one in backends:
             one["load"] = round(one["busy"] / busy, 4) if busy else 0.0
-        pools.append({**{key: pool[key] for key in ("name", "balance", "sticky", "checked")}, "busy": busy, "backends": backends})
-    return {"at": now_at, "pools": pools, "inactive": [one for member, one in overrides.items() if member not in known]}
+        pools.append({**{key: pool[key] for key in ("name", "balance", "sticky", "checked")}, "busy": busy, "disabled": disabled.get(("pool", "", pool["name"]), ""), "backends": backends})
+    routes = [{"listener": parent, "route": name, "why": why} for (kind, parent, name), why in disabled.items() if kind == "route"]
+    return {"at": now_at, "pools": pools, "routes_disabled": routes, "inactive": [one for member, one in overrides.items() if member not in known]}
 
 
 def _backend(  # noqa: PLR0917
@@ -99,6 +103,14 @@ def _backend(  # noqa: PLR0917
         "overridden": bool(mode or weight),
         "override": {"mode": mode, "weight": weight},
     }
+
+
+def _disabled(backend: dict[str, Any], why: str) -> dict[str, Any]:
+    """What is different of a backend that cannot work; what an operator has said of it comes first."""
+    if not why:
+        return {"disabled": ""}
+    status = backend["status"] if backend["status"] in {"disabled", "drain"} else "disabled"
+    return {"disabled": why, "up": False, "status": status}
 
 
 def _status(mode: str, *, down: bool, in_retry: bool) -> str:

@@ -19,8 +19,9 @@ from relay.config.address import is_ip, parse_address
 from relay.config.model import Config
 from relay.config.places import pool_place
 from relay.errors import Problem
-from relay.observe.addresses import Ip
+from relay.observe.addresses import Ip, cell_of, read_addresses
 from relay.observe.names import MAX_ADDRESSES
+from relay.observe.scoreboard import SHARED_ROW, Scoreboard
 
 # The system's resolver asks its second server after 5 s.
 LOOK_UP_S = 6.0
@@ -88,16 +89,25 @@ def _ask(host: str, resolve: Resolve) -> Answer:
     return Answer(addresses) if addresses else Answer(error="it has no address")
 
 
-def unresolved(
-    config: Config, answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
-) -> Iterator[Problem]:
-    """The backends whose host name has no address."""
+def homeless(
+    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
+) -> dict[str, str]:
+    """The host names without an address, with the reason."""
+    return {
+        host: answer.error
+        for host, answer in answers.items()
+        if answer.error and not known.get(host)
+    }
+
+
+def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
+    """The backends whose host name is one of these."""
     for name, pool in config.pool.items():
         for index, backend in enumerate(pool.backend):
             host, _ = parse_address(backend.address)
-            if not is_ip(host) and answers[host].error and not known.get(host):
+            if not is_ip(host) and host in names:
                 where = f"{pool_place(name)}.backend[{index}].address"
-                what = f"{host} does not resolve: {answers[host].error}"
+                what = f"{host} does not resolve: {names[host]}"
                 yield Problem(where, what, "correct the name, or write the IP address")
 
 
@@ -110,3 +120,14 @@ def kept(
             kept = ", ".join(text for text, _ in known[host])
             what = f"the name cannot be looked up now: {answer.error}"
             yield Problem(f"host {host}", what, f"its last answer, {kept}, is kept")
+
+
+def known_addresses(
+    first: Mapping[str, tuple[Ip, ...]], board: Scoreboard
+) -> dict[str, tuple[Ip, ...]]:
+    """Where host names lead now: what the checker found last, or what they were looked up with `first`."""
+    shared = board.row(SHARED_ROW)
+    return {
+        host: read_addresses(shared, cell_of(board.layout, host)) or found
+        for host, found in first.items()
+    }

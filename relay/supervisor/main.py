@@ -29,6 +29,7 @@ from relay.supervisor.channel import Channel
 from relay.supervisor.checker import CheckerProcess, open_health_file
 from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.crew import Crew
+from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.overrides import Overrides
 from relay.supervisor.prepare import begin_scoreboard
@@ -38,21 +39,24 @@ from relay.supervisor.reload import Reloads
 from relay.supervisor.signals import EarlySignals, SignalPipe
 from relay.supervisor.slots import SlotSockets
 from relay.supervisor.state import StateDir
-from relay.supervisor.status import child_named, status_reply
+from relay.supervisor.status import child_named, facts_of, status_reply
 from relay.supervisor.survey import Wish
 from relay.supervisor.systemd import Notifier
 from relay.supervisor.upkeep import Upkeep
-from relay.tls.raw import openssl_version
 from relay.worker.main import WorkerSpec, run_worker
 
 BEAT_S = 1.0
 RESTLESS_S = 0.02  # how often to look at the scoreboard while something is about to change there
 STALLED_S = 5.0
 
+Work = Callable[[WorkerSpec], int | None]
+
 log = logging.getLogger(__name__)
 
 
-def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker, rules: Rules | None = None) -> int:
+def run(
+    config_path: Path, work: Work = run_worker, rules: Rules | None = None, *, strict: bool = False
+) -> int:
     """Run the relay in the foreground until it is told to end; 0 then. `work` is what a forked worker does, `rules` the supervisor's patience.
 
     Raises ConfigError and StartupError, before a connection was accepted; then nothing of it is left.
@@ -60,7 +64,7 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
     hide_memory()
     early = EarlySignals()
     messages.setup(load_config(config_path).log.level, process="supervisor")
-    supervisor = Supervisor(config_path, work, rules)
+    supervisor = Supervisor(config_path, work, rules, strict=strict)
     try:
         if early.hung_up:
             supervisor.reloads.begin(None)
@@ -78,8 +82,11 @@ def run(config_path: Path, work: Callable[[WorkerSpec], int | None] = run_worker
 class Supervisor:
     """Everything that lives as long as the relay does. What changes with the generation is in `Fleet`."""
 
-    def __init__(self, config_path: Path, work: Callable[[WorkerSpec], int | None], rules: Rules | None) -> None:
+    def __init__(
+        self, config_path: Path, work: Work, rules: Rules | None, *, strict: bool = False
+    ) -> None:
         self.config_path = config_path
+        self.strict = strict
         self._closers: list[Callable[[], object]] = []
         self._in_child: list[Callable[[], object]] = []
         try:
@@ -88,8 +95,8 @@ class Supervisor:
             self.close()
             raise
 
-    def _open(self, work: Callable[[WorkerSpec], int | None], rules: Rules | None) -> None:
-        prepared = finish(Wish(self.config_path))
+    def _open(self, work: Work, rules: Rules | None) -> None:
+        prepared = finish(Wish(self.config_path, strict=self.strict))
         config = prepared.config
         state_dir = config.relay.state_dir
         rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s, old_generations=config.relay.old_generations)
@@ -132,8 +139,10 @@ class Supervisor:
         health_file = open_health_file(state_dir, prepared.identity)
         self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self.let_go_of_all, rules=rules)
         self._own(self.checker.close)
-        self.reloads = Reloads(self, rules.handover_s)
         self.upkeep = Upkeep(self.state, self.control, self.overrides, self.admin, self.checker)
+        self.disabled = Disabled(self.publish, rules.recheck_s)
+        self.reloads = Reloads(self, rules.handover_s, rules.recheck_s)
+        self._in_child.append(self.reloads.close_files)
         self.started_at = time.time()
         self.state_word = "starting"
         self._announced: tuple[object, ...] = ()
@@ -206,6 +215,7 @@ class Supervisor:
             self.admin.step(now, self.fleet.prepared, self.boards, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
             self.upkeep.step(now, self.fleet.prepared.identity)
+            self.disabled.step(now, time.time(), self.fleet.prepared, self.boards.generation(self.fleet.generation))
         self.overrides.step(time.time())
         self.boards.step()
         self.channel.step(now)
@@ -245,17 +255,7 @@ class Supervisor:
 
     def publish(self) -> None:
         """Tell the scraper which counters there are, and what it cannot count."""
-        prepared = self.fleet.prepared
-        facts: dict[str, Any] = {
-            "generation": prepared.generation.number,
-            "version": relay.__version__,
-            "openssl": openssl_version(),
-            "started_at": self.started_at,
-            "state": self.state_word,
-            "slots": prepared.slots,
-            "overrides": self.overrides.facts(),
-        }
-        self.boards.publish(facts, prepared.description)
+        self.boards.publish(facts_of(self), self.fleet.prepared.description)
 
     # Events.
 

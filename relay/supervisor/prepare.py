@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from relay.observe.scoreboards import Scoreboards
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
 from relay.supervisor.file_owners import judge_owners
-from relay.supervisor.look_up import look_up_all, unresolved
+from relay.supervisor.look_up import homeless, look_up_all, unresolved
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.slots import places_of
 from relay.supervisor.state import check_state_dir
@@ -34,6 +34,7 @@ from relay.tls.contexts import Generation, build_generation
 from relay.tls.findings import Finding, Level
 from relay.tls.fitness import judge
 from relay.tls.material import CertificateInfo
+from relay.tls.spans import Span
 
 CHECK_PATIENCE_S = 2.0
 
@@ -50,6 +51,8 @@ class Prepared:
     things: Things  # that are counted
     description: bytes  # for readers of the scoreboard
     password: str = field(default="", repr=False)
+    spans: Mapping[str, Span] = field(default_factory=dict)  # by the key of the configuration
+    homeless: Mapping[str, str] = field(default_factory=dict)  # names without an address, and why
 
 
 def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
@@ -66,7 +69,7 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
         build_generation(config, 0)
     except ConfigError as error:
         problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
-    problems += unresolved(config, look_up_all(hosts_of(config), look_up), {})
+    problems += unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {}))
     problems += password_of(config)[1]
     problems += _state_dir_problems(config)
     running = Running.of(config.relay.state_dir)
@@ -175,4 +178,5 @@ def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
 def describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
     """What readers of the scoreboard are told of a generation as long as it serves: made once, as there may be thousands of backends."""
     ends = [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in certificates]
-    return json.dumps({"certificates": ends, "pools": pool_facts(config)}).encode()
+    routes = [(listener.name, route.label, route.pool) for listener in config.listener for route in listener.route]
+    return json.dumps({"certificates": ends, "routes": routes, "pools": pool_facts(config)}).encode()

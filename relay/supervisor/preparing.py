@@ -11,6 +11,7 @@ Never: reads a file, looks a name up, or waits (but for `finish`, which has noth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -25,7 +26,8 @@ from relay.errors import ConfigError, StartupError
 from relay.supervisor.prepare import Prepared
 from relay.supervisor.process import Ended, reap, send, start_preparer
 from relay.supervisor.survey import Refusal, Survey, Wish, survey_in_bytes
-from relay.tls.contexts import Generation, Groundwork, build_steps
+from relay.tls.contexts import Generation, build_steps
+from relay.tls.groundwork import Groundwork
 
 PATIENCE_S = 120.0
 # What one turn of the supervisor's loop may spend on building.
@@ -34,6 +36,10 @@ _READ_BYTES = 1 << 20
 _LAST_WORDS_S = 1.0
 
 log = logging.getLogger(__name__)
+
+
+class UnchangedError(Exception):
+    """A renewal that was looked for is not there."""
 
 
 @dataclass(slots=True)
@@ -98,7 +104,8 @@ class Preparation:
         os.set_blocking(self.fd, False)
 
         def hand_back() -> None:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):  # when it was let go of before
+                os.close(self.fd)
             with os.fdopen(write_fd, "wb") as pipe:
                 pipe.write(work(wish))
 
@@ -119,7 +126,7 @@ class Preparation:
         return self._steps is not None
 
     def step(self, now: float, turn_s: float = TURN_S) -> Prepared | None:
-        """Go on for about `turn_s`. None: not ready. Raises ConfigError and StartupError; then it is over."""
+        """Go on for about `turn_s`. None: not ready. Raises ConfigError, StartupError and UnchangedError; then it is over."""
         if self._steps is None and not self._hear(now):
             return None
         assert self._steps is not None  # noqa: S101  for mypy
@@ -133,7 +140,7 @@ class Preparation:
         return None
 
     def _hear(self, now: float) -> bool:
-        """Whether the child has said everything. Raises ConfigError and StartupError."""
+        """Whether the child has said everything. Raises as `step`."""
         try:
             while data := os.read(self.fd, _READ_BYTES):
                 self._received += data
@@ -143,6 +150,8 @@ class Preparation:
             return False
         found = self._take()
         if isinstance(found, Refusal):
+            if found.unchanged:
+                raise UnchangedError
             if found.problems:
                 raise ConfigError(found.problems)
             raise StartupError(found.what, found.hint)
@@ -185,6 +194,11 @@ class Preparation:
             self._child = None
         return StartupError(what, hint)
 
+    def close_files(self) -> None:
+        """Let go of the pipe: what a forked child does."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
     def close(self) -> None:
         """It is over, done or given up: end the child, and let go of what was built."""
         if self._child is not None:
@@ -200,7 +214,9 @@ class Preparation:
 
 
 def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
-    groundwork = Groundwork(Files(found.contents), found.addresses, judged=True)
+    groundwork = Groundwork(
+        Files(found.contents), found.addresses, judged=True, spans=found.spans
+    )
     for problem in found.warnings:
         log.warning("%s", problem)
         yield
@@ -214,6 +230,8 @@ def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
         things=found.things,
         description=found.description,
         password=found.password,
+        spans=found.spans,
+        homeless=found.homeless,
     )
 
 

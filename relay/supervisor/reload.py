@@ -17,18 +17,17 @@ from __future__ import annotations
 import logging
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from relay.core.fleet import Ending, Phase
 from relay.errors import ConfigError, StartupError
 from relay.observe import messages
-from relay.observe.addresses import Ip, cell_of, read_addresses
-from relay.observe.scoreboard import SHARED_ROW
 from relay.supervisor.control import Client
+from relay.supervisor.look_up import known_addresses
 from relay.supervisor.prepare import Prepared, begin_scoreboard
-from relay.supervisor.preparing import TURN_S, Orphans, Preparation
+from relay.supervisor.preparing import TURN_S, Orphans, Preparation, UnchangedError
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
 from relay.supervisor.survey import Wish
 from relay.tls.contexts import Generation, dismantle
@@ -46,13 +45,17 @@ class Reloads:
     may have changed since it was read. One reload then answers all that wait.
     """
 
-    def __init__(self, supervisor: Supervisor, handover_s: float) -> None:
+    def __init__(self, supervisor: Supervisor, handover_s: float, recheck_s: float) -> None:
         self._supervisor = supervisor
         self._handover_s = handover_s
         self._clients: list[Client] = []  # this reload answers them
         self._waiting: list[Client] = []  # the next one does
         self._again = False
         self._preparation: Preparation | None = None
+        self._recheck_s = recheck_s
+        self._recheck_at = 0.0
+        self._is_renewal = False  # nobody has asked for what is under way
+        self._renewal_problem = ""
         self._orphans = Orphans()
         self._reply: dict[str, Any] = {}  # decided, but not said yet
         self._until_at = 0.0
@@ -85,13 +88,14 @@ class Reloads:
         self._again = True
         if client is not None:
             self._waiting.append(client)
+        self._drop_renewal()
         self._take_turn()
 
     def _take_turn(self) -> None:
         """Begin the next reload, if one is wanted and none is under way."""
         if not self._again or self._busy:
             return
-        self._again = False
+        self._again = self._is_renewal = False
         self._clients, self._waiting = self._waiting, []
         self._supervisor.notifier.reloading()
         self._try()
@@ -100,9 +104,38 @@ class Reloads:
         with self._refusing():
             supervisor = self._supervisor
             fleet = supervisor.fleet
-            wish = Wish(supervisor.config_path, fleet.prepared.config, self._known_addresses())
+            renews = supervisor.disabled.awaited if self._is_renewal else frozenset()
+            board = supervisor.boards.generation(fleet.generation)
+            known = known_addresses(fleet.prepared.generation.addresses, board)
+            running = fleet.prepared.config
+            wish = Wish(supervisor.config_path, running, known, supervisor.strict, renews)
             self._preparation = Preparation(wish, fleet.next_generation, self._orphans, supervisor.let_go_of_all)
             supervisor.selector.register(self._preparation.fd, selectors.EVENT_READ, _nothing)
+
+    def _renew(self, now: float) -> None:
+        """While something is disabled, look now and then whether what it needs was renewed."""
+        if now < self._recheck_at:
+            return
+        self._recheck_at = now + self._recheck_s
+        supervisor = self._supervisor
+        fleet = supervisor.fleet
+        idle = not self._busy and not self._again
+        if idle and fleet.ending is Ending.NO and supervisor.disabled.awaited:
+            self._is_renewal = True
+            self._try()
+
+    def _drop_renewal(self) -> None:
+        """What is asked for comes first, and renews as well."""
+        if self._is_renewal and self._preparation is not None:
+            self._close_preparation()
+
+    def _renewal_refused(self, problems: Iterable[object]) -> None:
+        """Nobody has asked for it, so it is said once, and nobody is answered."""
+        said = "; ".join(map(str, problems))
+        if said != self._renewal_problem:
+            log.warning("what is disabled stays disabled: %s", said)
+        self._renewal_problem = said
+        self._supervisor.notifier.ready(self._supervisor.status_line())
 
     def _go_on(self, now: float) -> None:
         """A turn's worth of preparing; when it is done, the candidate starts."""
@@ -115,7 +148,16 @@ class Reloads:
                     self._supervisor.selector.unregister(self._preparation.fd)
                 return
             self._close_preparation()
+            if self._is_renewal:
+                log.info("a file of something disabled was renewed: reloading")
+                self._renewal_problem = ""
+                self._supervisor.notifier.reloading()
             self._start_candidate(prepared)
+
+    def close_files(self) -> None:
+        """Let go of the pipe to a child: what its siblings do."""
+        if self._preparation is not None:
+            self._preparation.close_files()
 
     def _close_preparation(self) -> None:
         if self._preparation is not None:
@@ -124,34 +166,32 @@ class Reloads:
             self._preparation.close()
             self._preparation = None
 
-    def _known_addresses(self) -> dict[str, tuple[Ip, ...]]:
-        """Where the backends' host names lead now: kept when a name cannot be looked up."""
-        fleet = self._supervisor.fleet
-        board = self._supervisor.boards.generation(fleet.generation)
-        shared = board.row(SHARED_ROW)
-        return {
-            host: read_addresses(shared, cell_of(board.layout, host)) or first
-            for host, first in fleet.prepared.generation.addresses.items()
-        }
-
     @contextmanager
     def _refusing(self) -> Iterator[None]:
         """Whatever is raised here ends this reload, and nothing else."""
         try:
             yield
-        except ConfigError as error:
+        except UnchangedError:
             self._close_preparation()
-            for problem in error.problems:
-                log.error("reload refused: %s", problem)  # noqa: TRY400  for operators, no traceback
-            self._failed({"code": EXIT_CONFIG, "error": "the new configuration was refused, the old one goes on", "problems": [str(problem) for problem in error.problems]})
-        except StartupError as error:
+        except (ConfigError, StartupError) as error:
             self._close_preparation()
-            log.error("reload refused: %s", error)  # noqa: TRY400
-            self._failed({"code": EXIT_CANNOT_START, "error": str(error)})
+            if self._is_renewal:
+                self._renewal_refused([error] if isinstance(error, StartupError) else error.problems)
+            else:
+                self._refused(error)
         except Exception as error:
             self._close_preparation()
             log.exception("reload refused by a bug; the old generation goes on")
             self._failed({"code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log; the old generation goes on"})
+
+    def _refused(self, error: ConfigError | StartupError) -> None:
+        if isinstance(error, ConfigError):
+            for problem in error.problems:
+                log.error("reload refused: %s", problem)
+            self._failed({"code": EXIT_CONFIG, "error": "the new configuration was refused, the old one goes on", "problems": [str(problem) for problem in error.problems]})
+        else:
+            log.error("reload refused: %s", error)
+            self._failed({"code": EXIT_CANNOT_START, "error": str(error)})
 
     def _start_candidate(self, prepared: Prepared) -> None:
         supervisor = self._supervisor
@@ -194,6 +234,7 @@ class Reloads:
         self._orphans.step(now)
         self._dismantle()
         self._take_turn()
+        self._renew(now)
         self._go_on(now)
         if not self._reply:
             return

@@ -33,6 +33,22 @@ def status_reply(supervisor: Supervisor) -> dict[str, Any]:
         "listeners": fleet.endpoints(),
         "admin": supervisor.admin.address,
         "checker": {"pid": supervisor.checker.pid},
+        "disabled": supervisor.disabled.facts(),
+    }
+
+
+def facts_of(supervisor: Supervisor) -> dict[str, Any]:
+    """What a reader of the scoreboard cannot count, and what changes; see `observe.metrics`."""
+    prepared = supervisor.fleet.prepared
+    return {
+        "generation": prepared.generation.number,
+        "version": relay.__version__,
+        "openssl": openssl_version(),
+        "started_at": supervisor.started_at,
+        "state": supervisor.state_word,
+        "slots": prepared.slots,
+        "overrides": supervisor.overrides.facts(),
+        "disabled": supervisor.disabled.facts(),
     }
 
 

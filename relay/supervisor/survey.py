@@ -9,6 +9,7 @@ Next: `relay.supervisor.preparing.Preparation`
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from relay.observe.addresses import Ip
 from relay.observe.names import Things, hosts_of, things_of
 from relay.shortage import HINT, in_words, is_too_little_memory
 from relay.supervisor.file_owners import judge_owners
-from relay.supervisor.look_up import kept, look_up_all, unresolved
+from relay.supervisor.look_up import homeless, kept, look_up_all, unresolved
 from relay.supervisor.prepare import (
     access_log_problems,
     as_problem,
@@ -34,19 +35,36 @@ from relay.supervisor.prepare import (
     slots_of,
 )
 from relay.supervisor.privileges import Identity, find_identity
+from relay.tls.authorities import usable_cas
 from relay.tls.ciphers import judge_ciphers
 from relay.tls.findings import Level
-from relay.tls.fitness import judge
-from relay.tls.material import CertificateInfo, certificates_of
+from relay.tls.fitness import assess
+from relay.tls.material import (
+    CertificateInfo,
+    authorities_of,
+    certificates_of,
+    load_authorities,
+    load_key_pair,
+    pairs_of,
+)
+from relay.tls.spans import Span
+from relay.tls.validity import span_of_cas, span_of_pair
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be prepared: a file, beside what runs. `known` are addresses that are kept when a look-up fails."""
+    """What is to be prepared: a file, beside what runs.
+
+    `known` are addresses that are kept when a look-up fails. `strict`: what would only disable a route
+    or a backend is a refusal. `renews`: the running configuration is to be prepared again, but only
+    if what one of these keys names is valid now.
+    """
 
     path: Path
     running: Config | None = None
     known: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
+    strict: bool = False
+    renews: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +79,42 @@ class Survey:
     description: bytes
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
+    homeless: Mapping[str, str]
+    spans: Mapping[str, Span]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no survey: problems of the configuration, or what happened and what to do."""
+    """Why there is no survey: problems of the configuration, or what happened and what to do.
+
+    `unchanged`: no renewal is there.
+    """
 
     problems: tuple[Problem, ...] = ()
     what: str = ""
     hint: str = ""
+    unchanged: bool = False
 
 
 def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
     """Find everything out. Raises ConfigError with all problems, or StartupError."""
-    config = load_config(wish.path)
-    if wish.running is not None:
-        problems = list(changes_that_need_a_restart(wish.running, config))
-        if problems:
-            raise ConfigError(problems)
+    config = _config_of(wish)
     identity = find_identity(config.relay)
     files = Files()
-    findings = judge(config, datetime.now(UTC), files) + judge_ciphers(config) + judge_owners(config)
-    problems = [as_problem(each) for each in findings if each.level is Level.ERROR]
+    findings, spans = assess(config, _now(), files)
+    findings += judge_ciphers(config) + judge_owners(config)
+    refused = [one for one in findings if one.level is Level.ERROR]
+    problems = [as_problem(one) for one in refused if wish.strict or not one.passing]
     problems += access_log_problems(config, identity)
     password, password_problems = password_of(config)
     problems += password_problems
-    warnings = [as_problem(each) for each in findings if each.level is Level.WARNING]
+    warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
     answers = look_up_all(hosts_of(config), resolve)
-    problems += unresolved(config, answers, wish.known)
+    without = homeless(answers, wish.known)
+    if wish.strict:
+        problems += unresolved(config, without)
     warnings += kept(answers, wish.known)
     if problems:
         raise ConfigError(problems)
@@ -107,15 +131,52 @@ def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
             host: answer.addresses or tuple(wish.known.get(host, ()))
             for host, answer in answers.items()
         },
+        homeless=without,
+        spans=spans,
         password=password,
         warnings=tuple(warnings),
     )
+
+
+def _config_of(wish: Wish) -> Config:
+    if wish.renews and wish.running is not None:
+        return wish.running
+    config = load_config(wish.path)
+    if wish.running is not None:
+        problems = list(changes_that_need_a_restart(wish.running, config))
+        if problems:
+            raise ConfigError(problems)
+    return config
+
+
+def is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
+    """Whether what one of these keys names is valid. A file that cannot be read is not."""
+    files = Files()
+    spans = []
+    for pair in pairs_of(config):
+        if pair.where in wheres:
+            with contextlib.suppress(ConfigError):
+                found = load_key_pair(pair.where, pair.certificate, pair.private_key, files)
+                spans.append(span_of_pair(pair.where, found))
+    for use in authorities_of(config):
+        if use.where in wheres:
+            with contextlib.suppress(ConfigError):
+                usable = usable_cas(use, load_authorities(use.where, use.file, files), now)
+                spans.append(span_of_cas(use.where, use.file, usable))
+    return any(not span.why_not(now.timestamp()) for span in spans)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def survey_in_bytes(wish: Wish, resolve: Resolve = look_up) -> bytes:
     """What the supervisor reads from its child: a `Survey` or a `Refusal`, pickled."""
     found: Survey | Refusal
     try:
+        config = wish.running
+        if config is not None and wish.renews and not is_renewed(config, wish.renews, _now()):
+            return pickle.dumps(Refusal(unchanged=True), pickle.HIGHEST_PROTOCOL)
         found = survey(wish, resolve)
     except ConfigError as error:
         found = Refusal(problems=error.problems)

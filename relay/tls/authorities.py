@@ -52,16 +52,32 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
     """Everything worth saying about the CAs of one file; one without error or warning has an INFO line."""
     role = Role.SERVER if use.pool else Role.CLIENT
     bundle = _Bundle(certificates)
-    faults = {each: list(_ca_faults(each, bundle, role, now)) for each in certificates}
-    # An old CA beside its successor is no reason not to start.
-    level = Level.WARNING if any(not each for each in faults.values()) else Level.ERROR
+    ill_timed = {each: _ill_timed(each, now) for each in certificates}
+    faults = {each: list(_ca_faults(each, bundle, role)) for each in certificates}
+    sound = [each for each in certificates if not faults[each]]
+    # An old CA beside its successor is no reason not to start. Where all that is wrong is dates, it passes.
+    level = Level.WARNING if any(not ill_timed[each] for each in sound) else Level.ERROR
     for certificate in certificates:
-        said = [Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where) for what, remedy in faults[certificate]]
+        found = (*ill_timed[certificate], *faults[certificate])
+        said = [Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where, bool(sound)) for what, remedy in found]
         if not said:
             said = list(_judge_good_ca(use, certificate, bundle, now))
         yield from said
         if all(finding.level is Level.INFO for finding in said):
             yield from fine((), use.where, str(use.file), (certificate,))
+
+
+def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> list[Certificate]:
+    """Those whose clients or servers would be accepted, dates aside."""
+    if all(not _ill_timed(each, now) for each in certificates):
+        return list(certificates)  # nothing about time to tell apart
+    role = Role.SERVER if use.pool else Role.CLIENT
+    bundle = _Bundle(certificates)
+    return [each for each in certificates if not any(_ca_faults(each, bundle, role))]
+
+
+def _ill_timed(certificate: Certificate, now: datetime) -> list[tuple[str, str]]:
+    return [(what, remedy) for level, what, remedy in dates(certificate, now) if level is Level.ERROR]
 
 
 def _judge_good_ca(use: AuthorityUse, certificate: Certificate, bundle: _Bundle, now: datetime) -> Iterator[Finding]:
@@ -76,11 +92,8 @@ def _judge_good_ca(use: AuthorityUse, certificate: Certificate, bundle: _Bundle,
         yield Finding(Level.INFO, str(use.file), subject, what, "nothing needs to be done with default settings", use.where)
 
 
-def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role, now: datetime) -> Iterator[tuple[str, str]]:
-    """Why nothing that this certificate issued would be accepted."""
-    for level, what, remedy in dates(certificate, now):
-        if level is Level.ERROR:
-            yield what, remedy
+def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterator[tuple[str, str]]:
+    """Why nothing that this certificate issued would be accepted, dates aside."""
     if not is_ca(certificate) and not is_self_signed(certificate):
         usage = key_usage_of(certificate)
         lacking = "its keyUsage lacks keyCertSign" if usage is not None and not usage.key_cert_sign else "its basicConstraints do not say so"

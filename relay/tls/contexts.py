@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import socket
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
-from relay.config.files import Files
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.config.places import key_place, pool_place
 from relay.config.stickiness import alpn_of
@@ -29,6 +27,7 @@ from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.observe.addresses import Ip
 from relay.tls.alpn import selector
+from relay.tls.groundwork import Groundwork, place_of, spans_of_pool
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.material import KeyPair, load_key_pair, read_certificates
 from relay.tls.raw import (
@@ -40,6 +39,7 @@ from relay.tls.raw import (
 )
 from relay.tls.secrets import load_secrets
 from relay.tls.settings import new_context, use_pair
+from relay.tls.spans import Spans
 from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 from relay.tls.trust import TrustedCas
 
@@ -60,6 +60,10 @@ class InboundRoute:
     negotiates: bool
     rules: AllowRules
     ca_valid_until: dict[bytes, float]
+    spans: Spans  # of its own certificate and CAs
+    pool_spans: Spans
+    valid_from_at: float  # outside these instants, Unix time, it is disabled
+    valid_until_at: float
     keep: tuple[Any, ...] = field(repr=False)  # what must live as long as the context: the owner of the pointer, callbacks
 
 
@@ -99,18 +103,6 @@ def dismantle(generation: Generation) -> Iterator[None]:
     while kept:
         kept.pop()
         yield
-
-
-@dataclass(frozen=True, slots=True)
-class Groundwork:
-    """What was found out about a configuration before its contexts are built.
-
-    `files` hold the very bytes that were judged; `addresses` are those of backends' host names, none where a name does not resolve.
-    """
-
-    files: Files = field(default_factory=Files)
-    addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
-    judged: bool = False
 
 
 def build_generation(config: Config, number: int, groundwork: Groundwork | None = None) -> Generation:
@@ -209,6 +201,8 @@ def _inbound(  # noqa: PLR0917
         callback = selector(tuple(name.encode("ascii") for name in protocols))
         lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
         keep = (context, callback)
+    own = shelf.groundwork.spans_of(f"{where}.certificate", f"{where}.client_ca")
+    of_pool = spans_of_pool(shelf.groundwork, route.pool)
     return InboundRoute(
         listener=listener.name,
         label=route.label,
@@ -218,6 +212,10 @@ def _inbound(  # noqa: PLR0917
         negotiates=bool(protocols),
         rules=compile_rules(route.allow),
         ca_valid_until=cas.valid_until,
+        spans=own,
+        pool_spans=of_pool,
+        valid_from_at=max(own.from_at, of_pool.from_at),
+        valid_until_at=min(own.until_at, of_pool.until_at),
         keep=keep,
     )
 
@@ -252,7 +250,7 @@ def _outbound(
         done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
     if done != 1:
         raise ConfigError([Problem(f"{where}.backend[{index}].name", f"OpenSSL does not take {name!r} as the name to verify", "write a host name or an IP address")])
-    family, sockaddr = _place(f"{where}.backend[{index}].address", host, port, shelf.groundwork.addresses)
+    family, sockaddr = place_of(f"{where}.backend[{index}].address", host, port, shelf.groundwork.addresses)
     return Target(
         pool=pool_name,
         route=backend.route,
@@ -264,26 +262,3 @@ def _outbound(
         context=raw,
         keep=(context,),
     )
-
-
-def _place(
-    where: str, host: str, port: int, addresses: Mapping[str, tuple[Ip, ...]]
-) -> tuple[int, tuple[Any, ...]]:
-    """Family and socket address to begin with; 0 and () for a name without an address."""
-    if not is_ip(host):
-        found = addresses.get(host, ())
-        if not found:
-            return 0, ()
-        text, scope = found[0]
-        if ":" in text:
-            return int(socket.AF_INET6), (text, port, 0, scope)
-        return int(socket.AF_INET), (text, port)
-    try:
-        numeric = socket.AI_NUMERICHOST
-        family, _, _, _, sockaddr = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=numeric
-        )[0]
-    except OSError as error:  # an interface that is not there
-        what = f"{host} is not an address of this machine's networks: {error.strerror or error}"
-        raise ConfigError([Problem(where, what, "correct the address")]) from None
-    return int(family), sockaddr

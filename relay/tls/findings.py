@@ -42,6 +42,8 @@ class Finding:
     what: str
     remedy: str
     where: str
+    passing: bool = False
+    """It comes or goes with time: start and reload disable only what uses it."""
 
 
 def unreadable(problem: Problem) -> Finding:
@@ -51,11 +53,11 @@ def unreadable(problem: Problem) -> Finding:
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
     """The same file used in several places is one finding with several places."""
-    places: dict[tuple[Level, str, str, str, str], dict[str, None]] = {}
+    places: dict[tuple[Level, str, str, str, str, bool], dict[str, None]] = {}
     for one in findings:
-        key = (one.level, one.file, one.subject, one.what, one.remedy)
+        key = (one.level, one.file, one.subject, one.what, one.remedy, one.passing)
         places.setdefault(key, {})[one.where] = None
-    found = [Finding(*key, ", ".join(wheres)) for key, wheres in places.items()]
+    found = [Finding(*key[:5], ", ".join(wheres), key[5]) for key, wheres in places.items()]
     return sorted(found, key=lambda finding: list(Level).index(finding.level))
 
 

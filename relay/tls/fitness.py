@@ -15,11 +15,12 @@ from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from relay.config.files import Files
 from relay.config.model import Config
 from relay.errors import ConfigError
-from relay.tls.authorities import judge_bundle
+from relay.tls.authorities import judge_bundle, usable_cas
 from relay.tls.certificate import Certificate
 from relay.tls.findings import (
     Certificates,
@@ -44,6 +45,8 @@ from relay.tls.material import (
     pairs_of,
 )
 from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, limits_names, subject_of
+from relay.tls.spans import Span
+from relay.tls.validity import span_of_cas, span_of_pair
 from relay.tls.verdict import (
     NAME_CONSTRAINT_CODES,
     Issuers,
@@ -57,11 +60,24 @@ from relay.tls.verdict import (
 )
 
 
+class Judgement(NamedTuple):
+    """What is to be said, and when what each key of the configuration names is valid."""
+
+    findings: list[Finding]
+    spans: dict[str, Span]
+
+
 def judge(config: Config, now: datetime, files: Files | None = None) -> list[Finding]:
+    """What `assess` finds."""
+    return assess(config, now, files).findings
+
+
+def assess(config: Config, now: datetime, files: Files | None = None) -> Judgement:
     """Everything worth saying about every certificate, errors first; a certificate without error or warning has one INFO line. `now` is aware.
 
     A file that is used in many places is read, parsed and judged once.
     """
+    spans: dict[str, Span] = {}
     judged = _Judge(files or Files())
     pairs: list[tuple[PairUse, KeyPair]] = []
     bundles: list[tuple[AuthorityUse, Certificates]] = []
@@ -80,12 +96,16 @@ def judge(config: Config, now: datetime, files: Files | None = None) -> list[Fin
     of_pools = {use.pool: use for use, _ in bundles if use.pool}
     for pair_use, pair in pairs:
         judged.judge_pair(pair_use, pair, known, now)
+        spans[pair_use.where] = span_of_pair(pair_use.where, pair)
         if pair_use.pool in of_pools:
             judged.judge_kinship(pair_use, pair, of_pools[pair_use.pool])
     for use, bundle in bundles:
         key = ("bundle", use.file, bool(use.pool))
         judged.note(key, use.where, partial(judge_bundle, use, bundle, now))
-    return merged([*findings, *judged.findings()])
+        if key not in judged.usable:
+            judged.usable[key] = usable_cas(use, bundle, now)
+        spans[use.where] = span_of_cas(use.where, use.file, judged.usable[key])
+    return Judgement(merged([*findings, *judged.findings()]), spans)
 
 
 class _Judge:
@@ -97,6 +117,7 @@ class _Judge:
         self._bundles: dict[Path, Certificates] = {}
         self._trusts: dict[Path, Trust] = {}
         self._said: dict[tuple[object, ...], list[Finding]] = {}
+        self.usable: dict[tuple[object, ...], list[Certificate]] = {}
         self._places: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
 
     def pair(self, use: PairUse) -> KeyPair:
@@ -161,7 +182,8 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
         # A root in the file is not sent, so its end does not matter to anybody.
         unsent = certificate is not leaf and is_self_signed(certificate)
         for level, what, remedy in dates(certificate, now):
-            yield finding(Level.WARNING if unsent else level, what, "remove it from the file" if unsent else remedy, certificate)
+            said = finding(Level.WARNING if unsent else level, what, "remove it from the file" if unsent else remedy, certificate)
+            yield replace(said, passing=not unsent)
         if not unsent and (weakness := weakness_of(certificate)):
             yield finding(
                 Level.ERROR if weakness.refused else Level.WARNING, weakness.what, "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256", certificate

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from relay.worker.session import Session
 
 # Failures that another client, or the same one later, need not have: the backend stays in use.
-BLAMELESS = frozenset((Reason.NO_RESOURCES, Reason.BACKEND_NO_SHARED_ALPN))
+BLAMELESS = frozenset(
+    (Reason.NO_RESOURCES, Reason.BACKEND_NO_SHARED_ALPN, Reason.BACKEND_UNRESOLVED)
+)
 
 log = logging.getLogger(__name__)
 

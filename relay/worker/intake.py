@@ -28,6 +28,7 @@ from relay.worker import inbound
 from relay.worker.loop import ET, IN
 
 if TYPE_CHECKING:
+    from relay.tls.contexts import InboundRoute
     from relay.worker.session import Session
 
 PEEK_BYTES = MAX_BYTES
@@ -38,6 +39,7 @@ _view = memoryview(_buffer)
 
 # Fatal alerts in the clear (RFC 8446, 6.2), so that the client's own error message says what happened.
 _ALERT = bytes((21, 3, 3, 0, 2, 2))
+_INTERNAL_ERROR = 80  # nothing is wrong with the client
 _PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 57\r\nConnection: close\r\n\r\n"
     b"This port speaks TLS and was sent plain HTTP: use https.\n"
@@ -79,6 +81,8 @@ def step(session: Session) -> None:
         _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
     session.route = route
+    if not route.valid_from_at <= session.time_at <= route.valid_until_at:
+        _refuse_disabled(session, route)
     session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)
@@ -94,6 +98,17 @@ def _wait_for_rest(session: Session, arriving: Arriving, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(arriving.wanted, size + MORE_BYTES))
     session.worker.admission.progress(session)
     _wait(session)
+
+
+def _refuse_disabled(session: Session, route: InboundRoute) -> None:
+    """Raise SessionError: what the route, or its pool, needs is not valid now."""
+    session.worker.count_routed(session)
+    _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
+    why = route.spans.why_not(session.time_at)
+    if why:
+        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.ROUTE_DISABLED, why)
+    why = route.pool_spans.why_not(session.time_at)
+    raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.POOL_DISABLED, why)
 
 
 def _wait(session: Session) -> None:

@@ -98,6 +98,8 @@ def _connect(session: Session, member: Member, attempt: _Attempt) -> Failure | N
         session.outbound = end = End(start_connect(target.family, target.sockaddr))
     else:
         place = attempt.place or places.pick(now)
+        if place is None:
+            return Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         try:
             session.outbound = end = End(start_connect(*place))
         except OSError as error:

@@ -21,10 +21,17 @@ class Places:
         self._turn = 0
         self._bad_until_at: dict[Place, float] = {}
 
-    def pick(self, now: float) -> Place:
-        """The next in turn that has not failed within retry_s; when all have, the next in turn."""
+    @property
+    def any(self) -> bool:
+        """Whether there is one: a name that was never found has none."""
+        return bool(self._addresses.places())
+
+    def pick(self, now: float) -> Place | None:
+        """The next in turn that has not failed within retry_s; when all have, the next in turn. None where there is none."""
         places = self._addresses.places()
         count = len(places)
+        if not count:
+            return None
         self._turn = first = (self._turn + 1) % count
         for number in range(first, first + count):
             place = places[number % count]

@@ -216,6 +216,9 @@ class PoolState:
         return max(0, sum(map(sum, self._active[index])))
 
     def _usable(self, index: int) -> bool:
+        places = self.members[index].places
+        if places is not None and not places.any:
+            return False
         return self.waiting.by_backend[index] < self.waiting.share and self._outage.usable(index)
 
 

@@ -166,7 +166,9 @@ address = "127.0.0.1:1"
     ids=["key of another", "expired", "wrong purpose", "absent", "directory", "no key in it", "ciphers", "groups", "security level", "no encryption"],
 )
 def test_unfit_material_is_78_with_the_file_and_the_remedy(stopped, pki, tmp_path, command, change, said):  # noqa: PLR0917  parameters of one table
-    done = stopped(body_of(pki, **change(pki, tmp_path))).command(command)
+    # What only disables a route is refused by a strict start.
+    strict = ["--strict"] if command == "start" and "expired" in said else []
+    done = stopped(body_of(pki, **change(pki, tmp_path))).command(command, *strict)
     assert done.returncode == 78, done
     text = done.stdout + "\n".join(line for line in done.stderr.splitlines())
     assert "Traceback" not in text

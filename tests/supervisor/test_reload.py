@@ -103,10 +103,10 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
         (lambda text, pki: text + "\n[surprise]\n", "surprise"),
         (lambda text, pki: text.replace(str(pki.gateway.certificate), str(pki.directory / "absent.pem")), "absent.pem"),
         (lambda text, pki: text.replace(str(pki.gateway.key), str(pki.client.key)), "does not"),
-        (lambda text, pki: text.replace(str(pki.machine.certificate), str(pki.client_expired.certificate)).replace(str(pki.machine.key), str(pki.client_expired.key)), "expired"),
+        (lambda text, pki: text.replace(str(pki.machine.certificate), str(pki.backend.certificate)).replace(str(pki.machine.key), str(pki.backend.key)), "cannot serve as a client"),
         (lambda text, pki: "not toml", "line 1"),
     ],
-    ids=["unknown key", "missing file", "wrong key", "expired certificate", "no TOML"],
+    ids=["unknown key", "missing file", "wrong key", "certificate for servers", "no TOML"],
 )
 def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_on(relay, pki, body, change, expected):
     gateway = relay()

@@ -24,9 +24,9 @@ only_root = pytest.mark.skipif(not AS_ROOT, reason="needs root, to give it up")
 not_root = pytest.mark.skipif(AS_ROOT, reason="root may do this")
 
 
-def refusal(gateway, code):
+def refusal(gateway, code, *more):
     """What `start` says when it refuses; `check` must refuse the same."""
-    started = gateway.command("start")
+    started = gateway.command("start", *more)
     assert started.returncode == code, started
     assert started.stdout == ""
     assert "Traceback" not in started.stderr
@@ -258,10 +258,10 @@ def test_started_as_root_the_workers_are_the_configured_user_without_any_privile
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_an_expired_certificate_is_refused_at_start_and_check_with_file_and_subject(relay, pki, body):
+def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_file_and_subject(relay, pki, body):
     bad = body.replace(str(pki.gateway.certificate), str(pki.backend_expired.certificate)).replace(str(pki.gateway.key), str(pki.backend_expired.key))
     gateway = relay(bad, start=False)
-    lines = refusal(gateway, 78)
+    lines = refusal(gateway, 78, "--strict")
     assert any("backend-expired.pem" in line and "CN=backend" in line and "expired" in line for line in lines)
     checked = gateway.command("check")
     assert checked.returncode == 78

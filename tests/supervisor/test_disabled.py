@@ -1,0 +1,259 @@
+"""One certificate or name that cannot be used disables what needs it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from relay.tls.pki import Authority, Wanted
+from tests.support.client import context_of, talk
+from tests.support.gateway import wait_until
+from tests.support.stub_relay import STUB, stub
+
+NOW = datetime.now(UTC)
+PAST = {"not_before": NOW - timedelta(days=60), "not_after": NOW - timedelta(days=1)}
+FUTURE = {"not_before": NOW + timedelta(days=1), "not_after": NOW + timedelta(days=60)}
+SOON = stub(recheck_s=0.2)
+
+
+def gateway_certificate(pki, **dates):
+    wanted = Wanted("gateway", dns=("bad.example.com",), purposes=("server",), **dates)
+    return pki.write(pki.authority.issue(wanted))
+
+
+def machine_certificate(pki, **dates):
+    return pki.write(pki.authority.issue(Wanted("machine", purposes=("client",), **dates)))
+
+
+def write_two(pki, echo, *, shown=None, client_ca=None, machine=None, backend_ca=None, address=""):
+    """A route bad.example.com with its own pool, and one for all other names that is always good."""
+    shown, machine = shown or pki.gateway, machine or pki.machine
+    text = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
+    for sni, pool, pair, ca in (
+        ('["bad.example.com"]', "bad", shown, client_ca or pki.ca),
+        ("[]", "good", pki.gateway, pki.ca),
+    ):
+        text += (
+            f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\ncertificate = "{pair.certificate}"\n'
+            f'private_key = "{pair.key}"\nclient_ca = "{ca}"\n'
+        )
+    for pool, pair, ca, where in (
+        ("bad", machine, backend_ca or pki.ca, address or echo.address),
+        ("good", pki.machine, pki.ca, echo.address),
+    ):
+        text += (
+            f'[pool.{pool}]\nmachine_certificate = "{pair.certificate}"\n'
+            f'machine_key = "{pair.key}"\nbackend_ca = "{ca}"\n'
+            f'[[pool.{pool}.backend]]\nroute = "w1"\naddress = "{where}"\n'
+            'name = "backend.example.com"\n'
+        )
+    return text
+
+
+def ask_bad(pki, gateway):
+    """What a client of bad.example.com gets: its own word for a failure, or the answer."""
+    context = context_of(pki)
+    context.check_hostname = False
+    raw = socket.create_connection(("127.0.0.1", gateway.port()), 20)
+    try:
+        with context.wrap_socket(raw, server_hostname="bad.example.com") as tls:
+            tls.sendall(b"hello")
+            return tls.recv(100)
+    except (ssl.SSLError, ConnectionError) as error:
+        return str(error)
+
+
+def page(gateway, path):
+    try:
+        with urllib.request.urlopen(f"{gateway.admin_url}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(gateway, line):
+    return wait_until(f"/metrics has {line}", lambda: line in page(gateway, "/metrics")[1].splitlines())
+
+
+CASES = {
+    "expired certificate": (lambda pki: {"shown": gateway_certificate(pki, **PAST)}, "route", "expired on"),
+    "future certificate": (lambda pki: {"shown": gateway_certificate(pki, **FUTURE)}, "route", "is not valid before"),
+    "expired client_ca": (
+        lambda pki: {"client_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca.pem")},
+        "route",
+        "expired on",
+    ),
+    "expired machine certificate": (lambda pki: {"machine": machine_certificate(pki, **PAST)}, "pool", "expired on"),
+    "expired backend_ca": (
+        lambda pki: {"backend_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca2.pem")},
+        "pool",
+        "expired on",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_needs_it_is_disabled_and_the_rest_serves(relay, pki, echo, case):
+    make, kind, words = CASES[case]
+    gateway = relay(write_two(pki, echo, **make(pki)), relay={"workers": 1})
+    assert talk(pki, gateway.port()) == b"hello"
+    told = ask_bad(pki, gateway)
+    assert "INTERNAL_ERROR" in told.upper().replace(" ", "_"), told
+    [line] = gateway.wait_for_access(reason=f"{kind}_disabled")
+    assert (line["side"], line["route"], line["listener"]) == ("inbound", "bad.example.com", "https")
+    assert words in line["detail"]
+    assert "renew the file" in line["remedy"]
+    thing = "route https/bad.example.com" if kind == "route" else "pool bad"
+    log = gateway.wait_for_log(f"{thing} is disabled: ")
+    assert words in log
+    assert f"{thing} is disabled: " in gateway.command("status").stdout
+    metric(gateway, 'relay_route_disabled{listener="https",route="bad.example.com"} 1.0')
+    metric(gateway, 'relay_route_disabled{listener="https",route="default"} 0.0')
+    metric(gateway, f'relay_backend_up{{backend="w1",pool="bad"}} {float(kind == "route")}')
+    metric(gateway, 'relay_backend_up{backend="w1",pool="good"} 1.0')
+    assert words in page(gateway, "/balancer-manager")[1]
+    api = json.loads(page(gateway, "/api/pools")[1])
+    pool = next(one for one in api["pools"] if one["name"] == "bad")
+    assert bool(api["routes_disabled"]) == (kind == "route")
+    assert (words in pool["disabled"], pool["backends"][0]["status"]) == (
+        (True, "disabled") if kind == "pool" else (False, "ok")
+    )
+    assert page(gateway, "/readyz")[0] == 200
+    assert gateway.command("check").returncode == 78
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_strict_start_and_reload_refuse_it(relay, pki, echo, case):
+    make, _, words = CASES[case]
+    gateway = relay(write_two(pki, echo, **make(pki)), start=False)
+    refused = gateway.command("start", "--strict")
+    assert refused.returncode == 78
+    assert words in refused.stderr
+
+
+def test_a_strict_relay_refuses_it_at_a_reload_too(relay, pki, echo):
+    gateway = relay(write_two(pki, echo), start=False)
+    gateway.module = ("tests.support.strict_relay",)
+    gateway.start()
+    gateway.write(write_two(pki, echo, shown=gateway_certificate(pki, **PAST)))
+    refused = gateway.command("reload")
+    assert refused.returncode == 78
+    assert "expired on" in refused.stderr
+    gateway.write(write_two(pki, echo, address="no-such-host.invalid:1"))
+    assert "does not resolve" in gateway.command("reload").stderr
+
+
+def renew(old, new):
+    """As a renewal does: the key, then the certificate, each in one step."""
+    for source, target in ((new.key, old.key), (new.certificate, old.certificate)):
+        beside = target.with_suffix(".new")
+        shutil.copy(source, beside)
+        beside.replace(target)
+
+
+@pytest.mark.parametrize("kind", ["route", "pool"])
+def test_it_comes_back_by_itself_when_the_file_is_renewed(relay, pki, echo, kind):
+    make = gateway_certificate if kind == "route" else machine_certificate
+    old = make(pki, **PAST)
+    text = write_two(pki, echo, **{"shown" if kind == "route" else "machine": old})
+    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1})
+    assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
+    renew(old, make(pki))
+    gateway.wait_for_log("a file of something disabled was renewed: reloading")
+    gateway.wait_for_log("is disabled no more")
+    assert ask_bad(pki, gateway) == b"hello"
+    assert gateway.endpoints["generation"] == 2
+    metric(gateway, 'relay_route_disabled{listener="https",route="bad.example.com"} 0.0')
+    assert "is disabled" not in gateway.command("status").stdout
+
+
+def test_a_renewal_that_is_not_whole_yet_is_said_once_and_taken_later(relay, pki, echo):
+    """The new certificate is there, its key is not: nothing that serves is touched."""
+    old, new = gateway_certificate(pki, **PAST), gateway_certificate(pki)
+    gateway = relay(write_two(pki, echo, shown=old), module=STUB, env=SOON, relay={"workers": 1})
+    gateway.wait_for_log("route https/bad.example.com is disabled")
+    shutil.copy(new.certificate, old.certificate)
+    assert talk(pki, gateway.port()) == b"hello"
+    shutil.copy(new.key, old.key)
+    gateway.wait_for_log("is disabled no more")
+    assert ask_bad(pki, gateway) == b"hello"
+
+
+def test_the_renewal_takes_the_running_configuration_and_not_an_unfinished_file(relay, pki, echo):
+    old = gateway_certificate(pki, **PAST)
+    gateway = relay(write_two(pki, echo, shown=old), module=STUB, env=SOON, relay={"workers": 1})
+    gateway.wait_for_log("route https/bad.example.com is disabled")
+    gateway.config.write_text("half of a ")
+    renew(old, gateway_certificate(pki))
+    gateway.wait_for_log("is disabled no more")
+    assert talk(pki, gateway.port()) == b"hello"
+
+
+def test_a_certificate_that_expires_while_the_relay_runs_disables_its_route(relay, pki, echo):
+    ends = datetime.now(UTC) + timedelta(seconds=8)
+    shown = gateway_certificate(pki, not_after=ends)
+    gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
+    assert ask_bad(pki, gateway) == b"hello"
+    gateway.wait_for_log("route https/bad.example.com is disabled: ")
+    assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.endpoints["generation"] == 1
+
+
+def test_a_certificate_that_begins_while_the_relay_runs_enables_its_route(relay, pki, echo):
+    begins = datetime.now(UTC) + timedelta(seconds=8)
+    shown = gateway_certificate(pki, not_before=begins)
+    gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
+    gateway.wait_for_log("route https/bad.example.com is disabled: ")
+    gateway.wait_for_log("route https/bad.example.com works again")
+    assert ask_bad(pki, gateway) == b"hello"
+
+
+def test_every_route_disabled_starts_and_says_so_loudly(relay, pki, body):
+    old = gateway_certificate(pki, **PAST)
+    text = body.replace(str(pki.gateway.certificate), str(old.certificate))
+    gateway = relay(text.replace(str(pki.gateway.key), str(old.key)), relay={"workers": 1})
+    gateway.wait_for_log("every route is disabled: no client is served")
+    assert page(gateway, "/healthz")[0] == 200
+    code, why = wait_until("it is not ready", lambda: (p := page(gateway, "/readyz"))[0] == 503 and p)
+    assert (code, "every route is disabled" in why) == (503, True)
+
+
+def test_a_key_of_another_certificate_is_refused_whole_as_before(relay, pki, echo):
+    gateway = relay(write_two(pki, echo), relay={"workers": 1})
+    bad = gateway_certificate(pki, **PAST)
+    gateway.write(write_two(pki, echo, shown=type(bad)(bad.certificate, pki.machine.key, bad.issued)))
+    refused = gateway.command("reload")
+    assert (refused.returncode, "does not belong to the certificate" in refused.stderr) == (78, True)
+
+
+def test_a_backend_whose_name_does_not_resolve_is_disabled_and_the_rest_serves(relay, pki, echo):
+    text = write_two(pki, echo, address="no-such-host.invalid:1")
+    gateway = relay(text, relay={"workers": 1})
+    assert talk(pki, gateway.port()) == b"hello"
+    ask_bad(pki, gateway)
+    [line] = gateway.wait_for_access(reason="backend_unresolved")
+    assert "getent ahosts" in line["remedy"]
+    gateway.wait_for_log("backend bad/w1 is disabled: no-such-host.invalid does not resolve")
+    metric(gateway, 'relay_backend_up{backend="w1",pool="bad"} 0.0')
+    api = json.loads(page(gateway, "/api/pools")[1])
+    pool = next(one for one in api["pools"] if one["name"] == "bad")
+    assert pool["backends"][0]["status"] == "disabled"
+    assert "does not resolve" in pool["backends"][0]["disabled"]
+    assert "does not resolve" in gateway.command("check").stderr
+
+
+def test_a_pool_goes_on_without_a_backend_that_does_not_resolve(relay, pki, echo, body):
+    more = '[[pool.echo.backend]]\nroute = "w2"\naddress = "no-such-host.invalid:1"\n'
+    gateway = relay(body + more, relay={"workers": 1})
+    for _ in range(6):
+        assert talk(pki, gateway.port()) == b"hello"
+    lines = gateway.wait_for_access(6)
+    assert {(line["backend"], line["why"]) for line in lines} == {("w1", "balanced")}
