@@ -104,6 +104,7 @@ class LineHandler(logging.Handler):
         self._torn = b""  # the rest of a line whose first part was written
         self._lost = 0  # and no line has said so yet
         self._uncounted = 0
+        self._hopeless = False
         self.dropped = 0
         self._count: Callable[[int], None] | None = None
 
@@ -130,12 +131,13 @@ class LineHandler(logging.Handler):
 
     def flush(self) -> None:
         """Hand over what is kept, as far as it is taken without waiting."""
+        self._hopeless = False
         try:
             while self._lines or self._torn or self._lost:
                 if not self._write_one():
                     return
         except OSError:
-            return  # nobody reads, or the disk is full: as good as a reader that hangs
+            self._hopeless = True  # nobody reads, or the disk is full
 
     def last_chance(self, patience_s: float) -> None:
         """Hand over what is kept while the time lasts."""
@@ -143,13 +145,11 @@ class LineHandler(logging.Handler):
         self.flush()
         while self._sink is not None and (self._lines or self._torn or self._lost):
             left_s = deadline - time.monotonic()
-            if left_s <= 0:
+            if left_s <= 0 or self._hopeless:
                 return
             self._sink.wait(left_s)
-            before = self._size, self._torn, self._lost
             self.flush()
-            if (self._size, self._torn, self._lost) == before:
-                time.sleep(0.01)  # a reader that is gone is "ready" at once
+            time.sleep(0.001)  # "there is room" may mean less than a line
 
     def _write_one(self) -> bool:
         """Write one line, or the rest of one. False when it was not taken. Raises OSError."""
