@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         for problem in error.problems:
             _say(str(problem))
-        return EXIT_CONFIG
+        # A service manager tries again where that may help.
+        passing = bool(error.problems) and all(problem.passing for problem in error.problems)
+        return EXIT_CANNOT_START if passing else EXIT_CONFIG
     except RefusedError as error:
         for line in error.problems:
             _say(line)

@@ -108,7 +108,7 @@ def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
             if not is_ip(host) and host in names:
                 where = f"{pool_place(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {names[host]}"
-                yield Problem(where, what, "correct the name, or write the IP address")
+                yield Problem(where, what, "correct the name, or write the IP address", passing=True)
 
 
 def kept(

@@ -307,3 +307,12 @@ def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, meg
         assert "too little memory" in said or "see its last words" in said or "in the messages above" in said
         assert "too little memory" in log
         assert "MemoryMax= of the unit" in log
+
+
+def test_a_strict_start_without_dns_may_be_tried_again_unless_more_is_wrong(relay, pki, echo, body):
+    """A unit starts what ended with 71 again, and leaves alone what ended with 78."""
+    nowhere = body.replace(echo.address, "no-such-host.invalid:443")
+    for text, code in ((nowhere, 71), (nowhere + "nonsense = 1\n", 78)):
+        started = relay(text, start=False).command("start", "--strict")
+        assert started.returncode == code, started
+    assert "nonsense" in started.stderr
