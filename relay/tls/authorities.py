@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from relay.tls.certificate import Certificate
-from relay.tls.findings import Certificates, Finding, Level, blame, dates, fine, quoted
+from relay.tls.findings import (
+    REISSUE,
+    Certificates,
+    Finding,
+    Level,
+    blame,
+    dates,
+    fine,
+    quoted,
+)
 from relay.tls.material import AuthorityUse, name_of
 from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
 from relay.tls.verdict import (
@@ -19,6 +28,7 @@ from relay.tls.verdict import (
     Refusal,
     Role,
     Trust,
+    broken_extensions,
     is_self_signed,
     refusal_of,
     weakness_of,
@@ -104,6 +114,9 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
         yield f"may not vouch for a {role}: its extendedKeyUsage has only {', '.join(ekus)}", "name the CA that issues these certificates"
     if (weakness := weakness_of(certificate)) and weakness.refused:
         yield weakness.what, "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more"
+    if broken := broken_extensions(certificate):
+        yield f"{broken}: OpenSSL trusts nothing that it issued", f"replace it, or {REISSUE}"
+        return
     refusal = bundle.refusal_of(certificate)
     if refusal and not is_self_signed(certificate) and not bundle.issuers.of(certificate):
         yield f"is an intermediate, and its issuer {quoted(name_of(certificate.issuer))} is not in this file: OpenSSL trusts a path only up to a root", "append the root to the file"

@@ -9,6 +9,7 @@ Never: says what a certificate is fit for (that is `tls.profile` and `tls.verdic
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple
@@ -171,6 +172,11 @@ class Certificate:
     def has_extension(self, oid: bytes) -> bool:
         """Whether the extension is there at all."""
         return any(each.oid == oid for each in self._fields.extensions or ())
+
+    def repeated_extensions(self) -> list[str]:
+        """The object identifiers of extensions that are there more than once."""
+        counts = Counter(each.oid for each in self._fields.extensions or ())
+        return [dotted(oid) for oid, count in counts.items() if count > 1]
 
     @cached_property
     def alternatives(self) -> Alternatives | None:

@@ -17,6 +17,7 @@ from relay.tls.profile import subject_of
 from relay.tls.verdict import Refusal
 
 SOON = timedelta(days=30)
+REISSUE = "have it issued anew, with each extension once and in its standard form (RFC 5280, 4.2)"
 
 Certificates = tuple[Certificate, ...]
 

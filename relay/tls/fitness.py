@@ -23,6 +23,7 @@ from relay.errors import ConfigError
 from relay.tls.authorities import judge_bundle, usable_cas
 from relay.tls.certificate import Certificate
 from relay.tls.findings import (
+    REISSUE,
     Certificates,
     Finding,
     Level,
@@ -44,6 +45,7 @@ from relay.tls.material import (
     name_of,
     pairs_of,
 )
+from relay.tls.names import SUBJECT_ALT_NAME
 from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, limits_names, subject_of
 from relay.tls.spans import Span
 from relay.tls.validity import span_of_cas, span_of_pair
@@ -53,6 +55,7 @@ from relay.tls.verdict import (
     Refusal,
     Role,
     Trust,
+    broken_extensions,
     is_self_signed,
     issued_by,
     refusal_of,
@@ -188,6 +191,9 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
             yield finding(
                 Level.ERROR if weakness.refused else Level.WARNING, weakness.what, "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256", certificate
             )
+        if not unsent and (broken := broken_extensions(certificate)):
+            what = f"{broken}: every peer that uses OpenSSL refuses the connection"
+            yield finding(Level.ERROR, what, REISSUE, certificate)
     if refusal := refusal_of(leaf, trusted=(leaf,), role=role, partial=True):
         yield finding(Level.ERROR, f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}", f"issue a certificate with extendedKeyUsage {NEEDED_EKU[role]}")
     elif (usage := key_usage_of(leaf)) is not None and not usage.digital_signature:
@@ -248,6 +254,9 @@ def _judge_names(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
 def _uncovered(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Names a route answers to and its certificate does not carry (RFC 6125, 6.4: a wildcard covers one label; the common name counts for nothing)."""
     names = leaf.alternatives
+    if names is None and (leaf.has_extension(SUBJECT_ALT_NAME) or not leaf.readable):
+        yield "has names that the relay cannot read: it cannot tell whether they fit", REISSUE
+        return
     carried = {name.lower() for name in names.dns} if names else set()
     if not carried and not (names and names.ip):
         yield "carries no name: it has no subjectAltName with a DNS name or an IP address, and clients do not look at the common name", "issue it with the names clients connect to"

@@ -42,7 +42,11 @@ def fits(certificate: Certificate, key: PKey) -> bool:
     try:
         if lib.SSL_CTX_use_certificate(raw, certificate.pointer) != 1:
             return dump_publickey(FILETYPE_ASN1, key) == certificate.spki
-        return bool(lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1)  # noqa: SLF001
+        # A key of another algorithm is taken, for a second certificate that does not follow.
+        return bool(
+            lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1  # noqa: SLF001
+            and lib.SSL_CTX_check_private_key(raw) == 1
+        )
     finally:
         lib.ERR_clear_error()
 

@@ -180,10 +180,10 @@ def unix_time(tag: int, text: bytes) -> float | None:
     month, day, hour, minute, second = (int(rest[at : at + 2]) for at in range(0, 10, 2))
     if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 60):
         return None
-    try:
-        return float(calendar.timegm((max(year, 1), month, day, hour, minute, second)))
-    except ValueError:  # the 31st of a month that has none
+    year = max(year, 1)  # Python's calendar has no year 0
+    if day > calendar.monthrange(year, month)[1]:
         return None
+    return float(calendar.timegm((year, month, day, hour, minute, second)))
 
 
 def serial_text(content: bytes) -> str:

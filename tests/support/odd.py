@@ -142,10 +142,10 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> bytes:
     return f"-----BEGIN {label}-----\n{text}-----END {label}-----\n".encode()
 
 
-def rsa_pss() -> tuple[Odd, bytes]:
+def rsa_pss(parameters: bytes = b"") -> tuple[Odd, bytes]:
     """A certificate for an RSA-PSS key, and that key in PEM: `cryptography` makes plain RSA keys only."""
     key = rsa.generate_private_key(65537, 2048)
-    algorithm = sequence(oid("1.2.840.113549.1.1.10"))
+    algorithm = sequence(oid("1.2.840.113549.1.1.10"), parameters)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
     private = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     spki = sequence(algorithm, tlv(3, b"\0", public))

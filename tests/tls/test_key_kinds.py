@@ -29,8 +29,10 @@ from tests.support.odd import (
     attribute,
     dns,
     extension,
+    integer,
     make,
     name,
+    oid,
     pem,
     rsa_pss,
     sequence,
@@ -99,6 +101,36 @@ def test_a_key_that_no_peer_accepts_is_refused_with_its_kind(pki, tmp_path, kind
     assert kind in finding.what
     assert finding.file == str(files.certificate)
     assert "P-256" in finding.remedy
+
+
+def pss_parameters(hash_number, salt):
+    """RSASSA-PSS-params (RFC 4055, 3.1) with SHA-2 in both places."""
+    chosen = sequence(oid(f"2.16.840.1.101.3.4.2.{hash_number}"), tlv(5))
+    mask = sequence(oid("1.2.840.113549.1.1.8"), chosen)
+    return sequence(tlv(0xA0, chosen), tlv(0xA1, mask), tlv(0xA2, integer(salt)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        (sequence(), "SHA-1, for which"),
+        (pss_parameters(4, 28), "SHA-224, for which"),
+        (pss_parameters(1, 64), "SHA-256 with 64 bytes of salt, for which"),
+        (pss_parameters(1, 32), ""),
+        (pss_parameters(2, 20), ""),
+        (pss_parameters(3, 64), ""),
+    ],
+)
+@both_versions
+def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(pki, tmp_path, parameters, said, version):
+    odd, key = rsa_pss(parameters)
+    files = write_odd(tmp_path, "key", odd, pki.authority)
+    files.key.write_bytes(key)
+    shown = {"certificate": files.certificate, "private_key": files.key}
+    found = [each.what for each in findings(pki, routes=(shown,))]
+    assert [said in each for each in found] == ([True] if said else [])
+    with meet_client(route_of(pki, **shown), client_context(pki, pki.client, version)) as met:
+        assert (met.reason == "done") == (not said), "what `check` says is what happens"
 
 
 def test_brainpool_is_a_warning_where_groups_name_it(pki, tmp_path):

@@ -2,7 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.errors import ConfigError
@@ -133,6 +134,17 @@ def test_a_damaged_key_is_refused(pki, tmp_path):
 def test_a_key_of_another_certificate_is_refused_by_subject(pki):
     [what] = problems_of(pki.client.certificate, pki.machine.key)
     assert what == f'the private key in {pki.machine.key} does not belong to the certificate "CN=alice" in {pki.client.certificate}'
+
+
+@pytest.mark.parametrize("make_key", [ed25519.Ed25519PrivateKey.generate, lambda: rsa.generate_private_key(65537, 2048)])
+def test_a_key_of_another_algorithm_does_not_belong_either(pki, tmp_path, make_key):
+    """OpenSSL takes one, for a second certificate that does not follow."""
+    file = tmp_path / "other.key"
+    file.write_bytes(make_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(ConfigError) as caught:
+        load_key_pair("pool.main.machine_certificate", pki.client.certificate, file)
+    [problem] = caught.value.problems
+    assert "does not belong to the certificate" in problem.what
 
 
 def test_more_than_one_key_is_refused(pki, tmp_path):

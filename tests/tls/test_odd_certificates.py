@@ -24,7 +24,24 @@ from tests.support.handshakes import (
     server_context,
     target_of,
 )
-from tests.support.odd import CN, SOUND, Odd, Signer, attribute, make, make_root, name, pem, write_odd
+from tests.support.odd import (
+    CN,
+    KEY_USAGE,
+    NAME_CONSTRAINTS,
+    SOUND,
+    Odd,
+    Signer,
+    attribute,
+    dns,
+    extension,
+    make,
+    make_root,
+    name,
+    pem,
+    sequence,
+    tlv,
+    write_odd,
+)
 
 odd = pytest.mark.parametrize("what", SOUND)
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
@@ -98,6 +115,57 @@ def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
     listed = certificates_of(config)
     assert sum(info.file == str(files.certificate) for info in listed) == 2
     assert all(info.subject.isprintable() and info.serial_hex for info in listed)
+
+
+_SKI, _CRL_POINTS = "2.5.29.14", "2.5.29.31"
+# What OpenSSL refuses without a word for it, and what is said.
+BROKEN = {
+    "a key identifier that is none": (Odd(extensions=(extension(_SKI, b"abc"),)), "has an extension that OpenSSL cannot parse"),
+    "a keyUsage that is none": (Odd(extensions=(extension(KEY_USAGE, b"abc"),)), "has an extension that OpenSSL cannot parse"),
+    "a name constraint that is none": (Odd(extensions=(extension(NAME_CONSTRAINTS, b"abc"),)), "has an extension that OpenSSL cannot parse"),
+    "two key identifiers": (Odd(extensions=(extension(_SKI, tlv(4, b"x")),) * 2), "has an extension twice: 2.5.29.14"),
+    "two lists of revocation": (Odd(extensions=(extension(_CRL_POINTS, sequence()),) * 2), "has an extension twice: 2.5.29.31"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("place", ["gateway", "machine", "client_ca", "backend_ca"])
+def test_an_extension_that_openssl_refuses_is_told_by_check(pki, tmp_path, what, place):
+    """It calls the issuer missing in the handshake, which is not what is wrong."""
+    different, said = BROKEN[what]
+    files = write_odd(tmp_path, "broken", different, pki.authority)
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(pem(make_root(different)[0]))
+    differences = {
+        "gateway": {"routes": ({"certificate": files.certificate, "private_key": files.key},)},
+        "machine": {"machine_certificate": files.certificate, "machine_key": files.key},
+        "client_ca": {"routes": ({"client_ca": ca},)},
+        "backend_ca": {"backend_ca": ca},
+    }
+    [error] = errors(config_of(pki, **differences[place]))
+    assert error.startswith(said)
+
+
+IMPOSSIBLE = {"February 30th": b"200230000000Z", "a leap day of no leap year": b"210229000000Z", "September 31st": b"200931000000Z"}
+
+
+@pytest.mark.parametrize("date", IMPOSSIBLE)
+def test_a_day_that_no_month_has_is_told_by_check(pki, tmp_path, date):
+    def change(body):
+        at = body.index(tlv(23, b"")[:1] + b"\x0d") + 2
+        return body[:at] + IMPOSSIBLE[date] + body[at + 13 :]
+
+    files = write_odd(tmp_path, "gateway", Odd(bend=change), pki.authority)
+    [error] = errors(config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},)))
+    assert "has a date in a form that no TLS peer accepts" in error
+
+
+def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path):
+    many = extension("2.5.29.17", dns("app.example.com", *(f"a{number}" for number in range(1100))))
+    files = write_odd(tmp_path, "gateway", Odd(san=many), pki.authority)
+    config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
+    [warning] = [each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "warning"]
+    assert warning == "has names that the relay cannot read: it cannot tell whether they fit"
 
 
 def make_intermediate(what, authority):
