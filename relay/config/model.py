@@ -139,6 +139,7 @@ class Route(_Section):
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = INBOUND_GROUPS
+    send_ca_names: bool = True
     session_tickets: bool = True  # making one costs 41 µs CPU per full handshake
     alpn: Strings = ()
 

@@ -34,6 +34,9 @@ from relay.tls.verdict import (
     weakness_of,
 )
 
+# RFC 8446, 4.2.4: 2^16 for the list and all other extensions of the request.
+MOST_NAMES_BYTES = 65_000
+
 
 class _Bundle:
     """The CAs of one file, with what OpenSSL says of each when it trusts them all."""
@@ -75,6 +78,15 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
         yield from said
         if all(finding.level is Level.INFO for finding in said):
             yield from fine((), use.where, str(use.file), (certificate,))
+
+
+def judge_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Finding]:
+    """Whether the names of these CAs have room in the message that asks a client for its certificate."""
+    names = {each.subject.public_bytes() for each in certificates}
+    size = sum(2 + len(name) for name in names)
+    if size > MOST_NAMES_BYTES:
+        what = f"the names of its {len(names)} CAs take {size} bytes, and a TLS message has room for {MOST_NAMES_BYTES}: every handshake would fail"
+        yield Finding(Level.ERROR, str(use.file), "", what, "set send_ca_names = false in the route, or name fewer CAs", use.where)
 
 
 def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> list[Certificate]:

@@ -195,7 +195,8 @@ def _inbound(  # noqa: PLR0917
         context.set_options(SSL.OP_NO_TICKET)
     context.set_session_id(hashlib.sha256(f"{number}/{listener.name}/{index}".encode()).digest())
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
-    cas.ask_for(context)
+    if route.send_ca_names:
+        cas.ask_for(context)
     keep: tuple[Any, ...] = (context,)
     if protocols:
         callback = selector(tuple(name.encode("ascii") for name in protocols))

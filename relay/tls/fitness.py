@@ -20,7 +20,7 @@ from typing import NamedTuple
 from relay.config.files import Files
 from relay.config.model import Config
 from relay.errors import ConfigError
-from relay.tls.authorities import judge_bundle, usable_cas
+from relay.tls.authorities import judge_bundle, judge_names, usable_cas
 from relay.tls.certificate import Certificate
 from relay.tls.findings import (
     REISSUE,
@@ -105,6 +105,8 @@ def assess(config: Config, now: datetime, files: Files | None = None) -> Judgeme
     for use, bundle in bundles:
         key = ("bundle", use.file, bool(use.pool))
         judged.note(key, use.where, partial(judge_bundle, use, bundle, now))
+        if use.names_sent:
+            judged.note(("names", use.file), use.where, partial(judge_names, use, bundle))
         if key not in judged.usable:
             judged.usable[key] = usable_cas(use, bundle, now)
         spans[use.where] = span_of_cas(use.where, use.file, judged.usable[key])

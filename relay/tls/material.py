@@ -77,6 +77,7 @@ class AuthorityUse:
     where: str
     file: Path
     pool: str = ""
+    names_sent: bool = False  # clients are told the names of these CAs
 
 
 def pairs_of(config: Config) -> Iterator[PairUse]:
@@ -109,7 +110,7 @@ def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
         for index, route in enumerate(listener.route):
             if route.client_ca is not None:
-                yield AuthorityUse(f"{where}.route[{index}].client_ca", route.client_ca)
+                yield AuthorityUse(f"{where}.route[{index}].client_ca", route.client_ca, names_sent=route.send_ca_names)
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
             yield AuthorityUse(f"{pool_place(name)}.backend_ca", pool.backend_ca, pool=name)

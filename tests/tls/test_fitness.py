@@ -310,3 +310,23 @@ def test_judging_a_ca_file_is_linear_in_its_size(judged, tmp_path):
     small = min(work_of(judged, tmp_path, 100) for _ in range(3))
     large = min(work_of(judged, tmp_path, 400) for _ in range(3))
     assert large < 8 * small
+
+
+def test_ca_names_without_room_in_the_handshake_are_an_error(pki, tmp_path):
+    cas = [Authority.root(f"CA {number} ".ljust(64, "x")).certificate for number in range(830)]
+    file = bundle(tmp_path, *cas)
+
+    def errors(send):
+        shown = {"certificate": pki.gateway.certificate, "private_key": pki.gateway.key}
+        route = Route(sni=("app.example.com",), pool="a", client_ca=file, send_ca_names=send, **shown)
+        listener = Listener(name="https", listen=("127.0.0.1:0",), route=(route,))
+        backend = Backend(route="w", address="127.0.0.1:1")
+        machine = {"machine_certificate": pki.machine.certificate, "machine_key": pki.machine.key}
+        pool = Pool(backend_ca=pki.ca, backend=(backend,), **machine)
+        found = judge(Config(listener=(listener,), pool={"a": pool}), NOW)
+        return [each for each in found if each.level is Level.ERROR]
+
+    [error] = errors(send=True)
+    assert "a TLS message has room for 65000" in error.what
+    assert "send_ca_names = false" in error.remedy
+    assert errors(send=False) == []
