@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
 from relay.tls.authorities import MOST_NAMES_BYTES
 from relay.tls.pki import Authority, to_pem
 from tests.support.client import talk
-from tests.support.programs import needs
+from tests.support.programs import needs, run
 
 
 def told(gateway, version):
     """What OpenSSL's client shows of the request."""
-    done = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{gateway.port()}", version],
-        input=b"", capture_output=True, timeout=30, check=False,
-    )  # fmt: skip
-    return done.stdout.decode(errors="replace")
+    return run("openssl", "s_client", "-connect", f"127.0.0.1:{gateway.port()}", version).stdout
 
 
 @needs("openssl")
