@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # as click does it
         _forget_stdout()
         return 1
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
     except click.UsageError as error:
         # click does not always know in which command it was.
         command = error.ctx.command_path if error.ctx else "relay"
@@ -136,7 +139,7 @@ def start(config_file: Path | None, *, strict: bool) -> int:
 @commands.command()
 @config_option
 def check(config_file: Path | None) -> int:
-    """Say everything that `start` would refuse, and how fit every certificate is."""
+    """Say everything that `start` would refuse or disable, and how fit every certificate is."""
     path = find_config(config_file)
     config = load_config(path)
     _load_openssl()
@@ -145,13 +148,16 @@ def check(config_file: Path | None) -> int:
 
     hide_memory()  # it reads the keys
 
-    findings, problems = judge_all(config)
-    _show_findings(findings)
-    for problem in problems:
+    judged = judge_all(config)
+    _show_findings(judged.findings)
+    for problem in judged.problems + judged.passing:
         _say(str(problem))
-    refused = len(problems) + sum(1 for finding in findings if finding.level == "error")
-    if refused:
-        return _say(f"{path}: {refused} problems; the relay would not start", EXIT_CONFIG)
+    if judged.count:
+        what = f"{judged.count} problem{'s' if judged.count > 1 else ''}"
+        meaning = "the relay would not start"
+        if judged.would_start:
+            meaning = "the relay would start with a part of it disabled, but not with --strict"
+        return _say(f"{path}: {what}; {meaning}", EXIT_CONFIG)
     click.echo(f"{path}: ok")
     return EXIT_OK
 

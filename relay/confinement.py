@@ -13,7 +13,8 @@ not need, where the kernel has it:
     admin      reads what Python needs and what the checker found, connects to nothing
 
 None of them signals a process outside, connects to an abstract unix socket, or traces
-another one, even as root.
+another one, even as root. Those that share the supervisor's user also give up by seccomp to
+set limits or priorities of another process; the checker and the admin process always do.
 
 Never: weakens what was forbidden before; ends a process because the kernel does not take part.
 """
@@ -29,7 +30,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from relay import landlock
+from relay import landlock, seccomp
 from relay.landlock import ALL, CHANGE, READ, Files, Rule
 
 _PR_SET_DUMPABLE = 4
@@ -78,12 +79,16 @@ def hide_memory() -> None:
 def confine_worker(access_log: str) -> None:
     """For a worker that has opened what it needs but its access log. It starts no process and no thread any more, either."""
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    # The filter costs 1 % of a small request, so only where it keeps us from something.
+    if _shares_user_with(os.getppid()):
+        _keep_to_self("worker")
     _restrict("worker", CHANGE | Files.EXECUTE, [Rule(place, _APPEND) for place in log_places(access_log)])
 
 
 def confine_checker(directory_fd: int) -> None:
     """For the checker, before it has threads: a thread that runs already would stay free."""
     rules = [Rule(directory_fd, _OWN_DIRECTORY), *_readable(python_places()), *_readable(resolver_places())]
+    _keep_to_self("checker")
     _restrict("checker", ALL, [*rules, Rule(Path("/dev/null"), Files.READ_FILE | Files.WRITE_FILE)])
 
 
@@ -92,16 +97,19 @@ def confine_admin(health_fd: int) -> None:
     rules = list(_readable(python_places()))
     if health_fd >= 0:
         rules.append(Rule(health_fd, READ))
+    _keep_to_self("admin process")
     _restrict("admin process", ALL, rules, ports=True)
 
 
 def describe(access_log: str) -> str:
     """For the log: what is in force on this machine."""
     known = landlock.version()
+    alone = seccomp.is_available()
     if not known:
         return (
             "Landlock is not in force: this kernel does not have it (Linux 5.13, in the list lsm=), or a system call filter "
             "forbids it; workers, checker and admin process may read and write whatever their user may"
+            + ("; by seccomp none of them sends a signal to others, or sets limits of others" if alone else "")
         )
     places = log_places(access_log)
     written = f"only {', '.join(map(str, places))}" if places else "no file"
@@ -109,7 +117,8 @@ def describe(access_log: str) -> str:
         f"Landlock {known} is in force: workers execute nothing and write {written}; the checker reads what Python and name "
         "resolution need and writes its own directory; the admin process reads only what Python needs and what the checker found"
         + (", and has no use of the network but to answer" if known >= 4 else "")
-        + ("; none of them sends a signal to others" if known >= 6 else "")
+        + ("; none of them sends a signal to others" if known >= 6 or alone else "")
+        + (", or sets limits of others (seccomp)" if alone else "")
     )
 
 
@@ -172,6 +181,22 @@ def resolver_identity() -> tuple[tuple[int, int], ...]:
         else:
             found.append((status.st_dev, status.st_ino))
     return tuple(found)
+
+
+def _shares_user_with(pid: int) -> bool:
+    """Whether the kernel takes us for the user of that process."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _keep_to_self(name: str) -> None:
+    try:
+        seccomp.keep_to_self()
+    except OSError as error:
+        log.warning("the %s has no system call filter: %s; it may send signals to processes of its user", name, error.strerror or error)
 
 
 def _readable(places: Iterable[Path]) -> Iterator[Rule]:

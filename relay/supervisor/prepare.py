@@ -55,7 +55,31 @@ class Prepared:
     homeless: Mapping[str, str] = field(default_factory=dict)  # names without an address, and why
 
 
-def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was found out about a configuration.
+
+    `passing` are problems that may end by themselves: a start disables what has them.
+    """
+
+    findings: list[Finding]
+    problems: list[Problem]
+    passing: list[Problem]
+
+    @property
+    def count(self) -> int:
+        """How many things are wrong."""
+        errors = [one for one in self.findings if one.level is Level.ERROR]
+        return len(errors) + len(self.problems) + len(self.passing)
+
+    @property
+    def would_start(self) -> bool:
+        """Whether a start without --strict does not refuse it."""
+        lasting = [one for one in self.findings if one.level is Level.ERROR and not one.passing]
+        return not self.problems and not lasting
+
+
+def judge_all(config: Config) -> Judged:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
     findings = judge(config, datetime.now(UTC)) + judge_ciphers(config) + judge_owners(config)
     problems: list[Problem] = []
@@ -69,13 +93,13 @@ def judge_all(config: Config) -> tuple[list[Finding], list[Problem]]:
         build_generation(config, 0)
     except ConfigError as error:
         problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
-    problems += unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {}))
+    passing = list(unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {})))
     problems += password_of(config)[1]
     problems += _state_dir_problems(config)
     running = Running.of(config.relay.state_dir)
     problems += _addresses_in_the_way(config, running)
     findings += _what_only_a_restart_does(config, running)
-    return findings, problems
+    return Judged(findings, problems, passing)
 
 
 def access_log_problems(config: Config, identity: Identity) -> list[Problem]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay import confinement, landlock
+from relay import confinement, landlock, seccomp
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
 from tests.support.operator import Operator
@@ -192,6 +192,18 @@ def test_an_admin_process_reads_python_and_findings_and_has_no_network_of_its_ow
 def test_none_of_them_signals_its_supervisor(world, process):
     there = world([("signal", 1), ("signal", os.getpid())])
     assert there.may(process) == set()
+
+
+@pytest.mark.skipif(not seccomp.is_available(), reason="this kernel takes no system call filters")
+@pytest.mark.parametrize("process", ["worker", "checker", "admin"])
+def test_none_of_them_sets_limits_of_its_supervisor(world, process):
+    """A CPU time limit of 0 would end it, and Landlock does not judge that."""
+    there = world([("limit", "0"), ("slow", "0"), ("signal supervisor", "0"), ("execute", "/bin/true"), ("read", os.__file__)])
+    assert there.may(process) == {("read", os.__file__)}
+    there.gateway.wait_for_log("sets limits of others")
+    if process != "checker":  # any signal but its own ones ends it
+        os.kill(there.pid_of(process), signal.SIGABRT)
+        there.gateway.wait_for_log("most recent call first")
 
 
 # What must go on working.

@@ -111,6 +111,22 @@ def test_a_file_that_is_missing_does_not_hide_what_else_start_would_refuse(relay
     assert said.stderr.endswith("relay.toml: 4 problems; the relay would not start\n")
 
 
+def test_check_tells_what_is_disabled_from_what_is_refused(relay, body):
+    nowhere = body.replace('address = "127.0.0.1:', 'address = "no-such-host.invalid:')
+    assert nowhere != body
+    said = relay(nowhere, start=False).command("check")
+    assert said.returncode == 78
+    assert said.stderr.endswith("1 problem; the relay would start with a part of it disabled, but not with --strict\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("backend",)], ids=str)
+def test_without_a_command_the_help_is_shown_as_it_is(arguments):
+    said = run(*arguments)
+    assert said.returncode == 64
+    assert said.stderr.startswith("Usage: relay")
+    assert len(said.stderr.splitlines()) > 8
+
+
 def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
     gateway = relay(body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False)
     ours, theirs = pty.openpty()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import signal
 import socket
 
@@ -44,6 +45,23 @@ def _signals(pid):
     return True
 
 
+def _limits(pid):
+    """Sets a limit of that process, as it is; 0 is the supervisor."""
+    pid = int(pid) or os.getppid()
+    resource.prlimit(pid, resource.RLIMIT_CPU, resource.getrlimit(resource.RLIMIT_CPU))
+    return True
+
+
+def _slows(_argument):
+    os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))
+    return True
+
+
+def _signals_supervisor(_argument):
+    os.kill(os.getppid(), 0)
+    return True
+
+
 def _connects(port):
     with socket.create_connection(("127.0.0.1", int(port)), timeout=5):
         return True
@@ -71,6 +89,9 @@ _KINDS = {
     "remove": _removes,
     "list": _lists,
     "signal": _signals,
+    "signal supervisor": _signals_supervisor,
+    "limit": _limits,
+    "slow": _slows,
     "connect": _connects,
     "bind": _binds,
     "resolve": _resolves,
