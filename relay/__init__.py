@@ -145,6 +145,7 @@ MAP = {
     "relay.tls.pki": "certificates for the demonstration and the tests",
     "relay.confinement": "what the processes are kept from",
     "relay.landlock": "gives up rights to files for good",
+    "relay.seccomp": "gives up system calls about other processes for good",
     "relay.sockets": "listening sockets and connects",
     "relay.core.fleet": "which workers there should be",
     "relay.core.actions": "what is to be done to have them",
