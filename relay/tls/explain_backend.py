@@ -182,7 +182,7 @@ def _is_address(name: str) -> bool:
 
 def _certificate(who: Identity) -> str:
     if not who.serial:  # too large to be read
-        return f"the backend's certificate: {who.subject}, SHA-256 {who.fingerprint}"
+        return f"the backend's certificate: {who.subject}"
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
     names = ", ".join(_short(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
     return (

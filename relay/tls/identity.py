@@ -6,7 +6,8 @@ the dates of the leaf and of the CA that issued it, and the allow rules.
 Parsing is remembered by the certificate's SHA-256 (a certificate never changes); verdicts that
 depend on the time are not. What is remembered is bounded in number and bytes, and only of
 certificates that a trusted CA has signed. A refused certificate is described for the log: above
-LARGE_BYTES by its size and common name alone, as anybody can make one that is costly to read.
+LARGE_BYTES by size, fingerprint and common name alone, as anybody can make one that is costly
+to read.
 
 Names that cannot be read match no rule by name; a rule by fingerprint needs no names.
 
@@ -59,7 +60,7 @@ class Identity:
     `serial` (as `openssl x509 -serial` prints it) and `fingerprint` are upper-case hex, `subject`
     and `issuer` follow RFC 4514; these three are clipped and for people. The tuples of names are
     exact, for rules. Of a large certificate that was refused there is only `subject`, which
-    tells its size, and `fingerprint`.
+    tells its size and fingerprint, and `fingerprint`.
     """
 
     subject: str
@@ -156,8 +157,10 @@ def _remember(who: Identity, size: int, fingerprint: bytes) -> Identity:
 
 def _describe_large(certificate: Pointer, size: int, fingerprint: bytes) -> Identity:
     name = common_name(certificate)
-    subject = f"{f'CN={name} ' if name else ''}(a certificate of {size} bytes, not read)"
-    return Identity(subject, "", "", 0, 0, (), (), (), (), fingerprint.hex().upper(), b"")
+    sha256 = fingerprint.hex().upper()
+    shown = f"CN={name} " if name else ""
+    subject = f"{shown}(a certificate of {size} bytes, not read; SHA-256 {sha256})"
+    return Identity(subject, "", "", 0, 0, (), (), (), (), sha256, b"")
 
 
 def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:

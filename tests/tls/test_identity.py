@@ -421,7 +421,7 @@ def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name
         size = len(ssl.PEM_cert_to_DER_cert(files.certificate.read_text()))
         assert size > identity.LARGE_BYTES
         assert (met.reason, who.fingerprint) == ("unknown_ca", certificate_digest(files))
-        assert who.subject.endswith(f" (a certificate of {size} bytes, not read)")
+        assert who.subject.endswith(f" (a certificate of {size} bytes, not read; SHA-256 {who.fingerprint})")
         assert who.subject.startswith("CN=")
         assert who.subject.isprintable()
         assert len(repr(who)) < 1000
