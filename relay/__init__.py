@@ -132,6 +132,7 @@ MAP = {
     "relay.tls.verdict": "what OpenSSL thinks of a certificate",
     "relay.tls.fitness": "whether each is fit for its task",
     "relay.tls.authorities": "whether each CA is",
+    "relay.tls.constraints": "whether its CAs may issue its names",
     "relay.tls.validity": "when each is valid",
     "relay.tls.findings": "what is said of a certificate",
     "relay.tls.secrets": "the secret of our own cookies",

@@ -22,6 +22,7 @@ from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.tls.authorities import judge_bundle, judge_names, usable_cas
 from relay.tls.certificate import Certificate
+from relay.tls.constraints import judge_constraints
 from relay.tls.findings import (
     REISSUE,
     Certificates,
@@ -46,7 +47,7 @@ from relay.tls.material import (
     pairs_of,
 )
 from relay.tls.names import SUBJECT_ALT_NAME
-from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, limits_names, subject_of
+from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
 from relay.tls.spans import Span
 from relay.tls.validity import span_of_cas, span_of_pair
 from relay.tls.verdict import (
@@ -200,7 +201,8 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
         yield finding(Level.ERROR, f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}", f"issue a certificate with extendedKeyUsage {NEEDED_EKU[role]}")
     elif (usage := key_usage_of(leaf)) is not None and not usage.digital_signature:
         yield finding(Level.WARNING, "its keyUsage lacks digitalSignature, which TLS 1.3 and every ECDHE cipher use it for", "issue it with keyUsage digitalSignature")
-    yield from (finding(level, what, remedy, about) for level, what, remedy, about in _chain_findings(pair.chain, role, known))
+    for judge_chain in (_chain_findings, judge_constraints):
+        yield from (finding(*each) for each in judge_chain(pair.chain, role, known))
     anchors = (*known.above(pair.chain), *filter(is_self_signed, rest))
     if not refusal_of(leaf, rest, anchors, role=role) and (strict := refusal_of(leaf, rest, anchors, role=role, strict=True)):
         what = f"would be refused by peers that verify strictly (X509_STRICT): {strict.words}" + blame(strict, leaf)
@@ -230,12 +232,7 @@ def _chain_findings(chain: Certificates, role: Role, known: Issuers) -> Iterator
         yield Level.WARNING, what, "append the intermediate certificates to the file", last
     anchors = (*known.above(chain), *filter(is_self_signed, chain))
     refusal = refusal_of(chain[0], chain[1:], anchors, role=role)
-    if refusal and refusal.code in NAME_CONSTRAINT_CODES:
-        limited = [each for each in dict.fromkeys((*chain, *anchors)) if limits_names(each)]
-        names = ", ".join(quoted(subject_of(each)) for each in limited)
-        what = f"OpenSSL would refuse this chain: {refusal.words}; {names or 'a CA above it'} may not issue all of its names (nameConstraints)"
-        yield Level.WARNING, what, "issue it with names that its CA may issue, or by another CA", refusal.certificate
-    elif refusal and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
+    if refusal and refusal.code not in NAME_CONSTRAINT_CODES and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
         yield Level.WARNING, f"OpenSSL would refuse this chain: {refusal.words}", "issue this CA certificate anew, or leave it out of the path", refusal.certificate
 
 

@@ -192,13 +192,17 @@ def constraints(*permitted):
     return sequence(tlv(0xA0, *(sequence(tlv(0x82, each.encode())) for each in permitted)))
 
 
+@pytest.mark.parametrize("root", ["authority", "foreign_authority"], ids=["root known", "root unknown"])
 @pytest.mark.parametrize("what", ["gateway", "machine"])
-def test_a_certificate_outside_the_name_constraints_of_its_ca_is_told(pki, tmp_path, what):
-    """`check` says which CA limits it; every client that looks would refuse the connection."""
+def test_a_certificate_outside_the_name_constraints_of_its_ca_is_told(pki, tmp_path, what, root):
+    """`check` says which CA limits it; every client that looks would refuse the connection.
+
+    That the root is in no configured file is the usual case: clients have it.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = name(attribute(CN, "Issuing constrained"))
     limits = extension("2.5.29.30", constraints("corp.test"), tlv(1, b"\xff"))
-    below, _ = make(Odd(subject=subject, key=key, extensions=(limits,)), pki.authority, ca=True)
+    below, _ = make(Odd(subject=subject, key=key, extensions=(limits,)), getattr(pki, root), ca=True)
     signer = Signer(subject, key)
     outside = write_odd(tmp_path, "outside", Odd(), signer)
     inside = write_odd(tmp_path, "inside", Odd(san=extension("2.5.29.17", dns("a.corp.test"))), signer)
