@@ -1,7 +1,8 @@
 """Looks the backends' host names up, again and again, and puts the answers where the workers read them.
 
-A look-up may hang for as long as the resolver likes, so it runs in one of a few threads, the only ones the relay has; all else
-happens in the checker's own. A look-up that fails changes nothing: an old answer is better than none. It is said once, and so is its end.
+A look-up may hang for as long as the resolver likes, so each that is under way has a thread of its own: a server that is silent holds
+up no other name. These are the only threads that the relay has while it serves; all else happens in the checker's own. A look-up that
+fails changes nothing: an old answer is better than none. It is said once, and so is its end.
 
 Never: makes a worker wait.
 Next: `relay.observe.addresses.Addresses`
@@ -9,6 +10,7 @@ Next: `relay.observe.addresses.Addresses`
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -23,7 +25,8 @@ from relay.observe.addresses import Ip, cell_of, read_addresses, write_addresses
 from relay.observe.names import MAX_ADDRESSES
 from relay.observe.scoreboard import Cells, Layout
 
-THREADS = 4
+# Threads are started when they are needed: names that are answered in milliseconds share a few.
+THREADS = 256
 # After a failure the next look-up comes this soon, if resolve_s is longer.
 AGAIN_S = 5.0
 
@@ -73,17 +76,28 @@ class Names:
         self._resolve = resolve
         self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, tuple[Ip, ...], str]] = queue.SimpleQueue()
+        self._under_way = 0
+        self._threads = 0
         self.fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for name in self._names.values():
             name.known = read_addresses(shared, name.first) or ()  # of the checker before this one
-            self._wanted.put(name.host)
-        for number in range(min(THREADS, len(self._names))):
-            threading.Thread(target=self._work, name=f"resolver {number}", daemon=True).start()
+            self._ask(name.host)
 
     @property
     def all(self) -> tuple[Name, ...]:
         """What is known of each."""
         return tuple(self._names.values())
+
+    def _ask(self, host: str) -> None:
+        """Have a name looked up, by a thread that has nothing to do or by a new one."""
+        self._wanted.put(host)
+        self._under_way += 1
+        if self._threads < min(self._under_way, THREADS):
+            name = f"resolver {self._threads}"
+            # Where this user may have no more threads, names wait for those that there are.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
 
     def _work(self) -> None:
         """What a thread does, for ever."""
@@ -111,6 +125,7 @@ class Names:
             return
         while not self._answers.empty():
             host, found, error = self._answers.get()
+            self._under_way -= 1
             self._take(self._names[host], found, error)
 
     def _take(self, name: Name, found: tuple[Ip, ...], error: str) -> None:
@@ -131,7 +146,7 @@ class Names:
                 write_addresses(self._shared, name.first, found)
             name.answered_at = now
         name.error = error
-        self._at(now + wait_s, lambda: self._wanted.put(name.host))
+        self._at(now + wait_s, lambda: self._ask(name.host))
 
 
 def _shown(addresses: Sequence[Ip]) -> str:

@@ -100,6 +100,7 @@ class Preparation:
         self._patience_s = patience_s
         self._received = bytearray()
         self._steps: Generator[None, None, Prepared] | None = None
+        self._ended: Ended | None = None
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.fd, False)
 
@@ -148,6 +149,8 @@ class Preparation:
             if now >= self._deadline_at:
                 raise self._too_slow() from None
             return False
+        if not self._received and self._is_ending(now):
+            return False
         found = self._take()
         if isinstance(found, Refusal):
             if found.unchanged:
@@ -158,8 +161,18 @@ class Preparation:
         self._steps = _build(found, self._number)
         return True
 
+    def _is_ending(self, now: float) -> bool:
+        """It has closed its pipe without a word: how it ends is not known for a moment."""
+        if self._child is None or self._ended is not None:
+            return False
+        self._deadline_at = min(self._deadline_at, now + _LAST_WORDS_S)
+        self._ended = reap(self._child.pid)
+        if self._ended is not None:
+            self._child = None
+        return self._ended is None and now < self._deadline_at
+
     def _take(self) -> Survey | Refusal:
-        ended = self._reap()
+        ended = self._ended or self._reap()
         if not self._received:
             why = f"{ended}" if ended is not None else "closed its pipe"
             what = f"the process that judged the configuration {why} before it had an answer"

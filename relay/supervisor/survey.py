@@ -162,7 +162,7 @@ def is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
         if use.where in wheres:
             with contextlib.suppress(ConfigError):
                 usable = usable_cas(use, load_authorities(use.where, use.file, files), now)
-                spans.append(span_of_cas(use.where, use.file, usable))
+                spans.append(span_of_cas(use.where, use.file, usable, now))
     return any(not span.why_not(now.timestamp()) for span in spans)
 
 

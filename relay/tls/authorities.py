@@ -23,6 +23,7 @@ from relay.tls.findings import (
 )
 from relay.tls.material import AuthorityUse, name_of
 from relay.tls.profile import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
+from relay.tls.validity import is_valid, windows_of
 from relay.tls.verdict import (
     Issuers,
     Refusal,
@@ -69,7 +70,8 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
     faults = {each: list(_ca_faults(each, bundle, role)) for each in certificates}
     sound = [each for each in certificates if not faults[each]]
     # An old CA beside its successor is no reason not to start. Where all that is wrong is dates, it passes.
-    level = Level.WARNING if any(not ill_timed[each] for each in sound) else Level.ERROR
+    served = any(is_valid(window, now) for window in windows_of(sound).values())
+    level = Level.WARNING if served else Level.ERROR
     for certificate in certificates:
         found = (*ill_timed[certificate], *faults[certificate])
         said = [Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where, bool(sound)) for what, remedy in found]

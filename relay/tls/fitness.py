@@ -108,9 +108,10 @@ def assess(config: Config, now: datetime, files: Files | None = None) -> Judgeme
         judged.note(key, use.where, partial(judge_bundle, use, bundle, now))
         if use.names_sent:
             judged.note(("names", use.file), use.where, partial(judge_names, use, bundle))
-        if key not in judged.usable:
-            judged.usable[key] = usable_cas(use, bundle, now)
-        spans[use.where] = span_of_cas(use.where, use.file, judged.usable[key])
+        if key not in judged.spans:
+            usable = usable_cas(use, bundle, now)
+            judged.spans[key] = span_of_cas(use.where, use.file, usable, now)
+        spans[use.where] = replace(judged.spans[key], where=use.where)
     return Judgement(merged([*findings, *judged.findings()]), spans)
 
 
@@ -123,7 +124,7 @@ class _Judge:
         self._bundles: dict[Path, Certificates] = {}
         self._trusts: dict[Path, Trust] = {}
         self._said: dict[tuple[object, ...], list[Finding]] = {}
-        self.usable: dict[tuple[object, ...], list[Certificate]] = {}
+        self.spans: dict[tuple[object, ...], Span] = {}
         self._places: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
 
     def pair(self, use: PairUse) -> KeyPair:

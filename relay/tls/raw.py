@@ -35,7 +35,7 @@ _NEEDED = [
     "SSL_OP_NO_TICKET", "SSL_set_options", "SSL_set_session", "SSL_set_shutdown", "SSL_set_tlsext_host_name", "SSL_shutdown", "SSL_write", "TLSEXT_NAMETYPE_host_name",
     "ASN1_STRING_get0_data", "ASN1_STRING_length", "ASN1_STRING_type", "EVP_PKEY_bits", "EVP_PKEY_free", "OBJ_txt2nid", "OPENSSL_free",
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS",
-    "X509_NAME_ENTRY_get_data", "X509_NAME_get_entry", "X509_NAME_get_index_by_NID", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
+    "X509_NAME_ENTRY_get_data", "X509_NAME_get_entry", "X509_NAME_get_index_by_NID", "X509_PURPOSE_ANY", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
     "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
     "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
     "X509_get_issuer_name", "X509_get_pubkey", "X509_get_serialNumber", "X509_get_subject_name", "X509_get_version", "X509_getm_notAfter", "X509_getm_notBefore",

@@ -8,6 +8,7 @@ Never: judges a CA (that is `tls.authorities`).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from OpenSSL import SSL
@@ -53,18 +54,28 @@ class TrustedCas:
 
 def valid_until(authorities: Iterable[Certificate]) -> dict[bytes, float]:
     """For every CA of a file: until when it and the CAs above it in the file are valid, by the DER of its subject."""
-    by_subject: dict[bytes, list[Certificate]] = {}
-    for authority in authorities:
-        by_subject.setdefault(authority.subject.public_bytes(), []).append(authority)
-
-    def until(subject: bytes, below: frozenset[bytes]) -> float:
-        latest = float("-inf")
-        for certificate in by_subject[subject]:
-            limit = certificate.not_valid_after_utc.timestamp()
-            issuer = certificate.issuer.public_bytes()
-            if issuer in by_subject and issuer not in below:
-                limit = min(limit, until(issuer, below | {issuer}))
-            latest = max(latest, limit)  # a CA that was renewed under its old name counts with its newest certificate
-        return latest
-
-    return {subject: until(subject, frozenset({subject})) for subject in by_subject}
+    ways: dict[bytes, list[tuple[float, bytes]]] = {}
+    for each in authorities:
+        limit = each.not_valid_after_utc.timestamp()
+        subject, issuer = each.subject.public_bytes(), each.issuer.public_bytes()
+        ways.setdefault(subject, []).append((limit, issuer))
+    forever = float("inf")
+    # A root, and a CA whose issuer is not in the file, end with themselves.
+    found = dict.fromkeys(ways, forever)
+    below: dict[bytes, set[bytes]] = {}
+    for subject, several in ways.items():
+        for _, issuer in several:
+            if issuer != subject and issuer in ways:
+                below.setdefault(issuer, set()).add(subject)
+    # Limits only become lower. A CA that was renewed under its old name counts with its newest.
+    stale = deque(ways)
+    while stale:
+        subject = stale.popleft()
+        limit = max(
+            min(end, forever if issuer == subject else found.get(issuer, forever))
+            for end, issuer in ways[subject]
+        )
+        if limit < found[subject]:
+            found[subject] = limit
+            stale += below.get(subject, ())
+    return found

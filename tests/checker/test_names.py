@@ -139,6 +139,29 @@ def test_a_resolver_that_hangs_for_one_name_does_not_hold_up_the_others(resolver
     release.set()
 
 
+def test_a_resolver_that_is_silent_for_many_names_holds_up_no_other(resolver):
+    release = threading.Event()
+    silent = [f"s{number}.example.com" for number in range(20)]
+    resolver.answers = {host: lambda: (release.wait(30), [])[1] for host in silent}
+    resolver.answers[OTHER] = ["192.0.2.9"]
+    world = World(resolver, dict.fromkeys([*silent, OTHER], 0.02))
+    world.start()
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.9"])
+    resolver.answers[OTHER] = ["192.0.2.10"]
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.10"])
+    release.set()
+
+
+def test_names_that_are_answered_at_once_share_a_few_threads(resolver):
+    hosts = [f"h{number}.example.com" for number in range(3)]
+    resolver.answers = {host: ["192.0.2.9"] for host in hosts}
+    world = World(resolver, dict.fromkeys(hosts, 0.01))
+    before = threading.active_count()
+    world.start()
+    world.until(lambda: len(resolver.asked) > 60)
+    assert threading.active_count() - before <= len(hosts)
+
+
 def test_a_bug_in_a_look_up_is_a_failure_of_that_look_up(world, resolver, said):
     resolver.answers[HOST] = ValueError("embedded null")
     world.start()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.tls.pki import Authority, Wanted
+from relay.tls.pki import Authority, Wanted, to_pem
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
 from tests.support.stub_relay import STUB, stub
@@ -82,11 +82,34 @@ def metric(gateway, line):
     return wait_until(f"/metrics has {line}", lambda: line in page(gateway, "/metrics")[1].splitlines())
 
 
+def bundle(pki, *authorities):
+    file = pki.directory / f"bundle-{len(list(pki.directory.iterdir()))}.pem"
+    file.write_bytes(to_pem([each.certificate for each in authorities]))
+    return file
+
+
+def expired_root(pki):
+    root = Authority.root("Old root", **PAST)
+    return bundle(pki, root, root.intermediate("Issuing"))
+
+
 CASES = {
     "expired certificate": (lambda pki: {"shown": gateway_certificate(pki, **PAST)}, "route", "expired on"),
     "future certificate": (lambda pki: {"shown": gateway_certificate(pki, **FUTURE)}, "route", "is not valid before"),
     "expired client_ca": (
         lambda pki: {"client_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca.pem")},
+        "route",
+        "expired on",
+    ),
+    "no ca of the file valid yet or still": (
+        lambda pki: {
+            "client_ca": bundle(pki, Authority.root("A", **PAST), Authority.root("B", **FUTURE))
+        },
+        "route",
+        "is not valid before",
+    ),
+    "issuing ca below an expired root": (
+        lambda pki: {"client_ca": expired_root(pki)},
         "route",
         "expired on",
     ),
