@@ -18,6 +18,9 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 
 _COMMON_NAME = lib.OBJ_txt2nid(b"CN")
 _MOST_CN_BYTES = 256
+# x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, and X509_V_ERR_INVALID_PURPOSE.
+_STRICT_ALONE = lib.X509_V_FLAG_X509_STRICT | lib.X509_V_FLAG_PARTIAL_CHAIN | 0x200000
+_INVALID_PURPOSE = 26
 
 
 def to_der(pointer: Pointer) -> bytes:
@@ -57,6 +60,26 @@ def key_bits(pointer: Pointer) -> int:
     bits: int = lib.EVP_PKEY_bits(key)
     lib.EVP_PKEY_free(key)
     return bits
+
+
+def has_broken_extensions(pointer: Pointer) -> bool:
+    """Whether OpenSSL refuses an `X509 *` for an extension that is there twice or cannot be parsed.
+
+    In a handshake it looks for another issuer then, and says that it finds none. Strict
+    verification of the certificate alone, for any purpose, fails for nothing else.
+    """
+    store, context = lib.X509_STORE_new(), lib.X509_STORE_CTX_new()
+    try:
+        lib.X509_STORE_add_cert(store, pointer)
+        lib.X509_STORE_set_flags(store, _STRICT_ALONE)
+        lib.X509_STORE_set_purpose(store, lib.X509_PURPOSE_ANY)
+        lib.X509_STORE_CTX_init(context, store, pointer, NULL)
+        lib.X509_verify_cert(context)
+        return bool(lib.X509_STORE_CTX_get_error(context) == _INVALID_PURPOSE)
+    finally:
+        lib.X509_STORE_CTX_free(context)
+        lib.X509_STORE_free(store)
+        lib.ERR_clear_error()
 
 
 def openssl_words() -> str:

@@ -93,6 +93,10 @@ _OUTBOUND_HINTS: dict[int, str] = {
 # Alerts with which a peer says that nothing is in common: true only as the answer to a hello.
 _NOTHING_IN_COMMON = frozenset((40, 70, 71, 86, 120))
 
+_OUR_VERIFY_WORDS = {
+    # X509_V_ERR_INVALID_EXTENSION
+    41: "the certificate has an extension twice, or one that cannot be parsed; have it issued anew"
+}
 # X509_V_ERR_* (x509_vfy.h); whatever is not here is INVALID_CERTIFICATE.
 _VERIFY: dict[int, tuple[Reason, Reason]] = {
     code: (inbound, outbound)
@@ -121,7 +125,7 @@ class Failure:
 
 def explain_verify(side: Side, code: int, depth: int) -> Failure:
     """The failure that an X509_V_ERR_* code stands for; depth 0 is the peer's own certificate, larger is nearer to the root."""
-    text = _string(lib.X509_verify_cert_error_string(code))
+    text = _OUR_VERIFY_WORDS.get(code) or _string(lib.X509_verify_cert_error_string(code))
     inbound, outbound = _VERIFY.get(code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE))
     which = "" if depth == 0 else f" (certificate {depth} of its chain)"
     return Failure(inbound if side is Side.INBOUND else outbound, text + which)

@@ -21,7 +21,7 @@ from typing import Any
 from relay.core.hello import parse_name
 from relay.errors import Reason, Side
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
-from relay.tls.parsed import to_der
+from relay.tls.parsed import has_broken_extensions, to_der
 from relay.tls.purpose import subject_of, why_unfit
 from relay.tls.raw import BOTH_SHUT, ERROR_SSL, EXTENSION_OK, EXTENSION_REFUSED, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
@@ -68,6 +68,7 @@ _verdict = _Verdict()
 _CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
 # X509_V_ERR_* of x509_vfy.h: INVALID_PURPOSE, INVALID_CA by its old and new number, KEYUSAGE_NO_CERTSIGN.
 _PURPOSE_CODES = frozenset((26, 24, 79, 32))
+_ISSUER_UNKNOWN = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 _BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
 
 
@@ -89,11 +90,14 @@ def _on_verify(ok: int, store_context: Any) -> int:
         _verdict.depth = depth
         # The peer's own, also when it is its issuer that is not liked: that is whom the log has to name.
         certificate = lib.X509_STORE_CTX_get0_cert(store_context)
+        current = lib.X509_STORE_CTX_get_current_cert(store_context)
+        if _verdict.code == _ISSUER_UNKNOWN and current != NULL and has_broken_extensions(current):
+            _verdict.code = lib.X509_V_ERR_INVALID_EXTENSION  # the issuer is not what is wrong
+            lib.X509_STORE_CTX_set_error(store_context, _verdict.code)
         _verdict.at_fault = b""
         # Not for a client's other faults: strangers could make us write down large certificates.
         if _verdict.side is Side.OUTBOUND or _verdict.code in _PURPOSE_CODES:
-            at_fault = lib.X509_STORE_CTX_get_current_cert(store_context)
-            der = to_der(at_fault) if at_fault != NULL else b""
+            der = to_der(current) if current != NULL else b""
             _verdict.at_fault = der if len(der) <= LARGE_BYTES else b""
         # Whoever connects could fill the memory with certificates that nobody has signed.
         _verdict.identity = identity_of(certificate, remember=False) if certificate != NULL else None

@@ -13,13 +13,12 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from OpenSSL import SSL
 
 from relay.tls.certificate import Certificate, Name, names_issuer
-from relay.tls.parsed import openssl_words
+from relay.tls.parsed import has_broken_extensions, openssl_words
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 # Flags of openssl/x509_vfy.h that the bindings do not name. NO_CHECK_TIME: dates are told
 # apart from everything else.
 _NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
-_INVALID_PURPOSE = 26  # X509_V_ERR_INVALID_PURPOSE
 _PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
 _STRICT: int = lib.X509_V_FLAG_X509_STRICT
 # X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and SUBTREE_MINMAX.
@@ -85,10 +84,6 @@ class Trust:
     def check_self_signatures(self) -> None:
         """Look at the signature of a trusted self-signed certificate too, which OpenSSL does not do otherwise."""
         lib.X509_STORE_set_flags(self._store, _CHECK_SS_SIGNATURE)
-
-    def check_extensions(self) -> None:
-        """Look for extensions that OpenSSL cannot use, and for nothing else; a strict store tells of them."""
-        lib.X509_STORE_set_purpose(self._store, lib.X509_PURPOSE_ANY)
 
     def refusal_of(
         self, leaf: Certificate, untrusted: Iterable[Certificate] = ()
@@ -158,10 +153,7 @@ def broken_extensions(certificate: Certificate) -> str:
 
     OpenSSL gives no word for it: it looks for another issuer, and finds none.
     """
-    trust = Trust((certificate,), partial=True, strict=True)
-    trust.check_extensions()
-    refusal = trust.refusal_of(certificate)
-    if refusal is None or refusal.code != _INVALID_PURPOSE:
+    if not has_broken_extensions(certificate.pointer):
         return ""
     repeated = certificate.repeated_extensions()
     if repeated:

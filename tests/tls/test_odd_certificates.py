@@ -1,5 +1,6 @@
 """Certificates that OpenSSL verifies and `cryptography` refuses, in every place that a configuration has for one."""
 
+import contextlib
 import random
 import time
 from dataclasses import replace
@@ -8,13 +9,17 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, Side
+from relay.tls import stream
 from relay.tls.contexts import build_generation
 from relay.tls.fitness import judge as judge_files
 from relay.tls.identity import judge
 from relay.tls.material import certificates_of, load_authorities, load_key_pair
+from relay.tls.reasons import Failure
 from tests.support.handshakes import (
+    NAME,
     VERSIONS,
     client_context,
     config_of,
@@ -22,6 +27,7 @@ from tests.support.handshakes import (
     meet_client,
     route_of,
     server_context,
+    socket_pair,
     target_of,
 )
 from tests.support.odd import (
@@ -223,3 +229,47 @@ def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
             taken += 1
     assert taken > 10
     assert refused > 50
+
+
+def show_broken(files, side, version, sock):
+    """A peer that shows what the system's OpenSSL may refuse to load; ours shows it."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD if side is Side.INBOUND else SSL.TLS_SERVER_METHOD)
+    context.set_max_proto_version(version)
+    context.use_certificate_file(str(files.certificate))
+    context.use_privatekey_file(str(files.key))
+    peer = SSL.Connection(context, sock)
+    if side is Side.INBOUND:
+        peer.set_tlsext_host_name(NAME.encode())
+        peer.set_connect_state()
+    else:
+        peer.set_accept_state()
+    return peer
+
+
+@pytest.fixture(params=BROKEN)
+def broken(request, pki, tmp_path):
+    return write_odd(tmp_path, "broken", BROKEN[request.param][0], pki.authority)
+
+
+SHOWN = [(Side.INBOUND, SSL.TLS1_2_VERSION), (Side.INBOUND, SSL.TLS1_3_VERSION), (Side.OUTBOUND, SSL.TLS1_3_VERSION)]
+
+
+@pytest.mark.parametrize(("side", "version"), SHOWN)
+def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(broken, side, version, stack, pki):
+    ours, theirs = (stack.enter_context(each) for each in socket_pair())
+    peer = show_broken(broken, side, version, theirs)
+    if side is Side.INBOUND:
+        handle = stream.accept(route_of(pki).context, ours.fileno())
+    else:
+        target = target_of(pki)
+        handle = stream.connect(target.context, ours.fileno(), target.server_name, b"", None)
+    stack.callback(stream.free, handle, established=False)
+    result = stream.STEP_WANT_READ
+    for _ in range(20):
+        with contextlib.suppress(SSL.Error):
+            peer.do_handshake()
+        result = stream.handshake(handle, side)
+        if isinstance(result, Failure):
+            break
+    reason = "invalid_certificate" if side is Side.INBOUND else "backend_invalid_certificate"
+    assert (result.reason, result.detail) == (reason, "the certificate has an extension twice, or one that cannot be parsed; have it issued anew")
