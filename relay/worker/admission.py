@@ -11,7 +11,10 @@ progress, but only MOST_PROGRESS times: a client that sends its handshake byte b
 soon counted as one that waits. A connection whose bytes wait for us is not stale.
 
 Established sessions are bounded by limits.connections. At that limit the worker stops
-accepting, unless clients that have not shown who they are hold the places.
+accepting, unless clients that have not shown who they are hold the places. A few of those
+may be real clients that are about to finish, so each is given a moment. The moment is
+halved with each one that has let it pass, and doubled every second and with each client that
+finishes: under a flood it is gone at once, however many established sessions there are.
 
 Never: closes an established session; judges a certificate.
 Next: `relay.worker.session.Session.step`
@@ -35,10 +38,13 @@ if TYPE_CHECKING:
 # A handshake reads a dozen times at most: two hellos and a chain of certificates, in
 # segments. More reads than this do not make a connection look fresh.
 MOST_PROGRESS = 16
-# At limits.connections a client in its handshake keeps its place this long without progress.
+# At limits.connections a client in its handshake keeps its place this long without progress,
+# and three times as long with it; less while such clients do not finish.
 STALLED_S = 1.0
+_LEAST_STALLED_S = 0.001
 # How many of the stalest are looked at to find one that does not wait for us.
 _LOOKED_AT = 16
+_INFINITY = float("inf")
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
 
 Key = str | bytes
@@ -69,6 +75,9 @@ class Admission:
         self._half_open: Order = OrderedDict()
         self._of_client: dict[Key, Order] = {}
         self._waiting: list[Acceptor] = []
+        self._stalled_s = STALLED_S
+        self._look_at = _INFINITY
+        self.timer_at = _INFINITY
 
     # Accepting.
 
@@ -77,13 +86,17 @@ class Admission:
         return len(self._sessions) < self._max_connections or self._make_room()
 
     def _make_room(self) -> bool:
+        """Close the stalest half-open connection, unless its client may be about to finish."""
         half_open = self._half_open
         if not half_open:
             return False
-        stalest = _stalest(half_open)
-        fresh = self._loop.now - stalest.progress_at < STALLED_S
+        stalest, now, patience_s = _stalest(half_open), self._loop.now, self._stalled_s
+        fresh = (
+            now - stalest.progress_at < patience_s and now - stalest.started_at < 3 * patience_s
+        )
         if stalest.queued or (fresh and 2 * len(half_open) <= self._max_connections):
             return False  # established sessions hold the places, and this client will be one
+        self._stalled_s = max(_LEAST_STALLED_S, patience_s / 2)
         self._evict(stalest, Reason.HALF_OPEN_LIMIT, "limits.connections was reached")
         return True
 
@@ -91,11 +104,35 @@ class Admission:
         """Accept nobody on this socket until a session ends."""
         acceptor.pause()
         self._waiting.append(acceptor)
+        if self._half_open:
+            queued = _stalest(self._half_open).queued
+            self._look_at = self._loop.now + (_LEAST_STALLED_S if queued else self._stalled_s)
+            self._loop.schedule(self)
 
     def on_tick(self) -> None:
         """Look again whether there is room."""
+        if self._stalled_s < STALLED_S:
+            self._stalled_s *= 2
         if self._waiting and self.has_room():
             self._resume()
+
+    # What the loop calls when the stalest has had its moment; see `loop.Timed`.
+
+    def due_at(self) -> float:
+        """When to look again."""
+        return self._look_at
+
+    def on_deadline(self) -> None:
+        """Look again whether there is room; `wait_for_room` is called when there is none."""
+        self._look_at = _INFINITY
+        if self._waiting:
+            self._resume()
+
+    def step(self) -> None:
+        """There is no handshake."""
+
+    def on_bug(self) -> None:
+        """There is nothing to give up: the next tick looks again."""
 
     def _resume(self) -> None:
         for acceptor in self._waiting:
@@ -142,6 +179,11 @@ class Admission:
 
     def secured(self, session: Session) -> None:
         """The client has shown who it is: its connection is not half open any more."""
+        if self._stalled_s < STALLED_S:
+            self._stalled_s *= 2
+        self._leave(session)
+
+    def _leave(self, session: Session) -> None:
         key = self._half_open.pop(session, None)
         if key is not None:
             own = self._of_client[key]
@@ -151,7 +193,7 @@ class Admission:
 
     def closed(self, session: Session) -> None:
         """A connection is over, half open or not."""
-        self.secured(session)
+        self._leave(session)
         if self._per_client:
             left = self._clients[session.client_host] - 1
             if left:
