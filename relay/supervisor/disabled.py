@@ -11,6 +11,8 @@ Next: `relay.worker.intake.step`
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from relay.supervisor.prepare import Prepared
 from relay.tls.spans import Span, Spans
 
 EVERY_S = 1.0
+TURN_S = 0.005  # what one turn of the supervisor's loop may spend on messages
 _RENEW = "renew that file: the relay looks at it every {:g} s and goes on by itself"
 _FIND = "see whether the resolver of this machine answers; the relay asks again by itself"
 
@@ -58,11 +61,13 @@ class Disabled:
         self._change_at = 0.0
         self._step_at = 0.0
         self._looked_at = 0.0
+        self._untold: deque[tuple[int, str]] = deque()
         self.now: dict[Thing, str] = {}
         """Why each is disabled."""
 
     def step(self, now: float, now_at: float, prepared: Prepared, board: Scoreboard) -> None:
-        """Once a second, find out what has changed."""
+        """Once a second, find out what has changed; say it a few lines at a time."""
+        self._say()
         if prepared is not self._prepared:
             self._prepared = prepared
             self._watched = tuple(_watched(prepared))
@@ -88,20 +93,35 @@ class Disabled:
         if self._homeless:
             self._change_at = 0.0
         before, self.now = self.now, found
-        if before.keys() != found.keys():
+        if before != found:
             self._tell(before, prepared)
             self._on_change()
 
     def _tell(self, before: Mapping[Thing, str], prepared: Prepared) -> None:
         for thing, why in self.now.items():
-            if thing not in before:
+            # A certificate was renewed, and the route's CA file has expired as well.
+            if _place(before.get(thing, "")) != _place(why):
                 remedy = _FIND if thing.kind == "backend" else _RENEW.format(self._recheck_s)
-                log.error("%s is disabled: %s; %s", thing, why, remedy)
-        for thing in before:
-            if thing not in self.now and thing in _things_of(prepared):
-                log.info("%s works again: it is disabled no more", thing)
-        if self.no_route_left:
-            log.error("every route is disabled: no client is served")
+                self._untold.append((logging.ERROR, f"{thing} is disabled: {why}; {remedy}"))
+        gone = [thing for thing in before if thing not in self.now]
+        known = _things_of(prepared) if gone else frozenset()
+        for thing in gone:
+            if thing in known:
+                said = f"{thing} works again: it is disabled no more"
+                self._untold.append((logging.INFO, said))
+        if self.no_route_left and before.keys() != self.now.keys():
+            self._untold.append((logging.ERROR, "every route is disabled: no client is served"))
+
+    @property
+    def telling(self) -> bool:
+        """There is something to say at once: one file may disable hundreds of routes."""
+        return bool(self._untold)
+
+    def _say(self) -> None:
+        until = time.monotonic() + TURN_S
+        while self._untold and time.monotonic() < until:
+            level, said = self._untold.popleft()
+            log.log(level, "%s", said)
 
     @property
     def no_route_left(self) -> bool:
@@ -130,6 +150,10 @@ class Disabled:
             {"kind": thing.kind, "parent": thing.parent, "name": thing.name, "why": why}
             for thing, why in self.now.items()
         ]
+
+
+def _place(why: str) -> str:
+    return why.partition(": ")[0]
 
 
 def _watched(prepared: Prepared) -> Iterator[_Watched]:
@@ -164,8 +188,13 @@ def _without_address(
 
 
 def _things_of(prepared: Prepared) -> frozenset[Thing]:
-    found = {each.thing for each in _watched(prepared)}
-    for name, pool in prepared.config.pool.items():
-        found |= {Thing("backend", name, backend.route) for backend in pool.backend}
-    return frozenset(found)
-
+    config = prepared.config
+    return frozenset([
+        *(Thing("route", one.name, route.label) for one in config.listener for route in one.route),
+        *(Thing("pool", "", name) for name in config.pool),
+        *(
+            Thing("backend", name, backend.route)
+            for name, pool in config.pool.items()
+            for backend in pool.backend
+        ),
+    ])

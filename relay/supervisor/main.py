@@ -192,7 +192,7 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         now = time.monotonic()
-        if self.reloads.eager:
+        if self.reloads.eager or self.disabled.telling:
             return 0
         if self.fleet.restless or self.reloads.handing_over:
             return RESTLESS_S

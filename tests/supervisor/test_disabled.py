@@ -197,6 +197,21 @@ def test_it_comes_back_by_itself_when_the_file_is_renewed(relay, pki, echo, kind
     assert "is disabled" not in gateway.command("status").stdout
 
 
+def test_when_one_of_two_reasons_goes_the_other_one_is_told(relay, pki, echo):
+    old = gateway_certificate(pki, **PAST)
+    old_ca = Authority.root("Old CA", **PAST).write(pki.directory / "old-ca3.pem")
+    text = write_two(pki, echo, shown=old, client_ca=old_ca)
+    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1})
+    gateway.wait_for_log("is disabled: listener.https.route[0].certificate: ")
+    renew(old, gateway_certificate(pki))
+    gateway.wait_for_log("is disabled: listener.https.route[0].client_ca: ")
+    wait_until("the page says so", lambda: "old-ca3.pem" in page(gateway, "/balancer-manager")[1])
+    assert "old-ca3.pem" in gateway.command("status").stdout
+    shutil.copy(pki.ca, old_ca)
+    gateway.wait_for_log("is disabled no more")
+    assert ask_bad(pki, gateway) == b"hello"
+
+
 def test_a_renewal_that_is_not_whole_yet_is_said_once_and_taken_later(relay, pki, echo):
     """The new certificate is there, its key is not: nothing that serves is touched."""
     old, new = gateway_certificate(pki, **PAST), gateway_certificate(pki)

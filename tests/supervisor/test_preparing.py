@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -19,7 +22,7 @@ from relay.supervisor.control import ask
 from relay.supervisor.look_up import look_up_all
 from relay.supervisor.preparing import Orphans, Preparation
 from relay.supervisor.survey import Refusal, Wish, survey_in_bytes
-from relay.tls.pki import Authority, to_pem
+from relay.tls.pki import Authority, Wanted, to_pem
 from tests.support.gateway import wait_until
 from tests.support.silent_dns import SILENT, possible
 from tests.support.timed_relay import FILE, TIMED
@@ -87,6 +90,23 @@ def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, 
     answers = sorted(asker.answers_ms)
     assert len(answers) > 10
     assert answers[len(answers) // 2] < MOST_CPU_MS, answers  # also on a machine that is busy
+
+
+def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki, echo):
+    past = datetime.now(UTC) - timedelta(days=1)
+    names = Wanted("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)
+    old = pki.write(pki.authority.issue(replace(names, not_before=past - timedelta(days=9))))
+    text = write_many(pki, pki.ca, echo, 500)
+    text = text.replace(str(pki.gateway.certificate), str(old.certificate))
+    gateway = relay(text.replace(str(pki.gateway.key), str(old.key)), module=TIMED)
+    gateway.wait_for_log("is disabled: ", count=500)
+    shutil.copy(pki.gateway.certificate, old.certificate)
+    shutil.copy(pki.gateway.key, old.key)
+    (gateway.directory / FILE).unlink()
+    assert gateway.command("reload", patience_s=150).returncode == 0
+    gateway.wait_for_log("is disabled no more", count=500)
+    turns = json.loads((gateway.directory / FILE).read_text())
+    assert turns["cpu_ms"] < 2 * MOST_CPU_MS, turns
 
 
 def preparers(gateway):
