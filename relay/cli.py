@@ -258,11 +258,20 @@ def demo(once: bool, port: int) -> int:
 
 @commands.command()
 def password() -> int:
-    """Ask for a password twice, and print the line for admin.password_file."""
+    """Ask for a password twice, and print the line for admin.password_file.
+
+    Where stdin is not a terminal, its first line is the password.
+    """
     from relay.observe.password import hash_password
 
     _interruptible()
-    click.echo(hash_password(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)))
+    if sys.stdin is not None and sys.stdin.isatty():
+        asked = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        asked = sys.stdin.readline().rstrip("\r\n") if sys.stdin is not None else ""
+        if not asked:
+            raise click.UsageError("stdin has no password; write it there as one line, or start this in a terminal")
+    click.echo(hash_password(asked))
     return EXIT_OK
 
 

@@ -51,14 +51,11 @@ def test_a_made_hello_is_one(share, tls13):
 
 
 def open_connections(running):
-    """How many clients the gateway has."""
-    found = [
-        each
-        for pid in running.pids()
-        for each in psutil.Process(pid).net_connections("tcp")
-        if each.status == psutil.CONN_ESTABLISHED and each.laddr.port == running.port
-    ]
-    return len(found)
+    """How many clients the gateway has. An ordinary user may not ask whose they are."""
+    return sum(
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == running.port
+        for each in psutil.net_connections("tcp")
+    )
 
 
 @pytest.mark.parametrize(("hello", "answered"), [("silent", 0), ("retry", 20), ("whole", 20)])

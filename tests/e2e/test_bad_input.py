@@ -74,12 +74,10 @@ def send(gateway, data, *, more=True):
 
 
 def oversized():
-    """A ClientHello of 20,000 bytes in records of 10,000, well formed but for its size."""
-    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0" + (20_000 - 43).to_bytes(2, "big")
-    extension = b"\0\x15" + (20_000 - 47).to_bytes(2, "big")
-    message = b"\1" + (20_000).to_bytes(3, "big") + body + extension
-    message += bytes(20_004 - len(message))
-    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in (message[:10_000], message[10_000:]))
+    """The first records of a ClientHello of 200,000 bytes."""
+    message = b"\1" + (200_000).to_bytes(3, "big") + b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0"
+    record = b"\x16\x03\x01" + (10_000).to_bytes(2, "big")
+    return record + message + bytes(10_000 - len(message)) + 8 * (record + bytes(10_000))
 
 
 CASES = {
@@ -89,8 +87,8 @@ CASES = {
     "an SSL 2 hello": (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + bytes(37), "not_tls"),
     "application data first": (b"\x17\x03\x03\x00\x05hello", "not_tls"),
     "plain HTTP": (b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n", "plain_http"),
-    "20,000 bytes of hello": (oversized(), "malformed_hello"),
-    "an empty record": (b"\x16\x03\x01\x00\x00", "malformed_hello"),
+    "200,000 bytes of hello": (oversized(), "malformed_hello"),
+    "nothing but empty records": (3000 * b"\x16\x03\x01\x00\x00", "malformed_hello"),
     "a hello whose lengths lie": (hello()[:9] + b"\xff" * (len(hello()) - 9), "malformed_hello"),
     "a stranger's name": (hello("stranger.example.net"), "unknown_sni"),
 }

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 import relay as package
+from relay.observe.password import verify
 from tests.support.configs import write_body
 from tests.support.gateway import ROOT
 
@@ -125,6 +126,15 @@ def test_without_a_command_the_help_is_shown_as_it_is(arguments):
     assert said.returncode == 64
     assert said.stderr.startswith("Usage: relay")
     assert len(said.stderr.splitlines()) > 8
+
+
+def test_a_password_is_read_from_stdin_where_that_is_no_terminal():
+    said = run("password", input="corréct horse\n")
+    assert (said.returncode, said.stderr) == (0, "")
+    assert verify("corréct horse", said.stdout.strip())
+    nothing = run("password", input="")
+    assert (nothing.returncode, nothing.stdout) == (64, "")
+    assert "stdin has no password" in nothing.stderr
 
 
 def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
+from tests.support.programs import looks_into_processes
 from tests.support.stub_relay import STUB, stub
 
 
@@ -197,6 +198,7 @@ def test_usr1_makes_the_workers_reopen_the_access_log(relay, pki):
     assert (gateway.directory / "access.old").stat().st_size > 0
 
 
+@looks_into_processes
 def test_a_worker_keeps_no_descriptor_of_its_siblings_or_of_the_supervisor(relay):
     gateway = relay(relay={"workers": 3})
     inodes = {}

@@ -29,6 +29,11 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} not installed")
 
 
+looks_into_processes = pytest.mark.skipif(
+    os.geteuid() != 0, reason="looks into processes that only root may see"
+)
+
+
 def find(name: str) -> str | None:
     """Where a program is. Servers are in /usr/sbin, which an ordinary user's PATH may lack."""
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
