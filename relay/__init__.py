@@ -44,6 +44,7 @@ MAP = {
     "relay.worker.inbound": "the handshake with the client",
     "relay.tls.stream": "one TLS connection: begin, handshake, end",
     "relay.tls.feeding": "a handshake in small portions",
+    "relay.tls.received": "how much a peer has sent",
     "relay.tls.identity": "who the peer is, and whether it may come in",
     "relay.tls.patterns": "its names against the patterns of allow",
     "relay.tls.parsed": "the parts of a certificate that OpenSSL has parsed",

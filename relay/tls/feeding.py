@@ -24,10 +24,7 @@ Next: `relay.tls.stream.handshake`
 
 from __future__ import annotations
 
-import fcntl
 import socket
-import sys
-import termios
 import time
 from typing import Any, Final, Protocol
 
@@ -35,10 +32,11 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.reasons import Failure, explain_errno
+from relay.tls.received import FEW_BYTES, has_read, taken_exactly, unread_bytes
 from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, Check, Progress
 
 # More than an ordinary flight. At most 370 records of TLS 1.3, whose shortest is 22 bytes.
-STEP_BYTES: Final = 8_192
+STEP_BYTES: Final = FEW_BYTES
 # Two hellos and a chain of certificates are far below it, unless they are in tiny records.
 MOST_BYTES: Final = 262_144
 # Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
@@ -51,11 +49,9 @@ CAREFUL_S: Final = 60.0
 _HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
 _SHORT_BYTES = 64
 _GONE = frozenset((7, 8))  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h: TCP_INFO's first byte
-_RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
 _ROOM: Any = ffi.new("char[]", STEP_BYTES)
 _room = memoryview(ffi.buffer(_ROOM))
 _trash = bytearray(STEP_BYTES)
-_unread = bytearray(4)
 _data: Any = ffi.new("char **")
 _random: Any = ffi.new("unsigned char[]", 32)
 _random_view = ffi.buffer(_random)
@@ -104,7 +100,11 @@ class Feeder:
                     end.cut = end.cut or unread > _SHORT_BYTES or not _are_whole(end.sock)
                 progress = stream.handshake(end.ssl, side, check)
                 return self.look_back(end, side, progress, began_at)
-            feeding = end.feeding = Feeding(end.ssl, end.sock, before, cut=end.cut)
+            taken = taken_exactly(end)
+            more = 0 if taken is None else max(taken - end.hello - before, 0)
+            # More came while OpenSSL was reading: it may be in the middle of a record.
+            cut = end.cut or taken is None or more > 0
+            feeding = end.feeding = Feeding(end.ssl, end.sock, before + more, cut=cut)
         progress = feeding.go_on(side, check)
         if isinstance(progress, Progress) and feeding.received > self._most[side]:
             return _too_long(side, self._chain_bytes)
@@ -118,7 +118,7 @@ class Feeder:
         ended = progress is DONE or isinstance(progress, Failure)
         if not slow and (not ended or stream.resumed(end.ssl)):
             return progress
-        read = _has_read(end) - end.hello
+        read = has_read(end) - end.hello
         if read <= STEP_BYTES:
             return progress
         too_long = read > self._most[side]
@@ -145,22 +145,6 @@ def _are_whole(sock: socket.SocketType) -> bool:
     while at + _HEADER <= len(data):
         at += _HEADER + (data[at + 3] << 8 | data[at + 4])
     return at == len(data)
-
-
-def unread_bytes(fd: int) -> int:
-    """How much there is to read now (tcp(7), FIONREAD)."""
-    fcntl.ioctl(fd, termios.FIONREAD, _unread, True)
-    return int.from_bytes(_unread, sys.byteorder)
-
-
-def _has_read(end: Handshaking) -> int:
-    """How many bytes of this peer have been taken out of the socket."""
-    try:
-        info = end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
-    except OSError:
-        return 0  # not TCP: nobody knows
-    received = int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
-    return received if received <= STEP_BYTES else received - unread_bytes(end.fd)
 
 
 class Feeding:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from relay.errors import Reason, Side
-from relay.tls import stream
+from relay.tls import feeding, stream
 from relay.tls.feeding import Feeder, unread_bytes
 from relay.tls.reasons import Failure
 from relay.worker.end import End
@@ -79,11 +79,26 @@ def test_what_comes_in_pieces_is_added_up(paced, version, piece, size):
     assert progress == (stream.DONE if size < 32_768 else Failure(Reason.CHAIN_TOO_LONG, SAID))
 
 
+@both_versions
+@pytest.mark.parametrize("piece", [600, 3_000, 7_000])
+def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(paced, monkeypatch, version, piece):
+    """The kernel was asked a moment before: OpenSSL then has the first part of a record, and the rest is no header."""
+    asked = []
+
+    def early(fd):
+        asked.append(fd)
+        return 0 if len(asked) == 1 else unread_bytes(fd)
+
+    monkeypatch.setattr(feeding, "unread_bytes", early)
+    assert paced(version, 31_000, piece, rest=True) is stream.DONE
+    assert len(asked) > 1
+
+
 @pytest.fixture
 def paced(pki, stack, tmp_path):
     """What becomes of a handshake whose last flight comes in pieces, each taken before the next."""
 
-    def handshake(version, size, piece):
+    def handshake(version, size, piece, *, rest=False):
         ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
         theirs.settimeout(PATIENCE_S)
         end, feeder = End(ours), Feeder()
@@ -101,8 +116,11 @@ def paced(pki, stack, tmp_path):
         progress = feeder.go_on(end, Side.INBOUND, unread=unread_bytes(end.fd))
         client.join(PATIENCE_S)
         flight = made[0].flight
-        for at in range(0, len(flight), piece):
-            theirs.sendall(flight[at : at + piece])
+        pieces = [flight[at : at + piece] for at in range(0, len(flight), piece)]
+        if rest:
+            pieces = [flight[:piece], flight[piece:]]
+        for each in pieces:
+            theirs.sendall(each)
             wait_readable(ours)
             while (progress := feeder.go_on(end, Side.INBOUND)) is stream.STEP_MORE:
                 pass

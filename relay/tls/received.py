@@ -1,0 +1,56 @@
+"""How much a peer has sent, and how much of it was taken out of its socket: what the kernel counts.
+
+Never: reads a byte.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import sys
+import termios
+from typing import Final, Protocol
+
+FEW_BYTES: Final = 8_192  # up to these nothing is subtracted, which would be one call more
+_RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
+_TRIES = 4
+_unread = bytearray(4)
+
+
+class Peer(Protocol):
+    """One end of a session, as far as its socket is concerned."""
+
+    sock: socket.SocketType
+    fd: int
+
+
+def unread_bytes(fd: int) -> int:
+    """How much there is to read now (tcp(7), FIONREAD)."""
+    fcntl.ioctl(fd, termios.FIONREAD, _unread, True)
+    return int.from_bytes(_unread, sys.byteorder)
+
+
+def _received(end: Peer) -> int:
+    """How many bytes of this peer the kernel has received; 0 where it does not count them."""
+    try:
+        info = end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
+    except OSError:
+        return 0  # not TCP
+    return int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
+
+
+def has_read(end: Peer) -> int:
+    """How many bytes of this peer have been taken out of the socket."""
+    received = _received(end)
+    return received if received <= FEW_BYTES else received - unread_bytes(end.fd)
+
+
+def taken_exactly(end: Peer) -> int | None:
+    """The same for few bytes too, while no more arrive; None when nobody can tell."""
+    received = _received(end)
+    for _ in range(_TRIES):
+        before, unread = received, unread_bytes(end.fd)
+        received = _received(end)
+        if received == before:
+            return received - unread if received else 0
+    return None
