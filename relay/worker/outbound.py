@@ -46,7 +46,7 @@ def choose(session: Session) -> None:
     while True:
         cookies = session.first.found.values if session.first is not None else ()
         if pool.waiting.full:
-            detail = f"{pool.waiting.most} clients of this worker wait for the backends of pool {pool.name}"
+            detail = pool.waiting.why_full(pool.name)
             raise SessionError(Side.OUTBOUND, Stage.CONNECT, Reason.CONNECTING_LIMIT, detail)
         choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
         if choice is None:

@@ -59,7 +59,7 @@ class Choice(NamedTuple):
 class PoolState:
     """One pool, seen from one worker."""
 
-    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"", trial_s: float = 10.0) -> None:
+    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"", trial_s: float = 10.0, places: int = 20_000, pools: int = 1) -> None:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
@@ -75,7 +75,7 @@ class PoolState:
         self._outage = Outage(self._shared, layout, [(target.pool, target.route) for target in targets])
         self._trial_ms = int(trial_s * 1000)
         self._trials: dict[End, Member] = {}
-        self.waiting = Waiting(len(targets), pool.max_connecting)
+        self.waiting = Waiting(len(targets), pool.max_connecting, places=places, pools=pools)
         self._board = board
         self.see_workers()
         self._cell_health_version = layout.cell(HEALTH_VERSION)

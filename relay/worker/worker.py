@@ -56,6 +56,8 @@ class Worker:
                 board=board,
                 slot=slot,
                 trial_s=_trial_s(config.timeouts),
+                places=max_connections,
+                pools=len(config.pool),
             )
             for name, pool in config.pool.items()
         }

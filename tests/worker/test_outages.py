@@ -241,6 +241,29 @@ def test_at_max_connecting_the_newest_is_refused_at_once(start, tarpit, pki, cal
     wait_until(lambda: len(kept) == 6, "the next one to have its place")
 
 
+def test_a_pool_that_hangs_does_not_fill_the_worker_alone(start, backend, tarpit, pki, call):
+    """Its clients once took all of limits.connections, and nobody else was accepted."""
+    address, kept = tarpit()
+    good = backend(name_itself("ok"))
+    hung = route_toml(pki, "hung", '["hung.example.com"]') + pool_toml(pki, [address], "hung")
+    relay = start(
+        [good.address],
+        top="[limits]\nconnections = 12",
+        sni='["app.example.com"]',
+        route=hung,
+    )
+    for _ in range(20):
+        call(relay, "hung.example.com")
+    wait_until(lambda: len(relay.records()) == 14, "all but six to be refused")
+    assert len(kept) == 6
+    began = time.monotonic()
+    assert ask(call(relay)) == "ok"
+    assert time.monotonic() - began < 1
+    record = relay.record()
+    assert record["reason"] == "connecting_limit"
+    assert "limits.connections or open files" in record["detail"]
+
+
 def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit, pki, stack):
     """It takes at most its share of max_connecting before anybody knows that it hangs."""
     address, kept = tarpit()
