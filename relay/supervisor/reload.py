@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from relay.core.fleet import Ending, Phase
-from relay.errors import ConfigError, StartupError
+from relay.errors import ConfigError, StartupError, is_shortage, words_of
 from relay.observe import messages
 from relay.supervisor.control import Client
 from relay.supervisor.look_up import known_addresses
@@ -34,6 +34,8 @@ from relay.tls.contexts import Generation, dismantle
 
 if TYPE_CHECKING:
     from relay.supervisor.main import Supervisor  # main imports us
+
+_SHORTAGE_HINT = "raise LimitNOFILE or MemoryMax, or lower relay.workers; then reload again"
 
 log = logging.getLogger(__name__)
 
@@ -175,17 +177,20 @@ class Reloads:
             self._close_preparation()
         except (ConfigError, StartupError) as error:
             self._close_preparation()
-            if self._is_renewal:
-                self._renewal_refused([error] if isinstance(error, StartupError) else error.problems)
-            else:
-                self._refused(error)
+            self._refused(error)
         except Exception as error:
             self._close_preparation()
+            if is_shortage(error):
+                what = f"this machine gave the relay too little: {words_of(error)}"
+                self._refused(StartupError(what, _SHORTAGE_HINT))
+                return
             log.exception("reload refused by a bug; the old generation goes on")
             self._failed({"code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log; the old generation goes on"})
 
     def _refused(self, error: ConfigError | StartupError) -> None:
-        if isinstance(error, ConfigError):
+        if self._is_renewal:
+            self._renewal_refused([error] if isinstance(error, StartupError) else error.problems)
+        elif isinstance(error, ConfigError):
             for problem in error.problems:
                 log.error("reload refused: %s", problem)
             self._failed({"code": EXIT_CONFIG, "error": "the new configuration was refused, the old one goes on", "problems": [str(problem) for problem in error.problems]})

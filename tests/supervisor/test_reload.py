@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import urllib.request
@@ -124,6 +125,22 @@ def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_o
     assert expected in gateway.log()
     assert gateway.endpoints == before
     assert talk(pki, gateway.port()) == b"hello"
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_too_few_open_files_refuse_a_reload_and_are_no_bug(relay, pki, spare):
+    gateway = relay()
+    limits = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+    files = psutil.Process(gateway.pid).num_fds()
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (files + spare, limits[1]))
+    gateway.signal(signal.SIGHUP)
+    gateway.wait_for_log("reload refused: ")
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, limits)
+    assert "Too many open files" in gateway.log()
+    assert "LimitNOFILE" in gateway.log()
+    assert "bug" not in gateway.log()
+    assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.command("reload").returncode == 0
 
 
 def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, pki, body):
