@@ -217,6 +217,16 @@ def test_a_hello_of_a_version_before_ssl3_gets_protocol_version(start, backend, 
     assert relay.record()["reason"] == "malformed_hello"
 
 
+@pytest.mark.parametrize("name", ["openssl4_tls12_only", "openssl4_tls13_only"])
+def test_a_hello_of_ssl3_is_told_by_its_version(start, backend, visit, name):
+    """Alone, and beside supported_versions."""
+    relay = start([backend().address])
+    hello = bytearray(HELLOS[name])
+    hello[9:11] = b"\x03\x00"
+    assert visit(relay, hello).recv(100)[5:] == b"\x02\x46"
+    assert relay.record()["reason"] == "protocol_version"
+
+
 @pytest.mark.parametrize("version", [0x0304, 0x0400, 0xFFFF])
 def test_a_hello_of_a_newer_version_is_answered_with_one_that_is_known(
     start, backend, visit, version
