@@ -54,8 +54,10 @@ class Child:
         if self._process.stdout is None:
             raise BenchError(f"{self.module} has no stdout")
         fd = self._process.stdout.fileno()
+        poll = select.poll()  # select takes no descriptor above 1023
+        poll.register(fd, select.POLLIN)
         while b"\n" not in self._unread:
-            if not select.select([fd], [], [], timeout_s)[0]:
+            if not poll.poll(1000 * timeout_s):
                 raise BenchError(f"{self.module} (process {self.pid}) said nothing for {timeout_s:.0f} s; run it by hand to see why")
             chunk = os.read(fd, 1 << 20)
             if not chunk:

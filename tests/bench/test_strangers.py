@@ -104,9 +104,10 @@ def ask(place, running, name, units):
 @pytest.mark.parametrize(
     "name", ["strangers-hello", "strangers-stopped", "strangers-blackhole", "strangers-tarpit"]
 )
-def test_real_clients_are_measured_beside_strangers(tmp_path, place, bench_pki, name):
+def test_real_clients_are_measured_beside_strangers(short_path, bench_pki, name):
+    short_path.chmod(0o755)
     settings = Settings(
-        directory=tmp_path, pki=bench_pki, rounds=1, seconds=1.0, quick=True, same_cipher=True,
+        directory=short_path, pki=bench_pki, rounds=1, seconds=1.0, quick=True, same_cipher=True,
         syscalls=False, load_cpus=None, gateway_cpus=None,
     )  # fmt: skip
     (measured,) = run(settings, [GATEWAYS["relay"]], [WORKLOADS[name]], lambda _: None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import select
 import socket
 import ssl
 import struct
@@ -14,6 +13,7 @@ import termios
 from collections.abc import Callable
 from typing import Any
 
+from tests.support import ready
 from tests.support.pki import Files, Pki
 
 PATIENCE_S = 15
@@ -78,7 +78,7 @@ class Peer:
     def send_until_full(self) -> None:
         """Send until nobody takes any more for a moment. What is cut off stays cut off: nothing can be sent afterwards."""
         self.sock.setblocking(False)
-        while select.select([], [self.sock], [], 0.5)[1]:
+        while ready.select([], [self.sock], 0.5)[1]:
             self.tls.write(bytes(_CHUNK))
             with contextlib.suppress(BlockingIOError):
                 self.sock.send(self._out.read())
@@ -198,7 +198,7 @@ def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
         end.sock.setblocking(False)
     while any(unsent.values()) or any(unread.values()) or any(pending.values()):
         writers = [end for end in ends if pending[end] or unsent[end]]
-        readable, writable, _ = select.select([end.sock for end in ends], [end.sock for end in writers], [], PATIENCE_S)
+        readable, writable = ready.select([end.sock for end in ends], [end.sock for end in writers], PATIENCE_S)
         if not readable and not writable:
             raise AssertionError(f"nothing moves any more: unsent {list(unsent.values())}, unread {list(unread.values())}")
         for end in ends:

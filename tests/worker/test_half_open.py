@@ -1,7 +1,6 @@
 """Clients that have not shown who they are: bounded in number, and the stalest goes first."""
 
 import contextlib
-import select
 import ssl
 
 import psutil
@@ -12,6 +11,7 @@ from bench.strangers import Strangers, StrangersChild
 from relay.worker.admission import MOST_PROGRESS, address_key
 from relay.worker.loop import Loop
 from relay.worker.parting import Partings
+from tests.support import ready
 from tests.support.fragments import FragmentingClient, split_records
 from tests.support.handshakes import tcp_pair
 from tests.support.peer import dial
@@ -44,7 +44,7 @@ def visit(stack):
 
 def is_open(sock):
     """No FIN and no reset has come."""
-    while select.select([sock], [], [], 0)[0]:
+    while ready.select([sock], [], 0)[0]:
         try:
             if not sock.recv(65536):
                 return False
@@ -143,7 +143,7 @@ def test_a_client_that_drips_its_handshake_is_closed_after_handshake_s(
     with contextlib.suppress(ConnectionError):
         for each in split_records(client.flight):
             client.sock.sendall(each)
-            if select.select([client.sock], [], [], 0.02)[0]:
+            if ready.select([client.sock], [], 0.02)[0]:
                 break
     record = relay.record()
     assert record["reason"] == "handshake_timeout"
