@@ -87,7 +87,16 @@ class Checker:
                 outage = Outage(shared, spec.layout, [(each.pool, each.route) for each in targets])
                 self._watches += [Watch(around, each, pool.health, plan, outage) for each in targets]
         self._report.inherit(self._watches)
-        self._names = Names(hosts_of(config), spec.layout, shared, at=self.at, chance=random.random, resolve=resolve)
+        nowhere = [host for host, found in spec.generation.addresses.items() if not found]
+        self._names = Names(
+            hosts_of(config),
+            spec.layout,
+            shared,
+            at=self.at,
+            chance=random.random,
+            resolve=resolve,
+            nowhere=nowhere,
+        )
         self._selector.register(self._names.fd, selectors.EVENT_READ, self._on_answers)
         dropped = spec.layout.cell("relay_messages_dropped_total")
         messages.count_dropped(lambda lines: add_to(self._cells, dropped, lines))

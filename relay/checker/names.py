@@ -17,7 +17,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.core.health import JITTER
@@ -68,12 +68,15 @@ class Names:
         at: Callable[[float, Callable[[], None]], None],
         chance: Callable[[], float],
         resolve: Resolve = look_up,
+        nowhere: Container[str] = (),
     ) -> None:
+        """`nowhere`: names that had no address when the configuration was loaded."""
         self._names = {host: Name(host, interval_s, cell_of(layout, host)) for host, interval_s in hosts.items()}
         self._shared = shared
         self._at = at
         self._chance = chance
         self._resolve = resolve
+        self._nowhere = nowhere
         self._wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, tuple[Ip, ...], str]] = queue.SimpleQueue()
         self._under_way = 0
@@ -134,7 +137,7 @@ class Names:
         if error:
             wait_s = min(wait_s, AGAIN_S)
             if not name.error:
-                log.warning("host %s: the name cannot be looked up: %s; %s; see whether the resolver of this machine answers: getent ahosts %s", name.host, error, _kept(name), name.host)
+                log.warning("host %s: the name cannot be looked up: %s; %s; see whether the resolver of this machine answers: getent ahosts %s", name.host, error, self._kept(name), name.host)
         else:
             if name.error:
                 log.info("host %s: the name can be looked up again", name.host)
@@ -148,10 +151,13 @@ class Names:
         name.error = error
         self._at(now + wait_s, lambda: self._ask(name.host))
 
+    def _kept(self, name: Name) -> str:
+        if name.known:
+            return f"the last answer, {_shown(name.known)}, is kept"
+        if name.host in self._nowhere:
+            return "its backends have no address and are disabled"
+        return "the address it had when the configuration was loaded is kept"
+
 
 def _shown(addresses: Sequence[Ip]) -> str:
     return ", ".join(host for host, _ in addresses)
-
-
-def _kept(name: Name) -> str:
-    return f"the last answer, {_shown(name.known)}, is kept" if name.known else "the address it had when the configuration was loaded is kept"

@@ -83,6 +83,8 @@ def step(session: Session) -> None:
     session.route = route
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
+    if session.worker.pools[route.pool].nowhere:
+        _refuse_unresolved(session, route)
     session.advance(Event.ROUTED)
     session.worker.count_routed(session)
     end.ssl = stream.accept(route.context, end.fd)
@@ -109,6 +111,17 @@ def _refuse_disabled(session: Session, route: InboundRoute) -> None:
         raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.ROUTE_DISABLED, why)
     why = route.pool_spans.why_not(session.time_at)
     raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.POOL_DISABLED, why)
+
+
+def _refuse_unresolved(session: Session, route: InboundRoute) -> None:
+    """Raise SessionError: the pool has no backend with an address. Said now, it can be said."""
+    session.worker.count_routed(session)
+    _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
+    members = session.worker.pools[route.pool].members
+    shown = ", ".join(f"{each.target.route} at {each.target.address}" for each in members[:3])
+    more = f" and {len(members) - 3} more" if len(members) > 3 else ""
+    what = f"no host name of pool {route.pool} has an address: {shown}{more}"
+    raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.BACKEND_UNRESOLVED, what)
 
 
 def _wait(session: Session) -> None:

@@ -66,6 +66,8 @@ class PoolState:
         for member in self.members:
             addresses = Addresses(member.target.address, (member.target.family, member.target.sockaddr), layout, board.row(SHARED_ROW))
             member.places = Places(addresses, pool.retry_s) if addresses.may_change else None
+        lost = [each.places for each in self.members if each.places and not each.target.sockaddr]
+        self._nowhere = lost if len(lost) == len(self.members) else []
         self._retry_ms = int(pool.retry_s * 1000)
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
@@ -87,6 +89,13 @@ class PoolState:
         self.cookie = pool.cookie if pool.sticky == "cookie" else ""
         self._cookies = CookieChoice(name, pool, secret, self._connections) if self.cookie else None
         self.refresh()
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether no backend has had an address yet: none of their names resolves."""
+        if self._nowhere and any(each.any for each in self._nowhere):
+            self._nowhere = []  # an answer is kept for good
+        return bool(self._nowhere)
 
     def pick(self, client: str, tried: Container[int], who: Identity | None = None, cookies: tuple[bytes, ...] = ()) -> Choice | None:
         """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
