@@ -81,7 +81,9 @@ def test_a_connection_costs_a_known_number_of_openssl_calls(start, backend, call
     calls = counted(relay)
     assert calls["SSL_new"] == calls["SSL_free"] == 2 * CONNECTIONS
     assert calls["SSL_do_handshake"] <= 6 * CONNECTIONS
-    assert sum(calls.values()) <= 57 * CONNECTIONS, calls
+    # A flight that comes in pieces, as on a busy machine, is one more step of three calls.
+    pieces = max(0, calls["SSL_do_handshake"] - 3 * CONNECTIONS)
+    assert sum(calls.values()) - 3 * pieces <= 56 * CONNECTIONS, calls
 
 
 @pytest.fixture
