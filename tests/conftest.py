@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.backend import TlsBackend
+from tests.support.board import close_scoreboards
 from tests.support.pki import make_pki
 
 # A shell that starts the suite in the background has it ignore SIGINT, and so would every
@@ -18,6 +19,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pki(tmp_path_factory):
     """The certificate matrix, made once per run."""
     return make_pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(autouse=True)
+def scoreboards():
+    """The descriptors of a test's scoreboards go with the test."""
+    yield
+    close_scoreboards()
 
 
 @pytest.fixture

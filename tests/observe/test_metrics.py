@@ -13,8 +13,7 @@ from relay.errors import Reason
 from relay.observe.metrics import RelayCollector
 from relay.observe.names import BACKEND_NOT_AFTER_S, FAMILIES, HANDSHAKE_BUCKETS_S, HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, SLOT_CPU_US, things_of
 from relay.observe.scoreboard import CPU_US, PHASE, PHASE_SERVING, RESIDENT_BYTES, SHARED_ROW, monotonic_ms
-from relay.observe.scoreboards import Scoreboards
-from tests.support.board import CONFIG, Board
+from tests.support.board import CONFIG, Board, open_scoreboards
 from tests.support.programs import program
 
 CHECKED = CONFIG.model_copy(update={"pool": {name: pool.model_copy(update={"health": Health()}) for name, pool in CONFIG.pool.items()}})
@@ -166,7 +165,7 @@ def test_a_worker_that_says_nonsense_of_itself_takes_nothing_away(world, registr
 
 
 def test_a_scoreboard_without_a_generation_yet_is_readable():
-    fresh = Scoreboards()
+    fresh = open_scoreboards()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(fresh))
     assert registry.get_sample_value("relay_config_generation") == 0

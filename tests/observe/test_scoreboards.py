@@ -16,9 +16,9 @@ from relay.observe.memory import F_SEAL_FUTURE_WRITE, Memory, Writing, map_for_r
 from relay.observe.names import BACKEND, CHECKED_BACKEND, HEALTH, HOST, KINDS, RELAY, ROUTE, SLOT, SLOT_CPU_US, Series
 from relay.observe.reading import VIEW
 from relay.observe.scoreboard import SPARE_ROWS
-from relay.observe.scoreboards import Scoreboards
 from relay.observe.totals import LARGEST, runs_of
 from relay.observe.views import Reader
+from tests.support.board import close_scoreboards, open_scoreboards
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 CONNECTIONS = "relay_connections_total"
@@ -40,7 +40,7 @@ def things(*backends, hosts=(), checked=False):
 
 @pytest.fixture
 def boards():
-    return Scoreboards()
+    return open_scoreboards()
 
 
 def count(board, row, name, *labels, by=1):
@@ -124,7 +124,7 @@ def test_runs_say_where_each_thing_is_in_the_totals(keys, random):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(INT64, min_size=1, max_size=8), st.lists(st.sampled_from([0, -1, 2**63 - 1, -(2**63), 2**62]), max_size=4))
 def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
-    boards = Scoreboards()
+    boards = open_scoreboards()
     boards.begin(1, things("a"), 1)
     before = {}
     for value in values + more:
@@ -140,13 +140,14 @@ def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
         assert all(after[series] >= total for series, total in before.items())
         assert max(after.values()) <= LARGEST
         before = after
+    close_scoreboards()  # those of this example
 
 
 # Room.
 
 
 def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_say():
-    boards = Scoreboards(states_cells=64)
+    boards = open_scoreboards(states_cells=64)
     board = boards.begin(1, things("a", "b"), 1)
     cell = board.layout.cell(HEALTH, "main", "b")
     board.states.cells[cell] = 2

@@ -18,9 +18,24 @@ CONFIG = Config.model_validate(
 )
 
 
+_opened: list[Scoreboards] = []
+
+
+def open_scoreboards(**keywords: int) -> Scoreboards:
+    """Scoreboards whose descriptors are closed after the test."""
+    _opened.append(Scoreboards(**keywords))
+    return _opened[-1]
+
+
+def close_scoreboards() -> None:
+    """Close the descriptors of all that were opened; what is mapped stays as long as it is used."""
+    while _opened:
+        _opened.pop().close_files()
+
+
 def scoreboard_of(things: Things, slots: int = 1) -> Scoreboard:
     """A generation's scoreboard with a cell for each of these things."""
-    return Scoreboards().begin(1, things, slots)
+    return open_scoreboards().begin(1, things, slots)
 
 
 def hosts_board(*hosts: str) -> tuple[Layout, Cells]:
@@ -33,7 +48,7 @@ class Board:
     """All scoreboards of a relay with generation 3; `count` adds in a worker's row as a worker does."""
 
     def __init__(self, slots: int = 2, config: Config = CONFIG) -> None:
-        self.boards = Scoreboards()
+        self.boards = open_scoreboards()
         self.board = self.boards.begin(3, things_of(config), slots)
         self.layout = self.board.layout
         self.facts: dict[str, Any] = {"generation": 3, "version": "9.8.7", "openssl": "OpenSSL 4.0.3", "started_at": 1_700_000_000.0, "state": "serving", "slots": slots}

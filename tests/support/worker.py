@@ -22,9 +22,9 @@ from relay.config.load import load_config
 from relay.observe.names import Series, things_of
 from relay.observe.reading import Snapshot
 from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
-from relay.observe.scoreboards import Scoreboards
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
+from tests.support.board import open_scoreboards
 from tests.support.pki import BACKEND_NAME, Files, Pki
 
 PATIENCE_S = 15
@@ -104,7 +104,7 @@ class RunningWorker:
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
         config = load_config(file)
-        self.boards = Scoreboards() if beside is None else beside.boards
+        self.boards = open_scoreboards() if beside is None else beside.boards
         self.board = self.boards.begin(1, things_of(config), 2) if beside is None else beside.board
         self.layout = self.board.layout
         self.row = self.boards.lease(self.board, 0)
