@@ -20,6 +20,7 @@ from relay.core.lifecycle import Event
 from relay.core.sniff import Sniffed, Sniffer
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
+from relay.tls.feeding import unread_bytes
 from relay.tls.pump import Status, watch_alerts
 from relay.worker.loop import ET, IN, OUT
 
@@ -74,6 +75,10 @@ def begin(session: Session, cookie: str) -> None:
         _go_on(session, Event.LOOKED)
     else:
         session.worker.loop.handle(session.inbound.fd, session.on_wake)
+        if unread_bytes(session.inbound.fd):
+            # OpenSSL stopped at a record without data (a key update). The edge that
+            # announced what lies behind it is past, so look once more.
+            session.on_wake(IN)
 
 
 def step(session: Session) -> None:

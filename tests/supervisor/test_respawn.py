@@ -90,7 +90,7 @@ def _seconds_pass(seconds):
 
 
 def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_are_refused_not_hung(relay):
-    gateway = relay(module=STUB, env=stub(first_delay_s=0.05, longest_delay_s=0.1, park_after_deaths=4), relay={"workers": 1})
+    gateway = relay(module=STUB, env=stub(first_delay_s=0.05, longest_delay_s=0.1, lone_delay_s=600, park_after_deaths=4), relay={"workers": 1})
     port, pid = gateway.port(), gateway.workers()[0]
     (gateway.directory / "behave").write_text("crash")
     os.kill(pid, signal.SIGKILL)

@@ -148,9 +148,19 @@ class Peer:
             data += chunk
 
 
-def dial(port: int, context: ssl.SSLContext, name: str = "app.example.com", session: ssl.SSLSession | None = None) -> Peer:
-    """A client whose handshake is done."""
-    return Peer(socket.create_connection(("127.0.0.1", port), PATIENCE_S), context, server_side=False, name=name, session=session)
+def dial(
+    port: int,
+    context: ssl.SSLContext,
+    name: str = "app.example.com",
+    session: ssl.SSLSession | None = None,
+    *,
+    hello_only: bool = False,
+) -> Peer:
+    """A client whose handshake is done, or has only begun."""
+    sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    return Peer(
+        sock, context, server_side=False, name=name, session=session, hello_only=hello_only
+    )
 
 
 class Door:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from tests.support.peer import Peer, dial
+from tests.support.peer import PATIENCE_S, Peer, dial
 
 STUCK_S = 1
 ALERT, HANDSHAKE, DATA = 21, 22, 23
@@ -28,9 +30,21 @@ def expand(secret: bytes, label: str, size: int) -> bytes:
 class RecordWriter:
     """A connected client whose sending direction was taken away from its TLS library."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, key_log: Path, name: str = "app.example.com") -> None:
+    def __init__(
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        key_log: Path,
+        name: str = "app.example.com",
+        before_finished: Callable[[], object] | None = None,
+    ) -> None:
+        """`before_finished` is called when the server's flight is there and ours is not sent."""
         context.keylog_filename = str(key_log)
-        self.peer: Peer = dial(port, context, name)
+        self.peer: Peer = dial(port, context, name, hello_only=before_finished is not None)
+        if before_finished is not None:
+            assert select.select([self.peer.sock], [], [], PATIENCE_S)[0]
+            before_finished()
+            self.peer.handshake()
         assert self.peer.tls.cipher()[0] == "TLS_AES_128_GCM_SHA256"
         secrets = dict(line.split()[::2] for line in key_log.read_text().splitlines() if not line.startswith("#"))
         self._take(bytes.fromhex(secrets["CLIENT_TRAFFIC_SECRET_0"]))

@@ -317,3 +317,16 @@ def test_key_updates_between_the_pieces_of_a_head_hide_nothing(sites, run, pki, 
     writer.send(writer.record(DATA, head[:10]), writer.record(HANDSHAKE, KEY_UPDATE), writer.record(DATA, head[10:20]))
     writer.send(*(record for at in range(20, len(head)) for record in (writer.record(HANDSHAKE, KEY_UPDATE_PLEASE), writer.record(DATA, head[at : at + 1]))))
     wait_until(lambda: made[2].heard == [head], "the backend to have the whole head")
+
+
+def test_a_key_update_with_the_handshakes_last_flight_hides_no_request(sites, run, pki, tmp_path, stack):
+    """OpenSSL stops behind it, and no edge announces the bytes that have come already."""
+    made, addresses = sites()
+    relay = run(addresses, top="[timeouts]\nsniff_s = 3600")
+    context = client_context(pki, pki.client)
+    writer = RecordWriter(relay.port, context, tmp_path / "keys", before_finished=relay.suspend)
+    stack.callback(writer.sock.close)
+    head = request("JSESSIONID=abc.b3")
+    writer.send(writer.record(HANDSHAKE, KEY_UPDATE), writer.record(DATA, head))
+    relay.signal(signal.SIGCONT)
+    wait_until(lambda: made[2].heard == [head], "the backend to have the whole head")
