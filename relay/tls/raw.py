@@ -37,7 +37,7 @@ _NEEDED = [
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS",
     "X509_NAME_ENTRY_get_data", "X509_NAME_get_entry", "X509_NAME_get_index_by_NID", "X509_PURPOSE_ANY", "X509_PURPOSE_SSL_CLIENT", "X509_PURPOSE_SSL_SERVER",
     "X509_STORE_CTX_get0_cert", "X509_STORE_CTX_get_current_cert", "X509_STORE_CTX_get_error", "X509_STORE_CTX_get_error_depth", "X509_STORE_CTX_set_error", "X509_STORE_set_purpose",
-    "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_digest", "X509_free",
+    "X509_VERIFY_PARAM_set1_host", "X509_VERIFY_PARAM_set1_ip", "X509_VERIFY_PARAM_set_hostflags", "X509_V_ERR_CERT_REJECTED", "X509_V_ERR_INVALID_EXTENSION", "X509_digest", "X509_free",
     "X509_get_issuer_name", "X509_get_pubkey", "X509_get_serialNumber", "X509_get_subject_name", "X509_get_version", "X509_getm_notAfter", "X509_getm_notBefore",
     "BIO_new_mem_buf", "SSL_CTX_set_verify_depth", "SSL_CTX_add_client_CA", "SSL_CTX_add_extra_chain_cert", "SSL_CTX_check_private_key", "SSL_CTX_use_PrivateKey", "X509_NAME_cmp",
     "X509_STORE_CTX_free", "X509_STORE_CTX_init", "X509_STORE_CTX_new", "X509_STORE_add_cert", "X509_STORE_free", "X509_STORE_new", "X509_STORE_set_flags", "X509_STORE_up_ref", "SSL_CTX_set_cert_store",

@@ -20,8 +20,8 @@ from relay.core.lifecycle import Event
 from relay.core.sniff import Sniffed, Sniffer
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
-from relay.tls.feeding import unread_bytes
 from relay.tls.pump import Status, watch_alerts
+from relay.tls.received import unread_bytes
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
