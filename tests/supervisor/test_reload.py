@@ -281,8 +281,9 @@ def test_a_relay_that_is_told_to_end_answers_the_reloads_that_wait(relay):
         waiting = [pool.submit(ask, gateway.state_dir, "reload", 60) for _ in range(2)]
         wait_until("they have asked", lambda: control_clients(gateway) == 2)
         gateway.signal(signal.SIGTERM)
-        for one in waiting:
-            assert "was told to end (SIGTERM) before the reload was done" in one.result()["error"]
+        said = {one.result()["error"].partition(" (SIGTERM)")[0] for one in waiting}
+    # One whose request is read after the signal is refused for that.
+    assert said <= {"the relay was told to end", "the relay is draining"}
     assert gateway.wait() == 0
 
 
