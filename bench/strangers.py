@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import socket
 import struct
@@ -27,6 +28,7 @@ _SOURCES = [f"127.0.1.{number}" for number in range(1, 17)]
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT on either side
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 _TICK_S = 0.005
+_SPARE_FILES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,10 @@ class Crowd:
         self._job = job
         self._hello = hello_of(job.hello, job.name)
         self._epoll = select.epoll()
-        self._open: dict[int, socket.socket] = {}
+        self._open: dict[int, socket.socket] = {}  # in the order they came
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._most_open = max(1, hard - _SPARE_FILES)
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -82,6 +87,9 @@ class Crowd:
                 self._on_event(fd, mask)
 
     def _connect(self) -> None:
+        if len(self._open) >= self._most_open:
+            # A gateway that keeps them all: more than this machine's files allow.
+            self._drop(next(iter(self._open)), "given up")
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
