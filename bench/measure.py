@@ -81,8 +81,10 @@ def busy_seconds(cpus: Iterable[int]) -> float:
 
 
 def private_bytes(pids: Sequence[int]) -> int:
-    """Private memory of these processes: USS, or without the right to look, which the relay gives to
-    root alone, what is resident and not shared by name. What is gained between two readings is the same.
+    """Private memory of these processes in bytes.
+
+    It is the USS. Only root may read that of the relay's processes; for other users it is the
+    resident memory less the shared one. The growth between two readings is the same.
     """
     total = 0
     for pid in pids:

@@ -154,11 +154,6 @@ class Certificate:
         """The object identifier of the signature's algorithm; "" where it is not known."""
         return algorithm_of(self._fields.signature)[0]
 
-    @cached_property
-    def self_issued(self) -> bool:
-        """Whether subject and issuer are the same name, as OpenSSL compares them."""
-        return names_issuer(self, self)
-
     @property
     def readable(self) -> bool:
         """Whether the extensions can be told apart."""
