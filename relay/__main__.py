@@ -1,4 +1,4 @@
-"""The `relay` command, and `python -m relay`: gets the process ready, then `relay.cli` does it.
+"""The `relay` command, and `python -m relay`: gets the process ready, then `relay.cli.main` does it.
 
 Never: imports the rest of the relay before an interrupt is quiet and descriptors 0 to 2 are open.
 """
@@ -10,7 +10,7 @@ import signal
 import sys
 from types import FrameType
 
-from relay.shortage import HINT, in_words, is_too_little_memory
+from relay.memory_shortage import HINT, in_words, is_too_little_memory
 from relay.standard_streams import reserve
 
 EXIT_CANNOT_START = 71
@@ -25,7 +25,7 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)
     reserve()
     try:
-        from relay.cli import main as command
+        from relay.cli.main import main as command
     except (ImportError, MemoryError, OSError) as error:
         if not is_too_little_memory(error):
             raise
@@ -37,7 +37,7 @@ def main() -> int:
 def _end_quietly() -> None:
     """Let Ctrl-C end the process by the signal, without a traceback of whatever was imported.
 
-    Commands that have to clean up take the signal over (`relay.cli`).
+    Commands that have to clean up take the signal over (`relay.cli.main`).
     """
     if os.getpid() == 1:
         # The kernel drops signals that the first process of a container has no handler for.

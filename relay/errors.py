@@ -1,6 +1,6 @@
 """Every way the relay can fail, as values an operator can search for.
 
-Never: formats for a terminal, exits, or logs (that is `cli`, `worker.session` and `observe.access_log`).
+Never: formats for a terminal, exits, or logs (that is `cli`, `worker.session` and `logs.access_log`).
 """
 
 from __future__ import annotations

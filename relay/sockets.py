@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 
 from relay.config.address import parse_address
-from relay.config.files import check_creation
 from relay.errors import StartupError
+from relay.files import check_creation
 
 RESTART_OR_MOVE = "choose another port, or restart the relay"  # where our own process is in the way
 _OR_FREEBIND = "; where it comes later, set freebind = true in the listener"

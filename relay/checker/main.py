@@ -6,7 +6,7 @@ Signals: TERM and QUIT end it at once, INT, HUP and USR1 are the supervisor's bu
 writes to: its end of file means that the supervisor is gone, and then there is nobody to check for.
 
 Never: touches a client's connection, or a cell that is a worker's or the supervisor's.
-Next: `relay.checker.watch.Watch`
+Next: `relay.checker.monitor.Watch`
 """
 
 from __future__ import annotations
@@ -23,15 +23,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.checker.names import Names, Resolve, look_up
-from relay.checker.plan import plan_of
-from relay.checker.report import ReportFile, render_report
-from relay.checker.watch import Around, Watch
-from relay.confinement import confine_checker
-from relay.observe import messages
-from relay.observe.names import CHECKED_BACKEND, HOST, Things, hosts_of
-from relay.observe.outages import Outage
-from relay.observe.scoreboard import CHECKER_SLOT, GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SHARED_ROW, SLOT, Layout, Scoreboard, add_to, monotonic_ms
+from relay.checker.check import plan_of
+from relay.checker.health_file import ReportFile, render_report
+from relay.checker.monitor import Around, Watch
+from relay.checker.resolver import Names, Resolve, look_up
+from relay.logs import messages
+from relay.sandbox.confinement import confine_checker
+from relay.shared.catalogue import CHECKED_BACKEND, HOST, Things, hosts_of
+from relay.shared.outages import Outage
+from relay.shared.scoreboard import (
+    CHECKER_SLOT,
+    GENERATION,
+    HEARTBEAT_MS,
+    PHASE,
+    PHASE_SERVING,
+    PID,
+    SHARED_ROW,
+    SLOT,
+    Layout,
+    Scoreboard,
+    add_to,
+    monotonic_ms,
+)
 from relay.tls.contexts import Generation
 
 BEAT_S = 1.0

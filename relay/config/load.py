@@ -1,6 +1,6 @@
 """From a TOML file to a `Config`, or to every problem there is with it, at once.
 
-Never: opens a file that the configuration names, or decides about features (that is `config.rules`).
+Never: opens a file that the configuration names, or decides about features (that is `config.rules.general`).
 
 How all problems come out at once: pydantic reports every key of the wrong shape. Each such key is then replaced by its default, or by a stand-in, so that
 the rules across keys can be judged too; what a rule says about a replaced key is dropped, for it was reported before.
@@ -18,11 +18,20 @@ from typing import Any, get_args, get_origin
 import tomli
 from pydantic import BaseModel, ValidationError
 
-from relay.config.files import NotRegularError, read_regular
+from relay.config.explain import (
+    Loc,
+    choices_of,
+    find,
+    meant_key,
+    place,
+    translate,
+    unknown_key,
+    unwrap,
+)
 from relay.config.model import Config, Relay
-from relay.config.rules import check_rules
-from relay.config.words import Loc, choices_of, find, meant_key, place, translate, unknown_key, unwrap
+from relay.config.rules.general import check_rules
 from relay.errors import ConfigError, Problem
+from relay.files import NotRegularError, read_regular
 
 DEFAULT_PLACES = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 MAX_FILE_BYTES = 4 * 1024 * 1024

@@ -2,7 +2,7 @@
 
 Types are strict: "300" is no number and "yes" no boolean, so that a slip is an error and not a guess. Names and fingerprints are normalised here, once.
 
-Never: reads a file (that is `config.load`) or compares one key with another (that is `config.rules`).
+Never: reads a file (that is `config.load`) or compares one key with another (that is `config.rules.general`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -114,7 +121,7 @@ class Limits(_Section):
 class Allow(_Section):
     """`allow`: which of the CA's certificates may come in; a certificate that matches any one entry is allowed.
 
-    Without `allow` every certificate of the CA is; a given one needs an entry (see `config.rules`).
+    Without `allow` every certificate of the CA is; a given one needs an entry (see `config.rules.general`).
     """
 
     cn: Strings = ()

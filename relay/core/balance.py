@@ -1,7 +1,7 @@
 """Which backend of a pool a session gets: by turns, by load, by chance, or by hash.
 
 A session asks `pick` for a member, and asks again with the members it has tried when that one failed. Members that are not usable
-(left alone after a failure) are passed over; when no other is left they are tried anyway: see `core.member.Roster.candidates`.
+(left alone after a failure) are passed over; when no other is left they are tried anyway: see `core.roster.Roster.candidates`.
 What operators change is told with `use`; the balancers prepare for it there, so that the common pick stays one look-up.
 
 Measured with timeit, CPython 3.11, three members, the caller's `usable` included: 0.18 µs by turns and by hash,
@@ -20,7 +20,7 @@ from math import ceil, gcd, log
 from typing import Literal, Protocol
 
 from relay.config.model import Pool
-from relay.core.member import Counts, Member, Roster, Status, Usable
+from relay.core.roster import Counts, Member, Roster, Status, Usable
 
 Why = Literal["sticky", "balanced"]
 Chance = Callable[[], float]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relay.core.member import Mode
+from relay.core.roster import Mode
 
 Member = tuple[str, str]
 """Pool and backend, by their names."""

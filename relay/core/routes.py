@@ -29,7 +29,7 @@ class RouteTable(Generic[T]):
     def build(cls, entries: Sequence[tuple[tuple[str, ...], T]]) -> RouteTable[T]:
         """A table of (patterns, route) in the order of the configuration; no patterns means default.
 
-        Raises ValueError for a `*` anywhere but as the whole first label; `config.rules` has refused it before.
+        Raises ValueError for a `*` anywhere but as the whole first label; `config.rules.general` has refused it before.
         """
         exact: dict[str, T] = {}
         wildcard: dict[str, T] = {}

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from relay.config.address import is_ip, parse_address
-from relay.config.places import listener_places, pool_place
-from relay.observe.addresses import cell_of, read_addresses
-from relay.observe.scoreboard import SHARED_ROW, Scoreboard
-from relay.supervisor.prepare import Prepared
-from relay.tls.spans import Span, Spans
+from relay.config.key_path import listener_places, pool_place
+from relay.shared.addresses import cell_of, read_addresses
+from relay.shared.scoreboard import SHARED_ROW, Scoreboard
+from relay.supervisor.prepared import Prepared
+from relay.tls.certificates.validity_periods import Span, Spans
 
 EVERY_S = 1.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on messages

@@ -13,11 +13,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from relay.config.key_path import pool_place
 from relay.config.model import Config
-from relay.config.places import pool_place
-from relay.supervisor.ownership import Doubt, doubt_of
-from relay.tls.findings import Finding, Level
-from relay.tls.material import authorities_of, pairs_of
+from relay.supervisor.path_ownership import Doubt, doubt_of
+from relay.tls.certificates.findings import Finding, Level
+from relay.tls.certificates.pem import authorities_of, pairs_of
 
 
 def judge_owners(config: Config) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The body to the brain in `core.fleet`: which generations there are, what the slots remember, and carrying out the plan.
+"""The body to the brain in `core.fleet_plan`: which generations there are, what the slots remember, and carrying out the plan.
 
 Never: decides; whatever is done here was planned there, or asked for by the operator.
 """
@@ -10,14 +10,26 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from relay.core.actions import Abort, Close, Commit, Drain, GiveUp, Kill, Overrun, Park, Quit, Reopen, Spawn
-from relay.core.fleet import Ending, Line, Phase, Rules, View, Worker, next_start_at, plan
+from relay.core.fleet_actions import (
+    Abort,
+    Close,
+    Commit,
+    Drain,
+    GiveUp,
+    Kill,
+    Overrun,
+    Park,
+    Quit,
+    Reopen,
+    Spawn,
+)
+from relay.core.fleet_plan import Ending, Line, Phase, Rules, View, Worker, next_start_at, plan
 from relay.errors import StartupError
-from relay.supervisor.crew import Child, Crew
-from relay.supervisor.prepare import Prepared
+from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import Ended
 from relay.supervisor.slot_memory import SlotMemory
-from relay.supervisor.slots import Leaving, SlotSockets
+from relay.supervisor.slot_sockets import Leaving, SlotSockets
+from relay.supervisor.workers import Child, Crew
 
 START_ATTEMPTS = 3
 SPAWNING_S = 0.02  # how long workers are started before the loop turns: a fork of a large relay takes 6 ms

@@ -17,32 +17,32 @@ from typing import Any
 
 import relay
 from relay.config.load import load_config
-from relay.confinement import describe, hide_memory
-from relay.core.fleet import Ending, Rules
+from relay.core.fleet_plan import Ending, Rules
 from relay.errors import FatalError, RelayError
-from relay.observe import messages
-from relay.observe.scoreboards import Scoreboards
+from relay.logs import messages
+from relay.sandbox.confinement import describe, hide_memory
 from relay.sockets import open_control
-from relay.supervisor.admin import AdminProcess
-from relay.supervisor.channel import COMMANDS as BACKEND_COMMANDS
-from relay.supervisor.channel import Channel
-from relay.supervisor.checker import CheckerProcess, open_health_file
+from relay.supervisor.admin_channel import COMMANDS as BACKEND_COMMANDS
+from relay.supervisor.admin_channel import Channel
+from relay.supervisor.admin_process import AdminProcess
+from relay.supervisor.checker_process import CheckerProcess, open_health_file
 from relay.supervisor.control import Client, ControlServer, control_path
-from relay.supervisor.crew import Crew
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
-from relay.supervisor.overrides import Overrides
-from relay.supervisor.prepare import begin_scoreboard
-from relay.supervisor.preparing import finish
+from relay.supervisor.inspection import Wish
+from relay.supervisor.override_store import Overrides
+from relay.supervisor.prepare import finish
+from relay.supervisor.prepared import begin_scoreboard
 from relay.supervisor.process import reap_strangers, take_all_files
 from relay.supervisor.reload import Reloads
+from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.signals import EarlySignals, SignalPipe
-from relay.supervisor.slots import SlotSockets
-from relay.supervisor.state import StateDir
+from relay.supervisor.slot_sockets import SlotSockets
+from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import child_named, facts_of, status_reply
-from relay.supervisor.survey import Wish
 from relay.supervisor.systemd import Notifier
 from relay.supervisor.upkeep import Upkeep
+from relay.supervisor.workers import Crew
 from relay.worker.main import WorkerSpec, run_worker
 
 BEAT_S = 1.0

@@ -1,206 +1,268 @@
-"""What a start, a reload and `relay check` have to find out, and what comes of it.
+"""From a wish to a generation that can be forked, without ever holding up the supervisor's loop.
 
-Never: changes anything a running generation uses.
+A child finds everything out (`relay.supervisor.inspection`) and hands it back over a pipe. TLS contexts
+cannot be handed over, and workers inherit them from the supervisor; so they are built here, in
+steps of a few milliseconds, from the bytes that the child has judged.
+
+A child that hangs or dies is a refused wish with a reason.
+
+Never: reads a file, looks a name up, or waits (but for `finish`, which has nothing else to do).
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+import pickle
+import select
+import signal
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
-from relay.checker.names import look_up
-from relay.config.address import compete
-from relay.config.model import Config
-from relay.errors import ConfigError, ControlError, Problem, StartupError
-from relay.observe.access_log import check_access_log
-from relay.observe.names import Things, hosts_of
-from relay.observe.password import load_password
-from relay.observe.pools import pool_facts
-from relay.observe.scoreboard import Scoreboard
-from relay.observe.scoreboards import Scoreboards
-from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
-from relay.supervisor.control import ask
-from relay.supervisor.file_owners import judge_owners
-from relay.supervisor.look_up import homeless, look_up_all, unresolved
-from relay.supervisor.privileges import Identity, acting_as, find_identity
-from relay.supervisor.slots import places_of
-from relay.supervisor.state import check_state_dir
-from relay.tls.ciphers import judge_ciphers
-from relay.tls.contexts import Generation, build_generation
-from relay.tls.findings import Finding, Level
-from relay.tls.fitness import judge
-from relay.tls.material import CertificateInfo
-from relay.tls.spans import Span
+from relay.errors import ConfigError, StartupError
+from relay.files import Files
+from relay.supervisor.inspection import Refusal, Survey, Wish, survey_in_bytes
+from relay.supervisor.prepared import Prepared
+from relay.supervisor.process import Ended, reap, send, start_preparer
+from relay.tls.context_inputs import Groundwork
+from relay.tls.contexts import Generation, build_steps
 
-CHECK_PATIENCE_S = 2.0
+PATIENCE_S = 120.0
+# What one turn of the supervisor's loop may spend on building.
+TURN_S = 0.005
+_READ_BYTES = 1 << 20
+_LAST_WORDS_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """One configuration with everything made from it that can be made without disturbing anybody."""
-
-    config: Config
-    generation: Generation
-    identity: Identity
-    slots: int
-    certificates: tuple[CertificateInfo, ...]
-    things: Things  # that are counted
-    description: bytes  # for readers of the scoreboard
-    password: str = field(default="", repr=False)
-    spans: Mapping[str, Span] = field(default_factory=dict)  # by the key of the configuration
-    homeless: Mapping[str, str] = field(default_factory=dict)  # names without an address, and why
+class UnchangedError(Exception):
+    """A renewal that was looked for is not there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What was found out about a configuration.
+@dataclass(slots=True)
+class _Child:
+    """The process, from its start until it was reaped."""
 
-    `passing` are problems that may end by themselves: a start disables what has them.
+    pid: int
+    kill_at: float = float("inf")
+
+
+class Orphans:
+    """Children whose answer nobody waits for any more: killed, and reaped when they have ended.
+
+    One that hangs in the kernel, on a file system that does not answer, cannot be killed; nobody
+    waits for it.
     """
 
-    findings: list[Finding]
-    problems: list[Problem]
-    passing: list[Problem]
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
+
+    def take(self, child: _Child) -> None:
+        """See to its end."""
+        self._children.append(child)
+
+    def step(self, now: float) -> None:
+        """Reap those that have ended."""
+        for child in list(self._children):
+            if reap(child.pid) is not None:
+                self._children.remove(child)
+            elif now >= child.kill_at:
+                child.kill_at = float("inf")
+                send(child.pid, signal.SIGKILL)
+
+    def wait(self, patience_s: float) -> None:
+        """Wait so long for those that end now."""
+        until = time.monotonic() + patience_s
+        while self._children and time.monotonic() < until:
+            self.step(time.monotonic())
+            time.sleep(0.002)
+
+
+class Preparation:
+    """One wish on its way. `step` goes on with it; `fd` is readable when the child has said something."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        number: int,
+        orphans: Orphans,
+        let_go: Callable[[], None] = lambda: None,
+        *,
+        work: Callable[[Wish], bytes] = survey_in_bytes,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Raises StartupError when no process can be started."""
+        self._number = number
+        self._orphans = orphans
+        self._patience_s = patience_s
+        self._received = bytearray()
+        self._steps: Generator[None, None, Prepared] | None = None
+        self._ended: Ended | None = None
+        self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self.fd, False)
+
+        def hand_back() -> None:
+            with contextlib.suppress(OSError):  # when it was let go of before
+                os.close(self.fd)
+            with os.fdopen(write_fd, "wb") as pipe:
+                pipe.write(work(wish))
+
+        try:
+            self._child: _Child | None = _Child(start_preparer(let_go, hand_back))
+        except OSError as error:
+            os.close(self.fd)
+            what = f"no process can be started to prepare the configuration: {error.strerror}"
+            hint = "raise TasksMax or the memory limit of the relay, and try again"
+            raise StartupError(what, hint) from None
+        finally:
+            os.close(write_fd)
+        self._deadline_at = time.monotonic() + patience_s
 
     @property
-    def count(self) -> int:
-        """How many things are wrong."""
-        errors = [one for one in self.findings if one.level is Level.ERROR]
-        return len(errors) + len(self.problems) + len(self.passing)
+    def building(self) -> bool:
+        """There is something to do at once."""
+        return self._steps is not None
 
-    @property
-    def would_start(self) -> bool:
-        """Whether a start without --strict does not refuse it."""
-        lasting = [one for one in self.findings if one.level is Level.ERROR and not one.passing]
-        return not self.problems and not lasting
+    def step(self, now: float, turn_s: float = TURN_S) -> Prepared | None:
+        """Go on for about `turn_s`. None: not ready. Raises ConfigError, StartupError and UnchangedError; then it is over."""
+        if self._steps is None and not self._hear(now):
+            return None
+        assert self._steps is not None  # noqa: S101  for mypy
+        until = time.monotonic() + turn_s
+        while time.monotonic() < until:
+            try:
+                next(self._steps)
+            except StopIteration as done:
+                prepared: Prepared = done.value
+                return prepared
+        return None
 
-
-def judge_all(config: Config) -> Judged:
-    """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
-    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config) + judge_owners(config)
-    problems: list[Problem] = []
-    try:
-        problems += access_log_problems(config, find_identity(config.relay))
-    except StartupError as error:
-        key, _, what = error.what.partition(": ")
-        problems.append(Problem(key, what, error.hint))
-    blamed = {where for finding in findings if finding.level is Level.ERROR for where in finding.where.split(", ")}
-    try:
-        build_generation(config, 0)
-    except ConfigError as error:
-        problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
-    passing = list(unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {})))
-    problems += password_of(config)[1]
-    problems += _state_dir_problems(config)
-    running = Running.of(config.relay.state_dir)
-    problems += _addresses_in_the_way(config, running)
-    findings += _what_only_a_restart_does(config, running)
-    return Judged(findings, problems, passing)
-
-
-def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
-    """Why the workers could not write their log."""
-    with acting_as(identity):
-        return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
-
-
-def password_of(config: Config) -> tuple[str, list[Problem]]:
-    """The admin page's password, "" without one, and why it cannot be used."""
-    admin = config.admin
-    try:
-        return load_password(admin.password_file) if admin.password_file else "", []
-    except ConfigError as error:
-        return "", list(error.problems)
-
-
-def _state_dir_problems(config: Config) -> Iterator[Problem]:
-    try:
-        check_state_dir(config.relay.state_dir)
-    except StartupError as error:
-        yield Problem("relay.state_dir", error.what, error.hint)
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What the relay of a state_dir listens on; nothing when none answers."""
-
-    listeners: tuple[str, ...] = ()
-    admin: str = ""
-
-    @classmethod
-    def of(cls, state_dir: Path) -> Running:
-        """As it says itself."""
+    def _hear(self, now: float) -> bool:
+        """Whether the child has said everything. Raises as `step`."""
         try:
-            status = ask(state_dir, "status", CHECK_PATIENCE_S)
-        except ControlError:
-            return cls()
-        return cls(tuple(address for addresses in status["listeners"].values() for address in addresses), status["admin"])
+            while data := os.read(self.fd, _READ_BYTES):
+                self._received += data
+        except BlockingIOError:
+            if now >= self._deadline_at:
+                raise self._too_slow() from None
+            return False
+        if not self._received and self._is_ending(now):
+            return False
+        found = self._take()
+        if isinstance(found, Refusal):
+            if found.unchanged:
+                raise UnchangedError
+            if found.problems:
+                raise ConfigError(found.problems)
+            raise StartupError(found.what, found.hint)
+        self._steps = _build(found, self._number)
+        return True
 
+    def _is_ending(self, now: float) -> bool:
+        """It has closed its pipe without a word: how it ends is not known for a moment."""
+        if self._child is None or self._ended is not None:
+            return False
+        self._deadline_at = min(self._deadline_at, now + _LAST_WORDS_S)
+        self._ended = reap(self._child.pid)
+        if self._ended is not None:
+            self._child = None
+        return self._ended is None and now < self._deadline_at
 
-def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]:
-    wanted = [(place.where, place.address, place.freebind) for place in places_of(config)]
-    if config.admin.listen:
-        wanted.append(("admin.listen", config.admin.listen, False))
-    for where, address, freebind in wanted:
-        if any(compete(address, held) for held in (*running.listeners, running.admin)):
-            continue  # the relay of this state_dir is not in its own way
+    def _take(self) -> Survey | Refusal:
+        ended = self._ended or self._reap()
+        if not self._received:
+            why = f"{ended}" if ended is not None else "closed its pipe"
+            what = f"the process that judged the configuration {why} before it had an answer"
+            hint = "see its last words in the log; when it was killed, the system's log says by whom"
+            raise StartupError(what, hint)
         try:
-            if config.admin.unix_path is not None and where == "admin.listen":
-                check_unix(where, config.admin.unix_path)
-            else:
-                open_single_listener(where, address, freebind=freebind).close()
-        except StartupError as error:
-            yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
+            found: Survey | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
+        except (EOFError, pickle.UnpicklingError):
+            what = "the process that judged the configuration ended in the middle of its answer"
+            raise StartupError(what, "see the system's log for what ended it") from None
+        self._received.clear()
+        return found
+
+    def _reap(self) -> Ended | None:
+        """How it ended. It has closed its pipe, so it is about to, if it has not yet."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        ended = reap(child.pid)
+        if ended is None:
+            child.kill_at = time.monotonic() + _LAST_WORDS_S
+            self._orphans.take(child)
+        return ended
+
+    def _too_slow(self) -> StartupError:
+        what = f"judging the configuration and its files took longer than {self._patience_s:g} s"
+        hint = "its process was ended, and the log says where it was; see whether a file system hangs"
+        if self._child is not None:
+            send(self._child.pid, signal.SIGABRT)
+            self._child.kill_at = time.monotonic() + _LAST_WORDS_S
+            self._orphans.take(self._child)
+            self._child = None
+        return StartupError(what, hint)
+
+    def close_files(self) -> None:
+        """Let go of the pipe: what a forked child does."""
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def close(self) -> None:
+        """It is over, done or given up: end the child, and let go of what was built."""
+        if self._child is not None:
+            send(self._child.pid, signal.SIGKILL)
+            self._orphans.take(self._child)
+            self._child = None
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
-def _what_only_a_restart_does(config: Config, running: Running) -> Iterator[Finding]:
-    # Listeners share their ports with the generation before; the admin process shares its port with nobody.
-    wanted: list[tuple[str, str, tuple[str, ...]]] = [(place.where, place.address, (running.admin,)) for place in places_of(config)]
-    if config.admin.listen != running.admin:
-        wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
-    for where, address, others in wanted:
-        for held in others:
-            if compete(address, held):
-                who = "the running relay's own admin process" if held == running.admin else "the running relay"
-                yield Finding(Level.WARNING, "", "", f"a reload cannot listen on {address} while {who} listens on {held}", RESTART_OR_MOVE, where)
+def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
+    groundwork = Groundwork(
+        Files(found.contents), found.addresses, judged=True, spans=found.spans
+    )
+    for problem in found.warnings:
+        log.warning("%s", problem)
+        yield
+    generation: Generation = yield from build_steps(found.config, number, groundwork)
+    return Prepared(
+        config=found.config,
+        generation=generation,
+        identity=found.identity,
+        slots=found.slots,
+        certificates=found.certificates,
+        things=found.things,
+        description=found.description,
+        password=found.password,
+        spans=found.spans,
+        homeless=found.homeless,
+    )
 
 
-def as_problem(finding: Finding) -> Problem:
-    """A finding in the words of a message: where, which certificate of which file, what, and what to do."""
-    about = " ".join(filter(None, (finding.file, f"({finding.subject})" if finding.subject else "")))
-    return Problem(finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy)
-
-
-def changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
-    """What a reload cannot change."""
-    if config.relay.state_dir != running.relay.state_dir:
-        yield Problem("relay.state_dir", f"cannot change from {running.relay.state_dir} while the relay runs", "restart it")
-    if (config.relay.user, config.relay.group, config.relay.admin_user) != (running.relay.user, running.relay.group, running.relay.admin_user):
-        yield Problem("relay.user", "user, group and admin_user cannot change while the relay runs", "restart it")
-
-
-def slots_of(config: Config) -> int:
-    """The number of workers: as configured, or the CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
-
-
-def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
-    """The cells of a generation. Raises StartupError when the machine has no memory for them."""
+def finish(wish: Wish) -> Prepared:
+    """Prepare now, at start, where there is nothing else to do. Raises ConfigError and StartupError."""
+    orphans = Orphans()
+    preparation = Preparation(wish, 1, orphans)
+    poll = select.poll()
+    poll.register(preparation.fd, select.POLLIN)
     try:
-        return boards.begin(prepared.generation.number, prepared.things, prepared.slots)
-    except OSError as error:
-        raise StartupError(
-            f"no memory for the counters of generation {prepared.generation.number}: {error.strerror or error}",
-            "give the relay more memory or open files, or configure fewer backends and workers",
-        ) from None
+        while True:
+            prepared = preparation.step(time.monotonic())
+            if prepared is not None:
+                return prepared
+            if not preparation.building:
+                poll.poll(1000)
+    finally:
+        preparation.close()
+        orphans.wait(_LAST_WORDS_S)
 
 
-def describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
-    """What readers of the scoreboard are told of a generation as long as it serves: made once, as there may be thousands of backends."""
-    ends = [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in certificates]
-    routes = [(listener.name, route.label, route.pool) for listener in config.listener for route in listener.route]
-    return json.dumps({"certificates": ends, "routes": routes, "pools": pool_facts(config)}).encode()

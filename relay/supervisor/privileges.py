@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from relay.config.model import Relay
-from relay.confinement import hide_memory
 from relay.errors import StartupError
+from relay.sandbox.confinement import hide_memory
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -1,6 +1,6 @@
 """Starting and ending processes: fork for workers, fork and exec for the admin process.
 
-Never: decides when (that is `core.fleet.plan`).
+Never: decides when (that is `core.fleet_plan.plan`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import relay
-from relay.observe import messages
-from relay.shortage import HINT, in_words, is_too_little_memory
+from relay.logs import messages
+from relay.memory_shortage import HINT, in_words, is_too_little_memory
 from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
 
@@ -111,7 +111,7 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     `descriptors` are what it gets from us, by its options.
     """
     # -P: the current directory must not be able to slip in a package named relay; ours is found where this one was.
-    arguments = [sys.executable, "-P", "-m", "relay.observe.admin"]
+    arguments = [sys.executable, "-P", "-m", "relay.admin.main"]
     for option, descriptor in descriptors.items():
         arguments += [option, str(descriptor)]
     package_root = str(Path(relay.__file__).resolve().parents[1])

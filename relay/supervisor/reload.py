@@ -21,15 +21,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relay.core.fleet import Ending, Phase
+from relay.core.fleet_plan import Ending, Phase
 from relay.errors import ConfigError, StartupError, is_shortage, words_of
-from relay.observe import messages
+from relay.logs import messages
 from relay.supervisor.control import Client
-from relay.supervisor.look_up import known_addresses
-from relay.supervisor.prepare import Prepared, begin_scoreboard
-from relay.supervisor.preparing import TURN_S, Orphans, Preparation, UnchangedError
+from relay.supervisor.host_lookup import known_addresses
+from relay.supervisor.inspection import Wish
+from relay.supervisor.prepare import TURN_S, Orphans, Preparation, UnchangedError
+from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
-from relay.supervisor.survey import Wish
 from relay.tls.contexts import Generation, dismantle
 
 if TYPE_CHECKING:

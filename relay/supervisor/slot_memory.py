@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from relay.core.fleet import Rules, Slot, Worker
+from relay.core.fleet_plan import Rules, Slot, Worker
 from relay.core.respawn import after_death, after_failed_start, after_park, after_reopen
 
 

@@ -38,7 +38,7 @@ def status_reply(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def facts_of(supervisor: Supervisor) -> dict[str, Any]:
-    """What a reader of the scoreboard cannot count, and what changes; see `observe.metrics`."""
+    """What a reader of the scoreboard cannot count, and what changes; see `admin.metrics`."""
     prepared = supervisor.fleet.prepared
     return {
         "generation": prepared.generation.number,

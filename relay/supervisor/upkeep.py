@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 from relay.errors import StartupError
 from relay.sockets import open_control
-from relay.supervisor.admin import AdminProcess
-from relay.supervisor.checker import CheckerProcess, make_health_directory
+from relay.supervisor.admin_process import AdminProcess
+from relay.supervisor.checker_process import CheckerProcess, make_health_directory
 from relay.supervisor.control import ControlServer, control_path
-from relay.supervisor.overrides import Overrides
+from relay.supervisor.override_store import Overrides
 from relay.supervisor.privileges import Identity
-from relay.supervisor.state import StateDir
+from relay.supervisor.state_dir import StateDir
 
 EVERY_S = 1.0  # a few calls of stat each time
 

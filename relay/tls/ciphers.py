@@ -5,7 +5,7 @@ So the text is not judged. OpenSSL makes a ClientHello under the same settings, 
 in that hello is what connections can use.
 
 Never: raises for a setting that OpenSSL does not take, or looks at a certificate (that is
-`tls.fitness`).
+`tls.certificates.lint`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from relay.config.key_path import listener_places, pool_place
 from relay.config.model import Config, Pool, Route
-from relay.config.places import listener_places, pool_place
 from relay.errors import Problem
-from relay.tls.findings import Finding, Level
-from relay.tls.offers import Offer, Suite, level_of, make_context, offer_of, suites_named
+from relay.tls.certificates.findings import Finding, Level
+from relay.tls.cipher_offers import Offer, Suite, level_of, make_context, offer_of, suites_named
 
 # No list brings these in: without a certificate of its peer a connection would not be
 # verified at all.

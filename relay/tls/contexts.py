@@ -20,16 +20,18 @@ from typing import Any
 from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
+from relay.config.key_path import key_place, pool_place
 from relay.config.model import Backend, Config, Listener, Pool, Route
-from relay.config.places import key_place, pool_place
-from relay.config.stickiness import alpn_of
+from relay.config.rules.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
-from relay.observe.addresses import Ip
+from relay.shared.addresses import Ip
 from relay.tls.alpn import selector
-from relay.tls.groundwork import Groundwork, place_of, spans_of_pool
+from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
+from relay.tls.certificates.validity_periods import Spans
+from relay.tls.context_inputs import Groundwork, place_of, spans_of_pool
+from relay.tls.cookie_secret import load_secrets
 from relay.tls.identity import AllowRules, compile_rules
-from relay.tls.material import KeyPair, load_key_pair, read_certificates
 from relay.tls.raw import (
     NEVER_CHECK_SUBJECT,
     NO_PARTIAL_WILDCARDS,
@@ -37,11 +39,9 @@ from relay.tls.raw import (
     Pointer,
     lib,
 )
-from relay.tls.secrets import load_secrets
 from relay.tls.settings import new_context, use_pair
-from relay.tls.spans import Spans
 from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
-from relay.tls.trust import TrustedCas
+from relay.tls.trust_store import TrustedCas
 
 # How long a ticket is good for. On a resumed handshake an expired intermediate that the client once sent cannot be seen (the
 # ticket carries only the leaf), so this bounds the time until it is; except in TLS 1.3, where every resumption gives a new ticket.

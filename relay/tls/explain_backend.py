@@ -18,12 +18,12 @@ from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.sockets import Connection
 from relay.tls import stream
-from relay.tls.certificate import Certificate
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.names import SUBJECT_ALT_NAME
+from relay.tls.certificates.purpose import NAME_CHARACTERS
+from relay.tls.explain import GONE_ERRNOS, Failure, after_server_hello, before_server_hello
 from relay.tls.identity import Identity, identity_of
-from relay.tls.names import SUBJECT_ALT_NAME
-from relay.tls.purpose import NAME_CHARACTERS
 from relay.tls.raw import NULL, Pointer, ffi, lib
-from relay.tls.reasons import GONE_ERRNOS, Failure, after_server_hello, before_server_hello
 
 _MOST_NAMES = 4
 _NAME_BYTES = 256

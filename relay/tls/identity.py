@@ -26,8 +26,8 @@ from typing import Any, Protocol
 from relay.config.model import Allow
 from relay.core.untrusted import clip_names
 from relay.errors import Reason
-from relay.tls.der import DerError, Fields
-from relay.tls.names import (
+from relay.tls.certificates.der import DerError, Fields
+from relay.tls.certificates.names import (
     COMMON_NAME,
     ORGANIZATIONAL_UNIT,
     SUBJECT_ALT_NAME,
@@ -40,10 +40,10 @@ from relay.tls.names import (
     unix_time,
     values_of,
 )
-from relay.tls.parsed import common_name, fields_of, to_der
+from relay.tls.certificates.parsed import common_name, fields_of, to_der
+from relay.tls.explain import Failure
 from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
-from relay.tls.reasons import Failure
 
 LARGE_BYTES = 8192
 _REMEMBERED = 4096

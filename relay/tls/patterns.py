@@ -40,7 +40,7 @@ class UriPattern:
 
     @classmethod
     def parse(cls, text: str) -> UriPattern:
-        """The pattern that is written so; `config.rules` has refused `**` inside a segment."""
+        """The pattern that is written so; `config.rules.general` has refused `**` inside a segment."""
         return cls(tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/")))
 
     def matches(self, uri: str) -> bool:

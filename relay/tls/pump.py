@@ -22,7 +22,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from relay.tls.raw import NULL, READ_ALERT, RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
+from relay.tls.raw import (
+    NULL,
+    READ_ALERT,
+    RECORD_BYTES,
+    WANT_READ,
+    WANT_WRITE,
+    ZERO_RETURN,
+    Pointer,
+    ffi,
+    lib,
+)
 
 BUDGET_BYTES = 16 * RECORD_BYTES
 BUFFER: Any = ffi.new("char[]", RECORD_BYTES)

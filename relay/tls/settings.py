@@ -1,6 +1,6 @@
 """What every context of ours has, whatever it is for: versions, ciphers, options, and a certificate with its key.
 
-Never: decides whom a context trusts (that is `tls.trust`).
+Never: decides whom a context trusts (that is `tls.trust_store`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from OpenSSL import SSL
 
 from relay.config.model import Pool, Route
 from relay.errors import ConfigError, Problem
-from relay.tls.certificate import Certificate
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.parsed import openssl_words
+from relay.tls.certificates.pem import KeyPair
+from relay.tls.cipher_offers import VERSIONS
 from relay.tls.ciphers import NEVER, refused_ciphers
-from relay.tls.material import KeyPair
-from relay.tls.offers import VERSIONS
-from relay.tls.parsed import openssl_words
 from relay.tls.raw import (
     MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,

@@ -20,11 +20,24 @@ from typing import Any
 
 from relay.core.hello import parse_name
 from relay.errors import Reason, Side
+from relay.tls.certificates.parsed import has_broken_extensions, to_der
+from relay.tls.certificates.purpose import subject_of, why_unfit
+from relay.tls.explain import Failure, explain_errno, explain_queue, explain_verify
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
-from relay.tls.parsed import has_broken_extensions, to_der
-from relay.tls.purpose import subject_of, why_unfit
-from relay.tls.raw import BOTH_SHUT, ERROR_SSL, EXTENSION_OK, EXTENSION_REFUSED, HOST_NAME, NULL, OP_NO_TICKET, WANT_READ, WANT_WRITE, Pointer, ffi, lib
-from relay.tls.reasons import Failure, explain_errno, explain_queue, explain_verify
+from relay.tls.raw import (
+    BOTH_SHUT,
+    ERROR_SSL,
+    EXTENSION_OK,
+    EXTENSION_REFUSED,
+    HOST_NAME,
+    NULL,
+    OP_NO_TICKET,
+    WANT_READ,
+    WANT_WRITE,
+    Pointer,
+    ffi,
+    lib,
+)
 
 _do_handshake = lib.SSL_do_handshake
 _get_error = lib.SSL_get_error
@@ -37,7 +50,7 @@ class Progress(Enum):
     DONE = "done"
     WANT_READ = "want_read"
     WANT_WRITE = "want_write"
-    MORE = "more"  # of `relay.tls.feeding`: go on, no event will come
+    MORE = "more"  # of `relay.tls.stepwise`: go on, no event will come
 
 
 DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progress.WANT_WRITE

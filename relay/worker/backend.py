@@ -6,7 +6,7 @@ Never: opens a connection, or decides who gets it.
 from __future__ import annotations
 
 from relay.errors import Reason
-from relay.observe.names import (
+from relay.shared.catalogue import (
     FROM_BACKEND,
     HEALTH,
     MODE_OVERRIDE,
@@ -15,11 +15,11 @@ from relay.observe.names import (
     WEIGHT_OVERRIDE,
     WHYS,
 )
-from relay.observe.scoreboard import Layout
+from relay.shared.scoreboard import Layout
 from relay.tls.contexts import Target
 from relay.tls.identity import identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
-from relay.worker.places import Places
+from relay.worker.address_rotation import Places
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
 RENEW_S = 60.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason
-from relay.observe.scoreboard import PHASE, PHASE_DRAINING
+from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 
 if TYPE_CHECKING:
     from relay.worker.listener import Acceptor

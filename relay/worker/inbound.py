@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
+from relay.tls.explain import Failure
 from relay.tls.identity import judge, peer_identity
-from relay.tls.reasons import Failure
 from relay.tls.stream import Progress
-from relay.worker import sniffing
+from relay.worker import first_request
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def step(session: Session, unread: int | None = None) -> None:
         worker.loop.handle(end.fd, session.on_early)
     cookie = worker.pools[session.route.pool].cookie if session.route is not None else ""
     if cookie:
-        sniffing.begin(session, cookie)
+        first_request.begin(session, cookie)
     else:
         session.advance(Event.SECURED)
         session.on_wake(IN)  # to `outbound.step`, with others that have come so far

@@ -19,9 +19,9 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from relay.core.arriving import Arriving
 from relay.core.hello import MAX_BYTES, NEED_DATA, UNRECOGNIZED_NAME, Malformed
 from relay.core.lifecycle import Event
+from relay.core.partial_hello import Arriving
 from relay.errors import Reason, SessionError, Side, Stage
 from relay.tls import stream
 from relay.worker import inbound

@@ -18,11 +18,22 @@ import signal
 import socket
 from dataclasses import dataclass
 
-from relay.confinement import confine_worker
-from relay.observe import messages
-from relay.observe.scoreboard import GENERATION, HEARTBEAT_MS, PHASE, PHASE_SERVING, PID, SLOT, Layout, Scoreboard, add_to, monotonic_ms
+from relay.logs import messages
+from relay.sandbox.confinement import confine_worker
+from relay.shared.scoreboard import (
+    GENERATION,
+    HEARTBEAT_MS,
+    PHASE,
+    PHASE_SERVING,
+    PID,
+    SLOT,
+    Layout,
+    Scoreboard,
+    add_to,
+    monotonic_ms,
+)
 from relay.tls.contexts import Generation
-from relay.worker import parting
+from relay.worker import lingering_close
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN
@@ -125,11 +136,11 @@ def _raise_fd_limit(connections: int) -> tuple[int, int]:
     clients may be waited for besides.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + _OTHER_FDS + parting.MOST
+    needed = 2 * connections + _OTHER_FDS + lingering_close.MOST
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     allowed = max(1, (soft - _OTHER_FDS) // 2)
     if allowed < connections:
         log.warning("limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d", connections, soft, allowed, needed)
-    return min(allowed, connections), parting.MOST if soft >= needed else _FEW_PARTINGS
+    return min(allowed, connections), lingering_close.MOST if soft >= needed else _FEW_PARTINGS

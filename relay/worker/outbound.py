@@ -19,16 +19,16 @@ from relay.core.lifecycle import Event, State
 from relay.errors import Reason, SessionError, Side, Stage, is_shortage
 from relay.sockets import start_connect
 from relay.tls import stream
+from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
 from relay.tls.explain_backend import agreed_on_nothing, explain_backend
-from relay.tls.reasons import GONE_ERRNOS, Failure, explain_connect
 from relay.worker import relaying
 from relay.worker.backend import NO_RESUMPTION_S
-from relay.worker.blame import BLAMELESS, blame, explain_late, where
-from relay.worker.end import End
+from relay.worker.backend_failure import BLAMELESS, blame, explain_late, where
+from relay.worker.connection import End
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
-    from relay.observe.addresses import Place
+    from relay.shared.addresses import Place
     from relay.worker.backend import Member
     from relay.worker.session import Session
 

@@ -18,29 +18,29 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
 from relay.core.cookie import Inserter
-from relay.core.member import Mode, Status
+from relay.core.cookie_choice import CookieChoice
 from relay.core.overrides import MAX_WEIGHT
+from relay.core.roster import Mode, Status
 from relay.core.sniff import Sniffed
 from relay.core.sticky import identity_key, source_key
 from relay.errors import Reason
-from relay.observe.addresses import Addresses
-from relay.observe.names import (
+from relay.shared.addresses import Addresses
+from relay.shared.catalogue import (
     HEALTH_DOWN,
     HEALTH_VERSION,
     OVERRIDE_VERSION,
 )
-from relay.observe.outages import Outage
-from relay.observe.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
+from relay.shared.outages import Outage
+from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Target
+from relay.tls.explain import Failure
 from relay.tls.identity import Identity
-from relay.tls.reasons import Failure
+from relay.worker.address_rotation import Places
 from relay.worker.backend import Member
-from relay.worker.choice import CookieChoice
-from relay.worker.places import Places
-from relay.worker.waiting import TRYING_ANYWAY, Waiting
+from relay.worker.connecting_limit import TRYING_ANYWAY, Waiting
 
 if TYPE_CHECKING:
-    from relay.worker.end import End
+    from relay.worker.connection import End
 
 # A failed backend that has kept a session so long after its handshake is back.
 PROVEN_S = 1.0

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
 from relay.tls import stream
+from relay.tls.explain import Failure
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
-from relay.tls.reasons import Failure
 from relay.worker import outbound
-from relay.worker.blame import blame, explain_late
-from relay.worker.faults import may_still_refuse, note_fault, note_truncation
+from relay.worker.backend_failure import blame, explain_late
+from relay.worker.first_request import First
 from relay.worker.loop import GONE, IN, OUT
-from relay.worker.sniffing import First
+from relay.worker.relay_failure import may_still_refuse, note_fault, note_truncation
 
 if TYPE_CHECKING:
-    from relay.worker.end import End
+    from relay.worker.connection import End
     from relay.worker.session import Session
 
 

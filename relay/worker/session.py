@@ -23,19 +23,19 @@ from relay.errors import Reason, SessionError, Side, is_shortage, words_of
 from relay.sockets import Address, Connection
 from relay.tls import stream
 from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
+from relay.tls.explain import Failure
 from relay.tls.identity import Identity, judge
 from relay.tls.pump import BUFFER, read, write
 from relay.tls.raw import RECORD_BYTES
-from relay.tls.reasons import Failure
-from relay.worker.end import End
+from relay.worker.connection import End
+from relay.worker.lingering_close import Partings
 from relay.worker.loop import GONE, IN
-from relay.worker.parting import Partings
 
 if TYPE_CHECKING:
-    from relay.core.arriving import Arriving
+    from relay.core.partial_hello import Arriving
     from relay.worker.backend import Member
+    from relay.worker.first_request import First
     from relay.worker.listener import Acceptor
-    from relay.worker.sniffing import First
     from relay.worker.worker import Worker
 
 # Handshakes in the same state take the same steps, so these are taken together.

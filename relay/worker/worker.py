@@ -12,26 +12,26 @@ from collections import deque
 from collections.abc import Callable
 
 from relay.config.model import Timeouts
-from relay.core.familiar import FamiliarHellos
+from relay.core.hello_cache import FamiliarHellos
 from relay.core.lifecycle import State
 from relay.errors import Reason, Side
-from relay.observe import messages
-from relay.observe.access_log import AccessLog
-from relay.observe.names import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
-from relay.observe.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
+from relay.logs import messages
+from relay.logs.access_log import AccessLog
+from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
+from relay.shared.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
 from relay.sockets import Address, Connection
 from relay.tls.contexts import Generation
-from relay.tls.feeding import Feeder
 from relay.tls.pump import Pump
-from relay.worker import inbound, intake, outbound, relaying, sniffing
+from relay.tls.stepwise import Feeder
+from relay.worker import first_request, inbound, intake, outbound, relaying
 from relay.worker.admission import Admission
+from relay.worker.lingering_close import Partings
 from relay.worker.listener import Acceptor
+from relay.worker.log_record import record_of
 from relay.worker.loop import Loop
-from relay.worker.parting import Partings
 from relay.worker.pools import PoolState
-from relay.worker.report import record_of
+from relay.worker.resource_usage import Usage
 from relay.worker.session import LANES, Session
-from relay.worker.usage import Usage
 
 
 class Worker:
@@ -73,13 +73,13 @@ class Worker:
             State.RELAY: config.timeouts.idle_s,
             State.LINGER: config.timeouts.linger_s,
         }
-        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.SNIFF: sniffing.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
+        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.SNIFF: first_request.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
         # Bound here, so that `session` need not import the modules that import it.
         self.relay_event = relaying.event
         self.relay_unusual = relaying.unusual
         self.relay_goodbye = relaying.say_goodbye
         self.first_reply = relaying.first_reply
-        self.too_slow = {State.SNIFF: sniffing.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
+        self.too_slow = {State.SNIFF: first_request.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
         self.on_session_end: Callable[[], None] | None = None
         self.admission = Admission(config.limits, max_connections, self.sessions, self.loop)
         self.usage = Usage()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.checker.plan import plan_of
-from relay.checker.probes import Probe
+from relay.checker.check import plan_of
+from relay.checker.probe import Probe
 from relay.config.load import load_config
 from relay.tls.contexts import build_generation
 from tests.support.clockwork import Clockwork

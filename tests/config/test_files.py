@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from relay.config.files import NotRegularError, read_regular
+from relay.files import NotRegularError, read_regular
 
 
 def test_a_file_comes_with_its_mode_and_is_cut_one_byte_after_the_limit(tmp_path):

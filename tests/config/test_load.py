@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from relay.config import load as loading
+from relay.config.key_path import route_place
 from relay.config.load import find_config, load_config, load_state_dir
-from relay.config.places import route_place
 from relay.errors import ConfigError, Problem
 
 

@@ -14,7 +14,19 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from relay.config.load import load_config
-from relay.config.model import Allow, Backend, Config, Health, Limits, Listener, Log, Pool, Relay, Route, Timeouts
+from relay.config.model import (
+    Allow,
+    Backend,
+    Config,
+    Health,
+    Limits,
+    Listener,
+    Log,
+    Pool,
+    Relay,
+    Route,
+    Timeouts,
+)
 from relay.errors import ConfigError
 
 KEYS = sorted({key for model in (Allow, Backend, Config, Health, Limits, Listener, Log, Pool, Relay, Route, Timeouts) for key in model.model_fields})

@@ -12,7 +12,20 @@ import tomli
 from pydantic import BaseModel
 
 from relay.config.load import load_config
-from relay.config.model import Admin, Allow, Backend, Config, Health, Limits, Listener, Log, Pool, Relay, Route, Timeouts
+from relay.config.model import (
+    Admin,
+    Allow,
+    Backend,
+    Config,
+    Health,
+    Limits,
+    Listener,
+    Log,
+    Pool,
+    Relay,
+    Route,
+    Timeouts,
+)
 from relay.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.rules import check_rules
+from relay.config.rules.general import check_rules
 
 SNI = '["app.example.com"]'
 POOL = "[pool.web]"

@@ -16,8 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.config.model import Backend, Pool
-from relay.core.balance import LeastConnections, RandomOfTwo, Rendezvous, RoundRobin, balancer_for, rank
-from relay.core.member import Member, Mode, Status
+from relay.core.balance import (
+    LeastConnections,
+    RandomOfTwo,
+    Rendezvous,
+    RoundRobin,
+    balancer_for,
+    rank,
+)
+from relay.core.roster import Member, Mode, Status
 
 ROOT = Path(__file__).parents[2]
 

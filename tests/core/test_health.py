@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.health import FIRST_WITHIN_S, JITTER, Change, Check, Rules, State, Verdict, judge, next_check_at
+from relay.core.health import (
+    FIRST_WITHIN_S,
+    JITTER,
+    Change,
+    Check,
+    Rules,
+    State,
+    Verdict,
+    judge,
+    next_check_at,
+)
 
 RULES = Rules(interval_s=5, rise=2, fall=3)
 

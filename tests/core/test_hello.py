@@ -4,9 +4,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.hello import MAX_EMPTY_RECORDS, MAX_HELLO_BYTES, MAX_RECORD_BYTES, MAX_RECORDS, NEED_DATA, TLS12, TLS13, Hello, Malformed, parse_hello, parse_name
+from relay.core.hello import (
+    MAX_EMPTY_RECORDS,
+    MAX_HELLO_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_RECORDS,
+    NEED_DATA,
+    TLS12,
+    TLS13,
+    Hello,
+    Malformed,
+    parse_hello,
+    parse_name,
+)
 from relay.errors import Reason
-from tests.support.hellos import HELLOS, alpn, block, extension, handshake, hello, records, server_name, versions
+from tests.support.hellos import (
+    HELLOS,
+    alpn,
+    block,
+    extension,
+    handshake,
+    hello,
+    records,
+    server_name,
+    versions,
+)
 
 PLAIN = HELLOS["openssl4_post_quantum"]
 

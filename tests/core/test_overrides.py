@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.member import Mode
-from relay.core.overrides import Change, Override, Setting, apply, parse, parse_change, render, settle
+from relay.core.overrides import (
+    Change,
+    Override,
+    Setting,
+    apply,
+    parse,
+    parse_change,
+    render,
+    settle,
+)
+from relay.core.roster import Mode
 
 W1 = ("web", "w1")
 

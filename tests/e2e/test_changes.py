@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from relay.tls.pki import Wanted
+from relay.demo.ca import Wanted
 from tests.support.client import context_of
 from tests.support.gateway import wait_until
 from tests.support.peer import dial

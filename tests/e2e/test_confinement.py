@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay import confinement, landlock, seccomp
+from relay.sandbox import confinement, landlock, seccomp
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
 from tests.support.operator import Operator
@@ -50,7 +50,7 @@ class World:
         def found():
             for child in psutil.Process(self.gateway.pid).children():
                 command = " ".join(child.cmdline())
-                if child.name() == name or (process == "admin" and "relay.observe.admin" in command):
+                if child.name() == name or (process == "admin" and "relay.admin.main" in command):
                     return child.pid
             return None
 
@@ -283,7 +283,8 @@ def test_the_log_says_what_is_in_force(start, simple, logs):
 
 FAKE_LIBC = """
 import errno, ctypes, os, sys
-from relay import landlock, confinement
+from relay.sandbox import landlock
+from relay.sandbox import confinement
 number = getattr(errno, sys.argv[1])
 class Libc:
     prctl = landlock._libc.prctl
@@ -318,7 +319,7 @@ def test_every_version_of_landlock_forbids_what_it_knows(known, tmp_path):
     code = f"""
 import os, socket
 from pathlib import Path
-from relay.landlock import *
+from relay.sandbox.landlock import *
 tmp = Path({str(tmp_path)!r})
 other = tmp.parent
 missing = Rule(Path("/no/such/place"), READ)
@@ -350,7 +351,7 @@ def test_libraries_in_a_directory_of_any_name_import_more_of_themselves(tmp_path
     (tmp_path / "vendor" / "key.pem").touch()
     code = """
 import sys
-from relay.confinement import confine_admin
+from relay.sandbox.confinement import confine_admin
 import library
 confine_admin(-1)
 import library.late
@@ -396,7 +397,7 @@ def test_a_worker_of_an_ordinary_user_starts_no_process(tmp_path):
         pytest.skip("needs root, to become somebody else")
     code = """
 import os, sys
-from relay import confinement
+from relay.sandbox import confinement
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 confinement.confine_worker("-")
 try:

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from relay.demo import STEPS, run_steps, show_no_certificate, show_request, show_stickiness
-from relay.demo_stage import WORKERS, Stage
+from relay.demo.stage import WORKERS, Stage
+from relay.demo.steps import STEPS, run_steps, show_no_certificate, show_request, show_stickiness
 from tests.support.gateway import PATIENCE_S, ROOT, wait_until
 from tests.support.programs import needs
 from tests.support.programs import run as run_program

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 
-from relay.observe.pools import HEALTH_FILE
+from relay.shared.backends_view import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.http import answer, status

@@ -11,7 +11,17 @@ import pytest
 from tests.support.gateway import wait_until
 from tests.support.peer import dial
 from tests.support.programs import NAME, Nginx, curl, needs
-from tests.support.protocols import accept_key, frame, greeting, postgresql, read_exactly, read_frame, read_head, redis, websocket
+from tests.support.protocols import (
+    accept_key,
+    frame,
+    greeting,
+    postgresql,
+    read_exactly,
+    read_frame,
+    read_head,
+    redis,
+    websocket,
+)
 from tests.support.tables import listener_table, pool_table, route_table
 from tests.support.worker import client_context, connect
 

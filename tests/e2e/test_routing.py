@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from relay.tls.pki import Authority, Wanted
+from relay.demo.ca import Authority, Wanted
 from tests.support.backend import TlsBackend, name_itself
 from tests.support.gateway import Gateway, wait_until
 from tests.support.pki import BACKEND_NAME, Files, write

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.observe.pools import HEALTH_FILE
+from relay.shared.backends_view import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import ROOT, Gateway, wait_until
 from tests.support.operator import Operator, login
@@ -167,7 +167,7 @@ def test_started_as_root_a_log_directory_that_the_workers_cannot_write_is_refuse
 
 def nobody_can_run_us():
     try:
-        tried = subprocess.run([sys.executable, "-c", "import relay.observe.admin"], user="nobody", cwd="/", env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=False)
+        tried = subprocess.run([sys.executable, "-c", "import relay.admin.main"], user="nobody", cwd="/", env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=False)
     except PermissionError:
         return False
     return tried.returncode == 0
@@ -277,7 +277,7 @@ def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_
     assert f"\nGroups:\t{own.pw_gid} \n" in status
     assert "\nNoNewPrivs:\t1\n" in status
     assert "\nCapEff:\t0000000000000000\n" in status
-    assert "relay.observe.admin" in admin.cmdline()
+    assert "relay.admin.main" in admin.cmdline()
     assert "cryptography" not in Path(f"/proc/{admin.pid}/maps").read_text()
     for files in (pki.gateway, pki.machine):
         scalar = files.issued.key.private_numbers().private_value.to_bytes(32, "little")  # as OpenSSL keeps it

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.tls.authorities import MOST_NAMES_BYTES
-from relay.tls.pki import Authority, to_pem
+from relay.demo.ca import Authority, to_pem
+from relay.tls.certificates.authorities import MOST_NAMES_BYTES
 from tests.support.client import talk
 from tests.support.programs import needs, run
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import relay as package
-from relay.observe.password import verify
+from relay.shared.password import verify
 from tests.support.configs import write_body
 from tests.support.gateway import ROOT
 
@@ -244,6 +244,6 @@ def test_a_reader_that_goes_away_gets_no_traceback(relay):
 
 @pytest.mark.parametrize("command", [["status", "--help"], ["version"], ["check", "--help"]])
 def test_quick_commands_do_not_load_what_they_do_not_need(command):
-    program = "import sys; sys.argv[0] = 'relay'; from relay.cli import main; main(sys.argv[1:]); print(sorted(m for m in ('starlette', 'uvicorn', 'OpenSSL') if m in sys.modules))"
+    program = "import sys; sys.argv[0] = 'relay'; from relay.cli.main import main; main(sys.argv[1:]); print(sorted(m for m in ('starlette', 'uvicorn', 'OpenSSL') if m in sys.modules))"
     said = subprocess.run([sys.executable, "-c", program, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.splitlines()[-1] == ("['OpenSSL']" if command == ["version"] else "[]")

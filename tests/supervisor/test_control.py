@@ -16,7 +16,14 @@ import pytest
 
 from relay.errors import ControlError, StartupError
 from relay.sockets import open_control
-from relay.supervisor.control import CLIENTS, PATIENCE_S, ControlServer, ask, control_path, parse_request
+from relay.supervisor.control import (
+    CLIENTS,
+    PATIENCE_S,
+    ControlServer,
+    ask,
+    control_path,
+    parse_request,
+)
 from tests.support.gateway import wait_until
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.tls.pki import Authority, Wanted, to_pem
+from relay.demo.ca import Authority, Wanted, to_pem
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
 from tests.support.stub_relay import STUB, stub

@@ -156,7 +156,7 @@ def alive(pid):
 FATAL = """
 import sys
 from pathlib import Path
-from relay.cli import main
+from relay.cli.main import main
 from relay.errors import ConfigError, Problem, StartupError
 from relay.supervisor.fleet import Fleet
 errors = [StartupError("a", "b"), ConfigError([Problem("a", "b")]), OSError(12, "no memory"), MemoryError()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.observe.metrics import parse_metrics
+from relay.admin.metrics import parse_metrics
 from relay.supervisor.control import ask
 from tests.support.client import context_of
 from tests.support.configs import write_body
@@ -90,7 +90,7 @@ def cost(pid):
 def processes(gateway):
     """The pids of the supervisor, the admin process and the checker."""
     children = psutil.Process(gateway.pid).children()
-    (admin,) = [one.pid for one in children if "relay.observe.admin" in one.cmdline()]
+    (admin,) = [one.pid for one in children if "relay.admin.main" in one.cmdline()]
     checker = ask(gateway.state_dir, "status", PATIENCE_S)["checker"]["pid"]
     return {"supervisor": gateway.pid, "admin": admin, "checker": checker}
 

@@ -163,7 +163,7 @@ def test_a_relay_whose_workers_never_serve_does_not_start_and_leaves_nobody_behi
 def admin_pid(gateway):
     """The pid of the admin process, None while there is none."""
     for child in psutil.Process(gateway.pid).children():
-        if "relay.observe.admin" in child.cmdline():
+        if "relay.admin.main" in child.cmdline():
             return child.pid
     return None
 
@@ -186,7 +186,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
     """It waits for a pipe that nobody writes to, and its loop does not turn meanwhile."""
     (short_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if 'relay.observe.admin' in sys.orig_argv:\n"
+        "if 'relay.admin.main' in sys.orig_argv:\n"
         "    import asyncio, os\n"
         "    async def hang(*_):\n"
         "        os.read(os.pipe()[0], 1)\n"

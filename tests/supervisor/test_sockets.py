@@ -12,7 +12,7 @@ import pytest
 from relay.config.load import load_config
 from relay.errors import StartupError
 from relay.sockets import admit_no_more, bound_address, close_all, open_listeners, start_connect
-from relay.supervisor.slots import SETTLE_S, Leaving, SlotSockets
+from relay.supervisor.slot_sockets import SETTLE_S, Leaving, SlotSockets
 
 
 def _takes_filters() -> bool:

@@ -274,7 +274,7 @@ def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_
     trap.mkdir(parents=True)
     for directory in (trap.parent, trap):
         (directory / "__init__.py").write_text("open('trapped', 'w')")
-    program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with gateway.log_file.open("ab") as log:
         gateway.process = subprocess.Popen([sys.executable, "-P", "-c", program, str(ROOT), "start", "--config", str(gateway.config)], cwd=gateway.directory, stdout=log, stderr=log)
     wait_until("it accepts", gateway._accepts, detail=gateway.log)

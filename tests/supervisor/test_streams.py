@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.observe.metrics import parse_metrics
+from relay.admin.metrics import parse_metrics
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.programs import program

@@ -46,7 +46,7 @@ def admin_of(gateway):
     def found():
         # One that has just ended has no command line any more.
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [child for child in psutil.Process(gateway.pid).children() if "relay.observe.admin" in " ".join(child.cmdline())]
+            return [child for child in psutil.Process(gateway.pid).children() if "relay.admin.main" in " ".join(child.cmdline())]
         return []
 
     (admin,) = wait_until("there is an admin process", found, detail=gateway.log)

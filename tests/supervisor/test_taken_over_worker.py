@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.observe.memory import F_SEAL_FUTURE_WRITE
-from relay.observe.metrics import parse_metrics
+from relay.admin.metrics import parse_metrics
+from relay.shared.memory import F_SEAL_FUTURE_WRITE
 from relay.supervisor.control import ask
 from tests.support.client import talk
 from tests.support.gateway import wait_until
@@ -38,7 +38,7 @@ def read(gateway, path):
 
 
 def admin_pid(gateway):
-    (admin,) = [one.pid for one in psutil.Process(gateway.pid).children() if "relay.observe.admin" in one.cmdline()]
+    (admin,) = [one.pid for one in psutil.Process(gateway.pid).children() if "relay.admin.main" in one.cmdline()]
     return admin
 
 

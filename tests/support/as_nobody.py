@@ -10,7 +10,7 @@ import os
 import pwd
 import sys
 
-from relay.cli import main
+from relay.cli.main import main
 
 PR_SET_KEEPCAPS, CAP_DAC_READ_SEARCH, VERSION_3 = 8, 2, 0x20080522
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from relay.config.model import Config
-from relay.observe.names import HOST, RELAY, Things, things_of
-from relay.observe.scoreboard import Cells, Layout, Scoreboard
-from relay.observe.scoreboards import Scoreboards
+from relay.shared.catalogue import HOST, RELAY, Things, things_of
+from relay.shared.scoreboard import Cells, Layout, Scoreboard
+from relay.supervisor.scoreboards import Scoreboards
 
 CONFIG = Config.model_validate(
     {

@@ -16,9 +16,9 @@ from relay.config.model import Allow, Backend, Config, Listener, Pool, Route
 from relay.errors import Side
 from relay.tls import stream
 from relay.tls.contexts import Generation, InboundRoute, Target, build_generation
+from relay.tls.explain import Failure
 from relay.tls.identity import Identity, peer_identity
 from relay.tls.raw import lib
-from relay.tls.reasons import Failure
 from tests.support.pki import BACKEND_NAME, Files, Pki
 
 PATIENCE_S = 10

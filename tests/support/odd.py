@@ -11,9 +11,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
-from relay.tls.pki import Authority
+from relay.demo.ca import Authority
 from tests.support.pki import Files
 
 ECDSA_SHA256 = "1.2.840.10045.4.3.2"

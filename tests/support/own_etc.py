@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-from relay.cli import main
+from relay.cli.main import main
 
 CLONE_NEWNS = 0x20000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay.tls.certificate import Certificate
-from relay.tls.pki import Authority, Issued, Wanted, self_signed
+from relay.demo.ca import Authority, Issued, Wanted, self_signed
+from relay.tls.certificates.certificate import Certificate
 
 GATEWAY_NAMES = ("app.example.com", "*.example.com", "localhost")
 BACKEND_NAME = "backend.example.com"

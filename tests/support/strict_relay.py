@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from relay.cli import main
+from relay.cli.main import main
 
 STRICT = ("tests.support.strict_relay",)
 

@@ -22,7 +22,7 @@ STUB = ("tests.support.stub_relay",)
 
 
 def stub(**rules: float) -> dict[str, str]:
-    """The environment for these rules of `core.fleet.Rules`."""
+    """The environment for these rules of `core.fleet_plan.Rules`."""
     return {"STUB_RULES": json.dumps(rules)}
 
 
@@ -46,7 +46,7 @@ def scribble(spec) -> None:
 
 
 def misbehave(spec) -> int:
-    from relay.observe.scoreboard import PHASE, PHASE_SERVING
+    from relay.shared.scoreboard import PHASE, PHASE_SERVING
     from relay.worker.main import run_worker
 
     wish = Path("behave").read_text().split() if Path("behave").exists() else []
@@ -74,11 +74,11 @@ def misbehave(spec) -> int:
 
 def main() -> int:
     if sys.argv[1] != "start":
-        from relay.cli import main as command
+        from relay.cli.main import main as command
 
         return command()
     load_openssl()
-    from relay.core.fleet import Rules
+    from relay.core.fleet_plan import Rules
     from relay.errors import RelayError
     from relay.supervisor.main import run
 

@@ -74,7 +74,7 @@ def main() -> int:
 
         supervisor.selectors = Selectors
         return supervisor.run(Path(sys.argv[3]))
-    from relay.cli import main as command
+    from relay.cli.main import main as command
 
     return command()
 

@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from relay.config.load import load_config
-from relay.observe.names import Series, things_of
-from relay.observe.reading import Snapshot
-from relay.observe.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
+from relay.shared.catalogue import Series, things_of
+from relay.shared.reading import Snapshot
+from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.board import open_scoreboards

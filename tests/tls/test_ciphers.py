@@ -8,8 +8,8 @@ import pytest
 
 from relay.config.model import CIPHERS_TLS12
 from relay.errors import ConfigError
+from relay.tls.cipher_offers import level_of, make_context
 from relay.tls.ciphers import judge_ciphers, weaknesses_of
-from relay.tls.offers import level_of, make_context
 from relay.tls.raw import lib
 from tests.support.handshakes import (
     TLS12,

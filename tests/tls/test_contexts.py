@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import relay
+from relay.demo.ca import Authority, Wanted
 from relay.errors import ConfigError, Reason, Side, StartupError
 from relay.tls import raw, stream
-from relay.tls.pki import Authority, Wanted
+from relay.tls.explain import Failure
 from relay.tls.raw import lib
-from relay.tls.reasons import Failure
 from tests.support.handshakes import (
     NAME,
     PATIENCE_S,

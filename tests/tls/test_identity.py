@@ -13,18 +13,39 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.demo.ca import Authority, Wanted, make_key
 from relay.errors import Reason
 from relay.tls import identity
-from relay.tls.der import DerError, read_certificate
+from relay.tls.certificates.der import DerError, read_certificate
+from relay.tls.certificates.names import alternatives_of, attributes_of, render
+from relay.tls.certificates.parsed import to_der
+from relay.tls.explain import Failure
 from relay.tls.identity import Identity, _parse, compile_rules, judge
-from relay.tls.names import alternatives_of, attributes_of, render
-from relay.tls.parsed import to_der
-from relay.tls.pki import Authority, Wanted, make_key
 from relay.tls.raw import NULL, ffi, lib
-from relay.tls.reasons import Failure
-from relay.tls.trust import valid_until as _valid_until
-from tests.support.handshakes import VERSIONS, allow, begin_session, client_context, meet_client, route_of
-from tests.support.odd import CN, OU, SAN, SOUND, Odd, attribute, dns, extension, make, name, sequence, tlv, write_odd
+from relay.tls.trust_store import valid_until as _valid_until
+from tests.support.handshakes import (
+    VERSIONS,
+    allow,
+    begin_session,
+    client_context,
+    meet_client,
+    route_of,
+)
+from tests.support.odd import (
+    CN,
+    OU,
+    SAN,
+    SOUND,
+    Odd,
+    attribute,
+    dns,
+    extension,
+    make,
+    name,
+    sequence,
+    tlv,
+    write_odd,
+)
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 ALICE = Identity("CN=alice", "CN=Test CA", "0A", 1000.0, 2000.0, ("alice",), ("ops",), ("alice.corp",), ("spiffe://corp/alice",), "AB" * 32, b"the CA")

@@ -10,9 +10,9 @@ import pytest
 from relay.errors import Reason, Side
 from relay.tls import pump as pump_module
 from relay.tls import stream
+from relay.tls.explain import Failure
 from relay.tls.pump import BUDGET_BYTES, Pump, Status, watch_alerts
 from relay.tls.raw import BOTH_SHUT, NULL, RECORD_BYTES, ffi, lib
-from relay.tls.reasons import Failure
 from tests.support import programs
 from tests.support.handshakes import (
     MOST_STEPS,

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
-from relay.observe.names import things_of
+from relay.shared.catalogue import things_of
 from relay.tls import stream
+from relay.tls.explain import Failure
 from relay.tls.identity import judge, peer_identity
-from relay.tls.pki import Wanted
 from relay.tls.raw import ffi, lib
-from relay.tls.reasons import Failure
 from relay.worker.backend import RENEW_S, Member
 from tests.support.board import scoreboard_of
 from tests.support.handshakes import (

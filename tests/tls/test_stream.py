@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relay.demo.ca import Wanted, self_signed
 from relay.errors import Reason, Side
 from relay.tls import identity, stream
+from relay.tls.explain import Failure
 from relay.tls.identity import judge
-from relay.tls.pki import Wanted, self_signed
 from relay.tls.raw import NULL, ffi, lib
-from relay.tls.reasons import Failure
 from tests.support.handshakes import (
     MOST_STEPS,
     NAME,

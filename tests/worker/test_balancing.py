@@ -6,9 +6,18 @@ from collections import Counter
 
 import pytest
 
-from relay.observe.names import HEALTH, HEALTH_VERSION, MODE_OVERRIDE, OVERRIDE_VERSION, RETRY_UNTIL_MS, RETURNED_AT_MS, WEIGHT_OVERRIDE, Series
-from relay.observe.scoreboard import SHARED_ROW, monotonic_ms
-from relay.tls.pki import Wanted
+from relay.demo.ca import Wanted
+from relay.shared.catalogue import (
+    HEALTH,
+    HEALTH_VERSION,
+    MODE_OVERRIDE,
+    OVERRIDE_VERSION,
+    RETRY_UNTIL_MS,
+    RETURNED_AT_MS,
+    WEIGHT_OVERRIDE,
+    Series,
+)
+from relay.shared.scoreboard import SHARED_ROW, monotonic_ms
 from tests.support.backend import name_itself
 from tests.support.peer import Peer
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml, wait_until

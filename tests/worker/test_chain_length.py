@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from relay.errors import Reason, Side
-from relay.tls import feeding, stream
-from relay.tls.feeding import Feeder, unread_bytes
-from relay.tls.reasons import Failure
-from relay.worker.end import End
+from relay.tls import stream
+from relay.tls.explain import Failure
+from relay.tls.stepwise import Feeder, unread_bytes
+from relay.worker.connection import End
 from tests.support.fragments import FragmentingClient
 from tests.support.handshakes import route_of, tcp_pair, wait_readable
 from tests.support.odd import CN, SAN, Odd, attribute, dns, extension, name, write_odd
@@ -89,7 +89,7 @@ def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(paced,
         asked.append(fd)
         return 0 if len(asked) == 1 else unread_bytes(fd)
 
-    monkeypatch.setattr(feeding, "unread_bytes", early)
+    monkeypatch.setattr(stepwise, "unread_bytes", early)
     assert paced(version, 31_000, piece, rest=True) is stream.DONE
     assert len(asked) > 1
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from relay.observe.names import HEALTH, HEALTH_VERSION, MODE_OVERRIDE, OVERRIDE_VERSION
-from relay.observe.scoreboard import SHARED_ROW
+from relay.shared.catalogue import HEALTH, HEALTH_VERSION, MODE_OVERRIDE, OVERRIDE_VERSION
+from relay.shared.scoreboard import SHARED_ROW
 from tests.support.backend import name_itself
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.web import Site, plain, request, response

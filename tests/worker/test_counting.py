@@ -2,7 +2,7 @@
 
 import socket
 
-from relay.observe.names import FROM_BACKEND, HANDSHAKE_BUCKETS_S, TO_BACKEND
+from relay.shared.catalogue import FROM_BACKEND, HANDSHAKE_BUCKETS_S, TO_BACKEND
 from tests.support.peer import PATIENCE_S, dial
 from tests.support.worker import client_context, wait_until
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from relay.observe.scoreboard import PHASE, PHASE_DRAINING
+from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 from tests.support.peer import PATIENCE_S, Peer, dial
 from tests.support.worker import client_context, wait_until
 

@@ -9,8 +9,8 @@ import pytest
 from bench.hellos import make_hello
 from bench.strangers import Strangers, StrangersChild
 from relay.worker.admission import MOST_PROGRESS, address_key
+from relay.worker.lingering_close import Partings
 from relay.worker.loop import Loop
-from relay.worker.parting import Partings
 from tests.support import ready
 from tests.support.fragments import FragmentingClient, split_records
 from tests.support.handshakes import tcp_pair

@@ -2,7 +2,7 @@
 
 import socket
 
-from relay.observe.scoreboard import PHASE, PHASE_DRAINING
+from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
 from relay.worker.loop import Loop

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from relay.observe.names import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
-from relay.observe.outages import Outage
-from relay.observe.scoreboard import SHARED_ROW, monotonic_ms
+from relay.shared.catalogue import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
+from relay.shared.outages import Outage
+from relay.shared.scoreboard import SHARED_ROW, monotonic_ms
 from tests.support.backend import name_itself
 from tests.support.peer import dial
 from tests.support.worker import client_context, client_hello, pool_toml, route_toml, wait_until

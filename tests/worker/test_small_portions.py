@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
+from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
 from relay.tls import stream
-from relay.tls.feeding import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
-from relay.tls.pki import Wanted
-from relay.tls.reasons import Failure
-from relay.worker.end import End
+from relay.tls.explain import Failure
+from relay.tls.stepwise import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
+from relay.worker.connection import End
 from tests.support.fragments import FragmentingClient, cut_plain
 from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
 from tests.support.peer import PATIENCE_S
@@ -123,7 +123,7 @@ def test_after_a_step_that_was_slow_for_many_bytes_all_are_fed(pki, stack, monke
     relay = Ours(ours)
     relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
     stack.callback(stream.free, relay.end.ssl, established=False)
-    monkeypatch.setattr("relay.tls.feeding.SLOW_S", -1.0)
+    monkeypatch.setattr("relay.tls.stepwise.SLOW_S", -1.0)
     hello = b"\x01" + (2 * size).to_bytes(3, "big") + bytes(size)
     theirs.sendall(cut_plain(b"\x16\x03\x01" + len(hello).to_bytes(2, "big") + hello, 100))
     wait_until(lambda: unread_bytes(ours.fileno()) > size, "all of it")

@@ -6,8 +6,8 @@ from ssl import SSLError, TLSVersion
 
 import pytest
 
+from relay.demo.ca import Wanted
 from relay.tls.contexts import TICKET_LIFETIME_S
-from relay.tls.pki import Wanted
 from tests.support.pki import write
 from tests.support.worker import client_context, connect, receive, wait_until
 

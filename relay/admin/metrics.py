@@ -1,0 +1,227 @@
+"""The scoreboard as Prometheus metrics, in the order and with the help of `shared.catalogue`.
+
+Never: writes the scoreboard, or shows a counter that went back.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol, TypedDict, cast
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from relay.errors import Reason
+from relay.shared.catalogue import (
+    BACKEND_NOT_AFTER_S,
+    FAMILIES,
+    HANDSHAKE_OK,
+    HANDSHAKE_RESUMED,
+    HEALTH,
+    HEALTH_DOWN,
+    RETRY_UNTIL_MS,
+    SLOT_CPU_US,
+    Family,
+    Series,
+)
+from relay.shared.reading import Snapshot
+from relay.shared.scoreboard import monotonic_ms
+from relay.shared.states import is_waiting
+
+_LATEST_S = 253_402_300_799  # the end of the year 9999, the last that a certificate can name
+
+Rows = list[tuple[tuple[str, ...], float]]  # label values, value
+
+# Closed label sets so large that zeros would bury the rest: of these only what happened is shown, and always the good ending.
+_SHOWN_WHEN_ZERO = {"relay_sessions_closed_total": {Reason.FINISHED.value}, "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED}}
+
+
+class CertificateFact(TypedDict):
+    """One configured certificate: its file, its subject (RFC 4514), its end in Unix seconds."""
+
+    file: str
+    subject: str
+    not_after: float
+
+
+class DisabledFact(TypedDict):
+    """A route, pool or backend that cannot work: `parent` is the route's listener, the backend's pool, "" for a pool."""
+
+    kind: Literal["route", "pool", "backend"]
+    parent: str
+    name: str
+    why: str
+
+
+class Facts(TypedDict):
+    """`routes` are listener, label and pool. What the supervisor publishes beside the cells. `started_at` is Unix seconds."""
+
+    generation: int
+    version: str
+    openssl: str
+    started_at: float
+    state: Literal["starting", "serving", "draining"]
+    slots: int
+    certificates: list[CertificateFact]
+    routes: list[tuple[str, str, str]]
+    disabled: list[DisabledFact]
+
+
+def read_facts(snapshot: Snapshot) -> Facts:
+    """The snapshot's facts, with a default for each that was not published yet."""
+    unknown = Facts(generation=0, version="", openssl="", started_at=0.0, state="starting", slots=0, certificates=[], routes=[], disabled=[])
+    return cast("Facts", {**unknown, **snapshot.facts})
+
+
+class Readable(Protocol):
+    """A scoreboard's reader, in the admin process or in the supervisor."""
+
+    def snapshot(self) -> Snapshot:
+        """A consistent copy. Raises RelayError."""
+
+
+class RelayCollector(Collector):
+    """A prometheus_client collector over one scoreboard. Keeps the highest CPU time seen of each slot, nothing else."""
+
+    def __init__(self, board: Readable) -> None:
+        self._board = board
+        self._cpu_s: defaultdict[str, float] = defaultdict(float)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family of the catalogue, from one consistent snapshot. Raises RelayError when the scoreboard cannot be read."""
+        snapshot = self._board.snapshot()
+        facts = read_facts(snapshot)
+        by_name: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+        for series, value in snapshot.values.items():
+            by_name[series.name][series.labels] = value
+        cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
+        own: dict[str, Callable[[], Rows]] = {
+            "relay_backend_up": lambda: _backends_up(snapshot, facts),
+            "relay_route_disabled": lambda: _routes_disabled(facts),
+            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot),
+            "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
+            "relay_worker_cpu_seconds_total": lambda: cpu_s,
+            "relay_worker_resident_bytes": lambda: resident_bytes,
+            "relay_build_info": lambda: [((facts["version"], facts["openssl"]), 1)],
+            "relay_config_generation": lambda: [((), facts["generation"])],
+        }
+        for family in FAMILIES.values():
+            if family.kind == "histogram":
+                yield _histogram(family, by_name[family.name])
+                continue
+            made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(family.name, family.help, labels=family.labels)
+            for row, measured in own[family.name]() if family.name in own else _counted(family, by_name[family.name]):
+                made.add_metric(row, measured)
+            yield made
+
+    def _measure(self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]) -> tuple[Rows, Rows]:
+        """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included.
+
+        Workers say once a second what they use, as other processes may not look into them.
+        """
+        cpu_s: defaultdict[str, float] = defaultdict(float, {str(slot): 0.0 for slot in range(facts["slots"])})
+        resident: defaultdict[str, float] = defaultdict(float, cpu_s)
+        for labels, value_us in dead_us.items():
+            cpu_s[labels[0]] += value_us / 1e6
+        for worker in snapshot.workers:
+            cpu_s[str(worker.slot)] += max(0, worker.cpu_us) / 1e6
+            resident[str(worker.slot)] += max(0, worker.resident_bytes)
+        for name, seconds in cpu_s.items():
+            self._cpu_s[name] = max(self._cpu_s[name], seconds)
+        return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)]
+
+
+def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
+    always = _SHOWN_WHEN_ZERO.get(family.name)
+    return [(labels, value * family.scale) for labels, value in cells.items() if value or always is None or labels[-1] in always]
+
+
+def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMetricFamily:
+    """Cells hold what fell into one bucket alone; Prometheus wants each bucket to contain those below it."""
+    made = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    buckets: defaultdict[tuple[str, ...], list[tuple[str, float]]] = defaultdict(list)
+    sums: dict[tuple[str, ...], float] = {}
+    for (*labels, bound), value in cells.items():
+        key = tuple(labels)
+        if bound == "sum":
+            sums[key] = value * family.scale
+        else:
+            below = buckets[key][-1][1] if buckets[key] else 0
+            buckets[key].append((bound, below + value))
+    for key, cumulated in buckets.items():
+        made.add_metric(key, cumulated, sums[key])
+    return made
+
+
+def _of_backends(name: str, snapshot: Snapshot) -> Rows:
+    """One state of every backend that is configured now."""
+    return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name]
+
+
+def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
+    now_ms = monotonic_ms()
+    disabled = disabled_in(facts)
+    return [
+        (
+            labels,
+            float(
+                not is_waiting(until_ms, now_ms)
+                and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN
+                and ("pool", "", labels[0]) not in disabled
+                and ("backend", *labels) not in disabled
+            ),
+        )
+        for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot)
+    ]
+
+
+def disabled_in(facts: Facts) -> dict[tuple[str, ...], str]:
+    """Why something is disabled, by kind, parent and name."""
+    return {(one["kind"], one["parent"], one["name"]): one["why"] for one in facts["disabled"]}
+
+
+def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
+    """Every route by listener and label, with why it, or its pool, is disabled; "" when it is not.
+
+    Of several routes with one label any counts.
+    """
+    disabled = disabled_in(facts)
+    found: dict[tuple[str, str], str] = {}
+    for listener, label, pool in facts["routes"]:
+        own = disabled.get(("route", listener, label), "")
+        why = own or disabled.get(("pool", "", pool), "")
+        found[listener, label] = found.get((listener, label)) or why
+    return found
+
+
+def _routes_disabled(facts: Facts) -> Rows:
+    return [(labels, float(bool(why))) for labels, why in routes_disabled(facts).items()]
+
+
+def _backend_certificates(snapshot: Snapshot) -> Rows:
+    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot) if 0 < not_after_at <= _LATEST_S]
+
+
+def _certificates(facts: Facts) -> Rows:
+    """One row per file and subject, as one series can have one value: the earliest end, when a file holds two of that subject."""
+    ends: dict[tuple[str, ...], float] = {}
+    for certificate in facts["certificates"]:
+        key = (certificate["file"], certificate["subject"])
+        ends[key] = min(ends.get(key, certificate["not_after"]), certificate["not_after"])
+    return list(ends.items())
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """A scrape as values by series, written as in the exposition format with the labels sorted: `name{a="1",b="2"}`."""
+    return {
+        sample.name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items())) + "}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

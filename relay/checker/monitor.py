@@ -1,0 +1,140 @@
+"""One backend under watch: when it is checked, what is thought of it, and who is told.
+
+Never: opens a connection itself (that is `checker.probe`).
+Next: `relay.checker.probe.Probe`
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from relay.checker.check import Plan, Result
+from relay.checker.probe import Probe
+from relay.config.model import Health
+from relay.core.health import Change, Check, Rules, State, Verdict, judge, next_check_at
+from relay.errors import REMEDIES, Reason
+from relay.shared.addresses import Addresses
+from relay.shared.catalogue import (
+    BACKEND_NOT_AFTER_S,
+    CHECK_RESULTS,
+    HEALTH,
+    HEALTH_DOWN,
+    HEALTH_UNKNOWN,
+    HEALTH_UP,
+    HEALTH_VERSION,
+    RETURNED_AT_MS,
+)
+from relay.shared.outages import Outage
+from relay.shared.scoreboard import Cells, Layout
+from relay.shared.states import bump
+from relay.tls.contexts import Target
+
+_WORDS = {Verdict.UNKNOWN: HEALTH_UNKNOWN, Verdict.UP: HEALTH_UP, Verdict.DOWN: HEALTH_DOWN}
+_VERDICTS = {number: verdict for verdict, number in _WORDS.items()}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What all watches of a checker share. `cells` is the checker's own row."""
+
+    selector: selectors.BaseSelector
+    at: Callable[[float, Callable[[], None]], None]
+    chance: Callable[[], float]
+    on_change: Callable[[], None]
+    layout: Layout
+    shared: Cells
+    cells: Cells
+
+
+class Watch:
+    """One backend. It goes on from the verdict in the scoreboard, so a checker that replaces a dead one changes nothing."""
+
+    def __init__(
+        self, around: Around, target: Target, health: Health, plan: Plan, outage: Outage | None = None
+    ) -> None:
+        """`outage` has the failures of the backend's whole pool."""
+        self.target = target
+        self._outage = outage
+        self._around = around
+        self._plan = plan
+        self._rules = Rules(health.interval_s, health.rise, health.fall)
+        labels = (target.pool, target.route)
+        layout = around.layout
+        self._addresses = Addresses(target.address, (target.family, target.sockaddr), layout, around.shared)
+        self._cell_health = layout.cell(HEALTH, *labels)
+        self._cell_returned = layout.cell(RETURNED_AT_MS, *labels)
+        self._cell_not_after = layout.cell(BACKEND_NOT_AFTER_S, *labels)
+        self._cell_version = layout.cell(HEALTH_VERSION)
+        self._cells_result = {result: layout.cell("relay_health_checks_total", *labels, result) for result in CHECK_RESULTS}
+        self.state = State(_VERDICTS.get(around.shared[self._cell_health], Verdict.UNKNOWN), time.monotonic())
+        self.result: Result | None = None
+        self.inherited: dict[str, Any] = {}
+        """What the checker before this one has written about the backend, until there is news."""
+        self._good_place = 0
+        self._out_of_resources = False
+        around.at(next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin)
+
+    def _begin(self) -> None:
+        places = self._addresses.places()
+        if not places:
+            self._on_end(self._without_address())
+            return
+        first = self._good_place if self._good_place < len(places) else 0
+        Probe(self.target, self._plan, places, first, selector=self._around.selector, at=self._around.at, on_end=self._on_end).begin()
+
+    def _without_address(self) -> Result:
+        now = time.monotonic()
+        reason = Reason.BACKEND_UNRESOLVED
+        what = "its host name has no address"
+        address = self.target.address
+        return Result("connect_failed", reason, what, REMEDIES[reason], now, now, address=address)
+
+    def _on_end(self, result: Result) -> None:
+        around = self._around
+        check = Check(result.ok, _in_words(result), result.began_at, result.ended_at)
+        if result.word == Reason.NO_RESOURCES:
+            # Not the backend's fault, and nothing is known.
+            if not self._out_of_resources:
+                log.error("pool %s: backend %s cannot be checked: %s; %s", self.target.pool, self.target.route, check.detail, result.remedy)
+            self._out_of_resources = True
+            around.at(time.monotonic() + self._rules.interval_s, self._begin)
+            return
+        self._out_of_resources = False
+        around.cells[self._cells_result[result.label]] += 1
+        if result.not_after_at:
+            around.shared[self._cell_not_after] = int(result.not_after_at)
+        if result.ok:
+            self._good_place = result.place
+            if self._outage is not None:
+                self._outage.end_total()
+        self.result = result
+        self.inherited = {}
+        self.state, change = judge(self.state, check, self._rules)
+        if change is not None:
+            self._tell(change, result)
+        around.on_change()
+        around.at(next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin)
+
+    def _tell(self, change: Change, result: Result) -> None:
+        shared = self._around.shared
+        if change.before is Verdict.DOWN:
+            shared[self._cell_returned] = int(change.at * 1000)
+        shared[self._cell_health] = _WORDS[change.after]
+        bump(shared, self._cell_version)
+        if change.after is Verdict.DOWN:
+            log.warning("pool %s: backend %s %s; %s", self.target.pool, self.target.route, change, result.remedy)
+        else:
+            log.info("pool %s: backend %s %s", self.target.pool, self.target.route, change)
+
+
+def _in_words(result: Result) -> str:
+    if result.ok:
+        return f"{result.detail} at {result.address}"
+    return f"{result.word} at {result.address}" + (f": {result.detail}" if result.detail else "")

@@ -1,0 +1,1 @@
+"""The demonstration: a relay, its backends and its certificates on loopback."""

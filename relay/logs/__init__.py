@@ -1,0 +1,1 @@
+"""The access log, and the relay's own messages."""

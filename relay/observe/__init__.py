@@ -1,1 +1,0 @@
-"""What operators see: scoreboard, metrics, access log, admin pages."""

@@ -1,0 +1,201 @@
+"""Counters and states as a worker and the checker of one generation have them.
+
+Shared memory, eight-byte cells, one writer per cell:
+
+    header    whether the generation is over
+    rows      one per living worker and one for the checker, each written by its process
+              alone; a row that no process has is zero
+    states    what all generations share, plain stores of any process: `shared.states`
+
+When no row is free another piece of memory with rows is added, so there is always one.
+`supervisor.scoreboards` has all generations.
+
+Never: knows what a key, a socket or a metric format is; trusts a cell, because any process
+of the generation may have written it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from relay.shared.layout import (
+    CPU_US,
+    GENERATION,
+    HEARTBEAT_MS,
+    PHASE,
+    PID,
+    RESIDENT_BYTES,
+    SLOT,
+    Layout,
+)
+from relay.shared.memory import Cells, Memory, map_for_reading
+from relay.shared.states import States
+
+__all__ = [
+    "CHECKER_SLOT",
+    "CPU_US",
+    "GENERATION",
+    "HEARTBEAT_MS",
+    "LIVING",
+    "OVER",
+    "OVERRUN",
+    "PHASE",
+    "PHASE_DRAINING",
+    "PHASE_FREE",
+    "PHASE_SERVING",
+    "PHASE_STARTING",
+    "PID",
+    "RESIDENT_BYTES",
+    "SHARED_ROW",
+    "SLOT",
+    "Cells",
+    "Layout",
+    "Scoreboard",
+    "add_to",
+    "monotonic_ms",
+]
+
+HEADER_CELLS = 8
+# The first cell of the header. OVERRUN: too many generations have come after it, and
+# its sessions are ended.
+LIVING, OVERRUN, OVER = range(3)
+SHARED_ROW = -1
+PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
+SPARE_ROWS = 4  # the checker, and workers that drain while their successors serve
+
+CHECKER_SLOT = -1  # of the checker's row: it counts like a worker and is none
+
+
+def monotonic_ms() -> int:
+    """CLOCK_MONOTONIC in milliseconds, the same for every process of this machine."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def add_to(cells: Cells, cell: int, count: int) -> None:
+    """`cells[cell] += count`, where an expression is wanted."""
+    cells[cell] += count
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """The rows of another generation, for reading."""
+
+    layout: Layout
+    segments: tuple[Cells, ...]
+
+
+class Scoreboard:
+    """The cells of one generation.
+
+    Made in the supervisor; its workers and its checker inherit it.
+    """
+
+    def __init__(self, number: int, layout: Layout, states: States, slots: int) -> None:
+        self.number = number
+        self.layout = layout
+        self.states = states
+        self.rows = slots + SPARE_ROWS
+        self.segments: list[Memory] = []
+        self._leased: set[int] = set()
+        self._others: list[_Other] = []
+        self._add_rows()
+
+    def _add_rows(self) -> None:
+        self.segments.append(
+            Memory(f"relay-generation-{self.number}", HEADER_CELLS + self.rows * self.layout.cells)
+        )
+
+    # Supervisor only.
+
+    @property
+    def leased(self) -> int:
+        """How many rows have somebody."""
+        return len(self._leased)
+
+    def lease(self, slot: int) -> int:
+        """A free row, marked as starting.
+
+        Raises OSError when the machine has no memory for more.
+        """
+        row = 0
+        while row in self._leased:
+            row += 1
+        if row >= self.rows * len(self.segments):
+            self._add_rows()
+        self._leased.add(row)
+        cells = self.row(row)
+        cells[HEARTBEAT_MS] = monotonic_ms()
+        cells[PID], cells[SLOT], cells[GENERATION], cells[PHASE] = (
+            0,
+            slot,
+            self.number,
+            PHASE_STARTING,
+        )
+        return row
+
+    def release(self, row: int) -> None:
+        """The row's process has ended; what it has counted was taken care of."""
+        self.row(row)[:] = memoryview(bytes(8 * self.layout.cells)).cast("q")
+        self._leased.discard(row)
+
+    def say(self, state: int) -> None:
+        """LIVING, OVERRUN or OVER, for the workers of this and of later generations."""
+        for segment in self.segments:
+            segment.cells[0] = state
+
+    # Any process of the generation.
+
+    def row(self, row: int) -> Cells:
+        """The cells of one row: `cells[i] += n` is the whole cost of counting.
+        SHARED_ROW is the states.
+        """
+        if row == SHARED_ROW:
+            return self.states.cells
+        segment, number = divmod(row, self.rows)
+        start = HEADER_CELLS + number * self.layout.cells
+        return self.segments[segment].cells[start : start + self.layout.cells]
+
+    def columns(self, name: str, *labels: str) -> list[Cells]:
+        """A series in the rows of all workers, also those of the generations before, to
+        be added up.
+        """
+        found = _columns(self.layout, [segment.cells for segment in self.segments], name, labels)
+        for other in self._others:
+            found += _columns(other.layout, other.segments, name, labels)
+        return found
+
+    @property
+    def overrun(self) -> bool:
+        """Whether our sessions are ended because too many generations have come after
+        ours.
+        """
+        return bool(self.segments[0].cells[0] == OVERRUN)
+
+    def look_at(self, other: Scoreboard) -> None:
+        """Have the rows of another generation in `columns`.
+
+        In a child, while it has the descriptors. Raises OSError.
+        """
+        self._others.append(
+            _Other(other.layout, tuple(map_for_reading(segment.fd) for segment in other.segments))
+        )
+
+    def forget_ended(self) -> bool:
+        """Let go of generations that are over; whether there were any. What `columns`
+        has given before must go, too.
+        """
+        living = [other for other in self._others if other.segments[0][0] != OVER]
+        changed = len(living) < len(self._others)
+        self._others = living
+        return changed
+
+
+def _columns(
+    layout: Layout, segments: list[Cells] | tuple[Cells, ...], name: str, labels: tuple[str, ...]
+) -> list[Cells]:
+    try:
+        cell = layout.cell(name, *labels)
+    except KeyError:
+        return []
+    return [cells[HEADER_CELLS + cell :: layout.cells] for cells in segments]

@@ -1,0 +1,209 @@
+"""The state directory: its lock, so that it has one supervisor, and `endpoints.json` for scripts.
+
+Never: trusts what an earlier supervisor left there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from relay.errors import StartupError
+from relay.files import check_creation
+from relay.sockets import check_unix, refuse_long_path
+from relay.supervisor.control import control_path
+from relay.supervisor.path_ownership import doubt_of
+
+_LOCK = "relay.pid"
+
+
+class StateDir:
+    """One supervisor's hold on its state directory. Created with mode 0755, so that scripts of other users can read endpoints.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._endpoints = path / "endpoints.json"
+        self._wanted = ""  # what is to be in it, "" while we do not accept
+        self._stale = False
+        try:
+            _refuse_foreign(path)
+            _make(path)
+            _refuse_foreign(path)  # nobody has been faster
+            self._lock = _open_lock(path / _LOCK, os.O_CREAT)
+        except OSError as error:
+            raise _unusable(path, error) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
+            os.close(self._lock)
+            raise StartupError(f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory", "stop it (relay stop), or choose another relay.state_dir") from None
+        _sign(self._lock)
+        self._directory = _identity(path)
+        self.remove_endpoints()
+
+    def restore(self) -> bool:
+        """Make the directory and our lock again where they are gone; whether they were.
+
+        Raises OSError, and StartupError when they are another's now.
+        """
+        lock = self.path / _LOCK
+        if self.ours:
+            return False
+        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = self.path.lstat()
+        if (found.st_dev, found.st_ino) != self._directory and (
+            not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o002
+        ):
+            raise StartupError(f"{self.path} is another user's now", "remove it, and see what made it")
+        fresh = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fresh)
+            raise StartupError("another relay has taken it", "stop one of the two by its pid") from None
+        os.close(self._lock)
+        self._lock, self._directory = fresh, _identity(self.path)
+        _sign(fresh)
+        return True
+
+    def restore_endpoints(self) -> bool:
+        """Write endpoints.json again when it is gone, or could not be written. Raises OSError."""
+        if not self._wanted or (not self._stale and self._endpoints.exists()):
+            return False
+        self._write()
+        return True
+
+    def write_endpoints(self, endpoints: dict[str, Any]) -> None:
+        """Replace endpoints.json in one step: a reader sees the old or the new one. Raises OSError."""
+        self._wanted = json.dumps(endpoints) + "\n"
+        self._write()
+
+    def _write(self) -> None:
+        self._stale = True
+        replace_file(self._endpoints, self._wanted, 0o644)
+        self._stale = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether the directory of this name is still the one we hold, and no other relay's."""
+        there = _identity(self.path / _LOCK)
+        return there is not None and there == _identity(self._lock)
+
+    def remove(self, file: Path) -> None:
+        """Remove a file of ours, if it still is."""
+        if self.ours:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def remove_endpoints(self) -> None:
+        """We do not accept (any more)."""
+        self._wanted = ""
+        with contextlib.suppress(OSError):
+            self._endpoints.unlink()
+
+    def close_files(self) -> None:
+        """Let go of the lock's descriptor: in a child, so that a successor can start while old workers still drain."""
+        os.close(self._lock)
+
+    def close(self) -> None:
+        """Give the directory up; the lock file stays, for removing it would race with the next supervisor."""
+        if self.ours:
+            self.remove_endpoints()
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+        self.close_files()
+
+
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """What a file is, whatever it is called; None when it is not there."""
+    try:
+        found = os.fstat(file) if isinstance(file, int) else file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _sign(lock: int) -> None:
+    """Say in the lock file who has it: for messages, so a full disk is no reason not to start."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+
+
+def check_state_dir(path: Path) -> None:
+    """Whether a relay could make the directory its own and listen in it; nothing is made and nothing changed. Raises StartupError."""
+    socket_path = control_path(path)
+    refuse_long_path("relay.state_dir", socket_path)
+    try:
+        directory = _nearest_that_exists(path)
+        _refuse_foreign(path)
+        check_creation(directory)
+        if directory != path:
+            return  # it will be made, and be empty
+        with contextlib.suppress(FileNotFoundError):
+            os.close(_open_lock(path / _LOCK))
+    except OSError as error:
+        raise _unusable(path, error) from None
+    check_unix("relay.state_dir", socket_path)
+
+
+def _nearest_that_exists(path: Path) -> Path:
+    """The path, or that of its ancestors in which what is missing would be made. Raises OSError where nothing can be made."""
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise NotADirectoryError(None, "it is not a directory")
+    except FileNotFoundError:
+        if path.is_symlink():  # to nowhere: mkdir does not go through it
+            raise
+        return _nearest_that_exists(path.parent)
+    return path
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Another user who can change the directory could stop the relay, or have its files written elsewhere."""
+    doubt = doubt_of(path)
+    if doubt is not None:
+        what = f"{path}: the state directory can be changed by another user: {doubt}"
+        raise StartupError(what, f"{doubt.remedy}, or choose another relay.state_dir")
+
+
+def _make(path: Path) -> None:
+    for missing in reversed([path, *path.parents]):
+        missing.mkdir(mode=0o755, exist_ok=True)
+
+
+def _open_lock(path: Path, flags: int = 0) -> int:
+    """The lock's descriptor. Raises OSError for a file that somebody has put there for us to write into."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in {0, os.geteuid()}:
+        os.close(descriptor)
+        raise OSError(None, f"{path.name} in it was not made by a relay; remove it")
+    return descriptor
+
+
+def _unusable(path: Path, error: OSError) -> StartupError:
+    return StartupError(f"{path}: the state directory cannot be used: {error.strerror or error}", "make it writable for the user that starts the relay, or choose another relay.state_dir")
+
+
+def replace_file(path: Path, text: str, mode: int) -> None:
+    """Write a file in one step: whoever reads it, also after a crash, finds the old or the new one. Raises OSError."""
+    beside = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        beside.unlink()
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, mode)  # whatever the umask is
+            file.write(text)
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()  # on a full disk every byte counts
+        raise

@@ -1,0 +1,234 @@
+"""One certificate of a configured file, as OpenSSL has parsed it.
+
+Whatever OpenSSL verifies can be asked for its names, dates, serial number, key and extensions
+here, also where cryptography refuses to parse it.
+
+Never: says what a certificate is fit for (that is `tls.certificates.extensions` and `tls.certificates.openssl`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import NamedTuple
+
+from cryptography import x509
+
+from relay.core.untrusted import clip
+from relay.tls.certificates.der import OID, SEQUENCE, DerError, Fields, dotted, inside, read
+from relay.tls.certificates.names import (
+    SUBJECT_ALT_NAME,
+    Alternatives,
+    alternatives_of,
+    attributes_of,
+    render,
+    serial_text,
+    unix_time,
+)
+from relay.tls.certificates.parsed import fields_of, key_bits, openssl_words, to_der
+from relay.tls.raw import NULL, Pointer, ffi, lib
+
+
+class Key(NamedTuple):
+    """A public key: the object identifiers of its algorithm and of its curve, and its size.
+
+    `bits` is 0 where OpenSSL cannot read the key.
+    """
+
+    algorithm: str
+    curve: str
+    bits: int
+
+
+class Name:
+    """A subject or an issuer; two are equal when OpenSSL takes one for the other.
+
+    That is: kinds of strings, case and repeated spaces do not count (RFC 5280, 7.1).
+    """
+
+    __slots__ = ("_der", "_key")
+
+    def __init__(self, der: bytes) -> None:
+        self._der = der
+        self._key: object = None
+
+    def public_bytes(self) -> bytes:
+        """The name's DER."""
+        return self._der
+
+    def rfc4514_string(self) -> str:
+        """The name for people: one line, clipped."""
+        try:
+            return render(attributes_of(self._der))
+        except DerError as error:
+            return f"(unreadable: {error})"
+
+    @property
+    def key(self) -> object:
+        """What is equal for names that are."""
+        if self._key is None:
+            try:
+                self._key = tuple(
+                    (each.rdn, each.oid, _folded(each.value, each.raw))
+                    for each in attributes_of(self._der)
+                )
+            except DerError:
+                self._key = self._der
+        return self._key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Name) and (self._der == other._der or self.key == other.key)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return f"Name({self.rfc4514_string()!r})"
+
+
+class Certificate:
+    """A certificate of a configured file; two are equal when their bytes are.
+
+    Its dates can be read: `of` raises ValueError otherwise, as nobody would accept it.
+    """
+
+    def __init__(self, pointer: Pointer, der: bytes, fields: Fields) -> None:
+        self.pointer = pointer  # an X509 *, freed with this object
+        self.der = der
+        self._fields = fields
+        self.subject = Name(fields.subject)
+        self.issuer = Name(fields.issuer)
+        self.not_valid_before_utc = _instant(*fields.not_before)
+        self.not_valid_after_utc = _instant(*fields.not_after)
+
+    @classmethod
+    def of(cls, pointer: Pointer) -> Certificate:
+        """Of an `X509 *`, which it takes over."""
+        owned = ffi.gc(pointer, lib.X509_free)
+        der = to_der(owned)
+        return cls(owned, der, fields_of(owned, der))
+
+    @classmethod
+    def from_der(cls, der: bytes) -> Certificate:
+        """Parse a certificate. Raises ValueError in OpenSSL's words."""
+        lib.ERR_clear_error()
+        bio = lib.BIO_new_mem_buf(ffi.from_buffer(der), len(der))
+        try:
+            pointer = lib.d2i_X509_bio(bio, NULL)
+            if pointer == NULL:
+                raise ValueError(openssl_words())
+            return cls.of(pointer)
+        finally:
+            lib.BIO_free(bio)
+            lib.ERR_clear_error()
+
+    @cached_property
+    def as_cryptography(self) -> x509.Certificate | None:
+        """The same for cryptography; None when it refuses to parse it."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what breaks RFC 5280 in harmless ways
+                return x509.load_der_x509_certificate(self.der)
+        except Exception:  # noqa: BLE001 (its list of exceptions is open)
+            return None
+
+    @property
+    def serial_text(self) -> str:
+        """The serial number as `openssl x509 -serial` prints it."""
+        return serial_text(self._fields.serial)
+
+    @property
+    def version(self) -> int:
+        """1 to 3; OpenSSL takes a 4 as well."""
+        return self._fields.version
+
+    @property
+    def spki(self) -> bytes:
+        """The public key as the certificate has it, DER."""
+        return self._fields.spki
+
+    @property
+    def signature_algorithm(self) -> str:
+        """The object identifier of the signature's algorithm; "" where it is not known."""
+        return algorithm_of(self._fields.signature)[0]
+
+    @property
+    def readable(self) -> bool:
+        """Whether the extensions can be told apart."""
+        return self._fields.extensions is not None
+
+    def extension(self, oid: bytes) -> bytes | None:
+        """The value of an extension; None when it is missing, repeated or unreadable."""
+        found = [each.value for each in self._fields.extensions or () if each.oid == oid]
+        return found[0] if len(found) == 1 else None
+
+    def has_extension(self, oid: bytes) -> bool:
+        """Whether the extension is there at all."""
+        return any(each.oid == oid for each in self._fields.extensions or ())
+
+    def repeated_extensions(self) -> list[str]:
+        """The object identifiers of extensions that are there more than once."""
+        counts = Counter(each.oid for each in self._fields.extensions or ())
+        return [dotted(oid) for oid, count in counts.items() if count > 1]
+
+    @cached_property
+    def alternatives(self) -> Alternatives | None:
+        """The subject alternative names; None without the extension, or where it is broken."""
+        value = self.extension(SUBJECT_ALT_NAME)
+        try:
+            return None if value is None else alternatives_of(value)
+        except DerError:
+            return None
+
+    @cached_property
+    def key(self) -> Key:
+        """What kind of key this is."""
+        algorithm, curve = _key_kind(self.spki)
+        return Key(algorithm, curve, key_bits(self.pointer))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificate) and self.der == other.der
+
+    def __hash__(self) -> int:
+        return hash(self.der)
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.subject.rfc4514_string()!r})"
+
+
+def names_issuer(certificate: Certificate, issuer: Certificate) -> bool:
+    """Whether the certificate names this one as its issuer (RFC 5280, 7.1: case aside)."""
+    wanted = lib.X509_get_issuer_name(certificate.pointer)
+    return bool(lib.X509_NAME_cmp(wanted, lib.X509_get_subject_name(issuer.pointer)) == 0)
+
+
+def algorithm_of(identifier: bytes) -> tuple[str, str]:
+    """An AlgorithmIdentifier's object identifier, and that of its parameter where it is one."""
+    try:
+        parts = inside(identifier, SEQUENCE, 2)
+    except DerError:
+        return "", ""
+    oids = [dotted(identifier[each.start : each.stop]) for each in parts if each.tag == OID]
+    return (oids[0] if oids else ""), (oids[1] if len(oids) > 1 else "")
+
+
+def _key_kind(spki: bytes) -> tuple[str, str]:
+    try:
+        start = read(spki, 0, len(spki)).start
+        return algorithm_of(spki[start : read(spki, start, len(spki)).after])
+    except DerError:
+        return "", ""
+
+
+def _folded(value: str | None, raw: bytes) -> object:
+    return raw if value is None else " ".join(value.lower().split())
+
+
+def _instant(tag: int, text: bytes) -> datetime:
+    at = unix_time(tag, text)
+    if at is None:
+        shown = clip(text.decode("latin-1"), 40)
+        raise ValueError(f"its validity has a date in a form that no TLS peer accepts: {shown}")
+    return datetime.fromtimestamp(at, UTC)

@@ -1,0 +1,59 @@
+"""Private keys: read one, and tell whether it belongs to a certificate.
+
+Never: asks for a passphrase, or shows a byte of a key.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+from OpenSSL.crypto import (
+    FILETYPE_ASN1,
+    FILETYPE_PEM,
+    Error,
+    PKey,
+    dump_publickey,
+    load_privatekey,
+)
+
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.raw import lib
+
+
+def parse_key(text: bytes) -> PKey:
+    """A private key from its PEM block. Raises ValueError in OpenSSL's words."""
+    try:
+        # Without an answer of ours OpenSSL would ask for a passphrase on the terminal.
+        return load_privatekey(FILETYPE_PEM, text, passphrase=_no_passphrase)
+    except (Error, ValueError) as error:
+        words = [entry[-1] for entry in error.args[0] if entry[-1]] if _is_queue(error) else []
+        raise ValueError("; ".join(words) or "OpenSSL does not know what it is") from None
+    finally:
+        lib.ERR_clear_error()
+
+
+def fits(certificate: Certificate, key: PKey) -> bool:
+    """Whether the certificate was made for this key."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    # A weak certificate has a key as well; that it is weak is said elsewhere.
+    context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
+    raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    try:
+        if lib.SSL_CTX_use_certificate(raw, certificate.pointer) != 1:
+            return dump_publickey(FILETYPE_ASN1, key) == certificate.spki
+        # A key of another algorithm is taken, for a second certificate that does not follow.
+        return bool(
+            lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1  # noqa: SLF001
+            and lib.SSL_CTX_check_private_key(raw) == 1
+        )
+    finally:
+        lib.ERR_clear_error()
+
+
+def _no_passphrase(*_: Any) -> bytes:
+    return b""
+
+
+def _is_queue(error: Exception) -> bool:
+    return bool(error.args) and isinstance(error.args[0], list)

@@ -1,0 +1,213 @@
+"""Asks OpenSSL what it thinks of a certificate, with the calls that it uses in a handshake.
+
+Never: judges by itself, or looks at the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from OpenSSL import SSL
+
+from relay.tls.certificates.certificate import Certificate, Name, names_issuer
+from relay.tls.certificates.parsed import has_broken_extensions, openssl_words
+from relay.tls.raw import NULL, Pointer, ffi, lib
+
+# Flags of openssl/x509_vfy.h that the bindings do not name. NO_CHECK_TIME: dates are told
+# apart from everything else.
+_NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
+_PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
+_STRICT: int = lib.X509_V_FLAG_X509_STRICT
+# X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and SUBTREE_MINMAX.
+NAME_CONSTRAINT_CODES = frozenset((47, 48, 49, 51, 52, 53))
+# Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
+_OLD_HASHES = {
+    "1.2.840.113549.1.1.4": "MD5",
+    "1.2.840.113549.1.1.5": "SHA1",
+    "1.2.840.10045.4.1": "SHA1",
+    "1.2.840.10040.4.3": "SHA1",
+}
+
+
+class Role(StrEnum):
+    """What a certificate is used as."""
+
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """OpenSSL's words and its number for them, and the certificate of the chain they are about."""
+
+    words: str
+    certificate: Certificate
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """A key or a signature below today's measure; `refused` when OpenSSL would not use it at its default security level."""
+
+    what: str
+    refused: bool
+
+
+class Trust:
+    """Trusted certificates in one OpenSSL store, for any number of questions: filling it is what costs.
+
+    `partial` lets a path end at any of them; dates are not looked at.
+    """
+
+    def __init__(
+        self,
+        trusted: Iterable[Certificate],
+        *,
+        role: Role | None = None,
+        partial: bool = False,
+        strict: bool = False,
+    ) -> None:
+        # Certificates that the store holds stay alive with it.
+        self._store = store = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
+        for certificate in dict.fromkeys(trusted):
+            lib.X509_STORE_add_cert(store, certificate.pointer)
+        ends = _PARTIAL_CHAIN if partial else 0
+        lib.X509_STORE_set_flags(store, _NO_CHECK_TIME | ends | (_STRICT if strict else 0))
+        if role is not None:
+            server = role is Role.SERVER
+            purpose = lib.X509_PURPOSE_SSL_SERVER if server else lib.X509_PURPOSE_SSL_CLIENT
+            lib.X509_STORE_set_purpose(store, purpose)
+
+    def check_self_signatures(self) -> None:
+        """Look at the signature of a trusted self-signed certificate too, which OpenSSL does not do otherwise."""
+        lib.X509_STORE_set_flags(self._store, _CHECK_SS_SIGNATURE)
+
+    def refusal_of(
+        self, leaf: Certificate, untrusted: Iterable[Certificate] = ()
+    ) -> Refusal | None:
+        """Why OpenSSL would refuse a chain; None when it would not."""
+        others = tuple(untrusted)
+        stack, context = lib.sk_X509_new_null(), lib.X509_STORE_CTX_new()
+        try:
+            for each in others:
+                lib.sk_X509_push(stack, each.pointer)
+            lib.X509_STORE_CTX_init(context, self._store, leaf.pointer, stack)
+            if lib.X509_verify_cert(context) == 1:
+                return None
+            code = lib.X509_STORE_CTX_get_error(context)
+            words = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
+            return Refusal(words, _blamed(context) or leaf, code)
+        finally:
+            lib.X509_STORE_CTX_free(context)
+            lib.sk_X509_free(stack)
+            lib.ERR_clear_error()  # an extension that cannot be parsed leaves a word behind
+
+
+def _blamed(context: Pointer) -> Certificate | None:
+    pointer = lib.X509_STORE_CTX_get_current_cert(context)
+    if pointer == NULL:
+        return None
+    lib.X509_up_ref(pointer)
+    try:
+        return Certificate.of(pointer)
+    except ValueError:  # its dates cannot be read
+        return None
+
+
+def refusal_of(
+    leaf: Certificate,
+    untrusted: tuple[Certificate, ...] = (),
+    trusted: tuple[Certificate, ...] = (),
+    *,
+    role: Role | None = None,
+    partial: bool = False,
+    strict: bool = False,
+) -> Refusal | None:
+    """One question to a `Trust` of its own: why OpenSSL would refuse a chain, dates aside."""
+    trust = Trust(trusted, role=role, partial=partial, strict=strict)
+    return trust.refusal_of(leaf, untrusted)
+
+
+def weakness_of(certificate: Certificate) -> Weakness | None:
+    """What is weak about one certificate's key or signature."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
+        words = openssl_words()
+        return Weakness(f"is too weak for OpenSSL's default security level: {words}", refused=True)
+    old = _OLD_HASHES.get(certificate.signature_algorithm)
+    if old is not None and not is_self_signed(certificate):
+        # The call above lets them pass, verification in the peer's handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
+        return Weakness(f"is signed with {old}, which OpenSSL refuses at its default security level", refused=True)
+    size = certificate.key.bits
+    # RSA and DSA sizes are in the thousands, those of curves in the hundreds.
+    if size < 224 or 521 < size < 2048:
+        return Weakness(f"has a key of only {size} bits", refused=False)
+    return None
+
+
+def broken_extensions(certificate: Certificate) -> str:
+    """What is wrong with the extensions of a certificate that no OpenSSL accepts for them; "" for none.
+
+    OpenSSL gives no word for it: it looks for another issuer, and finds none.
+    """
+    if not has_broken_extensions(certificate.pointer):
+        return ""
+    repeated = certificate.repeated_extensions()
+    if repeated:
+        return f"has an extension twice: {', '.join(repeated)}"
+    return "has an extension that OpenSSL cannot parse"
+
+
+def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """Whether `issuer` is named as the certificate's issuer and its key made the signature."""
+    if not names_issuer(certificate, issuer):
+        return False
+    ours, theirs = certificate.as_cryptography, issuer.as_cryptography
+    if ours is not None and theirs is not None:
+        try:
+            ours.verify_directly_issued_by(theirs)
+        except InvalidSignature:
+            return False
+        except (TypeError, ValueError, UnsupportedAlgorithm):
+            pass  # cryptography does not verify old signatures such as SHA-1, OpenSSL does
+        else:
+            return True
+    trust = Trust((issuer,), partial=True)
+    trust.check_self_signatures()
+    return trust.refusal_of(certificate) is None
+
+
+def is_self_signed(certificate: Certificate) -> bool:
+    """Whether the certificate vouches for itself, as a root does."""
+    return issued_by(certificate, certificate)
+
+
+class Issuers:
+    """Certificates by their subject: who may have issued another is found without asking them all."""
+
+    def __init__(self, certificates: Iterable[Certificate]) -> None:
+        self._by_subject: dict[Name, list[Certificate]] = {}
+        for certificate in dict.fromkeys(certificates):
+            self._by_subject.setdefault(certificate.subject, []).append(certificate)
+
+    def named(self, name: Name) -> list[Certificate]:
+        """All certificates of this subject."""
+        return self._by_subject.get(name, [])
+
+    def of(self, certificate: Certificate) -> list[Certificate]:
+        """Those that issued the certificate."""
+        return [each for each in self.named(certificate.issuer) if issued_by(certificate, each)]
+
+    def above(self, chain: Iterable[Certificate]) -> list[Certificate]:
+        """All that a path from one of these certificates may lead through, by their names."""
+        found: dict[Name, list[Certificate]] = {}
+        names = [certificate.issuer for certificate in chain]
+        while names:
+            name = names.pop()
+            if name not in found:
+                found[name] = self.named(name)
+                names += [certificate.issuer for certificate in found[name]]
+        return [certificate for several in found.values() for certificate in several]

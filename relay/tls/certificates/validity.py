@@ -1,0 +1,123 @@
+"""From certificates to the time in which they are valid.
+
+Never: judges anything but dates.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.extensions import subject_of
+from relay.tls.certificates.openssl import Issuers
+from relay.tls.certificates.pem import KeyPair
+from relay.tls.certificates.validity_periods import Span
+
+
+def span_of_pair(where: str, pair: KeyPair) -> Span:
+    """When all that is shown of a chain is valid. A root is not sent, so its dates do not count."""
+    sent = [pair.leaf, *(each for each in pair.chain[1:] if each.issuer != each.subject)]
+    last = max(sent, key=_begin)
+    first = min(sent, key=_end)
+    return Span(where, _begin(last), _end(first), _named(pair.file, last), _named(pair.file, first))
+
+
+def span_of_cas(where: str, file: Path, usable: Iterable[Certificate], now: datetime) -> Span:
+    """When at least one CA of a file is valid, with the CAs above it: the time around now.
+
+    Where none is valid now, it is the next such time, or the last one.
+    """
+    windows = list(windows_of(usable).values())
+    if not windows:
+        return Span(where)
+    open_at = [each for each in windows if each.from_at <= each.until_at]
+    together = _around(open_at or [max(windows, key=lambda one: one.until_at)], now.timestamp())
+    first = min(together, key=lambda one: one.from_at)
+    last = max(together, key=lambda one: one.until_at)
+    begins, ends = _named(str(file), first.first), _named(str(file), last.last)
+    if len(windows) > 1:
+        begins = f"every CA in {file}, the next of them {subject_of(first.first)},"
+        ends = f"every CA in {file}, the last of them {subject_of(last.last)},"
+    return Span(where, first.from_at, last.until_at, begins, ends)
+
+
+class Window(NamedTuple):
+    """From when until when a CA and the CAs above it are valid, and whose dates these are."""
+
+    from_at: float
+    until_at: float
+    first: Certificate
+    last: Certificate
+
+
+def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
+    """The window of each CA of a file. An intermediate is worth nothing without its issuer."""
+    found = {each: Window(_begin(each), _end(each), each, each) for each in cas}
+    issuers = Issuers(found)
+    above = {each: _above(each, issuers) for each in found}
+    stale = deque(each for each in found if above[each])
+    below: dict[Certificate, list[Certificate]] = {}
+    for each, several in above.items():
+        for one in several:
+            below.setdefault(one, []).append(each)
+    # Windows only become narrower, and a CA is looked at again when one above it did.
+    while stale:
+        each = stale.popleft()
+        narrower = _narrowed(found[each], [found[one] for one in above[each]])
+        if narrower != found[each]:
+            found[each] = narrower
+            stale += below.get(each, ())
+    return found
+
+
+def is_valid(window: Window, now: datetime) -> bool:
+    """Whether that is now."""
+    return window.from_at <= now.timestamp() <= window.until_at
+
+
+def _above(certificate: Certificate, issuers: Issuers) -> list[Certificate]:
+    if certificate.issuer == certificate.subject:
+        return []
+    return issuers.of(certificate)
+
+
+def _narrowed(own: Window, above: Sequence[Window]) -> Window:
+    begins = min(above, key=lambda one: one.from_at)
+    ends = max(above, key=lambda one: one.until_at)
+    from_at, first = max((own.from_at, own.first), (begins.from_at, begins.first), key=_at)
+    until_at, last = min((own.until_at, own.last), (ends.until_at, ends.last), key=_at)
+    return Window(from_at, until_at, first, last)
+
+
+def _at(edge: tuple[float, Certificate]) -> float:
+    return edge[0]
+
+
+def _around(windows: Iterable[Window], now_at: float) -> list[Window]:
+    """Those that together leave no gap and hold now; else the next such ones, or the last."""
+    together: list[Window] = []
+    until_at = float("-inf")
+    for each in sorted(windows, key=lambda one: one.from_at):
+        if together and each.from_at > until_at:
+            if until_at >= now_at:
+                break
+            together = []
+        until_at = max(until_at, each.until_at)
+        together.append(each)
+    return together
+
+
+def _begin(certificate: Certificate) -> float:
+    return certificate.not_valid_before_utc.timestamp()
+
+
+def _end(certificate: Certificate) -> float:
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def _named(file: str, certificate: Certificate) -> str:
+    return f"{file} ({subject_of(certificate)})"

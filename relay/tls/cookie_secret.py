@@ -1,0 +1,53 @@
+"""The secret behind a pool's own cookies, from its file.
+
+Never: shows a byte of it, in a message or in a representation.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.config.key_path import pool_place
+from relay.config.model import Config
+from relay.core.cookie import MIN_SECRET_BYTES
+from relay.errors import ConfigError, Problem
+from relay.files import Files
+
+_MAX_BYTES = 4096
+_REMEDY = "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE; every relay that serves the same clients needs the same"
+
+
+def load_secrets(config: Config, files: Files | None = None) -> tuple[dict[str, bytes], list[Problem]]:
+    """The secrets of all pools that insert cookies, by the pool's name, and what is wrong with the others."""
+    secrets: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    for name, file in _files(config):
+        try:
+            secrets[name] = load_secret(f"{pool_place(name)}.cookie_secret_file", file, files)
+        except ConfigError as error:
+            problems += error.problems
+    return secrets, problems
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path]]:
+    for name, pool in config.pool.items():
+        if pool.cookie_insert and pool.cookie_secret_file is not None:
+            yield name, pool.cookie_secret_file
+
+
+def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
+    """The file's bytes without white space around them. Raises ConfigError when there are too few, or when others may read them."""
+    try:
+        data, mode = (files or Files()).read(file, _MAX_BYTES)
+    except OSError as error:
+        raise ConfigError([Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]) from None
+    secret = data.strip()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ConfigError([Problem(where, f"{file} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed", _REMEDY)])
+    if len(secret) > _MAX_BYTES:
+        raise ConfigError([Problem(where, f"{file} has more than {_MAX_BYTES} bytes", _REMEDY)])
+    if mode & stat.S_IROTH:
+        raise ConfigError([Problem(where, f"{file} can be read by everybody on this machine", f"chmod 600 {file}")])
+    return secret

@@ -1,0 +1,278 @@
+"""A handshake that OpenSSL is fed in small portions, so that no single step takes long.
+
+Theory of operation. OpenSSL goes on with a handshake as long as it finds bytes in the
+socket, and nothing makes it stop between two records of a message. A peer that cuts a
+certificate of 30 KB into records of one byte keeps it busy for 110 ms in one call. So a
+handshake that has more than STEP_BYTES to read is fed from memory: each step looks at what
+is in the socket (MSG_PEEK), gives OpenSSL at most STEP_BYTES of it, and takes out of the
+socket what OpenSSL has used. Bytes behind the handshake's end stay there. When the
+handshake is done OpenSSL gets the socket itself back, for `relay.tls.pump`.
+
+Being fed costs 20 µs of CPU per handshake (3 % of a connection), asking how much there is
+to read 0.5 µs. A peer can still add bytes between the question and OpenSSL's reading. So a
+step that took SLOW_S, and the last one of a full handshake, is looked into afterwards, and if
+that was the case, every handshake of the worker is fed for the next CAREFUL_S.
+
+How long a peer's certificates are is bounded here too, as OpenSSL's own limit (100 kB) cannot
+be set through its bindings. What is counted is what the peer sends after its first flight,
+without the overhead of records where that can be told; the handshake ends before OpenSSL has
+parsed anything.
+
+Never: waits; keeps bytes that are not the handshake's.
+Next: `relay.tls.stream.handshake`
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any, Final, Protocol
+
+from relay.errors import Reason, Side
+from relay.tls import stream
+from relay.tls.explain import Failure, explain_errno
+from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, Check, Progress
+from relay.tls.tcp_info import FEW_BYTES, has_read, taken_exactly, unread_bytes
+
+# More than an ordinary flight. At most 370 records of TLS 1.3, whose shortest is 22 bytes.
+STEP_BYTES: Final = FEW_BYTES
+# Two hellos and a chain of certificates are far below it, unless they are in tiny records.
+MOST_BYTES: Final = 262_144
+# Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
+ALLOWED_BYTES: Final = 4_096
+# A backend says which CAs it accepts in the same flight (RFC 8446, 4.2.4).
+CA_NAMES_BYTES: Final = 32_768
+SLOW_S: Final = 0.005
+CAREFUL_S: Final = 60.0
+# RFC 8446, 5: a record's header, and what sealing adds to its contents (the type, and a tag).
+_HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
+_SHORT_BYTES = 64
+_GONE = frozenset((7, 8))  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h: TCP_INFO's first byte
+_ROOM: Any = ffi.new("char[]", STEP_BYTES)
+_room = memoryview(ffi.buffer(_ROOM))
+_trash = bytearray(STEP_BYTES)
+_data: Any = ffi.new("char **")
+_random: Any = ffi.new("unsigned char[]", 32)
+_random_view = ffi.buffer(_random)
+_pending = lib.BIO_get_mem_data
+_monotonic = time.monotonic
+_NOTHING = 0
+
+
+class Handshaking(Protocol):
+    """One end of a session, as far as its handshake is concerned."""
+
+    ssl: Pointer
+    sock: socket.SocketType
+    fd: int
+    feeding: Feeding | None
+    hello: int
+    received: int
+    cut: bool  # OpenSSL may have a part of a record
+
+
+class Feeder:
+    """Decides for all handshakes of a worker whether to feed them."""
+
+    def __init__(self, chain_bytes: int = 32_768) -> None:
+        self.careful_until_at = 0.0
+        self._chain_bytes = chain_bytes
+        most = chain_bytes + ALLOWED_BYTES
+        self._most = {Side.INBOUND: most, Side.OUTBOUND: most + CA_NAMES_BYTES}
+
+    def go_on(
+        self, end: Handshaking, side: Side, check: Check | None = None, unread: int | None = None
+    ) -> Progress | Failure:
+        """A step of a handshake; `unread` is how much of a client's hello is there to read."""
+        feeding = end.feeding
+        began_at = _monotonic()
+        if feeding is None:
+            before = end.received
+            if unread is not None:
+                end.hello = unread
+            else:
+                unread = unread_bytes(end.fd)
+                end.received = before + unread
+            if end.received <= STEP_BYTES >= unread and began_at >= self.careful_until_at:
+                if end.received != before:
+                    # A client may send its change_cipher_spec alone, before all the rest.
+                    end.cut = end.cut or unread > _SHORT_BYTES or not _are_whole(end.sock)
+                progress = stream.handshake(end.ssl, side, check)
+                return self.look_back(end, side, progress, began_at)
+            taken = taken_exactly(end)
+            more = 0 if taken is None else max(taken - end.hello - before, 0)
+            # More came while OpenSSL was reading: it may be in the middle of a record.
+            cut = end.cut or taken is None or more > 0
+            feeding = end.feeding = Feeding(end.ssl, end.sock, before + more, cut=cut)
+        progress = feeding.go_on(side, check)
+        if isinstance(progress, Progress) and feeding.received > self._most[side]:
+            return _too_long(side, self._chain_bytes)
+        return progress
+
+    def look_back(
+        self, end: Handshaking, side: Side, progress: Progress | Failure, began_at: float
+    ) -> Progress | Failure:
+        """After a step that was not fed: bytes may have come while OpenSSL was reading."""
+        slow = _monotonic() - began_at > SLOW_S
+        ended = progress is DONE or isinstance(progress, Failure)
+        if not slow and (not ended or stream.resumed(end.ssl)):
+            return progress
+        read = has_read(end) - end.hello
+        if read <= STEP_BYTES:
+            return progress
+        too_long = read > self._most[side]
+        if slow or too_long:
+            self.careful_until_at = _monotonic() + CAREFUL_S
+        return _too_long(side, self._chain_bytes) if too_long else progress
+
+
+def _too_long(side: Side, chain_bytes: int) -> Failure:
+    inbound = side is Side.INBOUND
+    reason = Reason.CHAIN_TOO_LONG if inbound else Reason.BACKEND_CHAIN_TOO_LONG
+    who = "the client" if inbound else "the backend"
+    what = f"{who} sends more than {chain_bytes} bytes of certificates (limits.certificate_chain_bytes)"
+    return Failure(reason, what)
+
+
+def _are_whole(sock: socket.SocketType) -> bool:
+    """Whether the few bytes that are there are whole records."""
+    try:
+        data = sock.recv(_SHORT_BYTES, socket.MSG_PEEK)
+    except OSError:
+        return False
+    at = 0
+    while at + _HEADER <= len(data):
+        at += _HEADER + (data[at + 3] << 8 | data[at + 4])
+    return at == len(data)
+
+
+class Feeding:
+    """One handshake, from now on to its end; both directions go through memory."""
+
+    __slots__ = (
+        "_ahead", "_from_us", "_header", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used", "received",
+    )  # fmt: skip
+
+    def __init__(self, ssl: Pointer, sock: socket.SocketType, received: int, *, cut: bool) -> None:
+        self._ssl = ssl
+        self._sock = sock
+        self._to_us = lib.BIO_new(lib.BIO_s_mem())
+        self._from_us = lib.BIO_new(lib.BIO_s_mem())
+        if NULL in (self._to_us, self._from_us):
+            lib.BIO_free(self._to_us)
+            lib.BIO_free(self._from_us)
+            raise MemoryError("OpenSSL could not make a connection")
+        lib.SSL_set_bio(ssl, self._to_us, self._from_us)  # they are the connection's now
+        self._used = 0  # bytes of the peer
+        # What was received of handshake messages; and where the next record starts, seen from
+        # the bytes used: None where that is not known.
+        self.received = received
+        self._ahead: int | None = None if cut else 0
+        self._header = b""
+        self._unsent = b""  # what the socket did not take yet
+        self._is_done = False
+
+    def go_on(self, side: Side, check: Check | None = None) -> Progress | Failure:
+        """A step with what the peer has sent. MORE: to be called again, no event will come."""
+        if self._unsent:
+            failure = self._send(side, b"")
+            if failure is not None:
+                return failure
+            if self._unsent:
+                return STEP_WANT_WRITE
+            if self._is_done:
+                return self._finish()
+        try:
+            size = self._sock.recv_into(_room, STEP_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return self._step(side, check, _NOTHING)
+        except OSError as error:
+            return explain_errno(side, error.errno or 0)
+        if size == 0:
+            return explain_errno(side, 0)  # its end
+        lib.BIO_write(self._to_us, _ROOM, size)
+        return self._step(side, check, size)
+
+    def _step(self, side: Side, check: Check | None, size: int) -> Progress | Failure:
+        # The hello is not counted: it has bounds of its own (see `core.hello`).
+        count = side is Side.OUTBOUND or self._has_answered()
+        progress = stream.handshake(self._ssl, side, check)
+        used = size - _pending(self._to_us, _data) if size else 0
+        if used:
+            self._used += used
+            contents = self._walk(used)
+            self.received += contents if count else 0
+            # Takes them out of the socket and copies nothing (tcp(7)).
+            self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
+        written = _pending(self._from_us, _data)
+        if written:
+            failed = self._send(side, self._take(written))
+            if failed is not None and not isinstance(progress, Failure):
+                return failed
+        if isinstance(progress, Failure):
+            return progress
+        if progress is DONE:
+            self._is_done = True
+            return STEP_WANT_WRITE if self._unsent else self._finish()
+        if self._used > MOST_BYTES:
+            return _endless(side)
+        if self._unsent:
+            return STEP_WANT_WRITE
+        return STEP_MORE if used == STEP_BYTES or (used and self._has_ended()) else STEP_WANT_READ
+
+    def _has_answered(self) -> bool:
+        """Whether the hello has been read: then there is a random of ours."""
+        lib.SSL_get_server_random(self._ssl, _random, len(_random))
+        return any(bytes(_random_view))
+
+    def _walk(self, used: int) -> int:
+        """How long the contents of the records are that start in the portion that was used."""
+        if self._ahead is None:
+            return used
+        data = self._header + _room[:used].tobytes()  # the part of a header that came before
+        at, size = self._ahead, len(data)
+        contents = 0
+        while at + _HEADER <= size:
+            length = data[at + 3] << 8 | data[at + 4]
+            contents += max(length - _SEALED, 0) if data[at] == _APPLICATION_DATA else length
+            at += _HEADER + length
+        self._header = data[at:]
+        self._ahead = max(at - size, 0)
+        return contents
+
+    def _take(self, size: int) -> bytes:
+        """What OpenSSL has written."""
+        data = ffi.buffer(_data[0], size)[:]
+        while size > 0:
+            size -= lib.BIO_read(self._from_us, _ROOM, min(size, STEP_BYTES))
+        return bytes(data)
+
+    def _send(self, side: Side, data: bytes) -> Failure | None:
+        data = self._unsent + data
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._unsent = b""
+            return explain_errno(side, error.errno or 0)
+        self._unsent = data[sent:]
+        return None
+
+    def _has_ended(self) -> bool:
+        """Whether an end may stand behind what was read: no further event would announce it."""
+        try:
+            state = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:
+            return True  # not TCP: the next look into the socket tells
+        return state in _GONE
+
+    def _finish(self) -> Progress:
+        lib.SSL_set_fd(self._ssl, self._sock.fileno())  # frees what was between
+        return DONE
+
+
+def _endless(side: Side) -> Failure:
+    reason = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
+    return Failure(reason, f"a handshake of more than {MOST_BYTES} bytes, in tiny records")

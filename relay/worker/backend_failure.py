@@ -1,0 +1,74 @@
+"""Whose fault it is that a backend could not be used, what is said of it, and who tries it again.
+
+Never: chooses a backend, or ends a session.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from relay.errors import REMEDIES, Reason, Side
+from relay.sockets import format_address
+from relay.tls.explain import Failure, after_handshake
+from relay.tls.explain_backend import explain_rejection, explain_unread
+
+if TYPE_CHECKING:
+    from relay.worker.address_rotation import Places
+    from relay.worker.backend import Member
+    from relay.worker.session import Session
+
+# Failures that another client, or the same one later, need not have: the backend stays in use.
+BLAMELESS = frozenset(
+    (Reason.NO_RESOURCES, Reason.BACKEND_NO_SHARED_ALPN, Reason.BACKEND_UNRESOLVED)
+)
+
+log = logging.getLogger(__name__)
+
+
+def explain_late(session: Session, failure: Failure) -> Failure:
+    """The same failure of a backend whose handshake was done: what its alert means then."""
+    end = session.outbound
+    failure = after_handshake(failure)
+    if end is None:
+        return failure
+    if not session.bytes_out and not end.resumed and session.outbound_version == "TLSv1.3":
+        failure = explain_unread(failure, end.sock)
+    return explain_rejection(failure, end.ssl)
+
+
+def blame(session: Session, failure: Failure) -> None:
+    """Count a backend's failure and leave it alone; say so once per retry_s, not once per client."""
+    member, worker, end = session.member, session.worker, session.outbound
+    if member is None:
+        return
+    worker.count_handshake(Side.OUTBOUND, failure.reason)
+    if failure.reason in BLAMELESS:
+        return
+    if end is not None and end.offered is not None:
+        member.drop_session(end.offered)  # it may be what the backend did not like
+    pool = worker.pools[member.target.pool]
+    if member.places is not None and _other_address(session, member, member.places, failure):
+        return
+    if pool.leave_alone(member, failure.reason):
+        log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, where(session, failure), REMEDIES[failure.reason])
+
+
+def _other_address(session: Session, member: Member, places: Places, failure: Failure) -> bool:
+    """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
+    end, now = session.outbound, session.worker.loop.now
+    if end is not None and end.place is not None and places.failed(end.place, now):
+        log.warning("pool %s: backend %s: its address %s is left alone: %s: %s", member.target.pool, member.target.route, format_address(end.place[1]), failure.reason, where(session, failure))
+    mark = ~member.index  # one for each address tried; no member has a negative index
+    session.tried = (*session.tried, mark)
+    if not places.others_left(session.tried.count(mark)):
+        return False
+    session.tried = tuple(index for index in session.tried if index != member.index)
+    return True
+
+
+def where(session: Session, failure: Failure | None = None) -> str:
+    """Which backend, at which address, and what about it: for the access log."""
+    member = session.member
+    where = f"{member.target.route} at {member.target.address} (name {member.target.name})" if member is not None else ""
+    return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

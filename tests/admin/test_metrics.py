@@ -1,0 +1,188 @@
+"""What the scoreboard counts is what a scraper reads."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from relay.admin.metrics import RelayCollector
+from relay.config.model import Health
+from relay.errors import Reason
+from relay.shared.catalogue import (
+    BACKEND_NOT_AFTER_S,
+    FAMILIES,
+    HANDSHAKE_BUCKETS_S,
+    HEALTH,
+    HEALTH_DOWN,
+    HEALTH_UP,
+    RETRY_UNTIL_MS,
+    SLOT_CPU_US,
+    things_of,
+)
+from relay.shared.scoreboard import (
+    CPU_US,
+    PHASE,
+    PHASE_SERVING,
+    RESIDENT_BYTES,
+    SHARED_ROW,
+    monotonic_ms,
+)
+from tests.support.board import CONFIG, Board, open_scoreboards
+from tests.support.programs import program
+
+CHECKED = CONFIG.model_copy(update={"pool": {name: pool.model_copy(update={"health": Health()}) for name, pool in CONFIG.pool.items()}})
+
+
+@pytest.fixture
+def world():
+    return Board()
+
+
+@pytest.fixture
+def registry(world):
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayCollector(world.boards))
+    return registry
+
+
+def serve(world, slot, cpu_us=0, resident_bytes=0):
+    """A worker's row, as the worker fills it."""
+    row = world.board.lease(slot)
+    cells = world.board.row(row)
+    cells[PHASE], cells[CPU_US], cells[RESIDENT_BYTES] = PHASE_SERVING, cpu_us, resident_bytes
+    return row
+
+
+def test_every_family_of_the_catalogue_is_shown_with_its_type_and_help(registry):
+    text = generate_latest(registry).decode()
+    for family in FAMILIES.values():
+        assert f"# TYPE {family.name} {family.kind}" in text
+        assert f"# HELP {family.name} {family.help}" in text
+    assert "_total_total" not in text
+    assert SLOT_CPU_US not in text
+    assert RETRY_UNTIL_MS not in text
+
+
+def test_promtool_finds_nothing_to_say(world, registry):
+    promtool = program("promtool")
+    world.count(world.board.lease(0), "relay_handshakes_total", "inbound", "expired")
+    checked = subprocess.run([promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=30, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_counts_of_all_workers_and_of_the_dead_are_added_up(world, registry):
+    labels = ("https", "app.example.com")
+    first, second = world.board.lease(0), world.board.lease(1)
+    world.count(first, "relay_connections_total", *labels, by=5)
+    world.count(second, "relay_connections_total", *labels, by=7)
+    world.count(first, "relay_connections_active", by=2)
+    world.count(second, "relay_connections_active", by=3)
+    world.boards.fold(world.board, first)
+    assert registry.get_sample_value("relay_connections_total", {"listener": "https", "route": "app.example.com"}) == 12
+    assert registry.get_sample_value("relay_connections_active") == 3
+
+
+def test_a_histogram_bucket_contains_the_buckets_below_it(world, registry):
+    row = world.board.lease(0)
+    for bound in HANDSHAKE_BUCKETS_S[:3]:
+        world.count(row, "relay_handshake_seconds", "inbound", str(bound), by=2)
+    world.count(row, "relay_handshake_seconds", "inbound", "+Inf")
+    world.count(row, "relay_handshake_seconds", "inbound", "sum", by=12_500_000)
+    values = [registry.get_sample_value("relay_handshake_seconds_bucket", {"side": "inbound", "le": str(bound)}) for bound in (*HANDSHAKE_BUCKETS_S, "+Inf")]
+    assert values == [2.0, 4.0] + [6.0] * (len(HANDSHAKE_BUCKETS_S) - 2) + [7.0]
+    assert registry.get_sample_value("relay_handshake_seconds_count", {"side": "inbound"}) == 7
+    assert registry.get_sample_value("relay_handshake_seconds_sum", {"side": "inbound"}) == 12.5
+
+
+def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_configured(world, registry):
+    shared = world.board.row(SHARED_ROW)
+    shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker1")] = monotonic_ms() + 60_000
+    shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker2")] = monotonic_ms() - 1
+
+    def up(backend):
+        return registry.get_sample_value("relay_backend_up", {"pool": "httpslb", "backend": backend})
+
+    assert (up("worker1"), up("worker2")) == (0, 1)
+    things = things_of(CONFIG)
+    things["backend"].remove(("httpslb", "worker2"))
+    world.boards.begin(4, things, 1)
+    world.publish(generation=4)
+    assert (up("worker1"), up("worker2")) == (0, None)
+
+
+def test_a_backend_whose_checks_fail_is_down(world, registry):
+    shared = world.board.row(SHARED_ROW)
+    shared[world.layout.cell(HEALTH, "httpslb", "worker1")] = HEALTH_DOWN
+    shared[world.layout.cell(HEALTH, "httpslb", "worker2")] = HEALTH_UP
+    shared[world.layout.cell("health_version")] = 2
+    up = {(s.labels["pool"], s.labels["backend"]): s.value for family in registry.collect() for s in family.samples if s.name == "relay_backend_up"}
+    assert up == {("httpslb", "worker1"): 0, ("httpslb", "worker2"): 1}
+
+
+def test_the_certificate_that_a_check_saw_has_its_end_shown():
+    world = Board(config=CHECKED)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayCollector(world.boards))
+    world.board.row(SHARED_ROW)[world.layout.cell(BACKEND_NOT_AFTER_S, "httpslb", "worker1")] = 1_900_000_000
+    name = "relay_backend_certificate_not_after_timestamp_seconds"
+    assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker1"}) == 1_900_000_000
+    assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker2"}) is None
+
+
+def test_of_the_many_reasons_only_those_that_happened_are_shown(world, registry):
+    row = world.board.lease(0)
+    world.count(row, "relay_sessions_closed_total", Reason.UNKNOWN_SNI)
+    world.count(row, "relay_handshakes_total", "inbound", Reason.EXPIRED, by=2)
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    closed = {sample.labels["reason"]: sample.value for sample in samples if sample.name == "relay_sessions_closed_total"}
+    handshakes = {(s.labels["side"], s.labels["result"]): s.value for s in samples if s.name == "relay_handshakes_total"}
+    assert closed == {"finished": 0, "unknown_sni": 1}
+    assert handshakes == {("inbound", "ok"): 0, ("inbound", "resumed"): 0, ("inbound", "expired"): 2, ("outbound", "ok"): 0, ("outbound", "resumed"): 0}
+
+
+def test_what_the_supervisor_publishes_is_shown(world, registry):
+    world.publish(certificates=[{"file": "a.pem", "subject": "CN=a", "not_after": end} for end in (20.0, 10.0)])
+    for _ in range(4):
+        world.boards.count("relay_worker_restarts_total")
+    assert registry.get_sample_value("relay_build_info", {"version": "9.8.7", "openssl": "OpenSSL 4.0.3"}) == 1
+    assert registry.get_sample_value("relay_config_generation") == 3
+    assert registry.get_sample_value("relay_certificate_not_after_timestamp_seconds", {"file": "a.pem", "subject": "CN=a"}) == 10
+    assert registry.get_sample_value("relay_worker_restarts_total") == 4
+
+
+def test_cpu_and_memory_of_a_slot_include_all_its_living_workers(world, registry):
+    serve(world, 0, 2_500_000, 7_000_000)
+    serve(world, 0, 1_500_000, 5_000_000)
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"}) == 12_000_000
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) == 4
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "1"}) == 0
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "1"}) == 0
+
+
+def test_cpu_time_never_goes_back_when_a_worker_dies(world, registry):
+    def cpu():
+        return registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"})
+
+    row = serve(world, 0, 1_250_000)
+    assert cpu() == 1.25
+    world.board.row(row)[CPU_US] = 0
+    assert cpu() == 1.25
+    world.boards.fold(world.board, row, cpu_us=1_250_000 + 5_000_000)
+    assert cpu() == pytest.approx(6.25, abs=0.001)
+
+
+def test_a_worker_that_says_nonsense_of_itself_takes_nothing_away(world, registry):
+    serve(world, 0, 2_000_000, 5_000_000)
+    serve(world, 0, -(1 << 62), -1)
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) == 2
+    assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "0"}) == 5_000_000
+
+
+def test_a_scoreboard_without_a_generation_yet_is_readable():
+    fresh = open_scoreboards()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayCollector(fresh))
+    assert registry.get_sample_value("relay_config_generation") == 0

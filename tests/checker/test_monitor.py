@@ -1,0 +1,115 @@
+"""What a watch makes of its checks: cells for the workers, a line for the operator, and nothing when it is our own fault."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import resource
+import ssl
+
+import pytest
+
+from relay.checker.check import plan_of
+from relay.checker.monitor import Around, Watch
+from relay.core.health import Verdict
+from relay.shared.catalogue import (
+    HEALTH,
+    HEALTH_DOWN,
+    HEALTH_UP,
+    HEALTH_VERSION,
+    RETURNED_AT_MS,
+    things_of,
+)
+from relay.shared.scoreboard import CHECKER_SLOT, SHARED_ROW, monotonic_ms
+from tests.support.board import scoreboard_of
+from tests.support.clockwork import Clockwork
+from tests.support.gateway import wait_until
+
+QUICK = {"interval_s": 0.05, "timeout_s": 2, "rise": 2, "fall": 3}
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO)
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("relay")]
+
+
+@pytest.fixture
+def watched(generation):
+    """Watch the one backend at an address: the watch, its clockwork, and how to read its cells."""
+
+    def begin(address, **health):
+        made = generation([address], health={**QUICK, **health})
+        board, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
+        layout, shared, cells = board.layout, board.row(SHARED_ROW), board.row(board.lease(CHECKER_SLOT))
+        around = Around(clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells)
+        pool = made.config.pool["main"]
+        watch = Watch(around, made.targets["main"][0], pool.health, plan_of(pool, pool.health, made.config, "main"))
+
+        def cell(name, *labels):
+            return shared[layout.cell(name, *labels)]
+
+        def count(result):
+            return cells[layout.cell("relay_health_checks_total", "main", "w1", result)]
+
+        clockworks.append(clockwork)
+        return watch, clockwork, cell, count
+
+    clockworks = []
+    yield begin
+    for clockwork in clockworks:
+        for key in list(clockwork.selector.get_map().values()):
+            key.data.__self__._close()  # a check in the middle
+
+
+def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(make_backend, watched, said):
+    backend = make_backend(version=ssl.TLSVersion.TLSv1_2)  # no check is in progress when the clockwork stops
+    watch, clockwork, cell, count = watched(backend.address)
+    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION), cell(RETURNED_AT_MS, "main", "w1")) == (HEALTH_UP, 1, 0)
+    wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)
+    backend.close()
+    clockwork.run_until(lambda: watch.state.verdict is Verdict.DOWN)
+    assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION), cell(RETURNED_AT_MS, "main", "w1")) == (HEALTH_DOWN, 2, 0)
+    assert count("connect_failed") == 3
+    before_ms = monotonic_ms()
+    make_backend(port=backend.port)
+    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION)) == (HEALTH_UP, 3)
+    assert before_ms <= cell(RETURNED_AT_MS, "main", "w1") <= monotonic_ms()
+    up, down, again = said()
+    assert up.startswith("pool main: backend w1 is up: TLSv1.2 handshake in ")
+    assert "is down: backend_refused at" in down
+    assert re.search(r"\(3 checks in a row\); it was up for \d+ s; nothing listens", down)
+    assert re.search(r"\(2 checks in a row\); it was down for \d+ s$", again)
+
+
+@contextlib.contextmanager
+def no_file_left():
+    """No file can be opened by this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(make_backend, watched, said):
+    backend = make_backend()
+    watch, clockwork, cell, count = watched(backend.address)
+    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    checked = count("ok")
+    with no_file_left():
+        clockwork.run_until(lambda: len(said()) > 1)
+        began = monotonic_ms()
+        clockwork.run_until(lambda: monotonic_ms() > began + 250)
+    assert watch.state.verdict is Verdict.UP
+    assert len(said()) == 2
+    assert said()[1].startswith("pool main: backend w1 cannot be checked: no_resources at ")
+    assert count("connect_failed") == 0
+    assert cell(HEALTH, "main", "w1") == HEALTH_UP
+    backend.close()  # it is of this process, and had no file left either
+    make_backend(port=backend.port)
+    clockwork.run_until(lambda: count("ok") > checked + 1)

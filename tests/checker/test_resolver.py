@@ -1,0 +1,195 @@
+"""Host names are looked up again and again; what was found stays until something else is."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+import time
+
+import pytest
+
+from relay.checker.resolver import AGAIN_S, Names, look_up
+from relay.shared.addresses import Addresses, cell_of, write_addresses
+from relay.shared.catalogue import MAX_ADDRESSES
+from tests.support.board import hosts_board
+from tests.support.clockwork import Clockwork
+
+HOST, OTHER = "b.example.com", "c.example.com"
+CONFIGURED = (socket.AF_INET, ("192.0.2.1", 443))
+
+
+class Resolver:
+    """Answers what the test wants, and counts."""
+
+    def __init__(self):
+        self.answers: dict[str, object] = {}
+        self.asked: list[str] = []
+
+    def __call__(self, host):
+        self.asked.append(host)
+        answer = self.answers.get(host, OSError(-2, "Name or service not known"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer() if callable(answer) else [(ip, 0) for ip in answer]
+
+
+class World:
+    """Names with a resolver of the test's, and a reader of what they find."""
+
+    def __init__(self, resolver, hosts):
+        self.layout, self.shared = hosts_board(*hosts)
+        self.resolver = resolver
+        self.hosts = hosts
+
+    def start(self):
+        self.clockwork = Clockwork()
+        self.names = Names(self.hosts, self.layout, self.shared, at=self.clockwork.at, chance=lambda: 0.5, resolve=self.resolver)
+        self.clockwork.selector.register(self.names.fd, selectors.EVENT_READ, self.names.on_ready)
+
+    def addresses(self, host=HOST):
+        return [place[1][0] for place in Addresses(f"{host}:443", CONFIGURED, self.layout, self.shared).places()]
+
+    def until(self, condition):
+        self.clockwork.run_until(condition)
+
+
+@pytest.fixture
+def resolver():
+    return Resolver()
+
+
+@pytest.fixture
+def world(resolver):
+    return World(resolver, {HOST: 0.02})
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO)
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("relay")]
+
+
+def test_what_is_found_is_there_for_the_workers_and_a_new_answer_replaces_it(world, resolver, said):
+    resolver.answers[HOST] = ["192.0.2.7", "2001:db8::7"]
+    world.start()
+    world.until(lambda: world.addresses() == ["192.0.2.7", "2001:db8::7"])
+    resolver.answers[HOST] = ["192.0.2.8"]
+    world.until(lambda: world.addresses() == ["192.0.2.8"])
+    assert said() == [f"host {HOST} is at 192.0.2.7, 2001:db8::7", f"host {HOST} is at 192.0.2.8, it was 192.0.2.7, 2001:db8::7"]
+
+
+def test_the_same_answer_in_another_order_is_no_news(world, resolver, said):
+    resolver.answers[HOST] = ["192.0.2.7", "192.0.2.8"]
+    world.start()
+    world.until(lambda: len(said()) == 1)
+    sequence = world.shared[cell_of(world.layout, HOST)]
+    resolver.answers[HOST] = ["192.0.2.8", "192.0.2.7"]
+    asked = len(resolver.asked)
+    world.until(lambda: len(resolver.asked) >= asked + 3)
+    assert len(said()) == 1
+    assert world.shared[cell_of(world.layout, HOST)] == sequence
+
+
+def test_a_failed_look_up_keeps_the_last_answer_and_is_said_once(world, resolver, said):
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.start()
+    world.until(lambda: world.addresses() == ["192.0.2.7"])
+    resolver.answers[HOST] = OSError(-3, "Temporary failure in name resolution")
+    asked = len(resolver.asked)
+    world.until(lambda: len(resolver.asked) >= asked + 4)
+    assert world.addresses() == ["192.0.2.7"]
+    assert world.names.all[0].error == "Temporary failure in name resolution"
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.until(lambda: not world.names.all[0].error)
+    failed, again = said()[1:]
+    assert failed.startswith(f"host {HOST}: the name cannot be looked up: Temporary failure in name resolution; the last answer, 192.0.2.7, is kept; ")
+    assert again == f"host {HOST}: the name can be looked up again"
+
+
+def test_a_name_that_never_was_found_has_the_address_of_the_start(world, said):
+    world.start()
+    world.until(said)
+    assert world.addresses() == ["192.0.2.1"]
+    assert "the address it had when the configuration was loaded is kept" in said()[0]
+
+
+def test_an_empty_answer_is_a_failure(world, resolver, said):
+    resolver.answers[HOST] = []
+    world.start()
+    world.until(said)
+    assert "it has no address" in said()[0]
+
+
+def test_only_as_many_addresses_as_there_is_room_for_are_used(world, resolver):
+    resolver.answers[HOST] = [f"192.0.2.{number}" for number in range(1, 30)]
+    world.start()
+    world.until(lambda: len(world.addresses()) == MAX_ADDRESSES)
+
+
+def test_a_resolver_that_hangs_for_one_name_does_not_hold_up_the_others(resolver):
+    release = threading.Event()
+    resolver.answers = {HOST: lambda: (release.wait(30), [])[1], OTHER: ["192.0.2.9"]}
+    world = World(resolver, {HOST: 0.02, OTHER: 0.02})
+    world.start()
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.9"])
+    resolver.answers[OTHER] = ["192.0.2.10"]
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.10"])
+    release.set()
+
+
+def test_a_resolver_that_is_silent_for_many_names_holds_up_no_other(resolver):
+    release = threading.Event()
+    silent = [f"s{number}.example.com" for number in range(20)]
+    resolver.answers = {host: lambda: (release.wait(30), [])[1] for host in silent}
+    resolver.answers[OTHER] = ["192.0.2.9"]
+    world = World(resolver, dict.fromkeys([*silent, OTHER], 0.02))
+    world.start()
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.9"])
+    resolver.answers[OTHER] = ["192.0.2.10"]
+    world.until(lambda: world.addresses(OTHER) == ["192.0.2.10"])
+    release.set()
+
+
+def test_names_that_are_answered_at_once_share_a_few_threads(resolver):
+    hosts = [f"h{number}.example.com" for number in range(3)]
+    resolver.answers = {host: ["192.0.2.9"] for host in hosts}
+    world = World(resolver, dict.fromkeys(hosts, 0.01))
+    before = threading.active_count()
+    world.start()
+    world.until(lambda: len(resolver.asked) > 60)
+    assert threading.active_count() - before <= len(hosts)
+
+
+def test_a_bug_in_a_look_up_is_a_failure_of_that_look_up(world, resolver, said):
+    resolver.answers[HOST] = ValueError("embedded null")
+    world.start()
+    world.until(said)
+    assert "a bug: ValueError('embedded null')" in said()[0]
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.until(lambda: world.addresses() == ["192.0.2.7"])
+
+
+def test_the_checker_after_this_one_says_nothing_about_what_is_known(world, resolver, said):
+    write_addresses(world.shared, cell_of(world.layout, HOST), [("192.0.2.7", 0)])
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.start()
+    world.until(lambda: world.names.all[0].answered_at)
+    assert said() == []
+
+
+def test_after_a_failure_the_next_look_up_comes_soon(resolver):
+    world = World(resolver, {HOST: 3600.0})
+    due = []
+    world.clockwork = Clockwork()
+    names = Names(world.hosts, world.layout, world.shared, at=lambda when, call: due.append(when), chance=lambda: 0.5, resolve=resolver)
+    world.clockwork.selector.register(names.fd, selectors.EVENT_READ, names.on_ready)
+    world.until(lambda: due)
+    assert due[0] <= time.monotonic() + AGAIN_S
+
+
+def test_the_systems_resolver_is_asked_for_both_families_and_each_address_once():
+    found = look_up("localhost")
+    assert ("127.0.0.1", 0) in found or ("::1", 0) in found
+    assert len(set(found)) == len(found)

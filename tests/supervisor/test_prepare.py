@@ -1,0 +1,301 @@
+"""A reload is prepared in a child and built in steps: nothing holds up the supervisor's loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from relay.demo.ca import Authority, Wanted, to_pem
+from relay.errors import StartupError
+from relay.supervisor.control import ask
+from relay.supervisor.host_lookup import look_up_all
+from relay.supervisor.inspection import Refusal, Wish, survey_in_bytes
+from relay.supervisor.prepare import Orphans, Preparation
+from tests.support.gateway import wait_until
+from tests.support.silent_dns import SILENT, possible
+from tests.support.timed_relay import FILE, TIMED
+
+# A turn's work, in CPU time: the issue is 50 ms for an answer, which takes a few turns.
+MOST_CPU_MS = 50
+
+
+def write_many(pki, file, echo, routes, address=""):
+    """So many routes that trust the same CA file."""
+    text = ['[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n']
+    text += [
+        f'[[listener.route]]\nsni = ["r{number}.example.com"]\npool = "echo"\n'
+        f'certificate = "{pki.gateway.certificate}"\nprivate_key = "{pki.gateway.key}"\n'
+        f'client_ca = "{file}"\n'
+        for number in range(routes)
+    ]
+    text.append(
+        f'[pool.echo]\nmachine_certificate = "{pki.machine.certificate}"\n'
+        f'machine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n'
+        f'[[pool.echo.backend]]\nroute = "w1"\naddress = "{address or echo.address}"\n'
+        'name = "backend.example.com"\n'
+    )
+    return "".join(text)
+
+
+class Asker:
+    """Asks `relay status` again and again, and notes how long each answer takes."""
+
+    def __init__(self, gateway) -> None:
+        self.gateway = gateway
+        self.answers_ms = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self):
+        while not self._done.wait(0.005):
+            begun = time.monotonic()
+            ask(self.gateway.state_dir, "status", 20)
+            self.answers_ms.append(1000 * (time.monotonic() - begun))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "an answer did not come"
+
+
+def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, echo, tmp_path):
+    file = tmp_path / "cas.pem"
+    others = [Authority.root(f"CA {number}").certificate for number in range(399)]
+    file.write_bytes(to_pem([pki.authority.certificate, *others]))
+    gateway = relay(write_many(pki, file, echo, 500), module=TIMED)
+    (gateway.directory / FILE).unlink()
+    with Asker(gateway) as asker:
+        reloaded = gateway.command("reload", patience_s=150)
+        assert reloaded.returncode == 0, reloaded
+        gateway.wait_for_log("of generation 1 ended", count=2)
+    turns = json.loads((gateway.directory / FILE).read_text())
+    assert turns["count"] > 50
+    assert turns["cpu_ms"] < MOST_CPU_MS, turns
+    answers = sorted(asker.answers_ms)
+    assert len(answers) > 10
+    assert answers[len(answers) // 2] < MOST_CPU_MS, answers  # also on a machine that is busy
+
+
+def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki, echo):
+    past = datetime.now(UTC) - timedelta(days=1)
+    names = Wanted("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)
+    old = pki.write(pki.authority.issue(replace(names, not_before=past - timedelta(days=9))))
+    text = write_many(pki, pki.ca, echo, 500)
+    text = text.replace(str(pki.gateway.certificate), str(old.certificate))
+    gateway = relay(text.replace(str(pki.gateway.key), str(old.key)), module=TIMED)
+    gateway.wait_for_log("is disabled: ", count=500)
+    shutil.copy(pki.gateway.certificate, old.certificate)
+    shutil.copy(pki.gateway.key, old.key)
+    (gateway.directory / FILE).unlink()
+    assert gateway.command("reload", patience_s=150).returncode == 0
+    gateway.wait_for_log("is disabled no more", count=500)
+    turns = json.loads((gateway.directory / FILE).read_text())
+    assert turns["cpu_ms"] < 2 * MOST_CPU_MS, turns
+
+
+def preparers(gateway):
+    """The processes that prepare a configuration now."""
+    children = psutil.Process(gateway.pid).children()
+    return [child for child in children if child.name() == "relay preparer"]
+
+
+def hang(wish):
+    """What a child does whose file system does not answer."""
+    signal.pause()
+
+
+def end_with(code):
+    def work(wish):
+        os._exit(code)
+
+    return work
+
+
+def wait_for(preparation, orphans):
+    """Step it until it says something."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        orphans.step(time.monotonic())
+        prepared = preparation.step(time.monotonic())
+        if prepared is not None:
+            return prepared
+        time.sleep(0.005)
+    raise AssertionError("nothing came of it")
+
+
+@pytest.fixture
+def prepare(relay):
+    """Prepares a configuration; its children are gone at the end."""
+    orphans = Orphans()
+
+    def make(work=survey_in_bytes, patience_s=20.0):
+        gateway = relay(start=False)
+        wish = Wish(gateway.config)
+        made.append(Preparation(wish, 7, orphans, work=work, patience_s=patience_s))
+        return made[-1], orphans
+
+    made = []
+    yield make
+    for one in made:
+        one.close()
+    wait_until("all children are reaped", lambda: orphans.step(time.monotonic()) or not orphans._children)
+
+
+def test_a_generation_is_made_from_what_the_child_hands_back(prepare):
+    prepared = wait_for(*prepare())
+    assert prepared.generation.number == 7
+    assert prepared.generation.routes["https"].find("any") is not None
+    assert prepared.certificates
+
+
+def test_a_child_that_hangs_is_a_refusal(prepare):
+    preparation, orphans = prepare(hang, patience_s=0.2)
+    with pytest.raises(StartupError, match=r"took longer than 0\.2 s; .* see whether a file system"):
+        wait_for(preparation, orphans)
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (end_with(3), "ended with exit code 3 before it had an answer"),
+        (lambda wish: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL before"),
+        (lambda wish: b"\x80\x05\x95", "ended in the middle of its answer"),
+    ],
+    ids=["exit", "killed", "half an answer"],
+)
+def test_a_child_that_dies_is_a_refusal(prepare, work, words):
+    preparation, orphans = prepare(work)
+    with pytest.raises(StartupError, match=words):
+        wait_for(preparation, orphans)
+
+
+def test_a_bug_in_the_child_is_a_refusal(prepare):
+    preparation, orphans = prepare(lambda wish: 1 / 0)
+    with pytest.raises(StartupError, match="before it had an answer; see its last words in the log"):
+        wait_for(preparation, orphans)
+
+
+def test_a_preparation_that_is_given_up_leaves_no_child_and_no_file(prepare):
+    preparation, orphans = prepare(hang)
+    pid, before = preparation._child.pid, len(list(Path("/proc/self/fd").iterdir()))
+    preparation.close()
+    wait_until("the child is gone", lambda: orphans.step(time.monotonic()) or not psutil.pid_exists(pid))
+    assert len(list(Path("/proc/self/fd").iterdir())) < before
+
+
+def test_look_ups_run_side_by_side_and_one_deadline_ends_them_all():
+    """Ten silent names and one that answers: the answer is there, and nobody waits ten times."""
+    silent = threading.Event()
+
+    def resolve(host):
+        if host == "good.example.com":
+            return [("192.0.2.1", 0)]
+        if host == "wrong.example.com":
+            raise socket.gaierror(-2, "Name or service not known")
+        silent.wait(30)
+        return []
+
+    hosts = [f"s{number}.example.com" for number in range(300)]
+    begun = time.monotonic()
+    found = look_up_all(["good.example.com", "wrong.example.com", *hosts], resolve, 0.5)
+    took_s = time.monotonic() - begun
+    silent.set()
+    assert found["good.example.com"].addresses == (("192.0.2.1", 0),)
+    assert found["wrong.example.com"].error == "Name or service not known"
+    assert {found[host].error for host in hosts} == {"no answer within 0.5 s"}
+    assert took_s < 5
+
+
+def test_a_refusal_comes_through_the_pipe_as_it_is(relay):
+    gateway = relay(start=False)
+    gateway.config.write_text("nonsense = 1\n")
+    refusal = pickle.loads(survey_in_bytes(Wish(gateway.config)))
+    assert isinstance(refusal, Refusal)
+    assert any(problem.where == "nonsense" for problem in refusal.problems)
+
+
+def silent(body, echo, names=4):
+    """The same pool with backends at names that a silent server is asked for."""
+    _, _, port = echo.address.rpartition(":")
+    more = "".join(
+        f'[[pool.echo.backend]]\nroute = "s{number}"\naddress = "s{number}.example.com:{port}"\n'
+        for number in range(names)
+    )
+    return body + more
+
+
+@pytest.mark.skipif(not possible(), reason="needs root, for a network with a silent DNS server")
+def test_the_loop_answers_while_a_dns_server_is_silent(relay, body, echo):
+    """Four names: one after the other they would take 40 s."""
+    gateway = relay(module=SILENT, relay={"workers": 1})
+    (gateway.directory / FILE).unlink()
+    gateway.write(silent(body, echo))
+    with Asker(gateway) as asker:
+        begun = time.monotonic()
+        gateway.command("reload", patience_s=60)
+        took_s = time.monotonic() - begun
+    assert 5 < took_s < 20
+    turns = json.loads((gateway.directory / FILE).read_text())
+    assert turns["cpu_ms"] < MOST_CPU_MS, turns
+    answers = sorted(asker.answers_ms)
+    assert len(answers) > 50
+    assert answers[len(answers) // 2] < MOST_CPU_MS
+    assert answers[-1] < 3000  # whatever else this machine does
+
+
+@pytest.mark.skipif(not possible(), reason="needs root, for a network with a silent DNS server")
+def test_the_relay_works_while_a_reload_is_prepared_and_ends_cleanly(relay, body, echo):
+    gateway = relay(module=SILENT, relay={"workers": 1})
+    gateway.write(silent(body, echo))
+    gateway.signal(signal.SIGHUP)
+    [child] = wait_until("a child prepares", lambda: preparers(gateway))
+    dead = gateway.workers()[0]
+    os.kill(dead, signal.SIGKILL)
+    gateway.wait_for_workers(lambda workers: workers.get(0, dead) != dead)
+    assert preparers(gateway) == [child]
+    assert gateway.stop() == 0
+    wait_until("the child is gone", lambda: not child.is_running())
+
+
+@pytest.mark.skipif(not possible(), reason="needs root, for a network with a silent DNS server")
+def test_a_killed_supervisor_leaves_no_child_that_prepares(relay, body, echo):
+    gateway = relay(module=SILENT, relay={"workers": 1})
+    gateway.write(silent(body, echo))
+    gateway.signal(signal.SIGHUP)
+    [child] = wait_until("a child prepares", lambda: preparers(gateway))
+    gateway.signal(signal.SIGKILL)
+    wait_until("the child is gone", lambda: not child.is_running())
+
+
+def test_a_name_that_cannot_be_looked_up_any_more_keeps_its_address(relay, body, echo, monkeypatch):
+    """Also when its server is silent: the last answer is better than none."""
+    gateway = relay(start=False)
+    gateway.write(silent(body, echo, names=1))
+    known = {"s0.example.com": (("192.0.2.7", 0),)}
+
+    def resolve(host):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    found = pickle.loads(survey_in_bytes(Wish(gateway.config, known=known), resolve))
+    assert found.addresses == known
+    [warning] = [str(each) for each in found.warnings if "s0.example.com" in str(each)]
+    assert warning == (
+        "host s0.example.com: the name cannot be looked up now: Temporary failure in name "
+        "resolution; its last answer, 192.0.2.7, is kept"
+    )

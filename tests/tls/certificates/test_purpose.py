@@ -1,0 +1,94 @@
+"""A certificate that is not for this use: the extension at fault is named, and whose it is."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from relay.demo.ca import Wanted
+from relay.errors import Reason, Side
+from relay.tls.certificates.purpose import why_unfit
+from tests.support.handshakes import TLS13, client_context, meet_client, route_of
+
+BOTH = [Side.INBOUND, Side.OUTBOUND]
+LEAVES = {
+    "another extendedKeyUsage": ({"purposes": ("code",)}, "its extendedKeyUsage (codeSigning) lacks "),
+    "keyUsage of an old key": (
+        {"key_usages": ("content_commitment", "data_encipherment")},
+        "its keyUsage (nonRepudiation, dataEncipherment) lacks digitalSignature",
+    ),
+    "both": ({"purposes": ("code",), "key_usages": ("crl_sign",)}, "its extendedKeyUsage (codeSigning) lacks "),
+}
+
+
+@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("what", LEAVES)
+def test_a_leafs_fault_is_told_as_what_it_is(pki, what, side):
+    changes, words = LEAVES[what]
+    der = pki.authority.issue(Wanted("x", **changes)).certificate.public_bytes(Encoding.DER)
+    told = why_unfit(der, side, issuer=False)
+    assert told.startswith(words)
+    if words[-6:] == "lacks ":
+        assert told.endswith("clientAuth" if side is Side.INBOUND else "serverAuth")
+
+
+def made(pki, *extensions):
+    """A certificate of the test CA with these extensions alone."""
+    now = datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Odd CA")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(ec.generate_private_key(ec.SECP256R1()).public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def usage(**true):
+    names = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement"
+        " key_cert_sign crl_sign encipher_only decipher_only"
+    )
+    return x509.KeyUsage(**{name: true.get(name, False) for name in names.split()})
+
+
+@pytest.mark.parametrize("what", LEAVES)
+def test_a_client_hears_nothing_of_it_and_the_log_everything(pki, what):
+    """OpenSSL has one word for all of them."""
+    changes, words = LEAVES[what]
+    files = pki.write(pki.authority.issue(Wanted("x", **changes)))
+    with meet_client(route_of(pki), client_context(pki, files, TLS13)) as meeting:
+        assert meeting.reason == Reason.WRONG_PURPOSE
+        assert words in meeting.result.detail
+
+
+CA = x509.BasicConstraints(ca=True, path_length=None)
+ISSUERS = {
+    "no basicConstraints": ((), "it is not a CA: it has no basicConstraints"),
+    "CA:FALSE": ((x509.BasicConstraints(ca=False, path_length=None),), "it is not a CA: its basicConstraints say CA:FALSE"),
+    "no keyCertSign": ((CA, usage(crl_sign=True)), "its keyUsage (cRLSign) lacks keyCertSign"),
+    "an extendedKeyUsage": (
+        (CA, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])),
+        "its extendedKeyUsage (emailProtection) lacks serverAuth",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ISSUERS)
+def test_an_issuers_fault_is_told_as_what_it_is(pki, what):
+    extensions, words = ISSUERS[what]
+    assert why_unfit(made(pki, *extensions), Side.OUTBOUND, issuer=True) == words
+
+
+def test_what_cannot_be_read_is_left_to_openssls_words():
+    assert why_unfit(b"\x30\x03\x02\x01\x00", Side.INBOUND, issuer=False) == ""

@@ -1,0 +1,106 @@
+"""A backend whose address is a host name: all its addresses are used, and one that fails costs no session."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from relay.shared.addresses import Addresses, cell_of, write_addresses
+from relay.shared.catalogue import RETRY_UNTIL_MS, Series
+from relay.shared.scoreboard import SHARED_ROW
+from relay.worker.address_rotation import Places
+from tests.support.board import hosts_board
+
+HOST = "b.example.com"
+A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
+
+
+@pytest.fixture
+def places():
+    """Places of a backend with these addresses, and what changes them."""
+    layout, shared = hosts_board(HOST)
+
+    def resolve(*found):
+        write_addresses(shared, cell_of(layout, HOST), [(place[1][0], 0) for place in found])
+
+    return Places(Addresses(f"{HOST}:443", A, layout, shared), 10.0), resolve
+
+
+def test_each_address_has_its_turn(places):
+    picker, resolve = places
+    assert [picker.pick(0.0) for _ in range(2)] == [A, A]
+    resolve(A, B, C)
+    assert {picker.pick(0.0) for _ in range(3)} == {A, B, C}
+    assert sorted(picker.pick(0.0) for _ in range(9)) == sorted([A, B, C] * 3)
+
+
+def test_an_address_that_failed_has_no_turn_until_its_time_is_over(places):
+    picker, resolve = places
+    resolve(A, B, C)
+    assert picker.failed(B, 0.0)
+    assert not picker.failed(B, 1.0)
+    assert {picker.pick(5.0) for _ in range(6)} == {A, C}
+    assert {picker.pick(11.0) for _ in range(3)} == {A, B, C}
+
+
+def test_when_all_have_failed_they_are_tried_all_the_same(places):
+    picker, resolve = places
+    resolve(A, B)
+    for each in (A, B):
+        picker.failed(each, 0.0)
+    assert {picker.pick(1.0) for _ in range(2)} == {A, B}
+
+
+def test_addresses_that_come_and_go_without_end_do_not_fill_the_memory(places):
+    picker, _ = places
+    for number in range(10_000):
+        picker.failed((socket.AF_INET, ("192.0.2.1", number)), 0.0)
+    assert len(picker._bad_until_at) <= 64
+
+
+def resolve(relay, *addresses):
+    """What the checker does when it has looked "localhost" up."""
+    write_addresses(relay.board.row(SHARED_ROW), cell_of(relay.layout, "localhost"), [(each, 0) for each in addresses])
+
+
+def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(start, backend, call):
+    only = backend()
+    relay = start([f"localhost:{only.port}"], pool="retry_s = 60")
+    resolve(relay, "127.0.0.2", "127.0.0.1", "127.0.0.3")  # nobody listens at the first and the last
+    for number in range(6):
+        client = call(relay)
+        client.send(b"hello")
+        assert client.receive(5) == b"hello"
+        client.close()
+        assert relay.record(number)["backend"] == "b1"
+    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
+    said = relay.messages()
+    assert said.count("its address 127.0.0.2:") == 1
+    assert said.count("its address 127.0.0.3:") == 1
+    assert "backend b1 is left alone" not in said
+
+
+def test_a_backend_all_of_whose_addresses_fail_is_left_alone_and_the_next_one_has_the_session(start, backend, call):
+    other = backend()
+    relay = start([f"localhost:{other.port}", other.address], pool='retry_s = 60\nbalance = "hash"')
+    resolve(relay, "127.0.0.2", "127.0.0.3")
+    for number in range(4):
+        client = call(relay)
+        client.send(b"hello")
+        assert client.receive(5) == b"hello"
+        client.close()
+        assert relay.record(number)["backend"] == "b2"
+
+
+def test_new_addresses_are_used_by_the_next_session(start, backend, call):
+    only = backend()
+    relay = start([f"localhost:{only.port}"], pool="retry_s = 60")
+    resolve(relay, "127.0.0.2")
+    refused = call(relay)
+    assert relay.record(0)["reason"] == "backend_refused"
+    refused.sock.close()
+    resolve(relay, "127.0.0.1")
+    client = call(relay)
+    client.send(b"hello")
+    assert client.receive(5) == b"hello"
