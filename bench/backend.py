@@ -25,8 +25,30 @@ from OpenSSL._util import ffi, lib
 from bench import tls, wire
 from bench.pki import Pki
 
-COUNTERS = ("connections", "full_handshakes", "resumed_handshakes", "requests", "bytes_in", "bytes_out", "errors", "aes_128_gcm", "other_cipher", "abandoned")
-_CONNECTIONS, _FULL, _RESUMED, _REQUESTS, _BYTES_IN, _BYTES_OUT, _ERRORS, _AES_128, _OTHER_CIPHER, _ABANDONED = range(len(COUNTERS))
+COUNTERS = (
+    "connections",
+    "full_handshakes",
+    "resumed_handshakes",
+    "requests",
+    "bytes_in",
+    "bytes_out",
+    "errors",
+    "aes_128_gcm",
+    "other_cipher",
+    "abandoned",
+)
+(
+    _CONNECTIONS,
+    _FULL,
+    _RESUMED,
+    _REQUESTS,
+    _BYTES_IN,
+    _BYTES_OUT,
+    _ERRORS,
+    _AES_128,
+    _OTHER_CIPHER,
+    _ABANDONED,
+) = range(len(COUNTERS))
 _RECORDS_PER_TURN = 16
 _WRITE_BYTES = 16_384
 
@@ -41,7 +63,20 @@ def _on_gone() -> None:
 class Session:
     """One connection from a gateway."""
 
-    __slots__ = ("acc", "fd", "pending", "ready", "server", "sink_good", "sink_left", "sink_offset", "sock", "ssl", "stream_left", "stream_offset")
+    __slots__ = (
+        "acc",
+        "fd",
+        "pending",
+        "ready",
+        "server",
+        "sink_good",
+        "sink_left",
+        "sink_offset",
+        "sock",
+        "ssl",
+        "stream_left",
+        "stream_offset",
+    )
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server = server
@@ -60,7 +95,9 @@ class Session:
         if wanted == 1:
             counts = self.server.counts
             counts[_RESUMED if lib.SSL_session_reused(self.ssl) else _FULL] += 1
-            counts[_AES_128 if tls.describe(self.ssl).cipher == tls.SUITE.decode() else _OTHER_CIPHER] += 1
+            counts[
+                _AES_128 if tls.describe(self.ssl).cipher == tls.SUITE.decode() else _OTHER_CIPHER
+            ] += 1
             self.ready = self.on_request
             self.on_request()
 
@@ -171,13 +208,17 @@ class Session:
 class Server:
     """One serving process: a loop over its sessions; `counts` is shared with the parent, one row per process."""
 
-    def __init__(self, context: SSL.Context, listening: socket.socket, counts: memoryview[int]) -> None:
+    def __init__(
+        self, context: SSL.Context, listening: socket.socket, counts: memoryview[int]
+    ) -> None:
         self.context = context
         self.listening = listening
         self.counts = counts
         self.epoll = select.epoll()
         self.sessions: dict[int, Session] = {}
-        self.answers = {wire.render_request(f"/r/{size}"): wire.render_response(size) for size in (64, 4096)}
+        self.answers = {
+            wire.render_request(f"/r/{size}"): wire.render_response(size) for size in (64, 4096)
+        }
 
     def serve(self) -> None:
         """Serves until killed; a connection that fails is counted and closed, the others go on."""
@@ -227,7 +268,9 @@ class Server:
 def main() -> None:
     """Serves as the JSON object in the first argument says: `pki` directory, `processes`, `same_cipher`, `party` (whose certificate it shows)."""
     job = json.loads(sys.argv[1])
-    context = tls.open_server_context(Pki(Path(job["pki"])), same_cipher=job["same_cipher"], party=job["party"])
+    context = tls.open_server_context(
+        Pki(Path(job["pki"])), same_cipher=job["same_cipher"], party=job["party"]
+    )
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listening.setblocking(False)
     rows = int(job["processes"])
@@ -245,7 +288,10 @@ def main() -> None:
     print(json.dumps({"port": listening.getsockname()[1], "pids": children}), flush=True)
     for _ in sys.stdin:
         cells = struct.unpack(f"{len(shared)}Q", shared)
-        print(json.dumps({name: sum(cells[i :: len(COUNTERS)]) for i, name in enumerate(COUNTERS)}), flush=True)
+        print(
+            json.dumps({name: sum(cells[i :: len(COUNTERS)]) for i, name in enumerate(COUNTERS)}),
+            flush=True,
+        )
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 

@@ -34,10 +34,19 @@ def pin(pid: int, cpus: Iterable[int] | None) -> None:
 class Child:
     """A `python -m bench.…` process and its lines."""
 
-    def __init__(self, module: str, arguments: Iterable[str] = (), *, cpus: frozenset[int] | None = None) -> None:
+    def __init__(
+        self, module: str, arguments: Iterable[str] = (), *, cpus: frozenset[int] | None = None
+    ) -> None:
         self.module = module
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))}
-        self._process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
         self.pid = self._process.pid
         pin(self.pid, cpus)
         self._unread = b""
@@ -58,7 +67,9 @@ class Child:
         poll.register(fd, select.POLLIN)
         while b"\n" not in self._unread:
             if not poll.poll(1000 * timeout_s):
-                raise BenchError(f"{self.module} (process {self.pid}) said nothing for {timeout_s:.0f} s; run it by hand to see why")
+                raise BenchError(
+                    f"{self.module} (process {self.pid}) said nothing for {timeout_s:.0f} s; run it by hand to see why"
+                )
             chunk = os.read(fd, 1 << 20)
             if not chunk:
                 raise BenchError(f"{self.module} (process {self.pid}) ended; its message is above")
@@ -70,7 +81,12 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -84,7 +100,15 @@ class Child:
 class Backend(Child):
     """The backend's processes behind one port."""
 
-    def __init__(self, pki: Path, *, processes: int = 1, same_cipher: bool = True, party: str = "backend", cpus: frozenset[int] | None = None) -> None:
+    def __init__(
+        self,
+        pki: Path,
+        *,
+        processes: int = 1,
+        same_cipher: bool = True,
+        party: str = "backend",
+        cpus: frozenset[int] | None = None,
+    ) -> None:
         job = {"pki": str(pki), "processes": processes, "same_cipher": same_cipher, "party": party}
         super().__init__("bench.backend", [json.dumps(job)], cpus=cpus)
         hello = self.hear(10)

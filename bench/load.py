@@ -39,7 +39,12 @@ def await_line() -> str:
 
 def run_job(job: Job) -> None:
     """Runs one job to its `done` line."""
-    context = tls.open_client_context(Pki(Path(job.pki)), server_name=job.server_name, same_cipher=job.same_cipher, certificate=job.certificate)
+    context = tls.open_client_context(
+        Pki(Path(job.pki)),
+        server_name=job.server_name,
+        same_cipher=job.same_cipher,
+        certificate=job.certificate,
+    )
     if job.nice:
         os.nice(job.nice)
     traffic = MODES[job.mode](job, context, select.epoll())

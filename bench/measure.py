@@ -56,7 +56,11 @@ def read_usage(pids: Sequence[int]) -> Usage:
             cpu[pid] = cpu_seconds(pid)
         for status in Path(f"/proc/{pid}/task").glob("*/status"):
             with contextlib.suppress(OSError):
-                switches += sum(int(line.split()[1]) for line in status.read_text().splitlines() if "ctxt_switches" in line)
+                switches += sum(
+                    int(line.split()[1])
+                    for line in status.read_text().splitlines()
+                    if "ctxt_switches" in line
+                )
     return Usage(cpu, switches)
 
 
@@ -64,8 +68,12 @@ def difference(before: Usage, after: Usage) -> Used:
     """What was used in between; BenchError when a process ended, for its time is lost."""
     lost = before.cpu_s.keys() - after.cpu_s.keys()
     if lost:
-        raise BenchError(f"process {min(lost)} of the gateway ended during the measurement; see its output")
-    return Used(sum(after.cpu_s.values()) - sum(before.cpu_s.values()), after.switches - before.switches)
+        raise BenchError(
+            f"process {min(lost)} of the gateway ended during the measurement; see its output"
+        )
+    return Used(
+        sum(after.cpu_s.values()) - sum(before.cpu_s.values()), after.switches - before.switches
+    )
 
 
 def busy_seconds(cpus: Iterable[int]) -> float:
@@ -109,7 +117,9 @@ def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str,
     output = directory / "strace.txt"
     output.unlink(missing_ok=True)
     targets = [argument for pid in pids for argument in ("-p", str(pid))]
-    with subprocess.Popen([program, "-c", "-f", "-o", str(output), *targets], stderr=subprocess.PIPE) as tracer:
+    with subprocess.Popen(
+        [program, "-c", "-f", "-o", str(output), *targets], stderr=subprocess.PIPE
+    ) as tracer:
         try:
             # strace says "attached" once per process (and thread): then the count is running.
             if tracer.stderr is not None:
@@ -121,4 +131,6 @@ def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str,
             tracer.wait(10)
     if not output.exists():
         return  # strace may not look into them: the relay lets nobody but root
-    found.update((name, int(calls)) for calls, name in _TICKED.findall(output.read_text()) if name != "total")
+    found.update(
+        (name, int(calls)) for calls, name in _TICKED.findall(output.read_text()) if name != "total"
+    )

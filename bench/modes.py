@@ -63,7 +63,12 @@ class Requests(Traffic):
         self.running = False
         for _ in range(self.job.connections):
             self.open()
-        self.run(lambda: self.tally.handshakes + self.tally.errors.total() >= self.job.connections and not self.busy)
+        self.run(
+            lambda: (
+                self.tally.handshakes + self.tally.errors.total() >= self.job.connections
+                and not self.busy
+            )
+        )
         self.running = True
         self.limit = self.tally.units + self.job.connections * (self.job.warm_units - 1)
         self.begin_all()
@@ -144,7 +149,11 @@ class BulkUp(Requests):
     def on_room(self, conn: Conn) -> None:
         """Writable: more of the stream; at its end, wait for the receipt."""
         for _ in range(_RECORDS_PER_TURN):
-            n = _write(conn.ssl, _pattern + conn.up_offset % wire.PATTERN_PERIOD, min(_WRITE_BYTES, conn.up_left))
+            n = _write(
+                conn.ssl,
+                _pattern + conn.up_offset % wire.PATTERN_PERIOD,
+                min(_WRITE_BYTES, conn.up_left),
+            )
             if n <= 0:
                 if tls.judge(conn.ssl, n) != tls.WANT_WRITE:
                     raise tls.TlsError("closed during an upload")
@@ -228,7 +237,12 @@ class Idle(Requests):
         started_at = time.monotonic()
         for _ in range(min(16, self.limit)):
             self.open()
-        self.run(lambda: len(self.conns) + self.tally.errors.total() >= self.limit and self.tally.units >= len(self.conns))
+        self.run(
+            lambda: (
+                len(self.conns) + self.tally.errors.total() >= self.limit
+                and self.tally.units >= len(self.conns)
+            )
+        )
         self.tally.wall_s = time.monotonic() - started_at
 
 

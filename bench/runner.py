@@ -93,14 +93,32 @@ class _Turn:
     hole_port: int = 0
 
 
-def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Workload], progress: Callable[[str], None]) -> Iterator[Measurement]:
+def run(
+    settings: Settings,
+    gateways: Sequence[Gateway],
+    workloads: Sequence[Workload],
+    progress: Callable[[str], None],
+) -> Iterator[Measurement]:
     """Every measurement, as it is made. Gateways take turns inside a round, in an order that rotates."""
-    with Backend(settings.pki.directory, processes=settings.processes, same_cipher=settings.same_cipher, cpus=settings.load_cpus) as backend:
+    with Backend(
+        settings.pki.directory,
+        processes=settings.processes,
+        same_cipher=settings.same_cipher,
+        cpus=settings.load_cpus,
+    ) as backend:
         for workload in workloads:
             with contextlib.ExitStack() as stack:
-                names = [gateway.name for gateway in gateways if gateway.name in (workload.only or (gateway.name,))]
+                names = [
+                    gateway.name
+                    for gateway in gateways
+                    if gateway.name in (workload.only or (gateway.name,))
+                ]
                 targets: dict[str, Target] = {}
-                hole = stack.enter_context(Hole(workload.beside.hole)) if workload.beside and workload.beside.hole else None
+                hole = (
+                    stack.enter_context(Hole(workload.beside.hole))
+                    if workload.beside and workload.beside.hole
+                    else None
+                )
                 if workload.cost == "latency":
                     targets[DIRECT] = Target(DIRECT, None, backend)
                     names = [DIRECT, *names]
@@ -108,14 +126,33 @@ def run(settings: Settings, gateways: Sequence[Gateway], workloads: Sequence[Wor
                     for name in names[turn % len(names) :] + names[: turn % len(names)]:
                         progress(f"{workload.name} · round {turn + 1} · {name}")
                         gateway = next((each for each in gateways if each.name == name), None)
-                        yield _attempt(settings, stack, gateway, targets, _Turn(workload, turn, backend, hole.port if hole else 0))
+                        yield _attempt(
+                            settings,
+                            stack,
+                            gateway,
+                            targets,
+                            _Turn(workload, turn, backend, hole.port if hole else 0),
+                        )
 
 
-def _attempt(settings: Settings, stack: contextlib.ExitStack, gateway: Gateway | None, targets: dict[str, Target], at: _Turn) -> Measurement:
+def _attempt(
+    settings: Settings,
+    stack: contextlib.ExitStack,
+    gateway: Gateway | None,
+    targets: dict[str, Target],
+    at: _Turn,
+) -> Measurement:
     """One measurement; a failure is a result too. Memory is measured on a gateway that has just started."""
     workload, turn, backend = at.workload, at.turn, at.backend
     name = gateway.name if gateway else DIRECT
-    place = Place(settings.directory / f"{name}-{workload.name}-{turn}", settings.pki.directory, backend.port, workload.workers, settings.gateway_cpus, at.hole_port)
+    place = Place(
+        settings.directory / f"{name}-{workload.name}-{turn}",
+        settings.pki.directory,
+        backend.port,
+        workload.workers,
+        settings.gateway_cpus,
+        at.hole_port,
+    )
     try:
         if gateway is not None and workload.cost == "memory":
             with Running(gateway, place) as running:
@@ -153,13 +190,25 @@ def _job(settings: Settings, target: Target, workload: Workload, **changes: Any)
 
 def _measure(settings: Settings, target: Target, workload: Workload, turn: int) -> Measurement:
     with contextlib.ExitStack() as stack:
-        loads = [stack.enter_context(Load(cpus=settings.load_cpus)) for _ in range(settings.processes)]
+        loads = [
+            stack.enter_context(Load(cpus=settings.load_cpus)) for _ in range(settings.processes)
+        ]
         for load in loads:
             load.prepare(_job(settings, target, workload))
         flood = None
         if workload.flood_rate:
             flood = stack.enter_context(Load(cpus=settings.load_cpus))
-            flood.prepare(_job(settings, target, workload, mode="flood", rate=workload.flood_rate, connections=64, nice=5))
+            flood.prepare(
+                _job(
+                    settings,
+                    target,
+                    workload,
+                    mode="flood",
+                    rate=workload.flood_rate,
+                    connections=64,
+                    nice=5,
+                )
+            )
             flood.go()
         time.sleep(_SETTLE_S)
         before_bytes = measure.private_bytes(target.pids()) if workload.cost == "memory" else 0
@@ -173,7 +222,9 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
         used = measure.difference(before, measure.read_usage(target.pids()))
         busy_s = measure.busy_seconds(settings.gateway_cpus or ()) - busy_s
         details = {name: count - seen[name] for name, count in target.backend.counters().items()}
-        held_bytes = measure.private_bytes(target.pids()) - before_bytes if workload.cost == "memory" else 0
+        held_bytes = (
+            measure.private_bytes(target.pids()) - before_bytes if workload.cost == "memory" else 0
+        )
         errors: dict[str, int] = {}
         for result in [*results, *([flood.result(settings.seconds + 60)] if flood else [])]:
             for text, count in result["errors"].items():
@@ -182,8 +233,12 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
             load.finish(holding=workload.mode == "idle")
         units = sum(result["units"] for result in results)
         wall_s = max(result["wall_s"] for result in results)
-        if not units or not wall_s:  # a load that stalls before its time is over measures nothing, whatever it has completed
-            return Measurement(workload.name, target.name, turn, None, errors or {"no unit was completed": 1})
+        if (
+            not units or not wall_s
+        ):  # a load that stalls before its time is over measures nothing, whatever it has completed
+            return Measurement(
+                workload.name, target.name, turn, None, errors or {"no unit was completed": 1}
+            )
         latencies = sorted(value for result in results for value in result["latencies_us"])
         facts = {
             "units": units,
@@ -192,7 +247,9 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
             "cpu_s": used.cpu_s,
             "busy": used.cpu_s / wall_s,
             # How much of the gateway's CPUs others took; their caches suffer, so a noisy measurement costs more than a quiet one.
-            "others": max(0.0, busy_s - used.cpu_s) / wall_s / max(1, len(settings.gateway_cpus or ())),
+            "others": max(0.0, busy_s - used.cpu_s)
+            / wall_s
+            / max(1, len(settings.gateway_cpus or ())),
             "switches_per_unit": used.switches / units,
             "inbound_resumed": sum(result["resumed"] for result in results),
             "negotiated": results[0]["negotiated"],
@@ -200,7 +257,10 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
             "backend": details,
         }
         if latencies:
-            facts |= {f"p{label}_us": latencies[min(len(latencies) - 1, int(len(latencies) * part))] for label, part in (("50", 0.5), ("99", 0.99), ("99.9", 0.999))}
+            facts |= {
+                f"p{label}_us": latencies[min(len(latencies) - 1, int(len(latencies) * part))]
+                for label, part in (("50", 0.5), ("99", 0.99), ("99.9", 0.999))
+            }
         if settings.syscalls and target.running and workload.cost == "cpu":
             facts["syscalls_per_unit"] = _trace(settings, target, workload, loads[0])
     cost = {
@@ -212,9 +272,13 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
     return Measurement(workload.name, target.name, turn, cost, errors, facts)
 
 
-def _measure_beside(settings: Settings, target: Target, workload: Workload, who: Beside, turn: int) -> Measurement:
+def _measure_beside(
+    settings: Settings, target: Target, workload: Workload, who: Beside, turn: int
+) -> Measurement:
     seconds = settings.seconds if settings.quick else max(settings.seconds, workload.least_s)
-    result = run_beside(who, partial(_job, settings, target, workload), target.pids, settings.load_cpus, seconds)
+    result = run_beside(
+        who, partial(_job, settings, target, workload), target.pids, settings.load_cpus, seconds
+    )
     facts = {
         "units": len(result.beside.connects),
         "wall_s": result.beside.wall_s,
@@ -235,7 +299,9 @@ def _doubts(workload: Workload, backend: dict[str, int], facts: dict[str, Any]) 
     if backend["errors"]:
         found["the backend saw a broken connection or message"] = backend["errors"]
     if workload.options.get("resume") and facts["inbound_resumed"] < facts["units"] * 0.95:
-        found["the gateway did not resume a session it was offered"] = facts["units"] - facts["inbound_resumed"]
+        found["the gateway did not resume a session it was offered"] = (
+            facts["units"] - facts["inbound_resumed"]
+        )
     return found
 
 
@@ -246,9 +312,15 @@ def _trace(settings: Settings, target: Target, workload: Workload, load: Load) -
         load.go()
         result = load.result(60)
     load.finish()
-    return {name: count / max(1, result["units"]) for name, count in sorted(calls.items(), key=lambda item: -item[1])}
+    return {
+        name: count / max(1, result["units"])
+        for name, count in sorted(calls.items(), key=lambda item: -item[1])
+    }
 
 
 def as_rows(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """Measurements as JSON values."""
-    return [asdict(measurement) | {"valid": measurement.valid, "noisy": measurement.noisy} for measurement in measurements]
+    return [
+        asdict(measurement) | {"valid": measurement.valid, "noisy": measurement.noisy}
+        for measurement in measurements
+    ]

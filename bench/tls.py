@@ -22,7 +22,13 @@ BUFFER_BYTES = 65_536
 
 # Fixed numbers of OpenSSL's ssl.h: SSL_MODE_NO_AUTO_CHAIN keeps OpenSSL from building our own chain anew in every handshake.
 _MODE_NO_AUTO_CHAIN = 0x8
-_SSL_ERROR_SSL, _SSL_ERROR_WANT_READ, _SSL_ERROR_WANT_WRITE, _SSL_ERROR_SYSCALL, _SSL_ERROR_ZERO_RETURN = 1, 2, 3, 5, 6
+(
+    _SSL_ERROR_SSL,
+    _SSL_ERROR_WANT_READ,
+    _SSL_ERROR_WANT_WRITE,
+    _SSL_ERROR_SYSCALL,
+    _SSL_ERROR_ZERO_RETURN,
+) = 1, 2, 3, 5, 6
 
 buffer = ffi.new("char[]", BUFFER_BYTES)
 
@@ -45,7 +51,9 @@ class Negotiated:
     resumed: bool
 
 
-def open_client_context(pki: Pki, *, server_name: str, same_cipher: bool, certificate: bool = True) -> SSL.Context:
+def open_client_context(
+    pki: Pki, *, server_name: str, same_cipher: bool, certificate: bool = True
+) -> SSL.Context:
     """The load generator's context: TLS 1.3, X25519, verifies the gateway, shows the client certificate."""
     context = _open_context(SSL.TLS_CLIENT_METHOD, pki, same_cipher=same_cipher)
     if certificate:
@@ -86,7 +94,9 @@ def _use(context: SSL.Context, pki: Pki, party: str) -> None:
     context.use_privatekey_file(str(pki.pem(party)))
 
 
-def open_client_ssl(context: SSL.Context, sock: socket.socket, server_name: bytes, session: Any = None) -> Any:
+def open_client_ssl(
+    context: SSL.Context, sock: socket.socket, server_name: bytes, session: Any = None
+) -> Any:
     """An `SSL*` for a connected client socket, which may resume `session`."""
     ssl = lib.SSL_new(context._context)  # noqa: SLF001
     lib.SSL_set_fd(ssl, sock.fileno())

@@ -36,7 +36,19 @@ def _on_gone() -> None:
 class Conn:
     """One connection; `ready` is called when its socket is, `done` when a unit is complete."""
 
-    __slots__ = ("acc", "body_left", "body_offset", "due_at", "fd", "ready", "sock", "ssl", "up_left", "up_offset", "working")
+    __slots__ = (
+        "acc",
+        "body_left",
+        "body_offset",
+        "due_at",
+        "fd",
+        "ready",
+        "sock",
+        "ssl",
+        "up_left",
+        "up_offset",
+        "working",
+    )
 
     def __init__(self, sock: socket.socket, ssl: Any) -> None:
         self.sock = sock
@@ -63,8 +75,14 @@ class Traffic:
         self.running = True
         self.server_name = job.server_name.encode()
         self.stop_at = 0.0
-        request = wire.render_request(f"/r/{job.size}", wire.BROWSER_REQUEST_BYTES, job.cookie) if job.cookie else wire.render_request(f"/r/{job.size}")
-        self.expect(request, wire.render_response(job.size) if job.size <= wire.PATTERN_PERIOD else b"")
+        request = (
+            wire.render_request(f"/r/{job.size}", wire.BROWSER_REQUEST_BYTES, job.cookie)
+            if job.cookie
+            else wire.render_request(f"/r/{job.size}")
+        )
+        self.expect(
+            request, wire.render_response(job.size) if job.size <= wire.PATTERN_PERIOD else b""
+        )
 
     def expect(self, request: bytes, answer: bytes) -> None:
         """Fixes what is asked and what is the right answer."""
@@ -103,7 +121,9 @@ class Traffic:
             if events:
                 quiet_since = now
             elif now - quiet_since > _STALL_S:
-                raise StalledError(f"no progress for {_STALL_S:.0f} s with {len(conns)} connections open")
+                raise StalledError(
+                    f"no progress for {_STALL_S:.0f} s with {len(conns)} connections open"
+                )
             if self.stop_at and now >= self.stop_at:
                 self.running = False
             for fd, _ in events:
@@ -133,7 +153,12 @@ class Traffic:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect_ex((self.job.address, self.job.port))
-        conn = Conn(sock, tls.open_client_ssl(self.context, sock, self.server_name, self.session if self.job.resume else None))
+        conn = Conn(
+            sock,
+            tls.open_client_ssl(
+                self.context, sock, self.server_name, self.session if self.job.resume else None
+            ),
+        )
         conn.ready = self.on_connected
         self.conns[conn.fd] = conn
         self.epoll.register(conn.fd, select.EPOLLOUT)

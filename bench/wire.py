@@ -15,7 +15,9 @@ REQUEST_BYTES = 64
 BROWSER_REQUEST_BYTES = 512  # what a browser's is like, with its cookies
 # A prime: a record that is lost, repeated or moved puts every later byte out of step.
 PATTERN_PERIOD = 65_521
-_stream = b"".join(hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(PATTERN_PERIOD // 32 + 1))[:PATTERN_PERIOD]
+_stream = b"".join(
+    hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(PATTERN_PERIOD // 32 + 1)
+)[:PATTERN_PERIOD]
 # Long enough that a slice of up to one period can start anywhere.
 PATTERN = _stream * 2
 MAX_HEAD_BYTES = 8_192
@@ -73,7 +75,9 @@ def render_response(size: int) -> bytes:
         head_bytes = len("HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n") + digits
         length = size - head_bytes
         if len(str(length)) == digits:
-            return f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + pattern_at(0, length)
+            return f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + pattern_at(
+                0, length
+            )
     raise ValueError(f"no response has {size} bytes")
 
 

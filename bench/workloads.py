@@ -12,7 +12,11 @@ from bench.beside import Beside
 from bench.pki import COOKIE_NAME
 
 _BULK_BYTES = 32_000_000
-_TWICE_MAPPED = ("relay", "nginx", "haproxy")  # the gateways that have a second route in bench.holes
+_TWICE_MAPPED = (
+    "relay",
+    "nginx",
+    "haproxy",
+)  # the gateways that have a second route in bench.holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,57 @@ class Workload:
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload("request", "64-byte request and response, keep-alive", "requests", "µs", options={"size": 64}),
-        Workload("request-4k", "64-byte request, 4-KiB response, keep-alive", "requests", "µs", options={"size": 4096}),
-        Workload("bulk-down", "stream from the backend", "bulk-down", "s/GB", per_unit=1e9 / _BULK_BYTES, connections=4, warm_units=1, options={"size": _BULK_BYTES}),
-        Workload("bulk-up", "stream to the backend", "bulk-up", "s/GB", per_unit=1e9 / _BULK_BYTES, connections=4, warm_units=1, options={"size": _BULK_BYTES}),
-        Workload("connect", "new connection, full handshake, one request", "connects", "µs", connections=16, warm_units=64),
-        Workload("connect-resumed", "new connection, resumed handshake, one request", "connects", "µs", connections=16, warm_units=64, options={"resume": True}),
+        Workload(
+            "request",
+            "64-byte request and response, keep-alive",
+            "requests",
+            "µs",
+            options={"size": 64},
+        ),
+        Workload(
+            "request-4k",
+            "64-byte request, 4-KiB response, keep-alive",
+            "requests",
+            "µs",
+            options={"size": 4096},
+        ),
+        Workload(
+            "bulk-down",
+            "stream from the backend",
+            "bulk-down",
+            "s/GB",
+            per_unit=1e9 / _BULK_BYTES,
+            connections=4,
+            warm_units=1,
+            options={"size": _BULK_BYTES},
+        ),
+        Workload(
+            "bulk-up",
+            "stream to the backend",
+            "bulk-up",
+            "s/GB",
+            per_unit=1e9 / _BULK_BYTES,
+            connections=4,
+            warm_units=1,
+            options={"size": _BULK_BYTES},
+        ),
+        Workload(
+            "connect",
+            "new connection, full handshake, one request",
+            "connects",
+            "µs",
+            connections=16,
+            warm_units=64,
+        ),
+        Workload(
+            "connect-resumed",
+            "new connection, resumed handshake, one request",
+            "connects",
+            "µs",
+            connections=16,
+            warm_units=64,
+            options={"resume": True},
+        ),
         Workload(
             "connect-cookie",
             "new connection to the backend that the request's cookie names; the gateways that can do it",
@@ -53,27 +102,109 @@ WORKLOADS: dict[str, Workload] = {
             connections=16,
             warm_units=64,
             only=("relay", "apache"),
-            options={"server_name": COOKIE_NAME, "cookie": "a=1; JSESSIONID=0123456789ABCDEF0123456789ABCDEF.worker1; b=2"},
+            options={
+                "server_name": COOKIE_NAME,
+                "cookie": "a=1; JSESSIONID=0123456789ABCDEF0123456789ABCDEF.worker1; b=2",
+            },
         ),
-        Workload("idle", "private memory of an idle connection", "idle", "KiB", cost="memory", per_unit=1 / 1024, connections=5000, quick_connections=500),
-        Workload("latency", "99th percentile, 10,000 requests a second", "paced", "µs", cost="latency", options={"rate": 10_000.0}),
-        Workload("latency-flood", "the same beside 200 handshakes a second", "paced", "µs", cost="latency", flood_rate=200.0, options={"rate": 10_000.0}),
+        Workload(
+            "idle",
+            "private memory of an idle connection",
+            "idle",
+            "KiB",
+            cost="memory",
+            per_unit=1 / 1024,
+            connections=5000,
+            quick_connections=500,
+        ),
+        Workload(
+            "latency",
+            "99th percentile, 10,000 requests a second",
+            "paced",
+            "µs",
+            cost="latency",
+            options={"rate": 10_000.0},
+        ),
+        Workload(
+            "latency-flood",
+            "the same beside 200 handshakes a second",
+            "paced",
+            "µs",
+            cost="latency",
+            flood_rate=200.0,
+            options={"rate": 10_000.0},
+        ),
         *(
-            Workload(f"strangers-{name}", f"99th percentile of connecting beside {what}", "beside", "ms", cost="connecting", only=_TWICE_MAPPED, least_s=20, beside=beside)
+            Workload(
+                f"strangers-{name}",
+                f"99th percentile of connecting beside {what}",
+                "beside",
+                "ms",
+                cost="connecting",
+                only=_TWICE_MAPPED,
+                least_s=20,
+                beside=beside,
+            )
             for name, what, beside in (
-                ("hello", "1,000 strangers a second that ask for a HelloRetryRequest and stay", Beside(1000, hello="retry")),
-                ("silent", "1,000 strangers that say nothing", Beside(1000, hello="silent", keep=1000)),
-                ("stopped", "1,000 strangers that stop in mid-handshake", Beside(1000, hello="whole", keep=1000)),
-                ("blackhole", "200 clients a second of a pool that drops every SYN", Beside(200, hole="blackhole")),
-                ("tarpit", "200 clients a second of a pool that accepts and says nothing", Beside(200, hole="tarpit")),
+                (
+                    "hello",
+                    "1,000 strangers a second that ask for a HelloRetryRequest and stay",
+                    Beside(1000, hello="retry"),
+                ),
+                (
+                    "silent",
+                    "1,000 strangers that say nothing",
+                    Beside(1000, hello="silent", keep=1000),
+                ),
+                (
+                    "stopped",
+                    "1,000 strangers that stop in mid-handshake",
+                    Beside(1000, hello="whole", keep=1000),
+                ),
+                (
+                    "blackhole",
+                    "200 clients a second of a pool that drops every SYN",
+                    Beside(200, hole="blackhole"),
+                ),
+                (
+                    "tarpit",
+                    "200 clients a second of a pool that accepts and says nothing",
+                    Beside(200, hole="tarpit"),
+                ),
             )
         ),
-        *(Workload(f"scale-{workers}", f"64-byte request, {workers} workers", "requests", "µs", workers=workers, options={"size": 64}) for workers in (1, 2, 4)),
-        *(Workload(f"scale-connect-{workers}", f"new connection, {workers} workers", "connects", "µs", workers=workers, connections=16, warm_units=64) for workers in (1, 2, 4)),
+        *(
+            Workload(
+                f"scale-{workers}",
+                f"64-byte request, {workers} workers",
+                "requests",
+                "µs",
+                workers=workers,
+                options={"size": 64},
+            )
+            for workers in (1, 2, 4)
+        ),
+        *(
+            Workload(
+                f"scale-connect-{workers}",
+                f"new connection, {workers} workers",
+                "connects",
+                "µs",
+                workers=workers,
+                connections=16,
+                warm_units=64,
+            )
+            for workers in (1, 2, 4)
+        ),
     )
 }
 QUICK = ("request", "bulk-down", "connect", "idle")
-GROUPS = {"scale": tuple(name for name in WORKLOADS if name.startswith("scale")), "latency": ("latency", "latency-flood"), "strangers": tuple(name for name in WORKLOADS if name.startswith("strangers")), "all": tuple(WORKLOADS)}
+GROUPS = {
+    "scale": tuple(name for name in WORKLOADS if name.startswith("scale")),
+    "latency": ("latency", "latency-flood"),
+    "strangers": tuple(name for name in WORKLOADS if name.startswith("strangers")),
+    "all": tuple(WORKLOADS),
+}
 DEFAULT = ("request", "request-4k", "bulk-down", "bulk-up", "connect", "connect-resumed", "idle")
 
 

@@ -64,7 +64,9 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
         if not stat.S_ISREG(mode):
             raise NotRegularError
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limit_bytes + 1) or b"", mode  # None where /proc has nothing to say yet
+            return file.read(
+                limit_bytes + 1
+            ) or b"", mode  # None where /proc has nothing to say yet
     finally:
         os.close(descriptor)
 

@@ -56,7 +56,14 @@ def bound_address(listener: socket.socket) -> str:
     return format_address(listener.getsockname())
 
 
-def open_listeners(where: str, address: str, count: int, ours: frozenset[int] = frozenset(), *, freebind: bool = False) -> list[socket.socket]:
+def open_listeners(
+    where: str,
+    address: str,
+    count: int,
+    ours: frozenset[int] = frozenset(),
+    *,
+    freebind: bool = False,
+) -> list[socket.socket]:
     """One listening socket per slot on the same address; for port 0 the first bind chooses and the rest follow.
 
     `where` names the listener in messages. `ours` are ports this process already listens on: on those the test for strangers is left out.
@@ -100,7 +107,11 @@ def admit_no_more(listener: socket.socket) -> None:
     Raises OSError where the kernel does not take it.
     """
     program = ctypes.create_string_buffer(b"".join(_FILTER.pack(*step) for step in _NO_SYN))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_NO_SYN), ctypes.addressof(program)))
+    listener.setsockopt(
+        socket.SOL_SOCKET,
+        _SO_ATTACH_FILTER,
+        struct.pack("HP", len(_NO_SYN), ctypes.addressof(program)),
+    )
 
 
 def admit_again(listener: socket.socket) -> None:
@@ -132,11 +143,15 @@ def _bind(where: str, host: str, port: int, *, shared: bool, freebind: bool) -> 
         raise _startup_error(where, host, port, error) from None
     try:
         listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier relay may still be in TIME_WAIT
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # connections of an earlier relay may still be in TIME_WAIT
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # [::] and 0.0.0.0 are two lines of the configuration
+            listener.setsockopt(
+                socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1
+            )  # [::] and 0.0.0.0 are two lines of the configuration
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if freebind:
@@ -157,22 +172,36 @@ def _startup_error(where: str, host: str, port: int, error: OSError) -> StartupE
         strangers = [each for each in owners if not _is_ours(each)]
         if owners and not strangers:
             return StartupError(f"{what} (by this relay itself)", RESTART_OR_MOVE)
-        return StartupError(f"{what} ({_who_listens(strangers)})", "stop it, or choose another address")
+        return StartupError(
+            f"{what} ({_who_listens(strangers)})", "stop it, or choose another address"
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return StartupError(what, "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port")
+        return StartupError(
+            what,
+            "a port below 1024 needs CAP_NET_BIND_SERVICE: start with systemd/relay.service, or as root with [relay] user set, or choose a higher port",
+        )
     if error.errno == errno.EADDRNOTAVAIL:
-        return StartupError(what, f"no interface of this machine has this address; see: ip address{_OR_FREEBIND if where.startswith('listener') else ''}")
+        return StartupError(
+            what,
+            f"no interface of this machine has this address; see: ip address{_OR_FREEBIND if where.startswith('listener') else ''}",
+        )
     if error.errno == errno.EAFNOSUPPORT:
         return StartupError(what, "this kernel has no IPv6; remove the address")
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return StartupError(what, "raise the limit of open files (LimitNOFILE= in systemd, ulimit -n in a shell)")
+        return StartupError(
+            what, "raise the limit of open files (LimitNOFILE= in systemd, ulimit -n in a shell)"
+        )
     return StartupError(what, "see the address in the configuration, and the system's log")
 
 
 def _owners(port: int) -> list[psutil.Process]:
     """The processes that listen on the port, as far as we may know them."""
     try:
-        pids = {c.pid for c in psutil.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port}
+        pids = {
+            c.pid
+            for c in psutil.net_connections(kind="tcp")
+            if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port
+        }
     except (psutil.Error, OSError):
         pids = set()
     found = []
@@ -193,7 +222,11 @@ def _who_listens(owners: list[psutil.Process]) -> str:
     for each in owners:
         with contextlib.suppress(psutil.Error):
             names.append(f"{each.name()}, pid {each.pid}")
-    return "by " + " and ".join(names) if names else "by a process that this user may not look into: one of another user or network namespace, or another relay; ss -ltnp as root tells which"
+    return (
+        "by " + " and ".join(names)
+        if names
+        else "by a process that this user may not look into: one of another user or network namespace, or another relay; ss -ltnp as root tells which"
+    )
 
 
 def open_control(path: Path) -> socket.socket:
@@ -210,7 +243,9 @@ def open_unix(where: str, path: Path, umask: int) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
             _refuse_what_is_there(where, path)
             path.unlink()
-        before = os.umask(umask)  # a socket has its mode from birth: no instant in which others may connect
+        before = os.umask(
+            umask
+        )  # a socket has its mode from birth: no instant in which others may connect
         try:
             listener.bind(str(path))
         finally:
@@ -240,20 +275,33 @@ def refuse_long_path(where: str, path: Path) -> None:
     """The kernel has 108 bytes for a unix socket's path and the zero behind it. Raises StartupError."""
     length = len(os.fsencode(path))
     if length > 107:
-        raise StartupError(f"{path}: the path of the {_UNIX_SOCKETS[where]} is {length} bytes long and the kernel takes 107", f"choose a shorter {where}")
+        raise StartupError(
+            f"{path}: the path of the {_UNIX_SOCKETS[where]} is {length} bytes long and the kernel takes 107",
+            f"choose a shorter {where}",
+        )
 
 
 def _refuse_what_is_there(where: str, path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise StartupError(f"{path}: something that is not a socket is in the way of the {_UNIX_SOCKETS[where]}", f"remove it, or choose another {where}")
-    if where != "relay.state_dir" and _answers(path):  # the lock on state_dir is ours: nobody serves its socket any more
-        raise StartupError(f"{path}: another process listens there", f"stop it, or choose another {where}")
+        raise StartupError(
+            f"{path}: something that is not a socket is in the way of the {_UNIX_SOCKETS[where]}",
+            f"remove it, or choose another {where}",
+        )
+    if where != "relay.state_dir" and _answers(
+        path
+    ):  # the lock on state_dir is ours: nobody serves its socket any more
+        raise StartupError(
+            f"{path}: another process listens there", f"stop it, or choose another {where}"
+        )
 
 
 def _unix_error(where: str, path: Path, error: OSError) -> StartupError:
     what = f"{path}: cannot make the {_UNIX_SOCKETS[where]}"
     if isinstance(error, FileNotFoundError):
-        return StartupError(f"{what}: the directory {path.parent} does not exist", f"create it, or choose another {where}")
+        return StartupError(
+            f"{what}: the directory {path.parent} does not exist",
+            f"create it, or choose another {where}",
+        )
     if isinstance(error, NotADirectoryError):
         return StartupError(f"{what}: {path.parent} is not a directory", f"choose another {where}")
     return StartupError(f"{what}: {error.strerror or error}", f"see the permissions of {where}")

@@ -49,7 +49,9 @@ def make_backend(pki):
 
     def make(*arguments, files=None, client_ca=None, **keywords):
         shown = files or pki.backend
-        backend = TlsBackend(shown.certificate, shown.key, client_ca or pki.ca, *arguments, **keywords)
+        backend = TlsBackend(
+            shown.certificate, shown.key, client_ca or pki.ca, *arguments, **keywords
+        )
         made.append(backend)
         return backend
 

@@ -24,7 +24,11 @@ FOREIGN = {
 }
 RUNS_TO_ITS_END = {"run", "call", "check_call", "check_output"}
 # Threads and processes; `gateway.wait()` and its like have a deadline inside.
-WAITS = {"join": (), "communicate": (), "wait": ("process", "running", "program", "child", "tracer")}
+WAITS = {
+    "join": (),
+    "communicate": (),
+    "wait": ("process", "running", "program", "child", "tracer"),
+}
 
 
 def calls(path):

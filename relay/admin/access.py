@@ -65,7 +65,9 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._secret = os.urandom(_SECRET_BYTES)
-        self._known: bytes | None = None  # the credentials that were right; a hash is expensive on purpose, and pages ask every two seconds
+        self._known: bytes | None = (
+            None  # the credentials that were right; a hash is expensive on purpose, and pages ask every two seconds
+        )
         self._guesses = Guesses()
 
     @property
@@ -112,7 +114,11 @@ class Gate:
                 headers={"retry-after": str(error.wait_s)},
             ) from None
         if not right:
-            raise RefusedError(401, "log in as admin.user", headers={"www-authenticate": 'Basic realm="relay", charset="UTF-8"'})
+            raise RefusedError(
+                401,
+                "log in as admin.user",
+                headers={"www-authenticate": 'Basic realm="relay", charset="UTF-8"'},
+            )
         return f"{self._settings.user} at {where}"
 
     def token(self, now_at: float | None = None) -> str:
@@ -124,19 +130,43 @@ class Gate:
         """After `admit`: may this request change something? Raises RefusedError."""
         if self.why_read_only:
             raise RefusedError(403, self.why_read_only)
-        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-        if origin is not None and origin.lower().removeprefix("https://").removeprefix("http://") != request.headers.get("host", "").lower():
-            raise RefusedError(403, f"the request comes from a page of {origin!a}, not from this one; nothing was changed")
+        origin, site = (
+            request.headers.get("origin"),
+            request.headers.get("sec-fetch-site", "same-origin"),
+        )
+        if (
+            origin is not None
+            and origin.lower().removeprefix("https://").removeprefix("http://")
+            != request.headers.get("host", "").lower()
+        ):
+            raise RefusedError(
+                403,
+                f"the request comes from a page of {origin!a}, not from this one; nothing was changed",
+            )
         if site not in {"same-origin", "none"}:
-            raise RefusedError(403, "the request comes from a page of another site; nothing was changed")
+            raise RefusedError(
+                403, "the request comes from a page of another site; nothing was changed"
+            )
         issued, _, signature = token.partition(".")
-        if not issued.isascii() or not issued.isdigit() or len(issued) > 12 or not hmac.compare_digest(signature.encode(), self._sign(issued).encode()):
-            raise RefusedError(403, "the request has no valid csrf token: take it from GET /api/pools and send it as X-CSRF-Token, or reload the page; nothing was changed")
+        if (
+            not issued.isascii()
+            or not issued.isdigit()
+            or len(issued) > 12
+            or not hmac.compare_digest(signature.encode(), self._sign(issued).encode())
+        ):
+            raise RefusedError(
+                403,
+                "the request has no valid csrf token: take it from GET /api/pools and send it as X-CSRF-Token, or reload the page; nothing was changed",
+            )
         if not -60 <= time.time() - int(issued) <= TOKEN_S:
-            raise RefusedError(403, "the page is too old; reload it and try again; nothing was changed")
+            raise RefusedError(
+                403, "the page is too old; reload it and try again; nothing was changed"
+            )
 
     def _sign(self, issued: str) -> str:
-        return hmac.new(self._secret, f"csrf {issued} {self._settings.user}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(
+            self._secret, f"csrf {issued} {self._settings.user}".encode(), hashlib.sha256
+        ).hexdigest()
 
     def _is_ours(self, host: str) -> bool:
         if host == "localhost" or host in self._settings.hosts:
@@ -153,7 +183,9 @@ class Gate:
         """Raises TooManyGuessesError."""
         kind, _, encoded = header.partition(" ")
         try:
-            user, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+            user, colon, password = (
+                base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+            )
         except (ValueError, binascii.Error):
             return False
         if kind.lower() != "basic" or not colon:
@@ -175,7 +207,10 @@ class Gate:
 
 
 def _unknown_name(host: str) -> RefusedError:
-    return RefusedError(403, f"this page is not called {host[:255]!a}; use its address or localhost, or add the name to admin.hosts")
+    return RefusedError(
+        403,
+        f"this page is not called {host[:255]!a}; use its address or localhost, or add the name to admin.hosts",
+    )
 
 
 def _is_literal(host: str) -> bool:

@@ -34,9 +34,21 @@ PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
 BODY_BYTES = 4096
 NAME_CHARACTERS = 64  # of a pool or backend, as in the configuration
 CHANGES_AT_ONCE = 8  # the supervisor is asked for one at a time
-DURATIONS = ((0, "until changed back"), (300, "5 minutes"), (900, "15 minutes"), (3600, "1 hour"), (4 * 3600, "4 hours"), (24 * 3600, "1 day"))
+DURATIONS = (
+    (0, "until changed back"),
+    (300, "5 minutes"),
+    (900, "15 minutes"),
+    (3600, "1 hour"),
+    (4 * 3600, "4 hours"),
+    (24 * 3600, "1 day"),
+)
 MODES = {"enabled": "Enable", "drain": "Drain", "disabled": "Disable", "standby": "Standby"}
-_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "same-origin", "cross-origin-resource-policy": "same-origin"}
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 class BalancerManager:
@@ -50,7 +62,13 @@ class BalancerManager:
         self._settings = Settings(**{**greeting, "hosts": tuple(greeting.get("hosts", ()))})
         self.gate = Gate(self._settings)
         self._changing = 0
-        self._templates = Environment(loader=PackageLoader("relay.admin"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+        self._templates = Environment(
+            loader=PackageLoader("relay.admin"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=StrictUndefined,
+        )
         self._templates.filters.update(FILTERS, path=lambda text: quote(str(text), safe=""))
 
     @property
@@ -66,7 +84,11 @@ class BalancerManager:
     def _view(self, who: str) -> dict[str, Any]:
         snapshot = self._board.snapshot()
         facts = read_facts(snapshot)
-        why = self.gate.why_read_only if self._link is not None else "read-only: this process was started without its supervisor"
+        why = (
+            self.gate.why_read_only
+            if self._link is not None
+            else "read-only: this process was started without its supervisor"
+        )
         return {
             "version": facts["version"],
             "generation": facts["generation"],
@@ -86,13 +108,20 @@ class BalancerManager:
             f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
             "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
         )
-        return HTMLResponse(self._render("balancer_manager.html", who, nonce=nonce), headers={**_HEADERS, "content-security-policy": policy, "x-frame-options": "DENY"})
+        return HTMLResponse(
+            self._render("balancer_manager.html", who, nonce=nonce),
+            headers={**_HEADERS, "content-security-policy": policy, "x-frame-options": "DENY"},
+        )
 
     async def _part(self, request: Request) -> Response:
-        return HTMLResponse(self._render("pools.html", await self.gate.admit(request)), headers=_HEADERS)
+        return HTMLResponse(
+            self._render("pools.html", await self.gate.admit(request)), headers=_HEADERS
+        )
 
     def _render(self, template: str, who: str, **more: Any) -> str:
-        return self._templates.get_template(template).render(**self._view(who), modes=MODES, durations=DURATIONS, api=API, **more)
+        return self._templates.get_template(template).render(
+            **self._view(who), modes=MODES, durations=DURATIONS, api=API, **more
+        )
 
     async def _list(self, request: Request) -> Response:
         return JSONResponse(self._view(await self.gate.admit(request)), headers=_HEADERS)
@@ -100,25 +129,34 @@ class BalancerManager:
     async def _change(self, request: Request) -> Response:
         who = await self.gate.admit(request)
         # curl -d says that everything is a form; a page's form cannot have our header.
-        is_form = "x-csrf-token" not in request.headers and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+        is_form = "x-csrf-token" not in request.headers and request.headers.get(
+            "content-type", ""
+        ).startswith("application/x-www-form-urlencoded")
         body = await _read(request)
-        wanted, token = _parse_form(body) if is_form else (_parse_json(body), request.headers.get("x-csrf-token", ""))
+        wanted, token = (
+            _parse_form(body)
+            if is_form
+            else (_parse_json(body), request.headers.get("x-csrf-token", ""))
+        )
         self.gate.admit_change(request, token)
         if self._link is None:
             raise RelayError("this process was started without its supervisor")
         reply = await self._ask(self._link, _change_of(request, wanted, who))
         if reply.get("ok") is not True:
-            raise RefusedError(400, str(reply.get("error", "the supervisor refused without a reason")))
+            raise RefusedError(
+                400, str(reply.get("error", "the supervisor refused without a reason"))
+            )
         if is_form:
             return RedirectResponse(PAGE, 303, headers=_HEADERS)
         return JSONResponse(reply, headers=_HEADERS)
-
 
     async def _ask(self, link: Link, change: dict[str, Any]) -> dict[str, Any]:
         """The supervisor's reply to a change. Raises RefusedError, RelayError."""
         if self._changing >= CHANGES_AT_ONCE:
             raise RefusedError(
-                429, "too many changes are waiting for the supervisor; try again in 1 s", headers={"retry-after": "1"}
+                429,
+                "too many changes are waiting for the supervisor; try again in 1 s",
+                headers={"retry-after": "1"},
             )
         self._changing += 1
         try:
@@ -131,7 +169,9 @@ class BalancerManager:
 
 def _change_of(request: Request, wanted: dict[str, Any], who: str) -> dict[str, Any]:
     """The change as the supervisor takes it; nonsense of any size does not reach the supervisor. Raises RefusedError."""
-    asked = {key: wanted[key] for key in ("mode", "weight", "duration_s") if wanted.get(key) is not None}
+    asked = {
+        key: wanted[key] for key in ("mode", "weight", "duration_s") if wanted.get(key) is not None
+    }
     pool, backend = request.path_params["pool"], request.path_params["backend"]
     if len(pool) > NAME_CHARACTERS or len(backend) > NAME_CHARACTERS:
         raise RefusedError(400, "there is no backend of such a long name; see /api/pools")
@@ -157,15 +197,22 @@ def _parse_json(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         wanted = None
     if not isinstance(wanted, dict):
-        raise RefusedError(400, 'expected a JSON object, for example {"mode": "drain", "duration_s": 600}')
+        raise RefusedError(
+            400, 'expected a JSON object, for example {"mode": "drain", "duration_s": 600}'
+        )
     return wanted
 
 
 def _parse_form(body: bytes) -> tuple[dict[str, Any], str]:
     """The change and the token; the page sends every field, and the pressed button says which of them counts."""
     try:
-        fields = {key: values[-1] for key, values in parse_qs(body.decode("ascii"), max_num_fields=16).items()}
-        wanted: dict[str, Any] = {"mode": fields["mode"]} if "mode" in fields else {"weight": int(fields["weight"])}
+        fields = {
+            key: values[-1]
+            for key, values in parse_qs(body.decode("ascii"), max_num_fields=16).items()
+        }
+        wanted: dict[str, Any] = (
+            {"mode": fields["mode"]} if "mode" in fields else {"weight": int(fields["weight"])}
+        )
         if wanted.get("mode") != "none" and int(fields.get("duration_s", "0")):
             wanted["duration_s"] = int(fields["duration_s"])
     except (ValueError, KeyError):

@@ -16,7 +16,13 @@ def show_bytes(count: int) -> str:
     value = float(count)
     for unit in _UNITS:
         if value < 999.5 or unit == _UNITS[-1]:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+            return (
+                f"{count} B"
+                if unit == "B"
+                else f"{value:.1f} {unit}"
+                if value < 9.95
+                else f"{value:.0f} {unit}"
+            )
         value /= 1000
     return ""
 
@@ -50,4 +56,10 @@ def show_day(at: float) -> str:
     return show_time(at)[:10]
 
 
-FILTERS = {"bytes": show_bytes, "count": show_count, "span": show_span, "time": show_time, "day": show_day}
+FILTERS = {
+    "bytes": show_bytes,
+    "count": show_count,
+    "span": show_span,
+    "time": show_time,
+    "day": show_day,
+}

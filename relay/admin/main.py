@@ -71,7 +71,10 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     """Why no connection should be sent here, empty when it may. `now_ms` is CLOCK_MONOTONIC."""
     state = read_facts(snapshot)["state"]
     if state != "serving":
-        return {"starting": "the relay is starting", "draining": "the relay is draining; it takes no new connections"}.get(state, f"the relay is {state}")
+        return {
+            "starting": "the relay is starting",
+            "draining": "the relay is draining; it takes no new connections",
+        }.get(state, f"the relay is {state}")
     serving = [worker.heartbeat_ms for worker in snapshot.workers if worker.phase == PHASE_SERVING]
     if not serving:
         return f"none of {len(snapshot.workers)} workers is serving; look at the relay's log for why they end"
@@ -106,9 +109,14 @@ def make_app(board: Reader, link: Link | None = None, health_fd: int = -1) -> St
         manager.gate.admit_reader(request)
         snapshot = board.snapshot()
         facts = read_facts(snapshot)
-        links = "".join(f'<li><a href="{path}">{path}</a>: {html.escape(what)}</li>' for path, what in _PAGES.items())
+        links = "".join(
+            f'<li><a href="{path}">{path}</a>: {html.escape(what)}</li>'
+            for path, what in _PAGES.items()
+        )
         state = f"version {facts['version']}, {facts['openssl']}, configuration {facts['generation']}, {len(snapshot.workers)} workers, {facts['state']}"
-        return HTMLResponse(f'<!doctype html><html lang="en"><title>relay</title><h1>relay</h1><p>{html.escape(state)}</p><ul>{links}</ul></html>\n')
+        return HTMLResponse(
+            f'<!doctype html><html lang="en"><title>relay</title><h1>relay</h1><p>{html.escape(state)}</p><ul>{links}</ul></html>\n'
+        )
 
     async def refused(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -120,7 +128,9 @@ def make_app(board: Reader, link: Link | None = None, health_fd: int = -1) -> St
         return PlainTextResponse(f"{text}\n", status, headers=headers)
 
     async def gone(_request: Request, _error: Exception) -> Response:
-        return Response(status_code=400)  # nobody reads it, and it is no fault of ours that belongs in the log
+        return Response(
+            status_code=400
+        )  # nobody reads it, and it is no fault of ours that belongs in the log
 
     async def unreadable(request: Request, error: Exception) -> Response:
         if request.scope["path"].startswith(API):
@@ -160,7 +170,9 @@ class _Guarded(HttpToolsProtocol):
         self._wait_for_request(REQUEST_S)
         if len(self.connections) >= CONNECTIONS:
             victim = self._victim()
-            self.connections.discard(victim)  # now, not when the loop comes to it: many may knock in one turn
+            self.connections.discard(
+                victim
+            )  # now, not when the loop comes to it: many may knock in one turn
             victim.transport.abort()
 
     def _victim(self) -> _Guarded:
@@ -226,18 +238,37 @@ class _Server(uvicorn.Server):
         # Nothing is ever written to it: readable means end of file.
         if self._lifeline_fd is not None and not os.read(self._lifeline_fd, 64):
             asyncio.get_running_loop().remove_reader(self._lifeline_fd)
-            logging.getLogger(__name__).warning("the supervisor is gone; the admin process ends too")
+            logging.getLogger(__name__).warning(
+                "the supervisor is gone; the admin process ends too"
+            )
             self._stop()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until told to stop. All arguments are file descriptors that were passed on."""
-    parser = argparse.ArgumentParser(prog="relay.admin.main", description="The relay's admin process; started by its supervisor.")
-    parser.add_argument("--scoreboard-fd", type=int, required=True, help="a socket from which views of the scoreboard come")
-    parser.add_argument("--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket")
-    parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe whose other end only the supervisor holds")
-    parser.add_argument("--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's")
-    parser.add_argument("--health-fd", type=int, default=-1, help="the directory of the checker's findings")
+    parser = argparse.ArgumentParser(
+        prog="relay.admin.main", description="The relay's admin process; started by its supervisor."
+    )
+    parser.add_argument(
+        "--scoreboard-fd",
+        type=int,
+        required=True,
+        help="a socket from which views of the scoreboard come",
+    )
+    parser.add_argument(
+        "--listen-fd", type=int, required=True, help="a bound and listening TCP or Unix socket"
+    )
+    parser.add_argument(
+        "--lifeline-fd",
+        type=int,
+        help="read end of a pipe whose other end only the supervisor holds",
+    )
+    parser.add_argument(
+        "--control-fd", type=int, help="one end of a socket pair, the other is the supervisor's"
+    )
+    parser.add_argument(
+        "--health-fd", type=int, default=-1, help="the directory of the checker's findings"
+    )
     options = parser.parse_args(arguments)
     faulthandler.enable()  # the supervisor sends ABRT to an admin process that hangs
     hide_memory()
@@ -249,9 +280,19 @@ def main(arguments: list[str] | None = None) -> None:
     link = Link(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.
-        make_app(board, link, options.health_fd), http=_Guarded, log_config=None, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
+        make_app(board, link, options.health_fd),
+        http=_Guarded,
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        loop="asyncio",
         # No limit_concurrency: it would answer 503 to probes. Connections are bounded above, waiting changes and passwords where they wait.
-        proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=STOP_S,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_S,
     )
     confine_admin(options.health_fd)
     with socket.socket(fileno=options.listen_fd) as listener:

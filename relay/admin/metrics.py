@@ -40,7 +40,10 @@ _LATEST_S = 253_402_300_799  # the end of the year 9999, the last that a certifi
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
 # Closed label sets so large that zeros would bury the rest: of these only what happened is shown, and always the good ending.
-_SHOWN_WHEN_ZERO = {"relay_sessions_closed_total": {Reason.FINISHED.value}, "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED}}
+_SHOWN_WHEN_ZERO = {
+    "relay_sessions_closed_total": {Reason.FINISHED.value},
+    "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED},
+}
 
 
 class CertificateFact(TypedDict):
@@ -76,7 +79,17 @@ class Facts(TypedDict):
 
 def read_facts(snapshot: Snapshot) -> Facts:
     """The snapshot's facts, with a default for each that was not published yet."""
-    unknown = Facts(generation=0, version="", openssl="", started_at=0.0, state="starting", slots=0, certificates=[], routes=[], disabled=[])
+    unknown = Facts(
+        generation=0,
+        version="",
+        openssl="",
+        started_at=0.0,
+        state="starting",
+        slots=0,
+        certificates=[],
+        routes=[],
+        disabled=[],
+    )
     return cast("Facts", {**unknown, **snapshot.facts})
 
 
@@ -105,7 +118,9 @@ class RelayCollector(Collector):
         own: dict[str, Callable[[], Rows]] = {
             "relay_backend_up": lambda: _backends_up(snapshot, facts),
             "relay_route_disabled": lambda: _routes_disabled(facts),
-            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(snapshot),
+            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(
+                snapshot
+            ),
             "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
             "relay_worker_cpu_seconds_total": lambda: cpu_s,
             "relay_worker_resident_bytes": lambda: resident_bytes,
@@ -116,17 +131,25 @@ class RelayCollector(Collector):
             if family.kind == "histogram":
                 yield _histogram(family, by_name[family.name])
                 continue
-            made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(family.name, family.help, labels=family.labels)
-            for row, measured in own[family.name]() if family.name in own else _counted(family, by_name[family.name]):
+            made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
+                family.name, family.help, labels=family.labels
+            )
+            for row, measured in (
+                own[family.name]() if family.name in own else _counted(family, by_name[family.name])
+            ):
                 made.add_metric(row, measured)
             yield made
 
-    def _measure(self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]) -> tuple[Rows, Rows]:
+    def _measure(
+        self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]
+    ) -> tuple[Rows, Rows]:
         """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included.
 
         Workers say once a second what they use, as other processes may not look into them.
         """
-        cpu_s: defaultdict[str, float] = defaultdict(float, {str(slot): 0.0 for slot in range(facts["slots"])})
+        cpu_s: defaultdict[str, float] = defaultdict(
+            float, {str(slot): 0.0 for slot in range(facts["slots"])}
+        )
         resident: defaultdict[str, float] = defaultdict(float, cpu_s)
         for labels, value_us in dead_us.items():
             cpu_s[labels[0]] += value_us / 1e6
@@ -135,12 +158,18 @@ class RelayCollector(Collector):
             resident[str(worker.slot)] += max(0, worker.resident_bytes)
         for name, seconds in cpu_s.items():
             self._cpu_s[name] = max(self._cpu_s[name], seconds)
-        return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)]
+        return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [
+            ((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)
+        ]
 
 
 def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
     always = _SHOWN_WHEN_ZERO.get(family.name)
-    return [(labels, value * family.scale) for labels, value in cells.items() if value or always is None or labels[-1] in always]
+    return [
+        (labels, value * family.scale)
+        for labels, value in cells.items()
+        if value or always is None or labels[-1] in always
+    ]
 
 
 def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMetricFamily:
@@ -162,7 +191,9 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
 
 def _of_backends(name: str, snapshot: Snapshot) -> Rows:
     """One state of every backend that is configured now."""
-    return [(series.labels, value) for series, value in snapshot.shared.items() if series.name == name]
+    return [
+        (series.labels, value) for series, value in snapshot.shared.items() if series.name == name
+    ]
 
 
 def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
@@ -206,7 +237,11 @@ def _routes_disabled(facts: Facts) -> Rows:
 
 
 def _backend_certificates(snapshot: Snapshot) -> Rows:
-    return [(labels, not_after_at) for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot) if 0 < not_after_at <= _LATEST_S]
+    return [
+        (labels, not_after_at)
+        for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot)
+        if 0 < not_after_at <= _LATEST_S
+    ]
 
 
 def _certificates(facts: Facts) -> Rows:
@@ -221,7 +256,10 @@ def _certificates(facts: Facts) -> Rows:
 def parse_metrics(text: str) -> dict[str, float]:
     """A scrape as values by series, written as in the exposition format with the labels sorted: `name{a="1",b="2"}`."""
     return {
-        sample.name + "{" + ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items())) + "}": sample.value
+        sample.name
+        + "{"
+        + ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
+        + "}": sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

@@ -140,7 +140,9 @@ class Guesses:
             log.warning(
                 "wrong passwords on the admin page: %d since the last such message, the last one "
                 "from %s, its number %d in a row; if nobody mistyped, find out what guesses there",
-                self._untold, address, guesser.failures,
+                self._untold,
+                address,
+                guesser.failures,
             )
             self._untold, self._tell_at = 0, now + TELL_S
 

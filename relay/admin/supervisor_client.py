@@ -58,15 +58,21 @@ class Link:
         """The supervisor's reply. Raises RelayError when there is none in time."""
         async with self._lock:
             self._number += 1
-            line = json.dumps({"command": command, "id": self._number, **arguments}).encode() + b"\n"
+            line = (
+                json.dumps({"command": command, "id": self._number, **arguments}).encode() + b"\n"
+            )
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await asyncio.get_running_loop().sock_sendall(self._socket, line)
                     return await self._reply(self._number)
             except TimeoutError:
-                raise RelayError(f"the supervisor did not answer within {PATIENCE_S:g} s; look at its log") from None
+                raise RelayError(
+                    f"the supervisor did not answer within {PATIENCE_S:g} s; look at its log"
+                ) from None
             except OSError as error:
-                raise RelayError(f"the supervisor cannot be asked: {error.strerror or error}; look at its log") from None
+                raise RelayError(
+                    f"the supervisor cannot be asked: {error.strerror or error}; look at its log"
+                ) from None
 
     async def _reply(self, number: int) -> dict[str, Any]:
         while True:

@@ -49,6 +49,17 @@ class Result:
 
 def plan_of(pool: Pool, health: Health, config: Config, name: str) -> Plan:
     """How a pool's backends are checked. What is offered by ALPN is what sessions may offer: servers that insist on it refuse others."""
-    offered = [route.alpn for listener in config.listener for route in listener.route if route.pool == name and route.alpn]
+    offered = [
+        route.alpn
+        for listener in config.listener
+        for route in listener.route
+        if route.pool == name and route.alpn
+    ]
     alpn = "" if not offered else "http/1.1" if health.http_get else offered[0][0]
-    return Plan(health.timeout_s, health.http_get, parse_statuses(health.http_status), alpn.encode("ascii"), _HELLOS[pool.send_proxy])
+    return Plan(
+        health.timeout_s,
+        health.http_get,
+        parse_statuses(health.http_status),
+        alpn.encode("ascii"),
+        _HELLOS[pool.send_proxy],
+    )

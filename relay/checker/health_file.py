@@ -32,7 +32,9 @@ EVERY_S = 1.0
 log = logging.getLogger(__name__)
 
 
-def render_report(generation: int, watches: Iterable[Watch], names: Iterable[Name]) -> dict[str, Any]:
+def render_report(
+    generation: int, watches: Iterable[Watch], names: Iterable[Name]
+) -> dict[str, Any]:
     """The file's contents now."""
     now, wall = time.monotonic(), time.time()
 
@@ -43,7 +45,15 @@ def render_report(generation: int, watches: Iterable[Watch], names: Iterable[Nam
         "generation": generation,
         "pid": os.getpid(),
         "written_at": round(wall, 3),
-        "names": [{"host": n.host, "addresses": [host for host, _ in n.known], "answered_at": clock(n.answered_at), "error": n.error} for n in names],
+        "names": [
+            {
+                "host": n.host,
+                "addresses": [host for host, _ in n.known],
+                "answered_at": clock(n.answered_at),
+                "error": n.error,
+            }
+            for n in names
+        ],
         **{key_of(watch): _backend(watch, clock) for watch in watches},
     }
 
@@ -86,10 +96,16 @@ class ReportFile:
     def open(self) -> None:
         """Take hold of the directory. Without it the checks go on, and only the report is missing."""
         try:
-            self._directory_fd = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._directory_fd = os.open(
+                self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            )
         except OSError as error:
             self._failed = True
-            log.error("%s: cannot be used: %s; the page shows health as it was; the checks go on", self._path.parent, error.strerror or error)  # noqa: TRY400  a traceback says no more
+            log.error(
+                "%s: cannot be used: %s; the page shows health as it was; the checks go on",
+                self._path.parent,
+                error.strerror or error,
+            )  # noqa: TRY400  a traceback says no more
 
     @property
     def directory_fd(self) -> int:
@@ -110,7 +126,9 @@ class ReportFile:
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside, dir_fd=at)
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at)
+            descriptor = os.open(
+                beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at
+            )
             with os.fdopen(descriptor, "w") as file:
                 os.fchmod(descriptor, 0o644)  # whatever the umask is
                 json.dump(report, file)
@@ -118,7 +136,11 @@ class ReportFile:
             os.rename(beside, name, src_dir_fd=at, dst_dir_fd=at)
         except OSError as error:
             if not self._failed:
-                log.error("%s: cannot be written: %s; the page shows health as it was; the checks go on", self._path, error.strerror or error)  # noqa: TRY400  a traceback says no more
+                log.error(
+                    "%s: cannot be written: %s; the page shows health as it was; the checks go on",
+                    self._path,
+                    error.strerror or error,
+                )  # noqa: TRY400  a traceback says no more
             self._failed = True
         else:
             self._failed = False
@@ -127,14 +149,25 @@ class ReportFile:
         """Take over what the checker before us wrote about backends whose verdict the scoreboard still holds: since when, and why."""
         entries: Any
         try:
-            with os.fdopen(os.open(self._path.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory_fd)) as file:
+            with os.fdopen(
+                os.open(
+                    self._path.name,
+                    os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
+                    dir_fd=self._directory_fd,
+                )
+            ) as file:
                 entries = json.load(file)
         except (OSError, ValueError):
             return
         for watch in watches:
             entry = entries.get(key_of(watch))
             verdict = watch.state.verdict
-            if not isinstance(entry, dict) or verdict is Verdict.UNKNOWN or entry.get("state") != verdict.value or not isinstance(entry.get("since"), int | float):
+            if (
+                not isinstance(entry, dict)
+                or verdict is Verdict.UNKNOWN
+                or entry.get("state") != verdict.value
+                or not isinstance(entry.get("since"), int | float)
+            ):
                 continue
             watch.state = State(verdict, time.monotonic() - max(0.0, time.time() - entry["since"]))
             watch.inherited = entry

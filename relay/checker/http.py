@@ -15,7 +15,9 @@ MAX_HEAD_BYTES = 65_536
 def render_get(path: str, name: str) -> bytes:
     """The request, to a host of this name."""
     host = f"[{name}]" if ":" in name else name
-    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode(
+        "ascii"
+    )
 
 
 class Head:

@@ -91,14 +91,24 @@ class Checker:
         self._listen_to_supervisor(spec.lifeline_fd)
         self._report = spec.report
         shared = spec.board.row(SHARED_ROW)
-        around = Around(self._selector, self.at, random.random, self._on_change, spec.layout, shared, self._cells)
+        around = Around(
+            self._selector,
+            self.at,
+            random.random,
+            self._on_change,
+            spec.layout,
+            shared,
+            self._cells,
+        )
         self._watches: list[Watch] = []
         for name, pool in config.pool.items():
             if pool.health is not None:
                 targets = spec.generation.targets[name]
                 plan = plan_of(pool, pool.health, config, name)
                 outage = Outage(shared, spec.layout, [(each.pool, each.route) for each in targets])
-                self._watches += [Watch(around, each, pool.health, plan, outage) for each in targets]
+                self._watches += [
+                    Watch(around, each, pool.health, plan, outage) for each in targets
+                ]
         self._report.inherit(self._watches)
         nowhere = [host for host, found in spec.generation.addresses.items() if not found]
         self._names = Names(
@@ -113,7 +123,11 @@ class Checker:
         self._selector.register(self._names.fd, selectors.EVENT_READ, self._on_answers)
         dropped = spec.layout.cell("relay_messages_dropped_total")
         messages.count_dropped(lambda lines: add_to(self._cells, dropped, lines))
-        self._cells[PID], self._cells[SLOT], self._cells[GENERATION] = os.getpid(), CHECKER_SLOT, self._number
+        self._cells[PID], self._cells[SLOT], self._cells[GENERATION] = (
+            os.getpid(),
+            CHECKER_SLOT,
+            self._number,
+        )
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -153,7 +167,9 @@ class Checker:
                 beat_at = now + BEAT_S
             if now >= self._report.due_at:
                 self._report.write(render_report(self._number, self._watches, self._names.all))
-            wake_at = min(beat_at, self._report.due_at, self._timers[0][0] if self._timers else beat_at)
+            wake_at = min(
+                beat_at, self._report.due_at, self._timers[0][0] if self._timers else beat_at
+            )
             for key, _ in self._selector.select(max(0.0, wake_at - now)):
                 key.data()  # closes nobody else's socket, so all of the batch is current
             now = time.monotonic()

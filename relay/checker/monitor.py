@@ -57,7 +57,12 @@ class Watch:
     """One backend. It goes on from the verdict in the scoreboard, so a checker that replaces a dead one changes nothing."""
 
     def __init__(
-        self, around: Around, target: Target, health: Health, plan: Plan, outage: Outage | None = None
+        self,
+        around: Around,
+        target: Target,
+        health: Health,
+        plan: Plan,
+        outage: Outage | None = None,
     ) -> None:
         """`outage` has the failures of the backend's whole pool."""
         self.target = target
@@ -67,19 +72,28 @@ class Watch:
         self._rules = Rules(health.interval_s, health.rise, health.fall)
         labels = (target.pool, target.route)
         layout = around.layout
-        self._addresses = Addresses(target.address, (target.family, target.sockaddr), layout, around.shared)
+        self._addresses = Addresses(
+            target.address, (target.family, target.sockaddr), layout, around.shared
+        )
         self._cell_health = layout.cell(HEALTH, *labels)
         self._cell_returned = layout.cell(RETURNED_AT_MS, *labels)
         self._cell_not_after = layout.cell(BACKEND_NOT_AFTER_S, *labels)
         self._cell_version = layout.cell(HEALTH_VERSION)
-        self._cells_result = {result: layout.cell("relay_health_checks_total", *labels, result) for result in CHECK_RESULTS}
-        self.state = State(_VERDICTS.get(around.shared[self._cell_health], Verdict.UNKNOWN), time.monotonic())
+        self._cells_result = {
+            result: layout.cell("relay_health_checks_total", *labels, result)
+            for result in CHECK_RESULTS
+        }
+        self.state = State(
+            _VERDICTS.get(around.shared[self._cell_health], Verdict.UNKNOWN), time.monotonic()
+        )
         self.result: Result | None = None
         self.inherited: dict[str, Any] = {}
         """What the checker before this one has written about the backend, until there is news."""
         self._good_place = 0
         self._out_of_resources = False
-        around.at(next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin)
+        around.at(
+            next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
+        )
 
     def _begin(self) -> None:
         places = self._addresses.places()
@@ -87,7 +101,15 @@ class Watch:
             self._on_end(self._without_address())
             return
         first = self._good_place if self._good_place < len(places) else 0
-        Probe(self.target, self._plan, places, first, selector=self._around.selector, at=self._around.at, on_end=self._on_end).begin()
+        Probe(
+            self.target,
+            self._plan,
+            places,
+            first,
+            selector=self._around.selector,
+            at=self._around.at,
+            on_end=self._on_end,
+        ).begin()
 
     def _without_address(self) -> Result:
         now = time.monotonic()
@@ -102,7 +124,13 @@ class Watch:
         if result.word == Reason.NO_RESOURCES:
             # Not the backend's fault, and nothing is known.
             if not self._out_of_resources:
-                log.error("pool %s: backend %s cannot be checked: %s; %s", self.target.pool, self.target.route, check.detail, result.remedy)
+                log.error(
+                    "pool %s: backend %s cannot be checked: %s; %s",
+                    self.target.pool,
+                    self.target.route,
+                    check.detail,
+                    result.remedy,
+                )
             self._out_of_resources = True
             around.at(time.monotonic() + self._rules.interval_s, self._begin)
             return
@@ -120,7 +148,9 @@ class Watch:
         if change is not None:
             self._tell(change, result)
         around.on_change()
-        around.at(next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin)
+        around.at(
+            next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
+        )
 
     def _tell(self, change: Change, result: Result) -> None:
         shared = self._around.shared
@@ -129,7 +159,13 @@ class Watch:
         shared[self._cell_health] = _WORDS[change.after]
         bump(shared, self._cell_version)
         if change.after is Verdict.DOWN:
-            log.warning("pool %s: backend %s %s; %s", self.target.pool, self.target.route, change, result.remedy)
+            log.warning(
+                "pool %s: backend %s %s; %s",
+                self.target.pool,
+                self.target.route,
+                change,
+                result.remedy,
+            )
         else:
             log.info("pool %s: backend %s %s", self.target.pool, self.target.route, change)
 

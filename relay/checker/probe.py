@@ -121,7 +121,11 @@ class Probe:
         elif self._stage is Stage.CONNECT:
             self._fail(Reason.BACKEND_TIMEOUT, f"it did not accept the connection {within}", slow)
         elif self._stage is Stage.HANDSHAKE:
-            self._fail(Reason.BACKEND_HANDSHAKE_TIMEOUT, f"it did not finish the TLS handshake {within}", slow)
+            self._fail(
+                Reason.BACKEND_HANDSHAKE_TIMEOUT,
+                f"it did not finish the TLS handshake {within}",
+                slow,
+            )
         else:
             self._fail("http_timeout", f"GET {self._plan.path} was not answered {within}", slow)
 
@@ -156,7 +160,9 @@ class Probe:
             return
         self._stage = Stage.HANDSHAKE
         try:
-            self._ssl = stream.connect(self._target.context, sock.fileno(), self._target.server_name, self._plan.alpn, None)
+            self._ssl = stream.connect(
+                self._target.context, sock.fileno(), self._target.server_name, self._plan.alpn, None
+            )
         except MemoryError as error:
             self._blame(Failure(Reason.NO_RESOURCES, words_of(error)))
             return
@@ -182,7 +188,9 @@ class Probe:
             else:
                 self._passed(f"{self._version} handshake in {self._took()}")
         else:
-            self._watch(selectors.EVENT_READ if progress is stream.STEP_WANT_READ else selectors.EVENT_WRITE)
+            self._watch(
+                selectors.EVENT_READ if progress is stream.STEP_WANT_READ else selectors.EVENT_WRITE
+            )
 
     def _heard_nothing(self) -> None:
         if self._plan.path:
@@ -221,7 +229,11 @@ class Probe:
                     self._heard_nothing()
                 return
             if self._head is None and self._plan.path:
-                self._fail("not_http", f"it spoke before GET {self._plan.path} was sent", "correct the backend's port, or remove health.http_get")
+                self._fail(
+                    "not_http",
+                    f"it spoke before GET {self._plan.path} was sent",
+                    "correct the backend's port, or remove health.http_get",
+                )
             elif self._head is None:  # a backend that speaks first has nothing against us
                 self._passed(f"{self._version} handshake in {self._took()}")
             else:
@@ -229,18 +241,34 @@ class Probe:
 
     def _hung_up(self) -> None:
         if self._stage is Stage.RESPONSE:
-            self._fail("http_gone", f"it closed the connection instead of answering GET {self._plan.path}", "see its log")
+            self._fail(
+                "http_gone",
+                f"it closed the connection instead of answering GET {self._plan.path}",
+                "see its log",
+            )
         else:
-            self._fail(Reason.BACKEND_GONE, "it closed the connection right after the TLS handshake", "see its log; it may not like the pool's machine_certificate")
+            self._fail(
+                Reason.BACKEND_GONE,
+                "it closed the connection right after the TLS handshake",
+                "see its log; it may not like the pool's machine_certificate",
+            )
 
     def _answered(self, status: int | str | None) -> None:
         path = self._plan.path
         if isinstance(status, str):
-            self._fail("not_http", f"what it answered to GET {path} is not HTTP/1.1: {status}", "correct the backend's port, or remove health.http_get")
+            self._fail(
+                "not_http",
+                f"what it answered to GET {path} is not HTTP/1.1: {status}",
+                "correct the backend's port, or remove health.http_get",
+            )
         elif status is not None and has_status(self._plan.statuses, status):
             self._passed(f"{self._version} GET {path} answered {status} in {self._took()}")
         elif status is not None:
-            self._fail("http_status", f"GET {path} answered {status}", "see the backend's log; health.http_status says which statuses are good")
+            self._fail(
+                "http_status",
+                f"GET {path} answered {status}",
+                "see the backend's log; health.http_status says which statuses are good",
+            )
 
     # Endings.
 
@@ -269,7 +297,20 @@ class Probe:
         place = self._order[0]
         at = time.monotonic() if self._stage is not Stage.LISTEN else self._shook_at
         address = format_address(self._places[place][1])
-        self._on_end(Result(label, str(word), clip(detail, _DETAIL_CHARACTERS), remedy, self._began_at, at, place, address, self._version, self._not_after_at))
+        self._on_end(
+            Result(
+                label,
+                str(word),
+                clip(detail, _DETAIL_CHARACTERS),
+                remedy,
+                self._began_at,
+                at,
+                place,
+                address,
+                self._version,
+                self._not_after_at,
+            )
+        )
 
     def _close(self) -> None:
         self._deadline_at = float("inf")

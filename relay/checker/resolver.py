@@ -71,7 +71,10 @@ class Names:
         nowhere: Container[str] = (),
     ) -> None:
         """`nowhere`: names that had no address when the configuration was loaded."""
-        self._names = {host: Name(host, interval_s, cell_of(layout, host)) for host, interval_s in hosts.items()}
+        self._names = {
+            host: Name(host, interval_s, cell_of(layout, host))
+            for host, interval_s in hosts.items()
+        }
         self._shared = shared
         self._at = at
         self._chance = chance
@@ -137,7 +140,13 @@ class Names:
         if error:
             wait_s = min(wait_s, AGAIN_S)
             if not name.error:
-                log.warning("host %s: the name cannot be looked up: %s; %s; see whether the resolver of this machine answers: getent ahosts %s", name.host, error, self._kept(name), name.host)
+                log.warning(
+                    "host %s: the name cannot be looked up: %s; %s; see whether the resolver of this machine answers: getent ahosts %s",
+                    name.host,
+                    error,
+                    self._kept(name),
+                    name.host,
+                )
         else:
             if name.error:
                 log.info("host %s: the name can be looked up again", name.host)

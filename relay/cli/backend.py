@@ -20,13 +20,26 @@ from relay.core.overrides import MAX_WEIGHT
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
-_COLUMNS = ("backend", "address", "status", "mode", "weight", "elected", "busy", "to_bytes", "from_bytes", "overridden")
+_COLUMNS = (
+    "backend",
+    "address",
+    "status",
+    "mode",
+    "weight",
+    "elected",
+    "busy",
+    "to_bytes",
+    "from_bytes",
+    "overridden",
+)
 
 
 class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click alone
     name = "duration"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """Seconds of "90", "90s", "10m", "2h" or "1d"."""
         match = _DURATION.fullmatch(str(value))
         if match is None or float(match[1]) == 0:
@@ -37,16 +50,28 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the ne
 class _Member(click.ParamType):  # type: ignore[type-arg]  # see above
     name = "pool/backend"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
         """Pool and backend; the name of a pool has no slash."""
         pool, slash, name = str(value).partition("/")
         if not slash or not pool or not name:
-            self.fail(f"{value!r} names no backend; write POOL/BACKEND, see: relay backend list", param, ctx)
+            self.fail(
+                f"{value!r} names no backend; write POOL/BACKEND, see: relay backend list",
+                param,
+                ctx,
+            )
         return pool, name
 
 
 _member = click.argument("member", type=_Member(), metavar="POOL/BACKEND")
-_for = click.option("--for", "duration_s", type=_Duration(), metavar="TIME", help="Undo it after this time: 90s, 10m, 2h, 1d.")
+_for = click.option(
+    "--for",
+    "duration_s",
+    type=_Duration(),
+    metavar="TIME",
+    help="Undo it after this time: 90s, 10m, 2h, 1d.",
+)
 
 
 @click.group()
@@ -59,7 +84,11 @@ def backend() -> None:
 def list_backends(config_file: Path | None) -> int:
     """Show every pool and backend."""
     reply = ask_relay(config_file, "backends")
-    rows = [[_shown(pool, one, column) for column in _COLUMNS] for pool in reply["pools"] for one in pool["backends"]]
+    rows = [
+        [_shown(pool, one, column) for column in _COLUMNS]
+        for pool in reply["pools"]
+        for one in pool["backends"]
+    ]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -70,9 +99,14 @@ def list_backends(config_file: Path | None) -> int:
         Console().print(table, markup=False)
     else:
         for row in rows:
-            click.echo("backend " + " ".join(f"{column}={value}" for column, value in zip(_COLUMNS, row, strict=True)))
+            click.echo(
+                "backend "
+                + " ".join(f"{column}={value}" for column, value in zip(_COLUMNS, row, strict=True))
+            )
     for one in reply["inactive"]:
-        click.echo(f"{one['pool']}/{one['backend']} is overridden, but the configuration has no such backend; forget it with: relay backend clear {one['pool']}/{one['backend']}")
+        click.echo(
+            f"{one['pool']}/{one['backend']} is overridden, but the configuration has no such backend; forget it with: relay backend clear {one['pool']}/{one['backend']}"
+        )
     return 0
 
 
@@ -82,7 +116,13 @@ def _shown(pool: dict[str, Any], one: dict[str, Any], column: str) -> str:
     if column != "overridden":
         return str(one[column])
     settings = {name: setting for name, setting in one["override"].items() if setting}
-    return ",".join(f"{name}:{setting['value']}{_until(setting['until'])}" for name, setting in settings.items()) or "no"
+    return (
+        ",".join(
+            f"{name}:{setting['value']}{_until(setting['until'])}"
+            for name, setting in settings.items()
+        )
+        or "no"
+    )
 
 
 def _until(until_at: float | None) -> str:
@@ -92,7 +132,14 @@ def _until(until_at: float | None) -> str:
 
 
 def _change(config_file: Path | None, member: tuple[str, str], **wanted: Any) -> int:
-    reply = ask_relay(config_file, "override", pool=member[0], backend=member[1], by=f"{_user()} (relay backend)", **wanted)
+    reply = ask_relay(
+        config_file,
+        "override",
+        pool=member[0],
+        backend=member[1],
+        by=f"{_user()} (relay backend)",
+        **wanted,
+    )
     click.echo(f"{member[0]}/{member[1]}: {reply['now']}")
     if "warning" in reply:
         click.echo(f"relay: {reply['warning']}", err=True)
@@ -147,7 +194,9 @@ def standby(config_file: Path | None, member: tuple[str, str], duration_s: float
 @click.argument("weight", type=click.IntRange(0, MAX_WEIGHT))
 @_for
 @config_option
-def weight(config_file: Path | None, member: tuple[str, str], weight: int, duration_s: float | None) -> int:
+def weight(
+    config_file: Path | None, member: tuple[str, str], weight: int, duration_s: float | None
+) -> int:
     """Give it another weight, 1 to 256; 0 is the configured one."""
     return _change(config_file, member, weight=weight, duration_s=duration_s)
 

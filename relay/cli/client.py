@@ -18,7 +18,13 @@ from relay.supervisor.control import EXIT_USAGE, ask
 EXIT_NOT_RUNNING = 69
 STATUS_PATIENCE_S = 5.0
 
-config_option = click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Default: ./relay.toml, then /etc/relay/relay.toml.")
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Default: ./relay.toml, then /etc/relay/relay.toml.",
+)
 
 
 class RefusedError(ControlError):
@@ -30,9 +36,26 @@ class RefusedError(ControlError):
         self.problems = tuple(problems)
 
 
-def ask_relay(config_file: Path | None, command: str, patience_s: float = STATUS_PATIENCE_S, *, until_end: bool = False, **arguments: Any) -> dict[str, Any]:
+def ask_relay(
+    config_file: Path | None,
+    command: str,
+    patience_s: float = STATUS_PATIENCE_S,
+    *,
+    until_end: bool = False,
+    **arguments: Any,
+) -> dict[str, Any]:
     """The reply of the relay with this configuration. Raises ControlError when none answers, RefusedError when it says no."""
-    reply = ask(load_state_dir(find_config(config_file)), command, patience_s, until_end=until_end, **arguments)
+    reply = ask(
+        load_state_dir(find_config(config_file)),
+        command,
+        patience_s,
+        until_end=until_end,
+        **arguments,
+    )
     if reply.get("ok") is True:
         return reply
-    raise RefusedError(str(reply.get("error", "the relay gave no reason")), reply.get("code", EXIT_USAGE), [str(problem) for problem in reply.get("problems", ())])
+    raise RefusedError(
+        str(reply.get("error", "the relay gave no reason")),
+        reply.get("code", EXIT_USAGE),
+        [str(problem) for problem in reply.get("problems", ())],
+    )

@@ -36,11 +36,19 @@ from relay.standard_streams import reserve
 if TYPE_CHECKING:
     from relay.tls.certificates.findings import Finding
 
-EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = 0, 64, 70, 71, 78, 130
+EXIT_OK, EXIT_USAGE, EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG, EXIT_INTERRUPTED = (
+    0,
+    64,
+    70,
+    71,
+    78,
+    130,
+)
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
 EXIT_NOT_WRITTEN = 74
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 SAY_PATIENCE_S = 1.0
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit code of the process. Every error is one line on stderr."""
@@ -87,7 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
             return _say(f"{what}; see where stdout goes, and make room there", EXIT_NOT_WRITTEN)
         if os.environ.get("RELAY_DEBUG"):
             raise
-        return _say(f"a bug in the relay: {type(error).__name__}: {error}; run it again with RELAY_DEBUG=1 and report the traceback", EXIT_BUG)
+        return _say(
+            f"a bug in the relay: {type(error).__name__}: {error}; run it again with RELAY_DEBUG=1 and report the traceback",
+            EXIT_BUG,
+        )
     return code if isinstance(code, int) else EXIT_OK
 
 
@@ -130,7 +141,11 @@ commands.add_command(backend)
 
 @commands.command()
 @config_option
-@click.option("--strict", is_flag=True, help="Refuse what would only disable a route, a pool or a backend, now and at every reload.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse what would only disable a route, a pool or a backend, now and at every reload.",
+)
 def start(config_file: Path | None, *, strict: bool) -> int:
     """Run the relay in the foreground."""
     path = find_config(config_file)
@@ -181,7 +196,13 @@ def _show_findings(findings: list[Finding]) -> None:
     table = Table("level", "where, file", "subject", "what", "remedy", show_lines=False)
     colours = {"error": "bold red", "warning": "yellow", "info": "green"}
     for one in findings:
-        table.add_row(Text(one.level, style=colours.get(one.level, "")), *map(Text, ("\n".join(filter(None, (one.where, one.file))), one.subject, one.what, one.remedy)))
+        table.add_row(
+            Text(one.level, style=colours.get(one.level, "")),
+            *map(
+                Text,
+                ("\n".join(filter(None, (one.where, one.file))), one.subject, one.what, one.remedy),
+            ),
+        )
     _print(table)
 
 
@@ -192,13 +213,21 @@ def status(config_file: Path | None) -> int:
     reply = ask_relay(config_file, "status", STATUS_PATIENCE_S)
     from rich.table import Table
 
-    since = datetime.fromtimestamp(reply["started_at"], UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-    click.echo(f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']}, generation {reply['generation']}, since {since}")
+    since = (
+        datetime.fromtimestamp(reply["started_at"], UTC)
+        .astimezone()
+        .isoformat(sep=" ", timespec="seconds")
+    )
+    click.echo(
+        f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']}, generation {reply['generation']}, since {since}"
+    )
     click.echo(f"configuration {reply['config']}")
     for name, addresses in reply["listeners"].items():
         click.echo(f"listener {name}: {', '.join(addresses)}")
     admin = reply["admin"]
-    click.echo(f"admin: {admin if admin.startswith('unix:') else 'http://' + admin if admin else 'off'}")
+    click.echo(
+        f"admin: {admin if admin.startswith('unix:') else 'http://' + admin if admin else 'off'}"
+    )
     if reply.get("checker", {}).get("pid"):
         click.echo(f"checker: pid {reply['checker']['pid']}")
     columns = ("slot", "pid", "generation", "phase", "connections", "age_s", "heartbeat_age_s")
@@ -211,14 +240,21 @@ def status(config_file: Path | None) -> int:
         _print(table)
     else:
         for row in rows:
-            click.echo("worker " + " ".join(f"{column}={value}" for column, value in zip(columns, row, strict=True)))
+            click.echo(
+                "worker "
+                + " ".join(f"{column}={value}" for column, value in zip(columns, row, strict=True))
+            )
     for thing in reply.get("disabled", ()):
         parent = f"{thing['parent']}/" if thing["parent"] else ""
         click.echo(f"{thing['kind']} {parent}{thing['name']} is disabled: {thing['why']}")
     for slot in waiting:
         what = "is parked" if slot["parked"] else "has no worker"
         # None when the last one could not even be forked.
-        deaths = f" after {slot['early_deaths']} early deaths of its workers" if slot["early_deaths"] else ""
+        deaths = (
+            f" after {slot['early_deaths']} early deaths of its workers"
+            if slot["early_deaths"]
+            else ""
+        )
         click.echo(f"slot {slot['slot']} {what}{deaths}; next try in {slot['next_start_in_s']:g} s")
     return EXIT_OK
 
@@ -252,8 +288,18 @@ def stop(config_file: Path | None) -> int:
 
 
 @commands.command()
-@click.option("--once", is_flag=True, help="End after the last step; exit 0 only if every step showed what it should.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port to listen on; 0 is any free one.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="End after the last step; exit 0 only if every step showed what it should.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Port to listen on; 0 is any free one.",
+)
 def demo(once: bool, port: int) -> int:
     """Make a CA, certificates and three backends, start a relay on loopback, and show it working."""
     from relay.demo.steps import run_demo
@@ -276,7 +322,9 @@ def password() -> int:
     else:
         asked = sys.stdin.readline().rstrip("\r\n") if sys.stdin is not None else ""
         if not asked:
-            raise click.UsageError("stdin has no password; write it there as one line, or start this in a terminal")
+            raise click.UsageError(
+                "stdin has no password; write it there as one line, or start this in a terminal"
+            )
     click.echo(hash_password(asked))
     return EXIT_OK
 
@@ -290,7 +338,9 @@ def version() -> int:
     _load_openssl()
     from relay.tls.raw import openssl_version
 
-    click.echo(f"relay {relay.__version__}, Python {python_version()}, pyOpenSSL {version_of('pyopenssl')}, cryptography {version_of('cryptography')}, {openssl_version()}")
+    click.echo(
+        f"relay {relay.__version__}, Python {python_version()}, pyOpenSSL {version_of('pyopenssl')}, cryptography {version_of('cryptography')}, {openssl_version()}"
+    )
     return EXIT_OK
 
 

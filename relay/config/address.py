@@ -37,7 +37,9 @@ def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     (host, port), (other_host, other_port) = one, other
     if not port or port != other_port or (":" in host) != (":" in other_host):
         return False
-    return canonical_ip(host) == canonical_ip(other_host) or any(ipaddress.ip_address(each).is_unspecified for each in (host, other_host))
+    return canonical_ip(host) == canonical_ip(other_host) or any(
+        ipaddress.ip_address(each).is_unspecified for each in (host, other_host)
+    )
 
 
 def compete(one: str, other: str) -> bool:
@@ -74,24 +76,54 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port` into host (no brackets) and port. Raises ConfigError with one Problem, whose `where` is the text."""
     host, colon, port_text = text.rpartition(":")
     if is_ip(text) or not colon:
-        example = f"[{text}]:443" if ":" in text else f"127.0.0.1:{text}" if text.isdecimal() else f"{text or '192.0.2.1'}:443"
-        raise _refuse(text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}")
+        example = (
+            f"[{text}]:443"
+            if ":" in text
+            else f"127.0.0.1:{text}"
+            if text.isdecimal()
+            else f"{text or '192.0.2.1'}:443"
+        )
+        raise _refuse(
+            text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}"
+        )
     # No int(): it takes "+1", "1_0" and Arabic digits.
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not min_port <= int(port_text) <= 65535:
-        raise _refuse(text, f"the port of {_quoted(text)} is not a number from {min_port} to 65535", 'write host:port, for example "192.0.2.1:443"')
+        raise _refuse(
+            text,
+            f"the port of {_quoted(text)} is not a number from {min_port} to 65535",
+            'write host:port, for example "192.0.2.1:443"',
+        )
     if host.startswith("[") and host.endswith("]"):
         address = host[1:-1]
         if not is_ip(address) or ":" not in address:
-            raise _refuse(text, f"{_quoted(address)} in {_quoted(text)} is not an IPv6 address", "only IPv6 addresses go in brackets")
+            raise _refuse(
+                text,
+                f"{_quoted(address)} in {_quoted(text)} is not an IPv6 address",
+                "only IPv6 addresses go in brackets",
+            )
         if ipaddress.IPv6Address(address).ipv4_mapped is not None:
-            raise _refuse(text, f"{_quoted(text)} is an IPv4 address written as IPv6", f'write "{ipaddress.IPv6Address(address).ipv4_mapped}:{port_text}"')
+            raise _refuse(
+                text,
+                f"{_quoted(text)} is an IPv4 address written as IPv6",
+                f'write "{ipaddress.IPv6Address(address).ipv4_mapped}:{port_text}"',
+            )
         return address, int(port_text)
     if ":" in host:
-        raise _refuse(text, f"{_quoted(text)} has several colons and no brackets", "write an IPv6 address in brackets: [2001:db8::1]:443")
+        raise _refuse(
+            text,
+            f"{_quoted(text)} has several colons and no brackets",
+            "write an IPv6 address in brackets: [2001:db8::1]:443",
+        )
     if host in {"", "*"}:
-        raise _refuse(text, f"{_quoted(text)} names no host", f'write an IP address before the port; all of this machine are "0.0.0.0:{port_text}" and "[::]:{port_text}"')
+        raise _refuse(
+            text,
+            f"{_quoted(text)} names no host",
+            f'write an IP address before the port; all of this machine are "0.0.0.0:{port_text}" and "[::]:{port_text}"',
+        )
     if not is_ip(host) and (why := why_no_host_name(host)):
-        raise _refuse(text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name")
+        raise _refuse(
+            text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name"
+        )
     return host, int(port_text)
 
 

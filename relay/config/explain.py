@@ -25,14 +25,29 @@ _LONGEST_VALUE = 60
 
 # What to do about a key that must be there and is not.
 _ADD: dict[tuple[type[BaseModel], str], str] = {
-    (Config, "listener"): "add a [[listener]] with name, listen and at least one [[listener.route]]",
-    (Config, "pool"): "add a [pool.NAME] with at least one [[pool.NAME.backend]], and name it in a route",
-    (Listener, "name"): 'give the listener a name of its own, for example name = "https"; logs and metrics use it',
-    (Listener, "listen"): 'say where to accept connections, for example listen = ["0.0.0.0:443", "[::]:443"]',
+    (
+        Config,
+        "listener",
+    ): "add a [[listener]] with name, listen and at least one [[listener.route]]",
+    (
+        Config,
+        "pool",
+    ): "add a [pool.NAME] with at least one [[pool.NAME.backend]], and name it in a route",
+    (
+        Listener,
+        "name",
+    ): 'give the listener a name of its own, for example name = "https"; logs and metrics use it',
+    (
+        Listener,
+        "listen",
+    ): 'say where to accept connections, for example listen = ["0.0.0.0:443", "[::]:443"]',
     (Listener, "route"): "add at least one [[listener.route]] below it",
     (Route, "pool"): "name the pool that this route leads to",
     (Pool, "backend"): "add at least one [[pool.NAME.backend]] with route and address",
-    (Backend, "route"): 'give the backend a name inside its pool, for example route = "worker1"; logs and metrics use it',
+    (
+        Backend,
+        "route",
+    ): 'give the backend a name inside its pool, for example route = "worker1"; logs and metrics use it',
     (Backend, "address"): 'say where the backend is, for example address = "192.0.2.11:443"',
 }
 
@@ -89,17 +104,38 @@ def accepted(annotation: Any, constraints: Sequence[Any] = ()) -> str:
         return "tables of their own names"
     if get_origin(bare) is tuple:
         item = unwrap(get_args(bare)[0])[0]
-        return "a list of tables ([[…]])" if isinstance(item, type) and issubclass(item, BaseModel) else "a list of strings"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a file name in quotes"}
+        return (
+            "a list of tables ([[…]])"
+            if isinstance(item, type) and issubclass(item, BaseModel)
+            else "a list of strings"
+        )
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a string",
+        Path: "a file name in quotes",
+    }
     return names[bare] + _bounds([*constraints, *own])
 
 
 def _bounds(constraints: Sequence[Any]) -> str:
     # Constraints are annotated_types.Ge, Gt, Le: told apart by their one attribute, as that package is pydantic's and not ours.
-    limits = {name: getattr(each, name) for each in constraints for name in ("ge", "gt", "le") if hasattr(each, name)}
+    limits = {
+        name: getattr(each, name)
+        for each in constraints
+        for name in ("ge", "gt", "le")
+        if hasattr(each, name)
+    }
     if "ge" in limits:
-        return f" from {limits['ge']} to {limits['le']}" if "le" in limits else f" from {limits['ge']} up"
-    return f" above {limits['gt']} and at most {limits['le']}" if limits.keys() >= {"gt", "le"} else ""
+        return (
+            f" from {limits['ge']} to {limits['le']}"
+            if "le" in limits
+            else f" from {limits['ge']} up"
+        )
+    return (
+        f" above {limits['gt']} and at most {limits['le']}" if limits.keys() >= {"gt", "le"} else ""
+    )
 
 
 def find(loc: Loc) -> tuple[Any, list[Any], type[BaseModel] | None, Loc]:
@@ -137,7 +173,9 @@ def place(loc: Loc, raw: Mapping[str, Any]) -> str:
     if len(steps) > 1 and steps[0] == "listener" and isinstance(steps[1], int):
         listeners = raw["listener"]
         names = [each.get("name") if isinstance(each, Mapping) else None for each in listeners]
-        text = listener_places([each.strip() if isinstance(each, str) else each for each in names])[steps[1]]
+        text = listener_places([each.strip() if isinstance(each, str) else each for each in names])[
+            steps[1]
+        ]
         steps = steps[2:]
     for step in steps:
         text = f"{text}[{step}]" if isinstance(step, int) else key_place(text, step)
@@ -158,7 +196,9 @@ def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
 def meant_key(key: str, holder: type[BaseModel]) -> str:
     """The key of this section that an unknown one is nearly spelled like, or ""."""
     keys = _keys(holder)
-    longer = [each for each in keys if len(key) >= 4 and each.startswith(key)]  # an abbreviation says more than a likeness
+    longer = [
+        each for each in keys if len(key) >= 4 and each.startswith(key)
+    ]  # an abbreviation says more than a likeness
     return longer[0] if len(longer) == 1 else nearest(key, keys, 0.7)
 
 
@@ -168,7 +208,12 @@ def _keys(holder: type[BaseModel]) -> list[str]:
 
 def _homes(key: str) -> list[str]:
     """The sections in which a key exists."""
-    sections: dict[str, type[BaseModel]] = {"[[listener]]": Listener, "[[listener.route]]": Route, "[pool.NAME]": Pool, "[[pool.NAME.backend]]": Backend}
+    sections: dict[str, type[BaseModel]] = {
+        "[[listener]]": Listener,
+        "[[listener.route]]": Route,
+        "[pool.NAME]": Pool,
+        "[[pool.NAME.backend]]": Backend,
+    }
     for name, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             sections[f"[{name}]"] = field.annotation
@@ -188,7 +233,11 @@ def translate(error: Mapping[str, Any], raw: Mapping[str, Any]) -> tuple[Loc, Pr
         return loc, Problem(where, error["msg"])
     if kind == "too_short":
         # Pydantic also says this when items were given and all were wrong; then those are the problem.
-        return None if value else (loc, Problem(where, "is empty", _ADD[holder or Config, str(loc[-1])]))
+        return (
+            None
+            if value
+            else (loc, Problem(where, "is empty", _ADD[holder or Config, str(loc[-1])]))
+        )
     what = f"must be {accepted(annotation, constraints)}, not {quoted(value)}"
     return loc, Problem(where, what, _shape_remedy(annotation, value))
 
@@ -203,7 +252,11 @@ def _shape_remedy(annotation: Any, value: object) -> str:
         words = {each.lower(): each for each in get_args(bare)}
         near = nearest(value.lower(), words)
         return f"did you mean {quoted(words[near])}?" if near else ""
-    if bare in {int, float} and isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
+    if (
+        bare in {int, float}
+        and isinstance(value, str)
+        and value.strip().replace(".", "", 1).isdigit()
+    ):
         return f"write it without quotes: {value.strip()}"
     if bare is bool and isinstance(value, str | int) and not isinstance(value, bool):
         return "TOML's booleans are true and false, without quotes"

@@ -33,7 +33,12 @@ def pool_place(name: str) -> str:
 def listener_places(names: Sequence[object]) -> list[str]:
     """The places of all listeners, given their names in file order (anything that is no usable name counts as none)."""
     uses = Counter(name for name in names if isinstance(name, str))
-    return [key_place("listener", name) if isinstance(name, str) and NAME.fullmatch(name) and uses[name] == 1 else f"listener[{index}]" for index, name in enumerate(names)]
+    return [
+        key_place("listener", name)
+        if isinstance(name, str) and NAME.fullmatch(name) and uses[name] == 1
+        else f"listener[{index}]"
+        for index, name in enumerate(names)
+    ]
 
 
 def route_place(config: Config, listener: int, route: int) -> str:

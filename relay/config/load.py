@@ -53,7 +53,15 @@ def find_config(explicit: Path | None) -> Path:
             pass  # it is there, or nobody knows: load_config says why it cannot be read
         return candidate.absolute()
     looked = " and ".join(str(each.absolute()) for each in DEFAULT_PLACES)
-    raise ConfigError([Problem("configuration", f"no file found; looked at {looked}", "name one with --config FILE, or try: relay demo")])
+    raise ConfigError(
+        [
+            Problem(
+                "configuration",
+                f"no file found; looked at {looked}",
+                "name one with --config FILE, or try: relay demo",
+            )
+        ]
+    )
 
 
 def load_config(path: Path) -> Config:
@@ -81,11 +89,17 @@ def load_state_dir(path: Path) -> Path:
     """`relay.state_dir` alone, absolute: a running relay can be asked and stopped although its file has a mistake now. Raises ConfigError."""
     source = path.absolute()
     section = _parse(source, _read(source)).get("relay", {})
-    given = {key: value for key, value in section.items() if key == "state_dir"} if isinstance(section, Mapping) else {}
+    given = (
+        {key: value for key, value in section.items() if key == "state_dir"}
+        if isinstance(section, Mapping)
+        else {}
+    )
     try:
         return source.parent / Relay.model_validate(given).state_dir
     except ValidationError:
-        raise ConfigError([Problem("relay.state_dir", "does not name a directory", "write its path in quotes")]) from None
+        raise ConfigError(
+            [Problem("relay.state_dir", "does not name a directory", "write its path in quotes")]
+        ) from None
 
 
 def _read(path: Path) -> str:
@@ -95,22 +109,62 @@ def _read(path: Path) -> str:
     except IsADirectoryError:
         raise ConfigError([Problem(where, "is a directory", "name the file in it")]) from None
     except NotRegularError:
-        raise ConfigError([Problem(where, "is not a regular file", "write the configuration to a file; a reload reads it again")]) from None
+        raise ConfigError(
+            [
+                Problem(
+                    where,
+                    "is not a regular file",
+                    "write the configuration to a file; a reload reads it again",
+                )
+            ]
+        ) from None
     except FileNotFoundError:
-        raise ConfigError([Problem(where, "does not exist", "create it, or name another one with --config FILE")]) from None
+        raise ConfigError(
+            [Problem(where, "does not exist", "create it, or name another one with --config FILE")]
+        ) from None
     except PermissionError:
-        raise ConfigError([Problem(where, "may not be read by this user", "change its owner or mode, or those of its directory")]) from None
+        raise ConfigError(
+            [
+                Problem(
+                    where,
+                    "may not be read by this user",
+                    "change its owner or mode, or those of its directory",
+                )
+            ]
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError([Problem(ascii(where)[1:-1], f"cannot be read: {why}", "name another file with --config FILE")]) from None
+        raise ConfigError(
+            [
+                Problem(
+                    ascii(where)[1:-1],
+                    f"cannot be read: {why}",
+                    "name another file with --config FILE",
+                )
+            ]
+        ) from None
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError([Problem(where, f"is larger than {MAX_FILE_BYTES} bytes", "name the configuration file")])
+        raise ConfigError(
+            [
+                Problem(
+                    where, f"is larger than {MAX_FILE_BYTES} bytes", "name the configuration file"
+                )
+            ]
+        )
     try:
         # Editors on Windows begin files with a byte order mark.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(f"{where}:{line}", f"is not UTF-8: byte 0x{data[error.start]:02x} on line {line}", "save it as UTF-8")]) from None
+        raise ConfigError(
+            [
+                Problem(
+                    f"{where}:{line}",
+                    f"is not UTF-8: byte 0x{data[error.start]:02x} on line {line}",
+                    "save it as UTF-8",
+                )
+            ]
+        ) from None
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -119,12 +173,16 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     except tomli.TOMLDecodeError as error:
         what, line, column = _syntax(str(error), text)
         remedy = 'see the line; text goes in "quotes", lists in [brackets], and every table is opened once'
-        raise ConfigError([Problem(f"{path}:{line}:{column}", f"{what} (line {line}, column {column})", remedy)]) from None
+        raise ConfigError(
+            [Problem(f"{path}:{line}:{column}", f"{what} (line {line}, column {column})", remedy)]
+        ) from None
     except (RecursionError, ValueError) as error:
         # tomli lets these out: brackets nested hundreds deep, integers of thousands of digits.
         if isinstance(error, RecursionError):
             raise ConfigError([_nested(path)]) from None
-        raise ConfigError([Problem(str(path), "has a number of thousands of digits", _EXAMPLE)]) from None
+        raise ConfigError(
+            [Problem(str(path), "has a number of thousands of digits", _EXAMPLE)]
+        ) from None
 
 
 def _nested(path: Path) -> Problem:
@@ -133,14 +191,18 @@ def _nested(path: Path) -> Problem:
 
 def _syntax(message: str, text: str) -> tuple[str, int, int]:
     """Tomli's message as what it says, line and column; both are counted from 1."""
-    located = re.fullmatch(r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    located = re.fullmatch(
+        r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL
+    )
     what = ascii(located[1] if located else message)[1:-1]
     if located and located[2]:
         return what, int(located[2]), int(located[3])
     return what, text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
-def _validate(raw: dict[str, Any], problems: dict[str, Problem], misspelt: set[str]) -> Config | None:
+def _validate(
+    raw: dict[str, Any], problems: dict[str, Problem], misspelt: set[str]
+) -> Config | None:
     """The model of `raw`, as far as it can be mended; None when the rules cannot be judged.
 
     `problems` gets what had to be mended, by place; `misspelt` the places of keys that are missing because an unknown key nearly has their name.
@@ -153,7 +215,11 @@ def _validate(raw: dict[str, Any], problems: dict[str, Problem], misspelt: set[s
             errors = error.errors(include_url=False)
         if mended is raw:
             mended = copy.deepcopy(raw)
-            misspelt |= {missed for each in errors if each["type"] == "extra_forbidden" and (missed := _missed(each["loc"], raw))}
+            misspelt |= {
+                missed
+                for each in errors
+                if each["type"] == "extra_forbidden" and (missed := _missed(each["loc"], raw))
+            }
         for each in errors:
             told = translate(each, raw)
             if told is not None:
@@ -181,7 +247,11 @@ def _mend(raw: dict[str, Any], loc: Loc, *, unknown: bool) -> None:
     for step in path:
         parent = parent[step]
     annotation, _, holder, _ = find(loc)
-    field = holder.model_fields.get(str(last)) if holder is not None and not isinstance(last, int) else None
+    field = (
+        holder.model_fields.get(str(last))
+        if holder is not None and not isinstance(last, int)
+        else None
+    )
     if unknown or (field is not None and not field.is_required()):
         parent.pop(last, None)
     else:
@@ -198,7 +268,11 @@ def _stand_in(annotation: Any, where: str) -> Any:
     if get_origin(bare) is dict:
         return {"?": _stand_in(get_args(bare)[1], where)}
     if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return {name: _stand_in(field.annotation, f"{where}.{name}") for name, field in bare.model_fields.items() if field.is_required()}
+        return {
+            name: _stand_in(field.annotation, f"{where}.{name}")
+            for name, field in bare.model_fields.items()
+            if field.is_required()
+        }
     return f"? {where}"
 
 
@@ -211,8 +285,18 @@ def _absolute(config: Config, source: Path) -> Config:
         access = os.path.join(directory, access)  # noqa: PTH118 - Path would drop a trailing slash, which says that a directory is meant
     anchored: Config = _anchor(config, base)
     unix_path = config.admin.unix_path
-    admin = anchored.admin if unix_path is None else anchored.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
-    return anchored.model_copy(update={"log": anchored.log.model_copy(update={"access": access}), "admin": admin, "source": source})
+    admin = (
+        anchored.admin
+        if unix_path is None
+        else anchored.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
+    )
+    return anchored.model_copy(
+        update={
+            "log": anchored.log.model_copy(update={"access": access}),
+            "admin": admin,
+            "source": source,
+        }
+    )
 
 
 def _anchor(value: Any, base: Path) -> Any:
@@ -226,5 +310,7 @@ def _anchor(value: Any, base: Path) -> Any:
     if isinstance(value, BaseModel):
         changed = {name: _anchor(getattr(value, name), base) for name in type(value).model_fields}
         # model_copy marks what it is given as set; a default must stay a default.
-        return value.model_copy(update={name: new for name, new in changed.items() if new != getattr(value, name)})
+        return value.model_copy(
+            update={name: new for name, new in changed.items() if new != getattr(value, name)}
+        )
     return value

@@ -28,7 +28,10 @@ def _parse_path(value: object) -> object:
     if not value.strip():
         raise PydanticCustomError("bad_path", "is empty; leave the key out, or name a file")
     if "-----BEGIN" in value or not value.strip().isprintable():
-        raise PydanticCustomError("bad_path", "contains line breaks or control characters; name a file, do not paste its contents")
+        raise PydanticCustomError(
+            "bad_path",
+            "contains line breaks or control characters; name a file, do not paste its contents",
+        )
     return Path(value.strip())
 
 
@@ -42,14 +45,16 @@ def _bare_hex(values: tuple[str, ...]) -> tuple[str, ...]:
 
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
-DnsNames = Annotated[Strings, AfterValidator(_lower)]  # compared without case (RFC 4343), kept in lower case
-Fingerprints = Annotated[Strings, AfterValidator(_bare_hex)]  # 64 lower-case hex digits, without colons
+DnsNames = Annotated[
+    Strings, AfterValidator(_lower)
+]  # compared without case (RFC 4343), kept in lower case
+Fingerprints = Annotated[
+    Strings, AfterValidator(_bare_hex)
+]  # 64 lower-case hex digits, without colons
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 
-CIPHERS_TLS12 = (
-    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
-)
+CIPHERS_TLS12 = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 CIPHERSUITES_TLS13 = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 # A client that offers the post-quantum share gets it; it costs us 59 µs CPU per full handshake.
 INBOUND_GROUPS = "X25519MLKEM768:X25519:P-256:P-384:P-521"
@@ -231,5 +236,7 @@ class Config(_Section):
     limits: Limits = Limits()
     listener: Annotated[tuple[Listener, ...], Field(strict=False, min_length=1)]
     # Stripped names could collide, and one pool would vanish without a word.
-    pool: Annotated[dict[Annotated[str, StringConstraints(strip_whitespace=False)], Pool], Field(min_length=1)]
+    pool: Annotated[
+        dict[Annotated[str, StringConstraints(strip_whitespace=False)], Pool], Field(min_length=1)
+    ]
     source: Path = Field(default=Path(), exclude=True)

@@ -48,22 +48,33 @@ class Balancer(Protocol):
     def use(self, statuses: Sequence[Status]) -> None:
         """Go on with these statuses, in the order of the members; none: as configured. Raises ValueError like `Roster`."""
 
-    def pick(self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0) -> int | None:
+    def pick(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
+    ) -> int | None:
         """The member to try next, or None when there is none left. `now_at` counts only with a slow start."""
 
 
-def balancer_for(pool: Pool, offset: int, *, counts: Counts | None = None, chance: Chance | None = None) -> Balancer:
+def balancer_for(
+    pool: Pool, offset: int, *, counts: Counts | None = None, chance: Chance | None = None
+) -> Balancer:
     """The balancer a pool's settings ask for, with `sticky = "cookie"` that of clients without one; stickiness decides before `balance`.
 
     `offset` is the worker's slot: it lets the workers begin their rounds at different members. Raises ValueError for settings
     that need `counts` (least_connections, max_connections, load_factor) or `chance` (random) without it.
     """
-    members = [Member(backend.route, backend.weight, backend.standby, backend.max_connections) for backend in pool.backend]
+    members = [
+        Member(backend.route, backend.weight, backend.standby, backend.max_connections)
+        for backend in pool.backend
+    ]
     slow_start_s = pool.slow_start_s
-    sticky = pool.sticky in {"source", "identity"} or (pool.sticky == "cookie" and pool.sticky_fallback == "source")
+    sticky = pool.sticky in {"source", "identity"} or (
+        pool.sticky == "cookie" and pool.sticky_fallback == "source"
+    )
     if sticky or pool.balance == "hash":
         why: Why = "sticky" if sticky else "balanced"
-        return Rendezvous(members, why, counts=counts, slow_start_s=slow_start_s, load_factor=pool.load_factor)
+        return Rendezvous(
+            members, why, counts=counts, slow_start_s=slow_start_s, load_factor=pool.load_factor
+        )
     if pool.balance == "least_connections" and counts is not None:
         return LeastConnections(members, counts, offset, slow_start_s=slow_start_s)
     if pool.balance == "random" and chance is not None:
@@ -79,13 +90,17 @@ class _Balancer:
     keyed = False
     why: Why = "balanced"
 
-    def __init__(self, members: Sequence[Member], counts: Counts | None, slow_start_s: float) -> None:
+    def __init__(
+        self, members: Sequence[Member], counts: Counts | None, slow_start_s: float
+    ) -> None:
         self._counts = counts
         self._slow_start_s = slow_start_s
         self.roster = Roster(members, counts=counts, slow_start_s=slow_start_s)
 
     def use(self, statuses: Sequence[Status]) -> None:
-        self.roster = Roster(self.roster.members, statuses, counts=self._counts, slow_start_s=self._slow_start_s)
+        self.roster = Roster(
+            self.roster.members, statuses, counts=self._counts, slow_start_s=self._slow_start_s
+        )
 
 
 class RoundRobin(_Balancer):
@@ -97,7 +112,14 @@ class RoundRobin(_Balancer):
     and every turn is computed.
     """
 
-    def __init__(self, members: Sequence[Member], offset: int = 0, *, counts: Counts | None = None, slow_start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        offset: int = 0,
+        *,
+        counts: Counts | None = None,
+        slow_start_s: float = 0.0,
+    ) -> None:
         super().__init__(members, counts, slow_start_s)
         self._offset = offset
         self._taking_turns: dict[int, int] = {}
@@ -128,14 +150,24 @@ class RoundRobin(_Balancer):
         for _ in range(self._offset % self._period if self._period else 0):
             self._turn()
 
-    def pick(self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+    def pick(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
+    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
         """The member whose turn it is, or a substitute; None when there is none left."""
         if now_at >= self._slow_until_at and self._period:
             member = self._turn()
-            if member not in tried and usable(member) and not (self._limited and self.roster.full(member)):
+            if (
+                member not in tried
+                and usable(member)
+                and not (self._limited and self.roster.full(member))
+            ):
                 return member
         candidates = self.roster.candidates(tried, usable)
-        return _step(candidates, self.roster.weights_at(now_at), self._substituted) if candidates else None
+        return (
+            _step(candidates, self.roster.weights_at(now_at), self._substituted)
+            if candidates
+            else None
+        )
 
     def _turn(self) -> int:
         at = self._next_turn
@@ -151,14 +183,23 @@ class LeastConnections(_Balancer):
     That is nginx's rule: in a pool that is nearly idle, where all have none, the weights still count.
     """
 
-    def __init__(self, members: Sequence[Member], counts: Counts, offset: int = 0, *, slow_start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        counts: Counts,
+        offset: int = 0,
+        *,
+        slow_start_s: float = 0.0,
+    ) -> None:
         super().__init__(members, counts, slow_start_s)
         self._load = counts
         self._claims = [0.0] * len(members)
         for _ in range(offset % max(1, sum(self.roster.weights))):
             _step(range(len(members)), self.roster.weights, self._claims)
 
-    def pick(self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+    def pick(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
+    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
         """The candidate with the least load; None when there is none left."""
         candidates = self.roster.candidates(tried, usable)
         if len(candidates) < 2:
@@ -166,7 +207,11 @@ class LeastConnections(_Balancer):
         weights, load = self.roster.weights_at(now_at), self._load
         loads = [load(i) / weights[i] for i in candidates]
         least = min(loads)
-        return _step([i for i, each in zip(candidates, loads, strict=True) if each == least], weights, self._claims)
+        return _step(
+            [i for i, each in zip(candidates, loads, strict=True) if each == least],
+            weights,
+            self._claims,
+        )
 
 
 class RandomOfTwo(_Balancer):
@@ -176,11 +221,20 @@ class RandomOfTwo(_Balancer):
     Without `counts` the first one drawn is it.
     """
 
-    def __init__(self, members: Sequence[Member], chance: Chance, *, counts: Counts | None = None, slow_start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        chance: Chance,
+        *,
+        counts: Counts | None = None,
+        slow_start_s: float = 0.0,
+    ) -> None:
         super().__init__(members, counts, slow_start_s)
         self._chance = chance
 
-    def pick(self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+    def pick(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
+    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
         """The better of two candidates; None when there is none left."""
         candidates = self.roster.candidates(tried, usable)
         if len(candidates) < 2:
@@ -204,7 +258,15 @@ class Rendezvous(_Balancer):
 
     keyed = True
 
-    def __init__(self, members: Sequence[Member], why: Why = "balanced", *, counts: Counts | None = None, slow_start_s: float = 0.0, load_factor: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        why: Why = "balanced",
+        *,
+        counts: Counts | None = None,
+        slow_start_s: float = 0.0,
+        load_factor: float = 0.0,
+    ) -> None:
         super().__init__(members, counts, slow_start_s)
         if load_factor and (load_factor < 1 or counts is None):
             raise ValueError("a load factor is 1 or more, and needs the members' counts")
@@ -223,12 +285,20 @@ class Rendezvous(_Balancer):
         roster = self.roster
         self._slow_until_at = roster.slow_until_at
         # Nobody is to be passed over but for the reasons that every pick asks about.
-        self._plain = len(roster.enabled) == len(roster.members) and not roster.limited and not self._load_factor
+        self._plain = (
+            len(roster.enabled) == len(roster.members)
+            and not roster.limited
+            and not self._load_factor
+        )
         if roster.weights != self._weights:
             self._weights = roster.weights
-            self._rank = lru_cache(RANKS_REMEMBERED)(partial(rank, members=roster.members, weights=roster.weights))
+            self._rank = lru_cache(RANKS_REMEMBERED)(
+                partial(rank, members=roster.members, weights=roster.weights)
+            )
 
-    def pick(self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0) -> int | None:
+    def pick(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
+    ) -> int | None:
         """The first of the key's preferences that is usable and not tried; else the first not tried; None when there is none left."""
         slow = now_at < self._slow_until_at
         if not self._plain or slow:
@@ -242,7 +312,9 @@ class Rendezvous(_Balancer):
                     fallback = member
         return fallback
 
-    def _pick_carefully(self, key: bytes, tried: Container[int], usable: Usable, now_at: float, *, slow: bool) -> int | None:
+    def _pick_carefully(
+        self, key: bytes, tried: Container[int], usable: Usable, now_at: float, *, slow: bool
+    ) -> int | None:
         roster = self.roster
         candidates = roster.candidates(tried, usable)
         weights = roster.weights_at(now_at)
@@ -260,11 +332,15 @@ def rank(key: bytes, members: Sequence[Member], weights: Sequence[float] = ()) -
     """
     scores = []
     for index, member in enumerate(members):
-        digest = blake2b(b"%b\0%b" % (member.name.encode(), key), digest_size=8, person=b"relay").digest()
+        digest = blake2b(
+            b"%b\0%b" % (member.name.encode(), key), digest_size=8, person=b"relay"
+        ).digest()
         # 53 bits, the middle of each step: exactly representable, never 0 and never 1.
         uniform = ((int.from_bytes(digest, "big") >> 12) + 0.5) / (1 << 52)
         weight = weights[index] if weights else member.weight
-        scores.append((weight / log(uniform), index))  # negative: ascending order is descending preference
+        scores.append(
+            (weight / log(uniform), index)
+        )  # negative: ascending order is descending preference
     return tuple(index for _, index in sorted(scores))
 
 
@@ -291,8 +367,12 @@ def _draw(candidates: Sequence[int], weights: Sequence[float], chance: float) ->
     return candidates[-1]
 
 
-def _below(candidates: Sequence[int], weights: Sequence[float], counts: Counts, factor: float) -> list[int]:
+def _below(
+    candidates: Sequence[int], weights: Sequence[float], counts: Counts, factor: float
+) -> list[int]:
     """Those whose load stays within `factor` times their share when they take one more; there always is one."""
     loads = [counts(i) for i in candidates]
     share = factor * (sum(loads) + 1) / sum(weights[i] for i in candidates)
-    return [i for i, load in zip(candidates, loads, strict=True) if load < ceil(share * weights[i])] or [*candidates]
+    return [
+        i for i, load in zip(candidates, loads, strict=True) if load < ceil(share * weights[i])
+    ] or [*candidates]

@@ -17,7 +17,9 @@ SameSite = Literal["Strict", "Lax", "None"]
 
 MIN_SECRET_BYTES: Final = 16
 
-_TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # RFC 9110, section 5.6.2
+_TOKEN_BYTES = frozenset(
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)  # RFC 9110, section 5.6.2
 _VALUE_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'",;\\')  # RFC 6265, section 4.1.1
 _STATUS_BYTES = 13  # "HTTP/1.1 200 ", as much of a line as tells what it is
 
@@ -29,10 +31,19 @@ def opaque_value(secret: bytes, pool: str, route: str) -> str:
     of less than 16 bytes: shorter ones can be searched for, with a cookie as the proof.
     """
     if len(secret) < MIN_SECRET_BYTES:
-        raise ValueError(f"the cookie secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed")
-    key = blake2b(secret, person=b"relay secret").digest()  # a key has at most 64 bytes, a secret may have more
+        raise ValueError(
+            f"the cookie secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed"
+        )
+    key = blake2b(
+        secret, person=b"relay secret"
+    ).digest()  # a key has at most 64 bytes, a secret may have more
     name = pool.encode()
-    return blake2b(len(name).to_bytes(4, "big") + name + route.encode(), key=key, digest_size=16, person=b"relay cookie").hexdigest()
+    return blake2b(
+        len(name).to_bytes(4, "big") + name + route.encode(),
+        key=key,
+        digest_size=16,
+        person=b"relay cookie",
+    ).hexdigest()
 
 
 class CookieTable:
@@ -42,7 +53,9 @@ class CookieTable:
 
     def __init__(self, routes: Sequence[str], *, pool: str = "", secret: bytes = b"") -> None:
         self._opaque = bool(secret)
-        self.values: tuple[str, ...] = tuple(opaque_value(secret, pool, route) for route in routes) if secret else ()
+        self.values: tuple[str, ...] = (
+            tuple(opaque_value(secret, pool, route) for route in routes) if secret else ()
+        )
         """Each member's own value of our cookie, in the order of the routes; () without a secret."""
         self._members = {name.encode(): index for index, name in enumerate(self.values or routes)}
 
@@ -57,7 +70,15 @@ class CookieTable:
         return None
 
 
-def render_set_cookie(name: str, value: str, *, path: str = "/", secure: bool = True, http_only: bool = True, same_site: SameSite | None = "Lax") -> bytes:
+def render_set_cookie(
+    name: str,
+    value: str,
+    *,
+    path: str = "/",
+    secure: bool = True,
+    http_only: bool = True,
+    same_site: SameSite | None = "Lax",
+) -> bytes:
     """One `Set-Cookie` line with its CRLF (RFC 6265, section 4.1), for the time the browser is open.
 
     Raises ValueError for what would not be one line with these attributes, and for SameSite=None without Secure, which browsers refuse.
@@ -67,9 +88,13 @@ def render_set_cookie(name: str, value: str, *, path: str = "/", secure: bool = 
     if not _VALUE_BYTES.issuperset(value.encode()):
         raise ValueError(f"{value!r} cannot be a cookie's value; use letters, digits, - and _")
     if not path.startswith("/") or ";" in path or not path.isascii() or not path.isprintable():
-        raise ValueError(f"{path!r} cannot be a cookie's path; it begins with / and has no semicolon")
+        raise ValueError(
+            f"{path!r} cannot be a cookie's path; it begins with / and has no semicolon"
+        )
     if same_site == "None" and not secure:
-        raise ValueError("browsers ignore a cookie with SameSite=None that is not Secure; set both, or another SameSite")
+        raise ValueError(
+            "browsers ignore a cookie with SameSite=None that is not Secure; set both, or another SameSite"
+        )
     attributes = [f"{name}={value}", f"Path={path}"]
     if secure:
         attributes.append("Secure")
@@ -92,7 +117,9 @@ class Inserter:
     def __init__(self, line: bytes) -> None:
         self._line = line
         self._start = b""  # of the line we are in, at most _STATUS_BYTES
-        self._interim = False  # that line is in the head of an interim response, after its status line
+        self._interim = (
+            False  # that line is in the head of an interim response, after its status line
+        )
         self.done = False
         """True when no byte from now on needs to come through `feed`."""
 

@@ -23,11 +23,23 @@ class CookieChoice:
     """One pool's cookies. Members are indices, as everywhere."""
 
     def __init__(self, name: str, pool: Pool, secret: bytes, counts: Counts) -> None:
-        members = [Member(backend.route, backend.weight, backend.standby, backend.max_connections) for backend in pool.backend]
-        self._hashing = Rendezvous(members, counts=counts, slow_start_s=pool.slow_start_s, load_factor=pool.load_factor)
+        members = [
+            Member(backend.route, backend.weight, backend.standby, backend.max_connections)
+            for backend in pool.backend
+        ]
+        self._hashing = Rendezvous(
+            members, counts=counts, slow_start_s=pool.slow_start_s, load_factor=pool.load_factor
+        )
         self._table = CookieTable([member.name for member in members], pool=name, secret=secret)
         self._lines = [
-            render_set_cookie(pool.cookie, value, path=pool.cookie_path, secure=pool.cookie_secure, http_only=pool.cookie_http_only, same_site=pool.cookie_same_site or None)
+            render_set_cookie(
+                pool.cookie,
+                value,
+                path=pool.cookie_path,
+                secure=pool.cookie_secure,
+                http_only=pool.cookie_http_only,
+                same_site=pool.cookie_same_site or None,
+            )
             for value in self._table.values
         ]
 
@@ -35,7 +47,9 @@ class CookieChoice:
         """What operators have changed, and who has come back."""
         self._hashing.use(statuses)
 
-    def pick(self, values: tuple[bytes, ...], tried: Container[int], usable: Usable, now_at: float) -> tuple[int | None, str]:
+    def pick(
+        self, values: tuple[bytes, ...], tried: Container[int], usable: Usable, now_at: float
+    ) -> tuple[int | None, str]:
         """The member to try, None when there is none, and why it is this one."""
         roster = self._hashing.roster
         named = self._table.find(values)
@@ -43,7 +57,11 @@ class CookieChoice:
             return named, "failover" if tried else "cookie"
         other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
         # A pool of which nobody is usable tries anyway: then rather the one that knows the client.
-        if named is not None and (other is None or not usable(other)) and roster.admits(named, tried, _whoever):
+        if (
+            named is not None
+            and (other is None or not usable(other))
+            and roster.admits(named, tried, _whoever)
+        ):
             return named, "failover" if tried else "cookie"
         return other, "hashed" if named is None and not tried else "failover"
 

@@ -60,7 +60,9 @@ class Rules:
     """The limits `plan` works with, in seconds unless named otherwise."""
 
     drain_timeout_s: float = 30
-    drain_grace_s: float = 3  # a worker ends its sessions by itself at drain_timeout_s; only one that cannot is killed
+    drain_grace_s: float = (
+        3  # a worker ends its sessions by itself at drain_timeout_s; only one that cannot is killed
+    )
     hang_s: float = 10
     abort_grace_s: float = 1
     quit_grace_s: float = 2
@@ -133,10 +135,18 @@ class View:
 
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
     """What to do now, in the order to do it. Carrying it out changes the view so that the same action is not planned again."""
-    actions: list[Action] = [action for worker in view.workers if (action := _escalate(now, worker, view.trusted_from_at, rules)) is not None]
+    actions: list[Action] = [
+        action
+        for worker in view.workers
+        if (action := _escalate(now, worker, view.trusted_from_at, rules)) is not None
+    ]
     escalated = {action.pid for action in actions if isinstance(action, Abort | Kill)}
     if view.ending is not Ending.NO:
-        living = [worker for worker in view.workers if worker.aborted_at is None and not worker.killed and worker.pid not in escalated]
+        living = [
+            worker
+            for worker in view.workers
+            if worker.aborted_at is None and not worker.killed and worker.pid not in escalated
+        ]
         if view.ending is Ending.NOW:  # those that drain, too
             return actions + [Quit(worker.pid) for worker in living if not worker.quitting]
         return actions + [Drain(worker.pid) for worker in living if worker.told_at is None]
@@ -150,7 +160,10 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
     actions += [
         Drain(worker.pid)
         for worker in view.workers
-        if worker.generation not in wanted and worker.told_at is None and worker.aborted_at is None and worker.pid not in escalated
+        if worker.generation not in wanted
+        and worker.told_at is None
+        and worker.aborted_at is None
+        and worker.pid not in escalated
     ]
     actions += _overrun(view, wanted, escalated, rules)
     starts = _starts(view)
@@ -173,7 +186,9 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
 
 def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
     """The slots that want a worker, each with the generations it wants one of."""
-    present = {(worker.slot, worker.generation) for worker in view.workers if worker.told_at is None}
+    present = {
+        (worker.slot, worker.generation) for worker in view.workers if worker.told_at is None
+    }
     found = {}
     for number in range(len(view.slots)):
         missing = [
@@ -216,7 +231,9 @@ def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) 
             return Kill(worker.pid, f"it did not end within {rules.abort_grace_s:g} s of SIGABRT")
         return None
     if worker.told_at is not None:
-        patience_s = rules.quit_grace_s if worker.quitting else rules.drain_timeout_s + rules.drain_grace_s
+        patience_s = (
+            rules.quit_grace_s if worker.quitting else rules.drain_timeout_s + rules.drain_grace_s
+        )
         if now >= worker.told_at + patience_s:
             return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
     silence_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
@@ -228,19 +245,36 @@ def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) 
 def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) -> list[Overrun]:
     draining: dict[int, list[int]] = {}
     for worker in view.workers:
-        dying = worker.quitting or worker.killed or worker.aborted_at is not None or worker.pid in escalated
+        dying = (
+            worker.quitting
+            or worker.killed
+            or worker.aborted_at is not None
+            or worker.pid in escalated
+        )
         if worker.generation not in wanted and not dying:
             draining.setdefault(worker.generation, []).append(worker.pid)
     oldest = sorted(draining)[: max(0, len(draining) - rules.old_generations)]
     return [Overrun(number, tuple(draining[number])) for number in oldest]
 
 
-def _judge(now: float, line: Line, workers: Sequence[Worker], rules: Rules) -> Commit | GiveUp | None:
+def _judge(
+    now: float, line: Line, workers: Sequence[Worker], rules: Rules
+) -> Commit | GiveUp | None:
     if line.deaths:
-        return GiveUp(line.generation, "a worker of the new configuration died before all of them served; its last words are in the log")
-    serving = {worker.slot for worker in workers if worker.generation == line.generation and worker.phase is Phase.SERVING}
+        return GiveUp(
+            line.generation,
+            "a worker of the new configuration died before all of them served; its last words are in the log",
+        )
+    serving = {
+        worker.slot
+        for worker in workers
+        if worker.generation == line.generation and worker.phase is Phase.SERVING
+    }
     if len(serving) >= line.slots:
         return Commit(line.generation)
     if now >= line.since_at + rules.start_timeout_s:
-        return GiveUp(line.generation, f"only {len(serving)} of {line.slots} workers of the new configuration served within {rules.start_timeout_s:g} s")
+        return GiveUp(
+            line.generation,
+            f"only {len(serving)} of {line.slots} workers of the new configuration served within {rules.start_timeout_s:g} s",
+        )
     return None

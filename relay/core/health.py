@@ -86,7 +86,11 @@ class Change:
     reason: str
 
     def __str__(self) -> str:
-        return f"is {self.after}: {self.reason}" + (f"; it was {self.before} for {self.lasted_s:.0f} s" if self.before is not Verdict.UNKNOWN else "")
+        return f"is {self.after}: {self.reason}" + (
+            f"; it was {self.before} for {self.lasted_s:.0f} s"
+            if self.before is not Verdict.UNKNOWN
+            else ""
+        )
 
 
 def judge(state: State, check: Check, rules: Rules) -> tuple[State, Change | None]:
@@ -99,7 +103,9 @@ def judge(state: State, check: Check, rules: Rules) -> tuple[State, Change | Non
     at = check.ended_at
     lasted_s = 0.0 if state.verdict is Verdict.UNKNOWN else at - state.since_at
     times = f" ({in_a_row} checks in a row)" if in_a_row > 1 else ""
-    return State(after, at, in_a_row, check), Change(state.verdict, after, at, lasted_s, check.detail + times)
+    return State(after, at, in_a_row, check), Change(
+        state.verdict, after, at, lasted_s, check.detail + times
+    )
 
 
 def next_check_at(state: State, rules: Rules, now_at: float, chance: float) -> float:
@@ -109,4 +115,8 @@ def next_check_at(state: State, rules: Rules, now_at: float, chance: float) -> f
     """
     if state.last is None:
         return now_at + chance * min(rules.interval_s, FIRST_WITHIN_S)
-    return max(now_at, state.last.ended_at, state.last.began_at + rules.interval_s * (1 + JITTER * (2 * chance - 1)))
+    return max(
+        now_at,
+        state.last.ended_at,
+        state.last.began_at + rules.interval_s * (1 + JITTER * (2 * chance - 1)),
+    )

@@ -82,7 +82,18 @@ _CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
 _READ = frozenset((_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
-_METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"CONN", b"OPTI", b"PRI ", b"DELE", b"PATC", b"TRAC")
+_METHODS = (
+    b"GET ",
+    b"POST",
+    b"HEAD",
+    b"PUT ",
+    b"CONN",
+    b"OPTI",
+    b"PRI ",
+    b"DELE",
+    b"PATC",
+    b"TRAC",
+)
 # Underscores are no part of host names but of names in use; everything else that is not letter, digit, hyphen or dot is an attack or a mistake.
 _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-._"
 _MAX_NAME_BYTES = 255  # TLSEXT_MAXLEN_host_name of OpenSSL, which refuses a longer one
@@ -142,10 +153,15 @@ def _parse_records(data: bytes | memoryview, size: int) -> Parsed:
             return _malformed(f"a record of {length} bytes", RECORD_OVERFLOW)
         empty = 0 if length else empty + 1
         if empty > MAX_EMPTY_RECORDS:
-            return _malformed(f"more than {MAX_EMPTY_RECORDS} empty records in a row", UNEXPECTED_MESSAGE)
+            return _malformed(
+                f"more than {MAX_EMPTY_RECORDS} empty records in a row", UNEXPECTED_MESSAGE
+            )
         message += data[at + 5 : at + 5 + length]
         if message and message[0] != _CLIENT_HELLO:
-            return _malformed(f"the first handshake message is of type {message[0]}, not a ClientHello", UNEXPECTED_MESSAGE)
+            return _malformed(
+                f"the first handshake message is of type {message[0]}, not a ClientHello",
+                UNEXPECTED_MESSAGE,
+            )
         if len(message) >= 4:
             end = 4 + _from_bytes(message[1:4], "big")
             if end > 4 + MAX_HELLO_BYTES:
@@ -162,12 +178,18 @@ def _wrong_record(data: bytes | memoryview, at: int, size: int) -> Malformed | N
     """What is wrong with the first bytes of the record that begins there, as far as they have come."""
     if size > at and data[at] != _HANDSHAKE:
         if at:
-            return _malformed(f"a record of type {data[at]} in the middle of the hello", UNEXPECTED_MESSAGE)
+            return _malformed(
+                f"a record of type {data[at]} in the middle of the hello", UNEXPECTED_MESSAGE
+            )
         return _not_tls(bytes(data[:8]))
     if size > at + 1 and data[at + 1] != 3:
         if at:
-            return _malformed(f"a record of version {data[at + 1]} in the middle of the hello", PROTOCOL_VERSION)
-        return Malformed(Reason.NOT_TLS, f"starts like a TLS record, but of version {data[1]}", PROTOCOL_VERSION)
+            return _malformed(
+                f"a record of version {data[at + 1]} in the middle of the hello", PROTOCOL_VERSION
+            )
+        return Malformed(
+            Reason.NOT_TLS, f"starts like a TLS record, but of version {data[1]}", PROTOCOL_VERSION
+        )
     return None
 
 
@@ -178,7 +200,9 @@ def _not_tls(start: bytes) -> Malformed:
     if start[0] & 0x80 and start[2:3] == b"\x01":
         return Malformed(Reason.NOT_TLS, "an SSLv2 hello", UNEXPECTED_MESSAGE)
     is_record = start[0] in _CONTENT_TYPES or start[1:2] == b"\x03"
-    return Malformed(Reason.NOT_TLS, f"starts with {start!r}", UNEXPECTED_MESSAGE if is_record else 0)
+    return Malformed(
+        Reason.NOT_TLS, f"starts with {start!r}", UNEXPECTED_MESSAGE if is_record else 0
+    )
 
 
 def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malformed:
@@ -217,9 +241,14 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
             if kind == _SERVER_NAME:
                 raw = _parse_server_name(body)
                 if raw is None:
-                    return _malformed(f"a server_name extension that is not one host name: {body[5:69]!r}")
+                    return _malformed(
+                        f"a server_name extension that is not one host name: {body[5:69]!r}"
+                    )
                 if len(raw) > _MAX_NAME_BYTES or 0 in raw:
-                    return _malformed(f"a server name of {len(raw)} bytes, which is not one host name: {raw[:64]!r}", UNRECOGNIZED_NAME)
+                    return _malformed(
+                        f"a server name of {len(raw)} bytes, which is not one host name: {raw[:64]!r}",
+                        UNRECOGNIZED_NAME,
+                    )
                 sni = parse_name(raw)
             elif kind == _ALPN:
                 offer = _parse_alpn(body)
@@ -229,7 +258,10 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
             else:
                 newest = _parse_versions(body)
                 if newest is None:
-                    return _malformed("a supported_versions extension that is no list of versions", PROTOCOL_VERSION)
+                    return _malformed(
+                        "a supported_versions extension that is no list of versions",
+                        PROTOCOL_VERSION,
+                    )
                 version = newest
         at += length
     if at != end:
@@ -240,7 +272,12 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
 def _parse_server_name(body: bytes) -> bytes | None:
     """The one name of a server_name extension; OpenSSL, too, accepts no list of several (RFC 6066, section 3)."""
     size = len(body)
-    if size < 5 or body[2] != 0 or _from_bytes(body[:2], "big") != size - 2 or _from_bytes(body[3:5], "big") != size - 5:
+    if (
+        size < 5
+        or body[2] != 0
+        or _from_bytes(body[:2], "big") != size - 2
+        or _from_bytes(body[3:5], "big") != size - 5
+    ):
         return None
     return body[5:]
 
@@ -269,4 +306,7 @@ def _parse_versions(body: bytes) -> int | None:
     if body[1:3] == _TLS13_BYTES:
         return TLS13  # nearly always: the newest there is, and first
     # Each version's low byte, when its high byte is 3; RFC 8701's reserved values and drafts fall out.
-    return max([0x0300 | low for high, low in zip(body[1::2], body[2::2], strict=True) if high == 3], default=0)
+    return max(
+        [0x0300 | low for high, low in zip(body[1::2], body[2::2], strict=True) if high == 3],
+        default=0,
+    )

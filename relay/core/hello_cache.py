@@ -65,7 +65,11 @@ class FamiliarHellos:
 
     def _remember(self, data: bytes, hello: Hello, shape: _Shape | None) -> None:
         size = len(data)
-        if size > MOST_BYTES or 5 + int.from_bytes(data[3:5], "big") != size or 9 + int.from_bytes(data[6:9], "big") != size:
+        if (
+            size > MOST_BYTES
+            or 5 + int.from_bytes(data[3:5], "big") != size
+            or 9 + int.from_bytes(data[6:9], "big") != size
+        ):
             return  # not one record with nothing behind it
         misses = shape.misses + 1 if shape is not None else 1
         if shape is not None and misses > MOST_MISSES:
@@ -89,7 +93,10 @@ def _layout_of(data: bytes) -> str:
     at += 1 + data[at]  # compression methods
     at += 2
     while at < len(data):
-        kind, length = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
+        kind, length = (
+            int.from_bytes(data[at : at + 2], "big"),
+            int.from_bytes(data[at + 2 : at + 4], "big"),
+        )
         at += 4
         if kind in {_KEY_SHARE, _PRE_SHARED_KEY}:
             parts.append(f"{at - start}s{length}x")

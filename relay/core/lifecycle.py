@@ -70,7 +70,9 @@ TRANSITIONS: dict[State, dict[Event, Step]] = {
         Event.LOOKED: Step(State.CONNECT),
         Event.REFUSED: Step(State.CLOSED),
         Event.PEER_GONE: Step(State.CLOSED, Reason.INBOUND_RESET),
-        Event.DEADLINE: Step(State.CONNECT),  # who says nothing may speak a protocol in which the server speaks first
+        Event.DEADLINE: Step(
+            State.CONNECT
+        ),  # who says nothing may speak a protocol in which the server speaks first
         Event.DRAIN: Step(State.CLOSED, Reason.DRAINING),
     },
     State.CONNECT: {

@@ -62,14 +62,38 @@ class Status:
 class Roster:
     """The members of a pool with their statuses; immutable, so a change makes a new one."""
 
-    __slots__ = ("_counts", "_slow_start_s", "enabled", "limited", "members", "modes", "returned_at", "slow_until_at", "standby", "weights")
+    __slots__ = (
+        "_counts",
+        "_slow_start_s",
+        "enabled",
+        "limited",
+        "members",
+        "modes",
+        "returned_at",
+        "slow_until_at",
+        "standby",
+        "weights",
+    )
 
-    def __init__(self, members: Sequence[Member], statuses: Sequence[Status] = (), *, counts: Counts | None = None, slow_start_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        statuses: Sequence[Status] = (),
+        *,
+        counts: Counts | None = None,
+        slow_start_s: float = 0.0,
+    ) -> None:
         """`statuses` are in the order of the members, or none. Raises ValueError for a weight below 1, and for limits without `counts`."""
         statuses = statuses or (Status(),) * len(members)
         self.members = tuple(members)
-        self.modes = tuple(status.mode or (Mode.STANDBY if member.standby else Mode.ENABLED) for member, status in zip(members, statuses, strict=True))
-        self.weights = tuple(member.weight if status.weight is None else status.weight for member, status in zip(members, statuses, strict=True))
+        self.modes = tuple(
+            status.mode or (Mode.STANDBY if member.standby else Mode.ENABLED)
+            for member, status in zip(members, statuses, strict=True)
+        )
+        self.weights = tuple(
+            member.weight if status.weight is None else status.weight
+            for member, status in zip(members, statuses, strict=True)
+        )
         if min(self.weights, default=1) < 1:
             raise ValueError("a member's weight is below 1; drain the member instead")
         self.enabled = tuple(i for i, mode in enumerate(self.modes) if mode is Mode.ENABLED)
@@ -80,8 +104,12 @@ class Roster:
             raise ValueError("max_connections needs the members' counts")
         self._counts = counts
         self._slow_start_s = slow_start_s
-        self.returned_at = tuple(-inf if status.returned_at is None else status.returned_at for status in statuses)
-        self.slow_until_at = max(self.returned_at, default=-inf) + slow_start_s if slow_start_s > 0 else -inf
+        self.returned_at = tuple(
+            -inf if status.returned_at is None else status.returned_at for status in statuses
+        )
+        self.slow_until_at = (
+            max(self.returned_at, default=-inf) + slow_start_s if slow_start_s > 0 else -inf
+        )
         """From this instant on `weights` are the weights; before it ask `weights_at`."""
 
     def weights_at(self, now_at: float) -> Sequence[float]:
@@ -89,7 +117,10 @@ class Roster:
         if now_at >= self.slow_until_at:
             return self.weights
         span = self._slow_start_s
-        return [weight * min(1.0, max(SLOW_START_FLOOR, (now_at - at) / span)) for weight, at in zip(self.weights, self.returned_at, strict=True)]
+        return [
+            weight * min(1.0, max(SLOW_START_FLOOR, (now_at - at) / span))
+            for weight, at in zip(self.weights, self.returned_at, strict=True)
+        ]
 
     def full(self, member: int) -> bool:
         """Whether a member has all the connections it may have."""
@@ -98,7 +129,12 @@ class Roster:
 
     def admits(self, member: int, tried: Container[int], usable: Usable) -> bool:
         """Whether a client that a cookie sends to this member may go there."""
-        return self.modes[member] is not Mode.DISABLED and member not in tried and usable(member) and not self.full(member)
+        return (
+            self.modes[member] is not Mode.DISABLED
+            and member not in tried
+            and usable(member)
+            and not self.full(member)
+        )
 
     def candidates(self, tried: Container[int], usable: Usable) -> list[int]:
         """Those that may be picked for a client without a cookie: the best of these groups that has anyone who is not tried and not full.
@@ -111,4 +147,9 @@ class Roster:
         if self.limited:
             enabled = [i for i in enabled if not self.full(i)]
             standby = [i for i in standby if not self.full(i)]
-        return [i for i in enabled if usable(i)] or [i for i in standby if usable(i)] or enabled or standby
+        return (
+            [i for i in enabled if usable(i)]
+            or [i for i in standby if usable(i)]
+            or enabled
+            or standby
+        )

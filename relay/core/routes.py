@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+
 class RouteTable(Generic[T]):
     """An immutable table from server names to routes of any type."""
 
@@ -72,5 +73,7 @@ def _patterns(entries: Sequence[tuple[tuple[str, ...], T]]) -> Iterator[tuple[st
         for pattern in patterns or ("",):
             name = pattern.lower().removesuffix(".")
             if (patterns and not name) or "*" in name.removeprefix("*.") or name == "*.":
-                raise ValueError(f"server name pattern {pattern!r}: write a host name, or one with * as its whole first label")
+                raise ValueError(
+                    f"server name pattern {pattern!r}: write a host name, or one with * as its whole first label"
+                )
             yield name, route

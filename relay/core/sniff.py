@@ -25,14 +25,18 @@ from typing import Final, TypeAlias
 from relay.core.hello import NEED_DATA, Need
 
 MAX_HEAD_BYTES: Final = 65_536
-MAX_VALUES: Final = 32  # a head has room for thousands of cookies of one name; no browser sends more than a few
+MAX_VALUES: Final = (
+    32  # a head has room for thousands of cookies of one name; no browser sends more than a few
+)
 
 NOT_HTTP: Final = "the client does not speak HTTP/1"
 HTTP2: Final = "the client speaks HTTP/2"
 TOO_LONG: Final = "the request's head is longer than 65536 bytes"
 
 _MAX_METHOD_BYTES = 32  # the longest registered one has 17
-_MAX_BLANK_BYTES = 16  # empty lines before a request, which some old clients send (RFC 9112, section 2.2)
+_MAX_BLANK_BYTES = (
+    16  # empty lines before a request, which some old clients send (RFC 9112, section 2.2)
+)
 # Not all that a token may have (RFC 9110, section 5.6.2), but all that the registered methods have: with digits and
 # punctuation many another protocol would look like HTTP for longer.
 _METHOD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
@@ -90,7 +94,11 @@ class Sniffer:
             if isinstance(self._head, bytes):
                 self._head = bytearray(self._head)
             self._head += data[: MAX_HEAD_BYTES - len(self._head)]
-        found = Sniffed(http=False, detail=NOT_HTTP) if self._blank > _MAX_BLANK_BYTES else self._judge()
+        found = (
+            Sniffed(http=False, detail=NOT_HTTP)
+            if self._blank > _MAX_BLANK_BYTES
+            else self._judge()
+        )
         if found is None:
             return NEED_DATA
         self.result = found
@@ -120,7 +128,9 @@ class Sniffer:
             self._searched = max(self._line_end, len(head) - 2)
             return _judge_length(head)
         head = bytes(head[: end + 1])
-        values = _of_target(head[: self._line_end], self._lower_name) + _of_cookies(head, self._line_end, self._name)
+        values = _of_target(head[: self._line_end], self._lower_name) + _of_cookies(
+            head, self._line_end, self._name
+        )
         return Sniffed(http=True, values=tuple(values[:MAX_VALUES]))
 
 

@@ -23,7 +23,9 @@ def source_key(address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes
     try:
         if ":" not in address:
             return _masked(IPv4Address(address).packed, prefix_v4)
-        if address.startswith(_MAPPED) and "." in address:  # how the kernel's are spelt: the cheap way
+        if (
+            address.startswith(_MAPPED) and "." in address
+        ):  # how the kernel's are spelt: the cheap way
             return _masked(IPv4Address(address[len(_MAPPED) :]).packed, prefix_v4)
         full = IPv6Address(address.partition("%")[0])
     except AddressValueError:
@@ -32,7 +34,9 @@ def source_key(address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes
     return _masked(full.packed, prefix_v6) if mapped is None else _masked(mapped.packed, prefix_v4)
 
 
-def identity_key(spki_sha256: bytes, address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes:
+def identity_key(
+    spki_sha256: bytes, address: str, prefix_v4: int = 32, prefix_v6: int = 128
+) -> bytes:
     """The key of a client's public key, given as its hash: it outlives renewals of the certificate that keep the key.
 
     Without one (b"": the client's TLS ends at the backend) the address is who the client is.
@@ -48,4 +52,8 @@ def cookie_key(value: bytes) -> bytes:
 def _masked(packed: bytes, prefix: int) -> bytes:
     size = len(packed)
     host = 8 * size - prefix
-    return packed if host <= 0 else (int.from_bytes(packed, "big") >> host << host).to_bytes(size, "big")
+    return (
+        packed
+        if host <= 0
+        else (int.from_bytes(packed, "big") >> host << host).to_bytes(size, "big")
+    )

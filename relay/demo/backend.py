@@ -61,9 +61,13 @@ class Backend(ThreadingHTTPServer):
         """Accept one connection, without its handshake."""
         raw, address = self.socket.accept()
         raw.settimeout(_IDLE_S)
-        return self.context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False), address
+        return self.context.wrap_socket(
+            raw, server_side=True, do_handshake_on_connect=False
+        ), address
 
-    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+    def finish_request(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any
+    ) -> None:
         """Shake hands, then serve requests."""
         if isinstance(request, ssl.SSLSocket):
             request.do_handshake()
@@ -71,7 +75,9 @@ class Backend(ThreadingHTTPServer):
             with contextlib.suppress(OSError):
                 request.unwrap()  # http.server closes without close_notify, which looks like a cut
 
-    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+    def handle_error(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any
+    ) -> None:
         """Say nothing: the relay tells what went wrong with a connection."""
 
 
@@ -97,7 +103,11 @@ def _subject(certificate: Any) -> str:
     """A certificate as `getpeercert` gives it, as the RFC 4514 string of its subject."""
     if not certificate:
         return "none"
-    parts = [f"{_SHORT_NAMES.get(key, key)}={value}" for relative in reversed(certificate["subject"]) for key, value in relative]
+    parts = [
+        f"{_SHORT_NAMES.get(key, key)}={value}"
+        for relative in reversed(certificate["subject"])
+        for key, value in relative
+    ]
     return ",".join(parts)
 
 

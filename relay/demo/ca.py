@@ -67,7 +67,9 @@ class Issued:
     key: Key = field(repr=False)
     intermediates: tuple[x509.Certificate, ...] = ()
 
-    def write(self, certificate: Path, private_key: Path | None = None, *, with_intermediates: bool = True) -> Path:
+    def write(
+        self, certificate: Path, private_key: Path | None = None, *, with_intermediates: bool = True
+    ) -> Path:
         """Write leaf and intermediates to `certificate` and the key to `private_key`, or all to one file (0600); returns `certificate`."""
         chain = to_pem((self.certificate, *(self.intermediates if with_intermediates else ())))
         if private_key is None:
@@ -87,24 +89,47 @@ class Authority:
     above: tuple[x509.Certificate, ...] = ()  # intermediates, this one included, root excluded
 
     @classmethod
-    def root(cls, cn: str, *, not_before: datetime | None = None, not_after: datetime | None = None, key_type: KeyType = "ec-p256") -> Authority:
+    def root(
+        cls,
+        cn: str,
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+        key_type: KeyType = "ec-p256",
+    ) -> Authority:
         """Make a self-signed root."""
         key = make_key(key_type)
-        builder = _ca_extensions(_builder(_name(cn), _name(cn), key, not_before, not_after), key, key)
+        builder = _ca_extensions(
+            _builder(_name(cn), _name(cn), key, not_before, not_after), key, key
+        )
         return cls(builder.sign(key, hashes.SHA256()), key)
 
-    def intermediate(self, cn: str, *, not_before: datetime | None = None, not_after: datetime | None = None) -> Authority:
+    def intermediate(
+        self, cn: str, *, not_before: datetime | None = None, not_after: datetime | None = None
+    ) -> Authority:
         """Make a CA below this one."""
         key = make_key("ec-p256")
-        builder = _ca_extensions(_builder(_name(cn), self.certificate.subject, key, not_before, not_after), key, self.key)
+        builder = _ca_extensions(
+            _builder(_name(cn), self.certificate.subject, key, not_before, not_after), key, self.key
+        )
         certificate = builder.sign(self.key, hashes.SHA256())
         return Authority(certificate, key, (certificate, *self.above))
 
     def issue(self, wanted: Wanted) -> Issued:
         """Issue a leaf."""
         key = make_key(wanted.key_type)
-        builder = _builder(_name(wanted.cn, wanted.ou), self.certificate.subject, key, wanted.not_before, wanted.not_after)
-        return Issued(_leaf_extensions(builder, wanted, key, self.key).sign(self.key, hashes.SHA256()), key, self.above)
+        builder = _builder(
+            _name(wanted.cn, wanted.ou),
+            self.certificate.subject,
+            key,
+            wanted.not_before,
+            wanted.not_after,
+        )
+        return Issued(
+            _leaf_extensions(builder, wanted, key, self.key).sign(self.key, hashes.SHA256()),
+            key,
+            self.above,
+        )
 
     def server(self, cn: str, *, dns: tuple[str, ...] = (), ip: tuple[str, ...] = ()) -> Issued:
         """Issue a certificate for servers, named by `dns` (default: the common name) and `ip`."""
@@ -124,7 +149,12 @@ def self_signed(wanted: Wanted) -> Issued:
     """Make a leaf that nobody vouches for."""
     key = make_key(wanted.key_type)
     name = _name(wanted.cn, wanted.ou)
-    return Issued(_leaf_extensions(_builder(name, name, key, wanted.not_before, wanted.not_after), wanted, key, key).sign(key, hashes.SHA256()), key)
+    return Issued(
+        _leaf_extensions(
+            _builder(name, name, key, wanted.not_before, wanted.not_after), wanted, key, key
+        ).sign(key, hashes.SHA256()),
+        key,
+    )
 
 
 def make_key(key_type: KeyType) -> Key:
@@ -151,10 +181,21 @@ def _write_private(file: Path, data: bytes) -> None:
 
 
 def _name(cn: str, ou: str = "") -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn), *([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, ou)] if ou else [])])
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, cn),
+            *([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, ou)] if ou else []),
+        ]
+    )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: Key, not_before: datetime | None, not_after: datetime | None) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: Key,
+    not_before: datetime | None,
+    not_after: datetime | None,
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -171,17 +212,26 @@ def _key_usage(*usages: str) -> x509.KeyUsage:
     return x509.KeyUsage(**{usage: usage in usages for usage in _KEY_USAGES})
 
 
-def _ca_extensions(builder: x509.CertificateBuilder, key: Key, issuer_key: Key) -> x509.CertificateBuilder:
+def _ca_extensions(
+    builder: x509.CertificateBuilder, key: Key, issuer_key: Key
+) -> x509.CertificateBuilder:
     return (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     )
 
 
-def _leaf_extensions(builder: x509.CertificateBuilder, wanted: Wanted, key: Key, issuer_key: Key) -> x509.CertificateBuilder:
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+def _leaf_extensions(
+    builder: x509.CertificateBuilder, wanted: Wanted, key: Key, issuer_key: Key
+) -> x509.CertificateBuilder:
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
     names: list[x509.GeneralName] = [
         *map(x509.DNSName, wanted.dns),
         *(x509.IPAddress(ip_address(text)) for text in wanted.ip),
@@ -190,10 +240,18 @@ def _leaf_extensions(builder: x509.CertificateBuilder, wanted: Wanted, key: Key,
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     if wanted.purposes:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([_PURPOSES[purpose] for purpose in wanted.purposes]), critical=False)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([_PURPOSES[purpose] for purpose in wanted.purposes]),
+            critical=False,
+        )
     if wanted.key_usages:
         builder = builder.add_extension(_key_usage(*wanted.key_usages), critical=True)
     if wanted.key_identifiers:
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
     return builder

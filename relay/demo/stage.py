@@ -128,7 +128,11 @@ class Stage:
 
     def _open(self) -> None:
         # ignore_cleanup_errors: a worker that is still ending may write its last line.
-        self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True)))
+        self.directory = Path(
+            self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True)
+            )
+        )
         self._make_certificates()
         for name in (*WORKERS, "impostor"):
             self.start_backend(name)
@@ -154,11 +158,26 @@ class Stage:
     def start_backend(self, name: str) -> None:
         """Start a backend, again on the port it had before; returns when it listens."""
         files = {"certificate": f"{name}.pem", "private-key": f"{name}.key", "client-ca": "ca.pem"}
-        options = {"name": name, "subject": self._subjects[name], "port": str(self._ports.get(name, 0)), **files}
-        process = self._spawn("relay.demo.backend", *(part for key, value in options.items() for part in (f"--{key}", value)))
+        options = {
+            "name": name,
+            "subject": self._subjects[name],
+            "port": str(self._ports.get(name, 0)),
+            **files,
+        }
+        process = self._spawn(
+            "relay.demo.backend",
+            *(part for key, value in options.items() for part in (f"--{key}", value)),
+        )
         self._backends[name] = process
-        if process.stdout is None or not select.select([process.stdout], [], [], PATIENCE_S)[0] or not (line := process.stdout.readline()).strip().isdigit():
-            raise StartupError(f"the demonstration's backend {name} did not start", "see the lines above; is loopback there?")
+        if (
+            process.stdout is None
+            or not select.select([process.stdout], [], [], PATIENCE_S)[0]
+            or not (line := process.stdout.readline()).strip().isdigit()
+        ):
+            raise StartupError(
+                f"the demonstration's backend {name} did not start",
+                "see the lines above; is loopback there?",
+            )
         self._ports[name] = int(line)
 
     def kill_backend(self, name: str) -> None:
@@ -174,27 +193,46 @@ class Stage:
         return ", ".join(dead)
 
     def _start_relay(self) -> None:
-        backends = "".join(f'\n[[pool.httpslb.backend]]\nroute = "{name}"\naddress = "127.0.0.1:{self._ports[name]}"\nname = "{name}.demo.test"\n' for name in WORKERS)
+        backends = "".join(
+            f'\n[[pool.httpslb.backend]]\nroute = "{name}"\naddress = "127.0.0.1:{self._ports[name]}"\nname = "{name}.demo.test"\n'
+            for name in WORKERS
+        )
         # The relay does not run its workers as root unless told to.
         user = f'user = "{pwd.getpwuid(0).pw_name}"\n' if os.geteuid() == 0 else ""
         config = self.directory / "relay.toml"
-        config.write_text(_CONFIG.format(user=user, port=self._port, backends=backends, impostor=self._ports["impostor"]))
-        self.relay = self._spawn("relay", "start", "--config", str(config), stdout=subprocess.DEVNULL)
+        config.write_text(
+            _CONFIG.format(
+                user=user, port=self._port, backends=backends, impostor=self._ports["impostor"]
+            )
+        )
+        self.relay = self._spawn(
+            "relay", "start", "--config", str(config), stdout=subprocess.DEVNULL
+        )
         endpoints = self.directory / "run" / "endpoints.json"
         deadline = time.monotonic() + PATIENCE_S
         while not endpoints.exists():
             if self.relay.poll() is not None or time.monotonic() > deadline:
-                raise StartupError("the demonstration's relay did not start", "its reason is in the lines above; another --port may help")
+                raise StartupError(
+                    "the demonstration's relay did not start",
+                    "its reason is in the lines above; another --port may help",
+                )
             time.sleep(0.02)
         found: dict[str, Any] = json.loads(endpoints.read_text())
         self.port = int(found["listeners"]["https"][0].rpartition(":")[2])
         self.admin: str = found["admin"]
 
-    def _spawn(self, module: str, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, module: str, *arguments: str, stdout: int = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
         package = str(Path(relay.__file__).parents[1])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        }
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=stdout)
+        process = subprocess.Popen(
+            command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=stdout
+        )
         self._stack.callback(_end, process)
         return process
 
@@ -204,7 +242,9 @@ class Stage:
         """One request over a new connection, with the certificate of that name or none, from one of loopback's addresses."""
         context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
         if certificate:
-            context.load_cert_chain(self.directory / f"{certificate}.pem", self.directory / f"{certificate}.key")
+            context.load_cert_chain(
+                self.directory / f"{certificate}.pem", self.directory / f"{certificate}.key"
+            )
         self.connections += 1
         with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S, (source, 0)) as raw:
             client = f"{source}:{raw.getsockname()[1]}"
@@ -221,18 +261,25 @@ class Stage:
                 return Answer(client, {}, (error.reason or str(error)).replace("_", " ").lower())
             except (OSError, http.client.HTTPException) as error:
                 return Answer(client, {}, str(error) or type(error).__name__)
-        return Answer(client, {key: value for key, _, value in (line.partition(": ") for line in body.splitlines())})
+        return Answer(
+            client,
+            {key: value for key, _, value in (line.partition(": ") for line in body.splitlines())},
+        )
 
     # What the relay says.
 
     def logged(self, answer: Answer) -> dict[str, Any]:
         """The relay's access-log line about a connection."""
-        return wait_until(f"the relay logs the connection of {answer.client}", lambda: self._find(answer.client))
+        return wait_until(
+            f"the relay logs the connection of {answer.client}", lambda: self._find(answer.client)
+        )
 
     def _find(self, client: str) -> dict[str, Any] | None:
         file = self.directory / "access.log"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        found: Iterator[dict[str, Any]] = (json.loads(line) for line in lines if line.endswith("\n"))
+        found: Iterator[dict[str, Any]] = (
+            json.loads(line) for line in lines if line.endswith("\n")
+        )
         return next((line for line in found if line["client"] == client), None)
 
     def metrics(self) -> Mapping[str, float]:

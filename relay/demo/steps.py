@@ -21,7 +21,9 @@ from rich.text import Text
 from relay.demo.stage import IMPOSTOR, NAME, WORKERS, Answer, Stage, StepError, wait_until
 from relay.errors import Reason, Side
 
-OTHER_CLIENTS = tuple(f"127.0.0.{last}" for last in range(2, 14))  # the whole of 127/8 is loopback on Linux
+OTHER_CLIENTS = tuple(
+    f"127.0.0.{last}" for last in range(2, 14)
+)  # the whole of 127/8 is loopback on Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,11 @@ def show_request(stage: Stage) -> Shown:
     """A request with a client certificate is answered."""
     answer = stage.ask("client")
     line = stage.logged(answer)
-    ok = answer.backend in WORKERS and answer.lines.get("client certificate it saw") == "CN=demo gateway machine" and line["subject"] == "CN=alice"
+    ok = (
+        answer.backend in WORKERS
+        and answer.lines.get("client certificate it saw") == "CN=demo gateway machine"
+        and line["subject"] == "CN=alice"
+    )
     return Shown(
         ok,
         (
@@ -57,7 +63,11 @@ def show_stickiness(stage: Stage) -> Shown:
     again = {source: stage.ask("client", source=source).backend for source in OTHER_CLIENTS}
     spread = {name: list(others.values()).count(name) for name in WORKERS}
     return Shown(
-        len(set(same)) == 1 and same[0] in WORKERS and others == again and set(others.values()) <= set(WORKERS) and len(set(others.values())) > 1,
+        len(set(same)) == 1
+        and same[0] in WORKERS
+        and others == again
+        and set(others.values()) <= set(WORKERS)
+        and len(set(others.values())) > 1,
         (
             f"127.0.0.1, six connections: {' '.join(each or 'refused' for each in same)}",
             f"{len(others)} other addresses: {', '.join(f'{count} to {name}' for name, count in spread.items())}; the second time {'the same' if others == again else 'others'}",
@@ -70,7 +80,9 @@ def _show_refusal(stage: Stage, reason: Reason, answer: Answer) -> Shown:
     return Shown(
         bool(answer.refused) and not answer.lines and line["reason"] == reason,
         (
-            f"client:  {answer.client} is refused: {answer.refused}" if answer.refused else f"client:  {answer.client} was answered by {answer.backend}",
+            f"client:  {answer.client} is refused: {answer.refused}"
+            if answer.refused
+            else f"client:  {answer.client} was answered by {answer.backend}",
             f"relay:   {line['reason']}, {line['side']} side, {_certificate_in(line)}",
             f"remedy:  {line['remedy']}",
         ),
@@ -111,7 +123,10 @@ def show_failover(stage: Stage) -> Shown:
         all(answer.backend in WORKERS and answer.backend != before.backend for answer in after),
         (
             f"{before.backend} answered 127.0.0.1, and was killed",
-            *(f"next:    {answer.backend or answer.refused} (the relay chose it by {line['why']})" for answer, line in zip(after, lines, strict=True)),
+            *(
+                f"next:    {answer.backend or answer.refused} (the relay chose it by {line['why']})"
+                for answer, line in zip(after, lines, strict=True)
+            ),
         ),
     )
 
@@ -119,20 +134,40 @@ def show_failover(stage: Stage) -> Shown:
 def show_metrics(stage: Stage) -> Shown:
     """The metrics say the same."""
     expected: dict[str, Callable[[float], bool]] = {
-        f'relay_handshakes_total{{result="{Reason.NO_CERTIFICATE}",side="inbound"}}': lambda count: count == 1,
-        f'relay_handshakes_total{{result="{Reason.UNKNOWN_CA}",side="inbound"}}': lambda count: count == 1,
-        f'relay_handshakes_total{{result="{Reason.BACKEND_WRONG_NAME}",side="outbound"}}': lambda count: count == 1,
+        f'relay_handshakes_total{{result="{Reason.NO_CERTIFICATE}",side="inbound"}}': lambda count: (
+            count == 1
+        ),
+        f'relay_handshakes_total{{result="{Reason.UNKNOWN_CA}",side="inbound"}}': lambda count: (
+            count == 1
+        ),
+        f'relay_handshakes_total{{result="{Reason.BACKEND_WRONG_NAME}",side="outbound"}}': lambda count: (
+            count == 1
+        ),
         f'relay_connections_total{{listener="https",route="{IMPOSTOR}"}}': lambda count: count == 1,
-        f'relay_connections_total{{listener="https",route="{NAME}"}}': lambda count: count == stage.connections - 1,
+        f'relay_connections_total{{listener="https",route="{NAME}"}}': lambda count: (
+            count == stage.connections - 1
+        ),
     }
 
     def agree() -> dict[str, float] | None:
         values = stage.metrics()
-        failovers = sum(value for key, value in values.items() if key.startswith("relay_backend_selected_total") and 'why="failover"' in key)
+        failovers = sum(
+            value
+            for key, value in values.items()
+            if key.startswith("relay_backend_selected_total") and 'why="failover"' in key
+        )
         seen = {key: values.get(key, 0.0) for key in expected}
         ok = failovers >= 1 and all(right(seen[key]) for key, right in expected.items())
         latest.clear()
-        latest.update(seen | {key: value for key, value in values.items() if value and key.startswith(("relay_sessions_closed_total", "relay_backend_selected_total"))})
+        latest.update(
+            seen
+            | {
+                key: value
+                for key, value in values.items()
+                if value
+                and key.startswith(("relay_sessions_closed_total", "relay_backend_selected_total"))
+            }
+        )
         return latest if ok else None
 
     latest: dict[str, float] = {}
@@ -162,18 +197,30 @@ def run_demo(once: bool, port: int) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print("Making certificates, starting three backends and a relay with two workers ...")
     with _terminated_like_interrupted(), Stage(port) as stage:
-        console.print(f"The relay accepts on 127.0.0.1:{stage.port}; its metrics are at http://{stage.admin}/metrics; all files are in {stage.directory}\n", markup=False)
+        console.print(
+            f"The relay accepts on 127.0.0.1:{stage.port}; its metrics are at http://{stage.admin}/metrics; all files are in {stage.directory}\n",
+            markup=False,
+        )
         failed = run_steps(console, stage)
         if failed:
-            console.print(Text(f"{len(failed)} of {len(STEPS)} steps did not show what they should: {'; '.join(failed)}", style="bold red"))
+            console.print(
+                Text(
+                    f"{len(failed)} of {len(STEPS)} steps did not show what they should: {'; '.join(failed)}",
+                    style="bold red",
+                )
+            )
         else:
-            console.print(Text(f"All {len(STEPS)} steps showed what they should.", style="bold green"))
+            console.print(
+                Text(f"All {len(STEPS)} steps showed what they should.", style="bold green")
+            )
         if not once and not _stay(console, stage):
             failed.append("the relay ended by itself")
     return 1 if failed else 0
 
 
-def run_steps(console: Console, stage: Stage, steps: Sequence[Callable[[Stage], Shown]] = STEPS) -> list[str]:
+def run_steps(
+    console: Console, stage: Stage, steps: Sequence[Callable[[Stage], Shown]] = STEPS
+) -> list[str]:
     """Run and show steps; the titles of the steps that failed."""
     failed = []
     good, bad = ("✔", "✘") if console.encoding.lower().startswith("utf") else ("ok", "FAILED")
@@ -185,7 +232,11 @@ def run_steps(console: Console, stage: Stage, steps: Sequence[Callable[[Stage], 
             shown = Shown(ok=False, seen=(str(error),))
         if not shown.ok:
             failed.append(title)
-        console.print(Text.assemble((good, "bold green") if shown.ok else (bad, "bold red"), " ", (title, "bold")))
+        console.print(
+            Text.assemble(
+                (good, "bold green") if shown.ok else (bad, "bold red"), " ", (title, "bold")
+            )
+        )
         for line in shown.seen:
             console.print(Text(f"    {line}"))
         console.print()
@@ -224,7 +275,9 @@ def _terminated_like_interrupted() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

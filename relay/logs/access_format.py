@@ -74,11 +74,22 @@ Render = Callable[[Record], bytes]
 
 def compile_format(text: str) -> Render:
     """The renderer for `log.access_format`: "json", "common", "combined", or a LogFormat string. Raises ConfigError with everything unknown in it."""
-    render = _json_renderer() if text == "json" else _apache_renderer({"common": COMMON, "combined": COMBINED}.get(text, text))
+    render = (
+        _json_renderer()
+        if text == "json"
+        else _apache_renderer({"common": COMMON, "combined": COMBINED}.get(text, text))
+    )
 
     def render_bounded(record: Record) -> bytes:
         # Before rendering: a certificate may carry a subject of many kilobytes, and escaping it all would be work a stranger can order.
-        if len(record.subject) + len(record.issuer) + len(record.detail) + len(record.sni) + len(record.alpn) > _LONG_STRINGS:
+        if (
+            len(record.subject)
+            + len(record.issuer)
+            + len(record.detail)
+            + len(record.sni)
+            + len(record.alpn)
+            > _LONG_STRINGS
+        ):
             record = _clip(record, 512)
         line = render(record)
         return line if len(line) <= LINE_BYTES else _render_clipped(render, record)
@@ -87,7 +98,11 @@ def compile_format(text: str) -> Render:
 
 
 def _clip(record: Record, size: int) -> Record:
-    cut = {name: value[:size] + "..." for name in FIELDS if isinstance(value := getattr(record, name), str) and len(value) > size}
+    cut = {
+        name: value[:size] + "..."
+        for name in FIELDS
+        if isinstance(value := getattr(record, name), str) and len(value) > size
+    }
     return record._replace(**cut)  # type: ignore[arg-type]  # only string fields are in `cut`
 
 
@@ -108,7 +123,11 @@ def _seconds(value: float | None) -> str:
 
 @lru_cache(maxsize=1024)  # clients come back with the same certificate
 def _date(at: float) -> str:
-    return f'"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"' if 0 < at < _END_OF_TIME_AT else "null"
+    return (
+        f'"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"'
+        if 0 < at < _END_OF_TIME_AT
+        else "null"
+    )
 
 
 @lru_cache(maxsize=512)
@@ -117,7 +136,18 @@ def _listener_json(listener: str, route: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _tls_json(sni: str, alpn: str, tls_version: str, cipher: str, group: str, resumed: bool, subject: str, issuer: str, serial: str, not_after: float) -> str:  # noqa: PLR0917 (the pieces of one line)
+def _tls_json(
+    sni: str,
+    alpn: str,
+    tls_version: str,
+    cipher: str,
+    group: str,
+    resumed: bool,
+    subject: str,
+    issuer: str,
+    serial: str,
+    not_after: float,
+) -> str:  # noqa: PLR0917 (the pieces of one line)
     return (
         f'"sni":{_quote(sni)},"alpn":{_quote(alpn)},"tls_version":{_quote(tls_version)},"cipher":{_quote(cipher)},"group":{_quote(group)},'
         f'"resumed":{"true" if resumed else "false"},"subject":{_quote(subject)},"issuer":{_quote(issuer)},"serial":{_quote(serial)},"not_after":{_date(not_after)},'
@@ -146,7 +176,10 @@ def _json_renderer() -> Render:
         ) = record  # fmt: skip
         second = int(at)
         if second != cached_second:
-            cached_second, cached_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            cached_second, cached_text = (
+                second,
+                time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
+            )
         return (
             f'{{"time":"{cached_text}.{int((at - second) * 1000):03d}Z","session":{_quote(session)},{_listener_json(listener, route)}"client":{_quote(client)},'
             f"{_tls_json(sni, alpn, tls_version, cipher, group, resumed, subject, issuer, serial, not_after)}"
@@ -176,7 +209,11 @@ def _common_name(r: Record) -> str:
 
 def _valid_end(r: Record) -> str:
     """As OpenSSL prints a date: `Jun  8 12:00:00 2030 GMT`."""
-    return f"{datetime.fromtimestamp(r.not_after, UTC):%b %e %H:%M:%S %Y GMT}" if 0 < r.not_after < _END_OF_TIME_AT else ""
+    return (
+        f"{datetime.fromtimestamp(r.not_after, UTC):%b %e %H:%M:%S %Y GMT}"
+        if 0 < r.not_after < _END_OF_TIME_AT
+        else ""
+    )
 
 
 def _request(r: Record) -> str:
@@ -206,7 +243,9 @@ _VALUES: dict[str, Callable[[Record], str]] = {
     "%{SSL_CLIENT_M_SERIAL}x": lambda r: r.serial,
     "%{SSL_CLIENT_V_END}x": _valid_end,
     "%{SSL_TLS_SNI}x": lambda r: r.sni,
-    "%{SSL_SESSION_RESUMED}x": lambda r: ("Resumed" if r.resumed else "Initial") if r.tls_version else "",
+    "%{SSL_SESSION_RESUMED}x": lambda r: (
+        ("Resumed" if r.resumed else "Initial") if r.tls_version else ""
+    ),
     "%{BALANCER_WORKER_ROUTE}e": lambda r: r.backend,
     "%{BALANCER_NAME}e": lambda r: f"balancer://{r.pool}" if r.pool else "",
     # What `combined` asks for and layer 4 cannot see.
@@ -215,18 +254,35 @@ _VALUES: dict[str, Callable[[Record], str]] = {
     # Our own fields, as httpd shows another module's notes.
     **{f"%{{{name}}}n": lambda r, name=name: str(getattr(r, name)) for name in FIELDS},  # type: ignore[misc]  # a default argument binds the loop's name
 }
-_SUPPORTED = " ".join(["%t", "%%", *(key for key in _VALUES if not key.endswith("n")), "%{FIELD}n for any field of the JSON line"])
+_SUPPORTED = " ".join(
+    [
+        "%t",
+        "%%",
+        *(key for key in _VALUES if not key.endswith("n")),
+        "%{FIELD}n for any field of the JSON line",
+    ]
+)
 _TOKEN = re.compile(r"%%|%[<>]?(?:\{[^}]*\})?[A-Za-z]|%[^A-Za-z]?|\\.|[^%\\]+|\\", re.DOTALL)
 _LITERALS = {"%%": "%", r"\t": "\t", r"\"": '"', r"\\": "\\"}
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 _UNSAFE_OR_SPACE = re.compile(r"[^!#-\[\]-~]")
-_ESCAPES = {'"': r"\"", "\\": r"\\", "\b": r"\b", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v"}
+_ESCAPES = {
+    '"': r"\"",
+    "\\": r"\\",
+    "\b": r"\b",
+    "\n": r"\n",
+    "\r": r"\r",
+    "\t": r"\t",
+    "\v": r"\v",
+}
 
 
 def _escape(match: re.Match[str]) -> str:
     r"""As httpd's ap_escape_logitem: C escapes, and \xhh for every other byte that is not printable ASCII."""
     character = match.group()
-    return _ESCAPES.get(character) or "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+    return _ESCAPES.get(character) or "".join(
+        f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogatepass")
+    )
 
 
 def _apache_renderer(text: str) -> Render:
@@ -239,7 +295,13 @@ def _apache_renderer(text: str) -> Render:
         if token in _LITERALS or token[0] not in "%\\":
             literal = _LITERALS.get(token, token)
             if not literal.isascii() or not literal.replace("\t", " ").isprintable():
-                problems.append(Problem("log.access_format", f"{literal!r} has a character that is not printable ASCII", "a line per session, in ASCII, is all that it can be"))
+                problems.append(
+                    Problem(
+                        "log.access_format",
+                        f"{literal!r} has a character that is not printable ASCII",
+                        "a line per session, in ASCII, is all that it can be",
+                    )
+                )
             quoted ^= literal.count('"') % 2 == 1
             pieces.append(literal)
         elif plain == "%t":
@@ -247,14 +309,28 @@ def _apache_renderer(text: str) -> Render:
         elif plain in _VALUES:
             pieces.append(_escaped(_VALUES[plain], _UNSAFE if quoted else _UNSAFE_OR_SPACE))
         else:
-            problems.append(Problem("log.access_format", f"{token!r} is not supported", f"use json, common, combined, or a LogFormat of {_SUPPORTED}"))
+            problems.append(
+                Problem(
+                    "log.access_format",
+                    f"{token!r} is not supported",
+                    f"use json, common, combined, or a LogFormat of {_SUPPORTED}",
+                )
+            )
     if not text.strip():
-        problems.append(Problem("log.access_format", "is empty", 'use json, common, combined or a LogFormat; log.access = "" turns the access log off'))
+        problems.append(
+            Problem(
+                "log.access_format",
+                "is empty",
+                'use json, common, combined or a LogFormat; log.access = "" turns the access log off',
+            )
+        )
     if problems:
         raise ConfigError(problems)
 
     def render_apache(record: Record) -> bytes:
-        return ("".join([piece if isinstance(piece, str) else piece(record) for piece in pieces]) + "\n").encode("ascii")
+        return (
+            "".join([piece if isinstance(piece, str) else piece(record) for piece in pieces]) + "\n"
+        ).encode("ascii")
 
     return render_apache
 
@@ -271,7 +347,10 @@ def _clf_time() -> Callable[[Record], str]:
         nonlocal cached_second, cached_text
         second = int(record.time)
         if second != cached_second:
-            cached_second, cached_text = second, time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
+            cached_second, cached_text = (
+                second,
+                time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second)),
+            )
         return cached_text
 
     return render_time

@@ -50,16 +50,36 @@ def check_access_log(access: str, rotate_s: int, access_format: str) -> list[Pro
     path = Path(access_path(access, rotate_s, time.time()))
     parent = path.parent
     if parent.is_dir() and not os.access(parent, os.X_OK, effective_ids=True):
-        problems.append(Problem("log.access", f"this user may not enter {parent}", "change its owner or mode"))
+        problems.append(
+            Problem("log.access", f"this user may not enter {parent}", "change its owner or mode")
+        )
     elif path.is_dir():
         problems.append(Problem("log.access", f"{path} is a directory", "name a file in it"))
     elif path.exists():
         if not os.access(path, os.W_OK, effective_ids=True):
-            problems.append(Problem("log.access", f"{path} cannot be written by this user", "change its owner or mode"))
+            problems.append(
+                Problem(
+                    "log.access",
+                    f"{path} cannot be written by this user",
+                    "change its owner or mode",
+                )
+            )
     elif not parent.is_dir():
-        problems.append(Problem("log.access", f"the directory {parent} does not exist", "create it, owned by the relay's user"))
+        problems.append(
+            Problem(
+                "log.access",
+                f"the directory {parent} does not exist",
+                "create it, owned by the relay's user",
+            )
+        )
     elif not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
-        problems.append(Problem("log.access", f"no file can be created in {parent} by this user", "change its owner or mode"))
+        problems.append(
+            Problem(
+                "log.access",
+                f"no file can be created in {parent} by this user",
+                "change its owner or mode",
+            )
+        )
     return problems
 
 
@@ -70,7 +90,15 @@ class AccessLog:
     Raises ConfigError for an unknown format.
     """
 
-    def __init__(self, access: str, rotate_s: int, access_format: str, on_drop: Callable[[int], None], *, stdout_fd: int = STDOUT_FD) -> None:
+    def __init__(
+        self,
+        access: str,
+        rotate_s: int,
+        access_format: str,
+        on_drop: Callable[[int], None],
+        *,
+        stdout_fd: int = STDOUT_FD,
+    ) -> None:
         self.enabled = access != ""
         self.render: Render = compile_format(access_format)
         self._access = access
@@ -78,7 +106,9 @@ class AccessLog:
         self._on_drop = on_drop
         self._lines: deque[bytes] = deque()
         self._size = 0
-        self._torn = b""  # the rest of a line whose first part was written: goes out before anything else
+        self._torn = (
+            b""  # the rest of a line whose first part was written: goes out before anything else
+        )
         self._period = (float("-inf"), float("inf"))
         self._sink: Sink | None = Sink.shared(stdout_fd) if access == "-" else None
         self._retry_at = float("-inf")
@@ -160,7 +190,9 @@ class AccessLog:
             self._period = (start, start + self._rotate_s)
         # O_NONBLOCK matters for a named pipe: without a reader its open fails instead of waiting for one.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-        self._sink = Sink(os.open(access_path(self._access, self._rotate_s, now), flags, 0o640), poll_first=False)
+        self._sink = Sink(
+            os.open(access_path(self._access, self._rotate_s, now), flags, 0o640), poll_first=False
+        )
 
     def _hand_over(self) -> None:
         """Write until nothing is left or the destination takes no more. Raises OSError."""
@@ -208,6 +240,9 @@ class AccessLog:
         where = "stdout" if self._access == "-" else access_path(self._access, self._rotate_s, now)
         log.warning(
             "the access log %s does not take lines: %s; %d lines dropped since the last such message, up to %d KiB are kept for when it does; look at its disk, directory or reader",
-            where, why, self._lost, KEEP_BYTES // 1024,
+            where,
+            why,
+            self._lost,
+            KEEP_BYTES // 1024,
         )
         self._lost = 0

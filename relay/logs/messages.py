@@ -217,28 +217,50 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = "".join(f" {key}={value if isinstance(value, int | float) else repr(str(value))}" for key, value in _extra(record).items())
-        return _one_line(f"{clock} {record.levelname.lower():<7} {_process}: {record.getMessage()}{fields}")
+        fields = "".join(
+            f" {key}={value if isinstance(value, int | float) else repr(str(value))}"
+            for key, value in _extra(record).items()
+        )
+        return _one_line(
+            f"{clock} {record.levelname.lower():<7} {_process}: {record.getMessage()}{fields}"
+        )
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    extra: dict[str, object] = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    extra: dict[str, object] = {
+        key: value for key, value in vars(record).items() if key not in _STANDARD
+    }
     if record.exc_info:
         extra["traceback"] = logging.Formatter().formatException(record.exc_info)
     return extra
 
 
 def _one_line(text: str) -> str:
-    return _CONTROL.sub(lambda match: {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(match.group(), f"\\x{ord(match.group()):02x}"), text)
+    return _CONTROL.sub(
+        lambda match: {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(
+            match.group(), f"\\x{ord(match.group()):02x}"
+        ),
+        text,
+    )
 
 
-def _on_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _on_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return
-    logging.getLogger(__name__).critical("a bug ended this process: %r; please report it with the traceback", error, exc_info=(kind, error, traceback))
+    logging.getLogger(__name__).critical(
+        "a bug ended this process: %r; please report it with the traceback",
+        error,
+        exc_info=(kind, error, traceback),
+    )
     last_chance()
 
 
 def _on_unraisable(hook: sys.UnraisableHookArgs) -> None:
     error = hook.exc_value or hook.exc_type()
-    logging.getLogger(__name__).error("an exception could not be raised: %r; please report it with the traceback", error, exc_info=(hook.exc_type, error, hook.exc_traceback))
+    logging.getLogger(__name__).error(
+        "an exception could not be raised: %r; please report it with the traceback",
+        error,
+        exc_info=(hook.exc_type, error, hook.exc_traceback),
+    )

@@ -36,12 +36,36 @@ from relay.sandbox.landlock import ALL, CHANGE, READ, Files, Rule
 _PR_SET_DUMPABLE = 4
 
 # What an opened library may load later, and what clocks and names need. No secrets are kept there.
-_SYSTEM = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store", "/etc/ld.so.cache", "/usr/share/zoneinfo", "/etc/localtime")
+_SYSTEM = (
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+    "/etc/localtime",
+)
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 # getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve, nis, sss, libvirt, mymachines.
 RESOLVER_FILES = tuple(
     Path("/etc") / name
-    for name in ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf", "host.conf", "services", "protocols", "networks", "yp.conf", "defaultdomain")
+    for name in (
+        "resolv.conf",
+        "hosts",
+        "nsswitch.conf",
+        "gai.conf",
+        "host.conf",
+        "services",
+        "protocols",
+        "networks",
+        "yp.conf",
+        "defaultdomain",
+    )
 )
 _RESOLVER_DIRECTORIES = (
     "/run/systemd/resolve",
@@ -82,12 +106,18 @@ def confine_worker(access_log: str) -> None:
     # The filter costs 1 % of a small request, so only where it keeps us from something.
     if _shares_user_with(os.getppid()):
         _keep_to_self("worker")
-    _restrict("worker", CHANGE | Files.EXECUTE, [Rule(place, _APPEND) for place in log_places(access_log)])
+    _restrict(
+        "worker", CHANGE | Files.EXECUTE, [Rule(place, _APPEND) for place in log_places(access_log)]
+    )
 
 
 def confine_checker(directory_fd: int) -> None:
     """For the checker, before it has threads: a thread that runs already would stay free."""
-    rules = [Rule(directory_fd, _OWN_DIRECTORY), *_readable(python_places()), *_readable(resolver_places())]
+    rules = [
+        Rule(directory_fd, _OWN_DIRECTORY),
+        *_readable(python_places()),
+        *_readable(resolver_places()),
+    ]
     _keep_to_self("checker")
     _restrict("checker", ALL, [*rules, Rule(Path("/dev/null"), Files.READ_FILE | Files.WRITE_FILE)])
 
@@ -109,7 +139,11 @@ def describe(access_log: str) -> str:
         return (
             "Landlock is not in force: this kernel does not have it (Linux 5.13, in the list lsm=), or a system call filter "
             "forbids it; workers, checker and admin process may read and write whatever their user may"
-            + ("; by seccomp none of them sends a signal to others, or sets limits of others" if alone else "")
+            + (
+                "; by seccomp none of them sends a signal to others, or sets limits of others"
+                if alone
+                else ""
+            )
         )
     places = log_places(access_log)
     written = f"only {', '.join(map(str, places))}" if places else "no file"
@@ -127,7 +161,9 @@ def log_places(access_log: str) -> list[Path]:
     if access_log in ("", "-"):
         return []
     path = Path(access_log)
-    fixed = next((ancestor for ancestor in (path, *path.parents) if "%" not in str(ancestor)), Path("/"))
+    fixed = next(
+        (ancestor for ancestor in (path, *path.parents) if "%" not in str(ancestor)), Path("/")
+    )
     if fixed != path:
         return [fixed]
     found = [path.parent]
@@ -145,12 +181,21 @@ def python_places() -> Iterator[Path]:
 
     Late imports, tracebacks and templates read there.
     """
-    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
+    prefixes = {
+        Path(prefix).resolve()
+        for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    }
     yield Path(__file__).resolve().parents[1]
     yield from (prefix / name for prefix in prefixes for name in ("lib", "lib64"))
-    yield from (Path(place) for name in ("stdlib", "platstdlib", "purelib", "platlib") if (place := sysconfig.get_path(name)))
+    yield from (
+        Path(place)
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+        if (place := sysconfig.get_path(name))
+    )
     # A checkout or the current directory may hold anything: of those only our package is Python's.
-    yield from (entry for entry in map(Path, sys.path) if entry.name in {"site-packages", "dist-packages"})
+    yield from (
+        entry for entry in map(Path, sys.path) if entry.name in {"site-packages", "dist-packages"}
+    )
     yield from _imported_places()
     yield from map(Path, _SYSTEM + _DEVICES)
 
@@ -159,7 +204,9 @@ def _imported_places() -> Iterator[Path]:
     """The packages that are imported, wherever they are: they may import more of themselves."""
     for name, module in list(sys.modules.items()):
         if "." not in name:
-            for place in list(getattr(module, "__path__", ())) or [getattr(module, "__file__", None)]:
+            for place in list(getattr(module, "__path__", ())) or [
+                getattr(module, "__file__", None)
+            ]:
                 if isinstance(place, str):
                     yield Path(place)
 
@@ -196,7 +243,11 @@ def _keep_to_self(name: str) -> None:
     try:
         seccomp.keep_to_self()
     except OSError as error:
-        log.warning("the %s has no system call filter: %s; it may send signals to processes of its user", name, error.strerror or error)
+        log.warning(
+            "the %s has no system call filter: %s; it may send signals to processes of its user",
+            name,
+            error.strerror or error,
+        )
 
 
 def _readable(places: Iterable[Path]) -> Iterator[Rule]:
@@ -207,4 +258,8 @@ def _restrict(name: str, forbidden: Files, allowed: Iterable[Rule], *, ports: bo
     try:
         landlock.restrict(forbidden, allowed, ports=ports)
     except OSError as error:
-        log.warning("the %s is not confined by Landlock: %s; it may read and write whatever its user may", name, error.strerror or error)
+        log.warning(
+            "the %s is not confined by Landlock: %s; it may read and write whatever its user may",
+            name,
+            error.strerror or error,
+        )

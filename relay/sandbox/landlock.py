@@ -74,10 +74,17 @@ class Rule:
 
 def version() -> int:
     """What this kernel knows of Landlock, 0 for nothing, also when a system call filter forbids it."""
-    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))))
+    return max(
+        0,
+        int(
+            _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
+        ),
+    )
 
 
-def restrict(forbidden: Files, allowed: Iterable[Rule], *, ports: bool = False, known: int | None = None) -> int:
+def restrict(
+    forbidden: Files, allowed: Iterable[Rule], *, ports: bool = False, known: int | None = None
+) -> int:
     """Forbid these rights but for what the rules allow, signals to processes outside, and with `ports` to bind or connect TCP sockets.
 
     Returns the version in force, 0 when there is no Landlock. `known` is less than the kernel
@@ -87,7 +94,9 @@ def restrict(forbidden: Files, allowed: Iterable[Rule], *, ports: bool = False, 
     if known == 0:
         return 0
     handled = forbidden & _files_known(known)
-    ruleset_fd = _checked(_libc.syscall(_CREATE_RULESET, *_ruleset(handled, known, ports=ports), ctypes.c_uint32(0)))
+    ruleset_fd = _checked(
+        _libc.syscall(_CREATE_RULESET, *_ruleset(handled, known, ports=ports), ctypes.c_uint32(0))
+    )
     try:
         for rule in allowed:
             _add(ruleset_fd, rule, handled)
@@ -102,7 +111,9 @@ def _files_known(known: int) -> Files:
     return Files((1 << next(count for since, count in _FILES_KNOWN if known >= since)) - 1)
 
 
-def _ruleset(handled: Files, known: int, *, ports: bool) -> tuple[ctypes.Array[ctypes.c_char], ctypes.c_size_t]:
+def _ruleset(
+    handled: Files, known: int, *, ports: bool
+) -> tuple[ctypes.Array[ctypes.c_char], ctypes.c_size_t]:
     """The struct landlock_ruleset_attr, which has grown with the versions."""
     fields = [int(handled)]
     if known >= 4:
@@ -127,12 +138,22 @@ def _add(ruleset_fd: int, rule: Rule, handled: Files) -> None:
         for wanted in (rights, rights & _OF_A_FILE):
             if not wanted:
                 return
-            beneath = struct.pack("=Qi", int(wanted), parent_fd)  # struct landlock_path_beneath_attr, which is packed
+            beneath = struct.pack(
+                "=Qi", int(wanted), parent_fd
+            )  # struct landlock_path_beneath_attr, which is packed
             buffer = ctypes.create_string_buffer(beneath, len(beneath))
-            done = _libc.syscall(_ADD_RULE, ctypes.c_int(ruleset_fd), ctypes.c_int(_RULE_PATH_BENEATH), buffer, ctypes.c_uint32(0))
+            done = _libc.syscall(
+                _ADD_RULE,
+                ctypes.c_int(ruleset_fd),
+                ctypes.c_int(_RULE_PATH_BENEATH),
+                buffer,
+                ctypes.c_uint32(0),
+            )
             if done == 0 or ctypes.get_errno() != errno.EINVAL:
                 break  # EINVAL: it is a file, and the rights are those of a directory
-        if done != 0 and ctypes.get_errno() != errno.EBADFD:  # EBADFD: a file of /proc, of a pipe: Landlock does not judge those
+        if (
+            done != 0 and ctypes.get_errno() != errno.EBADFD
+        ):  # EBADFD: a file of /proc, of a pipe: Landlock does not judge those
             _checked(done)
 
 

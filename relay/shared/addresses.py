@@ -107,7 +107,13 @@ class Addresses:
         if found is None or self._shared[self._first] != sequence:
             return  # in the middle of a change: what we have does until the next connection
         self._sequence = sequence
-        self._places = tuple(self._place(*ip) for ip in found) or ((self._configured,) if self._configured[1] else ())
+        self._places = tuple(self._place(*ip) for ip in found) or (
+            (self._configured,) if self._configured[1] else ()
+        )
 
     def _place(self, host: str, scope: int) -> Place:
-        return (socket.AF_INET6, (host, self._port, 0, scope)) if ":" in host else (socket.AF_INET, (host, self._port))
+        return (
+            (socket.AF_INET6, (host, self._port, 0, scope))
+            if ":" in host
+            else (socket.AF_INET, (host, self._port))
+        )

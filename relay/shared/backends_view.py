@@ -21,13 +21,24 @@ from relay.shared.reading import Snapshot
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.states import is_waiting
 
-HEALTH_FILE = "checker/health.json"  # in a directory of its own, in which alone the checker may write
+HEALTH_FILE = (
+    "checker/health.json"  # in a directory of its own, in which alone the checker may write
+)
 HEALTH_BYTES = 4 * 1024 * 1024
 TEXT_CHARACTERS = 1024
 MOST_BRACKETS, MOST_COMMAS = 40_000, 250_000  # of 15,000 backends
 LARGEST = 1e15
 _HEALTH_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_HEALTH_KEYS = ("state", "since", "reason", "remedy", "last_check_at", "duration_s", "tls_version", "not_after")
+_HEALTH_KEYS = (
+    "state",
+    "since",
+    "reason",
+    "remedy",
+    "last_check_at",
+    "duration_s",
+    "tls_version",
+    "not_after",
+)
 _UNCHECKED, _UP, _DOWN = "unknown", "up", "down"
 
 
@@ -39,7 +50,16 @@ def pool_facts(config: Config) -> list[dict[str, Any]]:
             "balance": pool.balance,
             "sticky": pool.sticky,
             "checked": pool.health is not None,
-            "backends": [{"backend": one.route, "address": one.address, "name": one.name, "weight": one.weight, "standby": one.standby} for one in pool.backend],
+            "backends": [
+                {
+                    "backend": one.route,
+                    "address": one.address,
+                    "name": one.name,
+                    "weight": one.weight,
+                    "standby": one.standby,
+                }
+                for one in pool.backend
+            ],
         }
         for name, pool in config.pool.items()
     ]
@@ -53,7 +73,10 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
     now_at, now_ms = time.time(), monotonic_ms()
     health = read_health(state_dir / HEALTH_FILE, health_fd)
     overrides = {(one["pool"], one["backend"]): one for one in snapshot.facts.get("overrides", ())}
-    disabled = {(one["kind"], one["parent"], one["name"]): one["why"] for one in snapshot.facts.get("disabled", ())}
+    disabled = {
+        (one["kind"], one["parent"], one["name"]): one["why"]
+        for one in snapshot.facts.get("disabled", ())
+    }
     known: set[tuple[str, str]] = set()
     pools = []
     for pool in snapshot.facts.get("pools", ()):
@@ -61,24 +84,60 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
         for configured in pool["backends"]:
             member = (pool["name"], configured["backend"])
             known.add(member)
-            one = _backend(snapshot, member, configured, overrides.get(member, {}), health.get("/".join(member)), now_at - now_ms / 1000, now_ms)
-            why = disabled.get(("pool", "", pool["name"])) or disabled.get(("backend", *member)) or ""
+            one = _backend(
+                snapshot,
+                member,
+                configured,
+                overrides.get(member, {}),
+                health.get("/".join(member)),
+                now_at - now_ms / 1000,
+                now_ms,
+            )
+            why = (
+                disabled.get(("pool", "", pool["name"])) or disabled.get(("backend", *member)) or ""
+            )
             backends.append({**one, **_disabled(one, why)})
         busy = sum(one["busy"] for one in backends)
         for one in backends:
             one["load"] = round(one["busy"] / busy, 4) if busy else 0.0
-        pools.append({**{key: pool[key] for key in ("name", "balance", "sticky", "checked")}, "busy": busy, "disabled": disabled.get(("pool", "", pool["name"]), ""), "backends": backends})
-    routes = [{"listener": parent, "route": name, "why": why} for (kind, parent, name), why in disabled.items() if kind == "route"]
-    return {"at": now_at, "pools": pools, "routes_disabled": routes, "inactive": [one for member, one in overrides.items() if member not in known]}
+        pools.append(
+            {
+                **{key: pool[key] for key in ("name", "balance", "sticky", "checked")},
+                "busy": busy,
+                "disabled": disabled.get(("pool", "", pool["name"]), ""),
+                "backends": backends,
+            }
+        )
+    routes = [
+        {"listener": parent, "route": name, "why": why}
+        for (kind, parent, name), why in disabled.items()
+        if kind == "route"
+    ]
+    return {
+        "at": now_at,
+        "pools": pools,
+        "routes_disabled": routes,
+        "inactive": [one for member, one in overrides.items() if member not in known],
+    }
 
 
 def _backend(  # noqa: PLR0917
-    snapshot: Snapshot, member: tuple[str, str], configured: dict[str, Any], override: dict[str, Any], health: dict[str, Any] | None, booted_at: float, now_ms: int
+    snapshot: Snapshot,
+    member: tuple[str, str],
+    configured: dict[str, Any],
+    override: dict[str, Any],
+    health: dict[str, Any] | None,
+    booted_at: float,
+    now_ms: int,
 ) -> dict[str, Any]:
     values, shared = snapshot.values, snapshot.shared
     mode, weight = override.get("mode"), override.get("weight")
     configured_mode = "standby" if configured["standby"] else "enabled"
-    elected = {why: count for why in WHYS if (count := values.get(Series("relay_backend_selected_total", (*member, why)), 0))}
+    elected = {
+        why: count
+        for why in WHYS
+        if (count := values.get(Series("relay_backend_selected_total", (*member, why)), 0))
+    }
     retry_ms = shared.get(Series(RETRY_UNTIL_MS, member), 0)
     state = {1: _UP, 2: _DOWN}.get(shared.get(Series(HEALTH, member), 0), _UNCHECKED)
     waiting = is_waiting(retry_ms, now_ms)
@@ -127,7 +186,11 @@ def _status(mode: str, *, down: bool, in_retry: bool) -> str:
 def read_health(path: Path, directory_fd: int = -1) -> dict[str, dict[str, Any]]:
     """What the checks have found, by "pool/backend"; nothing when the file is not there or is not what it should be."""
     try:
-        opened = os.open(path.name, _HEALTH_FLAGS, dir_fd=directory_fd) if directory_fd >= 0 else os.open(path, _HEALTH_FLAGS)
+        opened = (
+            os.open(path.name, _HEALTH_FLAGS, dir_fd=directory_fd)
+            if directory_fd >= 0
+            else os.open(path, _HEALTH_FLAGS)
+        )
         with os.fdopen(opened, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return {}

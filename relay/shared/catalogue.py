@@ -42,38 +42,139 @@ class Family:
 FAMILIES: dict[str, Family] = {
     f.name: f
     for f in (
-        Family("relay_connections_total", "counter", "Client connections accepted, by the route they were given; route is none when refused before routing.", ("listener", "route")),
+        Family(
+            "relay_connections_total",
+            "counter",
+            "Client connections accepted, by the route they were given; route is none when refused before routing.",
+            ("listener", "route"),
+        ),
         Family("relay_connections_active", "gauge", "Client connections open now."),
         Family("relay_sessions_closed_total", "counter", "Sessions ended, by reason.", ("reason",)),
-        Family("relay_handshakes_total", "counter", "TLS handshakes ended, by side and by result: ok, resumed, or the reason of the failure.", ("side", "result")),
-        Family("relay_handshake_seconds", "histogram", "Wall time of completed TLS handshakes.", ("side",), 1e-6),
-        Family("relay_bytes_total", "counter", "Plaintext bytes relayed.", ("pool", "backend", "direction")),
-        Family("relay_backend_connections_active", "gauge", "Connections to the backend open now.", ("pool", "backend")),
-        Family("relay_backend_selected_total", "counter", "Times the backend was chosen, and why.", ("pool", "backend", "why")),
-        Family("relay_route_disabled", "gauge", "1 while the route, or its pool, cannot work and its clients are refused, else 0.", ("listener", "route"), source="admin"),
-        Family("relay_backend_up", "gauge", "1 when the backend is used, 0 while it is left alone after a failure, its health checks fail, or it or its pool is disabled.", ("pool", "backend"), source="admin"),
-        Family("relay_health_checks_total", "counter", "Health checks ended, by result: ok, connect_failed, handshake_failed, http_failed.", ("pool", "backend", "result")),
-        Family("relay_backend_certificate_not_after_timestamp_seconds", "gauge", "When the certificate that a health check saw last expires, Unix time.", ("pool", "backend"), source="admin"),
-        Family("relay_certificate_not_after_timestamp_seconds", "gauge", "When a configured certificate expires, Unix time.", ("file", "subject"), source="admin"),
-        Family("relay_worker_restarts_total", "counter", "Workers that ended unasked and were replaced."),
-        Family("relay_worker_cpu_seconds_total", "counter", "CPU time of the workers of a slot, user and system.", ("slot",), source="admin"),
-        Family("relay_worker_resident_bytes", "gauge", "Resident memory of the slot's worker, shared pages included.", ("slot",), source="admin"),
-        Family("relay_access_log_dropped_total", "counter", "Access-log lines dropped because their destination did not take them."),
-        Family("relay_messages_dropped_total", "counter", "The relay's own messages dropped because stderr did not take them."),
-        Family("relay_build_info", "gauge", "Always 1; the labels say what runs.", ("version", "openssl"), source="admin"),
-        Family("relay_config_generation", "gauge", "Number of the configuration in use; 1 at start, one more after every reload.", source="admin"),
+        Family(
+            "relay_handshakes_total",
+            "counter",
+            "TLS handshakes ended, by side and by result: ok, resumed, or the reason of the failure.",
+            ("side", "result"),
+        ),
+        Family(
+            "relay_handshake_seconds",
+            "histogram",
+            "Wall time of completed TLS handshakes.",
+            ("side",),
+            1e-6,
+        ),
+        Family(
+            "relay_bytes_total",
+            "counter",
+            "Plaintext bytes relayed.",
+            ("pool", "backend", "direction"),
+        ),
+        Family(
+            "relay_backend_connections_active",
+            "gauge",
+            "Connections to the backend open now.",
+            ("pool", "backend"),
+        ),
+        Family(
+            "relay_backend_selected_total",
+            "counter",
+            "Times the backend was chosen, and why.",
+            ("pool", "backend", "why"),
+        ),
+        Family(
+            "relay_route_disabled",
+            "gauge",
+            "1 while the route, or its pool, cannot work and its clients are refused, else 0.",
+            ("listener", "route"),
+            source="admin",
+        ),
+        Family(
+            "relay_backend_up",
+            "gauge",
+            "1 when the backend is used, 0 while it is left alone after a failure, its health checks fail, or it or its pool is disabled.",
+            ("pool", "backend"),
+            source="admin",
+        ),
+        Family(
+            "relay_health_checks_total",
+            "counter",
+            "Health checks ended, by result: ok, connect_failed, handshake_failed, http_failed.",
+            ("pool", "backend", "result"),
+        ),
+        Family(
+            "relay_backend_certificate_not_after_timestamp_seconds",
+            "gauge",
+            "When the certificate that a health check saw last expires, Unix time.",
+            ("pool", "backend"),
+            source="admin",
+        ),
+        Family(
+            "relay_certificate_not_after_timestamp_seconds",
+            "gauge",
+            "When a configured certificate expires, Unix time.",
+            ("file", "subject"),
+            source="admin",
+        ),
+        Family(
+            "relay_worker_restarts_total",
+            "counter",
+            "Workers that ended unasked and were replaced.",
+        ),
+        Family(
+            "relay_worker_cpu_seconds_total",
+            "counter",
+            "CPU time of the workers of a slot, user and system.",
+            ("slot",),
+            source="admin",
+        ),
+        Family(
+            "relay_worker_resident_bytes",
+            "gauge",
+            "Resident memory of the slot's worker, shared pages included.",
+            ("slot",),
+            source="admin",
+        ),
+        Family(
+            "relay_access_log_dropped_total",
+            "counter",
+            "Access-log lines dropped because their destination did not take them.",
+        ),
+        Family(
+            "relay_messages_dropped_total",
+            "counter",
+            "The relay's own messages dropped because stderr did not take them.",
+        ),
+        Family(
+            "relay_build_info",
+            "gauge",
+            "Always 1; the labels say what runs.",
+            ("version", "openssl"),
+            source="admin",
+        ),
+        Family(
+            "relay_config_generation",
+            "gauge",
+            "Number of the configuration in use; 1 at start, one more after every reload.",
+            source="admin",
+        ),
     )
 }
 
 # Cells the processes use among themselves; they have no metric of their own.
-SLOT_CPU_US = "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals only
+SLOT_CPU_US = (
+    "slot_cpu_us"  # CPU microseconds of a slot's dead workers, label slot; in the totals only
+)
 # The rest has the labels pool, backend and is shared by all generations: plain stores, no additions.
-RETRY_UNTIL_MS = "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
+RETRY_UNTIL_MS = (
+    "retry_until_ms"  # CLOCK_MONOTONIC milliseconds; by any worker whose attempt failed
+)
 TRIAL_UNTIL_MS = "trial_until_ms"  # CLOCK_MONOTONIC milliseconds; by the worker whose session tries a failed backend
 HEALTH = "health"  # 0 not checked, 1 up, 2 down; by the checker
 HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
 BACKEND_NOT_AFTER_S = "backend_not_after_s"  # Unix time at which the certificate it last showed expires, 0 not seen; by the checker
-RETURNED_AT_MS = "returned_at_ms"  # CLOCK_MONOTONIC milliseconds at which it came back, 0 never; by the checker
+RETURNED_AT_MS = (
+    "returned_at_ms"  # CLOCK_MONOTONIC milliseconds at which it came back, 0 never; by the checker
+)
 MODE_OVERRIDE = "mode_override"  # 0 as configured, 1 enabled, 2 drain, 3 disabled, 4 standby; by the supervisor, for an operator
 WEIGHT_OVERRIDE = "weight_override"  # 0 as configured; by the supervisor, for an operator
 # Without labels: grow by one after every change of the cells above, so that a worker looks at one cell to see that nothing has changed.
@@ -103,7 +204,9 @@ class Kind:
     name: str
     key: int
     gauges: tuple[Series, ...] = ()  # in each worker's row; they end with the worker
-    counters: tuple[Series, ...] = ()  # in each worker's row; folded into the totals when the worker has ended
+    counters: tuple[
+        Series, ...
+    ] = ()  # in each worker's row; folded into the totals when the worker has ended
     states: tuple[Series, ...] = ()  # one cell for all processes and generations
 
 
@@ -120,8 +223,16 @@ def _of_the_relay() -> Iterator[Series]:
             yield Series("relay_handshake_seconds", (side.value, bound))
 
 
-RELAY = Kind("relay", 0, (Series("relay_connections_active"),), tuple(_of_the_relay()), (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)))
-SUPERVISOR = Kind("supervisor", 0, counters=(Series("relay_worker_restarts_total"),))  # in the totals only
+RELAY = Kind(
+    "relay",
+    0,
+    (Series("relay_connections_active"),),
+    tuple(_of_the_relay()),
+    (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)),
+)
+SUPERVISOR = Kind(
+    "supervisor", 0, counters=(Series("relay_worker_restarts_total"),)
+)  # in the totals only
 ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
 BACKEND = Kind(
     "backend",
@@ -131,7 +242,19 @@ BACKEND = Kind(
         *(Series("relay_bytes_total", (direction,)) for direction in (TO_BACKEND, FROM_BACKEND)),
         *(Series("relay_backend_selected_total", (why,)) for why in WHYS),
     ),
-    tuple(map(Series, (RETRY_UNTIL_MS, HEALTH, RETURNED_AT_MS, MODE_OVERRIDE, WEIGHT_OVERRIDE, TRIAL_UNTIL_MS))),
+    tuple(
+        map(
+            Series,
+            (
+                RETRY_UNTIL_MS,
+                HEALTH,
+                RETURNED_AT_MS,
+                MODE_OVERRIDE,
+                WEIGHT_OVERRIDE,
+                TRIAL_UNTIL_MS,
+            ),
+        )
+    ),
 )
 CHECKED_BACKEND = Kind(
     "checked_backend",
@@ -139,9 +262,13 @@ CHECKED_BACKEND = Kind(
     counters=tuple(Series("relay_health_checks_total", (result,)) for result in CHECK_RESULTS),
     states=(Series(BACKEND_NOT_AFTER_S),),
 )
-HOST = Kind("host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS)))
+HOST = Kind(
+    "host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS))
+)
 SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)
+}
 
 Key = tuple[str, ...]
 """The labels that name one thing of a kind."""
@@ -169,9 +296,14 @@ def things_of(config: Config) -> Things:
             for listener in config.listener
             for label in (*dict.fromkeys(route.label for route in listener.route), NO_ROUTE)
         ],
-        BACKEND.name: [(name, backend.route) for name, pool in config.pool.items() for backend in pool.backend],
+        BACKEND.name: [
+            (name, backend.route) for name, pool in config.pool.items() for backend in pool.backend
+        ],
         CHECKED_BACKEND.name: [
-            (name, backend.route) for name, pool in config.pool.items() if pool.health is not None for backend in pool.backend
+            (name, backend.route)
+            for name, pool in config.pool.items()
+            if pool.health is not None
+            for backend in pool.backend
         ],
         HOST.name: [(host,) for host in hosts_of(config)],
     }

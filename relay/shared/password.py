@@ -28,7 +28,16 @@ WHERE = "admin.password_file"
 def hash_password(password: str) -> str:
     """The line for the password file."""
     salt = os.urandom(_SALT_BYTES)
-    return ":".join(("scrypt", str(_N), str(_R), str(_P), _text(salt), _text(_scrypt(password, salt, _N, _R, _P))))
+    return ":".join(
+        (
+            "scrypt",
+            str(_N),
+            str(_R),
+            str(_P),
+            _text(salt),
+            _text(_scrypt(password, salt, _N, _R, _P)),
+        )
+    )
 
 
 def verify(password: str, expected: str) -> bool:
@@ -37,10 +46,15 @@ def verify(password: str, expected: str) -> bool:
     try:
         if kind == "scrypt":
             n, r, p, salt, digest = fields
-            return hmac.compare_digest(_scrypt(password, _bytes(salt), int(n), int(r), int(p)), _bytes(digest))
+            return hmac.compare_digest(
+                _scrypt(password, _bytes(salt), int(n), int(r), int(p)), _bytes(digest)
+            )
         if kind == "pbkdf2_sha256":
             iterations, salt, digest = fields
-            return hmac.compare_digest(hashlib.pbkdf2_hmac("sha256", password.encode(), _bytes(salt), int(iterations)), _bytes(digest))
+            return hmac.compare_digest(
+                hashlib.pbkdf2_hmac("sha256", password.encode(), _bytes(salt), int(iterations)),
+                _bytes(digest),
+            )
     except (ValueError, OverflowError, binascii.Error):
         return False
     return hmac.compare_digest(password.encode(), expected.encode())
@@ -52,18 +66,30 @@ def load_password(path: Path) -> str:
     try:
         data, mode = read_regular(path, FILE_BYTES)
     except OSError as error:
-        raise ConfigError([Problem(WHERE, f"{path} cannot be read: {error.strerror or error}", remedy)]) from None
+        raise ConfigError(
+            [Problem(WHERE, f"{path} cannot be read: {error.strerror or error}", remedy)]
+        ) from None
     try:
         line = data.decode().strip("\r\n")
     except UnicodeDecodeError:
         line = ""
     if not line or len(data) > FILE_BYTES or "\n" in line or not line.isprintable():
-        raise ConfigError([Problem(WHERE, f"{path} does not hold one line with a password or its hash", remedy)])
+        raise ConfigError(
+            [Problem(WHERE, f"{path} does not hold one line with a password or its hash", remedy)]
+        )
     if line.startswith(("scrypt:", "pbkdf2_sha256:")):
         if not _is_usable(line):
             raise ConfigError([Problem(WHERE, f"the hash in {path} cannot be used", remedy)])
     elif mode & 0o077:
-        raise ConfigError([Problem(WHERE, f"{path} holds a plain password and has mode {stat.S_IMODE(mode):04o}, so others can read it", f"chmod 600 {path}, or {remedy}")])
+        raise ConfigError(
+            [
+                Problem(
+                    WHERE,
+                    f"{path} holds a plain password and has mode {stat.S_IMODE(mode):04o}, so others can read it",
+                    f"chmod 600 {path}, or {remedy}",
+                )
+            ]
+        )
     return line
 
 
@@ -75,14 +101,20 @@ def _is_usable(line: str) -> bool:
             _scrypt("", _bytes(salt), int(n), int(r), int(p))
         else:
             iterations, salt, digest = fields
-            return 1 <= int(iterations) <= 10_000_000 and len(_bytes(salt)) >= 8 and len(_bytes(digest)) == 32
+            return (
+                1 <= int(iterations) <= 10_000_000
+                and len(_bytes(salt)) >= 8
+                and len(_bytes(digest)) == 32
+            )
     except (ValueError, OverflowError, binascii.Error):
         return False
     return len(_bytes(salt)) >= 8 and len(_bytes(digest)) == 32
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=_MEMORY_BYTES, dklen=32)
+    return hashlib.scrypt(
+        password.encode(), salt=salt, n=n, r=r, p=p, maxmem=_MEMORY_BYTES, dklen=32
+    )
 
 
 def _text(data: bytes) -> str:

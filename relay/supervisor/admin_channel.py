@@ -40,7 +40,9 @@ class Channel:
     Call `step` once a turn. `heard_at` is when the peer said something last. `broken` is true when the peer did what no admin process of ours does: it should be replaced.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(
+        self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self._selector = selector
         self._answer = answer
         self._ours: socket.socket | None = None
@@ -119,7 +121,10 @@ class Channel:
         while not self._unsent and self._ours is not None:
             line, newline, rest = self._received.partition(b"\n")
             if len(line) > REQUEST_BYTES:
-                log.error("the admin process sent a request of more than %d bytes; it is ended", REQUEST_BYTES)
+                log.error(
+                    "the admin process sent a request of more than %d bytes; it is ended",
+                    REQUEST_BYTES,
+                )
                 self._break()
                 return
             if not newline or not self._may(line) or time.monotonic() > until_at:
@@ -161,7 +166,13 @@ class Channel:
             if time.monotonic() >= self._complain_at:
                 self._complain_at = time.monotonic() + COMPLAIN_S
                 log.exception("bug: a request of the admin process failed; please report this")
-            return _line({"ok": False, "error": f"{type(error).__name__}; this is a bug, its traceback is in the relay's log", **identity})
+            return _line(
+                {
+                    "ok": False,
+                    "error": f"{type(error).__name__}; this is a bug, its traceback is in the relay's log",
+                    **identity,
+                }
+            )
 
     def _send(self) -> None:
         if self._ours is None:

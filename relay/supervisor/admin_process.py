@@ -65,7 +65,14 @@ class AdminProcess:
         """Its pid while it runs."""
         return self._pid
 
-    def step(self, now: float, prepared: Prepared, boards: Scoreboards, lifeline_fd: int, channel: Channel) -> None:
+    def step(
+        self,
+        now: float,
+        prepared: Prepared,
+        boards: Scoreboards,
+        lifeline_fd: int,
+        channel: Channel,
+    ) -> None:
         """Start it when it should run and does not; a new one gets a channel of its own."""
         if channel.broken and self._pid is not None:
             send(self._pid, signal.SIGKILL)
@@ -78,7 +85,11 @@ class AdminProcess:
             self._notice_hang(now, channel.heard_at)
         if self._pid is None and self._listener is not None and now >= self._start_at:
             try:
-                with channel.open(self._greeting()) as theirs, boards.subscribe() as views, self._open_health() as health:
+                with (
+                    channel.open(self._greeting()) as theirs,
+                    boards.subscribe() as views,
+                    self._open_health() as health,
+                ):
                     descriptors = {
                         "--scoreboard-fd": views.fileno(),
                         "--listen-fd": self._listener.fileno(),
@@ -86,11 +97,17 @@ class AdminProcess:
                         "--control-fd": theirs.fileno(),
                         **health,
                     }
-                    self._pid = start_admin(find_admin_identity(prepared.config.relay, prepared.identity), descriptors)
+                    self._pid = start_admin(
+                        find_admin_identity(prepared.config.relay, prepared.identity), descriptors
+                    )
             except OSError as error:
                 self._young_deaths += 1
-                delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)
-                log.error("the admin process cannot be started: %s; tried again in %g s", error, delay_s)  # noqa: TRY400  for operators, no traceback
+                delay_s = max(
+                    respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s
+                )
+                log.error(
+                    "the admin process cannot be started: %s; tried again in %g s", error, delay_s
+                )  # noqa: TRY400  for operators, no traceback
                 self._start_at = now + delay_s
             self._started_at = now
             self._told_at = self._aborted_at = None
@@ -99,7 +116,9 @@ class AdminProcess:
     def _open_health(self) -> Iterator[dict[str, int]]:
         """The checker's directory: the admin process may not be able to walk there. Nothing where it is gone."""
         try:
-            descriptor = os.open((self._state_dir / HEALTH_FILE).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(
+                (self._state_dir / HEALTH_FILE).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            )
         except OSError:
             yield {}
             return
@@ -111,7 +130,13 @@ class AdminProcess:
     def _greeting(self) -> dict[str, Any]:
         """What it must know of the configuration, which it cannot read."""
         settings = self._settings
-        return {"listen": self.address, "hosts": list(settings.hosts), "user": settings.user, "password": self._password, "state_dir": str(self._state_dir)}
+        return {
+            "listen": self.address,
+            "hosts": list(settings.hosts),
+            "user": settings.user,
+            "password": self._password,
+            "state_dir": str(self._state_dir),
+        }
 
     def _notice_death(self, now: float) -> None:
         ended = self._reap()
@@ -120,10 +145,17 @@ class AdminProcess:
         if self._told_at is not None:
             self._start_at = now
             return
-        self._young_deaths = self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        self._young_deaths = (
+            self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        )
         delay_s = respawn_delay_s(self._young_deaths, self._rules)
         self._start_at = now + delay_s
-        log.error("the admin process %s after %.1f s; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once")
+        log.error(
+            "the admin process %s after %.1f s; it is replaced %s",
+            ended,
+            now - self._started_at,
+            f"in {delay_s:g} s" if delay_s else "at once",
+        )
 
     def renew(self) -> None:
         """Replace the process: what it has open is out of date."""
@@ -134,7 +166,11 @@ class AdminProcess:
     def restore(self) -> bool:
         """Make a unix socket again whose file is gone; whether it was. Raises StartupError."""
         listener = self._listener
-        if listener is None or listener.family != socket.AF_UNIX or Path(listener.getsockname()).exists():
+        if (
+            listener is None
+            or listener.family != socket.AF_UNIX
+            or Path(listener.getsockname()).exists()
+        ):
             return False
         self._listener = _open(f"unix:{listener.getsockname()}")
         if self._next is not None and self._next[2] is listener:
@@ -152,11 +188,21 @@ class AdminProcess:
             return
         silent_s = now - max(heard_at, self._started_at, self._trusted_from_at)
         # Until it has said something it is still importing, on a machine that may be busy.
-        patience_s = self._rules.hang_s if heard_at > self._started_at else self._rules.start_timeout_s
+        patience_s = (
+            self._rules.hang_s if heard_at > self._started_at else self._rules.start_timeout_s
+        )
         stays = self._told_at is not None and now >= self._told_at + _LAST_WORDS_S
         if silent_s > patience_s or stays:
-            why = "it was told to end and does not" if stays else f"no sign of life for {silent_s:.1f} s"
-            log.error("the admin process (pid %d) hangs: %s; it gets SIGABRT, which prints where", self._pid, why)
+            why = (
+                "it was told to end and does not"
+                if stays
+                else f"no sign of life for {silent_s:.1f} s"
+            )
+            log.error(
+                "the admin process (pid %d) hangs: %s; it gets SIGABRT, which prints where",
+                self._pid,
+                why,
+            )
             self._aborted_at = now
             send(self._pid, signal.SIGABRT)
 
@@ -171,7 +217,10 @@ class AdminProcess:
         if settings != self._settings or password != self._password:
             moves = settings.listen not in (self._settings.listen, self.address)
             if moves and compete(settings.listen, self.address):
-                raise StartupError(f"admin.listen: cannot listen on {settings.listen} while the relay's own admin process listens on {self.address}", RESTART_OR_MOVE)
+                raise StartupError(
+                    f"admin.listen: cannot listen on {settings.listen} while the relay's own admin process listens on {self.address}",
+                    RESTART_OR_MOVE,
+                )
             self._next = (settings, password, _open(settings.listen) if moves else self._listener)
 
     def commit(self) -> None:
@@ -187,7 +236,11 @@ class AdminProcess:
 
     def discard(self) -> None:
         """Forget what was prepared."""
-        if self._next is not None and self._next[2] is not None and self._next[2] is not self._listener:
+        if (
+            self._next is not None
+            and self._next[2] is not None
+            and self._next[2] is not self._listener
+        ):
             _close(self._next[2])
         self._next = None
 

@@ -71,7 +71,10 @@ def open_health_file(state_dir: Path, identity: Identity) -> Path:
             os.chown(directory, identity.uid, identity.gid, follow_symlinks=False)
         file.unlink(missing_ok=True)  # of an earlier relay
     except OSError as error:
-        raise StartupError(f"{directory}: cannot be made ready for the checker: {error.strerror or error}", "remove it, or choose another relay.state_dir") from None
+        raise StartupError(
+            f"{directory}: cannot be made ready for the checker: {error.strerror or error}",
+            "remove it, or choose another relay.state_dir",
+        ) from None
     return file
 
 
@@ -89,7 +92,10 @@ def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable
     """What a checker has found, as far as any generation can see it."""
     found: list[tuple[int, int]] = []
     for member in backends:
-        for kind, name, value in ((BACKEND, HEALTH, HEALTH_UNKNOWN), (CHECKED_BACKEND, BACKEND_NOT_AFTER_S, 0)):
+        for kind, name, value in (
+            (BACKEND, HEALTH, HEALTH_UNKNOWN),
+            (CHECKED_BACKEND, BACKEND_NOT_AFTER_S, 0),
+        ):
             base = states.base(kind.name, member)
             if base is not None:
                 found.append((base + state_offset(name)[1], value))
@@ -107,7 +113,15 @@ def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable
 class CheckerProcess:
     """The checker of the generation that serves. `let_go` closes in the child what is the supervisor's or a worker's."""
 
-    def __init__(self, boards: Scoreboards, lifeline_fd: int, *, health_file: Path, let_go: Callable[[], None], rules: Rules) -> None:
+    def __init__(
+        self,
+        boards: Scoreboards,
+        lifeline_fd: int,
+        *,
+        health_file: Path,
+        let_go: Callable[[], None],
+        rules: Rules,
+    ) -> None:
         self._rules = rules
         self._boards = boards
         self._board: Scoreboard | None = None
@@ -147,7 +161,12 @@ class CheckerProcess:
         if outdated:
             self._needed = is_needed(prepared.things)
             self._clear(prepared)
-            self._prepared, self._number, self._start_at, self._young_deaths = prepared, prepared.generation.number, now, 0
+            self._prepared, self._number, self._start_at, self._young_deaths = (
+                prepared,
+                prepared.generation.number,
+                now,
+                0,
+            )
         if self._needed and now >= self._start_at:
             self._start(now, prepared)
 
@@ -158,7 +177,9 @@ class CheckerProcess:
         self._look_at = now + _LOOK_S
         changed = resolver_identity() != self._resolver
         if changed:
-            log.info("a file of name resolution was replaced (/etc/resolv.conf, /etc/hosts or the like); the checker starts again to read it")
+            log.info(
+                "a file of name resolution was replaced (/etc/resolv.conf, /etc/hosts or the like); the checker starts again to read it"
+            )
         return changed
 
     def _start(self, now: float, prepared: Prepared) -> None:
@@ -167,7 +188,9 @@ class CheckerProcess:
             self._row, self._board = self._boards.lease(board, CHECKER_SLOT), board
             report = ReportFile(self._health_file)
             self._resolver = resolver_identity()
-            spec = CheckerSpec(self._row, prepared.generation, board, board.layout, self._lifeline_fd, report)
+            spec = CheckerSpec(
+                self._row, prepared.generation, board, board.layout, self._lifeline_fd, report
+            )
 
             def let_go() -> None:
                 self._let_go()
@@ -181,14 +204,22 @@ class CheckerProcess:
                 raise
         except OSError as error:
             self._young_deaths += 1
-            delay_s = max(respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s)
-            log.error("the checker cannot be started: %s; backends stay as they were; tried again in %g s", error, delay_s)  # noqa: TRY400  for operators, no traceback
+            delay_s = max(
+                respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s
+            )
+            log.error(
+                "the checker cannot be started: %s; backends stay as they were; tried again in %g s",
+                error,
+                delay_s,
+            )  # noqa: TRY400  for operators, no traceback
             self._start_at = now + delay_s
             return
         board.row(self._row)[PID] = self._pid
         self._started_at = now
         self._told_at = self._aborted_at = None
-        log.info("the checker started", extra={"checker_pid": self._pid, "generation": self._number})
+        log.info(
+            "the checker started", extra={"checker_pid": self._pid, "generation": self._number}
+        )
 
     def renew(self) -> None:
         """Replace it: its directory was made again, and it has the old one open."""
@@ -205,8 +236,14 @@ class CheckerProcess:
         if self._aborted_at is not None:
             if now >= self._aborted_at + self._rules.abort_grace_s:
                 send(self._pid, signal.SIGKILL)
-        elif (self._told_at is not None and now >= self._told_at + _LAST_WORDS_S) or silent_s > self._rules.hang_s:
-            log.error("the checker (pid %d) hangs: no heartbeat for %.1f s; it gets SIGABRT, which prints where", self._pid, silent_s)
+        elif (
+            self._told_at is not None and now >= self._told_at + _LAST_WORDS_S
+        ) or silent_s > self._rules.hang_s:
+            log.error(
+                "the checker (pid %d) hangs: no heartbeat for %.1f s; it gets SIGABRT, which prints where",
+                self._pid,
+                silent_s,
+            )
             self._aborted_at = now
             send(self._pid, signal.SIGABRT)
 
@@ -219,11 +256,16 @@ class CheckerProcess:
         ended = self._reap()
         if ended is None or self._told_at is not None:
             return
-        self._young_deaths = self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        self._young_deaths = (
+            self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        )
         delay_s = respawn_delay_s(self._young_deaths, self._rules)
         self._start_at = now + delay_s
         log.error(
-            "the checker %s after %.1f s; backends stay as they were found; it is replaced %s", ended, now - self._started_at, f"in {delay_s:g} s" if delay_s else "at once"
+            "the checker %s after %.1f s; backends stay as they were found; it is replaced %s",
+            ended,
+            now - self._started_at,
+            f"in {delay_s:g} s" if delay_s else "at once",
         )
 
     def _reap(self) -> Ended | None:
@@ -241,7 +283,9 @@ class CheckerProcess:
         if before is None:
             return
         kept = _checked(prepared.config)
-        changed = [member for member, where in _checked(before.config).items() if kept.get(member) != where]
+        changed = [
+            member for member, where in _checked(before.config).items() if kept.get(member) != where
+        ]
         hosts = set(before.things[HOST.name]) - set(prepared.things[HOST.name])
         for states in self._boards.states():
             _forget(states, changed, hosts)
@@ -249,7 +293,11 @@ class CheckerProcess:
             try:
                 self._health_file.unlink(missing_ok=True)
             except OSError as error:  # the directory is the checker's: anything may be there
-                log.warning("%s: cannot be removed: %s; the page shows what it says", self._health_file, error.strerror or error)
+                log.warning(
+                    "%s: cannot be removed: %s; the page shows what it says",
+                    self._health_file,
+                    error.strerror or error,
+                )
 
     def close(self) -> None:
         """End it, politely first."""

@@ -79,13 +79,25 @@ class Client:
         self.expires_at = float("inf")  # from here on it waits for us
         request = parse_request(bytes(line)) if newline else None
         if request is None:
-            self.reply({"ok": False, "code": EXIT_USAGE, "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}'})
+            self.reply(
+                {
+                    "ok": False,
+                    "code": EXIT_USAGE,
+                    "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}',
+                }
+            )
         else:
             try:
                 self._server.on_command(request, self)
             except Exception as error:
                 log.exception("bug: the command %s failed; please report this", request["command"])
-                self.reply({"ok": False, "code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log"})
+                self.reply(
+                    {
+                        "ok": False,
+                        "code": EXIT_BUG,
+                        "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log",
+                    }
+                )
 
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the answer and close; with `hold` stay open until we end, so that the client can see when that is."""
@@ -155,11 +167,17 @@ class ControlServer:
 
     def _is_child(self, connection: socket.socket) -> bool:
         """Whether one of our own processes connects. None has a reason to: it must have been taken over."""
-        pid, _, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        pid, _, _ = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
         name = self._child_named(pid)
         if name and time.monotonic() >= self._complain_at:
             self._complain_at = time.monotonic() + COMPLAIN_S
-            log.error("%s (pid %d) connects to the control socket and is refused: it does what it should not; find out why", name, pid)
+            log.error(
+                "%s (pid %d) connects to the control socket and is refused: it does what it should not; find out why",
+                name,
+                pid,
+            )
         return bool(name)
 
     def turn_is_over(self) -> bool:
@@ -229,7 +247,9 @@ def parse_request(line: bytes) -> dict[str, Any] | None:
     return request if isinstance(command, str) and command in COMMANDS else None
 
 
-def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False, **arguments: Any) -> Reply:
+def ask(
+    state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False, **arguments: Any
+) -> Reply:
     """Send one command, with its arguments, to the supervisor of `state_dir` and return its reply.
 
     With `until_end` also wait, within the same time, until the supervisor hangs up, which it does when it ends. Raises ControlError.
@@ -241,13 +261,21 @@ def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = Fa
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlError(f"no relay answers at {path}: it is not running, or it uses another state_dir; start it with: relay start") from None
+            raise ControlError(
+                f"no relay answers at {path}: it is not running, or it uses another state_dir; start it with: relay start"
+            ) from None
         except PermissionError:
-            raise ControlError(f"{path}: permission denied; run this as the user that started the relay") from None
+            raise ControlError(
+                f"{path}: permission denied; run this as the user that started the relay"
+            ) from None
         except BlockingIOError:
-            raise ControlError(f"{path}: too many clients wait for the relay, or it is stopped; see: ps -o stat,pid,comm -C relay") from None
+            raise ControlError(
+                f"{path}: too many clients wait for the relay, or it is stopped; see: ps -o stat,pid,comm -C relay"
+            ) from None
         except OSError as error:
-            raise ControlError(f"{path}: {error.strerror or error}; choose a shorter relay.state_dir if the path is longer than 107 bytes") from None
+            raise ControlError(
+                f"{path}: {error.strerror or error}; choose a shorter relay.state_dir if the path is longer than 107 bytes"
+            ) from None
         try:
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             reply = _read_line(connection, deadline)
@@ -256,9 +284,13 @@ def ask(state_dir: Path, command: str, timeout_s: float, *, until_end: bool = Fa
                     connection.settimeout(max(0.001, deadline - time.monotonic()))
                     connection.recv(1)
         except TimeoutError:
-            raise ControlError(f"the relay at {path} did not answer {command} within {timeout_s:g} s; see its log") from None
+            raise ControlError(
+                f"the relay at {path} did not answer {command} within {timeout_s:g} s; see its log"
+            ) from None
         except OSError as error:
-            raise ControlError(f"the relay at {path} hung up during {command}: {error.strerror or error}; see its log") from None
+            raise ControlError(
+                f"the relay at {path} hung up during {command}: {error.strerror or error}; see its log"
+            ) from None
     return reply
 
 

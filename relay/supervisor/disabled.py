@@ -39,7 +39,9 @@ class Thing(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.parent}/{self.name}" if self.parent else f"{self.kind} {self.name}"
+        return (
+            f"{self.kind} {self.parent}/{self.name}" if self.parent else f"{self.kind} {self.name}"
+        )
 
 
 class _Watched(NamedTuple):
@@ -189,12 +191,18 @@ def _without_address(
 
 def _things_of(prepared: Prepared) -> frozenset[Thing]:
     config = prepared.config
-    return frozenset([
-        *(Thing("route", one.name, route.label) for one in config.listener for route in one.route),
-        *(Thing("pool", "", name) for name in config.pool),
-        *(
-            Thing("backend", name, backend.route)
-            for name, pool in config.pool.items()
-            for backend in pool.backend
-        ),
-    ])
+    return frozenset(
+        [
+            *(
+                Thing("route", one.name, route.label)
+                for one in config.listener
+                for route in one.route
+            ),
+            *(Thing("pool", "", name) for name in config.pool),
+            *(
+                Thing("backend", name, backend.route)
+                for name, pool in config.pool.items()
+                for backend in pool.backend
+            ),
+        ]
+    )

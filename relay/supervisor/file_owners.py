@@ -30,13 +30,17 @@ def judge_owners(config: Config) -> list[Finding]:
     found = []
     for doubt, files in behind.items():
         file, wheres = next(iter(files.items()))
-        more = f" (so can {len(files) - 1} more files of the configuration)" if len(files) > 1 else ""
+        more = (
+            f" (so can {len(files) - 1} more files of the configuration)" if len(files) > 1 else ""
+        )
         what = f"can be changed by another user: {doubt}{more}"
         places = ", ".join(dict.fromkeys(wheres))
         found.append(Finding(Level.WARNING, str(file), "", what, doubt.remedy, places))
     if (hashed := config.admin.password_file) is not None and _all_may_read(hashed):
         what = "every user of this machine can read this password or its hash"
-        found.append(Finding(Level.WARNING, str(hashed), "", what, f"chmod o-r {hashed}", _PASSWORD))
+        found.append(
+            Finding(Level.WARNING, str(hashed), "", what, f"chmod o-r {hashed}", _PASSWORD)
+        )
     return found
 
 

@@ -32,7 +32,9 @@ from relay.supervisor.slot_sockets import Leaving, SlotSockets
 from relay.supervisor.workers import Child, Crew
 
 START_ATTEMPTS = 3
-SPAWNING_S = 0.02  # how long workers are started before the loop turns: a fork of a large relay takes 6 ms
+SPAWNING_S = (
+    0.02  # how long workers are started before the loop turns: a fork of a large relay takes 6 ms
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,9 @@ class Fleet:
         """Every slot is served that is not parked, or once all were: that does not wait for its next start."""
         pids = self.serving_pids()
         waits = [slot.closed if self._ready else slot.parked for slot in self._memory.all()]
-        return bool(pids) and all(slot in pids or waits[slot] for slot in range(self.prepared.slots))
+        return bool(pids) and all(
+            slot in pids or waits[slot] for slot in range(self.prepared.slots)
+        )
 
     @property
     def ended(self) -> bool:
@@ -87,7 +91,12 @@ class Fleet:
     def restless(self) -> bool:
         """Something is about to change in the scoreboard or has a deadline within the second."""
         return (
-            self.candidate is not None or self.ending is not Ending.NO or any(worker.phase is Phase.STARTING or worker.aborted_at is not None for worker in self._workers)
+            self.candidate is not None
+            or self.ending is not Ending.NO
+            or any(
+                worker.phase is Phase.STARTING or worker.aborted_at is not None
+                for worker in self._workers
+            )
         )
 
     @property
@@ -97,11 +106,19 @@ class Fleet:
 
     def serving_pids(self) -> dict[int, int]:
         """Slot -> pid of the workers of this generation that accept."""
-        return {w.slot: w.pid for w in self._workers if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None}
+        return {
+            w.slot: w.pid
+            for w in self._workers
+            if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None
+        }
 
     def outgoing(self) -> list[Worker]:
         """Workers of other generations that may still accept: they have not said yet that they stopped."""
-        return [w for w in self._workers if w.generation != self.generation and w.phase is not Phase.DRAINING]
+        return [
+            w
+            for w in self._workers
+            if w.generation != self.generation and w.phase is not Phase.DRAINING
+        ]
 
     def close_files(self) -> None:
         """Let go of every listening socket, at the end and in a child that accepts nothing."""
@@ -176,7 +193,9 @@ class Fleet:
 
     def retire(self) -> None:
         """Generations that no process is of give their memory back."""
-        keep = {self.generation} | ({self.candidate.generation.number} if self.candidate is not None else set())
+        keep = {self.generation} | (
+            {self.candidate.generation.number} if self.candidate is not None else set()
+        )
         self.crew.boards.retire(keep)
 
     def _view(self) -> View:
@@ -185,12 +204,23 @@ class Fleet:
             workers=self._workers,
             slots=self._memory.all(),
             serving=Line(self.generation, self.prepared.slots),
-            candidate=Line(candidate.generation.number, candidate.slots, self._candidate_since_at, self._candidate_deaths) if candidate else None,
+            candidate=Line(
+                candidate.generation.number,
+                candidate.slots,
+                self._candidate_since_at,
+                self._candidate_deaths,
+            )
+            if candidate
+            else None,
             ending=self.ending,
             trusted_from_at=self._trusted_from_at,
         )
 
-    def _do(self, now: float, action: Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen) -> None:
+    def _do(
+        self,
+        now: float,
+        action: Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen,
+    ) -> None:
         match action:
             case Spawn(slot, generation):
                 self._spawn(now, slot, generation)
@@ -221,13 +251,23 @@ class Fleet:
 
     def _spawn(self, now: float, slot: int, number: int) -> None:
         of_candidate = self.candidate is not None and number == self.candidate.generation.number
-        prepared, own = (self.candidate, self._candidate_sockets) if of_candidate else (self.prepared, self._sockets)
+        prepared, own = (
+            (self.candidate, self._candidate_sockets)
+            if of_candidate
+            else (self.prepared, self._sockets)
+        )
         assert prepared is not None  # noqa: S101  for mypy
         assert own is not None  # noqa: S101
         try:
             if not of_candidate and self._memory[slot].closed:
                 self._sockets.reopen(slot)
-            self.crew.spawn(slot, prepared.generation, [s for s in (self._sockets, self._candidate_sockets) if s is not None], own, prepared.identity)
+            self.crew.spawn(
+                slot,
+                prepared.generation,
+                [s for s in (self._sockets, self._candidate_sockets) if s is not None],
+                own,
+                prepared.identity,
+            )
         except (OSError, StartupError) as error:
             if of_candidate:
                 self._candidate_deaths += 1
@@ -237,7 +277,12 @@ class Fleet:
 
     def _cannot_start(self, now: float, slot: int, error: Exception) -> None:
         self._fork_error = error
-        log.error("worker %d cannot be started: %s; tried again %s", slot, error, self._memory.failed(now, slot))
+        log.error(
+            "worker %d cannot be started: %s; tried again %s",
+            slot,
+            error,
+            self._memory.failed(now, slot),
+        )
 
     def _reopen(self, now: float, slot: int) -> None:
         try:
@@ -255,9 +300,20 @@ class Fleet:
         before, self.prepared = self.prepared.config, self.candidate
         # Our copies go first: the old workers empty what is queued on theirs when they are told to drain.
         self._sockets.close_all_but(self._candidate_sockets)
-        self._sockets, self._candidate_sockets, self.candidate, self._leaving = self._candidate_sockets, None, None, Leaving(set())
-        drain_timeout_s = max(before.relay.drain_timeout_s, self.prepared.config.relay.drain_timeout_s)
-        self._rules = replace(self._rules, drain_timeout_s=drain_timeout_s, old_generations=self.prepared.config.relay.old_generations)
+        self._sockets, self._candidate_sockets, self.candidate, self._leaving = (
+            self._candidate_sockets,
+            None,
+            None,
+            Leaving(set()),
+        )
+        drain_timeout_s = max(
+            before.relay.drain_timeout_s, self.prepared.config.relay.drain_timeout_s
+        )
+        self._rules = replace(
+            self._rules,
+            drain_timeout_s=drain_timeout_s,
+            old_generations=self.prepared.config.relay.old_generations,
+        )
         return ""
 
     def _give_up(self, why: str) -> str:
@@ -270,17 +326,40 @@ class Fleet:
         for child, worker, end in self.crew.reap():
             age_s = now - child.started_at
             if child.told_at is not None or self.ending is not Ending.NO:
-                log.info("worker %d (pid %d) of generation %d %s after %.1f s, as asked", child.slot, child.pid, child.generation, end, age_s)
-            elif self.candidate is not None and child.generation == self.candidate.generation.number:
+                log.info(
+                    "worker %d (pid %d) of generation %d %s after %.1f s, as asked",
+                    child.slot,
+                    child.pid,
+                    child.generation,
+                    end,
+                    age_s,
+                )
+            elif (
+                self.candidate is not None and child.generation == self.candidate.generation.number
+            ):
                 self._candidate_deaths += 1
-                log.error("worker %d (pid %d) of the new generation %d %s after %.1f s", child.slot, child.pid, child.generation, end, age_s)
+                log.error(
+                    "worker %d (pid %d) of the new generation %d %s after %.1f s",
+                    child.slot,
+                    child.pid,
+                    child.generation,
+                    end,
+                    age_s,
+                )
             else:
                 self._mourn(now, child, worker, end)
 
     def _mourn(self, now: float, child: Child, worker: Worker, end: Ended) -> None:
         self.crew.count_restart()
         when = self._memory.died(now, child.slot, worker)
-        log.error("worker %d (pid %d) %s after %.1f s; it is replaced %s", child.slot, child.pid, end, now - child.started_at, when)
+        log.error(
+            "worker %d (pid %d) %s after %.1f s; it is replaced %s",
+            child.slot,
+            child.pid,
+            end,
+            now - child.started_at,
+            when,
+        )
 
     def _check_start(self, now: float) -> None:
         if self._ready or self.ending is not Ending.NO:
@@ -290,10 +369,19 @@ class Fleet:
         failing = self._memory.failing(START_ATTEMPTS)
         if failing is not None:
             if self._fork_error is not None:
-                raise StartupError(f"worker {failing} cannot be started: {self._fork_error}", "raise TasksMax= or the memory limit of the relay, or lower relay.workers")
-            raise StartupError(f"worker {failing} died {START_ATTEMPTS} times before the relay served", "why is in the messages above, by the worker itself")
+                raise StartupError(
+                    f"worker {failing} cannot be started: {self._fork_error}",
+                    "raise TasksMax= or the memory limit of the relay, or lower relay.workers",
+                )
+            raise StartupError(
+                f"worker {failing} died {START_ATTEMPTS} times before the relay served",
+                "why is in the messages above, by the worker itself",
+            )
         if not self._ready and now - self._opened_at > self._rules.start_timeout_s:
-            raise StartupError(f"the workers did not serve within {self._rules.start_timeout_s:g} s", "why is in the messages above, by the workers themselves")
+            raise StartupError(
+                f"the workers did not serve within {self._rules.start_timeout_s:g} s",
+                "why is in the messages above, by the workers themselves",
+            )
 
     def close(self) -> None:
         """Let go of whatever is left: nothing after an orderly end, failed beginners after a failed start."""

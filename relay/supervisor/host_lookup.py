@@ -89,9 +89,7 @@ def _ask(host: str, resolve: Resolve) -> Answer:
     return Answer(addresses) if addresses else Answer(error="it has no address")
 
 
-def homeless(
-    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
-) -> dict[str, str]:
+def homeless(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]) -> dict[str, str]:
     """The host names without an address, with the reason."""
     return {
         host: answer.error
@@ -108,12 +106,12 @@ def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
             if not is_ip(host) and host in names:
                 where = f"{pool_place(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {names[host]}"
-                yield Problem(where, what, "correct the name, or write the IP address", passing=True)
+                yield Problem(
+                    where, what, "correct the name, or write the IP address", passing=True
+                )
 
 
-def kept(
-    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
-) -> Iterator[Problem]:
+def kept(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]) -> Iterator[Problem]:
     """The host names whose last answer is kept."""
     for host, answer in answers.items():
         if answer.error and known.get(host):

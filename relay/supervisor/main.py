@@ -72,8 +72,12 @@ def run(
     except (RelayError, OSError, MemoryError) as error:
         if not supervisor.served:
             raise
-        log.critical("the supervisor cannot go on; its workers let their sessions finish", exc_info=True)
-        raise FatalError(f"the relay served and cannot go on: {error or type(error).__name__}") from error
+        log.critical(
+            "the supervisor cannot go on; its workers let their sessions finish", exc_info=True
+        )
+        raise FatalError(
+            f"the relay served and cannot go on: {error or type(error).__name__}"
+        ) from error
     finally:
         supervisor.close()
         messages.last_chance()
@@ -99,7 +103,10 @@ class Supervisor:
         prepared = finish(Wish(self.config_path, strict=self.strict))
         config = prepared.config
         state_dir = config.relay.state_dir
-        rules = rules or Rules(drain_timeout_s=config.relay.drain_timeout_s, old_generations=config.relay.old_generations)
+        rules = rules or Rules(
+            drain_timeout_s=config.relay.drain_timeout_s,
+            old_generations=config.relay.old_generations,
+        )
         self.state = StateDir(state_dir)
         self._own(self.state.close, self.state.close_files)
         take_all_files()
@@ -122,11 +129,15 @@ class Supervisor:
         self._own(self.signals.close, self.signals.close_files)
         # poll, not epoll: an epoll descriptor would be shared with every child.
         self.selector = selectors.PollSelector()
-        self.selector.register(self.signals, selectors.EVENT_READ, lambda _events: self._on_signals())
+        self.selector.register(
+            self.signals, selectors.EVENT_READ, lambda _events: self._on_signals()
+        )
         self.overrides = Overrides(state_dir, self.boards, config, self.publish)
         self.channel = Channel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
-        self.control = ControlServer(control, self.selector, self._on_command, lambda pid: child_named(self, pid))
+        self.control = ControlServer(
+            control, self.selector, self._on_command, lambda pid: child_named(self, pid)
+        )
         # Closed last of all: a client that waits for our end may start the next relay the moment we hang up.
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
@@ -137,7 +148,13 @@ class Supervisor:
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)
-        self.checker = CheckerProcess(self.boards, self.lifeline_fd, health_file=health_file, let_go=self.let_go_of_all, rules=rules)
+        self.checker = CheckerProcess(
+            self.boards,
+            self.lifeline_fd,
+            health_file=health_file,
+            let_go=self.let_go_of_all,
+            rules=rules,
+        )
         self._own(self.checker.close)
         self.upkeep = Upkeep(self.state, self.control, self.overrides, self.admin, self.checker)
         self.disabled = Disabled(self.publish, rules.recheck_s)
@@ -149,7 +166,9 @@ class Supervisor:
         self._ticked_at = time.monotonic()
         self._beat_at = 0.0
 
-    def _own(self, close: Callable[[], object], in_child: Callable[[], object] | None = None) -> None:
+    def _own(
+        self, close: Callable[[], object], in_child: Callable[[], object] | None = None
+    ) -> None:
         self._closers.append(close)
         if in_child is not None:
             self._in_child.append(in_child)
@@ -179,7 +198,12 @@ class Supervisor:
         """Until every worker has ended because it was told to."""
         self.publish()
         log.info("%s", describe(self.fleet.prepared.config.log.access))
-        log.info("relay %s starts %d workers", relay.__version__, self.fleet.prepared.slots, extra={"config": str(self.config_path), "generation": 1})
+        log.info(
+            "relay %s starts %d workers",
+            relay.__version__,
+            self.fleet.prepared.slots,
+            extra={"config": str(self.config_path), "generation": 1},
+        )
         # What is here now is shared with the workers; keep the collector from writing into those pages.
         gc.collect()
         gc.freeze()
@@ -196,11 +220,22 @@ class Supervisor:
             return 0
         if self.fleet.restless or self.reloads.handing_over:
             return RESTLESS_S
-        return max(0.001, min(self._beat_at + BEAT_S, self.notifier.watchdog_at, self.fleet.next_start_at, self.channel.resume_at) - now)
+        return max(
+            0.001,
+            min(
+                self._beat_at + BEAT_S,
+                self.notifier.watchdog_at,
+                self.fleet.next_start_at,
+                self.channel.resume_at,
+            )
+            - now,
+        )
 
     def _tick(self, now: float) -> None:
         if now - self._ticked_at > STALLED_S:
-            self.fleet.forgive(now)  # it was us who did not run (a stopped machine, a debugger): the workers get a second to speak
+            self.fleet.forgive(
+                now
+            )  # it was us who did not run (a stopped machine, a debugger): the workers get a second to speak
         self._ticked_at = now
         messages.flush()
         if now - self._beat_at >= BEAT_S:
@@ -215,7 +250,9 @@ class Supervisor:
             self.admin.step(now, self.fleet.prepared, self.boards, self.lifeline_fd, self.channel)
             self.checker.step(now, self.fleet.prepared)
             self.upkeep.step(now, self.fleet.prepared.identity)
-            self.disabled.step(now, time.time(), self.fleet.prepared, self.boards.generation(self.fleet.generation))
+            self.disabled.step(
+                now, time.time(), self.fleet.prepared, self.boards.generation(self.fleet.generation)
+            )
         self.overrides.step(time.time())
         self.boards.step()
         self.channel.step(now)
@@ -225,9 +262,18 @@ class Supervisor:
 
     def announce(self) -> None:
         """Tell scripts and systemd who serves where: once all do, and again whenever that has changed."""
-        if self.fleet.ending is not Ending.NO or not self.fleet.complete or self.reloads.handing_over:
+        if (
+            self.fleet.ending is not Ending.NO
+            or not self.fleet.complete
+            or self.reloads.handing_over
+        ):
             return
-        now_true = (self.fleet.generation, tuple(self.fleet.serving_pids().items()), str(self.fleet.endpoints()), self.admin.address)
+        now_true = (
+            self.fleet.generation,
+            tuple(self.fleet.serving_pids().items()),
+            str(self.fleet.endpoints()),
+            self.admin.address,
+        )
         if now_true == self._announced:
             return
         first, self._announced = not self._announced, now_true
@@ -237,17 +283,32 @@ class Supervisor:
         endpoints = {
             "generation": self.fleet.generation,
             "supervisor": {"pid": os.getpid()},
-            "workers": [{"slot": slot, "pid": pid} for slot, pid in sorted(self.fleet.serving_pids().items())],
+            "workers": [
+                {"slot": slot, "pid": pid}
+                for slot, pid in sorted(self.fleet.serving_pids().items())
+            ],
             "listeners": self.fleet.endpoints(),
             "admin": self.admin.address,
         }
         try:
             self.state.write_endpoints(endpoints)
         except OSError as error:
-            log.error("%s: cannot write endpoints.json: %s; scripts that read it see the state before", self.state.path, error.strerror or error)  # noqa: TRY400  a traceback says no more
+            log.error(
+                "%s: cannot write endpoints.json: %s; scripts that read it see the state before",
+                self.state.path,
+                error.strerror or error,
+            )  # noqa: TRY400  a traceback says no more
         self.notifier.ready(self.status_line())
         if first:
-            log.info("the relay accepts on %s", ", ".join(f"{address} ({name})" for name, all_ in self.fleet.endpoints().items() for address in all_), extra=endpoints)
+            log.info(
+                "the relay accepts on %s",
+                ", ".join(
+                    f"{address} ({name})"
+                    for name, all_ in self.fleet.endpoints().items()
+                    for address in all_
+                ),
+                extra=endpoints,
+            )
 
     def status_line(self) -> str:
         """One line for `systemctl status`."""
@@ -265,7 +326,9 @@ class Supervisor:
                 self.upkeep.look(self.fleet.prepared.identity)
                 self.reloads.begin(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._end(Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name)
+                self._end(
+                    Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name
+                )
             elif number is signal.SIGQUIT:
                 self._end(Ending.NOW, number.name)
             elif number is signal.SIGUSR1:
@@ -288,7 +351,9 @@ class Supervisor:
     def _end(self, ending: Ending, why: str) -> None:
         if self.fleet.ending in (ending, Ending.NOW):
             return
-        log.info("%s: %s", why, "draining, then stopping" if ending is Ending.DRAIN else "stopping now")
+        log.info(
+            "%s: %s", why, "draining, then stopping" if ending is Ending.DRAIN else "stopping now"
+        )
         self.state_word = "draining"
         self.publish()
         self.notifier.stopping("draining" if ending is Ending.DRAIN else "stopping")

@@ -44,7 +44,9 @@ FILE_BYTES = 16 * 1024 * 1024
 VERSION = 1
 
 Reply = dict[str, Any]
-_MODE, _WEIGHT, _VERSION = (state_offset(name)[1] for name in (MODE_OVERRIDE, WEIGHT_OVERRIDE, OVERRIDE_VERSION))
+_MODE, _WEIGHT, _VERSION = (
+    state_offset(name)[1] for name in (MODE_OVERRIDE, WEIGHT_OVERRIDE, OVERRIDE_VERSION)
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,9 @@ log = logging.getLogger(__name__)
 class Overrides:
     """All overrides of one relay; the only writer of their cells. `on_change` is called when readers should be told."""
 
-    def __init__(self, state_dir: Path, boards: Scoreboards, config: Config, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, state_dir: Path, boards: Scoreboards, config: Config, on_change: Callable[[], None]
+    ) -> None:
         self._state_dir = state_dir
         self._boards = boards
         self._on_change = on_change
@@ -65,20 +69,35 @@ class Overrides:
 
     def use(self, config: Config) -> None:
         """Another configuration holds: say which overrides have an effect in it."""
-        self._members = {(name, one.route): Mode.STANDBY if one.standby else Mode.ENABLED for name, pool in config.pool.items() for one in pool.backend}
+        self._members = {
+            (name, one.route): Mode.STANDBY if one.standby else Mode.ENABLED
+            for name, pool in config.pool.items()
+            for one in pool.backend
+        }
         self.write_cells()
         for member, override in sorted(self._overrides.items()):
             if member in self._members:
-                log.warning("backend %s is overridden: %s", "/".join(member), _words(override), extra={"pool": member[0], "backend": member[1]})
+                log.warning(
+                    "backend %s is overridden: %s",
+                    "/".join(member),
+                    _words(override),
+                    extra={"pool": member[0], "backend": member[1]},
+                )
             else:
-                log.warning("backend %s is overridden (%s), but the configuration has no such backend; this is kept until it is cleared", "/".join(member), _words(override))
+                log.warning(
+                    "backend %s is overridden (%s), but the configuration has no such backend; this is kept until it is cleared",
+                    "/".join(member),
+                    _words(override),
+                )
 
     def write_cells(self) -> None:
         """Bring the scoreboard up to date, whatever is there; also for backends of a configuration that is about to hold."""
         codes = {member: _codes(override) for member, override in self._overrides.items()}
         for states in self._boards.states():
             states.fill(BACKEND.name, _MODE, {member: mode for member, (mode, _) in codes.items()})
-            states.fill(BACKEND.name, _WEIGHT, {member: weight for member, (_, weight) in codes.items()})
+            states.fill(
+                BACKEND.name, _WEIGHT, {member: weight for member, (_, weight) in codes.items()}
+            )
         self._tell_workers()
 
     def step(self, now_at: float) -> None:
@@ -89,8 +108,24 @@ class Overrides:
             if settled != override:
                 changed = True
                 self._keep(member, settled)
-                was = _words(Override(*(old if old != new else None for old, new in ((override.mode, settled.mode), (override.weight, settled.weight)))))
-                log.warning("backend %s: the time of this override is over: %s; now %s", "/".join(member), was, _words(settled), extra={"pool": member[0], "backend": member[1]})
+                was = _words(
+                    Override(
+                        *(
+                            old if old != new else None
+                            for old, new in (
+                                (override.mode, settled.mode),
+                                (override.weight, settled.weight),
+                            )
+                        )
+                    )
+                )
+                log.warning(
+                    "backend %s: the time of this override is over: %s; now %s",
+                    "/".join(member),
+                    was,
+                    _words(settled),
+                    extra={"pool": member[0], "backend": member[1]},
+                )
         if changed:
             self._tell_everybody()
 
@@ -158,7 +193,9 @@ class Overrides:
         if configured is None and change.member not in self._overrides:
             return _refused(_unknown(change.member, self._members))
         if configured is None and (change.mode not in (None, "none") or change.weight):
-            return _refused(f"the configuration has no backend {'/'.join(change.member)} any more; its override can only be cleared")
+            return _refused(
+                f"the configuration has no backend {'/'.join(change.member)} any more; its override can only be cleared"
+            )
         return self._change(change, configured or Mode.ENABLED)
 
     def _change(self, change: Change, configured: Mode) -> Reply:
@@ -169,9 +206,20 @@ class Overrides:
         if after != before:
             self._keep(change.member, after)
             extra = {"pool": change.member[0], "backend": change.member[1], "by": change.by}
-            log.warning("backend %s is changed by %s: %s", "/".join(change.member), change.by, _words(after), extra=extra)
+            log.warning(
+                "backend %s is changed by %s: %s",
+                "/".join(change.member),
+                change.by,
+                _words(after),
+                extra=extra,
+            )
             warning = self._tell_everybody()
-        return {"ok": True, **dict(zip(("pool", "backend"), change.member, strict=True)), "now": _words(after), **({"warning": warning} if warning else {})}
+        return {
+            "ok": True,
+            **dict(zip(("pool", "backend"), change.member, strict=True)),
+            "now": _words(after),
+            **({"warning": warning} if warning else {}),
+        }
 
 
 def _refused(why: str) -> Reply:
@@ -202,7 +250,11 @@ def _words(override: Override) -> str:
 def _setting_words(what: str, setting: Setting | None) -> str:
     if setting is None:
         return ""
-    until = f" until {datetime.fromtimestamp(setting.until_at, UTC):%Y-%m-%dT%H:%M:%SZ}" if setting.until_at is not None else ""
+    until = (
+        f" until {datetime.fromtimestamp(setting.until_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if setting.until_at is not None
+        else ""
+    )
     return f"{what}{setting.value}{until}"
 
 
@@ -219,7 +271,12 @@ def _load(path: Path) -> dict[Member, Override]:
     except (OSError, ValueError, RecursionError) as error:
         aside = path.with_suffix(".broken")
         why = error.strerror if isinstance(error, OSError) else error
-        log.error("%s: cannot be used: %s; no backend is overridden now, and the file is kept as %s", path, why, aside.name)  # noqa: TRY400
+        log.error(
+            "%s: cannot be used: %s; no backend is overridden now, and the file is kept as %s",
+            path,
+            why,
+            aside.name,
+        )  # noqa: TRY400
         try:
             path.replace(aside)
         except OSError:

@@ -176,7 +176,9 @@ class Preparation:
         if not self._received:
             why = f"{ended}" if ended is not None else "closed its pipe"
             what = f"the process that judged the configuration {why} before it had an answer"
-            hint = "see its last words in the log; when it was killed, the system's log says by whom"
+            hint = (
+                "see its last words in the log; when it was killed, the system's log says by whom"
+            )
             raise StartupError(what, hint)
         try:
             found: Survey | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
@@ -199,7 +201,9 @@ class Preparation:
 
     def _too_slow(self) -> StartupError:
         what = f"judging the configuration and its files took longer than {self._patience_s:g} s"
-        hint = "its process was ended, and the log says where it was; see whether a file system hangs"
+        hint = (
+            "its process was ended, and the log says where it was; see whether a file system hangs"
+        )
         if self._child is not None:
             send(self._child.pid, signal.SIGABRT)
             self._child.kill_at = time.monotonic() + _LAST_WORDS_S
@@ -227,9 +231,7 @@ class Preparation:
 
 
 def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
-    groundwork = Groundwork(
-        Files(found.contents), found.addresses, judged=True, spans=found.spans
-    )
+    groundwork = Groundwork(Files(found.contents), found.addresses, judged=True, spans=found.spans)
     for problem in found.warnings:
         log.warning("%s", problem)
         yield
@@ -264,5 +266,3 @@ def finish(wish: Wish) -> Prepared:
     finally:
         preparation.close()
         orphans.wait(_LAST_WORDS_S)
-
-

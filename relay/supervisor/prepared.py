@@ -88,11 +88,18 @@ def judge_all(config: Config) -> Judged:
     except StartupError as error:
         key, _, what = error.what.partition(": ")
         problems.append(Problem(key, what, error.hint))
-    blamed = {where for finding in findings if finding.level is Level.ERROR for where in finding.where.split(", ")}
+    blamed = {
+        where
+        for finding in findings
+        if finding.level is Level.ERROR
+        for where in finding.where.split(", ")
+    }
     try:
         build_generation(config, 0)
     except ConfigError as error:
-        problems += [problem for problem in error.problems if problem.where not in blamed]  # a file that cannot be used is one mistake
+        problems += [
+            problem for problem in error.problems if problem.where not in blamed
+        ]  # a file that cannot be used is one mistake
     passing = list(unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {})))
     problems += password_of(config)[1]
     problems += _state_dir_problems(config)
@@ -105,7 +112,9 @@ def judge_all(config: Config) -> Judged:
 def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
     """Why the workers could not write their log."""
     with acting_as(identity):
-        return check_access_log(config.log.access, config.log.access_rotate_s, config.log.access_format)
+        return check_access_log(
+            config.log.access, config.log.access_rotate_s, config.log.access_format
+        )
 
 
 def password_of(config: Config) -> tuple[str, list[Problem]]:
@@ -138,7 +147,10 @@ class Running:
             status = ask(state_dir, "status", CHECK_PATIENCE_S)
         except ControlError:
             return cls()
-        return cls(tuple(address for addresses in status["listeners"].values() for address in addresses), status["admin"])
+        return cls(
+            tuple(address for addresses in status["listeners"].values() for address in addresses),
+            status["admin"],
+        )
 
 
 def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]:
@@ -159,28 +171,57 @@ def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]
 
 def _what_only_a_restart_does(config: Config, running: Running) -> Iterator[Finding]:
     # Listeners share their ports with the generation before; the admin process shares its port with nobody.
-    wanted: list[tuple[str, str, tuple[str, ...]]] = [(place.where, place.address, (running.admin,)) for place in places_of(config)]
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [
+        (place.where, place.address, (running.admin,)) for place in places_of(config)
+    ]
     if config.admin.listen != running.admin:
         wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
     for where, address, others in wanted:
         for held in others:
             if compete(address, held):
-                who = "the running relay's own admin process" if held == running.admin else "the running relay"
-                yield Finding(Level.WARNING, "", "", f"a reload cannot listen on {address} while {who} listens on {held}", RESTART_OR_MOVE, where)
+                who = (
+                    "the running relay's own admin process"
+                    if held == running.admin
+                    else "the running relay"
+                )
+                yield Finding(
+                    Level.WARNING,
+                    "",
+                    "",
+                    f"a reload cannot listen on {address} while {who} listens on {held}",
+                    RESTART_OR_MOVE,
+                    where,
+                )
 
 
 def as_problem(finding: Finding) -> Problem:
     """A finding in the words of a message: where, which certificate of which file, what, and what to do."""
-    about = " ".join(filter(None, (finding.file, f"({finding.subject})" if finding.subject else "")))
-    return Problem(finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy)
+    about = " ".join(
+        filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
+    )
+    return Problem(
+        finding.where, f"{about}: {finding.what}" if about else finding.what, finding.remedy
+    )
 
 
 def changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
     """What a reload cannot change."""
     if config.relay.state_dir != running.relay.state_dir:
-        yield Problem("relay.state_dir", f"cannot change from {running.relay.state_dir} while the relay runs", "restart it")
-    if (config.relay.user, config.relay.group, config.relay.admin_user) != (running.relay.user, running.relay.group, running.relay.admin_user):
-        yield Problem("relay.user", "user, group and admin_user cannot change while the relay runs", "restart it")
+        yield Problem(
+            "relay.state_dir",
+            f"cannot change from {running.relay.state_dir} while the relay runs",
+            "restart it",
+        )
+    if (config.relay.user, config.relay.group, config.relay.admin_user) != (
+        running.relay.user,
+        running.relay.group,
+        running.relay.admin_user,
+    ):
+        yield Problem(
+            "relay.user",
+            "user, group and admin_user cannot change while the relay runs",
+            "restart it",
+        )
 
 
 def slots_of(config: Config) -> int:
@@ -201,6 +242,15 @@ def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
 
 def describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
     """What readers of the scoreboard are told of a generation as long as it serves: made once, as there may be thousands of backends."""
-    ends = [{"file": one.file, "subject": one.subject, "not_after": one.not_after_at} for one in certificates]
-    routes = [(listener.name, route.label, route.pool) for listener in config.listener for route in listener.route]
-    return json.dumps({"certificates": ends, "routes": routes, "pools": pool_facts(config)}).encode()
+    ends = [
+        {"file": one.file, "subject": one.subject, "not_after": one.not_after_at}
+        for one in certificates
+    ]
+    routes = [
+        (listener.name, route.label, route.pool)
+        for listener in config.listener
+        for route in listener.route
+    ]
+    return json.dumps(
+        {"certificates": ends, "routes": routes, "pools": pool_facts(config)}
+    ).encode()

@@ -45,26 +45,57 @@ def find_identity(settings: Relay) -> Identity:
     """The user and group the configuration asks for, or ourselves. Raises StartupError, which begins with the key, when this process cannot become them."""
     own_uid = os.geteuid()
     if not settings.user and own_uid == 0:
-        raise StartupError("relay.user: is missing, and the relay is started as root", 'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose')
+        raise StartupError(
+            "relay.user: is missing, and the relay is started as root",
+            'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose',
+        )
     try:
         entry = pwd.getpwnam(settings.user) if settings.user else None
     except KeyError:
-        raise StartupError(f'relay.user: this system has no user "{settings.user}"', f"create it (useradd --system {settings.user}), or name another") from None
+        raise StartupError(
+            f'relay.user: this system has no user "{settings.user}"',
+            f"create it (useradd --system {settings.user}), or name another",
+        ) from None
     try:
         group = grp.getgrnam(settings.group) if settings.group else None
     except KeyError:
-        raise StartupError(f'relay.group: this system has no group "{settings.group}"', f"create it (groupadd --system {settings.group}), or leave group out") from None
+        raise StartupError(
+            f'relay.group: this system has no group "{settings.group}"',
+            f"create it (groupadd --system {settings.group}), or leave group out",
+        ) from None
     _check_admin_user(settings, own_uid)
     uid = entry.pw_uid if entry else own_uid
     if own_uid != 0:
         if uid != own_uid:
-            raise StartupError(f'relay.user: "{settings.user}" is not the user that starts the relay, which has user id {own_uid}', "start it as root or as that user, or leave user out")
-        if group is not None and group.gr_gid != os.getegid() and group.gr_gid not in os.getgroups():
-            raise StartupError(f'relay.group: the user that starts the relay is not in "{settings.group}"', "start it as root, or leave group out")
-        return Identity(entry.pw_name if entry else "", own_uid, os.getegid(), tuple(os.getgroups()), change=False)
+            raise StartupError(
+                f'relay.user: "{settings.user}" is not the user that starts the relay, which has user id {own_uid}',
+                "start it as root or as that user, or leave user out",
+            )
+        if (
+            group is not None
+            and group.gr_gid != os.getegid()
+            and group.gr_gid not in os.getgroups()
+        ):
+            raise StartupError(
+                f'relay.group: the user that starts the relay is not in "{settings.group}"',
+                "start it as root, or leave group out",
+            )
+        return Identity(
+            entry.pw_name if entry else "",
+            own_uid,
+            os.getegid(),
+            tuple(os.getgroups()),
+            change=False,
+        )
     assert entry is not None  # noqa: S101  root without a user was refused above
     gid = group.gr_gid if group else entry.pw_gid
-    return Identity(entry.pw_name, uid, gid, tuple(os.getgrouplist(entry.pw_name, gid)), change=uid != 0 or gid != os.getegid())
+    return Identity(
+        entry.pw_name,
+        uid,
+        gid,
+        tuple(os.getgrouplist(entry.pw_name, gid)),
+        change=uid != 0 or gid != os.getegid(),
+    )
 
 
 def _check_admin_user(settings: Relay, own_uid: int) -> None:
@@ -73,9 +104,15 @@ def _check_admin_user(settings: Relay, own_uid: int) -> None:
     try:
         uid = pwd.getpwnam(settings.admin_user).pw_uid
     except KeyError:
-        raise StartupError(f'relay.admin_user: this system has no user "{settings.admin_user}"', f"create it (useradd --system {settings.admin_user}), or leave admin_user out") from None
+        raise StartupError(
+            f'relay.admin_user: this system has no user "{settings.admin_user}"',
+            f"create it (useradd --system {settings.admin_user}), or leave admin_user out",
+        ) from None
     if own_uid not in {0, uid}:
-        raise StartupError(f'relay.admin_user: "{settings.admin_user}" is not the user that starts the relay', "start it as root, or leave admin_user out")
+        raise StartupError(
+            f'relay.admin_user: "{settings.admin_user}" is not the user that starts the relay',
+            "start it as root, or leave admin_user out",
+        )
 
 
 def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
@@ -91,12 +128,15 @@ def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        found = Identity(name, entry.pw_uid, entry.pw_gid, (entry.pw_gid,), change=entry.pw_uid != 0)
+        found = Identity(
+            name, entry.pw_uid, entry.pw_gid, (entry.pw_gid,), change=entry.pw_uid != 0
+        )
         if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and _can_run_us(found)):
             return found
     log.warning(
         "the admin process has the workers' user, as none of %s can run %s and read its libraries; let everybody read them, or name a user that can in relay.admin_user",
-        ", ".join(ADMIN_USERS), sys.executable,
+        ", ".join(ADMIN_USERS),
+        sys.executable,
     )
     return workers
 
@@ -109,7 +149,9 @@ def _can_run_us(identity: Identity) -> bool:
         if spec is not None and spec.origin is not None:
             files.append(spec.origin)
     with acting_as(identity):
-        return os.access(sys.executable, os.X_OK, effective_ids=True) and all(os.access(file, os.R_OK, effective_ids=True) for file in files)
+        return os.access(sys.executable, os.X_OK, effective_ids=True) and all(
+            os.access(file, os.R_OK, effective_ids=True) for file in files
+        )
 
 
 @contextmanager
@@ -137,7 +179,11 @@ def become(identity: Identity) -> None:
         os.setgroups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
-        if os.getresuid() != (identity.uid,) * 3 or os.getresgid() != (identity.gid,) * 3 or set(os.getgroups()) != set(identity.groups):
+        if (
+            os.getresuid() != (identity.uid,) * 3
+            or os.getresgid() != (identity.gid,) * 3
+            or set(os.getgroups()) != set(identity.groups)
+        ):
             raise PermissionError(f"the kernel did not make this process user {identity.user}")
     if identity.uid != 0:
         _drop_capabilities()

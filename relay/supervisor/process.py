@@ -49,7 +49,9 @@ class Ended:
         return f"ended with exit code {os.waitstatus_to_exitcode(self.status)}"
 
 
-def start_worker(slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+def start_worker(
+    slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
+) -> int:
     """Fork a process that closes what is not its own (`let_go`), takes on the identity, runs `work`, and ends with its result. Returns the pid.
 
     Raises OSError when the kernel does not fork.
@@ -57,7 +59,9 @@ def start_worker(slot: int, identity: Identity, let_go: Callable[[], None], work
     return _fork(f"worker {slot}", f"worker[{slot}]", identity, let_go, work)
 
 
-def start_checker(identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+def start_checker(
+    identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
+) -> int:
     """Fork the checker; as `start_worker`."""
     return _fork("checker", "checker", identity, let_go, work)
 
@@ -73,14 +77,26 @@ def start_preparer(let_go: Callable[[], None], work: Callable[[], int | None]) -
     return _fork("preparer", "preparer", None, let_go, work_while_we_live)
 
 
-def _fork(name: str, in_messages: str, identity: Identity | None, let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+def _fork(
+    name: str,
+    in_messages: str,
+    identity: Identity | None,
+    let_go: Callable[[], None],
+    work: Callable[[], int | None],
+) -> int:
     pid = _fork_ours()
     if pid == 0:
         _run_child(name, in_messages, identity, let_go, work)
     return pid
 
 
-def _run_child(name: str, in_messages: str, identity: Identity | None, let_go: Callable[[], None], work: Callable[[], int | None]) -> NoReturn:
+def _run_child(
+    name: str,
+    in_messages: str,
+    identity: Identity | None,
+    let_go: Callable[[], None],
+    work: Callable[[], int | None],
+) -> NoReturn:
     code = EXIT_BUG
     try:
         let_go()
@@ -115,7 +131,12 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     for option, descriptor in descriptors.items():
         arguments += [option, str(descriptor)]
     package_root = str(Path(relay.__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH", ""))))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (package_root, os.environ.get("PYTHONPATH", "")))
+        ),
+    }
 
     pid = _fork_ours()
     if pid == 0:
@@ -126,7 +147,11 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
             os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
         except OSError as error:
             # A virtual environment below /root is the usual cause: no traceback says that.
-            log.critical('the admin process cannot be started as user %s: %s; install the relay where that user can read it, or set admin.listen = ""', identity.user or identity.uid, error)
+            log.critical(
+                'the admin process cannot be started as user %s: %s; install the relay where that user can read it, or set admin.listen = ""',
+                identity.user or identity.uid,
+                error,
+            )
         except BaseException:
             log.critical("the admin process cannot be started", exc_info=True)
         finally:

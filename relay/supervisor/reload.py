@@ -111,7 +111,9 @@ class Reloads:
             known = known_addresses(fleet.prepared.generation.addresses, board)
             running = fleet.prepared.config
             wish = Wish(supervisor.config_path, running, known, supervisor.strict, renews)
-            self._preparation = Preparation(wish, fleet.next_generation, self._orphans, supervisor.let_go_of_all)
+            self._preparation = Preparation(
+                wish, fleet.next_generation, self._orphans, supervisor.let_go_of_all
+            )
             supervisor.selector.register(self._preparation.fd, selectors.EVENT_READ, _nothing)
 
     def _renew(self, now: float) -> None:
@@ -146,7 +148,10 @@ class Reloads:
         with self._refusing():
             prepared = self._preparation.step(now)
             if prepared is None:
-                if self._preparation.building and self._preparation.fd in self._supervisor.selector.get_map():
+                if (
+                    self._preparation.building
+                    and self._preparation.fd in self._supervisor.selector.get_map()
+                ):
                     self._supervisor.selector.unregister(self._preparation.fd)
                 return
             self._close_preparation()
@@ -185,7 +190,12 @@ class Reloads:
                 self._refused(StartupError(what, _SHORTAGE_HINT))
                 return
             log.exception("reload refused by a bug; the old generation goes on")
-            self._failed({"code": EXIT_BUG, "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log; the old generation goes on"})
+            self._failed(
+                {
+                    "code": EXIT_BUG,
+                    "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log; the old generation goes on",
+                }
+            )
 
     def _refused(self, error: ConfigError | StartupError) -> None:
         if self._is_renewal:
@@ -193,7 +203,13 @@ class Reloads:
         elif isinstance(error, ConfigError):
             for problem in error.problems:
                 log.error("reload refused: %s", problem)
-            self._failed({"code": EXIT_CONFIG, "error": "the new configuration was refused, the old one goes on", "problems": [str(problem) for problem in error.problems]})
+            self._failed(
+                {
+                    "code": EXIT_CONFIG,
+                    "error": "the new configuration was refused, the old one goes on",
+                    "problems": [str(problem) for problem in error.problems],
+                }
+            )
         else:
             log.error("reload refused: %s", error)
             self._failed({"code": EXIT_CANNOT_START, "error": str(error)})
@@ -226,7 +242,11 @@ class Reloads:
         if outcome:
             log.error("reload given up: %s; generation %d goes on", outcome, number)
             supervisor.admin.discard()
-            self._reply = {"ok": False, "code": EXIT_CANNOT_START, "error": f"{outcome}; generation {number} goes on"}
+            self._reply = {
+                "ok": False,
+                "code": EXIT_CANNOT_START,
+                "error": f"{outcome}; generation {number} goes on",
+            }
             return
         messages.setup(supervisor.fleet.prepared.config.log.level, process="supervisor")
         supervisor.admin.commit()
@@ -278,7 +298,13 @@ class Reloads:
         self._reply, self._again = {}, False
         self._clients += self._waiting
         self._waiting = []
-        self._answer({"ok": False, "code": EXIT_CANNOT_START, "error": f"the relay was told to end ({why}) before the reload was done"})
+        self._answer(
+            {
+                "ok": False,
+                "code": EXIT_CANNOT_START,
+                "error": f"the relay was told to end ({why}) before the reload was done",
+            }
+        )
 
     def _answer(self, reply: dict[str, Any]) -> None:
         """Tell the clients that wait for this reload."""

@@ -10,7 +10,14 @@ import socket
 from collections.abc import Callable
 from types import FrameType
 
-HANDLED = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD)
+HANDLED = (
+    signal.SIGHUP,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGCHLD,
+)
 # What a fresh child ignores until it has its own handlers: the signals that reach a whole process group, or whose default would end it.
 IGNORED_IN_CHILDREN = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 
@@ -80,7 +87,9 @@ def fork_with_signals_held(fork: Callable[[], int]) -> int:
         if pid == 0:
             signal.set_wakeup_fd(-1)
             for number in HANDLED:
-                signal.signal(number, signal.SIG_IGN if number in IGNORED_IN_CHILDREN else signal.SIG_DFL)
+                signal.signal(
+                    number, signal.SIG_IGN if number in IGNORED_IN_CHILDREN else signal.SIG_DFL
+                )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid

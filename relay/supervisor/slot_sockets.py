@@ -23,7 +23,9 @@ from relay.sockets import (
     open_listeners,
 )
 
-SETTLE_S = 0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
+SETTLE_S = (
+    0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,11 @@ class Place:
 
 def places_of(config: Config) -> tuple[Place, ...]:
     """Every address of every listener, in the configuration's order."""
-    return tuple(Place(listener.name, address, listener.freebind) for listener in config.listener for address in listener.listen)
+    return tuple(
+        Place(listener.name, address, listener.freebind)
+        for listener in config.listener
+        for address in listener.listen
+    )
 
 
 class Leaving:
@@ -70,7 +76,11 @@ class Leaving:
                 try:
                     admit_no_more(one)
                 except OSError as error:
-                    log.warning("%s: %s; a client who connects while its socket closes may be reset", bound_address(one), error.strerror)
+                    log.warning(
+                        "%s: %s; a client who connects while its socket closes may be reset",
+                        bound_address(one),
+                        error.strerror,
+                    )
             self._settled_at = now + SETTLE_S if self._sockets else now
         return now >= self._settled_at
 
@@ -105,13 +115,17 @@ class SlotSockets:
         try:
             for place in other._places:
                 key = place.key
-                kept = {slot: one for slot, one in self._opened.get(key, {}).items() if slot < slots}
+                kept = {
+                    slot: one for slot, one in self._opened.get(key, {}).items() if slot < slots
+                }
                 other._opened[key] = dict(kept)
                 if key in self._bound:
                     other._bound[key] = self._bound[key]
                     other._fill(place, range(slots))
                 else:
-                    opened = open_listeners(place.where, place.address, slots, ours, freebind=place.freebind)
+                    opened = open_listeners(
+                        place.where, place.address, slots, ours, freebind=place.freebind
+                    )
                     other._opened[key] = dict(enumerate(opened))
                     host, _ = parse_address(place.address)
                     other._bound[key] = (host, opened[0].getsockname()[1])
@@ -124,7 +138,9 @@ class SlotSockets:
         for slot in slots:
             if slot not in self._opened[place.key]:
                 host, port = self._bound[place.key]
-                self._opened[place.key][slot] = open_listener(place.where, host, port, freebind=place.freebind)
+                self._opened[place.key][slot] = open_listener(
+                    place.where, host, port, freebind=place.freebind
+                )
                 self._silent.add(slot)
 
     def listen(self, slot: int) -> None:
@@ -133,11 +149,18 @@ class SlotSockets:
             return
         self._silent.discard(slot)
         for sockets in self._opened.values():
-            if slot in sockets and not sockets[slot].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if slot in sockets and not sockets[slot].getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            ):
                 try:
                     begin_to_listen(sockets[slot])
                 except OSError as error:
-                    log.error("%s: worker %d cannot listen: %s; the others take its clients; reload to try again", bound_address(sockets[slot]), slot, error.strerror)  # noqa: TRY400
+                    log.error(
+                        "%s: worker %d cannot listen: %s; the others take its clients; reload to try again",
+                        bound_address(sockets[slot]),
+                        slot,
+                        error.strerror,
+                    )  # noqa: TRY400
 
     def park(self, slot: int) -> None:
         """Let a slot take no clients: the kernel gives its share of new ones to the other slots.
@@ -165,13 +188,21 @@ class SlotSockets:
                 self._fill(place, range(slot, slot + 1))
             except StartupError as error:
                 failed = error
-                log.error("slot %d: %s; its worker does without this address; reload to try again", slot, error)  # noqa: TRY400
+                log.error(
+                    "slot %d: %s; its worker does without this address; reload to try again",
+                    slot,
+                    error,
+                )  # noqa: TRY400
         if failed is not None and not self.of_slot(slot):
             raise failed
 
     def of_slot(self, slot: int) -> list[tuple[str, socket.socket]]:
         """What the slot's worker is to accept on: listener names and sockets."""
-        return [(place.listener, self._opened[place.key][slot]) for place in self._places if slot in self._opened[place.key]]
+        return [
+            (place.listener, self._opened[place.key][slot])
+            for place in self._places
+            if slot in self._opened[place.key]
+        ]
 
     def endpoints(self) -> dict[str, list[str]]:
         """Listener names and the addresses they are bound to, with the ports the kernel chose; also when the sockets are closed."""

@@ -42,7 +42,10 @@ class StateDir:
         except OSError:
             holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
             os.close(self._lock)
-            raise StartupError(f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory", "stop it (relay stop), or choose another relay.state_dir") from None
+            raise StartupError(
+                f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory",
+                "stop it (relay stop), or choose another relay.state_dir",
+            ) from None
         _sign(self._lock)
         self._directory = _identity(path)
         self.remove_endpoints()
@@ -60,13 +63,17 @@ class StateDir:
         if (found.st_dev, found.st_ino) != self._directory and (
             not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o002
         ):
-            raise StartupError(f"{self.path} is another user's now", "remove it, and see what made it")
+            raise StartupError(
+                f"{self.path} is another user's now", "remove it, and see what made it"
+            )
         fresh = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(fresh)
-            raise StartupError("another relay has taken it", "stop one of the two by its pid") from None
+            raise StartupError(
+                "another relay has taken it", "stop one of the two by its pid"
+            ) from None
         os.close(self._lock)
         self._lock, self._directory = fresh, _identity(self.path)
         _sign(fresh)
@@ -180,16 +187,25 @@ def _make(path: Path) -> None:
 
 def _open_lock(path: Path, flags: int = 0) -> int:
     """The lock's descriptor. Raises OSError for a file that somebody has put there for us to write into."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644)
+    descriptor = os.open(
+        path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644
+    )
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid not in {0, os.geteuid()}:
+    if (
+        not stat.S_ISREG(found.st_mode)
+        or found.st_nlink != 1
+        or found.st_uid not in {0, os.geteuid()}
+    ):
         os.close(descriptor)
         raise OSError(None, f"{path.name} in it was not made by a relay; remove it")
     return descriptor
 
 
 def _unusable(path: Path, error: OSError) -> StartupError:
-    return StartupError(f"{path}: the state directory cannot be used: {error.strerror or error}", "make it writable for the user that starts the relay, or choose another relay.state_dir")
+    return StartupError(
+        f"{path}: the state directory cannot be used: {error.strerror or error}",
+        "make it writable for the user that starts the relay, or choose another relay.state_dir",
+    )
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:

@@ -57,4 +57,6 @@ def child_named(supervisor: Supervisor, pid: int) -> str:
     child = supervisor.fleet.crew.children.get(pid)
     if child is not None:
         return f"worker {child.slot}"
-    return {supervisor.admin.pid: "the admin process", supervisor.checker.pid: "the checker"}.get(pid, "")
+    return {supervisor.admin.pid: "the admin process", supervisor.checker.pid: "the checker"}.get(
+        pid, ""
+    )

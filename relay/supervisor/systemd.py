@@ -33,7 +33,11 @@ class Notifier:
             self._socket.setblocking(False)
         ours = watchdog_pid in {"", str(os.getpid())}
         # Twice per interval, as sd_watchdog_enabled(3) recommends. Infinity: no watchdog.
-        self.watchdog_s = int(watchdog_us) / 2e6 if ours and watchdog_us.isdecimal() and int(watchdog_us) > 0 else float("inf")
+        self.watchdog_s = (
+            int(watchdog_us) / 2e6
+            if ours and watchdog_us.isdecimal() and int(watchdog_us) > 0
+            else float("inf")
+        )
         self._last_sign_at = 0.0
         self._unsent: list[str] = []
         self._retry_s = RETRY_S
@@ -47,7 +51,9 @@ class Notifier:
 
     def reloading(self) -> None:
         """A reload begins; systemd wants to know when, to order it against others."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}\nSTATUS=reloading")
+        self._send(
+            f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}\nSTATUS=reloading"
+        )
 
     def stopping(self, status: str) -> None:
         """We are on our way out."""

@@ -71,11 +71,20 @@ class Upkeep:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             if self._failures.get(what) != why:
                 self._failures[what] = why
-                log.error("%s: %s is gone or out of date and cannot be made again: %s; the relay goes on without it and tries again", self._state.path, what, why)  # noqa: TRY400  for operators, no traceback
+                log.error(
+                    "%s: %s is gone or out of date and cannot be made again: %s; the relay goes on without it and tries again",
+                    self._state.path,
+                    what,
+                    why,
+                )  # noqa: TRY400  for operators, no traceback
             return False
         self._failures.pop(what, None)
         if made:
-            log.warning("%s: %s was gone or out of date and is made again; see what deletes or blocks it", self._state.path, what)
+            log.warning(
+                "%s: %s was gone or out of date and is made again; see what deletes or blocks it",
+                self._state.path,
+                what,
+            )
         return True
 
     def _restore_control(self) -> bool:

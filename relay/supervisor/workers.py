@@ -54,7 +54,9 @@ class Child:
     @property
     def connections(self) -> int:
         """How many clients it says it has."""
-        return max(0, int(self.board.row(self.row)[self.board.layout.cell("relay_connections_active")]))
+        return max(
+            0, int(self.board.row(self.row)[self.board.layout.cell("relay_connections_active")])
+        )
 
 
 @dataclass(slots=True)
@@ -67,13 +69,26 @@ class Crew:
     let_go: Callable[[], None]
     children: dict[int, Child] = field(default_factory=dict)
 
-    def spawn(self, slot: int, generation: Generation, sockets: Iterable[SlotSockets], own: SlotSockets, identity: Identity) -> Child:
+    def spawn(
+        self,
+        slot: int,
+        generation: Generation,
+        sockets: Iterable[SlotSockets],
+        own: SlotSockets,
+        identity: Identity,
+    ) -> Child:
         """Fork a worker for a slot. `sockets` are those of every generation; the child keeps only its own. Raises OSError."""
         board = self.boards.generation(generation.number)
         row = self.boards.lease(board, slot)
         listeners = own.of_slot(slot)
         spec = WorkerSpec(
-            slot=slot, row=row, listeners=listeners, generation=generation, board=board, layout=board.layout, lifeline_fd=self.lifeline_fd
+            slot=slot,
+            row=row,
+            listeners=listeners,
+            generation=generation,
+            board=board,
+            layout=board.layout,
+            lifeline_fd=self.lifeline_fd,
         )
         mine = {one for _, one in listeners}
         others = {one for each in sockets for one in each.all()} - mine
@@ -94,7 +109,11 @@ class Crew:
         board.row(row)[PID] = pid
         child = Child(pid, slot, generation.number, board, row, time.monotonic())
         self.children[pid] = child
-        log.info("worker %d started", slot, extra={"slot": slot, "worker_pid": pid, "generation": generation.number})
+        log.info(
+            "worker %d started",
+            slot,
+            extra={"slot": slot, "worker_pid": pid, "generation": generation.number},
+        )
         return child
 
     def views(self) -> tuple[Worker, ...]:
@@ -110,7 +129,18 @@ class Crew:
             if beat_at > now + FUTURE_S:
                 beat_at = 0.0
             found.append(
-                Worker(child.pid, child.slot, child.generation, phase, child.started_at, beat_at, child.told_at, child.aborted_at, child.killed, child.quitting)
+                Worker(
+                    child.pid,
+                    child.slot,
+                    child.generation,
+                    phase,
+                    child.started_at,
+                    beat_at,
+                    child.told_at,
+                    child.aborted_at,
+                    child.killed,
+                    child.quitting,
+                )
             )
         return tuple(found)
 
@@ -171,7 +201,12 @@ class Crew:
 
     def abort(self, pid: int, why: str) -> None:
         """SIGABRT: print where you are, and die."""
-        log.error("worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where", self.children[pid].slot, pid, why)
+        log.error(
+            "worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where",
+            self.children[pid].slot,
+            pid,
+            why,
+        )
         self.children[pid].aborted_at = time.monotonic()
         send(pid, signal.SIGABRT)
 

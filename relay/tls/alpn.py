@@ -13,7 +13,9 @@ from relay.tls.raw import EXTENSION_OK, EXTENSION_REFUSED, ffi
 def selector(ours: tuple[bytes, ...]) -> Any:
     """A raw callback that selects the first of our protocols the client offers, and refuses when there is none (section 3.2)."""
 
-    def select(_ssl: Any, out: Any, out_length: Any, offered: Any, offered_length: int, _arg: Any) -> int:
+    def select(
+        _ssl: Any, out: Any, out_length: Any, offered: Any, offered_length: int, _arg: Any
+    ) -> int:
         data = bytes(ffi.buffer(offered, offered_length))
         positions: dict[bytes, int] = {}
         at = 0
@@ -30,4 +32,8 @@ def selector(ours: tuple[bytes, ...]) -> Any:
                 return EXTENSION_OK
         return EXTENSION_REFUSED
 
-    return ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)", select, error=EXTENSION_REFUSED)
+    return ffi.callback(
+        "int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)",
+        select,
+        error=EXTENSION_REFUSED,
+    )

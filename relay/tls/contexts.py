@@ -64,7 +64,9 @@ class InboundRoute:
     pool_spans: Spans
     valid_from_at: float  # outside these instants, Unix time, it is disabled
     valid_until_at: float
-    keep: tuple[Any, ...] = field(repr=False)  # what must live as long as the context: the owner of the pointer, callbacks
+    keep: tuple[Any, ...] = field(
+        repr=False
+    )  # what must live as long as the context: the owner of the pointer, callbacks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +107,9 @@ def dismantle(generation: Generation) -> Iterator[None]:
         yield
 
 
-def build_generation(config: Config, number: int, groundwork: Groundwork | None = None) -> Generation:
+def build_generation(
+    config: Config, number: int, groundwork: Groundwork | None = None
+) -> Generation:
     """Build every context. Raises ConfigError with all problems: files, cipher lists, names to verify."""
     steps = build_steps(config, number, groundwork or Groundwork())
     while True:
@@ -116,7 +120,9 @@ def build_generation(config: Config, number: int, groundwork: Groundwork | None 
             return generation
 
 
-def build_steps(config: Config, number: int, groundwork: Groundwork) -> Generator[None, None, Generation]:
+def build_steps(
+    config: Config, number: int, groundwork: Groundwork
+) -> Generator[None, None, Generation]:
     """As `build_generation`, but yields after every few milliseconds of work: so the supervisor can do it between other things."""
     shelf = _Shelf(groundwork)
     secrets, problems = load_secrets(config, groundwork.files)
@@ -126,7 +132,9 @@ def build_steps(config: Config, number: int, groundwork: Groundwork) -> Generato
         entries: list[tuple[tuple[str, ...], InboundRoute]] = []
         for index, route in enumerate(listener.route):
             try:
-                made = yield from _inbound(shelf, listener, index, route, number, alpn_of(config, route))
+                made = yield from _inbound(
+                    shelf, listener, index, route, number, alpn_of(config, route)
+                )
             except ConfigError as error:
                 problems += error.problems
             else:
@@ -158,7 +166,9 @@ class _Shelf:
     def pair(self, where: str, certificate: Path, key: Path) -> KeyPair:
         """A certificate and its key. Raises ConfigError."""
         if (certificate, key) not in self._pairs:
-            self._pairs[certificate, key] = load_key_pair(where, certificate, key, self.groundwork.files)
+            self._pairs[certificate, key] = load_key_pair(
+                where, certificate, key, self.groundwork.files
+            )
         return self._pairs[certificate, key]
 
     def cas(self, where: str, file: Path) -> Generator[None, None, TrustedCas]:
@@ -175,11 +185,18 @@ class _Shelf:
 
 
 def _inbound(  # noqa: PLR0917
-    shelf: _Shelf, listener: Listener, index: int, route: Route, number: int, protocols: tuple[str, ...]
+    shelf: _Shelf,
+    listener: Listener,
+    index: int,
+    route: Route,
+    number: int,
+    protocols: tuple[str, ...],
 ) -> Generator[None, None, InboundRoute]:
     where = f"{key_place('listener', listener.name)}.route[{index}]"
     if route.certificate is None or route.private_key is None or route.client_ca is None:
-        raise ConfigError([Problem(where, "has no certificate, private_key and client_ca", "set all three")])
+        raise ConfigError(
+            [Problem(where, "has no certificate, private_key and client_ca", "set all three")]
+        )
     context = new_context(SSL.TLS_SERVER_METHOD, where, route, judged=shelf.groundwork.judged)
     cas = yield from shelf.cas(f"{where}.client_ca", route.client_ca)
     cas.use(context)
@@ -226,7 +243,13 @@ def _outbound(
 ) -> Generator[None, None, Target]:
     where = pool_place(pool_name)
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
-        raise ConfigError([Problem(where, "has no machine_certificate, machine_key and backend_ca", "set all three")])
+        raise ConfigError(
+            [
+                Problem(
+                    where, "has no machine_certificate, machine_key and backend_ca", "set all three"
+                )
+            ]
+        )
     context = new_context(SSL.TLS_CLIENT_METHOD, where, pool, judged=shelf.groundwork.judged)
     cas = yield from shelf.cas(f"{where}.backend_ca", pool.backend_ca)
     cas.use(context)
@@ -250,8 +273,18 @@ def _outbound(
         encoded = name.encode("ascii")
         done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
     if done != 1:
-        raise ConfigError([Problem(f"{where}.backend[{index}].name", f"OpenSSL does not take {name!r} as the name to verify", "write a host name or an IP address")])
-    family, sockaddr = place_of(f"{where}.backend[{index}].address", host, port, shelf.groundwork.addresses)
+        raise ConfigError(
+            [
+                Problem(
+                    f"{where}.backend[{index}].name",
+                    f"OpenSSL does not take {name!r} as the name to verify",
+                    "write a host name or an IP address",
+                )
+            ]
+        )
+    family, sockaddr = place_of(
+        f"{where}.backend[{index}].address", host, port, shelf.groundwork.addresses
+    )
     return Target(
         pool=pool_name,
         route=backend.route,

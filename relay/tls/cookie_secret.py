@@ -19,7 +19,9 @@ _MAX_BYTES = 4096
 _REMEDY = "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE; every relay that serves the same clients needs the same"
 
 
-def load_secrets(config: Config, files: Files | None = None) -> tuple[dict[str, bytes], list[Problem]]:
+def load_secrets(
+    config: Config, files: Files | None = None
+) -> tuple[dict[str, bytes], list[Problem]]:
     """The secrets of all pools that insert cookies, by the pool's name, and what is wrong with the others."""
     secrets: dict[str, bytes] = {}
     problems: list[Problem] = []
@@ -42,12 +44,28 @@ def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
     try:
         data, mode = (files or Files()).read(file, _MAX_BYTES)
     except OSError as error:
-        raise ConfigError([Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]) from None
+        raise ConfigError(
+            [Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]
+        ) from None
     secret = data.strip()
     if len(secret) < MIN_SECRET_BYTES:
-        raise ConfigError([Problem(where, f"{file} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed", _REMEDY)])
+        raise ConfigError(
+            [
+                Problem(
+                    where,
+                    f"{file} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed",
+                    _REMEDY,
+                )
+            ]
+        )
     if len(secret) > _MAX_BYTES:
         raise ConfigError([Problem(where, f"{file} has more than {_MAX_BYTES} bytes", _REMEDY)])
     if mode & stat.S_IROTH:
-        raise ConfigError([Problem(where, f"{file} can be read by everybody on this machine", f"chmod 600 {file}")])
+        raise ConfigError(
+            [
+                Problem(
+                    where, f"{file} can be read by everybody on this machine", f"chmod 600 {file}"
+                )
+            ]
+        )
     return secret

@@ -12,7 +12,9 @@ from relay.errors import SHORTAGES, Reason, Side
 from relay.tls.raw import NULL, ffi, lib
 
 _MOST_ERRORS = 16
-_ALERT_BASE = 1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
+_ALERT_BASE = (
+    1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
+)
 
 # Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1. The numbers mean something else in its other libraries.
 _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
@@ -127,7 +129,9 @@ class Failure:
 def explain_verify(side: Side, code: int, depth: int) -> Failure:
     """The failure that an X509_V_ERR_* code stands for; depth 0 is the peer's own certificate, larger is nearer to the root."""
     text = _OUR_VERIFY_WORDS.get(code) or _string(lib.X509_verify_cert_error_string(code))
-    inbound, outbound = _VERIFY.get(code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE))
+    inbound, outbound = _VERIFY.get(
+        code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE)
+    )
     which = "" if depth == 0 else f" (certificate {depth} of its chain)"
     return Failure(inbound if side is Side.INBOUND else outbound, text + which)
 
@@ -146,7 +150,11 @@ def explain_alert(side: Side, number: int) -> Failure:
 def before_server_hello(failure: Failure) -> Failure:
     """The same for a backend that answered our hello with an alert: it has not seen our certificate yet."""
     if failure.alert >= 0 and failure.reason is _REJECTED:
-        return Failure(Reason.BACKEND_ALERT_OTHER, f"{failure.detail} in answer to our hello", alert=failure.alert)
+        return Failure(
+            Reason.BACKEND_ALERT_OTHER,
+            f"{failure.detail} in answer to our hello",
+            alert=failure.alert,
+        )
     return failure
 
 
@@ -165,7 +173,11 @@ def after_handshake(failure: Failure) -> Failure:
     """
     if failure.alert not in _NOTHING_IN_COMMON:
         return failure
-    inbound = failure.reason in (Reason.ALERT_HANDSHAKE_FAILURE, Reason.ALERT_PROTOCOL_VERSION, Reason.ALERT_OTHER)
+    inbound = failure.reason in (
+        Reason.ALERT_HANDSHAKE_FAILURE,
+        Reason.ALERT_PROTOCOL_VERSION,
+        Reason.ALERT_OTHER,
+    )
     reason = Reason.ALERT_OTHER if inbound else Reason.BACKEND_ALERT_OTHER
     return Failure(reason, f"{failure.detail} after the handshake", failure.errno)
 
@@ -193,7 +205,9 @@ def explain_queue(side: Side) -> Failure:
         if code & _SYSTEM:
             return explain_errno(side, code & ~_SYSTEM)
     other = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
-    words = "; ".join(text for code in codes if (text := _string(lib.ERR_reason_error_string(code))))
+    words = "; ".join(
+        text for code in codes if (text := _string(lib.ERR_reason_error_string(code)))
+    )
     return Failure(other, words or "OpenSSL gave no reason")
 
 

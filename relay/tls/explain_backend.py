@@ -66,7 +66,11 @@ def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
     if not rejected or ssl is None:
         return failure
     authorities = _authorities(ssl)
-    accepts = f"it accepts certificates of {authorities}" if authorities else "it names no CA that it accepts"
+    accepts = (
+        f"it accepts certificates of {authorities}"
+        if authorities
+        else "it names no CA that it accepts"
+    )
     ours = ""
     certificate = lib.SSL_get_certificate(ssl)
     if certificate != NULL:
@@ -120,7 +124,9 @@ def _not_tls(failure: Failure, sock: Connection) -> Failure:
         return Failure(failure.reason, f'answered "{said}": it speaks plain HTTP on this port')
     if line:
         said = _short(line.decode("latin-1"))
-        return Failure(failure.reason, f'its answer is not TLS; after {_HEADER_BYTES} bytes it says "{said}"')
+        return Failure(
+            failure.reason, f'its answer is not TLS; after {_HEADER_BYTES} bytes it says "{said}"'
+        )
     return Failure(failure.reason, f"its answer is not TLS ({failure.detail})")
 
 

@@ -108,8 +108,21 @@ def compile_rules(allow: Allow) -> AllowRules:
     dns = tuple(map(dns_pattern, allow.san_dns))
     uri = tuple(map(UriPattern.parse, allow.san_uri))
     fingerprints = frozenset(f.replace(":", "").upper() for f in allow.fingerprint_sha256)
-    entries: Iterable[object] = (*allow.cn, *allow.ou, *allow.san_dns, *allow.san_uri, *allow.fingerprint_sha256)
-    return AllowRules(frozenset(allow.cn), frozenset(allow.ou), fingerprints, dns, uri, any_entry=any(True for _ in entries))
+    entries: Iterable[object] = (
+        *allow.cn,
+        *allow.ou,
+        *allow.san_dns,
+        *allow.san_uri,
+        *allow.fingerprint_sha256,
+    )
+    return AllowRules(
+        frozenset(allow.cn),
+        frozenset(allow.ou),
+        fingerprints,
+        dns,
+        uri,
+        any_entry=any(True for _ in entries),
+    )
 
 
 _known: dict[bytes, Identity] = {}
@@ -147,7 +160,9 @@ def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
 
 def _remember(who: Identity, size: int, fingerprint: bytes) -> Identity:
     global _known_bytes
-    _known_bytes += 1024 + size + 64 * (len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri))
+    _known_bytes += (
+        1024 + size + 64 * (len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri))
+    )
     if len(_known) >= _REMEMBERED or _known_bytes > _REMEMBERED_BYTES:
         _known.clear()
         _known_bytes = 0
@@ -241,7 +256,9 @@ def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
     if now_at > gate.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
     if not gate.rules.allow(who):
-        names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (who.unread and f" ({who.unread})")
+        names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (
+            who.unread and f" ({who.unread})"
+        )
         return Failure(
             Reason.NOT_ALLOWED,
             f"names in the certificate: {names}; SHA-256 {who.fingerprint}",

@@ -41,7 +41,9 @@ class UriPattern:
     @classmethod
     def parse(cls, text: str) -> UriPattern:
         """The pattern that is written so; `config.rules.general` has refused `**` inside a segment."""
-        return cls(tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/")))
+        return cls(
+            tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/"))
+        )
 
     def matches(self, uri: str) -> bool:
         """Whether the pattern stands for this name."""

@@ -51,7 +51,10 @@ def check_bindings(bindings: object) -> None:
     """Raise StartupError with the names of all calls and constants that these bindings lack."""
     missing = [name for name in _NEEDED if not hasattr(bindings, name)]
     if missing:
-        raise StartupError(f"this cryptography does not bind {', '.join(missing)}", "install the versions of pyopenssl and cryptography that pyproject.toml names")
+        raise StartupError(
+            f"this cryptography does not bind {', '.join(missing)}",
+            "install the versions of pyopenssl and cryptography that pyproject.toml names",
+        )
 
 
 check_bindings(lib)

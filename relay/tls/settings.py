@@ -47,12 +47,24 @@ def new_context(method: int, where: str, settings: Route | Pool, *, judged: bool
     lib.SSL_CTX_set_verify_depth(raw, MOST_CAS)
     context.set_min_proto_version(VERSIONS[settings.min_version])
     # Never negotiated, but every hello would go through the list: one that is short saves 3 µs per connection.
-    tls12 = "ECDHE-ECDSA-AES128-GCM-SHA256" if settings.min_version == "TLSv1.3" else settings.ciphers_tls12 + NEVER
+    tls12 = (
+        "ECDHE-ECDSA-AES128-GCM-SHA256"
+        if settings.min_version == "TLSv1.3"
+        else settings.ciphers_tls12 + NEVER
+    )
     context.set_cipher_list(tls12.encode())
     context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())
     if lib.SSL_CTX_set1_curves_list(raw, settings.groups.encode()) != 1:
         lib.ERR_clear_error()
-        raise ConfigError([Problem(f"{where}.groups", f"OpenSSL does not take {settings.groups!r}", "names are separated by colons, for example X25519:P-256")])
+        raise ConfigError(
+            [
+                Problem(
+                    f"{where}.groups",
+                    f"OpenSSL does not take {settings.groups!r}",
+                    "names are separated by colons, for example X25519:P-256",
+                )
+            ]
+        )
     return context
 
 

@@ -63,7 +63,17 @@ Check = Callable[[Identity], Failure | None]
 class _Verdict:
     """What the handshake step under way thinks of the peer's certificate: which it has refused, or `accepted`, and what to ask about those that OpenSSL accepts."""
 
-    __slots__ = ("accepted", "at_fault", "bug", "check", "code", "depth", "failure", "identity", "side")
+    __slots__ = (
+        "accepted",
+        "at_fault",
+        "bug",
+        "check",
+        "code",
+        "depth",
+        "failure",
+        "identity",
+        "side",
+    )
 
     def __init__(self) -> None:
         self.accepted: Identity | None = None
@@ -96,7 +106,9 @@ def _on_verify(ok: int, store_context: Any) -> int:
             _verdict.accepted = who
             return 1
         _verdict.code = _CERT_REJECTED
-        lib.X509_STORE_CTX_set_error(store_context, _CERT_REJECTED)  # the client gets the alert bad_certificate
+        lib.X509_STORE_CTX_set_error(
+            store_context, _CERT_REJECTED
+        )  # the client gets the alert bad_certificate
         return 0
     if _verdict.code == 0:
         _verdict.code = lib.X509_STORE_CTX_get_error(store_context)
@@ -113,7 +125,9 @@ def _on_verify(ok: int, store_context: Any) -> int:
             der = to_der(current) if current != NULL else b""
             _verdict.at_fault = der if len(der) <= LARGE_BYTES else b""
         # Whoever connects could fill the memory with certificates that nobody has signed.
-        _verdict.identity = identity_of(certificate, remember=False) if certificate != NULL else None
+        _verdict.identity = (
+            identity_of(certificate, remember=False) if certificate != NULL else None
+        )
     return 0
 
 
@@ -127,7 +141,12 @@ def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:
     if failure is None:
         _verdict.accepted = who
         return EXTENSION_OK
-    _verdict.identity, _verdict.failure, _verdict.code, _verdict.depth = who, failure, _CERT_REJECTED, 0
+    _verdict.identity, _verdict.failure, _verdict.code, _verdict.depth = (
+        who,
+        failure,
+        _CERT_REJECTED,
+        0,
+    )
     alert[0] = _CERTIFICATE_EXPIRED if failure.reason is Reason.EXPIRED else _BAD_CERTIFICATE
     return EXTENSION_REFUSED
 
@@ -137,8 +156,12 @@ def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
 
 
 # error=0: should the Python above ever raise, the certificate is refused. The exception goes on to who called `handshake`.
-VERIFY_CALLBACK: Any = ffi.callback("int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug)
-SERVER_NAME_CALLBACK: Any = ffi.callback("int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug)
+VERIFY_CALLBACK: Any = ffi.callback(
+    "int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug
+)
+SERVER_NAME_CALLBACK: Any = ffi.callback(
+    "int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug
+)
 
 
 def accept(context: Pointer, fd: int) -> Pointer:
@@ -148,7 +171,9 @@ def accept(context: Pointer, fd: int) -> Pointer:
     return ssl
 
 
-def connect(context: Pointer, fd: int, server_name: bytes, alpn: bytes, session: Pointer | None) -> Pointer:
+def connect(
+    context: Pointer, fd: int, server_name: bytes, alpn: bytes, session: Pointer | None
+) -> Pointer:
     """A client-side connection; `server_name` zero-terminated or empty, `alpn` one protocol or empty, `session` one to resume."""
     ssl = _new(context, fd)
     lib.SSL_set_connect_state(ssl)
@@ -262,7 +287,9 @@ def cipher(ssl: Pointer) -> str:
 
 def group(ssl: Pointer) -> str:
     """The key exchange group of the connection; "" for a resumption without one, and when the handshake failed before there was a session."""
-    if lib.SSL_get_session(ssl) == NULL:  # SSL_get0_group_name would look into it all the same, and crash
+    if (
+        lib.SSL_get_session(ssl) == NULL
+    ):  # SSL_get0_group_name would look into it all the same, and crash
         return ""
     name = lib.SSL_get0_group_name(ssl)
     return "" if name == NULL else ffi.string(name).decode("ascii", "replace")

@@ -91,9 +91,7 @@ class Admission:
         if not half_open:
             return False
         stalest, now, patience_s = _stalest(half_open), self._loop.now, self._stalled_s
-        fresh = (
-            now - stalest.progress_at < patience_s and now - stalest.started_at < 3 * patience_s
-        )
+        fresh = now - stalest.progress_at < patience_s and now - stalest.started_at < 3 * patience_s
         if stalest.queued or (fresh and 2 * len(half_open) <= self._max_connections):
             return False  # established sessions hold the places, and this client will be one
         self._stalled_s = max(_LEAST_STALLED_S, patience_s / 2)

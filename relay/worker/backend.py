@@ -46,7 +46,9 @@ class Member:
         self.cell_returned = layout.cell(RETURNED_AT_MS, *labels)
         self.cell_mode = layout.cell(MODE_OVERRIDE, *labels)
         self.cell_weight = layout.cell(WEIGHT_OVERRIDE, *labels)
-        self.cells_why = {why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS}
+        self.cells_why = {
+            why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS
+        }
         self.places: Places | None = None  # of a backend whose address is a host name
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
@@ -87,4 +89,10 @@ def _chain_valid_until(ssl: Pointer) -> float:
     chain = lib.SSL_get0_verified_chain(ssl)
     if chain == NULL:
         return 0.0
-    return min((identity_of(lib.sk_X509_value(chain, i)).not_after_at for i in range(lib.sk_X509_num(chain))), default=0.0)
+    return min(
+        (
+            identity_of(lib.sk_X509_value(chain, i)).not_after_at
+            for i in range(lib.sk_X509_num(chain))
+        ),
+        default=0.0,
+    )

@@ -51,14 +51,29 @@ def blame(session: Session, failure: Failure) -> None:
     if member.places is not None and _other_address(session, member, member.places, failure):
         return
     if pool.leave_alone(member, failure.reason):
-        log.warning("pool %s: backend %s is left alone for %g s: %s: %s; %s", pool.name, member.target.route, pool.retry_s, failure.reason, where(session, failure), REMEDIES[failure.reason])
+        log.warning(
+            "pool %s: backend %s is left alone for %g s: %s: %s; %s",
+            pool.name,
+            member.target.route,
+            pool.retry_s,
+            failure.reason,
+            where(session, failure),
+            REMEDIES[failure.reason],
+        )
 
 
 def _other_address(session: Session, member: Member, places: Places, failure: Failure) -> bool:
     """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
     end, now = session.outbound, session.worker.loop.now
     if end is not None and end.place is not None and places.failed(end.place, now):
-        log.warning("pool %s: backend %s: its address %s is left alone: %s: %s", member.target.pool, member.target.route, format_address(end.place[1]), failure.reason, where(session, failure))
+        log.warning(
+            "pool %s: backend %s: its address %s is left alone: %s: %s",
+            member.target.pool,
+            member.target.route,
+            format_address(end.place[1]),
+            failure.reason,
+            where(session, failure),
+        )
     mark = ~member.index  # one for each address tried; no member has a negative index
     session.tried = (*session.tried, mark)
     if not places.others_left(session.tried.count(mark)):
@@ -70,5 +85,9 @@ def _other_address(session: Session, member: Member, places: Places, failure: Fa
 def where(session: Session, failure: Failure | None = None) -> str:
     """Which backend, at which address, and what about it: for the access log."""
     member = session.member
-    where = f"{member.target.route} at {member.target.address} (name {member.target.name})" if member is not None else ""
+    where = (
+        f"{member.target.route} at {member.target.address} (name {member.target.name})"
+        if member is not None
+        else ""
+    )
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

@@ -49,4 +49,6 @@ class End:
         self.truncated = False  # it ended without close_notify
         self.closing = False  # a close_notify waits for the socket to take it
         self.shut = False  # nothing more is written to it
-        self.wants_write = False  # OpenSSL has something of its own to write (a key update's answer)
+        self.wants_write = (
+            False  # OpenSSL has something of its own to write (a key update's answer)
+        )

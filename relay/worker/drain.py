@@ -45,7 +45,12 @@ class Drain:
             acceptor.close()
         self._closed = True
         self._worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
-        log.info("draining (%s): %d sessions have %g s to finish", why, len(self._worker.sessions), self._timeout_s)
+        log.info(
+            "draining (%s): %d sessions have %g s to finish",
+            why,
+            len(self._worker.sessions),
+            self._timeout_s,
+        )
         if self._stopping:
             self.stop()  # asked for in the same turn: who was in the queues is told, too
         self.check()
@@ -65,7 +70,10 @@ class Drain:
         self._stopping = True  # each of them calls `check` when it closes
         overrun = Reason.GENERATION_ENDED if self._worker.board.overrun else None
         if overrun:
-            log.warning("relay.old_generations newer configurations have come: closing %d sessions", len(self._worker.sessions))
+            log.warning(
+                "relay.old_generations newer configurations have come: closing %d sessions",
+                len(self._worker.sessions),
+            )
         for session in list(self._worker.sessions):
             if session.state is not State.CLOSED:
                 session.advance(Event.DRAIN, overrun)

@@ -47,13 +47,20 @@ def step(session: Session, unread: int | None = None) -> None:
     if isinstance(progress, Failure):
         session.identity = stream.refused_identity()
         _note_names(session)
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, progress.reason, progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""))
+        raise SessionError(
+            Side.INBOUND,
+            Stage.INBOUND_TLS,
+            progress.reason,
+            progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""),
+        )
     _judge(session)
     end.established, end.feeding = True, None
     worker = session.worker
     worker.admission.secured(session)
     session.inbound_handshake_s = time.monotonic() - session.started_at
-    worker.count_handshake(Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s)
+    worker.count_handshake(
+        Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s
+    )
     if end.mask == 0:  # a resumption in one flight
         end.mask = IN | ET
         worker.loop.add(end.fd, end.mask, session.on_early)
@@ -70,7 +77,11 @@ def step(session: Session, unread: int | None = None) -> None:
 def _note_names(session: Session) -> None:
     ssl, route = session.inbound.ssl, session.route
     session.resumed = stream.resumed(ssl)
-    alpn = stream.alpn(ssl).decode("ascii", "replace") if route is not None and route.negotiates else ""
+    alpn = (
+        stream.alpn(ssl).decode("ascii", "replace")
+        if route is not None and route.negotiates
+        else ""
+    )
     session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), alpn)
 
 
@@ -78,14 +89,21 @@ def _judge(session: Session) -> None:
     """Raises SessionError unless OpenSSL handshook with the name we routed by, and the client may come in."""
     ssl, route = session.inbound.ssl, session.route
     if route is None:
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route")
+        raise SessionError(
+            Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route"
+        )
     _note_names(session)
     # Only now has the client proved that it has the certificate's key: before, it could be anybody's.
     accepted = stream.accepted_identity()
     session.identity = accepted or peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:
-        raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, Reason.SNI_MISMATCH, f"peeked {session.sni!r}, handshook with {name!r}")
+        raise SessionError(
+            Side.INBOUND,
+            Stage.INBOUND_TLS,
+            Reason.SNI_MISMATCH,
+            f"peeked {session.sni!r}, handshook with {name!r}",
+        )
     if accepted is None:  # else `Session.check` has judged it, a moment ago
         refusal = judge(session.identity, route, time.time())
         if refusal is not None:

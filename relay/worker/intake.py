@@ -55,9 +55,13 @@ def step(session: Session) -> None:
         _wait(session)
         return
     except OSError as error:
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or "") from None
+        raise SessionError(
+            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or ""
+        ) from None
     if size == 0:
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything")
+        raise SessionError(
+            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything"
+        )
     arriving = session.arriving
     if arriving is not None and not arriving.look(_view[:size]):
         _wait_for_rest(session, arriving, size)
@@ -73,13 +77,22 @@ def step(session: Session) -> None:
         if arriving.wanted > MORE_BYTES:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if isinstance(hello, Malformed):
-        _answer(session, _PLAIN_HTTP if hello.reason is Reason.PLAIN_HTTP else _ALERT + bytes((hello.alert,)) if hello.alert else b"")
+        _answer(
+            session,
+            _PLAIN_HTTP
+            if hello.reason is Reason.PLAIN_HTTP
+            else _ALERT + bytes((hello.alert,))
+            if hello.alert
+            else b"",
+        )
         raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
     session.sni = hello.sni
     route = session.acceptor.routes.find(hello.sni)
     if route is None:
         _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
+        raise SessionError(
+            Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI
+        )
     session.route = route
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
@@ -95,9 +108,13 @@ def _wait_for_rest(session: Session, arriving: Arriving, size: int) -> None:
     sock = session.inbound.sock
     # A peek shows the same bytes for ever, never the end behind them.
     if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello")
+        raise SessionError(
+            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello"
+        )
     if arriving.wanted > MORE_BYTES:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(arriving.wanted, size + MORE_BYTES))
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(arriving.wanted, size + MORE_BYTES)
+        )
     session.worker.admission.progress(session)
     _wait(session)
 

@@ -35,7 +35,9 @@ class Acceptor:
 
     __slots__ = ("_family", "_mask", "_sock", "_worker", "name", "routes")
 
-    def __init__(self, worker: Worker, name: str, sock: socket.socket, routes: RouteTable[InboundRoute]) -> None:
+    def __init__(
+        self, worker: Worker, name: str, sock: socket.socket, routes: RouteTable[InboundRoute]
+    ) -> None:
         self.name = name
         self.routes = routes
         self._worker = worker
@@ -67,7 +69,11 @@ class Acceptor:
             sock, address = accept(self._sock, self._family)
         except OSError as error:
             if error.errno in _NO_RESOURCES:
-                log.warning("cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections", self.name, error.strerror)
+                log.warning(
+                    "cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections",
+                    self.name,
+                    error.strerror,
+                )
                 worker.admission.wait_for_room(self)
             return  # else the client has gone again (accept(2): treat as EAGAIN)
         self._begin(sock, address)
@@ -110,7 +116,11 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
-                    log.warning("cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE", self.name, error.strerror)
+                    log.warning(
+                        "cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE",
+                        self.name,
+                        error.strerror,
+                    )
                     return
                 continue  # this client has gone again, or its network (accept(2))
             self._begin(sock, address)

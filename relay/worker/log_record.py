@@ -19,7 +19,11 @@ def record_of(session: Session) -> Record:
     """Everything in the order of `Record`'s fields: by name it would take twice as long."""
     reason = session.reason or Reason.INTERNAL_ERROR
     route, who, host = session.route, session.identity, session.client_host
-    subject, issuer, serial, not_after_at = (who.subject, who.issuer, who.serial, who.not_after_at) if who is not None else ("", "", "", 0.0)
+    subject, issuer, serial, not_after_at = (
+        (who.subject, who.issuer, who.serial, who.not_after_at)
+        if who is not None
+        else ("", "", "", 0.0)
+    )
     label, pool = (route.label, route.pool) if route is not None else ("", "")
     version, cipher, group, alpn = session.tls_names
     return Record(

@@ -33,7 +33,9 @@ from relay.errors import REMEDIES, Reason, is_shortage, words_of
 
 HANDSHAKES_PER_TURN = 4
 STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes
-EVENTS_PER_TURN = 42  # so many fit into a block of the small-object allocator; what is left is the next turn's
+EVENTS_PER_TURN = (
+    42  # so many fit into a block of the small-object allocator; what is left is the next turn's
+)
 TICK_S = 1.0
 TELL_S = 10.0  # between two messages that this machine is short of something
 BUSY_TURNS = 16
@@ -149,7 +151,9 @@ class Loop:
             try:
                 events = poll(wait, EVENTS_PER_TURN)
             except MemoryError:
-                time.sleep(0.01)  # what other processes give back, or ours when deadlines have passed
+                time.sleep(
+                    0.01
+                )  # what other processes give back, or ours when deadlines have passed
                 events = []
             self.now = now = monotonic()
             for fd, mask in events:
@@ -229,7 +233,11 @@ class Loop:
 
     def _compact(self) -> None:
         """Entries of sessions that are over are many when connections are short: drop them."""
-        self._heap[:] = [entry for entry in self._heap if entry[2].due_at() != float("inf") and entry[2].timer_at == entry[0]]
+        self._heap[:] = [
+            entry
+            for entry in self._heap
+            if entry[2].due_at() != float("inf") and entry[2].timer_at == entry[0]
+        ]
         heapq.heapify(self._heap)
 
     def _bug(self, handler: Callable[..., None]) -> None:
@@ -238,14 +246,20 @@ class Loop:
         if is_shortage(error):
             self._tell_of_shortage(words_of(error))
         else:
-            log.error("bug: %s raised; its session is closed, the others go on; please report this", getattr(handler, "__qualname__", handler), exc_info=True)  # noqa: LOG014 (called from the handlers of run)
+            log.error(
+                "bug: %s raised; its session is closed, the others go on; please report this",
+                getattr(handler, "__qualname__", handler),
+                exc_info=True,
+            )  # noqa: LOG014 (called from the handlers of run)
         owner = getattr(handler, "__self__", None)
         give_up = getattr(owner, "on_bug", None)
         if give_up is not None:
             try:
                 give_up()
             except MemoryError:
-                self._tell_of_shortage("no memory to close a session; it is left open until its peers close")
+                self._tell_of_shortage(
+                    "no memory to close a session; it is left open until its peers close"
+                )
             except Exception:
                 log.exception("bug: giving the session up raised too")
 

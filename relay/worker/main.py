@@ -74,14 +74,21 @@ def run_worker(spec: WorkerSpec) -> int:
         max_connections=max_connections,
         max_partings=max_partings,
     )
-    acceptors = [Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners]
+    acceptors = [
+        Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners
+    ]
     drain = Drain(worker, acceptors, config.relay.drain_timeout_s)
     worker.on_session_end = drain.check
     _Signals(worker, drain, spec)
     cells = worker.cells
     dropped = spec.layout.cell("relay_messages_dropped_total")
     messages.count_dropped(lambda lines: add_to(cells, dropped, lines))
-    cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = os.getpid(), spec.slot, spec.generation.number, monotonic_ms()
+    cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = (
+        os.getpid(),
+        spec.slot,
+        spec.generation.number,
+        monotonic_ms(),
+    )
     worker.usage.write(cells)
     confine_worker(config.log.access)
     cells[PHASE] = PHASE_SERVING
@@ -103,7 +110,9 @@ class _Signals:
         self._drain = drain
         self._lifeline_fd = spec.lifeline_fd
         self._read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)  # first: a signal that is handled without it is lost
+        signal.set_wakeup_fd(
+            write_fd, warn_on_full_buffer=False
+        )  # first: a signal that is handled without it is lost
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
             signal.signal(number, _noted)
         for number in (signal.SIGINT, signal.SIGHUP):
@@ -142,5 +151,11 @@ def _raise_fd_limit(connections: int) -> tuple[int, int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     allowed = max(1, (soft - _OTHER_FDS) // 2)
     if allowed < connections:
-        log.warning("limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d", connections, soft, allowed, needed)
+        log.warning(
+            "limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d",
+            connections,
+            soft,
+            allowed,
+            needed,
+        )
     return min(allowed, connections), lingering_close.MOST if soft >= needed else _FEW_PARTINGS

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 # A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301, 1).
 _UNSPOKEN = frozenset(("http/1.1", "http/1.0"))
 # Failures that a session which was offered has no part in.
-_NOT_THE_RESUMPTION = BLAMELESS | {Reason.BACKEND_REFUSED, Reason.BACKEND_UNREACHABLE, Reason.BACKEND_TIMEOUT}
+_NOT_THE_RESUMPTION = BLAMELESS | {
+    Reason.BACKEND_REFUSED,
+    Reason.BACKEND_UNREACHABLE,
+    Reason.BACKEND_TIMEOUT,
+}
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,11 @@ def choose(session: Session) -> None:
             raise SessionError(Side.OUTBOUND, Stage.CONNECT, Reason.CONNECTING_LIMIT, detail)
         choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
         if choice is None:
-            last = Failure(session.reason, session.detail) if session.reason is not None and session.tried else pool.why_none()
+            last = (
+                Failure(session.reason, session.detail)
+                if session.reason is not None and session.tried
+                else pool.why_none()
+            )
             raise SessionError(Side.OUTBOUND, Stage.CONNECT, last.reason, last.detail)
         member, session.why, claim = choice
         session.backend_name = member.target.route
@@ -153,7 +161,9 @@ def step(session: Session) -> None:
     elif progress is stream.STEP_MORE:
         session.on_wake(IN)
     elif isinstance(progress, Failure):
-        _failed_on_the_way(session, end, member, explain_backend(progress, end.ssl, end.sock, member.target.name))
+        _failed_on_the_way(
+            session, end, member, explain_backend(progress, end.ssl, end.sock, member.target.name)
+        )
 
 
 def _failed_on_the_way(session: Session, end: End, member: Member, failure: Failure) -> None:
@@ -178,10 +188,15 @@ def _established(session: Session, end: End, member: Member) -> Failure | None:
     end.established, end.feeding = True, None
     if end.pool is not None:
         end.pool.reached(member, end)
-    session.outbound_version, session.outbound_cipher = stream.version(end.ssl), stream.cipher(end.ssl)
+    session.outbound_version, session.outbound_cipher = (
+        stream.version(end.ssl),
+        stream.cipher(end.ssl),
+    )
     session.outbound_handshake_s = time.monotonic() - session.since_at
     end.resumed = stream.resumed(end.ssl)
-    worker.count_handshake(Side.OUTBOUND, None, resumed=end.resumed, seconds=session.outbound_handshake_s)
+    worker.count_handshake(
+        Side.OUTBOUND, None, resumed=end.resumed, seconds=session.outbound_handshake_s
+    )
     if end.instead is not None:
         _resumes_no_more(member, end.instead)
     session.advance(Event.SECURED)
@@ -226,17 +241,29 @@ def too_slow(session: Session) -> None:
     if session.member is None:
         choose(session)  # its step was still to come
         return
-    slow = Reason.BACKEND_TIMEOUT if session.state is State.CONNECT else Reason.BACKEND_HANDSHAKE_TIMEOUT
+    slow = (
+        Reason.BACKEND_TIMEOUT
+        if session.state is State.CONNECT
+        else Reason.BACKEND_HANDSHAKE_TIMEOUT
+    )
     end, patience_s = session.outbound, session.worker.patience_s
     hurried = end is not None and end.hurried and slow is Reason.BACKEND_HANDSHAKE_TIMEOUT
-    detail = f"not within connect_s ({patience_s[State.CONNECT]:g} s): it had failed before, and others can serve" if hurried else ""
+    detail = (
+        f"not within connect_s ({patience_s[State.CONNECT]:g} s): it had failed before, and others can serve"
+        if hurried
+        else ""
+    )
     try_next(session, Failure(slow, detail))
 
 
 def close_all(sessions: Iterable[Session], member: Member) -> None:
     """A backend is down: end the sessions it has. Those on their way to it find another by themselves."""
     where = f"{member.target.route} at {member.target.address}"
-    for session in [each for each in sessions if each.member is member and each.state in {State.RELAY, State.LINGER}]:
+    for session in [
+        each
+        for each in sessions
+        if each.member is member and each.state in {State.RELAY, State.LINGER}
+    ]:
         session.refuse(SessionError(Side.OUTBOUND, Stage.RELAY, Reason.BACKEND_DOWN, where))
 
 
@@ -266,7 +293,11 @@ def back_to_connect(session: Session, failure: Failure) -> None:
 def _give_up(session: Session, failure: Failure) -> None:
     """The backend has failed: blame it, and go back to CONNECT to choose the next one."""
     blame(session, failure)
-    session.reason, session.detail, session.side = failure.reason, where(session, failure), Side.OUTBOUND
+    session.reason, session.detail, session.side = (
+        failure.reason,
+        where(session, failure),
+        Side.OUTBOUND,
+    )
     session.drop_outbound()
     if session.state is not State.CONNECT:
         session.advance(Event.BACKEND_FAILED)

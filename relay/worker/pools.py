@@ -59,12 +59,30 @@ class Choice(NamedTuple):
 class PoolState:
     """One pool, seen from one worker."""
 
-    def __init__(self, name: str, pool: Pool, targets: tuple[Target, ...], *, layout: Layout, board: Scoreboard, slot: int, secret: bytes = b"", trial_s: float = 10.0, places: int = 20_000, pools: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        pool: Pool,
+        targets: tuple[Target, ...],
+        *,
+        layout: Layout,
+        board: Scoreboard,
+        slot: int,
+        secret: bytes = b"",
+        trial_s: float = 10.0,
+        places: int = 20_000,
+        pools: int = 1,
+    ) -> None:
         self.name = name
         self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
         for member in self.members:
-            addresses = Addresses(member.target.address, (member.target.family, member.target.sockaddr), layout, board.row(SHARED_ROW))
+            addresses = Addresses(
+                member.target.address,
+                (member.target.family, member.target.sockaddr),
+                layout,
+                board.row(SHARED_ROW),
+            )
             member.places = Places(addresses, pool.retry_s) if addresses.may_change else None
         lost = [each.places for each in self.members if each.places and not each.target.sockaddr]
         self._nowhere = lost if len(lost) == len(self.members) else []
@@ -74,7 +92,9 @@ class PoolState:
         self._starts_slowly = pool.slow_start_s > 0
         self._notes_returns = self._starts_slowly and pool.health is None
         self._shared = board.row(SHARED_ROW)
-        self._outage = Outage(self._shared, layout, [(target.pool, target.route) for target in targets])
+        self._outage = Outage(
+            self._shared, layout, [(target.pool, target.route) for target in targets]
+        )
         self._trial_ms = int(trial_s * 1000)
         self._trials: dict[End, Member] = {}
         self.waiting = Waiting(len(targets), pool.max_connecting, places=places, pools=pools)
@@ -97,7 +117,13 @@ class PoolState:
             self._nowhere = []  # an answer is kept for good
         return bool(self._nowhere)
 
-    def pick(self, client: str, tried: Container[int], who: Identity | None = None, cookies: tuple[bytes, ...] = ()) -> Choice | None:
+    def pick(
+        self,
+        client: str,
+        tried: Container[int],
+        who: Identity | None = None,
+        cookies: tuple[bytes, ...] = (),
+    ) -> Choice | None:
         """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
         shared = self._shared
         if shared[self._cell_health_version] + shared[self._cell_override_version] != self._seen:
@@ -119,7 +145,9 @@ class PoolState:
                 return Choice(self.members[index], why, 0)
             if self._usable(index):
                 return Choice(self.members[index], why, self._outage.claim(index, self._trial_ms))
-            if self.waiting.by_backend[index] < TRYING_ANYWAY:  # no backend is usable, and this one may be back
+            if (
+                self.waiting.by_backend[index] < TRYING_ANYWAY
+            ):  # no backend is usable, and this one may be back
                 return Choice(self.members[index], why, 0)
             passed.add(index)
             left = _Either(tried, passed)
@@ -128,14 +156,26 @@ class PoolState:
         """Why `pick` has found nobody for a client that has tried nobody."""
         failed = [each for each in self.members if self._outage.has_failed(each.index)]
         if not failed:
-            return Failure(Reason.NO_BACKEND, f"every backend of pool {self.name} is disabled, draining, or has its max_connections")
-        last = ", ".join(f"{each.target.route}: {each.failure or 'by its health checks or another worker'}" for each in failed[:8])
-        return Failure(Reason.NO_BACKEND, f"every backend of pool {self.name} has failed, and {TRYING_ANYWAY} clients are trying each ({last})")
+            return Failure(
+                Reason.NO_BACKEND,
+                f"every backend of pool {self.name} is disabled, draining, or has its max_connections",
+            )
+        last = ", ".join(
+            f"{each.target.route}: {each.failure or 'by its health checks or another worker'}"
+            for each in failed[:8]
+        )
+        return Failure(
+            Reason.NO_BACKEND,
+            f"every backend of pool {self.name} has failed, and {TRYING_ANYWAY} clients are trying each ({last})",
+        )
 
     def others_serve(self, member: Member, tried: Container[int]) -> bool:
         """Whether a session that gives this member up could go to another one that works."""
         roster = self._balancer.roster
-        return any(i != member.index and i not in tried and self._usable(i) for i in (*roster.enabled, *roster.standby))
+        return any(
+            i != member.index and i not in tried and self._usable(i)
+            for i in (*roster.enabled, *roster.standby)
+        )
 
     def begin(self, member: Member, end: End, claim: int) -> None:
         """A session waits for this backend, and tries it for all others if it has a claim."""
@@ -171,7 +211,10 @@ class PoolState:
     def see_workers(self) -> None:
         """See which workers there are whose connections count: those of generations that are over count no more."""
         self._active = [
-            self._board.columns("relay_backend_connections_active", member.target.pool, member.target.route) for member in self.members
+            self._board.columns(
+                "relay_backend_connections_active", member.target.pool, member.target.route
+            )
+            for member in self.members
         ]
 
     def refresh(self) -> None:
@@ -179,7 +222,11 @@ class PoolState:
         shared = self._shared
         self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
         statuses = [
-            Status(_mode(shared[each.cell_mode]), _weight(shared[each.cell_weight]), _returned_at(shared[each.cell_returned]))
+            Status(
+                _mode(shared[each.cell_mode]),
+                _weight(shared[each.cell_weight]),
+                _returned_at(shared[each.cell_returned]),
+            )
             for each in self.members
         ]
         if statuses != self._statuses:
@@ -217,7 +264,12 @@ class PoolState:
             self.refresh()
         if not self._closes:
             return []
-        before, self._down = self._down, frozenset(each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN)
+        before, self._down = (
+            self._down,
+            frozenset(
+                each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN
+            ),
+        )
         return [self.members[index] for index in self._down - before]
 
     def _connections(self, index: int) -> int:

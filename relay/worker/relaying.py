@@ -47,7 +47,9 @@ def begin(session: Session) -> None:
     watch_alerts(backend.ssl)
     loop = worker.loop
     loop.handle(backend.fd, session.on_first_reply)
-    on_inbound = session.on_inbound_unanswered if may_still_refuse(session, backend) else session.on_inbound
+    on_inbound = (
+        session.on_inbound_unanswered if may_still_refuse(session, backend) else session.on_inbound
+    )
     loop.handle(client.fd, on_inbound)
     if session.first is not None and not _forward_first(session, session.first, client, backend):
         return
@@ -62,7 +64,11 @@ def begin(session: Session) -> None:
 def _forward_first(session: Session, first: First, client: End, backend: End) -> bool:
     """What was read to find the backend goes there before anything else; False when the session has gone on, or to another backend."""
     worker, member, head = session.worker, session.member, first.head
-    first.inserter = worker.pools[member.target.pool].inserter(member, first.found) if member is not None else None
+    first.inserter = (
+        worker.pools[member.target.pool].inserter(member, first.found)
+        if member is not None
+        else None
+    )
     if head:
         size = worker.pump.push(backend.ssl, head)
         if size < 0 and worker.pump.status is Status.SINK_FAILED:
@@ -144,7 +150,14 @@ def event(session: Session, side: Side, mask: int) -> None:
         mask |= IN  # the read that OpenSSL broke off is to be tried again
     if mask & GONE and (end.held or end.closing):
         # Not even tried: a write that fails is the end of OpenSSL's reading too, and what the peer sent before it went may be unread.
-        _sink_failed(session, side, Failure(Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE, "the connection was reset"))
+        _sink_failed(
+            session,
+            side,
+            Failure(
+                Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE,
+                "the connection was reset",
+            ),
+        )
     elif end.held and mask & OUT:
         size = session.worker.pump.push(end.ssl, end.held)
         if size >= 0:
@@ -206,7 +219,12 @@ def _stuck_or_failed(session: Session, side: Side, moved: int, status: Status) -
         source.wants_write = True
     elif failed is not None and status is Status.SOURCE_FAILED:
         _source_failed(session, side, failed)
-    elif failed is not None and side is Side.INBOUND and session.state is State.RELAY and not (session.bytes_in or session.bytes_out or source.held):
+    elif (
+        failed is not None
+        and side is Side.INBOUND
+        and session.state is State.RELAY
+        and not (session.bytes_in or session.bytes_out or source.held)
+    ):
         # The very first bytes: the backend was lost between its handshake and them, and another may have them.
         session.first = session.first or First()
         session.first.keep(pump.held)
@@ -224,7 +242,9 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
         sink.closing = False
         # A client that was lost (`shut`) waits for no answer: what it began to send must not look whole.
         if not source.truncated or (source is session.inbound and not source.shut):
-            sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # the FIN that follows goes out in the alert's segment
+            sink.sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_CORK, 1
+            )  # the FIN that follows goes out in the alert's segment
             result = lib.SSL_shutdown(sink.ssl)
             if result < 0:
                 error = lib.SSL_get_error(sink.ssl, result)
@@ -242,13 +262,20 @@ def _pass_end(session: Session, source: End, sink: End) -> None:
                 sink.sock.shutdown(socket.SHUT_WR)
     _finish(session)
     if sink.ended and session.state is not State.CLOSED:
-        sink.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)  # no FIN follows yet: the alert goes out alone
+        sink.sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_CORK, 0
+        )  # no FIN follows yet: the alert goes out alone
 
 
 def _finish(session: Session) -> None:
     """Close when both directions have ended and everything was delivered; else linger for the other."""
     client, backend = session.inbound, session.outbound
-    if backend is not None and client.ended and backend.ended and not (client.held or backend.held or client.closing or backend.closing):
+    if (
+        backend is not None
+        and client.ended
+        and backend.ended
+        and not (client.held or backend.held or client.closing or backend.closing)
+    ):
         # A client that has ended with close_notify asked for nothing more: the backend's bare FIN
         # is its answer, as nginx gives it. One that came first has set the session's reason.
         cut = Side.INBOUND if client.truncated else None
@@ -266,7 +293,9 @@ def say_goodbye(session: Session) -> None:
 
 def _half_ended(session: Session) -> None:
     if session.state is State.RELAY:
-        session.active_at = session.worker.loop.now  # linger_s begins now, however long nothing was said before
+        session.active_at = (
+            session.worker.loop.now
+        )  # linger_s begins now, however long nothing was said before
         session.advance(Event.HALF_ENDED)
 
 
@@ -277,11 +306,17 @@ def _source_failed(session: Session, side: Side, failure: Failure) -> None:
     if side is Side.OUTBOUND and not session.bytes_out:
         # What the backend holds is the client's, and may have gone out in part.
         client, backend = session.inbound, session.outbound
-        if session.state is State.RELAY and backend is not None and not (session.bytes_in or client.held or backend.held):
+        if (
+            session.state is State.RELAY
+            and backend is not None
+            and not (session.bytes_in or client.held or backend.held)
+        ):
             outbound.back_to_connect(session, failure)
             return
         if failure.reason is not Reason.BACKEND_GONE:
-            blame(session, failure)  # a TLS 1.3 backend that refuses us says so only after its handshake
+            blame(
+                session, failure
+            )  # a TLS 1.3 backend that refuses us says so only after its handshake
     note_fault(session, side, failure)
     source, sink = _ends(session, side)
     source.ended = source.truncated = source.shut = True

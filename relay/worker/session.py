@@ -39,7 +39,13 @@ if TYPE_CHECKING:
     from relay.worker.worker import Worker
 
 # Handshakes in the same state take the same steps, so these are taken together.
-LANES = {State.INTAKE: 0, State.INBOUND_TLS: 1, State.SNIFF: 2, State.CONNECT: 3, State.OUTBOUND_TLS: 4}
+LANES = {
+    State.INTAKE: 0,
+    State.INBOUND_TLS: 1,
+    State.SNIFF: 2,
+    State.CONNECT: 3,
+    State.OUTBOUND_TLS: 4,
+}
 _BEFORE_CONNECT = frozenset((State.INTAKE, State.INBOUND_TLS))
 # Nothing was said to the client that it could miss.
 _UNTOLD = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
@@ -58,7 +64,9 @@ class Session:
         "route", "side", "since_at", "sni", "started_at", "state", "time_at", "timer_at", "tls_names", "tried", "why", "worker",
     )  # fmt: skip
 
-    def __init__(self, worker: Worker, acceptor: Acceptor, sock: Connection, address: Address, number: int) -> None:
+    def __init__(
+        self, worker: Worker, acceptor: Acceptor, sock: Connection, address: Address, number: int
+    ) -> None:
         self.worker = worker
         self.acceptor = acceptor
         self.inbound = End(sock)
@@ -180,9 +188,15 @@ class Session:
         """When this state has taken too long."""
         if self.state is State.CLOSED:
             return _INFINITY
-        began = self.active_at if self.state is State.RELAY or self.state is State.LINGER else self.since_at
+        began = (
+            self.active_at
+            if self.state is State.RELAY or self.state is State.LINGER
+            else self.since_at
+        )
         if self.state is State.OUTBOUND_TLS and self.outbound is not None and self.outbound.hurried:
-            return began + min(self.worker.patience_s[self.state], self.worker.patience_s[State.CONNECT])
+            return began + min(
+                self.worker.patience_s[self.state], self.worker.patience_s[State.CONNECT]
+            )
         return began + self.worker.patience_s[self.state]
 
     def check(self, who: Identity) -> Failure | None:
@@ -191,7 +205,11 @@ class Session:
             return Failure(Reason.INTERNAL_ERROR)
         now_at = time.time()
         refusal = judge(who, self.route, now_at)
-        if refusal is None and min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0)) <= now_at + TICKET_LIFETIME_S:
+        if (
+            refusal is None
+            and min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0))
+            <= now_at + TICKET_LIFETIME_S
+        ):
             # No TLS 1.3 ticket outlives what it vouches for: who has renewed its certificate would be refused for the one in the ticket. And where the
             # issuer is an intermediate that the client sent: a ticket carries the leaf alone, so nobody could see that the intermediate has expired.
             stream.forbid_resumption(self.inbound.ssl)
@@ -222,7 +240,9 @@ class Session:
 
     # State.
 
-    def advance(self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None) -> None:
+    def advance(
+        self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None
+    ) -> None:
         """Follow the table. Raises KeyError for an event the state does not know: a bug."""
         step = TRANSITIONS[self.state][event]
         state = step.state
@@ -236,7 +256,9 @@ class Session:
         self.state = state
         worker = self.worker
         self.since_at = now = worker.loop.now
-        if now + worker.patience_s[state] < self.timer_at:  # seldom: the patience of later states is greater
+        if (
+            now + worker.patience_s[state] < self.timer_at
+        ):  # seldom: the patience of later states is greater
             worker.loop.schedule(self)
 
     def refuse(self, error: SessionError) -> None:
@@ -275,7 +297,11 @@ class Session:
             worker.count_handshake(Side.INBOUND, self.reason or Reason.INTERNAL_ERROR)
         self.drop_outbound()
         # Closing over unread bytes would take back what the client was told: the alert that refuses it, or a lost backend's last answer.
-        part = self.reason not in _UNTOLD if was in _BEFORE_CONNECT else self.side is Side.OUTBOUND and was not in _HANDSHAKING
+        part = (
+            self.reason not in _UNTOLD
+            if was in _BEFORE_CONNECT
+            else self.side is Side.OUTBOUND and was not in _HANDSHAKING
+        )
         self._give_back(self.inbound, partings=worker.partings if part else None)
         worker.session_closed(self)
         worker.log_session(self)

@@ -37,7 +37,17 @@ from relay.worker.session import LANES, Session
 class Worker:
     """What every session of a worker shares."""
 
-    def __init__(self, *, slot: int, row: int, generation: Generation, board: Scoreboard, layout: Layout, max_connections: int, max_partings: int) -> None:
+    def __init__(
+        self,
+        *,
+        slot: int,
+        row: int,
+        generation: Generation,
+        board: Scoreboard,
+        layout: Layout,
+        max_connections: int,
+        max_partings: int,
+    ) -> None:
         config = generation.config
         self.loop = Loop(on_tick=self._on_tick, lanes=len(LANES))
         self.partings = Partings(self.loop, max_partings)
@@ -61,7 +71,12 @@ class Worker:
             )
             for name, pool in config.pool.items()
         }
-        self.log = AccessLog(config.log.access, config.log.access_rotate_s, config.log.access_format, self._on_log_drop)
+        self.log = AccessLog(
+            config.log.access,
+            config.log.access_rotate_s,
+            config.log.access_format,
+            self._on_log_drop,
+        )
         self.sessions: set[Session] = set()
         self.prefix = f"{os.getpid()}"
         self.patience_s = {
@@ -73,13 +88,23 @@ class Worker:
             State.RELAY: config.timeouts.idle_s,
             State.LINGER: config.timeouts.linger_s,
         }
-        self.stages = {State.INTAKE: intake.step, State.INBOUND_TLS: inbound.step, State.SNIFF: first_request.step, State.CONNECT: outbound.step, State.OUTBOUND_TLS: outbound.step}
+        self.stages = {
+            State.INTAKE: intake.step,
+            State.INBOUND_TLS: inbound.step,
+            State.SNIFF: first_request.step,
+            State.CONNECT: outbound.step,
+            State.OUTBOUND_TLS: outbound.step,
+        }
         # Bound here, so that `session` need not import the modules that import it.
         self.relay_event = relaying.event
         self.relay_unusual = relaying.unusual
         self.relay_goodbye = relaying.say_goodbye
         self.first_reply = relaying.first_reply
-        self.too_slow = {State.SNIFF: first_request.too_slow, State.CONNECT: outbound.too_slow, State.OUTBOUND_TLS: outbound.too_slow}
+        self.too_slow = {
+            State.SNIFF: first_request.too_slow,
+            State.CONNECT: outbound.too_slow,
+            State.OUTBOUND_TLS: outbound.too_slow,
+        }
         self.on_session_end: Callable[[], None] | None = None
         self.admission = Admission(config.limits, max_connections, self.sessions, self.loop)
         self.usage = Usage()
@@ -87,15 +112,25 @@ class Worker:
         self._ended: deque[Session] = deque()  # and not in the log yet
         self._cell_active = layout.cell("relay_connections_active")
         self._cell_dropped = layout.cell("relay_access_log_dropped_total")
-        self._cells_closed = {reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason}
+        self._cells_closed = {
+            reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason
+        }
         self._cells_handshake: dict[tuple[Side, Reason | None, bool], int] = {}
         self._cell_seconds: dict[Side, int] = {}
         for side in Side:
-            self._cells_handshake[side, None, False] = layout.cell("relay_handshakes_total", side.value, HANDSHAKE_OK)
-            self._cells_handshake[side, None, True] = layout.cell("relay_handshakes_total", side.value, HANDSHAKE_RESUMED)
+            self._cells_handshake[side, None, False] = layout.cell(
+                "relay_handshakes_total", side.value, HANDSHAKE_OK
+            )
+            self._cells_handshake[side, None, True] = layout.cell(
+                "relay_handshakes_total", side.value, HANDSHAKE_RESUMED
+            )
             for reason in Reason:
-                self._cells_handshake[side, reason, False] = layout.cell("relay_handshakes_total", side.value, reason.value)
-            self._cell_seconds[side] = layout.cell("relay_handshake_seconds", side.value, str(HANDSHAKE_BUCKETS_S[0]))
+                self._cells_handshake[side, reason, False] = layout.cell(
+                    "relay_handshakes_total", side.value, reason.value
+                )
+            self._cell_seconds[side] = layout.cell(
+                "relay_handshake_seconds", side.value, str(HANDSHAKE_BUCKETS_S[0])
+            )
         self._cells_routed = {
             (listener.name, label): layout.cell("relay_connections_total", listener.name, label)
             for listener in config.listener
@@ -134,7 +169,14 @@ class Worker:
         if session.route is not None:
             self.cells[self._cells_routed[session.acceptor.name, session.route.label]] += 1
 
-    def count_handshake(self, side: Side, reason: Reason | None, *, resumed: bool = False, seconds: float | None = None) -> None:
+    def count_handshake(
+        self,
+        side: Side,
+        reason: Reason | None,
+        *,
+        resumed: bool = False,
+        seconds: float | None = None,
+    ) -> None:
         """A handshake ended: well (reason None, with its seconds), or not."""
         cells = self.cells
         cells[self._cells_handshake[side, reason, resumed]] += 1

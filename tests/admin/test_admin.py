@@ -33,7 +33,17 @@ class Admin:
         self.boards = board.boards
         views = self.boards.subscribe()
         fds = (views.fileno(), listener.fileno(), read)
-        command = [sys.executable, "-m", "relay.admin.main", "--scoreboard-fd", str(fds[0]), "--listen-fd", str(fds[1]), "--lifeline-fd", str(fds[2])]
+        command = [
+            sys.executable,
+            "-m",
+            "relay.admin.main",
+            "--scoreboard-fd",
+            str(fds[0]),
+            "--listen-fd",
+            str(fds[1]),
+            "--lifeline-fd",
+            str(fds[2]),
+        ]
         self.process = subprocess.Popen(command, pass_fds=fds, stderr=subprocess.PIPE)
         os.close(read)
         views.close()
@@ -97,7 +107,9 @@ def test_a_scrape_is_text_with_what_was_counted(world, admin):
 
 
 def test_a_scraper_that_asks_for_openmetrics_gets_it(admin):
-    status, text, headers = admin.ask("/metrics", accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    status, text, headers = admin.ask(
+        "/metrics", accept="application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+    )
     assert (status, text.endswith("# EOF\n")) == (200, True)
     assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
 
@@ -121,14 +133,19 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
     assert status == 503
     assert re.match(r"none of 1 serving workers has given a sign of life for 1[1-9] s;", text)
     world.cells[PHASE] = 0
-    assert admin.ask("/readyz")[:2] == (503, "none of 0 workers is serving; look at the relay's log for why they end\n")
+    assert admin.ask("/readyz")[:2] == (
+        503,
+        "none of 0 workers is serving; look at the relay's log for why they end\n",
+    )
 
 
 def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
     world.boards._head.cells[SUPERVISOR_BEAT] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/healthz")
     assert status == 503
-    assert re.fullmatch(r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text)
+    assert re.fullmatch(
+        r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text
+    )
     world.boards._head.cells[SUPERVISOR_BEAT] = 0
     assert admin.ask("/healthz")[0] == 503
 
@@ -157,7 +174,10 @@ def test_pages_can_only_be_read_and_others_are_not_there(admin):
         assert (status, text) == (405, f"'{path}' can only be read, with GET or HEAD\n")
         assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
     status, text, _ = admin.ask("/%0anothing")
-    assert (status, text) == (404, "there is no page '/\\nnothing'; try /metrics /healthz /readyz /balancer-manager\n")
+    assert (status, text) == (
+        404,
+        "there is no page '/\\nnothing'; try /metrics /healthz /readyz /balancer-manager\n",
+    )
 
 
 def test_it_answers_within_a_second_of_its_start_and_scrapes_take_less_than_50_ms(world, admin):
@@ -210,26 +230,42 @@ def test_silent_clients_without_number_keep_nobody_from_being_served(admin):
     admin.ask("/healthz")
     with contextlib.ExitStack() as stack:
         for _ in range(300):
-            stack.enter_context(socket.create_connection(admin.listener.getsockname(), timeout=10)).sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+            stack.enter_context(
+                socket.create_connection(admin.listener.getsockname(), timeout=10)
+            ).sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         assert admin.ask("/healthz")[0] == 200
         here = admin.listener.getsockname()[1]
 
         def connected():
             """An ordinary user may not ask which process has them."""
-            return [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == here and one.status == psutil.CONN_ESTABLISHED]
+            return [
+                one
+                for one in psutil.net_connections("tcp")
+                if one.laddr and one.laddr.port == here and one.status == psutil.CONN_ESTABLISHED
+            ]
 
-        wait_until("only the newest are still connected", lambda: len(connected()) <= CONNECTIONS + 1)
+        wait_until(
+            "only the newest are still connected", lambda: len(connected()) <= CONNECTIONS + 1
+        )
 
 
 def test_a_flood_from_one_address_ends_no_connection_of_another(admin):
     """The scraper's connection is older than all of the flood, and still the flood makes room for itself."""
     admin.ask("/healthz")
     with contextlib.ExitStack() as stack:
-        scraper = stack.enter_context(contextlib.closing(http.client.HTTPConnection(*admin.listener.getsockname()[:2], timeout=10)))
+        scraper = stack.enter_context(
+            contextlib.closing(
+                http.client.HTTPConnection(*admin.listener.getsockname()[:2], timeout=10)
+            )
+        )
         scraper.request("GET", "/healthz")
         assert scraper.getresponse().read() == b"ok\n"
         for _ in range(3 * CONNECTIONS):
-            stack.enter_context(socket.create_connection(admin.listener.getsockname(), timeout=10, source_address=("127.0.0.2", 0)))
+            stack.enter_context(
+                socket.create_connection(
+                    admin.listener.getsockname(), timeout=10, source_address=("127.0.0.2", 0)
+                )
+            )
         assert admin.ask("/healthz")[0] == 200
         scraper.request("GET", "/healthz")
         assert scraper.getresponse().read() == b"ok\n"
@@ -243,7 +279,10 @@ def test_a_request_that_does_not_end_is_cut_off(admin):
 
 
 def test_a_request_without_measure_is_cut_off_before_it_fills_the_memory(admin):
-    with socket.create_connection(admin.listener.getsockname(), timeout=10) as endless, pytest.raises(ConnectionError):
+    with (
+        socket.create_connection(admin.listener.getsockname(), timeout=10) as endless,
+        pytest.raises(ConnectionError),
+    ):
         endless.sendall(b"GET /metrics HTTP/1.1\r\n" + (b"X: " + b"x" * 8000 + b"\r\n") * 5000)
 
 
@@ -257,4 +296,9 @@ def test_what_is_not_http_is_refused_without_a_word_in_the_log(admin):
 
 def test_it_never_loads_a_library_that_could_hold_a_key():
     code = "import sys, relay.admin.main; print([m for m in sys.modules if m.split('.')[0] in ('OpenSSL', 'cryptography') or m.startswith('relay.tls')])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -23,7 +23,9 @@ from tests.support.tables import listener_table, pool_table, route_table
 
 def connect(gateway, pki):
     """A session of a good client."""
-    return context_of(pki).wrap_socket(socket.create_connection(gateway.address(), 20), server_hostname="app.example.com")
+    return context_of(pki).wrap_socket(
+        socket.create_connection(gateway.address(), 20), server_hostname="app.example.com"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,9 @@ def operator(shared):
 @pytest.fixture
 def start(body):
     with contextlib.ExitStack() as stack:
-        yield lambda text=None, **sections: stack.enter_context(Gateway(body if text is None else text, **sections))
+        yield lambda text=None, **sections: stack.enter_context(
+            Gateway(body if text is None else text, **sections)
+        )
 
 
 # What is shown.
@@ -67,12 +71,26 @@ def test_every_backend_is_shown_with_what_httpd_shows_and_more(shared, operator,
     with connect(shared, pki) as session:
         session.sendall(b"hello")
         assert session.recv(5) == b"hello"
-        wait_until("the bytes are counted", lambda: sum(operator.backend(name)["from_bytes"] for name in ("w1", "w2")) >= 5)
+        wait_until(
+            "the bytes are counted",
+            lambda: sum(operator.backend(name)["from_bytes"] for name in ("w1", "w2")) >= 5,
+        )
         found = operator.pools()
     (pool,) = found["pools"]
-    assert (pool["name"], pool["balance"], pool["sticky"], pool["busy"]) == ("main", "round_robin", "none", 1)
+    assert (pool["name"], pool["balance"], pool["sticky"], pool["busy"]) == (
+        "main",
+        "round_robin",
+        "none",
+        1,
+    )
     first, second = pool["backends"]
-    assert (first["backend"], first["mode"], first["weight"], first["status"], first["overridden"]) == ("w1", "enabled", 1, "ok", False)
+    assert (
+        first["backend"],
+        first["mode"],
+        first["weight"],
+        first["status"],
+        first["overridden"],
+    ) == ("w1", "enabled", 1, "ok", False)
     assert first["elected"] + second["elected"] >= 1
     assert sorted((first["load"], second["load"])) == [0.0, 1.0]
     assert first["health"]["state"] == "unknown"
@@ -96,12 +114,35 @@ def test_what_the_checks_found_is_shown_and_a_file_of_nonsense_is_not(start):
     gateway = start()
     operator = Operator(gateway.endpoints["admin"])
     file = gateway.state_dir / "checker" / "health.json"
-    for nonsense in (b"", b"[1]", b"\xff", b'{"main/w1": 5}', b'{"main/w1": {"reason": 5, "since": "now", "not_after": true}}', b"[" * 100_000):
+    for nonsense in (
+        b"",
+        b"[1]",
+        b"\xff",
+        b'{"main/w1": 5}',
+        b'{"main/w1": {"reason": 5, "since": "now", "not_after": true}}',
+        b"[" * 100_000,
+    ):
         file.write_bytes(nonsense)
         assert operator.backend()["health"]["reason"] is None
-    file.write_text(json.dumps({"main/w1": {"reason": "<b>refused</b>", "tls_version": "TLSv1.3", "not_after": 2_000_000_000}}))
+    file.write_text(
+        json.dumps(
+            {
+                "main/w1": {
+                    "reason": "<b>refused</b>",
+                    "tls_version": "TLSv1.3",
+                    "not_after": 2_000_000_000,
+                }
+            }
+        )
+    )
     assert operator.backend()["health"] == {
-        "state": "unknown", "since": None, "reason": "<b>refused</b>", "remedy": None, "last_check_at": None, "duration_s": None, "tls_version": "TLSv1.3",
+        "state": "unknown",
+        "since": None,
+        "reason": "<b>refused</b>",
+        "remedy": None,
+        "last_check_at": None,
+        "duration_s": None,
+        "tls_version": "TLSv1.3",
         "not_after": 2_000_000_000,
     }
     page = operator.ask("/balancer-manager")[1]
@@ -110,11 +151,28 @@ def test_what_the_checks_found_is_shown_and_a_file_of_nonsense_is_not(start):
 
 
 def test_a_backend_that_checks_find_down_is_shown_down_with_the_reason(start, pki, addresses):
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [addresses[0], "127.0.0.1:1"], health={"interval_s": 0.2, "fall": 1}))
+    gateway = start(
+        listener_table(route_table(pki))
+        + pool_table(pki, [addresses[0], "127.0.0.1:1"], health={"interval_s": 0.2, "fall": 1})
+    )
     operator = Operator(gateway.endpoints["admin"])
-    wait_until("the checks have found out", lambda: operator.backend("w2")["status"] == "down" and operator.backend("w1")["health"]["state"] == "up")
-    up = wait_until("what is up is written", lambda: operator.backend("w1")["health"]["tls_version"] and operator.backend("w1")["health"])
-    down = wait_until("why not is written", lambda: operator.backend("w2")["health"]["reason"] and operator.backend("w2")["health"])
+    wait_until(
+        "the checks have found out",
+        lambda: (
+            operator.backend("w2")["status"] == "down"
+            and operator.backend("w1")["health"]["state"] == "up"
+        ),
+    )
+    up = wait_until(
+        "what is up is written",
+        lambda: (
+            operator.backend("w1")["health"]["tls_version"] and operator.backend("w1")["health"]
+        ),
+    )
+    down = wait_until(
+        "why not is written",
+        lambda: operator.backend("w2")["health"]["reason"] and operator.backend("w2")["health"],
+    )
     assert up["tls_version"] == "TLSv1.3"
     assert up["not_after"] > time.time()
     assert "refused" in down["reason"]
@@ -133,8 +191,17 @@ def test_a_change_holds_at_once_and_is_logged_with_who_and_until_when(shared, op
     assert (backend["mode"], backend["status"], backend["overridden"]) == ("drain", "drain", True)
     assert backend["override"]["mode"]["by"] == "127.0.0.1"
     assert 590 < backend["override"]["mode"]["until"] - time.time() <= 600
-    (line,) = [json.loads(line) for line in shared.log().splitlines() if "main/w1 is changed by" in line and reply["now"] in line]
-    assert (line["by"], line["pool"], line["backend"], line["process"]) == ("127.0.0.1", "main", "w1", "supervisor")
+    (line,) = [
+        json.loads(line)
+        for line in shared.log().splitlines()
+        if "main/w1 is changed by" in line and reply["now"] in line
+    ]
+    assert (line["by"], line["pool"], line["backend"], line["process"]) == (
+        "127.0.0.1",
+        "main",
+        "w1",
+        "supervisor",
+    )
 
 
 def test_workers_obey_a_change(shared, operator, pki):
@@ -149,26 +216,40 @@ def test_workers_obey_a_change(shared, operator, pki):
 
 def test_the_factor_is_changed_and_put_back(operator):
     assert operator.change("main/w2", {"weight": 9})[1]["now"] == "weight 9"
-    assert (operator.backend("w2")["weight"], operator.backend("w2")["configured"]["weight"]) == (9, 1)
+    assert (operator.backend("w2")["weight"], operator.backend("w2")["configured"]["weight"]) == (
+        9,
+        1,
+    )
     assert operator.change("main/w2", {"weight": 0})[1]["now"] == "as configured"
 
 
 def test_the_form_of_the_page_works_without_javascript(operator):
     token = operator.pools()["csrf"]
-    form = urllib.parse.urlencode({"csrf": token, "duration_s": "300", "weight": "1", "mode": "standby"}).encode()
-    status, _, headers = operator.ask("/api/pools/main/w1", "POST", form, content_type="application/x-www-form-urlencoded")
+    form = urllib.parse.urlencode(
+        {"csrf": token, "duration_s": "300", "weight": "1", "mode": "standby"}
+    ).encode()
+    status, _, headers = operator.ask(
+        "/api/pools/main/w1", "POST", form, content_type="application/x-www-form-urlencoded"
+    )
     assert (status, headers["location"]) == (303, "/balancer-manager")
     assert operator.backend()["mode"] == "standby"
     assert "undone in 5 min" in operator.ask("/balancer-manager")[1]
 
 
 def test_what_curl_sends_without_being_told_the_type_is_json(operator):
-    assert operator.change("main/w1", {"mode": "drain"}, content_type="application/x-www-form-urlencoded")[1]["now"] == "drain"
+    assert (
+        operator.change(
+            "main/w1", {"mode": "drain"}, content_type="application/x-www-form-urlencoded"
+        )[1]["now"]
+        == "drain"
+    )
 
 
 @pytest.mark.parametrize("form", [b"", b"mode=drain", b"csrf=1.0&weight=x", b"\xff", b"a=1&" * 50])
 def test_a_form_of_somebody_else_changes_nothing(operator, form):
-    status, text, _ = operator.ask("/api/pools/main/w1", "POST", form, content_type="application/x-www-form-urlencoded")
+    status, text, _ = operator.ask(
+        "/api/pools/main/w1", "POST", form, content_type="application/x-www-form-urlencoded"
+    )
     assert status in {400, 403}
     assert json.loads(text)["ok"] is False
     assert operator.backend()["overridden"] is False
@@ -215,7 +296,12 @@ def test_a_body_without_measure_is_refused(operator):
 def test_a_change_that_does_not_come_from_our_page_is_refused(operator, headers, why):
     headers = dict(headers)
     token = headers.pop("token", None)
-    status, reply = operator.change("main/w1", {"mode": "drain"}, operator.pools()["csrf"] if token is None else token.encode().decode("latin-1"), **headers)
+    status, reply = operator.change(
+        "main/w1",
+        {"mode": "drain"},
+        operator.pools()["csrf"] if token is None else token.encode().decode("latin-1"),
+        **headers,
+    )
     assert (status, reply["ok"]) == (403, False)
     assert why in reply["error"]
     assert operator.backend()["mode"] == "enabled"
@@ -235,10 +321,14 @@ def test_a_stranger_that_points_its_name_here_reads_nothing(operator, path):
 
 
 def test_configured_names_are_known(start):
-    operator = Operator(start(admin={"hosts": ["Relay.example.com", "192.0.2.7"]}).endpoints["admin"])
+    operator = Operator(
+        start(admin={"hosts": ["Relay.example.com", "192.0.2.7"]}).endpoints["admin"]
+    )
     for host in ("relay.example.com", "RELAY.example.com:8080", "192.0.2.7"):
         assert operator.ask("/balancer-manager", host=host)[0] == 200
-    status, _ = operator.change("main/w1", {"mode": "drain"}, host="relay.example.com", origin="https://relay.example.com")
+    status, _ = operator.change(
+        "main/w1", {"mode": "drain"}, host="relay.example.com", origin="https://relay.example.com"
+    )
     assert status == 200
 
 
@@ -267,9 +357,20 @@ def test_a_login_is_asked_for_and_is_in_the_log(start, tmp_path, kind):
     file.chmod(0o600)
     gateway = start(admin={"listen": "0.0.0.0:0", "user": "alice", "password_file": file})
     operator = Operator(gateway.endpoints["admin"].replace("0.0.0.0", "127.0.0.1"))
-    for header in ("", "Basic ", "Basic !!", "Bearer x", login("alice", "wrong"), login("bob", "corréct horse"), login("alice", "")):
+    for header in (
+        "",
+        "Basic ",
+        "Basic !!",
+        "Bearer x",
+        login("alice", "wrong"),
+        login("bob", "corréct horse"),
+        login("alice", ""),
+    ):
         status, _, headers = operator.ask("/balancer-manager", authorization=header)
-        assert (status, headers["www-authenticate"]) == (401, 'Basic realm="relay", charset="UTF-8"')
+        assert (status, headers["www-authenticate"]) == (
+            401,
+            'Basic realm="relay", charset="UTF-8"',
+        )
     assert operator.ask("/api/pools/main/w1", "POST", b"{}")[0] == 401
     assert operator.ask("/metrics")[0] == 200
     operator.headers["authorization"] = login("alice", "corréct horse")
@@ -349,14 +450,20 @@ def test_a_change_survives_a_worker_that_is_killed_and_an_admin_process_that_is_
             assert session.recv(1) == b"x"
     assert operator.backend("w1")["elected"] == 0
     _kill_admin(gateway)
-    assert wait_until("the next one serves", lambda: _quietly(lambda: operator.backend()["mode"] == "disabled"))
+    assert wait_until(
+        "the next one serves", lambda: _quietly(lambda: operator.backend()["mode"] == "disabled")
+    )
     assert operator.change("main/w1", {"mode": "none"})[0] == 200
 
 
 def _kill_admin(gateway):
     import psutil
 
-    (admin,) = [child for child in psutil.Process(gateway.pid).children() if "relay.admin.main" in child.cmdline()]
+    (admin,) = [
+        child
+        for child in psutil.Process(gateway.pid).children()
+        if "relay.admin.main" in child.cmdline()
+    ]
     admin.kill()
 
 
@@ -367,7 +474,9 @@ def _quietly(ask):
         return False
 
 
-def test_a_change_survives_a_reload_and_one_of_a_backend_that_is_gone_is_kept_without_effect(start, body, pki, addresses):
+def test_a_change_survives_a_reload_and_one_of_a_backend_that_is_gone_is_kept_without_effect(
+    start, body, pki, addresses
+):
     gateway = start()
     operator = Operator(gateway.endpoints["admin"])
     operator.change("main/w2", {"mode": "drain"})
@@ -378,7 +487,9 @@ def test_a_change_survives_a_reload_and_one_of_a_backend_that_is_gone_is_kept_wi
     (inactive,) = operator.pools()["inactive"]
     assert (inactive["backend"], inactive["mode"]["value"]) == ("w2", "drain")
     assert "Without effect" in operator.ask("/balancer-manager")[1]
-    gateway.wait_for_log("backend main/w2 is overridden (drain), but the configuration has no such backend")
+    gateway.wait_for_log(
+        "backend main/w2 is overridden (drain), but the configuration has no such backend"
+    )
     status, reply = operator.change("main/w2", {"mode": "enabled"})
     assert (status, "can only be cleared" in reply["error"]) == (400, True)
     gateway.write(body)
@@ -400,14 +511,19 @@ def test_a_change_survives_a_restart_and_one_whose_time_is_over_by_then_does_not
     wait_until("the other is undone", lambda: operator.backend("w2")["weight"] == 1)
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", '{"version": 2}', '{"version": 1, "overrides": [{"pool": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", '{"version": 2}', '{"version": 1, "overrides": [{"pool": 1}]}']
+)
 def test_a_broken_file_is_put_aside_and_said(body, text):
     gateway = Gateway(body)
     try:
         gateway.state_dir.mkdir()
         (gateway.state_dir / "overrides.json").write_text(text)
         gateway.start()
-        assert "no backend is overridden now, and the file is kept as overrides.broken" in gateway.log()
+        assert (
+            "no backend is overridden now, and the file is kept as overrides.broken"
+            in gateway.log()
+        )
         assert (gateway.state_dir / "overrides.broken").read_text() == text
         assert gateway.command("backend", "drain", "main/w1").returncode == 0
     finally:
@@ -432,12 +548,20 @@ def test_a_new_login_holds_after_a_reload(start, body, tmp_path):
     file.chmod(0o600)
     gateway.write(body, admin={"user": "alice", "password_file": file})
     assert gateway.command("reload").returncode == 0
-    wait_until("the login is asked for", lambda: _quietly(lambda: operator.ask("/balancer-manager")[0] == 401))
+    wait_until(
+        "the login is asked for",
+        lambda: _quietly(lambda: operator.ask("/balancer-manager")[0] == 401),
+    )
     operator.headers["authorization"] = login("alice", "one")
     assert operator.ask("/balancer-manager")[0] == 200
     file.write_text("two")
     assert gateway.command("reload").returncode == 0
-    wait_until("the new password holds", lambda: _quietly(lambda: operator.ask("/balancer-manager", authorization=login("alice", "two"))[0] == 200))
+    wait_until(
+        "the new password holds",
+        lambda: _quietly(
+            lambda: operator.ask("/balancer-manager", authorization=login("alice", "two"))[0] == 200
+        ),
+    )
     assert operator.ask("/balancer-manager")[0] == 401
 
 
@@ -470,8 +594,16 @@ def test_the_command_line_lists_and_changes(shared, operator):
         (("drain", "main"), 64, "names no backend"),
         (("drain", "main/w1", "--for", "soon"), 64, "is no duration"),
         (("weight", "main/w1", "900"), 64, "is not in the range"),
-        (("drain", "main/w9"), 64, "there is no backend main/w9: pool main has w1, w2; see: relay backend list"),
-        (("clear", "nowhere/w1"), 64, "there is no backend nowhere/w1: there is no pool nowhere either; pools: main; see: relay backend list"),
+        (
+            ("drain", "main/w9"),
+            64,
+            "there is no backend main/w9: pool main has w1, w2; see: relay backend list",
+        ),
+        (
+            ("clear", "nowhere/w1"),
+            64,
+            "there is no backend nowhere/w1: there is no pool nowhere either; pools: main; see: relay backend list",
+        ),
     ],
 )
 def test_the_command_line_refuses_in_one_line(shared, arguments, code, why):
@@ -512,7 +644,9 @@ def test_metrics_and_page_take_less_than_50_ms_while_the_relay_is_loaded(shared,
             client.join(20)
 
 
-def test_the_page_is_shown_while_the_supervisor_is_stopped_and_changes_wait_no_longer_than_they_say(start):
+def test_the_page_is_shown_while_the_supervisor_is_stopped_and_changes_wait_no_longer_than_they_say(
+    start,
+):
     gateway = start()
     operator = Operator(gateway.endpoints["admin"])
     token = operator.pools()["csrf"]
@@ -537,7 +671,12 @@ def test_the_admin_process_can_do_no_more_than_change_backends():
     channel = Channel(selector, lambda request: asked.append(request) or {"ok": True})
     with channel.open({"hello": 1}) as theirs:
         theirs.settimeout(5)
-        for line in (b'{"command": "stop"}\n', b"nonsense\n", b"[]\n", b'{"command": "backends", "id": 7}\n'):
+        for line in (
+            b'{"command": "stop"}\n',
+            b"nonsense\n",
+            b"[]\n",
+            b'{"command": "backends", "id": 7}\n',
+        ):
             theirs.sendall(line)
         with theirs.makefile("rb") as reader:
             assert json.loads(reader.readline()) == {"hello": 1}

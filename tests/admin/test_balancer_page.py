@@ -20,8 +20,12 @@ def browser():
 @pytest.fixture(scope="module")
 def gateway(pki, browser):
     backends = [TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca) for _ in range(2)]
-    body = listener_table(route_table(pki, sni=["other.example.com"], pool="other"), route_table(pki))
-    body += pool_table(pki, [one.address for one in backends]) + pool_table(pki, ["127.0.0.1:1"], name="other")
+    body = listener_table(
+        route_table(pki, sni=["other.example.com"], pool="other"), route_table(pki)
+    )
+    body += pool_table(pki, [one.address for one in backends]) + pool_table(
+        pki, ["127.0.0.1:1"], name="other"
+    )
     with Gateway(body, relay={"workers": 1}) as gateway:
         yield gateway
     for one in backends:
@@ -46,7 +50,9 @@ def page(browser, gateway, operator):
     yield Page(browser)
     # Whatever a test did, the page was not loaded again, and had nothing to complain of.
     assert browser.execute_script("return window.loadedOnce") is True
-    assert [entry for entry in browser.get_log("browser") if "403 (Forbidden)" not in entry["message"]] == []
+    assert [
+        entry for entry in browser.get_log("browser") if "403 (Forbidden)" not in entry["message"]
+    ] == []
 
 
 class Page:
@@ -60,7 +66,10 @@ class Page:
         return self.browser.find_elements("css selector", selector)
 
     def text(self, selector):
-        return self.browser.execute_script("const one = document.querySelector(arguments[0]); return one ? one.innerText : ''", selector)
+        return self.browser.execute_script(
+            "const one = document.querySelector(arguments[0]); return one ? one.innerText : ''",
+            selector,
+        )
 
     def row(self, key, inside=""):
         return f'[data-key="{key}"] {inside}'
@@ -72,7 +81,11 @@ class Page:
         self.one(self.row(key, f'button[value="{button}"]')).click()
 
     def wait_for(self, selector, text):
-        wait_until(f"{selector} shows {text}", lambda: text in self.text(selector), detail=lambda: self.text("body"))
+        wait_until(
+            f"{selector} shows {text}",
+            lambda: text in self.text(selector),
+            detail=lambda: self.text("body"),
+        )
 
 
 def test_a_click_changes_a_backend_and_another_changes_it_back(page, operator):
@@ -84,7 +97,10 @@ def test_a_click_changes_a_backend_and_another_changes_it_back(page, operator):
     assert operator.backend()["mode"] == "drain"
     assert page.one(page.row("main/w1", "details")).get_attribute("open") is None
     page.open("main/w1")
-    assert page.one(page.row("main/w1", 'button[value="drain"]')).get_attribute("aria-pressed") == "true"
+    assert (
+        page.one(page.row("main/w1", 'button[value="drain"]')).get_attribute("aria-pressed")
+        == "true"
+    )
     page.one(page.row("main/w1", "button.clear")).click()
     page.wait_for(page.row("main/w1", "[data-cell=status]"), "ok")
     assert operator.backend()["overridden"] is False
@@ -107,7 +123,9 @@ def test_factor_and_duration_are_set_with_the_keyboard_alone(page, operator):
     assert (operator.backend("w2")["weight"], operator.backend("w2")["mode"]) == (12, "enabled")
 
 
-def test_what_others_change_appears_without_loading_the_page_and_leaves_an_open_form_alone(page, operator):
+def test_what_others_change_appears_without_loading_the_page_and_leaves_an_open_form_alone(
+    page, operator
+):
     page.open("main/w1")
     weight = page.one(page.row("main/w1", "input[name=weight]"))
     weight.clear()
@@ -116,7 +134,10 @@ def test_what_others_change_appears_without_loading_the_page_and_leaves_an_open_
     page.wait_for(page.row("main/w1", "[data-cell=status]"), "disabled")
     assert weight.get_attribute("value") == "77"
     assert page.one(page.row("main/w1", "details")).get_attribute("open") is not None
-    assert page.one(page.row("main/w1", 'button[value="disabled"]')).get_attribute("aria-pressed") == "true"
+    assert (
+        page.one(page.row("main/w1", 'button[value="disabled"]')).get_attribute("aria-pressed")
+        == "true"
+    )
 
 
 def test_a_page_without_the_token_changes_nothing_and_says_why(page, operator):
@@ -133,7 +154,13 @@ def test_a_page_without_the_token_changes_nothing_and_says_why(page, operator):
 def test_the_filter_shows_what_fits(page):
     page.one("body").send_keys("/")
     page.browser.switch_to.active_element.send_keys("other w1")
-    wait_until("one row is left", lambda: [row.get_attribute("data-key") for row in page.all("[data-key]") if row.is_displayed()] == ["other/w1"])
+    wait_until(
+        "one row is left",
+        lambda: (
+            [row.get_attribute("data-key") for row in page.all("[data-key]") if row.is_displayed()]
+            == ["other/w1"]
+        ),
+    )
     page.one("#filter").send_keys(" nothing like this")
     assert page.one("#nothing").is_displayed()
     assert not [row for row in page.all("[data-pool]") if row.is_displayed()]
@@ -145,7 +172,10 @@ def test_the_filter_shows_what_fits(page):
 def test_escape_and_a_click_elsewhere_close_the_form(page):
     from selenium.webdriver.common.keys import Keys
 
-    for leave in (lambda: page.browser.switch_to.active_element.send_keys(Keys.ESCAPE), lambda: page.one("h1").click()):
+    for leave in (
+        lambda: page.browser.switch_to.active_element.send_keys(Keys.ESCAPE),
+        lambda: page.one("h1").click(),
+    ):
         page.open("main/w1")
         assert page.one(page.row("main/w1", "form")).is_displayed()
         leave()
@@ -160,11 +190,16 @@ def test_it_never_scrolls_sideways(page, operator, width):
     for opened in (False, True):
         if opened:
             page.open("main/w1")
-        root, inner = page.browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        root, inner = page.browser.execute_script(
+            "return [document.documentElement.scrollWidth, innerWidth]"
+        )
         assert root <= inner
-        assert page.browser.execute_script(
-            "return [...document.querySelectorAll('.pool *')].filter(one => !one.closest('thead') && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)",
-        ) == []
+        assert (
+            page.browser.execute_script(
+                "return [...document.querySelectorAll('.pool *')].filter(one => !one.closest('thead') && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)",
+            )
+            == []
+        )
 
 
 def test_light_and_dark_follow_the_user_and_can_be_read_in_both(page):
@@ -181,13 +216,17 @@ def test_light_and_dark_follow_the_user_and_can_be_read_in_both(page):
     grounds = []
     for scheme in ("light", "dark"):
         prefer(page.browser, scheme)
-        grounds.append(page.browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        grounds.append(
+            page.browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        )
         lowest, where = contrast()
         assert lowest >= 4.5, (scheme, where)  # WCAG 2.2, 1.4.3
     assert grounds[0] != grounds[1]
 
 
-def test_a_relay_that_does_not_answer_is_said_and_the_page_goes_on_when_it_does(page, gateway, operator):
+def test_a_relay_that_does_not_answer_is_said_and_the_page_goes_on_when_it_does(
+    page, gateway, operator
+):
     page.browser.execute_cdp_cmd("Network.enable", {})
     offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)

@@ -33,7 +33,13 @@ from relay.shared.scoreboard import (
 from tests.support.board import CONFIG, Board, open_scoreboards
 from tests.support.programs import program
 
-CHECKED = CONFIG.model_copy(update={"pool": {name: pool.model_copy(update={"health": Health()}) for name, pool in CONFIG.pool.items()}})
+CHECKED = CONFIG.model_copy(
+    update={
+        "pool": {
+            name: pool.model_copy(update={"health": Health()}) for name, pool in CONFIG.pool.items()
+        }
+    }
+)
 
 
 @pytest.fixture
@@ -69,7 +75,13 @@ def test_every_family_of_the_catalogue_is_shown_with_its_type_and_help(registry)
 def test_promtool_finds_nothing_to_say(world, registry):
     promtool = program("promtool")
     world.count(world.board.lease(0), "relay_handshakes_total", "inbound", "expired")
-    checked = subprocess.run([promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, timeout=30, check=False)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=generate_latest(registry),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
@@ -81,7 +93,12 @@ def test_counts_of_all_workers_and_of_the_dead_are_added_up(world, registry):
     world.count(first, "relay_connections_active", by=2)
     world.count(second, "relay_connections_active", by=3)
     world.boards.fold(world.board, first)
-    assert registry.get_sample_value("relay_connections_total", {"listener": "https", "route": "app.example.com"}) == 12
+    assert (
+        registry.get_sample_value(
+            "relay_connections_total", {"listener": "https", "route": "app.example.com"}
+        )
+        == 12
+    )
     assert registry.get_sample_value("relay_connections_active") == 3
 
 
@@ -91,19 +108,28 @@ def test_a_histogram_bucket_contains_the_buckets_below_it(world, registry):
         world.count(row, "relay_handshake_seconds", "inbound", str(bound), by=2)
     world.count(row, "relay_handshake_seconds", "inbound", "+Inf")
     world.count(row, "relay_handshake_seconds", "inbound", "sum", by=12_500_000)
-    values = [registry.get_sample_value("relay_handshake_seconds_bucket", {"side": "inbound", "le": str(bound)}) for bound in (*HANDSHAKE_BUCKETS_S, "+Inf")]
+    values = [
+        registry.get_sample_value(
+            "relay_handshake_seconds_bucket", {"side": "inbound", "le": str(bound)}
+        )
+        for bound in (*HANDSHAKE_BUCKETS_S, "+Inf")
+    ]
     assert values == [2.0, 4.0] + [6.0] * (len(HANDSHAKE_BUCKETS_S) - 2) + [7.0]
     assert registry.get_sample_value("relay_handshake_seconds_count", {"side": "inbound"}) == 7
     assert registry.get_sample_value("relay_handshake_seconds_sum", {"side": "inbound"}) == 12.5
 
 
-def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_configured(world, registry):
+def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_configured(
+    world, registry
+):
     shared = world.board.row(SHARED_ROW)
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker1")] = monotonic_ms() + 60_000
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker2")] = monotonic_ms() - 1
 
     def up(backend):
-        return registry.get_sample_value("relay_backend_up", {"pool": "httpslb", "backend": backend})
+        return registry.get_sample_value(
+            "relay_backend_up", {"pool": "httpslb", "backend": backend}
+        )
 
     assert (up("worker1"), up("worker2")) == (0, 1)
     things = things_of(CONFIG)
@@ -118,7 +144,12 @@ def test_a_backend_whose_checks_fail_is_down(world, registry):
     shared[world.layout.cell(HEALTH, "httpslb", "worker1")] = HEALTH_DOWN
     shared[world.layout.cell(HEALTH, "httpslb", "worker2")] = HEALTH_UP
     shared[world.layout.cell("health_version")] = 2
-    up = {(s.labels["pool"], s.labels["backend"]): s.value for family in registry.collect() for s in family.samples if s.name == "relay_backend_up"}
+    up = {
+        (s.labels["pool"], s.labels["backend"]): s.value
+        for family in registry.collect()
+        for s in family.samples
+        if s.name == "relay_backend_up"
+    }
     assert up == {("httpslb", "worker1"): 0, ("httpslb", "worker2"): 1}
 
 
@@ -126,9 +157,13 @@ def test_the_certificate_that_a_check_saw_has_its_end_shown():
     world = Board(config=CHECKED)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RelayCollector(world.boards))
-    world.board.row(SHARED_ROW)[world.layout.cell(BACKEND_NOT_AFTER_S, "httpslb", "worker1")] = 1_900_000_000
+    world.board.row(SHARED_ROW)[world.layout.cell(BACKEND_NOT_AFTER_S, "httpslb", "worker1")] = (
+        1_900_000_000
+    )
     name = "relay_backend_certificate_not_after_timestamp_seconds"
-    assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker1"}) == 1_900_000_000
+    assert (
+        registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker1"}) == 1_900_000_000
+    )
     assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker2"}) is None
 
 
@@ -137,19 +172,47 @@ def test_of_the_many_reasons_only_those_that_happened_are_shown(world, registry)
     world.count(row, "relay_sessions_closed_total", Reason.UNKNOWN_SNI)
     world.count(row, "relay_handshakes_total", "inbound", Reason.EXPIRED, by=2)
     samples = [sample for family in registry.collect() for sample in family.samples]
-    closed = {sample.labels["reason"]: sample.value for sample in samples if sample.name == "relay_sessions_closed_total"}
-    handshakes = {(s.labels["side"], s.labels["result"]): s.value for s in samples if s.name == "relay_handshakes_total"}
+    closed = {
+        sample.labels["reason"]: sample.value
+        for sample in samples
+        if sample.name == "relay_sessions_closed_total"
+    }
+    handshakes = {
+        (s.labels["side"], s.labels["result"]): s.value
+        for s in samples
+        if s.name == "relay_handshakes_total"
+    }
     assert closed == {"finished": 0, "unknown_sni": 1}
-    assert handshakes == {("inbound", "ok"): 0, ("inbound", "resumed"): 0, ("inbound", "expired"): 2, ("outbound", "ok"): 0, ("outbound", "resumed"): 0}
+    assert handshakes == {
+        ("inbound", "ok"): 0,
+        ("inbound", "resumed"): 0,
+        ("inbound", "expired"): 2,
+        ("outbound", "ok"): 0,
+        ("outbound", "resumed"): 0,
+    }
 
 
 def test_what_the_supervisor_publishes_is_shown(world, registry):
-    world.publish(certificates=[{"file": "a.pem", "subject": "CN=a", "not_after": end} for end in (20.0, 10.0)])
+    world.publish(
+        certificates=[
+            {"file": "a.pem", "subject": "CN=a", "not_after": end} for end in (20.0, 10.0)
+        ]
+    )
     for _ in range(4):
         world.boards.count("relay_worker_restarts_total")
-    assert registry.get_sample_value("relay_build_info", {"version": "9.8.7", "openssl": "OpenSSL 4.0.3"}) == 1
+    assert (
+        registry.get_sample_value(
+            "relay_build_info", {"version": "9.8.7", "openssl": "OpenSSL 4.0.3"}
+        )
+        == 1
+    )
     assert registry.get_sample_value("relay_config_generation") == 3
-    assert registry.get_sample_value("relay_certificate_not_after_timestamp_seconds", {"file": "a.pem", "subject": "CN=a"}) == 10
+    assert (
+        registry.get_sample_value(
+            "relay_certificate_not_after_timestamp_seconds", {"file": "a.pem", "subject": "CN=a"}
+        )
+        == 10
+    )
     assert registry.get_sample_value("relay_worker_restarts_total") == 4
 
 

@@ -32,7 +32,9 @@ def body(pki):
 @pytest.fixture
 def start(body):
     with contextlib.ExitStack() as stack:
-        yield lambda **sections: stack.enter_context(Gateway(body, relay={"workers": 1}, **sections))
+        yield lambda **sections: stack.enter_context(
+            Gateway(body, relay={"workers": 1}, **sections)
+        )
 
 
 @pytest.fixture
@@ -57,7 +59,11 @@ class Flood:
         turn = number
         while not self._done.wait(len(self._threads) / RATE):
             turn += 1
-            operator = Operator(self.address, self.sources[turn % len(self.sources)], authorization=login("alice", f"guess {turn}"))
+            operator = Operator(
+                self.address,
+                self.sources[turn % len(self.sources)],
+                authorization=login("alice", f"guess {turn}"),
+            )
             with contextlib.suppress(OSError, http.client.HTTPException):
                 self.answers.append(operator.ask("/balancer-manager"))
 
@@ -78,7 +84,11 @@ def timed(ask):
     return status, time.monotonic() - began
 
 
-@pytest.mark.parametrize("sources", [("127.0.0.1",), tuple(f"127.0.1.{n}" for n in range(1, 41))], ids=["one address", "forty addresses"])
+@pytest.mark.parametrize(
+    "sources",
+    [("127.0.0.1",), tuple(f"127.0.1.{n}" for n in range(1, 41))],
+    ids=["one address", "forty addresses"],
+)
 def test_wrong_passwords_hold_up_neither_probes_nor_the_right_one(guarded, sources):
     address, gateway = guarded
     with Flood(address, sources) as flood:
@@ -103,7 +113,9 @@ def test_wrong_passwords_hold_up_neither_probes_nor_the_right_one(guarded, sourc
     assert all(int(headers["retry-after"]) >= 1 for headers in refused)
     if len(sources) == 1:
         assert len(refused) > len(flood.answers) / 2
-        assert "wrong passwords on the admin page" in gateway.wait_for_log("wrong passwords on the admin page")
+        assert "wrong passwords on the admin page" in gateway.wait_for_log(
+            "wrong passwords on the admin page"
+        )
 
 
 def test_each_wrong_password_of_an_address_is_waited_for_longer(guarded):
@@ -121,8 +133,13 @@ def test_each_wrong_password_of_an_address_is_waited_for_longer(guarded):
 def test_a_mistyped_password_and_then_the_right_one_gets_in(guarded):
     address, _ = guarded
     for typed in ("corect horse", "correct hose"):
-        assert Operator(address, authorization=login("alice", typed)).ask("/balancer-manager")[0] == 401
-    assert Operator(address, authorization=login("alice", PASSWORD)).ask("/balancer-manager")[0] == 200
+        assert (
+            Operator(address, authorization=login("alice", typed)).ask("/balancer-manager")[0]
+            == 401
+        )
+    assert (
+        Operator(address, authorization=login("alice", PASSWORD)).ask("/balancer-manager")[0] == 200
+    )
 
 
 def test_who_is_logged_in_is_not_held_up_by_guesses_from_the_same_address(guarded):
@@ -130,19 +147,36 @@ def test_who_is_logged_in_is_not_held_up_by_guesses_from_the_same_address(guarde
     friend = Operator(address, authorization=login("alice", PASSWORD))
     assert friend.ask("/balancer-manager")[0] == 200
     with Flood(address) as flood:
-        wait_until("guesses are refused", lambda: any(status == 429 for status, _, _ in flood.answers))
+        wait_until(
+            "guesses are refused", lambda: any(status == 429 for status, _, _ in flood.answers)
+        )
         for _ in range(20):
             assert friend.ask("/api/pools")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics"])
 def test_a_stranger_that_points_its_name_here_reads_no_metrics(start, path):
-    operator = Operator(start(admin={"listen": "0.0.0.0:0"}).endpoints["admin"].replace("0.0.0.0", "127.0.0.1"))
-    for host in ("evil.example", "evil.example:9180", "10.0.0.7.evil.example", "", "localhost.evil.example"):
+    operator = Operator(
+        start(admin={"listen": "0.0.0.0:0"}).endpoints["admin"].replace("0.0.0.0", "127.0.0.1")
+    )
+    for host in (
+        "evil.example",
+        "evil.example:9180",
+        "10.0.0.7.evil.example",
+        "",
+        "localhost.evil.example",
+    ):
         status, text, _ = operator.ask(path, host=host)
         assert (status, "relay_build_info" in text) == (403, False), host
     # A pod, a published port, a port forward: addresses cannot be pointed anywhere.
-    for host in ("10.0.0.7:9180", "10.0.0.7", "[fd00::7]:9180", "127.0.0.1", "localhost:1", "LOCALHOST"):
+    for host in (
+        "10.0.0.7:9180",
+        "10.0.0.7",
+        "[fd00::7]:9180",
+        "127.0.0.1",
+        "localhost:1",
+        "LOCALHOST",
+    ):
         assert operator.ask(path, host=host)[0] == 200, host
     for probe in ("/healthz", "/readyz"):
         assert operator.ask(probe, host="evil.example")[0] == 200
@@ -155,11 +189,17 @@ def test_listed_names_hold_for_metrics_too(start):
 
 
 def test_on_loopback_without_listed_names_a_proxy_may_use_its_own(start):
-    assert Operator(start().endpoints["admin"]).ask("/metrics", host="metrics.corp.example")[0] == 200
+    assert (
+        Operator(start().endpoints["admin"]).ask("/metrics", host="metrics.corp.example")[0] == 200
+    )
 
 
 def test_a_unix_socket_is_scraped_under_any_name(start, short_path):
-    operator = Operator(start(admin={"listen": f"unix:{short_path / 'a.sock'}", "hosts": ["relay.example.com"]}).endpoints["admin"])
+    operator = Operator(
+        start(
+            admin={"listen": f"unix:{short_path / 'a.sock'}", "hosts": ["relay.example.com"]}
+        ).endpoints["admin"]
+    )
     assert operator.ask("/metrics", host="whatever")[0] == 200
 
 
@@ -198,7 +238,18 @@ def test_nonsense_is_refused_and_the_next_change_is_taken(shared, wanted):
     assert operator.change("main/w1", {"mode": "none"})[0] == 200
 
 
-@pytest.mark.parametrize("member", ["x" * 5000 + "/w1", "main/" + "y" * 5000, "%ff/%00", "%c3%28/w1", "main/%ed%a0%80", "main/%0d%0aw1"], ids=lambda text: text[:20])
+@pytest.mark.parametrize(
+    "member",
+    [
+        "x" * 5000 + "/w1",
+        "main/" + "y" * 5000,
+        "%ff/%00",
+        "%c3%28/w1",
+        "main/%ed%a0%80",
+        "main/%0d%0aw1",
+    ],
+    ids=lambda text: text[:20],
+)
 def test_names_of_nonsense_are_refused_and_the_next_change_is_taken(shared, member):
     operator = Operator(shared.endpoints["admin"])
     assert operator.change(member, {"mode": "drain"})[0] in {400, 404}
@@ -218,7 +269,14 @@ def test_changes_that_pile_up_are_refused_and_probes_answer_meanwhile(start):
     statuses = []
     gateway.signal(19)  # SIGSTOP: nobody answers the admin process
     try:
-        clients = [threading.Thread(target=lambda: statuses.append(operator.change("main/w1", {"mode": "drain"}, token)[0])) for _ in range(40)]
+        clients = [
+            threading.Thread(
+                target=lambda: statuses.append(
+                    operator.change("main/w1", {"mode": "drain"}, token)[0]
+                )
+            )
+            for _ in range(40)
+        ]
         for client in clients:
             client.start()
         wait_until("those beyond the bound are refused", lambda: statuses.count(429) >= 30)
@@ -236,7 +294,10 @@ def test_bodies_that_do_not_end_are_cut_off_and_not_in_the_log(shared):
     host, _, port = shared.endpoints["admin"].rpartition(":")
     head = b"POST /api/pools/main/w1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n{"
     with contextlib.ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(80)]
+        slow = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            for _ in range(80)
+        ]
         for one in slow:
             with contextlib.suppress(ConnectionError):
                 one.sendall(head)
@@ -251,7 +312,12 @@ def test_bodies_that_do_not_end_are_cut_off_and_not_in_the_log(shared):
 
 def test_a_finding_of_nonsense_numbers_shows_no_page_of_errors(shared):
     file = shared.state_dir / "checker" / "health.json"
-    for nonsense in ('{"main/w1": {"since": Infinity}}', '{"main/w1": {"not_after": NaN}}', '{"main/w1": {"since": -1e300, "duration_s": 1e308}}', json.dumps({"main/w1": {"reason": "x" * 100_000}})):
+    for nonsense in (
+        '{"main/w1": {"since": Infinity}}',
+        '{"main/w1": {"not_after": NaN}}',
+        '{"main/w1": {"since": -1e300, "duration_s": 1e308}}',
+        json.dumps({"main/w1": {"reason": "x" * 100_000}}),
+    ):
         file.write_text(nonsense)
         operator = Operator(shared.endpoints["admin"])
         assert operator.ask("/balancer-manager")[0] == 200

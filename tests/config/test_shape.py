@@ -5,41 +5,135 @@ from __future__ import annotations
 import pytest
 
 CASES = {
-    "a number in quotes": (("workers = 2", 'workers = "2"'), "relay.workers", 'must be a whole number from 1 to 256 or "auto", not "2"; write it without quotes: 2'),
-    "a number out of bounds": (("workers = 2", "workers = 0"), "relay.workers", 'must be a whole number from 1 to 256 or "auto", not 0'),
+    "a number in quotes": (
+        ("workers = 2", 'workers = "2"'),
+        "relay.workers",
+        'must be a whole number from 1 to 256 or "auto", not "2"; write it without quotes: 2',
+    ),
+    "a number out of bounds": (
+        ("workers = 2", "workers = 0"),
+        "relay.workers",
+        'must be a whole number from 1 to 256 or "auto", not 0',
+    ),
     "a boolean for a number": (("workers = 2", "workers = true"), "relay.workers", "not true"),
-    "no time at all": (("workers = 2", "drain_timeout_s = 0"), "relay.drain_timeout_s", "must be a number above 0 and at most 31536000"),
-    "a time that never ends": (("workers = 2", "drain_timeout_s = inf"), "relay.drain_timeout_s", "not inf"),
-    "a time that is no number": (("workers = 2", "drain_timeout_s = nan"), "relay.drain_timeout_s", "not nan"),
-    "a time in words": (("workers = 2", 'drain_timeout_s = "30s"'), "relay.drain_timeout_s", 'must be a number above 0 and at most 31536000, not "30s"'),
-    "a word that is not known": (('access = "-"', 'level = "INFO"'), "log.level", '"debug" or "info" or "warning" or "error", not "INFO"; did you mean "info"?'),
+    "no time at all": (
+        ("workers = 2", "drain_timeout_s = 0"),
+        "relay.drain_timeout_s",
+        "must be a number above 0 and at most 31536000",
+    ),
+    "a time that never ends": (
+        ("workers = 2", "drain_timeout_s = inf"),
+        "relay.drain_timeout_s",
+        "not inf",
+    ),
+    "a time that is no number": (
+        ("workers = 2", "drain_timeout_s = nan"),
+        "relay.drain_timeout_s",
+        "not nan",
+    ),
+    "a time in words": (
+        ("workers = 2", 'drain_timeout_s = "30s"'),
+        "relay.drain_timeout_s",
+        'must be a number above 0 and at most 31536000, not "30s"',
+    ),
+    "a word that is not known": (
+        ('access = "-"', 'level = "INFO"'),
+        "log.level",
+        '"debug" or "info" or "warning" or "error", not "INFO"; did you mean "info"?',
+    ),
     "a string for a list": (
         ('["app.example.com"]', '"app.example.com"'),
         "listener.https.route[0].sni",
         'must be a list of strings, not "app.example.com"; write ["app.example.com"]',
     ),
-    "a number in a list of strings": (('["app.example.com"]', "[1]"), "listener.https.route[0].sni[0]", "must be a string, not 1"),
-    "an empty list of addresses": (('["127.0.0.1:8443", "[::1]:8443"]', "[]"), "listener.https.listen", "is empty; say where to accept connections"),
-    "a word for a boolean": (('name = "https"', 'name = "https"\naccept_proxy = "no"'), "listener.https.accept_proxy", 'must be true or false, not "no"; TOML\'s booleans'),
-    "a string for a table": (('route = "w1"', 'route = "w1"\nweight = {}'), "pool.web.backend[0].weight", "must be a whole number from 1 to 256, not a table"),
-    "a missing route name": (('route = "w1"', ""), "pool.web.backend[0].route", "is missing; give the backend a name"),
-    "a missing listener name": (('name = "https"', ""), "listener[0].name", "is missing; give the listener a name"),
-    "a missing address": (('address = "192.0.2.1:443"', ""), "pool.web.backend[0].address", "is missing; say where the backend is"),
-    "a missing pool": (('pool = "rest"', ""), "listener.https.route[1].pool", "is missing; name the pool"),
-    "an empty file name": (('"ssl/server.pem"', '""'), "listener.https.route[0].certificate", "is empty; leave the key out"),
-    "a pasted certificate": (('"ssl/server.pem"', "'''-----BEGIN CERTIFICATE-----\nMII\n'''"), "listener.https.route[0].certificate", "do not paste its contents"),
-    "a key with a slip": (('pool = "rest"', 'pol = "rest"'), "listener.https.route[1].pol", "unknown key; did you mean pool?"),
-    "a misspelt table": (("[[listener]]", "[[listeners]]\n[[listeners.x]]\n[[listener]]"), "listeners", "unknown key; did you mean listener?"),
-    "an abbreviated key": (("machine_certificate =", "machine_cert ="), "pool.web.machine_cert", "unknown key; did you mean machine_certificate?"),
-    "a key in the wrong section": (("[admin]", "[admin]\nidle_s = 3"), "admin.idle_s", "unknown key here; it belongs in [timeouts]"),
-    "a key from nowhere": (("[admin]", "[admin]\nxyzzy = 3"), "admin.xyzzy", "unknown key; known here: listen"),
-    "a key that only the model has": (("[relay]", 'source = "x"\n[relay]'), "source", "unknown key; known here: relay, admin"),
+    "a number in a list of strings": (
+        ('["app.example.com"]', "[1]"),
+        "listener.https.route[0].sni[0]",
+        "must be a string, not 1",
+    ),
+    "an empty list of addresses": (
+        ('["127.0.0.1:8443", "[::1]:8443"]', "[]"),
+        "listener.https.listen",
+        "is empty; say where to accept connections",
+    ),
+    "a word for a boolean": (
+        ('name = "https"', 'name = "https"\naccept_proxy = "no"'),
+        "listener.https.accept_proxy",
+        'must be true or false, not "no"; TOML\'s booleans',
+    ),
+    "a string for a table": (
+        ('route = "w1"', 'route = "w1"\nweight = {}'),
+        "pool.web.backend[0].weight",
+        "must be a whole number from 1 to 256, not a table",
+    ),
+    "a missing route name": (
+        ('route = "w1"', ""),
+        "pool.web.backend[0].route",
+        "is missing; give the backend a name",
+    ),
+    "a missing listener name": (
+        ('name = "https"', ""),
+        "listener[0].name",
+        "is missing; give the listener a name",
+    ),
+    "a missing address": (
+        ('address = "192.0.2.1:443"', ""),
+        "pool.web.backend[0].address",
+        "is missing; say where the backend is",
+    ),
+    "a missing pool": (
+        ('pool = "rest"', ""),
+        "listener.https.route[1].pool",
+        "is missing; name the pool",
+    ),
+    "an empty file name": (
+        ('"ssl/server.pem"', '""'),
+        "listener.https.route[0].certificate",
+        "is empty; leave the key out",
+    ),
+    "a pasted certificate": (
+        ('"ssl/server.pem"', "'''-----BEGIN CERTIFICATE-----\nMII\n'''"),
+        "listener.https.route[0].certificate",
+        "do not paste its contents",
+    ),
+    "a key with a slip": (
+        ('pool = "rest"', 'pol = "rest"'),
+        "listener.https.route[1].pol",
+        "unknown key; did you mean pool?",
+    ),
+    "a misspelt table": (
+        ("[[listener]]", "[[listeners]]\n[[listeners.x]]\n[[listener]]"),
+        "listeners",
+        "unknown key; did you mean listener?",
+    ),
+    "an abbreviated key": (
+        ("machine_certificate =", "machine_cert ="),
+        "pool.web.machine_cert",
+        "unknown key; did you mean machine_certificate?",
+    ),
+    "a key in the wrong section": (
+        ("[admin]", "[admin]\nidle_s = 3"),
+        "admin.idle_s",
+        "unknown key here; it belongs in [timeouts]",
+    ),
+    "a key from nowhere": (
+        ("[admin]", "[admin]\nxyzzy = 3"),
+        "admin.xyzzy",
+        "unknown key; known here: listen",
+    ),
+    "a key that only the model has": (
+        ("[relay]", 'source = "x"\n[relay]'),
+        "source",
+        "unknown key; known here: relay, admin",
+    ),
     "an odd key": (("[admin]", '[admin]\n"a b\\n" = 3'), 'admin."a b\\n"', "unknown key"),
 }
 
 
 @pytest.mark.parametrize(("edit", "where", "words"), CASES.values(), ids=CASES)
-def test_a_key_of_the_wrong_shape_is_one_problem_that_says_what_is_accepted(problems, edit, where, words):
+def test_a_key_of_the_wrong_shape_is_one_problem_that_says_what_is_accepted(
+    problems, edit, where, words
+):
     (problem,) = problems(edit)
     assert problem.where == where
     assert words in f"{problem.what}; {problem.remedy}"
@@ -72,11 +166,19 @@ def test_a_listener_in_single_brackets_is_explained(problems, right):
 
 
 def test_an_empty_file_says_what_a_configuration_needs(problems):
-    assert [(each.where, each.what) for each in problems(text="")] == [("listener", "is missing"), ("pool", "is missing")]
+    assert [(each.where, each.what) for each in problems(text="")] == [
+        ("listener", "is missing"),
+        ("pool", "is missing"),
+    ]
 
 
 def test_two_pools_that_differ_in_spaces_are_two_pools(problems):
-    (problem, unused) = problems(("[pool.rest]", '[pool." web"]\nbackend = [{route = "x", address = "192.0.2.9:1"}]\n[pool.rest]'))
+    (problem, unused) = problems(
+        (
+            "[pool.rest]",
+            '[pool." web"]\nbackend = [{route = "x", address = "192.0.2.9:1"}]\n[pool.rest]',
+        )
+    )
     assert problem.where == unused.where == 'pool." web"'
     assert "cannot name a pool" in problem.what
     assert "no route leads" in unused.what
@@ -107,4 +209,8 @@ def test_ten_mistakes_are_ten_problems(problems):
         "pool.web.sticky",
         "relay.worker",
     ]
-    assert all(each.remedy and "\n" not in str(each) for each in found if each.where not in {"log.access", "listener.https.route[0].min_version"})
+    assert all(
+        each.remedy and "\n" not in str(each)
+        for each in found
+        if each.where not in {"log.access", "listener.https.route[0].min_version"}
+    )

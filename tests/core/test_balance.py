@@ -50,16 +50,26 @@ def picks(balancer, count, usable=always, tried=()):
 
 
 def pool(**settings):
-    return Pool(backend=(Backend(route="a", address="10.0.0.1:1", weight=2), Backend(route="b", address="10.0.0.2:1")), **settings)
+    return Pool(
+        backend=(
+            Backend(route="a", address="10.0.0.1:1", weight=2),
+            Backend(route="b", address="10.0.0.2:1"),
+        ),
+        **settings,
+    )
 
 
 def test_round_robin_spreads_turns_as_nginx_does():
-    assert [*map("abc".__getitem__, picks(RoundRobin(members(5, 1, 1)), 14))] == list("aabacaaaabacaa")
+    assert [*map("abc".__getitem__, picks(RoundRobin(members(5, 1, 1)), 14))] == list(
+        "aabacaaaabacaa"
+    )
     assert picks(RoundRobin(members(1, 1, 1)), 6) == [0, 1, 2, 0, 1, 2]
     assert picks(RoundRobin(members(256, 256)), 4) == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("weights", [(1, 1, 1), (5, 1, 1), (3, 2), (256, 255, 1), (7,), tuple(range(1, 21))])
+@pytest.mark.parametrize(
+    "weights", [(1, 1, 1), (5, 1, 1), (3, 2), (256, 255, 1), (7,), tuple(range(1, 21))]
+)
 def test_round_robin_gives_every_member_exactly_its_weight_in_each_period(weights):
     balancer = RoundRobin(members(*weights))
     for _ in range(2):
@@ -67,7 +77,13 @@ def test_round_robin_gives_every_member_exactly_its_weight_in_each_period(weight
 
 
 def test_workers_with_different_offsets_begin_at_different_members():
-    assert [RoundRobin(members(1, 1, 1), offset).pick(b"", (), always) for offset in range(5)] == [0, 1, 2, 0, 1]
+    assert [RoundRobin(members(1, 1, 1), offset).pick(b"", (), always) for offset in range(5)] == [
+        0,
+        1,
+        2,
+        0,
+        1,
+    ]
 
 
 def test_the_turns_of_a_lost_member_go_to_the_others_in_proportion_to_their_weights():
@@ -111,7 +127,9 @@ def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter
         old, new = four[rank(key, four)[0]].name, five[rank(key, five)[0]].name
         assert new in {old, "worker5"}
         moved += new != old
-        assert [five[::-1][i].name for i in rank(key, five[::-1])] == [five[i].name for i in rank(key, five)]
+        assert [five[::-1][i].name for i in rank(key, five[::-1])] == [
+            five[i].name for i in rank(key, five)
+        ]
     assert moved / 5_000 <= 1 / 5 + 0.02
 
 
@@ -122,18 +140,33 @@ def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed
     )
     found = {
         subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }
     assert len(found) == 1
-    here = [list(rank(i.to_bytes(4, "big"), [Member(f"worker{i}", i) for i in range(1, 8)])) for i in range(300)]
+    here = [
+        list(rank(i.to_bytes(4, "big"), [Member(f"worker{i}", i) for i in range(1, 8)]))
+        for i in range(300)
+    ]
     assert json.loads(found.pop()) == here
 
 
 def test_the_order_of_preference_is_this_one_on_every_machine_and_in_every_version():
     # Written down: a change here would move the clients of everyone who upgrades.
-    assert [rank(key, members(1, 2, 3)) for key in keys(6)] == [(1, 0, 2), (2, 1, 0), (2, 0, 1), (0, 1, 2), (1, 2, 0), (0, 2, 1)]
+    assert [rank(key, members(1, 2, 3)) for key in keys(6)] == [
+        (1, 0, 2),
+        (2, 1, 0),
+        (2, 0, 1),
+        (0, 1, 2),
+        (1, 2, 0),
+        (0, 2, 1),
+    ]
 
 
 def lottery(seed=1):
@@ -165,7 +198,9 @@ NAMES = ["round robin", "rendezvous", "bounded", "least connections", "random"]
     down=st.sets(st.integers(0, 5)),
     key=st.binary(max_size=20),
 )
-def test_a_session_that_keeps_failing_tries_the_usable_members_first_then_the_others_each_once(weights, down, key):
+def test_a_session_that_keeps_failing_tries_the_usable_members_first_then_the_others_each_once(
+    weights, down, key
+):
     everyone = set(range(len(weights)))
     for balancer in every(weights):
         tried = []
@@ -213,8 +248,16 @@ def test_the_loads_and_the_chance_of_the_worker_make_the_other_balancers():
     chosen = balancer_for(pool(balance="random"), 0, chance=lottery())
     assert isinstance(chosen, RandomOfTwo)
     assert [(each.keyed, each.why) for each in (least, chosen)] == [(False, "balanced")] * 2
-    spare = Pool(backend=(Backend(route="a", address="10.0.0.1:1", standby=True), Backend(route="b", address="10.0.0.2:1")))
-    assert [balancer_for(spare, 0).roster.modes, picks(balancer_for(spare, 0), 3)] == [(Mode.STANDBY, Mode.ENABLED), [1, 1, 1]]
+    spare = Pool(
+        backend=(
+            Backend(route="a", address="10.0.0.1:1", standby=True),
+            Backend(route="b", address="10.0.0.2:1"),
+        )
+    )
+    assert [balancer_for(spare, 0).roster.modes, picks(balancer_for(spare, 0), 3)] == [
+        (Mode.STANDBY, Mode.ENABLED),
+        [1, 1, 1],
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"balance": "random"}, {"balance": "least_connections"}])
@@ -250,9 +293,14 @@ def simulate(workers, open_connections, arrivals, chance, lasting=200):
 def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
     count = [0] * len(weights)
     if kind == "random":
-        workers = [RandomOfTwo(members(*weights), lottery(slot), counts=count.__getitem__) for slot in range(3)]
+        workers = [
+            RandomOfTwo(members(*weights), lottery(slot), counts=count.__getitem__)
+            for slot in range(3)
+        ]
     else:
-        workers = [LeastConnections(members(*weights), count.__getitem__, slot) for slot in range(3)]
+        workers = [
+            LeastConnections(members(*weights), count.__getitem__, slot) for slot in range(3)
+        ]
     got = simulate(workers, count, 6_000, random.Random(3))
     for member, weight in enumerate(weights):
         assert abs(got[member] / 6_000 - weight / sum(weights)) < 0.03
@@ -265,14 +313,21 @@ def test_the_fewest_connections_for_the_weight_win_and_equals_take_turns():
     assert balancer.pick(b"", (2,), always) == 1
     count[:] = 3, 3, 12
     assert sorted(picks(balancer, 6)) == [0, 1, 2, 2, 2, 2]
-    assert [LeastConnections(members(1, 1, 1), none_open, slot).pick(b"", (), always) for slot in range(3)] == [0, 1, 2]
+    assert [
+        LeastConnections(members(1, 1, 1), none_open, slot).pick(b"", (), always)
+        for slot in range(3)
+    ] == [0, 1, 2]
 
 
 def test_of_two_drawn_the_one_with_less_load_is_picked():
     count = [9, 0, 5]
     draws = iter([0.0, 0.99, 0.0, 0.0, 0.5, 0.99])
     balancer = RandomOfTwo(members(1, 1, 1), lambda: next(draws), counts=count.__getitem__)
-    assert [balancer.pick(b"", (), always) for _ in range(3)] == [2, 1, 1]  # of 0 and 2, of 0 and 1, of 1 and 2
+    assert [balancer.pick(b"", (), always) for _ in range(3)] == [
+        2,
+        1,
+        1,
+    ]  # of 0 and 2, of 0 and 1, of 1 and 2
 
 
 def test_random_without_loads_is_one_draw_by_weight():
@@ -282,7 +337,9 @@ def test_random_without_loads_is_one_draw_by_weight():
 
 def test_nobody_gets_more_than_its_bounded_share_however_uneven_the_keys_are():
     count = [0, 0, 0, 0]
-    balancer = Rendezvous(members(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25)
+    balancer = Rendezvous(
+        members(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25
+    )
     for arrived in range(1, 401):
         member = balancer.pick(b"everyone behind one address", (), always)
         count[member] += 1
@@ -293,11 +350,16 @@ def test_nobody_gets_more_than_its_bounded_share_however_uneven_the_keys_are():
 
 
 def test_as_long_as_nobody_has_too_much_bounded_load_changes_nothing():
-    plain, bounded = Rendezvous(members(1, 2, 3)), Rendezvous(members(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25)
+    plain, bounded = (
+        Rendezvous(members(1, 2, 3)),
+        Rendezvous(members(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25),
+    )
     assert picks(bounded, 500) == picks(plain, 500)
 
 
-@pytest.mark.parametrize("settings", [{"load_factor": 0.5, "counts": none_open}, {"load_factor": 1.25}])
+@pytest.mark.parametrize(
+    "settings", [{"load_factor": 0.5, "counts": none_open}, {"load_factor": 1.25}]
+)
 def test_a_load_factor_below_one_or_without_loads_is_refused(settings):
     with pytest.raises(ValueError, match="a load factor is 1 or more"):
         Rendezvous(members(1), **settings)
@@ -318,7 +380,13 @@ def test_what_operators_say_holds_for_the_next_pick_and_so_does_taking_it_back(b
 
 
 @pytest.mark.parametrize(
-    "balancer", [RoundRobin(members(1, 1, 1)), Rendezvous(members(1, 1, 1)), RandomOfTwo(members(1, 1, 1), lottery())], ids=["round robin", "rendezvous", "random"]
+    "balancer",
+    [
+        RoundRobin(members(1, 1, 1)),
+        Rendezvous(members(1, 1, 1)),
+        RandomOfTwo(members(1, 1, 1), lottery()),
+    ],
+    ids=["round robin", "rendezvous", "random"],
 )
 def test_a_weight_set_at_run_time_counts_like_one_of_the_configuration(balancer):
     balancer.use([Status(), Status(weight=4), Status()])
@@ -361,7 +429,11 @@ def test_a_full_member_is_passed_over_until_it_has_room_again(kind):
 @pytest.mark.parametrize("elapsed_s", [2, 5, 8])
 @pytest.mark.parametrize("name", ["round robin", "rendezvous", "random"])
 def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
-    balancer = dict(zip(NAMES, every((1, 1, 1), slow_start_s=10), strict=True))[name] if name != "random" else RandomOfTwo(members(1, 1, 1), lottery(), slow_start_s=10)
+    balancer = (
+        dict(zip(NAMES, every((1, 1, 1), slow_start_s=10), strict=True))[name]
+        if name != "random"
+        else RandomOfTwo(members(1, 1, 1), lottery(), slow_start_s=10)
+    )
     balancer.use([Status(returned_at=100.0), Status(), Status()])
     counts = Counter(balancer.pick(key, (), always, 100.0 + elapsed_s) for key in keys(6_000))
     part = elapsed_s / 10
@@ -373,7 +445,10 @@ def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
 def test_a_slow_start_by_hash_brings_clients_back_and_never_takes_one_away_again():
     balancer = Rendezvous(members(1, 1, 1), slow_start_s=10)
     balancer.use([Status(returned_at=0.0), Status(), Status()])
-    back = [{key for key in keys(1_000) if balancer.pick(key, (), always, at) == 0} for at in (0.0, 2.0, 5.0, 9.0, 10.0)]
+    back = [
+        {key for key in keys(1_000) if balancer.pick(key, (), always, at) == 0}
+        for at in (0.0, 2.0, 5.0, 9.0, 10.0)
+    ]
     assert all(earlier <= later for earlier, later in pairwise(back))
     assert len(back[0]) < 20 < len(back[-1])
 
@@ -384,7 +459,12 @@ def test_a_pool_whose_every_member_comes_back_at_once_serves():
     assert Counter(balancer.pick(b"", (), always, 100.0) for _ in range(10)) == {0: 5, 1: 5}
 
 
-STATUSES = st.builds(Status, mode=st.none() | st.sampled_from(Mode), weight=st.none() | st.integers(1, 256), returned_at=st.none() | st.floats(0, 100))
+STATUSES = st.builds(
+    Status,
+    mode=st.none() | st.sampled_from(Mode),
+    weight=st.none() | st.integers(1, 256),
+    returned_at=st.none() | st.floats(0, 100),
+)
 
 
 @settings(deadline=None)
@@ -395,9 +475,13 @@ STATUSES = st.builds(Status, mode=st.none() | st.sampled_from(Mode), weight=st.n
     key=st.binary(max_size=20),
     now_at=st.floats(0, 200),
 )
-def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_nobody_else(weights, data, down, key, now_at):
+def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_nobody_else(
+    weights, data, down, key, now_at
+):
     statuses = data.draw(st.lists(STATUSES, min_size=len(weights), max_size=len(weights)))
-    allowed = {i for i, status in enumerate(statuses) if status.mode not in {Mode.DRAIN, Mode.DISABLED}}
+    allowed = {
+        i for i, status in enumerate(statuses) if status.mode not in {Mode.DRAIN, Mode.DISABLED}
+    }
     for balancer in every(weights, slow_start_s=30):
         balancer.use(statuses)
         tried = []

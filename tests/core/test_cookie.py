@@ -16,7 +16,18 @@ def test_the_route_is_what_follows_the_last_dot():
     table = CookieTable(["worker1", "worker2"])
     assert table.find([b"abc.worker2"]) == 1
     assert table.find([b"a.b.c.worker1"]) == 0
-    assert [table.find([value]) for value in (b"worker1", b"abc", b"abc.", b"abc.worker3", b"abc.Worker1", b".", b"\xff.\xff")] == [None] * 7
+    assert [
+        table.find([value])
+        for value in (
+            b"worker1",
+            b"abc",
+            b"abc.",
+            b"abc.worker3",
+            b"abc.Worker1",
+            b".",
+            b"\xff.\xff",
+        )
+    ] == [None] * 7
     assert table.find([b".worker1"]) == 0
 
 
@@ -30,7 +41,10 @@ def test_of_several_values_the_first_with_a_known_route_counts():
 def test_our_own_value_leads_back_to_its_member_and_no_other_value_does():
     table = CookieTable(["worker1", "worker2"], pool="app", secret=SECRET)
     assert [table.find([value.encode()]) for value in table.values] == [0, 1]
-    assert [table.find([value]) for value in (b"abc.worker1", b"worker1", b"", table.values[0].upper().encode() + b".")] == [None] * 4
+    assert [
+        table.find([value])
+        for value in (b"abc.worker1", b"worker1", b"", table.values[0].upper().encode() + b".")
+    ] == [None] * 4
     assert table.find([b"foreign", table.values[1].encode()]) == 1
 
 
@@ -40,7 +54,11 @@ def test_our_value_is_this_one_on_every_machine_and_in_every_version():
 
 
 def test_the_value_depends_on_secret_pool_and_route_and_tells_none_of_them():
-    values = {opaque_value(secret, pool, route) for secret in (SECRET, SECRET + b"!", SECRET * 9) for pool, route in (("a", "bc"), ("ab", "c"), ("a", "c"))}
+    values = {
+        opaque_value(secret, pool, route)
+        for secret in (SECRET, SECRET + b"!", SECRET * 9)
+        for pool, route in (("a", "bc"), ("ab", "c"), ("a", "c"))
+    }
     assert len(values) == 9
     assert all(len(value) == 32 and int(value, 16) >= 0 for value in values)
 
@@ -52,7 +70,12 @@ def test_a_short_secret_is_refused():
 
 def test_the_line_has_the_attributes_asked_for():
     assert render_set_cookie("RELAY", "abc") == LINE
-    assert render_set_cookie("RELAY", "abc", path="/app", secure=False, http_only=False, same_site=None) == b"Set-Cookie: RELAY=abc; Path=/app\r\n"
+    assert (
+        render_set_cookie(
+            "RELAY", "abc", path="/app", secure=False, http_only=False, same_site=None
+        )
+        == b"Set-Cookie: RELAY=abc; Path=/app\r\n"
+    )
     assert render_set_cookie("RELAY", "abc", same_site="None") == LINE.replace(b"Lax", b"None")
 
 
@@ -143,14 +166,37 @@ def test_bytes_without_the_place_pass_without_a_copy():
     assert inserter.feed(OK) is OK
 
 
-PIECES = st.lists(st.sampled_from([b"HTTP/1.1 ", b"HTTP/1.0 ", b"100", b"200", b"101", b"1", b" ", b"OK", b"\r\n", b"\n", b"\r", b"X: y\r\n", b"\r\n\r\n"]), max_size=14).map(
-    b"".join
-)
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            b"HTTP/1.1 ",
+            b"HTTP/1.0 ",
+            b"100",
+            b"200",
+            b"101",
+            b"1",
+            b" ",
+            b"OK",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"X: y\r\n",
+            b"\r\n\r\n",
+        ]
+    ),
+    max_size=14,
+).map(b"".join)
 
 
 @settings(deadline=None, max_examples=400)
-@given(st.sampled_from([b"", b"HTTP/1.1 200", CONTINUE, EARLY_HINTS[:-2]]), st.one_of(PIECES, st.binary(max_size=60)), st.lists(st.integers(0, 120), max_size=6))
-def test_however_a_response_is_cut_the_result_is_that_of_the_whole_and_only_ever_one_line_more(start, rest, cuts):
+@given(
+    st.sampled_from([b"", b"HTTP/1.1 200", CONTINUE, EARLY_HINTS[:-2]]),
+    st.one_of(PIECES, st.binary(max_size=60)),
+    st.lists(st.integers(0, 120), max_size=6),
+)
+def test_however_a_response_is_cut_the_result_is_that_of_the_whole_and_only_ever_one_line_more(
+    start, rest, cuts
+):
     data = start + rest
     whole = insert(data)
     assert insert(data, cuts) == insert(data, range(len(data))) == whole

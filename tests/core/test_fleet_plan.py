@@ -45,7 +45,9 @@ NOW = 1000.0
 ONE = (Slot(),)
 
 
-def worker(pid=1, slot=0, generation=1, *, phase=Phase.SERVING, started_at=NOW - 100, beat_at=NOW, **more):
+def worker(
+    pid=1, slot=0, generation=1, *, phase=Phase.SERVING, started_at=NOW - 100, beat_at=NOW, **more
+):
     return Worker(pid, slot, generation, phase, started_at, beat_at, **more)
 
 
@@ -57,7 +59,10 @@ TWO = (Slot(), Slot())
 CANDIDATE = Line(2, 1, since_at=NOW - 1)
 
 # As many old generations as may drain at once, the first of them with two workers.
-OLD = (worker(11, 1, 1, told_at=NOW - 1), *(worker(n, 0, n, told_at=NOW - 1, phase=Phase.DRAINING) for n in range(1, 9)))
+OLD = (
+    worker(11, 1, 1, told_at=NOW - 1),
+    *(worker(n, 0, n, told_at=NOW - 1, phase=Phase.DRAINING) for n in range(1, 9)),
+)
 
 TABLE = {
     "an empty fleet is filled": (view(slots=TWO), [Spawn(0, 1), Spawn(1, 1)]),
@@ -122,59 +127,135 @@ TABLE = {
         [],
     ),
     "a parked slot is tried again": (view(slots=(Slot(8, NOW, parked=True),)), [Reopen(0)]),
-    "a silent worker is aborted": (view(worker(beat_at=NOW - 11)), [Abort(1, "no heartbeat for 11.0 s")]),
+    "a silent worker is aborted": (
+        view(worker(beat_at=NOW - 11)),
+        [Abort(1, "no heartbeat for 11.0 s")],
+    ),
     "a worker is not silent at the limit": (view(worker(beat_at=NOW - 10)), []),
-    "a worker that just started is not silent": (view(worker(beat_at=0, started_at=NOW - 1, phase=Phase.STARTING)), []),
-    "silence is forgiven when the supervisor slept": (view(worker(beat_at=NOW - 60), trusted_from_at=NOW - 1), []),
+    "a worker that just started is not silent": (
+        view(worker(beat_at=0, started_at=NOW - 1, phase=Phase.STARTING)),
+        [],
+    ),
+    "silence is forgiven when the supervisor slept": (
+        view(worker(beat_at=NOW - 60), trusted_from_at=NOW - 1),
+        [],
+    ),
     "an aborted worker gets a second": (view(worker(beat_at=NOW - 12, aborted_at=NOW - 0.5)), []),
-    "an aborted worker that stays is killed": (view(worker(beat_at=NOW - 12, aborted_at=NOW - 1)), [Kill(1, "it did not end within 1 s of SIGABRT")]),
-    "a killed worker is not killed again": (view(worker(beat_at=NOW - 30, aborted_at=NOW - 9, killed=True)), []),
+    "an aborted worker that stays is killed": (
+        view(worker(beat_at=NOW - 12, aborted_at=NOW - 1)),
+        [Kill(1, "it did not end within 1 s of SIGABRT")],
+    ),
+    "a killed worker is not killed again": (
+        view(worker(beat_at=NOW - 30, aborted_at=NOW - 9, killed=True)),
+        [],
+    ),
     "an aborted worker is not replaced before it is dead": (view(worker(aborted_at=NOW)), []),
-    "old generations drain side by side": (view(*OLD, worker(9, generation=9), serving=Line(9, 1)), []),
+    "old generations drain side by side": (
+        view(*OLD, worker(9, generation=9), serving=Line(9, 1)),
+        [],
+    ),
     "when one more drains than may, the oldest is ended": (
-        view(*OLD, worker(9, 0, 9, told_at=NOW, phase=Phase.DRAINING), worker(10, 0, 10), serving=Line(10, 1)),
+        view(
+            *OLD,
+            worker(9, 0, 9, told_at=NOW, phase=Phase.DRAINING),
+            worker(10, 0, 10),
+            serving=Line(10, 1),
+        ),
         [Overrun(1, (11, 1))],
     ),
     "a generation that is being ended does not count": (
-        view(*(replace(one, quitting=one.generation == 1) for one in OLD), worker(9, 0, 9, told_at=NOW), worker(10, 0, 10), serving=Line(10, 1)),
+        view(
+            *(replace(one, quitting=one.generation == 1) for one in OLD),
+            worker(9, 0, 9, told_at=NOW),
+            worker(10, 0, 10),
+            serving=Line(10, 1),
+        ),
         [],
     ),
     "when many more drain than may, all but the newest are ended": (
-        view(*OLD, *(worker(20 + n, 0, 8 + n, told_at=NOW) for n in range(1, 4)), worker(12, 0, 12), serving=Line(12, 1)),
+        view(
+            *OLD,
+            *(worker(20 + n, 0, 8 + n, told_at=NOW) for n in range(1, 4)),
+            worker(12, 0, 12),
+            serving=Line(12, 1),
+        ),
         [Overrun(1, (11, 1)), Overrun(2, (2,)), Overrun(3, (3,))],
     ),
     "the serving generation and a candidate are never ended for others": (
-        view(*OLD, worker(9, 0, 9), worker(10, 0, 10, phase=Phase.STARTING), serving=Line(9, 1), candidate=Line(10, 1, NOW - 1)),
+        view(
+            *OLD,
+            worker(9, 0, 9),
+            worker(10, 0, 10, phase=Phase.STARTING),
+            serving=Line(9, 1),
+            candidate=Line(10, 1, NOW - 1),
+        ),
         [],
     ),
-    "a draining worker does not fill its slot": (view(worker(told_at=NOW, phase=Phase.DRAINING)), [Spawn(0, 1)]),
+    "a draining worker does not fill its slot": (
+        view(worker(told_at=NOW, phase=Phase.DRAINING)),
+        [Spawn(0, 1)],
+    ),
     "a draining worker is killed after its time": (
         view(worker(2), worker(1, told_at=NOW - 33)),
         [Kill(1, "it did not end within 33 s of being told to")],
     ),
     "a draining worker has its time": (view(worker(2), worker(1, told_at=NOW - 32)), []),
-    "a draining worker that is silent is aborted": (view(worker(2), worker(1, told_at=NOW - 20, beat_at=NOW - 15)), [Abort(1, "no heartbeat for 15.0 s")]),
-    "a candidate starts beside the serving worker": (view(worker(1), candidate=CANDIDATE), [Spawn(0, 2)]),
-    "a starting candidate is waited for": (view(worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE), []),
-    "a serving candidate is committed": (view(worker(1), worker(2, generation=2), candidate=CANDIDATE), [Commit(2)]),
-    "a candidate with more slots fills them": (view(worker(1), slots=TWO, serving=Line(1, 1), candidate=Line(2, 2, NOW)), [Spawn(0, 2), Spawn(1, 2)]),
+    "a draining worker that is silent is aborted": (
+        view(worker(2), worker(1, told_at=NOW - 20, beat_at=NOW - 15)),
+        [Abort(1, "no heartbeat for 15.0 s")],
+    ),
+    "a candidate starts beside the serving worker": (
+        view(worker(1), candidate=CANDIDATE),
+        [Spawn(0, 2)],
+    ),
+    "a starting candidate is waited for": (
+        view(worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE),
+        [],
+    ),
+    "a serving candidate is committed": (
+        view(worker(1), worker(2, generation=2), candidate=CANDIDATE),
+        [Commit(2)],
+    ),
+    "a candidate with more slots fills them": (
+        view(worker(1), slots=TWO, serving=Line(1, 1), candidate=Line(2, 2, NOW)),
+        [Spawn(0, 2), Spawn(1, 2)],
+    ),
     "a candidate with fewer slots is committed on those": (
         view(worker(1), worker(2, 1), worker(3, 0, 2), slots=TWO, candidate=CANDIDATE),
         [Commit(2)],
     ),
     "a candidate that dies is given up": (
         view(worker(1), candidate=replace(CANDIDATE, deaths=1)),
-        [GiveUp(2, "a worker of the new configuration died before all of them served; its last words are in the log")],
+        [
+            GiveUp(
+                2,
+                "a worker of the new configuration died before all of them served; its last words are in the log",
+            )
+        ],
     ),
     "a candidate that does not come up in time is given up": (
-        view(worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=Line(2, 1, NOW - 30)),
+        view(
+            worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=Line(2, 1, NOW - 30)
+        ),
         [GiveUp(2, "only 0 of 1 workers of the new configuration served within 30 s")],
     ),
-    "a serving worker that dies during a reload is replaced": (view(worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE), [Spawn(0, 1)]),
-    "the old generation drains after a commit": (view(worker(1), worker(2, generation=2), serving=Line(2, 1)), [Drain(1)]),
-    "the candidate drains when it was given up": (view(worker(1), worker(2, generation=2)), [Drain(2)]),
+    "a serving worker that dies during a reload is replaced": (
+        view(worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE),
+        [Spawn(0, 1)],
+    ),
+    "the old generation drains after a commit": (
+        view(worker(1), worker(2, generation=2), serving=Line(2, 1)),
+        [Drain(1)],
+    ),
+    "the candidate drains when it was given up": (
+        view(worker(1), worker(2, generation=2)),
+        [Drain(2)],
+    ),
     "a removed slot is left empty": (view(worker(1), slots=TWO, serving=Line(1, 1)), []),
-    "the end drains everybody": (view(worker(1), worker(2, 1), slots=TWO, ending=Ending.DRAIN), [Drain(1), Drain(2)]),
+    "the end drains everybody": (
+        view(worker(1), worker(2, 1), slots=TWO, ending=Ending.DRAIN),
+        [Drain(1), Drain(2)],
+    ),
     "the end tells nobody twice": (view(worker(1, told_at=NOW - 1), ending=Ending.DRAIN), []),
     "the end starts nobody": (view(slots=TWO, ending=Ending.DRAIN), []),
     "the end now is said as such": (view(worker(1), ending=Ending.NOW), [Quit(1)]),
@@ -182,9 +263,18 @@ TABLE = {
         view(worker(1, told_at=NOW - 2, quitting=True), ending=Ending.NOW),
         [Kill(1, "it did not end within 2 s of being told to")],
     ),
-    "the end now is for those that drain, too": (view(worker(1, told_at=NOW - 20, phase=Phase.DRAINING), ending=Ending.NOW), [Quit(1)]),
-    "the end now is said once": (view(worker(1, told_at=NOW - 1, quitting=True), ending=Ending.NOW), []),
-    "the end of a candidate is the same": (view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Ending.DRAIN), [Drain(1), Drain(2)]),
+    "the end now is for those that drain, too": (
+        view(worker(1, told_at=NOW - 20, phase=Phase.DRAINING), ending=Ending.NOW),
+        [Quit(1)],
+    ),
+    "the end now is said once": (
+        view(worker(1, told_at=NOW - 1, quitting=True), ending=Ending.NOW),
+        [],
+    ),
+    "the end of a candidate is the same": (
+        view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Ending.DRAIN),
+        [Drain(1), Drain(2)],
+    ),
 }
 
 
@@ -195,7 +285,18 @@ def test_the_plan_says(case):
 
 
 def test_the_first_early_death_is_replaced_at_once_and_the_next_ones_wait_twice_as_long_up_to_30_s():
-    assert [respawn_delay_s(deaths, RULES) for deaths in range(1, 11)] == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [respawn_delay_s(deaths, RULES) for deaths in range(1, 11)] == [
+        0,
+        0.5,
+        1,
+        2,
+        4,
+        8,
+        16,
+        30,
+        30,
+        30,
+    ]
     assert respawn_delay_s(100_000, RULES) == 30
 
 
@@ -214,7 +315,9 @@ def test_early_deaths_add_up_until_the_slot_is_parked_and_one_more_parks_it_agai
         slot = after_death(NOW, slot, dead(NOW - 1), RULES)
     assert plan(NOW, view(other, slots=[slot, Slot()]), RULES) == [Park(0, 8)]
     parked = after_park(NOW, slot, RULES)
-    assert plan(NOW + 59, view(replace(other, beat_at=NOW + 59), slots=[parked, Slot()]), RULES) == []
+    assert (
+        plan(NOW + 59, view(replace(other, beat_at=NOW + 59), slots=[parked, Slot()]), RULES) == []
+    )
     assert plan(NOW + 60, view(slots=[parked]), RULES) == [Reopen(0)]
     reopened = after_reopen(NOW + 60, RULES)
     assert plan(NOW + 60, view(slots=[reopened]), RULES) == [Spawn(0, 1)]
@@ -271,7 +374,8 @@ views = st.builds(
         max_size=4,
     ).map(tuple),
     serving=st.builds(Line, st.integers(1, 2), st.integers(1, 4)),
-    candidate=st.none() | st.builds(Line, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
+    candidate=st.none()
+    | st.builds(Line, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
     ending=st.sampled_from(Ending),
     trusted_from_at=instants,
 )
@@ -292,14 +396,21 @@ def test_a_slot_gets_at_most_one_worker_per_generation_and_none_while_parked_or_
     assert not (spawns and seen.ending is not Ending.NO)
     for spawn in spawns:
         assert not seen.slots[spawn.slot].parked
-        assert not any(w.told_at is None and (w.slot, w.generation) == (spawn.slot, spawn.generation) for w in seen.workers)
+        assert not any(
+            w.told_at is None and (w.slot, w.generation) == (spawn.slot, spawn.generation)
+            for w in seen.workers
+        )
 
 
 @given(views)
 def test_every_worker_is_told_or_killed_in_the_end(seen):
     living = {w.pid: replace(w, beat_at=0) for w in replace(seen, ending=Ending.DRAIN).workers}
     for now in range(200, 400):
-        for action in plan(now, replace(seen, ending=Ending.DRAIN, workers=tuple(living.values()), trusted_from_at=0), RULES):
+        for action in plan(
+            now,
+            replace(seen, ending=Ending.DRAIN, workers=tuple(living.values()), trusted_from_at=0),
+            RULES,
+        ):
             if isinstance(action, Kill):
                 del living[action.pid]
             elif isinstance(action, Abort):

@@ -50,7 +50,9 @@ def test_the_first_result_decides_at_once(ok, verdict):
 
 def test_so_many_failures_in_a_row_make_it_fall_and_so_many_successes_rise():
     up, down = Verdict.UP, Verdict.DOWN
-    _, verdicts, changes = run([True, False, False, True, False, False, False, True, False, True, True])
+    _, verdicts, changes = run(
+        [True, False, False, True, False, False, False, True, False, True, True]
+    )
     assert verdicts == [up, up, up, up, up, up, down, down, down, down, up]
     assert [change.after for change in changes] == [up, down, up]
     assert changes[1] == Change(up, down, 30.5, 30.0, "connection refused (3 checks in a row)")
@@ -96,10 +98,14 @@ def test_the_interval_is_from_beginning_to_beginning_a_tenth_more_or_less():
     state = State(Verdict.UP, 0.0, 1, check(True, 100.0))
     assert next_check_at(state, RULES, 101.0, 0.0) == pytest.approx(100 + 5 * (1 - JITTER))
     assert next_check_at(state, RULES, 101.0, 0.5) == pytest.approx(105)
-    assert next_check_at(state, RULES, 101.0, 0.999999) == pytest.approx(100 + 5 * (1 + JITTER), abs=1e-3)
+    assert next_check_at(state, RULES, 101.0, 0.999999) == pytest.approx(
+        100 + 5 * (1 + JITTER), abs=1e-3
+    )
 
 
 def test_a_check_that_took_longer_than_the_interval_is_followed_at_once_and_never_in_the_past():
-    slow = State(Verdict.UP, 0.0, 1, Check(ok=False, detail="timed out", began_at=100.0, ended_at=110.0))
+    slow = State(
+        Verdict.UP, 0.0, 1, Check(ok=False, detail="timed out", began_at=100.0, ended_at=110.0)
+    )
     assert next_check_at(slow, RULES, 110.0, 0.5) == 110.0
     assert next_check_at(slow, RULES, 200.0, 0.5) == 200.0

@@ -73,7 +73,9 @@ def test_every_prefix_of_a_captured_hello_needs_data_and_what_follows_is_ignored
         assert parse_hello(data + more) == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", ["curl_http2", "openssl4_post_quantum_alpn", "python_ssl_tls12_without_sni"])
+@pytest.mark.parametrize(
+    "name", ["curl_http2", "openssl4_post_quantum_alpn", "python_ssl_tls12_without_sni"]
+)
 @settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 400), max_size=20))
 def test_a_hello_cut_into_records_anywhere_is_the_same_hello_at_every_byte(name, sizes):
@@ -101,7 +103,10 @@ def test_empty_records_are_stepped_over_as_openssl_does_but_not_without_end():
     message = PLAIN[5:]
     for at in (0, 1, 4, 100):
         before, after = records(message[:at]), records(message[at:])
-        assert parse_hello(before + empty * MAX_EMPTY_RECORDS + after) == EXPECTED["openssl4_post_quantum"]
+        assert (
+            parse_hello(before + empty * MAX_EMPTY_RECORDS + after)
+            == EXPECTED["openssl4_post_quantum"]
+        )
         assert "empty records" in malformed(before + empty * (MAX_EMPTY_RECORDS + 1) + after)
 
 
@@ -114,12 +119,22 @@ def test_a_record_may_end_inside_the_handshake_header(header):
 @given(data=st.binary(max_size=200))
 def test_random_bytes_never_raise(data):
     for start in (b"", b"\x16", b"\x16\x03\x01\x00\x40", PLAIN[:9], PLAIN[:60]):
-        assert isinstance(parse_hello(start + data), Hello | Malformed) or parse_hello(start + data) is NEED_DATA
+        assert (
+            isinstance(parse_hello(start + data), Hello | Malformed)
+            or parse_hello(start + data) is NEED_DATA
+        )
 
 
 @settings(deadline=None)
-@given(name=st.sampled_from(sorted(HELLOS)), at=st.integers(0, 1600), value=st.integers(0, 255), data=st.data())
-def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_it_arrives(name, at, value, data):
+@given(
+    name=st.sampled_from(sorted(HELLOS)),
+    at=st.integers(0, 1600),
+    value=st.integers(0, 255),
+    data=st.data(),
+)
+def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_it_arrives(
+    name, at, value, data
+):
     broken = bytearray(HELLOS[name])
     broken[at % len(broken)] = value
     whole = parse_hello(bytes(broken))
@@ -136,17 +151,48 @@ def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 70), max_size=6), st.binary(max_size=40))
 def test_extensions_of_any_content_never_raise(kinds, body):
-    assert isinstance(parse_hello(hello(*(extension(kind, body) for kind in kinds), version=0x0303)), Hello | Malformed)
+    assert isinstance(
+        parse_hello(hello(*(extension(kind, body) for kind in kinds), version=0x0303)),
+        Hello | Malformed,
+    )
 
 
-@pytest.mark.parametrize("method", [b"GET / HTTP/1.1\r\n", b"POST /", b"HEAD /", b"PUT /x", b"CONNECT a:1", b"OPTIONS *", b"PRI * HTTP/2.0", b"DELETE /", b"PATCH /", b"TRACE /", b"GET", b"P"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /",
+        b"HEAD /",
+        b"PUT /x",
+        b"CONNECT a:1",
+        b"OPTIONS *",
+        b"PRI * HTTP/2.0",
+        b"DELETE /",
+        b"PATCH /",
+        b"TRACE /",
+        b"GET",
+        b"P",
+    ],
+)
 def test_plain_http_is_called_plain_http(method):
     result = parse_hello(method)
     assert isinstance(result, Malformed)
     assert result.reason is Reason.PLAIN_HTTP
 
 
-@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00", b"\x15\x03\x01\x00\x02\x02\x28", b"\x16\x02\x00\x00\x10", b"GARBAGE", b"PROXY TCP4 1.2.3.4", b"\x80\x2e\x01\x00\x02", b"\xff" * 20])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x00",
+        b"\x15\x03\x01\x00\x02\x02\x28",
+        b"\x16\x02\x00\x00\x10",
+        b"GARBAGE",
+        b"PROXY TCP4 1.2.3.4",
+        b"\x80\x2e\x01\x00\x02",
+        b"\xff" * 20,
+    ],
+)
 def test_what_is_neither_tls_nor_http_is_called_not_tls(data):
     result = parse_hello(data)
     assert isinstance(result, Malformed)
@@ -164,7 +210,9 @@ def test_a_hello_that_is_too_long_is_refused_from_its_length_field_alone():
     start = b"\x16\x03\x01\x40\x00\x01"
     assert MAX_HELLO_BYTES >= 64 * 1024
     assert parse_hello(start + MAX_HELLO_BYTES.to_bytes(3, "big")) is NEED_DATA
-    assert f"a hello of {MAX_HELLO_BYTES + 1} bytes" in malformed(start + (MAX_HELLO_BYTES + 1).to_bytes(3, "big"))
+    assert f"a hello of {MAX_HELLO_BYTES + 1} bytes" in malformed(
+        start + (MAX_HELLO_BYTES + 1).to_bytes(3, "big")
+    )
     assert "a hello of 90000 bytes" in malformed(start + (90_000).to_bytes(3, "big") + bytes(500))
 
 
@@ -172,7 +220,12 @@ def test_the_longest_hello_that_is_allowed_is_read_over_many_records():
     extensions = block(server_name(b"a.example.com") + extension(21, bytes(65_000)))
     before = b"\x03\x03" + bytes(32) + b"\0"
     suites = block(b"\x13\x01" * ((MAX_HELLO_BYTES - len(before) - 2 - 2 - len(extensions)) // 2))
-    body = before + suites + block(bytes(MAX_HELLO_BYTES - len(before) - len(suites) - 1 - len(extensions)), 1) + extensions
+    body = (
+        before
+        + suites
+        + block(bytes(MAX_HELLO_BYTES - len(before) - len(suites) - 1 - len(extensions)), 1)
+        + extensions
+    )
     message = handshake(body)
     assert len(message) == 4 + MAX_HELLO_BYTES
     for sizes in ([16_384] * 4, [40] * 1_700):
@@ -182,7 +235,9 @@ def test_the_longest_hello_that_is_allowed_is_read_over_many_records():
 @pytest.mark.parametrize("length", [MAX_RECORD_BYTES + 1, 16_640, 0xFFFF])
 def test_a_record_of_impossible_length_is_refused_from_its_header_alone(length):
     assert f"a record of {length} bytes" in malformed(b"\x16\x03\x01" + length.to_bytes(2, "big"))
-    assert f"a record of {length} bytes" in malformed(records(PLAIN[5:100]) + b"\x16\x03\x01" + length.to_bytes(2, "big"))
+    assert f"a record of {length} bytes" in malformed(
+        records(PLAIN[5:100]) + b"\x16\x03\x01" + length.to_bytes(2, "big")
+    )
 
 
 def test_another_record_or_version_in_the_middle_of_a_hello_is_refused():
@@ -196,13 +251,40 @@ def test_another_handshake_message_is_refused():
     assert "type 2" in malformed(b"\x16\x03\x01\x00\x40\x02")
 
 
-@pytest.mark.parametrize(("sent", "read"), [(b"App.Example.COM", "app.example.com"), (b"a_b.example.com.", "a_b.example.com"), (b"xn--bcher-kva.example", "xn--bcher-kva.example"), (b"localhost", "localhost")])
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b"App.Example.COM", "app.example.com"),
+        (b"a_b.example.com.", "a_b.example.com"),
+        (b"xn--bcher-kva.example", "xn--bcher-kva.example"),
+        (b"localhost", "localhost"),
+    ],
+)
 def test_a_name_is_read_in_lower_case_and_without_its_trailing_dot(sent, read):
     assert parse_hello(hello(server_name(sent))) == Hello(read, (), TLS12)
     assert parse_name(sent) == read
 
 
-ODD = [b".", b"..", b".example.com", b"a..b", b"a.b..", b"a b", b"a/b", b"[::1]", b"::1", b"a.b:443", b"b\xc3\xbccher.example", b"\xff.example", b"*.example.com", b"a\n", b"\x1b[2J", b"a\\.b", b"A.B,", b"(" * 255]
+ODD = [
+    b".",
+    b"..",
+    b".example.com",
+    b"a..b",
+    b"a.b..",
+    b"a b",
+    b"a/b",
+    b"[::1]",
+    b"::1",
+    b"a.b:443",
+    b"b\xc3\xbccher.example",
+    b"\xff.example",
+    b"*.example.com",
+    b"a\n",
+    b"\x1b[2J",
+    b"a\\.b",
+    b"A.B,",
+    b"(" * 255,
+]
 
 
 @pytest.mark.parametrize("sent", ODD)
@@ -212,14 +294,18 @@ def test_a_name_that_is_no_host_name_is_read_as_one_printable_line_that_looks_li
     assert read.sni.isprintable()
     assert len(read.sni) <= 128
     labels = read.sni.split(".")
-    assert not all(label and set(label) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for label in labels)
+    assert not all(
+        label and set(label) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for label in labels
+    )
 
 
 def test_an_empty_name_is_none():
     assert parse_hello(hello(server_name(b""))) == Hello("", (), TLS12)
 
 
-@pytest.mark.parametrize("sent", [b"a\0.example.com", b"a.example.com\0", b"\0", b"a" * 256, b"a." * 150])
+@pytest.mark.parametrize(
+    "sent", [b"a\0.example.com", b"a.example.com\0", b"\0", b"a" * 256, b"a." * 150]
+)
 def test_a_name_that_openssl_does_not_take_is_refused_as_openssl_does(sent):
     result = parse_hello(hello(server_name(sent)))
     assert "not one host name" in malformed(hello(server_name(sent)))
@@ -230,7 +316,9 @@ def test_several_names_or_another_kind_of_name_are_refused():
     assert "not one host name" in malformed(hello(server_name(b"a.example.com", b"b.example.com")))
     assert "not one host name" in malformed(hello(server_name(b"a.example.com", kind=1)))
     assert "not one host name" in malformed(hello(extension(0, b"")))
-    assert "not one host name" in malformed(hello(extension(0, block(b"\x00" + block(b"a.example.com") + b"x"))))
+    assert "not one host name" in malformed(
+        hello(extension(0, block(b"\x00" + block(b"a.example.com") + b"x")))
+    )
 
 
 @pytest.mark.parametrize("one", [server_name(b"a.example.com"), alpn(b"h2"), versions(0x0304)])
@@ -240,14 +328,30 @@ def test_an_extension_that_decides_something_may_not_come_twice(one):
 
 
 def test_alpn_names_are_kept_in_order_and_bad_lists_refused():
-    assert parse_hello(hello(alpn(b"h2", b"\xff\x00", b"http/1.1"))) == Hello("", (b"h2", b"\xff\x00", b"http/1.1"), TLS12)
-    for body in (b"", block(b""), block(b"\x00"), block(b"\x03h2"), block(b"\x02h2\x00"), block(b"\x02h2") + b"x"):
+    assert parse_hello(hello(alpn(b"h2", b"\xff\x00", b"http/1.1"))) == Hello(
+        "", (b"h2", b"\xff\x00", b"http/1.1"), TLS12
+    )
+    for body in (
+        b"",
+        block(b""),
+        block(b"\x00"),
+        block(b"\x03h2"),
+        block(b"\x02h2\x00"),
+        block(b"\x02h2") + b"x",
+    ):
         assert "ALPN" in malformed(hello(extension(16, body)))
 
 
 @pytest.mark.parametrize(
     ("offer", "newest"),
-    [((0x0304, 0x0303), 0x0304), ((0x0303, 0x0304), 0x0304), ((0x7A7A, 0x0304, 0x0303), 0x0304), ((0x7F1C, 0x0303), 0x0303), ((0x0302, 0x0301), 0x0302), ((0xFAFA,), 0)],
+    [
+        ((0x0304, 0x0303), 0x0304),
+        ((0x0303, 0x0304), 0x0304),
+        ((0x7A7A, 0x0304, 0x0303), 0x0304),
+        ((0x7F1C, 0x0303), 0x0303),
+        ((0x0302, 0x0301), 0x0302),
+        ((0xFAFA,), 0),
+    ],
 )
 def test_the_newest_version_offered_is_told_whatever_the_order_and_reserved_values(offer, newest):
     assert parse_hello(hello(versions(*offer))) == Hello("", (), newest)

@@ -62,9 +62,16 @@ def test_a_hello_that_differs_in_one_byte_gets_its_own_answer(name):
 def test_hellos_of_one_size_and_several_shapes_are_not_mistaken_for_each_other(data):
     """Extensions of the same lengths in any order, with two names, and with one that hides another's bytes in its body."""
     hidden = server_name(b"hidden.example")
-    rest = [extension(KEY_SHARE, hidden), extension(21, hidden), extension(PRE_SHARED_KEY, hidden), versions(0x0304)]
+    rest = [
+        extension(KEY_SHARE, hidden),
+        extension(21, hidden),
+        extension(PRE_SHARED_KEY, hidden),
+        versions(0x0304),
+    ]
     hellos = FamiliarHellos()
-    for name in data.draw(st.lists(st.sampled_from([b"a.example.com", b"b.example.com"]), min_size=2, max_size=8)):
+    for name in data.draw(
+        st.lists(st.sampled_from([b"a.example.com", b"b.example.com"]), min_size=2, max_size=8)
+    ):
         sent = hello(*data.draw(st.permutations([server_name(name), *rest])))
         assert hellos.parse(sent) == parse_hello(sent)
 
@@ -85,7 +92,9 @@ def test_names_of_the_same_length_are_told_apart(read):
     hellos = FamiliarHellos()
     sent = [hello(server_name(b"%02d.example.com" % number)) for number in range(10)]
     for _ in range(3):
-        assert [hellos.parse(each).sni for each in sent] == [f"{number:02d}.example.com" for number in range(10)]
+        assert [hellos.parse(each).sni for each in sent] == [
+            f"{number:02d}.example.com" for number in range(10)
+        ]
     assert len(read) == 10
 
 

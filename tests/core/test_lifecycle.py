@@ -15,7 +15,9 @@ GOES_ON = (State.SNIFF, Event.DEADLINE)
 @pytest.mark.parametrize("state", LIVING)
 @pytest.mark.parametrize("event", [Event.DEADLINE, Event.PEER_GONE, Event.DRAIN, Event.REFUSED])
 def test_every_state_but_closed_ends_at_a_deadline_a_lost_peer_a_drain_and_a_refusal(state, event):
-    assert TRANSITIONS[state][event].state is (State.CONNECT if (state, event) == GOES_ON else State.CLOSED)
+    assert TRANSITIONS[state][event].state is (
+        State.CONNECT if (state, event) == GOES_ON else State.CLOSED
+    )
 
 
 @pytest.mark.parametrize("state", LIVING)
@@ -45,7 +47,12 @@ def test_every_state_can_be_reached_from_the_first():
     reached, new = set(), {State.INTAKE}
     while new:
         reached |= new
-        new = {step.state for state in new if state in TRANSITIONS for step in TRANSITIONS[state].values()} - reached
+        new = {
+            step.state
+            for state in new
+            if state in TRANSITIONS
+            for step in TRANSITIONS[state].values()
+        } - reached
     assert reached == set(State)
 
 

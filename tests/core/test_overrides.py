@@ -47,7 +47,12 @@ def test_a_second_change_for_a_time_replaces_the_first():
 
 
 def test_mode_and_weight_are_undone_each_at_its_time():
-    both = apply(apply(Override(), change("drain", duration_s=10), 0.0, Mode.ENABLED), change(weight=7, duration_s=20), 0.0, Mode.ENABLED)
+    both = apply(
+        apply(Override(), change("drain", duration_s=10), 0.0, Mode.ENABLED),
+        change(weight=7, duration_s=20),
+        0.0,
+        Mode.ENABLED,
+    )
     assert settle(both, 10.0) == Override(weight=both.weight)
     assert settle(both, 20.0) == Override()
 
@@ -56,11 +61,15 @@ def test_the_configured_mode_is_no_override_unless_it_is_for_a_time():
     drained = apply(Override(), change("drain"), 0.0, Mode.ENABLED)
     assert apply(drained, change("enabled"), 1.0, Mode.ENABLED) == Override()
     assert apply(drained, change("enabled"), 1.0, Mode.STANDBY).mode.value == "enabled"
-    assert settle(apply(drained, change("enabled", duration_s=5), 1.0, Mode.ENABLED), 6.0) == drained
+    assert (
+        settle(apply(drained, change("enabled", duration_s=5), 1.0, Mode.ENABLED), 6.0) == drained
+    )
 
 
 def test_as_configured_takes_the_weight_back_too_unless_one_is_named():
-    both = apply(apply(Override(), change("drain"), 0.0, Mode.ENABLED), change(weight=7), 0.0, Mode.ENABLED)
+    both = apply(
+        apply(Override(), change("drain"), 0.0, Mode.ENABLED), change(weight=7), 0.0, Mode.ENABLED
+    )
     assert apply(both, change("none"), 1.0, Mode.ENABLED) == Override()
     assert apply(both, change("none", weight=3), 1.0, Mode.ENABLED).weight.value == 3
     assert apply(both, change(weight=0), 1.0, Mode.ENABLED) == Override(mode=both.mode)
@@ -72,14 +81,23 @@ def test_as_configured_takes_the_weight_back_too_unless_one_is_named():
         ({}, "must name one backend"),
         ({"pool": "web", "backend": ""}, "must name one backend"),
         ({"pool": "web", "backend": "w1"}, "nothing is asked for"),
-        ({"pool": "web", "backend": "w1", "mode": "off"}, "mode must be one of enabled, drain, disabled, standby, none"),
+        (
+            {"pool": "web", "backend": "w1", "mode": "off"},
+            "mode must be one of enabled, drain, disabled, standby, none",
+        ),
         ({"pool": "web", "backend": "w1", "mode": ["drain"]}, "mode must be one of"),
         ({"pool": "web", "backend": "w1", "weight": True}, "weight must be"),
         ({"pool": "web", "backend": "w1", "weight": 257}, "weight must be"),
         ({"pool": "web", "backend": "w1", "weight": 1.5}, "weight must be"),
         ({"pool": "web", "backend": "w1", "mode": "drain", "duration_s": 0}, "duration_s must be"),
-        ({"pool": "web", "backend": "w1", "mode": "drain", "duration_s": float("nan")}, "duration_s must be"),
-        ({"pool": "web", "backend": "w1", "mode": "drain", "duration_s": "60"}, "duration_s must be"),
+        (
+            {"pool": "web", "backend": "w1", "mode": "drain", "duration_s": float("nan")},
+            "duration_s must be",
+        ),
+        (
+            {"pool": "web", "backend": "w1", "mode": "drain", "duration_s": "60"},
+            "duration_s must be",
+        ),
         ({"pool": "web", "backend": "w1", "mode": "none", "duration_s": 60}, "has no duration"),
         ({"pool": "web", "backend": "w1", "mode": "drain", "by": 5}, "by must be text"),
     ],
@@ -90,11 +108,16 @@ def test_a_request_that_cannot_be_meant_is_refused_in_words(request_, why):
 
 
 def test_an_author_cannot_write_lines_into_the_log():
-    assert parse_change({"pool": "web", "backend": "w1", "mode": "drain", "by": "a\nb" + "x" * 500}).by == "a?b" + "x" * 125
+    assert (
+        parse_change({"pool": "web", "backend": "w1", "mode": "drain", "by": "a\nb" + "x" * 500}).by
+        == "a?b" + "x" * 125
+    )
 
 
 MODES = st.sampled_from(["enabled", "drain", "disabled", "standby", "none"])
-CHANGES = st.builds(change, st.none() | MODES, st.none() | st.integers(0, 256), st.none() | st.floats(0.1, 1000))
+CHANGES = st.builds(
+    change, st.none() | MODES, st.none() | st.integers(0, 256), st.none() | st.floats(0.1, 1000)
+)
 
 
 @given(st.lists(st.tuples(CHANGES, st.floats(0, 100)), max_size=12))
@@ -107,7 +130,30 @@ def test_whatever_was_changed_is_the_same_after_a_restart(changes):
     assert parse(json.loads(json.dumps(render(kept)))) == kept
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["pool", "backend", "mode", "weight", "value", "by", "since", "until", "beneath"]), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "pool",
+                        "backend",
+                        "mode",
+                        "weight",
+                        "value",
+                        "by",
+                        "since",
+                        "until",
+                        "beneath",
+                    ]
+                ),
+                inner,
+            )
+        ),
+    )
+)
 def test_a_file_of_anything_else_is_a_value_error_and_nothing_worse(junk):
     try:
         parse(junk)

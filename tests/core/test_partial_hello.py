@@ -43,7 +43,9 @@ def test_who_waits_for_what_is_wanted_looks_seldom():
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 3), st.randoms())
 def test_any_bytes_are_judged_by_the_parser_and_nobody_waits_for_them(start, empties, chance):
-    begin = EMPTY * empties + chance.choice([b"", b"\x16", b"\x16\x03\x01\x00\x30", HELLOS["python_ssl"][:44]])
+    begin = EMPTY * empties + chance.choice(
+        [b"", b"\x16", b"\x16\x03\x01\x00\x30", HELLOS["python_ssl"][:44]]
+    )
     data = begin + start
     arriving = Arriving()
     for size in sorted(chance.sample(range(len(data) + 1), min(5, len(data) + 1))):
@@ -84,7 +86,9 @@ def test_the_bytes_wanted_fit_into_what_is_peeked():
     chance = random.Random(1)
     for _ in range(200):
         message = handshake(bytes(chance.randrange(1, MAX_HELLO_BYTES + 1)))
-        data = records(message, [chance.choice([1, 40, 1_000, 16_384]) for _ in range(400)] + [16_384] * 5)
+        data = records(
+            message, [chance.choice([1, 40, 1_000, 16_384]) for _ in range(400)] + [16_384] * 5
+        )
         arriving, size = Arriving(), 0
         while size < len(data) and not arriving.look(data[:size]):
             assert arriving.wanted <= MAX_BYTES

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from relay.core.roster import SLOW_START_FLOOR, Member, Mode, Roster, Status
 
-DRAIN, DISABLED, STANDBY, ENABLED = (Status(mode=mode) for mode in (Mode.DRAIN, Mode.DISABLED, Mode.STANDBY, Mode.ENABLED))
+DRAIN, DISABLED, STANDBY, ENABLED = (
+    Status(mode=mode) for mode in (Mode.DRAIN, Mode.DISABLED, Mode.STANDBY, Mode.ENABLED)
+)
 AS_CONFIGURED = Status()
 
 
@@ -30,7 +32,9 @@ def test_without_statuses_everyone_is_as_configured():
 
 
 def test_an_operators_word_overrides_the_configuration_both_ways():
-    roster = Roster([Member("a", 2), Member("b", standby=True)], [Status(mode=Mode.STANDBY, weight=7), ENABLED])
+    roster = Roster(
+        [Member("a", 2), Member("b", standby=True)], [Status(mode=Mode.STANDBY, weight=7), ENABLED]
+    )
     assert (roster.enabled, roster.standby, roster.weights) == ((1,), (0,), (7, 1))
 
 
@@ -66,7 +70,10 @@ def test_a_client_that_a_cookie_sends_is_admitted_by_all_but_disabled_members():
 
 def test_a_full_member_gets_nobody_and_the_next_one_is_tried():
     counts = [0, 0, 0]
-    roster = Roster([Member("a", max_connections=2), Member("b"), Member("c", standby=True, max_connections=1)], counts=counts.__getitem__)
+    roster = Roster(
+        [Member("a", max_connections=2), Member("b"), Member("c", standby=True, max_connections=1)],
+        counts=counts.__getitem__,
+    )
     assert roster.limited
     counts[0] = 1
     assert roster.candidates((), always) == [0, 1]
@@ -82,7 +89,13 @@ def test_a_full_member_gets_nobody_and_the_next_one_is_tried():
 def test_the_weight_of_a_member_that_came_back_grows_in_a_straight_line():
     roster = Roster(members(4, 8), [AS_CONFIGURED, Status(returned_at=100.0)], slow_start_s=20)
     assert roster.slow_until_at == 120
-    assert [roster.weights_at(at)[1] for at in (105.0, 110.0, 115.0, 120.0, 500.0)] == [2, 4, 6, 8, 8]
+    assert [roster.weights_at(at)[1] for at in (105.0, 110.0, 115.0, 120.0, 500.0)] == [
+        2,
+        4,
+        6,
+        8,
+        8,
+    ]
     assert {roster.weights_at(at)[0] for at in (100.0, 110.0, 500.0)} == {4}
     assert roster.weights_at(100.0)[1] == roster.weights_at(99.0)[1] == 8 * SLOW_START_FLOOR
 
@@ -107,10 +120,18 @@ def test_what_makes_no_sense_is_refused():
     tried=st.sets(st.integers(0, 5)),
     full=st.sets(st.integers(0, 5)),
 )
-def test_candidates_are_never_tried_full_draining_or_disabled_and_none_is_missed_when_someone_could_be_had(modes, down, tried, full):
-    roster = Roster(members(*[1] * len(modes), max_connections=1), [Status(mode=mode) for mode in modes], counts=lambda i: i in full)
+def test_candidates_are_never_tried_full_draining_or_disabled_and_none_is_missed_when_someone_could_be_had(
+    modes, down, tried, full
+):
+    roster = Roster(
+        members(*[1] * len(modes), max_connections=1),
+        [Status(mode=mode) for mode in modes],
+        counts=lambda i: i in full,
+    )
     found = roster.candidates(tried, lambda i: i not in down)
-    could = {i for i, mode in enumerate(modes) if mode in {Mode.ENABLED, Mode.STANDBY}} - tried - full
+    could = (
+        {i for i, mode in enumerate(modes) if mode in {Mode.ENABLED, Mode.STANDBY}} - tried - full
+    )
     assert set(found) <= could
     assert bool(found) == bool(could)
     if could - down:

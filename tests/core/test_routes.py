@@ -24,9 +24,25 @@ def test_a_wildcard_matches_exactly_one_more_label():
     assert table.find("notexample.com") is None
 
 
-@pytest.mark.parametrize("sni", [".example.com", "a b.example.com", "[::1].example.com", "*.example.com", "bücher.example.com", "a:1.example.com", "\\x80.example.com", "a" * 64 + ".example.com", "\u212a.example.com", "-.example.com"])
+@pytest.mark.parametrize(
+    "sni",
+    [
+        ".example.com",
+        "a b.example.com",
+        "[::1].example.com",
+        "*.example.com",
+        "bücher.example.com",
+        "a:1.example.com",
+        "\\x80.example.com",
+        "a" * 64 + ".example.com",
+        "\u212a.example.com",
+        "-.example.com",
+    ],
+)
 def test_a_wildcard_stands_for_no_label_that_host_names_do_not_have(sni):
-    table = RouteTable.build([(("*.example.com",), "any"), (("app.example.com",), "app"), ((), "rest")])
+    table = RouteTable.build(
+        [(("*.example.com",), "any"), (("app.example.com",), "app"), ((), "rest")]
+    )
     assert table.find(sni) == "rest"
     assert table.find("my_app-1.example.com") == "any"
     assert RouteTable.build([(("*.example.com",), "any")]).find(sni) is None
@@ -62,7 +78,10 @@ def test_a_route_that_is_false_is_found_all_the_same():
     assert RouteTable.build([(("*.example.com",), 0), ((), 1)]).find("a.example.com") == 0
 
 
-@pytest.mark.parametrize("pattern", ["", ".", "*", "*.", "a.*.example.com", "*.*.example.com", "w*.example.com", "example.*"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["", ".", "*", "*.", "a.*.example.com", "*.*.example.com", "w*.example.com", "example.*"],
+)
 def test_a_pattern_that_cannot_be_meant_is_refused(pattern):
     with pytest.raises(ValueError, match="whole first label"):
         RouteTable.build([((pattern,), 1)])
@@ -78,7 +97,15 @@ PATTERNS = st.one_of(NAMES, NAMES.map("*.".__add__))
 def test_the_table_finds_what_reading_the_configuration_from_the_top_finds(routes, name):
     def matches(pattern):
         head, _, parent = name.partition(".")
-        return pattern == name or (pattern.startswith("*.") and bool(head) and parent == pattern[2:])
+        return pattern == name or (
+            pattern.startswith("*.") and bool(head) and parent == pattern[2:]
+        )
 
-    expected = next((i for i, patterns in enumerate(routes) if not patterns or any(map(matches, patterns))), None)
-    assert RouteTable.build([(tuple(patterns), i) for i, patterns in enumerate(routes)]).find(name) == expected
+    expected = next(
+        (i for i, patterns in enumerate(routes) if not patterns or any(map(matches, patterns))),
+        None,
+    )
+    assert (
+        RouteTable.build([(tuple(patterns), i) for i, patterns in enumerate(routes)]).find(name)
+        == expected
+    )

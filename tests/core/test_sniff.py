@@ -30,7 +30,10 @@ def bytewise(data, name="JSESSIONID"):
 
 
 def values(*fields, target=b"/"):
-    found = sniff(b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (target, b"".join(field + b"\r\n" for field in fields)))
+    found = sniff(
+        b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
+        % (target, b"".join(field + b"\r\n" for field in fields))
+    )
     assert found.http
     return list(found.values)
 
@@ -60,7 +63,14 @@ def test_a_browsers_head_gives_the_cookies_value():
         ([b'Cookie: JSESSIONID=""'], []),
         ([b"Cookie: JSESSIONID"], []),
         ([b"Cookie: XJSESSIONID=x.w1; JSESSIONIDX=x.w1; jsessionid=x.w1; other=JSESSIONID"], []),
-        ([b"X-Cookie: JSESSIONID=x.w1", b"X: Cookie: JSESSIONID=x.w1", b"X: y\r\n Cookie: JSESSIONID=x.w1"], []),
+        (
+            [
+                b"X-Cookie: JSESSIONID=x.w1",
+                b"X: Cookie: JSESSIONID=x.w1",
+                b"X: y\r\n Cookie: JSESSIONID=x.w1",
+            ],
+            [],
+        ),
         ([b"Cookie: JSESSIONID=\xff\x00.w1"], [b"\xff\x00.w1"]),
     ],
 )
@@ -93,7 +103,12 @@ def test_the_url_comes_before_the_cookies_as_in_httpd():
 
 
 def test_the_end_of_the_request_line_is_no_value():
-    assert sniff(b"GET /;a1= HTTP/1.1\n\n", "a1") == sniff(b"GET /;a HTTP/1.1\n\n", "1") == sniff(b"GET / HTTP/1.1\n\n", "1") == Sniffed(http=True)
+    assert (
+        sniff(b"GET /;a1= HTTP/1.1\n\n", "a1")
+        == sniff(b"GET /;a HTTP/1.1\n\n", "1")
+        == sniff(b"GET / HTTP/1.1\n\n", "1")
+        == Sniffed(http=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +161,12 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
     longer = fits.replace(b"X: ", b"XX: ")
     sniffer = Sniffer("JSESSIONID")
     assert sniffer.feed(longer[: MAX_HEAD_BYTES - 1]) is NEED_DATA
-    assert sniffer.feed(longer[MAX_HEAD_BYTES - 1 :]) == sniff(longer) == sniff(b"GET /" + b"a" * MAX_HEAD_BYTES) == Sniffed(http=False, detail=TOO_LONG)
+    assert (
+        sniffer.feed(longer[MAX_HEAD_BYTES - 1 :])
+        == sniff(longer)
+        == sniff(b"GET /" + b"a" * MAX_HEAD_BYTES)
+        == Sniffed(http=False, detail=TOO_LONG)
+    )
 
 
 def test_a_result_does_not_change_any_more():
@@ -186,11 +206,17 @@ LINES = st.sampled_from(
         b"PRI * HTTP/2.0",
     ]
 )
-TEXTS = st.lists(st.tuples(LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b""])), max_size=12).map(lambda parts: b"".join(line + end for line, end in parts))
+TEXTS = st.lists(st.tuples(LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b""])), max_size=12).map(
+    lambda parts: b"".join(line + end for line, end in parts)
+)
 
 
 @settings(deadline=None, max_examples=400)
-@given(st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"\r\n"]), st.one_of(TEXTS, st.binary(max_size=100)), st.lists(st.integers(0, 200), max_size=6))
+@given(
+    st.sampled_from([b"", b"GET / HTTP/1.1\r\n", b"\r\n"]),
+    st.one_of(TEXTS, st.binary(max_size=100)),
+    st.lists(st.integers(0, 200), max_size=6),
+)
 def test_however_the_bytes_are_cut_the_result_is_that_of_the_whole(start, rest, cuts):
     data = start + rest
     whole = sniff(data)

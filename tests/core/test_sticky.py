@@ -12,10 +12,17 @@ from relay.core.sticky import identity_key, source_key
 def test_an_ipv4_client_is_the_same_on_a_dual_stack_socket():
     key = source_key("192.0.2.7")
     assert key == bytes([192, 0, 2, 7])
-    assert source_key("::ffff:192.0.2.7") == source_key("::FFFF:192.0.2.7") == source_key("0:0:0:0:0:ffff:c000:207") == key
+    assert (
+        source_key("::ffff:192.0.2.7")
+        == source_key("::FFFF:192.0.2.7")
+        == source_key("0:0:0:0:0:ffff:c000:207")
+        == key
+    )
 
 
-@pytest.mark.parametrize("spelling", ["2001:db8::1", "2001:DB8:0:0::1", "2001:0db8:0000:0000:0000:0000:0000:0001"])
+@pytest.mark.parametrize(
+    "spelling", ["2001:db8::1", "2001:DB8:0:0::1", "2001:0db8:0000:0000:0000:0000:0000:0001"]
+)
 def test_every_spelling_of_an_ipv6_address_has_one_key(spelling):
     assert source_key(spelling) == bytes.fromhex("20010db8000000000000000000000001")
 
@@ -48,9 +55,18 @@ def test_what_is_no_address_is_its_own_key_and_never_raises(text):
 
 
 def test_clients_of_one_network_have_one_key_when_only_its_prefix_counts():
-    assert source_key("192.0.2.7", 24) == source_key("192.0.2.200", 24) == source_key("::ffff:192.0.2.9", 24) == bytes([192, 0, 2, 0])
+    assert (
+        source_key("192.0.2.7", 24)
+        == source_key("192.0.2.200", 24)
+        == source_key("::ffff:192.0.2.9", 24)
+        == bytes([192, 0, 2, 0])
+    )
     assert source_key("192.0.3.7", 24) != source_key("192.0.2.7", 24)
-    assert source_key("2001:db8:1:2::7", prefix_v6=64) == source_key("2001:db8:1:2:ffff::1%eth0", 24, 64) == bytes.fromhex("20010db8000100020000000000000000")
+    assert (
+        source_key("2001:db8:1:2::7", prefix_v6=64)
+        == source_key("2001:db8:1:2:ffff::1%eth0", 24, 64)
+        == bytes.fromhex("20010db8000100020000000000000000")
+    )
     assert source_key("0:0:0:0:0:ffff:c000:207", 24, 64) == bytes([192, 0, 2, 0])
 
 
@@ -58,7 +74,9 @@ def test_clients_of_one_network_have_one_key_when_only_its_prefix_counts():
 def test_a_prefix_keeps_its_bits_and_clears_the_rest(address, v4, v6):
     key = source_key(str(address), v4, v6)
     bits = v4 if len(key) == 4 else v6
-    assert ipaddress.ip_network((key, bits)).network_address.packed == key  # raises for a bit behind the prefix
+    assert (
+        ipaddress.ip_network((key, bits)).network_address.packed == key
+    )  # raises for a bit behind the prefix
     assert ipaddress.ip_address(source_key(str(address))) in ipaddress.ip_network((key, bits))
 
 

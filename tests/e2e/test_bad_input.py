@@ -24,8 +24,12 @@ PATIENCE_S = 20
 @pytest.fixture(scope="module")
 def gateway(pki):
     backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
-    body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(pki, [backend.address])
-    with Gateway(body, relay={"workers": 1}, timeouts={"hello_s": HELLO_S, "handshake_s": 1}) as running:
+    body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(
+        pki, [backend.address]
+    )
+    with Gateway(
+        body, relay={"workers": 1}, timeouts={"hello_s": HELLO_S, "handshake_s": 1}
+    ) as running:
         yield running
     backend.close()
 
@@ -75,7 +79,15 @@ def send(gateway, data, *, more=True):
 
 def oversized():
     """The first records of a ClientHello of 200,000 bytes."""
-    message = b"\1" + (200_000).to_bytes(3, "big") + b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\x01" + b"\1\0"
+    message = (
+        b"\1"
+        + (200_000).to_bytes(3, "big")
+        + b"\x03\x03"
+        + bytes(32)
+        + b"\0"
+        + b"\0\2\x13\x01"
+        + b"\1\0"
+    )
     record = b"\x16\x03\x01" + (10_000).to_bytes(2, "big")
     return record + message + bytes(10_000 - len(message)) + 8 * (record + bytes(10_000))
 
@@ -111,7 +123,11 @@ def test_nonsense_is_refused_at_once_and_logged_with_a_remedy(gateway, bystander
     bystander()
 
 
-@pytest.mark.parametrize("data", [b"", hello()[:1], hello()[:5], hello()[:-1]], ids=["nothing", "a byte", "a header", "all but one byte"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", hello()[:1], hello()[:5], hello()[:-1]],
+    ids=["nothing", "a byte", "a header", "all but one byte"],
+)
 def test_half_a_hello_is_closed_after_hello_s(gateway, bystander, data):
     logged = len(gateway.access())
     _, took_s = send(gateway, data)
@@ -165,7 +181,15 @@ def test_hundreds_of_bit_flips_in_a_hello_never_hurt_anybody(gateway, bystander)
 
 @needs("curl")
 def test_curl_that_speaks_plain_http_is_told_what_to_do(gateway, bystander):
-    done = run("curl", "-sS", "--noproxy", "*", "--write-out", "%{http_code}", f"http://127.0.0.1:{gateway.port()}/")
+    done = run(
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "--write-out",
+        "%{http_code}",
+        f"http://127.0.0.1:{gateway.port()}/",
+    )
     assert done.stdout.endswith("400"), done
     assert "https" in done.stdout
 
@@ -173,7 +197,10 @@ def test_curl_that_speaks_plain_http_is_told_what_to_do(gateway, bystander):
 def test_a_crowd_of_silent_clients_does_not_keep_a_good_one_waiting(gateway, bystander, pki):
     logged = len(gateway.access())
     with contextlib.ExitStack() as stack:
-        crowd = [stack.enter_context(socket.create_connection(gateway.address(), PATIENCE_S)) for _ in range(300)]
+        crowd = [
+            stack.enter_context(socket.create_connection(gateway.address(), PATIENCE_S))
+            for _ in range(300)
+        ]
         bystander()
         peer = dial(gateway.port(), context_of(pki))
         peer.send(b"good")
@@ -183,4 +210,6 @@ def test_a_crowd_of_silent_clients_does_not_keep_a_good_one_waiting(gateway, bys
         assert all(client.recv(1) == b"" for client in crowd)
     lines = gateway.wait_for_access(logged + 301)[logged:]
     assert sum(line["reason"] == "hello_timeout" for line in lines) == 300
-    wait_until("nothing of it is left", lambda: "connections=1 " in gateway.command("status").stdout)
+    wait_until(
+        "nothing of it is left", lambda: "connections=1 " in gateway.command("status").stdout
+    )

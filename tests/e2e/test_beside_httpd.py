@@ -8,7 +8,9 @@ from tests.support.peer import dial
 from tests.support.tables import listener_table, pool_table, route_table
 from tests.support.web import Site, request, response
 
-pytestmark = pytest.mark.skipif(httpd_program() is None, reason="httpd with mod_proxy_balancer is not installed")
+pytestmark = pytest.mark.skipif(
+    httpd_program() is None, reason="httpd with mod_proxy_balancer is not installed"
+)
 
 # Requests whose cookie names a backend that is there: for all others httpd takes turns and the relay hashes. The relay sticks to more:
 # httpd wants the name in the URL as stickysession spells it (Tomcat writes it in lower case), and takes the route from behind the first "." of the value.
@@ -32,7 +34,10 @@ REQUESTS = [
 def both(pki, make_backend, start, short_path):
     """Ports of httpd and of the relay, in front of the same three backends."""
     backends = [make_backend(Site(name)) for name in ("w1", "w2", "w3")]
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [each.address for each in backends], sticky="cookie"))
+    gateway = start(
+        listener_table(route_table(pki))
+        + pool_table(pki, [each.address for each in backends], sticky="cookie")
+    )
     with Httpd(short_path, pki, [each.port for each in backends]) as httpd:
         yield {"httpd": httpd.port, "relay": gateway.port()}
 
@@ -48,7 +53,10 @@ def test_the_same_requests_go_to_the_same_backends(pki, both):
         return name
 
     # Twice: a member that is chosen by turns would not be the same again.
-    chosen = {who: [[visit(port, how) for how in REQUESTS] for _ in range(2)] for who, port in both.items()}
+    chosen = {
+        who: [[visit(port, how) for how in REQUESTS] for _ in range(2)]
+        for who, port in both.items()
+    }
     assert chosen["relay"] == chosen["httpd"]
     assert chosen["relay"][0] == chosen["relay"][1]
     assert set(chosen["relay"][0]) == {"w1", "w2", "w3"}

@@ -21,12 +21,16 @@ PATIENCE_S = 20
 
 
 def serial_shown(pki, port):
-    with context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE_S), server_hostname="app.example.com") as tls:
+    with context_of(pki).wrap_socket(
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S), server_hostname="app.example.com"
+    ) as tls:
         return int(tls.getpeercert()["serialNumber"], 16)
 
 
 @pytest.mark.parametrize("how", ["HUP", "command"])
-def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(start, pki, echo, tmp_path, how):
+def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(
+    start, pki, echo, tmp_path, how
+):
     old = write(tmp_path, "gateway", pki.gateway.issued)
     gateway = start(listener_table(route_table(pki, files=old)) + pool_table(pki, [echo.address]))
     port = gateway.port()
@@ -34,24 +38,41 @@ def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(
     peer = dial(port, context_of(pki))
     peer.send(b"before")
     assert peer.receive(6) == b"before"
-    new = write(tmp_path, "gateway", pki.authority.issue(Wanted("gateway", dns=GATEWAY_NAMES, purposes=("server",))))
+    new = write(
+        tmp_path,
+        "gateway",
+        pki.authority.issue(Wanted("gateway", dns=GATEWAY_NAMES, purposes=("server",))),
+    )
     if how == "HUP":
         gateway.signal(signal.SIGHUP)
-        wait_until("the new generation serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log)
+        wait_until(
+            "the new generation serves",
+            lambda: gateway.endpoints["generation"] == 2,
+            detail=gateway.log,
+        )
     else:
         done = gateway.command("reload")
         assert (done.returncode, done.stdout.startswith("generation 2 serves")) == (0, True), done
-    assert serial_shown(pki, port) == new.issued.certificate.serial_number != old.issued.certificate.serial_number
+    assert (
+        serial_shown(pki, port)
+        == new.issued.certificate.serial_number
+        != old.issued.certificate.serial_number
+    )
     peer.send(b"after")
     assert peer.receive(5) == b"after"
     peer.close()
     assert gateway.wait_for_access(1, reason="finished")
 
 
-def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(start, pki, simple, echo):
+def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(
+    start, pki, simple, echo
+):
     gateway = start(simple)
     with Traffic(pki, gateway.port(), clients=1) as traffic:
-        gateway.write(listener_table(route_table(pki, client_ca="/no/such/ca.pem", typo=1)) + pool_table(pki, [echo.address]))
+        gateway.write(
+            listener_table(route_table(pki, client_ca="/no/such/ca.pem", typo=1))
+            + pool_table(pki, [echo.address])
+        )
         refused = gateway.command("reload")
         assert refused.returncode == 78
         assert "typo" in refused.stderr
@@ -61,21 +82,34 @@ def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(star
     assert traffic.failures == []
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
-def test_a_client_that_the_new_rules_do_not_allow_cannot_resume_its_old_session(start, pki, echo, version):
-    gateway = start(listener_table(route_table(pki, allow={"cn": ["alice", "bob"]})) + pool_table(pki, [echo.address]))
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"]
+)
+def test_a_client_that_the_new_rules_do_not_allow_cannot_resume_its_old_session(
+    start, pki, echo, version
+):
+    gateway = start(
+        listener_table(route_table(pki, allow={"cn": ["alice", "bob"]}))
+        + pool_table(pki, [echo.address])
+    )
     context = context_of(pki)
     context.minimum_version = context.maximum_version = version
 
     def visit(session=None):
-        with context.wrap_socket(socket.create_connection(gateway.address(), PATIENCE_S), server_hostname="app.example.com", session=session) as tls:
+        with context.wrap_socket(
+            socket.create_connection(gateway.address(), PATIENCE_S),
+            server_hostname="app.example.com",
+            session=session,
+        ) as tls:
             tls.sendall(b"hello")
             assert tls.recv(100) == b"hello"
             return tls.session, tls.session_reused
 
     session, _ = visit()
     assert visit(session)[1]
-    gateway.write(listener_table(route_table(pki, allow={"cn": ["bob"]})) + pool_table(pki, [echo.address]))
+    gateway.write(
+        listener_table(route_table(pki, allow={"cn": ["bob"]})) + pool_table(pki, [echo.address])
+    )
     assert gateway.command("reload").returncode == 0
     with pytest.raises(OSError, match=r"(?i)alert|eof"):
         visit(session)
@@ -102,7 +136,9 @@ def test_reloads_and_changes_of_the_number_of_workers_lose_no_request(start, pki
     gateway.wait_for_access(sum(traffic.done) + 1)
 
 
-def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(start, pki, simple, scrape):
+def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(
+    start, pki, simple, scrape
+):
     gateway = start(simple)
     context = context_of(pki)
     kept = []
@@ -112,7 +148,11 @@ def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(start, 
         peer.send(b"x")
         assert peer.receive(1) == b"x"
         kept.append(peer)
-        lines = [line for line in gateway.command("status").stdout.splitlines() if line.startswith("worker")]
+        lines = [
+            line
+            for line in gateway.command("status").stdout.splitlines()
+            if line.startswith("worker")
+        ]
         return all("connections=0" not in line for line in lines)
 
     wait_until("both workers have a session", one_on_each_worker)
@@ -133,7 +173,12 @@ def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(start, 
     assert traffic.failures == []
     after = scrape(gateway)
     assert after["relay_worker_restarts_total"] == 1
-    counters = [name for name in before if name.split("{")[0].endswith(("_total", "_count", "_sum", "_bucket")) and "_created" not in name]
+    counters = [
+        name
+        for name in before
+        if name.split("{")[0].endswith(("_total", "_count", "_sum", "_bucket"))
+        and "_created" not in name
+    ]
     assert [name for name in counters if after[name] < before[name]] == []
     for peer in kept:
         peer.close()

@@ -19,7 +19,16 @@ AS_ROOT = os.geteuid() == 0
 
 def relay(*arguments, cwd="/"):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "relay", *arguments], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *arguments],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 def lines_of(done):
@@ -56,7 +65,11 @@ def test_status_drain_and_stop_of_a_running_relay(start, pki, simple):
     assert f"listener https: 127.0.0.1:{gateway.port()}" in status.stdout
     assert f"admin: {gateway.admin_url}" in status.stdout
     for slot, pid in gateway.workers().items():
-        assert re.search(rf"^worker slot={slot} pid={pid} generation=1 phase=serving connections=\d+ ", status.stdout, re.MULTILINE)
+        assert re.search(
+            rf"^worker slot={slot} pid={pid} generation=1 phase=serving connections=\d+ ",
+            status.stdout,
+            re.MULTILINE,
+        )
     assert gateway.command("check").returncode == 0, "the relay's own ports are not in its way"
     assert gateway.command("drain").returncode == 0
     assert gateway.wait() == 0
@@ -73,7 +86,16 @@ def test_status_drain_and_stop_of_a_running_relay(start, pki, simple):
     assert "Traceback" not in gateway.log()
 
 
-@pytest.mark.parametrize("arguments", [("dance",), ("start", "--colour"), ("status", "extra"), ("start", "--config"), ("demo", "--port", "x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dance",),
+        ("start", "--colour"),
+        ("status", "extra"),
+        ("start", "--config"),
+        ("demo", "--port", "x"),
+    ],
+)
 def test_wrong_usage_is_64_and_points_to_help(arguments):
     done = relay(*arguments)
     assert done.returncode == 64
@@ -87,7 +109,10 @@ def test_version_and_help_need_no_configuration():
     assert re.search(r"\d+\.\d+\.\d+", version.stdout)
     shown = relay("--help")
     assert shown.returncode == 0
-    assert all(command in shown.stdout for command in ("start", "check", "status", "reload", "drain", "stop", "demo", "version"))
+    assert all(
+        command in shown.stdout
+        for command in ("start", "check", "status", "reload", "drain", "stop", "demo", "version")
+    )
 
 
 @pytest.mark.parametrize("command", ["start", "check", "status", "reload"])
@@ -163,9 +188,22 @@ address = "127.0.0.1:1"
         (lambda pki, tmp: {"ciphers_tls12": "DEFAULT@SECLEVEL=0"}, ("ciphers_tls12", "level to 0")),
         (lambda pki, tmp: {"ciphersuites_tls13": "TLS_SHA256_SHA256"}, ("RFC 9150",)),
     ],
-    ids=["key of another", "expired", "wrong purpose", "absent", "directory", "no key in it", "ciphers", "groups", "security level", "no encryption"],
+    ids=[
+        "key of another",
+        "expired",
+        "wrong purpose",
+        "absent",
+        "directory",
+        "no key in it",
+        "ciphers",
+        "groups",
+        "security level",
+        "no encryption",
+    ],
 )
-def test_unfit_material_is_78_with_the_file_and_the_remedy(stopped, pki, tmp_path, command, change, said):  # noqa: PLR0917  parameters of one table
+def test_unfit_material_is_78_with_the_file_and_the_remedy(
+    stopped, pki, tmp_path, command, change, said
+):  # noqa: PLR0917  parameters of one table
     # What only disables a route is refused by a strict start.
     strict = ["--strict"] if command == "start" and "expired" in said else []
     done = stopped(body_of(pki, **change(pki, tmp_path))).command(command, *strict)
@@ -185,7 +223,10 @@ def test_weak_ciphers_are_served_and_warned_about_by_check_and_start(start, pki,
     check = gateway.command("check")
     assert check.returncode == 0
     for text in (check.stdout, gateway.log()):
-        for said in ("security level to 1", "SHA-1, which only clients from before 2013 need: ECDHE-RSA-AES128-SHA"):
+        for said in (
+            "security level to 1",
+            "SHA-1, which only clients from before 2013 need: ECDHE-RSA-AES128-SHA",
+        ):
             (line,) = [line for line in text.splitlines() if said in line]
             assert "pool.main.ciphers_tls12" in line
             assert "warning" in line.lower()
@@ -196,7 +237,10 @@ def test_weak_ciphers_are_served_and_warned_about_by_check_and_start(start, pki,
     ("log", "said"),
     [
         ({"access_format": "%t %Q"}, "log.access_format: '%Q' is not supported"),
-        ({"access": "/no/such/directory/access.log"}, "log.access: the directory /no/such/directory does not exist"),
+        (
+            {"access": "/no/such/directory/access.log"},
+            "log.access: the directory /no/such/directory does not exist",
+        ),
         ({"access": "/"}, "log.access: / is a directory"),
     ],
     ids=["format", "directory", "no file"],
@@ -245,7 +289,9 @@ def test_a_state_directory_that_cannot_be_used_is_71(stopped, pki, tmp_path):
     assert "state_dir" in line
 
 
-def test_a_second_supervisor_on_the_same_state_directory_is_71_and_the_first_goes_on(start, pki, simple):
+def test_a_second_supervisor_on_the_same_state_directory_is_71_and_the_first_goes_on(
+    start, pki, simple
+):
     gateway = start(simple)
     done = gateway.command("start")
     assert done.returncode == 71

@@ -21,8 +21,12 @@ from tests.support.operator import Operator
 from tests.support.tables import listener_table, pool_table, route_table
 
 PRYING = ROOT / "tests" / "support" / "prying"
-only_with_landlock = pytest.mark.skipif(landlock.version() == 0, reason="this kernel has no Landlock, or may not use it")
-only_with_signals = pytest.mark.skipif(landlock.version() < 6, reason="Landlock of this kernel does not know signals (Linux 6.12)")
+only_with_landlock = pytest.mark.skipif(
+    landlock.version() == 0, reason="this kernel has no Landlock, or may not use it"
+)
+only_with_signals = pytest.mark.skipif(
+    landlock.version() < 6, reason="Landlock of this kernel does not know signals (Linux 6.12)"
+)
 
 
 class World:
@@ -34,7 +38,9 @@ class World:
         (self.logs / "access.log.1").touch()
         self.secret = short_path / "secret.pem"
         self.secret.write_text("key")
-        pool = pool_table(pki, [f"localhost:{echo.address.rpartition(':')[2]}"], health={"interval_s": 0.2})
+        pool = pool_table(
+            pki, [f"localhost:{echo.address.rpartition(':')[2]}"], health={"interval_s": 0.2}
+        )
         self.gateway = Gateway(
             listener_table(route_table(pki)) + pool,
             relay={"workers": 1},
@@ -42,7 +48,9 @@ class World:
         )
         environment = self.gateway.environment
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(PRYING)])
-        environment["PRYING_ATTEMPTS"] = json.dumps([[kind, str(at(self) if callable(at) else at)] for kind, at in attempts])
+        environment["PRYING_ATTEMPTS"] = json.dumps(
+            [[kind, str(at(self) if callable(at) else at)] for kind, at in attempts]
+        )
 
     def pid_of(self, process):
         name = {"worker": "relay worker 0", "checker": "relay checker"}.get(process)
@@ -62,7 +70,11 @@ class World:
         if process == "admin":
             wait_until("it serves", lambda: served(self.gateway), detail=self.gateway.log)
         if process == "checker":
-            wait_until("it has checked", (self.gateway.state_dir / "checker" / "health.json").exists, detail=self.gateway.log)
+            wait_until(
+                "it has checked",
+                (self.gateway.state_dir / "checker" / "health.json").exists,
+                detail=self.gateway.log,
+            )
         os.kill(pid, signal.SIGALRM)
 
         def said():
@@ -159,7 +171,9 @@ def names(world, worked):
 def test_a_worker_writes_logs_alone_and_executes_nothing(world):
     there = world(ATTEMPTS)
     worked = names(there, there.may("worker"))
-    assert {(kind, argument) for kind, argument in worked if kind in {"write", "remove", "execute"}} == {("write", "in_logs")}
+    assert {
+        (kind, argument) for kind, argument in worked if kind in {"write", "remove", "execute"}
+    } == {("write", "in_logs")}
     assert worked >= {("read", "/etc/passwd"), ("read", os.__file__), ("bind", "0")}
 
 
@@ -198,7 +212,15 @@ def test_none_of_them_signals_its_supervisor(world, process):
 @pytest.mark.parametrize("process", ["worker", "checker", "admin"])
 def test_none_of_them_sets_limits_of_its_supervisor(world, process):
     """A CPU time limit of 0 would end it, and Landlock does not judge that."""
-    there = world([("limit", "0"), ("slow", "0"), ("signal supervisor", "0"), ("execute", "/bin/true"), ("read", os.__file__)])
+    there = world(
+        [
+            ("limit", "0"),
+            ("slow", "0"),
+            ("signal supervisor", "0"),
+            ("execute", "/bin/true"),
+            ("read", os.__file__),
+        ]
+    )
     assert there.may(process) == {("read", os.__file__)}
     there.gateway.wait_for_log("sets limits of others")
     if process != "checker":  # any signal but its own ones ends it
@@ -219,7 +241,9 @@ def logs(short_path):
 @pytest.mark.parametrize("name", ["access.log", "access_%Y%m%d%H%M%S.log", "%Y/access.log"])
 def test_a_confined_worker_makes_new_log_files(start, simple, pki, logs, name):
     (logs / f"{dt.datetime.now(dt.UTC):%Y}").mkdir()
-    gateway = start(simple, log={"access": logs / name, **({"access_rotate_s": 1} if "%" in name else {})})
+    gateway = start(
+        simple, log={"access": logs / name, **({"access_rotate_s": 1} if "%" in name else {})}
+    )
 
     def lines():
         return sum(path.read_text().count("\n") for path in logs.rglob("*") if path.is_file())
@@ -229,7 +253,11 @@ def test_a_confined_worker_makes_new_log_files(start, simple, pki, logs, name):
     if name == "access.log":
         (logs / name).rename(logs / "access.log.1")
         gateway.signal(signal.SIGUSR1)
-        wait_until("the new file is there", lambda: talk(pki, gateway.port()) == b"hello" and (logs / name).exists(), detail=gateway.log)
+        wait_until(
+            "the new file is there",
+            lambda: talk(pki, gateway.port()) == b"hello" and (logs / name).exists(),
+            detail=gateway.log,
+        )
     before = lines()
     assert gateway.command("reload").returncode == 0
     assert talk(pki, gateway.port()) == b"hello"
@@ -244,7 +272,11 @@ def test_a_log_behind_a_link_is_written(start, simple, pki, logs, short_path):
     (logs / "access.log").symlink_to(real / "access.log")
     gateway = start(simple, log={"access": logs / "access.log"})
     assert talk(pki, gateway.port()) == b"hello"
-    wait_until("there is a line", lambda: (real / "access.log").read_text().count("\n") == 1, detail=gateway.log)
+    wait_until(
+        "there is a line",
+        lambda: (real / "access.log").read_text().count("\n") == 1,
+        detail=gateway.log,
+    )
 
 
 @pytest.mark.parametrize("access", ["/dev/stdout", "/dev/stderr", "/dev/null", "-"])
@@ -259,22 +291,36 @@ def test_a_log_that_is_a_device_is_written(start, simple, pki, access):
 
 def test_a_confined_checker_resolves_and_checks_and_is_shown(start, pki, echo):
     port = echo.address.rpartition(":")[2]
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [f"localhost:{port}"], health={"interval_s": 0.2}))
+    gateway = start(
+        listener_table(route_table(pki))
+        + pool_table(pki, [f"localhost:{port}"], health={"interval_s": 0.2})
+    )
     operator = Operator(gateway.endpoints["admin"])
-    up = wait_until("the finding is shown", lambda: (found := operator.backend()["health"])["tls_version"] and found, detail=gateway.log)
+    up = wait_until(
+        "the finding is shown",
+        lambda: (found := operator.backend()["health"])["tls_version"] and found,
+        detail=gateway.log,
+    )
     assert up["state"] == "up"
     assert operator.ask("/balancer-manager")[0] == 200
     assert "cannot be written" not in gateway.log()
     gateway.wait_for_log("localhost is at 127.0.0.1")
     assert gateway.command("reload").returncode == 0
-    wait_until("it is shown again", lambda: operator.backend()["health"]["state"] == "up", detail=gateway.log)
+    wait_until(
+        "it is shown again",
+        lambda: operator.backend()["health"]["state"] == "up",
+        detail=gateway.log,
+    )
 
 
 def test_the_log_says_what_is_in_force(start, simple, logs):
     gateway = start(simple, log={"access": logs / "access.log"})
     text = gateway.wait_for_log("Landlock")
     if landlock.version():
-        assert f"Landlock {landlock.version()} is in force: workers execute nothing and write only {logs};" in text
+        assert (
+            f"Landlock {landlock.version()} is in force: workers execute nothing and write only {logs};"
+            in text
+        )
     else:
         assert "Landlock is not in force: " in text
 
@@ -304,7 +350,14 @@ open("/etc/hosts").close()
 
 @pytest.mark.parametrize("error", ["ENOSYS", "EOPNOTSUPP", "EPERM"])
 def test_a_kernel_without_landlock_is_no_reason_not_to_serve(error):
-    done = subprocess.run([sys.executable, "-c", FAKE_LIBC, error], capture_output=True, text=True, timeout=30, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", FAKE_LIBC, error],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=ROOT,
+    )
     first, second, words = done.stdout.splitlines()
     assert (first, second) == ("0", "0")
     assert words.startswith("Landlock is not in force: ")
@@ -337,8 +390,18 @@ def refused(do):
 print(refused(lambda: open("/etc/passwd")), refused(lambda: os.listdir("/")), refused(lambda: open(other / "x", "w")), refused(lambda: os.execv("/bin/true", ["true"])))
 print(refused(lambda: socket.socket().bind(("127.0.0.1", 0))), refused(lambda: os.kill(os.getppid(), 0)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
-    assert (done.stdout.splitlines(), done.stderr) == (["True True True True", f"{known >= 4} {known >= 6}"], "")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (
+        ["True True True True", f"{known >= 4} {known >= 6}"],
+        "",
+    )
 
 
 @only_with_landlock
@@ -362,7 +425,11 @@ except PermissionError:
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "vendor" / "key.pem")],
-        capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'vendor'}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path / 'vendor'}"},
     )
     assert (done.stdout, done.stderr) == ("refused\n", "")
 
@@ -374,7 +441,15 @@ def test_rules_are_written_as_the_kernel_reads_them():
         _, size = landlock._ruleset(landlock.READ, known, ports=True)
         sizes[known] = size.value
     assert sizes == {1: 8, 3: 8, 4: 16, 5: 16, 6: 24, 7: 24}
-    assert [int(landlock._files_known(known)).bit_length() for known in range(1, 8)] == [13, 14, 15, 15, 16, 16, 16]
+    assert [int(landlock._files_known(known)).bit_length() for known in range(1, 8)] == [
+        13,
+        14,
+        15,
+        15,
+        16,
+        16,
+        16,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -405,13 +480,29 @@ try:
 except BlockingIOError:
     print("refused")
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True, cwd=ROOT).stdout == "refused\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+            cwd=ROOT,
+        ).stdout
+        == "refused\n"
+    )
 
 
 @pytest.fixture
 def own_etc(short_path):
     """A copy of what name resolution reads in /etc, to be mounted there, if this machine lets us."""
-    tried = subprocess.run([sys.executable, "-m", "tests.support.own_etc", "try"], capture_output=True, timeout=20, check=False, cwd=ROOT)
+    tried = subprocess.run(
+        [sys.executable, "-m", "tests.support.own_etc", "try"],
+        capture_output=True,
+        timeout=20,
+        check=False,
+        cwd=ROOT,
+    )
     if tried.returncode != 0:
         pytest.skip("needs root, and the right to make a mount namespace")
     etc = short_path / "etc"
@@ -428,7 +519,11 @@ def test_a_confined_checker_reads_a_hosts_file_that_takes_the_place_of_another(p
     """As editors, DHCP clients and NetworkManager write it: a new file, renamed over the old one."""
     port = echo.address.rpartition(":")[2]
     pool = pool_table(pki, [f"moving.test:{port}"], resolve_s=0.5, health={"interval_s": 0.2})
-    gateway = Gateway(listener_table(route_table(pki)) + pool, module=("tests.support.own_etc",), env={"OWN_ETC": str(own_etc)})
+    gateway = Gateway(
+        listener_table(route_table(pki)) + pool,
+        module=("tests.support.own_etc",),
+        env={"OWN_ETC": str(own_etc)},
+    )
     try:
         gateway.start()
         gateway.wait_for_log("moving.test is at 127.0.0.1")

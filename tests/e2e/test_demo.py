@@ -27,7 +27,12 @@ class Demo:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "relay", "demo", *arguments],
                 cwd=directory.parent,
-                env={**os.environ, "TMPDIR": str(directory), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+                env={
+                    **os.environ,
+                    "TMPDIR": str(directory),
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONIOENCODING": "utf-8",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -52,10 +57,18 @@ class Demo:
 
     def family(self):
         """Every process that works below our directory, orphans too."""
-        return [each for each in psutil.process_iter(["cwd"]) if (each.info["cwd"] or "").startswith(str(self.directory))]
+        return [
+            each
+            for each in psutil.process_iter(["cwd"])
+            if (each.info["cwd"] or "").startswith(str(self.directory))
+        ]
 
     def left(self):
-        wait_until("every process of the demonstration has ended", lambda: not self.family(), detail=lambda: str(self.family()))
+        wait_until(
+            "every process of the demonstration has ended",
+            lambda: not self.family(),
+            detail=lambda: str(self.family()),
+        )
         return list(self.directory.iterdir())
 
 
@@ -82,7 +95,14 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
     said = run.said()
     for number, step in enumerate(STEPS, 1):
         assert f"✔ {number}. {step.__doc__.rstrip('.')}\n" in said
-    for words in ("no_certificate, inbound", "unknown_ca, inbound", "backend_wrong_name, outbound side, impostor at", "the backend's certificate: subject CN=", "configure one signed by the route's client_ca", "by failover"):
+    for words in (
+        "no_certificate, inbound",
+        "unknown_ca, inbound",
+        "backend_wrong_name, outbound side, impostor at",
+        "the backend's certificate: subject CN=",
+        "configure one signed by the route's client_ca",
+        "by failover",
+    ):
         assert words in said
     assert f"All {len(STEPS)} steps showed what they should." in said
     assert run.left() == []
@@ -92,7 +112,11 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
 def test_it_stays_up_and_the_lines_it_prints_can_be_pasted(demo):
     run = demo()
     said = run.wait_for("Ctrl-C ends everything")
-    good, without, foreign, s_client, log, metrics, page = (line.strip() for line in said.split("Try it yourself")[1].splitlines() if line.startswith("    "))
+    good, without, foreign, s_client, log, metrics, page = (
+        line.strip()
+        for line in said.split("Try it yourself")[1].splitlines()
+        if line.startswith("    ")
+    )
 
     def paste(line, said=""):
         return run_program(*shlex.split(line), said=said)
@@ -134,7 +158,9 @@ def test_interrupting_it_before_its_end_cleans_up(demo):
 def test_a_relay_that_ends_by_itself_is_told_and_fails_the_demonstration(demo):
     run = demo()
     run.wait_for("Ctrl-C ends everything")
-    [supervisor] = [each for each in psutil.Process(run.process.pid).children() if "start" in each.cmdline()]
+    [supervisor] = [
+        each for each in psutil.Process(run.process.pid).children() if "start" in each.cmdline()
+    ]
     supervisor.kill()
     assert run.wait() == 1, run.said()
     assert "The relay ended with -9" in run.said()
@@ -156,6 +182,13 @@ def test_a_step_that_does_not_show_what_it_should_is_named():
     with Stage(0) as stage:
         for name in WORKERS:
             stage.kill_backend(name)
-        failed = run_steps(Console(file=output, soft_wrap=True), stage, (show_request, show_stickiness, show_no_certificate))
-    assert failed == ["1. A request with a client certificate is answered", "2. The same client stays with its backend, other clients spread"]
+        failed = run_steps(
+            Console(file=output, soft_wrap=True),
+            stage,
+            (show_request, show_stickiness, show_no_certificate),
+        )
+    assert failed == [
+        "1. A request with a client certificate is answered",
+        "2. The same client stays with its backend, other clients spread",
+    ]
     assert "3. A client without a certificate is refused" in output.getvalue()

@@ -17,7 +17,9 @@ from tests.support.tables import listener_table, pool_table, route_table
 def web(pki):
     """A relay in front of an HTTP backend."""
     backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca, http("web"))
-    body = listener_table(route_table(pki, sni=["app.example.com"], min_version="TLSv1.2")) + pool_table(pki, [backend.address])
+    body = listener_table(
+        route_table(pki, sni=["app.example.com"], min_version="TLSv1.2")
+    ) + pool_table(pki, [backend.address])
     with Gateway(body) as gateway:
         yield gateway
     backend.close()
@@ -27,7 +29,9 @@ def web(pki):
 def echoing(pki):
     """A relay of two workers in front of an echo; only app.example.com is known."""
     backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
-    body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(pki, [backend.address])
+    body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(
+        pki, [backend.address]
+    )
     with Gateway(body) as gateway:
         yield gateway
     backend.close()
@@ -36,21 +40,47 @@ def echoing(pki):
 @needs("curl")
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_curl_makes_two_requests_on_one_connection(web, pki, version):
-    done = curl(pki, web.port(), "/one", "/two", options=("--tls-max", version, "--write-out", "%{num_connects} connects\n"))
-    assert done.stdout == "web /one request 1\n1 connects\nweb /two request 2\n0 connects\n", done.stderr
+    done = curl(
+        pki,
+        web.port(),
+        "/one",
+        "/two",
+        options=("--tls-max", version, "--write-out", "%{num_connects} connects\n"),
+    )
+    assert done.stdout == "web /one request 1\n1 connects\nweb /two request 2\n0 connects\n", (
+        done.stderr
+    )
 
 
 @needs("curl")
 def test_curl_without_a_certificate_is_told_so_by_its_own_tls_library(web, pki):
     port = web.port()
-    done = run("curl", "-sS", "--noproxy", "*", "--resolve", f"app.example.com:{port}:127.0.0.1", "--cacert", str(pki.ca), f"https://app.example.com:{port}/")
+    done = run(
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "--resolve",
+        f"app.example.com:{port}:127.0.0.1",
+        "--cacert",
+        str(pki.ca),
+        f"https://app.example.com:{port}/",
+    )
     assert done.returncode in {35, 56}
     assert "certificate required" in done.stderr or "alert" in done.stderr
 
 
 @needs("curl")
 def test_curl_speaking_plain_http_reads_in_a_400_what_it_should_do(web):
-    done = run("curl", "-sS", "--noproxy", "*", "--write-out", "%{http_code}", f"http://127.0.0.1:{web.port()}/")
+    done = run(
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "--write-out",
+        "%{http_code}",
+        f"http://127.0.0.1:{web.port()}/",
+    )
     assert done.stdout.endswith("400"), done
     assert "use https" in done.stdout
     (line,) = web.wait_for_access(reason="plain_http")
@@ -59,8 +89,12 @@ def test_curl_speaking_plain_http_reads_in_a_400_what_it_should_do(web):
 
 @needs("openssl")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifies(echoing, pki, version):
-    echoed, printed = s_client(pki, echoing.port(), version, files=pki.client, said=f"hello {version}")
+def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifies(
+    echoing, pki, version
+):
+    echoed, printed = s_client(
+        pki, echoing.port(), version, files=pki.client, said=f"hello {version}"
+    )
     assert echoed, printed
     assert "Verify return code: 0 (ok)" in printed
 
@@ -75,18 +109,41 @@ def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifie
         ("self_signed", "app.example.com", ("unknown_ca", "alert unknown ca")),
         ("expired", "app.example.com", ("expired", "alert certificate expired")),
         ("wrong_purpose", "app.example.com", ("wrong_purpose", "alert unsupported certificate")),
-        ("good -tls1_1 -cipher DEFAULT@SECLEVEL=0", "app.example.com", ("protocol_version", "alert protocol version")),
-        ("good -tls1_2 -cipher AES128-SHA", "app.example.com", ("no_shared_cipher", "alert handshake failure")),
+        (
+            "good -tls1_1 -cipher DEFAULT@SECLEVEL=0",
+            "app.example.com",
+            ("protocol_version", "alert protocol version"),
+        ),
+        (
+            "good -tls1_2 -cipher AES128-SHA",
+            "app.example.com",
+            ("no_shared_cipher", "alert handshake failure"),
+        ),
         ("good", "stranger.example.net", ("unknown_sni", "unrecognized name")),
         ("good", "", ("no_sni", "unrecognized name")),
     ],
-    ids=["no certificate 1.3", "no certificate 1.2", "foreign CA", "self-signed", "expired", "wrong purpose", "TLS 1.1", "old cipher", "unknown name", "no name"],
+    ids=[
+        "no certificate 1.3",
+        "no certificate 1.2",
+        "foreign CA",
+        "self-signed",
+        "expired",
+        "wrong purpose",
+        "TLS 1.1",
+        "old cipher",
+        "unknown name",
+        "no name",
+    ],
 )
-def test_s_client_is_refused_with_an_alert_and_the_log_says_why(echoing, pki, client, name, expected):
+def test_s_client_is_refused_with_an_alert_and_the_log_says_why(
+    echoing, pki, client, name, expected
+):
     who, *options = client.split()
     reason, alert = expected
     before = sum(line["reason"] == reason for line in echoing.access())
-    echoed, printed = s_client(pki, echoing.port(), *options, files=pki.client_matrix()[who], name=name)
+    echoed, printed = s_client(
+        pki, echoing.port(), *options, files=pki.client_matrix()[who], name=name
+    )
     assert not echoed, printed
     line = echoing.wait_for_access(before + 1, reason=reason)[-1]
     assert line["side"] == "inbound"
@@ -99,16 +156,34 @@ def test_s_client_is_refused_with_an_alert_and_the_log_says_why(echoing, pki, cl
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_a_session_of_s_client_is_resumed_on_the_other_worker_too(echoing, pki, tmp_path, version):
     session = str(tmp_path / "session.pem")
-    echoed, printed = s_client(pki, echoing.port(), version, "-sess_out", session, files=pki.client, said=f"first {version}")
+    echoed, printed = s_client(
+        pki,
+        echoing.port(),
+        version,
+        "-sess_out",
+        session,
+        files=pki.client,
+        said=f"first {version}",
+    )
     assert echoed, printed
     assert "New, " in printed
     workers = set()
     # Which worker gets a connection is the kernel's choice.
     for number in range(1, 31):
-        echoed, printed = s_client(pki, echoing.port(), version, "-sess_in", session, files=pki.client, said=f"again {version}")
+        echoed, printed = s_client(
+            pki,
+            echoing.port(),
+            version,
+            "-sess_in",
+            session,
+            files=pki.client,
+            said=f"again {version}",
+        )
         assert echoed, printed
         assert "Reused, " in printed
-        lines = echoing.wait_for_access(number, resumed=True, tls_version=version.replace("-tls1_", "TLSv1."))
+        lines = echoing.wait_for_access(
+            number, resumed=True, tls_version=version.replace("-tls1_", "TLSv1.")
+        )
         assert "CN=alice" in lines[-1]["subject"]
         workers = {line["session"].split("-")[0] for line in lines}
         if len(workers) == 2:

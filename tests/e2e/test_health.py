@@ -22,7 +22,15 @@ QUICK = {"interval_s": 0.2, "timeout_s": 2, "rise": 2, "fall": 2}
 def health_of(gateway):
     """Every backend's entry in the report by its route; empty while there is no file."""
     file = gateway.state_dir / HEALTH_FILE
-    return {key.removeprefix("main/"): entry for key, entry in json.loads(file.read_text()).items() if "/" in key} if file.exists() else {}
+    return (
+        {
+            key.removeprefix("main/"): entry
+            for key, entry in json.loads(file.read_text()).items()
+            if "/" in key
+        }
+        if file.exists()
+        else {}
+    )
 
 
 def checker_pid(gateway):
@@ -34,7 +42,11 @@ def states(gateway):
 
 
 def wait_for_states(gateway, **expected):
-    wait_until(f"the backends are {expected}", lambda: states(gateway) == expected, detail=lambda: f"{health_of(gateway)}\n{gateway.log()}")
+    wait_until(
+        f"the backends are {expected}",
+        lambda: states(gateway) == expected,
+        detail=lambda: f"{health_of(gateway)}\n{gateway.log()}",
+    )
 
 
 @pytest.fixture
@@ -43,12 +55,16 @@ def body(pki):
 
     def make(backends, health=QUICK, **pool):
         addresses = [getattr(each, "address", each) for each in backends]
-        return listener_table(route_table(pki)) + pool_table(pki, addresses, health=health, **{"retry_s": 0.01, **pool})
+        return listener_table(route_table(pki)) + pool_table(
+            pki, addresses, health=health, **{"retry_s": 0.01, **pool}
+        )
 
     return make
 
 
-def test_a_backend_that_goes_is_left_out_and_one_that_comes_back_is_used_and_no_client_notices(pki, start, make_backend, body, scrape):
+def test_a_backend_that_goes_is_left_out_and_one_that_comes_back_is_used_and_no_client_notices(
+    pki, start, make_backend, body, scrape
+):
     first, second = make_backend(), make_backend()
     gateway = start(body([first, second]), relay={"workers": 1})
     wait_for_states(gateway, w1="up", w2="up")
@@ -62,7 +78,9 @@ def test_a_backend_that_goes_is_left_out_and_one_that_comes_back_is_used_and_no_
     assert samples["relay_health_checks_total{backend=w1,pool=main,result=ok}"] > 0
     assert samples["relay_health_checks_total{backend=w2,pool=main,result=connect_failed}"] >= 2
     not_after = pki.backend.issued.certificate.not_valid_after_utc.timestamp()
-    assert samples["relay_backend_certificate_not_after_timestamp_seconds{backend=w1,pool=main}"] == int(not_after)
+    assert samples[
+        "relay_backend_certificate_not_after_timestamp_seconds{backend=w1,pool=main}"
+    ] == int(not_after)
     before = len(gateway.access())
     assert [talk(pki, gateway.port()) for _ in range(10)] == [b"hello"] * 10
     after = gateway.wait_for_access(before + 10)[before:]
@@ -74,19 +92,32 @@ def test_a_backend_that_goes_is_left_out_and_one_that_comes_back_is_used_and_no_
     assert scrape(gateway)["relay_backend_up{backend=w2,pool=main}"] == 1
     before = len(gateway.access())
     assert [talk(pki, gateway.port()) for _ in range(10)] == [b"hello"] * 10
-    assert {line["backend"] for line in gateway.wait_for_access(before + 10)[before:]} == {"w1", "w2"}
+    assert {line["backend"] for line in gateway.wait_for_access(before + 10)[before:]} == {
+        "w1",
+        "w2",
+    }
 
 
 def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_backend, body):
     health = {**QUICK, "http_get": "/health"}
-    gateway = start(body([make_backend(answer(status(503))), make_backend(files=pki.backend_wrong_name)], health), relay={"workers": 1})
+    gateway = start(
+        body(
+            [make_backend(answer(status(503))), make_backend(files=pki.backend_wrong_name)], health
+        ),
+        relay={"workers": 1},
+    )
     wait_for_states(gateway, w1="down", w2="down")
-    wait_until("more checks have failed", lambda: min(entry["in_a_row"] for entry in health_of(gateway).values()) >= 4)
+    wait_until(
+        "more checks have failed",
+        lambda: min(entry["in_a_row"] for entry in health_of(gateway).values()) >= 4,
+    )
     messages = [json.loads(line) for line in gateway.log().splitlines()]
     told = sorted(each["message"] for each in messages if " is down: " in each["message"])
     assert len(told) == 2
     assert told[0].startswith("pool main: backend w1 is down: http_status at 127.0.0.1:")
-    assert told[0].endswith(": GET /health answered 503; see the backend's log; health.http_status says which statuses are good")
+    assert told[0].endswith(
+        ": GET /health answered 503; see the backend's log; health.http_status says which statuses are good"
+    )
     assert told[1].startswith("pool main: backend w2 is down: backend_wrong_name at 127.0.0.1:")
     assert "names other.example.net" in told[1]
     assert {each["process"] for each in messages if " is down: " in each["message"]} == {"checker"}
@@ -98,7 +129,9 @@ def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_back
 
 def test_when_every_backend_is_down_sessions_try_all_the_same(pki, start, make_backend, body):
     backend = make_backend()
-    gateway = start(body([backend], {**QUICK, "http_get": "/", "timeout_s": 0.5}), relay={"workers": 1})  # an echo is no HTTP
+    gateway = start(
+        body([backend], {**QUICK, "http_get": "/", "timeout_s": 0.5}), relay={"workers": 1}
+    )  # an echo is no HTTP
     wait_for_states(gateway, w1="down")
     assert talk(pki, gateway.port()) == b"hello"
 
@@ -107,7 +140,9 @@ def test_a_killed_checker_is_replaced_and_what_it_found_stays(start, make_backen
     gone = make_backend()
     gone.close()
     # So slow that no check of the second checker decides anything while we look.
-    gateway = start(body([make_backend(), gone], {"interval_s": 60, "timeout_s": 2}), relay={"workers": 1})
+    gateway = start(
+        body([make_backend(), gone], {"interval_s": 60, "timeout_s": 2}), relay={"workers": 1}
+    )
     wait_for_states(gateway, w1="up", w2="down")
     before, pid = health_of(gateway), checker_pid(gateway)
     workers = gateway.workers()
@@ -125,7 +160,12 @@ def test_a_killed_checker_is_replaced_and_what_it_found_stays(start, make_backen
 
 
 def test_a_checker_that_hangs_is_replaced(start, make_backend, body):
-    gateway = start(body([make_backend()]), module=STUB, env=stub(hang_s=1.5, abort_grace_s=0.2), relay={"workers": 1})
+    gateway = start(
+        body([make_backend()]),
+        module=STUB,
+        env=stub(hang_s=1.5, abort_grace_s=0.2),
+        relay={"workers": 1},
+    )
     wait_for_states(gateway, w1="up")
     pid = checker_pid(gateway)
     os.kill(pid, signal.SIGSTOP)
@@ -169,12 +209,20 @@ def test_a_reload_checks_the_new_set_and_forgets_those_that_went(start, make_bac
     gateway.write(listener_and_pool_without_checks(body, [good, good, gone]))
     assert gateway.command("reload").returncode == 0
     wait_until("no checker is left", lambda: not psutil.pid_exists(pid), detail=gateway.log)
-    wait_until("w3 is given another chance", lambda: scrape(gateway)["relay_backend_up{backend=w3,pool=main}"] == 1, detail=gateway.log)
+    wait_until(
+        "w3 is given another chance",
+        lambda: scrape(gateway)["relay_backend_up{backend=w3,pool=main}"] == 1,
+        detail=gateway.log,
+    )
     wait_until("its findings are gone", lambda: not (gateway.state_dir / HEALTH_FILE).exists())
 
 
 def listener_and_pool_without_checks(body, backends):
-    return "".join(line for line in body(backends).splitlines(keepends=True) if not line.startswith("health = "))
+    return "".join(
+        line
+        for line in body(backends).splitlines(keepends=True)
+        if not line.startswith("health = ")
+    )
 
 
 def test_the_checker_ends_with_the_relay_however_that_ends(start, make_backend, body):
@@ -208,6 +256,12 @@ def test_a_backend_with_a_host_name_is_looked_up_and_used(pki, start, make_backe
     gateway.wait_for_log("host localhost is at ")
     for _ in range(3):
         assert talk(pki, gateway.port()) == b"hello"
-    names = wait_until("it is in the report", lambda: (gateway.state_dir / HEALTH_FILE).exists() and json.loads((gateway.state_dir / HEALTH_FILE).read_text())["names"])
+    names = wait_until(
+        "it is in the report",
+        lambda: (
+            (gateway.state_dir / HEALTH_FILE).exists()
+            and json.loads((gateway.state_dir / HEALTH_FILE).read_text())["names"]
+        ),
+    )
     assert (names[0]["host"], names[0]["error"]) == ("localhost", "")
     assert set(names[0]["addresses"]) <= {"127.0.0.1", "::1"}

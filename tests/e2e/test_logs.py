@@ -32,7 +32,18 @@ def test_a_good_session_has_every_field_filled_with_what_happened(start, pki, si
     at = datetime.fromisoformat(line["time"])
     assert -0.01 < (at - before).total_seconds() < 20
     leaf = pki.client.issued.certificate
-    assert {key: line[key] for key in FIELDS - {"time", "session", "duration_s", "inbound_handshake_s", "outbound_handshake_s", "outbound_cipher"}} == {
+    assert {
+        key: line[key]
+        for key in FIELDS
+        - {
+            "time",
+            "session",
+            "duration_s",
+            "inbound_handshake_s",
+            "outbound_handshake_s",
+            "outbound_cipher",
+        }
+    } == {
         "listener": "https",
         "route": "default",
         "client": f"127.0.0.1:{client[1]}",
@@ -62,22 +73,37 @@ def test_a_good_session_has_every_field_filled_with_what_happened(start, pki, si
     assert 0 < line["outbound_handshake_s"] < line["duration_s"]
 
 
-def test_refused_and_failed_sessions_have_the_same_fields_and_say_what_to_do(start, pki, simple, echo):
+def test_refused_and_failed_sessions_have_the_same_fields_and_say_what_to_do(
+    start, pki, simple, echo
+):
     gateway = start(simple, relay={"workers": 1})
     foreign = context_of(pki, pki.client_foreign)
     with contextlib.suppress(OSError):
         talk(pki, gateway.port(), context=foreign)
     (refused,) = gateway.wait_for_access(1)
     assert set(refused) >= FIELDS
-    assert (refused["reason"], refused["side"], refused["subject"], refused["issuer"]) == ("unknown_ca", "inbound", "CN=mallory", "CN=Foreign CA")
+    assert (refused["reason"], refused["side"], refused["subject"], refused["issuer"]) == (
+        "unknown_ca",
+        "inbound",
+        "CN=mallory",
+        "CN=Foreign CA",
+    )
     assert "client_ca" in refused["remedy"]
-    assert (refused["backend"], refused["bytes_in"], refused["outbound_handshake_s"]) == ("", 0, None)
+    assert (refused["backend"], refused["bytes_in"], refused["outbound_handshake_s"]) == (
+        "",
+        0,
+        None,
+    )
     echo.close()
     with contextlib.suppress(OSError):
         assert talk(pki, gateway.port()) == b""
     failed = gateway.wait_for_access(2)[1]
     assert set(failed) >= FIELDS
-    assert (failed["reason"], failed["side"], failed["subject"]) == ("backend_refused", "outbound", "CN=alice")
+    assert (failed["reason"], failed["side"], failed["subject"]) == (
+        "backend_refused",
+        "outbound",
+        "CN=alice",
+    )
     assert f"127.0.0.1:{echo.port}" in failed["detail"]
     assert failed["remedy"]
 
@@ -85,12 +111,19 @@ def test_refused_and_failed_sessions_have_the_same_fields_and_say_what_to_do(sta
 def test_the_log_format_of_the_replaced_virtual_host_works_and_its_lines_fit(start, pki, simple):
     gateway = start(simple, log={"access_format": r'%t %h %{SSL_PROTOCOL}x %{SSL_CIPHER}x "%r" %b'})
     talk(pki, gateway.port(), b"12345")
-    line = wait_until("there is a line", lambda: gateway.access_file.exists() and gateway.access_file.read_text())
-    assert re.fullmatch(r'\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] 127\.0\.0\.1 TLSv1\.3 TLS_AES_128_GCM_SHA256 "TLS app\.example\.com" 5\n', line), line
+    line = wait_until(
+        "there is a line", lambda: gateway.access_file.exists() and gateway.access_file.read_text()
+    )
+    assert re.fullmatch(
+        r'\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] 127\.0\.0\.1 TLSv1\.3 TLS_AES_128_GCM_SHA256 "TLS app\.example\.com" 5\n',
+        line,
+    ), line
 
 
 def test_the_access_log_goes_to_a_new_file_by_name_every_period(start, pki, simple, short_path):
-    gateway = start(simple, log={"access": str(short_path / "access_%H%M%S.log"), "access_rotate_s": 2})
+    gateway = start(
+        simple, log={"access": str(short_path / "access_%H%M%S.log"), "access_rotate_s": 2}
+    )
 
     def files():
         talk(pki, gateway.port())
@@ -103,7 +136,9 @@ def test_the_access_log_goes_to_a_new_file_by_name_every_period(start, pki, simp
         assert all(json.loads(line)["reason"] for line in file.read_text().splitlines())
 
 
-def test_after_a_rename_and_usr1_no_line_is_lost_and_new_ones_are_in_the_new_file(start, pki, simple):
+def test_after_a_rename_and_usr1_no_line_is_lost_and_new_ones_are_in_the_new_file(
+    start, pki, simple
+):
     gateway = start(simple)
     count = 0
     renamed = gateway.directory / "access.log.1"
@@ -124,14 +159,22 @@ def test_after_a_rename_and_usr1_no_line_is_lost_and_new_ones_are_in_the_new_fil
 
     def in_new_file():
         visit()
-        return gateway.access_file.exists() and len({line["session"].split("-")[0] for line in gateway.access()}) == 2
+        return (
+            gateway.access_file.exists()
+            and len({line["session"].split("-")[0] for line in gateway.access()}) == 2
+        )
 
     wait_until("both workers write to the new file", in_new_file)
-    wait_until("all lines are there", lambda: len(renamed.read_text().splitlines()) + len(gateway.access()) == count)
+    wait_until(
+        "all lines are there",
+        lambda: len(renamed.read_text().splitlines()) + len(gateway.access()) == count,
+    )
 
 
 def test_a_full_disk_or_a_missing_directory_of_the_log_does_not_stop_a_session(start, pki, simple):
     gateway = start(simple, log={"access": "/dev/full"}, relay={"workers": 1})
     for _ in range(3):
         assert talk(pki, gateway.port()) == b"hello"
-    assert "does not take lines: No space left on device" in gateway.wait_for_log("does not take lines")
+    assert "does not take lines: No space left on device" in gateway.wait_for_log(
+        "does not take lines"
+    )

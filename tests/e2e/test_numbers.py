@@ -20,10 +20,20 @@ def settle(scrape):
     def wait(gateway, closed):
         def settled():
             samples = scrape(gateway)
-            ended = sum(value for name, value in samples.items() if name.startswith("relay_sessions_closed_total{"))
+            ended = sum(
+                value
+                for name, value in samples.items()
+                if name.startswith("relay_sessions_closed_total{")
+            )
             return samples if ended == closed and samples["relay_connections_active"] == 0 else {}
 
-        return wait_until(f"{closed} sessions are counted as closed", settled, detail=lambda: str({k: v for k, v in scrape(gateway).items() if "closed" in k or "active" in k}))
+        return wait_until(
+            f"{closed} sessions are counted as closed",
+            settled,
+            detail=lambda: str(
+                {k: v for k, v in scrape(gateway).items() if "closed" in k or "active" in k}
+            ),
+        )
 
     return wait
 
@@ -37,7 +47,11 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
         assert peer.receive(size) == b"x" * size
         peer.close()
     for certificate in (None, pki.client_foreign, pki.client_expired):
-        refused = context_of(pki, certificate) if certificate else ssl.create_default_context(cafile=str(pki.ca))
+        refused = (
+            context_of(pki, certificate)
+            if certificate
+            else ssl.create_default_context(cafile=str(pki.ca))
+        )
         with pytest.raises(OSError, match=r"(?i)alert"):
             talk(pki, gateway.port(), context=refused)
     with socket.create_connection(gateway.address()) as silent:
@@ -45,7 +59,12 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
     samples = settle(gateway, sessions + 4)
 
     def at(name, **labels):
-        key = name + "{" + ",".join(f"{label}={value}" for label, value in sorted(labels.items())) + "}"
+        key = (
+            name
+            + "{"
+            + ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
+            + "}"
+        )
         return samples.get(key, 0)
 
     assert at("relay_connections_total", listener="https", route="default") == sessions + 3
@@ -55,11 +74,20 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
         assert at("relay_sessions_closed_total", reason=reason) == 1
         assert at("relay_handshakes_total", side="inbound", result=reason) == 1
     assert at("relay_sessions_closed_total", reason="peer_gone") == 1
-    assert at("relay_bytes_total", pool="main", backend="w1", direction="to_backend") == sessions * size
-    assert at("relay_bytes_total", pool="main", backend="w1", direction="from_backend") == sessions * size
+    assert (
+        at("relay_bytes_total", pool="main", backend="w1", direction="to_backend")
+        == sessions * size
+    )
+    assert (
+        at("relay_bytes_total", pool="main", backend="w1", direction="from_backend")
+        == sessions * size
+    )
     assert at("relay_backend_selected_total", pool="main", backend="w1", why="balanced") == sessions
     assert at("relay_handshakes_total", side="inbound", result="ok") == sessions
-    outbound = {result: at("relay_handshakes_total", side="outbound", result=result) for result in ("ok", "resumed")}
+    outbound = {
+        result: at("relay_handshakes_total", side="outbound", result=result)
+        for result in ("ok", "resumed")
+    }
     assert sum(outbound.values()) == sessions
     assert outbound["ok"] >= 1
     assert outbound["resumed"] >= 1, "sessions to a backend are resumed"
@@ -74,11 +102,20 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
     assert samples["relay_config_generation"] == 1
     assert at("relay_worker_resident_bytes", slot="0") > 1_000_000
     expiry = pki.gateway.issued.certificate.not_valid_after_utc.timestamp()
-    assert at("relay_certificate_not_after_timestamp_seconds", file=str(pki.gateway.certificate), subject="CN=gateway") == expiry
+    assert (
+        at(
+            "relay_certificate_not_after_timestamp_seconds",
+            file=str(pki.gateway.certificate),
+            subject="CN=gateway",
+        )
+        == expiry
+    )
 
 
 @needs("promtool")
-def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worked(start, pki, simple, fetch):
+def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worked(
+    start, pki, simple, fetch
+):
     gateway = start(simple)
     talk(pki, gateway.port())
     gateway.wait_for_access(1)
@@ -87,7 +124,9 @@ def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worke
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_readyz_turns_503_while_draining_and_healthz_says_that_the_supervisor_lives(start, pki, simple, fetch):
+def test_readyz_turns_503_while_draining_and_healthz_says_that_the_supervisor_lives(
+    start, pki, simple, fetch
+):
     gateway = start(simple)
     url = gateway.admin_url
     peer = dial(gateway.port(), context_of(pki))
@@ -96,7 +135,12 @@ def test_readyz_turns_503_while_draining_and_healthz_says_that_the_supervisor_li
     assert fetch(f"{url}/healthz") == (200, "ok\n")
     assert fetch(f"{url}/readyz") == (200, "ok\n")
     assert gateway.command("drain").returncode == 0
-    wait_until("it says that it drains", lambda: fetch(f"{url}/readyz") == (503, "the relay is draining; it takes no new connections\n"))
+    wait_until(
+        "it says that it drains",
+        lambda: (
+            fetch(f"{url}/readyz") == (503, "the relay is draining; it takes no new connections\n")
+        ),
+    )
     assert fetch(f"{url}/healthz") == (200, "ok\n")
     assert fetch(f"{url}/metrics")[0] == 200
     peer.send(b"still here")

@@ -33,7 +33,11 @@ def test_websocket_frames_pass_after_the_upgrade(start, pki, make_backend):
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [backend.address]))
     key = b"dGhlIHNhbXBsZSBub25jZQ=="
     with connect(gateway.port(), client_context(pki, pki.client)) as client:
-        client.sendall(b"GET /chat HTTP/1.1\r\nHost: app.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + b"\r\n\r\n")
+        client.sendall(
+            b"GET /chat HTTP/1.1\r\nHost: app.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+            + key
+            + b"\r\n\r\n"
+        )
         head = read_head(client)
         assert head.startswith(b"HTTP/1.1 101 ")
         assert accept_key(key) in head
@@ -45,7 +49,9 @@ def test_websocket_frames_pass_after_the_upgrade(start, pki, make_backend):
 
 
 def test_a_redis_client_pipelines_its_commands(start, pki, make_backend):
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [make_backend(redis).address]))
+    gateway = start(
+        listener_table(route_table(pki)) + pool_table(pki, [make_backend(redis).address])
+    )
     with connect(gateway.port(), client_context(pki, pki.client)) as client:
         client.sendall(b"PING\r\n")
         assert read_exactly(client, 7) == b"+PONG\r\n"
@@ -55,14 +61,21 @@ def test_a_redis_client_pipelines_its_commands(start, pki, make_backend):
         assert read_exactly(client, len(expected)) == expected
 
 
-def test_a_postgresql_server_that_waits_for_its_client_is_reached_with_its_own_alpn(start, pki, make_backend):
+def test_a_postgresql_server_that_waits_for_its_client_is_reached_with_its_own_alpn(
+    start, pki, make_backend
+):
     backend = make_backend(postgresql, alpn=("postgresql",))
-    gateway = start(listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [backend.address]))
+    gateway = start(
+        listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [backend.address])
+    )
     with connect(gateway.port(), client_context(pki, pki.client, alpn=("postgresql",))) as client:
         assert client.selected_alpn_protocol() == "postgresql"
         startup = struct.pack("!I", 0x00030000) + b"user\0alice\0\0"
         client.sendall(struct.pack("!I", len(startup) + 4) + startup)
-        assert read_exactly(client, 15) == b"R" + struct.pack("!II", 8, 0) + b"Z" + struct.pack("!I", 5) + b"I"
+        assert (
+            read_exactly(client, 15)
+            == b"R" + struct.pack("!II", 8, 0) + b"Z" + struct.pack("!I", 5) + b"I"
+        )
         query = b"Q" + struct.pack("!I", 13) + b"select 1\0"
         client.sendall(query)
         assert read_exactly(client, len(query)) == query
@@ -74,15 +87,22 @@ def test_a_postgresql_server_that_waits_for_its_client_is_reached_with_its_own_a
 
 
 def test_a_client_whose_alpn_the_route_does_not_have_is_refused(start, pki, echo):
-    gateway = start(listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [echo.address]))
-    with pytest.raises(OSError, match=r"(?i)no application protocol|alert"), connect(gateway.port(), client_context(pki, pki.client, alpn=("h2",))) as client:
+    gateway = start(
+        listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [echo.address])
+    )
+    with (
+        pytest.raises(OSError, match=r"(?i)no application protocol|alert"),
+        connect(gateway.port(), client_context(pki, pki.client, alpn=("h2",))) as client,
+    ):
         client.recv(1)
     (line,) = gateway.wait_for_access(reason="no_shared_alpn")
     assert line["remedy"]
 
 
 def test_a_server_that_speaks_first_is_heard_first(start, pki, make_backend):
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [make_backend(greeting).address]))
+    gateway = start(
+        listener_table(route_table(pki)) + pool_table(pki, [make_backend(greeting).address])
+    )
     with connect(gateway.port(), client_context(pki, pki.client)) as client:
         assert read_exactly(client, 11) == b"220 ready\r\n"
         client.sendall(b"EHLO me\r\n")
@@ -91,20 +111,42 @@ def test_a_server_that_speaks_first_is_heard_first(start, pki, make_backend):
 
 @needs("nginx")
 @needs("curl")
-def test_curl_speaks_http2_through_to_nginx_which_requires_our_machine_certificate(start, pki, short_path):
+def test_curl_speaks_http2_through_to_nginx_which_requires_our_machine_certificate(
+    start, pki, short_path
+):
     with Nginx(short_path, pki) as nginx:
-        gateway = start(listener_table(route_table(pki, alpn=["h2", "http/1.1"])) + pool_table(pki, [nginx.address]))
-        done = curl(pki, gateway.port(), "/a", "/b", options=("--http2", "--write-out", "%{http_version} %{num_connects}\n"))
-        assert done.stdout == "nginx /a HTTP/2.0 CN=relay machine\n2 1\nnginx /b HTTP/2.0 CN=relay machine\n2 0\n", done
+        gateway = start(
+            listener_table(route_table(pki, alpn=["h2", "http/1.1"]))
+            + pool_table(pki, [nginx.address])
+        )
+        done = curl(
+            pki,
+            gateway.port(),
+            "/a",
+            "/b",
+            options=("--http2", "--write-out", "%{http_version} %{num_connects}\n"),
+        )
+        assert (
+            done.stdout
+            == "nginx /a HTTP/2.0 CN=relay machine\n2 1\nnginx /b HTTP/2.0 CN=relay machine\n2 0\n"
+        ), done
         (line,) = gateway.wait_for_access(alpn="h2")
-        assert (line["tls_version"], line["backend"], line["bytes_in"] > 0) == ("TLSv1.3", "w1", True)
-        older = curl(pki, gateway.port(), "/c", options=("--http1.1", "--write-out", "%{http_version}"))
+        assert (line["tls_version"], line["backend"], line["bytes_in"] > 0) == (
+            "TLSv1.3",
+            "w1",
+            True,
+        )
+        older = curl(
+            pki, gateway.port(), "/c", options=("--http1.1", "--write-out", "%{http_version}")
+        )
         assert older.stdout == "nginx /c HTTP/1.1 CN=relay machine\n1.1", older
 
 
 @needs("nginx")
 @needs("curl")
-def test_nginx_that_does_not_know_our_machine_certificate_answers_400_and_the_client_reads_it(start, pki, short_path):
+def test_nginx_that_does_not_know_our_machine_certificate_answers_400_and_the_client_reads_it(
+    start, pki, short_path
+):
     # nginx finishes the handshake and refuses in HTTP: at layer 4 that is a session that went well.
     with Nginx(short_path, pki, client_ca=pki.foreign_ca) as nginx:
         gateway = start(listener_table(route_table(pki)) + pool_table(pki, [nginx.address]))
@@ -116,18 +158,25 @@ def test_nginx_that_does_not_know_our_machine_certificate_answers_400_and_the_cl
         assert line["bytes_out"] > 0
 
 
-def test_a_backend_that_rejects_our_machine_certificate_is_named_with_what_to_compare(start, pki, make_backend):
+def test_a_backend_that_rejects_our_machine_certificate_is_named_with_what_to_compare(
+    start, pki, make_backend
+):
     backend = make_backend(client_ca=pki.foreign_ca)
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [backend.address]))
     # It says nothing: a backend that closes with unread bytes resets, and a reset may overtake its alert.
-    with connect(gateway.port(), client_context(pki, pki.client)) as client, contextlib.suppress(ssl.SSLEOFError):
+    with (
+        connect(gateway.port(), client_context(pki, pki.client)) as client,
+        contextlib.suppress(ssl.SSLEOFError),
+    ):
         assert client.recv(1) == b""
     (line,) = gateway.wait_for_access(reason="backend_rejected_our_certificate")
     assert line["side"] == "outbound"
     assert "machine certificate" in line["remedy"]
 
 
-def test_two_megabytes_each_way_at_once_arrive_whole_and_a_half_close_keeps_the_answer(start, pki, echo):
+def test_two_megabytes_each_way_at_once_arrive_whole_and_a_half_close_keeps_the_answer(
+    start, pki, echo
+):
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [echo.address]))
     peer = dial(gateway.port(), client_context(pki, pki.client), NAME)
     blob = bytes(range(256)) * 256

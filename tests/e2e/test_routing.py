@@ -35,13 +35,29 @@ class Tenant:
 def make_tenant(directory: Path, name: str, *names: str) -> Tenant:
     authority = Authority.root(f"{name} CA")
     ca = authority.write(directory / f"{name}-ca.pem")
-    backend = write(directory, f"{name}-backend", authority.issue(Wanted("backend", dns=(BACKEND_NAME,), purposes=("server",))))
+    backend = write(
+        directory,
+        f"{name}-backend",
+        authority.issue(Wanted("backend", dns=(BACKEND_NAME,), purposes=("server",))),
+    )
     return Tenant(
         name=name,
         ca=ca,
-        gateway=write(directory, f"{name}-gateway", authority.issue(Wanted(f"gateway of {name}", dns=names, purposes=("server",)))),
-        client=write(directory, f"{name}-client", authority.issue(Wanted(f"client of {name}", purposes=("client",)))),
-        machine=write(directory, f"{name}-machine", authority.issue(Wanted(f"machine of {name}", purposes=("client",)))),
+        gateway=write(
+            directory,
+            f"{name}-gateway",
+            authority.issue(Wanted(f"gateway of {name}", dns=names, purposes=("server",))),
+        ),
+        client=write(
+            directory,
+            f"{name}-client",
+            authority.issue(Wanted(f"client of {name}", purposes=("client",))),
+        ),
+        machine=write(
+            directory,
+            f"{name}-machine",
+            authority.issue(Wanted(f"machine of {name}", purposes=("client",))),
+        ),
         backend=TlsBackend(backend.certificate, backend.key, ca, name_itself(name)),
     )
 
@@ -49,7 +65,11 @@ def make_tenant(directory: Path, name: str, *names: str) -> Tenant:
 @pytest.fixture(scope="module")
 def tenants(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tenants")
-    made = (make_tenant(directory, "exact", "a.example.com"), make_tenant(directory, "wildcard", "*.example.com"), make_tenant(directory, "default", "anything.example.net"))
+    made = (
+        make_tenant(directory, "exact", "a.example.com"),
+        make_tenant(directory, "wildcard", "*.example.com"),
+        make_tenant(directory, "default", "anything.example.net"),
+    )
     yield {tenant.name: tenant for tenant in made}
     for tenant in made:
         tenant.backend.close()
@@ -57,11 +77,31 @@ def tenants(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gateway(pki, tenants):
-    snis = {"exact": {"sni": ["a.example.com"]}, "wildcard": {"sni": ["*.example.com"]}, "default": {}}
-    routes = [route_table(pki, tenant.name, files=tenant.gateway, client_ca=tenant.ca, **snis[tenant.name]) for tenant in tenants.values()]
-    pools = [pool_table(pki, [tenant.backend.address], name=tenant.name, files=tenant.machine, backend_ca=tenant.ca) for tenant in tenants.values()]
+    snis = {
+        "exact": {"sni": ["a.example.com"]},
+        "wildcard": {"sni": ["*.example.com"]},
+        "default": {},
+    }
+    routes = [
+        route_table(
+            pki, tenant.name, files=tenant.gateway, client_ca=tenant.ca, **snis[tenant.name]
+        )
+        for tenant in tenants.values()
+    ]
+    pools = [
+        pool_table(
+            pki,
+            [tenant.backend.address],
+            name=tenant.name,
+            files=tenant.machine,
+            backend_ca=tenant.ca,
+        )
+        for tenant in tenants.values()
+    ]
     other = listener_table(routes[2], name="other", listen=["[::1]:0"])
-    with Gateway(listener_table(*routes, listen=["127.0.0.1:0", "[::1]:0"]) + other + "".join(pools)) as running:
+    with Gateway(
+        listener_table(*routes, listen=["127.0.0.1:0", "[::1]:0"]) + other + "".join(pools)
+    ) as running:
         yield running
 
 
@@ -86,29 +126,47 @@ class Answer(NamedTuple):
 
 def ask(address, context, name, session=None):
     """Connect, ask who is there, leave."""
-    with context.wrap_socket(socket.create_connection(address, PATIENCE_S), server_hostname=name, session=session) as tls:
+    with context.wrap_socket(
+        socket.create_connection(address, PATIENCE_S), server_hostname=name, session=session
+    ) as tls:
         tls.sendall(b"who are you?")
         answer = tls.recv(1000)
         if not answer:
             raise ConnectionAbortedError("closed without an answer")
         subject = dict(pair for rdn in tls.getpeercert()["subject"] for pair in rdn)["commonName"]
         host, port, *_ = tls.getsockname()
-        return Answer(answer.decode().strip(), subject, tls.session, bool(tls.session_reused), f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        return Answer(
+            answer.decode().strip(),
+            subject,
+            tls.session,
+            bool(tls.session_reused),
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        )
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize(
     ("tenant", "name"),
-    [("exact", "a.example.com"), ("exact", "A.Example.COM"), ("wildcard", "b.example.com"), ("default", "anything.example.net")],
+    [
+        ("exact", "a.example.com"),
+        ("exact", "A.Example.COM"),
+        ("wildcard", "b.example.com"),
+        ("default", "anything.example.net"),
+    ],
 )
-def test_a_name_leads_to_its_routes_certificate_clients_and_backends(gateway, tenants, tenant, name, index):
+def test_a_name_leads_to_its_routes_certificate_clients_and_backends(
+    gateway, tenants, tenant, name, index
+):
     chosen = tenants[tenant]
     before = len(chosen.backend.peers)
     answer = ask(gateway.address(index=index), context_for(chosen), name)
     assert (answer.backend, answer.shown) == (tenant, f"gateway of {tenant}")
     assert answer.client.startswith("[::1]:" if index else "127.0.0.1:")
     peers = wait_until("the backend has seen the relay", lambda: chosen.backend.peers[before:])
-    assert dict(pair for rdn in peers[0]["subject"] for pair in rdn)["commonName"] == f"machine of {tenant}"
+    assert (
+        dict(pair for rdn in peers[0]["subject"] for pair in rdn)["commonName"]
+        == f"machine of {tenant}"
+    )
     (line,) = gateway.wait_for_access(client=answer.client)
     expected = {"exact": "a.example.com", "wildcard": "*.example.com", "default": "default"}[tenant]
     assert (line["pool"], line["sni"], line["route"]) == (tenant, name.lower(), expected)
@@ -149,14 +207,24 @@ def test_the_session_of_one_tenant_resumes_there_and_nowhere_else(gateway, tenan
         with pytest.raises(OSError, match=r"(?i)unknown ca|alert|closed without an answer"):
             ask(gateway.address(), context, "b.example.com", session)
     lines = gateway.wait_for_access(logged + 4, sni="b.example.com")[logged:]
-    assert [(line["reason"], line["route"], line["tls_version"], line["resumed"]) for line in lines] == [("unknown_ca", "*.example.com", version, False)] * 4
-    assert {line["subject"] for line in lines} == {"CN=client of exact"}, "not its CA, which this client sends along"
+    assert [
+        (line["reason"], line["route"], line["tls_version"], line["resumed"]) for line in lines
+    ] == [("unknown_ca", "*.example.com", version, False)] * 4
+    assert {line["subject"] for line in lines} == {"CN=client of exact"}, (
+        "not its CA, which this client sends along"
+    )
 
 
 @pytest.mark.parametrize("sticky", ["source", "none"])
-def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_round(start, pki, make_backend, sticky):
+def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_round(
+    start, pki, make_backend, sticky
+):
     backends = [make_backend(name_itself(f"w{number}")) for number in (1, 2, 3)]
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [each.address for each in backends], sticky=sticky), relay={"workers": 2})
+    gateway = start(
+        listener_table(route_table(pki))
+        + pool_table(pki, [each.address for each in backends], sticky=sticky),
+        relay={"workers": 2},
+    )
     context = ssl.create_default_context(cafile=str(pki.ca))
     context.load_cert_chain(pki.client.certificate, pki.client.key)
     seen: dict[str, set[str]] = {}
@@ -164,13 +232,24 @@ def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_ro
     for number in range(1, 9):
         source = f"127.0.0.{number}"
         for _ in range(visits):
-            raw = socket.create_connection(gateway.address(), PATIENCE_S, source_address=(source, 0))
+            raw = socket.create_connection(
+                gateway.address(), PATIENCE_S, source_address=(source, 0)
+            )
             with context.wrap_socket(raw, server_hostname="app.example.com") as tls:
                 tls.sendall(b"who?")
                 seen.setdefault(source, set()).add(tls.recv(100).decode().strip())
     lines = gateway.wait_for_access(8 * visits)
-    workers = {source: {line["session"].split("-")[0] for line in lines if line["client"].startswith(source + ":")} for source in seen}
-    assert all(len(of_one) == 2 for of_one in workers.values()), "12 connections of each client should have met both workers"
+    workers = {
+        source: {
+            line["session"].split("-")[0]
+            for line in lines
+            if line["client"].startswith(source + ":")
+        }
+        for source in seen
+    }
+    assert all(len(of_one) == 2 for of_one in workers.values()), (
+        "12 connections of each client should have met both workers"
+    )
     if sticky == "source":
         assert {len(of_one) for of_one in seen.values()} == {1}
         assert {line["why"] for line in lines} == {"sticky"}
@@ -180,9 +259,14 @@ def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_ro
         assert {line["why"] for line in lines} == {"balanced"}
 
 
-def test_a_sticky_client_moves_on_when_its_backend_dies_and_the_log_says_failover(start, pki, make_backend):
+def test_a_sticky_client_moves_on_when_its_backend_dies_and_the_log_says_failover(
+    start, pki, make_backend
+):
     backends = {f"w{number}": make_backend(name_itself(f"w{number}")) for number in (1, 2, 3)}
-    gateway = start(listener_table(route_table(pki)) + pool_table(pki, [each.address for each in backends.values()], sticky="source", retry_s=60))
+    gateway = start(
+        listener_table(route_table(pki))
+        + pool_table(pki, [each.address for each in backends.values()], sticky="source", retry_s=60)
+    )
     context = ssl.create_default_context(cafile=str(pki.ca))
     context.load_cert_chain(pki.client.certificate, pki.client.key)
     first = ask(gateway.address(), context, "app.example.com").backend

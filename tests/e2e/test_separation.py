@@ -61,7 +61,10 @@ def ways_in(user, pids):
     entry = pwd.getpwnam(user)
     done = subprocess.run(
         [sys.executable, "-c", INTRUDER, str(entry.pw_gid), str(entry.pw_uid), *map(str, pids)],
-        capture_output=True, text=True, timeout=30, check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     return {int(pid): ways for pid, *ways in map(str.split, done.stdout.splitlines())}
 
@@ -74,8 +77,14 @@ def busy(start, pki, echo, short_path):
     logs.mkdir()
     os.chown(logs, pwd.getpwnam("nobody").pw_uid, -1)
     pool = pool_table(pki, [echo.address], health={"interval_s": 0.5})
-    gateway = start(listener_table(route_table(pki)) + pool, relay={"user": "nobody"}, log={"access": logs / "access.log"})
-    checker = wait_until("there is a checker", lambda: pids_named(gateway, "relay checker"), detail=gateway.log)
+    gateway = start(
+        listener_table(route_table(pki)) + pool,
+        relay={"user": "nobody"},
+        log={"access": logs / "access.log"},
+    )
+    checker = wait_until(
+        "there is a checker", lambda: pids_named(gateway, "relay checker"), detail=gateway.log
+    )
     return gateway, checker[0]
 
 
@@ -88,10 +97,14 @@ def test_no_process_of_our_user_reads_the_memory_of_another(busy):
     gateway, checker = busy
     processes = [*gateway.workers().values(), checker, gateway.pid]
     assert ways_in("nobody", processes) == {pid: [] for pid in processes}
-    with subprocess.Popen(["/bin/sleep", "60"], user="nobody", group=pwd.getpwnam("nobody").pw_gid, extra_groups=[]) as other:
+    with subprocess.Popen(
+        ["/bin/sleep", "60"], user="nobody", group=pwd.getpwnam("nobody").pw_gid, extra_groups=[]
+    ) as other:
         try:
             found = ways_in("nobody", [other.pid])[other.pid]
-            assert {"process_vm_readv", "mem", "ptrace"} <= set(found), "the ways in work where nobody forbids them"
+            assert {"process_vm_readv", "mem", "ptrace"} <= set(found), (
+                "the ways in work where nobody forbids them"
+            )
         finally:
             other.kill()
 
@@ -141,14 +154,24 @@ def test_cpu_and_memory_of_the_workers_are_in_the_metrics(start, simple, pki):
     operator = Operator(gateway.endpoints["admin"])
 
     def value(name):
-        lines = [line for line in operator.ask("/metrics")[1].splitlines() if line.startswith(f'{name}{{slot="0"}}')]
+        lines = [
+            line
+            for line in operator.ask("/metrics")[1].splitlines()
+            if line.startswith(f'{name}{{slot="0"}}')
+        ]
         return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
     worker = psutil.Process(gateway.workers()[0])
     assert talk(pki, gateway.port()) == b"hello"
-    wait_until("the memory is told", lambda: abs(value("relay_worker_resident_bytes") - worker.memory_info().rss) < 4 << 20)
+    wait_until(
+        "the memory is told",
+        lambda: abs(value("relay_worker_resident_bytes") - worker.memory_info().rss) < 4 << 20,
+    )
     times = worker.cpu_times()
-    wait_until("the CPU time is told", lambda: abs(value("relay_worker_cpu_seconds_total") - times.user - times.system) < 0.5)
+    wait_until(
+        "the CPU time is told",
+        lambda: abs(value("relay_worker_cpu_seconds_total") - times.user - times.system) < 0.5,
+    )
     before = value("relay_worker_cpu_seconds_total")
     worker.kill()
     gateway.wait_for_log("it is replaced")
@@ -160,7 +183,10 @@ def of_one_user(pki, echo):
     """A relay that a service manager started as nobody: supervisor, workers and checker have one user."""
     pool = pool_table(pki, [echo.address], health={"interval_s": 0.5})
     gateway = Gateway(
-        listener_table(route_table(pki)) + pool, module=("tests.support.as_nobody",), relay={"user": "nobody"}, admin={"listen": ""}
+        listener_table(route_table(pki)) + pool,
+        module=("tests.support.as_nobody",),
+        relay={"user": "nobody"},
+        admin={"listen": ""},
     )
     os.chown(gateway.directory, pwd.getpwnam("nobody").pw_uid, -1)
     try:
@@ -173,7 +199,11 @@ def of_one_user(pki, echo):
 @only_root
 def test_under_one_user_the_supervisor_keeps_to_itself_too(of_one_user):
     gateway = of_one_user
-    (checker,) = wait_until("there is a checker", lambda: pids_named(gateway, "relay checker"), detail=gateway.log)
+    (checker,) = wait_until(
+        "there is a checker", lambda: pids_named(gateway, "relay checker"), detail=gateway.log
+    )
     processes = [gateway.pid, checker, *gateway.workers().values()]
-    assert {psutil.Process(pid).uids().effective for pid in processes} == {pwd.getpwnam("nobody").pw_uid}
+    assert {psutil.Process(pid).uids().effective for pid in processes} == {
+        pwd.getpwnam("nobody").pw_uid
+    }
     assert ways_in("nobody", processes) == {pid: [] for pid in processes}

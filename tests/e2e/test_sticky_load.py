@@ -34,7 +34,9 @@ class Visitors:
                     name = self._visit(number)
                 except (OSError, AssertionError, EOFError) as error:
                     name = f"failed: {error!r}"
-                self.seen.append((phase if phase == self.phase else f"{phase}, {self.phase}", number, name))
+                self.seen.append(
+                    (phase if phase == self.phase else f"{phase}, {self.phase}", number, name)
+                )
                 if self.stop:
                     return
             self.rounds += 1
@@ -54,12 +56,16 @@ def home(number) -> str:
     return NAMES[number % 3]
 
 
-def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_not_reached_the_dead_one(pki):
+def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_not_reached_the_dead_one(
+    pki,
+):
     def open_site(name, port=0):
         return TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca, Site(name), port=port)
 
     sites = {name: open_site(name) for name in NAMES}
-    body = listener_table(route_table(pki)) + pool_table(pki, [sites[name].address for name in NAMES], sticky="cookie", retry_s=1)
+    body = listener_table(route_table(pki)) + pool_table(
+        pki, [sites[name].address for name in NAMES], sticky="cookie", retry_s=1
+    )
     with Gateway(body, relay={"workers": 2}) as relay:
         context = context_of(pki)
         port = int(relay.endpoints["listeners"]["https"][0].rpartition(":")[2])
@@ -70,7 +76,13 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
             before = [each.rounds for each in crowd]
             for each in crowd:
                 each.phase = phase
-            wait_until(f"all clients have come while the backend {phase}", lambda: all(each.rounds >= was + 2 for each, was in zip(crowd, before, strict=True)), 120)
+            wait_until(
+                f"all clients have come while the backend {phase}",
+                lambda: all(
+                    each.rounds >= was + 2 for each, was in zip(crowd, before, strict=True)
+                ),
+                120,
+            )
 
         for each in crowd:
             each.phase = "lives"
@@ -98,16 +110,31 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
                 site.close()
     seen = [visit for each in crowd for visit in each.seen]
     assert len(seen) > 3 * CLIENTS
-    assert Counter(visit for visit in seen if home(visit[1]) != LOST and visit[2] != home(visit[1])) == {}, "moved, or failed, with a living backend"
+    assert (
+        Counter(visit for visit in seen if home(visit[1]) != LOST and visit[2] != home(visit[1]))
+        == {}
+    ), "moved, or failed, with a living backend"
     failed = [visit for visit in seen if visit[2].startswith("failed")]
-    assert {phase for phase, *_ in failed} <= {"lives, dies", "dies", "dies, is dead"}, "only what the backend had in its hands when it died"
+    assert {phase for phase, *_ in failed} <= {"lives, dies", "dies", "dies, is dead"}, (
+        "only what the backend had in its hands when it died"
+    )
     assert len(failed) <= len(crowd), "each visitor has one request at a time"
-    assert {name for phase, number, name in seen if home(number) == LOST and phase == "lives" and not name.startswith("failed")} == {LOST}
+    assert {
+        name
+        for phase, number, name in seen
+        if home(number) == LOST and phase == "lives" and not name.startswith("failed")
+    } == {LOST}
     homeless = {}
     for phase, number, name in seen:
         if home(number) == LOST and phase == "is dead":
             homeless.setdefault(number, set()).add(name)
     assert homeless
-    assert all(len(names) == 1 and LOST not in names for names in homeless.values()), "each session goes to one other backend"
-    assert {name for names in homeless.values() for name in names} == {"w1", "w3"}, "and they are spread"
-    assert {name for phase, number, name in seen if home(number) == LOST and phase == "is back"} == {LOST}
+    assert all(len(names) == 1 and LOST not in names for names in homeless.values()), (
+        "each session goes to one other backend"
+    )
+    assert {name for names in homeless.values() for name in names} == {"w1", "w3"}, (
+        "and they are spread"
+    )
+    assert {
+        name for phase, number, name in seen if home(number) == LOST and phase == "is back"
+    } == {LOST}

@@ -42,7 +42,9 @@ def manager():
 def test_a_manager_hears_ready_signs_of_life_reloads_and_the_end(start, simple, manager):
     listener, address = manager
     period_s = 0.4
-    gateway = start(simple, env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(period_s * 1e6))})
+    gateway = start(
+        simple, env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(period_s * 1e6))}
+    )
 
     def hear(word):
         while True:
@@ -70,7 +72,9 @@ def test_a_manager_hears_ready_signs_of_life_reloads_and_the_end(start, simple, 
 
 
 def test_a_manager_that_does_not_listen_is_no_reason_not_to_relay(start, pki, simple):
-    gateway = start(simple, env={"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"})
+    gateway = start(
+        simple, env={"NOTIFY_SOCKET": "@nobody-listens-here", "WATCHDOG_USEC": "100000"}
+    )
     assert talk(pki, gateway.port()) == b"hello"
     assert gateway.stop() == 0
 
@@ -89,7 +93,18 @@ def test_systemd_finds_no_fault_with_the_unit(short_path):
 
 def may_read(user, path):
     """Whether a process of that user can open the file."""
-    return subprocess.run(["/bin/cat", str(path)], user=user, group=pwd.getpwnam(user).pw_gid, extra_groups=[], capture_output=True, timeout=20, check=False).returncode == 0
+    return (
+        subprocess.run(
+            ["/bin/cat", str(path)],
+            user=user,
+            group=pwd.getpwnam(user).pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            timeout=20,
+            check=False,
+        ).returncode
+        == 0
+    )
 
 
 @pytest.fixture
@@ -108,13 +123,19 @@ def private(pki, short_path):
 
 
 @only_root
-def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(start, pki, echo, private):
+def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(
+    start, pki, echo, private
+):
     _, keys, logs = private
     pool = pool_table(pki, [echo.address], machine_key=keys["machine"])
     body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
-    gateway = start(body, relay={"user": "nobody"}, log={"access": logs / "access.log"}, admin={"listen": ""})
+    gateway = start(
+        body, relay={"user": "nobody"}, log={"access": logs / "access.log"}, admin={"listen": ""}
+    )
     nobody = pwd.getpwnam("nobody").pw_uid
-    assert {psutil.Process(pid).uids() for pid in gateway.workers().values()} == {(nobody, nobody, nobody)}
+    assert {psutil.Process(pid).uids() for pid in gateway.workers().values()} == {
+        (nobody, nobody, nobody)
+    }
     assert psutil.Process(gateway.pid).uids().effective == 0
     assert not any(may_read("nobody", key) for key in keys.values())
     for pid in gateway.workers().values():
@@ -124,7 +145,10 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(st
 
     def visit(count):
         assert talk(pki, gateway.port()) == b"hello"
-        wait_until("the session has its line", lambda: log.exists() and log.read_text().count("\n") == count)
+        wait_until(
+            "the session has its line",
+            lambda: log.exists() and log.read_text().count("\n") == count,
+        )
 
     visit(1)
     assert log.stat().st_uid == nobody
@@ -137,20 +161,34 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(st
 
 
 @only_root
-def test_started_as_root_the_checker_is_nobody_and_writes_its_findings_all_the_same(start, pki, echo, private):
+def test_started_as_root_the_checker_is_nobody_and_writes_its_findings_all_the_same(
+    start, pki, echo, private
+):
     _, keys, _ = private
     pool = pool_table(pki, [echo.address], machine_key=keys["machine"], health={"interval_s": 0.2})
     body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
     gateway = start(body, relay={"user": "nobody"}, log={"access": ""}, admin={"listen": ""})
     file = gateway.state_dir / HEALTH_FILE
-    found = wait_until("the backend was checked", lambda: file.exists() and json.loads(file.read_text()), detail=gateway.log)
+    found = wait_until(
+        "the backend was checked",
+        lambda: file.exists() and json.loads(file.read_text()),
+        detail=gateway.log,
+    )
     nobody = pwd.getpwnam("nobody").pw_uid
     assert psutil.Process(found["pid"]).uids() == (nobody, nobody, nobody)
-    wait_until("it is up", lambda: json.loads(file.read_text())["main/w1"]["state"] == "up", detail=gateway.log)
+    wait_until(
+        "it is up",
+        lambda: json.loads(file.read_text())["main/w1"]["state"] == "up",
+        detail=gateway.log,
+    )
     assert file.stat().st_uid == nobody
     assert gateway.state_dir.stat().st_uid == 0
     os.kill(found["pid"], signal.SIGKILL)
-    wait_until("another one goes on", lambda: json.loads(file.read_text())["pid"] != found["pid"], detail=gateway.log)
+    wait_until(
+        "another one goes on",
+        lambda: json.loads(file.read_text())["pid"] != found["pid"],
+        detail=gateway.log,
+    )
     assert "cannot be written" not in gateway.log()
 
 
@@ -162,19 +200,32 @@ def test_started_as_root_a_log_directory_that_the_workers_cannot_write_is_refuse
     for command in ("check", "start"):
         done = gateway.command(command)
         assert done.returncode == 78
-        assert f"log.access: this user may not enter {logs}; change its owner or mode" in done.stdout + done.stderr
+        assert (
+            f"log.access: this user may not enter {logs}; change its owner or mode"
+            in done.stdout + done.stderr
+        )
 
 
 def nobody_can_run_us():
     try:
-        tried = subprocess.run([sys.executable, "-c", "import relay.admin.main"], user="nobody", cwd="/", env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, check=False)
+        tried = subprocess.run(
+            [sys.executable, "-c", "import relay.admin.main"],
+            user="nobody",
+            cwd="/",
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
     except PermissionError:
         return False
     return tried.returncode == 0
 
 
 @only_root
-def test_an_admin_process_of_its_own_user_shows_the_page_and_what_the_checks_found(start, pki, echo, private):
+def test_an_admin_process_of_its_own_user_shows_the_page_and_what_the_checks_found(
+    start, pki, echo, private
+):
     """Its user can neither walk to state_dir, which is below a private directory here, nor read the password file."""
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
@@ -192,11 +243,19 @@ def test_an_admin_process_of_its_own_user_shows_the_page_and_what_the_checks_fou
     )
     operator = Operator(gateway.endpoints["admin"], authorization=login("alice", "correct horse"))
     wait_until("it serves", lambda: asked(operator, "/readyz") == 200, detail=gateway.log)
-    wait_until("the finding is shown", lambda: operator.backend()["health"]["tls_version"] == "TLSv1.3", detail=gateway.log)
+    wait_until(
+        "the finding is shown",
+        lambda: operator.backend()["health"]["tls_version"] == "TLSv1.3",
+        detail=gateway.log,
+    )
     assert operator.ask("/balancer-manager")[0] == 200
     assert operator.change("main/w1", {"mode": "drain"})[0] == 200
     assert gateway.command("reload").returncode == 0
-    wait_until("the drain is still shown", lambda: asked(operator, "/api/pools") == 200 and operator.backend()["mode"] == "drain", detail=gateway.log)
+    wait_until(
+        "the drain is still shown",
+        lambda: asked(operator, "/api/pools") == 200 and operator.backend()["mode"] == "drain",
+        detail=gateway.log,
+    )
 
 
 def asked(operator, path):
@@ -207,13 +266,18 @@ def asked(operator, path):
 
 
 @only_root
-def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused(start, simple, private):
+def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused(
+    start, simple, private
+):
     gateway = Gateway(simple, relay={"admin_user": "no-such-user"})
     try:
         for command in ("check", "start"):
             done = gateway.command(command)
             assert done.returncode in {71, 78}
-            assert 'relay.admin_user: this system has no user "no-such-user"; create it' in done.stdout + done.stderr
+            assert (
+                'relay.admin_user: this system has no user "no-such-user"; create it'
+                in done.stdout + done.stderr
+            )
     finally:
         gateway.close()
     gateway = start(simple, relay={"admin_user": "root"}, log={"access": ""})
@@ -221,16 +285,22 @@ def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused
     gateway.write(simple, relay={"admin_user": "nobody"})
     done = gateway.command("reload")
     assert done.returncode == 78
-    assert "user, group and admin_user cannot change while the relay runs" in done.stdout + done.stderr
+    assert (
+        "user, group and admin_user cannot change while the relay runs" in done.stdout + done.stderr
+    )
 
 
 @only_root
-def test_an_admin_process_whose_user_cannot_run_python_has_the_workers_user_and_the_log_says_so(start, simple, fetch):
+def test_an_admin_process_whose_user_cannot_run_python_has_the_workers_user_and_the_log_says_so(
+    start, simple, fetch
+):
     if nobody_can_run_us():
         pytest.skip("the user nobody may run this Python")
     gateway = start(simple)
     assert fetch(f"{gateway.admin_url}/readyz") == (200, "ok\n")
-    gateway.wait_for_log("the admin process has the workers' user, as none of relay-admin, nobody, daemon can run")
+    gateway.wait_for_log(
+        "the admin process has the workers' user, as none of relay-admin, nobody, daemon can run"
+    )
 
 
 @needs("systemd-analyze")
@@ -239,10 +309,18 @@ def test_the_unit_leaves_little_to_attack(short_path):
     unit = short_path / "relay.service"
     unit.write_text(UNIT.read_text())
     done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(unit))
-    exposure = float(re.search(r"Overall exposure level for relay.service: (\d+\.\d)", done.stdout)[1])
+    exposure = float(
+        re.search(r"Overall exposure level for relay.service: (\d+\.\d)", done.stdout)[1]
+    )
     assert exposure <= 1.7, done.stdout
     text = UNIT.read_text()
-    for line in ("LimitCORE=0", "NoExecPaths=/", "TasksMax=4096", "# MemoryMax=4G", "NoNewPrivileges=yes"):
+    for line in (
+        "LimitCORE=0",
+        "NoExecPaths=/",
+        "TasksMax=4096",
+        "# MemoryMax=4G",
+        "NoNewPrivileges=yes",
+    ):
         assert f"\n{line}\n" in text
     for name in ("create_ruleset", "add_rule", "restrict_self"):
         assert f"landlock_{name}" in text
@@ -250,7 +328,10 @@ def test_the_unit_leaves_little_to_attack(short_path):
 
 def holds(pid, secret):
     """Whether these bytes are anywhere in the process's memory."""
-    with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+    with (
+        Path(f"/proc/{pid}/maps").open() as maps,
+        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+    ):
         for line in maps:
             span, access, *_, name = line.split()
             if access[0] != "r" or name in {"[vvar]", "[vsyscall]", "[vvar_vclock]"}:
@@ -263,14 +344,20 @@ def holds(pid, secret):
 
 
 @only_root
-def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_key(start, simple, fetch, private, pki):
+def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_key(
+    start, simple, fetch, private, pki
+):
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
     _, _, logs = private
     gateway = start(simple, relay={"user": "nobody"}, log={"access": logs / "access.log"})
     assert fetch(f"{gateway.admin_url}/readyz") == (200, "ok\n")
     own = pwd.getpwnam("daemon")  # the first of its candidates here that is not the workers'
-    (admin,) = [child for child in psutil.Process(gateway.pid).children() if child.pid not in gateway.workers().values()]
+    (admin,) = [
+        child
+        for child in psutil.Process(gateway.pid).children()
+        if child.pid not in gateway.workers().values()
+    ]
     assert admin.uids() == (own.pw_uid,) * 3
     assert admin.gids() == (own.pw_gid,) * 3
     status = Path(f"/proc/{admin.pid}/status").read_text()
@@ -280,7 +367,9 @@ def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_
     assert "relay.admin.main" in admin.cmdline()
     assert "cryptography" not in Path(f"/proc/{admin.pid}/maps").read_text()
     for files in (pki.gateway, pki.machine):
-        scalar = files.issued.key.private_numbers().private_value.to_bytes(32, "little")  # as OpenSSL keeps it
+        scalar = files.issued.key.private_numbers().private_value.to_bytes(
+            32, "little"
+        )  # as OpenSSL keeps it
         assert holds(gateway.workers()[0], scalar), "else the search finds nothing anywhere"
         assert not holds(admin.pid, scalar)
         assert not holds(admin.pid, scalar[::-1])

@@ -47,7 +47,9 @@ PROMISED = (
     "bytes_in bytes_out duration_s inbound_handshake_s outbound_handshake_s reason side remedy detail"
 )
 
-peer_strings = st.text(max_size=60) | st.text(alphabet='"\\\n\r\t\x00\x1b\x7f\x85\u2028é😀 %{}', max_size=60)
+peer_strings = st.text(max_size=60) | st.text(
+    alphabet='"\\\n\r\t\x00\x1b\x7f\x85\u2028é😀 %{}', max_size=60
+)
 peers = st.builds(
     Record,
     time=st.floats(0, 4e9),
@@ -98,12 +100,16 @@ def test_whatever_peers_say_json_is_one_printable_line_that_says_it(record):
     assert line[:-1].decode("ascii").isprintable()
     if len(line) < 1500:
         decoded = json.loads(line)
-        assert decoded["sni"].encode("utf-16", "surrogatepass") == record.sni.encode("utf-16", "surrogatepass")
+        assert decoded["sni"].encode("utf-16", "surrogatepass") == record.sni.encode(
+            "utf-16", "surrogatepass"
+        )
 
 
 @given(peers)
 def test_whatever_peers_say_a_logformat_line_keeps_its_fields(record):
-    line = apache('%h|%u|"%{SSL_CLIENT_S_DN}x" %{SSL_CLIENT_S_DN}x %{SSL_TLS_SNI}x "%r" end', record)
+    line = apache(
+        '%h|%u|"%{SSL_CLIENT_S_DN}x" %{SSL_CLIENT_S_DN}x %{SSL_TLS_SNI}x "%r" end', record
+    )
     assert line.endswith('" end\n')
     assert line[:-1].isprintable()
     unescaped_quotes = line.replace(r"\\", "").replace(r"\"", "").count('"')
@@ -129,7 +135,7 @@ def test_the_article_s_format_works_as_it_stands(monkeypatch):
     monkeypatch.setenv("TZ", "CET-1")
     time.tzset()
     try:
-        assert apache(r'%t %h %{SSL_PROTOCOL}x %{SSL_CIPHER}x \"%r\" %b') == (
+        assert apache(r"%t %h %{SSL_PROTOCOL}x %{SSL_CIPHER}x \"%r\" %b") == (
             '[14/Nov/2023:23:13:20 +0100] 2001:db8::7 TLSv1.3 TLS_AES_128_GCM_SHA256 "TLS app.example.com" 56789\n'
         )
     finally:
@@ -178,7 +184,9 @@ def test_a_comma_inside_another_attribute_does_not_make_a_user():
 def test_everything_unknown_in_a_format_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
         compile_format("%h %Z %{Host}i %{HTTPS}e %")
-    assert [problem.what for problem in caught.value.problems] == [f"{token!r} is not supported" for token in ("%Z", "%{Host}i", "%{HTTPS}e", "%")]
+    assert [problem.what for problem in caught.value.problems] == [
+        f"{token!r} is not supported" for token in ("%Z", "%{Host}i", "%{HTTPS}e", "%")
+    ]
     assert all(problem.where == "log.access_format" for problem in caught.value.problems)
     assert "%{SSL_PROTOCOL}x" in caught.value.problems[0].remedy
 

@@ -215,7 +215,11 @@ def test_lines_of_several_workers_do_not_mix_in_one_pipe(pipe, lost):
             status = 1
             try:
                 for number in range(500):
-                    log.write(b"%d:%d:" % (worker, number) + bytes([97 + worker]) * (100 + 7 * number % 3000) + b"\n")
+                    log.write(
+                        b"%d:%d:" % (worker, number)
+                        + bytes([97 + worker]) * (100 + 7 * number % 3000)
+                        + b"\n"
+                    )
                     log.flush(100.0)
                 while log.pending:
                     select.select([], [write], [], 10)
@@ -311,7 +315,9 @@ def test_the_check_names_what_would_keep_the_log_from_being_written(tmp_path):
     assert check_access_log("-", 1, "json") == []
     assert check_access_log(str(tmp_path / "there.log"), 1, "common") == []
     assert check_access_log(str(tmp_path / "new_%Y.log"), 1, "combined") == []
-    assert [problem.what for problem in check_access_log(str(tmp_path), 1, "json")] == [f"{tmp_path} is a directory"]
+    assert [problem.what for problem in check_access_log(str(tmp_path), 1, "json")] == [
+        f"{tmp_path} is a directory"
+    ]
     missing = check_access_log(str(tmp_path / "no" / "access.log"), 1, "%Z")
     assert [problem.where for problem in missing] == ["log.access_format", "log.access"]
     assert missing[1].what == f"the directory {tmp_path / 'no'} does not exist"

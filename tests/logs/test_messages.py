@@ -17,7 +17,9 @@ SETUP = "import logging, os, sys\nfrom relay.logs import messages\nmessages.setu
 
 
 def run(code, check=True):
-    return subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, timeout=30, check=check)
+    return subprocess.run(
+        [sys.executable, "-c", SETUP + code], capture_output=True, timeout=30, check=check
+    )
 
 
 def json_lines(code, check=True):
@@ -27,8 +29,7 @@ def json_lines(code, check=True):
 def run_on_terminal(code):
     """What a terminal is sent."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-c", SETUP + code], stderr=theirs)
+    child = subprocess.Popen([sys.executable, "-c", SETUP + code], stderr=theirs)
     os.close(theirs)
     received = b""
     try:
@@ -43,7 +44,13 @@ def run_on_terminal(code):
 def test_a_message_is_a_json_line_with_its_extra_fields():
     (line,) = json_lines("log.info('worker %d ended', 3, extra={'slot': 3, 'status': -9})")
     assert len(line.pop("time")) == len("2026-01-01T00:00:00.000Z")
-    assert line == {"level": "info", "process": "supervisor", "message": "worker 3 ended", "slot": 3, "status": -9}
+    assert line == {
+        "level": "info",
+        "process": "supervisor",
+        "message": "worker 3 ended",
+        "slot": 3,
+        "status": -9,
+    }
 
 
 def test_what_is_below_the_level_is_not_written():
@@ -56,7 +63,11 @@ def test_a_forked_worker_says_its_own_name_and_nothing_twice():
         "if os.fork() == 0:\n    messages.name_process('worker[0]')\n    log.warning('mine')\n    os._exit(0)\n"
         "os.wait()\nlog.info('after')",
     )
-    assert [(line["process"], line["message"]) for line in lines] == [("supervisor", "before"), ("worker[0]", "mine"), ("supervisor", "after")]
+    assert [(line["process"], line["message"]) for line in lines] == [
+        ("supervisor", "before"),
+        ("worker[0]", "mine"),
+        ("supervisor", "after"),
+    ]
 
 
 def test_a_name_with_newlines_and_terminal_commands_stays_in_its_line():
@@ -90,7 +101,9 @@ def test_an_uncaught_exception_is_one_line():
 
 
 def test_an_exception_that_cannot_be_raised_is_one_line():
-    (line,) = json_lines("class Odd:\n    def __del__(self):\n        raise ValueError('odd')\nOdd()")
+    (line,) = json_lines(
+        "class Odd:\n    def __del__(self):\n        raise ValueError('odd')\nOdd()"
+    )
     assert line["level"] == "error"
     assert "ValueError('odd')" in line["message"]
 
@@ -121,7 +134,10 @@ def a_full_pipe():
 @contextlib.contextmanager
 def child_with(write, code):
     child = subprocess.Popen(
-        [sys.executable, "-c", SETUP + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=write
+        [sys.executable, "-c", SETUP + code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=write,
     )
     os.close(write)
     with child:  # which closes its pipes and waits for it
@@ -163,7 +179,9 @@ def test_what_is_dropped_is_counted_and_told_where_it_is_missing():
         assert child.wait(10) == 0
         assert (told["level"], told["messages_lost_before"]) == ("warning", dropped)
         assert "relay_messages_dropped_total" in told["message"]
-        assert [line["message"] for line in lines] == [str(number) for number in range(dropped, 400)]
+        assert [line["message"] for line in lines] == [
+            str(number) for number in range(dropped, 400)
+        ]
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "raise ValueError", "pass"])

@@ -31,7 +31,13 @@ def shared(board):
 
 def test_addresses_of_both_kinds_come_back_as_they_were(layout, shared):
     first = cell_of(layout, HOST)
-    stored = (("192.0.2.1", 0), ("255.255.255.255", 0), ("::1", 0), ("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 0), ("fe80::1", 3))
+    stored = (
+        ("192.0.2.1", 0),
+        ("255.255.255.255", 0),
+        ("::1", 0),
+        ("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 0),
+        ("fe80::1", 3),
+    )
     write_addresses(shared, first, stored)
     assert read_addresses(shared, first) == stored
 
@@ -42,17 +48,24 @@ def test_more_addresses_than_there_is_room_for_are_left_out(layout, shared):
     assert len(read_addresses(shared, first)) == MAX_ADDRESSES
 
 
-def test_a_reader_has_the_configured_address_until_something_was_found_and_again_when_it_is_forgotten(layout, shared):
+def test_a_reader_has_the_configured_address_until_something_was_found_and_again_when_it_is_forgotten(
+    layout, shared
+):
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     assert addresses.may_change
     assert addresses.places() == (CONFIGURED,)
     write_addresses(shared, cell_of(layout, HOST), [("192.0.2.7", 0), ("2001:db8::7", 0)])
-    assert addresses.places() == ((socket.AF_INET, ("192.0.2.7", 443)), (socket.AF_INET6, ("2001:db8::7", 443, 0, 0)))
+    assert addresses.places() == (
+        (socket.AF_INET, ("192.0.2.7", 443)),
+        (socket.AF_INET6, ("2001:db8::7", 443, 0, 0)),
+    )
     write_addresses(shared, cell_of(layout, HOST), [])
     assert addresses.places() == (CONFIGURED,)
 
 
-def test_a_reader_keeps_what_it_has_while_a_change_is_half_written_and_the_next_writer_mends_it(layout, shared):
+def test_a_reader_keeps_what_it_has_while_a_change_is_half_written_and_the_next_writer_mends_it(
+    layout, shared
+):
     first = cell_of(layout, HOST)
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     write_addresses(shared, first, [("192.0.2.7", 0)])

@@ -31,5 +31,7 @@ def test_as_many_ca_names_as_check_admits_can_be_sent(relay, pki, body, tmp_path
         cas.append(Authority.root(f"CA {len(cas)} ".ljust(64, "x")).certificate)
         size += 2 + len(cas[-1].subject.public_bytes())
     file.write_bytes(to_pem(cas))
-    gateway = relay(body.replace(f'client_ca = "{pki.ca}"', f'client_ca = "{file}"'), relay={"workers": 1})
+    gateway = relay(
+        body.replace(f'client_ca = "{pki.ca}"', f'client_ca = "{file}"'), relay={"workers": 1}
+    )
     assert talk(pki, gateway.port()) == b"hello"

@@ -20,7 +20,16 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def run(*arguments, cwd=None, **more):
-    return subprocess.run([sys.executable, "-m", "relay", *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False, **more)
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **more,
+    )
 
 
 def test_version_says_what_runs():
@@ -38,7 +47,16 @@ def test_help_lists_the_commands():
         assert f"\n  {command} " in said.stdout
 
 
-@pytest.mark.parametrize("arguments", [["dance"], ["start", "--what"], ["start", "surplus"], ["demo", "--port", "99999"], ["status", "--config"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dance"],
+        ["start", "--what"],
+        ["start", "surplus"],
+        ["demo", "--port", "99999"],
+        ["status", "--config"],
+    ],
+)
 def test_wrong_usage_is_one_line_and_64(arguments):
     said = run(*arguments)
     assert said.returncode == 64
@@ -61,13 +79,18 @@ def test_without_a_relay_there_is_69_and_where_it_was_looked_for(relay, command)
 def test_without_a_configuration_there_is_78(tmp_path, command):
     said = run(command, "--config", str(tmp_path / "absent.toml"))
     assert said.returncode == 78
-    assert said.stderr == f"relay: {tmp_path}/absent.toml: does not exist; create it, or name another one with --config FILE\n"
+    assert (
+        said.stderr
+        == f"relay: {tmp_path}/absent.toml: does not exist; create it, or name another one with --config FILE\n"
+    )
 
 
 def test_ten_mistakes_are_ten_lines(tmp_path, body):
     (tmp_path / "relay.toml").write_text(
         '[relay]\nworkers = 0\nstate_dirr = "x"\ndrain_timeout_s = -1\n[limits]\nconnections = "many"\n[log]\nlevel = "loud"\n[timeouts]\nidle_s = 0\nhello = 1\n'
-        + body.replace('pool = "echo"', 'pool = "ehco"').replace('route = "w1"', 'route = "w.1"').replace('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1"]')
+        + body.replace('pool = "echo"', 'pool = "ehco"')
+        .replace('route = "w1"', 'route = "w.1"')
+        .replace('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1"]')
     )
     for command in ("start", "check"):
         said = run(command, cwd=tmp_path)
@@ -82,27 +105,57 @@ def test_check_shows_every_certificate_and_says_ok(relay, pki):
     said = gateway.command("check")
     assert (said.returncode, said.stderr) == (0, "")
     for file in (pki.gateway.certificate, pki.machine.certificate, pki.ca):
-        assert any(line.startswith("info ") and str(file) in line for line in said.stdout.splitlines())
+        assert any(
+            line.startswith("info ") and str(file) in line for line in said.stdout.splitlines()
+        )
     assert said.stdout.endswith(f"{gateway.config}: ok\n")
 
 
 def test_check_says_of_every_finding_which_key_it_is_about(relay, pki, body):
     absent = "/no/such/file.pem"
-    gateway = relay(body.replace(f'private_key = "{pki.gateway.key}"', f'private_key = "{pki.client.key}"').replace(f'backend_ca = "{pki.ca}"', f'backend_ca = "{absent}"'), start=False)
+    gateway = relay(
+        body.replace(
+            f'private_key = "{pki.gateway.key}"', f'private_key = "{pki.client.key}"'
+        ).replace(f'backend_ca = "{pki.ca}"', f'backend_ca = "{absent}"'),
+        start=False,
+    )
     said = gateway.command("check")
     assert said.returncode == 78
     lines = said.stdout.splitlines()
-    assert f"error pool.echo.backend_ca: {absent} does not exist; create it, or correct the path (relative paths start at the configuration file)" in lines
-    assert any(line.startswith(f"error listener.https.route[0].certificate: the private key in {pki.client.key} does not belong to the certificate") for line in lines)
-    assert any(line.startswith(f"info pool.echo.machine_certificate: {pki.machine.certificate} (CN=relay machine): valid until ") for line in lines)
+    assert (
+        f"error pool.echo.backend_ca: {absent} does not exist; create it, or correct the path (relative paths start at the configuration file)"
+        in lines
+    )
+    assert any(
+        line.startswith(
+            f"error listener.https.route[0].certificate: the private key in {pki.client.key} does not belong to the certificate"
+        )
+        for line in lines
+    )
+    assert any(
+        line.startswith(
+            f"info pool.echo.machine_certificate: {pki.machine.certificate} (CN=relay machine): valid until "
+        )
+        for line in lines
+    )
 
 
 def test_a_file_that_is_missing_does_not_hide_what_else_start_would_refuse(relay, pki, body):
-    bad = body.replace(f'client_ca = "{pki.ca}"', 'client_ca = "/absent.pem"\nciphers_tls12 = "NONSENSE"\ngroups = "NONSENSE"')
-    bad = bad.replace(f'machine_certificate = "{pki.machine.certificate}"', 'machine_certificate = "/absent.pem"\nciphersuites_tls13 = "NONSENSE"')
+    bad = body.replace(
+        f'client_ca = "{pki.ca}"',
+        'client_ca = "/absent.pem"\nciphers_tls12 = "NONSENSE"\ngroups = "NONSENSE"',
+    )
+    bad = bad.replace(
+        f'machine_certificate = "{pki.machine.certificate}"',
+        'machine_certificate = "/absent.pem"\nciphersuites_tls13 = "NONSENSE"',
+    )
     said = relay(bad, start=False).command("check")
     assert said.returncode == 78
-    told = [line.split(": ")[0].removeprefix("error ") for line in said.stdout.splitlines() if line.startswith("error ")]
+    told = [
+        line.split(": ")[0].removeprefix("error ")
+        for line in said.stdout.splitlines()
+        if line.startswith("error ")
+    ]
     assert sorted(told) == [
         "listener.https.route[0].ciphers_tls12",
         "listener.https.route[0].groups",
@@ -117,7 +170,9 @@ def test_check_tells_what_is_disabled_from_what_is_refused(relay, body):
     assert nowhere != body
     said = relay(nowhere, start=False).command("check")
     assert said.returncode == 78
-    assert said.stderr.endswith("1 problem; the relay would start with a part of it disabled, but not with --strict\n")
+    assert said.stderr.endswith(
+        "1 problem; the relay would start with a part of it disabled, but not with --strict\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("backend",)], ids=str)
@@ -138,11 +193,18 @@ def test_a_password_is_read_from_stdin_where_that_is_no_terminal():
 
 
 def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
-    gateway = relay(body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False)
+    gateway = relay(
+        body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False
+    )
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as screen:
         command = [sys.executable, "-m", "relay", "check", "--config", str(gateway.config)]
-        check = subprocess.Popen(command, env={**ENVIRONMENT, "COLUMNS": "240", "TERM": "xterm"}, stdout=theirs, stderr=subprocess.DEVNULL)
+        check = subprocess.Popen(
+            command,
+            env={**ENVIRONMENT, "COLUMNS": "240", "TERM": "xterm"},
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # EIO: that was all
@@ -156,13 +218,20 @@ def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
 def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay, body):
     gateway = relay()
     port = gateway.port()
-    gateway.write(body.replace("127.0.0.1:0", f"127.0.0.1:{port}"), admin={"listen": gateway.endpoints["admin"]})
+    gateway.write(
+        body.replace("127.0.0.1:0", f"127.0.0.1:{port}"),
+        admin={"listen": gateway.endpoints["admin"]},
+    )
     said = gateway.command("check")
     assert (said.returncode, said.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("before", "after"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("[::1]", "[::]")])
-def test_check_lets_a_listener_have_more_or_less_of_its_port_as_a_reload_does(relay, pki, echo, before, after):
+@pytest.mark.parametrize(
+    ("before", "after"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("[::1]", "[::]")]
+)
+def test_check_lets_a_listener_have_more_or_less_of_its_port_as_a_reload_does(
+    relay, pki, echo, before, after
+):
     gateway = relay(write_body(pki, echo, (f"{before}:0",)))
     port = gateway.port()
     gateway.write(write_body(pki, echo, (f"{after}:{port}",)))
@@ -190,21 +259,34 @@ def test_the_port_of_our_own_admin_process_needs_a_restart_and_reload_and_check_
     gateway.write(body, admin={"listen": wanted})
     refused = gateway.command("reload")
     assert refused.returncode == 71
-    assert refused.stderr == f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process listens on {held}; choose another port, or restart the relay\n"
+    assert (
+        refused.stderr
+        == f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process listens on {held}; choose another port, or restart the relay\n"
+    )
     checked = gateway.command("check")
     assert (checked.returncode, checked.stderr) == (0, ""), "start would do it"
     (line,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
-    assert line == f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay"
+    assert (
+        line
+        == f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay"
+    )
 
 
-def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blamed_on_a_stranger(relay, pki, echo):
+def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blamed_on_a_stranger(
+    relay, pki, echo
+):
     gateway = relay()
     held, port = gateway.endpoints["admin"], gateway.port()
     for listen, admin in ((held, "127.0.0.1:0"), ("127.0.0.1:0", f"127.0.0.1:{port}")):
-        gateway.write(write_body(pki, echo, (listen,)).replace('"https"', '"other"'), admin={"listen": admin})
+        gateway.write(
+            write_body(pki, echo, (listen,)).replace('"https"', '"other"'), admin={"listen": admin}
+        )
         refused = gateway.command("reload")
         assert refused.returncode == 71
-        assert "Address already in use (by this relay itself); choose another port, or restart the relay" in refused.stderr
+        assert (
+            "Address already in use (by this relay itself); choose another port, or restart the relay"
+            in refused.stderr
+        )
         checked = gateway.command("check")
         assert checked.returncode == 0
         assert "choose another port, or restart the relay" in checked.stdout
@@ -236,7 +318,13 @@ def test_a_reader_that_goes_away_gets_no_traceback(relay):
     read, write = os.pipe()
     os.close(read)
     said = subprocess.run(
-        [sys.executable, "-m", "relay", "status", "--config", str(gateway.config)], env=ENVIRONMENT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        [sys.executable, "-m", "relay", "status", "--config", str(gateway.config)],
+        env=ENVIRONMENT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
     )
     os.close(write)
     assert (said.returncode, said.stderr) == (1, "")
@@ -245,5 +333,12 @@ def test_a_reader_that_goes_away_gets_no_traceback(relay):
 @pytest.mark.parametrize("command", [["status", "--help"], ["version"], ["check", "--help"]])
 def test_quick_commands_do_not_load_what_they_do_not_need(command):
     program = "import sys; sys.argv[0] = 'relay'; from relay.cli.main import main; main(sys.argv[1:]); print(sorted(m for m in ('starlette', 'uvicorn', 'OpenSSL') if m in sys.modules))"
-    said = subprocess.run([sys.executable, "-c", program, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run(
+        [sys.executable, "-c", program, *command],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert said.stdout.splitlines()[-1] == ("['OpenSSL']" if command == ["version"] else "[]")

@@ -38,7 +38,19 @@ def send(gateway, data, patience_s=10):
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b"{}\n", b"[]\n", b"null\n", b"status\n", b'{"command": "dance"}\n', b'{"command": ["stop"]}\n', b'{"command": 1}\n', b"\xff\xfe\n", b"[" * 4000 + b"\n", b"x" * 5000],
+    [
+        b"\n",
+        b"{}\n",
+        b"[]\n",
+        b"null\n",
+        b"status\n",
+        b'{"command": "dance"}\n',
+        b'{"command": ["stop"]}\n',
+        b'{"command": 1}\n',
+        b"\xff\xfe\n",
+        b"[" * 4000 + b"\n",
+        b"x" * 5000,
+    ],
 )
 def test_nonsense_gets_an_error_and_nobody_else_notices(relay_for_reading, line):
     reply = json.loads(send(relay_for_reading, line))
@@ -65,7 +77,12 @@ def test_status_says_who_serves_where(relay_for_reading):
     assert reply["supervisor"]["pid"] == relay_for_reading.pid
     assert reply["listeners"] == relay_for_reading.endpoints["listeners"]
     (worker,) = reply["workers"]
-    assert (worker["slot"], worker["pid"], worker["phase"], worker["connections"]) == (0, relay_for_reading.workers()[0], "serving", 0)
+    assert (worker["slot"], worker["pid"], worker["phase"], worker["connections"]) == (
+        0,
+        relay_for_reading.workers()[0],
+        "serving",
+        0,
+    )
     assert worker["heartbeat_age_s"] < 5
 
 
@@ -155,7 +172,10 @@ def test_a_server_that_talks_nonsense_is_an_error(short_path, said):
 
 
 def test_a_path_that_is_too_long_for_a_socket_says_so(tmp_path):
-    with pytest.raises(StartupError, match=r"bytes long and the kernel takes 107; choose a shorter relay\.state_dir"):
+    with pytest.raises(
+        StartupError,
+        match=r"bytes long and the kernel takes 107; choose a shorter relay\.state_dir",
+    ):
         open_control(tmp_path / ("x" * 120) / "control.sock")
 
 

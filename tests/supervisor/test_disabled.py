@@ -79,7 +79,9 @@ def page(gateway, path):
 
 
 def metric(gateway, line):
-    return wait_until(f"/metrics has {line}", lambda: line in page(gateway, "/metrics")[1].splitlines())
+    return wait_until(
+        f"/metrics has {line}", lambda: line in page(gateway, "/metrics")[1].splitlines()
+    )
 
 
 def bundle(pki, *authorities):
@@ -94,10 +96,20 @@ def expired_root(pki):
 
 
 CASES = {
-    "expired certificate": (lambda pki: {"shown": gateway_certificate(pki, **PAST)}, "route", "expired on"),
-    "future certificate": (lambda pki: {"shown": gateway_certificate(pki, **FUTURE)}, "route", "is not valid before"),
+    "expired certificate": (
+        lambda pki: {"shown": gateway_certificate(pki, **PAST)},
+        "route",
+        "expired on",
+    ),
+    "future certificate": (
+        lambda pki: {"shown": gateway_certificate(pki, **FUTURE)},
+        "route",
+        "is not valid before",
+    ),
     "expired client_ca": (
-        lambda pki: {"client_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca.pem")},
+        lambda pki: {
+            "client_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca.pem")
+        },
         "route",
         "expired on",
     ),
@@ -113,9 +125,15 @@ CASES = {
         "route",
         "expired on",
     ),
-    "expired machine certificate": (lambda pki: {"machine": machine_certificate(pki, **PAST)}, "pool", "expired on"),
+    "expired machine certificate": (
+        lambda pki: {"machine": machine_certificate(pki, **PAST)},
+        "pool",
+        "expired on",
+    ),
     "expired backend_ca": (
-        lambda pki: {"backend_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca2.pem")},
+        lambda pki: {
+            "backend_ca": Authority.root("Old CA", **PAST).write(pki.directory / "old-ca2.pem")
+        },
         "pool",
         "expired on",
     ),
@@ -130,7 +148,11 @@ def test_what_needs_it_is_disabled_and_the_rest_serves(relay, pki, echo, case):
     told = ask_bad(pki, gateway)
     assert "INTERNAL_ERROR" in told.upper().replace(" ", "_"), told
     [line] = gateway.wait_for_access(reason=f"{kind}_disabled")
-    assert (line["side"], line["route"], line["listener"]) == ("inbound", "bad.example.com", "https")
+    assert (line["side"], line["route"], line["listener"]) == (
+        "inbound",
+        "bad.example.com",
+        "https",
+    )
     assert words in line["detail"]
     assert "renew the file" in line["remedy"]
     thing = "route https/bad.example.com" if kind == "route" else "pool bad"
@@ -260,16 +282,23 @@ def test_every_route_disabled_starts_and_says_so_loudly(relay, pki, body):
     gateway = relay(text.replace(str(pki.gateway.key), str(old.key)), relay={"workers": 1})
     gateway.wait_for_log("every route is disabled: no client is served")
     assert page(gateway, "/healthz")[0] == 200
-    code, why = wait_until("it is not ready", lambda: (p := page(gateway, "/readyz"))[0] == 503 and p)
+    code, why = wait_until(
+        "it is not ready", lambda: (p := page(gateway, "/readyz"))[0] == 503 and p
+    )
     assert (code, "every route is disabled" in why) == (503, True)
 
 
 def test_a_key_of_another_certificate_is_refused_whole_as_before(relay, pki, echo):
     gateway = relay(write_two(pki, echo), relay={"workers": 1})
     bad = gateway_certificate(pki, **PAST)
-    gateway.write(write_two(pki, echo, shown=type(bad)(bad.certificate, pki.machine.key, bad.issued)))
+    gateway.write(
+        write_two(pki, echo, shown=type(bad)(bad.certificate, pki.machine.key, bad.issued))
+    )
     refused = gateway.command("reload")
-    assert (refused.returncode, "does not belong to the certificate" in refused.stderr) == (78, True)
+    assert (refused.returncode, "does not belong to the certificate" in refused.stderr) == (
+        78,
+        True,
+    )
 
 
 def test_a_backend_whose_name_does_not_resolve_is_disabled_and_the_rest_serves(relay, pki, echo):

@@ -18,7 +18,10 @@ from tests.support.stub_relay import STUB, stub
 
 
 def open_session(gateway, pki):
-    tls = context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", gateway.port()), 10), server_hostname="app.example.com")
+    tls = context_of(pki).wrap_socket(
+        socket.create_connection(("127.0.0.1", gateway.port()), 10),
+        server_hostname="app.example.com",
+    )
     tls.sendall(b"x")
     assert tls.recv(10) == b"x"
     return tls
@@ -61,7 +64,12 @@ def test_a_session_that_does_not_finish_is_ended_at_the_drain_timeout(relay, pki
 
 
 def test_a_worker_that_ignores_draining_is_killed_after_the_deadline(relay):
-    gateway = relay(start=False, module=STUB, env=stub(drain_timeout_s=0.3, drain_grace_s=0.2), relay={"workers": 1})
+    gateway = relay(
+        start=False,
+        module=STUB,
+        env=stub(drain_timeout_s=0.3, drain_grace_s=0.2),
+        relay={"workers": 1},
+    )
     (gateway.directory / "behave").write_text("deaf")
     gateway.start()
     assert gateway.stop() == 0
@@ -122,7 +130,12 @@ def test_quit_and_stop_end_it_now(relay, pki):
 def test_after_stop_has_returned_the_next_relay_can_start_at_once_on_the_same_ports(relay, pki):
     gateway = relay()
     port = gateway.port()
-    gateway.write(gateway.config.read_text().partition("\n[[listener]]")[2].join(["\n[[listener]]", ""]).replace("127.0.0.1:0", f"127.0.0.1:{port}", 1))
+    gateway.write(
+        gateway.config.read_text()
+        .partition("\n[[listener]]")[2]
+        .join(["\n[[listener]]", ""])
+        .replace("127.0.0.1:0", f"127.0.0.1:{port}", 1)
+    )
     for _ in range(3):
         talk(pki, port)
         assert gateway.command("stop").returncode == 0
@@ -130,7 +143,9 @@ def test_after_stop_has_returned_the_next_relay_can_start_at_once_on_the_same_po
         gateway.start()
 
 
-def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_start_meanwhile(relay, pki):
+def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_start_meanwhile(
+    relay, pki
+):
     gateway = relay(relay={"workers": 1})
     worker = gateway.workers()[0]
     children = [child.pid for child in psutil.Process(gateway.pid).children()]
@@ -143,7 +158,10 @@ def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_st
         assert talk(pki, gateway.port()) == b"hello"
         tls.sendall(b"old one")
         assert tls.recv(100) == b"old one"
-    wait_until("the children of the dead supervisor have ended", lambda: not any(alive(pid) for pid in children))
+    wait_until(
+        "the children of the dead supervisor have ended",
+        lambda: not any(alive(pid) for pid in children),
+    )
 
 
 def alive(pid):
@@ -176,7 +194,9 @@ def test_a_relay_that_has_served_never_ends_with_the_code_of_a_failed_start(rela
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
         command = [sys.executable, "-c", FATAL, "start", "--config", str(gateway.config)]
-        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+        gateway.process = subprocess.Popen(
+            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
+        )
     wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
     (gateway.directory / "fail").write_text(str(error))
     assert gateway.wait() == 70
@@ -203,11 +223,21 @@ def test_a_worker_keeps_no_descriptor_of_its_siblings_or_of_the_supervisor(relay
     gateway = relay(relay={"workers": 3})
     inodes = {}
     for slot, pid in gateway.workers().items():
-        inodes[slot] = {connection.laddr.port for connection in psutil.Process(pid).net_connections("tcp") if connection.status == psutil.CONN_LISTEN}
+        inodes[slot] = {
+            connection.laddr.port
+            for connection in psutil.Process(pid).net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
         assert inodes[slot] == {gateway.port()}
-        listening = [c for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        listening = [
+            c for c in psutil.Process(pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
+        ]
         assert len(listening) == 1
-        unix = [c.laddr for c in psutil.Process(pid).net_connections("unix") if "control.sock" in str(c.laddr)]
+        unix = [
+            c.laddr
+            for c in psutil.Process(pid).net_connections("unix")
+            if "control.sock" in str(c.laddr)
+        ]
         assert unix == []
         names = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
         assert not [name for name in names if "relay.pid" in name]

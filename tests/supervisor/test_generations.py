@@ -48,7 +48,9 @@ def goes_on(client):
 
 
 def generations(gateway):
-    return sorted({worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]})
+    return sorted(
+        {worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]}
+    )
 
 
 def test_when_too_many_old_generations_have_sessions_the_oldest_ones_are_ended(relay, call):
@@ -62,7 +64,9 @@ def test_when_too_many_old_generations_have_sessions_the_oldest_ones_are_ended(r
     assert "relay.old_generations" in record["remedy"]
     assert goes_on(clients[1])
     assert goes_on(clients[2])
-    wait_until("its workers are gone", lambda: generations(gateway) == [2, 3, 4], PATIENCE_S, gateway.log)
+    wait_until(
+        "its workers are gone", lambda: generations(gateway) == [2, 3, 4], PATIENCE_S, gateway.log
+    )
     log = gateway.wait_for_log("generation 1 is ended with 1 sessions")
     assert "relay.old_generations" in log
     assert "SIGKILL" not in log
@@ -80,7 +84,12 @@ def test_a_reload_may_change_how_many_old_generations_there_may_be(relay, call, 
     reload(gateway)
     assert [client.recv(5) for client in clients[:3]] == [b"", b"", b""]
     assert goes_on(clients[3])
-    wait_until("one old generation is left", lambda: generations(gateway) == [4, 5], PATIENCE_S, gateway.log)
+    wait_until(
+        "one old generation is left",
+        lambda: generations(gateway) == [4, 5],
+        PATIENCE_S,
+        gateway.log,
+    )
 
 
 def test_connections_of_old_generations_count_for_a_backends_limit(relay, pki, echo, call):
@@ -102,14 +111,22 @@ def test_connections_of_old_generations_count_for_a_backends_limit(relay, pki, e
 def test_an_operators_word_reaches_the_next_generation(relay, pki, echo, call):
     backends = [TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca) for _ in range(2)]
     try:
-        text = write_body(pki, backends[0]) + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\nname = "backend.example.com"\n'
+        text = (
+            write_body(pki, backends[0])
+            + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\nname = "backend.example.com"\n'
+        )
         gateway = relay(text, relay={"workers": 1})
-        assert ask(gateway.state_dir, "override", PATIENCE_S, pool="echo", backend="w1", mode="disabled")["ok"]
+        assert ask(
+            gateway.state_dir, "override", PATIENCE_S, pool="echo", backend="w1", mode="disabled"
+        )["ok"]
         for _ in range(2):
             reload(gateway)
             for _ in range(4):
                 assert call(gateway) is not None
-        shown = {one["backend"]: one for one in Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"]}
+        shown = {
+            one["backend"]: one
+            for one in Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"]
+        }
         assert (shown["w1"]["elected"], shown["w2"]["elected"]) == (0, 8)
         assert shown["w1"]["mode"] == "disabled"
     finally:
@@ -145,7 +162,12 @@ def test_a_worker_that_is_told_to_drain_again_and_again_finds_a_row_each_time(re
     assert (shown["busy"], shown["elected"]) == (12, 12)
     for client in clients:
         client.close()
-    wait_until("they have ended", lambda: len(ask(gateway.state_dir, "status", PATIENCE_S)["workers"]) == 1, PATIENCE_S, gateway.log)
+    wait_until(
+        "they have ended",
+        lambda: len(ask(gateway.state_dir, "status", PATIENCE_S)["workers"]) == 1,
+        PATIENCE_S,
+        gateway.log,
+    )
     shown = Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]
     assert (shown["busy"], shown["elected"]) == (0, 12)
 
@@ -164,10 +186,19 @@ def test_a_reload_that_is_given_up_leaves_no_memory_behind(relay, pki, body):
         gateway.write(body.replace('"w1"', f'"w1-{number}"'))
         reply = ask(gateway.state_dir, "reload", PATIENCE_S)
         assert not reply["ok"], reply
-        wait_until("nobody of it is left", lambda: generations(gateway) == [1], PATIENCE_S, gateway.log)
-        wait_until("its memory is given back", lambda: maps_of_generations(process) == 1, PATIENCE_S, gateway.log)
+        wait_until(
+            "nobody of it is left", lambda: generations(gateway) == [1], PATIENCE_S, gateway.log
+        )
+        wait_until(
+            "its memory is given back",
+            lambda: maps_of_generations(process) == 1,
+            PATIENCE_S,
+            gateway.log,
+        )
         files.append(process.num_fds())
-        seen.append(Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]["backend"])
+        seen.append(
+            Operator(gateway.endpoints["admin"]).pools()["pools"][0]["backends"][0]["backend"]
+        )
     assert max(files) <= files[0] + 1
     assert set(seen) == {"w1"}
     assert talk(pki, gateway.port()) == b"hello"

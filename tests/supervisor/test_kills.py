@@ -45,7 +45,10 @@ class Clients:
     def _run(self):
         while not self._stop.wait(0.02):
             try:
-                with socket.create_connection(("127.0.0.1", self._port), 5) as raw, self._context.wrap_socket(raw, server_hostname="app.example.com") as tls:
+                with (
+                    socket.create_connection(("127.0.0.1", self._port), 5) as raw,
+                    self._context.wrap_socket(raw, server_hostname="app.example.com") as tls,
+                ):
                     tls.sendall(b"x")
                     if tls.recv(1) == b"x":
                         self.served_at.append(time.monotonic())
@@ -72,7 +75,9 @@ def workers_of(gateway):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hanging(relay, pki, workers):
+def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hanging(
+    relay, pki, workers
+):
     """Slots in back-off once kept their sockets: their share of the clients hung for seconds."""
     gateway = relay(relay={"workers": workers})
     dice = random.Random(8)
@@ -80,7 +85,9 @@ def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hang
     # A busy machine makes a gap longer, never shorter: the best of some tries is the relay's.
     while len(gaps_s) < TRIES and min(gaps_s, default=LONGEST_GAP_S + 1) > LONGEST_GAP_S:
         with Clients(pki, gateway.port()) as clients:
-            wait_until("clients are served", lambda: len(clients.served_at) > 20, detail=gateway.log)
+            wait_until(
+                "clients are served", lambda: len(clients.served_at) > 20, detail=gateway.log
+            )
             for _ in range(KILLS):
                 started = time.monotonic()
                 victim = dice.choice(wait_until("there is a worker", lambda: workers_of(gateway)))
@@ -100,7 +107,9 @@ def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hang
 
 
 def test_a_slot_in_back_off_leaves_its_clients_to_the_others(relay, pki):
-    gateway = relay(module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 4})
+    gateway = relay(
+        module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 4}
+    )
     (gateway.directory / "behave").write_text("crash")
     os.kill(gateway.workers()[1], signal.SIGKILL)
     gateway.wait_for_log("it is replaced in 600 s; until then its sockets are closed")
@@ -111,7 +120,11 @@ def test_a_slot_in_back_off_leaves_its_clients_to_the_others(relay, pki):
 
 
 def test_when_no_slot_is_served_one_is_tried_soon_and_the_port_stays_ours(relay, pki):
-    gateway = relay(module=STUB, env=stub(first_delay_s=600, longest_delay_s=600, park_s=600, park_after_deaths=3), relay={"workers": 2})
+    gateway = relay(
+        module=STUB,
+        env=stub(first_delay_s=600, longest_delay_s=600, park_s=600, park_after_deaths=3),
+        relay={"workers": 2},
+    )
     port = gateway.port()
     (gateway.directory / "behave").write_text("crash")
     for pid in gateway.workers().values():
@@ -143,7 +156,10 @@ def test_workers_that_all_die_at_once_for_ever_cost_little(relay):
     time.sleep(3)
     cpu = psutil.Process(gateway.pid).cpu_times()
     spent = cpu.user + cpu.system + cpu.children_user + cpu.children_system
-    more, seconds = gateway.log().count("ended with exit code 3") - deaths, time.monotonic() - started
+    more, seconds = (
+        gateway.log().count("ended with exit code 3") - deaths,
+        time.monotonic() - started,
+    )
     assert 1 <= more <= 4 * seconds, gateway.log()
     time.sleep(2)
     cpu = psutil.Process(gateway.pid).cpu_times()
@@ -156,6 +172,8 @@ def test_a_fork_that_fails_is_tried_again(relay, pki):
     soft, hard = resource.prlimit(gateway.pid, resource.RLIMIT_NPROC)
     resource.prlimit(gateway.pid, resource.RLIMIT_NPROC, (1, hard))
     os.kill(gateway.workers()[0], signal.SIGKILL)
-    gateway.wait_for_log("worker 0 cannot be started: [Errno 11] Resource temporarily unavailable; tried again")
+    gateway.wait_for_log(
+        "worker 0 cannot be started: [Errno 11] Resource temporarily unavailable; tried again"
+    )
     resource.prlimit(gateway.pid, resource.RLIMIT_NPROC, (soft, hard))
     wait_until("clients are served again", lambda: answers(pki, gateway.port()), detail=gateway.log)

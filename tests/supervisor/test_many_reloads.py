@@ -29,7 +29,10 @@ PATIENCE_S = 30.0
 
 def body(pki, echo, number):
     """One backend that answers, and three whose names no generation before had; a host name is looked up, so there is a checker."""
-    new = "".join(f'[[pool.echo.backend]]\nroute = "g{number}-{i}"\naddress = "localhost:1"\nname = "x.example.com"\nstandby = true\n' for i in range(3))
+    new = "".join(
+        f'[[pool.echo.backend]]\nroute = "g{number}-{i}"\naddress = "localhost:1"\nname = "x.example.com"\nstandby = true\n'
+        for i in range(3)
+    )
     return write_body(pki, echo) + new
 
 
@@ -53,9 +56,15 @@ class Watcher:
             try:
                 now = self.read()
             except OSError as error:
-                self.back.append(error.read() if isinstance(error, urllib.error.HTTPError) else repr(error))
+                self.back.append(
+                    error.read() if isinstance(error, urllib.error.HTTPError) else repr(error)
+                )
                 return
-            self.back += [(key, value, now.get(key)) for key, value in self.last.items() if is_counter(key) and now.get(key, -1) < value]
+            self.back += [
+                (key, value, now.get(key))
+                for key, value in self.last.items()
+                if is_counter(key) and now.get(key, -1) < value
+            ]
             self.last = now
             self.reads += 1
             time.sleep(0.05)  # gaps between reads, so that reloads have the processor too
@@ -75,7 +84,9 @@ def is_counter(key):
 
 def session(gateway, context):
     """A session that has moved bytes."""
-    connected = context.wrap_socket(socket.create_connection(gateway.address(), PATIENCE_S), server_hostname="app.example.com")
+    connected = context.wrap_socket(
+        socket.create_connection(gateway.address(), PATIENCE_S), server_hostname="app.example.com"
+    )
     connected.sendall(b"hello")
     assert connected.recv(5) == b"hello"
     return connected
@@ -84,7 +95,11 @@ def session(gateway, context):
 def cost(pid):
     """Descriptors, mappings and bytes that belong to a process alone."""
     process = psutil.Process(pid)
-    return process.num_fds(), len(Path(f"/proc/{pid}/maps").read_text().splitlines()), process.memory_full_info().uss
+    return (
+        process.num_fds(),
+        len(Path(f"/proc/{pid}/maps").read_text().splitlines()),
+        process.memory_full_info().uss,
+    )
 
 
 def processes(gateway):
@@ -96,7 +111,9 @@ def processes(gateway):
 
 
 def generations(gateway):
-    return {worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]}
+    return {
+        worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]
+    }
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
@@ -114,15 +131,31 @@ def test_no_reload_is_refused_for_room_and_no_counter_goes_back(relay, pki, echo
             reply = ask(gateway.state_dir, "reload", PATIENCE_S)
             assert reply["ok"], f"reload {number}: {reply}"
             if number in (RELOADS // 2, RELOADS):
-                wait_until("only those with a session are left", lambda: len(generations(gateway)) == 1 + len(held), PATIENCE_S, gateway.log)
+                wait_until(
+                    "only those with a session are left",
+                    lambda: len(generations(gateway)) == 1 + len(held),
+                    PATIENCE_S,
+                    gateway.log,
+                )
                 watched[number] = {name: cost(pid) for name, pid in processes(gateway).items()}
         for one in held:
             one.sendall(b"still")
             assert one.recv(5) == b"still", "a session of an old generation goes on"
-        wait_until("the scraper has read all along", lambda: watcher.reads > 3, detail=lambda: f"{watcher.back}\n{gateway.log()}")
+        wait_until(
+            "the scraper has read all along",
+            lambda: watcher.reads > 3,
+            detail=lambda: f"{watcher.back}\n{gateway.log()}",
+        )
     assert watcher.back == []
     final = watcher.read()
-    assert sum(value for key, value in final.items() if key.startswith("relay_backend_selected_total{") and 'backend="w1"' in key) == RELOADS
+    assert (
+        sum(
+            value
+            for key, value in final.items()
+            if key.startswith("relay_backend_selected_total{") and 'backend="w1"' in key
+        )
+        == RELOADS
+    )
     assert any('backend="g1-0"' in key for key in final), "names that are gone keep their totals"
     early, late = watched[RELOADS // 2], watched[RELOADS]
     print(watched, watcher.reads)

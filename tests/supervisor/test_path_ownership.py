@@ -12,7 +12,9 @@ from relay.shared.password import hash_password
 from relay.supervisor.path_ownership import doubt_of
 from tests.support.tables import listener_table, pool_table, route_table
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of another user")
+only_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to make files of another user"
+)
 OTHER = "nobody"
 
 
@@ -116,7 +118,9 @@ def test_links_in_a_circle_are_an_error_and_not_followed_without_end(short_path)
 
 
 @only_root
-@pytest.mark.parametrize("case", ["everybody may write it", "another user owns it", "another user's link leads to it"])
+@pytest.mark.parametrize(
+    "case", ["everybody may write it", "another user owns it", "another user's link leads to it"]
+)
 def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short_path, case):
     make, said = BAD[case]
     gateway = relay(start=False, relay={"state_dir": make(short_path)})
@@ -124,7 +128,9 @@ def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short
     checked = gateway.command("check")
     started = gateway.command("start")
     assert (checked.returncode, started.returncode) == (78, 71)
-    (line,) = [line for line in checked.stderr.splitlines() if line.startswith("relay: relay.state_dir: ")]
+    (line,) = [
+        line for line in checked.stderr.splitlines() if line.startswith("relay: relay.state_dir: ")
+    ]
     for text in (line, started.stderr):
         assert said.format(at=short_path) in text
         assert "or choose another relay.state_dir" in text
@@ -133,10 +139,16 @@ def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short
 
 @only_root
 @pytest.mark.parametrize("command", ["check", "start"])
-def test_files_that_another_user_could_change_are_warned_about_once_per_reason(relay, pki, echo, short_path, command):
+def test_files_that_another_user_could_change_are_warned_about_once_per_reason(
+    relay, pki, echo, short_path, command
+):
     theirs = directory(short_path / "theirs", uid=other())
     copies = {}
-    for name, file in (("ca", pki.ca), ("certificate", pki.machine.certificate), ("key", pki.machine.key)):
+    for name, file in (
+        ("ca", pki.ca),
+        ("certificate", pki.machine.certificate),
+        ("key", pki.machine.key),
+    ):
         copies[name] = theirs / file.name
         copies[name].write_bytes(file.read_bytes())
         copies[name].chmod(0o600)
@@ -144,7 +156,13 @@ def test_files_that_another_user_could_change_are_warned_about_once_per_reason(r
     open_ca.write_bytes(pki.ca.read_bytes())
     open_ca.chmod(0o666)
     route = route_table(pki, client_ca=open_ca)
-    pool = pool_table(pki, [echo.address], backend_ca=copies["ca"], machine_certificate=copies["certificate"], machine_key=copies["key"])
+    pool = pool_table(
+        pki,
+        [echo.address],
+        backend_ca=copies["ca"],
+        machine_certificate=copies["certificate"],
+        machine_key=copies["key"],
+    )
     gateway = relay(listener_table(route) + pool, start=False)
     if command == "start":
         gateway.start()
@@ -167,7 +185,9 @@ def test_a_password_that_everybody_may_read_is_warned_about(relay, echo, pki, sh
     file = short_path / "password"
     file.write_text(hash_password("a good one") + "\n")
     body = listener_table(route_table(pki)) + pool_table(pki, [echo.address])
-    gateway = relay(body, start=False, admin={"listen": "127.0.0.1:0", "user": "admin", "password_file": file})
+    gateway = relay(
+        body, start=False, admin={"listen": "127.0.0.1:0", "user": "admin", "password_file": file}
+    )
     for mode, warned in ((0o644, True), (0o640, False)):
         file.chmod(mode)
         checked = gateway.command("check")

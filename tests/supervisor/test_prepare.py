@@ -154,7 +154,9 @@ def prepare(relay):
     yield make
     for one in made:
         one.close()
-    wait_until("all children are reaped", lambda: orphans.step(time.monotonic()) or not orphans._children)
+    wait_until(
+        "all children are reaped", lambda: orphans.step(time.monotonic()) or not orphans._children
+    )
 
 
 def test_a_generation_is_made_from_what_the_child_hands_back(prepare):
@@ -166,7 +168,9 @@ def test_a_generation_is_made_from_what_the_child_hands_back(prepare):
 
 def test_a_child_that_hangs_is_a_refusal(prepare):
     preparation, orphans = prepare(hang, patience_s=0.2)
-    with pytest.raises(StartupError, match=r"took longer than 0\.2 s; .* see whether a file system"):
+    with pytest.raises(
+        StartupError, match=r"took longer than 0\.2 s; .* see whether a file system"
+    ):
         wait_for(preparation, orphans)
 
 
@@ -187,7 +191,9 @@ def test_a_child_that_dies_is_a_refusal(prepare, work, words):
 
 def test_a_bug_in_the_child_is_a_refusal(prepare):
     preparation, orphans = prepare(lambda wish: 1 / 0)
-    with pytest.raises(StartupError, match="before it had an answer; see its last words in the log"):
+    with pytest.raises(
+        StartupError, match="before it had an answer; see its last words in the log"
+    ):
         wait_for(preparation, orphans)
 
 
@@ -195,7 +201,9 @@ def test_a_preparation_that_is_given_up_leaves_no_child_and_no_file(prepare):
     preparation, orphans = prepare(hang)
     pid, before = preparation._child.pid, len(list(Path("/proc/self/fd").iterdir()))
     preparation.close()
-    wait_until("the child is gone", lambda: orphans.step(time.monotonic()) or not psutil.pid_exists(pid))
+    wait_until(
+        "the child is gone", lambda: orphans.step(time.monotonic()) or not psutil.pid_exists(pid)
+    )
     assert len(list(Path("/proc/self/fd").iterdir())) < before
 
 

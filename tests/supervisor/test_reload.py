@@ -39,20 +39,29 @@ def test_a_reload_answers_when_new_workers_serve_on_the_same_ports(relay, pki):
 def test_a_hangup_signal_reloads_too(relay):
     gateway = relay()
     gateway.signal(signal.SIGHUP)
-    wait_until("generation 2 serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log)
+    wait_until(
+        "generation 2 serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log
+    )
 
 
 def test_sessions_of_the_old_generation_go_on_until_they_end(relay, pki):
     gateway = relay(relay={"workers": 1})
     old = gateway.workers()[0]
-    with context_of(pki).wrap_socket(socket.create_connection(("127.0.0.1", gateway.port()), 10), server_hostname="app.example.com") as tls:
+    with context_of(pki).wrap_socket(
+        socket.create_connection(("127.0.0.1", gateway.port()), 10),
+        server_hostname="app.example.com",
+    ) as tls:
         tls.sendall(b"before")
         assert tls.recv(100) == b"before"
         assert gateway.command("reload").returncode == 0
         tls.sendall(b"after")
         assert tls.recv(100) == b"after"
         assert gateway.workers()[0] != old
-        phases = {line.split("phase=")[1].split()[0] for line in gateway.command("status").stdout.splitlines() if line.startswith("worker")}
+        phases = {
+            line.split("phase=")[1].split()[0]
+            for line in gateway.command("status").stdout.splitlines()
+            if line.startswith("worker")
+        }
         assert phases == {"serving", "draining"}
     gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended with exit code 0")
 
@@ -63,7 +72,9 @@ def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
     os.kill(old[1], signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         reload = pool.submit(gateway.command, "reload")
-        gateway.wait_for_log(f"worker 0 (pid {old[0]}) of generation 1 ended")  # it was told to drain, so the new ones serve
+        gateway.wait_for_log(
+            f"worker 0 (pid {old[0]}) of generation 1 ended"
+        )  # it was told to drain, so the new ones serve
         assert not reload.done()
         assert gateway.endpoints["generation"] == 1
         assert "generation 2 serves" not in gateway.log()
@@ -73,7 +84,9 @@ def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
     assert "has not stopped accepting" not in gateway.log()
 
 
-def test_a_relay_that_is_told_to_end_while_old_workers_still_accept_says_so_to_who_waits_for_the_reload(relay):
+def test_a_relay_that_is_told_to_end_while_old_workers_still_accept_says_so_to_who_waits_for_the_reload(
+    relay,
+):
     gateway = relay(module=STUB, env=stub(handover_s=60, hang_s=60), relay={"workers": 2})
     old = gateway.workers()
     os.kill(old[1], signal.SIGSTOP)
@@ -95,7 +108,9 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     old = gateway.workers()
     assert gateway.command("reload").returncode == 0
     for slot, pid in old.items():
-        gateway.wait_for_log(f"worker {slot} (pid {pid}) of generation 1 has not stopped accepting 2 s after it was told to")
+        gateway.wait_for_log(
+            f"worker {slot} (pid {pid}) of generation 1 has not stopped accepting 2 s after it was told to"
+        )
         os.kill(pid, signal.SIGCONT)
     assert [talk(pki, port, b"x", raw, context) for raw in queued] == [b"x"] * 40
 
@@ -104,17 +119,31 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     ("change", "expected"),
     [
         (lambda text, pki: text + "\n[surprise]\n", "surprise"),
-        (lambda text, pki: text.replace(str(pki.gateway.certificate), str(pki.directory / "absent.pem")), "absent.pem"),
+        (
+            lambda text, pki: text.replace(
+                str(pki.gateway.certificate), str(pki.directory / "absent.pem")
+            ),
+            "absent.pem",
+        ),
         (lambda text, pki: text.replace(str(pki.gateway.key), str(pki.client.key)), "does not"),
-        (lambda text, pki: text.replace(str(pki.machine.certificate), str(pki.backend.certificate)).replace(str(pki.machine.key), str(pki.backend.key)), "cannot serve as a client"),
+        (
+            lambda text, pki: text.replace(
+                str(pki.machine.certificate), str(pki.backend.certificate)
+            ).replace(str(pki.machine.key), str(pki.backend.key)),
+            "cannot serve as a client",
+        ),
         (lambda text, pki: "not toml", "line 1"),
     ],
     ids=["unknown key", "missing file", "wrong key", "certificate for servers", "no TOML"],
 )
-def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_on(relay, pki, body, change, expected):
+def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_on(
+    relay, pki, body, change, expected
+):
     gateway = relay()
     before = gateway.endpoints
-    gateway.write(change(body, pki)) if expected != "line 1" else gateway.config.write_text("not toml [[[")
+    gateway.write(change(body, pki)) if expected != "line 1" else gateway.config.write_text(
+        "not toml [[["
+    )
     if expected == "line 1":
         gateway.signal(signal.SIGHUP)  # a client could not even find the control socket
         gateway.wait_for_log("reload refused")
@@ -150,7 +179,10 @@ def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, 
     gateway = relay(relay={"workers": 1})
     pipe = gateway.directory / "pipe"
     os.mkfifo(pipe)
-    gateway.write(body.replace(str(pki.ca), str(pipe)).replace(str(pki.gateway.key), str(pipe)), admin={"user": "alice", "password_file": pipe})
+    gateway.write(
+        body.replace(str(pki.ca), str(pipe)).replace(str(pki.gateway.key), str(pipe)),
+        admin={"user": "alice", "password_file": pipe},
+    )
     for command in ("check", "reload"):
         done = gateway.command(command)
         assert done.returncode == 78
@@ -164,10 +196,19 @@ def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, 
 
 def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, echo):
     gateway = relay()
-    with socket.create_server(("127.0.0.1", 0)) as stranger, socket.create_server(("127.0.0.1", 0)) as free:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as stranger,
+        socket.create_server(("127.0.0.1", 0)) as free,
+    ):
         port = free.getsockname()[1]
         free.close()
-        gateway.write(write_body(pki, echo, ("127.0.0.1:0", f"127.0.0.1:{port}", f"127.0.0.1:{stranger.getsockname()[1]}")))
+        gateway.write(
+            write_body(
+                pki,
+                echo,
+                ("127.0.0.1:0", f"127.0.0.1:{port}", f"127.0.0.1:{stranger.getsockname()[1]}"),
+            )
+        )
         refused = gateway.command("reload")
     assert refused.returncode == 71
     assert f"pid {os.getpid()}" in refused.stderr
@@ -195,7 +236,9 @@ def test_addresses_and_workers_come_and_go(relay, pki, echo):
     assert gateway.command("reload").returncode == 0
     assert gateway.endpoints["listeners"]["https"][0] == f"127.0.0.1:{first}"
     assert len(gateway.workers()) == 3
-    with context_of(pki).wrap_socket(socket.create_connection(gateway.address(index=1), 10), server_hostname="app.example.com") as tls:
+    with context_of(pki).wrap_socket(
+        socket.create_connection(gateway.address(index=1), 10), server_hostname="app.example.com"
+    ) as tls:
         tls.sendall(b"six")
         assert tls.recv(100) == b"six"
     gateway.write(write_body(pki, echo, ("[::1]:0",)), relay={"workers": 1})
@@ -217,13 +260,23 @@ def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(
     assert talk(pki, gateway.port()) == b"hello"
     (gateway.directory / "behave").unlink()
     again = gateway.command("reload")
-    assert again.stdout.startswith("generation 3 serves"), again  # 2 is spent: its workers may still be there
+    assert again.stdout.startswith("generation 3 serves"), (
+        again
+    )  # 2 is spent: its workers may still be there
 
 
-def test_no_client_notices_a_reload_to_more_workers_that_is_refused_or_given_up(relay, pki, echo, body):
+def test_no_client_notices_a_reload_to_more_workers_that_is_refused_or_given_up(
+    relay, pki, echo, body
+):
     gateway = relay(module=STUB, env=stub(start_timeout_s=20), relay={"workers": 1})
-    with socket.create_server(("127.0.0.1", 0)) as stranger, Traffic(pki, gateway.port()) as traffic:
-        gateway.write(write_body(pki, echo, ("127.0.0.1:0", f"127.0.0.1:{stranger.getsockname()[1]}")), relay={"workers": 4})
+    with (
+        socket.create_server(("127.0.0.1", 0)) as stranger,
+        Traffic(pki, gateway.port()) as traffic,
+    ):
+        gateway.write(
+            write_body(pki, echo, ("127.0.0.1:0", f"127.0.0.1:{stranger.getsockname()[1]}")),
+            relay={"workers": 4},
+        )
         for _ in range(3):
             assert "already in use" in gateway.command("reload").stderr
             traffic.wait_for_more(3)
@@ -241,7 +294,9 @@ def test_a_hangup_during_a_reload_is_not_lost(relay):
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
     gateway.signal(signal.SIGHUP)
-    wait_until("generation 3 serves", lambda: gateway.endpoints["generation"] == 3, detail=gateway.log)
+    wait_until(
+        "generation 3 serves", lambda: gateway.endpoints["generation"] == 3, detail=gateway.log
+    )
 
 
 def test_reloads_that_are_asked_for_during_a_reload_wait_and_are_answered_by_the_next(relay, body):
@@ -318,7 +373,11 @@ def test_counters_never_go_back_over_a_reload(relay, pki):
 
     def connections():
         with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=20) as page:
-            lines = [line for line in page.read().decode().splitlines() if line.startswith("relay_connections_total{")]
+            lines = [
+                line
+                for line in page.read().decode().splitlines()
+                if line.startswith("relay_connections_total{")
+            ]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     for _ in range(5):

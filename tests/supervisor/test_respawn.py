@@ -48,7 +48,9 @@ def test_a_worker_that_was_told_to_drain_by_hand_is_replaced_at_once(relay, pki)
 
 
 def test_a_worker_that_hangs_prints_where_and_is_replaced(relay):
-    gateway = relay(start=False, module=STUB, env=stub(hang_s=1, abort_grace_s=1), relay={"workers": 1})
+    gateway = relay(
+        start=False, module=STUB, env=stub(hang_s=1, abort_grace_s=1), relay={"workers": 1}
+    )
     (gateway.directory / "behave").write_text("mute")
     gateway.start()
     pid = gateway.workers()[0]
@@ -89,22 +91,34 @@ def _seconds_pass(seconds):
     return lambda: time.monotonic() - start > seconds
 
 
-def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_are_refused_not_hung(relay):
-    gateway = relay(module=STUB, env=stub(first_delay_s=0.05, longest_delay_s=0.1, lone_delay_s=600, park_after_deaths=4), relay={"workers": 1})
+def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_are_refused_not_hung(
+    relay,
+):
+    gateway = relay(
+        module=STUB,
+        env=stub(first_delay_s=0.05, longest_delay_s=0.1, lone_delay_s=600, park_after_deaths=4),
+        relay={"workers": 1},
+    )
     port, pid = gateway.port(), gateway.workers()[0]
     (gateway.directory / "behave").write_text("crash")
     os.kill(pid, signal.SIGKILL)
     gateway.wait_for_log("slot 0 is parked after 4 early deaths")
     log = gateway.log()
     assert "ended with exit code 3" in log
-    assert log.index("it is replaced at once") < log.index("it is replaced in 0.05 s") < log.index("it is replaced in 0.1 s")
+    assert (
+        log.index("it is replaced at once")
+        < log.index("it is replaced in 0.05 s")
+        < log.index("it is replaced in 0.1 s")
+    )
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
     assert "slot 0 is parked after 4 early deaths" in gateway.command("status").stdout
 
 
 def test_status_tells_of_a_slot_whose_worker_waits_for_its_next_start(relay):
-    gateway = relay(module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 2})
+    gateway = relay(
+        module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 2}
+    )
     (gateway.directory / "behave").write_text("crash")
     os.kill(gateway.workers()[1], signal.SIGKILL)
     gateway.wait_for_log("it is replaced in 600 s")
@@ -115,7 +129,11 @@ def test_status_tells_of_a_slot_whose_worker_waits_for_its_next_start(relay):
 
 
 def test_a_parked_slot_leaves_its_clients_to_the_other_slots_and_comes_back(relay, pki):
-    gateway = relay(module=STUB, env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2, park_s=2), relay={"workers": 2})
+    gateway = relay(
+        module=STUB,
+        env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2, park_s=2),
+        relay={"workers": 2},
+    )
     port, workers = gateway.port(), gateway.workers()
     (gateway.directory / "behave").write_text("crash")
     os.kill(workers[1], signal.SIGKILL)
@@ -128,7 +146,11 @@ def test_a_parked_slot_leaves_its_clients_to_the_other_slots_and_comes_back(rela
 
 
 def test_a_reload_takes_a_parked_slot_back_at_once(relay, pki):
-    gateway = relay(module=STUB, env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2), relay={"workers": 1})
+    gateway = relay(
+        module=STUB,
+        env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2),
+        relay={"workers": 1},
+    )
     port, pid = gateway.port(), gateway.workers()[0]
     (gateway.directory / "behave").write_text("crash")
     os.kill(pid, signal.SIGKILL)
@@ -176,7 +198,9 @@ def test_an_admin_process_that_is_stopped_gets_sigabrt_then_sigkill_and_is_repla
     os.kill(pid, signal.SIGSTOP)
     gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no sign of life for 3.")
     gateway.wait_for_log("the admin process was ended by SIG")
-    wait_until("there is another", lambda: admin_pid(gateway) not in (None, pid), detail=gateway.log)
+    wait_until(
+        "there is another", lambda: admin_pid(gateway) not in (None, pid), detail=gateway.log
+    )
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=20) as page:
         assert page.status == 200
     assert talk(pki, gateway.port()) == b"hello"
@@ -192,7 +216,9 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
         "        os.read(os.pipe()[0], 1)\n"
         "    asyncio.sleep = hang\n"
     )
-    gateway = relay(start=False, module=STUB, env=stub(hang_s=3, start_timeout_s=3), relay={"workers": 1})
+    gateway = relay(
+        start=False, module=STUB, env=stub(hang_s=3, start_timeout_s=3), relay={"workers": 1}
+    )
     gateway.environment["PYTHONPATH"] += os.pathsep + str(short_path)
     gateway.start()
     gateway.wait_for_log("hangs: no sign of life for")

@@ -59,7 +59,9 @@ def count(board, row, name, *labels, by=1):
 
 
 def elected(boards, name):
-    return boards.snapshot().values.get(Series("relay_backend_selected_total", ("main", name, "balanced")))
+    return boards.snapshot().values.get(
+        Series("relay_backend_selected_total", ("main", name, "balanced"))
+    )
 
 
 def open_files():
@@ -109,16 +111,35 @@ def test_a_gauge_ends_with_its_worker_and_its_name_with_the_last_generation_that
 
 
 def test_names_keep_their_totals_in_whatever_order_they_come_back(boards):
-    for number, names in enumerate([("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")], 1):
+    for number, names in enumerate(
+        [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")], 1
+    ):
         board = boards.begin(number, things(*names), 1)
         rows = [boards.lease(board, slot) for slot in range(2)]
         boards.publish({"generation": number})
         for row in rows:
             for name in names:
-                count(board, row, "relay_backend_selected_total", "main", name, "balanced", by=ord(name))
+                count(
+                    board,
+                    row,
+                    "relay_backend_selected_total",
+                    "main",
+                    name,
+                    "balanced",
+                    by=ord(name),
+                )
         boards.fold(board, rows[0])
-        times = {name: 2 * sum(name in each for each in [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")][:number]) for name in "abc"}
-        assert {name: elected(boards, name) for name in "abc"} == {name: ord(name) * n for name, n in times.items()}
+        times = {
+            name: 2
+            * sum(
+                name in each
+                for each in [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")][:number]
+            )
+            for name in "abc"
+        }
+        assert {name: elected(boards, name) for name in "abc"} == {
+            name: ord(name) * n for name, n in times.items()
+        }
 
 
 @given(st.lists(st.text("abc", max_size=2), unique=True), st.randoms())
@@ -133,7 +154,10 @@ def test_runs_say_where_each_thing_is_in_the_totals(keys, random):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(INT64, min_size=1, max_size=8), st.lists(st.sampled_from([0, -1, 2**63 - 1, -(2**63), 2**62]), max_size=4))
+@given(
+    st.lists(INT64, min_size=1, max_size=8),
+    st.lists(st.sampled_from([0, -1, 2**63 - 1, -(2**63), 2**62]), max_size=4),
+)
 def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
     boards = open_scoreboards()
     boards.begin(1, things("a"), 1)
@@ -145,9 +169,16 @@ def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
         for cell in range(len(cells)):
             cells[cell] = value
         snapshot = boards.snapshot()
-        assert all(0 <= worker.slot < 4096 and worker.pid >= 0 and 1 <= worker.phase <= 3 for worker in snapshot.workers)
+        assert all(
+            0 <= worker.slot < 4096 and worker.pid >= 0 and 1 <= worker.phase <= 3
+            for worker in snapshot.workers
+        )
         boards.fold(board, row, 0, 1)
-        after = {series: total for series, total in boards.snapshot().values.items() if series.name.endswith("_total")}
+        after = {
+            series: total
+            for series, total in boards.snapshot().values.items()
+            if series.name.endswith("_total")
+        }
         assert all(after[series] >= total for series, total in before.items())
         assert max(after.values()) <= LARGEST
         before = after
@@ -162,7 +193,15 @@ def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_sa
     board = boards.begin(1, things("a", "b"), 1)
     cell = board.layout.cell(HEALTH, "main", "b")
     board.states.cells[cell] = 2
-    larger = boards.begin(2, things(*(f"x{number}" for number in range(500)), "b", hosts=[f"h{number}" for number in range(50)]), 1)
+    larger = boards.begin(
+        2,
+        things(
+            *(f"x{number}" for number in range(500)),
+            "b",
+            hosts=[f"h{number}" for number in range(50)],
+        ),
+        1,
+    )
     boards.publish({"generation": 2})
     assert larger.states is not board.states
     assert larger.states.cells[larger.layout.cell(HEALTH, "main", "b")] == 2
@@ -176,7 +215,11 @@ def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(boards):
     first = None
     for number in range(1, 50):
         board = boards.begin(number, things(f"b{number}", hosts=[f"h{number}"], checked=True), 1)
-        cells = [board.layout.cell(HEALTH, "main", f"b{number}"), board.layout.cell("resolved", f"h{number}", "25"), board.layout.cell("backend_not_after_s", "main", f"b{number}")]
+        cells = [
+            board.layout.cell(HEALTH, "main", f"b{number}"),
+            board.layout.cell("resolved", f"h{number}", "25"),
+            board.layout.cell("backend_not_after_s", "main", f"b{number}"),
+        ]
         assert [board.states.cells[cell] for cell in cells] == [0, 0, 0]
         for cell in cells:
             board.states.cells[cell] = 7
@@ -265,7 +308,18 @@ def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes
     boards.close_reader()
 
 
-@pytest.mark.parametrize("catalogue", [b"", b"\n", b"{}\n{}", b"[1]\n[2]\n", b'{"view": 1, "facts": {}, "segments": [1]}\n{}\n{"number": 1}', b"\xff\n\xff", b"[" * 100_000 + b"\n{}"])
+@pytest.mark.parametrize(
+    "catalogue",
+    [
+        b"",
+        b"\n",
+        b"{}\n{}",
+        b"[1]\n[2]\n",
+        b'{"view": 1, "facts": {}, "segments": [1]}\n{}\n{"number": 1}',
+        b"\xff\n\xff",
+        b"[" * 100_000 + b"\n{}",
+    ],
+)
 def test_a_broken_catalogue_is_an_error_in_words(boards, catalogue):
     boards.begin(1, things("a"), 1)
     boards.publish({"generation": 1})
@@ -335,7 +389,11 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(boards):
             count(two, row, "relay_backend_connections_active", "main", "a", by=3)
             busy = sum(map(sum, two.columns("relay_backend_connections_active", "main", "a")))
             maps = [line for line in mappings() if "memfd:relay" in line]
-            writable = sorted(line.split("memfd:")[1].split()[0] for line in maps if line.split()[1].startswith("rw"))
+            writable = sorted(
+                line.split("memfd:")[1].split()[0]
+                for line in maps
+                if line.split()[1].startswith("rw")
+            )
             os.write(write_fd, f"{busy} {' '.join(writable)}".encode())
         finally:
             os._exit(0)
@@ -352,7 +410,13 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(boards):
 
 
 def test_every_kind_has_its_series_in_one_place():
-    found = [(kind.key, one) for kind in KINDS.values() for one in (*kind.gauges, *kind.counters, *kind.states)]
+    found = [
+        (kind.key, one)
+        for kind in KINDS.values()
+        for one in (*kind.gauges, *kind.counters, *kind.states)
+    ]
     assert len(found) == len(set(found))
-    assert {kind.name for kind in (RELAY, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)} <= KINDS.keys()
+    assert {
+        kind.name for kind in (RELAY, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)
+    } <= KINDS.keys()
     assert read_all(Writing("relay-test", b"x" * 100).fd) == b"x" * 100

@@ -24,7 +24,9 @@ def _takes_filters() -> bool:
     return True
 
 
-only_with_filters = pytest.mark.skipif(not _takes_filters(), reason="this kernel takes filters of TCP sockets from root only")
+only_with_filters = pytest.mark.skipif(
+    not _takes_filters(), reason="this kernel takes filters of TCP sockets from root only"
+)
 
 
 def test_port_zero_is_chosen_once_and_shared_by_all_slots():
@@ -73,7 +75,10 @@ def test_a_closed_listener_with_connections_left_over_can_be_bound_again():
 
 def begin_to_connect(address, count, stack):
     """So many clients that do not wait."""
-    clients = [stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)) for _ in range(count)]
+    clients = [
+        stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET))
+        for _ in range(count)
+    ]
     for client in clients:
         client.setblocking(False)
         client.connect_ex(address[:2])
@@ -109,7 +114,9 @@ def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(add
     assert not there & {client.getsockname() for client in late}
     goes.close()
     accepted += accept_from(stays, 80 - len(accepted))
-    assert {one.getpeername() for one in accepted} == {client.getsockname() for client in early + late}
+    assert {one.getpeername() for one in accepted} == {
+        client.getsockname() for client in early + late
+    }
     close_all(accepted)
 
 
@@ -126,7 +133,9 @@ def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
     close_all(accept_from(listener, 3))
 
 
-def test_more_sockets_for_an_address_get_clients_when_their_slots_are_served_and_not_before(body, tmp_path, stack):
+def test_more_sockets_for_an_address_get_clients_when_their_slots_are_served_and_not_before(
+    body, tmp_path, stack
+):
     file = tmp_path / "relay.toml"
     file.write_text(f'[relay]\nstate_dir = "{tmp_path}"\n{body}')
     config = load_config(file)
@@ -152,7 +161,12 @@ def test_where_no_socket_goes_nobody_waits():
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_connect_does_not_wait_and_succeeds_later(address):
-    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as server, contextlib.closing(start_connect(server.family, server.getsockname())) as client:
+    with (
+        socket.create_server(
+            (address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+        ) as server,
+        contextlib.closing(start_connect(server.family, server.getsockname())) as client,
+    ):
         assert client.getblocking() is False
         assert not os.get_inheritable(client.fileno())
         assert select.select([], [client], [], 10)[1]

@@ -58,7 +58,9 @@ def test_a_second_relay_with_the_same_state_directory_is_refused(relay):
     assert f"another relay (pid {gateway.pid}) runs with this state directory" in line
 
 
-@pytest.mark.parametrize("shares", [False, True], ids=["another program", "another program with SO_REUSEPORT"])
+@pytest.mark.parametrize(
+    "shares", [False, True], ids=["another program", "another program with SO_REUSEPORT"]
+)
 def test_an_address_in_use_is_refused_with_the_name_of_its_user(relay, pki, echo, shares):
     with socket.socket() as stranger:
         if shares:
@@ -77,12 +79,17 @@ def test_an_address_in_use_is_refused_with_the_name_of_its_user(relay, pki, echo
 
 def test_an_address_of_another_machine_is_refused(relay, pki, echo):
     (line,) = refusal(relay(write_body(pki, echo, ("192.0.2.1:0",)), start=False), 71)
-    assert "192.0.2.1:0: Cannot assign requested address; no interface of this machine has this address" in line
+    assert (
+        "192.0.2.1:0: Cannot assign requested address; no interface of this machine has this address"
+        in line
+    )
 
 
 def test_a_listener_can_have_an_address_that_is_not_there_yet(relay, pki, echo):
     addresses = ("192.0.2.1:0", "[2001:db8::1]:0", "127.0.0.1:0")
-    text = write_body(pki, echo, addresses).replace('name = "https"', 'name = "https"\nfreebind = true')
+    text = write_body(pki, echo, addresses).replace(
+        'name = "https"', 'name = "https"\nfreebind = true'
+    )
     gateway = relay(text, start=False)
     assert gateway.command("check").returncode == 0
     gateway.start()
@@ -103,14 +110,19 @@ def test_a_privileged_port_is_refused_with_the_capability_it_needs(relay, pki, e
 
 def test_an_admin_address_in_use_is_refused(relay):
     with socket.create_server(("127.0.0.1", 0)) as stranger:
-        (line,) = refusal(relay(start=False, admin={"listen": f"127.0.0.1:{stranger.getsockname()[1]}"}), 71)
+        (line,) = refusal(
+            relay(start=False, admin={"listen": f"127.0.0.1:{stranger.getsockname()[1]}"}), 71
+        )
     assert "admin.listen: cannot listen on" in line
 
 
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        (False, "the directory {directory} does not exist; create it, or choose another admin.listen"),
+        (
+            False,
+            "the directory {directory} does not exist; create it, or choose another admin.listen",
+        ),
         (True, "{directory} is not a directory; choose another admin.listen"),
     ],
     ids=["missing", "a file"],
@@ -121,7 +133,10 @@ def test_a_unix_socket_of_the_admin_process_needs_its_directory(relay, short_pat
         directory.touch()
     gateway = relay(start=False, admin={"listen": f"unix:{directory}/admin.sock"})
     (line,) = refusal(gateway, 71)
-    assert line == f"relay: {directory}/admin.sock: cannot make the admin process's socket: {said.format(directory=directory)}"
+    assert (
+        line
+        == f"relay: {directory}/admin.sock: cannot make the admin process's socket: {said.format(directory=directory)}"
+    )
     checked = gateway.command("check")
     assert checked.returncode == 78
     assert said.format(directory=directory) in checked.stderr
@@ -186,18 +201,38 @@ UNUSABLE = "the state directory cannot be used: "
         (below_a_file, f"/file/run: {UNUSABLE}"),
         (with_a_link_to_nowhere, f"/run: {UNUSABLE}"),
         (with_a_directory_for_the_lock, f"/run: {UNUSABLE}"),
-        (with_a_file_for_the_socket, "something that is not a socket is in the way of the control socket"),
+        (
+            with_a_file_for_the_socket,
+            "something that is not a socket is in the way of the control socket",
+        ),
         (lambda place: place / ("x" * 110), "choose a shorter relay.state_dir"),
-        pytest.param(below_a_closed_directory, f"/closed/run: {UNUSABLE}Permission denied", marks=not_root),
+        pytest.param(
+            below_a_closed_directory, f"/closed/run: {UNUSABLE}Permission denied", marks=not_root
+        ),
     ],
-    ids=["in proc", "proc itself", "in sys", "a file", "below a file", "a link to nowhere", "no lock", "no socket", "a long path", "no permission"],
+    ids=[
+        "in proc",
+        "proc itself",
+        "in sys",
+        "a file",
+        "below a file",
+        "a link to nowhere",
+        "no lock",
+        "no socket",
+        "a long path",
+        "no permission",
+    ],
 )
-def test_a_state_directory_that_cannot_be_used_is_refused_by_start_and_by_check_which_changes_nothing(relay, short_path, state_dir, said):
+def test_a_state_directory_that_cannot_be_used_is_refused_by_start_and_by_check_which_changes_nothing(
+    relay, short_path, state_dir, said
+):
     gateway = relay(start=False, relay={"state_dir": state_dir(short_path)})
     before = sorted(short_path.rglob("*"))
     checked = gateway.command("check")
     assert checked.returncode == 78, checked
-    (line,) = [line for line in checked.stderr.splitlines() if line.startswith("relay: relay.state_dir: ")]
+    (line,) = [
+        line for line in checked.stderr.splitlines() if line.startswith("relay: relay.state_dir: ")
+    ]
     assert said in line
     assert sorted(short_path.rglob("*")) == before
     (line,) = refusal(gateway, 71)
@@ -205,7 +240,11 @@ def test_a_state_directory_that_cannot_be_used_is_refused_by_start_and_by_check_
 
 
 def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
-    gateway = relay(start=False, relay={"state_dir": short_path / "new" / "run"}, admin={"listen": f"unix:{short_path}/admin.sock"})
+    gateway = relay(
+        start=False,
+        relay={"state_dir": short_path / "new" / "run"},
+        admin={"listen": f"unix:{short_path}/admin.sock"},
+    )
     checked = gateway.command("check")
     assert (checked.returncode, checked.stderr) == (0, "")
     assert list(short_path.iterdir()) == []
@@ -214,7 +253,9 @@ def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
     assert gateway.command("check").returncode == 0
     gateway.kill()
     there = sorted(short_path.rglob("*"))
-    assert gateway.command("check").returncode == 0, "sockets that a dead relay left are not in the way"
+    assert gateway.command("check").returncode == 0, (
+        "sockets that a dead relay left are not in the way"
+    )
     assert sorted(short_path.rglob("*")) == there
 
 
@@ -222,9 +263,18 @@ def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"user": ""}, 'relay.user: is missing, and the relay is started as root; set user = "relay"'),
-        ({"user": "nobody-of-this-name"}, 'relay.user: this system has no user "nobody-of-this-name"'),
-        ({"user": "root", "group": "no-such-group"}, 'relay.group: this system has no group "no-such-group"'),
+        (
+            {"user": ""},
+            'relay.user: is missing, and the relay is started as root; set user = "relay"',
+        ),
+        (
+            {"user": "nobody-of-this-name"},
+            'relay.user: this system has no user "nobody-of-this-name"',
+        ),
+        (
+            {"user": "root", "group": "no-such-group"},
+            'relay.group: this system has no group "no-such-group"',
+        ),
     ],
 )
 def test_as_root_the_user_must_be_said_and_exist_at_start_and_at_check(relay, settings, expected):
@@ -244,7 +294,11 @@ def test_another_user_cannot_be_taken_on_without_root(relay):
 
 @only_root
 def test_started_as_root_the_workers_are_the_configured_user_without_any_privilege(relay, pki):
-    gateway = relay(relay={"user": "nobody", "group": "daemon", "workers": 1}, log={"access": "-"}, admin={"listen": ""})
+    gateway = relay(
+        relay={"user": "nobody", "group": "daemon", "workers": 1},
+        log={"access": "-"},
+        admin={"listen": ""},
+    )
     with open(f"/proc/{gateway.workers()[0]}/status") as file:  # noqa: PTH123  not a file of a disk
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     assert set(status["Uid"].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
@@ -258,14 +312,24 @@ def test_started_as_root_the_workers_are_the_configured_user_without_any_privile
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_file_and_subject(relay, pki, body):
-    bad = body.replace(str(pki.gateway.certificate), str(pki.backend_expired.certificate)).replace(str(pki.gateway.key), str(pki.backend_expired.key))
+def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_file_and_subject(
+    relay, pki, body
+):
+    bad = body.replace(str(pki.gateway.certificate), str(pki.backend_expired.certificate)).replace(
+        str(pki.gateway.key), str(pki.backend_expired.key)
+    )
     gateway = relay(bad, start=False)
     lines = refusal(gateway, 78, "--strict")
-    assert any("backend-expired.pem" in line and "CN=backend" in line and "expired" in line for line in lines)
+    assert any(
+        "backend-expired.pem" in line and "CN=backend" in line and "expired" in line
+        for line in lines
+    )
     checked = gateway.command("check")
     assert checked.returncode == 78
-    assert any(line.startswith("error ") and "backend-expired.pem" in line for line in checked.stdout.splitlines())
+    assert any(
+        line.startswith("error ") and "backend-expired.pem" in line
+        for line in checked.stdout.splitlines()
+    )
 
 
 def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_process(relay):
@@ -276,7 +340,21 @@ def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_
         (directory / "__init__.py").write_text("open('trapped', 'w')")
     program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with gateway.log_file.open("ab") as log:
-        gateway.process = subprocess.Popen([sys.executable, "-P", "-c", program, str(ROOT), "start", "--config", str(gateway.config)], cwd=gateway.directory, stdout=log, stderr=log)
+        gateway.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                program,
+                str(ROOT),
+                "start",
+                "--config",
+                str(gateway.config),
+            ],
+            cwd=gateway.directory,
+            stdout=log,
+            stderr=log,
+        )
     wait_until("it accepts", gateway._accepts, detail=gateway.log)
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=20) as page:
         assert page.status == 200
@@ -297,14 +375,22 @@ def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, meg
             stderr=log,
         )
     running = gateway.process
-    wait_until("it serves or ends", lambda: running.poll() is not None or "the relay accepts on" in gateway.log(), detail=gateway.log)
+    wait_until(
+        "it serves or ends",
+        lambda: running.poll() is not None or "the relay accepts on" in gateway.log(),
+        detail=gateway.log,
+    )
     log = gateway.log()
     assert "Traceback" not in log
     assert "a bug" not in log
     if running.poll() is not None:
         assert running.returncode == 71
         (said,) = [line for line in log.splitlines() if line.startswith("relay: ")]
-        assert "too little memory" in said or "see its last words" in said or "in the messages above" in said
+        assert (
+            "too little memory" in said
+            or "see its last words" in said
+            or "in the messages above" in said
+        )
         assert "too little memory" in log
         assert "MemoryMax= of the unit" in log
 

@@ -50,7 +50,9 @@ def full_pipe():
     os.close(write)
 
 
-def test_a_full_stderr_holds_up_no_process_and_its_messages_come_when_it_is_read(relay, pki, full_pipe):
+def test_a_full_stderr_holds_up_no_process_and_its_messages_come_when_it_is_read(
+    relay, pki, full_pipe
+):
     """Each message once cost its process 100 ms, of a worker's sessions too."""
     read, write = full_pipe
     gateway = relay(start=False, relay={"workers": 1}, log={"access": "-", "level": "debug"})
@@ -86,7 +88,9 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_standard_streams_that_are_closed_end_nothing_and_no_socket_gets_their_numbers(relay, pki, closed):
+def test_standard_streams_that_are_closed_end_nothing_and_no_socket_gets_their_numbers(
+    relay, pki, closed
+):
     gateway = relay(start=False, relay={"workers": 1}, log={"access": "-"})
     command = f'exec "$0" -m relay start --config "$1" {CLOSED[closed]}'
     with gateway.log_file.open("ab") as log:
@@ -130,7 +134,13 @@ def test_readers_of_stdout_and_stderr_that_go_away_end_nothing(relay, pki):
 def test_a_command_with_closed_streams_has_its_usual_exit_code(relay, closed):
     gateway = relay(start=False)
     command = f'exec "$0" -m relay status --config "$1" {closed}'
-    said = subprocess.run(["/bin/sh", "-c", command, sys.executable, str(gateway.config)], env=gateway.environment, capture_output=True, timeout=30, check=False)
+    said = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, str(gateway.config)],
+        env=gateway.environment,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
     assert said.returncode == 69
     assert b"Traceback" not in said.stderr
 
@@ -139,12 +149,31 @@ def test_output_that_cannot_be_written_is_no_bug(relay):
     command = [sys.executable, "-m", "relay", "version"]
     environment = relay(start=False).environment
     with Path("/dev/full").open("w") as full:
-        said = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        said = subprocess.run(
+            command,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
     assert said.returncode == 74
-    assert said.stderr == "relay: what was to be written was not: No space left on device; see where stdout goes, and make room there\n"
+    assert (
+        said.stderr
+        == "relay: what was to be written was not: No space left on device; see where stdout goes, and make room there\n"
+    )
     read, write = os.pipe()
     os.close(read)
-    said = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    said = subprocess.run(
+        command,
+        env=environment,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     os.close(write)
     assert (said.returncode, said.stderr) == (1, "")
 
@@ -155,7 +184,9 @@ def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(relay, numb
     ends = []
     for delay_s in (0, 0.05, 0.1, 0.2):
         command = [sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
-        with subprocess.Popen(command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(
+            command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
             maps = Path(f"/proc/{process.pid}/maps")
             # Before this Python itself starts, and prints its traceback.
             wait_until("the relay is imported", lambda maps=maps: is_imported(maps))
@@ -178,7 +209,9 @@ def test_hangups_and_log_rotation_do_not_end_a_start_and_the_files_are_read_agai
         gateway.signal(signal.SIGUSR1)
         gateway.signal(signal.SIGHUP)
         time.sleep(0.02)
-    wait_until("the files are read again", lambda: gateway.endpoints["generation"] >= 2, detail=gateway.log)
+    wait_until(
+        "the files are read again", lambda: gateway.endpoints["generation"] >= 2, detail=gateway.log
+    )
     assert talk(pki, gateway.port()) == b"hello"
 
 
@@ -203,7 +236,9 @@ def test_orphans_that_it_adopts_are_reaped(relay, pki):
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
         command = [sys.executable, "-c", ADOPTING, "start", "--config", str(gateway.config)]
-        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
+        gateway.process = subprocess.Popen(
+            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
+        )
     wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
     supervisor = psutil.Process(gateway.pid)
     assert len(supervisor.children()) >= 6, "3 orphans, 2 workers, the admin process"
@@ -211,11 +246,15 @@ def test_orphans_that_it_adopts_are_reaped(relay, pki):
 
     def only_ours():
         children = supervisor.children()
-        return len(children) == 3 and all(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        return len(children) == 3 and all(
+            child.status() != psutil.STATUS_ZOMBIE for child in children
+        )
 
     wait_until("the orphans are gone", only_ours, detail=gateway.log)
     os.kill(gateway.workers()[0], signal.SIGKILL)
-    wait_until("its own are not taken for strangers", lambda: "was ended by SIGKILL" in gateway.log())
+    wait_until(
+        "its own are not taken for strangers", lambda: "was ended by SIGKILL" in gateway.log()
+    )
     assert talk(pki, gateway.port()) == b"hello"
     assert gateway.stop() == 0
 
@@ -227,9 +266,24 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to unshare
 def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki):
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
-        command = [program("unshare"), "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
-        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
-    wait_until("the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log)
+        command = [
+            program("unshare"),
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            sys.executable,
+            "-m",
+            "relay",
+            "start",
+            "--config",
+            str(gateway.config),
+        ]
+        gateway.process = subprocess.Popen(
+            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
+        )
+    wait_until(
+        "the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log
+    )
     assert gateway.endpoints["supervisor"]["pid"] == 1
     assert talk(pki, gateway.port()) == b"hello"
     (first,) = psutil.Process(gateway.pid).children()
@@ -242,9 +296,24 @@ def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki
 def test_as_the_first_process_it_can_be_ended_while_it_starts(relay, number):
     """The kernel gives such a process no signal that it has no handler for."""
     gateway = relay(start=False)
-    command = [program("unshare"), "--pid", "--fork", "--mount-proc", sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
-    with subprocess.Popen(command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        first = wait_until("it runs", lambda: next(iter(psutil.Process(process.pid).children()), None))
+    command = [
+        program("unshare"),
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        sys.executable,
+        "-m",
+        "relay",
+        "start",
+        "--config",
+        str(gateway.config),
+    ]
+    with subprocess.Popen(
+        command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        first = wait_until(
+            "it runs", lambda: next(iter(psutil.Process(process.pid).children()), None)
+        )
         maps = Path(f"/proc/{first.pid}/maps")
         wait_until("the relay is imported", lambda: is_imported(maps))
         first.send_signal(number)

@@ -39,14 +39,21 @@ def told_until(listener, word):
     deadline = time.monotonic() + PATIENCE_S
     seen = [told(listener)]
     while word not in seen[-1]:
-        assert time.monotonic() < deadline, f"the manager was not told {word} within {PATIENCE_S:g} s, but {seen}"
+        assert time.monotonic() < deadline, (
+            f"the manager was not told {word} within {PATIENCE_S:g} s, but {seen}"
+        )
         seen.append(told(listener))
     return seen
 
 
 def test_each_message_is_what_sd_notify_documents(manager):
     listener, name = manager
-    environment = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "4000000", "WATCHDOG_PID": str(os.getpid()), "OTHER": "stays"}
+    environment = {
+        "NOTIFY_SOCKET": name,
+        "WATCHDOG_USEC": "4000000",
+        "WATCHDOG_PID": str(os.getpid()),
+        "OTHER": "stays",
+    }
     notifier = Notifier(environment)
     assert environment == {"OTHER": "stays"}
     notifier.ready("all is well")
@@ -131,7 +138,15 @@ def test_a_manager_that_is_busy_at_the_start_still_hears_that_it_is_done(relay, 
     assert told_until(listener, "READY")[-1]["STATUS"] == "generation 1, 2 of 2 workers serve"
 
 
-@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/nowhere/at/all"}, {"NOTIFY_SOCKET": "vsock:2:1"}, {"WATCHDOG_USEC": "x"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"NOTIFY_SOCKET": "/nowhere/at/all"},
+        {"NOTIFY_SOCKET": "vsock:2:1"},
+        {"WATCHDOG_USEC": "x"},
+    ],
+)
 def test_without_a_listening_manager_nothing_happens(environment):
     notifier = Notifier(dict(environment))
     notifier.ready("x")
@@ -173,7 +188,10 @@ def test_the_units_exposure_is_as_low_as_documented():
     judged = run("systemd-analyze", "security", "--offline=true", "--no-pager", UNIT)
     if "Overall exposure" not in judged.stdout:
         pytest.skip("this systemd-analyze cannot judge a file offline")
-    assert float(re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", judged.stdout)[1]) <= 2.0
+    assert (
+        float(re.search(r"Overall exposure level for relay\.service: ([0-9.]+)", judged.stdout)[1])
+        <= 2.0
+    )
 
 
 def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_start_later():
@@ -181,12 +199,19 @@ def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_star
     from relay.core.fleet_plan import Rules
 
     settings = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
-    assert float(settings["TimeoutStopSec"]) > Relay().drain_timeout_s + Rules().drain_grace_s + Rules().quit_grace_s
+    assert (
+        float(settings["TimeoutStopSec"])
+        > Relay().drain_timeout_s + Rules().drain_grace_s + Rules().quit_grace_s
+    )
     assert float(settings["TimeoutStartSec"]) > Rules().start_timeout_s
     assert set(settings["RestartPreventExitStatus"].split()) == {"78", "64"}
     assert (settings["Restart"], settings["StartLimitIntervalSec"]) == ("on-failure", "0")
     assert settings["Type"] == "notify"
-    assert settings["AmbientCapabilities"] == settings["CapabilityBoundingSet"] == "CAP_NET_BIND_SERVICE"
+    assert (
+        settings["AmbientCapabilities"]
+        == settings["CapabilityBoundingSet"]
+        == "CAP_NET_BIND_SERVICE"
+    )
 
 
 def allowed_calls():
@@ -197,7 +222,11 @@ def allowed_calls():
         for name in names:
             if name.startswith("@"):
                 listed = output_of("systemd-analyze", "syscall-filter", "--no-pager", name)
-                found |= expand(line.strip() for line in listed.splitlines()[1:] if line.strip() and not line.strip().startswith("#"))
+                found |= expand(
+                    line.strip()
+                    for line in listed.splitlines()[1:]
+                    if line.strip() and not line.strip().startswith("#")
+                )
             else:
                 found.add(name)
         return found
@@ -222,9 +251,30 @@ def test_everything_the_relay_asks_of_the_kernel_is_allowed_by_the_unit(relay, p
     gateway = relay(start=False, relay={"workers": 1, **same_user})
     trace = gateway.directory / "trace"
     with gateway.log_file.open("ab") as log:
-        command = [program("strace"), "-f", "-qq", "-e", "signal=none", "-o", str(trace), sys.executable, "-m", "relay", "start", "--config", str(gateway.config)]
-        gateway.process = subprocess.Popen(command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log)
-    wait_until("it accepts", (gateway.state_dir / "endpoints.json").exists, patience_s=60, detail=gateway.log)
+        command = [
+            program("strace"),
+            "-f",
+            "-qq",
+            "-e",
+            "signal=none",
+            "-o",
+            str(trace),
+            sys.executable,
+            "-m",
+            "relay",
+            "start",
+            "--config",
+            str(gateway.config),
+        ]
+        gateway.process = subprocess.Popen(
+            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
+        )
+    wait_until(
+        "it accepts",
+        (gateway.state_dir / "endpoints.json").exists,
+        patience_s=60,
+        detail=gateway.log,
+    )
     assert talk(pki, gateway.port()) == b"hello"
     assert gateway.command("reload", patience_s=60).returncode == 0
     assert gateway.command("drain").returncode == 0

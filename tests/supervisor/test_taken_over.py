@@ -23,7 +23,9 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.operator import Operator
 from tests.support.tables import listener_table, pool_table, route_table
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take the place of the admin process")
+only_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to take the place of the admin process"
+)
 FLOOD_S = 3
 # Ten times the bound of a turn: this machine's processors are shared, and the answer takes more than one turn.
 ANSWER_S = 0.5
@@ -32,7 +34,9 @@ ANSWER_S = 0.5
 @pytest.fixture(scope="module")
 def body(pki):
     backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
-    yield listener_table(route_table(pki)) + pool_table(pki, [backend.address], health={"interval_s": 0.5})
+    yield listener_table(route_table(pki)) + pool_table(
+        pki, [backend.address], health={"interval_s": 0.5}
+    )
     backend.close()
 
 
@@ -46,7 +50,11 @@ def admin_of(gateway):
     def found():
         # One that has just ended has no command line any more.
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [child for child in psutil.Process(gateway.pid).children() if "relay.admin.main" in " ".join(child.cmdline())]
+            return [
+                child
+                for child in psutil.Process(gateway.pid).children()
+                if "relay.admin.main" in " ".join(child.cmdline())
+            ]
         return []
 
     (admin,) = wait_until("there is an admin process", found, detail=gateway.log)
@@ -55,7 +63,9 @@ def admin_of(gateway):
 
 def steal_channel(gateway):
     """The admin process's end of its line to the supervisor, when it has read what it was told first."""
-    wait_until("it serves", lambda: served(Operator(gateway.endpoints["admin"])), detail=gateway.log)
+    wait_until(
+        "it serves", lambda: served(Operator(gateway.endpoints["admin"])), detail=gateway.log
+    )
     admin = admin_of(gateway)
     command = admin.cmdline()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -89,14 +99,20 @@ NONSENSE = [
     b'{"a":' * 700 + b"\n",
     b'{"command": "override", "id": ' + b"[" * 900 + b"]" * 900 + b"}\n",
     b'{"command": "override", "id": {"a": "b"}}\n',
-    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": ' + b"9" * 3900 + b"}\n",
+    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": '
+    + b"9" * 3900
+    + b"}\n",
     b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": 1e999}\n',
     b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": NaN}\n',
     b'{"command": "override", "pool": "main", "backend": "w1", "weight": ' + b"9" * 3900 + b"}\n",
     b'{"command": "override", "pool": ["main"], "backend": {"w": 1}, "mode": ["drain"]}\n',
     b'{"command": "override", "pool": "\\ud800", "backend": "\\u0000", "mode": "drain", "by": "\\ud800"}\n',
-    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "by": ' + b"1" * 3000 + b"}\n",
-    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "none", "by": "' + b"\\n\\u001b[2J" * 300 + b'"}\n',
+    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "by": '
+    + b"1" * 3000
+    + b"}\n",
+    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "none", "by": "'
+    + b"\\n\\u001b[2J" * 300
+    + b'"}\n',
     b'{"command": "backends", "id": 18446744073709551617}\n',
     b'{"command": "stop"}\n{"command": "reload"}\n{"command": "drain"}\n',
 ]
@@ -122,14 +138,20 @@ def test_nonsense_of_the_admin_process_ends_nothing(gateway, pki):
 @only_root
 def test_mutated_requests_of_the_admin_process_end_nothing(gateway, pki):
     chance = random.Random(8)
-    seeds = [*NONSENSE, b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": 5.5, "id": 3}\n', b'{"command": "backends", "id": 1}\n']
+    seeds = [
+        *NONSENSE,
+        b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": 5.5, "id": 3}\n',
+        b'{"command": "backends", "id": 1}\n',
+    ]
     with steal_channel(gateway) as line:
         line.settimeout(1)
         for _ in range(150):
             data = bytearray(chance.choice(seeds))
             for _ in range(chance.randrange(1, 6)):
                 at = chance.randrange(len(data))
-                data[at : at + chance.randrange(3)] = bytes(chance.randrange(256) for _ in range(chance.randrange(3)))
+                data[at : at + chance.randrange(3)] = bytes(
+                    chance.randrange(256) for _ in range(chance.randrange(3))
+                )
                 data = data or bytearray(b"\n")
             with contextlib.suppress(TimeoutError, OSError):
                 line.sendall(data + b"\n")
@@ -141,7 +163,10 @@ FLOODS = {
     "nonsense": b"nonsense\n" * 500,
     "empty lines": b"\n" * 60_000,
     "backends": b'{"command": "backends"}\n' * 500,
-    "changes": b"".join(b'{"command": "override", "pool": "main", "backend": "w1", "weight": %d}\n' % (1 + n % 200) for n in range(500)),
+    "changes": b"".join(
+        b'{"command": "override", "pool": "main", "backend": "w1", "weight": %d}\n' % (1 + n % 200)
+        for n in range(500)
+    ),
 }
 
 
@@ -203,12 +228,18 @@ def test_an_admin_process_that_does_not_read_is_not_listened_to(gateway, pki):
 
 
 @only_root
-@pytest.mark.parametrize("said", [b"x" * 5000, b'{"command": "backends"' + b" " * 5000 + b"}\n"], ids=["without end", "a long line"])
+@pytest.mark.parametrize(
+    "said",
+    [b"x" * 5000, b'{"command": "backends"' + b" " * 5000 + b"}\n"],
+    ids=["without end", "a long line"],
+)
 def test_an_admin_process_that_says_what_none_of_ours_says_is_replaced(gateway, pki, said):
     before = admin_of(gateway).pid
     with steal_channel(gateway) as line:
         line.sendall(said)
-        gateway.wait_for_log("the admin process sent a request of more than 4096 bytes; it is ended")
+        gateway.wait_for_log(
+            "the admin process sent a request of more than 4096 bytes; it is ended"
+        )
     wait_until("another one runs", lambda: admin_of(gateway).pid != before, detail=gateway.log)
     operator = Operator(gateway.endpoints["admin"])
     wait_until("it serves", lambda: served(operator))
@@ -224,7 +255,11 @@ def served(operator):
 
 
 @only_root
-@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR], ids=["reads no more", "writes no more", "neither"])
+@pytest.mark.parametrize(
+    "how",
+    [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR],
+    ids=["reads no more", "writes no more", "neither"],
+)
 def test_a_half_closed_line_ends_nothing(gateway, pki, how):
     with steal_channel(gateway) as line:
         line.sendall(b'{"command": "backends"}\n' * 20)
@@ -256,16 +291,29 @@ def test_a_process_of_ours_is_refused_at_the_control_socket():
     from relay.supervisor.control import ControlServer
 
     heard = []
-    with tempfile.TemporaryDirectory(prefix="relay-") as directory, socket.socket(socket.AF_UNIX) as listener, selectors.PollSelector() as selector:
+    with (
+        tempfile.TemporaryDirectory(prefix="relay-") as directory,
+        socket.socket(socket.AF_UNIX) as listener,
+        selectors.PollSelector() as selector,
+    ):
         path = control_path(Path(directory))
         listener.bind(str(path))
         listener.listen()
         listener.setblocking(False)
         children = {}
-        server = ControlServer(listener, selector, lambda request, client: (heard.append(request), client.reply({"ok": True})), lambda pid: children.get(pid, ""))
+        server = ControlServer(
+            listener,
+            selector,
+            lambda request, client: (heard.append(request), client.reply({"ok": True})),
+            lambda pid: children.get(pid, ""),
+        )
 
         def said(name):
-            with subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            with subprocess.Popen(
+                [sys.executable, "-c", CHILD, str(path)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            ) as child:
                 if name:
                     children[child.pid] = name
                 while child.poll() is None:
@@ -323,16 +371,22 @@ HEALTH_FILES = {
     "a link": lambda path: path.symlink_to("/etc/shadow"),
     "brackets": lambda path: path.write_bytes(b'{"a":[' + b"[]," * 1_300_000 + b"[]]}"),
     "numbers": lambda path: path.write_bytes(b'{"a":[' + b"1," * 2_000_000 + b"1]}"),
-    "a large number": lambda path: path.write_text(json.dumps({"main/w1": {"since": 10**4000, "reason": "x"}})),
+    "a large number": lambda path: path.write_text(
+        json.dumps({"main/w1": {"since": 10**4000, "reason": "x"}})
+    ),
     "no objects": lambda path: path.write_text('{"main/w1": [1], "x": {"since": {}}}'),
 }
 
 
 @pytest.mark.parametrize("kind", HEALTH_FILES)
-def test_nonsense_of_the_checker_holds_up_neither_the_supervisor_nor_the_page(gateway, pki, kind, unchecked):
+def test_nonsense_of_the_checker_holds_up_neither_the_supervisor_nor_the_page(
+    gateway, pki, kind, unchecked
+):
     path = gateway.state_dir / "checker" / "health.json"
     wait_until("the checker has written", path.exists)
-    (checker,) = [child for child in psutil.Process(gateway.pid).children() if child.name() == "relay checker"]
+    (checker,) = [
+        child for child in psutil.Process(gateway.pid).children() if child.name() == "relay checker"
+    ]
     checker.suspend()  # it would put its own file there
     in_place_of(path, HEALTH_FILES[kind])
     began = time.monotonic()

@@ -25,7 +25,9 @@ from tests.support.stub_relay import SCRIBBLES, STUB, stub
 
 RANDOM = 6  # writings of random numbers, after those that are known to be awkward
 PATIENCE_S = 20.0
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
+only_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="looks into processes that only root may see"
+)
 
 
 def read(gateway, path):
@@ -38,7 +40,11 @@ def read(gateway, path):
 
 
 def admin_pid(gateway):
-    (admin,) = [one.pid for one in psutil.Process(gateway.pid).children() if "relay.admin.main" in one.cmdline()]
+    (admin,) = [
+        one.pid
+        for one in psutil.Process(gateway.pid).children()
+        if "relay.admin.main" in one.cmdline()
+    ]
     return admin
 
 
@@ -47,7 +53,9 @@ def test_whatever_a_worker_writes_supervisor_and_admin_process_go_on(relay, pki)
     behave, scribbled = gateway.directory / "behave", gateway.directory / "scribbled"
     behave.write_text("scribble")
     gateway.start()
-    wait_until("the admin process answers", lambda: read(gateway, "/healthz")[0] == 200, detail=gateway.log)
+    wait_until(
+        "the admin process answers", lambda: read(gateway, "/healthz")[0] == 200, detail=gateway.log
+    )
     admin = admin_pid(gateway)
     before = {}
     for number in range(len(SCRIBBLES) + RANDOM):
@@ -76,11 +84,15 @@ def test_whatever_a_worker_writes_supervisor_and_admin_process_go_on(relay, pki)
     gateway.wait_for_workers(lambda workers: len(workers) == 2 and not pids & set(workers.values()))
     reply = ask(gateway.state_dir, "reload", PATIENCE_S)
     assert reply["ok"], reply
-    wait_until("clients are served", lambda: talk(pki, gateway.port()) == b"hello", detail=gateway.log)
+    wait_until(
+        "clients are served", lambda: talk(pki, gateway.port()) == b"hello", detail=gateway.log
+    )
     assert read(gateway, "/metrics")[0] == 200
     assert gateway.running.poll() is None
     assert admin_pid(gateway) == admin, "the admin process was not replaced"
-    assert "Traceback" not in "".join(line for line in gateway.log().splitlines() if '"process": "supervisor"' in line)
+    assert "Traceback" not in "".join(
+        line for line in gateway.log().splitlines() if '"process": "supervisor"' in line
+    )
 
 
 def shared_files(pid):
@@ -101,6 +113,7 @@ def shared_files(pid):
 
 def what_can_be_done(fd):
     """Everything that would change a file, as far as the kernel lets it, also through its entry in /proc."""
+
     def reopen():
         again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
         try:
@@ -130,11 +143,19 @@ def test_the_admin_process_can_read_the_scoreboard_and_do_nothing_else_with_it(r
     gateway = relay(relay={"workers": 1})
     wait_until("it serves", lambda: read(gateway, "/metrics")[0] == 200, detail=gateway.log)
     found = list(shared_files(admin_pid(gateway)))
-    assert {name.partition(":")[2].partition(" ")[0] for name, _ in found} >= {"relay-scoreboard", "relay-totals", "relay-states", "relay-generation-1"}
+    assert {name.partition(":")[2].partition(" ")[0] for name, _ in found} >= {
+        "relay-scoreboard",
+        "relay-totals",
+        "relay-states",
+        "relay-generation-1",
+    }
     for name, fd in found:
         assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY, name
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-        assert seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW, name
+        assert (
+            seals & (fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            == fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+        ), name
         assert seals & (fcntl.F_SEAL_WRITE | F_SEAL_FUTURE_WRITE), name
         assert list(what_can_be_done(fd)) == [], name
         os.close(fd)
@@ -160,7 +181,15 @@ def test_a_worker_and_the_checker_have_only_their_own_generation_to_write(relay,
 def test_facts_of_any_size_are_published(relay, pki, echo):
     """An operator's longest words, of every backend, on the page and in its interface."""
     gateway = relay(relay={"workers": 1})
-    answer = ask(gateway.state_dir, "override", PATIENCE_S, pool="echo", backend="w1", mode="drain", by="\n\u2028\x85" + "ä" * 500)
+    answer = ask(
+        gateway.state_dir,
+        "override",
+        PATIENCE_S,
+        pool="echo",
+        backend="w1",
+        mode="drain",
+        by="\n\u2028\x85" + "ä" * 500,
+    )
     assert answer["ok"], answer
     wait_until("it serves", lambda: read(gateway, "/metrics")[0] == 200, detail=gateway.log)
     status, text = read(gateway, "/api/pools")

@@ -28,7 +28,9 @@ def reachable(gateway):
 
 def everything_is_back(gateway):
     """The relay can be asked, and its files say what they did."""
-    wait_until("endpoints.json is back", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log)
+    wait_until(
+        "endpoints.json is back", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log
+    )
     wait_until("it can be asked", lambda: reachable(gateway), detail=gateway.log)
     assert gateway.endpoints["supervisor"]["pid"] == gateway.pid
     assert gateway.command("reload").returncode == 0
@@ -38,7 +40,11 @@ def everything_is_back(gateway):
 @pytest.fixture
 def checked(pki, echo, body):
     """A configuration whose backend is checked."""
-    return body + "[pool.echo.health]\ninterval_s = 0.1\n" if "[pool.echo.health]" not in body else body
+    return (
+        body + "[pool.echo.health]\ninterval_s = 0.1\n"
+        if "[pool.echo.health]" not in body
+        else body
+    )
 
 
 @pytest.mark.parametrize("what", ["control.sock", "endpoints.json", "relay.pid"])
@@ -74,7 +80,13 @@ def test_a_hangup_makes_it_again_at_once(relay):
     gateway = relay()
     shutil.rmtree(gateway.state_dir)
     gateway.signal(signal.SIGHUP)
-    wait_until("the reload is done", lambda: (gateway.state_dir / "endpoints.json").exists() and gateway.endpoints["generation"] == 2, detail=gateway.log)
+    wait_until(
+        "the reload is done",
+        lambda: (
+            (gateway.state_dir / "endpoints.json").exists() and gateway.endpoints["generation"] == 2
+        ),
+        detail=gateway.log,
+    )
     assert reachable(gateway)
 
 
@@ -86,12 +98,16 @@ def test_a_checker_without_its_directory_goes_on_without_the_report(relay, pki, 
     directory.write_text("in the way")
     gateway.wait_for_log("cannot be made again: File exists")
     assert gateway.command("reload").returncode == 0
-    gateway.wait_for_log("checker: cannot be used: Not a directory; the page shows health as it was; the checks go on")
+    gateway.wait_for_log(
+        "checker: cannot be used: Not a directory; the page shows health as it was; the checks go on"
+    )
     status = gateway.command("status").stdout
     assert "checker: pid " in status
     assert "the checker ended" not in gateway.log()
     directory.unlink()
-    wait_until("checks are reported again", (gateway.state_dir / HEALTH_FILE).exists, detail=gateway.log)
+    wait_until(
+        "checks are reported again", (gateway.state_dir / HEALTH_FILE).exists, detail=gateway.log
+    )
 
 
 def test_what_another_relay_has_taken_is_left_to_it(relay):
@@ -149,7 +165,11 @@ def small_disk(short_path):
     path = short_path / "disk"
     path.mkdir()
     mount, umount = program("mount"), program("umount")
-    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k,mode=755", "none", str(path)], timeout=20, check=False)
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=64k,mode=755", "none", str(path)],
+        timeout=20,
+        check=False,
+    )
     if done.returncode:
         pytest.skip("no file system can be mounted here")
     yield path
@@ -164,7 +184,9 @@ def fill(path):
 
 
 @only_root
-def test_a_full_disk_ends_nothing_and_what_could_not_be_written_is_when_there_is_room(relay, pki, small_disk, checked):
+def test_a_full_disk_ends_nothing_and_what_could_not_be_written_is_when_there_is_room(
+    relay, pki, small_disk, checked
+):
     gateway = relay(checked, start=False, relay={"state_dir": small_disk / "run"})
     gateway.state_dir = small_disk / "run"
     gateway.start()
@@ -178,8 +200,12 @@ def test_a_full_disk_ends_nothing_and_what_could_not_be_written_is_when_there_is
     assert reachable(gateway)
     assert "the checker ended" not in gateway.log()
     (small_disk / "filler").unlink()
-    wait_until("endpoints.json is right", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log)
-    wait_until("so is overrides.json", (gateway.state_dir / "overrides.json").exists, detail=gateway.log)
+    wait_until(
+        "endpoints.json is right", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log
+    )
+    wait_until(
+        "so is overrides.json", (gateway.state_dir / "overrides.json").exists, detail=gateway.log
+    )
     assert gateway.stop() == 0
     fill(small_disk)
     gateway.launch()

@@ -63,7 +63,9 @@ class TlsBackend:
         self.alpn: list[str | None] = []
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
-        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; else every test waits for delayed ACKs
+        self._listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # inherited; else every test waits for delayed ACKs
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -81,7 +83,9 @@ class TlsBackend:
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE_S)
         try:
-            with self.context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as connection:
+            with self.context.wrap_socket(
+                sock, server_side=True, suppress_ragged_eofs=False
+            ) as connection:
                 self._open.append(connection)
                 self.resumed += bool(connection.session_reused)
                 self.peers.append(connection.getpeercert() or {})

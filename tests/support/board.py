@@ -12,8 +12,21 @@ from relay.supervisor.scoreboards import Scoreboards
 
 CONFIG = Config.model_validate(
     {
-        "listener": [{"name": "https", "listen": ["127.0.0.1:0"], "route": [{"sni": ["app.example.com"], "pool": "httpslb"}]}],
-        "pool": {"httpslb": {"backend": [{"route": "worker1", "address": "127.0.0.1:1"}, {"route": "worker2", "address": "127.0.0.1:2"}]}},
+        "listener": [
+            {
+                "name": "https",
+                "listen": ["127.0.0.1:0"],
+                "route": [{"sni": ["app.example.com"], "pool": "httpslb"}],
+            }
+        ],
+        "pool": {
+            "httpslb": {
+                "backend": [
+                    {"route": "worker1", "address": "127.0.0.1:1"},
+                    {"route": "worker2", "address": "127.0.0.1:2"},
+                ]
+            }
+        },
     },
 )
 
@@ -51,8 +64,19 @@ class Board:
         self.boards = open_scoreboards()
         self.board = self.boards.begin(3, things_of(config), slots)
         self.layout = self.board.layout
-        self.facts: dict[str, Any] = {"generation": 3, "version": "9.8.7", "openssl": "OpenSSL 4.0.3", "started_at": 1_700_000_000.0, "state": "serving", "slots": slots}
-        self.lasting: dict[str, Any] = {"certificates": [{"file": "ssl/server.pem", "subject": 'CN="a\\b"', "not_after": 1_900_000_000.0}]}
+        self.facts: dict[str, Any] = {
+            "generation": 3,
+            "version": "9.8.7",
+            "openssl": "OpenSSL 4.0.3",
+            "started_at": 1_700_000_000.0,
+            "state": "serving",
+            "slots": slots,
+        }
+        self.lasting: dict[str, Any] = {
+            "certificates": [
+                {"file": "ssl/server.pem", "subject": 'CN="a\\b"', "not_after": 1_900_000_000.0}
+            ]
+        }
         self.publish()
 
     def publish(self, **facts: Any) -> None:

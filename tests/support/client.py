@@ -16,11 +16,21 @@ def context_of(pki, certificate=None) -> ssl.SSLContext:
     return context
 
 
-def talk(pki, port: int, said: bytes = b"hello", raw: socket.socket | None = None, context: ssl.SSLContext | None = None) -> bytes:
+def talk(
+    pki,
+    port: int,
+    said: bytes = b"hello",
+    raw: socket.socket | None = None,
+    context: ssl.SSLContext | None = None,
+) -> bytes:
     """Connect (or use `raw`, a connected socket), shake hands, say something, and return what comes back first."""
     connected = raw or socket.create_connection(("127.0.0.1", port), PATIENCE_S)
     connected.settimeout(PATIENCE_S)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the request follows the handshake at once
-    with (context or context_of(pki)).wrap_socket(connected, server_hostname="app.example.com") as tls:
+    connected.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # the request follows the handshake at once
+    with (context or context_of(pki)).wrap_socket(
+        connected, server_hostname="app.example.com"
+    ) as tls:
         tls.sendall(said)
         return tls.recv(65536)

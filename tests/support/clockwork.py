@@ -24,7 +24,9 @@ class Clockwork:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < deadline, "waited in vain"
-            due = min(deadline, time.monotonic() + 0.05, *(when for when, _, _ in self._timers[:1]))  # the condition may be about a thread
+            due = min(
+                deadline, time.monotonic() + 0.05, *(when for when, _, _ in self._timers[:1])
+            )  # the condition may be about a thread
             for key, _ in self.selector.select(max(0.0, due - time.monotonic())):
                 key.data()
             while self._timers and self._timers[0][0] <= time.monotonic():

@@ -21,10 +21,17 @@ import psutil
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 20.0  # generous: a loaded machine must not fail a test; a test that passes never waits for it
+PATIENCE_S = (
+    20.0  # generous: a loaded machine must not fail a test; a test that passes never waits for it
+)
 
 
-def wait_until(what: str, condition: Callable[[], T], patience_s: float = PATIENCE_S, detail: Callable[[], str] = str) -> T:
+def wait_until(
+    what: str,
+    condition: Callable[[], T],
+    patience_s: float = PATIENCE_S,
+    detail: Callable[[], str] = str,
+) -> T:
     """The first true value of `condition`; fails the test with `what` (and `detail()`) when there is none in time."""
     deadline = time.monotonic() + patience_s
     while True:
@@ -41,7 +48,9 @@ def render_value(value: object) -> str:
     if isinstance(value, Path):
         return json.dumps(str(value))
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {render_value(item)}" for key, item in value.items()) + " }"
+        return (
+            "{ " + ", ".join(f"{key} = {render_value(item)}" for key, item in value.items()) + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(render_value, value)) + "]"
     return json.dumps(value)
@@ -51,7 +60,11 @@ def render_toml(sections: dict[str, dict[str, Any]]) -> str:
     """`{"relay": {"workers": 2}, …}` as TOML tables."""
     lines: list[str] = []
     for name, keys in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {render_value(value)}" for key, value in keys.items()), ""]
+        lines += [
+            f"[{name}]",
+            *(f"{key} = {render_value(value)}" for key, value in keys.items()),
+            "",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -62,14 +75,26 @@ class Gateway:
     `Gateway(body, relay={"workers": 1}, timeouts={"hello_s": 1})`.
     """
 
-    def __init__(self, body: str, *, module: Sequence[str] = ("relay",), env: dict[str, str] | None = None, **sections: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        body: str,
+        *,
+        module: Sequence[str] = ("relay",),
+        env: dict[str, str] | None = None,
+        **sections: dict[str, Any],
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="relay-"))
         self.config = self.directory / "relay.toml"
         self.state_dir = self.directory / "run"
         self.log_file = self.directory / "stderr.log"
         self.access_file = self.directory / "access.log"
         self.module = tuple(module)
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "", **(env or {})}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDEVMODE": "",
+            **(env or {}),
+        }
         self.sections = sections
         self.write(body)
         self.process: subprocess.Popen[bytes] | None = None
@@ -77,7 +102,12 @@ class Gateway:
     def write(self, body: str, **sections: dict[str, Any]) -> None:
         """(Re)write the configuration file; tables given here replace keys given before. Takes effect at start or reload."""
         tables: dict[str, dict[str, Any]] = {
-            "relay": {"workers": 2, "state_dir": self.state_dir, "drain_timeout_s": 10, "user": getpass.getuser()},
+            "relay": {
+                "workers": 2,
+                "state_dir": self.state_dir,
+                "drain_timeout_s": 10,
+                "user": getpass.getuser(),
+            },
             "admin": {"listen": "127.0.0.1:0"},
             "log": {"access": self.access_file},
         }
@@ -111,14 +141,18 @@ class Gateway:
         code = self.running.poll()
         assert code is None, f"the relay ended with {code} instead of accepting\n{self.log()}"
         # One that was killed leaves its file behind.
-        return (self.state_dir / "endpoints.json").exists() and self.endpoints["supervisor"]["pid"] == self.pid
+        return (self.state_dir / "endpoints.json").exists() and self.endpoints["supervisor"][
+            "pid"
+        ] == self.pid
 
     def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Wait for its end; its exit code."""
         try:
             return self.running.wait(patience_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the relay did not end within {patience_s:g} s\n{self.log()}") from None
+            raise AssertionError(
+                f"the relay did not end within {patience_s:g} s\n{self.log()}"
+            ) from None
 
     def stop(self) -> int:
         """Drain, end, and its exit code."""
@@ -130,7 +164,9 @@ class Gateway:
         if self.process is None:
             return
         # Only root sees the directory of a process that is not dumpable.
-        children = psutil.Process(self.pid).children(recursive=True) if self.process.poll() is None else []
+        children = (
+            psutil.Process(self.pid).children(recursive=True) if self.process.poll() is None else []
+        )
         # The supervisor first: it would replace its workers.
         self.process.kill()
         self.process.wait(PATIENCE_S)
@@ -143,7 +179,11 @@ class Gateway:
 
     def _pids_left(self) -> list[int]:
         # Children whose supervisor is dead belong to init, so they are found by the configuration in their environment's directory.
-        return [each.pid for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(self.directory) and each.pid != os.getpid()]
+        return [
+            each.pid
+            for each in psutil.process_iter(["cwd"])
+            if each.info["cwd"] == str(self.directory) and each.pid != os.getpid()
+        ]
 
     def __enter__(self) -> Self:
         try:
@@ -152,7 +192,12 @@ class Gateway:
             self.close()
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if error is not None:
             print(self.log())
         self.close()
@@ -218,18 +263,34 @@ class Gateway:
         """At least `count` access-log lines whose fields have these values."""
 
         def found() -> list[dict[str, Any]]:
-            matching = [line for line in self.access() if all(line.get(key) == value for key, value in fields.items())]
+            matching = [
+                line
+                for line in self.access()
+                if all(line.get(key) == value for key, value in fields.items())
+            ]
             return matching if len(matching) >= count else []
 
-        return wait_until(f"{count} access-log lines have {fields}", found, detail=lambda: "\n".join(map(str, self.access())) + "\n" + self.log())
+        return wait_until(
+            f"{count} access-log lines have {fields}",
+            found,
+            detail=lambda: "\n".join(map(str, self.access())) + "\n" + self.log(),
+        )
 
     def wait_for_log(self, text: str, count: int = 1) -> str:
         """Wait until the relay's own log holds `text` at least `count` times; the whole log."""
-        return wait_until(f"the log says {text!r}", lambda: self.log() if self.log().count(text) >= count else "", detail=self.log)
+        return wait_until(
+            f"the log says {text!r}",
+            lambda: self.log() if self.log().count(text) >= count else "",
+            detail=self.log,
+        )
 
     def wait_for_workers(self, condition: Callable[[dict[int, int]], object]) -> dict[int, int]:
         """Wait until `condition` holds for slot -> pid of the serving workers."""
-        wait_until("the workers are as expected", lambda: bool(condition(self.workers())), detail=lambda: f"{self.workers()}\n{self.log()}")
+        wait_until(
+            "the workers are as expected",
+            lambda: bool(condition(self.workers())),
+            detail=lambda: f"{self.workers()}\n{self.log()}",
+        )
         return self.workers()
 
     # What a test does.
@@ -238,7 +299,9 @@ class Gateway:
         """Send a signal to the supervisor."""
         self.running.send_signal(number)
 
-    def command(self, *arguments: str, patience_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, patience_s: float = PATIENCE_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run `relay ARGUMENTS --config …` and wait for its end."""
         return subprocess.run(
             [sys.executable, "-m", *self.module, *arguments, "--config", str(self.config)],

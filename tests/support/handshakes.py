@@ -28,16 +28,55 @@ TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 VERSIONS = {"TLSv1.2": TLS12, "TLSv1.3": TLS13}
 
 
-def config_of(pki: Pki, *, routes: tuple[dict[str, Any], ...] = ({},), backends: tuple[dict[str, Any], ...] = ({},), **pool: Any) -> Config:
+def config_of(
+    pki: Pki,
+    *,
+    routes: tuple[dict[str, Any], ...] = ({},),
+    backends: tuple[dict[str, Any], ...] = ({},),
+    **pool: Any,
+) -> Config:
     """A configuration with one listener, `https`, and one pool, `main`; the dictionaries are what differs from the usual."""
-    usual = {"pool": "main", "certificate": pki.gateway.certificate, "private_key": pki.gateway.key, "client_ca": pki.ca}
-    machine = {"machine_certificate": pki.machine.certificate, "machine_key": pki.machine.key, "backend_ca": pki.ca}
+    usual = {
+        "pool": "main",
+        "certificate": pki.gateway.certificate,
+        "private_key": pki.gateway.key,
+        "client_ca": pki.ca,
+    }
+    machine = {
+        "machine_certificate": pki.machine.certificate,
+        "machine_key": pki.machine.key,
+        "backend_ca": pki.ca,
+    }
     # As after loading: nothing is parsed again.
-    made = tuple(Route.model_construct(**{**{name: value.default for name, value in Route.model_fields.items()}, **usual, **each}) for each in routes)
-    members = tuple(Backend(**{"route": f"b{i}", "address": "127.0.0.1:1", "name": BACKEND_NAME, **each}) for i, each in enumerate(backends, 1))
-    whole = Pool.model_construct(**{**{name: value.default for name, value in Pool.model_fields.items()}, **machine, "backend": members, **pool})
-    listener = Listener.model_construct(name="https", listen=("127.0.0.1:0",), accept_proxy=False, route=made)
-    return Config.model_construct(**{name: value.default for name, value in Config.model_fields.items()} | {"listener": (listener,), "pool": {"main": whole}})
+    made = tuple(
+        Route.model_construct(
+            **{
+                **{name: value.default for name, value in Route.model_fields.items()},
+                **usual,
+                **each,
+            }
+        )
+        for each in routes
+    )
+    members = tuple(
+        Backend(**{"route": f"b{i}", "address": "127.0.0.1:1", "name": BACKEND_NAME, **each})
+        for i, each in enumerate(backends, 1)
+    )
+    whole = Pool.model_construct(
+        **{
+            **{name: value.default for name, value in Pool.model_fields.items()},
+            **machine,
+            "backend": members,
+            **pool,
+        }
+    )
+    listener = Listener.model_construct(
+        name="https", listen=("127.0.0.1:0",), accept_proxy=False, route=made
+    )
+    return Config.model_construct(
+        **{name: value.default for name, value in Config.model_fields.items()}
+        | {"listener": (listener,), "pool": {"main": whole}}
+    )
 
 
 def generation_of(pki: Pki, number: int = 1, **differences: Any) -> Generation:
@@ -47,7 +86,11 @@ def generation_of(pki: Pki, number: int = 1, **differences: Any) -> Generation:
 
 def route_of(pki: Pki, **route: Any) -> InboundRoute:
     """One route that takes every name."""
-    found = generation_of(pki, routes=(route,)).routes["https"].find(route.get("sni", (NAME,))[0].replace("*", "app"))
+    found = (
+        generation_of(pki, routes=(route,))
+        .routes["https"]
+        .find(route.get("sni", (NAME,))[0].replace("*", "app"))
+    )
     assert found is not None
     return found
 
@@ -62,7 +105,9 @@ def allow(**rules: tuple[str, ...]) -> Allow:
     return Allow(**rules)
 
 
-def client_context(pki: Pki, files: Files | None, version: ssl.TLSVersion | None = None, *, ca: Path | None = None) -> ssl.SSLContext:
+def client_context(
+    pki: Pki, files: Files | None, version: ssl.TLSVersion | None = None, *, ca: Path | None = None
+) -> ssl.SSLContext:
     """A stdlib client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(ca or pki.ca)
@@ -70,12 +115,16 @@ def client_context(pki: Pki, files: Files | None, version: ssl.TLSVersion | None
         context.load_cert_chain(files.certificate, files.key)
     if version is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the tests of refusals speak old versions
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # the tests of refusals speak old versions
             context.minimum_version = context.maximum_version = version
     return context
 
 
-def server_context(pki: Pki, files: Files, version: ssl.TLSVersion | None = None, *, ca: Path | None = None) -> ssl.SSLContext:
+def server_context(
+    pki: Pki, files: Files, version: ssl.TLSVersion | None = None, *, ca: Path | None = None
+) -> ssl.SSLContext:
     """A stdlib backend that requires our machine certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
@@ -126,7 +175,9 @@ class Meeting:
     sock: socket.socket
     peer: ssl.SSLSocket
     result: stream.Progress | Failure
-    identity: Identity | None = None  # the peer's when we accepted it, else whose certificate we refused
+    identity: Identity | None = (
+        None  # the peer's when we accepted it, else whose certificate we refused
+    )
     peer_error: OSError | None = None  # what the peer's handshake or its first read raised
     steps: int = 0
     established: bool = field(default=False)
@@ -171,7 +222,13 @@ def _read(peer: ssl.SSLSocket) -> bytes:
         return b""
 
 
-def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check: Callable[[Identity], Failure | None] | None) -> Meeting:
+def _run(
+    side: Side,
+    ours: Any,
+    sock: socket.socket,
+    peer: ssl.SSLSocket,
+    check: Callable[[Identity], Failure | None] | None,
+) -> Meeting:
     """Step both until both are done, or one has failed and the other has heard of it. Nothing stays open when the check raises."""
     meeting = Meeting(ours, sock, peer, stream.STEP_WANT_READ)
     try:
@@ -181,7 +238,9 @@ def _run(side: Side, ours: Any, sock: socket.socket, peer: ssl.SSLSocket, check:
         raise
 
 
-def _step_both(meeting: Meeting, side: Side, check: Callable[[Identity], Failure | None] | None) -> Meeting:
+def _step_both(
+    meeting: Meeting, side: Side, check: Callable[[Identity], Failure | None] | None
+) -> Meeting:
     ours, sock, peer = meeting.ssl, meeting.sock, meeting.peer
     peer_done = False
     for _ in range(MOST_STEPS):
@@ -199,7 +258,9 @@ def _step_both(meeting: Meeting, side: Side, check: Callable[[Identity], Failure
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass
             except OSError as error:
-                meeting.peer_error = error.with_traceback(None)  # else the meeting would be in a cycle with this frame
+                meeting.peer_error = error.with_traceback(
+                    None
+                )  # else the meeting would be in a cycle with this frame
                 peer_done = True
                 peer.shutdown(socket.SHUT_WR)
         if peer_done and isinstance(meeting.result, Failure):
@@ -207,13 +268,17 @@ def _step_both(meeting: Meeting, side: Side, check: Callable[[Identity], Failure
                 try:
                     assert _read(peer) == b""
                 except OSError as error:
-                    meeting.peer_error = error.with_traceback(None)  # else the meeting would be in a cycle with this frame
+                    meeting.peer_error = error.with_traceback(
+                        None
+                    )  # else the meeting would be in a cycle with this frame
             return meeting
         if peer_done and meeting.result is stream.DONE:
             meeting.established = True
             meeting.identity = peer_identity(ours)
             return meeting
-    raise AssertionError(f"the handshake goes on after {MOST_STEPS} steps: {meeting.result}, peer done: {peer_done}")
+    raise AssertionError(
+        f"the handshake goes on after {MOST_STEPS} steps: {meeting.result}, peer done: {peer_done}"
+    )
 
 
 @contextmanager
@@ -228,8 +293,16 @@ def meet_client(
 ) -> Iterator[Meeting]:
     """Accept a stdlib client."""
     ours, theirs = pair()
-    peer = context.wrap_socket(theirs, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False, session=session)
-    yield from _closing(_run(Side.INBOUND, stream.accept(route.context, ours.fileno()), ours, peer, check))
+    peer = context.wrap_socket(
+        theirs,
+        server_hostname=name,
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
+        session=session,
+    )
+    yield from _closing(
+        _run(Side.INBOUND, stream.accept(route.context, ours.fileno()), ours, peer, check)
+    )
 
 
 @contextmanager
@@ -243,8 +316,18 @@ def meet_backend(
 ) -> Iterator[Meeting]:
     """Connect to a stdlib backend."""
     ours, theirs = pair()
-    peer = context.wrap_socket(theirs, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
-    yield from _closing(_run(Side.OUTBOUND, stream.connect(target.context, ours.fileno(), target.server_name, alpn, session), ours, peer, None))
+    peer = context.wrap_socket(
+        theirs, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+    )
+    yield from _closing(
+        _run(
+            Side.OUTBOUND,
+            stream.connect(target.context, ours.fileno(), target.server_name, alpn, session),
+            ours,
+            peer,
+            None,
+        )
+    )
 
 
 def _closing(meeting: Meeting) -> Iterator[Meeting]:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-HELLOS = {path.stem: bytes.fromhex(path.read_text()) for path in sorted((Path(__file__).parents[1] / "core" / "hellos").glob("*.hex"))}
+HELLOS = {
+    path.stem: bytes.fromhex(path.read_text())
+    for path in sorted((Path(__file__).parents[1] / "core" / "hellos").glob("*.hex"))
+}
 
 
 def records(message, sizes=()):
@@ -42,5 +45,11 @@ def versions(*numbers):
 
 def hello(*extensions, version=0x0303, session=b""):
     """A ClientHello in one record, made of these extensions; none at all leaves the extensions' length out."""
-    body = version.to_bytes(2, "big") + bytes(32) + block(session, 1) + block(b"\x13\x01\x13\x02") + block(b"\x00", 1)
+    body = (
+        version.to_bytes(2, "big")
+        + bytes(32)
+        + block(session, 1)
+        + block(b"\x13\x01\x13\x02")
+        + block(b"\x00", 1)
+    )
     return records(handshake(body + (block(b"".join(extensions)) if extensions else b"")))

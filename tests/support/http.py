@@ -7,7 +7,9 @@ import ssl
 from collections.abc import Callable
 
 
-def answer(*responses: bytes, requests: list[bytes] | None = None) -> Callable[[ssl.SSLSocket], None]:
+def answer(
+    *responses: bytes, requests: list[bytes] | None = None
+) -> Callable[[ssl.SSLSocket], None]:
     """Read a request's head, then send these bytes, one record each, and hang up."""
 
     def serve(connection: ssl.SSLSocket) -> None:

@@ -14,14 +14,35 @@ from tests.support.gateway import wait_until
 from tests.support.pki import Pki
 
 PATIENCE_S = 20
-_MODULES = next((path for path in (Path("/usr/lib/apache2/modules"), Path("/usr/lib64/httpd/modules")) if (path / "mod_proxy_balancer.so").exists()), None)
-_LOADED = ("mpm_event", "authz_core", "slotmem_shm", "socache_shmcb", "ssl", "proxy", "proxy_http", "proxy_balancer", "lbmethod_byrequests")
+_MODULES = next(
+    (
+        path
+        for path in (Path("/usr/lib/apache2/modules"), Path("/usr/lib64/httpd/modules"))
+        if (path / "mod_proxy_balancer.so").exists()
+    ),
+    None,
+)
+_LOADED = (
+    "mpm_event",
+    "authz_core",
+    "slotmem_shm",
+    "socache_shmcb",
+    "ssl",
+    "proxy",
+    "proxy_http",
+    "proxy_balancer",
+    "lbmethod_byrequests",
+)
 
 
 def httpd_program() -> str | None:
     """The program with its balancer module, or None when it is not installed."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
-    return (shutil.which("apache2", path=path) or shutil.which("httpd", path=path)) if _MODULES else None
+    return (
+        (shutil.which("apache2", path=path) or shutil.which("httpd", path=path))
+        if _MODULES
+        else None
+    )
 
 
 class Httpd:
@@ -33,8 +54,19 @@ class Httpd:
             self.port: int = free.getsockname()[1]
         machine = directory / "machine.pem"
         machine.write_bytes(pki.machine.certificate.read_bytes() + pki.machine.key.read_bytes())
-        loaded = "\n".join(f"LoadModule {name}_module {_MODULES}/mod_{name}.so" for name in _LOADED if (_MODULES / f"mod_{name}.so").exists()) if _MODULES else ""
-        members = "\n".join(f"BalancerMember https://localhost:{port} route=w{number} retry=10" for number, port in enumerate(ports, 1))
+        loaded = (
+            "\n".join(
+                f"LoadModule {name}_module {_MODULES}/mod_{name}.so"
+                for name in _LOADED
+                if (_MODULES / f"mod_{name}.so").exists()
+            )
+            if _MODULES
+            else ""
+        )
+        members = "\n".join(
+            f"BalancerMember https://localhost:{port} route=w{number} retry=10"
+            for number, port in enumerate(ports, 1)
+        )
         user = "User nobody\nGroup #65534" if os.geteuid() == 0 else ""
         (directory / "httpd.conf").write_text(f"""
 ServerRoot "{directory}"
@@ -73,7 +105,14 @@ MaxRequestWorkers 8
         return file.read_text() if file.exists() else ""
 
     def __enter__(self) -> Self:
-        command = [httpd_program() or "httpd", "-DFOREGROUND", "-d", str(self.directory), "-f", str(self.directory / "httpd.conf")]
+        command = [
+            httpd_program() or "httpd",
+            "-DFOREGROUND",
+            "-d",
+            str(self.directory),
+            "-f",
+            str(self.directory / "httpd.conf"),
+        ]
         self._process = process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
         def accepts() -> bool:

@@ -22,7 +22,14 @@ from relay.demo.ca import Authority
 from tests.support.pki import Files
 
 ECDSA_SHA256 = "1.2.840.10045.4.3.2"
-CN, OU, SAN, EKU, KEY_USAGE, BASIC_CONSTRAINTS = "2.5.4.3", "2.5.4.11", "2.5.29.17", "2.5.29.37", "2.5.29.15", "2.5.29.19"
+CN, OU, SAN, EKU, KEY_USAGE, BASIC_CONSTRAINTS = (
+    "2.5.4.3",
+    "2.5.4.11",
+    "2.5.29.17",
+    "2.5.29.37",
+    "2.5.29.15",
+    "2.5.29.19",
+)
 AIA, SCT, NAME_CONSTRAINTS = "1.3.6.1.5.5.7.1.1", "1.3.6.1.4.1.11129.2.4.2", "2.5.29.30"
 UTF8, PRINTABLE, T61, IA5, BMP, UNIVERSAL = 12, 19, 20, 22, 30, 28
 
@@ -57,7 +64,11 @@ def integer(number: int) -> bytes:
 
 
 def attribute(kind: str, text: str | bytes, tag: int = UTF8) -> bytes:
-    data = text if isinstance(text, bytes) else text.encode({BMP: "utf-16-be", UNIVERSAL: "utf-32-be"}.get(tag, "utf-8"))
+    data = (
+        text
+        if isinstance(text, bytes)
+        else text.encode({BMP: "utf-16-be", UNIVERSAL: "utf-32-be"}.get(tag, "utf-8"))
+    )
     return tlv(0x31, sequence(oid(kind), tlv(tag, data)))
 
 
@@ -123,7 +134,10 @@ def make(odd: Odd, issuer: Authority | Signer, *, ca: bool = False) -> tuple[byt
     key = odd.key or ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
     algorithm = sequence(oid(ECDSA_SHA256))
-    times = (tlv(23, f"{at:%y%m%d%H%M%S}Z".encode()) for at in (now - timedelta(days=1), now + timedelta(days=90)))
+    times = (
+        tlv(23, f"{at:%y%m%d%H%M%S}Z".encode())
+        for at in (now - timedelta(days=1), now + timedelta(days=90))
+    )
     san = (usual_san() if odd.san == b"" else odd.san) or b""
     constraints = extension(BASIC_CONSTRAINTS, sequence(TRUE) if ca else sequence(), TRUE)
     listed = sequence(constraints, b"" if ca else FOR_BOTH, b"" if ca else san, *odd.extensions)
@@ -154,7 +168,9 @@ def rsa_pss(parameters: bytes = b"") -> tuple[Odd, bytes]:
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
     private = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     spki = sequence(algorithm, tlv(3, b"\0", public))
-    return Odd(key=key, spki=spki), pem(sequence(integer(0), algorithm, tlv(4, private)), "PRIVATE KEY")
+    return Odd(key=key, spki=spki), pem(
+        sequence(integer(0), algorithm, tlv(4, private)), "PRIVATE KEY"
+    )
 
 
 def write_odd(directory: Path, what: str, odd: Odd, issuer: Authority | Signer) -> Files:

@@ -18,7 +18,9 @@ class Operator:
         self.source = (source, 0) if source else None
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
-    def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str, http.client.HTTPMessage]:
+    def ask(
+        self, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+    ) -> tuple[int, str, http.client.HTTPMessage]:
         """Status, text and headers of one answer."""
         if self.address.startswith("unix:"):
             connection = http.client.HTTPConnection("localhost", timeout=20)
@@ -26,9 +28,19 @@ class Operator:
             connection.sock.settimeout(20)
             connection.sock.connect(self.address.removeprefix("unix:"))
         else:
-            connection = http.client.HTTPConnection(self.address, timeout=20, source_address=self.source)
+            connection = http.client.HTTPConnection(
+                self.address, timeout=20, source_address=self.source
+            )
         with contextlib.closing(connection):
-            connection.request(method, path, body, {**self.headers, **{key.replace("_", "-"): value for key, value in headers.items()}})
+            connection.request(
+                method,
+                path,
+                body,
+                {
+                    **self.headers,
+                    **{key.replace("_", "-"): value for key, value in headers.items()},
+                },
+            )
             answer = connection.getresponse()
             return answer.status, answer.read().decode(), answer.headers
 
@@ -41,14 +53,27 @@ class Operator:
 
     def backend(self, name: str = "w1", pool: str = "main") -> dict[str, Any]:
         """One backend of /api/pools."""
-        (found,) = [one for each in self.pools()["pools"] if each["name"] == pool for one in each["backends"] if one["backend"] == name]
+        (found,) = [
+            one
+            for each in self.pools()["pools"]
+            if each["name"] == pool
+            for one in each["backends"]
+            if one["backend"] == name
+        ]
         return dict(found)
 
-    def change(self, member: str, wanted: dict[str, Any] | bytes, token: str | None = None, **headers: str) -> tuple[int, dict[str, Any]]:
+    def change(
+        self, member: str, wanted: dict[str, Any] | bytes, token: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, Any]]:
         """POST /api/pools/MEMBER with a token of the page, or another one."""
         token = self.pools()["csrf"] if token is None else token
         body = wanted if isinstance(wanted, bytes) else json.dumps(wanted).encode()
-        status, text, _ = self.ask(f"/api/pools/{member}", "POST", body, **{"content_type": "application/json", "x_csrf_token": token, **headers})
+        status, text, _ = self.ask(
+            f"/api/pools/{member}",
+            "POST",
+            body,
+            **{"content_type": "application/json", "x_csrf_token": token, **headers},
+        )
         return status, json.loads(text)
 
 

@@ -24,13 +24,22 @@ class Peer:
     """TLS over memory BIOs on a blocking socket with a timeout; the standard library's OpenSSL, not the relay's. `hello_only` leaves the rest to `handshake`."""
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool, name: str | None = None, session: ssl.SSLSession | None = None, hello_only: bool = False
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        name: str | None = None,
+        session: ssl.SSLSession | None = None,
+        hello_only: bool = False,
     ) -> None:
         self.sock = sock
         sock.settimeout(PATIENCE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=name, session=session)
+        self.tls = context.wrap_bio(
+            self._in, self._out, server_side=server_side, server_hostname=name, session=session
+        )
         if hello_only:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.do_handshake()
@@ -108,7 +117,9 @@ class Peer:
 
     def close_notify(self) -> None:
         """Say that nothing more comes, and go on reading."""
-        with contextlib.suppress(ssl.SSLError):  # it wants the other's close_notify too, which is not due yet
+        with contextlib.suppress(
+            ssl.SSLError
+        ):  # it wants the other's close_notify too, which is not due yet
             self.tls.unwrap()
         self._flush()
 
@@ -158,15 +169,21 @@ def dial(
 ) -> Peer:
     """A client whose handshake is done, or has only begun."""
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-    return Peer(
-        sock, context, server_side=False, name=name, session=session, hello_only=hello_only
-    )
+    return Peer(sock, context, server_side=False, name=name, session=session, hello_only=hello_only)
 
 
 class Door:
     """A backend without threads: the test accepts when it wants to, and holds both ends of the relay in its hands."""
 
-    def __init__(self, pki: Pki, files: Files | None = None, *, version: ssl.TLSVersion | None = None, client_ca: Any = None, alpn: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        pki: Pki,
+        files: Files | None = None,
+        *,
+        version: ssl.TLSVersion | None = None,
+        client_ca: Any = None,
+        alpn: tuple[str, ...] = (),
+    ) -> None:
         chosen = files or pki.backend
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(chosen.certificate, chosen.key)
@@ -203,14 +220,22 @@ def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
     """Every end sends the blob `times` times while it receives as much; the SHA-256 of what each has received. One thread: an SSL object takes no two."""
     total = len(blob) * times
     states = {end: hashlib.sha256() for end in ends}
-    unsent, unread, pending = dict.fromkeys(ends, total), dict.fromkeys(ends, total), dict.fromkeys(ends, b"")
+    unsent, unread, pending = (
+        dict.fromkeys(ends, total),
+        dict.fromkeys(ends, total),
+        dict.fromkeys(ends, b""),
+    )
     for end in ends:
         end.sock.setblocking(False)
     while any(unsent.values()) or any(unread.values()) or any(pending.values()):
         writers = [end for end in ends if pending[end] or unsent[end]]
-        readable, writable = ready.select([end.sock for end in ends], [end.sock for end in writers], PATIENCE_S)
+        readable, writable = ready.select(
+            [end.sock for end in ends], [end.sock for end in writers], PATIENCE_S
+        )
         if not readable and not writable:
-            raise AssertionError(f"nothing moves any more: unsent {list(unsent.values())}, unread {list(unread.values())}")
+            raise AssertionError(
+                f"nothing moves any more: unsent {list(unsent.values())}, unread {list(unread.values())}"
+            )
         for end in ends:
             if end.sock in writable:
                 if not pending[end]:

@@ -87,7 +87,12 @@ class Pki:
 
     def write(self, issued: Issued, *, with_intermediates: bool = True) -> Files:
         """Write a certificate made for one test."""
-        return write(self.directory, f"extra-{secrets.token_hex(4)}", issued, with_intermediates=with_intermediates)
+        return write(
+            self.directory,
+            f"extra-{secrets.token_hex(4)}",
+            issued,
+            with_intermediates=with_intermediates,
+        )
 
 
 def write(directory: Path, name: str, issued: Issued, *, with_intermediates: bool = True) -> Files:
@@ -105,7 +110,11 @@ def parsed(certificate: x509.Certificate) -> Certificate:
 def make_pki(directory: Path) -> Pki:
     """Make the whole matrix, all EC P-256, in about 50 ms."""
     now = datetime.now(UTC)
-    long_ago, yesterday, tomorrow = now - timedelta(days=60), now - timedelta(days=1), now + timedelta(days=1)
+    long_ago, yesterday, tomorrow = (
+        now - timedelta(days=60),
+        now - timedelta(days=1),
+        now + timedelta(days=1),
+    )
     root, foreign = Authority.root("Test CA"), Authority.root("Foreign CA")
     below = root.intermediate("Test Intermediate CA")
 
@@ -116,7 +125,15 @@ def make_pki(directory: Path) -> Pki:
         return Wanted(**{"cn": cn, "purposes": ("client",), **differences})
 
     def backend(cn: str = "backend", **differences: object) -> Wanted:
-        return Wanted(**{"cn": cn, "dns": (BACKEND_NAME, "localhost"), "ip": ("127.0.0.1", "::1"), "purposes": ("server",), **differences})
+        return Wanted(
+            **{
+                "cn": cn,
+                "dns": (BACKEND_NAME, "localhost"),
+                "ip": ("127.0.0.1", "::1"),
+                "purposes": ("server",),
+                **differences,
+            }
+        )
 
     gateway_names = {"dns": GATEWAY_NAMES, "ip": ("127.0.0.1", "::1")}
     sent = below.issue(client("ingrid"))
@@ -127,23 +144,44 @@ def make_pki(directory: Path) -> Pki:
         intermediate=below,
         ca=root.write(directory / "ca.pem"),
         foreign_ca=foreign.write(directory / "foreign-ca.pem"),
-        gateway=files("gateway", root.issue(Wanted("gateway", purposes=("server",), **gateway_names))),
+        gateway=files(
+            "gateway", root.issue(Wanted("gateway", purposes=("server",), **gateway_names))
+        ),
         machine=files("machine", root.issue(client("relay machine"))),
-        both=files("both", root.issue(Wanted("gateway", purposes=("server", "client"), **gateway_names))),
+        both=files(
+            "both", root.issue(Wanted("gateway", purposes=("server", "client"), **gateway_names))
+        ),
         client=files("client", root.issue(client())),
-        client_spiffe=files("client-spiffe", root.issue(client(ou="ops", dns=("alice.corp",), uri=("spiffe://corp/alice",)))),
-        client_expired=files("client-expired", root.issue(client(not_before=long_ago, not_after=yesterday))),
+        client_spiffe=files(
+            "client-spiffe",
+            root.issue(client(ou="ops", dns=("alice.corp",), uri=("spiffe://corp/alice",))),
+        ),
+        client_expired=files(
+            "client-expired", root.issue(client(not_before=long_ago, not_after=yesterday))
+        ),
         client_not_yet_valid=files("client-not-yet-valid", root.issue(client(not_before=tomorrow))),
         client_foreign=files("client-foreign", foreign.issue(client("mallory"))),
-        client_wrong_purpose=files("client-wrong-purpose", root.issue(client(purposes=("server",)))),
+        client_wrong_purpose=files(
+            "client-wrong-purpose", root.issue(client(purposes=("server",)))
+        ),
         client_intermediate_sent=files("client-intermediate-sent", sent),
-        client_intermediate_missing=files("client-intermediate-missing", sent, with_intermediates=False),
+        client_intermediate_missing=files(
+            "client-intermediate-missing", sent, with_intermediates=False
+        ),
         client_self_signed=files("client-self-signed", self_signed(client("selma"))),
         backend=files("backend", root.issue(backend())),
-        backend_wrong_name=files("backend-wrong-name", root.issue(backend(dns=("other.example.net",), ip=()))),
-        backend_expired=files("backend-expired", root.issue(backend(not_before=long_ago, not_after=yesterday))),
-        backend_not_yet_valid=files("backend-not-yet-valid", root.issue(backend(not_before=tomorrow))),
+        backend_wrong_name=files(
+            "backend-wrong-name", root.issue(backend(dns=("other.example.net",), ip=()))
+        ),
+        backend_expired=files(
+            "backend-expired", root.issue(backend(not_before=long_ago, not_after=yesterday))
+        ),
+        backend_not_yet_valid=files(
+            "backend-not-yet-valid", root.issue(backend(not_before=tomorrow))
+        ),
         backend_foreign=files("backend-foreign", foreign.issue(backend())),
-        backend_wrong_purpose=files("backend-wrong-purpose", root.issue(backend(purposes=("client",)))),
+        backend_wrong_purpose=files(
+            "backend-wrong-purpose", root.issue(backend(purposes=("client",)))
+        ),
         backend_self_signed=files("backend-self-signed", self_signed(backend())),
     )

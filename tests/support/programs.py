@@ -36,7 +36,9 @@ looks_into_processes = pytest.mark.skipif(
 
 def find(name: str) -> str | None:
     """Where a program is. Servers are in /usr/sbin, which an ordinary user's PATH may lack."""
-    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
+    return shutil.which(
+        name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+    )
 
 
 def program(name: str) -> str:
@@ -69,20 +71,54 @@ def output_of(name: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def curl(pki: Pki, port: int, *paths: str, files: Files | None = None, name: str = NAME, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def curl(
+    pki: Pki,
+    port: int,
+    *paths: str,
+    files: Files | None = None,
+    name: str = NAME,
+    options: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
     """Ask for `paths`, in this order, over as few connections as curl likes."""
     shown = files or pki.client
     urls = [f"https://{name}:{port}{path}" for path in paths]
     identity = ("--cacert", str(pki.ca), "--cert", str(shown.certificate), "--key", str(shown.key))
-    return run("curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", str(PATIENCE_S), "--resolve", f"{name}:{port}:127.0.0.1", *identity, *options, *urls)
+    return run(
+        "curl",
+        "--silent",
+        "--show-error",
+        "--noproxy",
+        "*",
+        "--max-time",
+        str(PATIENCE_S),
+        "--resolve",
+        f"{name}:{port}:127.0.0.1",
+        *identity,
+        *options,
+        *urls,
+    )
 
 
-def s_client(pki: Pki, port: int, *options: str, files: Files | None, name: str = NAME, said: str = "hello") -> tuple[bool, str]:
+def s_client(
+    pki: Pki, port: int, *options: str, files: Files | None, name: str = NAME, said: str = "hello"
+) -> tuple[bool, str]:
     """Connect, say a line, wait for its echo, leave. Whether the echo came, and everything s_client printed."""
     identity = () if files is None else ("-cert", str(files.certificate), "-key", str(files.key))
     server_name = ("-servername", name) if name else ("-noservername",)
-    command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(pki.ca), *server_name, *identity, *options]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        program("openssl"),
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{port}",
+        "-CAfile",
+        str(pki.ca),
+        *server_name,
+        *identity,
+        *options,
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     printed, deadline, word, sent = b"", time.monotonic() + PATIENCE_S, said.encode() + b"\n", False
@@ -111,7 +147,14 @@ def s_client(pki: Pki, port: int, *options: str, files: Files | None, name: str 
 class Nginx:
     """A mutual-TLS HTTP/1.1 and HTTP/2 backend. It answers with its name, the path, the HTTP version, and the client certificate it saw."""
 
-    def __init__(self, directory: Path, pki: Pki, *, client_ca: Path | None = None, files: Files | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pki: Pki,
+        *,
+        client_ca: Path | None = None,
+        files: Files | None = None,
+    ) -> None:
         self.directory = directory
         self._client_ca = client_ca or pki.ca
         self._files = files or pki.backend
@@ -123,7 +166,10 @@ class Nginx:
 
     def _configuration(self) -> str:
         at = self.directory
-        temporary = "".join(f"{kind}_temp_path {at}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        temporary = "".join(
+            f"{kind}_temp_path {at}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         user = "user root;" if os.geteuid() == 0 else ""  # keys and directory are ours alone
         return f"""
 daemon off; master_process on; worker_processes 1; {user} pid {at}/nginx.pid; error_log {at}/error.log info;
@@ -145,7 +191,11 @@ http {{
         return file.read_text() if file.exists() else ""
 
     def __enter__(self) -> Self:
-        self._process = process = subprocess.Popen([program("nginx"), "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = process = subprocess.Popen(
+            [program("nginx"), "-p", str(self.directory), "-c", str(self.directory / "nginx.conf")],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
         def accepts() -> bool:
             assert process.poll() is None, self.log()
@@ -162,7 +212,12 @@ http {{
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self._process is not None
         if error is not None:
             print(self.log())

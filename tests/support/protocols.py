@@ -42,7 +42,9 @@ def http(name: str) -> Serve:
         while head := read_head(connection):
             number += 1
             body = f"{name} {head.split()[1].decode()} request {number}\n".encode()
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
 
     return serve
 
@@ -56,8 +58,16 @@ def frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
     """One whole WebSocket frame (RFC 6455, 5.2); clients mask."""
     flag = 0x80 if mask else 0
     size = len(payload)
-    head = struct.pack("!BB", 0x80 | opcode, flag | size) if size < 126 else struct.pack("!BBH", 0x80 | opcode, flag | 126, size)
-    return head + mask + (bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload)) if mask else payload)
+    head = (
+        struct.pack("!BB", 0x80 | opcode, flag | size)
+        if size < 126
+        else struct.pack("!BBH", 0x80 | opcode, flag | 126, size)
+    )
+    return (
+        head
+        + mask
+        + (bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload)) if mask else payload)
+    )
 
 
 def read_frame(connection: ssl.SSLSocket) -> tuple[int, bytes]:
@@ -67,14 +77,24 @@ def read_frame(connection: ssl.SSLSocket) -> tuple[int, bytes]:
     if size == 126:
         (size,) = struct.unpack("!H", read_exactly(connection, 2))
     mask = read_exactly(connection, 4) if second & 0x80 else b"\0\0\0\0"
-    return first & 0x0F, bytes(byte ^ mask[at % 4] for at, byte in enumerate(read_exactly(connection, size)))
+    return first & 0x0F, bytes(
+        byte ^ mask[at % 4] for at, byte in enumerate(read_exactly(connection, size))
+    )
 
 
 def websocket(connection: ssl.SSLSocket) -> None:
     """Upgrade, then echo text frames until a close frame."""
     head = read_head(connection)
-    key = next(line.split(b":", 1)[1].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
-    connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n")
+    key = next(
+        line.split(b":", 1)[1].strip()
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"sec-websocket-key")
+    )
+    connection.sendall(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + accept_key(key)
+        + b"\r\n\r\n"
+    )
     while True:
         opcode, payload = read_frame(connection)
         connection.sendall(frame(opcode, payload))
@@ -93,7 +113,10 @@ def redis(connection: ssl.SSLSocket) -> None:
             words = line.split()
             if words[0] == b"SET":
                 store[words[1]] = words[2]
-            connection.sendall({b"PING": b"+PONG\r\n", b"SET": b"+OK\r\n"}.get(words[0]) or b"$%d\r\n%s\r\n" % (len(store[words[1]]), store[words[1]]))
+            connection.sendall(
+                {b"PING": b"+PONG\r\n", b"SET": b"+OK\r\n"}.get(words[0])
+                or b"$%d\r\n%s\r\n" % (len(store[words[1]]), store[words[1]])
+            )
 
 
 def postgresql(connection: ssl.SSLSocket) -> None:

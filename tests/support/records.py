@@ -24,7 +24,9 @@ KEY_UPDATE_PLEASE = bytes((24, 0, 0, 1, 1))  # the other side has to answer with
 def expand(secret: bytes, label: str, size: int) -> bytes:
     """HKDF-Expand-Label with an empty context (RFC 8446, section 7.1)."""
     name = b"tls13 " + label.encode()
-    return HKDFExpand(hashes.SHA256(), size, size.to_bytes(2, "big") + bytes((len(name),)) + name + b"\0").derive(secret)
+    return HKDFExpand(
+        hashes.SHA256(), size, size.to_bytes(2, "big") + bytes((len(name),)) + name + b"\0"
+    ).derive(secret)
 
 
 class RecordWriter:
@@ -46,7 +48,11 @@ class RecordWriter:
             before_finished()
             self.peer.handshake()
         assert self.peer.tls.cipher()[0] == "TLS_AES_128_GCM_SHA256"
-        secrets = dict(line.split()[::2] for line in key_log.read_text().splitlines() if not line.startswith("#"))
+        secrets = dict(
+            line.split()[::2]
+            for line in key_log.read_text().splitlines()
+            if not line.startswith("#")
+        )
         self._take(bytes.fromhex(secrets["CLIENT_TRAFFIC_SECRET_0"]))
 
     def _take(self, secret: bytes) -> None:
@@ -59,7 +65,9 @@ class RecordWriter:
         """The next record, encrypted (RFC 8446, section 5.2); after a key update comes the next key."""
         inner = content + bytes((kind,))
         header = bytes((DATA, 3, 3)) + (len(inner) + 16).to_bytes(2, "big")
-        sealed = header + self._cipher.encrypt((self._nonce ^ self._sequence).to_bytes(12, "big"), inner, header)
+        sealed = header + self._cipher.encrypt(
+            (self._nonce ^ self._sequence).to_bytes(12, "big"), inner, header
+        )
         self._sequence += 1
         if kind == HANDSHAKE and content[:1] == b"\x18":
             self._take(expand(self._secret, "traffic upd", 32))

@@ -83,7 +83,11 @@ def main() -> int:
     from relay.supervisor.main import run
 
     try:
-        return run(Path(sys.argv[3]), work=misbehave, rules=Rules(**json.loads(os.environ.get("STUB_RULES", "{}"))))
+        return run(
+            Path(sys.argv[3]),
+            work=misbehave,
+            rules=Rules(**json.loads(os.environ.get("STUB_RULES", "{}"))),
+        )
     except RelayError as error:
         print(error, file=sys.stderr)
         return 71

@@ -14,15 +14,29 @@ def _lines(keys: dict[str, Any]) -> str:
     return "".join(f"{key} = {render_value(value)}\n" for key, value in keys.items())
 
 
-def listener_table(*routes: str, name: str = "https", listen: Sequence[str] = ("127.0.0.1:0",)) -> str:
+def listener_table(
+    *routes: str, name: str = "https", listen: Sequence[str] = ("127.0.0.1:0",)
+) -> str:
     """`[[listener]]` with its routes; the first match wins."""
     return f"[[listener]]\n{_lines({'name': name, 'listen': list(listen)})}\n" + "".join(routes)
 
 
-def route_table(pki: Pki, pool: str = "main", *, files: Files | None = None, client_ca: Path | None = None, **more: Any) -> str:
+def route_table(
+    pki: Pki,
+    pool: str = "main",
+    *,
+    files: Files | None = None,
+    client_ca: Path | None = None,
+    **more: Any,
+) -> str:
     """`[[listener.route]]`, by default for every name, with the good certificate and the test CA."""
     shown = files or pki.gateway
-    keys = {"pool": pool, "certificate": shown.certificate, "private_key": shown.key, "client_ca": client_ca or pki.ca}
+    keys = {
+        "pool": pool,
+        "certificate": shown.certificate,
+        "private_key": shown.key,
+        "client_ca": client_ca or pki.ca,
+    }
     return f"[[listener.route]]\n{_lines({**keys, **more})}\n"
 
 
@@ -38,8 +52,13 @@ def pool_table(
 ) -> str:
     """`[pool.NAME]` with backends called w1, w2, …"""
     shown = files or pki.machine
-    keys = {"machine_certificate": shown.certificate, "machine_key": shown.key, "backend_ca": backend_ca or pki.ca}
+    keys = {
+        "machine_certificate": shown.certificate,
+        "machine_key": shown.key,
+        "backend_ca": backend_ca or pki.ca,
+    }
     backends = "".join(
-        f"[[pool.{name}.backend]]\n{_lines({'route': f'w{number}', 'address': address, 'name': backend_name})}\n" for number, address in enumerate(addresses, 1)
+        f"[[pool.{name}.backend]]\n{_lines({'route': f'w{number}', 'address': address, 'name': backend_name})}\n"
+        for number, address in enumerate(addresses, 1)
     )
     return f"[pool.{name}]\n{_lines({**keys, **more})}\n{backends}"

@@ -46,9 +46,7 @@ class TimedSelector(selectors.PollSelector):
         self.count += 1
         cpu_ms, wall_ms = (
             1000 * (now - then)
-            for now, then in zip(
-                (time.process_time(), time.monotonic()), self._began, strict=True
-            )
+            for now, then in zip((time.process_time(), time.monotonic()), self._began, strict=True)
         )
         news = cpu_ms > self.longest_cpu_ms or wall_ms > self.longest_wall_ms
         self.longest_cpu_ms = max(self.longest_cpu_ms, cpu_ms)

@@ -20,13 +20,18 @@ class Traffic:
         self.failures = []
         self.done = [0] * clients
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=(number,)) for number in range(clients)]
+        self._threads = [
+            threading.Thread(target=self._visit, args=(number,)) for number in range(clients)
+        ]
 
     def _visit(self, number):
         while not self._stop.is_set():
             said = f"client {number} request {self.done[number]}".encode()
             try:
-                with self.context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), PATIENCE_S), server_hostname="app.example.com") as tls:
+                with self.context.wrap_socket(
+                    socket.create_connection(("127.0.0.1", self.port), PATIENCE_S),
+                    server_hostname="app.example.com",
+                ) as tls:
                     tls.settimeout(PATIENCE_S)
                     tls.sendall(said)
                     answer = tls.recv(1000)
@@ -39,7 +44,10 @@ class Traffic:
     def wait_for_more(self, count=10):
         """Every client has been answered so many more times."""
         target = [done + count for done in self.done]
-        wait_until("the clients make progress", lambda: all(done >= wanted for done, wanted in zip(self.done, target, strict=True)))
+        wait_until(
+            "the clients make progress",
+            lambda: all(done >= wanted for done, wanted in zip(self.done, target, strict=True)),
+        )
 
     def __enter__(self):
         for thread in self._threads:

@@ -56,7 +56,14 @@ def response(peer: Peer) -> tuple[bytes, bytes]:
     while True:
         head, end, body = data.partition(b"\r\n\r\n")
         if end:
-            size = next((int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
+            size = next(
+                (
+                    int(line.partition(b":")[2])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length:")
+                ),
+                0,
+            )
             if len(body) >= size:
                 assert len(body) == size
                 return head + end, body

@@ -51,10 +51,17 @@ def route_toml(pki: Pki, pool: str = "main", sni: str = "[]", extra: str = "") -
     )
 
 
-def pool_toml(pki: Pki, addresses: list[str], name: str = "main", extra: str = "", backend_name: str = BACKEND_NAME) -> str:
+def pool_toml(
+    pki: Pki,
+    addresses: list[str],
+    name: str = "main",
+    extra: str = "",
+    backend_name: str = BACKEND_NAME,
+) -> str:
     """One [pool.NAME] with its backends, called b1, b2, …"""
     backends = "".join(
-        f'[[pool.{name}.backend]]\nroute = "b{i}"\naddress = "{address}"\nname = "{backend_name}"\n' for i, address in enumerate(addresses, 1)
+        f'[[pool.{name}.backend]]\nroute = "b{i}"\naddress = "{address}"\nname = "{backend_name}"\n'
+        for i, address in enumerate(addresses, 1)
     )
     return f'[pool.{name}]\nmachine_certificate = "{pki.machine.certificate}"\nmachine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n{extra}\n{backends}'
 
@@ -98,7 +105,17 @@ class RunningWorker:
     `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to megabytes).
     """
 
-    def __init__(self, directory: Path, toml: str, *, files_limit: int = 0, files_spare: int = 0, memory_spare: int = 0, beside: RunningWorker | None = None, send_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        toml: str,
+        *,
+        files_limit: int = 0,
+        files_spare: int = 0,
+        memory_spare: int = 0,
+        beside: RunningWorker | None = None,
+        send_buffer: int = 0,
+    ) -> None:
         self.access_log = directory / ("access.log" if beside is None else "access-2.log")
         self.messages_file = self.access_log.with_suffix(".messages")
         file = directory / "relay.toml"
@@ -117,18 +134,35 @@ class RunningWorker:
         read_fd, self._lifeline = os.pipe()
         garbage_fd, self._garbage_write = os.pipe()
         self._garbage_read = garbage_fd
-        spec = WorkerSpec(0, self.row, [(config.listener[0].name, listener)], generation, self.board, self.layout, read_fd)
+        spec = WorkerSpec(
+            0,
+            self.row,
+            [(config.listener[0].name, listener)],
+            generation,
+            self.board,
+            self.layout,
+            read_fd,
+        )
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
             try:
                 os.close(self._lifeline)
-                signal.signal(signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect()))
+                signal.signal(
+                    signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect())
+                )
                 logging.basicConfig(filename=self.messages_file, level=logging.INFO, force=True)
                 if memory_spare:
                     _take_memory(memory_spare)
                 if files_limit:
-                    _close_others({read_fd, self._garbage_write, listener.fileno(), logging.root.handlers[0].stream.fileno()})
+                    _close_others(
+                        {
+                            read_fd,
+                            self._garbage_write,
+                            listener.fileno(),
+                            logging.root.handlers[0].stream.fileno(),
+                        }
+                    )
                     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
                 if files_spare:
                     _take_files(files_spare)
@@ -165,7 +199,9 @@ class RunningWorker:
         """Wait until the worker's loop has lived through so many ticks of a second."""
         for _ in range(ticks):
             before = self.cells[HEARTBEAT_MS]
-            wait_until(lambda before=before: self.cells[HEARTBEAT_MS] != before, "the worker's heartbeat")
+            wait_until(
+                lambda before=before: self.cells[HEARTBEAT_MS] != before, "the worker's heartbeat"
+            )
 
     def messages(self) -> str:
         """What the worker has to say for itself."""
@@ -175,12 +211,16 @@ class RunningWorker:
         """The access log so far."""
         if not self.access_log.exists():
             return []
-        whole, _, _ = self.access_log.read_text().rpartition("\n")  # the last line may be half written
+        whole, _, _ = self.access_log.read_text().rpartition(
+            "\n"
+        )  # the last line may be half written
         return [json.loads(line) for line in whole.splitlines()]
 
     def record(self, number: int = 0) -> dict[str, Any]:
         """The access log's line number `number`, as soon as it is there."""
-        return wait_until(lambda: self.records()[number : number + 1], f"access log line {number}")[0]
+        return wait_until(lambda: self.records()[number : number + 1], f"access log line {number}")[
+            0
+        ]
 
     def value(self, name: str, *labels: str) -> int:
         """A series of this worker."""
@@ -197,7 +237,9 @@ class RunningWorker:
     def suspend(self) -> None:
         """SIGSTOP, and wait until it has taken effect. SIGCONT ends it."""
         self.signal(signal.SIGSTOP)
-        wait_until(lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, "the worker to stop")
+        wait_until(
+            lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, "the worker to stop"
+        )
 
     def wait(self) -> int:
         """The exit code, when the worker has ended by itself."""
@@ -230,7 +272,13 @@ class RunningWorker:
         assert "bug:" not in self.messages(), self.messages()
 
 
-def client_context(pki: Pki, files: Files | None, *, version: ssl.TLSVersion | None = None, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+def client_context(
+    pki: Pki,
+    files: Files | None,
+    *,
+    version: ssl.TLSVersion | None = None,
+    alpn: tuple[str, ...] = (),
+) -> ssl.SSLContext:
     """A stdlib client that trusts the test CA."""
     context = ssl.create_default_context(cafile=str(pki.ca))
     if files is not None:
@@ -250,11 +298,18 @@ def client_hello(context: ssl.SSLContext, name: str = "app.example.com") -> byte
     return sent.read()
 
 
-def connect(port: int, context: ssl.SSLContext, name: str = "app.example.com", session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+def connect(
+    port: int,
+    context: ssl.SSLContext,
+    name: str = "app.example.com",
+    session: ssl.SSLSession | None = None,
+) -> ssl.SSLSocket:
     """A connected client; raises what the handshake raises."""
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
     try:
-        return context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, session=session)
+        return context.wrap_socket(
+            sock, server_hostname=name, suppress_ragged_eofs=False, session=session
+        )
     except BaseException:
         sock.close()
         raise

@@ -60,12 +60,16 @@ def serial_by_openssl(files):
 
 @both_versions
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_every_certificate_a_client_may_come_with_has_its_reason_its_name_and_its_alert(pki, kind, version):
+def test_every_certificate_a_client_may_come_with_has_its_reason_its_name_and_its_alert(
+    pki, kind, version
+):
     reason, subject, alert = CLIENTS[kind]
     files = pki.client_matrix()[kind]
     with meet_client(route_of(pki), client_context(pki, files, version)) as meeting:
         # A TLS 1.3 client without a certificate is told so; TLS 1.2 has no alert for it.
-        expected_alert = "TLSV13_ALERT_CERTIFICATE_REQUIRED" if kind == "none" and version is TLS13 else alert
+        expected_alert = (
+            "TLSV13_ALERT_CERTIFICATE_REQUIRED" if kind == "none" and version is TLS13 else alert
+        )
         assert (meeting.reason, meeting.alert) == (reason, expected_alert)
         assert lib.ERR_peek_error() == 0
         if files is None:
@@ -73,8 +77,15 @@ def test_every_certificate_a_client_may_come_with_has_its_reason_its_name_and_it
         else:
             certificate = files.issued.certificate
             who = meeting.identity
-            assert (who.subject, who.issuer, who.serial) == (subject, certificate.issuer.rfc4514_string(), serial_by_openssl(files))
-            assert (who.not_before_at, who.not_after_at) == (certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
+            assert (who.subject, who.issuer, who.serial) == (
+                subject,
+                certificate.issuer.rfc4514_string(),
+                serial_by_openssl(files),
+            )
+            assert (who.not_before_at, who.not_after_at) == (
+                certificate.not_valid_before_utc.timestamp(),
+                certificate.not_valid_after_utc.timestamp(),
+            )
         if isinstance(meeting.result, Failure):
             assert meeting.result.detail
             assert "\n" not in meeting.result.detail
@@ -88,7 +99,10 @@ def test_every_certificate_a_backend_may_come_with_has_its_reason_and_its_alert(
     with meet_backend(target_of(pki), server_context(pki, files, version)) as meeting:
         assert (meeting.reason, meeting.alert) == (reason, alert)
         assert lib.ERR_peek_error() == 0
-        assert (meeting.identity.subject, meeting.identity.serial) == ("CN=backend", serial_by_openssl(files))
+        assert (meeting.identity.subject, meeting.identity.serial) == (
+            "CN=backend",
+            serial_by_openssl(files),
+        )
 
 
 @both_versions
@@ -96,7 +110,9 @@ def test_the_bytes_of_both_sides_arrive_after_the_handshake(pki, version):
     with meet_client(route_of(pki), client_context(pki, pki.client, version)) as meeting:
         meeting.send(b"hello client")
         assert meeting.pending() == b"hello client"
-        assert stream.version(meeting.ssl) == meeting.peer.version() == version.name.replace("_", ".")
+        assert (
+            stream.version(meeting.ssl) == meeting.peer.version() == version.name.replace("_", ".")
+        )
         assert stream.server_name(meeting.ssl) == NAME
         name = meeting.peer.cipher()[0]
         assert stream.cipher(meeting.ssl) == name
@@ -104,20 +120,41 @@ def test_the_bytes_of_both_sides_arrive_after_the_handshake(pki, version):
         assert stream.alpn(meeting.ssl) == b""
 
 
-@pytest.mark.parametrize(("name", "reason"), [("127.0.0.1", "done"), ("::1", "done"), ("127.0.0.2", "backend_wrong_name"), ("localhost", "done"), ("BACKEND.example.COM", "done"), ("backend", "backend_wrong_name")])
-def test_a_backend_is_verified_by_the_name_or_address_that_is_configured_and_never_by_its_common_name(pki, name, reason):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("127.0.0.1", "done"),
+        ("::1", "done"),
+        ("127.0.0.2", "backend_wrong_name"),
+        ("localhost", "done"),
+        ("BACKEND.example.COM", "done"),
+        ("backend", "backend_wrong_name"),
+    ],
+)
+def test_a_backend_is_verified_by_the_name_or_address_that_is_configured_and_never_by_its_common_name(
+    pki, name, reason
+):
     with meet_backend(target_of(pki, name), server_context(pki, pki.backend)) as meeting:
         assert meeting.reason == reason
 
 
-@pytest.mark.parametrize(("name", "reason"), [("a.example.com", "done"), ("a.b.example.com", "backend_wrong_name"), ("example.com", "backend_wrong_name")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.example.com", "done"),
+        ("a.b.example.com", "backend_wrong_name"),
+        ("example.com", "backend_wrong_name"),
+    ],
+)
 def test_a_wildcard_in_a_backends_certificate_is_one_label(pki, name, reason):
     with meet_backend(target_of(pki, name), server_context(pki, pki.gateway)) as meeting:
         assert meeting.reason == reason
 
 
 def test_a_wildcard_in_the_middle_of_a_label_matches_nothing(pki):
-    files = pki.write(pki.authority.issue(Wanted("backend", dns=("back*.example.com",), purposes=("server",))))
+    files = pki.write(
+        pki.authority.issue(Wanted("backend", dns=("back*.example.com",), purposes=("server",)))
+    )
     with meet_backend(target_of(pki), server_context(pki, files)) as meeting:
         assert meeting.result == Failure(Reason.BACKEND_WRONG_NAME, "hostname mismatch")
 
@@ -134,15 +171,21 @@ def test_the_backend_gets_the_name_we_expect_as_server_name_but_never_an_address
 
 
 @both_versions
-def test_a_backend_that_does_not_know_our_ca_refuses_us_and_we_know_it_was_our_certificate(pki, version):
-    with meet_backend(target_of(pki), server_context(pki, pki.backend, version, ca=pki.foreign_ca)) as meeting:
+def test_a_backend_that_does_not_know_our_ca_refuses_us_and_we_know_it_was_our_certificate(
+    pki, version
+):
+    with meet_backend(
+        target_of(pki), server_context(pki, pki.backend, version, ca=pki.foreign_ca)
+    ) as meeting:
         if version is TLS13:  # it says so only after our handshake is done
             assert meeting.reason == "done"
             assert lib.SSL_read(meeting.ssl, raw.ffi.new("char[10]"), 10) <= 0
             failure = stream.failure(Side.OUTBOUND)
         else:
             failure = meeting.result
-        assert failure == Failure(Reason.BACKEND_REJECTED_OUR_CERTIFICATE, "the backend sent the alert unknown_ca")
+        assert failure == Failure(
+            Reason.BACKEND_REJECTED_OUR_CERTIFICATE, "the backend sent the alert unknown_ca"
+        )
         assert lib.ERR_peek_error() == 0
 
 
@@ -150,18 +193,33 @@ def test_a_backend_that_does_not_know_our_ca_refuses_us_and_we_know_it_was_our_c
 def test_a_client_that_refuses_our_certificate_tells_us_why(pki, version):
     for context, name, reason in (
         (client_context(pki, pki.client, version, ca=pki.foreign_ca), NAME, "alert_unknown_ca"),
-        (client_context(pki, pki.client, version), "elsewhere.example.net", "alert_bad_certificate"),
+        (
+            client_context(pki, pki.client, version),
+            "elsewhere.example.net",
+            "alert_bad_certificate",
+        ),
     ):
         with meet_client(route_of(pki), context, name=name) as meeting:
             assert meeting.reason == reason
-            assert meeting.result.detail == f"the client sent the alert {reason.removeprefix('alert_')}"
+            assert (
+                meeting.result.detail
+                == f"the client sent the alert {reason.removeprefix('alert_')}"
+            )
 
 
 @both_versions
 def test_the_configured_intermediates_are_sent_and_a_root_is_not(pki, version, tmp_path):
     root = Authority.root("Root of the chain")
-    issued = root.intermediate("One").intermediate("Two").issue(Wanted("gateway", dns=(NAME,), purposes=("server", "client")))
-    chain, key, ca = tmp_path / "chain.pem", tmp_path / "chain.key", root.write(tmp_path / "root.pem")
+    issued = (
+        root.intermediate("One")
+        .intermediate("Two")
+        .issue(Wanted("gateway", dns=(NAME,), purposes=("server", "client")))
+    )
+    chain, key, ca = (
+        tmp_path / "chain.pem",
+        tmp_path / "chain.key",
+        root.write(tmp_path / "root.pem"),
+    )
     issued.write(chain, key)
     with chain.open("ab") as stream_:
         stream_.write(ca.read_bytes())
@@ -171,10 +229,15 @@ def test_the_configured_intermediates_are_sent_and_a_root_is_not(pki, version, t
     route = route_of(pki, certificate=chain, private_key=key)
     with meet_client(route, context) as meeting:
         assert meeting.reason == "done"
-    with meet_backend(target_of(pki, machine_certificate=chain, machine_key=key), server_context(pki, pki.backend, version, ca=ca)) as meeting:
+    with meet_backend(
+        target_of(pki, machine_certificate=chain, machine_key=key),
+        server_context(pki, pki.backend, version, ca=ca),
+    ) as meeting:
         assert meeting.reason == "done"
         assert meeting.peer.getpeercert()["subject"] == ((("commonName", "gateway"),),)
-    with a_client_program(pki, route, "-showcerts", "-tls1_2" if version is TLS12 else "-tls1_3") as (ours, sock, program):
+    with a_client_program(
+        pki, route, "-showcerts", "-tls1_2" if version is TLS12 else "-tls1_3"
+    ) as (ours, sock, program):
         finish(ours, sock)
         lib.SSL_shutdown(ours)
         sock.shutdown(socket.SHUT_WR)
@@ -189,8 +252,22 @@ class a_client_program:  # noqa: N801 (reads as a function)
     def __init__(self, pki, route, *arguments):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(PATIENCE_S)
-            command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key, *arguments]
-            self.program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            command = [
+                program("openssl"),
+                "s_client",
+                "-connect",
+                f"127.0.0.1:{listener.getsockname()[1]}",
+                "-servername",
+                NAME,
+                "-cert",
+                pki.client.certificate,
+                "-key",
+                pki.client.key,
+                *arguments,
+            ]
+            self.program = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
             self.sock, _ = listener.accept()
         self.sock.setblocking(False)
         self.ssl = stream.accept(route.context, self.sock.fileno())
@@ -217,7 +294,11 @@ def finish(ours, sock):
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_a_client_that_asks_for_short_records_gets_all_of_a_long_write(pki, version):
-    with a_client_program(pki, route_of(pki), "-maxfraglen", "512", "-quiet", version) as (ours, sock, program):
+    with a_client_program(pki, route_of(pki), "-maxfraglen", "512", "-quiet", version) as (
+        ours,
+        sock,
+        program,
+    ):
         finish(ours, sock)
         assert lib.SSL_write(ours, b"x" * 16_384, 16_384) == 16_384
         lib.SSL_shutdown(ours)
@@ -229,15 +310,25 @@ def test_a_client_that_asks_for_short_records_gets_all_of_a_long_write(pki, vers
 @both_versions
 def test_alpn_is_our_first_choice_among_what_the_client_offers(pki, version):
     route = route_of(pki, alpn=("h2", "http/1.1", "postgresql"))
-    for offer, chosen in ((["http/1.1", "h2"], "h2"), (["x", "postgresql", "http/1.1"], "http/1.1"), (["postgresql"], "postgresql")):
+    for offer, chosen in (
+        (["http/1.1", "h2"], "h2"),
+        (["x", "postgresql", "http/1.1"], "http/1.1"),
+        (["postgresql"], "postgresql"),
+    ):
         context = client_context(pki, pki.client, version)
         context.set_alpn_protocols(offer)
         with meet_client(route, context) as meeting:
-            assert (meeting.reason, meeting.peer.selected_alpn_protocol(), stream.alpn(meeting.ssl)) == ("done", chosen, chosen.encode())
+            assert (
+                meeting.reason,
+                meeting.peer.selected_alpn_protocol(),
+                stream.alpn(meeting.ssl),
+            ) == ("done", chosen, chosen.encode())
 
 
 @both_versions
-def test_a_client_with_other_protocols_only_is_refused_with_an_alert_and_one_without_alpn_is_not(pki, version):
+def test_a_client_with_other_protocols_only_is_refused_with_an_alert_and_one_without_alpn_is_not(
+    pki, version
+):
     route = route_of(pki, alpn=("h2",))
     context = client_context(pki, pki.client, version)
     with meet_client(route, context) as meeting:
@@ -273,28 +364,55 @@ def old_client(pki):
 
 
 def test_a_client_below_the_minimum_version_is_refused_with_an_alert(pki):
-    for route, context in ((route_of(pki), old_client(pki)), (route_of(pki, min_version="TLSv1.3"), client_context(pki, pki.client, TLS12))):
+    for route, context in (
+        (route_of(pki), old_client(pki)),
+        (route_of(pki, min_version="TLSv1.3"), client_context(pki, pki.client, TLS12)),
+    ):
         with meet_client(route, context) as meeting:
-            assert (meeting.result, meeting.alert) == (Failure(Reason.PROTOCOL_VERSION, "unsupported protocol"), "TLSV1_ALERT_PROTOCOL_VERSION")
+            assert (meeting.result, meeting.alert) == (
+                Failure(Reason.PROTOCOL_VERSION, "unsupported protocol"),
+                "TLSV1_ALERT_PROTOCOL_VERSION",
+            )
 
 
 def test_a_backend_below_the_minimum_version_is_refused(pki):
-    with meet_backend(target_of(pki, min_version="TLSv1.3"), server_context(pki, pki.backend, TLS12)) as meeting:
-        assert meeting.result == Failure(Reason.BACKEND_PROTOCOL_VERSION, "the backend sent the alert protocol_version")
+    with meet_backend(
+        target_of(pki, min_version="TLSv1.3"), server_context(pki, pki.backend, TLS12)
+    ) as meeting:
+        assert meeting.result == Failure(
+            Reason.BACKEND_PROTOCOL_VERSION, "the backend sent the alert protocol_version"
+        )
 
 
 def test_without_a_shared_cipher_there_is_no_connection_in_either_direction(pki):
     context = client_context(pki, pki.client, TLS12)
     context.set_ciphers("AES256-GCM-SHA384")
-    cases = [(route_of(pki), context), (route_of(pki, ciphersuites_tls13="TLS_AES_128_CCM_SHA256"), client_context(pki, pki.client, TLS13))]
+    cases = [
+        (route_of(pki), context),
+        (
+            route_of(pki, ciphersuites_tls13="TLS_AES_128_CCM_SHA256"),
+            client_context(pki, pki.client, TLS13),
+        ),
+    ]
     for route, client in cases:
         with meet_client(route, client) as meeting:
-            assert (meeting.result, meeting.alert) == (Failure(Reason.NO_SHARED_CIPHER, "no shared cipher"), "SSLV3_ALERT_HANDSHAKE_FAILURE")
+            assert (meeting.result, meeting.alert) == (
+                Failure(Reason.NO_SHARED_CIPHER, "no shared cipher"),
+                "SSLV3_ALERT_HANDSHAKE_FAILURE",
+            )
     backend = server_context(pki, pki.backend, TLS12)
     backend.set_ciphers("AES256-GCM-SHA384")
-    for target, server in ((target_of(pki), backend), (target_of(pki, ciphersuites_tls13="TLS_AES_128_CCM_SHA256"), server_context(pki, pki.backend, TLS13))):
+    for target, server in (
+        (target_of(pki), backend),
+        (
+            target_of(pki, ciphersuites_tls13="TLS_AES_128_CCM_SHA256"),
+            server_context(pki, pki.backend, TLS13),
+        ),
+    ):
         with meet_backend(target, server) as meeting:
-            assert meeting.result == Failure(Reason.BACKEND_NO_SHARED_CIPHER, "the backend sent the alert handshake_failure")
+            assert meeting.result == Failure(
+                Reason.BACKEND_NO_SHARED_CIPHER, "the backend sent the alert handshake_failure"
+            )
 
 
 def test_the_servers_order_of_ciphers_wins(pki):
@@ -310,7 +428,10 @@ def test_groups_are_the_configured_ones(pki):
         assert (meeting.reason, stream.group(meeting.ssl)) == ("done", "secp384r1")
     context.set_ecdh_curve("secp521r1")
     with meet_client(route_of(pki, groups="X25519:P-256"), context) as meeting:
-        assert (meeting.reason, meeting.alert) == ("no_shared_group", "SSLV3_ALERT_HANDSHAKE_FAILURE")
+        assert (meeting.reason, meeting.alert) == (
+            "no_shared_group",
+            "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        )
     with meet_client(route_of(pki, groups="X25519MLKEM768:P-521"), context) as meeting:
         assert (meeting.reason, stream.group(meeting.ssl)) == ("done", "secp521r1")
 
@@ -321,7 +442,9 @@ def test_no_list_brings_in_ciphers_without_authentication(pki):
     server.maximum_version = TLS12
     server.set_ciphers(f"{anonymous}:@SECLEVEL=0")
     with meet_backend(target_of(pki, ciphers_tls12="ALL"), server) as meeting:
-        assert meeting.result == Failure(Reason.BACKEND_NO_SHARED_CIPHER, "the backend sent the alert handshake_failure")
+        assert meeting.result == Failure(
+            Reason.BACKEND_NO_SHARED_CIPHER, "the backend sent the alert handshake_failure"
+        )
     client = client_context(pki, None, TLS12)
     client.set_ciphers(f"{anonymous}:@SECLEVEL=0")
     with meet_client(route_of(pki, ciphers_tls12="ALL"), client) as meeting:
@@ -332,16 +455,32 @@ def test_no_list_brings_in_ciphers_without_authentication(pki):
 
 @pytest.mark.parametrize("kind", ["rsa-2048", "ec-p256"])
 def test_both_kinds_of_keys_serve_both_versions(pki, kind):
-    files = pki.write(pki.authority.issue(Wanted("gateway", dns=(NAME,), purposes=("server",), key_type=kind)))
+    files = pki.write(
+        pki.authority.issue(Wanted("gateway", dns=(NAME,), purposes=("server",), key_type=kind))
+    )
     for version in VERSIONS.values():
-        with meet_client(route_of(pki, certificate=files.certificate, private_key=files.key), client_context(pki, pki.client, version)) as meeting:
+        with meet_client(
+            route_of(pki, certificate=files.certificate, private_key=files.key),
+            client_context(pki, pki.client, version),
+        ) as meeting:
             assert meeting.reason == "done"
 
 
 def test_all_that_openssl_does_not_take_is_said_at_once_with_its_place_and_a_remedy(pki, tmp_path):
-    routes = ({"ciphers_tls12": "NO-SUCH"}, {"groups": "NO-SUCH"}, {"certificate": tmp_path / "no.pem"}, {"client_ca": pki.gateway.key})
+    routes = (
+        {"ciphers_tls12": "NO-SUCH"},
+        {"groups": "NO-SUCH"},
+        {"certificate": tmp_path / "no.pem"},
+        {"client_ca": pki.gateway.key},
+    )
     with pytest.raises(ConfigError) as caught:
-        generation_of(pki, routes=routes, backends=({"address": "no-such-host.invalid:1"}, {"address": "127.0.0.1:2"}), ciphersuites_tls13="NO-SUCH", groups="NEITHER")
+        generation_of(
+            pki,
+            routes=routes,
+            backends=({"address": "no-such-host.invalid:1"}, {"address": "127.0.0.1:2"}),
+            ciphersuites_tls13="NO-SUCH",
+            groups="NEITHER",
+        )
     places = [problem.where for problem in caught.value.problems]
     start = "listener.https.route"
     assert places == [
@@ -361,15 +500,28 @@ def test_a_backend_whose_name_does_not_resolve_has_no_address(pki):
 
 
 def test_missing_bindings_are_named_with_what_to_do():
-    bindings = types.SimpleNamespace(**{name: getattr(lib, name) for name in raw._NEEDED if name not in {"SSL_read", "SSL_CB_READ_ALERT"}})
-    with pytest.raises(StartupError, match=r"does not bind SSL_CB_READ_ALERT, SSL_read; install the versions"):
+    bindings = types.SimpleNamespace(
+        **{
+            name: getattr(lib, name)
+            for name in raw._NEEDED
+            if name not in {"SSL_read", "SSL_CB_READ_ALERT"}
+        }
+    )
+    with pytest.raises(
+        StartupError, match=r"does not bind SSL_CB_READ_ALERT, SSL_read; install the versions"
+    ):
         raw.check_bindings(bindings)
 
 
 def test_every_binding_the_relay_uses_is_checked_at_import():
     used = set()
     for file in Path(relay.__file__).parent.rglob("*.py"):
-        used |= {word.removeprefix("lib.") for line in file.read_text().splitlines() for word in _words(line) if word.startswith("lib.")}
+        used |= {
+            word.removeprefix("lib.")
+            for line in file.read_text().splitlines()
+            for word in _words(line)
+            if word.startswith("lib.")
+        }
     assert "SSL_do_handshake" in used
     assert used - set(raw._NEEDED) == set()
     assert set(raw._NEEDED) - used == set()
@@ -377,5 +529,3 @@ def test_every_binding_the_relay_uses_is_checked_at_import():
 
 def _words(line):
     return "".join(char if char.isalnum() or char in "._" else " " for char in line).split()
-
-

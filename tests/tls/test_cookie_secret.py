@@ -28,7 +28,11 @@ def test_white_space_around_the_secret_is_not_part_of_it(file):
 
 @pytest.mark.parametrize(
     ("data", "mode", "words"),
-    [(SECRET[:-1] + b"\n", 0o600, "has 15 bytes; at least 16"), (SECRET * 300, 0o600, "more than 4096"), (SECRET, 0o644, "can be read by everybody")],
+    [
+        (SECRET[:-1] + b"\n", 0o600, "has 15 bytes; at least 16"),
+        (SECRET * 300, 0o600, "more than 4096"),
+        (SECRET, 0o644, "can be read by everybody"),
+    ],
     ids=["short", "long", "open to all"],
 )
 def test_a_secret_that_is_none_is_refused_and_not_shown(file, data, mode, words):
@@ -59,7 +63,11 @@ def test_every_pool_that_inserts_cookies_is_looked_at_and_no_other(file, tmp_pat
     config = Config.model_validate(
         {
             "listener": [{"name": "https", "listen": ["127.0.0.1:0"], "route": [{"pool": "a"}]}],
-            "pool": {"a": {**pool, "cookie_secret_file": str(file(SECRET))}, "b": {**pool, "cookie_secret_file": str(tmp_path / "none")}, "c": {"backend": backend}},
+            "pool": {
+                "a": {**pool, "cookie_secret_file": str(file(SECRET))},
+                "b": {**pool, "cookie_secret_file": str(tmp_path / "none")},
+                "c": {"backend": backend},
+            },
         }
     )
     secrets, problems = load_secrets(config)

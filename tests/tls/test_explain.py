@@ -51,7 +51,9 @@ def put(*errors):
         (1120, Reason.ALERT_OTHER, Reason.BACKEND_NO_SHARED_ALPN),
     ],
 )
-def test_openssls_number_means_what_it_means_on_its_side_and_the_queue_is_empty_afterwards(number, inbound, outbound):
+def test_openssls_number_means_what_it_means_on_its_side_and_the_queue_is_empty_afterwards(
+    number, inbound, outbound
+):
     for side, expected in ((Side.INBOUND, inbound), (Side.OUTBOUND, outbound)):
         put((SSL_LIBRARY, number))
         failure = explain_queue(side)
@@ -62,20 +64,30 @@ def test_openssls_number_means_what_it_means_on_its_side_and_the_queue_is_empty_
 
 @pytest.mark.parametrize("number", sorted({*explain._INBOUND, *explain._OUTBOUND}))
 def test_the_same_number_of_another_library_means_nothing_to_us(number):
-    for side, other in ((Side.INBOUND, Reason.TLS_ERROR), (Side.OUTBOUND, Reason.BACKEND_TLS_ERROR)):
+    for side, other in (
+        (Side.INBOUND, Reason.TLS_ERROR),
+        (Side.OUTBOUND, Reason.BACKEND_TLS_ERROR),
+    ):
         put((lib.ERR_LIB_EVP, number))
         assert explain_queue(side).reason is other
         put((lib.ERR_LIB_EVP, number), (SSL_LIBRARY, 1045))
-        assert explain_queue(side).reason in {Reason.ALERT_CERTIFICATE_EXPIRED, Reason.BACKEND_REJECTED_OUR_CERTIFICATE}
+        assert explain_queue(side).reason in {
+            Reason.ALERT_CERTIFICATE_EXPIRED,
+            Reason.BACKEND_REJECTED_OUR_CERTIFICATE,
+        }
 
 
 def test_an_error_of_the_system_is_its_errno_unless_tls_says_more():
     put((SYSTEM_LIBRARY, errno.EPIPE))
     assert explain_queue(Side.INBOUND) == Failure(Reason.PEER_GONE, "Broken pipe")
-    put((SYSTEM_LIBRARY, errno.ENETUNREACH))  # 101, which the TLS library has for NO_SUITABLE_KEY_SHARE
+    put(
+        (SYSTEM_LIBRARY, errno.ENETUNREACH)
+    )  # 101, which the TLS library has for NO_SUITABLE_KEY_SHARE
     assert explain_queue(Side.OUTBOUND) == Failure(Reason.BACKEND_GONE, "Network is unreachable")
     put((SYSTEM_LIBRARY, errno.EPIPE), (SSL_LIBRARY, 1048))
-    assert explain_queue(Side.INBOUND) == Failure(Reason.ALERT_UNKNOWN_CA, "the client sent the alert unknown_ca")
+    assert explain_queue(Side.INBOUND) == Failure(
+        Reason.ALERT_UNKNOWN_CA, "the client sent the alert unknown_ca"
+    )
 
 
 def test_an_empty_and_an_overlong_queue_are_explained_and_empty_afterwards():
@@ -92,12 +104,17 @@ def test_every_alert_there_can_be_has_a_reason_and_a_name():
             failure = explain_alert(side, number)
             assert failure.detail.startswith(f"the {who} sent the alert ")
             assert failure.reason.value.startswith("backend_") is (side is Side.OUTBOUND)
-    assert explain_alert(Side.INBOUND, 200) == Failure(Reason.ALERT_OTHER, "the client sent the alert alert 200")
+    assert explain_alert(Side.INBOUND, 200) == Failure(
+        Reason.ALERT_OTHER, "the client sent the alert alert 200"
+    )
 
 
 def test_every_verify_result_has_a_reason_of_its_side_and_openssls_words():
     for code in set(range(1, 100)) - {17}:  # OUT_OF_MEM is nobody's
-        inbound, outbound = explain_verify(Side.INBOUND, code, 0), explain_verify(Side.OUTBOUND, code, 0)
+        inbound, outbound = (
+            explain_verify(Side.INBOUND, code, 0),
+            explain_verify(Side.OUTBOUND, code, 0),
+        )
         assert not inbound.reason.value.startswith("backend_")
         assert outbound.reason.value.startswith("backend_")
         assert inbound.detail == outbound.detail != ""
@@ -105,17 +122,24 @@ def test_every_verify_result_has_a_reason_of_its_side_and_openssls_words():
 
 def test_the_detail_says_which_certificate_of_a_chain_it_was():
     assert explain_verify(Side.INBOUND, 10, 0) == Failure(Reason.EXPIRED, "certificate has expired")
-    assert explain_verify(Side.INBOUND, 10, 2) == Failure(Reason.EXPIRED, "certificate has expired (certificate 2 of its chain)")
+    assert explain_verify(Side.INBOUND, 10, 2) == Failure(
+        Reason.EXPIRED, "certificate has expired (certificate 2 of its chain)"
+    )
 
 
 def test_an_errno_is_a_peer_that_has_gone_and_zero_is_an_end():
     assert explain_errno(Side.INBOUND, 0) == Failure(Reason.PEER_GONE, "the connection was closed")
-    assert explain_errno(Side.OUTBOUND, errno.ETIMEDOUT) == Failure(Reason.BACKEND_GONE, "Connection timed out")
+    assert explain_errno(Side.OUTBOUND, errno.ETIMEDOUT) == Failure(
+        Reason.BACKEND_GONE, "Connection timed out"
+    )
 
 
 def test_every_reason_has_a_remedy_of_one_line():
     assert set(REMEDIES) == set(Reason)
-    assert all("\n" not in remedy and (remedy or reason is Reason.FINISHED) for reason, remedy in REMEDIES.items())
+    assert all(
+        "\n" not in remedy and (remedy or reason is Reason.FINISHED)
+        for reason, remedy in REMEDIES.items()
+    )
 
 
 @pytest.mark.parametrize("reason", [Reason.PROTOCOL_VERSION, Reason.BACKEND_PROTOCOL_VERSION])
@@ -156,14 +180,20 @@ def alert_of_a_backend(number):
 @pytest.mark.parametrize("number", range(256))
 def test_a_backends_alert_means_what_it_can_mean_at_its_stage(number):
     """Nothing is in common only before ServerHello; our certificate is judged only after it."""
-    common = {Reason.BACKEND_NO_SHARED_CIPHER, Reason.BACKEND_PROTOCOL_VERSION, Reason.BACKEND_NO_SHARED_ALPN}
+    common = {
+        Reason.BACKEND_NO_SHARED_CIPHER,
+        Reason.BACKEND_PROTOCOL_VERSION,
+        Reason.BACKEND_NO_SHARED_ALPN,
+    }
     rejected = Reason.BACKEND_REJECTED_OUR_CERTIFICATE
     assert before_server_hello(alert_of_a_backend(number)).reason is not rejected
     for later in (after_server_hello, after_handshake):
         told = later(alert_of_a_backend(number))
         assert told.reason not in common
         assert told.detail.startswith("the backend sent the alert ")
-    assert (after_handshake(alert_of_a_backend(number)).reason is rejected) == (number in {41, 42, 43, 44, 45, 46, 48, 49, 116})
+    assert (after_handshake(alert_of_a_backend(number)).reason is rejected) == (
+        number in {41, 42, 43, 44, 45, 46, 48, 49, 116}
+    )
 
 
 def test_an_alert_after_the_handshake_is_told_once():

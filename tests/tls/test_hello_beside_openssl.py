@@ -21,7 +21,29 @@ NAMES = [
     b"A_b.C", b"x" * 63, b"x" * 255, b"x" * 256, b"x" * 300, b"\xff\xfe", b"a\n",
 ]  # fmt: skip
 VERSIONS = [0x0304, 0x0303, 0x0302, 0x0301, 0x0300, 0x7A7A, 0x7F1C, 0x0305, 0, 0xFFFF]
-KINDS = [0, 16, 43, 41, 51, 10, 13, 45, 5, 18, 21, 23, 35, 65281, 2570, 60000, 17513, 49, 44, 42, 57]
+KINDS = [
+    0,
+    16,
+    43,
+    41,
+    51,
+    10,
+    13,
+    45,
+    5,
+    18,
+    21,
+    23,
+    35,
+    65281,
+    2570,
+    60000,
+    17513,
+    49,
+    44,
+    42,
+    57,
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +121,9 @@ class Changer:
         if chance.random() < 0.15:
             begin = chance.choice(VERSIONS).to_bytes(2, "big") + begin[2:]
         if chance.random() < 0.1:
-            at = chance.choice((34, 35, len(begin) - 1, len(begin) - 2, chance.randrange(len(begin))))
+            at = chance.choice(
+                (34, 35, len(begin) - 1, len(begin) - 2, chance.randrange(len(begin)))
+            )
             begin = begin[:at] + bytes((chance.choice((0, 1, 2, 33, 255)),)) + begin[at + 1 :]
         change(extensions)
         return begin, extensions
@@ -141,11 +165,18 @@ class Changer:
         self.replace(extensions, 0, names + chance.choice((b"", b"", b"", b"y")))
 
     def versions(self, extensions):
-        some = [self.chance.choice(VERSIONS).to_bytes(2, "big") for _ in range(self.chance.randrange(5))]
-        self.replace(extensions, 43, block(b"".join(some), 1) + self.chance.choice((b"", b"", b"z")))
+        some = [
+            self.chance.choice(VERSIONS).to_bytes(2, "big") for _ in range(self.chance.randrange(5))
+        ]
+        self.replace(
+            extensions, 43, block(b"".join(some), 1) + self.chance.choice((b"", b"", b"z"))
+        )
 
     def alpn(self, extensions):
-        some = [block(self.chance.choice((b"h2", b"http/1.1", b"", b"x" * 255)), 1) for _ in range(self.chance.randrange(4))]
+        some = [
+            block(self.chance.choice((b"h2", b"http/1.1", b"", b"x" * 255)), 1)
+            for _ in range(self.chance.randrange(4))
+        ]
         self.replace(extensions, 16, block(b"".join(some)) + self.chance.choice((b"", b"", b"z")))
 
     def fill(self, extensions):
@@ -155,15 +186,22 @@ class Changer:
         """The message in records: whole, cut, with empty ones between, and some of another kind."""
         chance, message = self.chance, self.message()
         if chance.random() < 0.7:
-            some = chance.choice(([], [chance.choice((1, 2, 5, 100)) for _ in range(chance.randrange(60))]))
+            some = chance.choice(
+                ([], [chance.choice((1, 2, 5, 100)) for _ in range(chance.randrange(60))])
+            )
             return records(message, [*some, *[16_384] * 6])
         flight, at = b"", 0
         while at < len(message):
             if chance.random() < 0.2:
                 flight += b"\x16\x03\x01\0\0" * chance.choice((1, 2, 32, 33))
             size = chance.choice((50, 500, 16_384))
-            kind, major = chance.choice((22,) * 40 + (20, 21, 23)), chance.choice((3,) * 40 + (0, 2, 4))
-            flight += bytes((kind, major, chance.choice((0, 1, 3, 4, 255)))) + block(message[at : at + size])
+            kind, major = (
+                chance.choice((22,) * 40 + (20, 21, 23)),
+                chance.choice((3,) * 40 + (0, 2, 4)),
+            )
+            flight += bytes((kind, major, chance.choice((0, 1, 3, 4, 255)))) + block(
+                message[at : at + size]
+            )
             at += size
         return flight
 

@@ -48,7 +48,19 @@ from tests.support.odd import (
 )
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
-ALICE = Identity("CN=alice", "CN=Test CA", "0A", 1000.0, 2000.0, ("alice",), ("ops",), ("alice.corp",), ("spiffe://corp/alice",), "AB" * 32, b"the CA")
+ALICE = Identity(
+    "CN=alice",
+    "CN=Test CA",
+    "0A",
+    1000.0,
+    2000.0,
+    ("alice",),
+    ("ops",),
+    ("alice.corp",),
+    ("spiffe://corp/alice",),
+    "AB" * 32,
+    b"the CA",
+)
 
 
 @dataclass
@@ -96,7 +108,10 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
     refusal = judge(ALICE, gate(**rules), 1500)
     assert (refusal is None) is allowed
     if refusal is not None:
-        assert refusal == Failure(Reason.NOT_ALLOWED, f"names in the certificate: alice, alice.corp, spiffe://corp/alice; SHA-256 {'AB' * 32}")
+        assert refusal == Failure(
+            Reason.NOT_ALLOWED,
+            f"names in the certificate: alice, alice.corp, spiffe://corp/alice; SHA-256 {'AB' * 32}",
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +142,9 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
     ],
 )
 def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
-    assert compile_rules(allow(san_dns=(pattern,))).allow(replace(ALICE, san_dns=(name,))) is matches
+    assert (
+        compile_rules(allow(san_dns=(pattern,))).allow(replace(ALICE, san_dns=(name,))) is matches
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,14 +218,21 @@ def test_the_dates_of_the_leaf_are_judged_to_the_second():
     everybody = gate()
     assert judge(ALICE, everybody, 1000) is None
     assert judge(ALICE, everybody, 2000) is None
-    assert judge(ALICE, everybody, 999.9) == Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
+    assert judge(ALICE, everybody, 999.9) == Failure(
+        Reason.NOT_YET_VALID, "certificate is not yet valid"
+    )
     assert judge(ALICE, everybody, 2000.1) == Failure(Reason.EXPIRED, "certificate has expired")
 
 
 def test_the_end_of_the_ca_is_the_end_of_its_certificates():
     assert judge(ALICE, gate(1800), 1800) is None
-    assert judge(ALICE, gate(1800), 1801) == Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
-    assert judge(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801) is None
+    assert judge(ALICE, gate(1800), 1801) == Failure(
+        Reason.EXPIRED, "the CA that issued the certificate has expired"
+    )
+    assert (
+        judge(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801)
+        is None
+    )
 
 
 def test_nobody_and_who_has_no_dates_are_refused():
@@ -217,7 +241,9 @@ def test_nobody_and_who_has_no_dates_are_refused():
 
 
 def test_names_in_a_detail_are_one_short_line():
-    refusal = judge(replace(ALICE, cn=("evil\n2026 forged line\x1b[2J", "x" * 10_000)), gate(cn=("bob",)), 1500)
+    refusal = judge(
+        replace(ALICE, cn=("evil\n2026 forged line\x1b[2J", "x" * 10_000)), gate(cn=("bob",)), 1500
+    )
     assert refusal.detail.isprintable()
     assert len(refusal.detail) < 700
 
@@ -226,28 +252,49 @@ def authority(subject, issuer, days, end=None):
     """A CA certificate with those names, self-signed for brevity: who signed it is OpenSSL's business."""
     key = make_key("ec-p256")
     start = datetime(2030, 1, 1, tzinfo=UTC)
-    name, above = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (subject, issuer))
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(above).public_key(key.public_key()).serial_number(x509.random_serial_number())
-    return builder.not_valid_before(start - timedelta(days=1)).not_valid_after(start + timedelta(days=days)).sign(key, hashes.SHA256())
+    name, above = (
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (subject, issuer)
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(above)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+    )
+    return (
+        builder.not_valid_before(start - timedelta(days=1))
+        .not_valid_after(start + timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
 
 
 def ends(*authorities):
     start = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
     found = _valid_until(authorities)
-    names = {each.subject.public_bytes(): each.subject.rfc4514_string().removeprefix("CN=") for each in authorities}
+    names = {
+        each.subject.public_bytes(): each.subject.rfc4514_string().removeprefix("CN=")
+        for each in authorities
+    }
     return {names[subject]: (until - start) / 86_400 for subject, until in found.items()}
 
 
 def test_a_ca_is_valid_as_long_as_it_and_all_above_it_are():
     assert ends(authority("root", "root", 10)) == {"root": 10}
-    assert ends(authority("root", "root", 10), authority("low", "root", 20), authority("lower", "low", 30)) == {"root": 10, "low": 10, "lower": 10}
-    assert ends(authority("root", "root", 30), authority("low", "root", 20), authority("lower", "low", 10)) == {"root": 30, "low": 20, "lower": 10}
+    assert ends(
+        authority("root", "root", 10), authority("low", "root", 20), authority("lower", "low", 30)
+    ) == {"root": 10, "low": 10, "lower": 10}
+    assert ends(
+        authority("root", "root", 30), authority("low", "root", 20), authority("lower", "low", 10)
+    ) == {"root": 30, "low": 20, "lower": 10}
     # Its issuer is not in the file.
     assert ends(authority("low", "elsewhere", 20)) == {"low": 20}
 
 
 def test_a_renewed_ca_counts_with_its_newest_certificate_and_a_circle_of_cross_signatures_ends():
-    assert ends(authority("root", "root", 10), authority("root", "root", 40), authority("low", "root", 20)) == {"root": 40, "low": 20}
+    assert ends(
+        authority("root", "root", 10), authority("root", "root", 40), authority("low", "root", 20)
+    ) == {"root": 40, "low": 20}
     assert ends(authority("one", "two", 10), authority("two", "one", 20)) == {"one": 10, "two": 10}
 
 
@@ -262,7 +309,9 @@ def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki,
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
         assert judge(meeting.identity, route, end.timestamp()) is None
-        assert judge(meeting.identity, route, end.timestamp() + 1) == Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
+        assert judge(meeting.identity, route, end.timestamp() + 1) == Failure(
+            Reason.EXPIRED, "the CA that issued the certificate has expired"
+        )
 
 
 @both_versions
@@ -273,7 +322,15 @@ def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki,
         ({"ou": ("ops",)}, True),
         ({"san_dns": ("*.corp",)}, True),
         ({"san_uri": ("spiffe://corp/*",)}, True),
-        ({"cn": ("bob",), "ou": ("dev",), "san_dns": ("*.other",), "san_uri": ("spiffe://other/**",)}, False),
+        (
+            {
+                "cn": ("bob",),
+                "ou": ("dev",),
+                "san_dns": ("*.other",),
+                "san_uri": ("spiffe://other/**",),
+            },
+            False,
+        ),
     ],
 )
 def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, allowed):
@@ -298,11 +355,19 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
 
 
 @both_versions
-def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_before_it_is_resumed(pki, version):
+def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_before_it_is_resumed(
+    pki, version
+):
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
-    with meet_client(route, context, session=session, check=lambda who: judge(who, route, who.not_after_at + 1)) as meeting:
-        assert (meeting.reason, meeting.resumed, meeting.identity.cn) == ("expired", True, ("alice",))
+    with meet_client(
+        route, context, session=session, check=lambda who: judge(who, route, who.not_after_at + 1)
+    ) as meeting:
+        assert (meeting.reason, meeting.resumed, meeting.identity.cn) == (
+            "expired",
+            True,
+            ("alice",),
+        )
         assert meeting.alert.endswith("_ALERT_CERTIFICATE_EXPIRED")
 
 
@@ -314,7 +379,10 @@ def test_a_check_that_raises_on_a_resumption_lets_nobody_in(pki, version):
     def broken(_who):
         raise ValueError("a bug")
 
-    with pytest.raises(ValueError, match="a bug"), meet_client(route, context, session=session, check=broken):
+    with (
+        pytest.raises(ValueError, match="a bug"),
+        meet_client(route, context, session=session, check=broken),
+    ):
         pass
 
 
@@ -324,7 +392,11 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
     printed = ":".join(f"{byte:02X}" for byte in certificate.fingerprint(hashes.SHA256()))
     route = route_of(pki, allow=allow(fingerprint_sha256=(printed,)))
     for files, allowed in ((pki.client, True), (pki.client_spiffe, False)):
-        with meet_client(route, client_context(pki, files, version), check=lambda who: judge(who, route, time.time())) as meeting:
+        with meet_client(
+            route,
+            client_context(pki, files, version),
+            check=lambda who: judge(who, route, time.time()),
+        ) as meeting:
             assert (meeting.reason == "done") is allowed
 
 
@@ -337,7 +409,11 @@ def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what)
     for version in VERSIONS.values():
         context = client_context(pki, files, version)
         with meet_client(route, context, check=lambda who: judge(who, route, time.time())) as met:
-            assert (met.reason, met.identity.fingerprint, met.identity.unread) == ("done", fingerprint, "")
+            assert (met.reason, met.identity.fingerprint, met.identity.unread) == (
+                "done",
+                fingerprint,
+                "",
+            )
             assert met.identity.subject.isprintable()
 
 
@@ -356,9 +432,16 @@ def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what)
 )
 def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules):
     files = write_odd(tmp_path, "odd", SOUND[what], pki.authority)
-    for names, reason in ((rules, "done"), ({"cn": ("other",), "san_dns": ("other.example.com",)}, "not_allowed")):
+    for names, reason in (
+        (rules, "done"),
+        ({"cn": ("other",), "san_dns": ("other.example.com",)}, "not_allowed"),
+    ):
         route = route_of(pki, allow=allow(**names))
-        with meet_client(route, client_context(pki, files), check=lambda who, route=route: judge(who, route, time.time())) as met:
+        with meet_client(
+            route,
+            client_context(pki, files),
+            check=lambda who, route=route: judge(who, route, time.time()),
+        ) as met:
             assert met.reason == reason
 
 
@@ -366,22 +449,42 @@ def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules)
 def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, what):
     """OpenSSL takes these; so a rule by name must not, and the line says why."""
     odd, said = {
-        "rest": (Odd(san=extension(SAN, dns("app.example.com") + b"\5\0")), "its subjectAltName is not what its place asks for"),
-        "too many": (Odd(san=extension(SAN, dns("app.example.com", *["a"] * 1024))), "its subjectAltName has more than 1024 parts"),
-        "too many extensions": (Odd(extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(260))), "its extensions cannot be read"),
+        "rest": (
+            Odd(san=extension(SAN, dns("app.example.com") + b"\5\0")),
+            "its subjectAltName is not what its place asks for",
+        ),
+        "too many": (
+            Odd(san=extension(SAN, dns("app.example.com", *["a"] * 1024))),
+            "its subjectAltName has more than 1024 parts",
+        ),
+        "too many extensions": (
+            Odd(extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(260))),
+            "its extensions cannot be read",
+        ),
     }[what]
     files = write_odd(tmp_path, "odd", odd, pki.authority)
-    for rules, reason in (({"san_dns": ("app.example.com",)}, "not_allowed"), ({"fingerprint_sha256": (certificate_digest(files),)}, "done")):
+    for rules, reason in (
+        ({"san_dns": ("app.example.com",)}, "not_allowed"),
+        ({"fingerprint_sha256": (certificate_digest(files),)}, "done"),
+    ):
         route = route_of(pki, allow=allow(**rules))
-        with meet_client(route, client_context(pki, files), check=lambda who, route=route: judge(who, route, time.time())) as met:
+        with meet_client(
+            route,
+            client_context(pki, files),
+            check=lambda who, route=route: judge(who, route, time.time()),
+        ) as met:
             assert met.reason == reason
             assert met.identity.unread == said
-            assert reason == "done" or met.result.detail.startswith(f"names in the certificate: odd ({said}); SHA-256 ")
+            assert reason == "done" or met.result.detail.startswith(
+                f"names in the certificate: odd ({said}); SHA-256 "
+            )
 
 
 def test_a_fault_in_a_name_is_no_end_of_text():
     """A zero byte or a comma inside a name makes no other name out of it."""
-    names = alternatives_of(sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com")))
+    names = alternatives_of(
+        sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com"))
+    )
     assert names.dns == ("a, DNS:app.example.com",)
     assert render(attributes_of(name(attribute(CN, "a,CN=b+c")))) == "CN=a\\,CN=b\\+c"
 
@@ -420,20 +523,26 @@ def pointer_of(der):
 
 
 def certificate_digest(files):
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(files.certificate.read_text())).hexdigest().upper()
+    return (
+        hashlib.sha256(ssl.PEM_cert_to_DER_cert(files.certificate.read_text())).hexdigest().upper()
+    )
 
 
 LARGE = {
     "names": Odd(san=extension(SAN, dns(*["a"] * 9000))),
     "attributes": Odd(subject=name(*[attribute(CN, "a")] * 1500)),
-    "extensions": Odd(extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(1700))),
+    "extensions": Odd(
+        extensions=tuple(extension(f"1.2.3.{number}", b"") for number in range(1700))
+    ),
     "serial": Odd(serial=tlv(2, b"\x7f" * 28_000)),
     "common name": Odd(subject=name(attribute(CN, "a\n" * 14_000))),
 }
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name(pki, tmp_path, what):
+def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name(
+    pki, tmp_path, what
+):
     """Nobody has signed it, so reading it would be work that any stranger can order."""
     files = write_odd(tmp_path, "large", LARGE[what], pki.foreign_authority)
     route = route_of(pki)
@@ -442,7 +551,9 @@ def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name
         size = len(ssl.PEM_cert_to_DER_cert(files.certificate.read_text()))
         assert size > identity.LARGE_BYTES
         assert (met.reason, who.fingerprint) == ("unknown_ca", certificate_digest(files))
-        assert who.subject.endswith(f" (a certificate of {size} bytes, not read; SHA-256 {who.fingerprint})")
+        assert who.subject.endswith(
+            f" (a certificate of {size} bytes, not read; SHA-256 {who.fingerprint})"
+        )
         assert who.subject.startswith("CN=")
         assert who.subject.isprintable()
         assert len(repr(who)) < 1000
@@ -453,7 +564,9 @@ def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name
 def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_path, what):
     files = write_odd(tmp_path, "large", LARGE[what], pki.authority)
     route = route_of(pki, allow=allow(fingerprint_sha256=(certificate_digest(files),)))
-    with meet_client(route, client_context(pki, files), check=lambda who: judge(who, route, time.time())) as met:
+    with meet_client(
+        route, client_context(pki, files), check=lambda who: judge(who, route, time.time())
+    ) as met:
         assert met.reason == "done"
         who = met.identity
         assert max(map(len, (who.subject, who.issuer, who.serial))) <= 512

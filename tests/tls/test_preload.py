@@ -60,7 +60,16 @@ def count_tickets(pki, **environment):
     inherited = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"}
     path = str(Path(relay.__file__).parent.parent)
     said = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COUNT_TICKETS, pki.gateway.certificate, pki.gateway.key, pki.ca],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            COUNT_TICKETS,
+            pki.gateway.certificate,
+            pki.gateway.key,
+            pki.ca,
+        ],
         env=inherited | {"PYTHONPATH": path} | environment,
         capture_output=True,
         text=True,
@@ -72,14 +81,26 @@ def count_tickets(pki, **environment):
 
 
 def test_a_preloaded_process_gives_one_ticket_and_leaves_no_trace_in_the_environment(pki):
-    assert count_tickets(pki) == {"loaded": True, "left": None, "again": False, "tickets": 1, "version": "TLSv1.3"}
+    assert count_tickets(pki) == {
+        "loaded": True,
+        "left": None,
+        "again": False,
+        "tickets": 1,
+        "version": "TLSv1.3",
+    }
 
 
 @pytest.mark.parametrize("tickets", [2, 3])
 def test_the_operators_own_openssl_configuration_is_respected(pki, tickets, tmp_path):
     own = tmp_path / "openssl.cnf"
     own.write_text(OPENSSL_CONF.read_text().replace("NumTickets = 1", f"NumTickets = {tickets}"))
-    assert count_tickets(pki, OPENSSL_CONF=str(own)) == {"loaded": False, "left": str(own), "again": False, "tickets": tickets, "version": "TLSv1.3"}
+    assert count_tickets(pki, OPENSSL_CONF=str(own)) == {
+        "loaded": False,
+        "left": str(own),
+        "again": False,
+        "tickets": tickets,
+        "version": "TLSv1.3",
+    }
 
 
 def test_an_operator_can_turn_our_settings_off_with_an_empty_file(pki):
@@ -88,12 +109,23 @@ def test_an_operator_can_turn_our_settings_off_with_an_empty_file(pki):
 
 def test_our_file_is_part_of_the_package_and_changes_nothing_else():
     assert OPENSSL_CONF.is_relative_to(Path(relay.__file__).parent)
-    settings = [line for line in OPENSSL_CONF.read_text().splitlines() if line and not line.startswith("#")]
+    settings = [
+        line for line in OPENSSL_CONF.read_text().splitlines() if line and not line.startswith("#")
+    ]
     assert settings[-1] == "NumTickets = 1"
-    assert [line for line in settings if "=" in line and not line.endswith(("_conf", "_sect"))] == ["NumTickets = 1"]
+    assert [line for line in settings if "=" in line and not line.endswith(("_conf", "_sect"))] == [
+        "NumTickets = 1"
+    ]
 
 
 def test_a_process_that_has_loaded_openssl_before_is_told_so():
     code = "import OpenSSL.SSL; from relay.tls.preload import load_openssl; raise SystemExit(3 if load_openssl() is False else 0)"
-    environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"} | {"PYTHONPATH": str(Path(relay.__file__).parent.parent)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 3
+    environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"} | {
+        "PYTHONPATH": str(Path(relay.__file__).parent.parent)
+    }
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, timeout=60, check=False
+        ).returncode
+        == 3
+    )

@@ -72,14 +72,20 @@ class Relaying:
 @contextlib.contextmanager
 def relayed(pki, version):
     with (
-        meet_client(route_of(pki), client_context(pki, pki.client, version), pair=tcp_pair) as client,
-        meet_backend(target_of(pki), server_context(pki, pki.backend, version), pair=tcp_pair) as backend,
+        meet_client(
+            route_of(pki), client_context(pki, pki.client, version), pair=tcp_pair
+        ) as client,
+        meet_backend(
+            target_of(pki), server_context(pki, pki.backend, version), pair=tcp_pair
+        ) as backend,
     ):
         made = Relaying(client, backend, Pump())
         watch_alerts(client.ssl)
         watch_alerts(backend.ssl)
         for _ in range(2):
-            assert made.outwards() == 0  # a TLS 1.3 backend's tickets: each is read by a call of its own, and is no bytes
+            assert (
+                made.outwards() == 0
+            )  # a TLS 1.3 backend's tickets: each is read by a call of its own, and is no bytes
         yield made
     assert lib.ERR_peek_error() == 0
 
@@ -199,7 +205,11 @@ def test_a_call_moves_no_more_than_its_budget_and_leaves_the_rest(relaying, monk
 
 @pytest.mark.parametrize("direction", ["inwards", "outwards"])
 def test_a_sink_that_does_not_read_holds_one_record_and_nothing_is_lost(relaying, direction):
-    source, sink = (relaying.client, relaying.backend) if direction == "inwards" else (relaying.backend, relaying.client)
+    source, sink = (
+        (relaying.client, relaying.backend)
+        if direction == "inwards"
+        else (relaying.backend, relaying.client)
+    )
     pump, sent, moved = relaying.pump, 0, 0
     for _ in range(20_000):
         with contextlib.suppress(ssl.SSLWantWriteError):
@@ -234,7 +244,11 @@ def test_a_sink_that_does_not_read_holds_one_record_and_nothing_is_lost(relaying
 
 @pytest.mark.parametrize("side", Side)
 def test_a_close_notify_is_an_end_and_a_bare_fin_is_a_truncation(relaying, side):
-    source, sink = (relaying.client, relaying.backend) if side is Side.INBOUND else (relaying.backend, relaying.client)
+    source, sink = (
+        (relaying.client, relaying.backend)
+        if side is Side.INBOUND
+        else (relaying.backend, relaying.client)
+    )
     source.peer.send(b"last")
     say_close_notify(source.peer)
     assert relaying.until(source, Status.ENDED) == 4
@@ -269,7 +283,9 @@ def test_a_close_notify_on_one_connection_does_not_excuse_a_bare_fin_on_another(
     with relayed(pki, version) as one, relayed(pki, version) as other:
         say_close_notify(one.client.peer)
         wait_readable(one.client.sock)
-        assert lib.SSL_read(one.client.ssl, ffi.new("char[10]"), 10) == 0  # somebody else than the pump read it
+        assert (
+            lib.SSL_read(one.client.ssl, ffi.new("char[10]"), 10) == 0
+        )  # somebody else than the pump read it
         bare_fin(other.client.peer)
         assert other.until(other.client, Status.TRUNCATED) == 0
         assert one.inwards() == ~0
@@ -281,18 +297,25 @@ def test_a_reset_source_has_failed_and_the_reason_is_who_went(relaying, side):
     source = relaying.client if side is Side.INBOUND else relaying.backend
     reset(source.peer)
     relaying.until(source, Status.SOURCE_FAILED)
-    assert stream.failure(side) == Failure(Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE, "Connection reset by peer")
+    assert stream.failure(side) == Failure(
+        Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE,
+        "Connection reset by peer",
+    )
     assert lib.ERR_peek_error() == 0
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_source_that_sends_no_ciphertext_has_failed_for_tls_and_others_are_not_blamed(relaying, pki, side):
+def test_a_source_that_sends_no_ciphertext_has_failed_for_tls_and_others_are_not_blamed(
+    relaying, pki, side
+):
     source = relaying.client if side is Side.INBOUND else relaying.backend
     with below(source.peer) as raw:
         raw.send(b"\x17\3\3\0\x40" + bytes(64))
     relaying.until(source, Status.SOURCE_FAILED)
     failure = stream.failure(side)
-    assert failure.reason is (Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR)
+    assert failure.reason is (
+        Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
+    )
     assert "decryption failed or bad record mac" in failure.detail
     assert lib.ERR_peek_error() == 0
     with relayed(pki, VERSIONS["TLSv1.3"]) as another:
@@ -309,7 +332,11 @@ def test_a_peer_that_ends_with_a_fatal_alert_has_failed_for_that_alert(relaying,
     with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
         source.peer.recv(10)
     relaying.until(source, Status.SOURCE_FAILED)
-    who, reason = ("client", Reason.ALERT_OTHER) if side is Side.INBOUND else ("backend", Reason.BACKEND_ALERT_OTHER)
+    who, reason = (
+        ("client", Reason.ALERT_OTHER)
+        if side is Side.INBOUND
+        else ("backend", Reason.BACKEND_ALERT_OTHER)
+    )
     assert stream.failure(side) == Failure(reason, f"the {who} sent the alert bad_record_mac")
     assert lib.ERR_peek_error() == 0
 
@@ -349,12 +376,30 @@ def test_every_way_to_fail_leaves_the_error_queue_empty_once_it_was_explained(re
 
 
 @both_versions
-def test_key_updates_and_renegotiations_that_a_client_asks_for_end_no_other_way_than_well_or_with_a_reason(pki, version):
-    with meet_backend(target_of(pki), server_context(pki, pki.backend), pair=tcp_pair) as backend, socket.create_server(("127.0.0.1", 0)) as listener:
+def test_key_updates_and_renegotiations_that_a_client_asks_for_end_no_other_way_than_well_or_with_a_reason(
+    pki, version
+):
+    with (
+        meet_backend(target_of(pki), server_context(pki, pki.backend), pair=tcp_pair) as backend,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         listener.settimeout(PATIENCE_S)
-        command = [programs.program("openssl"), "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}", "-servername", NAME, "-cert", pki.client.certificate, "-key", pki.client.key]
+        command = [
+            programs.program("openssl"),
+            "s_client",
+            "-connect",
+            f"127.0.0.1:{listener.getsockname()[1]}",
+            "-servername",
+            NAME,
+            "-cert",
+            pki.client.certificate,
+            "-key",
+            pki.client.key,
+        ]
         command.append("-tls1_2" if version is VERSIONS["TLSv1.2"] else "-tls1_3")
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as program:
             ours, _ = listener.accept()
             with ours:
                 ours.setblocking(False)

@@ -40,7 +40,9 @@ both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIO
 
 
 @both_versions
-def test_a_client_resumes_inside_its_route_and_we_know_who_it_is_and_by_which_name_it_came(pki, version):
+def test_a_client_resumes_inside_its_route_and_we_know_who_it_is_and_by_which_name_it_came(
+    pki, version
+):
     route, context = route_of(pki), client_context(pki, pki.client_spiffe, version)
     with meet_client(route, context) as meeting:
         assert not meeting.resumed
@@ -78,18 +80,26 @@ def test_a_tls_12_session_begun_under_another_name_says_that_name_so_that_it_can
 
 @both_versions
 def test_a_session_of_one_route_does_not_resume_at_another(pki, version):
-    routes = ({"sni": ("a.example.com",)}, {"sni": ("b.example.com",), "client_ca": pki.foreign_ca}, {"sni": (NAME,)})
+    routes = (
+        {"sni": ("a.example.com",)},
+        {"sni": ("b.example.com",), "client_ca": pki.foreign_ca},
+        {"sni": (NAME,)},
+    )
     table = generation_of(pki, routes=routes).routes["https"]
     context = client_context(pki, pki.client, version)
     with meet_client(table.find("a.example.com"), context, name="a.example.com") as meeting:
         session = session_of(meeting)
     # The other CA's route sees a full handshake, and refuses the certificate that comes with it.
-    with meet_client(table.find("b.example.com"), context, name="b.example.com", session=session) as meeting:
+    with meet_client(
+        table.find("b.example.com"), context, name="b.example.com", session=session
+    ) as meeting:
         assert (meeting.reason, meeting.alert) == ("unknown_ca", "TLSV1_ALERT_UNKNOWN_CA")
     # The same CA at another route: a full handshake all the same.
     with meet_client(table.find(NAME), context, session=session) as meeting:
         assert (meeting.reason, meeting.resumed) == ("done", False)
-    with meet_client(table.find("a.example.com"), context, name="a.example.com", session=session) as meeting:
+    with meet_client(
+        table.find("a.example.com"), context, name="a.example.com", session=session
+    ) as meeting:
         assert meeting.resumed
 
 
@@ -115,7 +125,9 @@ def served_by_a_child(route):
         code = 1
         try:
             theirs.close()
-            connection = stream.accept(route.context, ours.fileno())  # blocking: the handshake is one step
+            connection = stream.accept(
+                route.context, ours.fileno()
+            )  # blocking: the handshake is one step
             assert stream.handshake(connection, Side.INBOUND) is stream.DONE
             said = b"resumed" if stream.resumed(connection) else b"full"
             assert lib.SSL_write(connection, said, len(said)) == len(said)
@@ -138,10 +150,16 @@ def served_by_a_child(route):
 @both_versions
 def test_what_one_forked_process_began_another_resumes(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
-    with served_by_a_child(route) as theirs, context.wrap_socket(theirs, server_hostname=NAME) as peer:
+    with (
+        served_by_a_child(route) as theirs,
+        context.wrap_socket(theirs, server_hostname=NAME) as peer,
+    ):
         assert peer.recv(100) == b"full"
         session = peer.session
-    with served_by_a_child(route) as theirs, context.wrap_socket(theirs, server_hostname=NAME, session=session) as peer:
+    with (
+        served_by_a_child(route) as theirs,
+        context.wrap_socket(theirs, server_hostname=NAME, session=session) as peer,
+    ):
         assert peer.recv(100) == b"resumed"
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
@@ -156,8 +174,12 @@ def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
         assert meeting.resumed
         who = peer_identity(meeting.ssl)
     assert judge(who, route, time.time()) is None
-    assert judge(who, route, who.not_after_at + 1) == Failure(Reason.EXPIRED, "certificate has expired")
-    assert judge(who, route, who.not_before_at - 1) == Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
+    assert judge(who, route, who.not_after_at + 1) == Failure(
+        Reason.EXPIRED, "certificate has expired"
+    )
+    assert judge(who, route, who.not_before_at - 1) == Failure(
+        Reason.NOT_YET_VALID, "certificate is not yet valid"
+    )
     # The same session under rules that do not know this client, and with a CA that ends before its leaf.
     refusal = judge(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
     assert refusal.reason is Reason.NOT_ALLOWED
@@ -200,7 +222,9 @@ def test_connections_to_a_backend_resume(pki, version):
         backend_says(meeting)
         member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
     for _ in range(3):
-        with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
+        with meet_backend(
+            member.target, context, session=member.session_to_resume(time.time())
+        ) as meeting:
             assert meeting.resumed
             assert meeting.peer.session_reused
             backend_says(meeting)
@@ -214,24 +238,37 @@ def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, vers
         member.keep_session(meeting.ssl, resumed=False, now_at=now_at)
     first, until_at = member.session, member.valid_until_at
     for later_s, kept in ((1, True), (RENEW_S + 1, False)):
-        with meet_backend(member.target, context, session=member.session_to_resume(now_at + later_s)) as meeting:
+        with meet_backend(
+            member.target, context, session=member.session_to_resume(now_at + later_s)
+        ) as meeting:
             assert meeting.resumed
             backend_says(meeting)
             member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s)
         assert (member.session is first) is kept
     # The chain was verified when the first began: a renewal makes nothing valid longer.
     assert member.valid_until_at == until_at
-    with meet_backend(member.target, context, session=member.session_to_resume(now_at + RENEW_S + 2)) as meeting:
+    with meet_backend(
+        member.target, context, session=member.session_to_resume(now_at + RENEW_S + 2)
+    ) as meeting:
         assert meeting.resumed
 
 
 @both_versions
 @pytest.mark.parametrize("shortest", ["leaf", "intermediate", "root"])
-def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(pki, version, shortest, tmp_path):
+def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(
+    pki, version, shortest, tmp_path
+):
     ends = {"leaf": 30, "intermediate": 30, "root": 30} | {shortest: 2}
-    until = {which: datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) for which, days in ends.items()}
+    until = {
+        which: datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+        for which, days in ends.items()
+    }
     root = type(pki.authority).root("Short root", not_after=until["root"])
-    issued = root.intermediate("Short intermediate", not_after=until["intermediate"]).issue(Wanted("backend", dns=("backend.example.com",), purposes=("server",), not_after=until["leaf"]))
+    issued = root.intermediate("Short intermediate", not_after=until["intermediate"]).issue(
+        Wanted(
+            "backend", dns=("backend.example.com",), purposes=("server",), not_after=until["leaf"]
+        )
+    )
     member = member_of(pki, backend_ca=root.write(tmp_path / "root.pem"))
     with meet_backend(member.target, server_context(pki, pki.write(issued), version)) as meeting:
         backend_says(meeting)
@@ -249,7 +286,9 @@ def test_a_backend_that_gives_no_ticket_costs_a_full_handshake_and_nothing_else(
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     for _ in range(2):
-        with meet_backend(member.target, context, session=member.session_to_resume(time.time())) as meeting:
+        with meet_backend(
+            member.target, context, session=member.session_to_resume(time.time())
+        ) as meeting:
             assert meeting.reason == "done"
             backend_says(meeting)
             member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
@@ -261,6 +300,14 @@ def test_a_backend_that_was_restarted_refuses_the_old_session_and_is_verified_an
     with meet_backend(member.target, server_context(pki, pki.backend, version)) as meeting:
         backend_says(meeting)
         member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
-    for files, reason in ((pki.backend, "done"), (pki.backend_wrong_name, "backend_wrong_name"), (pki.backend_foreign, "backend_unknown_ca")):
-        with meet_backend(member.target, server_context(pki, files, version), session=member.session_to_resume(time.time())) as meeting:
+    for files, reason in (
+        (pki.backend, "done"),
+        (pki.backend_wrong_name, "backend_wrong_name"),
+        (pki.backend_foreign, "backend_unknown_ca"),
+    ):
+        with meet_backend(
+            member.target,
+            server_context(pki, files, version),
+            session=member.session_to_resume(time.time()),
+        ) as meeting:
             assert (meeting.reason, meeting.resumed) == (reason, False)

@@ -95,7 +95,10 @@ def test_a_reset_in_the_handshake_is_a_peer_that_has_gone(pki, side):
     with ours:
         connection = begin(pki, side, ours)
         reset(theirs)
-        assert until_failed(connection, side, ours) == Failure(Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE, "Connection reset by peer")
+        assert until_failed(connection, side, ours) == Failure(
+            Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE,
+            "Connection reset by peer",
+        )
         assert lib.ERR_peek_error() == 0
         stream.free(connection, established=False)
 
@@ -136,7 +139,9 @@ def test_a_stale_error_is_not_the_reason_of_a_reset_and_not_of_a_refusal(pki):
         reset(theirs)
         wait_readable(ours)
         stain()
-        assert stream.handshake(connection, Side.INBOUND) == Failure(Reason.PEER_GONE, "Connection reset by peer")
+        assert stream.handshake(connection, Side.INBOUND) == Failure(
+            Reason.PEER_GONE, "Connection reset by peer"
+        )
         stream.free(connection, established=False)
     stain()
     with meet_client(route_of(pki), client_context(pki, pki.client_expired)) as meeting:
@@ -165,18 +170,27 @@ def test_a_check_refuses_in_the_handshake_and_the_client_reads_an_alert(pki, ver
         asked.append(who.subject)
         return Failure(Reason.NOT_ALLOWED, "not this one")
 
-    with meet_client(route_of(pki), client_context(pki, pki.client, version), check=check) as meeting:
+    with meet_client(
+        route_of(pki), client_context(pki, pki.client, version), check=check
+    ) as meeting:
         assert meeting.result == Failure(Reason.NOT_ALLOWED, "not this one")
-        assert (meeting.identity.subject, meeting.alert) == ("CN=alice", "SSLV3_ALERT_BAD_CERTIFICATE")
+        assert (meeting.identity.subject, meeting.alert) == (
+            "CN=alice",
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+        )
     assert asked == ["CN=alice"]
 
 
 @both_versions
-def test_a_check_is_never_asked_about_a_certificate_that_openssl_refuses_nor_about_a_ca(pki, version):
+def test_a_check_is_never_asked_about_a_certificate_that_openssl_refuses_nor_about_a_ca(
+    pki, version
+):
     asked = []
     route = route_of(pki)
     for kind, files in pki.client_matrix().items():
-        with meet_client(route, client_context(pki, files, version), check=lambda who: asked.append(who.subject)) as meeting:
+        with meet_client(
+            route, client_context(pki, files, version), check=lambda who: asked.append(who.subject)
+        ) as meeting:
             assert (meeting.reason == "done") is (kind in {"good", "intermediate_sent"})
     assert asked == ["CN=alice", "CN=ingrid"]
 
@@ -188,7 +202,10 @@ def test_a_check_that_raises_refuses_the_client_and_the_exception_reaches_the_ca
     route, context = route_of(pki), client_context(pki, pki.client)
     ours, theirs = socket_pair()
     connection = stream.accept(route.context, ours.fileno())
-    with ours, context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer:
+    with (
+        ours,
+        context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer,
+    ):
         with pytest.raises(ssl.SSLWantReadError):
             peer.do_handshake()
         assert stream.handshake(connection, Side.INBOUND, broken) is stream.STEP_WANT_READ
@@ -246,15 +263,27 @@ def test_close_notify_after_a_failed_or_before_any_handshake_is_harmless(pki, ve
 def test_the_server_name_is_lower_case_without_the_final_dot(pki):
     context = client_context(pki, pki.client)
     context.check_hostname = False
-    for sent, seen in (("APP.Example.COM", "app.example.com"), ("app.example.com.", "app.example.com"), (None, "")):
+    for sent, seen in (
+        ("APP.Example.COM", "app.example.com"),
+        ("app.example.com.", "app.example.com"),
+        (None, ""),
+    ):
         with meet_client(route_of(pki), context, name=sent) as meeting:
             assert stream.server_name(meeting.ssl) == seen
 
 
 def test_random_bytes_on_accept_are_a_failure_or_a_wait_for_more(pki):
     route = route_of(pki)
-    record = st.builds(lambda kind, body: bytes((kind, 3, 1)) + len(body).to_bytes(2, "big") + body, st.sampled_from((20, 21, 22, 23, 24)), st.binary(max_size=200))
-    message = st.builds(lambda kind, body: bytes((kind,)) + len(body).to_bytes(3, "big") + body, st.integers(0, 24), st.binary(max_size=100))
+    record = st.builds(
+        lambda kind, body: bytes((kind, 3, 1)) + len(body).to_bytes(2, "big") + body,
+        st.sampled_from((20, 21, 22, 23, 24)),
+        st.binary(max_size=200),
+    )
+    message = st.builds(
+        lambda kind, body: bytes((kind,)) + len(body).to_bytes(3, "big") + body,
+        st.integers(0, 24),
+        st.binary(max_size=100),
+    )
     hello = st.builds(lambda body: b"\x16\3\1" + len(body).to_bytes(2, "big") + body, message)
     pieces = st.lists(st.one_of(st.binary(max_size=300), record, hello), min_size=1, max_size=6)
 
@@ -287,7 +316,11 @@ def test_a_hello_with_flipped_bits_is_never_more_than_a_failure(pki):
     hello = sent.read()
 
     @settings(max_examples=300, deadline=None)
-    @given(st.lists(st.tuples(st.integers(0, len(hello) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, len(hello) - 1), st.integers(1, 255)), min_size=1, max_size=4
+        )
+    )
     def holds(flips):
         bent = bytearray(hello)
         for at, mask in flips:
@@ -309,9 +342,18 @@ def test_strangers_certificates_are_named_but_not_remembered(pki, version):
     route = route_of(pki)
     identity._known.clear()
     for number in range(20):
-        files = pki.write(self_signed(Wanted(f"stranger {number}", dns=tuple(f"{'x' * 60}.{i}.example" for i in range(100)))))
+        files = pki.write(
+            self_signed(
+                Wanted(
+                    f"stranger {number}", dns=tuple(f"{'x' * 60}.{i}.example" for i in range(100))
+                )
+            )
+        )
         with meet_client(route, client_context(pki, files, version)) as meeting:
-            assert (meeting.reason, meeting.identity.subject) == ("unknown_ca", f"CN=stranger {number}")
+            assert (meeting.reason, meeting.identity.subject) == (
+                "unknown_ca",
+                f"CN=stranger {number}",
+            )
     assert identity._known == {}
     with meet_client(route, client_context(pki, pki.client, version)) as meeting:
         assert meeting.reason == "done"
@@ -328,7 +370,11 @@ def test_two_thousand_handshakes_of_every_kind_leave_nothing_behind(pki):
     route, target = route_of(pki), target_of(pki)
     backend = server_context(pki, pki.backend)
     # One context per client serves for all its connections, as the stdlib's contexts are large.
-    clients = [client_context(pki, files, version) for version in VERSIONS.values() for files in (pki.client, None, pki.client_foreign)]
+    clients = [
+        client_context(pki, files, version)
+        for version in VERSIONS.values()
+        for files in (pki.client, None, pki.client_foreign)
+    ]
 
     def judged(who):
         return judge(who, route, who.not_before_at + 1)
@@ -380,7 +426,11 @@ def test_a_handshake_of_ours_makes_no_garbage_for_the_collector(pki, version):
                 done = True
             except ssl.SSLWantReadError:
                 pass
-            result = result if result is stream.DONE else stream.handshake(connection, Side.INBOUND, lambda _who: None)
+            result = (
+                result
+                if result is stream.DONE
+                else stream.handshake(connection, Side.INBOUND, lambda _who: None)
+            )
         stream.free(connection, established=True)
         ours.close()
         peer.close()
@@ -406,7 +456,9 @@ def test_errno_is_that_of_the_call_that_failed(pki):
         ffi.errno = errno.EACCES
         theirs.close()
         wait_readable(ours)
-        assert stream.handshake(connection, Side.INBOUND) == Failure(Reason.PEER_GONE, "the connection was closed")
+        assert stream.handshake(connection, Side.INBOUND) == Failure(
+            Reason.PEER_GONE, "the connection was closed"
+        )
         stream.free(connection, established=False)
 
 
@@ -415,10 +467,15 @@ def test_a_handshake_goes_on_where_a_full_socket_stopped_it(pki, context_version
     route, context = route_of(pki), client_context(pki, pki.client, context_version)
     ours, theirs = socket_pair()
     connection = stream.accept(route.context, ours.fileno())
-    with ours, context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer:
+    with (
+        ours,
+        context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer,
+    ):
         with pytest.raises(ssl.SSLWantReadError):
             peer.do_handshake()
-        raw = socket.socket(fileno=socket.dup(peer.fileno()))  # to take out what clogs the way, below TLS
+        raw = socket.socket(
+            fileno=socket.dup(peer.fileno())
+        )  # to take out what clogs the way, below TLS
         raw.setblocking(False)
         filler = 0
         with contextlib.suppress(BlockingIOError):

@@ -11,9 +11,27 @@ from tests.support.worker import RunningWorker, client_context, pool_toml, route
 def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
     """Start a worker with one listener "https", one route and the pool "main" of these addresses (b1, b2, …)."""
 
-    def start(addresses, *, top="", sni="[]", route="", pool="", files_limit=0, files_spare=0, memory_spare=0, worker=None):
+    def start(
+        addresses,
+        *,
+        top="",
+        sni="[]",
+        route="",
+        pool="",
+        files_limit=0,
+        files_spare=0,
+        memory_spare=0,
+        worker=None,
+    ):
         toml = f'{top}\n[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki, sni=sni, extra=route)}\n{pool_toml(pki, addresses, extra=pool)}'
-        running = RunningWorker(tmp_path, toml, files_limit=files_limit, files_spare=files_spare, memory_spare=memory_spare, beside=worker)
+        running = RunningWorker(
+            tmp_path,
+            toml,
+            files_limit=files_limit,
+            files_spare=files_spare,
+            memory_spare=memory_spare,
+            beside=worker,
+        )
         stack.callback(running.close)
         return running
 

@@ -61,13 +61,19 @@ def test_addresses_that_come_and_go_without_end_do_not_fill_the_memory(places):
 
 def resolve(relay, *addresses):
     """What the checker does when it has looked "localhost" up."""
-    write_addresses(relay.board.row(SHARED_ROW), cell_of(relay.layout, "localhost"), [(each, 0) for each in addresses])
+    write_addresses(
+        relay.board.row(SHARED_ROW),
+        cell_of(relay.layout, "localhost"),
+        [(each, 0) for each in addresses],
+    )
 
 
 def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(start, backend, call):
     only = backend()
     relay = start([f"localhost:{only.port}"], pool="retry_s = 60")
-    resolve(relay, "127.0.0.2", "127.0.0.1", "127.0.0.3")  # nobody listens at the first and the last
+    resolve(
+        relay, "127.0.0.2", "127.0.0.1", "127.0.0.3"
+    )  # nobody listens at the first and the last
     for number in range(6):
         client = call(relay)
         client.send(b"hello")
@@ -81,7 +87,9 @@ def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(st
     assert "backend b1 is left alone" not in said
 
 
-def test_a_backend_all_of_whose_addresses_fail_is_left_alone_and_the_next_one_has_the_session(start, backend, call):
+def test_a_backend_all_of_whose_addresses_fail_is_left_alone_and_the_next_one_has_the_session(
+    start, backend, call
+):
     other = backend()
     relay = start([f"localhost:{other.port}", other.address], pool='retry_s = 60\nbalance = "hash"')
     resolve(relay, "127.0.0.2", "127.0.0.3")

@@ -39,10 +39,14 @@ def test_a_flood_of_key_updates_does_not_keep_the_others_waiting(start, door, pa
         assert server.receive(1) == b"x"
         rounds += 1
     assert other_end.receive(7) == b"the end"
-    assert rounds > 20, f"{rounds} messages of another client were relayed during 40,000 key updates"
+    assert rounds > 20, (
+        f"{rounds} messages of another client were relayed during 40,000 key updates"
+    )
 
 
-def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_it_waits(tmp_path, pki, door, stack, writer):
+def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_it_waits(
+    tmp_path, pki, door, stack, writer
+):
     back = door()
     toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address])}'
     relay = RunningWorker(tmp_path, toml, send_buffer=4096)
@@ -51,7 +55,9 @@ def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_i
     other_end = back.accept()
     for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         attacker.sock.setsockopt(socket.SOL_SOCKET, buffer, 4096)
-    records = b"".join(attacker.record(HANDSHAKE, KEY_UPDATE_PLEASE) for _ in range(40_000)) + attacker.record(DATA, b"the end")
+    records = b"".join(
+        attacker.record(HANDSHAKE, KEY_UPDATE_PLEASE) for _ in range(40_000)
+    ) + attacker.record(DATA, b"the end")
     sent = attacker.send_until_stuck(records)
     assert sent < len(records), "the relay's answers had room after all"
     relay.let_it_turn()
@@ -63,7 +69,9 @@ def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_i
         attacker.sock.setsockopt(socket.SOL_SOCKET, buffer, 1 << 20)
     attacker.sock.setblocking(False)
     while not select.select([other_end.sock], [], [], 0)[0]:
-        readable, writable, _ = select.select([attacker.sock, other_end.sock], [attacker.sock] if sent < len(records) else [], [], 10)
+        readable, writable, _ = select.select(
+            [attacker.sock, other_end.sock], [attacker.sock] if sent < len(records) else [], [], 10
+        )
         assert readable or writable, "nothing moves any more"
         if attacker.sock in readable:
             assert attacker.sock.recv(65536)
@@ -77,7 +85,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_hello_is_not_waited_for(start
     with socket.create_connection(("127.0.0.1", relay.port)) as client:
         client.sendall(HALF_A_HELLO)
     record = relay.record()
-    assert (record["reason"], record["detail"]) == ("peer_gone", f"closed after {len(HALF_A_HELLO)} bytes of its hello")
+    assert (record["reason"], record["detail"]) == (
+        "peer_gone",
+        f"closed after {len(HALF_A_HELLO)} bytes of its hello",
+    )
     assert relay.value("relay_connections_active") == 0
 
 
@@ -107,7 +118,9 @@ def hello_twice(sock, files, first, second):
 
 
 @pytest.mark.parametrize("second", ["app.example.com", "tenant.example.com", "other.example.com"])
-def test_a_second_hello_cannot_name_another_route_than_the_first(tmp_path, pki, door, stack, second):
+def test_a_second_hello_cannot_name_another_route_than_the_first(
+    tmp_path, pki, door, stack, second
+):
     back = door()
     ours = route_toml(pki, sni='["app.example.com"]', extra='groups = "X25519"')
     others = route_toml(pki, sni='["tenant.example.com"]').replace(str(pki.ca), str(pki.foreign_ca))
@@ -122,5 +135,8 @@ def test_a_second_hello_cannot_name_another_route_than_the_first(tmp_path, pki, 
     while sock.recv(65536):
         pass
     record = relay.record()
-    assert (record["reason"], record["detail"]) == ("sni_mismatch", f"peeked 'app.example.com', handshook with '{second}'")
+    assert (record["reason"], record["detail"]) == (
+        "sni_mismatch",
+        f"peeked 'app.example.com', handshook with '{second}'",
+    )
     assert not select.select([back.listener], [], [], 0)[0], "the backend was called"

@@ -91,7 +91,9 @@ def test_a_backend_that_closes_on_a_resumption_is_asked_in_full(start, call, bac
     assert not is_marked_failed(relay)
 
 
-def test_a_backend_that_is_broken_is_blamed_after_the_resumption_and_the_full_try(start, call, door):
+def test_a_backend_that_is_broken_is_blamed_after_the_resumption_and_the_full_try(
+    start, call, door
+):
     back = door()
     relay = start([back.address])
     client = call(relay)
@@ -111,12 +113,18 @@ def test_a_backend_that_is_broken_is_blamed_after_the_resumption_and_the_full_tr
 
 
 @pytest.mark.parametrize("protocol", ["h2", "postgresql", "x-own"])
-def test_a_backend_that_agrees_on_no_protocol_is_not_given_the_clients(start, call, backend, pki, protocol):
+def test_a_backend_that_agrees_on_no_protocol_is_not_given_the_clients(
+    start, call, backend, pki, protocol
+):
     relay = start([backend().address], route=f'alpn = ["{protocol}", "http/1.1"]')
     client = call(relay, context=client_context(pki, pki.client, alpn=(protocol,)))
     assert client.end()[0] == b""
     record = relay.record()
-    assert (record["reason"], record["side"], record["backend"]) == ("backend_no_shared_alpn", "outbound", "b1")
+    assert (record["reason"], record["side"], record["backend"]) == (
+        "backend_no_shared_alpn",
+        "outbound",
+        "b1",
+    )
     assert f"although the client speaks {protocol}" in record["detail"]
     assert not is_marked_failed(relay), "clients of other protocols are well served there"
     client = call(relay, context=client_context(pki, pki.client, alpn=("http/1.1",)))
@@ -190,7 +198,10 @@ def test_a_refusal_is_read_before_the_write_that_fails(start, call, door, pki):
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     sock.sendall(sent.read())
-    wait_until(lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1, "the relay's part of the handshake")
+    wait_until(
+        lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1,
+        "the relay's part of the handshake",
+    )
     relay.suspend()
     client.send(b"who is there?")
     wait_until(lambda: client.unacknowledged() == 0, "the bytes to be in the worker's kernel")
@@ -228,7 +239,9 @@ def test_an_alert_after_the_handshake_does_not_mean_that_nothing_was_in_common(s
 
 
 @pytest.mark.parametrize("how", ["fin", "close"])
-def test_a_backend_without_close_notify_after_the_clients_clean_end_has_finished(start, door, pair, how):
+def test_a_backend_without_close_notify_after_the_clients_clean_end_has_finished(
+    start, door, pair, how
+):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -272,7 +285,9 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend, pki, what):
     changes, reason, words = WRONG[what]
-    wanted = Wanted(**{"cn": "b", "dns": (BACKEND_NAME,), "ip": (), "purposes": ("server",), **changes})
+    wanted = Wanted(
+        **{"cn": "b", "dns": (BACKEND_NAME,), "ip": (), "purposes": ("server",), **changes}
+    )
     files = pki.write(pki.authority.issue(wanted))
     relay = start([backend(files=files).address])
     call(relay).end()
@@ -281,13 +296,18 @@ def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend,
     assert words in record["detail"]
 
 
-def test_a_foreign_ca_and_a_missing_intermediate_are_told_apart_as_far_as_they_can_be(start, call, backend, pki):
+def test_a_foreign_ca_and_a_missing_intermediate_are_told_apart_as_far_as_they_can_be(
+    start, call, backend, pki
+):
     below = pki.intermediate.issue(Wanted("b", dns=(BACKEND_NAME,), purposes=("server",)))
     incomplete = backend(files=pki.write(below, with_intermediates=False))
     relay = start([incomplete.address])
     call(relay).end()
     detail = relay.record()["detail"]
-    assert 'sent 1 certificate, and the issuer "CN=Test Intermediate CA" is neither among them nor in backend_ca' in detail
+    assert (
+        'sent 1 certificate, and the issuer "CN=Test Intermediate CA" is neither among them nor in backend_ca'
+        in detail
+    )
 
 
 def test_a_backend_that_speaks_plain_http_is_told_by_its_answer(start, call, stack):
@@ -307,7 +327,9 @@ def test_a_backend_that_speaks_plain_http_is_told_by_its_answer(start, call, sta
     call(relay).end()
     record = relay.record()
     assert record["reason"] == "backend_not_tls"
-    assert 'answered "HTTP/1.1 400 Bad Request": it speaks plain HTTP on this port' in record["detail"]
+    assert (
+        'answered "HTTP/1.1 400 Bad Request": it speaks plain HTTP on this port' in record["detail"]
+    )
 
 
 def test_the_machine_certificate_is_shown_when_a_backend_asks_for_it_later(start, call, pki, stack):

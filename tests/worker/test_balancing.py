@@ -35,7 +35,9 @@ def change(relay, name, backend, value):
     """What the checker or the supervisor does: change a cell, then the version."""
     shared = relay.board.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
-    shared[relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)] += 1
+    shared[
+        relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)
+    ] += 1
 
 
 @pytest.fixture
@@ -70,7 +72,9 @@ def test_least_connections_counts_those_of_all_workers(run, backends, call):
     leaving = [client for client in held if ask(client) == "b2"]
     for client in leaving:
         client.close()
-    wait_until(lambda: first.value("relay_backend_connections_active", "main", "b2") == 0, "b2 to be idle")
+    wait_until(
+        lambda: first.value("relay_backend_connections_active", "main", "b2") == 0, "b2 to be idle"
+    )
     # The second worker has no connections of its own, and knows.
     more = [call(second) for _ in range(2)]
     assert [ask(client) for client in more] == ["b2", "b2"]
@@ -79,7 +83,9 @@ def test_least_connections_counts_those_of_all_workers(run, backends, call):
 def test_random_reaches_all_backends_and_prefers_the_idle_one(run, backends, call):
     relay = run([each.address for each in backends(2)], 'balance = "random"')
     held = [call(relay) for _ in range(12)]
-    assert Counter(ask(client) for client in held) == {"b1": 6, "b2": 6}, "with two backends the better of two is the better one"
+    assert Counter(ask(client) for client in held) == {"b1": 6, "b2": 6}, (
+        "with two backends the better of two is the better one"
+    )
 
 
 def test_weights_are_kept_and_an_operators_weight_replaces_them(run, backends, call):
@@ -106,7 +112,11 @@ def test_when_every_backend_is_down_they_are_tried_anyway(run, backends, call):
 
 
 def test_a_full_backend_leaves_its_clients_to_the_next_and_a_full_pool_says_so(run, backends, call):
-    relay = run([each.address for each in backends(2)], 'sticky = "source"', each=("max_connections = 2", "max_connections = 2"))
+    relay = run(
+        [each.address for each in backends(2)],
+        'sticky = "source"',
+        each=("max_connections = 2", "max_connections = 2"),
+    )
     held = [call(relay) for _ in range(4)]
     assert Counter(ask(client) for client in held) == {"b1": 2, "b2": 2}
     assert call(relay).end()[0] == b""
@@ -128,7 +138,9 @@ def test_two_workers_keep_one_limit(run, backends, call):
 
 
 @pytest.mark.parametrize("mode", [DRAIN, DISABLED])
-def test_a_backend_that_an_operator_takes_out_keeps_its_sessions_and_gets_no_new_ones(run, backends, call, mode):
+def test_a_backend_that_an_operator_takes_out_keeps_its_sessions_and_gets_no_new_ones(
+    run, backends, call, mode
+):
     relay = run([each.address for each in backends(2)])
     held = [call(relay) for _ in range(2)]
     assert {ask(client) for client in held} == {"b1", "b2"}
@@ -140,7 +152,9 @@ def test_a_backend_that_an_operator_takes_out_keeps_its_sessions_and_gets_no_new
 
 
 def test_a_backend_that_came_back_begins_with_few_clients(run, backends, call):
-    slow_start_ms = min(3_600_000, monotonic_ms() - 1)  # the clock begins when the machine does: there is no hour before its first
+    slow_start_ms = min(
+        3_600_000, monotonic_ms() - 1
+    )  # the clock begins when the machine does: there is no hour before its first
     relay = run([each.address for each in backends(2)], f"slow_start_s = {slow_start_ms / 1000}")
     change(relay, RETURNED_AT_MS, "b1", monotonic_ms())
     assert Counter(ask(call(relay)) for _ in range(30))["b1"] <= 2
@@ -157,7 +171,11 @@ def test_sessions_of_a_backend_that_goes_down_are_closed_where_that_is_said(run,
     change(relay, HEALTH, "b1", DOWN)
     assert held["b1"].end() == (b"", "fin"), "not like an end that the backend has said"
     record = relay.record()
-    assert (record["backend"], record["reason"], record["side"]) == ("b1", "backend_down", "outbound")
+    assert (record["backend"], record["reason"], record["side"]) == (
+        "b1",
+        "backend_down",
+        "outbound",
+    )
     assert ask(held["b2"]) == "b2"
     # When nobody is left a backend that is down is tried, and then it keeps what it gets.
     change(relay, HEALTH, "b2", DOWN)
@@ -176,7 +194,9 @@ def test_sessions_of_a_backend_that_goes_down_go_on_otherwise(run, backends, cal
     assert ask(held["b1"]) == "b1"
 
 
-def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_failure(run, backends, call):
+def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_failure(
+    run, backends, call
+):
     relay = run([each.address for each in backends(2)], "slow_start_s = 3600\nretry_s = 1")
     shared, retry = relay.board.row(SHARED_ROW), relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")
     shared[retry] = monotonic_ms() - 1
@@ -199,10 +219,14 @@ def test_only_an_answer_on_a_connection_that_began_after_the_failure_clears_it(r
     late, server = call(relay), back.accept()
     server.send(b"hello")
     assert late.receive(5) == b"hello"
-    wait_until(lambda: shared[retry] == 0, "the worker to have noticed the answer that it has passed on")
+    wait_until(
+        lambda: shared[retry] == 0, "the worker to have noticed the answer that it has passed on"
+    )
 
 
-def test_a_client_is_known_by_its_key_whatever_its_certificate_and_address(run, backends, call, pki):
+def test_a_client_is_known_by_its_key_whatever_its_certificate_and_address(
+    run, backends, call, pki
+):
     relay = run([each.address for each in backends(3)], 'sticky = "identity"')
     served = {}
     for number in range(12):
@@ -218,7 +242,9 @@ def test_a_network_stays_together_when_its_prefix_says_so(run, backends, stack, 
     context = client_context(pki, pki.client)
     names = set()
     for host in range(1, 13):
-        sock = socket.create_connection(("127.0.0.1", relay.port), 15, source_address=(f"127.0.0.{host}", 0))
+        sock = socket.create_connection(
+            ("127.0.0.1", relay.port), 15, source_address=(f"127.0.0.{host}", 0)
+        )
         stack.callback(sock.close)
         names.add(ask(Peer(sock, context, server_side=False, name="app.example.com")))
     assert len(names) == 1
@@ -227,4 +253,7 @@ def test_a_network_stays_together_when_its_prefix_says_so(run, backends, stack, 
 def test_why_a_backend_was_chosen_is_counted(run, backends, call):
     relay = run([each.address for each in backends(1)], 'sticky = "identity"')
     assert ask(call(relay)) == "b1"
-    assert relay.snapshot().values[Series("relay_backend_selected_total", ("main", "b1", "sticky"))] == 1
+    assert (
+        relay.snapshot().values[Series("relay_backend_selected_total", ("main", "b1", "sticky"))]
+        == 1
+    )

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from relay.errors import Reason, Side
-from relay.tls import stream
+from relay.tls import stepwise, stream
 from relay.tls.explain import Failure
 from relay.tls.stepwise import Feeder, unread_bytes
 from relay.worker.connection import End
@@ -81,7 +81,9 @@ def test_what_comes_in_pieces_is_added_up(paced, version, piece, size):
 
 @both_versions
 @pytest.mark.parametrize("piece", [600, 3_000, 7_000])
-def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(paced, monkeypatch, version, piece):
+def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(
+    paced, monkeypatch, version, piece
+):
     """The kernel was asked a moment before: OpenSSL then has the first part of a record, and the rest is no header."""
     asked = []
 

@@ -43,7 +43,9 @@ def change(relay, name, backend, value):
     """What the checker or the supervisor does: change a cell, then the version."""
     shared = relay.board.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
-    shared[relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)] += 1
+    shared[
+        relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)
+    ] += 1
 
 
 def visit(call, relay, *args, **kwargs):
@@ -174,7 +176,9 @@ def test_a_backend_whose_pool_is_all_down_still_gets_its_own_clients(sites, run,
     assert {visit(call, relay, "JSESSIONID=abc.b2") for _ in range(3)} == {"b2"}
 
 
-def test_a_draining_backend_gets_only_the_clients_it_knows_and_a_disabled_one_nobody(sites, run, call):
+def test_a_draining_backend_gets_only_the_clients_it_knows_and_a_disabled_one_nobody(
+    sites, run, call
+):
     relay = run(sites(2)[1], COOKIE + '\nsticky_fallback = "balance"')
     change(relay, MODE_OVERRIDE, "b1", DRAIN)
     assert {visit(call, relay) for _ in range(4)} == {"b2"}
@@ -228,7 +232,12 @@ def test_pipelined_requests_and_a_body_in_the_same_record_arrive_in_order(sites,
     relay = run(addresses)
     client = call(relay)
     body = bytes(5000)
-    sent = b"POST /x HTTP/1.1\r\nHost: a\r\nCookie: JSESSIONID=q.b2\r\nContent-Length: 5000\r\n\r\n" + body + request() + request("JSESSIONID=q.b3")
+    sent = (
+        b"POST /x HTTP/1.1\r\nHost: a\r\nCookie: JSESSIONID=q.b2\r\nContent-Length: 5000\r\n\r\n"
+        + body
+        + request()
+        + request("JSESSIONID=q.b3")
+    )
     client.send(sent)
     answers = 3 * plain("b2", b"")
     assert client.receive(len(answers)) == answers
@@ -244,7 +253,11 @@ def test_a_long_upload_behind_the_head_arrives_whole(run, backend, call):
     assert client.receive(len(head) + 100_000) == head + bytes(100_000)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", request("JSESSIONID=abc.b1")], ids=["nothing", "half a head", "a head"])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HT", request("JSESSIONID=abc.b1")],
+    ids=["nothing", "half a head", "a head"],
+)
 @pytest.mark.parametrize("end", ["close_notify", "fin"])
 def test_a_client_that_ends_its_side_is_still_answered(run, door, call, sent, end):
     back = door()
@@ -314,12 +327,27 @@ def test_key_updates_between_the_pieces_of_a_head_hide_nothing(sites, run, pki, 
     writer = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
     stack.callback(writer.sock.close)
     head = request("JSESSIONID=abc.b3")
-    writer.send(writer.record(DATA, head[:10]), writer.record(HANDSHAKE, KEY_UPDATE), writer.record(DATA, head[10:20]))
-    writer.send(*(record for at in range(20, len(head)) for record in (writer.record(HANDSHAKE, KEY_UPDATE_PLEASE), writer.record(DATA, head[at : at + 1]))))
+    writer.send(
+        writer.record(DATA, head[:10]),
+        writer.record(HANDSHAKE, KEY_UPDATE),
+        writer.record(DATA, head[10:20]),
+    )
+    writer.send(
+        *(
+            record
+            for at in range(20, len(head))
+            for record in (
+                writer.record(HANDSHAKE, KEY_UPDATE_PLEASE),
+                writer.record(DATA, head[at : at + 1]),
+            )
+        )
+    )
     wait_until(lambda: made[2].heard == [head], "the backend to have the whole head")
 
 
-def test_a_key_update_with_the_handshakes_last_flight_hides_no_request(sites, run, pki, tmp_path, stack):
+def test_a_key_update_with_the_handshakes_last_flight_hides_no_request(
+    sites, run, pki, tmp_path, stack
+):
     """OpenSSL stops behind it, and no edge announces the bytes that have come already."""
     made, addresses = sites()
     relay = run(addresses, top="[timeouts]\nsniff_s = 3600")

@@ -27,7 +27,9 @@ def counted(monkeypatch, tmp_path):
         calls = collections.Counter()
 
         def on_call(_frame, event, function):
-            if event == "c_call" and function.__name__.startswith(("SSL_", "ERR_", "X509_", "BIO_", "EVP_")):
+            if event == "c_call" and function.__name__.startswith(
+                ("SSL_", "ERR_", "X509_", "BIO_", "EVP_")
+            ):
                 calls[function.__name__] += 1
 
         sys.setprofile(on_call)
@@ -94,7 +96,11 @@ def traced(tmp_path):
     @contextlib.contextmanager
     def counting(relay):
         summary, calls = tmp_path / "strace", {}
-        tracer = subprocess.Popen([strace, "-f", "-c", "-o", str(summary), "-p", str(relay.pid)], stderr=subprocess.PIPE, text=True)
+        tracer = subprocess.Popen(
+            [strace, "-f", "-c", "-o", str(summary), "-p", str(relay.pid)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         if "attached" not in (said := tracer.stderr.readline()):
             tracer.wait(support.PATIENCE_S)
             pytest.skip(f"strace may not attach here: {said.strip()}")
@@ -137,7 +143,9 @@ def test_a_connection_costs_a_known_number_of_system_calls(start, backend, call,
         "read": 31, "write": 10, "epoll_wait": 12, "epoll_ctl": 5, "getpid": 14, "setsockopt": 4, "close": 2, "recvfrom": 2,
         "accept4": 1, "getsockname": 1, "getsockopt": 2, "ioctl": 3, "socket": 1, "connect": 1, "shutdown": 1,
     }  # fmt: skip
-    grown = {name: count for name, count in calls.items() if count > most.get(name, 0) * CONNECTIONS + 10}
+    grown = {
+        name: count for name, count in calls.items() if count > most.get(name, 0) * CONNECTIONS + 10
+    }
     assert not grown, calls
 
 

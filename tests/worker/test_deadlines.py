@@ -11,7 +11,9 @@ def let_pass(seconds):
     wait_until(lambda: time.monotonic() >= until, "time to pass")
 
 
-def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_both_sides(start, door, pair):
+def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_both_sides(
+    start, door, pair
+):
     back = door()
     relay = start([back.address], top="[timeouts]\nidle_s = 0.5")
     client, server = pair(relay, back)
@@ -25,7 +27,11 @@ def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_bot
     assert record["reason"] == "idle_timeout"
     assert "idle_s" in record["remedy"]
     assert relay.value("relay_sessions_closed_total", "idle_timeout") == 1
-    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+    assert (
+        relay.value("relay_connections_active")
+        == relay.value("relay_backend_connections_active", "main", "b1")
+        == 0
+    )
 
 
 def test_a_session_that_talks_outlives_idle_s_in_either_direction(start, door, pair):
@@ -105,5 +111,8 @@ def test_many_deadlines_at_once_are_all_kept(start, door, pair):
     for client, server in pairs:
         assert client.end() == (b"", "close_notify")
         assert server.end() == (b"", "close_notify")
-    wait_until(lambda: relay.value("relay_sessions_closed_total", "idle_timeout") == 60, "60 sessions to end")
+    wait_until(
+        lambda: relay.value("relay_sessions_closed_total", "idle_timeout") == 60,
+        "60 sessions to end",
+    )
     assert relay.value("relay_connections_active") == 0

@@ -36,11 +36,16 @@ def test_sigterm_lets_a_running_session_finish_and_takes_no_new_one(start, door,
         socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S)
 
 
-def test_clients_in_the_queue_of_a_full_worker_are_served_before_it_leaves(start, door, pair, pki, stack):
+def test_clients_in_the_queue_of_a_full_worker_are_served_before_it_leaves(
+    start, door, pair, pki, stack
+):
     back = door()
     relay = start([back.address], top=f"{STAY}\n[limits]\nconnections = 1")
     client, server = pair(relay, back)
-    waiting = [stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S)) for _ in range(3)]
+    waiting = [
+        stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
+        for _ in range(3)
+    ]
     relay.let_it_turn(1)
     assert relay.value("relay_connections_active") == 1
     relay.signal(signal.SIGTERM)
@@ -48,7 +53,9 @@ def test_clients_in_the_queue_of_a_full_worker_are_served_before_it_leaves(start
     client.close()
     server.close()
     for sock in waiting:
-        queued = Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
+        queued = Peer(
+            sock, client_context(pki, pki.client), server_side=False, name="app.example.com"
+        )
         at_backend = back.accept()
         queued.send(b"promised")
         assert at_backend.receive(8) == b"promised"
@@ -77,7 +84,9 @@ def test_the_end_of_the_drain_closes_hundreds_of_sessions_that_stay(start, backe
     assert relay.messages().count("drain_timeout_s is over") == 1
 
 
-def test_a_client_that_has_not_shaken_hands_when_the_drain_ends_is_logged_as_such(start, door, stack):
+def test_a_client_that_has_not_shaken_hands_when_the_drain_ends_is_logged_as_such(
+    start, door, stack
+):
     relay = start([door().address], top="[relay]\ndrain_timeout_s = 0.3")
     sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
     wait_until(lambda: relay.value("relay_connections_active") == 1, "the client to be accepted")
@@ -170,7 +179,9 @@ def test_a_drain_in_the_middle_of_a_transfer_loses_no_byte(start, backend, call)
     assert relay.record()["bytes_out"] == len(blob)
 
 
-def test_who_is_in_the_queue_when_a_worker_is_told_to_drain_and_to_stop_at_once_is_in_the_log(start, door, stack):
+def test_who_is_in_the_queue_when_a_worker_is_told_to_drain_and_to_stop_at_once_is_in_the_log(
+    start, door, stack
+):
     relay = start([door().address], top=STAY)
     relay.suspend()
     for _ in range(20):

@@ -32,13 +32,17 @@ def test_a_client_that_says_close_notify_still_gets_its_answer(start, door, pair
     assert (record["bytes_in"], record["bytes_out"]) == (17, 19)
 
 
-def test_a_client_that_sends_only_a_fin_still_gets_its_answer_and_is_logged_as_truncated(start, door, pair):
+def test_a_client_that_sends_only_a_fin_still_gets_its_answer_and_is_logged_as_truncated(
+    start, door, pair
+):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
     client.send(b"cut")
     client.fin()
-    assert server.end() == (b"cut", "close_notify"), "else a backend on OpenSSL 3 would answer with an alert"
+    assert server.end() == (b"cut", "close_notify"), (
+        "else a backend on OpenSSL 3 would answer with an alert"
+    )
     server.send(b"the answer")
     server.close()
     assert client.end() == (b"the answer", "close_notify")
@@ -70,8 +74,14 @@ def complain(client):
     client.sock.close()
 
 
-@pytest.mark.parametrize("leave", [Peer.close, lambda client: client.sock.close(), complain], ids=["close_notify", "fin", "alert"])
-def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_however_the_client_takes_it(start, door, pair, leave):
+@pytest.mark.parametrize(
+    "leave",
+    [Peer.close, lambda client: client.sock.close(), complain],
+    ids=["close_notify", "fin", "alert"],
+)
+def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_however_the_client_takes_it(
+    start, door, pair, leave
+):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -84,11 +94,31 @@ def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_h
     assert (record["reason"], record["side"]) == ("truncated", "outbound")
 
 
-def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_in_common(start, door, pki, stack):
+def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_in_common(
+    start, door, pki, stack
+):
     back = door()
     relay = start([back.address])
-    command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{relay.port}", "-servername", "app.example.com", "-tls1_2", "-cert", pki.client.certificate, "-key", pki.client.key, "-CAfile", pki.ca]
-    asker = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    command = [
+        program("openssl"),
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{relay.port}",
+        "-servername",
+        "app.example.com",
+        "-tls1_2",
+        "-cert",
+        pki.client.certificate,
+        "-key",
+        pki.client.key,
+        "-CAfile",
+        pki.ca,
+    ]
+    asker = stack.enter_context(
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    )
     asker.stdin.write(b"x\n")
     asker.stdin.flush()
     server = back.accept()
@@ -97,11 +127,16 @@ def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_
     asker.stdin.flush()
     server.end()
     record = relay.record()
-    assert (record["reason"], record["detail"]) == ("alert_other", "the client sent the alert handshake_failure after the handshake")
+    assert (record["reason"], record["detail"]) == (
+        "alert_other",
+        "the client sent the alert handshake_failure after the handshake",
+    )
     server.sock.close()
 
 
-def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_steps(start, door, pair):
+def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_steps(
+    start, door, pair
+):
     back = door()
     relay = start([back.address], top="[timeouts]\nlinger_s = 1")
     client, server = pair(relay, back)
@@ -141,19 +176,26 @@ def test_a_backend_that_resets_ends_the_session_on_the_clients_side(start, door,
     assert (record["reason"], record["side"]) == ("outbound_reset", "outbound")
 
 
-def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_resets(start, door, pki, stack):
+def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_resets(
+    start, door, pki, stack
+):
     # An HTTP server that refuses a large upload: it answers, closes with the upload unread, and its kernel resets.
     back = door()
     relay = start([back.address])
     sock = stack.enter_context(socket.socket())
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)  # so that most of the answer has to wait in the relay's kernel
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384
+    )  # so that most of the answer has to wait in the relay's kernel
     sock.connect(("127.0.0.1", relay.port))
     client = Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
     server = back.accept()
     client.send_until_full()
     answer = random.Random(3).randbytes(MB)
     server.send(answer)
-    wait_until(lambda: server.unacknowledged() == 0, "the backend's kernel to be rid of the answer: its reset throws away the rest")
+    wait_until(
+        lambda: server.unacknowledged() == 0,
+        "the backend's kernel to be rid of the answer: its reset throws away the rest",
+    )
     server.sock.close()
     data, end = client.end()
     assert (len(data), end) == (MB, "fin")

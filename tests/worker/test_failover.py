@@ -64,16 +64,45 @@ def ask(client):
 # What a broken backend is, and the reason that it gives.
 BROKEN = {
     "a port that nobody listens on": ("backend_refused", lambda make: refusing_address()),
-    "one that accepts and closes": ("backend_gone", lambda make: make["plain"](socket.socket.close)),
-    "one that speaks no TLS": ("backend_not_tls", lambda make: make["plain"](lambda sock: sock.sendall(b"220 smtp.example.com ESMTP at your service\r\n"))),
-    "one that never answers": ("backend_handshake_timeout", lambda make: make["plain"](lambda sock: None)),
-    "one with another's name": ("backend_wrong_name", lambda make: make["tls"]("backend_wrong_name")),
-    "one whose certificate expired": ("backend_expired", lambda make: make["tls"]("backend_expired")),
-    "one whose certificate is of the future": ("backend_not_yet_valid", lambda make: make["tls"]("backend_not_yet_valid")),
+    "one that accepts and closes": (
+        "backend_gone",
+        lambda make: make["plain"](socket.socket.close),
+    ),
+    "one that speaks no TLS": (
+        "backend_not_tls",
+        lambda make: make["plain"](
+            lambda sock: sock.sendall(b"220 smtp.example.com ESMTP at your service\r\n")
+        ),
+    ),
+    "one that never answers": (
+        "backend_handshake_timeout",
+        lambda make: make["plain"](lambda sock: None),
+    ),
+    "one with another's name": (
+        "backend_wrong_name",
+        lambda make: make["tls"]("backend_wrong_name"),
+    ),
+    "one whose certificate expired": (
+        "backend_expired",
+        lambda make: make["tls"]("backend_expired"),
+    ),
+    "one whose certificate is of the future": (
+        "backend_not_yet_valid",
+        lambda make: make["tls"]("backend_not_yet_valid"),
+    ),
     "one of a foreign CA": ("backend_unknown_ca", lambda make: make["tls"]("backend_foreign")),
-    "one that vouches for itself": ("backend_unknown_ca", lambda make: make["tls"]("backend_self_signed")),
-    "one with a client's certificate": ("backend_wrong_purpose", lambda make: make["tls"]("backend_wrong_purpose")),
-    "one of TLS 1.2 that refuses our certificate": ("backend_rejected_our_certificate", lambda make: make["refusing"](ssl.TLSVersion.TLSv1_2)),
+    "one that vouches for itself": (
+        "backend_unknown_ca",
+        lambda make: make["tls"]("backend_self_signed"),
+    ),
+    "one with a client's certificate": (
+        "backend_wrong_purpose",
+        lambda make: make["tls"]("backend_wrong_purpose"),
+    ),
+    "one of TLS 1.2 that refuses our certificate": (
+        "backend_rejected_our_certificate",
+        lambda make: make["refusing"](ssl.TLSVersion.TLSv1_2),
+    ),
 }
 
 
@@ -95,7 +124,9 @@ def broken(plain, backend, pki):
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_client_of_a_broken_backend_is_served_by_the_next_one(start, backend, call, broken, what):
+def test_the_client_of_a_broken_backend_is_served_by_the_next_one(
+    start, backend, call, broken, what
+):
     address, reason = broken(what)
     good = backend(name_itself("b2"))
     relay = start([address, good.address], top=QUICK)
@@ -103,7 +134,12 @@ def test_the_client_of_a_broken_backend_is_served_by_the_next_one(start, backend
     assert ask(client) == b"b2"
     client.close()
     record = relay.record()
-    assert (record["backend"], record["why"], record["reason"], record["side"]) == ("b2", "failover", "finished", "")
+    assert (record["backend"], record["why"], record["reason"], record["side"]) == (
+        "b2",
+        "failover",
+        "finished",
+        "",
+    )
     assert relay.value("relay_handshakes_total", "outbound", reason) == 1
     assert relay.value("relay_backend_selected_total", "main", "b2", "failover") == 1
     assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
@@ -114,12 +150,17 @@ def test_the_client_of_a_broken_backend_is_served_by_the_next_one(start, backend
         client.close()
         relay.record(number)
     assert relay.value("relay_handshakes_total", "outbound", reason) == 1
-    wait_until(lambda: relay.value("relay_backend_connections_active", "main", "b2") == 0, "the gauge to return to zero")
+    wait_until(
+        lambda: relay.value("relay_backend_connections_active", "main", "b2") == 0,
+        "the gauge to return to zero",
+    )
     assert relay.value("relay_backend_connections_active", "main", "b1") == 0
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_remedy(start, call, broken, what):
+def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_remedy(
+    start, call, broken, what
+):
     address, reason = broken(what)
     relay = start([address], top=QUICK)
     client = call(relay)
@@ -129,7 +170,11 @@ def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_
     assert record["remedy"]
     assert address in record["detail"]
     assert relay.value("relay_sessions_closed_total", reason) == 1
-    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+    assert (
+        relay.value("relay_connections_active")
+        == relay.value("relay_backend_connections_active", "main", "b1")
+        == 0
+    )
 
 
 def test_when_all_backends_are_broken_the_reason_is_that_of_the_last(start, call, broken):
@@ -171,22 +216,30 @@ def test_what_one_worker_learns_of_a_backend_the_others_know(start, backend, cal
     assert first.value("relay_handshakes_total", "outbound", "backend_refused") == 1
     for _ in range(4):
         assert ask(call(second)) == b"b2"
-    assert first.value("relay_handshakes_total", "outbound", "backend_refused") == 1, "both workers' counters are summed"
+    assert first.value("relay_handshakes_total", "outbound", "backend_refused") == 1, (
+        "both workers' counters are summed"
+    )
 
 
-def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(start, backend, call, stack):
+def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(
+    start, backend, call, stack
+):
     # A listener whose queue is full: the kernel drops further SYNs.
     full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
     for _ in range(4):
         filler = stack.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(full.getsockname())
-    relay = start([f"127.0.0.1:{full.getsockname()[1]}", backend(name_itself("b2")).address], top=QUICK)
+    relay = start(
+        [f"127.0.0.1:{full.getsockname()[1]}", backend(name_itself("b2")).address], top=QUICK
+    )
     assert ask(call(relay)) == b"b2"
     assert relay.value("relay_handshakes_total", "outbound", "backend_timeout") == 1
 
 
-def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_client(start, door, backend, call, pki):
+def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_client(
+    start, door, backend, call, pki
+):
     # It says so only after our side of the handshake is done, when the client's request is on its way already.
     bad = door(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
     relay = start([bad.address, backend(name_itself("b2")).address], pool="retry_s = 3600")
@@ -201,13 +254,19 @@ def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_cl
     record = relay.record()
     expected = {("backend_rejected_our_certificate", "outbound", "b1"), ("finished", "", "b2")}
     assert (record["reason"], record["side"], record["backend"]) in expected
-    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    assert (
+        relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    )
     for _ in range(4):
         assert ask(call(relay)) == b"b2"
-    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    assert (
+        relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    )
 
 
-def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on_to_the_next(start, backend, call, pki):
+def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on_to_the_next(
+    start, backend, call, pki
+):
     def greet(connection):
         connection.sendall(b"hello")
         connection.recv(1)
@@ -219,21 +278,36 @@ def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on
     assert client.receive(5) == b"hello"
     client.close()
     record = relay.record()
-    assert (record["backend"], record["why"], record["reason"], record["side"]) == ("b2", "failover", "finished", "")
-    assert relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    assert (record["backend"], record["why"], record["reason"], record["side"]) == (
+        "b2",
+        "failover",
+        "finished",
+        "",
+    )
+    assert (
+        relay.value("relay_handshakes_total", "outbound", "backend_rejected_our_certificate") == 1
+    )
 
 
-def test_a_silent_client_whose_only_tls13_backend_rejects_our_certificate_is_told_the_end(start, backend, call, pki):
+def test_a_silent_client_whose_only_tls13_backend_rejects_our_certificate_is_told_the_end(
+    start, backend, call, pki
+):
     bad = backend(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
     relay = start([bad.address])
     client = call(relay)
     assert client.end()[1] in {"fin", "reset"}
     assert relay.record()["reason"] == "backend_rejected_our_certificate"
-    assert relay.value("relay_connections_active") == relay.value("relay_backend_connections_active", "main", "b1") == 0
+    assert (
+        relay.value("relay_connections_active")
+        == relay.value("relay_backend_connections_active", "main", "b1")
+        == 0
+    )
 
 
 def test_a_sticky_client_stays_on_its_backend(start, backend, call):
-    relay = start([backend(name_itself(f"b{i}")).address for i in (1, 2, 3)], pool='sticky = "source"')
+    relay = start(
+        [backend(name_itself(f"b{i}")).address for i in (1, 2, 3)], pool='sticky = "source"'
+    )
     assert len({ask(call(relay)) for _ in range(9)}) == 1
 
 
@@ -255,11 +329,15 @@ def test_a_session_that_has_begun_does_not_change_its_backend(start, door, backe
     assert (record["reason"], record["backend"]) == ("outbound_reset", "b1")
 
 
-def test_a_backend_that_is_lost_just_when_the_first_bytes_come_loses_no_client(start, door, backend, pair):
+def test_a_backend_that_is_lost_just_when_the_first_bytes_come_loses_no_client(
+    start, door, backend, pair
+):
     lost, other = door(), backend(name_itself("other"))
     relay = start([lost.address, other.address])
     client, server = pair(relay, lost)
-    wait_until(lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1, "both handshakes")
+    wait_until(
+        lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1, "both handshakes"
+    )
     # Asleep, so that the worker sees both at once, the client's bytes first.
     relay.signal(signal.SIGSTOP)
     client.send(b"who is there?")
@@ -269,4 +347,9 @@ def test_a_backend_that_is_lost_just_when_the_first_bytes_come_loses_no_client(s
     assert client.receive(6) == b"other\n"
     client.close()
     record = relay.record()
-    assert (record["backend"], record["why"], record["bytes_in"], record["bytes_out"]) == ("b2", "failover", 13, 6)
+    assert (record["backend"], record["why"], record["bytes_in"], record["bytes_out"]) == (
+        "b2",
+        "failover",
+        13,
+        6,
+    )

@@ -168,7 +168,9 @@ def test_a_hello_that_drips_costs_little(start, backend, visit):
     assert {record["reason"] for record in relay.records()} == {"peer_gone"}
 
 
-def test_a_client_that_ends_in_the_middle_of_a_large_hello_is_noticed_at_once(start, backend, visit):
+def test_a_client_that_ends_in_the_middle_of_a_large_hello_is_noticed_at_once(
+    start, backend, visit
+):
     relay = start([backend().address], top="[timeouts]\nhello_s = 60")
     client = visit(relay, records(b"\x01" + (60_000).to_bytes(3, "big") + bytes(9_000)))
     relay.let_it_turn()

@@ -19,7 +19,9 @@ def handshake(sock, pki):
     return Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
 
 
-def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(start, door, pair, pki, stack):
+def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(
+    start, door, pair, pki, stack
+):
     back = door()
     relay = start([back.address], top="[limits]\nconnections = 2")
     first, second = pair(relay, back), pair(relay, back)
@@ -44,16 +46,25 @@ def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(st
         assert relay.value("relay_connections_active") == 2
 
 
-def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(start, door, pair, pki, stack):
+def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(
+    start, door, pair, pki, stack
+):
     back = door()
     relay = start([back.address], top="[limits]\nper_client = 2")
     first, second = pair(relay, back), pair(relay, back)
     with pytest.raises((OSError, EOFError)):
         dial(relay.port, client_context(pki, pki.client))
     record = relay.record()
-    assert (record["reason"], record["client"].partition(":")[0]) == ("per_client_limit", "127.0.0.1")
+    assert (record["reason"], record["client"].partition(":")[0]) == (
+        "per_client_limit",
+        "127.0.0.1",
+    )
     assert relay.value("relay_sessions_closed_total", "per_client_limit") == 1
-    other = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S, source_address=("127.0.0.2", 0)))
+    other = stack.enter_context(
+        socket.create_connection(
+            ("127.0.0.1", relay.port), PATIENCE_S, source_address=("127.0.0.2", 0)
+        )
+    )
     handshake(other, pki)
     back.accept()
     first[0].send(b"x")
@@ -96,7 +107,9 @@ def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, b
             each.result(20)
 
 
-def test_a_worker_without_a_descriptor_to_spare_neither_spins_nor_blames_a_backend(start, backend, pki, stack):
+def test_a_worker_without_a_descriptor_to_spare_neither_spins_nor_blames_a_backend(
+    start, backend, pki, stack
+):
     # Somebody else uses what the relay reckons with: epoll, the signals' pipe and the log take four, the rest is for five sessions.
     relay = start([backend().address], files_limit=180, files_spare=14)
     context = client_context(pki, pki.client)

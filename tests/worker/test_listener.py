@@ -48,9 +48,13 @@ def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_ser
 
     class Told:
         def step(self):
-            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
+            clients.append(
+                stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
+            )
             drain.begin("told to")
-            clients.append(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)))
+            clients.append(
+                stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
+            )
             assert reception.cells[PHASE] != PHASE_DRAINING
             reception.loop.later(Left())
 
@@ -62,7 +66,9 @@ def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_ser
     reception.loop.run()
     reception.loop.close()
     assert reception.cells[PHASE] == PHASE_DRAINING
-    assert [sock.getpeername() for sock in reception.sessions] == [client.getsockname() for client in clients]
+    assert [sock.getpeername() for sock in reception.sessions] == [
+        client.getsockname() for client in clients
+    ]
     assert listener.fileno() == -1
     for sock in reception.sessions:
         sock.close()
@@ -93,7 +99,12 @@ def test_a_socket_that_does_not_listen_yet_costs_one_event_and_accepts_when_it_d
             if self.count == 10:
                 assert len(asked) == 1, "a socket that is hung up must not spin"
                 listener.listen(5)
-                clients.extend(stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S)) for _ in range(2))
+                clients.extend(
+                    stack.enter_context(
+                        socket.create_connection(listener.getsockname(), PATIENCE_S)
+                    )
+                    for _ in range(2)
+                )
             if self.count < 20:
                 reception.loop.later(self)
             else:
@@ -101,7 +112,9 @@ def test_a_socket_that_does_not_listen_yet_costs_one_event_and_accepts_when_it_d
 
     reception.loop.later(Turns())
     reception.loop.run()
-    assert [sock.getpeername() for sock in reception.sessions] == [client.getsockname() for client in clients]
+    assert [sock.getpeername() for sock in reception.sessions] == [
+        client.getsockname() for client in clients
+    ]
     assert len(asked) == 2
     acceptor.close()
     reception.loop.close()

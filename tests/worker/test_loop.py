@@ -101,7 +101,9 @@ def test_a_tick_that_raises_does_not_end_the_loop(caplog):
     assert "ValueError: a bug" in caplog.text
 
 
-def test_a_descriptor_that_was_given_up_gets_no_event_of_the_same_turn_and_is_closed_after_it(loop, ready):
+def test_a_descriptor_that_was_given_up_gets_no_event_of_the_same_turn_and_is_closed_after_it(
+    loop, ready
+):
     seen, closed, fds = [], [], [ready(), ready()]
 
     def first(fd):

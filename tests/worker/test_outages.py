@@ -125,7 +125,9 @@ def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
     assert outage.usable(1)
 
 
-def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(start, backend, tarpit, call, pki):
+def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(
+    start, backend, tarpit, call, pki
+):
     """When its retry_s is over, and with at most connect_s for the handshake."""
     address, kept = tarpit()
     good = backend(name_itself("b2"))
@@ -148,7 +150,9 @@ def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(start, bac
     for each in threads:
         each.join(15)
     assert Counter(name for name, _ in served) == {"b2": 40}
-    assert 1 <= len(kept) <= 3, "two workers may claim it in the same moment, and one try may be over before all came"
+    assert 1 <= len(kept) <= 3, (
+        "two workers may claim it in the same moment, and one try may be over before all came"
+    )
     slow = [seconds for _, seconds in served if seconds > 0.45]
     assert len(slow) <= len(kept)
     assert max(seconds for _, seconds in served) < 5, "not handshake_s"
@@ -156,7 +160,11 @@ def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(start, bac
 
 def test_a_claim_ends_with_its_session_and_by_itself(start, tarpit, backend, call):
     address, kept = tarpit()
-    relay = start([address, backend(name_itself("b2")).address], top="[timeouts]\nconnect_s = 30", pool="retry_s = 1")
+    relay = start(
+        [address, backend(name_itself("b2")).address],
+        top="[timeouts]\nconnect_s = 30",
+        pool="retry_s = 1",
+    )
     outage = outage_of(relay)
     outage.fail(0, 0)
     client = call(relay)
@@ -197,10 +205,14 @@ def test_a_backend_that_only_takes_is_back_too(start, door, call):
     wait_until(lambda: state(relay, RETRY_UNTIL_MS) == 0, "the backend to be back")
 
 
-def test_a_pool_without_backends_refuses_at_once_and_touches_no_other(start, backend, hole, pki, stack):
+def test_a_pool_without_backends_refuses_at_once_and_touches_no_other(
+    start, backend, hole, pki, stack
+):
     """While all of its backends have failed, a few try them and nobody else waits."""
     good = backend(name_itself("ok"))
-    dead = route_toml(pki, pool="dead", sni='["a.example.com"]') + pool_toml(pki, [hole], name="dead")
+    dead = route_toml(pki, pool="dead", sni='["a.example.com"]') + pool_toml(
+        pki, [hole], name="dead"
+    )
     relay = start(
         [good.address], top="[timeouts]\nconnect_s = 2", sni='["app.example.com"]', route=dead
     )
@@ -215,7 +227,10 @@ def test_a_pool_without_backends_refuses_at_once_and_touches_no_other(start, bac
     began = time.monotonic()
     assert ask(dial(relay.port, context)) == "ok"
     assert time.monotonic() - began < 1
-    wait_until(lambda: sum(each["reason"] == "no_backend" for each in relay.records()) == 22, "all but eight to be refused at once")
+    wait_until(
+        lambda: sum(each["reason"] == "no_backend" for each in relay.records()) == 22,
+        "all but eight to be refused at once",
+    )
     record = next(each for each in relay.records() if each["reason"] == "no_backend")
     assert "every backend of pool dead has failed" in record["detail"]
     assert "b1: backend_timeout" in record["detail"]

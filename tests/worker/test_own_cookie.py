@@ -66,7 +66,12 @@ def test_a_cookie_that_is_not_ours_is_replaced(run, call):
 
 
 def test_the_attributes_are_those_configured(run, call):
-    client = call(run(count=1, extra='cookie_path = "/app"\ncookie_secure = false\ncookie_http_only = false\ncookie_same_site = "Strict"'))
+    client = call(
+        run(
+            count=1,
+            extra='cookie_path = "/app"\ncookie_secure = false\ncookie_http_only = false\ncookie_same_site = "Strict"',
+        )
+    )
     client.send(request())
     assert line("b1", "; Path=/app; SameSite=Strict") in response(client)[0]
 
@@ -79,7 +84,14 @@ def test_interim_responses_pass_as_they_are(run, call):
     assert client.receive(len(expected)) == expected
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"], ids=["no HTTP", "another protocol"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    ],
+    ids=["no HTTP", "another protocol"],
+)
 def test_what_is_no_response_passes_as_it_is(run, call, answer):
     client = call(run(lambda *_: answer, count=1))
     client.send(request())
@@ -94,7 +106,12 @@ def test_a_request_that_is_not_http_gets_no_cookie(run, call):
 
 def test_a_large_response_arrives_whole_behind_the_cookie(run, call):
     body = bytes(range(256)) * 8192
-    client = call(run(lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body), count=1))
+    client = call(
+        run(
+            lambda *_: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body),
+            count=1,
+        )
+    )
     client.send(request())
     head, received = response(client)
     assert line("b1") in head
@@ -107,7 +124,10 @@ def test_a_head_in_pieces_gets_one_cookie(call, door, pki, tmp_path, stack):
     file.write_bytes(SECRET)
     file.chmod(0o600)
     pool = f'sticky = "cookie"\ncookie = "RELAYID"\ncookie_insert = true\ncookie_secret_file = "{file}"'
-    relay = RunningWorker(tmp_path, f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address], extra=pool)}')
+    relay = RunningWorker(
+        tmp_path,
+        f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address], extra=pool)}',
+    )
     stack.callback(relay.close)
     client = call(relay)
     client.send(request())

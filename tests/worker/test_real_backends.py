@@ -52,12 +52,28 @@ def test_nginx_agrees_on_h2(start, call, tmp_path, pki):
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @needs("openssl")
-def test_s_server_that_demands_a_certificate_is_resumed_or_asked_in_full(start, call, pki, stack, version):
+def test_s_server_that_demands_a_certificate_is_resumed_or_asked_in_full(
+    start, call, pki, stack, version
+):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     files = ["-cert", pki.backend.certificate, "-key", pki.backend.key, "-CAfile", pki.ca]
-    command = [program("openssl"), "s_server", "-accept", str(port), version, "-www", "-Verify", "2", *files]
-    server = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    command = [
+        program("openssl"),
+        "s_server",
+        "-accept",
+        str(port),
+        version,
+        "-www",
+        "-Verify",
+        "2",
+        *files,
+    ]
+    server = stack.enter_context(
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    )
     stack.callback(server.kill)
 
     def accepts():
@@ -126,7 +142,14 @@ def httpd(pki, stack):
         modules = "\n".join(f"LoadModule {name}_module {where}/mod_{name}.so" for name in names)
         user = "User nobody\nGroup #65534" if os.geteuid() == 0 else ""
         text = CONFIG.format(
-            at=at, port=port, modules=modules, user=user, protocol=protocol, certificate=pki.backend.certificate, key=pki.backend.key, ca=pki.ca
+            at=at,
+            port=port,
+            modules=modules,
+            user=user,
+            protocol=protocol,
+            certificate=pki.backend.certificate,
+            key=pki.backend.key,
+            ca=pki.ca,
         )
         (at / "httpd.conf").write_text(text + "DirectoryIndex index.html\n")
         command = [found, "-DFOREGROUND", "-d", str(at), "-f", str(at / "httpd.conf")]

@@ -41,7 +41,10 @@ def test_every_pair_of_tls_versions_relays_and_is_logged(start, door, pair, pki,
     assert server.end() == (b"", "close_notify")
     server.close()
     record = relay.record()
-    assert (record["tls_version"], record["outbound_tls_version"]) == (inbound.name.replace("_", "."), outbound.name.replace("_", "."))
+    assert (record["tls_version"], record["outbound_tls_version"]) == (
+        inbound.name.replace("_", "."),
+        outbound.name.replace("_", "."),
+    )
     assert record["reason"] == "finished"
 
 
@@ -62,7 +65,9 @@ def test_what_the_client_sent_before_the_backend_was_there_is_not_lost(start, do
     assert server.receive(10) == b"early bird"
 
 
-def test_a_client_that_sends_all_and_leaves_before_the_backend_was_there_is_still_delivered(start, door, call):
+def test_a_client_that_sends_all_and_leaves_before_the_backend_was_there_is_still_delivered(
+    start, door, call
+):
     back = door()
     relay = start([back.address])
     client = call(relay)
@@ -147,7 +152,10 @@ def test_a_client_that_resumes_is_logged_and_counted_as_resumed(start, backend, 
     assert relay.record(0)["resumed"] is False
     assert relay.record(1)["resumed"] is True
     assert relay.record(1)["subject"] == relay.record(0)["subject"] != ""
-    assert (relay.value("relay_handshakes_total", "inbound", "ok"), relay.value("relay_handshakes_total", "inbound", "resumed")) == (1, 1)
+    assert (
+        relay.value("relay_handshakes_total", "inbound", "ok"),
+        relay.value("relay_handshakes_total", "inbound", "resumed"),
+    ) == (1, 1)
 
 
 def test_the_backend_sees_a_resumption_from_the_second_connection_on(start, backend, call):
@@ -163,16 +171,26 @@ def test_the_backend_sees_a_resumption_from_the_second_connection_on(start, back
     assert relay.value("relay_handshakes_total", "outbound", "resumed") == 3
 
 
-def test_the_protocol_negotiated_with_the_client_is_what_the_backend_is_offered(start, door, pair, pki):
+def test_the_protocol_negotiated_with_the_client_is_what_the_backend_is_offered(
+    start, door, pair, pki
+):
     back = door(alpn=("http/1.1", "h2"))
     relay = start([back.address], route='alpn = ["h2", "http/1.1"]')
-    client, server = pair(relay, back, context=client_context(pki, pki.client, alpn=("http/1.1", "h2")))
-    assert (client.tls.selected_alpn_protocol(), server.tls.selected_alpn_protocol()) == ("h2", "h2")
+    client, server = pair(
+        relay, back, context=client_context(pki, pki.client, alpn=("http/1.1", "h2"))
+    )
+    assert (client.tls.selected_alpn_protocol(), server.tls.selected_alpn_protocol()) == (
+        "h2",
+        "h2",
+    )
     client.close()
     server.close()
     assert relay.record()["alpn"] == "h2"
     other, server = pair(relay, back, context=client_context(pki, pki.client, alpn=("http/1.1",)))
-    assert (other.tls.selected_alpn_protocol(), server.tls.selected_alpn_protocol()) == ("http/1.1", "http/1.1")
+    assert (other.tls.selected_alpn_protocol(), server.tls.selected_alpn_protocol()) == (
+        "http/1.1",
+        "http/1.1",
+    )
 
 
 def test_the_backend_sees_the_machine_certificate_and_the_log_the_clients(start, door, pair):
@@ -185,7 +203,12 @@ def test_the_backend_sees_the_machine_certificate_and_the_log_the_clients(start,
     record = relay.record()
     assert "alice" in record["subject"]
     assert record["serial"]
-    assert (record["route"], record["pool"], record["backend"], record["why"]) == ("default", "main", "b1", "balanced")
+    assert (record["route"], record["pool"], record["backend"], record["why"]) == (
+        "default",
+        "main",
+        "b1",
+        "balanced",
+    )
 
 
 def test_an_idle_session_costs_at_most_80_kib_of_private_memory(start, door, pair):
@@ -215,7 +238,10 @@ def test_a_thousand_sessions_leave_nothing_for_the_collector_that_is_off(start, 
             client.send(b"x")
             assert client.receive(1) == b"x"
             client.close()
-        wait_until(lambda: relay.value("relay_sessions_closed_total", "finished") == done + sessions, "all sessions to end")
+        wait_until(
+            lambda: relay.value("relay_sessions_closed_total", "finished") == done + sessions,
+            "all sessions to end",
+        )
 
     # The worker is a fork of the test run: it copies what it changes of that memory first.
     run(500)

@@ -49,7 +49,11 @@ def test_no_memory_is_no_resources_and_nobody_is_blamed(start, backend, pki, sta
     relay.let_it_turn(2)
     records = relay.records()
     reasons = {record["reason"] for record in records}
-    assert reasons <= {"finished", "no_resources"}, [r for r in records if r["reason"] not in {"finished", "no_resources"}][:3]
+    assert reasons <= {"finished", "no_resources"}, [
+        r for r in records if r["reason"] not in {"finished", "no_resources"}
+    ][:3]
     assert sum(record["reason"] == "no_resources" for record in records) >= 40
-    assert all("memory" in record["remedy"] for record in records if record["reason"] == "no_resources")
+    assert all(
+        "memory" in record["remedy"] for record in records if record["reason"] == "no_resources"
+    )
     assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0

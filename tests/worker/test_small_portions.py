@@ -65,7 +65,10 @@ def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmentin
             pass
     record = relay.record()
     # With little overhead (TLS 1.2) the certificates are too long before there are too many records.
-    assert (record["reason"] in {"tls_error", "chain_too_long"}, record["side"]) == (True, "inbound")
+    assert (record["reason"] in {"tls_error", "chain_too_long"}, record["side"]) == (
+        True,
+        "inbound",
+    )
     assert "tiny records" in record["detail"] or "bytes of certificates" in record["detail"]
 
 

@@ -85,7 +85,9 @@ def big_hello(size):
     suites = b"\x13\x01" * max(1, (size - 60_000) // 2)  # one extension has 65,535 bytes at most
     body = b"\x03\x03" + bytes(32) + b"\0" + len(suites).to_bytes(2, "big") + suites + b"\x01\0"
     padding = size - 4 - len(body) - 2 - 4
-    body += (padding + 4).to_bytes(2, "big") + b"\0\x15" + padding.to_bytes(2, "big") + bytes(padding)
+    body += (
+        (padding + 4).to_bytes(2, "big") + b"\0\x15" + padding.to_bytes(2, "big") + bytes(padding)
+    )
     message = b"\x01" + len(body).to_bytes(3, "big") + body
     chunks = [message[at : at + 16_384] for at in range(0, len(message), 16_384)]
     return b"".join(b"\x16\x03\x01" + len(chunk).to_bytes(2, "big") + chunk for chunk in chunks)
@@ -118,7 +120,9 @@ def test_half_a_hello_is_waited_for_until_hello_s_is_over(busy, visit):
 
 
 def test_a_hello_of_72000_bytes_is_refused(busy, visit):
-    assert read_to_end(visit(big_hello(72_000))) == b"\x15\x03\x03\x00\x02\x02\x2f", "illegal_parameter"
+    assert read_to_end(visit(big_hello(72_000))) == b"\x15\x03\x03\x00\x02\x02\x2f", (
+        "illegal_parameter"
+    )
     check_refusal(busy, "malformed_hello")
 
 
@@ -149,7 +153,10 @@ def test_no_name_where_one_is_needed_is_refused(busy, pki):
 def test_a_client_that_stops_after_its_hello_is_closed_after_handshake_s(busy, visit):
     sock = visit(client_hello())
     assert read_to_end(sock)[:1] == b"\x16", "our half of the handshake"
-    assert check_refusal(busy, "handshake_timeout", route="app.example.com")["sni"] == "app.example.com"
+    assert (
+        check_refusal(busy, "handshake_timeout", route="app.example.com")["sni"]
+        == "app.example.com"
+    )
 
 
 def test_a_client_that_resets_in_its_handshake_is_gone(busy, visit):
@@ -182,13 +189,17 @@ def test_a_client_with_a_wrong_certificate_is_told_by_an_alert(busy, pki, kind, 
 
 def test_a_certificate_with_its_intermediate_is_let_in(start, door, pair, pki):
     back = door()
-    client, server = pair(start([back.address]), back, context=client_context(pki, pki.client_intermediate_sent))
+    client, server = pair(
+        start([back.address]), back, context=client_context(pki, pki.client_intermediate_sent)
+    )
     client.send(b"x")
     assert server.receive(1) == b"x"
 
 
 def test_a_client_that_no_allow_rule_matches_is_told_by_an_alert(start, backend, call, pki):
-    relay = start([backend().address], route='allow = { cn = ["bob"], san_uri = ["spiffe://corp/*"] }')
+    relay = start(
+        [backend().address], route='allow = { cn = ["bob"], san_uri = ["spiffe://corp/*"] }'
+    )
     with pytest.raises(ssl.SSLError, match=r"(?i)alert.bad.certificate"):
         knock(relay.port, client_context(pki, pki.client))
     record = relay.record()
@@ -239,7 +250,12 @@ def test_a_hello_cut_into_tiny_records_is_served(start, door, pki, stack):
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()
     message = out.read()[5:]
-    sock.sendall(b"".join(b"\x16\x03\x01" + len(message[at : at + 40]).to_bytes(2, "big") + message[at : at + 40] for at in range(0, len(message), 40)))
+    sock.sendall(
+        b"".join(
+            b"\x16\x03\x01" + len(message[at : at + 40]).to_bytes(2, "big") + message[at : at + 40]
+            for at in range(0, len(message), 40)
+        )
+    )
     while True:
         into.write(sock.recv(65536))
         try:

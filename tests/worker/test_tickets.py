@@ -15,7 +15,11 @@ from tests.support.worker import client_context, connect, receive, wait_until
 def valid_for(pki, directory, seconds):
     """A client certificate that expires so soon, and when that is."""
     until = (datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0)
-    return write(directory, f"client-{seconds}", pki.authority.issue(Wanted("alice", purposes=("client",), not_after=until))), until.timestamp()
+    return write(
+        directory,
+        f"client-{seconds}",
+        pki.authority.issue(Wanted("alice", purposes=("client",), not_after=until)),
+    ), until.timestamp()
 
 
 def ask(relay, context, session=None):
@@ -37,7 +41,9 @@ def ask_twice(relay, context):
 def test_a_client_whose_issuer_only_it_has_shown_is_verified_anew_every_time(start, backend, pki):
     # TLS 1.2 has promised its ticket before it sees the certificate; but there a resumption gives no new one, so TICKET_LIFETIME_S bounds it.
     relay = start([backend().address])
-    assert not ask_twice(relay, client_context(pki, pki.client_intermediate_sent, version=TLSVersion.TLSv1_3))
+    assert not ask_twice(
+        relay, client_context(pki, pki.client_intermediate_sent, version=TLSVersion.TLSv1_3)
+    )
     assert ask_twice(relay, client_context(pki, pki.client, version=TLSVersion.TLSv1_3))
     assert [relay.record(i)["reason"] for i in range(4)] == ["finished"] * 4
 
@@ -58,20 +64,27 @@ def test_a_client_gets_no_ticket_that_outlives_its_certificate(start, backend, p
     assert ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_2))
 
 
-def test_a_resumption_gives_no_ticket_that_outlives_the_certificate_either(start, backend, pki, tmp_path):
+def test_a_resumption_gives_no_ticket_that_outlives_the_certificate_either(
+    start, backend, pki, tmp_path
+):
     relay = start([backend().address])
     files, until_at = valid_for(pki, tmp_path, TICKET_LIFETIME_S + 6)
     context = client_context(pki, files, version=TLSVersion.TLSv1_3)
     _, first = ask(relay, context)
     resumed, second = ask(relay, context, first)
     assert (resumed, second.id != first.id) == (True, True), "a new ticket"
-    wait_until(lambda: time.time() > until_at - TICKET_LIFETIME_S, "the certificate to be valid for less than a ticket")
+    wait_until(
+        lambda: time.time() > until_at - TICKET_LIFETIME_S,
+        "the certificate to be valid for less than a ticket",
+    )
     resumed, third = ask(relay, context, second)
     assert (resumed, third.id) == (True, second.id), "no new ticket"
 
 
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
-def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(start, backend, pki, tmp_path, version):
+def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(
+    start, backend, pki, tmp_path, version
+):
     relay = start([backend().address])
     files, until_at = valid_for(pki, tmp_path, 2)
     context = client_context(pki, files, version=version)
@@ -85,5 +98,7 @@ def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(start,
         ask(relay, context, session)
     record = relay.record(1)
     assert (record["reason"], record["resumed"], record["side"]) == ("expired", True, "inbound")
-    assert record["detail"].startswith("certificate has expired; this was the certificate of an earlier session that the client resumed")
+    assert record["detail"].startswith(
+        "certificate has expired; this was the certificate of an earlier session that the client resumed"
+    )
     assert record["subject"] == "CN=alice"

@@ -59,7 +59,9 @@ class _Findings:
 
     def doubts(self, place: str) -> bool:
         """Whether this place lies in something that was replaced."""
-        return place in self.doubtful or any(place[: match.start()] in self.doubtful for match in _STEP.finditer(place))
+        return place in self.doubtful or any(
+            place[: match.start()] in self.doubtful for match in _STEP.finditer(place)
+        )
 
 
 def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[Problem]:
@@ -72,7 +74,9 @@ def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[
     _addresses(found, config)
     for problem, compared in check_admin(config.admin):
         found.add(problem.where, problem.what, problem.remedy, compared=compared)
-    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+    for where, listener in zip(
+        listener_places([each.name for each in config.listener]), config.listener, strict=True
+    ):
         _listener(found, where, listener, config)
     for name, pool in config.pool.items():
         _pool(found, pool_place(name), name, pool)
@@ -82,26 +86,49 @@ def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[
 
 
 def _log(found: _Findings, log: Log) -> None:
-    unknown = [match[1] for match in _STRFTIME.finditer(log.access) if match[1] not in _STRFTIME_FIELDS]
+    unknown = [
+        match[1] for match in _STRFTIME.finditer(log.access) if match[1] not in _STRFTIME_FIELDS
+    ]
     for each in unknown:
         shown = f"%{ascii(each)[1:-1]}" if each else "a single % at its end"
-        found.add("log.access", f"{quoted(log.access)} has {shown}, which is no field of strftime", "use fields like %Y%m%d or %H, and %% for a percent sign")
+        found.add(
+            "log.access",
+            f"{quoted(log.access)} has {shown}, which is no field of strftime",
+            "use fields like %Y%m%d or %H, and %% for a percent sign",
+        )
     if not log.access.isprintable():
-        found.add("log.access", "contains line breaks or control characters", 'name a file, or "-" for stdout')
+        found.add(
+            "log.access",
+            "contains line breaks or control characters",
+            'name a file, or "-" for stdout',
+        )
         return
     # "%%" alone is a percent sign and makes no rotation.
     constant = all(match[1] == "%" for match in _STRFTIME.finditer(log.access))
     asked = "access_rotate_s" in log.model_fields_set
-    if asked and constant and (log.access not in {"", "-"} or log.access_rotate_s != Log().access_rotate_s):
+    if (
+        asked
+        and constant
+        and (log.access not in {"", "-"} or log.access_rotate_s != Log().access_rotate_s)
+    ):
         what = f"has no effect: log.access is {quoted(log.access)}, which is the same file at all times"
-        found.add("log.access_rotate_s", what, "put fields like %Y%m%d into log.access, or remove this key", compared=["log.access"])
+        found.add(
+            "log.access_rotate_s",
+            what,
+            "put fields like %Y%m%d into log.access, or remove this key",
+            compared=["log.access"],
+        )
 
 
 def _addresses(found: _Findings, config: Config) -> None:
     """Everything we bind."""
     taken: dict[str, tuple[str, tuple[str, int]]] = {}
     places = listener_places([each.name for each in config.listener])
-    bound = [(f"{where}.listen[{index}]", text) for where, listener in zip(places, config.listener, strict=True) for index, text in enumerate(listener.listen)]
+    bound = [
+        (f"{where}.listen[{index}]", text)
+        for where, listener in zip(places, config.listener, strict=True)
+        for index, text in enumerate(listener.listen)
+    ]
     if config.admin.listen and config.admin.unix_path is None:
         bound.append(("admin.listen", config.admin.listen))
     for where, text in bound:
@@ -112,11 +139,21 @@ def _addresses(found: _Findings, config: Config) -> None:
             continue
         if not is_ip(host):
             example = f"127.0.0.1:{port}" if host == "localhost" else f"0.0.0.0:{port}"
-            found.add(where, f"{quoted(text)} is not an IP address", f"write an address of this machine, for example {quoted(example)}; a name may stand for several, or change")
+            found.add(
+                where,
+                f"{quoted(text)} is not an IP address",
+                f"write an address of this machine, for example {quoted(example)}; a name may stand for several, or change",
+            )
         else:
             for first, (other, bound_first) in taken.items():
                 if overlap((host, port), bound_first):
-                    found.add(where, f"{quoted(text)} is taken already by {first}" + (f", {quoted(other)}" if other != text else ""), "give each its own address or port", compared=[first])
+                    found.add(
+                        where,
+                        f"{quoted(text)} is taken already by {first}"
+                        + (f", {quoted(other)}" if other != text else ""),
+                        "give each its own address or port",
+                        compared=[first],
+                    )
                     break
             taken[where] = text, (host, port)
 
@@ -129,11 +166,23 @@ def _adopt(found: _Findings, where: str, error: ConfigError) -> None:
 def _listener(found: _Findings, where: str, listener: Listener, config: Config) -> None:
     names = [each.name for each in config.listener]
     if not NAME.fullmatch(listener.name):
-        found.add(f"{where}.name", f"{quoted(listener.name)} cannot name a listener in logs and metrics", _NAME_REMEDY)
+        found.add(
+            f"{where}.name",
+            f"{quoted(listener.name)} cannot name a listener in logs and metrics",
+            _NAME_REMEDY,
+        )
     elif names.count(listener.name) > 1 and where != f"listener[{names.index(listener.name)}]":
-        found.add(f"{where}.name", f"{quoted(listener.name)} names listener[{names.index(listener.name)}] already", "give each listener a name of its own")
+        found.add(
+            f"{where}.name",
+            f"{quoted(listener.name)} names listener[{names.index(listener.name)}] already",
+            "give each listener a name of its own",
+        )
     if listener.accept_proxy:
-        found.add(f"{where}.accept_proxy", f"true is {_LATER}", "remove it; clients must connect without a PROXY header")
+        found.add(
+            f"{where}.accept_proxy",
+            f"true is {_LATER}",
+            "remove it; clients must connect without a PROXY header",
+        )
     for index, route in enumerate(listener.route):
         _route(found, f"{where}.route[{index}]", route, config)
     _reach(found, where, listener.route)
@@ -144,31 +193,68 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
         _sni(found, f"{where}.sni[{index}]", pattern)
     if route.pool not in config.pool:
         meant = nearest(route.pool, config.pool)
-        remedy = f"did you mean {quoted(meant)}?" if meant else f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
-        found.add(f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"])
+        remedy = (
+            f"did you mean {quoted(meant)}?"
+            if meant
+            else f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
+        )
+        found.add(
+            f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"]
+        )
     else:
         found.add_compared(check_route(where, route, config.pool[route.pool]))
     files = {name: getattr(route, name) for name in _ROUTE_FILES}
     if route.mode == "passthrough":
-        found.add(f"{where}.mode", f'"passthrough" is {_LATER}', "remove it, and give the route certificate, private_key and client_ca")
-        for name in sorted(route.model_fields_set & (_TLS_KEYS | {"client_crl", "allow", "alpn", "session_tickets", *_ROUTE_FILES})):
-            found.add(f"{where}.{name}", "does not apply: a passthrough route does not see inside TLS", "remove it, or remove mode", compared=[f"{where}.mode"])
+        found.add(
+            f"{where}.mode",
+            f'"passthrough" is {_LATER}',
+            "remove it, and give the route certificate, private_key and client_ca",
+        )
+        for name in sorted(
+            route.model_fields_set
+            & (_TLS_KEYS | {"client_crl", "allow", "alpn", "session_tickets", *_ROUTE_FILES})
+        ):
+            found.add(
+                f"{where}.{name}",
+                "does not apply: a passthrough route does not see inside TLS",
+                "remove it, or remove mode",
+                compared=[f"{where}.mode"],
+            )
     else:
         for name, file in files.items():
             if file is None:
-                found.add(f"{where}.{name}", "is missing", _FILE_REMEDIES[name], compared=[f"{where}.mode"])
+                found.add(
+                    f"{where}.{name}",
+                    "is missing",
+                    _FILE_REMEDIES[name],
+                    compared=[f"{where}.mode"],
+                )
     if route.client_crl:
-        found.add(f"{where}.client_crl", f"revocation lists are {_LATER}", "remove it; until then take revoked certificates out with allow, or change the CA")
+        found.add(
+            f"{where}.client_crl",
+            f"revocation lists are {_LATER}",
+            "remove it; until then take revoked certificates out with allow, or change the CA",
+        )
     _tls(found, where, route)
     for index, protocol in enumerate(route.alpn):
         if not 1 <= len(protocol) <= 255 or not (protocol.isascii() and protocol.isprintable()):
             found.add(
-                f"{where}.alpn[{index}]", f"{quoted(protocol)} is no protocol name", 'write 1 to 255 printable ASCII characters, for example "h2", "http/1.1" or "postgresql"'
+                f"{where}.alpn[{index}]",
+                f"{quoted(protocol)} is no protocol name",
+                'write 1 to 255 printable ASCII characters, for example "h2", "http/1.1" or "postgresql"',
             )
         elif protocol in route.alpn[:index]:
-            found.add(f"{where}.alpn[{index}]", f"{quoted(protocol)} is in the list already", "remove it")
-    if sum(len(each) + 1 for each in route.alpn) > 65_535:  # RFC 7301, 3.1: the list's length is two bytes
-        found.add(f"{where}.alpn", "is longer than a TLS extension can be", "name only the protocols that the pool's backends speak")
+            found.add(
+                f"{where}.alpn[{index}]", f"{quoted(protocol)} is in the list already", "remove it"
+            )
+    if (
+        sum(len(each) + 1 for each in route.alpn) > 65_535
+    ):  # RFC 7301, 3.1: the list's length is two bytes
+        found.add(
+            f"{where}.alpn",
+            "is longer than a TLS extension can be",
+            "name only the protocols that the pool's backends speak",
+        )
     _allow(found, f"{where}.allow", route.allow, given="allow" in route.model_fields_set)
 
 
@@ -182,7 +268,11 @@ def _sni(found: _Findings, where: str, pattern: str) -> None:
         )
     elif "*" in name:
         what = "takes every name" if pattern == "*" else "has a * that is not its whole first label"
-        found.add(where, f"{quoted(pattern)} {what}", 'write "*.example.com" for all names one label longer; a route without sni takes everything')
+        found.add(
+            where,
+            f"{quoted(pattern)} {what}",
+            'write "*.example.com" for all names one label longer; a route without sni takes everything',
+        )
     elif why := why_no_host_name(name):
         found.add(where, f"{quoted(pattern)} {why}", "write a host name, or *. and a host name")
 
@@ -199,10 +289,21 @@ def _reach(found: _Findings, where: str, routes: Sequence[Route]) -> None:
         for index, pattern in enumerate(route.sni):
             place = f"{here}.sni[{index}]"
             first = taken.get(pattern)
-            if first is None and (wild := taken.get(f"*.{pattern.partition('.')[2]}", place)).rpartition(".sni")[0] != here:
+            if (
+                first is None
+                and (wild := taken.get(f"*.{pattern.partition('.')[2]}", place)).rpartition(".sni")[
+                    0
+                ]
+                != here
+            ):
                 first = wild  # inside one route a name beside its own wildcard is no mistake, and it makes the route's label
             if first is not None:
-                found.add(place, f"{quoted(pattern)} can never match: {first} takes it first", "put the more special route before the other, or remove this name", compared=[first])
+                found.add(
+                    place,
+                    f"{quoted(pattern)} can never match: {first} takes it first",
+                    "put the more special route before the other, or remove this name",
+                    compared=[first],
+                )
             taken.setdefault(pattern, place)
 
 
@@ -215,31 +316,60 @@ def _allow(found: _Findings, where: str, allow: Allow, *, given: bool) -> None:
     for index, text in enumerate(allow.san_uri):
         if any("**" in segment and segment != "**" for segment in text.split("/")):
             what = f"{quoted(text)} has a ** that is not a whole path segment"
-            found.add(f"{where}.san_uri[{index}]", what, 'write "*" for a part of a segment, and "/**" for whole ones')
+            found.add(
+                f"{where}.san_uri[{index}]",
+                what,
+                'write "*" for a part of a segment, and "/**" for whole ones',
+            )
     for kind in ("cn", "san_uri", "ou"):
         for index, text in enumerate(getattr(allow, kind)):
             if not text or not text.isprintable():
-                found.add(f"{where}.{kind}[{index}]", f"{quoted(text)} can match nothing", "remove it, or write what the certificate says")
+                found.add(
+                    f"{where}.{kind}[{index}]",
+                    f"{quoted(text)} can match nothing",
+                    "remove it, or write what the certificate says",
+                )
     for index, pattern in enumerate(allow.san_dns):
         name = pattern.removeprefix("*.")
         why = "has a * that is not its whole first label" if "*" in name else why_no_host_name(name)
         if why:
-            found.add(f"{where}.san_dns[{index}]", f"{quoted(pattern)} {why}", 'write a host name, or "*.example.com" for all names one label longer')
+            found.add(
+                f"{where}.san_dns[{index}]",
+                f"{quoted(pattern)} {why}",
+                'write a host name, or "*.example.com" for all names one label longer',
+            )
     for index, fingerprint in enumerate(allow.fingerprint_sha256):
         if not _FINGERPRINT.fullmatch(fingerprint):
             remedy = "write 64 hexadecimal digits, with or without colons; see: openssl x509 -in FILE -noout -fingerprint -sha256"
-            found.add(f"{where}.fingerprint_sha256[{index}]", f"{quoted(fingerprint)} is no SHA-256 fingerprint ({len(fingerprint)} characters without colons)", remedy)
+            found.add(
+                f"{where}.fingerprint_sha256[{index}]",
+                f"{quoted(fingerprint)} is no SHA-256 fingerprint ({len(fingerprint)} characters without colons)",
+                remedy,
+            )
 
 
 def _tls(found: _Findings, where: str, settings: Route | Pool) -> None:
     for name in ("ciphers_tls12", "ciphersuites_tls13", "groups"):
         if not getattr(settings, name):
-            found.add(f"{where}.{name}", "is empty, and nobody could connect", "remove it to have the default, or name at least one")
+            found.add(
+                f"{where}.{name}",
+                "is empty, and nobody could connect",
+                "remove it to have the default, or name at least one",
+            )
         elif not (getattr(settings, name).isascii() and getattr(settings, name).isprintable()):
             # OpenSSL reads up to a null character, and would not see what the relay appends.
-            found.add(f"{where}.{name}", "contains characters that no cipher or group has in its name", "write OpenSSL's names, separated by colons")
+            found.add(
+                f"{where}.{name}",
+                "contains characters that no cipher or group has in its name",
+                "write OpenSSL's names, separated by colons",
+            )
     if settings.min_version == "TLSv1.3" and "ciphers_tls12" in settings.model_fields_set:
-        found.add(f"{where}.ciphers_tls12", 'has no effect beside min_version = "TLSv1.3"', "remove it, or lower min_version", compared=[f"{where}.min_version"])
+        found.add(
+            f"{where}.ciphers_tls12",
+            'has no effect beside min_version = "TLSv1.3"',
+            "remove it, or lower min_version",
+            compared=[f"{where}.min_version"],
+        )
 
 
 def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
@@ -247,7 +377,11 @@ def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", _NAME_REMEDY)
     found.add_compared(check_stickiness(where, pool))
     if pool.send_proxy:
-        found.add(f"{where}.send_proxy", f"{quoted(pool.send_proxy)} is {_LATER}", "remove it; backends see the relay's address")
+        found.add(
+            f"{where}.send_proxy",
+            f"{quoted(pool.send_proxy)} is {_LATER}",
+            "remove it; backends see the relay's address",
+        )
     for problem in check_health(where, pool):
         found.add(problem.where, problem.what, problem.remedy)
     _tls(found, where, pool)
@@ -256,29 +390,49 @@ def _pool(found: _Findings, where: str, name: str, pool: Pool) -> None:
         here = f"{where}.backend[{index}]"
         if not _BACKEND_ROUTE.fullmatch(backend.route):
             remedy = r'use 1 to 64 printable ASCII characters without spaces and without . ; , " \, for example "worker1"'
-            found.add(f"{here}.route", f"{quoted(backend.route)} cannot be the end of a cookie value", remedy)
+            found.add(
+                f"{here}.route",
+                f"{quoted(backend.route)} cannot be the end of a cookie value",
+                remedy,
+            )
         elif backend.route in routes[:index]:
             first = f"{where}.backend[{routes.index(backend.route)}]"
-            found.add(f"{here}.route", f"{quoted(backend.route)} is the route of {first} already", "give each backend of a pool a route of its own", compared=[f"{first}.route"])
+            found.add(
+                f"{here}.route",
+                f"{quoted(backend.route)} is the route of {first} already",
+                "give each backend of a pool a route of its own",
+                compared=[f"{first}.route"],
+            )
         try:
             parse_address(backend.address, min_port=1)
         except ConfigError as error:
             _adopt(found, f"{here}.address", error)
         if backend.name and not is_ip(backend.name) and (why := why_no_host_name(backend.name)):
-            found.add(f"{here}.name", f"{quoted(backend.name)} {why}", "write the name, or the IP address, that the backend's certificate carries")
+            found.add(
+                f"{here}.name",
+                f"{quoted(backend.name)} {why}",
+                "write the name, or the IP address, that the backend's certificate carries",
+            )
 
 
 def _files_of_pools(found: _Findings, config: Config) -> None:
     """A pool that a terminating route leads to opens TLS connections of its own."""
     terminating: dict[str, str] = {}
-    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+    for where, listener in zip(
+        listener_places([each.name for each in config.listener]), config.listener, strict=True
+    ):
         for index, route in enumerate(listener.route):
             if route.mode == "terminate":
                 terminating.setdefault(route.pool, f"{where}.route[{index}]")
     for name, first in terminating.items():
         for key in _POOL_FILES:
             if name in config.pool and getattr(config.pool[name], key) is None:
-                found.add(f"{pool_place(name)}.{key}", f"is missing, and {first} leads here", _FILE_REMEDIES[key], compared=[f"{first}.mode", f"{first}.pool"])
+                found.add(
+                    f"{pool_place(name)}.{key}",
+                    f"is missing, and {first} leads here",
+                    _FILE_REMEDIES[key],
+                    compared=[f"{first}.mode", f"{first}.pool"],
+                )
 
 
 def _unused_pools(found: _Findings, config: Config) -> None:
@@ -289,4 +443,6 @@ def _unused_pools(found: _Findings, config: Config) -> None:
     meant = {nearest(name, config.pool) for name in used - config.pool.keys()}
     for name in config.pool:
         if name not in used | meant and not unsure:
-            found.add(pool_place(name), "no route leads to this pool", "name it in a route, or remove it")
+            found.add(
+                pool_place(name), "no route leads to this pool", "name it in a route, or remove it"
+            )

@@ -74,7 +74,12 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
     level = Level.WARNING if served else Level.ERROR
     for certificate in certificates:
         found = (*ill_timed[certificate], *faults[certificate])
-        said = [Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where, bool(sound)) for what, remedy in found]
+        said = [
+            Finding(
+                level, str(use.file), subject_of(certificate), what, remedy, use.where, bool(sound)
+            )
+            for what, remedy in found
+        ]
         if not said:
             said = list(_judge_good_ca(use, certificate, bundle, now))
         yield from said
@@ -88,7 +93,14 @@ def judge_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Findi
     size = sum(2 + len(name) for name in names)
     if size > MOST_NAMES_BYTES:
         what = f"the names of its {len(names)} CAs take {size} bytes, and a TLS message has room for {MOST_NAMES_BYTES}: every handshake would fail"
-        yield Finding(Level.ERROR, str(use.file), "", what, "set send_ca_names = false in the route, or name fewer CAs", use.where)
+        yield Finding(
+            Level.ERROR,
+            str(use.file),
+            "",
+            what,
+            "set send_ca_names = false in the route, or name fewer CAs",
+            use.where,
+        )
 
 
 def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> list[Certificate]:
@@ -101,38 +113,81 @@ def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> 
 
 
 def _ill_timed(certificate: Certificate, now: datetime) -> list[tuple[str, str]]:
-    return [(what, remedy) for level, what, remedy in dates(certificate, now) if level is Level.ERROR]
+    return [
+        (what, remedy) for level, what, remedy in dates(certificate, now) if level is Level.ERROR
+    ]
 
 
-def _judge_good_ca(use: AuthorityUse, certificate: Certificate, bundle: _Bundle, now: datetime) -> Iterator[Finding]:
+def _judge_good_ca(
+    use: AuthorityUse, certificate: Certificate, bundle: _Bundle, now: datetime
+) -> Iterator[Finding]:
     subject = subject_of(certificate)
     for _, what, _ in dates(certificate, now):
-        yield Finding(Level.WARNING, str(use.file), subject, what, "add its successor to the file, and reload", use.where)
+        yield Finding(
+            Level.WARNING,
+            str(use.file),
+            subject,
+            what,
+            "add its successor to the file, and reload",
+            use.where,
+        )
     if not is_ca(certificate):
         what = "is not a CA certificate: as a trusted self-signed certificate it vouches for itself alone"
-        yield Finding(Level.WARNING, str(use.file), subject, what, "name the file of the CA, unless exactly this peer is meant", use.where)
+        yield Finding(
+            Level.WARNING,
+            str(use.file),
+            subject,
+            what,
+            "name the file of the CA, unless exactly this peer is meant",
+            use.where,
+        )
     elif strict := bundle.refusal_of(certificate, strict=True):
-        what = f"would be refused by strict verification (X509_STRICT): {strict.words}" + blame(strict, certificate)
-        yield Finding(Level.INFO, str(use.file), subject, what, "nothing needs to be done with default settings", use.where)
+        what = f"would be refused by strict verification (X509_STRICT): {strict.words}" + blame(
+            strict, certificate
+        )
+        yield Finding(
+            Level.INFO,
+            str(use.file),
+            subject,
+            what,
+            "nothing needs to be done with default settings",
+            use.where,
+        )
 
 
 def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterator[tuple[str, str]]:
     """Why nothing that this certificate issued would be accepted, dates aside."""
     if not is_ca(certificate) and not is_self_signed(certificate):
         usage = key_usage_of(certificate)
-        lacking = "its keyUsage lacks keyCertSign" if usage is not None and not usage.key_cert_sign else "its basicConstraints do not say so"
-        yield f"is not a CA certificate: {lacking}", f"put the certificate of its issuer, {quoted(name_of(certificate.issuer))}, there"
+        lacking = (
+            "its keyUsage lacks keyCertSign"
+            if usage is not None and not usage.key_cert_sign
+            else "its basicConstraints do not say so"
+        )
+        yield (
+            f"is not a CA certificate: {lacking}",
+            f"put the certificate of its issuer, {quoted(name_of(certificate.issuer))}, there",
+        )
         return
     ekus = ekus_of(certificate)
     if ekus is not None and NEEDED_EKU[role] not in ekus:
-        yield f"may not vouch for a {role}: its extendedKeyUsage has only {', '.join(ekus)}", "name the CA that issues these certificates"
+        yield (
+            f"may not vouch for a {role}: its extendedKeyUsage has only {', '.join(ekus)}",
+            "name the CA that issues these certificates",
+        )
     if (weakness := weakness_of(certificate)) and weakness.refused:
-        yield weakness.what, "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more"
+        yield (
+            weakness.what,
+            "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more",
+        )
     if broken := broken_extensions(certificate):
         yield f"{broken}: OpenSSL trusts nothing that it issued", f"replace it, or {REISSUE}"
         return
     refusal = bundle.refusal_of(certificate)
     if refusal and not is_self_signed(certificate) and not bundle.issuers.of(certificate):
-        yield f"is an intermediate, and its issuer {quoted(name_of(certificate.issuer))} is not in this file: OpenSSL trusts a path only up to a root", "append the root to the file"
+        yield (
+            f"is an intermediate, and its issuer {quoted(name_of(certificate.issuer))} is not in this file: OpenSSL trusts a path only up to a root",
+            "append the root to the file",
+        )
     elif refusal:
         yield f"is refused by OpenSSL: {refusal.words}" + blame(refusal, certificate), "replace it"

@@ -62,7 +62,9 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(found, key=lambda finding: list(Level).index(finding.level))
 
 
-def fine(said: Iterable[Finding], where: str, file: str, certificates: Certificates) -> Iterator[Finding]:
+def fine(
+    said: Iterable[Finding], where: str, file: str, certificates: Certificates
+) -> Iterator[Finding]:
     """One INFO line for each certificate that nothing worse was said of."""
     blamed = {finding.subject for finding in said if finding.level is not Level.INFO}
     for certificate in certificates:
@@ -77,14 +79,22 @@ def dates(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str,
     if now > end:
         yield Level.ERROR, f"expired on {day(end)}, {days(now - end)} ago", "renew it, and reload"
     elif now < begin:
-        yield Level.ERROR, f"is not valid before {day(begin)}, {days(begin - now)} from now", "compare this machine's clock with that of its CA, or have it issued anew"
+        yield (
+            Level.ERROR,
+            f"is not valid before {day(begin)}, {days(begin - now)} from now",
+            "compare this machine's clock with that of its CA, or have it issued anew",
+        )
     elif end - now < SOON:
         yield Level.WARNING, f"expires on {day(end)}, in {days(end - now)}", "renew it, and reload"
 
 
 def blame(refusal: Refusal, certificate: Certificate) -> str:
     """Which certificate a refusal is about, when it is another one."""
-    return "" if refusal.certificate == certificate else f" (of {quoted(subject_of(refusal.certificate))})"
+    return (
+        ""
+        if refusal.certificate == certificate
+        else f" (of {quoted(subject_of(refusal.certificate))})"
+    )
 
 
 def quoted(text: str) -> str:

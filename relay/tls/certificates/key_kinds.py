@@ -70,7 +70,9 @@ def unfit_key(certificate: Certificate, groups: str, *, to_servers: bool) -> Unf
         bound = _unfit_pss(certificate.spki) if algorithm == _RSA_PSS else None
         return bound or _unfit_size(algorithm, bits)
     if algorithm.startswith(_ML_DSA):
-        what = "has an ML-DSA key, which only peers with TLS 1.3 and a new library (OpenSSL 3.5) know"
+        what = (
+            "has an ML-DSA key, which only peers with TLS 1.3 and a new library (OpenSSL 3.5) know"
+        )
         return Unfit(what, f"for other peers {_REMEDY}", refused=False)
     if algorithm != _EC:
         kind = _OTHERS.get(algorithm, f"of an unknown kind ({algorithm or 'unreadable'})")
@@ -84,10 +86,14 @@ def unfit_key(certificate: Certificate, groups: str, *, to_servers: bool) -> Unf
     if curve in _BRAINPOOL:
         name, *others = _BRAINPOOL[curve]
         asked = not named.isdisjoint(each.lower() for each in (name, *others))
-        what = f"has an EC key on {name}, which TLS peers do not accept unless they are set up for it"
+        what = (
+            f"has an EC key on {name}, which TLS peers do not accept unless they are set up for it"
+        )
         return Unfit(what, _REMEDY, refused=not asked)
     name = _OTHER_CURVES.get(curve, curve or "a curve without a name")
-    what = f"has an EC key on {name}, which TLS 1.3 has no signature for and TLS peers do not accept"
+    what = (
+        f"has an EC key on {name}, which TLS 1.3 has no signature for and TLS peers do not accept"
+    )
     return Unfit(what, _REMEDY, refused=True)
 
 
@@ -103,7 +109,9 @@ def _unfit_pss(spki: bytes) -> Unfit | None:
     name, size = _PSS_HASHES.get(hash_oid, (_OTHER_HASHES.get(hash_oid, hash_oid), 0))
     if salt <= size:
         return None
-    what = f"has an RSA-PSS key that is bound to {name}" + (f" with {salt} bytes of salt" if size else "")
+    what = f"has an RSA-PSS key that is bound to {name}" + (
+        f" with {salt} bytes of salt" if size else ""
+    )
     remedy = f"{_REMEDY}; an RSA-PSS key may be bound to SHA-256, SHA-384 or SHA-512"
     return Unfit(f"{what}, for which TLS has no signature", remedy, refused=True)
 
@@ -128,5 +136,7 @@ def _pss_bound(spki: bytes) -> tuple[str, int] | None:
 def _unfit_size(algorithm: str, bits: int) -> Unfit | None:
     if algorithm.startswith("1.2.840.113549") and bits > _LONG_RSA_BITS:
         what = f"has an RSA key of {bits} bits, and each handshake costs about {bits**3 / 2.2e10:.0f} ms of CPU"
-        return Unfit(what, "RSA of 3072 bits or EC P-256 is as good for years to come", refused=False)
+        return Unfit(
+            what, "RSA of 3072 bits or EC P-256 is as good for years to come", refused=False
+        )
     return None

@@ -189,52 +189,97 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
         # A root in the file is not sent, so its end does not matter to anybody.
         unsent = certificate is not leaf and is_self_signed(certificate)
         for level, what, remedy in dates(certificate, now):
-            said = finding(Level.WARNING if unsent else level, what, "remove it from the file" if unsent else remedy, certificate)
+            said = finding(
+                Level.WARNING if unsent else level,
+                what,
+                "remove it from the file" if unsent else remedy,
+                certificate,
+            )
             yield replace(said, passing=not unsent)
         if not unsent and (weakness := weakness_of(certificate)):
             yield finding(
-                Level.ERROR if weakness.refused else Level.WARNING, weakness.what, "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256", certificate
+                Level.ERROR if weakness.refused else Level.WARNING,
+                weakness.what,
+                "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256",
+                certificate,
             )
         if not unsent and (broken := broken_extensions(certificate)):
             what = f"{broken}: every peer that uses OpenSSL refuses the connection"
             yield finding(Level.ERROR, what, REISSUE, certificate)
     if refusal := refusal_of(leaf, trusted=(leaf,), role=role, partial=True):
-        yield finding(Level.ERROR, f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}", f"issue a certificate with extendedKeyUsage {NEEDED_EKU[role]}")
+        yield finding(
+            Level.ERROR,
+            f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}",
+            f"issue a certificate with extendedKeyUsage {NEEDED_EKU[role]}",
+        )
     elif (usage := key_usage_of(leaf)) is not None and not usage.digital_signature:
-        yield finding(Level.WARNING, "its keyUsage lacks digitalSignature, which TLS 1.3 and every ECDHE cipher use it for", "issue it with keyUsage digitalSignature")
+        yield finding(
+            Level.WARNING,
+            "its keyUsage lacks digitalSignature, which TLS 1.3 and every ECDHE cipher use it for",
+            "issue it with keyUsage digitalSignature",
+        )
     for judge_chain in (_chain_findings, judge_constraints):
         yield from (finding(*each) for each in judge_chain(pair.chain, role, known))
     anchors = (*known.above(pair.chain), *filter(is_self_signed, rest))
-    if not refusal_of(leaf, rest, anchors, role=role) and (strict := refusal_of(leaf, rest, anchors, role=role, strict=True)):
-        what = f"would be refused by peers that verify strictly (X509_STRICT): {strict.words}" + blame(strict, leaf)
+    if not refusal_of(leaf, rest, anchors, role=role) and (
+        strict := refusal_of(leaf, rest, anchors, role=role, strict=True)
+    ):
+        what = (
+            f"would be refused by peers that verify strictly (X509_STRICT): {strict.words}"
+            + blame(strict, leaf)
+        )
         yield finding(Level.INFO, what, "nothing needs to be done for peers with default settings")
     yield from _judge_mode(use)
 
 
-def _chain_findings(chain: Certificates, role: Role, known: Issuers) -> Iterator[tuple[Level, str, str, Certificate]]:
+def _chain_findings(
+    chain: Certificates, role: Role, known: Issuers
+) -> Iterator[tuple[Level, str, str, Certificate]]:
     for below, above in pairwise(chain):
         if not issued_by(below, above):
             what = f"is followed by {quoted(subject_of(above))}, which did not issue it; its issuer is {quoted(name_of(below.issuer))}"
-            yield Level.WARNING, what, "order the file: the leaf, its issuer, that one's issuer; remove what does not belong to the chain", below
+            yield (
+                Level.WARNING,
+                what,
+                "order the file: the leaf, its issuer, that one's issuer; remove what does not belong to the chain",
+                below,
+            )
             return
     last = chain[-1]
     if is_self_signed(last):
         if len(chain) == 1:
-            yield Level.WARNING, "is self-signed: each peer must be given this very certificate to trust it", "issue it by a CA the peers trust", last
+            yield (
+                Level.WARNING,
+                "is self-signed: each peer must be given this very certificate to trust it",
+                "issue it by a CA the peers trust",
+                last,
+            )
             return
     elif not (issuers := known.of(last)):
         what = f"the chain ends here: its issuer {quoted(name_of(last.issuer))} is neither in this file nor in any configured CA file"
         # A file that ends with a CA is what public CAs hand out, their root is in the peers' hands; a lone leaf is the usual mistake.
         level = Level.INFO if len(chain) > 1 and is_ca(last) else Level.WARNING
-        yield level, what, "if that is an intermediate, append it to the file; a root need not be there", last
+        yield (
+            level,
+            what,
+            "if that is an intermediate, append it to the file; a root need not be there",
+            last,
+        )
         return
     elif not any(map(is_self_signed, issuers)):
         what = f"its issuer {quoted(name_of(last.issuer))} is an intermediate that is not in this file, so peers that know only the root will refuse it"
         yield Level.WARNING, what, "append the intermediate certificates to the file", last
     anchors = (*known.above(chain), *filter(is_self_signed, chain))
     refusal = refusal_of(chain[0], chain[1:], anchors, role=role)
-    if refusal and refusal.code not in NAME_CONSTRAINT_CODES and refusal.certificate != chain[0]:  # what is wrong with the leaf itself was said
-        yield Level.WARNING, f"OpenSSL would refuse this chain: {refusal.words}", "issue this CA certificate anew, or leave it out of the path", refusal.certificate
+    if (
+        refusal and refusal.code not in NAME_CONSTRAINT_CODES and refusal.certificate != chain[0]
+    ):  # what is wrong with the leaf itself was said
+        yield (
+            Level.WARNING,
+            f"OpenSSL would refuse this chain: {refusal.words}",
+            "issue this CA certificate anew, or leave it out of the path",
+            refusal.certificate,
+        )
 
 
 def _judge_key(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
@@ -259,12 +304,25 @@ def _uncovered(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[s
         return
     carried = {name.lower() for name in names.dns} if names else set()
     if not carried and not (names and names.ip):
-        yield "carries no name: it has no subjectAltName with a DNS name or an IP address, and clients do not look at the common name", "issue it with the names clients connect to"
+        yield (
+            "carries no name: it has no subjectAltName with a DNS name or an IP address, and clients do not look at the common name",
+            "issue it with the names clients connect to",
+        )
         return
-    missing = [pattern for pattern in patterns if pattern.lower() not in carried and f"*.{pattern.lower().partition('.')[2]}" not in carried]
+    missing = [
+        pattern
+        for pattern in patterns
+        if pattern.lower() not in carried
+        and f"*.{pattern.lower().partition('.')[2]}" not in carried
+    ]
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        yield f"does not carry {shown} of the route's sni, so clients that connect by that name will refuse it", "issue it with every name of the route, or give those names their own route"
+        shown = ", ".join(missing[:5]) + (
+            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
+        yield (
+            f"does not carry {shown} of the route's sni, so clients that connect by that name will refuse it",
+            "issue it with every name of the route, or give those names their own route",
+        )
 
 
 def _judge_mode(use: PairUse) -> Iterator[Finding]:
@@ -273,14 +331,28 @@ def _judge_mode(use: PairUse) -> Iterator[Finding]:
     except OSError:  # it was readable a moment ago; the loader says so when it is not
         return
     if mode & 0o004:
-        yield Finding(Level.WARNING, str(use.private_key), "", f"every user of this machine can read this private key (mode {mode:04o})", f"chmod 600 {use.private_key}", use.where)
+        yield Finding(
+            Level.WARNING,
+            str(use.private_key),
+            "",
+            f"every user of this machine can read this private key (mode {mode:04o})",
+            f"chmod 600 {use.private_key}",
+            use.where,
+        )
 
 
 def _judge_kinship(use: PairUse, pair: KeyPair, backend_ca: Trust) -> Iterator[Finding]:
     """Backends and gateways commonly share a CA: would this pool's backend_ca accept the machine certificate?"""
     if backend_ca.refusal_of(pair.leaf, pair.chain[1:]):
         what = f"does not lead to this pool's backend_ca, it is issued by {quoted(name_of(pair.leaf.issuer))}; backends that trust only their own CA will refuse it"
-        yield Finding(Level.INFO, pair.file, subject_of(pair.leaf), what, "nothing, if the backends' client CA is another one on purpose", use.where)
+        yield Finding(
+            Level.INFO,
+            pair.file,
+            subject_of(pair.leaf),
+            what,
+            "nothing, if the backends' client CA is another one on purpose",
+            use.where,
+        )
 
 
 def _why_unfit(leaf: Certificate, role: Role, refusal: Refusal) -> str:
@@ -288,8 +360,10 @@ def _why_unfit(leaf: Certificate, role: Role, refusal: Refusal) -> str:
     if ekus is not None and NEEDED_EKU[role] not in ekus:
         return f"its extendedKeyUsage has only {', '.join(ekus)}"
     usage = key_usage_of(leaf)
-    if usage is not None and not (usage.digital_signature or usage.key_agreement or (role is Role.SERVER and usage.key_encipherment)):
+    if usage is not None and not (
+        usage.digital_signature
+        or usage.key_agreement
+        or (role is Role.SERVER and usage.key_encipherment)
+    ):
         return "its keyUsage lacks digitalSignature"
     return refusal.words
-
-

@@ -140,7 +140,10 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
         # The call above lets them pass, verification in the peer's handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
-        return Weakness(f"is signed with {old}, which OpenSSL refuses at its default security level", refused=True)
+        return Weakness(
+            f"is signed with {old}, which OpenSSL refuses at its default security level",
+            refused=True,
+        )
     size = certificate.key.bits
     # RSA and DSA sizes are in the thousands, those of curves in the hundreds.
     if size < 224 or 521 < size < 2048:

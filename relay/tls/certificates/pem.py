@@ -82,7 +82,9 @@ class AuthorityUse:
 
 def pairs_of(config: Config) -> Iterator[PairUse]:
     """Every certificate with its key, in the configuration's order; a key that is not named is in the certificate's file."""
-    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+    for where, listener in zip(
+        listener_places([each.name for each in config.listener]), config.listener, strict=True
+    ):
         for index, route in enumerate(listener.route):
             if route.certificate is not None:
                 yield PairUse(
@@ -107,16 +109,24 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
 
 def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     """Every CA file, in the configuration's order."""
-    for where, listener in zip(listener_places([each.name for each in config.listener]), config.listener, strict=True):
+    for where, listener in zip(
+        listener_places([each.name for each in config.listener]), config.listener, strict=True
+    ):
         for index, route in enumerate(listener.route):
             if route.client_ca is not None:
-                yield AuthorityUse(f"{where}.route[{index}].client_ca", route.client_ca, names_sent=route.send_ca_names)
+                yield AuthorityUse(
+                    f"{where}.route[{index}].client_ca",
+                    route.client_ca,
+                    names_sent=route.send_ca_names,
+                )
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
             yield AuthorityUse(f"{pool_place(name)}.backend_ca", pool.backend_ca, pool=name)
 
 
-def load_key_pair(where: str, certificate: Path, private_key: Path, files: Files | None = None) -> KeyPair:
+def load_key_pair(
+    where: str, certificate: Path, private_key: Path, files: Files | None = None
+) -> KeyPair:
     """Read a certificate file (leaf first, then its chain) and the key of the leaf, which may be in the same file.
 
     Raises ConfigError with every problem found in the two files.
@@ -161,7 +171,9 @@ def certificates_of(config: Config, files: Files | None = None) -> tuple[Certifi
     problems: list[Problem] = []
     found: dict[tuple[str, str], CertificateInfo] = {}
     files = files or Files()
-    named = {use.certificate: use.where for use in pairs_of(config)} | {use.file: use.where for use in authorities_of(config)}
+    named = {use.certificate: use.where for use in pairs_of(config)} | {
+        use.file: use.where for use in authorities_of(config)
+    }
     for file, where in named.items():
         for certificate in _read_chain(where, file, problems, files):
             info = describe(certificate, str(file))
@@ -184,19 +196,37 @@ def _read(where: str, file: Path, problems: list[Problem], files: Files) -> byte
     except IsADirectoryError:
         problems.append(Problem(where, f"{file} is a directory", "name the PEM file in it"))
     except FileNotFoundError:
-        problems.append(Problem(where, f"{file} does not exist", "create it, or correct the path (relative paths start at the configuration file)"))
+        problems.append(
+            Problem(
+                where,
+                f"{file} does not exist",
+                "create it, or correct the path (relative paths start at the configuration file)",
+            )
+        )
     except PermissionError:
-        problems.append(Problem(where, f"{file} may not be read by this user", "give the user that starts the relay read permission, or start it as root with relay.user set"))
+        problems.append(
+            Problem(
+                where,
+                f"{file} may not be read by this user",
+                "give the user that starts the relay read permission, or start it as root with relay.user set",
+            )
+        )
     except OSError as error:
-        problems.append(Problem(where, f"{file} cannot be read: {error.strerror}", "name a PEM file"))
+        problems.append(
+            Problem(where, f"{file} cannot be read: {error.strerror}", "name a PEM file")
+        )
     else:
         if len(data) <= MAX_FILE_BYTES:
             return data
-        problems.append(Problem(where, f"{file} is larger than {MAX_FILE_BYTES} bytes", "name a PEM file"))
+        problems.append(
+            Problem(where, f"{file} is larger than {MAX_FILE_BYTES} bytes", "name a PEM file")
+        )
     return None
 
 
-def _read_chain(where: str, file: Path, problems: list[Problem], files: Files) -> tuple[Certificate, ...]:
+def _read_chain(
+    where: str, file: Path, problems: list[Problem], files: Files
+) -> tuple[Certificate, ...]:
     return tuple(read_certificates(where, file, problems, files))
 
 
@@ -243,22 +273,42 @@ def _subject_in(der: bytes) -> str:
         return ""
 
 
-def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem], files: Files) -> PKey | None:
+def _read_key(
+    where: str, file: Path, certificate: Path, problems: list[Problem], files: Files
+) -> PKey | None:
     # What is wrong with reading a file of both was said about the certificate.
     data = _read(where, file, [] if file == certificate else problems, files)
     if data is None:
         return None
     keys = [block for block in read_blocks(data) if block.label.endswith("PRIVATE KEY")]
     if not keys:
-        remedy = "set private_key (of a pool: machine_key), or append the key to the certificate file" if file == certificate else "name the file that has the PRIVATE KEY block"
-        problems.append(Problem(where, f"{file} has no private key in it", advice_for(data, remedy)))
+        remedy = (
+            "set private_key (of a pool: machine_key), or append the key to the certificate file"
+            if file == certificate
+            else "name the file that has the PRIVATE KEY block"
+        )
+        problems.append(
+            Problem(where, f"{file} has no private key in it", advice_for(data, remedy))
+        )
         return None
     if len(keys) > 1:
-        problems.append(Problem(where, f"{file} has {len(keys)} private keys in it", "leave only the one that belongs to the certificate"))
+        problems.append(
+            Problem(
+                where,
+                f"{file} has {len(keys)} private keys in it",
+                "leave only the one that belongs to the certificate",
+            )
+        )
         return None
     [block] = keys
     if block.encrypted:
-        problems.append(Problem(where, f"the private key in {file} is encrypted", f"decrypt it with: openssl pkey -in {file} -out NEW_FILE, and protect NEW_FILE with chmod 600"))
+        problems.append(
+            Problem(
+                where,
+                f"the private key in {file} is encrypted",
+                f"decrypt it with: openssl pkey -in {file} -out NEW_FILE, and protect NEW_FILE with chmod 600",
+            )
+        )
         return None
     try:
         if block.fault:
@@ -270,7 +320,9 @@ def _read_key(where: str, file: Path, certificate: Path, problems: list[Problem]
         return None
 
 
-def _mismatch(where: str, certificate: Path, private_key: Path, chain: tuple[Certificate, ...], key: PKey) -> Iterator[Problem]:
+def _mismatch(
+    where: str, certificate: Path, private_key: Path, chain: tuple[Certificate, ...], key: PKey
+) -> Iterator[Problem]:
     for position, candidate in enumerate(chain):
         if fits(candidate, key):
             if position:
@@ -283,4 +335,6 @@ def _mismatch(where: str, certificate: Path, private_key: Path, chain: tuple[Cer
         what = f'{certificate} does not start with its leaf: certificate 1 is the CA "{name_of(chain[0].subject)}", the leaf is "{name_of(leaf.subject)}"'
         yield Problem(where, what, _ORDER)
     what = f'the private key in {private_key} does not belong to the certificate "{name_of(chain[0].subject)}" in {certificate}'
-    yield Problem(where, what, "name the key it was issued for, or issue a certificate for this key")
+    yield Problem(
+        where, what, "name the key it was issued for, or issue a certificate for this key"
+    )

@@ -39,7 +39,9 @@ class Block(NamedTuple):
     @property
     def encrypted(self) -> bool:
         """Whether it is a private key under a passphrase (RFC 5958, or RFC 1421's header)."""
-        return self.label.startswith("ENCRYPTED") or b"ENCRYPTED" in self.text[:200].split(b"\n\n")[0]
+        return (
+            self.label.startswith("ENCRYPTED") or b"ENCRYPTED" in self.text[:200].split(b"\n\n")[0]
+        )
 
 
 def read_blocks(data: bytes) -> list[Block]:
@@ -50,7 +52,9 @@ def read_blocks(data: bytes) -> list[Block]:
         name = line[2].decode("ascii")
         if line[1] == b"BEGIN":
             if start >= 0:
-                found.append(_broken(label, "has no END line; the file was cut, or put together wrongly"))
+                found.append(
+                    _broken(label, "has no END line; the file was cut, or put together wrongly")
+                )
             label, start = name, line.end()
         elif start >= 0:
             if name == label:
@@ -69,7 +73,9 @@ def _broken(label: str, fault: str) -> Block:
 
 def _block(label: str, body: bytes) -> Block:
     lines = [line.strip() for line in body.splitlines()]
-    text = b"\n".join((f"-----BEGIN {label}-----".encode(), *lines[1:], f"-----END {label}-----\n".encode()))
+    text = b"\n".join(
+        (f"-----BEGIN {label}-----".encode(), *lines[1:], f"-----END {label}-----\n".encode())
+    )
     try:
         data = binascii.a2b_base64(b"".join(_without_headers(lines)), strict_mode=True)
     except ValueError as error:
@@ -92,7 +98,11 @@ def advice_for(data: bytes, otherwise: str) -> str:
             return _ADVICE_BY_LABEL[block.label]
     if not data.strip():
         return f"the file is empty; {otherwise}"
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or b"-\0-\0-\0" in data[:4096] or b"\0-\0-" in data[:4096]:
+    if (
+        data[:2] in {b"\xff\xfe", b"\xfe\xff"}
+        or b"-\0-\0-\0" in data[:4096]
+        or b"\0-\0-" in data[:4096]
+    ):
         return "it is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"
     if data[:4] == b"\xfe\xed\xfe\xed":
         return "it is a Java key store; export with: keytool -importkeystore -deststoretype pkcs12, then openssl pkcs12 -nodes"

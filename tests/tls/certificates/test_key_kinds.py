@@ -72,7 +72,11 @@ def good(request, pki, tmp_path):
 
 
 def findings(pki, *, level=Level.ERROR, **differences):
-    return [each for each in judge(config_of(pki, **differences), datetime.now(UTC)) if each.level is level]
+    return [
+        each
+        for each in judge(config_of(pki, **differences), datetime.now(UTC))
+        if each.level is level
+    ]
 
 
 @both_versions
@@ -122,7 +126,9 @@ def pss_parameters(hash_number, salt):
     ],
 )
 @both_versions
-def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(pki, tmp_path, parameters, said, version):
+def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(
+    pki, tmp_path, parameters, said, version
+):
     odd, key = rsa_pss(parameters)
     files = write_odd(tmp_path, "key", odd, pki.authority)
     files.key.write_bytes(key)
@@ -136,7 +142,11 @@ def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(pki, tmp_pa
 def test_brainpool_is_a_warning_where_groups_name_it(pki, tmp_path):
     """Who names the curve has peers that are set up for it."""
     files = write_odd(tmp_path, "key", Odd(key=BAD["brainpoolP256r1"]()), pki.authority)
-    shown = {"certificate": files.certificate, "private_key": files.key, "groups": "X25519:brainpoolP256r1"}
+    shown = {
+        "certificate": files.certificate,
+        "private_key": files.key,
+        "groups": "X25519:brainpoolP256r1",
+    }
     assert findings(pki, routes=(shown,)) == []
     [warning] = findings(pki, level=Level.WARNING, routes=(shown,))
     assert "brainpoolP256r1" in warning.what
@@ -144,13 +154,21 @@ def test_brainpool_is_a_warning_where_groups_name_it(pki, tmp_path):
 
 def test_a_curve_that_groups_lack_is_told_where_tls12_servers_refuse_it(pki, tmp_path):
     files = write_odd(tmp_path, "key", Odd(key=GOOD["P-521"]()), pki.authority)
-    machine = {"machine_certificate": files.certificate, "machine_key": files.key, "groups": "X25519:P-256"}
+    machine = {
+        "machine_certificate": files.certificate,
+        "machine_key": files.key,
+        "groups": "X25519:P-256",
+    }
     [warning] = findings(pki, level=Level.WARNING, **machine)
-    assert warning.what == "has a key on P-521, which groups does not name: TLS 1.2 servers refuse it"
+    assert (
+        warning.what == "has a key on P-521, which groups does not name: TLS 1.2 servers refuse it"
+    )
     assert findings(pki, level=Level.WARNING, min_version="TLSv1.3", **machine) == []
     shown = {"certificate": files.certificate, "private_key": files.key, "groups": "X25519:P-256"}
     assert findings(pki, level=Level.WARNING, routes=(shown,)) == []
-    with meet_client(route_of(pki, **shown), client_context(pki, pki.client, VERSIONS["TLSv1.2"])) as met:
+    with meet_client(
+        route_of(pki, **shown), client_context(pki, pki.client, VERSIONS["TLSv1.2"])
+    ) as met:
         assert met.reason == "done"
 
 
@@ -159,7 +177,10 @@ def test_a_client_key_on_a_curve_that_the_route_lacks_is_told_as_such(pki, tmp_p
     route = route_of(pki, groups="X25519:P-256")
     with meet_client(route, client_context(pki, files, VERSIONS["TLSv1.2"])) as met:
         assert met.reason == "no_shared_group"
-        assert met.result.detail == "the key of the certificate is on a curve that groups does not name"
+        assert (
+            met.result.detail
+            == "the key of the certificate is on a curve that groups does not name"
+        )
 
 
 @pytest.mark.parametrize("kind", [*BAD, "P-521"])
@@ -192,7 +213,9 @@ def constraints(*permitted):
     return sequence(tlv(0xA0, *(sequence(tlv(0x82, each.encode())) for each in permitted)))
 
 
-@pytest.mark.parametrize("root", ["authority", "foreign_authority"], ids=["root known", "root unknown"])
+@pytest.mark.parametrize(
+    "root", ["authority", "foreign_authority"], ids=["root known", "root unknown"]
+)
 @pytest.mark.parametrize("what", ["gateway", "machine"])
 def test_a_certificate_outside_the_name_constraints_of_its_ca_is_told(pki, tmp_path, what, root):
     """`check` says which CA limits it; every client that looks would refuse the connection.
@@ -202,18 +225,28 @@ def test_a_certificate_outside_the_name_constraints_of_its_ca_is_told(pki, tmp_p
     key = ec.generate_private_key(ec.SECP256R1())
     subject = name(attribute(CN, "Issuing constrained"))
     limits = extension("2.5.29.30", constraints("corp.test"), tlv(1, b"\xff"))
-    below, _ = make(Odd(subject=subject, key=key, extensions=(limits,)), getattr(pki, root), ca=True)
+    below, _ = make(
+        Odd(subject=subject, key=key, extensions=(limits,)), getattr(pki, root), ca=True
+    )
     signer = Signer(subject, key)
     outside = write_odd(tmp_path, "outside", Odd(), signer)
-    inside = write_odd(tmp_path, "inside", Odd(san=extension("2.5.29.17", dns("a.corp.test"))), signer)
+    inside = write_odd(
+        tmp_path, "inside", Odd(san=extension("2.5.29.17", dns("a.corp.test"))), signer
+    )
     for files, count in ((outside, 1), (inside, 0)):
         files.certificate.write_bytes(files.certificate.read_bytes() + pem(below))
         shown = {"certificate": files.certificate, "private_key": files.key}
         machine = {"machine_certificate": files.certificate, "machine_key": files.key}
         differences = {"routes": (shown,)} if what == "gateway" else machine
-        found = [each for each in findings(pki, level=Level.WARNING, **differences) if "nameConstraints" in each.what]
+        found = [
+            each
+            for each in findings(pki, level=Level.WARNING, **differences)
+            if "nameConstraints" in each.what
+        ]
         assert len(found) == count
-        assert all('"CN=Issuing constrained" may not issue all of its names' in each.what for each in found)
+        assert all(
+            '"CN=Issuing constrained" may not issue all of its names' in each.what for each in found
+        )
 
 
 def test_a_very_long_rsa_key_is_warned_about_with_its_price(pki):

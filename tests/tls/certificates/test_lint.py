@@ -21,10 +21,32 @@ CLIENT_CA, BACKEND_CA = "listener.https.route[0].client_ca", "pool.a.backend_ca"
 def judged(pki):
     """The findings about the good configuration with some files replaced."""
 
-    def judge_with(*, gateway=pki.gateway, machine=pki.machine, client_ca=pki.ca, backend_ca=pki.ca, sni=("app.example.com",), now=NOW):
-        route = Route(sni=sni, pool="a", certificate=gateway.certificate, private_key=gateway.key, client_ca=client_ca)
-        pool = Pool(machine_certificate=machine.certificate, machine_key=machine.key, backend_ca=backend_ca, backend=(Backend(route="w", address="127.0.0.1:1"),))
-        config = Config(listener=(Listener(name="https", listen=("127.0.0.1:0",), route=(route,)),), pool={"a": pool})
+    def judge_with(
+        *,
+        gateway=pki.gateway,
+        machine=pki.machine,
+        client_ca=pki.ca,
+        backend_ca=pki.ca,
+        sni=("app.example.com",),
+        now=NOW,
+    ):
+        route = Route(
+            sni=sni,
+            pool="a",
+            certificate=gateway.certificate,
+            private_key=gateway.key,
+            client_ca=client_ca,
+        )
+        pool = Pool(
+            machine_certificate=machine.certificate,
+            machine_key=machine.key,
+            backend_ca=backend_ca,
+            backend=(Backend(route="w", address="127.0.0.1:1"),),
+        )
+        config = Config(
+            listener=(Listener(name="https", listen=("127.0.0.1:0",), route=(route,)),),
+            pool={"a": pool},
+        )
         return judge(config, now)
 
     return judge_with
@@ -34,15 +56,32 @@ def bad(findings):
     for finding in findings:
         assert "\n" not in finding.what + finding.remedy
         assert finding.level is Level.INFO or finding.remedy, finding
-    return [(str(finding.level), finding.where, finding.what) for finding in findings if finding.level is not Level.INFO]
+    return [
+        (str(finding.level), finding.where, finding.what)
+        for finding in findings
+        if finding.level is not Level.INFO
+    ]
 
 
 def server(pki, **differences):
-    return pki.write(pki.authority.issue(Wanted(**{"cn": "gateway", "dns": ("app.example.com",), "purposes": ("server",), **differences})))
+    return pki.write(
+        pki.authority.issue(
+            Wanted(
+                **{
+                    "cn": "gateway",
+                    "dns": ("app.example.com",),
+                    "purposes": ("server",),
+                    **differences,
+                }
+            )
+        )
+    )
 
 
 def machine(pki, **differences):
-    return pki.write(pki.authority.issue(Wanted(**{"cn": "machine", "purposes": ("client",), **differences})))
+    return pki.write(
+        pki.authority.issue(Wanted(**{"cn": "machine", "purposes": ("client",), **differences}))
+    )
 
 
 def bundle(tmp_path, *certificates):
@@ -59,36 +98,69 @@ def test_good_certificates_are_listed_with_their_end_and_their_places(pki, judge
         (str(pki.machine.certificate), "CN=relay machine", CLIENT),
         (str(pki.ca), "CN=Test CA", f"{CLIENT_CA}, {BACKEND_CA}"),
     ]
-    assert all(f"valid until {NOW.year + 1}-" in finding.what and 'issued by "CN=Test CA"' in finding.what for finding in findings)
+    assert all(
+        f"valid until {NOW.year + 1}-" in finding.what and 'issued by "CN=Test CA"' in finding.what
+        for finding in findings
+    )
 
 
 def test_one_certificate_may_serve_both_sides_when_its_purposes_allow_it(pki, judged):
     assert bad(judged(gateway=pki.both, machine=pki.both)) == []
 
 
-@pytest.mark.parametrize("purposes", [(), ("server",), ("client",), ("server", "client"), ("code",), ("any",)], ids="-".join)
-@pytest.mark.parametrize("usages", [(), ("digital_signature",), ("key_encipherment",), ("crl_sign",)], ids="-".join)
+@pytest.mark.parametrize(
+    "purposes",
+    [(), ("server",), ("client",), ("server", "client"), ("code",), ("any",)],
+    ids="-".join,
+)
+@pytest.mark.parametrize(
+    "usages", [(), ("digital_signature",), ("key_encipherment",), ("crl_sign",)], ids="-".join
+)
 def test_the_verdict_on_purposes_is_that_of_openssl(pki, judged, purposes, usages):
     files = server(pki, purposes=purposes, key_usages=usages)
     said = output_of("openssl", "x509", "-in", files.certificate, "-noout", "-purpose")
-    errors = [(where, what) for level, where, what in bad(judged(gateway=files, machine=files)) if level == "error"]
-    assert ("SSL server : Yes\n" not in said) == any(where == SERVER and "cannot serve as a server" in what for where, what in errors)
-    assert ("SSL client : Yes\n" not in said) == any(where == CLIENT and "cannot serve as a client" in what for where, what in errors)
+    errors = [
+        (where, what)
+        for level, where, what in bad(judged(gateway=files, machine=files))
+        if level == "error"
+    ]
+    assert ("SSL server : Yes\n" not in said) == any(
+        where == SERVER and "cannot serve as a server" in what for where, what in errors
+    )
+    assert ("SSL client : Yes\n" not in said) == any(
+        where == CLIENT and "cannot serve as a client" in what for where, what in errors
+    )
 
 
 def test_what_is_lacking_is_named(pki, judged):
-    assert bad(judged(machine=pki.gateway)) == [("error", CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth")]
+    assert bad(judged(machine=pki.gateway)) == [
+        ("error", CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth")
+    ]
     usage = machine(pki, key_usages=("key_encipherment",))
-    assert bad(judged(machine=usage)) == [("error", CLIENT, "cannot serve as a client: its keyUsage lacks digitalSignature")]
-    assert "lacks digitalSignature" in bad(judged(gateway=server(pki, key_usages=("key_encipherment",))))[0][2]
+    assert bad(judged(machine=usage)) == [
+        ("error", CLIENT, "cannot serve as a client: its keyUsage lacks digitalSignature")
+    ]
+    assert (
+        "lacks digitalSignature"
+        in bad(judged(gateway=server(pki, key_usages=("key_encipherment",))))[0][2]
+    )
 
 
-def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_same(pki, judged, tmp_path):
+def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_same(
+    pki, judged, tmp_path
+):
     no_ca = tmp_path / "no.pem"
-    findings = judged(client_ca=no_ca, gateway=Files(pki.gateway.certificate, pki.machine.key, pki.gateway.issued), machine=pki.gateway)
+    findings = judged(
+        client_ca=no_ca,
+        gateway=Files(pki.gateway.certificate, pki.machine.key, pki.gateway.issued),
+        machine=pki.gateway,
+    )
     errors = [(finding.where, finding.what) for finding in findings if finding.level is Level.ERROR]
     assert (CLIENT_CA, f"{no_ca} does not exist") in errors
-    assert (SERVER, f'the private key in {pki.machine.key} does not belong to the certificate "CN=gateway" in {pki.gateway.certificate}') in errors
+    assert (
+        SERVER,
+        f'the private key in {pki.machine.key} does not belong to the certificate "CN=gateway" in {pki.gateway.certificate}',
+    ) in errors
     assert (CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth") in errors
     assert len(errors) == 3
 
@@ -103,7 +175,9 @@ def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_sam
     ],
 )
 def test_dates_are_judged(pki, judged, begins, ends, expected):
-    files = machine(pki, not_before=NOW + timedelta(days=begins), not_after=NOW + timedelta(days=ends))
+    files = machine(
+        pki, not_before=NOW + timedelta(days=begins), not_after=NOW + timedelta(days=ends)
+    )
     found = bad(judged(machine=files))
     assert len(found) == (expected is not None)
     if expected:
@@ -111,21 +185,29 @@ def test_dates_are_judged(pki, judged, begins, ends, expected):
         assert expected[1] in found[0][2]
 
 
-def test_the_end_of_an_intermediate_that_is_sent_counts_and_that_of_a_root_that_is_not_sent_does_not(pki, judged):
+def test_the_end_of_an_intermediate_that_is_sent_counts_and_that_of_a_root_that_is_not_sent_does_not(
+    pki, judged
+):
     past = {"not_before": NOW - timedelta(days=9), "not_after": NOW - timedelta(days=2)}
     expired = pki.authority.intermediate("Old Intermediate", **past)
     found = judged(machine=pki.write(expired.issue(Wanted("machine", purposes=("client",)))))
-    assert [(finding.level, finding.subject) for finding in found if finding.what.startswith("expired")] == [(Level.ERROR, "CN=Old Intermediate")]
+    assert [
+        (finding.level, finding.subject) for finding in found if finding.what.startswith("expired")
+    ] == [(Level.ERROR, "CN=Old Intermediate")]
 
     old_root = Authority.root("Old Root", **past)
     files = pki.write(old_root.issue(Wanted("machine", purposes=("client",))))
     files.certificate.write_bytes(to_pem([files.issued.certificate, old_root.certificate]))
     found = judged(machine=files)
-    assert [(finding.level, finding.subject) for finding in found if finding.what.startswith("expired")] == [(Level.WARNING, "CN=Old Root")]
+    assert [
+        (finding.level, finding.subject) for finding in found if finding.what.startswith("expired")
+    ] == [(Level.WARNING, "CN=Old Root")]
 
 
 def test_an_expired_ca_is_an_error_unless_its_successor_is_beside_it(pki, judged, tmp_path):
-    old = Authority.root("Old CA", not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(days=2)).certificate
+    old = Authority.root(
+        "Old CA", not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(days=2)
+    ).certificate
     [(level, where, what)] = bad(judged(client_ca=bundle(tmp_path, old)))
     assert (level, where) == ("error", CLIENT_CA)
     assert what.startswith("expired on")
@@ -147,7 +229,9 @@ def test_a_leaf_is_no_ca(pki, judged):
 
 
 def test_a_trusted_self_signed_leaf_vouches_for_itself_alone(pki, judged):
-    [(level, where, what)] = bad(judged(backend_ca=pki.backend_self_signed.certificate, client_ca=pki.ca))
+    [(level, where, what)] = bad(
+        judged(backend_ca=pki.backend_self_signed.certificate, client_ca=pki.ca)
+    )
     assert (level, where) == ("warning", BACKEND_CA)
     assert "vouches for itself alone" in what
 
@@ -156,7 +240,14 @@ def test_an_intermediate_without_its_root_makes_no_ca_file(pki, judged, tmp_path
     [(level, where, what)] = bad(judged(client_ca=bundle(tmp_path, pki.intermediate.certificate)))
     assert (level, where) == ("error", CLIENT_CA)
     assert 'its issuer "CN=Test CA" is not in this file' in what
-    assert bad(judged(client_ca=bundle(tmp_path, pki.intermediate.certificate, pki.authority.certificate))) == []
+    assert (
+        bad(
+            judged(
+                client_ca=bundle(tmp_path, pki.intermediate.certificate, pki.authority.certificate)
+            )
+        )
+        == []
+    )
 
 
 def test_a_missing_intermediate_is_a_warning(pki, judged):
@@ -175,18 +266,30 @@ def test_an_intermediate_known_only_to_us_should_be_sent(pki, judged, tmp_path):
 
 def test_a_chain_up_to_a_public_ca_whose_root_is_not_configured_is_no_matter(pki, judged):
     public = Authority.root("Public Root").intermediate("Public Intermediate")
-    findings = judged(gateway=pki.write(public.issue(Wanted("gateway", dns=("app.example.com",), purposes=("server",)))))
+    findings = judged(
+        gateway=pki.write(
+            public.issue(Wanted("gateway", dns=("app.example.com",), purposes=("server",)))
+        )
+    )
     assert bad(findings) == []
-    assert any(finding.level is Level.INFO and "the chain ends here" in finding.what for finding in findings)
+    assert any(
+        finding.level is Level.INFO and "the chain ends here" in finding.what
+        for finding in findings
+    )
 
 
 def test_a_chain_out_of_order_is_a_warning(pki, judged):
     lower = pki.intermediate.intermediate("Lower CA")
     files = pki.write(lower.issue(Wanted("machine", purposes=("client",))))
-    files.certificate.write_bytes(to_pem([files.issued.certificate, *reversed(files.issued.intermediates)]))
+    files.certificate.write_bytes(
+        to_pem([files.issued.certificate, *reversed(files.issued.intermediates)])
+    )
     [(level, where, what)] = bad(judged(machine=files))
     assert (level, where) == ("warning", CLIENT)
-    assert what == 'is followed by "CN=Test Intermediate CA", which did not issue it; its issuer is "CN=Lower CA"'
+    assert (
+        what
+        == 'is followed by "CN=Test Intermediate CA", which did not issue it; its issuer is "CN=Lower CA"'
+    )
 
 
 def test_a_self_signed_certificate_is_a_warning(pki, judged):
@@ -227,25 +330,89 @@ def test_a_key_too_short_for_openssl_is_an_error_on_both_sides(pki, judged, tmp_
 
 def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, judged, tmp_path):
     for arguments in (
-        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=Old CA", "-keyout", "ca.key", "-out", "ca.pem", "-days", "99"],
-        ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=machine", "-keyout", "leaf.key", "-out", "leaf.csr"],
-        ["x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-sha1", "-days", "99", "-out", "leaf.pem"],
+        [
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=Old CA",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+            "-days",
+            "99",
+        ],
+        [
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=machine",
+            "-keyout",
+            "leaf.key",
+            "-out",
+            "leaf.csr",
+        ],
+        [
+            "x509",
+            "-req",
+            "-in",
+            "leaf.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-sha1",
+            "-days",
+            "99",
+            "-out",
+            "leaf.pem",
+        ],
     ):
-        subprocess.run([program("openssl"), *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE_S)
-    found = bad(judged(machine=Files(tmp_path / "leaf.pem", tmp_path / "leaf.key", None), backend_ca=tmp_path / "ca.pem", now=datetime.now(UTC) + timedelta(minutes=1)))
-    assert found == [("error", CLIENT, "is signed with SHA1, which OpenSSL refuses at its default security level")]
+        subprocess.run(
+            [program("openssl"), *arguments],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE_S,
+        )
+    found = bad(
+        judged(
+            machine=Files(tmp_path / "leaf.pem", tmp_path / "leaf.key", None),
+            backend_ca=tmp_path / "ca.pem",
+            now=datetime.now(UTC) + timedelta(minutes=1),
+        )
+    )
+    assert found == [
+        (
+            "error",
+            CLIENT,
+            "is signed with SHA1, which OpenSSL refuses at its default security level",
+        )
+    ]
 
 
 def test_a_machine_certificate_of_another_ca_than_the_backends_is_told(pki, judged):
     findings = judged(backend_ca=pki.foreign_ca)
     assert bad(findings) == []
-    assert [finding.where for finding in findings if "does not lead to this pool's backend_ca" in finding.what] == [CLIENT]
+    assert [
+        finding.where
+        for finding in findings
+        if "does not lead to this pool's backend_ca" in finding.what
+    ] == [CLIENT]
 
 
 def test_a_private_key_that_everybody_can_read_is_a_warning(pki, judged):
     files = machine(pki)
     files.key.chmod(0o644)
-    assert bad(judged(machine=files)) == [("warning", CLIENT, "every user of this machine can read this private key (mode 0644)")]
+    assert bad(judged(machine=files)) == [
+        ("warning", CLIENT, "every user of this machine can read this private key (mode 0644)")
+    ]
     files.key.chmod(0o640)
     assert bad(judged(machine=files)) == []
 
@@ -263,7 +430,12 @@ def test_a_file_used_in_two_places_is_judged_once_with_both(pki, judged):
 
 
 def test_errors_come_first(pki, judged, tmp_path):
-    levels = [finding.level for finding in judged(machine=pki.gateway, gateway=pki.backend_self_signed, client_ca=tmp_path / "no.pem")]
+    levels = [
+        finding.level
+        for finding in judged(
+            machine=pki.gateway, gateway=pki.backend_self_signed, client_ca=tmp_path / "no.pem"
+        )
+    ]
     assert levels == sorted(levels, key=list(Level).index)
     assert set(levels) == set(Level)
 
@@ -318,7 +490,9 @@ def test_ca_names_without_room_in_the_handshake_are_an_error(pki, tmp_path):
 
     def errors(send):
         shown = {"certificate": pki.gateway.certificate, "private_key": pki.gateway.key}
-        route = Route(sni=("app.example.com",), pool="a", client_ca=file, send_ca_names=send, **shown)
+        route = Route(
+            sni=("app.example.com",), pool="a", client_ca=file, send_ca_names=send, **shown
+        )
         listener = Listener(name="https", listen=("127.0.0.1:0",), route=(route,))
         backend = Backend(route="w", address="127.0.0.1:1")
         machine = {"machine_certificate": pki.machine.certificate, "machine_key": pki.machine.key}

@@ -152,7 +152,11 @@ def test_an_extension_that_openssl_refuses_is_told_by_check(pki, tmp_path, what,
     assert error.startswith(said)
 
 
-IMPOSSIBLE = {"February 30th": b"200230000000Z", "a leap day of no leap year": b"210229000000Z", "September 31st": b"200931000000Z"}
+IMPOSSIBLE = {
+    "February 30th": b"200230000000Z",
+    "a leap day of no leap year": b"210229000000Z",
+    "September 31st": b"200931000000Z",
+}
 
 
 @pytest.mark.parametrize("date", IMPOSSIBLE)
@@ -162,7 +166,9 @@ def test_a_day_that_no_month_has_is_told_by_check(pki, tmp_path, date):
         return body[:at] + IMPOSSIBLE[date] + body[at + 13 :]
 
     files = write_odd(tmp_path, "gateway", Odd(bend=change), pki.authority)
-    [error] = errors(config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},)))
+    [error] = errors(
+        config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
+    )
     assert "has a date in a form that no TLS peer accepts" in error
 
 
@@ -170,7 +176,9 @@ def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path
     many = extension("2.5.29.17", dns("app.example.com", *(f"a{number}" for number in range(1100))))
     files = write_odd(tmp_path, "gateway", Odd(san=many), pki.authority)
     config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
-    [warning] = [each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "warning"]
+    [warning] = [
+        each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "warning"
+    ]
     assert warning == "has names that the relay cannot read: it cannot tell whether they fit"
 
 
@@ -210,7 +218,9 @@ def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
     for number in range(250):
         one = random_.choice(whole)
         text = bend(random_, pem(one)) if number % 5 == 0 else pem(bend(random_, one))
-        file.write_bytes(text + (pki.ca.read_bytes() if number % 3 else b"") + pki.gateway.key.read_bytes())
+        file.write_bytes(
+            text + (pki.ca.read_bytes() if number % 3 else b"") + pki.gateway.key.read_bytes()
+        )
         try:
             load_authorities(WHERE, file)
             load_key_pair(WHERE, file, file)
@@ -251,11 +261,17 @@ def broken(request, pki, tmp_path):
     return write_odd(tmp_path, "broken", BROKEN[request.param][0], pki.authority)
 
 
-SHOWN = [(Side.INBOUND, SSL.TLS1_2_VERSION), (Side.INBOUND, SSL.TLS1_3_VERSION), (Side.OUTBOUND, SSL.TLS1_3_VERSION)]
+SHOWN = [
+    (Side.INBOUND, SSL.TLS1_2_VERSION),
+    (Side.INBOUND, SSL.TLS1_3_VERSION),
+    (Side.OUTBOUND, SSL.TLS1_3_VERSION),
+]
 
 
 @pytest.mark.parametrize(("side", "version"), SHOWN)
-def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(broken, side, version, stack, pki):
+def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(
+    broken, side, version, stack, pki
+):
     ours, theirs = (stack.enter_context(each) for each in socket_pair())
     peer = show_broken(broken, side, version, theirs)
     if side is Side.INBOUND:
@@ -272,4 +288,7 @@ def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(broke
         if isinstance(result, Failure):
             break
     reason = "invalid_certificate" if side is Side.INBOUND else "backend_invalid_certificate"
-    assert (result.reason, result.detail) == (reason, "the certificate has an extension twice, or one that cannot be parsed; have it issued anew")
+    assert (result.reason, result.detail) == (
+        reason,
+        "the certificate has an extension twice, or one that cannot be parsed; have it issued anew",
+    )

@@ -32,22 +32,33 @@ def problems_of(certificate, key):
     with pytest.raises(ConfigError) as caught:
         load_key_pair(WHERE, certificate, key)
     problems = caught.value.problems
-    assert all(problem.where == WHERE and problem.remedy and "\n" not in str(problem) for problem in problems), problems
+    assert all(
+        problem.where == WHERE and problem.remedy and "\n" not in str(problem)
+        for problem in problems
+    ), problems
     return [problem.what for problem in problems]
 
 
 def test_a_pair_has_the_leaf_first_then_its_chain(pki):
     files = pki.client_intermediate_sent
     pair = load_key_pair(WHERE, files.certificate, files.key)
-    assert [name_of(each.subject) for each in pair.chain] == ["CN=ingrid", "CN=Test Intermediate CA"]
+    assert [name_of(each.subject) for each in pair.chain] == [
+        "CN=ingrid",
+        "CN=Test Intermediate CA",
+    ]
     assert pair.leaf is pair.chain[0]
     assert pair.file == str(files.certificate)
     assert fits(pair.leaf, pair.key)
 
 
-def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_around_them(pki, tmp_path):
+def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_around_them(
+    pki, tmp_path
+):
     issued = pki.client.issued
-    for parts in ((key_pem(issued.key), to_pem([issued.certificate])), (to_pem([issued.certificate]), key_pem(issued.key))):
+    for parts in (
+        (key_pem(issued.key), to_pem([issued.certificate])),
+        (to_pem([issued.certificate]), key_pem(issued.key)),
+    ):
         file = tmp_path / "both.pem"
         file.write_bytes(b"subject=CN = alice\n" + b"\r\n".join(parts) + b"\nthe end\n")
         assert load_key_pair(WHERE, file, file).leaf == parsed(issued.certificate)
@@ -56,12 +67,17 @@ def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_aro
 @pytest.mark.parametrize("key_type", ["ec-p256", "rsa-2048"])
 def test_both_common_kinds_of_keys_are_read(pki, key_type):
     files = pki.write(pki.authority.issue(Wanted("kind", key_type=key_type)))
-    assert load_key_pair(WHERE, files.certificate, files.key).chain == (parsed(files.issued.certificate),)
+    assert load_key_pair(WHERE, files.certificate, files.key).chain == (
+        parsed(files.issued.certificate),
+    )
 
 
 def test_missing_files_are_both_named(tmp_path):
     certificate, key = tmp_path / "no.pem", tmp_path / "no.key"
-    assert problems_of(certificate, key) == [f"{certificate} does not exist", f"{key} does not exist"]
+    assert problems_of(certificate, key) == [
+        f"{certificate} does not exist",
+        f"{key} does not exist",
+    ]
 
 
 def test_a_missing_file_of_both_is_named_once(tmp_path):
@@ -109,7 +125,10 @@ def test_a_file_that_cannot_be_a_pem_file_is_not_read_to_its_end(tmp_path):
 
 
 def test_files_without_what_they_should_hold_are_both_named(pki):
-    assert problems_of(pki.client.key, pki.client.certificate) == [f"{pki.client.key} has no PEM certificate in it", f"{pki.client.certificate} has no private key in it"]
+    assert problems_of(pki.client.key, pki.client.certificate) == [
+        f"{pki.client.key} has no PEM certificate in it",
+        f"{pki.client.certificate} has no private key in it",
+    ]
 
 
 def test_der_is_recognised(pki, tmp_path):
@@ -121,7 +140,10 @@ def test_der_is_recognised(pki, tmp_path):
 
 def test_a_damaged_certificate_is_named_by_its_number(pki, tmp_path):
     file = tmp_path / "damaged.pem"
-    file.write_bytes(pki.client.certificate.read_bytes() + b"-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n")
+    file.write_bytes(
+        pki.client.certificate.read_bytes()
+        + b"-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n"
+    )
     [what] = problems_of(file, pki.client.key)
     assert what.startswith(f"certificate 2 of 2 in {file} cannot be parsed")
 
@@ -131,7 +153,9 @@ def test_an_encrypted_key_is_refused_with_the_command_that_decrypts_it(pki, tmp_
     file = tmp_path / "encrypted.key"
     for form in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
         file.write_bytes(key.private_bytes(Encoding.PEM, form, BestAvailableEncryption(b"secret")))
-        assert problems_of(pki.client.certificate, file) == [f"the private key in {file} is encrypted"]
+        assert problems_of(pki.client.certificate, file) == [
+            f"the private key in {file} is encrypted"
+        ]
         with pytest.raises(ConfigError, match="openssl pkey -in"):
             load_key_pair(WHERE, pki.client.certificate, file)
 
@@ -145,10 +169,15 @@ def test_a_damaged_key_is_refused(pki, tmp_path):
 
 def test_a_key_of_another_certificate_is_refused_by_subject(pki):
     [what] = problems_of(pki.client.certificate, pki.machine.key)
-    assert what == f'the private key in {pki.machine.key} does not belong to the certificate "CN=alice" in {pki.client.certificate}'
+    assert (
+        what
+        == f'the private key in {pki.machine.key} does not belong to the certificate "CN=alice" in {pki.client.certificate}'
+    )
 
 
-@pytest.mark.parametrize("make_key", [ed25519.Ed25519PrivateKey.generate, lambda: rsa.generate_private_key(65537, 2048)])
+@pytest.mark.parametrize(
+    "make_key", [ed25519.Ed25519PrivateKey.generate, lambda: rsa.generate_private_key(65537, 2048)]
+)
 def test_a_key_of_another_algorithm_does_not_belong_either(pki, tmp_path, make_key):
     """OpenSSL takes one, for a second certificate that does not follow."""
     file = tmp_path / "other.key"
@@ -170,7 +199,10 @@ def test_a_ca_before_the_leaf_is_refused_even_when_the_key_fits(pki, tmp_path):
     file = tmp_path / "turned.pem"
     file.write_bytes(to_pem([*issued.intermediates, issued.certificate]))
     [what] = problems_of(file, pki.client_intermediate_sent.key)
-    assert what == f'{file} does not start with its leaf: certificate 1 is "CN=Test Intermediate CA", the key belongs to certificate 2, "CN=ingrid"'
+    assert (
+        what
+        == f'{file} does not start with its leaf: certificate 1 is "CN=Test Intermediate CA", the key belongs to certificate 2, "CN=ingrid"'
+    )
     order, mismatch = problems_of(file, pki.machine.key)
     assert 'certificate 1 is the CA "CN=Test Intermediate CA", the leaf is "CN=ingrid"' in order
     assert "does not belong" in mismatch
@@ -190,15 +222,44 @@ def test_a_ca_file_without_a_certificate_is_refused(pki):
 
 def test_a_description_says_what_openssl_says(pki):
     info = describe(parsed(pki.client.issued.certificate), "client.pem")
-    said = output_of("openssl", "x509", "-in", pki.client.certificate, "-noout", "-serial", "-subject", "-issuer", "-nameopt", "RFC2253")
-    assert said.split("\n")[:3] == [f"serial={info.serial_hex}", f"subject={info.subject}", f"issuer={info.issuer}"]
+    said = output_of(
+        "openssl",
+        "x509",
+        "-in",
+        pki.client.certificate,
+        "-noout",
+        "-serial",
+        "-subject",
+        "-issuer",
+        "-nameopt",
+        "RFC2253",
+    )
+    assert said.split("\n")[:3] == [
+        f"serial={info.serial_hex}",
+        f"subject={info.subject}",
+        f"issuer={info.issuer}",
+    ]
     assert info.not_after_at - info.not_before_at == pytest.approx(365 * 86_400 + 3600, abs=1)
 
 
 def configuration(pki, ca):
-    route = Route(sni=("app.example.com",), pool="a", certificate=pki.gateway.certificate, private_key=pki.gateway.key, client_ca=ca)
-    pool = Pool(machine_certificate=pki.machine.certificate, machine_key=pki.machine.key, backend_ca=pki.ca, backend=(Backend(route="w", address="127.0.0.1:1"),))
-    return Config(listener=(Listener(name="https", listen=("127.0.0.1:0",), route=(route, route)),), pool={"a": pool})
+    route = Route(
+        sni=("app.example.com",),
+        pool="a",
+        certificate=pki.gateway.certificate,
+        private_key=pki.gateway.key,
+        client_ca=ca,
+    )
+    pool = Pool(
+        machine_certificate=pki.machine.certificate,
+        machine_key=pki.machine.key,
+        backend_ca=pki.ca,
+        backend=(Backend(route="w", address="127.0.0.1:1"),),
+    )
+    return Config(
+        listener=(Listener(name="https", listen=("127.0.0.1:0",), route=(route, route)),),
+        pool={"a": pool},
+    )
 
 
 def test_every_configured_certificate_is_listed_once(pki):
@@ -211,7 +272,9 @@ def test_every_configured_certificate_is_listed_once(pki):
 
 
 def test_of_namesakes_in_one_file_the_first_to_expire_is_listed(pki, tmp_path):
-    renewed = Authority.root("Test CA", not_after=pki.authority.certificate.not_valid_after_utc.replace(year=2999))
+    renewed = Authority.root(
+        "Test CA", not_after=pki.authority.certificate.not_valid_after_utc.replace(year=2999)
+    )
     file = tmp_path / "renewed.pem"
     file.write_bytes(to_pem([renewed.certificate, pki.authority.certificate]))
     listed = [info for info in certificates_of(configuration(pki, file)) if info.file == str(file)]

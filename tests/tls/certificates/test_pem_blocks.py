@@ -44,11 +44,15 @@ TAKEN = {
 def test_a_file_as_tools_and_editors_leave_it_is_read(pki, tmp_path, what):
     file = tmp_path / "ca.pem"
     file.write_bytes(TAKEN[what](pki.ca.read_bytes()))
-    assert [each.subject.rfc4514_string() for each in load_authorities(WHERE, file)] == ["CN=Test CA"]
+    assert [each.subject.rfc4514_string() for each in load_authorities(WHERE, file)] == [
+        "CN=Test CA"
+    ]
 
 
 def _pkcs12(pki):
-    return pkcs12.serialize_key_and_certificates(b"x", pki.client.issued.key, pki.client.issued.certificate, None, NoEncryption())
+    return pkcs12.serialize_key_and_certificates(
+        b"x", pki.client.issued.key, pki.client.issued.certificate, None, NoEncryption()
+    )
 
 
 def _trusted(pki):
@@ -101,7 +105,10 @@ def test_a_trusted_certificate_among_others_is_not_passed_over(pki, tmp_path):
         (lambda ca: ca[: len(ca) // 2], "has no END line"),
         (lambda ca: ca[:200] + b"\n-----END CERTIFICATE-----\n", "cannot be parsed"),
         (lambda ca: ca[:100] + b"!" + ca[101:], "has damaged base64 in it"),
-        (lambda ca: ca.replace(b"END CERTIFICATE", b"END PRIVATE KEY"), "ends with END PRIVATE KEY"),
+        (
+            lambda ca: ca.replace(b"END CERTIFICATE", b"END PRIVATE KEY"),
+            "ends with END PRIVATE KEY",
+        ),
         (lambda _: b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "is empty"),
     ],
 )
@@ -118,7 +125,11 @@ def test_whose_certificate_is_damaged_is_told_where_it_can_be_read(pki, tmp_path
     at = der.find(b"\x17\x0d") + 2  # the first date
     der[at : at + 13] = b"notadateatall"
     file = tmp_path / "ca.pem"
-    file.write_bytes(b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(der)) + b"-----END CERTIFICATE-----\n")
+    file.write_bytes(
+        b"-----BEGIN CERTIFICATE-----\n"
+        + base64.encodebytes(bytes(der))
+        + b"-----END CERTIFICATE-----\n"
+    )
     [problem] = problems_of(file)
     assert '("CN=Test CA") cannot be parsed' in problem.what
 
@@ -143,7 +154,23 @@ def test_reading_takes_time_in_proportion_to_the_file():
     assert min(cpu_of(40_000) for _ in range(3)) < 10 * min(cpu_of(10_000) for _ in range(3))
 
 
-@given(st.lists(st.sampled_from([b"-----BEGIN A-----", b"-----END A-----", b"-----BEGIN PRIVATE KEY-----", b"-----END PRIVATE KEY-----", b"\n", b"AAAA", b"Proc-Type: 4,ENCRYPTED", b":", b"\0"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"-----BEGIN A-----",
+                b"-----END A-----",
+                b"-----BEGIN PRIVATE KEY-----",
+                b"-----END PRIVATE KEY-----",
+                b"\n",
+                b"AAAA",
+                b"Proc-Type: 4,ENCRYPTED",
+                b":",
+                b"\0",
+            ]
+        )
+    )
+)
 def test_no_order_of_lines_raises(parts):
     for block in read_blocks(b"".join(parts)):
         assert block.fault or block.data

@@ -16,12 +16,18 @@ from tests.support.handshakes import TLS13, client_context, meet_client, route_o
 
 BOTH = [Side.INBOUND, Side.OUTBOUND]
 LEAVES = {
-    "another extendedKeyUsage": ({"purposes": ("code",)}, "its extendedKeyUsage (codeSigning) lacks "),
+    "another extendedKeyUsage": (
+        {"purposes": ("code",)},
+        "its extendedKeyUsage (codeSigning) lacks ",
+    ),
     "keyUsage of an old key": (
         {"key_usages": ("content_commitment", "data_encipherment")},
         "its keyUsage (nonRepudiation, dataEncipherment) lacks digitalSignature",
     ),
-    "both": ({"purposes": ("code",), "key_usages": ("crl_sign",)}, "its extendedKeyUsage (codeSigning) lacks "),
+    "both": (
+        {"purposes": ("code",), "key_usages": ("crl_sign",)},
+        "its extendedKeyUsage (codeSigning) lacks ",
+    ),
 }
 
 
@@ -51,7 +57,9 @@ def made(pki, *extensions):
     )
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(
+        Encoding.DER
+    )
 
 
 def usage(**true):
@@ -75,7 +83,10 @@ def test_a_client_hears_nothing_of_it_and_the_log_everything(pki, what):
 CA = x509.BasicConstraints(ca=True, path_length=None)
 ISSUERS = {
     "no basicConstraints": ((), "it is not a CA: it has no basicConstraints"),
-    "CA:FALSE": ((x509.BasicConstraints(ca=False, path_length=None),), "it is not a CA: its basicConstraints say CA:FALSE"),
+    "CA:FALSE": (
+        (x509.BasicConstraints(ca=False, path_length=None),),
+        "it is not a CA: its basicConstraints say CA:FALSE",
+    ),
     "no keyCertSign": ((CA, usage(crl_sign=True)), "its keyUsage (cRLSign) lacks keyCertSign"),
     "an extendedKeyUsage": (
         (CA, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])),
