@@ -105,7 +105,7 @@ class ReportFile:
                 "%s: cannot be used: %s; the page shows health as it was; the checks go on",
                 self._path.parent,
                 error.strerror or error,
-            )  # noqa: TRY400  a traceback says no more
+            )
 
     @property
     def directory_fd(self) -> int:
@@ -140,7 +140,7 @@ class ReportFile:
                     "%s: cannot be written: %s; the page shows health as it was; the checks go on",
                     self._path,
                     error.strerror or error,
-                )  # noqa: TRY400  a traceback says no more
+                )
             self._failed = True
         else:
             self._failed = False

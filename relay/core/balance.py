@@ -151,8 +151,12 @@ class RoundRobin(_Balancer):
             self._turn()
 
     def pick(
-        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
-    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+        self,
+        key: bytes,  # noqa: ARG002  one interface for all balancers
+        tried: Container[int],
+        usable: Usable,
+        now_at: float = 0.0,
+    ) -> int | None:
         """The member whose turn it is, or a substitute; None when there is none left."""
         if now_at >= self._slow_until_at and self._period:
             member = self._turn()
@@ -198,8 +202,12 @@ class LeastConnections(_Balancer):
             _step(range(len(members)), self.roster.weights, self._claims)
 
     def pick(
-        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
-    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+        self,
+        key: bytes,  # noqa: ARG002  one interface for all balancers
+        tried: Container[int],
+        usable: Usable,
+        now_at: float = 0.0,
+    ) -> int | None:
         """The candidate with the least load; None when there is none left."""
         candidates = self.roster.candidates(tried, usable)
         if len(candidates) < 2:
@@ -233,8 +241,12 @@ class RandomOfTwo(_Balancer):
         self._chance = chance
 
     def pick(
-        self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
-    ) -> int | None:  # noqa: ARG002 (the interface of all balancers)
+        self,
+        key: bytes,  # noqa: ARG002  one interface for all balancers
+        tried: Container[int],
+        usable: Usable,
+        now_at: float = 0.0,
+    ) -> int | None:
         """The better of two candidates; None when there is none left."""
         candidates = self.roster.candidates(tried, usable)
         if len(candidates) < 2:

@@ -147,7 +147,7 @@ def _tls_json(
     issuer: str,
     serial: str,
     not_after: float,
-) -> str:  # noqa: PLR0917 (the pieces of one line)
+) -> str:
     return (
         f'"sni":{_quote(sni)},"alpn":{_quote(alpn)},"tls_version":{_quote(tls_version)},"cipher":{_quote(cipher)},"group":{_quote(group)},'
         f'"resumed":{"true" if resumed else "false"},"subject":{_quote(subject)},"issuer":{_quote(issuer)},"serial":{_quote(serial)},"not_after":{_date(not_after)},'

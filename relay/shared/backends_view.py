@@ -121,7 +121,7 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
     }
 
 
-def _backend(  # noqa: PLR0917
+def _backend(
     snapshot: Snapshot,
     member: tuple[str, str],
     configured: dict[str, Any],

@@ -107,7 +107,7 @@ class AdminProcess:
                 )
                 log.error(
                     "the admin process cannot be started: %s; tried again in %g s", error, delay_s
-                )  # noqa: TRY400  for operators, no traceback
+                )
                 self._start_at = now + delay_s
             self._started_at = now
             self._told_at = self._aborted_at = None

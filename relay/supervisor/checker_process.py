@@ -211,7 +211,7 @@ class CheckerProcess:
                 "the checker cannot be started: %s; backends stay as they were; tried again in %g s",
                 error,
                 delay_s,
-            )  # noqa: TRY400  for operators, no traceback
+            )
             self._start_at = now + delay_s
             return
         board.row(self._row)[PID] = self._pid

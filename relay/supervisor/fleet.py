@@ -271,7 +271,7 @@ class Fleet:
         except (OSError, StartupError) as error:
             if of_candidate:
                 self._candidate_deaths += 1
-                log.error("worker %d cannot be started: %s", slot, error)  # noqa: TRY400  for operators, no traceback
+                log.error("worker %d cannot be started: %s", slot, error)
             else:
                 self._cannot_start(now, slot, error)
 
@@ -288,7 +288,7 @@ class Fleet:
         try:
             self._sockets.reopen(slot)
         except StartupError as error:
-            log.error("slot %d stays parked: %s", slot, error)  # noqa: TRY400
+            log.error("slot %d stays parked: %s", slot, error)
             self._memory.park(now, slot)
         else:
             log.info("slot %d is tried again", slot)

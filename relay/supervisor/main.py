@@ -297,7 +297,7 @@ class Supervisor:
                 "%s: cannot write endpoints.json: %s; scripts that read it see the state before",
                 self.state.path,
                 error.strerror or error,
-            )  # noqa: TRY400  a traceback says no more
+            )
         self.notifier.ready(self.status_line())
         if first:
             log.info(

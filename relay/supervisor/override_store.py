@@ -171,7 +171,7 @@ class Overrides:
             self._save()
         except OSError as error:
             what = f"{path}: cannot be written: {error.strerror or error}; the overrides hold, but a restart would forget the last change"
-            log.error("%s", what)  # noqa: TRY400  a traceback says no more
+            log.error("%s", what)
             return what
         return ""
 
@@ -276,7 +276,7 @@ def _load(path: Path) -> dict[Member, Override]:
             path,
             why,
             aside.name,
-        )  # noqa: TRY400
+        )
         try:
             path.replace(aside)
         except OSError:

@@ -160,7 +160,7 @@ class SlotSockets:
                         bound_address(sockets[slot]),
                         slot,
                         error.strerror,
-                    )  # noqa: TRY400
+                    )
 
     def park(self, slot: int) -> None:
         """Let a slot take no clients: the kernel gives its share of new ones to the other slots.
@@ -192,7 +192,7 @@ class SlotSockets:
                     "slot %d: %s; its worker does without this address; reload to try again",
                     slot,
                     error,
-                )  # noqa: TRY400
+                )
         if failed is not None and not self.of_slot(slot):
             raise failed
 

@@ -76,7 +76,7 @@ class Upkeep:
                     self._state.path,
                     what,
                     why,
-                )  # noqa: TRY400  for operators, no traceback
+                )
             return False
         self._failures.pop(what, None)
         if made:

@@ -184,7 +184,7 @@ class _Shelf:
         return found
 
 
-def _inbound(  # noqa: PLR0917
+def _inbound(
     shelf: _Shelf,
     listener: Listener,
     index: int,

@@ -249,8 +249,8 @@ class Loop:
             log.error(
                 "bug: %s raised; its session is closed, the others go on; please report this",
                 getattr(handler, "__qualname__", handler),
-                exc_info=True,
-            )  # noqa: LOG014 (called from the handlers of run)
+                exc_info=True,  # noqa: LOG014  called from the handlers of run
+            )
         owner = getattr(handler, "__self__", None)
         give_up = getattr(owner, "on_bug", None)
         if give_up is not None:

@@ -203,7 +203,7 @@ address = "127.0.0.1:1"
 )
 def test_unfit_material_is_78_with_the_file_and_the_remedy(
     stopped, pki, tmp_path, command, change, said
-):  # noqa: PLR0917  parameters of one table
+):
     # What only disables a route is refused by a strict start.
     strict = ["--strict"] if command == "start" and "expired" in said else []
     done = stopped(body_of(pki, **change(pki, tmp_path))).command(command, *strict)

@@ -29,7 +29,7 @@ def test_one_connection_carries_request_after_request(start, door, pair):
 
 @pytest.mark.parametrize("inbound", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("outbound", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_every_pair_of_tls_versions_relays_and_is_logged(start, door, pair, pki, inbound, outbound):  # noqa: PLR0917
+def test_every_pair_of_tls_versions_relays_and_is_logged(start, door, pair, pki, inbound, outbound):
     back = door(version=outbound)
     relay = start([back.address])
     client, server = pair(relay, back, context=client_context(pki, pki.client, version=inbound))
