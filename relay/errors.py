@@ -24,19 +24,6 @@ class Side(Word):
     OUTBOUND = "outbound"
 
 
-class Stage(Word):
-    """Where in its life a session was, the states of `core.lifecycle`."""
-
-    INTAKE = "intake"
-    INBOUND_TLS = "inbound_tls"
-    SNIFF = "sniff"
-    CONNECT = "connect"
-    OUTBOUND_TLS = "outbound_tls"
-    RELAY = "relay"
-    LINGER = "linger"
-    CLOSED = "closed"
-
-
 class Reason(Word):
     """Why a session or a handshake ended. One closed list: metric label, log field and test id are the same word."""
 
@@ -249,12 +236,11 @@ class ControlError(RelayError):
 class SessionError(RelayError):
     """A session cannot go on. Never leaves the worker: it becomes one log line and one counter."""
 
-    def __init__(self, side: Side, stage: Stage, reason: Reason, detail: str = "") -> None:
+    def __init__(self, side: Side, reason: Reason, detail: str = "") -> None:
         self.side = side
-        self.stage = stage
         self.reason = reason
         self.detail = detail
-        super().__init__(f"{side} {stage}: {reason}" + (f" ({detail})" if detail else ""))
+        super().__init__(f"{side}: {reason}" + (f" ({detail})" if detail else ""))
 
 
 # ENOSPC is epoll_ctl's word for fs.epoll.max_user_watches, EADDRNOTAVAIL connect's for no free

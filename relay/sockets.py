@@ -314,21 +314,21 @@ def _answers(path: Path) -> bool:
 
 
 # What `socket.socket` is made of. Its own `accept` and constructor make a Python object and two enumeration members more: 6 µs per connection.
-Connection = socket.SocketType
+StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
 
 
-def accept(listener: socket.socket, family: int) -> tuple[Connection, Address]:
+def accept(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]:
     """One connection from the queue, non-blocking, with TCP_NODELAY and SO_KEEPALIVE from the listening socket. Raises OSError, BlockingIOError for none."""
     fd, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
-    connection = Connection(family, socket.SOCK_STREAM, 0, fd)
+    connection = StreamSocket(family, socket.SOCK_STREAM, 0, fd)
     connection.setblocking(False)
     return connection, address
 
 
-def start_connect(family: int, address: Address) -> Connection:
+def start_connect(family: int, address: Address) -> StreamSocket:
     """A non-blocking TCP socket that is connected or connecting to a resolved address. Raises OSError when the kernel refuses at once."""
-    outbound = Connection(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+    outbound = StreamSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
     try:
         outbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         outbound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

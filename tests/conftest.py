@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.backend import TlsBackend
-from tests.support.board import close_scoreboards
 from tests.support.pki import make_pki
+from tests.support.scoreboard import close_scoreboards
 
 # A shell that starts the suite in the background has it ignore SIGINT, and so would every
 # program that the tests start and interrupt.

@@ -59,7 +59,7 @@ class Settings:
         return self.is_unix or ipaddress.ip_address(self.host).is_loopback
 
 
-class Gate:
+class Access:
     """The rules over one process's secret: its tokens end with it."""
 
     def __init__(self, settings: Settings) -> None:

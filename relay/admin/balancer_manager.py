@@ -21,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from relay.admin.access import Gate, RefusedError, Settings
+from relay.admin.access import Access, RefusedError, Settings
 from relay.admin.filters import FILTERS
 from relay.admin.metrics import read_facts
-from relay.admin.supervisor_client import Link
+from relay.admin.supervisor_client import SupervisorClient
 from relay.core.overrides import parse_change
 from relay.errors import RelayError
 from relay.shared.backends_view import backends_reply
@@ -54,13 +54,15 @@ _HEADERS = {
 class BalancerManager:
     """The routes over one scoreboard. Without a link (None) it can only show."""
 
-    def __init__(self, board: Reader, link: Link | None, health_fd: int = -1) -> None:
-        self._board = board
+    def __init__(
+        self, scoreboard: Reader, link: SupervisorClient | None, health_fd: int = -1
+    ) -> None:
+        self._scoreboard = scoreboard
         self._link = link
         self._health_fd = health_fd
         greeting: dict[str, Any] = link.greeting if link is not None else {"listen": "127.0.0.1:0"}
         self._settings = Settings(**{**greeting, "hosts": tuple(greeting.get("hosts", ()))})
-        self.gate = Gate(self._settings)
+        self.gate = Access(self._settings)
         self._changing = 0
         self._templates = Environment(
             loader=PackageLoader("relay.admin"),
@@ -82,7 +84,7 @@ class BalancerManager:
         ]
 
     def _view(self, who: str) -> dict[str, Any]:
-        snapshot = self._board.snapshot()
+        snapshot = self._scoreboard.snapshot()
         facts = read_facts(snapshot)
         why = (
             self.gate.why_read_only
@@ -150,7 +152,7 @@ class BalancerManager:
             return RedirectResponse(PAGE, 303, headers=_HEADERS)
         return JSONResponse(reply, headers=_HEADERS)
 
-    async def _ask(self, link: Link, change: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, link: SupervisorClient, change: dict[str, Any]) -> dict[str, Any]:
         """The supervisor's reply to a change. Raises RefusedError, RelayError."""
         if self._changing >= CHANGES_AT_ONCE:
             raise RefusedError(

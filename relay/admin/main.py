@@ -33,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from relay.admin.access import RefusedError
 from relay.admin.balancer_manager import API, BalancerManager
 from relay.admin.metrics import RelayCollector, read_facts, routes_disabled
-from relay.admin.supervisor_client import Link
+from relay.admin.supervisor_client import SupervisorClient
 from relay.errors import RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import confine_admin, hide_memory
@@ -87,11 +87,13 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
     return ""
 
 
-def make_app(board: Reader, link: Link | None = None, health_fd: int = -1) -> Starlette:
+def make_app(
+    scoreboard: Reader, link: SupervisorClient | None = None, health_fd: int = -1
+) -> Starlette:
     """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RelayCollector(board))
-    manager = BalancerManager(board, link, health_fd)
+    registry.register(RelayCollector(scoreboard))
+    manager = BalancerManager(scoreboard, link, health_fd)
 
     async def metrics(request: Request) -> Response:
         manager.gate.admit_reader(request)
@@ -100,14 +102,14 @@ def make_app(board: Reader, link: Link | None = None, health_fd: int = -1) -> St
 
     def probe(why_not: Callable[[Snapshot, int], str]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(_: Request) -> Response:
-            why = why_not(board.snapshot(), monotonic_ms())
+            why = why_not(scoreboard.snapshot(), monotonic_ms())
             return PlainTextResponse(f"{why or 'ok'}\n", 503 if why else 200)
 
         return answer
 
     async def index(request: Request) -> Response:
         manager.gate.admit_reader(request)
-        snapshot = board.snapshot()
+        snapshot = scoreboard.snapshot()
         facts = read_facts(snapshot)
         links = "".join(
             f'<li><a href="{path}">{path}</a>: {html.escape(what)}</li>'
@@ -212,7 +214,9 @@ class _Guarded(HttpToolsProtocol):
 class _Server(uvicorn.Server):
     """uvicorn, ending with status 0 on SIGTERM and on the supervisor's death."""
 
-    def __init__(self, config: uvicorn.Config, lifeline_fd: int | None, link: Link | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, lifeline_fd: int | None, link: SupervisorClient | None
+    ) -> None:
         super().__init__(config)
         self._lifeline_fd = lifeline_fd
         self._link = link
@@ -276,11 +280,11 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     messages.setup("warning", process="admin")
-    board = Reader(options.scoreboard_fd)
-    link = Link(options.control_fd) if options.control_fd is not None else None
+    scoreboard = Reader(options.scoreboard_fd)
+    link = SupervisorClient(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.
-        make_app(board, link, options.health_fd),
+        make_app(scoreboard, link, options.health_fd),
         http=_Guarded,
         log_config=None,
         log_level="error",

@@ -103,13 +103,13 @@ class Readable(Protocol):
 class RelayCollector(Collector):
     """A prometheus_client collector over one scoreboard. Keeps the highest CPU time seen of each slot, nothing else."""
 
-    def __init__(self, board: Readable) -> None:
-        self._board = board
+    def __init__(self, scoreboard: Readable) -> None:
+        self._scoreboard = scoreboard
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
 
     def collect(self) -> Iterator[Metric]:
         """Every family of the catalogue, from one consistent snapshot. Raises RelayError when the scoreboard cannot be read."""
-        snapshot = self._board.snapshot()
+        snapshot = self._scoreboard.snapshot()
         facts = read_facts(snapshot)
         by_name: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         for series, value in snapshot.values.items():

@@ -19,7 +19,7 @@ BEAT_S = 1.0
 LINE_BYTES = 16 * 1024 * 1024
 
 
-class Link:
+class SupervisorClient:
     """One connection, one request at a time. `greeting` is the first line, which the supervisor writes before we start. Raises RelayError."""
 
     def __init__(self, fd: int) -> None:

@@ -16,7 +16,7 @@ _HELLOS = {"": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": b"\r\n\r\n\0\r\nQUIT\n\x20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CheckSettings:
     """How the backends of a pool are checked. `path` "" is the handshake alone, `alpn` what is offered, `hello` the PROXY header."""
 
     timeout_s: float
@@ -27,7 +27,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     """What came of a check. `word` is "ok", a Reason, or for the GET http_status, http_timeout, http_gone, not_http; instants are CLOCK_MONOTONIC."""
 
     label: str
@@ -47,7 +47,7 @@ class Result:
         return self.label == CHECK_OK
 
 
-def plan_of(pool: Pool, health: Health, config: Config, name: str) -> Plan:
+def plan_of(pool: Pool, health: Health, config: Config, name: str) -> CheckSettings:
     """How a pool's backends are checked. What is offered by ALPN is what sessions may offer: servers that insist on it refuse others."""
     offered = [
         route.alpn
@@ -56,7 +56,7 @@ def plan_of(pool: Pool, health: Health, config: Config, name: str) -> Plan:
         if route.pool == name and route.alpn
     ]
     alpn = "" if not offered else "http/1.1" if health.http_get else offered[0][0]
-    return Plan(
+    return CheckSettings(
         health.timeout_s,
         health.http_get,
         parse_statuses(health.http_status),

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from relay.checker.monitor import Watch
+from relay.checker.monitor import Monitor
 from relay.checker.resolver import Name
 from relay.core.health import State, Verdict
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def render_report(
-    generation: int, watches: Iterable[Watch], names: Iterable[Name]
+    generation: int, watches: Iterable[Monitor], names: Iterable[Name]
 ) -> dict[str, Any]:
     """The file's contents now."""
     now, wall = time.monotonic(), time.time()
@@ -58,12 +58,12 @@ def render_report(
     }
 
 
-def key_of(watch: Watch) -> str:
+def key_of(watch: Monitor) -> str:
     """The backend's key in the file."""
     return f"{watch.target.pool}/{watch.target.route}"
 
 
-def _backend(watch: Watch, clock: Any) -> dict[str, Any]:
+def _backend(watch: Monitor, clock: Any) -> dict[str, Any]:
     state, result = watch.state, watch.result
     found = {
         "state": state.verdict.value,
@@ -80,7 +80,7 @@ def _backend(watch: Watch, clock: Any) -> dict[str, Any]:
     return {**found, **watch.inherited, "since": found["since"]} if watch.inherited else found
 
 
-class ReportFile:
+class HealthFile:
     """Writes the file. That it cannot is said once; the checks go on.
 
     `open` comes first, while the process still has the supervisor's rights: its later user may not be able to walk down to the directory.
@@ -145,7 +145,7 @@ class ReportFile:
         else:
             self._failed = False
 
-    def inherit(self, watches: Iterable[Watch]) -> None:
+    def inherit(self, watches: Iterable[Monitor]) -> None:
         """Take over what the checker before us wrote about backends whose verdict the scoreboard still holds: since when, and why."""
         entries: Any
         try:

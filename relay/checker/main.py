@@ -6,7 +6,7 @@ Signals: TERM and QUIT end it at once, INT, HUP and USR1 are the supervisor's bu
 writes to: its end of file means that the supervisor is gone, and then there is nobody to check for.
 
 Never: touches a client's connection, or a cell that is a worker's or the supervisor's.
-Next: `relay.checker.monitor.Watch`
+Next: `relay.checker.monitor.Monitor`
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.checker.check import plan_of
-from relay.checker.health_file import ReportFile, render_report
-from relay.checker.monitor import Around, Watch
-from relay.checker.resolver import Names, Resolve, look_up
+from relay.checker.health_file import HealthFile, render_report
+from relay.checker.monitor import Around, Monitor
+from relay.checker.resolver import Resolve, Resolver, look_up
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
 from relay.shared.catalogue import CHECKED_BACKEND, HOST, Things, hosts_of
@@ -58,10 +58,10 @@ class CheckerSpec:
 
     row: int
     generation: Generation
-    board: Scoreboard
+    scoreboard: Scoreboard
     layout: Layout
     lifeline_fd: int
-    report: ReportFile
+    report: HealthFile
 
 
 def is_needed(things: Things) -> bool:
@@ -83,14 +83,14 @@ class Checker:
     def __init__(self, spec: CheckerSpec, resolve: Resolve) -> None:
         config = spec.generation.config
         self._number = spec.generation.number
-        self._cells = spec.board.row(spec.row)
+        self._cells = spec.scoreboard.row(spec.row)
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._entry = itertools.count()
         self._running = True
         self._listen_to_supervisor(spec.lifeline_fd)
         self._report = spec.report
-        shared = spec.board.row(SHARED_ROW)
+        shared = spec.scoreboard.row(SHARED_ROW)
         around = Around(
             self._selector,
             self.at,
@@ -100,18 +100,18 @@ class Checker:
             shared,
             self._cells,
         )
-        self._watches: list[Watch] = []
+        self._watches: list[Monitor] = []
         for name, pool in config.pool.items():
             if pool.health is not None:
                 targets = spec.generation.targets[name]
                 plan = plan_of(pool, pool.health, config, name)
                 outage = Outage(shared, spec.layout, [(each.pool, each.route) for each in targets])
                 self._watches += [
-                    Watch(around, each, pool.health, plan, outage) for each in targets
+                    Monitor(around, each, pool.health, plan, outage) for each in targets
                 ]
         self._report.inherit(self._watches)
         nowhere = [host for host, found in spec.generation.addresses.items() if not found]
-        self._names = Names(
+        self._names = Resolver(
             hosts_of(config),
             spec.layout,
             shared,

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from relay.checker.check import Plan, Result
+from relay.checker.check import CheckResult, CheckSettings
 from relay.checker.probe import Probe
 from relay.config.model import Health
-from relay.core.health import Change, Check, Rules, State, Verdict, judge, next_check_at
+from relay.core.health import Change, Check, Rules, State, Verdict, next_check_at, next_state
 from relay.errors import REMEDIES, Reason
 from relay.shared.addresses import Addresses
 from relay.shared.catalogue import (
@@ -53,7 +53,7 @@ class Around:
     cells: Cells
 
 
-class Watch:
+class Monitor:
     """One backend. It goes on from the verdict in the scoreboard, so a checker that replaces a dead one changes nothing."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Watch:
         around: Around,
         target: Target,
         health: Health,
-        plan: Plan,
+        plan: CheckSettings,
         outage: Outage | None = None,
     ) -> None:
         """`outage` has the failures of the backend's whole pool."""
@@ -86,7 +86,7 @@ class Watch:
         self.state = State(
             _VERDICTS.get(around.shared[self._cell_health], Verdict.UNKNOWN), time.monotonic()
         )
-        self.result: Result | None = None
+        self.result: CheckResult | None = None
         self.inherited: dict[str, Any] = {}
         """What the checker before this one has written about the backend, until there is news."""
         self._good_place = 0
@@ -111,14 +111,16 @@ class Watch:
             on_end=self._on_end,
         ).begin()
 
-    def _without_address(self) -> Result:
+    def _without_address(self) -> CheckResult:
         now = time.monotonic()
         reason = Reason.BACKEND_UNRESOLVED
         what = "its host name has no address"
         address = self.target.address
-        return Result("connect_failed", reason, what, REMEDIES[reason], now, now, address=address)
+        return CheckResult(
+            "connect_failed", reason, what, REMEDIES[reason], now, now, address=address
+        )
 
-    def _on_end(self, result: Result) -> None:
+    def _on_end(self, result: CheckResult) -> None:
         around = self._around
         check = Check(result.ok, _in_words(result), result.began_at, result.ended_at)
         if result.word == Reason.NO_RESOURCES:
@@ -144,7 +146,7 @@ class Watch:
                 self._outage.end_total()
         self.result = result
         self.inherited = {}
-        self.state, change = judge(self.state, check, self._rules)
+        self.state, change = next_state(self.state, check, self._rules)
         if change is not None:
             self._tell(change, result)
         around.on_change()
@@ -152,7 +154,7 @@ class Watch:
             next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
         )
 
-    def _tell(self, change: Change, result: Result) -> None:
+    def _tell(self, change: Change, result: CheckResult) -> None:
         shared = self._around.shared
         if change.before is Verdict.DOWN:
             shared[self._cell_returned] = int(change.at * 1000)
@@ -170,7 +172,7 @@ class Watch:
             log.info("pool %s: backend %s %s", self.target.pool, self.target.route, change)
 
 
-def _in_words(result: Result) -> str:
+def _in_words(result: CheckResult) -> str:
     if result.ok:
         return f"{result.detail} at {result.address}"
     return f"{result.word} at {result.address}" + (f": {result.detail}" if result.detail else "")

@@ -1,6 +1,6 @@
 """One check of one backend: connect, shake hands as a session would, listen for a late refusal, and GET something when asked to.
 
-Theory of operation. A probe is stepped when its socket is ready or its deadline has passed, and ends with a `Result`. Stages:
+Theory of operation. A probe is stepped when its socket is ready or its deadline has passed, and ends with a `CheckResult`. Stages:
 
     CONNECT    TCP, then the PROXY header if the pool sends one ("nobody": UNKNOWN or LOCAL)
     HANDSHAKE  in full, never resumed: every check verifies the chain, its dates and the name
@@ -13,7 +13,7 @@ Theory of operation. A probe is stepped when its socket is ready or its deadline
 A backend with several addresses is good when any of them is; each is given `timeout_s`, and the one that was good last is tried first.
 
 Never: decides whether a backend is up, waits, or resumes a session.
-Next: `relay.core.health.judge`
+Next: `relay.core.health.next_state`
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from relay.checker.check import Plan, Result
+from relay.checker.check import CheckResult, CheckSettings
 from relay.checker.http import Head, render_get
 from relay.config.http_statuses import has_status
 from relay.core.untrusted import clip
 from relay.errors import REMEDIES, Reason, Side, words_of
-from relay.shared.addresses import Place
+from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
-from relay.sockets import Connection, format_address, start_connect
+from relay.sockets import StreamSocket, format_address, start_connect
 from relay.tls import stream
 from relay.tls.contexts import Target
 from relay.tls.explain import Failure, after_handshake, explain_connect
@@ -63,13 +63,13 @@ class Probe:
     def __init__(
         self,
         target: Target,
-        plan: Plan,
-        places: tuple[Place, ...],
+        plan: CheckSettings,
+        places: tuple[Endpoint, ...],
         first: int,
         *,
         selector: selectors.BaseSelector,
         at: Callable[[float, Callable[[], None]], None],
-        on_end: Callable[[Result], None],
+        on_end: Callable[[CheckResult], None],
     ) -> None:
         self._target = target
         self._plan = plan
@@ -79,7 +79,7 @@ class Probe:
         self._order = [(first + i) % len(places) for i in range(len(places))]
         self._places = places
         self._stage = Stage.CONNECT
-        self._sock: Connection | None = None
+        self._sock: StreamSocket | None = None
         self._ssl: Pointer = None
         self._established = False
         self._version, self._not_after_at = "", 0.0
@@ -298,7 +298,7 @@ class Probe:
         at = time.monotonic() if self._stage is not Stage.LISTEN else self._shook_at
         address = format_address(self._places[place][1])
         self._on_end(
-            Result(
+            CheckResult(
                 label,
                 str(word),
                 clip(detail, _DETAIL_CHARACTERS),

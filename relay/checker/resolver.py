@@ -56,7 +56,7 @@ class Name:
     error: str = ""
 
 
-class Names:
+class Resolver:
     """Every host name of a configuration. `at` calls back at an instant; `fd` is readable when `on_ready` has something to do."""
 
     def __init__(

@@ -47,7 +47,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the ne
         return float(match[1]) * _UNITS_S[match[2]]
 
 
-class _Member(click.ParamType):  # type: ignore[type-arg]  # see above
+class _BackendKey(click.ParamType):  # type: ignore[type-arg]  # see above
     name = "pool/backend"
 
     def convert(
@@ -64,7 +64,7 @@ class _Member(click.ParamType):  # type: ignore[type-arg]  # see above
         return pool, name
 
 
-_member = click.argument("member", type=_Member(), metavar="POOL/BACKEND")
+_member = click.argument("member", type=_BackendKey(), metavar="POOL/BACKEND")
 _for = click.option(
     "--for",
     "duration_s",

@@ -165,11 +165,11 @@ def check(config_file: Path | None) -> int:
     config = load_config(path)
     _load_openssl()
     from relay.sandbox.confinement import hide_memory
-    from relay.supervisor.prepared import judge_all
+    from relay.supervisor.prepared import check_all
 
     hide_memory()  # it reads the keys
 
-    judged = judge_all(config)
+    judged = check_all(config)
     _show_findings(judged.findings)
     for problem in judged.problems + judged.passing:
         _say(str(problem))

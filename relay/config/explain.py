@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from relay.config.key_path import key_place, listener_places
+from relay.config.key_path import key_path, listener_paths
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.errors import Problem
 
@@ -173,12 +173,12 @@ def place(loc: Loc, raw: Mapping[str, Any]) -> str:
     if len(steps) > 1 and steps[0] == "listener" and isinstance(steps[1], int):
         listeners = raw["listener"]
         names = [each.get("name") if isinstance(each, Mapping) else None for each in listeners]
-        text = listener_places([each.strip() if isinstance(each, str) else each for each in names])[
+        text = listener_paths([each.strip() if isinstance(each, str) else each for each in names])[
             steps[1]
         ]
         steps = steps[2:]
     for step in steps:
-        text = f"{text}[{step}]" if isinstance(step, int) else key_place(text, step)
+        text = f"{text}[{step}]" if isinstance(step, int) else key_path(text, step)
     return text
 
 

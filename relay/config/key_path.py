@@ -19,28 +19,28 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def key_place(parent: str, key: str) -> str:
+def key_path(parent: str, key: str) -> str:
     """The place of a key inside a table; quoted as TOML wants it where it must be."""
     written = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
     return f"{parent}.{written}" if parent else written
 
 
-def pool_place(name: str) -> str:
+def pool_path(name: str) -> str:
     """The place of a pool: `pool.httpslb`."""
-    return key_place("pool", name)
+    return key_path("pool", name)
 
 
-def listener_places(names: Sequence[object]) -> list[str]:
+def listener_paths(names: Sequence[object]) -> list[str]:
     """The places of all listeners, given their names in file order (anything that is no usable name counts as none)."""
     uses = Counter(name for name in names if isinstance(name, str))
     return [
-        key_place("listener", name)
+        key_path("listener", name)
         if isinstance(name, str) and NAME.fullmatch(name) and uses[name] == 1
         else f"listener[{index}]"
         for index, name in enumerate(names)
     ]
 
 
-def route_place(config: Config, listener: int, route: int) -> str:
+def route_path(config: Config, listener: int, route: int) -> str:
     """The place of one route by its two indices: `listener.https.route[1]`."""
-    return f"{listener_places([each.name for each in config.listener])[listener]}.route[{route}]"
+    return f"{listener_paths([each.name for each in config.listener])[listener]}.route[{route}]"

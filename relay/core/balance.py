@@ -20,7 +20,7 @@ from math import ceil, gcd, log
 from typing import Literal, Protocol
 
 from relay.config.model import Pool
-from relay.core.roster import Counts, Member, Roster, Status, Usable
+from relay.core.roster import Candidate, Counts, Roster, Status, Usable
 
 Why = Literal["sticky", "balanced"]
 Chance = Callable[[], float]
@@ -63,7 +63,7 @@ def balancer_for(
     that need `counts` (least_connections, max_connections, load_factor) or `chance` (random) without it.
     """
     members = [
-        Member(backend.route, backend.weight, backend.standby, backend.max_connections)
+        Candidate(backend.route, backend.weight, backend.standby, backend.max_connections)
         for backend in pool.backend
     ]
     slow_start_s = pool.slow_start_s
@@ -91,7 +91,7 @@ class _Balancer:
     why: Why = "balanced"
 
     def __init__(
-        self, members: Sequence[Member], counts: Counts | None, slow_start_s: float
+        self, members: Sequence[Candidate], counts: Counts | None, slow_start_s: float
     ) -> None:
         self._counts = counts
         self._slow_start_s = slow_start_s
@@ -114,7 +114,7 @@ class RoundRobin(_Balancer):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Candidate],
         offset: int = 0,
         *,
         counts: Counts | None = None,
@@ -189,7 +189,7 @@ class LeastConnections(_Balancer):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Candidate],
         counts: Counts,
         offset: int = 0,
         *,
@@ -231,7 +231,7 @@ class RandomOfTwo(_Balancer):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Candidate],
         chance: Chance,
         *,
         counts: Counts | None = None,
@@ -272,7 +272,7 @@ class Rendezvous(_Balancer):
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Candidate],
         why: Why = "balanced",
         *,
         counts: Counts | None = None,
@@ -336,7 +336,9 @@ class Rendezvous(_Balancer):
         return next((member for member in order if member in candidates), None)
 
 
-def rank(key: bytes, members: Sequence[Member], weights: Sequence[float] = ()) -> tuple[int, ...]:
+def rank(
+    key: bytes, members: Sequence[Candidate], weights: Sequence[float] = ()
+) -> tuple[int, ...]:
     """All members' indices, the most preferred first; the weights are the members' own, or those given.
 
     A member's score is -weight / ln(h) with h a hash of key and name, uniform in (0, 1): the chance of the highest score is then

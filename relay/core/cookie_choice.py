@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from relay.config.model import Pool
 from relay.core.balance import Rendezvous
 from relay.core.cookie import CookieTable, Inserter, render_set_cookie
-from relay.core.roster import Counts, Member, Status, Usable
+from relay.core.roster import Candidate, Counts, Status, Usable
 from relay.core.sniff import Sniffed
 from relay.core.sticky import cookie_key
 
@@ -24,7 +24,7 @@ class CookieChoice:
 
     def __init__(self, name: str, pool: Pool, secret: bytes, counts: Counts) -> None:
         members = [
-            Member(backend.route, backend.weight, backend.standby, backend.max_connections)
+            Candidate(backend.route, backend.weight, backend.standby, backend.max_connections)
             for backend in pool.backend
         ]
         self._hashing = Rendezvous(

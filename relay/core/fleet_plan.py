@@ -47,7 +47,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
 
 
-class Ending(StrEnum):
+class Shutdown(StrEnum):
     """How the whole relay is to end."""
 
     NO = "no"
@@ -66,7 +66,7 @@ class Rules:
     hang_s: float = 10
     abort_grace_s: float = 1
     quit_grace_s: float = 2
-    young_s: float = 10
+    early_death_s: float = 10
     spacing_s: float = 0.2  # between two starts on one slot, however often its workers are killed
     first_delay_s: float = 0.5
     lone_delay_s: float = 0.5  # the longest wait while no slot is served
@@ -81,7 +81,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One living process. `told_at` is when it was last told to drain or quit, `quitting` after the latter, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
+    """One living process. `stop_requested_at` is when it was last told to drain or quit, `quitting` after the latter, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
 
     pid: int
     slot: int
@@ -89,7 +89,7 @@ class Worker:
     phase: Phase
     started_at: float
     beat_at: float
-    told_at: float | None = None
+    stop_requested_at: float | None = None
     aborted_at: float | None = None
     killed: bool = False
     quitting: bool = False
@@ -99,12 +99,12 @@ class Worker:
 class Slot:
     """What a slot remembers of its dead workers.
 
-    `young_deaths` counts workers in a row that died before they served. `spawn_at` is the earliest
+    `early_deaths` counts workers in a row that died before they served. `spawn_at` is the earliest
     next start, of a parked slot the next try; `alone_at` is the same while no slot is served.
     `closed`: its sockets take no clients until a worker serves.
     """
 
-    young_deaths: int = 0
+    early_deaths: int = 0
     spawn_at: float = 0
     parked: bool = False
     closed: bool = False
@@ -129,7 +129,7 @@ class View:
     slots: tuple[Slot, ...]
     serving: Line
     candidate: Line | None = None
-    ending: Ending = Ending.NO
+    ending: Shutdown = Shutdown.NO
     trusted_from_at: float = 0
 
 
@@ -141,15 +141,17 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         if (action := _escalate(now, worker, view.trusted_from_at, rules)) is not None
     ]
     escalated = {action.pid for action in actions if isinstance(action, Abort | Kill)}
-    if view.ending is not Ending.NO:
+    if view.ending is not Shutdown.NO:
         living = [
             worker
             for worker in view.workers
             if worker.aborted_at is None and not worker.killed and worker.pid not in escalated
         ]
-        if view.ending is Ending.NOW:  # those that drain, too
+        if view.ending is Shutdown.NOW:  # those that drain, too
             return actions + [Quit(worker.pid) for worker in living if not worker.quitting]
-        return actions + [Drain(worker.pid) for worker in living if worker.told_at is None]
+        return actions + [
+            Drain(worker.pid) for worker in living if worker.stop_requested_at is None
+        ]
     lines = [view.serving]
     if view.candidate is not None:
         verdict = _judge(now, view.candidate, view.workers, rules)
@@ -161,7 +163,7 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         Drain(worker.pid)
         for worker in view.workers
         if worker.generation not in wanted
-        and worker.told_at is None
+        and worker.stop_requested_at is None
         and worker.aborted_at is None
         and worker.pid not in escalated
     ]
@@ -173,13 +175,13 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         if slot.parked:
             if due:
                 actions.append(Reopen(number))
-        elif slot.young_deaths >= rules.park_after_deaths:
+        elif slot.early_deaths >= rules.park_after_deaths:
             # The candidate shares these sockets; once it is decided on, so is this.
             if view.candidate is None:
-                actions.append(Park(number, slot.young_deaths))
+                actions.append(Park(number, slot.early_deaths))
         elif due:
             actions += [Spawn(number, generation) for generation in missing]
-        elif slot.young_deaths and not slot.closed and view.candidate is None:
+        elif slot.early_deaths and not slot.closed and view.candidate is None:
             actions.append(Close(number))
     return actions
 
@@ -187,7 +189,9 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
 def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
     """The slots that want a worker, each with the generations it wants one of."""
     present = {
-        (worker.slot, worker.generation) for worker in view.workers if worker.told_at is None
+        (worker.slot, worker.generation)
+        for worker in view.workers
+        if worker.stop_requested_at is None
     }
     found = {}
     for number in range(len(view.slots)):
@@ -211,7 +215,7 @@ def _starts(view: View) -> dict[int, float]:
     starts = {number: view.slots[number].spawn_at for number in _missing(view, [view.serving])}
     if starts and not any(
         worker.generation == view.serving.generation
-        and worker.told_at is None
+        and worker.stop_requested_at is None
         and worker.aborted_at is None
         and not worker.killed
         for worker in view.workers
@@ -230,11 +234,11 @@ def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) 
         if now >= worker.aborted_at + rules.abort_grace_s:
             return Kill(worker.pid, f"it did not end within {rules.abort_grace_s:g} s of SIGABRT")
         return None
-    if worker.told_at is not None:
+    if worker.stop_requested_at is not None:
         patience_s = (
             rules.quit_grace_s if worker.quitting else rules.drain_timeout_s + rules.drain_grace_s
         )
-        if now >= worker.told_at + patience_s:
+        if now >= worker.stop_requested_at + patience_s:
             return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
     silence_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
     if silence_s > rules.hang_s:

@@ -93,7 +93,7 @@ class Change:
         )
 
 
-def judge(state: State, check: Check, rules: Rules) -> tuple[State, Change | None]:
+def next_state(state: State, check: Check, rules: Rules) -> tuple[State, Change | None]:
     """The state after one more result, and what changed; a result that began before the last one ended is as good as any."""
     in_a_row = state.in_a_row + 1 if state.last is not None and state.last.ok == check.ok else 1
     after = Verdict.UP if check.ok else Verdict.DOWN

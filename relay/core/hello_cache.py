@@ -44,7 +44,7 @@ class _Shape:
         self.misses = misses
 
 
-class FamiliarHellos:
+class HelloCache:
     """`parse` is `parse_hello` with a memory, of at most MOST_SIZES * MOST_HELLOS hellos."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@
     CONNECT       TCP to the backend that was chosen
     OUTBOUND_TLS  handshake with the backend, our machine certificate, its name
     RELAY         bytes, both ways
-    LINGER        one direction has ended, the other goes on to its own end
+    HALF_CLOSED   one direction has ended, the other goes on to its own end
     CLOSED        both connections are gone, the log line is written
 
 Every state but CLOSED has a row for DEADLINE, PEER_GONE and DRAIN, so that no session can get stuck. A deadline is the end, but in SNIFF.
@@ -19,7 +19,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.errors import Reason, Word
-from relay.errors import Stage as State
+
+
+class State(Word):
+    """Where in its life a session is."""
+
+    INTAKE = "intake"
+    INBOUND_TLS = "inbound_tls"
+    SNIFF = "sniff"
+    CONNECT = "connect"
+    OUTBOUND_TLS = "outbound_tls"
+    RELAY = "relay"
+    HALF_CLOSED = "half_closed"
+    CLOSED = "closed"
 
 
 class Event(Word):
@@ -88,14 +100,12 @@ TRANSITIONS: dict[State, dict[Event, Step]] = {
     State.RELAY: {
         # A TLS 1.3 backend that refuses our certificate says so only now, after its own handshake was over for us.
         Event.BACKEND_FAILED: Step(State.CONNECT),
-        Event.HALF_ENDED: Step(State.LINGER),
+        Event.HALF_ENDED: Step(State.HALF_CLOSED),
         Event.ENDED: Step(State.CLOSED, Reason.FINISHED),
         **_ends(Reason.IDLE_TIMEOUT, Reason.INBOUND_RESET, Reason.DRAIN_TIMEOUT),
     },
-    State.LINGER: {
+    State.HALF_CLOSED: {
         Event.ENDED: Step(State.CLOSED, Reason.FINISHED),
         **_ends(Reason.LINGER_TIMEOUT, Reason.INBOUND_RESET, Reason.DRAIN_TIMEOUT),
     },
 }
-
-__all__ = ["TRANSITIONS", "Event", "State", "Step"]

@@ -16,7 +16,7 @@ _RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 
 
-class Arriving:
+class PartialHello:
     """`wanted` is how many bytes the hello and its records have at least."""
 
     __slots__ = ("_at", "_have", "_head", "_records", "wanted")

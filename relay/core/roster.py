@@ -28,7 +28,7 @@ SLOW_START_FLOOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Candidate:
     """One backend as configured: a name that does not change when its place in the list does, and a weight of 1 or more."""
 
     name: str
@@ -77,7 +77,7 @@ class Roster:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Candidate],
         statuses: Sequence[Status] = (),
         *,
         counts: Counts | None = None,

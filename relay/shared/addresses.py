@@ -22,7 +22,7 @@ from relay.shared.states import bump
 
 Ip = tuple[str, int]
 """An address without brackets, and the number of its interface for a link-local one, else 0."""
-Place = tuple[int, tuple[Any, ...]]
+Endpoint = tuple[int, tuple[Any, ...]]
 """Family and socket address: what one connects to."""
 
 _IPV6 = 1
@@ -81,10 +81,10 @@ class Addresses:
 
     __slots__ = ("_configured", "_first", "_places", "_port", "_sequence", "_shared")
 
-    def __init__(self, address: str, configured: Place, layout: Layout, shared: Cells) -> None:
+    def __init__(self, address: str, configured: Endpoint, layout: Layout, shared: Cells) -> None:
         host, self._port = parse_address(address)
         self._configured = configured
-        self._places: tuple[Place, ...] = (configured,) if configured[1] else ()
+        self._places: tuple[Endpoint, ...] = (configured,) if configured[1] else ()
         self._first = -1 if is_ip(host) else cell_of(layout, host)
         self._sequence = 0
         self._shared = shared
@@ -94,7 +94,7 @@ class Addresses:
         """Whether the address is a host name."""
         return self._first >= 0
 
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[Endpoint, ...]:
         """All places, in the resolver's order; none while the name has never been found."""
         first = self._first
         if first >= 0 and self._shared[first] != self._sequence:
@@ -111,7 +111,7 @@ class Addresses:
             (self._configured,) if self._configured[1] else ()
         )
 
-    def _place(self, host: str, scope: int) -> Place:
+    def _place(self, host: str, scope: int) -> Endpoint:
         return (
             (socket.AF_INET6, (host, self._port, 0, scope))
             if ":" in host

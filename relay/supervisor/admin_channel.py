@@ -34,7 +34,7 @@ MOST_DROPPED = 1_000_000  # messages that one sign of life may report
 log = logging.getLogger(__name__)
 
 
-class Channel:
+class AdminChannel:
     """One admin process at a time. `answer` makes the reply to a request whose command is one of COMMANDS.
 
     Call `step` once a turn. `heard_at` is when the peer said something last. `broken` is true when the peer did what no admin process of ours does: it should be replaced.

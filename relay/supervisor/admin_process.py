@@ -22,10 +22,10 @@ from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.shared.backends_view import HEALTH_FILE
 from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
-from relay.supervisor.admin_channel import Channel
+from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import find_admin_identity
-from relay.supervisor.process import Ended, reap, send, start_admin
+from relay.supervisor.process import ExitStatus, reap, send, start_admin
 from relay.supervisor.scoreboards import Scoreboards
 
 _LAST_WORDS_S = 3.0  # an answer that it is giving may take a second
@@ -48,7 +48,7 @@ class AdminProcess:
         self._next: tuple[Admin, str, socket.socket | None] | None = None
         self._pid: int | None = None
         self._started_at = 0.0
-        self._young_deaths = 0
+        self._early_deaths = 0
         self._start_at = 0.0
         self._told_at: float | None = None
         self._aborted_at: float | None = None
@@ -69,9 +69,9 @@ class AdminProcess:
         self,
         now: float,
         prepared: Prepared,
-        boards: Scoreboards,
+        scoreboards: Scoreboards,
         lifeline_fd: int,
-        channel: Channel,
+        channel: AdminChannel,
     ) -> None:
         """Start it when it should run and does not; a new one gets a channel of its own."""
         if channel.broken and self._pid is not None:
@@ -87,7 +87,7 @@ class AdminProcess:
             try:
                 with (
                     channel.open(self._greeting()) as theirs,
-                    boards.subscribe() as views,
+                    scoreboards.subscribe() as views,
                     self._open_health() as health,
                 ):
                     descriptors = {
@@ -101,9 +101,9 @@ class AdminProcess:
                         find_admin_identity(prepared.config.relay, prepared.identity), descriptors
                     )
             except OSError as error:
-                self._young_deaths += 1
+                self._early_deaths += 1
                 delay_s = max(
-                    respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s
+                    respawn_delay_s(self._early_deaths, self._rules), self._rules.first_delay_s
                 )
                 log.error(
                     "the admin process cannot be started: %s; tried again in %g s", error, delay_s
@@ -145,10 +145,10 @@ class AdminProcess:
         if self._told_at is not None:
             self._start_at = now
             return
-        self._young_deaths = (
-            self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        self._early_deaths = (
+            self._early_deaths + 1 if now - self._started_at < self._rules.early_death_s else 0
         )
-        delay_s = respawn_delay_s(self._young_deaths, self._rules)
+        delay_s = respawn_delay_s(self._early_deaths, self._rules)
         self._start_at = now + delay_s
         log.error(
             "the admin process %s after %.1f s; it is replaced %s",
@@ -206,7 +206,7 @@ class AdminProcess:
             self._aborted_at = now
             send(self._pid, signal.SIGABRT)
 
-    def _reap(self) -> Ended | None:
+    def _reap(self) -> ExitStatus | None:
         ended = reap(self._pid) if self._pid is not None else None
         if ended is not None:
             self._pid = None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from relay.checker.health_file import ReportFile
+from relay.checker.health_file import HealthFile
 from relay.checker.main import CheckerSpec, is_needed, run_checker
 from relay.config.model import Config
 from relay.core.fleet_plan import Rules
@@ -40,7 +40,7 @@ from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard,
 from relay.shared.states import States, bump
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
-from relay.supervisor.process import Ended, reap, send, start_checker
+from relay.supervisor.process import ExitStatus, reap, send, start_checker
 from relay.supervisor.scoreboards import Scoreboards
 
 _LAST_WORDS_S = 2.0
@@ -115,7 +115,7 @@ class CheckerProcess:
 
     def __init__(
         self,
-        boards: Scoreboards,
+        scoreboards: Scoreboards,
         lifeline_fd: int,
         *,
         health_file: Path,
@@ -123,8 +123,8 @@ class CheckerProcess:
         rules: Rules,
     ) -> None:
         self._rules = rules
-        self._boards = boards
-        self._board: Scoreboard | None = None
+        self._scoreboards = scoreboards
+        self._scoreboard: Scoreboard | None = None
         self._lifeline_fd = lifeline_fd
         self._health_file = health_file
         self._let_go = let_go
@@ -137,7 +137,7 @@ class CheckerProcess:
         self._start_at = 0.0
         self._told_at: float | None = None
         self._aborted_at: float | None = None
-        self._young_deaths = 0
+        self._early_deaths = 0
         self._stepped_at = 0.0
         self._resolver = resolver_identity()
         self._look_at = 0.0
@@ -161,7 +161,7 @@ class CheckerProcess:
         if outdated:
             self._needed = is_needed(prepared.things)
             self._clear(prepared)
-            self._prepared, self._number, self._start_at, self._young_deaths = (
+            self._prepared, self._number, self._start_at, self._early_deaths = (
                 prepared,
                 prepared.generation.number,
                 now,
@@ -184,28 +184,36 @@ class CheckerProcess:
 
     def _start(self, now: float, prepared: Prepared) -> None:
         try:
-            board = self._boards.generation(prepared.generation.number)
-            self._row, self._board = self._boards.lease(board, CHECKER_SLOT), board
-            report = ReportFile(self._health_file)
+            scoreboard = self._scoreboards.generation(prepared.generation.number)
+            self._row, self._scoreboard = (
+                self._scoreboards.lease(scoreboard, CHECKER_SLOT),
+                scoreboard,
+            )
+            report = HealthFile(self._health_file)
             self._resolver = resolver_identity()
             spec = CheckerSpec(
-                self._row, prepared.generation, board, board.layout, self._lifeline_fd, report
+                self._row,
+                prepared.generation,
+                scoreboard,
+                scoreboard.layout,
+                self._lifeline_fd,
+                report,
             )
 
             def let_go() -> None:
                 self._let_go()
                 report.open()
 
-            self._boards.share_with(board)
+            self._scoreboards.share_with(scoreboard)
             try:
                 self._pid = start_checker(prepared.identity, let_go, lambda: run_checker(spec))
             except OSError:
-                board.release(self._row)
+                scoreboard.release(self._row)
                 raise
         except OSError as error:
-            self._young_deaths += 1
+            self._early_deaths += 1
             delay_s = max(
-                respawn_delay_s(self._young_deaths, self._rules), self._rules.first_delay_s
+                respawn_delay_s(self._early_deaths, self._rules), self._rules.first_delay_s
             )
             log.error(
                 "the checker cannot be started: %s; backends stay as they were; tried again in %g s",
@@ -214,7 +222,7 @@ class CheckerProcess:
             )
             self._start_at = now + delay_s
             return
-        board.row(self._row)[PID] = self._pid
+        scoreboard.row(self._row)[PID] = self._pid
         self._started_at = now
         self._told_at = self._aborted_at = None
         log.info(
@@ -248,18 +256,18 @@ class CheckerProcess:
             send(self._pid, signal.SIGABRT)
 
     def _beat_at(self) -> float:
-        assert self._board is not None  # noqa: S101  for mypy
-        beat_ms: int = self._board.row(self._row)[HEARTBEAT_MS]
+        assert self._scoreboard is not None  # noqa: S101  for mypy
+        beat_ms: int = self._scoreboard.row(self._row)[HEARTBEAT_MS]
         return beat_ms / 1000 if beat_ms <= monotonic_ms() + 1000 else 0.0
 
     def _notice_death(self, now: float) -> None:
         ended = self._reap()
         if ended is None or self._told_at is not None:
             return
-        self._young_deaths = (
-            self._young_deaths + 1 if now - self._started_at < self._rules.young_s else 0
+        self._early_deaths = (
+            self._early_deaths + 1 if now - self._started_at < self._rules.early_death_s else 0
         )
-        delay_s = respawn_delay_s(self._young_deaths, self._rules)
+        delay_s = respawn_delay_s(self._early_deaths, self._rules)
         self._start_at = now + delay_s
         log.error(
             "the checker %s after %.1f s; backends stay as they were found; it is replaced %s",
@@ -268,13 +276,13 @@ class CheckerProcess:
             f"in {delay_s:g} s" if delay_s else "at once",
         )
 
-    def _reap(self) -> Ended | None:
+    def _reap(self) -> ExitStatus | None:
         ended = reap(self._pid) if self._pid is not None else None
         if ended is not None:
             self._pid = None
-            assert self._board is not None  # noqa: S101  for mypy
-            self._boards.fold(self._board, self._row)
-            self._board = None
+            assert self._scoreboard is not None  # noqa: S101  for mypy
+            self._scoreboards.fold(self._scoreboard, self._row)
+            self._scoreboard = None
         return ended
 
     def _clear(self, prepared: Prepared) -> None:
@@ -287,7 +295,7 @@ class CheckerProcess:
             member for member, where in _checked(before.config).items() if kept.get(member) != where
         ]
         hosts = set(before.things[HOST.name]) - set(prepared.things[HOST.name])
-        for states in self._boards.states():
+        for states in self._scoreboards.states():
             _forget(states, changed, hosts)
         if not self._needed:
             try:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from relay.config.address import is_ip, parse_address
-from relay.config.key_path import listener_places, pool_place
+from relay.config.key_path import listener_paths, pool_path
 from relay.shared.addresses import cell_of, read_addresses
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 from relay.supervisor.prepared import Prepared
-from relay.tls.certificates.validity_periods import Span, Spans
+from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 
 EVERY_S = 1.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on messages
@@ -48,7 +48,7 @@ class _Watched(NamedTuple):
     """A thing, and when what it needs is valid."""
 
     thing: Thing
-    spans: Spans
+    spans: ValidityPeriods
 
 
 class Disabled:
@@ -67,7 +67,7 @@ class Disabled:
         self.now: dict[Thing, str] = {}
         """Why each is disabled."""
 
-    def step(self, now: float, now_at: float, prepared: Prepared, board: Scoreboard) -> None:
+    def step(self, now: float, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
         """Once a second, find out what has changed; say it a few lines at a time."""
         self._say()
         if prepared is not self._prepared:
@@ -80,16 +80,16 @@ class Disabled:
         self._step_at = now + EVERY_S
         # The clock may be set back: so what is disabled is looked at again every time.
         if now_at >= self._change_at or self.now:
-            self._look(now_at, prepared, board)
+            self._look(now_at, prepared, scoreboard)
 
-    def _look(self, now_at: float, prepared: Prepared, board: Scoreboard) -> None:
+    def _look(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
         self._looked_at = now_at
         found = {each.thing: why for each in self._watched if (why := each.spans.why_not(now_at))}
         edges = (each.spans.next_change_after(now_at) for each in self._watched)
         self._change_at = min(edges, default=float("inf"))
-        shared = board.row(SHARED_ROW)
+        shared = scoreboard.row(SHARED_ROW)
         for host in list(self._homeless):
-            if read_addresses(shared, cell_of(board.layout, host)):
+            if read_addresses(shared, cell_of(scoreboard.layout, host)):
                 del self._homeless[host]
         found.update(_without_address(prepared, self._homeless))
         if self._homeless:
@@ -159,19 +159,21 @@ def _place(why: str) -> str:
 
 
 def _watched(prepared: Prepared) -> Iterator[_Watched]:
-    def spans_of(*wheres: str) -> Spans:
-        found: list[Span] = [prepared.spans[each] for each in wheres if each in prepared.spans]
-        return Spans.of(found)
+    def spans_of(*wheres: str) -> ValidityPeriods:
+        found: list[ValidityPeriod] = [
+            prepared.spans[each] for each in wheres if each in prepared.spans
+        ]
+        return ValidityPeriods.of(found)
 
     config = prepared.config
-    places = listener_places([each.name for each in config.listener])
+    places = listener_paths([each.name for each in config.listener])
     for where, listener in zip(places, config.listener, strict=True):
         for index, route in enumerate(listener.route):
             at = f"{where}.route[{index}]"
             thing = Thing("route", listener.name, route.label)
             yield _Watched(thing, spans_of(f"{at}.certificate", f"{at}.client_ca"))
     for name in config.pool:
-        at = pool_place(name)
+        at = pool_path(name)
         spans = spans_of(f"{at}.machine_certificate", f"{at}.backend_ca")
         yield _Watched(Thing("pool", "", name), spans)
 

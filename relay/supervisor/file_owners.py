@@ -13,14 +13,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config.key_path import pool_place
+from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.supervisor.path_ownership import Doubt, doubt_of
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.pem import authorities_of, pairs_of
 
 
-def judge_owners(config: Config) -> list[Finding]:
+def check_owners(config: Config) -> list[Finding]:
     """One warning for every such step on the way to files, however many files lie behind it."""
     behind: dict[Doubt, dict[Path, list[str]]] = {}
     for where, file in _files_of(config):
@@ -58,7 +58,7 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
         yield use.where, use.file
     for name, pool in config.pool.items():
         if pool.cookie_secret_file is not None:
-            yield f"{pool_place(name)}.cookie_secret_file", pool.cookie_secret_file
+            yield f"{pool_path(name)}.cookie_secret_file", pool.cookie_secret_file
 
 
 def _all_may_read(file: Path) -> bool:

@@ -23,13 +23,13 @@ from relay.core.fleet_actions import (
     Reopen,
     Spawn,
 )
-from relay.core.fleet_plan import Ending, Line, Phase, Rules, View, Worker, next_start_at, plan
+from relay.core.fleet_plan import Line, Phase, Rules, Shutdown, View, Worker, next_start_at, plan
 from relay.errors import StartupError
 from relay.supervisor.prepared import Prepared
-from relay.supervisor.process import Ended
+from relay.supervisor.process import ExitStatus
 from relay.supervisor.slot_memory import SlotMemory
 from relay.supervisor.slot_sockets import Leaving, SlotSockets
-from relay.supervisor.workers import Child, Crew
+from relay.supervisor.workers import Child, Workers
 
 START_ATTEMPTS = 3
 SPAWNING_S = (
@@ -42,10 +42,12 @@ log = logging.getLogger(__name__)
 class Fleet:
     """All generations of workers. `step` does what is to be done now."""
 
-    def __init__(self, crew: Crew, prepared: Prepared, sockets: SlotSockets, rules: Rules) -> None:
+    def __init__(
+        self, crew: Workers, prepared: Prepared, sockets: SlotSockets, rules: Rules
+    ) -> None:
         self.crew = crew
         self.prepared = prepared
-        self.ending = Ending.NO
+        self.ending = Shutdown.NO
         self.candidate: Prepared | None = None
         self._rules = rules
         self._sockets = sockets
@@ -85,14 +87,14 @@ class Fleet:
     @property
     def ended(self) -> bool:
         """Nothing is left to wait for."""
-        return self.ending is not Ending.NO and not self.crew.children
+        return self.ending is not Shutdown.NO and not self.crew.children
 
     @property
-    def restless(self) -> bool:
+    def transition_pending(self) -> bool:
         """Something is about to change in the scoreboard or has a deadline within the second."""
         return (
             self.candidate is not None
-            or self.ending is not Ending.NO
+            or self.ending is not Shutdown.NO
             or any(
                 worker.phase is Phase.STARTING or worker.aborted_at is not None
                 for worker in self._workers
@@ -109,7 +111,9 @@ class Fleet:
         return {
             w.slot: w.pid
             for w in self._workers
-            if w.generation == self.generation and w.phase is Phase.SERVING and w.told_at is None
+            if w.generation == self.generation
+            and w.phase is Phase.SERVING
+            and w.stop_requested_at is None
         }
 
     def outgoing(self) -> list[Worker]:
@@ -136,12 +140,12 @@ class Fleet:
 
     # What the operator asks for.
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Shutdown) -> None:
         """Begin to end. Our copies of the sockets are closed first: the workers empty the queues, and new clients are refused instead of left hanging."""
         self.ending = ending
         self.close_files()
 
-    def forgive(self, now: float) -> None:
+    def excuse_heartbeats(self, now: float) -> None:
         """Heartbeats before now do not count."""
         self._trusted_from_at = now
 
@@ -196,7 +200,7 @@ class Fleet:
         keep = {self.generation} | (
             {self.candidate.generation.number} if self.candidate is not None else set()
         )
-        self.crew.boards.retire(keep)
+        self.crew.scoreboards.retire(keep)
 
     def _view(self) -> View:
         candidate = self.candidate
@@ -325,7 +329,7 @@ class Fleet:
     def _reap(self, now: float) -> None:
         for child, worker, end in self.crew.reap():
             age_s = now - child.started_at
-            if child.told_at is not None or self.ending is not Ending.NO:
+            if child.stop_requested_at is not None or self.ending is not Shutdown.NO:
                 log.info(
                     "worker %d (pid %d) of generation %d %s after %.1f s, as asked",
                     child.slot,
@@ -347,9 +351,9 @@ class Fleet:
                     age_s,
                 )
             else:
-                self._mourn(now, child, worker, end)
+                self._on_worker_death(now, child, worker, end)
 
-    def _mourn(self, now: float, child: Child, worker: Worker, end: Ended) -> None:
+    def _on_worker_death(self, now: float, child: Child, worker: Worker, end: ExitStatus) -> None:
         self.crew.count_restart()
         when = self._memory.died(now, child.slot, worker)
         log.error(
@@ -362,7 +366,7 @@ class Fleet:
         )
 
     def _check_start(self, now: float) -> None:
-        if self._ready or self.ending is not Ending.NO:
+        if self._ready or self.ending is not Shutdown.NO:
             return
         self._opened_at = self._opened_at if self._opened_at is not None else now
         self._ready = self.complete
@@ -386,6 +390,6 @@ class Fleet:
     def close(self) -> None:
         """Let go of whatever is left: nothing after an orderly end, failed beginners after a failed start."""
         self.close_files()
-        if self._ready and self.ending is Ending.NO:
+        if self._ready and self.ending is Shutdown.NO:
             return  # we end by a bug of ours; the workers see it at the lifeline and let their sessions finish
         self.crew.kill_all()

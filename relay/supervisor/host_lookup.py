@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from relay.checker.resolver import Resolve
 from relay.config.address import is_ip, parse_address
-from relay.config.key_path import pool_place
+from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.errors import Problem
 from relay.shared.addresses import Ip, cell_of, read_addresses
@@ -104,7 +104,7 @@ def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
         for index, backend in enumerate(pool.backend):
             host, _ = parse_address(backend.address)
             if not is_ip(host) and host in names:
-                where = f"{pool_place(name)}.backend[{index}].address"
+                where = f"{pool_path(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {names[host]}"
                 yield Problem(
                     where, what, "correct the name, or write the IP address", passing=True
@@ -121,11 +121,11 @@ def kept(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]) -> 
 
 
 def known_addresses(
-    first: Mapping[str, tuple[Ip, ...]], board: Scoreboard
+    first: Mapping[str, tuple[Ip, ...]], scoreboard: Scoreboard
 ) -> dict[str, tuple[Ip, ...]]:
     """Where host names lead now: what the checker found last, or what they were looked up with `first`."""
-    shared = board.row(SHARED_ROW)
+    shared = scoreboard.row(SHARED_ROW)
     return {
-        host: read_addresses(shared, cell_of(board.layout, host)) or found
+        host: read_addresses(shared, cell_of(scoreboard.layout, host)) or found
         for host, found in first.items()
     }

@@ -24,7 +24,7 @@ from relay.files import Contents, Files
 from relay.memory_shortage import HINT, in_words, is_too_little_memory
 from relay.shared.addresses import Ip
 from relay.shared.catalogue import Things, hosts_of, things_of
-from relay.supervisor.file_owners import judge_owners
+from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import homeless, kept, look_up_all, unresolved
 from relay.supervisor.prepared import (
     access_log_problems,
@@ -47,12 +47,12 @@ from relay.tls.certificates.pem import (
     pairs_of,
 )
 from relay.tls.certificates.validity import span_of_cas, span_of_pair
-from relay.tls.certificates.validity_periods import Span
-from relay.tls.ciphers import judge_ciphers
+from relay.tls.certificates.validity_periods import ValidityPeriod
+from relay.tls.ciphers import lint_ciphers
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PrepareRequest:
     """What is to be prepared: a file, beside what runs.
 
     `known` are addresses that are kept when a look-up fails. `strict`: what would only disable a route
@@ -68,7 +68,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Inspection:
     """What was found out, with everything that building contexts needs."""
 
     config: Config
@@ -80,7 +80,7 @@ class Survey:
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
     homeless: Mapping[str, str]
-    spans: Mapping[str, Span]
+    spans: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
 
@@ -98,13 +98,13 @@ class Refusal:
     unchanged: bool = False
 
 
-def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
+def inspect(wish: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     """Find everything out. Raises ConfigError with all problems, or StartupError."""
     config = _config_of(wish)
     identity = find_identity(config.relay)
     files = Files()
     findings, spans = assess(config, _now(), files)
-    findings += judge_ciphers(config) + judge_owners(config)
+    findings += lint_ciphers(config) + check_owners(config)
     refused = [one for one in findings if one.level is Level.ERROR]
     problems = [as_problem(one) for one in refused if wish.strict or not one.passing]
     problems += access_log_problems(config, identity)
@@ -119,7 +119,7 @@ def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
     if problems:
         raise ConfigError(problems)
     certificates = certificates_of(config, files)
-    return Survey(
+    return Inspection(
         config=config,
         identity=identity,
         slots=slots_of(config),
@@ -138,7 +138,7 @@ def survey(wish: Wish, resolve: Resolve = look_up) -> Survey:
     )
 
 
-def _config_of(wish: Wish) -> Config:
+def _config_of(wish: PrepareRequest) -> Config:
     if wish.renews and wish.running is not None:
         return wish.running
     config = load_config(wish.path)
@@ -170,14 +170,14 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def survey_in_bytes(wish: Wish, resolve: Resolve = look_up) -> bytes:
-    """What the supervisor reads from its child: a `Survey` or a `Refusal`, pickled."""
-    found: Survey | Refusal
+def survey_in_bytes(wish: PrepareRequest, resolve: Resolve = look_up) -> bytes:
+    """What the supervisor reads from its child: a `Inspection` or a `Refusal`, pickled."""
+    found: Inspection | Refusal
     try:
         config = wish.running
         if config is not None and wish.renews and not is_renewed(config, wish.renews, _now()):
             return pickle.dumps(Refusal(unchanged=True), pickle.HIGHEST_PROTOCOL)
-        found = survey(wish, resolve)
+        found = inspect(wish, resolve)
     except ConfigError as error:
         found = Refusal(problems=error.problems)
     except StartupError as error:

@@ -17,20 +17,20 @@ from typing import Any
 
 import relay
 from relay.config.load import load_config
-from relay.core.fleet_plan import Ending, Rules
+from relay.core.fleet_plan import Rules, Shutdown
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import describe, hide_memory
 from relay.sockets import open_control
 from relay.supervisor.admin_channel import COMMANDS as BACKEND_COMMANDS
-from relay.supervisor.admin_channel import Channel
+from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess, open_health_file
 from relay.supervisor.control import Client, ControlServer, control_path
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
-from relay.supervisor.inspection import Wish
-from relay.supervisor.override_store import Overrides
+from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import finish
 from relay.supervisor.prepared import begin_scoreboard
 from relay.supervisor.process import reap_strangers, take_all_files
@@ -42,7 +42,7 @@ from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import child_named, facts_of, status_reply
 from relay.supervisor.systemd import Notifier
 from relay.supervisor.upkeep import Upkeep
-from relay.supervisor.workers import Crew
+from relay.supervisor.workers import Workers
 from relay.worker.main import WorkerSpec, run_worker
 
 BEAT_S = 1.0
@@ -100,7 +100,7 @@ class Supervisor:
             raise
 
     def _open(self, work: Work, rules: Rules | None) -> None:
-        prepared = finish(Wish(self.config_path, strict=self.strict))
+        prepared = finish(PrepareRequest(self.config_path, strict=self.strict))
         config = prepared.config
         state_dir = config.relay.state_dir
         rules = rules or Rules(
@@ -122,9 +122,9 @@ class Supervisor:
         self._own(self.admin.close, self.admin.close_files)
         control = open_control(control_path(state_dir))
         self._own(lambda: self.state.remove(control_path(state_dir)))
-        self.boards = Scoreboards()
-        self._own(self.boards.close_reader, self.boards.close_files)
-        begin_scoreboard(self.boards, prepared)
+        self.scoreboards = Scoreboards()
+        self._own(self.scoreboards.close_reader, self.scoreboards.close_files)
+        begin_scoreboard(self.scoreboards, prepared)
         self.signals = SignalPipe()
         self._own(self.signals.close, self.signals.close_files)
         # poll, not epoll: an epoll descriptor would be shared with every child.
@@ -132,8 +132,8 @@ class Supervisor:
         self.selector.register(
             self.signals, selectors.EVENT_READ, lambda _events: self._on_signals()
         )
-        self.overrides = Overrides(state_dir, self.boards, config, self.publish)
-        self.channel = Channel(self.selector, self.overrides.answer)
+        self.overrides = OverrideStore(state_dir, self.scoreboards, config, self.publish)
+        self.channel = AdminChannel(self.selector, self.overrides.answer)
         self._own(self.channel.close, self.channel.close_files)
         self.control = ControlServer(
             control, self.selector, self._on_command, lambda pid: child_named(self, pid)
@@ -142,14 +142,14 @@ class Supervisor:
         self._closers.insert(0, self.control.close)
         self._in_child.append(self.control.close_files)
 
-        crew = Crew(self.boards, self.lifeline_fd, work, self._let_go)
+        crew = Workers(self.scoreboards, self.lifeline_fd, work, self._let_go)
         messages.count_dropped(crew.count_dropped)
         self.channel.count_dropped = crew.count_dropped
         self.fleet = Fleet(crew, prepared, sockets, rules)
         self._own(self.fleet.close)
         health_file = open_health_file(state_dir, prepared.identity)
         self.checker = CheckerProcess(
-            self.boards,
+            self.scoreboards,
             self.lifeline_fd,
             health_file=health_file,
             let_go=self.let_go_of_all,
@@ -218,7 +218,7 @@ class Supervisor:
         now = time.monotonic()
         if self.reloads.eager or self.disabled.telling:
             return 0
-        if self.fleet.restless or self.reloads.handing_over:
+        if self.fleet.transition_pending or self.reloads.handing_over:
             return RESTLESS_S
         return max(
             0.001,
@@ -233,28 +233,33 @@ class Supervisor:
 
     def _tick(self, now: float) -> None:
         if now - self._ticked_at > STALLED_S:
-            self.fleet.forgive(
+            self.fleet.excuse_heartbeats(
                 now
             )  # it was us who did not run (a stopped machine, a debugger): the workers get a second to speak
         self._ticked_at = now
         messages.flush()
         if now - self._beat_at >= BEAT_S:
             self._beat_at = now
-            self.boards.beat()
+            self.scoreboards.beat()
         self.notifier.watchdog(now)
         outcome = self.fleet.step(now)
         if outcome is not None:
             self.reloads.finish(outcome)
         self.reloads.step(now)
-        if self.fleet.ending is Ending.NO:
-            self.admin.step(now, self.fleet.prepared, self.boards, self.lifeline_fd, self.channel)
+        if self.fleet.ending is Shutdown.NO:
+            self.admin.step(
+                now, self.fleet.prepared, self.scoreboards, self.lifeline_fd, self.channel
+            )
             self.checker.step(now, self.fleet.prepared)
             self.upkeep.step(now, self.fleet.prepared.identity)
             self.disabled.step(
-                now, time.time(), self.fleet.prepared, self.boards.generation(self.fleet.generation)
+                now,
+                time.time(),
+                self.fleet.prepared,
+                self.scoreboards.generation(self.fleet.generation),
             )
         self.overrides.step(time.time())
-        self.boards.step()
+        self.scoreboards.step()
         self.channel.step(now)
         self.announce()
         self.control.expire(now)
@@ -263,7 +268,7 @@ class Supervisor:
     def announce(self) -> None:
         """Tell scripts and systemd who serves where: once all do, and again whenever that has changed."""
         if (
-            self.fleet.ending is not Ending.NO
+            self.fleet.ending is not Shutdown.NO
             or not self.fleet.complete
             or self.reloads.handing_over
         ):
@@ -316,7 +321,7 @@ class Supervisor:
 
     def publish(self) -> None:
         """Tell the scraper which counters there are, and what it cannot count."""
-        self.boards.publish(facts_of(self), self.fleet.prepared.description)
+        self.scoreboards.publish(facts_of(self), self.fleet.prepared.description)
 
     # Events.
 
@@ -327,10 +332,11 @@ class Supervisor:
                 self.reloads.begin(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._end(
-                    Ending.DRAIN if self.fleet.ending is Ending.NO else Ending.NOW, number.name
+                    Shutdown.DRAIN if self.fleet.ending is Shutdown.NO else Shutdown.NOW,
+                    number.name,
                 )
             elif number is signal.SIGQUIT:
-                self._end(Ending.NOW, number.name)
+                self._end(Shutdown.NOW, number.name)
             elif number is signal.SIGUSR1:
                 self.fleet.crew.tell_all(signal.SIGUSR1)
             # SIGCHLD only had to wake us: every turn reaps.
@@ -346,17 +352,17 @@ class Supervisor:
         else:
             # The client may wait for our end, which hangs up on it.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
-            self._end(Ending.DRAIN if command == "drain" else Ending.NOW, f"relay {command}")
+            self._end(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
 
-    def _end(self, ending: Ending, why: str) -> None:
-        if self.fleet.ending in (ending, Ending.NOW):
+    def _end(self, ending: Shutdown, why: str) -> None:
+        if self.fleet.ending in (ending, Shutdown.NOW):
             return
         log.info(
-            "%s: %s", why, "draining, then stopping" if ending is Ending.DRAIN else "stopping now"
+            "%s: %s", why, "draining, then stopping" if ending is Shutdown.DRAIN else "stopping now"
         )
         self.state_word = "draining"
         self.publish()
-        self.notifier.stopping("draining" if ending is Ending.DRAIN else "stopping")
+        self.notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping")
         self.state.remove_endpoints()
         self.fleet.end(ending)
         self.reloads.abandon(why)

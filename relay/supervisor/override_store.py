@@ -51,14 +51,18 @@ _MODE, _WEIGHT, _VERSION = (
 log = logging.getLogger(__name__)
 
 
-class Overrides:
+class OverrideStore:
     """All overrides of one relay; the only writer of their cells. `on_change` is called when readers should be told."""
 
     def __init__(
-        self, state_dir: Path, boards: Scoreboards, config: Config, on_change: Callable[[], None]
+        self,
+        state_dir: Path,
+        scoreboards: Scoreboards,
+        config: Config,
+        on_change: Callable[[], None],
     ) -> None:
         self._state_dir = state_dir
-        self._boards = boards
+        self._scoreboards = scoreboards
         self._on_change = on_change
         self._members: dict[Member, Mode] = {}
         self._overrides = _load(state_dir / FILE)
@@ -93,7 +97,7 @@ class Overrides:
     def write_cells(self) -> None:
         """Bring the scoreboard up to date, whatever is there; also for backends of a configuration that is about to hold."""
         codes = {member: _codes(override) for member, override in self._overrides.items()}
-        for states in self._boards.states():
+        for states in self._scoreboards.states():
             states.fill(BACKEND.name, _MODE, {member: mode for member, (mode, _) in codes.items()})
             states.fill(
                 BACKEND.name, _WEIGHT, {member: weight for member, (_, weight) in codes.items()}
@@ -144,13 +148,13 @@ class Overrides:
 
     def _write(self, member: Member) -> None:
         mode, weight = _codes(self._overrides.get(member, Override()))
-        for states in self._boards.states():
+        for states in self._scoreboards.states():
             base = states.base(BACKEND.name, member)
             if base is not None:  # some generation has it
                 states.cells[base + _MODE], states.cells[base + _WEIGHT] = mode, weight
 
     def _tell_workers(self) -> None:
-        for states in self._boards.states():
+        for states in self._scoreboards.states():
             base = states.base(RELAY.name, ())
             if base is not None:
                 bump(states.cells, base + _VERSION)
@@ -184,7 +188,7 @@ class Overrides:
     def answer(self, request: dict[str, Any]) -> Reply:
         """The reply to `backends` and to `override`."""
         if request["command"] == "backends":
-            return {"ok": True, **backends_reply(self._boards.snapshot(), self._state_dir)}
+            return {"ok": True, **backends_reply(self._scoreboards.snapshot(), self._state_dir)}
         try:
             change = parse_change(request)
         except ValueError as error:

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 from relay.errors import ConfigError, StartupError
 from relay.files import Files
-from relay.supervisor.inspection import Refusal, Survey, Wish, survey_in_bytes
+from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, survey_in_bytes
 from relay.supervisor.prepared import Prepared
-from relay.supervisor.process import Ended, reap, send, start_preparer
-from relay.tls.context_inputs import Groundwork
+from relay.supervisor.process import ExitStatus, reap, send, start_preparer
+from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import Generation, build_steps
 
 PATIENCE_S = 120.0
@@ -86,12 +86,12 @@ class Preparation:
 
     def __init__(
         self,
-        wish: Wish,
+        wish: PrepareRequest,
         number: int,
         orphans: Orphans,
         let_go: Callable[[], None] = lambda: None,
         *,
-        work: Callable[[Wish], bytes] = survey_in_bytes,
+        work: Callable[[PrepareRequest], bytes] = survey_in_bytes,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Raises StartupError when no process can be started."""
@@ -100,7 +100,7 @@ class Preparation:
         self._patience_s = patience_s
         self._received = bytearray()
         self._steps: Generator[None, None, Prepared] | None = None
-        self._ended: Ended | None = None
+        self._ended: ExitStatus | None = None
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.fd, False)
 
@@ -171,7 +171,7 @@ class Preparation:
             self._child = None
         return self._ended is None and now < self._deadline_at
 
-    def _take(self) -> Survey | Refusal:
+    def _take(self) -> Inspection | Refusal:
         ended = self._ended or self._reap()
         if not self._received:
             why = f"{ended}" if ended is not None else "closed its pipe"
@@ -181,14 +181,14 @@ class Preparation:
             )
             raise StartupError(what, hint)
         try:
-            found: Survey | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
+            found: Inspection | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
         except (EOFError, pickle.UnpicklingError):
             what = "the process that judged the configuration ended in the middle of its answer"
             raise StartupError(what, "see the system's log for what ended it") from None
         self._received.clear()
         return found
 
-    def _reap(self) -> Ended | None:
+    def _reap(self) -> ExitStatus | None:
         """How it ended. It has closed its pipe, so it is about to, if it has not yet."""
         child, self._child = self._child, None
         if child is None:
@@ -230,12 +230,14 @@ class Preparation:
             self.fd = -1
 
 
-def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
-    groundwork = Groundwork(Files(found.contents), found.addresses, judged=True, spans=found.spans)
+def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
+    context_inputs = ContextInputs(
+        Files(found.contents), found.addresses, judged=True, spans=found.spans
+    )
     for problem in found.warnings:
         log.warning("%s", problem)
         yield
-    generation: Generation = yield from build_steps(found.config, number, groundwork)
+    generation: Generation = yield from build_steps(found.config, number, context_inputs)
     return Prepared(
         config=found.config,
         generation=generation,
@@ -250,7 +252,7 @@ def _build(found: Survey, number: int) -> Generator[None, None, Prepared]:
     )
 
 
-def finish(wish: Wish) -> Prepared:
+def finish(wish: PrepareRequest) -> Prepared:
     """Prepare now, at start, where there is nothing else to do. Raises ConfigError and StartupError."""
     orphans = Orphans()
     preparation = Preparation(wish, 1, orphans)

@@ -23,17 +23,17 @@ from relay.shared.password import load_password
 from relay.shared.scoreboard import Scoreboard
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
-from relay.supervisor.file_owners import judge_owners
+from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import homeless, look_up_all, unresolved
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.scoreboards import Scoreboards
-from relay.supervisor.slot_sockets import places_of
+from relay.supervisor.slot_sockets import listen_addresses
 from relay.supervisor.state_dir import check_state_dir
 from relay.tls.certificates.findings import Finding, Level
-from relay.tls.certificates.lint import judge
+from relay.tls.certificates.lint import lint
 from relay.tls.certificates.pem import CertificateInfo
-from relay.tls.certificates.validity_periods import Span
-from relay.tls.ciphers import judge_ciphers
+from relay.tls.certificates.validity_periods import ValidityPeriod
+from relay.tls.ciphers import lint_ciphers
 from relay.tls.contexts import Generation, build_generation
 
 CHECK_PATIENCE_S = 2.0
@@ -51,12 +51,14 @@ class Prepared:
     things: Things  # that are counted
     description: bytes  # for readers of the scoreboard
     password: str = field(default="", repr=False)
-    spans: Mapping[str, Span] = field(default_factory=dict)  # by the key of the configuration
+    spans: Mapping[str, ValidityPeriod] = field(
+        default_factory=dict
+    )  # by the key of the configuration
     homeless: Mapping[str, str] = field(default_factory=dict)  # names without an address, and why
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CheckReport:
     """What was found out about a configuration.
 
     `passing` are problems that may end by themselves: a start disables what has them.
@@ -79,9 +81,9 @@ class Judged:
         return not self.problems and not lasting
 
 
-def judge_all(config: Config) -> Judged:
+def check_all(config: Config) -> CheckReport:
     """What `relay check` says of a valid configuration: every certificate's fitness, and everything else that would refuse a start."""
-    findings = judge(config, datetime.now(UTC)) + judge_ciphers(config) + judge_owners(config)
+    findings = lint(config, datetime.now(UTC)) + lint_ciphers(config) + check_owners(config)
     problems: list[Problem] = []
     try:
         problems += access_log_problems(config, find_identity(config.relay))
@@ -106,7 +108,7 @@ def judge_all(config: Config) -> Judged:
     running = Running.of(config.relay.state_dir)
     problems += _addresses_in_the_way(config, running)
     findings += _what_only_a_restart_does(config, running)
-    return Judged(findings, problems, passing)
+    return CheckReport(findings, problems, passing)
 
 
 def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
@@ -154,7 +156,7 @@ class Running:
 
 
 def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]:
-    wanted = [(place.where, place.address, place.freebind) for place in places_of(config)]
+    wanted = [(place.where, place.address, place.freebind) for place in listen_addresses(config)]
     if config.admin.listen:
         wanted.append(("admin.listen", config.admin.listen, False))
     for where, address, freebind in wanted:
@@ -172,7 +174,7 @@ def _addresses_in_the_way(config: Config, running: Running) -> Iterator[Problem]
 def _what_only_a_restart_does(config: Config, running: Running) -> Iterator[Finding]:
     # Listeners share their ports with the generation before; the admin process shares its port with nobody.
     wanted: list[tuple[str, str, tuple[str, ...]]] = [
-        (place.where, place.address, (running.admin,)) for place in places_of(config)
+        (place.where, place.address, (running.admin,)) for place in listen_addresses(config)
     ]
     if config.admin.listen != running.admin:
         wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
@@ -229,10 +231,10 @@ def slots_of(config: Config) -> int:
     return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
 
 
-def begin_scoreboard(boards: Scoreboards, prepared: Prepared) -> Scoreboard:
+def begin_scoreboard(scoreboards: Scoreboards, prepared: Prepared) -> Scoreboard:
     """The cells of a generation. Raises StartupError when the machine has no memory for them."""
     try:
-        return boards.begin(prepared.generation.number, prepared.things, prepared.slots)
+        return scoreboards.begin(prepared.generation.number, prepared.things, prepared.slots)
     except OSError as error:
         raise StartupError(
             f"no memory for the counters of generation {prepared.generation.number}: {error.strerror or error}",

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ExitStatus:
     """How a process ended: its wait status and what it used."""
 
     status: int
@@ -168,16 +168,16 @@ def _fork_ours() -> int:
     return pid
 
 
-def reap(pid: int) -> Ended | None:
+def reap(pid: int) -> ExitStatus | None:
     """How the process ended, None while it lives. Each process can be asked about once after its end."""
     try:
         done, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
         _ours.discard(pid)
-        return Ended(0, 0)
+        return ExitStatus(0, 0)
     if done:
         _ours.discard(pid)
-    return Ended(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
+    return ExitStatus(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
 
 
 def reap_strangers() -> None:

@@ -21,12 +21,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relay.core.fleet_plan import Ending, Phase
+from relay.core.fleet_plan import Phase, Shutdown
 from relay.errors import ConfigError, StartupError, is_shortage, words_of
 from relay.logs import messages
 from relay.supervisor.control import Client
 from relay.supervisor.host_lookup import known_addresses
-from relay.supervisor.inspection import Wish
+from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.prepare import TURN_S, Orphans, Preparation, UnchangedError
 from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
@@ -84,7 +84,7 @@ class Reloads:
 
     def begin(self, client: Client | None) -> None:
         """Start a reload for a client, or for SIGHUP (None). The client is answered when it is decided."""
-        if self._supervisor.fleet.ending is not Ending.NO:
+        if self._supervisor.fleet.ending is not Shutdown.NO:
             _refuse(client, f"the relay is {self._supervisor.state_word}")
             return
         self._again = True
@@ -107,10 +107,10 @@ class Reloads:
             supervisor = self._supervisor
             fleet = supervisor.fleet
             renews = supervisor.disabled.awaited if self._is_renewal else frozenset()
-            board = supervisor.boards.generation(fleet.generation)
-            known = known_addresses(fleet.prepared.generation.addresses, board)
+            scoreboard = supervisor.scoreboards.generation(fleet.generation)
+            known = known_addresses(fleet.prepared.generation.addresses, scoreboard)
             running = fleet.prepared.config
-            wish = Wish(supervisor.config_path, running, known, supervisor.strict, renews)
+            wish = PrepareRequest(supervisor.config_path, running, known, supervisor.strict, renews)
             self._preparation = Preparation(
                 wish, fleet.next_generation, self._orphans, supervisor.let_go_of_all
             )
@@ -124,7 +124,7 @@ class Reloads:
         supervisor = self._supervisor
         fleet = supervisor.fleet
         idle = not self._busy and not self._again
-        if idle and fleet.ending is Ending.NO and supervisor.disabled.awaited:
+        if idle and fleet.ending is Shutdown.NO and supervisor.disabled.awaited:
             self._is_renewal = True
             self._try()
 
@@ -219,7 +219,7 @@ class Reloads:
         fleet = supervisor.fleet
         supervisor.admin.prepare(prepared.config.admin, prepared.password)
         try:
-            begin_scoreboard(supervisor.boards, prepared)
+            begin_scoreboard(supervisor.scoreboards, prepared)
             supervisor.overrides.write_cells()
             supervisor.publish()  # the new counters, before anybody counts
             before = fleet.prepared.generation

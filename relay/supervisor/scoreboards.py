@@ -85,27 +85,27 @@ class Scoreboards:
         else:
             bases = self._states.take(things)
         try:
-            board = self._generations[number] = Scoreboard(
+            scoreboard = self._generations[number] = Scoreboard(
                 number, Layout(things, bases), self._states, slots
             )
         except BaseException:
             self._states.give_back(things)
             raise
         self._lines[number] = json.dumps(
-            {"number": number, "rows": board.rows, "things": things, "bases": bases}
+            {"number": number, "rows": scoreboard.rows, "things": things, "bases": bases}
         ).encode()
         self._totals.admit(things)
         self._totals.admit({SLOT.name: [(str(slot),) for slot in range(slots)]})
-        return board
+        return scoreboard
 
-    def lease(self, board: Scoreboard, slot: int) -> int:
+    def lease(self, scoreboard: Scoreboard, slot: int) -> int:
         """A row for a worker, or for the checker (CHECKER_SLOT).
 
         There is always one. Raises OSError as `begin` does.
         """
-        pieces = len(board.segments)
-        row = board.lease(slot)
-        if len(board.segments) != pieces:
+        pieces = len(scoreboard.segments)
+        row = scoreboard.lease(slot)
+        if len(scoreboard.segments) != pieces:
             self.publish()
         return row
 
@@ -119,9 +119,9 @@ class Scoreboards:
         """
         over = next(
             (
-                board
-                for number, board in self._generations.items()
-                if number not in keep and not board.leased
+                scoreboard
+                for number, scoreboard in self._generations.items()
+                if number not in keep and not scoreboard.leased
             ),
             None,
         )
@@ -147,17 +147,17 @@ class Scoreboards:
 
     # Counting.
 
-    def fold(self, board: Scoreboard, row: int, slot: int = 0, cpu_us: int = 0) -> None:
+    def fold(self, scoreboard: Scoreboard, row: int, slot: int = 0, cpu_us: int = 0) -> None:
         """Add the counters of an ended worker to the totals and free its row.
 
         Its gauges vanish with it.
         """
-        self._totals.fold(board.row(row), board.layout)
+        self._totals.fold(scoreboard.row(row), scoreboard.layout)
         if cpu_us:
             self._totals.add(SLOT, (str(slot),), Series(SLOT_CPU_US), cpu_us)
         self._begin_to_write()
         self._write_totals()
-        board.release(row)
+        scoreboard.release(row)
         self._end_writing()
 
     def count(self, name: str, by: int = 1) -> None:
@@ -196,11 +196,11 @@ class Scoreboards:
         self._facts = self._facts if facts is None else facts
         self._lasting = self._lasting if lasting is None else lasting
         self._number += 1
-        boards = list(self._generations.values())
+        scoreboards = list(self._generations.values())
         header = {
             "view": self._number,
             "facts": self._facts,
-            "segments": [len(board.segments) for board in boards],
+            "segments": [len(scoreboard.segments) for scoreboard in scoreboards],
         }
         lines = [
             json.dumps(header).encode(),
@@ -231,7 +231,9 @@ class Scoreboards:
         serving = self._generations.get(self._facts.get("generation", 0))
         states = serving.states if serving is not None else self._states
         segments = tuple(
-            segment.fd for board in self._generations.values() for segment in board.segments
+            segment.fd
+            for scoreboard in self._generations.values()
+            for segment in scoreboard.segments
         )
         return Sources(
             self._head.fd, self._catalogue.fd, self._totals_memory.fd, states.fd, segments
@@ -276,28 +278,32 @@ class Scoreboards:
 
     # Children.
 
-    def share_with(self, board: Scoreboard) -> None:
+    def share_with(self, scoreboard: Scoreboard) -> None:
         """Before a fork: the child gets the memory of its generation and no other's."""
         self._head.inherit(wanted=False)
         self._totals_memory.inherit(wanted=False)
         for states in self._all_states:
-            states.inherit(wanted=states is board.states)
+            states.inherit(wanted=states is scoreboard.states)
         for each in self._generations.values():
             for segment in each.segments:
-                segment.inherit(wanted=each is board)
+                segment.inherit(wanted=each is scoreboard)
 
-    def enter(self, board: Scoreboard) -> None:
+    def enter(self, scoreboard: Scoreboard) -> None:
         """In the child, before `close_files`: look at the generations before it."""
         for each in self._generations.values():
-            if each is not board:
+            if each is not scoreboard:
                 with contextlib.suppress(OSError):  # limits across generations count less then
-                    board.look_at(each)
+                    scoreboard.look_at(each)
 
     def close_files(self) -> None:
         """Let go of the descriptors: what a forked child does."""
         self._is_child = True
         fds = [self._head.fd, self._totals_memory.fd, *(states.fd for states in self._all_states)]
-        fds += [segment.fd for board in self._generations.values() for segment in board.segments]
+        fds += [
+            segment.fd
+            for scoreboard in self._generations.values()
+            for segment in scoreboard.segments
+        ]
         for fd in fds + ([self._catalogue.fd] if self._catalogue is not None else []):
             os.close(fd)
         self._sender.close()

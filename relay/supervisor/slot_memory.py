@@ -34,7 +34,7 @@ class SlotMemory:
     def died(self, now: float, slot: int, worker: Worker) -> str:
         """A worker ended unasked. Returns when its slot starts the next one, in words."""
         memory = self._slots[slot] = after_death(now, self._slots[slot], worker, self._rules)
-        waits = bool(memory.young_deaths) and memory.spawn_at > now
+        waits = bool(memory.early_deaths) and memory.spawn_at > now
         return self._when(now, slot) + ("; until then its sockets are closed" if waits else "")
 
     def failed(self, now: float, slot: int) -> str:
@@ -61,7 +61,7 @@ class SlotMemory:
 
     def failing(self, deaths: int) -> int | None:
         """The first slot of which so many workers died before they served."""
-        found = [slot for slot, memory in enumerate(self._slots) if memory.young_deaths >= deaths]
+        found = [slot for slot, memory in enumerate(self._slots) if memory.early_deaths >= deaths]
         return found[0] if found else None
 
     def status(self, now: float, count: int) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ class SlotMemory:
             {
                 "slot": number,
                 "parked": slot.parked,
-                "early_deaths": slot.young_deaths,
+                "early_deaths": slot.early_deaths,
                 "next_start_in_s": round(max(0.0, slot.spawn_at - now), 1),
             }
             for number, slot in enumerate(self._slots[:count])

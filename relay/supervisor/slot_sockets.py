@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenAddress:
     """One address of one listener. A fixed port is the same place whichever listener has it; a free one (port 0) belongs to its listener."""
 
     listener: str
@@ -49,10 +49,10 @@ class Place:
         return f'listener "{self.listener}"'
 
 
-def places_of(config: Config) -> tuple[Place, ...]:
+def listen_addresses(config: Config) -> tuple[ListenAddress, ...]:
     """Every address of every listener, in the configuration's order."""
     return tuple(
-        Place(listener.name, address, listener.freebind)
+        ListenAddress(listener.name, address, listener.freebind)
         for listener in config.listener
         for address in listener.listen
     )
@@ -101,7 +101,7 @@ class SlotSockets:
     """
 
     def __init__(self) -> None:
-        self._places: tuple[Place, ...] = ()
+        self._places: tuple[ListenAddress, ...] = ()
         self._opened: dict[str, dict[int, socket.socket]] = {}
         self._bound: dict[str, tuple[str, int]] = {}
         self._silent: set[int] = set()
@@ -110,7 +110,7 @@ class SlotSockets:
         """The sockets for another configuration: ours where we have them, new ones where not. Raises StartupError; then ours are as before."""
         other = SlotSockets()
         other._silent = {slot for slot in self._silent if slot < slots}
-        other._places = places_of(config)
+        other._places = listen_addresses(config)
         ours = frozenset(port for _, port in self._bound.values())
         try:
             for place in other._places:
@@ -134,7 +134,7 @@ class SlotSockets:
             raise
         return other
 
-    def _fill(self, place: Place, slots: range) -> None:
+    def _fill(self, place: ListenAddress, slots: range) -> None:
         for slot in slots:
             if slot not in self._opened[place.key]:
                 host, port = self._bound[place.key]

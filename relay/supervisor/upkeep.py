@@ -18,7 +18,7 @@ from relay.sockets import open_control
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess, make_health_directory
 from relay.supervisor.control import ControlServer, control_path
-from relay.supervisor.override_store import Overrides
+from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.privileges import Identity
 from relay.supervisor.state_dir import StateDir
 
@@ -34,7 +34,7 @@ class Upkeep:
         self,
         state: StateDir,
         control: ControlServer,
-        overrides: Overrides,
+        overrides: OverrideStore,
         admin: AdminProcess,
         checker: CheckerProcess,
     ) -> None:

@@ -23,7 +23,7 @@ from relay.shared.scoreboard import (
     Scoreboard,
 )
 from relay.supervisor.privileges import Identity
-from relay.supervisor.process import Ended, reap, send, start_worker
+from relay.supervisor.process import ExitStatus, reap, send, start_worker
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import SlotSockets
 from relay.tls.contexts import Generation
@@ -43,10 +43,10 @@ class Child:
     pid: int
     slot: int
     generation: int
-    board: Scoreboard
+    scoreboard: Scoreboard
     row: int
     started_at: float
-    told_at: float | None = None
+    stop_requested_at: float | None = None
     aborted_at: float | None = None
     killed: bool = False
     quitting: bool = False
@@ -55,15 +55,20 @@ class Child:
     def connections(self) -> int:
         """How many clients it says it has."""
         return max(
-            0, int(self.board.row(self.row)[self.board.layout.cell("relay_connections_active")])
+            0,
+            int(
+                self.scoreboard.row(self.row)[
+                    self.scoreboard.layout.cell("relay_connections_active")
+                ]
+            ),
         )
 
 
 @dataclass(slots=True)
-class Crew:
+class Workers:
     """All workers of all generations. `work` runs in the child; `let_go` closes there what only the supervisor needs."""
 
-    boards: Scoreboards
+    scoreboards: Scoreboards
     lifeline_fd: int
     work: Callable[[WorkerSpec], int | None]
     let_go: Callable[[], None]
@@ -78,16 +83,16 @@ class Crew:
         identity: Identity,
     ) -> Child:
         """Fork a worker for a slot. `sockets` are those of every generation; the child keeps only its own. Raises OSError."""
-        board = self.boards.generation(generation.number)
-        row = self.boards.lease(board, slot)
+        scoreboard = self.scoreboards.generation(generation.number)
+        row = self.scoreboards.lease(scoreboard, slot)
         listeners = own.of_slot(slot)
         spec = WorkerSpec(
             slot=slot,
             row=row,
             listeners=listeners,
             generation=generation,
-            board=board,
-            layout=board.layout,
+            scoreboard=scoreboard,
+            layout=scoreboard.layout,
             lifeline_fd=self.lifeline_fd,
         )
         mine = {one for _, one in listeners}
@@ -97,17 +102,17 @@ class Crew:
             # A listening socket that stays open in a sibling would queue clients that nobody accepts.
             for one in others:
                 one.close()
-            self.boards.enter(board)
+            self.scoreboards.enter(scoreboard)
             self.let_go()
 
-        self.boards.share_with(board)
+        self.scoreboards.share_with(scoreboard)
         try:
             pid = start_worker(slot, identity, let_go, lambda: self.work(spec))
         except OSError:
-            board.release(row)
+            scoreboard.release(row)
             raise
-        board.row(row)[PID] = pid
-        child = Child(pid, slot, generation.number, board, row, time.monotonic())
+        scoreboard.row(row)[PID] = pid
+        child = Child(pid, slot, generation.number, scoreboard, row, time.monotonic())
         self.children[pid] = child
         log.info(
             "worker %d started",
@@ -121,10 +126,10 @@ class Crew:
         found = []
         now = time.monotonic()
         for child in self.children.values():
-            cells = child.board.row(child.row)
+            cells = child.scoreboard.row(child.row)
             phase = PHASES.get(cells[PHASE], Phase.STARTING)
-            if phase is Phase.DRAINING and child.told_at is None:
-                child.told_at = now
+            if phase is Phase.DRAINING and child.stop_requested_at is None:
+                child.stop_requested_at = now
             beat_at = cells[HEARTBEAT_MS] / 1000
             if beat_at > now + FUTURE_S:
                 beat_at = 0.0
@@ -136,7 +141,7 @@ class Crew:
                     phase,
                     child.started_at,
                     beat_at,
-                    child.told_at,
+                    child.stop_requested_at,
                     child.aborted_at,
                     child.killed,
                     child.quitting,
@@ -144,7 +149,7 @@ class Crew:
             )
         return tuple(found)
 
-    def reap(self) -> list[tuple[Child, Worker, Ended]]:
+    def reap(self) -> list[tuple[Child, Worker, ExitStatus]]:
         """Those that ended since the last call, with their last view; their counters are in the totals now.
 
         When that takes long, because there are thousands of backends, the rest is left to the next call.
@@ -158,7 +163,7 @@ class Crew:
             end = reap(child.pid)
             if end is not None:
                 del self.children[child.pid]
-                self.boards.fold(child.board, child.row, child.slot, end.cpu_us)
+                self.scoreboards.fold(child.scoreboard, child.row, child.slot, end.cpu_us)
                 ended.append((child, views[child.pid], end))
         return ended
 
@@ -171,21 +176,21 @@ class Crew:
 
     def count_restart(self) -> None:
         """One more worker ended unasked."""
-        self.boards.count("relay_worker_restarts_total")
+        self.scoreboards.count("relay_worker_restarts_total")
 
     def count_dropped(self, messages: int) -> None:
         """Messages of the supervisor were dropped."""
-        self.boards.count("relay_messages_dropped_total", messages)
+        self.scoreboards.count("relay_messages_dropped_total", messages)
 
     def drain(self, pid: int) -> None:
         """SIGTERM: no new connections, finish the sessions."""
-        self.children[pid].told_at = time.monotonic()
+        self.children[pid].stop_requested_at = time.monotonic()
         send(pid, signal.SIGTERM)
 
     def quit(self, pid: int) -> None:
         """SIGQUIT: end now."""
         child = self.children[pid]
-        child.told_at, child.quitting = time.monotonic(), True
+        child.stop_requested_at, child.quitting = time.monotonic(), True
         send(pid, signal.SIGQUIT)
 
     def overrun(self, generation: int, pids: Sequence[int]) -> None:
@@ -195,7 +200,7 @@ class Crew:
             generation,
             sum(self.children[pid].connections for pid in pids),
         )
-        self.boards.generation(generation).say(OVERRUN)
+        self.scoreboards.generation(generation).say(OVERRUN)
         for pid in pids:
             self.quit(pid)
 

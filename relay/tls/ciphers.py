@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from relay.config.key_path import listener_places, pool_place
+from relay.config.key_path import listener_paths, pool_path
 from relay.config.model import Config, Pool, Route
 from relay.errors import Problem
 from relay.tls.certificates.findings import Finding, Level
@@ -48,7 +48,7 @@ class Weakness:
     refused: bool
 
 
-def judge_ciphers(config: Config) -> list[Finding]:
+def lint_ciphers(config: Config) -> list[Finding]:
     """Everything to refuse or to warn about in the cipher settings of all routes and pools."""
     places: dict[Weakness, list[str]] = {}
     for where, settings in _settings_of(config):
@@ -77,13 +77,13 @@ def weaknesses_of(settings: Route | Pool) -> tuple[Weakness, ...]:
 
 
 def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
-    names = listener_places([each.name for each in config.listener])
+    names = listener_paths([each.name for each in config.listener])
     for where, listener in zip(names, config.listener, strict=True):
         for index, route in enumerate(listener.route):
             if route.mode == "terminate":
                 yield f"{where}.route[{index}]", route
     for name, pool in config.pool.items():
-        yield pool_place(name), pool
+        yield pool_path(name), pool
 
 
 @lru_cache(maxsize=256)

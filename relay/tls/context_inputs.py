@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.config.address import is_ip
-from relay.config.key_path import pool_place
+from relay.config.key_path import pool_path
 from relay.errors import ConfigError, Problem
 from relay.files import Files
 from relay.shared.addresses import Ip
-from relay.tls.certificates.validity_periods import Span, Spans
+from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 
 
 @dataclass(frozen=True, slots=True)
-class Groundwork:
+class ContextInputs:
     """What was found out about a configuration before its contexts are built.
 
     `files` hold the very bytes that were judged; `addresses` are those of backends' host names, none where a name does not resolve.
@@ -28,20 +28,22 @@ class Groundwork:
     files: Files = field(default_factory=Files)
     addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
     judged: bool = False
-    spans: Mapping[str, Span] = field(default_factory=dict)  # by the key of the configuration
+    spans: Mapping[str, ValidityPeriod] = field(
+        default_factory=dict
+    )  # by the key of the configuration
 
-    def spans_of(self, *wheres: str) -> Spans:
+    def spans_of(self, *wheres: str) -> ValidityPeriods:
         """When everything that these keys name is valid."""
-        return Spans.of(self.spans[where] for where in wheres if where in self.spans)
+        return ValidityPeriods.of(self.spans[where] for where in wheres if where in self.spans)
 
 
-def spans_of_pool(groundwork: Groundwork, name: str) -> Spans:
+def spans_of_pool(context_inputs: ContextInputs, name: str) -> ValidityPeriods:
     """When a pool's machine certificate and CAs are valid."""
-    where = pool_place(name)
-    return groundwork.spans_of(f"{where}.machine_certificate", f"{where}.backend_ca")
+    where = pool_path(name)
+    return context_inputs.spans_of(f"{where}.machine_certificate", f"{where}.backend_ca")
 
 
-def place_of(
+def endpoint_of(
     where: str, host: str, port: int, addresses: Mapping[str, tuple[Ip, ...]]
 ) -> tuple[int, tuple[Any, ...]]:
     """Family and socket address to begin with; 0 and () for a name without an address."""

@@ -20,7 +20,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from relay.config.address import is_ip, parse_address
-from relay.config.key_path import key_place, pool_place
+from relay.config.key_path import key_path, pool_path
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.config.rules.stickiness import alpn_of
 from relay.core.routes import RouteTable
@@ -28,8 +28,8 @@ from relay.errors import ConfigError, Problem
 from relay.shared.addresses import Ip
 from relay.tls.alpn import selector
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
-from relay.tls.certificates.validity_periods import Spans
-from relay.tls.context_inputs import Groundwork, place_of, spans_of_pool
+from relay.tls.certificates.validity_periods import ValidityPeriods
+from relay.tls.context_inputs import ContextInputs, endpoint_of, spans_of_pool
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.raw import (
@@ -60,8 +60,8 @@ class InboundRoute:
     negotiates: bool
     rules: AllowRules
     ca_valid_until: dict[bytes, float]
-    spans: Spans  # of its own certificate and CAs
-    pool_spans: Spans
+    spans: ValidityPeriods  # of its own certificate and CAs
+    pool_spans: ValidityPeriods
     valid_from_at: float  # outside these instants, Unix time, it is disabled
     valid_until_at: float
     keep: tuple[Any, ...] = field(
@@ -108,10 +108,10 @@ def dismantle(generation: Generation) -> Iterator[None]:
 
 
 def build_generation(
-    config: Config, number: int, groundwork: Groundwork | None = None
+    config: Config, number: int, context_inputs: ContextInputs | None = None
 ) -> Generation:
     """Build every context. Raises ConfigError with all problems: files, cipher lists, names to verify."""
-    steps = build_steps(config, number, groundwork or Groundwork())
+    steps = build_steps(config, number, context_inputs or ContextInputs())
     while True:
         try:
             next(steps)
@@ -121,11 +121,11 @@ def build_generation(
 
 
 def build_steps(
-    config: Config, number: int, groundwork: Groundwork
+    config: Config, number: int, context_inputs: ContextInputs
 ) -> Generator[None, None, Generation]:
     """As `build_generation`, but yields after every few milliseconds of work: so the supervisor can do it between other things."""
-    shelf = _Shelf(groundwork)
-    secrets, problems = load_secrets(config, groundwork.files)
+    shelf = _Shelf(context_inputs)
+    secrets, problems = load_secrets(config, context_inputs.files)
     routes: dict[str, RouteTable[InboundRoute]] = {}
     targets: dict[str, tuple[Target, ...]] = {}
     for listener in config.listener:
@@ -152,14 +152,14 @@ def build_steps(
         targets[name] = tuple(members)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    return Generation(number, config, routes, targets, secrets, dict(groundwork.addresses))
+    return Generation(number, config, routes, targets, secrets, dict(context_inputs.addresses))
 
 
 class _Shelf:
     """Keys and CAs of files that several routes or pools use, parsed once."""
 
-    def __init__(self, groundwork: Groundwork) -> None:
-        self.groundwork = groundwork
+    def __init__(self, context_inputs: ContextInputs) -> None:
+        self.context_inputs = context_inputs
         self._pairs: dict[tuple[Path, Path], KeyPair] = {}
         self._cas: dict[Path, TrustedCas] = {}
 
@@ -167,7 +167,7 @@ class _Shelf:
         """A certificate and its key. Raises ConfigError."""
         if (certificate, key) not in self._pairs:
             self._pairs[certificate, key] = load_key_pair(
-                where, certificate, key, self.groundwork.files
+                where, certificate, key, self.context_inputs.files
             )
         return self._pairs[certificate, key]
 
@@ -177,7 +177,9 @@ class _Shelf:
         if found is None:
             problems: list[Problem] = []
             found = TrustedCas()
-            yield from found.fill(read_certificates(where, file, problems, self.groundwork.files))
+            yield from found.fill(
+                read_certificates(where, file, problems, self.context_inputs.files)
+            )
             if problems:
                 raise ConfigError(problems)
             self._cas[file] = found
@@ -192,12 +194,12 @@ def _inbound(
     number: int,
     protocols: tuple[str, ...],
 ) -> Generator[None, None, InboundRoute]:
-    where = f"{key_place('listener', listener.name)}.route[{index}]"
+    where = f"{key_path('listener', listener.name)}.route[{index}]"
     if route.certificate is None or route.private_key is None or route.client_ca is None:
         raise ConfigError(
             [Problem(where, "has no certificate, private_key and client_ca", "set all three")]
         )
-    context = new_context(SSL.TLS_SERVER_METHOD, where, route, judged=shelf.groundwork.judged)
+    context = new_context(SSL.TLS_SERVER_METHOD, where, route, judged=shelf.context_inputs.judged)
     cas = yield from shelf.cas(f"{where}.client_ca", route.client_ca)
     cas.use(context)
     shown = f"{where}.certificate"
@@ -219,8 +221,8 @@ def _inbound(
         callback = selector(tuple(name.encode("ascii") for name in protocols))
         lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
         keep = (context, callback)
-    own = shelf.groundwork.spans_of(f"{where}.certificate", f"{where}.client_ca")
-    of_pool = spans_of_pool(shelf.groundwork, route.pool)
+    own = shelf.context_inputs.spans_of(f"{where}.certificate", f"{where}.client_ca")
+    of_pool = spans_of_pool(shelf.context_inputs, route.pool)
     return InboundRoute(
         listener=listener.name,
         label=route.label,
@@ -241,7 +243,7 @@ def _inbound(
 def _outbound(
     shelf: _Shelf, pool_name: str, pool: Pool, index: int, backend: Backend
 ) -> Generator[None, None, Target]:
-    where = pool_place(pool_name)
+    where = pool_path(pool_name)
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
         raise ConfigError(
             [
@@ -250,7 +252,7 @@ def _outbound(
                 )
             ]
         )
-    context = new_context(SSL.TLS_CLIENT_METHOD, where, pool, judged=shelf.groundwork.judged)
+    context = new_context(SSL.TLS_CLIENT_METHOD, where, pool, judged=shelf.context_inputs.judged)
     cas = yield from shelf.cas(f"{where}.backend_ca", pool.backend_ca)
     cas.use(context)
     shown = f"{where}.machine_certificate"
@@ -282,8 +284,8 @@ def _outbound(
                 )
             ]
         )
-    family, sockaddr = place_of(
-        f"{where}.backend[{index}].address", host, port, shelf.groundwork.addresses
+    family, sockaddr = endpoint_of(
+        f"{where}.backend[{index}].address", host, port, shelf.context_inputs.addresses
     )
     return Target(
         pool=pool_name,

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config.key_path import pool_place
+from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.core.cookie import MIN_SECRET_BYTES
 from relay.errors import ConfigError, Problem
@@ -27,7 +27,7 @@ def load_secrets(
     problems: list[Problem] = []
     for name, file in _files(config):
         try:
-            secrets[name] = load_secret(f"{pool_place(name)}.cookie_secret_file", file, files)
+            secrets[name] = load_secret(f"{pool_path(name)}.cookie_secret_file", file, files)
         except ConfigError as error:
             problems += error.problems
     return secrets, problems

@@ -16,7 +16,7 @@ from typing import Any
 
 from relay.core.untrusted import clip
 from relay.errors import Reason
-from relay.sockets import Connection
+from relay.sockets import StreamSocket
 from relay.tls import stream
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.names import SUBJECT_ALT_NAME
@@ -41,7 +41,7 @@ _SELF_SIGNED_LEAF, _SELF_SIGNED_IN_CHAIN = 18, 19
 _ISSUER_MISSING = frozenset((2, 20, 21))
 
 
-def explain_backend(failure: Failure, ssl: Pointer, sock: Connection, name: str) -> Failure:
+def explain_backend(failure: Failure, ssl: Pointer, sock: StreamSocket, name: str) -> Failure:
     """The same failure of a handshake with the backend that must be `name`, told in full."""
     if failure.reason is Reason.BACKEND_NOT_TLS:
         return _not_tls(failure, sock)
@@ -79,7 +79,7 @@ def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
     return Failure(failure.reason, f"{failure.detail}: {accepts}{ours}", failure.errno)
 
 
-def explain_unread(failure: Failure, sock: Connection) -> Failure:
+def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
     """A write failed right after a TLS 1.3 handshake: whether the backend has said why.
 
     OpenSSL reads nothing more after a failed write, so an alert that came in the same moment
@@ -113,7 +113,7 @@ def _knows_server_hello(ssl: Pointer) -> bool:
     return bytes(ffi.buffer(random)) != _NO_RANDOM
 
 
-def _not_tls(failure: Failure, sock: Connection) -> Failure:
+def _not_tls(failure: Failure, sock: StreamSocket) -> Failure:
     try:
         rest = sock.recv(_PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:

@@ -236,7 +236,7 @@ def _alternatives(fields: Fields) -> tuple[Alternatives, str]:
         return Alternatives(), f"its subjectAltName {error}"
 
 
-class Gate(Protocol):
+class ClientRules(Protocol):
     """What a route asks of its clients; `ca_valid_until` maps the subject (DER) of every trusted CA to the end of its and its issuers' validity."""
 
     @property
@@ -245,7 +245,7 @@ class Gate(Protocol):
     def ca_valid_until(self) -> dict[bytes, float]: ...  # noqa: D102
 
 
-def judge(who: Identity | None, gate: Gate, now_at: float) -> Failure | None:
+def admit(who: Identity | None, gate: ClientRules, now_at: float) -> Failure | None:
     """What OpenSSL left to us, on full and resumed handshakes alike; None lets the client in."""
     if who is None:
         return Failure(Reason.NO_CERTIFICATE)

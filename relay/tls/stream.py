@@ -9,7 +9,7 @@ not call it on a resumed handshake: there `SERVER_NAME_CALLBACK` asks `check` ab
 has not answered yet. One thread, one handshake step at a time: so one module-level slot for all this is enough.
 
 Never: decides whether a peer is allowed (that is `identity.judge`), waits, or knows about sessions.
-Next: `relay.tls.identity.judge`
+Next: `relay.tls.identity.admit`
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ Never: looks a name up (that is `checker.resolver`).
 
 from __future__ import annotations
 
-from relay.shared.addresses import Addresses, Place
+from relay.shared.addresses import Addresses, Endpoint
 
 _REMEMBERED = 64
 
 
-class Places:
+class AddressRotation:
     """The addresses of one backend, seen from one worker; instants are those of the loop."""
 
     __slots__ = ("_addresses", "_bad_until_at", "_retry_s", "_turn")
@@ -19,14 +19,14 @@ class Places:
         self._addresses = addresses
         self._retry_s = retry_s
         self._turn = 0
-        self._bad_until_at: dict[Place, float] = {}
+        self._bad_until_at: dict[Endpoint, float] = {}
 
     @property
     def any(self) -> bool:
         """Whether there is one: a name that was never found has none."""
         return bool(self._addresses.places())
 
-    def pick(self, now: float) -> Place | None:
+    def pick(self, now: float) -> Endpoint | None:
         """The next in turn that has not failed within retry_s; when all have, the next in turn. None where there is none."""
         places = self._addresses.places()
         count = len(places)
@@ -40,7 +40,7 @@ class Places:
                 return place
         return places[first]
 
-    def failed(self, place: Place, now: float) -> bool:
+    def failed(self, place: Endpoint, now: float) -> bool:
         """Leave this address alone for retry_s. True when this is news."""
         if len(self._bad_until_at) >= _REMEMBERED:
             self._bad_until_at.clear()

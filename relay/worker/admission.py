@@ -27,7 +27,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.errors import Reason, SessionError, Side
 
 if TYPE_CHECKING:
     from relay.config.model import Limits
@@ -204,8 +204,7 @@ class Admission:
     def _evict(self, session: Session, reason: Reason, why: str) -> None:
         waited_s = self._loop.now - session.progress_at
         detail = f"{why}, and this one had waited {waited_s:.1f} s without progress"
-        stage = Stage(session.state)
-        session.refuse(SessionError(Side.INBOUND, stage, reason, detail))
+        session.refuse(SessionError(Side.INBOUND, reason, detail))
 
 
 def _stalest(order: Order) -> Session:

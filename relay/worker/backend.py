@@ -19,7 +19,7 @@ from relay.shared.scoreboard import Layout
 from relay.tls.contexts import Target
 from relay.tls.identity import identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
-from relay.worker.address_rotation import Places
+from relay.worker.address_rotation import AddressRotation
 
 # A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
 RENEW_S = 60.0
@@ -27,7 +27,7 @@ RENEW_S = 60.0
 NO_RESUMPTION_S = 600.0
 
 
-class Member:
+class BackendState:
     """One backend, seen from one worker."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class Member:
         self.cells_why = {
             why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS
         }
-        self.places: Places | None = None  # of a backend whose address is a host name
+        self.places: AddressRotation | None = None  # of a backend whose address is a host name
         self.session: Pointer = None  # to resume; owned by cffi's collector
         self.renew_at = 0.0
         self.valid_until_at = 0.0

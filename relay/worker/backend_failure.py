@@ -14,8 +14,8 @@ from relay.tls.explain import Failure, after_handshake
 from relay.tls.explain_backend import explain_rejection, explain_unread
 
 if TYPE_CHECKING:
-    from relay.worker.address_rotation import Places
-    from relay.worker.backend import Member
+    from relay.worker.address_rotation import AddressRotation
+    from relay.worker.backend import BackendState
     from relay.worker.session import Session
 
 # Failures that another client, or the same one later, need not have: the backend stays in use.
@@ -62,7 +62,9 @@ def blame(session: Session, failure: Failure) -> None:
         )
 
 
-def _other_address(session: Session, member: Member, places: Places, failure: Failure) -> bool:
+def _other_address(
+    session: Session, member: BackendState, places: AddressRotation, failure: Failure
+) -> bool:
     """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
     end, now = session.outbound, session.worker.loop.now
     if end is not None and end.place is not None and places.failed(end.place, now):

@@ -23,7 +23,7 @@ LEAST_SHARE = 64
 _SMALLEST_PART = 4
 
 
-class Waiting:
+class ConnectingLimit:
     """The sessions that wait, by the index of their backend.
 
     `places` are the connections that the worker may have, `pools` is how many pools share them.

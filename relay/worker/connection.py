@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.sockets import Connection
+from relay.sockets import StreamSocket
 from relay.tls.explain import Failure
 from relay.tls.raw import Pointer
 
 if TYPE_CHECKING:
-    from relay.shared.addresses import Place
+    from relay.shared.addresses import Endpoint
     from relay.tls.stepwise import Feeding
     from relay.worker.pools import PoolState
 
 
-class End:
+class Connection:
     """`held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
     __slots__ = (
@@ -25,7 +25,7 @@ class End:
         "shut", "sock", "ssl", "truncated", "waits", "wants_write",
     )  # fmt: skip
 
-    def __init__(self, sock: Connection) -> None:
+    def __init__(self, sock: StreamSocket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.ssl: Pointer = None
@@ -44,7 +44,7 @@ class End:
         self.waits = False  # counts among those that wait for the backend
         self.claim = 0  # ours to a backend that has failed: nobody else tries it meanwhile
         self.hurried = False  # others could serve: the handshake gets no more than connect_s
-        self.place: Place | None = None  # which of a backend's several addresses this is
+        self.place: Endpoint | None = None  # which of a backend's several addresses this is
         self.ended = False
         self.truncated = False  # it ended without close_notify
         self.closing = False  # a close_notify waits for the socket to take it

@@ -68,7 +68,7 @@ class Drain:
     def stop(self) -> None:
         """Close every session now."""
         self._stopping = True  # each of them calls `check` when it closes
-        overrun = Reason.GENERATION_ENDED if self._worker.board.overrun else None
+        overrun = Reason.GENERATION_ENDED if self._worker.scoreboard.overrun else None
         if overrun:
             log.warning(
                 "relay.old_generations newer configurations have come: closing %d sessions",

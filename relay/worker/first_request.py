@@ -18,7 +18,7 @@ from relay.core.cookie import Inserter
 from relay.core.hello import NEED_DATA
 from relay.core.lifecycle import Event
 from relay.core.sniff import Sniffed, Sniffer
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.tcp_info import unread_bytes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RECORDS_PER_STEP = 16
 
 
-class First:
+class FirstRequest:
     """A client's first bytes. `found` is what they say; `head` is to be forwarded before anything else; `inserter` is there until our cookie is on its way."""
 
     __slots__ = ("_pieces", "_sniffer", "found", "inserter")
@@ -68,7 +68,7 @@ class First:
 
 def begin(session: Session, cookie: str) -> None:
     """The client is who it must be: look for its request, and wait for it if it is not there."""
-    session.first = first = First(cookie)
+    session.first = first = FirstRequest(cookie)
     watch_alerts(session.inbound.ssl)
     session.advance(Event.LOOK)
     if _read(session, first):
@@ -97,7 +97,7 @@ def too_slow(session: Session) -> None:
     _go_on(session, Event.DEADLINE)
 
 
-def _read(session: Session, first: First) -> bool:
+def _read(session: Session, first: FirstRequest) -> bool:
     """Read and look; True when it is decided. Raises SessionError when the client's connection has failed."""
     end, pump = session.inbound, session.worker.pump
     for _ in range(RECORDS_PER_STEP):
@@ -115,7 +115,7 @@ def _read(session: Session, first: First) -> bool:
         elif pump.status is Status.SOURCE_FAILED:
             failure = stream.failure(Side.INBOUND)
             reason = Reason.INBOUND_RESET if failure.reason is Reason.PEER_GONE else failure.reason
-            raise SessionError(Side.INBOUND, Stage.SNIFF, reason, failure.detail)
+            raise SessionError(Side.INBOUND, reason, failure.detail)
         else:  # its end, which is passed on as it would have been
             end.ended, end.truncated = True, pump.status is Status.TRUNCATED
             return True

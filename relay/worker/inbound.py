@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
-from relay.tls.identity import judge, peer_identity
+from relay.tls.identity import admit, peer_identity
 from relay.tls.stream import Progress
 from relay.worker import first_request
 from relay.worker.loop import ET, IN, OUT
@@ -49,7 +49,6 @@ def step(session: Session, unread: int | None = None) -> None:
         _note_names(session)
         raise SessionError(
             Side.INBOUND,
-            Stage.INBOUND_TLS,
             progress.reason,
             progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""),
         )
@@ -89,9 +88,7 @@ def _judge(session: Session) -> None:
     """Raises SessionError unless OpenSSL handshook with the name we routed by, and the client may come in."""
     ssl, route = session.inbound.ssl, session.route
     if route is None:
-        raise SessionError(
-            Side.INBOUND, Stage.INBOUND_TLS, Reason.INTERNAL_ERROR, "a handshake without a route"
-        )
+        raise SessionError(Side.INBOUND, Reason.INTERNAL_ERROR, "a handshake without a route")
     _note_names(session)
     # Only now has the client proved that it has the certificate's key: before, it could be anybody's.
     accepted = stream.accepted_identity()
@@ -100,12 +97,11 @@ def _judge(session: Session) -> None:
     if name != session.sni:
         raise SessionError(
             Side.INBOUND,
-            Stage.INBOUND_TLS,
             Reason.SNI_MISMATCH,
             f"peeked {session.sni!r}, handshook with {name!r}",
         )
     if accepted is None:  # else `Session.check` has judged it, a moment ago
-        refusal = judge(session.identity, route, time.time())
+        refusal = admit(session.identity, route, time.time())
         if refusal is not None:
             stream.close_notify(ssl)
-            raise SessionError(Side.INBOUND, Stage.INBOUND_TLS, refusal.reason, refusal.detail)
+            raise SessionError(Side.INBOUND, refusal.reason, refusal.detail)

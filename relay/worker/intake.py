@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from relay.core.hello import MAX_BYTES, NEED_DATA, UNRECOGNIZED_NAME, Malformed
 from relay.core.lifecycle import Event
-from relay.core.partial_hello import Arriving
-from relay.errors import Reason, SessionError, Side, Stage
+from relay.core.partial_hello import PartialHello
+from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
 from relay.worker import inbound
 from relay.worker.loop import ET, IN
@@ -55,20 +55,16 @@ def step(session: Session) -> None:
         _wait(session)
         return
     except OSError as error:
-        raise SessionError(
-            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, error.strerror or ""
-        ) from None
+        raise SessionError(Side.INBOUND, Reason.PEER_GONE, error.strerror or "") from None
     if size == 0:
-        raise SessionError(
-            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, "closed without sending anything"
-        )
+        raise SessionError(Side.INBOUND, Reason.PEER_GONE, "closed without sending anything")
     arriving = session.arriving
     if arriving is not None and not arriving.look(_view[:size]):
         _wait_for_rest(session, arriving, size)
         return
     hello = session.worker.hellos.parse(bytes(_view[:size]))
     if hello is NEED_DATA:
-        session.arriving = arriving = Arriving()
+        session.arriving = arriving = PartialHello()
         arriving.look(_view[:size])
         _wait_for_rest(session, arriving, size)
         return
@@ -85,14 +81,12 @@ def step(session: Session) -> None:
             if hello.alert
             else b"",
         )
-        raise SessionError(Side.INBOUND, Stage.INTAKE, hello.reason, hello.detail)
+        raise SessionError(Side.INBOUND, hello.reason, hello.detail)
     session.sni = hello.sni
     route = session.acceptor.routes.find(hello.sni)
     if route is None:
         _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
-        raise SessionError(
-            Side.INBOUND, Stage.INTAKE, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI
-        )
+        raise SessionError(Side.INBOUND, Reason.UNKNOWN_SNI if hello.sni else Reason.NO_SNI)
     session.route = route
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
@@ -104,12 +98,12 @@ def step(session: Session) -> None:
     inbound.step(session, size)
 
 
-def _wait_for_rest(session: Session, arriving: Arriving, size: int) -> None:
+def _wait_for_rest(session: Session, arriving: PartialHello, size: int) -> None:
     sock = session.inbound.sock
     # A peek shows the same bytes for ever, never the end behind them.
     if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
         raise SessionError(
-            Side.INBOUND, Stage.INTAKE, Reason.PEER_GONE, f"closed after {size} bytes of its hello"
+            Side.INBOUND, Reason.PEER_GONE, f"closed after {size} bytes of its hello"
         )
     if arriving.wanted > MORE_BYTES:
         sock.setsockopt(
@@ -125,9 +119,9 @@ def _refuse_disabled(session: Session, route: InboundRoute) -> None:
     _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
     why = route.spans.why_not(session.time_at)
     if why:
-        raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.ROUTE_DISABLED, why)
+        raise SessionError(Side.INBOUND, Reason.ROUTE_DISABLED, why)
     why = route.pool_spans.why_not(session.time_at)
-    raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.POOL_DISABLED, why)
+    raise SessionError(Side.INBOUND, Reason.POOL_DISABLED, why)
 
 
 def _refuse_unresolved(session: Session, route: InboundRoute) -> None:
@@ -138,7 +132,7 @@ def _refuse_unresolved(session: Session, route: InboundRoute) -> None:
     shown = ", ".join(f"{each.target.route} at {each.target.address}" for each in members[:3])
     more = f" and {len(members) - 3} more" if len(members) > 3 else ""
     what = f"no host name of pool {route.pool} has an address: {shown}{more}"
-    raise SessionError(Side.INBOUND, Stage.INTAKE, Reason.BACKEND_UNRESOLVED, what)
+    raise SessionError(Side.INBOUND, Reason.BACKEND_UNRESOLVED, what)
 
 
 def _wait(session: Session) -> None:

@@ -14,7 +14,7 @@ import socket
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from relay.sockets import Connection
+from relay.sockets import StreamSocket
 from relay.worker.loop import IN
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ _sink = bytearray(_BYTES)
 _INFINITY = float("inf")
 
 
-class Partings:
+class LingeringCloses:
     """The refused clients that are being waited for, the oldest first; `most` is their bound."""
 
     def __init__(self, loop: Loop, most: int = MOST) -> None:
         self.loop = loop
         self.most = most
-        self.open: OrderedDict[_Parting, None] = OrderedDict()
+        self.open: OrderedDict[_LingeringClose, None] = OrderedDict()
 
-    def take(self, sock: Connection, mask: int) -> None:
+    def take(self, sock: StreamSocket, mask: int) -> None:
         """Take over a socket that is watched with `mask` (0: not yet) from a session that has ended."""
         loop, fd = self.loop, sock.fileno()
         with contextlib.suppress(OSError):
@@ -47,7 +47,7 @@ class Partings:
             return
         if len(self.open) >= self.most:
             next(iter(self.open)).on_deadline()
-        parting = _Parting(self, sock)
+        parting = _LingeringClose(self, sock)
         if mask == 0:
             loop.add(fd, IN, parting.on_ready)
         else:
@@ -56,12 +56,12 @@ class Partings:
         loop.schedule(parting)
 
 
-class _Parting:
+class _LingeringClose:
     """One of them; see `loop.Timed`."""
 
     __slots__ = ("_all", "_reads", "_sock", "_until_at", "timer_at")
 
-    def __init__(self, everyone: Partings, sock: Connection) -> None:
+    def __init__(self, everyone: LingeringCloses, sock: StreamSocket) -> None:
         self._all = everyone
         self._sock = sock
         self._reads = 0
@@ -89,7 +89,7 @@ class _Parting:
     on_bug = on_deadline
 
 
-def _read_to_end(sock: Connection) -> bool:
+def _read_to_end(sock: StreamSocket) -> bool:
     """Throw away some of what is there; True when nothing more will come."""
     for _ in range(_READS_PER_EVENT):
         try:

@@ -15,8 +15,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from relay.core.routes import RouteTable
-from relay.errors import Reason, SessionError, Side, Stage
-from relay.sockets import Address, Connection, accept
+from relay.errors import Reason, SessionError, Side
+from relay.sockets import Address, StreamSocket, accept
 from relay.tls.contexts import InboundRoute
 from relay.worker.loop import ET, GONE, IN
 
@@ -78,11 +78,11 @@ class Acceptor:
             return  # else the client has gone again (accept(2): treat as EAGAIN)
         self._begin(sock, address)
 
-    def _begin(self, sock: Connection, address: Address) -> None:
+    def _begin(self, sock: StreamSocket, address: Address) -> None:
         worker = self._worker
         session = worker.new_session(self, sock, address)
         if worker.admission.too_many_from(session.client_host):
-            session.refuse(SessionError(Side.INBOUND, Stage.INTAKE, Reason.PER_CLIENT_LIMIT))
+            session.refuse(SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT))
             return
         worker.loop.schedule(session)
         session.on_wake(IN)

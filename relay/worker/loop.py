@@ -68,13 +68,13 @@ class Timed(Protocol):
 class Loop:
     """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `when_idle` is called once, when set."""
 
-    def __init__(self, on_tick: Callable[[], None], lanes: int = 1) -> None:
+    def __init__(self, on_tick: Callable[[], None], step_queues: int = 1) -> None:
         self.now = time.monotonic()
         self.running = False
         self.live = 0
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
-        self._lanes: list[deque[Timed]] = [deque() for _ in range(lanes)]
+        self._step_queues: list[deque[Timed]] = [deque() for _ in range(step_queues)]
         self._waiting = 0  # in all lanes
         self._lane = 0
         self._heap: list[tuple[float, int, Timed]] = []
@@ -117,9 +117,9 @@ class Loop:
         """Call this when this turn's batch is through, as `forget` does."""
         self._closing.append(call)
 
-    def later(self, session: Timed, lane: int = 0) -> None:
+    def later(self, session: Timed, queue: int = 0) -> None:
         """Call `session.step()` after the data of this turn, or of one of the next, together with others of its lane."""
-        self._lanes[lane].append(session)
+        self._step_queues[queue].append(session)
         self._waiting += 1
 
     def schedule(self, session: Timed) -> None:
@@ -196,17 +196,17 @@ class Loop:
 
     def _take_steps(self) -> None:
         """A few steps of the next lane that has any."""
-        lanes = self._lanes
+        step_queues = self._step_queues
         at = self._lane
         while True:
-            at = at + 1 if at + 1 < len(lanes) else 0
-            lane = lanes[at]
-            if lane:
+            at = at + 1 if at + 1 < len(step_queues) else 0
+            queue = step_queues[at]
+            if queue:
                 break
         self._lane = at
         until_at = time.monotonic() + STEPS_S
-        for _ in range(min(len(lane), HANDSHAKES_PER_TURN)):
-            session = lane.popleft()
+        for _ in range(min(len(queue), HANDSHAKES_PER_TURN)):
+            session = queue.popleft()
             self._waiting -= 1
             try:
                 session.step()

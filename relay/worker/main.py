@@ -55,7 +55,7 @@ class WorkerSpec:
     row: int
     listeners: list[tuple[str, socket.socket]]
     generation: Generation
-    board: Scoreboard
+    scoreboard: Scoreboard
     layout: Layout
     lifeline_fd: int
 
@@ -64,15 +64,15 @@ def run_worker(spec: WorkerSpec) -> int:
     """Serve until told to stop; the process's exit code."""
     faulthandler.enable()  # the supervisor sends ABRT to a worker that hangs: the traceback says where
     config = spec.generation.config
-    max_connections, max_partings = _raise_fd_limit(config.limits.connections)
+    max_connections, max_lingering_closes = _raise_fd_limit(config.limits.connections)
     worker = Worker(
         slot=spec.slot,
         row=spec.row,
         generation=spec.generation,
-        board=spec.board,
+        scoreboard=spec.scoreboard,
         layout=spec.layout,
         max_connections=max_connections,
-        max_partings=max_partings,
+        max_lingering_closes=max_lingering_closes,
     )
     acceptors = [
         Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.lifecycle import Event, State
-from relay.errors import Reason, SessionError, Side, Stage, is_shortage
+from relay.errors import Reason, SessionError, Side, is_shortage
 from relay.sockets import start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
@@ -24,12 +24,12 @@ from relay.tls.explain_backend import agreed_on_nothing, explain_backend
 from relay.worker import relaying
 from relay.worker.backend import NO_RESUMPTION_S
 from relay.worker.backend_failure import BLAMELESS, blame, explain_late, where
-from relay.worker.connection import End
+from relay.worker.connection import Connection
 from relay.worker.loop import ET, IN, OUT
 
 if TYPE_CHECKING:
-    from relay.shared.addresses import Place
-    from relay.worker.backend import Member
+    from relay.shared.addresses import Endpoint
+    from relay.worker.backend import BackendState
     from relay.worker.session import Session
 
 # A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301, 1).
@@ -51,7 +51,7 @@ def choose(session: Session) -> None:
         cookies = session.first.found.values if session.first is not None else ()
         if pool.waiting.full:
             detail = pool.waiting.why_full(pool.name)
-            raise SessionError(Side.OUTBOUND, Stage.CONNECT, Reason.CONNECTING_LIMIT, detail)
+            raise SessionError(Side.OUTBOUND, Reason.CONNECTING_LIMIT, detail)
         choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
         if choice is None:
             last = (
@@ -59,7 +59,7 @@ def choose(session: Session) -> None:
                 if session.reason is not None and session.tried
                 else pool.why_none()
             )
-            raise SessionError(Side.OUTBOUND, Stage.CONNECT, last.reason, last.detail)
+            raise SessionError(Side.OUTBOUND, last.reason, last.detail)
         member, session.why, claim = choice
         session.backend_name = member.target.route
         session.tried = (*session.tried, member.index)
@@ -72,15 +72,15 @@ def choose(session: Session) -> None:
 
 
 class _Attempt(NamedTuple):
-    """How a backend is tried: see the fields of `End`."""
+    """How a backend is tried: see the fields of `Connection`."""
 
     claim: int = 0
     hurried: bool = False
     instead: Failure | None = None
-    place: Place | None = None
+    place: Endpoint | None = None
 
 
-def _begin(session: Session, member: Member, attempt: _Attempt) -> Failure | None:
+def _begin(session: Session, member: BackendState, attempt: _Attempt) -> Failure | None:
     """Start to connect to this backend, in full where a resumption has failed there."""
     session.member = member
     session.reason, session.detail, session.side = None, "", None
@@ -99,17 +99,17 @@ def _begin(session: Session, member: Member, attempt: _Attempt) -> Failure | Non
     return _begin_in_full(session, end, member, failure)
 
 
-def _connect(session: Session, member: Member, attempt: _Attempt) -> Failure | None:
+def _connect(session: Session, member: BackendState, attempt: _Attempt) -> Failure | None:
     """Begin to connect, and to handshake: where the backend is near it has accepted by now, and the first write need not wait for an event."""
     target, places, now = member.target, member.places, session.worker.loop.now
     if places is None:
-        session.outbound = end = End(start_connect(target.family, target.sockaddr))
+        session.outbound = end = Connection(start_connect(target.family, target.sockaddr))
     else:
         place = attempt.place or places.pick(now)
         if place is None:
             return Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         try:
-            session.outbound = end = End(start_connect(*place))
+            session.outbound = end = Connection(start_connect(*place))
         except OSError as error:
             if not is_shortage(error):
                 places.failed(place, now)
@@ -166,7 +166,9 @@ def step(session: Session) -> None:
         )
 
 
-def _failed_on_the_way(session: Session, end: End, member: Member, failure: Failure) -> None:
+def _failed_on_the_way(
+    session: Session, end: Connection, member: BackendState, failure: Failure
+) -> None:
     """Try the same backend in full, or the next one. Raises SessionError when none is left."""
     if not _may_be_the_resumption(end, failure):
         try_next(session, failure)
@@ -176,7 +178,7 @@ def _failed_on_the_way(session: Session, end: End, member: Member, failure: Fail
         try_next(session, again)
 
 
-def _established(session: Session, end: End, member: Member) -> Failure | None:
+def _established(session: Session, end: Connection, member: BackendState) -> Failure | None:
     """The handshake is done: begin to relay, or say why not."""
     worker = session.worker
     wanted = session.tls_names[3]
@@ -204,7 +206,7 @@ def _established(session: Session, end: End, member: Member) -> Failure | None:
     return None
 
 
-def _may_be_the_resumption(end: End, failure: Failure) -> bool:
+def _may_be_the_resumption(end: Connection, failure: Failure) -> bool:
     """Whether a handshake may have failed for the session that it offered.
 
     OpenSSL refuses every resumption where a server verifies its clients and has no session
@@ -213,7 +215,9 @@ def _may_be_the_resumption(end: End, failure: Failure) -> bool:
     return end.offered is not None and failure.reason not in _NOT_THE_RESUMPTION
 
 
-def _begin_in_full(session: Session, end: End, member: Member, failure: Failure) -> Failure | None:
+def _begin_in_full(
+    session: Session, end: Connection, member: BackendState, failure: Failure
+) -> Failure | None:
     """Try the same backend, at the same address, once more without the session."""
     member.drop_session(end.offered)
     attempt = _Attempt(end.claim, end.hurried, failure, end.place)
@@ -224,7 +228,7 @@ def _begin_in_full(session: Session, end: End, member: Member, failure: Failure)
     return _begin(session, member, attempt)
 
 
-def _resumes_no_more(member: Member, failure: Failure) -> None:
+def _resumes_no_more(member: BackendState, failure: Failure) -> None:
     """A full handshake has succeeded where a resumption had failed: it was the resumption."""
     if member.stop_resuming(time.time()):
         log.warning(
@@ -256,15 +260,15 @@ def too_slow(session: Session) -> None:
     try_next(session, Failure(slow, detail))
 
 
-def close_all(sessions: Iterable[Session], member: Member) -> None:
+def close_all(sessions: Iterable[Session], member: BackendState) -> None:
     """A backend is down: end the sessions it has. Those on their way to it find another by themselves."""
     where = f"{member.target.route} at {member.target.address}"
     for session in [
         each
         for each in sessions
-        if each.member is member and each.state in {State.RELAY, State.LINGER}
+        if each.member is member and each.state in {State.RELAY, State.HALF_CLOSED}
     ]:
-        session.refuse(SessionError(Side.OUTBOUND, Stage.RELAY, Reason.BACKEND_DOWN, where))
+        session.refuse(SessionError(Side.OUTBOUND, Reason.BACKEND_DOWN, where))
 
 
 def try_next(session: Session, failure: Failure) -> None:

@@ -35,12 +35,12 @@ from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Target
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity
-from relay.worker.address_rotation import Places
-from relay.worker.backend import Member
-from relay.worker.connecting_limit import TRYING_ANYWAY, Waiting
+from relay.worker.address_rotation import AddressRotation
+from relay.worker.backend import BackendState
+from relay.worker.connecting_limit import TRYING_ANYWAY, ConnectingLimit
 
 if TYPE_CHECKING:
-    from relay.worker.connection import End
+    from relay.worker.connection import Connection
 
 # A failed backend that has kept a session so long after its handshake is back.
 PROVEN_S = 1.0
@@ -51,7 +51,7 @@ _MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
 class Choice(NamedTuple):
     """The backend to try, why it was chosen, and our claim when it is one that has failed (0: none)."""
 
-    member: Member
+    member: BackendState
     why: str
     claim: int
 
@@ -66,7 +66,7 @@ class PoolState:
         targets: tuple[Target, ...],
         *,
         layout: Layout,
-        board: Scoreboard,
+        scoreboard: Scoreboard,
         slot: int,
         secret: bytes = b"",
         trial_s: float = 10.0,
@@ -74,16 +74,18 @@ class PoolState:
         pools: int = 1,
     ) -> None:
         self.name = name
-        self.members = [Member(index, target, layout) for index, target in enumerate(targets)]
+        self.members = [BackendState(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
         for member in self.members:
             addresses = Addresses(
                 member.target.address,
                 (member.target.family, member.target.sockaddr),
                 layout,
-                board.row(SHARED_ROW),
+                scoreboard.row(SHARED_ROW),
             )
-            member.places = Places(addresses, pool.retry_s) if addresses.may_change else None
+            member.places = (
+                AddressRotation(addresses, pool.retry_s) if addresses.may_change else None
+            )
         lost = [each.places for each in self.members if each.places and not each.target.sockaddr]
         self._nowhere = lost if len(lost) == len(self.members) else []
         self._retry_ms = int(pool.retry_s * 1000)
@@ -91,14 +93,16 @@ class PoolState:
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
         self._starts_slowly = pool.slow_start_s > 0
         self._notes_returns = self._starts_slowly and pool.health is None
-        self._shared = board.row(SHARED_ROW)
+        self._shared = scoreboard.row(SHARED_ROW)
         self._outage = Outage(
             self._shared, layout, [(target.pool, target.route) for target in targets]
         )
         self._trial_ms = int(trial_s * 1000)
-        self._trials: dict[End, Member] = {}
-        self.waiting = Waiting(len(targets), pool.max_connecting, places=places, pools=pools)
-        self._board = board
+        self._trials: dict[Connection, BackendState] = {}
+        self.waiting = ConnectingLimit(
+            len(targets), pool.max_connecting, places=places, pools=pools
+        )
+        self._scoreboard = scoreboard
         self.see_workers()
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
@@ -169,7 +173,7 @@ class PoolState:
             f"every backend of pool {self.name} has failed, and {TRYING_ANYWAY} clients are trying each ({last})",
         )
 
-    def others_serve(self, member: Member, tried: Container[int]) -> bool:
+    def others_serve(self, member: BackendState, tried: Container[int]) -> bool:
         """Whether a session that gives this member up could go to another one that works."""
         roster = self._balancer.roster
         return any(
@@ -177,19 +181,19 @@ class PoolState:
             for i in (*roster.enabled, *roster.standby)
         )
 
-    def begin(self, member: Member, end: End, claim: int) -> None:
+    def begin(self, member: BackendState, end: Connection, claim: int) -> None:
         """A session waits for this backend, and tries it for all others if it has a claim."""
         self.waiting.begin(member.index)
         end.waits, end.claim = True, claim
         if claim:
             self._trials[end] = member
 
-    def reached(self, member: Member, end: End) -> None:
+    def reached(self, member: BackendState, end: Connection) -> None:
         """The handshake is done."""
         self.waiting.end(member.index)
         end.waits = False
 
-    def left(self, member: Member, end: End) -> None:
+    def left(self, member: BackendState, end: Connection) -> None:
         """The session has given this backend up, or has ended."""
         if end.waits:
             self.reached(member, end)
@@ -197,7 +201,7 @@ class PoolState:
             del self._trials[end]
             self.release(member, end.claim)
 
-    def release(self, member: Member, claim: int) -> None:
+    def release(self, member: BackendState, claim: int) -> None:
         """A trial is over."""
         if claim:
             self._outage.release(member.index, claim)
@@ -211,7 +215,7 @@ class PoolState:
     def see_workers(self) -> None:
         """See which workers there are whose connections count: those of generations that are over count no more."""
         self._active = [
-            self._board.columns(
+            self._scoreboard.columns(
                 "relay_backend_connections_active", member.target.pool, member.target.route
             )
             for member in self.members
@@ -235,16 +239,16 @@ class PoolState:
             if self._cookies is not None:
                 self._cookies.use(statuses)
 
-    def inserter(self, member: Member, found: Sniffed) -> Inserter | None:
+    def inserter(self, member: BackendState, found: Sniffed) -> Inserter | None:
         """What puts our cookie into the member's first response, for a client that came without one."""
         return self._cookies.inserter(member.index, found) if self._cookies is not None else None
 
-    def leave_alone(self, member: Member, reason: Reason) -> bool:
+    def leave_alone(self, member: BackendState, reason: Reason) -> bool:
         """The backend failed: nobody tries it for retry_s. True when this is news."""
         member.failure = reason
         return self._outage.fail(member.index, self._retry_ms)
 
-    def answered(self, member: Member, began_at: float) -> None:
+    def answered(self, member: BackendState, began_at: float) -> None:
         """The backend has sent something on a connection that began at `began_at` (CLOCK_MONOTONIC): if it failed before that, it is back."""
         failed_at_ms = self._outage.failed_at_ms(member.index, self._retry_ms)
         if failed_at_ms and began_at * 1000 > failed_at_ms:
@@ -253,7 +257,7 @@ class PoolState:
                 self._shared[member.cell_returned] = monotonic_ms()
                 self.refresh()
 
-    def on_tick(self, now: float) -> list[Member]:
+    def on_tick(self, now: float) -> list[BackendState]:
         """Once a second: whose sessions are to be closed, as the checks have found it down since; who is tried although it is down keeps what it gets."""
         for end, member in list(self._trials.items()):
             # Refusals come at once. Some protocols have nothing to answer, and it works all the same.

@@ -12,13 +12,13 @@ from relay.tls.explain import Failure, after_handshake
 from relay.worker.backend_failure import explain_late, where
 
 if TYPE_CHECKING:
-    from relay.worker.connection import End
+    from relay.worker.connection import Connection
     from relay.worker.session import Session
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
 
-def may_still_refuse(session: Session, backend: End) -> bool:
+def may_still_refuse(session: Session, backend: Connection) -> bool:
     """Whether the backend may refuse our certificate after the handshake (RFC 8446, 4.4.2.4)."""
     return session.outbound_version == "TLSv1.3" and not backend.resumed
 

@@ -1,4 +1,4 @@
-"""What is not usual in RELAY and LINGER: a sink that takes no more, an end, a reset, an alert that comes late.
+"""What is not usual in RELAY and HALF_CLOSED: a sink that takes no more, an end, a reset, an alert that comes late.
 
 Theory of operation. Each direction has a source and a sink. Three rules:
 
@@ -28,12 +28,12 @@ from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import WANT_WRITE, lib
 from relay.worker import outbound
 from relay.worker.backend_failure import blame, explain_late
-from relay.worker.first_request import First
+from relay.worker.first_request import FirstRequest
 from relay.worker.loop import GONE, IN, OUT
 from relay.worker.relay_failure import may_still_refuse, note_fault, note_truncation
 
 if TYPE_CHECKING:
-    from relay.worker.connection import End
+    from relay.worker.connection import Connection
     from relay.worker.session import Session
 
 
@@ -61,7 +61,9 @@ def begin(session: Session) -> None:
             on_inbound(IN)
 
 
-def _forward_first(session: Session, first: First, client: End, backend: End) -> bool:
+def _forward_first(
+    session: Session, first: FirstRequest, client: Connection, backend: Connection
+) -> bool:
     """What was read to find the backend goes there before anything else; False when the session has gone on, or to another backend."""
     worker, member, head = session.worker, session.member, first.head
     first.inserter = (
@@ -84,7 +86,7 @@ def _forward_first(session: Session, first: First, client: End, backend: End) ->
     return session.state is not State.CLOSED and session.outbound is backend
 
 
-def _move(session: Session, side: Side, source: End, sink: End) -> int:
+def _move(session: Session, side: Side, source: Connection, sink: Connection) -> int:
     """Like Pump.move; a backend's first answer may have to take our cookie along."""
     first, pump = session.first, session.worker.pump
     if side is Side.INBOUND or first is None or first.inserter is None:
@@ -109,7 +111,7 @@ def first_reply(session: Session) -> None:
     session.worker.loop.handle(end.fd, session.on_outbound)
 
 
-def refresh(session: Session, end: End, other: End) -> None:
+def refresh(session: Session, end: Connection, other: Connection) -> None:
     """Watch an end for what can be done with it: read it unless it has ended, its sink holds something, or OpenSSL must write first; write what it holds."""
     mask = IN if not end.ended and not other.held and not end.wants_write else 0
     if end.held or end.closing or end.wants_write:
@@ -118,7 +120,7 @@ def refresh(session: Session, end: End, other: End) -> None:
     end.mask = mask
 
 
-def _ends(session: Session, side: Side) -> tuple[End, End]:
+def _ends(session: Session, side: Side) -> tuple[Connection, Connection]:
     """(source, sink) of the direction that begins at this side."""
     client, backend = session.inbound, session.outbound
     if backend is None:
@@ -196,7 +198,7 @@ def unusual(session: Session, side: Side, moved: int) -> None:
     else:
         _stuck_or_failed(session, side, moved, status)
     # A failover has changed the ends, and may have ended the session.
-    if session.state is State.RELAY or session.state is State.LINGER:
+    if session.state is State.RELAY or session.state is State.HALF_CLOSED:
         source, sink = _ends(session, side)
         refresh(session, source, sink)
         refresh(session, sink, source)
@@ -226,14 +228,14 @@ def _stuck_or_failed(session: Session, side: Side, moved: int, status: Status) -
         and not (session.bytes_in or session.bytes_out or source.held)
     ):
         # The very first bytes: the backend was lost between its handshake and them, and another may have them.
-        session.first = session.first or First()
+        session.first = session.first or FirstRequest()
         session.first.keep(pump.held)
         outbound.back_to_connect(session, failed)
     elif failed is not None:
         _sink_failed(session, _other(side), failed)
 
 
-def _pass_end(session: Session, source: End, sink: End) -> None:
+def _pass_end(session: Session, source: Connection, sink: Connection) -> None:
     """Nothing more comes from the source: tell the sink, when it has taken everything."""
     if sink.held:
         _half_ended(session)

@@ -20,26 +20,26 @@ from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side, is_shortage, words_of
-from relay.sockets import Address, Connection
+from relay.sockets import Address, StreamSocket
 from relay.tls import stream
 from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
 from relay.tls.explain import Failure
-from relay.tls.identity import Identity, judge
+from relay.tls.identity import Identity, admit
 from relay.tls.pump import BUFFER, read, write
 from relay.tls.raw import RECORD_BYTES
-from relay.worker.connection import End
-from relay.worker.lingering_close import Partings
+from relay.worker.connection import Connection
+from relay.worker.lingering_close import LingeringCloses
 from relay.worker.loop import GONE, IN
 
 if TYPE_CHECKING:
-    from relay.core.partial_hello import Arriving
-    from relay.worker.backend import Member
-    from relay.worker.first_request import First
+    from relay.core.partial_hello import PartialHello
+    from relay.worker.backend import BackendState
+    from relay.worker.first_request import FirstRequest
     from relay.worker.listener import Acceptor
     from relay.worker.worker import Worker
 
 # Handshakes in the same state take the same steps, so these are taken together.
-LANES = {
+STEP_QUEUES = {
     State.INTAKE: 0,
     State.INBOUND_TLS: 1,
     State.SNIFF: 2,
@@ -65,12 +65,12 @@ class Session:
     )  # fmt: skip
 
     def __init__(
-        self, worker: Worker, acceptor: Acceptor, sock: Connection, address: Address, number: int
+        self, worker: Worker, acceptor: Acceptor, sock: StreamSocket, address: Address, number: int
     ) -> None:
         self.worker = worker
         self.acceptor = acceptor
-        self.inbound = End(sock)
-        self.outbound: End | None = None
+        self.inbound = Connection(sock)
+        self.outbound: Connection | None = None
         self.client_host: str = address[0]
         self.client_port: int = address[1]
         self.number = number
@@ -80,15 +80,15 @@ class Session:
         self.progresses = 0  # how often the client has sent something while it was half open
         self.timer_at = self.ended_at = _INFINITY
         self.queued = self.replied = False
-        self.first: First | None = None  # where a cookie decides
+        self.first: FirstRequest | None = None  # where a cookie decides
         self.early = False  # the client sent something while we were busy with the backend
-        self.arriving: Arriving | None = None  # where the hello comes in pieces
+        self.arriving: PartialHello | None = None  # where the hello comes in pieces
         self.sni = ""  # as peeked; "" when the client sent none
         self.route: InboundRoute | None = None
         self.identity: Identity | None = None
         self.resumed = False
         self.tls_names = ("", "", "", "")  # version, cipher, group, alpn
-        self.member: Member | None = None
+        self.member: BackendState | None = None
         self.backend_name = ""
         self.tried: tuple[int, ...] = ()
         self.why = ""
@@ -118,7 +118,7 @@ class Session:
         """An event on the socket of the handshake under way."""
         if not self.queued:
             self.queued = True
-            self.worker.loop.later(self, LANES[self.state])
+            self.worker.loop.later(self, STEP_QUEUES[self.state])
 
     def on_early(self, mask: int) -> None:
         """An event on the client's socket while we are busy with the backend: its first request, or its leaving."""
@@ -127,7 +127,7 @@ class Session:
             self.advance(Event.PEER_GONE, side=Side.INBOUND)
 
     def on_inbound(self, mask: int) -> None:
-        """The client's socket is ready, in RELAY or LINGER."""
+        """The client's socket is ready, in RELAY or HALF_CLOSED."""
         worker = self.worker
         if mask != IN:
             worker.relay_event(self, Side.INBOUND, mask)
@@ -146,7 +146,7 @@ class Session:
             worker.relay_unusual(self, Side.INBOUND, ~size)
 
     def on_outbound(self, mask: int) -> None:
-        """The backend's socket is ready, in RELAY or LINGER."""
+        """The backend's socket is ready, in RELAY or HALF_CLOSED."""
         worker = self.worker
         if mask != IN:
             worker.relay_event(self, Side.OUTBOUND, mask)
@@ -190,7 +190,7 @@ class Session:
             return _INFINITY
         began = (
             self.active_at
-            if self.state is State.RELAY or self.state is State.LINGER
+            if self.state is State.RELAY or self.state is State.HALF_CLOSED
             else self.since_at
         )
         if self.state is State.OUTBOUND_TLS and self.outbound is not None and self.outbound.hurried:
@@ -204,7 +204,7 @@ class Session:
         if self.route is None:
             return Failure(Reason.INTERNAL_ERROR)
         now_at = time.time()
-        refusal = judge(who, self.route, now_at)
+        refusal = admit(who, self.route, now_at)
         if (
             refusal is None
             and min(who.not_after_at, self.route.ca_valid_until.get(who.issuer_der, 0))
@@ -280,12 +280,12 @@ class Session:
             self.worker.cells[self.member.cell_active] -= 1
             self.member = None
 
-    def _give_back(self, end: End, partings: Partings | None = None) -> None:
+    def _give_back(self, end: Connection, lingering_closes: LingeringCloses | None = None) -> None:
         if end.ssl is not None:
             stream.free(end.ssl, established=end.established)
             end.ssl = None
-        if partings is not None:
-            partings.take(end.sock, end.mask)
+        if lingering_closes is not None:
+            lingering_closes.take(end.sock, end.mask)
         else:
             self.worker.loop.forget(end.fd, end.sock.close)
 
@@ -302,6 +302,6 @@ class Session:
             if was in _BEFORE_CONNECT
             else self.side is Side.OUTBOUND and was not in _HANDSHAKING
         )
-        self._give_back(self.inbound, partings=worker.partings if part else None)
+        self._give_back(self.inbound, lingering_closes=worker.lingering_closes if part else None)
         worker.session_closed(self)
         worker.log_session(self)

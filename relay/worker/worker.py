@@ -12,26 +12,26 @@ from collections import deque
 from collections.abc import Callable
 
 from relay.config.model import Timeouts
-from relay.core.hello_cache import FamiliarHellos
+from relay.core.hello_cache import HelloCache
 from relay.core.lifecycle import State
 from relay.errors import Reason, Side
 from relay.logs import messages
 from relay.logs.access_log import AccessLog
 from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.shared.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
-from relay.sockets import Address, Connection
+from relay.sockets import Address, StreamSocket
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
 from relay.tls.stepwise import Feeder
 from relay.worker import first_request, inbound, intake, outbound, relaying
 from relay.worker.admission import Admission
-from relay.worker.lingering_close import Partings
+from relay.worker.lingering_close import LingeringCloses
 from relay.worker.listener import Acceptor
 from relay.worker.log_record import record_of
 from relay.worker.loop import Loop
 from relay.worker.pools import PoolState
 from relay.worker.resource_usage import Usage
-from relay.worker.session import LANES, Session
+from relay.worker.session import STEP_QUEUES, Session
 
 
 class Worker:
@@ -43,19 +43,19 @@ class Worker:
         slot: int,
         row: int,
         generation: Generation,
-        board: Scoreboard,
+        scoreboard: Scoreboard,
         layout: Layout,
         max_connections: int,
-        max_partings: int,
+        max_lingering_closes: int,
     ) -> None:
         config = generation.config
-        self.loop = Loop(on_tick=self._on_tick, lanes=len(LANES))
-        self.partings = Partings(self.loop, max_partings)
-        self.hellos = FamiliarHellos()
+        self.loop = Loop(on_tick=self._on_tick, step_queues=len(STEP_QUEUES))
+        self.lingering_closes = LingeringCloses(self.loop, max_lingering_closes)
+        self.hellos = HelloCache()
         self.pump = Pump()
-        self.board = board
+        self.scoreboard = scoreboard
         self.feeder = Feeder(config.limits.certificate_chain_bytes)
-        self.cells = board.row(row)
+        self.cells = scoreboard.row(row)
         self.pools = {
             name: PoolState(
                 name,
@@ -63,7 +63,7 @@ class Worker:
                 generation.targets[name],
                 secret=generation.secrets.get(name, b""),
                 layout=layout,
-                board=board,
+                scoreboard=scoreboard,
                 slot=slot,
                 trial_s=_trial_s(config.timeouts),
                 places=max_connections,
@@ -86,7 +86,7 @@ class Worker:
             State.CONNECT: config.timeouts.connect_s,
             State.OUTBOUND_TLS: config.timeouts.handshake_s,
             State.RELAY: config.timeouts.idle_s,
-            State.LINGER: config.timeouts.linger_s,
+            State.HALF_CLOSED: config.timeouts.linger_s,
         }
         self.stages = {
             State.INTAKE: intake.step,
@@ -139,7 +139,7 @@ class Worker:
 
     # Sessions.
 
-    def new_session(self, acceptor: Acceptor, sock: Connection, address: Address) -> Session:
+    def new_session(self, acceptor: Acceptor, sock: StreamSocket, address: Address) -> Session:
         """Enter a client who was just accepted."""
         self._number += 1
         session = Session(self, acceptor, sock, address, self._number)
@@ -209,7 +209,7 @@ class Worker:
             self.on_session_end()
         if self.log.pending or self._ended:
             self.flush_log()
-        ended = self.board.forget_ended()
+        ended = self.scoreboard.forget_ended()
         for pool in self.pools.values():
             if ended:
                 pool.see_workers()

@@ -18,8 +18,8 @@ import pytest
 from relay.admin.main import CONNECTIONS
 from relay.shared.reading import SUPERVISOR_BEAT
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, monotonic_ms
-from tests.support.board import Board
 from tests.support.gateway import wait_until
+from tests.support.scoreboard import Board
 
 AGE_MS = 11_000
 
@@ -27,11 +27,11 @@ AGE_MS = 11_000
 class Admin:
     """`python -m relay.admin.main` with a listening socket, a scoreboard and a lifeline."""
 
-    def __init__(self, board, listener):
+    def __init__(self, scoreboard, listener):
         self.listener = listener
         read, self.lifeline = os.pipe()
-        self.boards = board.boards
-        views = self.boards.subscribe()
+        self.scoreboards = scoreboard.scoreboards
+        views = self.scoreboards.subscribe()
         fds = (views.fileno(), listener.fileno(), read)
         command = [
             sys.executable,
@@ -65,7 +65,7 @@ class Admin:
         self.cut_lifeline()
         self.process.kill()
         self.process.communicate(timeout=10)
-        self.boards.close_reader()
+        self.scoreboards.close_reader()
 
     def cut_lifeline(self):
         if self.lifeline >= 0:
@@ -83,10 +83,10 @@ def listening(family=socket.AF_INET, address=("127.0.0.1", 0)):
 @pytest.fixture
 def world():
     world = Board()
-    world.boards.beat()
-    row = world.board.lease(0)
-    world.board.row(row)[PHASE] = PHASE_SERVING
-    world.cells = world.board.row(row)
+    world.scoreboards.beat()
+    row = world.scoreboard.lease(0)
+    world.scoreboard.row(row)[PHASE] = PHASE_SERVING
+    world.cells = world.scoreboard.row(row)
     return world
 
 
@@ -140,19 +140,19 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
 
 
 def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
-    world.boards._head.cells[SUPERVISOR_BEAT] = monotonic_ms() - AGE_MS
+    world.scoreboards._head.cells[SUPERVISOR_BEAT] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/healthz")
     assert status == 503
     assert re.fullmatch(
         r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text
     )
-    world.boards._head.cells[SUPERVISOR_BEAT] = 0
+    world.scoreboards._head.cells[SUPERVISOR_BEAT] = 0
     assert admin.ask("/healthz")[0] == 503
 
 
 def test_a_supervisor_that_died_while_it_wrote_is_told_in_words(world, admin):
     assert admin.ask("/healthz")[0] == 200
-    world.boards._begin_to_write()
+    world.scoreboards._begin_to_write()
     for path in ("/healthz", "/readyz", "/metrics"):
         status, text, _ = admin.ask(path)
         assert status == 503

@@ -664,11 +664,11 @@ def test_the_page_is_shown_while_the_supervisor_is_stopped_and_changes_wait_no_l
 def test_the_admin_process_can_do_no_more_than_change_backends():
     import selectors
 
-    from relay.supervisor.admin_channel import Channel
+    from relay.supervisor.admin_channel import AdminChannel
 
     asked = []
     selector = selectors.PollSelector()
-    channel = Channel(selector, lambda request: asked.append(request) or {"ok": True})
+    channel = AdminChannel(selector, lambda request: asked.append(request) or {"ok": True})
     with channel.open({"hello": 1}) as theirs:
         theirs.settimeout(5)
         for line in (

@@ -30,8 +30,8 @@ from relay.shared.scoreboard import (
     SHARED_ROW,
     monotonic_ms,
 )
-from tests.support.board import CONFIG, Board, open_scoreboards
 from tests.support.programs import program
+from tests.support.scoreboard import CONFIG, Board, open_scoreboards
 
 CHECKED = CONFIG.model_copy(
     update={
@@ -50,14 +50,14 @@ def world():
 @pytest.fixture
 def registry(world):
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RelayCollector(world.boards))
+    registry.register(RelayCollector(world.scoreboards))
     return registry
 
 
 def serve(world, slot, cpu_us=0, resident_bytes=0):
     """A worker's row, as the worker fills it."""
-    row = world.board.lease(slot)
-    cells = world.board.row(row)
+    row = world.scoreboard.lease(slot)
+    cells = world.scoreboard.row(row)
     cells[PHASE], cells[CPU_US], cells[RESIDENT_BYTES] = PHASE_SERVING, cpu_us, resident_bytes
     return row
 
@@ -74,7 +74,7 @@ def test_every_family_of_the_catalogue_is_shown_with_its_type_and_help(registry)
 
 def test_promtool_finds_nothing_to_say(world, registry):
     promtool = program("promtool")
-    world.count(world.board.lease(0), "relay_handshakes_total", "inbound", "expired")
+    world.count(world.scoreboard.lease(0), "relay_handshakes_total", "inbound", "expired")
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=generate_latest(registry),
@@ -87,12 +87,12 @@ def test_promtool_finds_nothing_to_say(world, registry):
 
 def test_counts_of_all_workers_and_of_the_dead_are_added_up(world, registry):
     labels = ("https", "app.example.com")
-    first, second = world.board.lease(0), world.board.lease(1)
+    first, second = world.scoreboard.lease(0), world.scoreboard.lease(1)
     world.count(first, "relay_connections_total", *labels, by=5)
     world.count(second, "relay_connections_total", *labels, by=7)
     world.count(first, "relay_connections_active", by=2)
     world.count(second, "relay_connections_active", by=3)
-    world.boards.fold(world.board, first)
+    world.scoreboards.fold(world.scoreboard, first)
     assert (
         registry.get_sample_value(
             "relay_connections_total", {"listener": "https", "route": "app.example.com"}
@@ -103,7 +103,7 @@ def test_counts_of_all_workers_and_of_the_dead_are_added_up(world, registry):
 
 
 def test_a_histogram_bucket_contains_the_buckets_below_it(world, registry):
-    row = world.board.lease(0)
+    row = world.scoreboard.lease(0)
     for bound in HANDSHAKE_BUCKETS_S[:3]:
         world.count(row, "relay_handshake_seconds", "inbound", str(bound), by=2)
     world.count(row, "relay_handshake_seconds", "inbound", "+Inf")
@@ -122,7 +122,7 @@ def test_a_histogram_bucket_contains_the_buckets_below_it(world, registry):
 def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_configured(
     world, registry
 ):
-    shared = world.board.row(SHARED_ROW)
+    shared = world.scoreboard.row(SHARED_ROW)
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker1")] = monotonic_ms() + 60_000
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker2")] = monotonic_ms() - 1
 
@@ -134,13 +134,13 @@ def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_config
     assert (up("worker1"), up("worker2")) == (0, 1)
     things = things_of(CONFIG)
     things["backend"].remove(("httpslb", "worker2"))
-    world.boards.begin(4, things, 1)
+    world.scoreboards.begin(4, things, 1)
     world.publish(generation=4)
     assert (up("worker1"), up("worker2")) == (0, None)
 
 
 def test_a_backend_whose_checks_fail_is_down(world, registry):
-    shared = world.board.row(SHARED_ROW)
+    shared = world.scoreboard.row(SHARED_ROW)
     shared[world.layout.cell(HEALTH, "httpslb", "worker1")] = HEALTH_DOWN
     shared[world.layout.cell(HEALTH, "httpslb", "worker2")] = HEALTH_UP
     shared[world.layout.cell("health_version")] = 2
@@ -156,10 +156,10 @@ def test_a_backend_whose_checks_fail_is_down(world, registry):
 def test_the_certificate_that_a_check_saw_has_its_end_shown():
     world = Board(config=CHECKED)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RelayCollector(world.boards))
-    world.board.row(SHARED_ROW)[world.layout.cell(BACKEND_NOT_AFTER_S, "httpslb", "worker1")] = (
-        1_900_000_000
-    )
+    registry.register(RelayCollector(world.scoreboards))
+    world.scoreboard.row(SHARED_ROW)[
+        world.layout.cell(BACKEND_NOT_AFTER_S, "httpslb", "worker1")
+    ] = 1_900_000_000
     name = "relay_backend_certificate_not_after_timestamp_seconds"
     assert (
         registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker1"}) == 1_900_000_000
@@ -168,7 +168,7 @@ def test_the_certificate_that_a_check_saw_has_its_end_shown():
 
 
 def test_of_the_many_reasons_only_those_that_happened_are_shown(world, registry):
-    row = world.board.lease(0)
+    row = world.scoreboard.lease(0)
     world.count(row, "relay_sessions_closed_total", Reason.UNKNOWN_SNI)
     world.count(row, "relay_handshakes_total", "inbound", Reason.EXPIRED, by=2)
     samples = [sample for family in registry.collect() for sample in family.samples]
@@ -199,7 +199,7 @@ def test_what_the_supervisor_publishes_is_shown(world, registry):
         ]
     )
     for _ in range(4):
-        world.boards.count("relay_worker_restarts_total")
+        world.scoreboards.count("relay_worker_restarts_total")
     assert (
         registry.get_sample_value(
             "relay_build_info", {"version": "9.8.7", "openssl": "OpenSSL 4.0.3"}
@@ -231,9 +231,9 @@ def test_cpu_time_never_goes_back_when_a_worker_dies(world, registry):
 
     row = serve(world, 0, 1_250_000)
     assert cpu() == 1.25
-    world.board.row(row)[CPU_US] = 0
+    world.scoreboard.row(row)[CPU_US] = 0
     assert cpu() == 1.25
-    world.boards.fold(world.board, row, cpu_us=1_250_000 + 5_000_000)
+    world.scoreboards.fold(world.scoreboard, row, cpu_us=1_250_000 + 5_000_000)
     assert cpu() == pytest.approx(6.25, abs=0.001)
 
 

@@ -11,7 +11,7 @@ import ssl
 import pytest
 
 from relay.checker.check import plan_of
-from relay.checker.monitor import Around, Watch
+from relay.checker.monitor import Around, Monitor
 from relay.core.health import Verdict
 from relay.shared.catalogue import (
     HEALTH,
@@ -22,9 +22,9 @@ from relay.shared.catalogue import (
     things_of,
 )
 from relay.shared.scoreboard import CHECKER_SLOT, SHARED_ROW, monotonic_ms
-from tests.support.board import scoreboard_of
 from tests.support.clockwork import Clockwork
 from tests.support.gateway import wait_until
+from tests.support.scoreboard import scoreboard_of
 
 QUICK = {"interval_s": 0.05, "timeout_s": 2, "rise": 2, "fall": 3}
 
@@ -43,17 +43,17 @@ def watched(generation):
 
     def begin(address, **health):
         made = generation([address], health={**QUICK, **health})
-        board, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
+        scoreboard, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
         layout, shared, cells = (
-            board.layout,
-            board.row(SHARED_ROW),
-            board.row(board.lease(CHECKER_SLOT)),
+            scoreboard.layout,
+            scoreboard.row(SHARED_ROW),
+            scoreboard.row(scoreboard.lease(CHECKER_SLOT)),
         )
         around = Around(
             clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells
         )
         pool = made.config.pool["main"]
-        watch = Watch(
+        watch = Monitor(
             around,
             made.targets["main"][0],
             pool.health,

@@ -10,17 +10,17 @@ import time
 
 import pytest
 
-from relay.checker.resolver import AGAIN_S, Names, look_up
+from relay.checker.resolver import AGAIN_S, Resolver, look_up
 from relay.shared.addresses import Addresses, cell_of, write_addresses
 from relay.shared.catalogue import MAX_ADDRESSES
-from tests.support.board import hosts_board
 from tests.support.clockwork import Clockwork
+from tests.support.scoreboard import hosts_board
 
 HOST, OTHER = "b.example.com", "c.example.com"
 CONFIGURED = (socket.AF_INET, ("192.0.2.1", 443))
 
 
-class Resolver:
+class ScriptedResolver:
     """Answers what the test wants, and counts."""
 
     def __init__(self):
@@ -45,7 +45,7 @@ class World:
 
     def start(self):
         self.clockwork = Clockwork()
-        self.names = Names(
+        self.names = Resolver(
             self.hosts,
             self.layout,
             self.shared,
@@ -67,7 +67,7 @@ class World:
 
 @pytest.fixture
 def resolver():
-    return Resolver()
+    return ScriptedResolver()
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_after_a_failure_the_next_look_up_comes_soon(resolver):
     world = World(resolver, {HOST: 3600.0})
     due = []
     world.clockwork = Clockwork()
-    names = Names(
+    names = Resolver(
         world.hosts,
         world.layout,
         world.shared,

@@ -24,7 +24,7 @@ from relay.core.balance import (
     balancer_for,
     rank,
 )
-from relay.core.roster import Member, Mode, Status
+from relay.core.roster import Candidate, Mode, Status
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def never(_member):
 
 
 def members(*weights):
-    return [Member(f"worker{i}", weight) for i, weight in enumerate(weights, 1)]
+    return [Candidate(f"worker{i}", weight) for i, weight in enumerate(weights, 1)]
 
 
 def keys(count):
@@ -121,7 +121,7 @@ def test_a_lost_member_moves_only_its_own_clients(lost):
 
 def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter():
     four = members(1, 1, 1, 1)
-    five = [*four, Member("worker5")]
+    five = [*four, Candidate("worker5")]
     moved = 0
     for key in keys(5_000):
         old, new = four[rank(key, four)[0]].name, five[rank(key, five)[0]].name
@@ -135,7 +135,7 @@ def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter
 
 def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed():
     program = (
-        "import json; from relay.core.balance import Member, rank; m = [Member(f'worker{i}', i) for i in range(1, 8)]; "
+        "import json; from relay.core.balance import Candidate, rank; m = [Candidate(f'worker{i}', i) for i in range(1, 8)]; "
         "print(json.dumps([rank(i.to_bytes(4, 'big'), m) for i in range(300)]))"
     )
     found = {
@@ -151,7 +151,7 @@ def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed
     }
     assert len(found) == 1
     here = [
-        list(rank(i.to_bytes(4, "big"), [Member(f"worker{i}", i) for i in range(1, 8)]))
+        list(rank(i.to_bytes(4, "big"), [Candidate(f"worker{i}", i) for i in range(1, 8)]))
         for i in range(300)
     ]
     assert json.loads(found.pop()) == here
@@ -417,7 +417,7 @@ def test_hashing_moves_only_the_clients_of_a_member_that_drains_and_brings_them_
 @pytest.mark.parametrize("kind", [RoundRobin, Rendezvous, LeastConnections, RandomOfTwo])
 def test_a_full_member_is_passed_over_until_it_has_room_again(kind):
     count = [2, 0]
-    two = [Member("a", max_connections=2), Member("b")]
+    two = [Candidate("a", max_connections=2), Candidate("b")]
     extra = {LeastConnections: (), RandomOfTwo: (lottery(),)}
     balancer = kind(two, *extra.get(kind, ()), counts=count.__getitem__)
     assert set(picks(balancer, 50)) == {1}

@@ -22,10 +22,10 @@ from relay.core.fleet_actions import (
     Spawn,
 )
 from relay.core.fleet_plan import (
-    Ending,
     Line,
     Phase,
     Rules,
+    Shutdown,
     Slot,
     View,
     Worker,
@@ -60,8 +60,8 @@ CANDIDATE = Line(2, 1, since_at=NOW - 1)
 
 # As many old generations as may drain at once, the first of them with two workers.
 OLD = (
-    worker(11, 1, 1, told_at=NOW - 1),
-    *(worker(n, 0, n, told_at=NOW - 1, phase=Phase.DRAINING) for n in range(1, 9)),
+    worker(11, 1, 1, stop_requested_at=NOW - 1),
+    *(worker(n, 0, n, stop_requested_at=NOW - 1, phase=Phase.DRAINING) for n in range(1, 9)),
 )
 
 TABLE = {
@@ -157,7 +157,7 @@ TABLE = {
     "when one more drains than may, the oldest is ended": (
         view(
             *OLD,
-            worker(9, 0, 9, told_at=NOW, phase=Phase.DRAINING),
+            worker(9, 0, 9, stop_requested_at=NOW, phase=Phase.DRAINING),
             worker(10, 0, 10),
             serving=Line(10, 1),
         ),
@@ -166,7 +166,7 @@ TABLE = {
     "a generation that is being ended does not count": (
         view(
             *(replace(one, quitting=one.generation == 1) for one in OLD),
-            worker(9, 0, 9, told_at=NOW),
+            worker(9, 0, 9, stop_requested_at=NOW),
             worker(10, 0, 10),
             serving=Line(10, 1),
         ),
@@ -175,7 +175,7 @@ TABLE = {
     "when many more drain than may, all but the newest are ended": (
         view(
             *OLD,
-            *(worker(20 + n, 0, 8 + n, told_at=NOW) for n in range(1, 4)),
+            *(worker(20 + n, 0, 8 + n, stop_requested_at=NOW) for n in range(1, 4)),
             worker(12, 0, 12),
             serving=Line(12, 1),
         ),
@@ -192,16 +192,16 @@ TABLE = {
         [],
     ),
     "a draining worker does not fill its slot": (
-        view(worker(told_at=NOW, phase=Phase.DRAINING)),
+        view(worker(stop_requested_at=NOW, phase=Phase.DRAINING)),
         [Spawn(0, 1)],
     ),
     "a draining worker is killed after its time": (
-        view(worker(2), worker(1, told_at=NOW - 33)),
+        view(worker(2), worker(1, stop_requested_at=NOW - 33)),
         [Kill(1, "it did not end within 33 s of being told to")],
     ),
-    "a draining worker has its time": (view(worker(2), worker(1, told_at=NOW - 32)), []),
+    "a draining worker has its time": (view(worker(2), worker(1, stop_requested_at=NOW - 32)), []),
     "a draining worker that is silent is aborted": (
-        view(worker(2), worker(1, told_at=NOW - 20, beat_at=NOW - 15)),
+        view(worker(2), worker(1, stop_requested_at=NOW - 20, beat_at=NOW - 15)),
         [Abort(1, "no heartbeat for 15.0 s")],
     ),
     "a candidate starts beside the serving worker": (
@@ -253,26 +253,29 @@ TABLE = {
     ),
     "a removed slot is left empty": (view(worker(1), slots=TWO, serving=Line(1, 1)), []),
     "the end drains everybody": (
-        view(worker(1), worker(2, 1), slots=TWO, ending=Ending.DRAIN),
+        view(worker(1), worker(2, 1), slots=TWO, ending=Shutdown.DRAIN),
         [Drain(1), Drain(2)],
     ),
-    "the end tells nobody twice": (view(worker(1, told_at=NOW - 1), ending=Ending.DRAIN), []),
-    "the end starts nobody": (view(slots=TWO, ending=Ending.DRAIN), []),
-    "the end now is said as such": (view(worker(1), ending=Ending.NOW), [Quit(1)]),
+    "the end tells nobody twice": (
+        view(worker(1, stop_requested_at=NOW - 1), ending=Shutdown.DRAIN),
+        [],
+    ),
+    "the end starts nobody": (view(slots=TWO, ending=Shutdown.DRAIN), []),
+    "the end now is said as such": (view(worker(1), ending=Shutdown.NOW), [Quit(1)]),
     "the end now does not wait for the drain timeout": (
-        view(worker(1, told_at=NOW - 2, quitting=True), ending=Ending.NOW),
+        view(worker(1, stop_requested_at=NOW - 2, quitting=True), ending=Shutdown.NOW),
         [Kill(1, "it did not end within 2 s of being told to")],
     ),
     "the end now is for those that drain, too": (
-        view(worker(1, told_at=NOW - 20, phase=Phase.DRAINING), ending=Ending.NOW),
+        view(worker(1, stop_requested_at=NOW - 20, phase=Phase.DRAINING), ending=Shutdown.NOW),
         [Quit(1)],
     ),
     "the end now is said once": (
-        view(worker(1, told_at=NOW - 1, quitting=True), ending=Ending.NOW),
+        view(worker(1, stop_requested_at=NOW - 1, quitting=True), ending=Shutdown.NOW),
         [],
     ),
     "the end of a candidate is the same": (
-        view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Ending.DRAIN),
+        view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Shutdown.DRAIN),
         [Drain(1), Drain(2)],
     ),
 }
@@ -333,7 +336,7 @@ def test_a_worker_that_had_served_is_replaced_at_once_however_often(phase):
         slot = after_death(NOW + at, slot, dead(NOW + at - 0.25, phase), RULES)
         assert slot == Slot(spawn_at=NOW + at)
     slot = after_death(NOW, slot, dead(NOW - 0.05, phase), RULES)
-    assert slot.young_deaths == 0
+    assert slot.early_deaths == 0
     assert slot.spawn_at == pytest.approx(NOW + 0.15)
 
 
@@ -360,7 +363,7 @@ workers = st.builds(
     phase=st.sampled_from(Phase),
     started_at=instants,
     beat_at=instants,
-    told_at=st.none() | instants,
+    stop_requested_at=st.none() | instants,
     aborted_at=st.none() | instants,
     killed=st.booleans(),
     quitting=st.booleans(),
@@ -376,7 +379,7 @@ views = st.builds(
     serving=st.builds(Line, st.integers(1, 2), st.integers(1, 4)),
     candidate=st.none()
     | st.builds(Line, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
-    ending=st.sampled_from(Ending),
+    ending=st.sampled_from(Shutdown),
     trusted_from_at=instants,
 )
 
@@ -386,29 +389,31 @@ def test_no_view_makes_two_actions_for_one_process_or_touches_a_dead_one(now, se
     actions = plan(now, seen, RULES)
     pids = [action.pid for action in actions if isinstance(action, Drain | Quit | Abort | Kill)]
     assert len(pids) == len(set(pids))
-    assert not set(pids) & {w.pid for w in seen.workers if w.killed and w.told_at is not None}
+    assert not set(pids) & {
+        w.pid for w in seen.workers if w.killed and w.stop_requested_at is not None
+    }
 
 
 @given(instants, views)
 def test_a_slot_gets_at_most_one_worker_per_generation_and_none_while_parked_or_ending(now, seen):
     spawns = [action for action in plan(now, seen, RULES) if isinstance(action, Spawn)]
     assert len(spawns) == len(set(spawns))
-    assert not (spawns and seen.ending is not Ending.NO)
+    assert not (spawns and seen.ending is not Shutdown.NO)
     for spawn in spawns:
         assert not seen.slots[spawn.slot].parked
         assert not any(
-            w.told_at is None and (w.slot, w.generation) == (spawn.slot, spawn.generation)
+            w.stop_requested_at is None and (w.slot, w.generation) == (spawn.slot, spawn.generation)
             for w in seen.workers
         )
 
 
 @given(views)
 def test_every_worker_is_told_or_killed_in_the_end(seen):
-    living = {w.pid: replace(w, beat_at=0) for w in replace(seen, ending=Ending.DRAIN).workers}
+    living = {w.pid: replace(w, beat_at=0) for w in replace(seen, ending=Shutdown.DRAIN).workers}
     for now in range(200, 400):
         for action in plan(
             now,
-            replace(seen, ending=Ending.DRAIN, workers=tuple(living.values()), trusted_from_at=0),
+            replace(seen, ending=Shutdown.DRAIN, workers=tuple(living.values()), trusted_from_at=0),
             RULES,
         ):
             if isinstance(action, Kill):
@@ -416,5 +421,5 @@ def test_every_worker_is_told_or_killed_in_the_end(seen):
             elif isinstance(action, Abort):
                 living[action.pid] = replace(living[action.pid], aborted_at=now)
             elif isinstance(action, Drain):
-                living[action.pid] = replace(living[action.pid], told_at=now)
+                living[action.pid] = replace(living[action.pid], stop_requested_at=now)
     assert all(w.killed for w in living.values())

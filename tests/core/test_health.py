@@ -14,8 +14,8 @@ from relay.core.health import (
     Rules,
     State,
     Verdict,
-    judge,
     next_check_at,
+    next_state,
 )
 
 RULES = Rules(interval_s=5, rise=2, fall=3)
@@ -29,7 +29,7 @@ def run(results, rules=RULES):
     """The verdict after every result, and the changes; checks begin at 0, 5, 10…"""
     state, verdicts, changes = State(), [], []
     for number, ok in enumerate(results):
-        state, change = judge(state, check(ok, 5.0 * number), rules)
+        state, change = next_state(state, check(ok, 5.0 * number), rules)
         verdicts.append(state.verdict)
         if change is not None:
             changes.append(change)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core import hello_cache
 from relay.core.hello import NEED_DATA, Hello, Malformed, parse_hello
-from relay.core.hello_cache import MOST_HELLOS, MOST_MISSES, FamiliarHellos
+from relay.core.hello_cache import MOST_HELLOS, MOST_MISSES, HelloCache
 from tests.support.hellos import HELLOS, extension, hello, records, server_name, versions
 
 KEY_SHARE, PRE_SHARED_KEY = 51, 41
@@ -38,7 +38,7 @@ def again(data, chance):
 
 @pytest.mark.parametrize("name", HELLOS)
 def test_the_next_hello_of_a_client_is_not_read_again_and_says_the_same(name, read):
-    data, hellos, chance = HELLOS[name], FamiliarHellos(), random.Random(name)
+    data, hellos, chance = HELLOS[name], HelloCache(), random.Random(name)
     first = hellos.parse(data)
     for _ in range(5):
         assert hellos.parse(again(data, chance)) == first == parse_hello(data)
@@ -47,7 +47,7 @@ def test_the_next_hello_of_a_client_is_not_read_again_and_says_the_same(name, re
 
 @pytest.mark.parametrize("name", HELLOS)
 def test_a_hello_that_differs_in_one_byte_gets_its_own_answer(name):
-    data, hellos = HELLOS[name], FamiliarHellos()
+    data, hellos = HELLOS[name], HelloCache()
     hellos.parse(data)
     for at in range(len(data)):
         for change in (1, 0x80):
@@ -68,7 +68,7 @@ def test_hellos_of_one_size_and_several_shapes_are_not_mistaken_for_each_other(d
         extension(PRE_SHARED_KEY, hidden),
         versions(0x0304),
     ]
-    hellos = FamiliarHellos()
+    hellos = HelloCache()
     for name in data.draw(
         st.lists(st.sampled_from([b"a.example.com", b"b.example.com"]), min_size=2, max_size=8)
     ):
@@ -83,13 +83,13 @@ def test_a_stranger_cannot_make_one_name_be_taken_for_another(kind):
     covering = hello(extension(kind, bytes(len(server_name(b"a.example.com")) - 4)))
     assert len(covering) == len(ours) == len(theirs)
     for order in itertools.permutations((covering, ours, theirs)):
-        hellos = FamiliarHellos()
+        hellos = HelloCache()
         for sent in order * 2:
             assert hellos.parse(sent) == parse_hello(sent)
 
 
 def test_names_of_the_same_length_are_told_apart(read):
-    hellos = FamiliarHellos()
+    hellos = HelloCache()
     sent = [hello(server_name(b"%02d.example.com" % number)) for number in range(10)]
     for _ in range(3):
         assert [hellos.parse(each).sni for each in sent] == [
@@ -99,7 +99,7 @@ def test_names_of_the_same_length_are_told_apart(read):
 
 
 def test_a_client_that_is_different_every_time_is_soon_not_remembered_any_more_and_still_read(read):
-    hellos = FamiliarHellos()
+    hellos = HelloCache()
     for number in range(2 * MOST_MISSES + MOST_HELLOS):
         sent = hello(server_name(b"%04d.example.com" % number))
         assert hellos.parse(sent) == Hello(f"{number:04d}.example.com", (), 0x0303)
@@ -108,14 +108,14 @@ def test_a_client_that_is_different_every_time_is_soon_not_remembered_any_more_a
 
 
 def test_sizes_without_end_are_not_remembered_without_end():
-    hellos = FamiliarHellos()
+    hellos = HelloCache()
     for size in range(3 * hello_cache.MOST_SIZES):
         hellos.parse(hello(extension(21, bytes(size))))
     assert len(hellos._shapes) <= hello_cache.MOST_SIZES
 
 
 def test_what_is_no_hello_or_not_yet_one_is_answered_as_ever():
-    hellos, data = FamiliarHellos(), HELLOS["python_ssl"]
+    hellos, data = HelloCache(), HELLOS["python_ssl"]
     hellos.parse(data)
     assert hellos.parse(data[:-1]) is NEED_DATA
     assert hellos.parse(data + b"more") == parse_hello(data)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.hello import MAX_BYTES, MAX_HELLO_BYTES, NEED_DATA, parse_hello
-from relay.core.partial_hello import Arriving
+from relay.core.partial_hello import PartialHello
 from tests.support.hellos import HELLOS, handshake, hello, records
 
 SIZES = {"one": [], "two": [3], "tiny": [1] * 2_000, "some": [1, 2, 100, 1, 1, 40, 500]}
@@ -18,7 +18,7 @@ EMPTY = b"\x16\x03\x01\x00\x00"
 @pytest.mark.parametrize("name", HELLOS)
 def test_a_look_says_what_reading_would_say_at_any_byte(name, sizes):
     data = records(HELLOS[name][5:], sizes)
-    arriving, wanted = Arriving(), 0
+    arriving, wanted = PartialHello(), 0
     for size in sorted({*range(0, len(data) + 1, 1 + len(data) // 400), len(data) - 1, len(data)}):
         ready = arriving.look(data[:size])
         assert ready is (parse_hello(data[:size]) is not NEED_DATA), size
@@ -32,7 +32,7 @@ def test_who_waits_for_what_is_wanted_looks_seldom():
     """2,000 bytes in records of one byte are the worst: each look is at all that must come."""
     message = handshake(bytes(1_990))
     data, looks, size = records(message, [1] * 3_000), 0, 1
-    arriving = Arriving()
+    arriving = PartialHello()
     while not arriving.look(data[:size]):
         looks += 1
         size = arriving.wanted
@@ -47,7 +47,7 @@ def test_any_bytes_are_judged_by_the_parser_and_nobody_waits_for_them(start, emp
         [b"", b"\x16", b"\x16\x03\x01\x00\x30", HELLOS["python_ssl"][:44]]
     )
     data = begin + start
-    arriving = Arriving()
+    arriving = PartialHello()
     for size in sorted(chance.sample(range(len(data) + 1), min(5, len(data) + 1))):
         ready = arriving.look(data[:size])
         if not ready:
@@ -66,17 +66,17 @@ def test_any_bytes_are_judged_by_the_parser_and_nobody_waits_for_them(start, emp
     ],
 )
 def test_what_can_be_no_hello_is_for_the_parser_at_once(broken):
-    assert Arriving().look(broken)
+    assert PartialHello().look(broken)
     assert parse_hello(broken) is not NEED_DATA
     later = records(HELLOS["python_ssl"][5:60]) + broken[:2]
     if parse_hello(later) is not NEED_DATA:
-        assert Arriving().look(later)
+        assert PartialHello().look(later)
 
 
 def test_more_records_than_are_read_end_the_waiting():
     long = hello()[5:9] + bytes(60_000)
     flood = records(handshake(long), [1] * 3_000)
-    arriving, size = Arriving(), 1
+    arriving, size = PartialHello(), 1
     while not arriving.look(flood[:size]):
         size = min(arriving.wanted, len(flood))
     assert parse_hello(flood[:size]) is not NEED_DATA
@@ -89,7 +89,7 @@ def test_the_bytes_wanted_fit_into_what_is_peeked():
         data = records(
             message, [chance.choice([1, 40, 1_000, 16_384]) for _ in range(400)] + [16_384] * 5
         )
-        arriving, size = Arriving(), 0
+        arriving, size = PartialHello(), 0
         while size < len(data) and not arriving.look(data[:size]):
             assert arriving.wanted <= MAX_BYTES
             size = arriving.wanted

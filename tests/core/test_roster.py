@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.roster import SLOW_START_FLOOR, Member, Mode, Roster, Status
+from relay.core.roster import SLOW_START_FLOOR, Candidate, Mode, Roster, Status
 
 DRAIN, DISABLED, STANDBY, ENABLED = (
     Status(mode=mode) for mode in (Mode.DRAIN, Mode.DISABLED, Mode.STANDBY, Mode.ENABLED)
@@ -21,11 +21,11 @@ def never(_member):
 
 
 def members(*weights, **settings):
-    return [Member(f"worker{i}", weight, **settings) for i, weight in enumerate(weights, 1)]
+    return [Candidate(f"worker{i}", weight, **settings) for i, weight in enumerate(weights, 1)]
 
 
 def test_without_statuses_everyone_is_as_configured():
-    roster = Roster([Member("a", 2), Member("b", standby=True)])
+    roster = Roster([Candidate("a", 2), Candidate("b", standby=True)])
     assert roster.modes == (Mode.ENABLED, Mode.STANDBY)
     assert roster.weights == roster.weights_at(0.0) == (2, 1)
     assert roster.candidates((), always) == [0]
@@ -33,7 +33,8 @@ def test_without_statuses_everyone_is_as_configured():
 
 def test_an_operators_word_overrides_the_configuration_both_ways():
     roster = Roster(
-        [Member("a", 2), Member("b", standby=True)], [Status(mode=Mode.STANDBY, weight=7), ENABLED]
+        [Candidate("a", 2), Candidate("b", standby=True)],
+        [Status(mode=Mode.STANDBY, weight=7), ENABLED],
     )
     assert (roster.enabled, roster.standby, roster.weights) == ((1,), (0,), (7, 1))
 
@@ -71,7 +72,11 @@ def test_a_client_that_a_cookie_sends_is_admitted_by_all_but_disabled_members():
 def test_a_full_member_gets_nobody_and_the_next_one_is_tried():
     counts = [0, 0, 0]
     roster = Roster(
-        [Member("a", max_connections=2), Member("b"), Member("c", standby=True, max_connections=1)],
+        [
+            Candidate("a", max_connections=2),
+            Candidate("b"),
+            Candidate("c", standby=True, max_connections=1),
+        ],
         counts=counts.__getitem__,
     )
     assert roster.limited

@@ -8,25 +8,25 @@ import pytest
 
 from relay.shared.addresses import Addresses, cell_of, read_addresses, write_addresses
 from relay.shared.catalogue import MAX_ADDRESSES
-from tests.support.board import hosts_board
+from tests.support.scoreboard import hosts_board
 
 HOST = "b.example.com"
 CONFIGURED = (socket.AF_INET, ("192.0.2.1", 443))
 
 
 @pytest.fixture
-def board():
+def scoreboard():
     return hosts_board(HOST)
 
 
 @pytest.fixture
-def layout(board):
-    return board[0]
+def layout(scoreboard):
+    return scoreboard[0]
 
 
 @pytest.fixture
-def shared(board):
-    return board[1]
+def shared(scoreboard):
+    return scoreboard[1]
 
 
 def test_addresses_of_both_kinds_come_back_as_they_were(layout, shared):

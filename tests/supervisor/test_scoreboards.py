@@ -29,7 +29,7 @@ from relay.shared.reading import VIEW
 from relay.shared.scoreboard import SPARE_ROWS
 from relay.shared.totals import LARGEST, runs_of
 from relay.shared.views import Reader
-from tests.support.board import close_scoreboards, open_scoreboards
+from tests.support.scoreboard import close_scoreboards, open_scoreboards
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 CONNECTIONS = "relay_connections_total"
@@ -50,16 +50,16 @@ def things(*backends, hosts=(), checked=False):
 
 
 @pytest.fixture
-def boards():
+def scoreboards():
     return open_scoreboards()
 
 
-def count(board, row, name, *labels, by=1):
-    board.row(row)[board.layout.cell(name, *labels)] += by
+def count(scoreboard, row, name, *labels, by=1):
+    scoreboard.row(row)[scoreboard.layout.cell(name, *labels)] += by
 
 
-def elected(boards, name):
-    return boards.snapshot().values.get(
+def elected(scoreboards, name):
+    return scoreboards.snapshot().values.get(
         Series("relay_backend_selected_total", ("main", name, "balanced"))
     )
 
@@ -75,52 +75,54 @@ def mappings():
 # Totals.
 
 
-def test_a_counter_goes_on_through_the_death_of_a_worker_and_of_its_generation(boards):
+def test_a_counter_goes_on_through_the_death_of_a_worker_and_of_its_generation(scoreboards):
     seen = []
     for number in range(1, 30):
-        board = boards.begin(number, things(f"b{number}", "b0"), 1)
-        boards.publish({"generation": number})
-        row = boards.lease(board, 0)
+        scoreboard = scoreboards.begin(number, things(f"b{number}", "b0"), 1)
+        scoreboards.publish({"generation": number})
+        row = scoreboards.lease(scoreboard, 0)
         for _ in range(3):
-            count(board, row, CONNECTIONS, "https", "default")
-            count(board, row, "relay_backend_selected_total", "main", f"b{number}", "balanced")
-            seen.append(boards.snapshot().values[ROUTED])
-        boards.fold(board, row, 0, 7)
-        seen.append(boards.snapshot().values[ROUTED])
-        boards.retire({number + 1})
-        seen.append(boards.snapshot().values[ROUTED])
+            count(scoreboard, row, CONNECTIONS, "https", "default")
+            count(scoreboard, row, "relay_backend_selected_total", "main", f"b{number}", "balanced")
+            seen.append(scoreboards.snapshot().values[ROUTED])
+        scoreboards.fold(scoreboard, row, 0, 7)
+        seen.append(scoreboards.snapshot().values[ROUTED])
+        scoreboards.retire({number + 1})
+        seen.append(scoreboards.snapshot().values[ROUTED])
     assert seen == sorted(seen)
     assert seen[-1] == 3 * 29
-    assert {elected(boards, f"b{number}") for number in range(1, 30)} == {3}
-    assert boards.snapshot().values[Series(SLOT_CPU_US, ("0",))] == 7 * 29
+    assert {elected(scoreboards, f"b{number}") for number in range(1, 30)} == {3}
+    assert scoreboards.snapshot().values[Series(SLOT_CPU_US, ("0",))] == 7 * 29
 
 
-def test_a_gauge_ends_with_its_worker_and_its_name_with_the_last_generation_that_has_it(boards):
+def test_a_gauge_ends_with_its_worker_and_its_name_with_the_last_generation_that_has_it(
+    scoreboards,
+):
     gauge = Series("relay_backend_connections_active", ("main", "b1"))
-    board = boards.begin(1, things("b1"), 1)
-    row = boards.lease(board, 0)
-    count(board, row, "relay_backend_connections_active", "main", "b1", by=5)
-    assert boards.snapshot().values[gauge] == 5
-    boards.begin(2, things("b2"), 1)
-    boards.publish({"generation": 2})
-    assert boards.snapshot().values[gauge] == 5, "its worker drains"
-    boards.fold(board, row)
-    assert boards.snapshot().values[gauge] == 0
-    boards.retire({2})
-    assert gauge not in boards.snapshot().values
+    scoreboard = scoreboards.begin(1, things("b1"), 1)
+    row = scoreboards.lease(scoreboard, 0)
+    count(scoreboard, row, "relay_backend_connections_active", "main", "b1", by=5)
+    assert scoreboards.snapshot().values[gauge] == 5
+    scoreboards.begin(2, things("b2"), 1)
+    scoreboards.publish({"generation": 2})
+    assert scoreboards.snapshot().values[gauge] == 5, "its worker drains"
+    scoreboards.fold(scoreboard, row)
+    assert scoreboards.snapshot().values[gauge] == 0
+    scoreboards.retire({2})
+    assert gauge not in scoreboards.snapshot().values
 
 
-def test_names_keep_their_totals_in_whatever_order_they_come_back(boards):
+def test_names_keep_their_totals_in_whatever_order_they_come_back(scoreboards):
     for number, names in enumerate(
         [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")], 1
     ):
-        board = boards.begin(number, things(*names), 1)
-        rows = [boards.lease(board, slot) for slot in range(2)]
-        boards.publish({"generation": number})
+        scoreboard = scoreboards.begin(number, things(*names), 1)
+        rows = [scoreboards.lease(scoreboard, slot) for slot in range(2)]
+        scoreboards.publish({"generation": number})
         for row in rows:
             for name in names:
                 count(
-                    board,
+                    scoreboard,
                     row,
                     "relay_backend_selected_total",
                     "main",
@@ -128,7 +130,7 @@ def test_names_keep_their_totals_in_whatever_order_they_come_back(boards):
                     "balanced",
                     by=ord(name),
                 )
-        boards.fold(board, rows[0])
+        scoreboards.fold(scoreboard, rows[0])
         times = {
             name: 2
             * sum(
@@ -137,7 +139,7 @@ def test_names_keep_their_totals_in_whatever_order_they_come_back(boards):
             )
             for name in "abc"
         }
-        assert {name: elected(boards, name) for name in "abc"} == {
+        assert {name: elected(scoreboards, name) for name in "abc"} == {
             name: ord(name) * n for name, n in times.items()
         }
 
@@ -159,24 +161,24 @@ def test_runs_say_where_each_thing_is_in_the_totals(keys, random):
     st.lists(st.sampled_from([0, -1, 2**63 - 1, -(2**63), 2**62]), max_size=4),
 )
 def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
-    boards = open_scoreboards()
-    boards.begin(1, things("a"), 1)
+    scoreboards = open_scoreboards()
+    scoreboards.begin(1, things("a"), 1)
     before = {}
     for value in values + more:
-        board = boards.generation(1)
-        row = boards.lease(board, 0)
-        cells = board.row(row)
+        scoreboard = scoreboards.generation(1)
+        row = scoreboards.lease(scoreboard, 0)
+        cells = scoreboard.row(row)
         for cell in range(len(cells)):
             cells[cell] = value
-        snapshot = boards.snapshot()
+        snapshot = scoreboards.snapshot()
         assert all(
             0 <= worker.slot < 4096 and worker.pid >= 0 and 1 <= worker.phase <= 3
             for worker in snapshot.workers
         )
-        boards.fold(board, row, 0, 1)
+        scoreboards.fold(scoreboard, row, 0, 1)
         after = {
             series: total
-            for series, total in boards.snapshot().values.items()
+            for series, total in scoreboards.snapshot().values.items()
             if series.name.endswith("_total")
         }
         assert all(after[series] >= total for series, total in before.items())
@@ -189,11 +191,11 @@ def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
 
 
 def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_say():
-    boards = open_scoreboards(states_cells=64)
-    board = boards.begin(1, things("a", "b"), 1)
-    cell = board.layout.cell(HEALTH, "main", "b")
-    board.states.cells[cell] = 2
-    larger = boards.begin(
+    scoreboards = open_scoreboards(states_cells=64)
+    scoreboard = scoreboards.begin(1, things("a", "b"), 1)
+    cell = scoreboard.layout.cell(HEALTH, "main", "b")
+    scoreboard.states.cells[cell] = 2
+    larger = scoreboards.begin(
         2,
         things(
             *(f"x{number}" for number in range(500)),
@@ -202,64 +204,66 @@ def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_sa
         ),
         1,
     )
-    boards.publish({"generation": 2})
-    assert larger.states is not board.states
+    scoreboards.publish({"generation": 2})
+    assert larger.states is not scoreboard.states
     assert larger.states.cells[larger.layout.cell(HEALTH, "main", "b")] == 2
-    assert boards.snapshot().shared[Series(HEALTH, ("main", "b"))] == 2
-    assert len(boards.states()) == 2
-    boards.retire({2})
-    assert boards.states() == [larger.states]
+    assert scoreboards.snapshot().shared[Series(HEALTH, ("main", "b"))] == 2
+    assert len(scoreboards.states()) == 2
+    scoreboards.retire({2})
+    assert scoreboards.states() == [larger.states]
 
 
-def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(boards):
+def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(scoreboards):
     first = None
     for number in range(1, 50):
-        board = boards.begin(number, things(f"b{number}", hosts=[f"h{number}"], checked=True), 1)
+        scoreboard = scoreboards.begin(
+            number, things(f"b{number}", hosts=[f"h{number}"], checked=True), 1
+        )
         cells = [
-            board.layout.cell(HEALTH, "main", f"b{number}"),
-            board.layout.cell("resolved", f"h{number}", "25"),
-            board.layout.cell("backend_not_after_s", "main", f"b{number}"),
+            scoreboard.layout.cell(HEALTH, "main", f"b{number}"),
+            scoreboard.layout.cell("resolved", f"h{number}", "25"),
+            scoreboard.layout.cell("backend_not_after_s", "main", f"b{number}"),
         ]
-        assert [board.states.cells[cell] for cell in cells] == [0, 0, 0]
+        assert [scoreboard.states.cells[cell] for cell in cells] == [0, 0, 0]
         for cell in cells:
-            board.states.cells[cell] = 7
-        boards.publish({"generation": number})
-        boards.retire({number})
+            scoreboard.states.cells[cell] = 7
+        scoreboards.publish({"generation": number})
+        scoreboards.retire({number})
         first = first or max(cells)
     assert max(cells) <= 3 * first
 
 
-def test_a_thing_that_two_generations_have_is_one_block_for_both(boards):
-    one, two = boards.begin(1, things("a", "b"), 1), boards.begin(2, things("x", "b"), 1)
+def test_a_thing_that_two_generations_have_is_one_block_for_both(scoreboards):
+    one, two = scoreboards.begin(1, things("a", "b"), 1), scoreboards.begin(2, things("x", "b"), 1)
     one.states.cells[one.layout.cell(HEALTH, "main", "b")] = 1
     assert two.states.cells[two.layout.cell(HEALTH, "main", "b")] == 1
     assert two.states.cells[two.layout.cell(HEALTH, "main", "x")] == 0
 
 
-def test_a_row_is_found_however_many_workers_a_generation_has(boards):
-    board = boards.begin(1, things("a"), 1)
-    rows = [boards.lease(board, 0) for _ in range(5 * (1 + SPARE_ROWS))]
+def test_a_row_is_found_however_many_workers_a_generation_has(scoreboards):
+    scoreboard = scoreboards.begin(1, things("a"), 1)
+    rows = [scoreboards.lease(scoreboard, 0) for _ in range(5 * (1 + SPARE_ROWS))]
     assert len(set(rows)) == len(rows)
     for row in rows:
-        count(board, row, CONNECTIONS, "https", "default")
-    assert boards.snapshot().values[ROUTED] == len(rows)
+        count(scoreboard, row, CONNECTIONS, "https", "default")
+    assert scoreboards.snapshot().values[ROUTED] == len(rows)
     for row in rows:
-        boards.fold(board, row)
-    assert boards.snapshot().values[ROUTED] == len(rows)
-    assert boards.lease(board, 0) == rows[0]
+        scoreboards.fold(scoreboard, row)
+    assert scoreboards.snapshot().values[ROUTED] == len(rows)
+    assert scoreboards.lease(scoreboard, 0) == rows[0]
 
 
-def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(boards):
+def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(scoreboards):
     names = [f"b{number}" for number in range(5000)]
-    board = boards.begin(1, things(*names, checked=True), 8)
-    row = boards.lease(board, 0)
-    for cell in range(board.layout.gauges_end, board.layout.cells):
-        board.row(row)[cell] = 1
+    scoreboard = scoreboards.begin(1, things(*names, checked=True), 8)
+    row = scoreboards.lease(scoreboard, 0)
+    for cell in range(scoreboard.layout.gauges_end, scoreboard.layout.cells):
+        scoreboard.row(row)[cell] = 1
     steps = {
-        "begin": lambda: boards.begin(2, things(*names, checked=True), 8),
-        "publish": lambda: boards.publish({"generation": 2}),
-        "fold": lambda: boards.fold(board, row),
-        "retire": lambda: boards.retire({2}),
+        "begin": lambda: scoreboards.begin(2, things(*names, checked=True), 8),
+        "publish": lambda: scoreboards.publish({"generation": 2}),
+        "fold": lambda: scoreboards.fold(scoreboard, row),
+        "retire": lambda: scoreboards.retire({2}),
     }
     for what, step in steps.items():
         began = time.monotonic()
@@ -270,42 +274,42 @@ def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(
 # Readers.
 
 
-def reader_of(boards):
-    theirs = boards.subscribe()
+def reader_of(scoreboards):
+    theirs = scoreboards.subscribe()
     return Reader(theirs.detach())
 
 
-def test_a_reader_that_slept_through_many_views_has_the_newest(boards):
-    reader = reader_of(boards)
+def test_a_reader_that_slept_through_many_views_has_the_newest(scoreboards):
+    reader = reader_of(scoreboards)
     for number in range(1, 200):
-        boards.begin(number, things(f"b{number}"), 1)
-        boards.publish({"generation": number})
-        boards.retire({number})
-        boards.step()
+        scoreboards.begin(number, things(f"b{number}"), 1)
+        scoreboards.publish({"generation": number})
+        scoreboards.retire({number})
+        scoreboards.step()
     descriptors = open_files()
     with pytest.raises(RelayError, match="newest"):
         reader.snapshot(0.05)  # what was in the queue is read, and there is room for the newest
-    boards.step()
+    scoreboards.step()
     snapshot = reader.snapshot()
     assert snapshot.facts["generation"] == 199
     assert Series("relay_backend_selected_total", ("main", "b1", "balanced")) in snapshot.values
     assert open_files() <= descriptors + 6, "views that were never used are let go"
     reader._socket.close()
-    boards.step()
-    boards.publish({"generation": 199})
-    boards.close_reader()
+    scoreboards.step()
+    scoreboards.publish({"generation": 199})
+    scoreboards.close_reader()
 
 
-def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes(boards):
-    reader = reader_of(boards)
-    boards.begin(1, things("a"), 1)
-    boards.publish({"generation": 1})
+def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes(scoreboards):
+    reader = reader_of(scoreboards)
+    scoreboards.begin(1, things("a"), 1)
+    scoreboards.publish({"generation": 1})
     assert reader.snapshot().facts == {"generation": 1}
-    boards._head.cells[VIEW] += 1
+    scoreboards._head.cells[VIEW] += 1
     with pytest.raises(RelayError, match="has not said where its newest counters are"):
         reader.snapshot(0.05)
     reader._socket.close()
-    boards.close_reader()
+    scoreboards.close_reader()
 
 
 @pytest.mark.parametrize(
@@ -320,18 +324,18 @@ def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes
         b"[" * 100_000 + b"\n{}",
     ],
 )
-def test_a_broken_catalogue_is_an_error_in_words(boards, catalogue):
-    boards.begin(1, things("a"), 1)
-    boards.publish({"generation": 1})
-    boards._catalogue, boards._view = Writing("relay-catalogue", catalogue), None
+def test_a_broken_catalogue_is_an_error_in_words(scoreboards, catalogue):
+    scoreboards.begin(1, things("a"), 1)
+    scoreboards.publish({"generation": 1})
+    scoreboards._catalogue, scoreboards._view = Writing("relay-catalogue", catalogue), None
     with pytest.raises(RelayError, match="catalogue of counters cannot be read"):
-        boards.snapshot()
+        scoreboards.snapshot()
 
 
-def test_a_catalogue_may_be_of_any_size(boards):
-    boards.begin(1, things(*(f"b{number}" for number in range(20_000))), 1)
-    boards.publish({"generation": 1, "words": "x" * 5_000_000})
-    snapshot = boards.snapshot()
+def test_a_catalogue_may_be_of_any_size(scoreboards):
+    scoreboards.begin(1, things(*(f"b{number}" for number in range(20_000))), 1)
+    scoreboards.publish({"generation": 1, "words": "x" * 5_000_000})
+    snapshot = scoreboards.snapshot()
     assert len(snapshot.facts["words"]) == 5_000_000
     assert snapshot.values[Series("relay_backend_connections_active", ("main", "b19999"))] == 0
 
@@ -360,32 +364,32 @@ def test_memory_is_sealed_and_its_descriptor_only_reads():
     memory.close()
 
 
-def test_memory_of_an_ended_generation_is_given_back(boards):
+def test_memory_of_an_ended_generation_is_given_back(scoreboards):
     def held():
         return sum("memfd:relay-generation" in line for line in mappings())
 
     before = held()
     for number in range(1, 40):
-        board = boards.begin(number, things("a"), 2)
-        boards.publish({"generation": number})
-        boards.fold(board, boards.lease(board, 0))
-        boards.retire({number})
+        scoreboard = scoreboards.begin(number, things("a"), 2)
+        scoreboards.publish({"generation": number})
+        scoreboards.fold(scoreboard, scoreboards.lease(scoreboard, 0))
+        scoreboards.retire({number})
     assert held() <= before + 1
 
 
-def test_a_child_has_the_memory_of_its_generation_and_of_no_other(boards):
-    one, two = boards.begin(1, things("a"), 1), boards.begin(2, things("a"), 1)
-    boards.publish({"generation": 2})
-    count(one, boards.lease(one, 0), "relay_backend_connections_active", "main", "a", by=4)
-    row = boards.lease(two, 0)
+def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
+    one, two = scoreboards.begin(1, things("a"), 1), scoreboards.begin(2, things("a"), 1)
+    scoreboards.publish({"generation": 2})
+    count(one, scoreboards.lease(one, 0), "relay_backend_connections_active", "main", "a", by=4)
+    row = scoreboards.lease(two, 0)
     read_fd, write_fd = os.pipe()
-    boards.share_with(two)
+    scoreboards.share_with(two)
     pid = os.fork()
     if pid == 0:
         try:
-            boards.enter(two)
-            boards.close_files()
-            boards.count("relay_worker_restarts_total")  # of no use in a child, and harmless
+            scoreboards.enter(two)
+            scoreboards.close_files()
+            scoreboards.count("relay_worker_restarts_total")  # of no use in a child, and harmless
             count(two, row, "relay_backend_connections_active", "main", "a", by=3)
             busy = sum(map(sum, two.columns("relay_backend_connections_active", "main", "a")))
             maps = [line for line in mappings() if "memfd:relay" in line]
@@ -404,9 +408,12 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(boards):
         busy, *writable = pipe.read().split()
     assert busy == "7", "its own and the other generation's"
     assert writable.count("relay-generation-2") >= 1
-    boards.share_with(one)
-    boards.share_with(two)
-    assert boards.snapshot().values[Series("relay_backend_connections_active", ("main", "a"))] == 7
+    scoreboards.share_with(one)
+    scoreboards.share_with(two)
+    assert (
+        scoreboards.snapshot().values[Series("relay_backend_connections_active", ("main", "a"))]
+        == 7
+    )
 
 
 def test_every_kind_has_its_series_in_one_place():

@@ -33,11 +33,14 @@ SCRIBBLES = (-1, 2**63 - 1, -(2**63), 1, 2, 3, 4, 5, 257, 2**31, 2**32, 2**62)
 def scribble(spec) -> None:
     """Make SIGUSR2 write nonsense."""
     values = iter(SCRIBBLES)
-    board = spec.board
+    scoreboard = spec.scoreboard
 
     def write(*_: object) -> None:
         value = next(values, None)
-        for memory in (*(segment.cells for segment in board.segments), board.states.cells[:4096]):
+        for memory in (
+            *(segment.cells for segment in scoreboard.segments),
+            scoreboard.states.cells[:4096],
+        ):
             for cell in range(len(memory)):
                 memory[cell] = value if value is not None else random.randrange(-(2**63), 2**63)
         Path("scribbled").write_text(str(value))
@@ -52,7 +55,7 @@ def misbehave(spec) -> int:
     wish = Path("behave").read_text().split() if Path("behave").exists() else []
     if not wish or (len(wish) > 1 and int(wish[1]) != spec.generation.number):
         return run_worker(spec)
-    cells = spec.board.row(spec.row)
+    cells = spec.scoreboard.row(spec.row)
     if wish[0] == "scribble":
         scribble(spec)
         return run_worker(spec)

@@ -24,8 +24,8 @@ from relay.shared.reading import Snapshot
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
-from tests.support.board import open_scoreboards
 from tests.support.pki import BACKEND_NAME, Files, Pki
+from tests.support.scoreboard import open_scoreboards
 
 PATIENCE_S = 15
 _TAKEN_BYTES = 16_384
@@ -121,10 +121,12 @@ class RunningWorker:
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
         config = load_config(file)
-        self.boards = open_scoreboards() if beside is None else beside.boards
-        self.board = self.boards.begin(1, things_of(config), 2) if beside is None else beside.board
-        self.layout = self.board.layout
-        self.row = self.boards.lease(self.board, 0)
+        self.scoreboards = open_scoreboards() if beside is None else beside.scoreboards
+        self.scoreboard = (
+            self.scoreboards.begin(1, things_of(config), 2) if beside is None else beside.scoreboard
+        )
+        self.layout = self.scoreboard.layout
+        self.row = self.scoreboards.lease(self.scoreboard, 0)
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if send_buffer:
@@ -139,7 +141,7 @@ class RunningWorker:
             self.row,
             [(config.listener[0].name, listener)],
             generation,
-            self.board,
+            self.scoreboard,
             self.layout,
             read_fd,
         )
@@ -173,7 +175,7 @@ class RunningWorker:
                 os._exit(code)
         os.close(read_fd)
         listener.close()
-        self.cells = self.board.row(self.row)
+        self.cells = self.scoreboard.row(self.row)
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
 
     def garbage(self) -> int:
@@ -228,7 +230,7 @@ class RunningWorker:
 
     def snapshot(self) -> Snapshot:
         """What a reader of the scoreboard reads now."""
-        return self.boards.snapshot()
+        return self.scoreboards.snapshot()
 
     def signal(self, number: int) -> None:
         """Send the worker a signal."""

@@ -9,7 +9,7 @@ import pytest
 from relay.config.model import CIPHERS_TLS12
 from relay.errors import ConfigError
 from relay.tls.cipher_offers import level_of, make_context
-from relay.tls.ciphers import judge_ciphers, weaknesses_of
+from relay.tls.ciphers import lint_ciphers, weaknesses_of
 from relay.tls.raw import lib
 from tests.support.handshakes import (
     TLS12,
@@ -128,7 +128,7 @@ def test_the_level_is_the_one_that_openssl_has(level):
 
 def test_one_weak_setting_of_many_places_is_one_finding(pki):
     weak = {"ciphers_tls12": "DEFAULT@SECLEVEL=0"}
-    found = judge_ciphers(config_of(pki, routes=(weak, weak), **weak))
+    found = lint_ciphers(config_of(pki, routes=(weak, weak), **weak))
     assert [each.level for each in found] == sorted(each.level for each in found)
     places = ("listener.https.route[0]", "listener.https.route[1]", "pool.main")
     assert {each.where for each in found} == {", ".join(f"{at}.ciphers_tls12" for at in places)}

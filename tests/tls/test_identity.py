@@ -20,7 +20,7 @@ from relay.tls.certificates.der import DerError, read_certificate
 from relay.tls.certificates.names import alternatives_of, attributes_of, render
 from relay.tls.certificates.parsed import to_der
 from relay.tls.explain import Failure
-from relay.tls.identity import Identity, _parse, compile_rules, judge
+from relay.tls.identity import Identity, _parse, admit, compile_rules
 from relay.tls.raw import NULL, ffi, lib
 from relay.tls.trust_store import valid_until as _valid_until
 from tests.support.handshakes import (
@@ -105,7 +105,7 @@ RULES = [
 
 @pytest.mark.parametrize(("rules", "allowed"), RULES)
 def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
-    refusal = judge(ALICE, gate(**rules), 1500)
+    refusal = admit(ALICE, gate(**rules), 1500)
     assert (refusal is None) is allowed
     if refusal is not None:
         assert refusal == Failure(
@@ -216,32 +216,32 @@ def test_a_pattern_without_stars_matches_itself_alone(pattern, name):
 
 def test_the_dates_of_the_leaf_are_judged_to_the_second():
     everybody = gate()
-    assert judge(ALICE, everybody, 1000) is None
-    assert judge(ALICE, everybody, 2000) is None
-    assert judge(ALICE, everybody, 999.9) == Failure(
+    assert admit(ALICE, everybody, 1000) is None
+    assert admit(ALICE, everybody, 2000) is None
+    assert admit(ALICE, everybody, 999.9) == Failure(
         Reason.NOT_YET_VALID, "certificate is not yet valid"
     )
-    assert judge(ALICE, everybody, 2000.1) == Failure(Reason.EXPIRED, "certificate has expired")
+    assert admit(ALICE, everybody, 2000.1) == Failure(Reason.EXPIRED, "certificate has expired")
 
 
 def test_the_end_of_the_ca_is_the_end_of_its_certificates():
-    assert judge(ALICE, gate(1800), 1800) is None
-    assert judge(ALICE, gate(1800), 1801) == Failure(
+    assert admit(ALICE, gate(1800), 1800) is None
+    assert admit(ALICE, gate(1800), 1801) == Failure(
         Reason.EXPIRED, "the CA that issued the certificate has expired"
     )
     assert (
-        judge(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801)
+        admit(replace(ALICE, issuer_der=b"an intermediate that the client sent"), gate(1800), 1801)
         is None
     )
 
 
 def test_nobody_and_who_has_no_dates_are_refused():
-    assert judge(None, gate(), 1500) == Failure(Reason.NO_CERTIFICATE)
-    assert judge(replace(ALICE, not_after_at=0.0), gate(), 1500).reason is Reason.EXPIRED
+    assert admit(None, gate(), 1500) == Failure(Reason.NO_CERTIFICATE)
+    assert admit(replace(ALICE, not_after_at=0.0), gate(), 1500).reason is Reason.EXPIRED
 
 
 def test_names_in_a_detail_are_one_short_line():
-    refusal = judge(
+    refusal = admit(
         replace(ALICE, cn=("evil\n2026 forged line\x1b[2J", "x" * 10_000)), gate(cn=("bob",)), 1500
     )
     assert refusal.detail.isprintable()
@@ -308,8 +308,8 @@ def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki,
     session = begin_session(route, context)
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
-        assert judge(meeting.identity, route, end.timestamp()) is None
-        assert judge(meeting.identity, route, end.timestamp() + 1) == Failure(
+        assert admit(meeting.identity, route, end.timestamp()) is None
+        assert admit(meeting.identity, route, end.timestamp() + 1) == Failure(
             Reason.EXPIRED, "the CA that issued the certificate has expired"
         )
 
@@ -338,7 +338,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
     route = route_of(pki, allow=allow(**rules))
 
     def check(who):
-        return judge(who, route, time.time())
+        return admit(who, route, time.time())
 
     with meet_client(route, context, check=check) as meeting:
         assert meeting.reason == ("done" if allowed else "not_allowed")
@@ -361,7 +361,7 @@ def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
     with meet_client(
-        route, context, session=session, check=lambda who: judge(who, route, who.not_after_at + 1)
+        route, context, session=session, check=lambda who: admit(who, route, who.not_after_at + 1)
     ) as meeting:
         assert (meeting.reason, meeting.resumed, meeting.identity.cn) == (
             "expired",
@@ -395,7 +395,7 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
         with meet_client(
             route,
             client_context(pki, files, version),
-            check=lambda who: judge(who, route, time.time()),
+            check=lambda who: admit(who, route, time.time()),
         ) as meeting:
             assert (meeting.reason == "done") is allowed
 
@@ -408,7 +408,7 @@ def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what)
     route = route_of(pki, allow=allow(fingerprint_sha256=(fingerprint,)))
     for version in VERSIONS.values():
         context = client_context(pki, files, version)
-        with meet_client(route, context, check=lambda who: judge(who, route, time.time())) as met:
+        with meet_client(route, context, check=lambda who: admit(who, route, time.time())) as met:
             assert (met.reason, met.identity.fingerprint, met.identity.unread) == (
                 "done",
                 fingerprint,
@@ -440,7 +440,7 @@ def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules)
         with meet_client(
             route,
             client_context(pki, files),
-            check=lambda who, route=route: judge(who, route, time.time()),
+            check=lambda who, route=route: admit(who, route, time.time()),
         ) as met:
             assert met.reason == reason
 
@@ -471,7 +471,7 @@ def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, wh
         with meet_client(
             route,
             client_context(pki, files),
-            check=lambda who, route=route: judge(who, route, time.time()),
+            check=lambda who, route=route: admit(who, route, time.time()),
         ) as met:
             assert met.reason == reason
             assert met.identity.unread == said
@@ -565,7 +565,7 @@ def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_pat
     files = write_odd(tmp_path, "large", LARGE[what], pki.authority)
     route = route_of(pki, allow=allow(fingerprint_sha256=(certificate_digest(files),)))
     with meet_client(
-        route, client_context(pki, files), check=lambda who: judge(who, route, time.time())
+        route, client_context(pki, files), check=lambda who: admit(who, route, time.time())
     ) as met:
         assert met.reason == "done"
         who = met.identity
@@ -594,8 +594,8 @@ def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
     odd = Odd(subject=name(*[attribute(CN, "alice")] * 200))
     who = identity.identity_of(pointer_of(make(odd, pki.authority)[0]))
     assert who.subject == "CN=alice (not read: the subject has more than 128 parts)"
-    assert judge(who, gate(cn=("alice",)), time.time()).reason is Reason.NOT_ALLOWED
-    assert judge(who, gate(fingerprint_sha256=(who.fingerprint,)), time.time()) is None
+    assert admit(who, gate(cn=("alice",)), time.time()).reason is Reason.NOT_ALLOWED
+    assert admit(who, gate(fingerprint_sha256=(who.fingerprint,)), time.time()) is None
 
 
 def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):

@@ -13,10 +13,9 @@ from relay.errors import Reason, Side
 from relay.shared.catalogue import things_of
 from relay.tls import stream
 from relay.tls.explain import Failure
-from relay.tls.identity import judge, peer_identity
+from relay.tls.identity import admit, peer_identity
 from relay.tls.raw import ffi, lib
-from relay.worker.backend import RENEW_S, Member
-from tests.support.board import scoreboard_of
+from relay.worker.backend import RENEW_S, BackendState
 from tests.support.handshakes import (
     NAME,
     PATIENCE_S,
@@ -35,6 +34,7 @@ from tests.support.handshakes import (
     session_of,
     target_of,
 )
+from tests.support.scoreboard import scoreboard_of
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 
@@ -173,15 +173,15 @@ def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
         who = peer_identity(meeting.ssl)
-    assert judge(who, route, time.time()) is None
-    assert judge(who, route, who.not_after_at + 1) == Failure(
+    assert admit(who, route, time.time()) is None
+    assert admit(who, route, who.not_after_at + 1) == Failure(
         Reason.EXPIRED, "certificate has expired"
     )
-    assert judge(who, route, who.not_before_at - 1) == Failure(
+    assert admit(who, route, who.not_before_at - 1) == Failure(
         Reason.NOT_YET_VALID, "certificate is not yet valid"
     )
     # The same session under rules that do not know this client, and with a CA that ends before its leaf.
-    refusal = judge(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
+    refusal = admit(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
     assert refusal.reason is Reason.NOT_ALLOWED
     assert "names in the certificate: alice; SHA-256 " in refusal.detail
 
@@ -199,7 +199,7 @@ def test_a_client_without_a_certificate_gets_no_session_to_come_back_with(pki, v
 
 def member_of(pki, **pool):
     config = config_of(pki, **pool)
-    return Member(0, target_of(pki, **pool), scoreboard_of(things_of(config)).layout)
+    return BackendState(0, target_of(pki, **pool), scoreboard_of(things_of(config)).layout)
 
 
 def backend_says(meeting, word=b"reply"):

@@ -14,7 +14,7 @@ from relay.demo.ca import Wanted, self_signed
 from relay.errors import Reason, Side
 from relay.tls import identity, stream
 from relay.tls.explain import Failure
-from relay.tls.identity import judge
+from relay.tls.identity import admit
 from relay.tls.raw import NULL, ffi, lib
 from tests.support.handshakes import (
     MOST_STEPS,
@@ -377,7 +377,7 @@ def test_two_thousand_handshakes_of_every_kind_leave_nothing_behind(pki):
     ]
 
     def judged(who):
-        return judge(who, route, who.not_before_at + 1)
+        return admit(who, route, who.not_before_at + 1)
 
     def round_of_ten():
         for context in clients:

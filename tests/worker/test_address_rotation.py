@@ -9,8 +9,8 @@ import pytest
 from relay.shared.addresses import Addresses, cell_of, write_addresses
 from relay.shared.catalogue import RETRY_UNTIL_MS, Series
 from relay.shared.scoreboard import SHARED_ROW
-from relay.worker.address_rotation import Places
-from tests.support.board import hosts_board
+from relay.worker.address_rotation import AddressRotation
+from tests.support.scoreboard import hosts_board
 
 HOST = "b.example.com"
 A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
@@ -24,7 +24,7 @@ def places():
     def resolve(*found):
         write_addresses(shared, cell_of(layout, HOST), [(place[1][0], 0) for place in found])
 
-    return Places(Addresses(f"{HOST}:443", A, layout, shared), 10.0), resolve
+    return AddressRotation(Addresses(f"{HOST}:443", A, layout, shared), 10.0), resolve
 
 
 def test_each_address_has_its_turn(places):
@@ -62,7 +62,7 @@ def test_addresses_that_come_and_go_without_end_do_not_fill_the_memory(places):
 def resolve(relay, *addresses):
     """What the checker does when it has looked "localhost" up."""
     write_addresses(
-        relay.board.row(SHARED_ROW),
+        relay.scoreboard.row(SHARED_ROW),
         cell_of(relay.layout, "localhost"),
         [(each, 0) for each in addresses],
     )

@@ -33,7 +33,7 @@ def ask(client):
 
 def change(relay, name, backend, value):
     """What the checker or the supervisor does: change a cell, then the version."""
-    shared = relay.board.row(SHARED_ROW)
+    shared = relay.scoreboard.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
     shared[
         relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)
@@ -198,7 +198,10 @@ def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_fail
     run, backends, call
 ):
     relay = run([each.address for each in backends(2)], "slow_start_s = 3600\nretry_s = 1")
-    shared, retry = relay.board.row(SHARED_ROW), relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")
+    shared, retry = (
+        relay.scoreboard.row(SHARED_ROW),
+        relay.layout.cell(RETRY_UNTIL_MS, "main", "b1"),
+    )
     shared[retry] = monotonic_ms() - 1
     assert wait_until(lambda: ask(call(relay)) == "b1", "b1 to be tried again")
     wait_until(lambda: shared[retry] == 0, "the failure to be forgotten")
@@ -210,7 +213,10 @@ def test_only_an_answer_on_a_connection_that_began_after_the_failure_clears_it(r
     back = door()
     relay = run([back.address], "retry_s = 3600")
     early, server = call(relay), back.accept()
-    shared, retry = relay.board.row(SHARED_ROW), relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")
+    shared, retry = (
+        relay.scoreboard.row(SHARED_ROW),
+        relay.layout.cell(RETRY_UNTIL_MS, "main", "b1"),
+    )
     time.sleep(0.002)  # the clock's tick
     shared[retry] = monotonic_ms() + 3_600_000
     server.send(b"hello")

@@ -10,7 +10,7 @@ from relay.errors import Reason, Side
 from relay.tls import stepwise, stream
 from relay.tls.explain import Failure
 from relay.tls.stepwise import Feeder, unread_bytes
-from relay.worker.connection import End
+from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient
 from tests.support.handshakes import route_of, tcp_pair, wait_readable
 from tests.support.odd import CN, SAN, Odd, attribute, dns, extension, name, write_odd
@@ -103,7 +103,7 @@ def paced(pki, stack, tmp_path):
     def handshake(version, size, piece, *, rest=False):
         ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
         theirs.settimeout(PATIENCE_S)
-        end, feeder = End(ours), Feeder()
+        end, feeder = Connection(ours), Feeder()
         end.ssl = stream.accept(route_of(pki).context, ours.fileno())
         stack.callback(stream.free, end.ssl, established=False)
         context = client_context(pki, of_size(tmp_path, size, pki.authority), version=version)

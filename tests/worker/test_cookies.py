@@ -41,7 +41,7 @@ def run(tmp_path, pki, stack):
 
 def change(relay, name, backend, value):
     """What the checker or the supervisor does: change a cell, then the version."""
-    shared = relay.board.row(SHARED_ROW)
+    shared = relay.scoreboard.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
     shared[
         relay.layout.cell(OVERRIDE_VERSION if name.endswith("override") else HEALTH_VERSION)

@@ -9,7 +9,7 @@ import pytest
 from bench.hellos import make_hello
 from bench.strangers import Strangers, StrangersChild
 from relay.worker.admission import MOST_PROGRESS, address_key
-from relay.worker.lingering_close import Partings
+from relay.worker.lingering_close import LingeringCloses
 from relay.worker.loop import Loop
 from tests.support import ready
 from tests.support.fragments import FragmentingClient, split_records
@@ -280,15 +280,15 @@ def test_refused_clients_that_stay_take_no_place(start, door, pair, pki, stack):
 def test_of_refused_clients_that_stay_the_oldest_goes(stack):
     loop = Loop(on_tick=lambda: None)
     stack.callback(loop.close)
-    partings = Partings(loop, 2)
+    lingering_closes = LingeringCloses(loop, 2)
     pairs = [tcp_pair() for _ in range(3)]
     for ours, theirs in pairs:
         stack.callback(theirs.close)
         stack.callback(ours.close)
-        partings.take(ours, 0)
+        lingering_closes.take(ours, 0)
     loop.when_idle = lambda: setattr(loop, "running", False)
     loop.run()
-    assert len(partings.open) == 2
+    assert len(lingering_closes.open) == 2
     assert [ours.fileno() >= 0 for ours, _ in pairs] == [False, True, True]
 
 

@@ -35,7 +35,7 @@ class Owner:
 
 @pytest.fixture
 def loop():
-    made = Loop(on_tick=lambda: None, lanes=3)
+    made = Loop(on_tick=lambda: None, step_queues=3)
     yield made
     made.close()
 
@@ -197,8 +197,8 @@ def test_steps_that_take_long_are_taken_one_a_turn(loop, ready):
 
 def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):
     taken = []
-    for lane, name in ((2, "c"), (0, "a"), (1, "b"), (2, "c"), (0, "a")):
-        loop.later(Owner(lambda _, name=name: taken.append(name)), lane)
+    for queue, name in ((2, "c"), (0, "a"), (1, "b"), (2, "c"), (0, "a")):
+        loop.later(Owner(lambda _, name=name: taken.append(name)), queue)
     flood = 8 * HANDSHAKES_PER_TURN
     for _ in range(flood):
         loop.later(Owner(lambda _: taken.append("a")), 0)

@@ -36,7 +36,9 @@ def state(relay, name, backend="b1"):
 
 
 def outage_of(relay, backends=("b1",)):
-    return Outage(relay.board.row(SHARED_ROW), relay.layout, [("main", each) for each in backends])
+    return Outage(
+        relay.scoreboard.row(SHARED_ROW), relay.layout, [("main", each) for each in backends]
+    )
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
         outage.fail(index, 3_600_000)
     outage.end_total()
     assert not outage.usable(0), "b3 serves"
-    cells = relay.board.row(SHARED_ROW)
+    cells = relay.scoreboard.row(SHARED_ROW)
     cells[relay.layout.cell("mode_override", "main", "b3")] = 2
     outage.end_total()
     assert outage.usable(0)
@@ -188,7 +190,7 @@ def test_a_claim_ends_with_its_session_and_by_itself(start, tarpit, backend, cal
 @pytest.mark.parametrize("nonsense", [-1, -(2**62), 2**62])
 def test_a_cell_that_says_nonsense_keeps_nobody_out(start, backend, call, nonsense):
     relay = start([backend(name_itself("b1")).address])
-    cells = relay.board.row(SHARED_ROW)
+    cells = relay.scoreboard.row(SHARED_ROW)
     cells[relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")] = nonsense
     cells[relay.layout.cell(TRIAL_UNTIL_MS, "main", "b1")] = nonsense
     assert ask(call(relay)) == "b1"

@@ -13,7 +13,7 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.stepwise import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
-from relay.worker.connection import End
+from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient, cut_plain
 from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
 from tests.support.peer import PATIENCE_S
@@ -76,7 +76,7 @@ class Ours:
     """The relay's end of a handshake."""
 
     def __init__(self, sock, feeder=None):
-        self.end = End(sock)
+        self.end = Connection(sock)
         self.feeder = feeder or Feeder()
         self.portions = []
 

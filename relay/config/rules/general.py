@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from relay.config.address import is_ip, overlap, parse_address, why_no_host_name
 from relay.config.explain import nearest, quoted
-from relay.config.key_path import NAME, listener_places, pool_place
+from relay.config.key_path import NAME, listener_paths, pool_path
 from relay.config.model import Allow, Config, Listener, Log, Pool, Route
 from relay.config.rules.admin import check_admin
 from relay.config.rules.health import check_health
@@ -75,11 +75,11 @@ def check_rules(config: Config, doubtful: frozenset[str] = frozenset()) -> list[
     for problem, compared in check_admin(config.admin):
         found.add(problem.where, problem.what, problem.remedy, compared=compared)
     for where, listener in zip(
-        listener_places([each.name for each in config.listener]), config.listener, strict=True
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
     ):
         _listener(found, where, listener, config)
     for name, pool in config.pool.items():
-        _pool(found, pool_place(name), name, pool)
+        _pool(found, pool_path(name), name, pool)
     _files_of_pools(found, config)
     _unused_pools(found, config)
     return found.problems
@@ -123,7 +123,7 @@ def _log(found: _Findings, log: Log) -> None:
 def _addresses(found: _Findings, config: Config) -> None:
     """Everything we bind."""
     taken: dict[str, tuple[str, tuple[str, int]]] = {}
-    places = listener_places([each.name for each in config.listener])
+    places = listener_paths([each.name for each in config.listener])
     bound = [
         (f"{where}.listen[{index}]", text)
         for where, listener in zip(places, config.listener, strict=True)
@@ -196,7 +196,7 @@ def _route(found: _Findings, where: str, route: Route, config: Config) -> None:
         remedy = (
             f"did you mean {quoted(meant)}?"
             if meant
-            else f"add a [{pool_place(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
+            else f"add a [{pool_path(route.pool)}]; there are: {', '.join(map(quoted, config.pool))}"
         )
         found.add(
             f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"]
@@ -419,7 +419,7 @@ def _files_of_pools(found: _Findings, config: Config) -> None:
     """A pool that a terminating route leads to opens TLS connections of its own."""
     terminating: dict[str, str] = {}
     for where, listener in zip(
-        listener_places([each.name for each in config.listener]), config.listener, strict=True
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
     ):
         for index, route in enumerate(listener.route):
             if route.mode == "terminate":
@@ -428,7 +428,7 @@ def _files_of_pools(found: _Findings, config: Config) -> None:
         for key in _POOL_FILES:
             if name in config.pool and getattr(config.pool[name], key) is None:
                 found.add(
-                    f"{pool_place(name)}.{key}",
+                    f"{pool_path(name)}.{key}",
                     f"is missing, and {first} leads here",
                     _FILE_REMEDIES[key],
                     compared=[f"{first}.mode", f"{first}.pool"],
@@ -444,5 +444,5 @@ def _unused_pools(found: _Findings, config: Config) -> None:
     for name in config.pool:
         if name not in used | meant and not unsure:
             found.add(
-                pool_place(name), "no route leads to this pool", "name it in a route, or remove it"
+                pool_path(name), "no route leads to this pool", "name it in a route, or remove it"
             )

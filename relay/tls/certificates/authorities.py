@@ -62,7 +62,7 @@ class _Bundle:
         return refusal_of(certificate, (), (certificate, *others), strict=strict)
 
 
-def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -> Iterator[Finding]:
+def lint_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -> Iterator[Finding]:
     """Everything worth saying about the CAs of one file; one without error or warning has an INFO line."""
     role = Role.SERVER if use.pool else Role.CLIENT
     bundle = _Bundle(certificates)
@@ -87,7 +87,7 @@ def judge_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -
             yield from fine((), use.where, str(use.file), (certificate,))
 
 
-def judge_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Finding]:
+def lint_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Finding]:
     """Whether the names of these CAs have room in the message that asks a client for its certificate."""
     names = {each.subject.public_bytes() for each in certificates}
     size = sum(2 + len(name) for name in names)

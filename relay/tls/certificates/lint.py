@@ -20,7 +20,7 @@ from typing import NamedTuple
 from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.files import Files
-from relay.tls.certificates.authorities import judge_bundle, judge_names, usable_cas
+from relay.tls.certificates.authorities import lint_bundle, lint_names, usable_cas
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.extensions import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
 from relay.tls.certificates.findings import (
@@ -61,28 +61,28 @@ from relay.tls.certificates.pem import (
     pairs_of,
 )
 from relay.tls.certificates.validity import span_of_cas, span_of_pair
-from relay.tls.certificates.validity_periods import Span
+from relay.tls.certificates.validity_periods import ValidityPeriod
 
 
-class Judgement(NamedTuple):
+class Linted(NamedTuple):
     """What is to be said, and when what each key of the configuration names is valid."""
 
     findings: list[Finding]
-    spans: dict[str, Span]
+    spans: dict[str, ValidityPeriod]
 
 
-def judge(config: Config, now: datetime, files: Files | None = None) -> list[Finding]:
+def lint(config: Config, now: datetime, files: Files | None = None) -> list[Finding]:
     """What `assess` finds."""
     return assess(config, now, files).findings
 
 
-def assess(config: Config, now: datetime, files: Files | None = None) -> Judgement:
+def assess(config: Config, now: datetime, files: Files | None = None) -> Linted:
     """Everything worth saying about every certificate, errors first; a certificate without error or warning has one INFO line. `now` is aware.
 
     A file that is used in many places is read, parsed and judged once.
     """
-    spans: dict[str, Span] = {}
-    judged = _Judge(files or Files())
+    spans: dict[str, ValidityPeriod] = {}
+    judged = _Linter(files or Files())
     pairs: list[tuple[PairUse, KeyPair]] = []
     bundles: list[tuple[AuthorityUse, Certificates]] = []
     findings: list[Finding] = []
@@ -99,23 +99,23 @@ def assess(config: Config, now: datetime, files: Files | None = None) -> Judgeme
     known = Issuers(certificate for _, bundle in bundles for certificate in bundle)
     of_pools = {use.pool: use for use, _ in bundles if use.pool}
     for pair_use, pair in pairs:
-        judged.judge_pair(pair_use, pair, known, now)
+        judged.lint_pair(pair_use, pair, known, now)
         spans[pair_use.where] = span_of_pair(pair_use.where, pair)
         if pair_use.pool in of_pools:
-            judged.judge_kinship(pair_use, pair, of_pools[pair_use.pool])
+            judged.lint_kinship(pair_use, pair, of_pools[pair_use.pool])
     for use, bundle in bundles:
         key = ("bundle", use.file, bool(use.pool))
-        judged.note(key, use.where, partial(judge_bundle, use, bundle, now))
+        judged.note(key, use.where, partial(lint_bundle, use, bundle, now))
         if use.names_sent:
-            judged.note(("names", use.file), use.where, partial(judge_names, use, bundle))
+            judged.note(("names", use.file), use.where, partial(lint_names, use, bundle))
         if key not in judged.spans:
             usable = usable_cas(use, bundle, now)
             judged.spans[key] = span_of_cas(use.where, use.file, usable, now)
         spans[use.where] = replace(judged.spans[key], where=use.where)
-    return Judgement(merged([*findings, *judged.findings()]), spans)
+    return Linted(merged([*findings, *judged.findings()]), spans)
 
 
-class _Judge:
+class _Linter:
     """Remembers what was read, parsed and said of each file, and where the configuration names it."""
 
     def __init__(self, files: Files) -> None:
@@ -124,7 +124,7 @@ class _Judge:
         self._bundles: dict[Path, Certificates] = {}
         self._trusts: dict[Path, Trust] = {}
         self._said: dict[tuple[object, ...], list[Finding]] = {}
-        self.spans: dict[tuple[object, ...], Span] = {}
+        self.spans: dict[tuple[object, ...], ValidityPeriod] = {}
         self._places: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
 
     def pair(self, use: PairUse) -> KeyPair:
@@ -155,7 +155,7 @@ class _Judge:
             where = ", ".join(self._places[key])
             yield from (replace(finding, where=where) for finding in said)
 
-    def judge_pair(self, use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> None:
+    def lint_pair(self, use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> None:
         """A certificate we show, and what it is shown for: names, and peers of these settings."""
         key = (use.certificate, use.private_key, bool(use.pool))
         said = self.note(key, use.where, partial(_judge_pair, use, pair, known, now))
@@ -166,7 +166,7 @@ class _Judge:
         of_fine = partial(fine, (*said, *of_place), use.where, pair.file, pair.chain)
         self.note((*key, bool(of_place)), use.where, of_fine)
 
-    def judge_kinship(self, use: PairUse, pair: KeyPair, other: AuthorityUse) -> None:
+    def lint_kinship(self, use: PairUse, pair: KeyPair, other: AuthorityUse) -> None:
         """A machine certificate and the CAs of the backends."""
         trust = self._trusts.get(other.file)
         if trust is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from OpenSSL.crypto import PKey
 
-from relay.config.key_path import listener_places, pool_place
+from relay.config.key_path import listener_paths, pool_path
 from relay.config.model import Config
 from relay.core.untrusted import clip
 from relay.errors import ConfigError, Problem
@@ -83,7 +83,7 @@ class AuthorityUse:
 def pairs_of(config: Config) -> Iterator[PairUse]:
     """Every certificate with its key, in the configuration's order; a key that is not named is in the certificate's file."""
     for where, listener in zip(
-        listener_places([each.name for each in config.listener]), config.listener, strict=True
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
     ):
         for index, route in enumerate(listener.route):
             if route.certificate is not None:
@@ -98,7 +98,7 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:
             yield PairUse(
-                f"{pool_place(name)}.machine_certificate",
+                f"{pool_path(name)}.machine_certificate",
                 pool.machine_certificate,
                 pool.machine_key or pool.machine_certificate,
                 pool=name,
@@ -110,7 +110,7 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
 def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     """Every CA file, in the configuration's order."""
     for where, listener in zip(
-        listener_places([each.name for each in config.listener]), config.listener, strict=True
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
     ):
         for index, route in enumerate(listener.route):
             if route.client_ca is not None:
@@ -121,7 +121,7 @@ def authorities_of(config: Config) -> Iterator[AuthorityUse]:
                 )
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
-            yield AuthorityUse(f"{pool_place(name)}.backend_ca", pool.backend_ca, pool=name)
+            yield AuthorityUse(f"{pool_path(name)}.backend_ca", pool.backend_ca, pool=name)
 
 
 def load_key_pair(

@@ -15,25 +15,29 @@ from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.extensions import subject_of
 from relay.tls.certificates.openssl import Issuers
 from relay.tls.certificates.pem import KeyPair
-from relay.tls.certificates.validity_periods import Span
+from relay.tls.certificates.validity_periods import ValidityPeriod
 
 
-def span_of_pair(where: str, pair: KeyPair) -> Span:
+def span_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
     """When all that is shown of a chain is valid. A root is not sent, so its dates do not count."""
     sent = [pair.leaf, *(each for each in pair.chain[1:] if each.issuer != each.subject)]
     last = max(sent, key=_begin)
     first = min(sent, key=_end)
-    return Span(where, _begin(last), _end(first), _named(pair.file, last), _named(pair.file, first))
+    return ValidityPeriod(
+        where, _begin(last), _end(first), _named(pair.file, last), _named(pair.file, first)
+    )
 
 
-def span_of_cas(where: str, file: Path, usable: Iterable[Certificate], now: datetime) -> Span:
+def span_of_cas(
+    where: str, file: Path, usable: Iterable[Certificate], now: datetime
+) -> ValidityPeriod:
     """When at least one CA of a file is valid, with the CAs above it: the time around now.
 
     Where none is valid now, it is the next such time, or the last one.
     """
     windows = list(windows_of(usable).values())
     if not windows:
-        return Span(where)
+        return ValidityPeriod(where)
     open_at = [each for each in windows if each.from_at <= each.until_at]
     together = _around(open_at or [max(windows, key=lambda one: one.until_at)], now.timestamp())
     first = min(together, key=lambda one: one.from_at)
@@ -42,7 +46,7 @@ def span_of_cas(where: str, file: Path, usable: Iterable[Certificate], now: date
     if len(windows) > 1:
         begins = f"every CA in {file}, the next of them {subject_of(first.first)},"
         ends = f"every CA in {file}, the last of them {subject_of(last.last)},"
-    return Span(where, first.from_at, last.until_at, begins, ends)
+    return ValidityPeriod(where, first.from_at, last.until_at, begins, ends)
 
 
 class Window(NamedTuple):

@@ -13,7 +13,7 @@ _FOREVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ValidityPeriod:
     """From when until when one key of the configuration names something valid; Unix time.
 
     `what` names the certificate whose dates these are: the one that begins last, or ends first.
@@ -37,15 +37,15 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class ValidityPeriods:
     """Everything that a route or a pool needs; all of it has to be valid."""
 
-    spans: tuple[Span, ...] = ()
+    spans: tuple[ValidityPeriod, ...] = ()
     from_at: float = -_FOREVER
     until_at: float = _FOREVER
 
     @classmethod
-    def of(cls, spans: Iterable[Span]) -> Spans:
+    def of(cls, spans: Iterable[ValidityPeriod]) -> ValidityPeriods:
         """Of several."""
         all_ = tuple(spans)
         begin = max((span.from_at for span in all_), default=-_FOREVER)

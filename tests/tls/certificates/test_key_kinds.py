@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 from relay.demo.ca import Authority, Wanted
 from relay.tls.certificates.certificate import Key
 from relay.tls.certificates.key_kinds import unfit_key
-from relay.tls.certificates.lint import Level, judge
+from relay.tls.certificates.lint import Level, lint
 from tests.support.handshakes import (
     VERSIONS,
     client_context,
@@ -74,7 +74,7 @@ def good(request, pki, tmp_path):
 def findings(pki, *, level=Level.ERROR, **differences):
     return [
         each
-        for each in judge(config_of(pki, **differences), datetime.now(UTC))
+        for each in lint(config_of(pki, **differences), datetime.now(UTC))
         if each.level is level
     ]
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.demo.ca import Authority, Wanted, _builder, _ca_extensions, _name, make_key, to_pem
 from relay.tls.certificates.findings import Level
-from relay.tls.certificates.lint import judge
+from relay.tls.certificates.lint import lint
 from tests.support.pki import Files
 from tests.support.programs import PATIENCE_S, output_of, program
 
@@ -47,7 +47,7 @@ def judged(pki):
             listener=(Listener(name="https", listen=("127.0.0.1:0",), route=(route,)),),
             pool={"a": pool},
         )
-        return judge(config, now)
+        return lint(config, now)
 
     return judge_with
 
@@ -497,7 +497,7 @@ def test_ca_names_without_room_in_the_handshake_are_an_error(pki, tmp_path):
         backend = Backend(route="w", address="127.0.0.1:1")
         machine = {"machine_certificate": pki.machine.certificate, "machine_key": pki.machine.key}
         pool = Pool(backend_ca=pki.ca, backend=(backend,), **machine)
-        found = judge(Config(listener=(listener,), pool={"a": pool}), NOW)
+        found = lint(Config(listener=(listener,), pool={"a": pool}), NOW)
         return [each for each in found if each.level is Level.ERROR]
 
     [error] = errors(send=True)

@@ -13,11 +13,11 @@ from OpenSSL import SSL
 
 from relay.errors import ConfigError, Side
 from relay.tls import stream
-from relay.tls.certificates.lint import judge as judge_files
+from relay.tls.certificates.lint import lint as lint_files
 from relay.tls.certificates.pem import certificates_of, load_authorities, load_key_pair
 from relay.tls.contexts import build_generation
 from relay.tls.explain import Failure
-from relay.tls.identity import judge
+from relay.tls.identity import admit
 from tests.support.handshakes import (
     NAME,
     VERSIONS,
@@ -55,7 +55,7 @@ WHERE = "listener.https.route[0].client_ca"
 
 
 def errors(config):
-    return [each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "error"]
+    return [each.what for each in lint_files(config, datetime.now(UTC)) if each.level == "error"]
 
 
 @odd
@@ -103,7 +103,7 @@ def test_a_ca_that_openssl_verifies_is_trusted(pki, tmp_path, what, version):
     assert errors(config_of(pki, routes=({"client_ca": file},))) == []
     route = route_of(pki, client_ca=file)
     context = client_context(pki, client, version)
-    with meet_client(route, context, check=lambda who: judge(who, route, time.time())) as met:
+    with meet_client(route, context, check=lambda who: admit(who, route, time.time())) as met:
         assert met.reason == "done"
         assert route.ca_valid_until[met.identity.issuer_der] > time.time()
         assert met.identity.issuer == load_authorities(WHERE, file)[0].subject.rfc4514_string()
@@ -116,7 +116,7 @@ def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
     files = write_odd(tmp_path, "gateway", Odd(subject=name(attribute(CN, "gateway"))), signer)
     files.certificate.write_bytes(files.certificate.read_bytes() + pem(below))
     config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
-    said = [each for each in judge_files(config, datetime.now(UTC)) if each.level != "info"]
+    said = [each for each in lint_files(config, datetime.now(UTC)) if each.level != "info"]
     assert said == []
     listed = certificates_of(config)
     assert sum(info.file == str(files.certificate) for info in listed) == 2
@@ -177,7 +177,7 @@ def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path
     files = write_odd(tmp_path, "gateway", Odd(san=many), pki.authority)
     config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
     [warning] = [
-        each.what for each in judge_files(config, datetime.now(UTC)) if each.level == "warning"
+        each.what for each in lint_files(config, datetime.now(UTC)) if each.level == "warning"
     ]
     assert warning == "has names that the relay cannot read: it cannot tell whether they fit"
 
@@ -231,7 +231,7 @@ def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
                 assert problem.remedy
                 assert str(problem).isprintable()
         config = config_of(pki, routes=({"client_ca": file},), backend_ca=file)
-        found = judge_files(config, datetime.now(UTC))
+        found = lint_files(config, datetime.now(UTC))
         assert all((each.what + each.subject + each.remedy).isprintable() for each in found)
         if not any(each.level == "error" for each in found):
             build_generation(config, 0)

@@ -53,17 +53,17 @@ def scoreboard_of(things: Things, slots: int = 1) -> Scoreboard:
 
 def hosts_board(*hosts: str) -> tuple[Layout, Cells]:
     """The layout and the states of a generation with these host names."""
-    board = scoreboard_of({RELAY.name: [()], HOST.name: [(host,) for host in hosts]})
-    return board.layout, board.states.cells
+    scoreboard = scoreboard_of({RELAY.name: [()], HOST.name: [(host,) for host in hosts]})
+    return scoreboard.layout, scoreboard.states.cells
 
 
 class Board:
     """All scoreboards of a relay with generation 3; `count` adds in a worker's row as a worker does."""
 
     def __init__(self, slots: int = 2, config: Config = CONFIG) -> None:
-        self.boards = open_scoreboards()
-        self.board = self.boards.begin(3, things_of(config), slots)
-        self.layout = self.board.layout
+        self.scoreboards = open_scoreboards()
+        self.scoreboard = self.scoreboards.begin(3, things_of(config), slots)
+        self.layout = self.scoreboard.layout
         self.facts: dict[str, Any] = {
             "generation": 3,
             "version": "9.8.7",
@@ -83,8 +83,8 @@ class Board:
         """Publish the facts, some of them changed."""
         for key, value in facts.items():
             (self.lasting if key in self.lasting else self.facts)[key] = value
-        self.boards.publish(self.facts, json.dumps(self.lasting).encode())
+        self.scoreboards.publish(self.facts, json.dumps(self.lasting).encode())
 
     def count(self, row: int, name: str, *labels: str, by: int = 1) -> None:
         """Add to one cell of one row."""
-        self.board.row(row)[self.layout.cell(name, *labels)] += by
+        self.scoreboard.row(row)[self.layout.cell(name, *labels)] += by
