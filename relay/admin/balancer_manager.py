@@ -28,7 +28,7 @@ from relay.admin.supervisor_client import SupervisorClient
 from relay.core.overrides import parse_change
 from relay.errors import RelayError
 from relay.shared.backends_view import backends_reply
-from relay.shared.views import Reader
+from relay.shared.view_channel import ViewReader
 
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
 BODY_BYTES = 4096
@@ -55,7 +55,7 @@ class BalancerManager:
     """The routes over one scoreboard. Without a link (None) it can only show."""
 
     def __init__(
-        self, scoreboard: Reader, link: SupervisorClient | None, health_fd: int = -1
+        self, scoreboard: ViewReader, link: SupervisorClient | None, health_fd: int = -1
     ) -> None:
         self._scoreboard = scoreboard
         self._link = link

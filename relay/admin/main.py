@@ -37,9 +37,9 @@ from relay.admin.supervisor_client import SupervisorClient
 from relay.errors import RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import confine_admin, hide_memory
-from relay.shared.reading import Snapshot
 from relay.shared.scoreboard import PHASE_SERVING, monotonic_ms
-from relay.shared.views import Reader
+from relay.shared.snapshot import Snapshot
+from relay.shared.view_channel import ViewReader
 
 STALE_MS = 10_000
 # Scrapers and probes are few; more connections than this are a mistake or an attack: the one that has been silent longest makes room.
@@ -88,7 +88,7 @@ def why_unready(snapshot: Snapshot, now_ms: int) -> str:
 
 
 def make_app(
-    scoreboard: Reader, link: SupervisorClient | None = None, health_fd: int = -1
+    scoreboard: ViewReader, link: SupervisorClient | None = None, health_fd: int = -1
 ) -> Starlette:
     """The web application over one scoreboard; changes go through the link."""
     registry = CollectorRegistry(auto_describe=False)
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     messages.setup("warning", process="admin")
-    scoreboard = Reader(options.scoreboard_fd)
+    scoreboard = ViewReader(options.scoreboard_fd)
     link = SupervisorClient(options.control_fd) if options.control_fd is not None else None
     config = uvicorn.Config(
         # uvicorn warns of every request it cannot read: strangers would write our log.

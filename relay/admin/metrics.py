@@ -31,9 +31,9 @@ from relay.shared.catalogue import (
     Family,
     Series,
 )
-from relay.shared.reading import Snapshot
 from relay.shared.scoreboard import monotonic_ms
-from relay.shared.states import is_waiting
+from relay.shared.snapshot import Snapshot
+from relay.shared.state_cells import is_waiting
 
 _LATEST_S = 253_402_300_799  # the end of the year 9999, the last that a certificate can name
 

@@ -29,8 +29,8 @@ from relay.checker.monitor import Around, Monitor
 from relay.checker.resolver import Resolve, Resolver, look_up
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
-from relay.shared.catalogue import CHECKED_BACKEND, HOST, Things, hosts_of
-from relay.shared.outages import Outage
+from relay.shared.catalogue import CHECKED_BACKEND, HOST, Entities, hosts_of
+from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import (
     CHECKER_SLOT,
     GENERATION,
@@ -64,9 +64,9 @@ class CheckerSpec:
     report: HealthFile
 
 
-def is_needed(things: Things) -> bool:
-    """Whether a configuration with these things gives a checker something to do."""
-    return bool(things[CHECKED_BACKEND.name] or things[HOST.name])
+def is_needed(entities: Entities) -> bool:
+    """Whether a configuration with these entities gives a checker something to do."""
+    return bool(entities[CHECKED_BACKEND.name] or entities[HOST.name])
 
 
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
@@ -105,7 +105,9 @@ class Checker:
             if pool.health is not None:
                 targets = spec.generation.targets[name]
                 plan = plan_of(pool, pool.health, config, name)
-                outage = Outage(shared, spec.layout, [(each.pool, each.route) for each in targets])
+                outage = FailedBackends(
+                    shared, spec.layout, [(each.pool, each.route) for each in targets]
+                )
                 self._watches += [
                     Monitor(around, each, pool.health, plan, outage) for each in targets
                 ]

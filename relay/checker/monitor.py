@@ -29,9 +29,9 @@ from relay.shared.catalogue import (
     HEALTH_VERSION,
     RETURNED_AT_MS,
 )
-from relay.shared.outages import Outage
+from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import Cells, Layout
-from relay.shared.states import bump
+from relay.shared.state_cells import bump
 from relay.tls.contexts import Target
 
 _WORDS = {Verdict.UNKNOWN: HEALTH_UNKNOWN, Verdict.UP: HEALTH_UP, Verdict.DOWN: HEALTH_DOWN}
@@ -62,7 +62,7 @@ class Monitor:
         target: Target,
         health: Health,
         plan: CheckSettings,
-        outage: Outage | None = None,
+        outage: FailedBackends | None = None,
     ) -> None:
         """`outage` has the failures of the backend's whole pool."""
         self.target = target

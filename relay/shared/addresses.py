@@ -16,9 +16,9 @@ from typing import Any
 
 from relay.config.address import is_ip, parse_address
 from relay.shared.catalogue import MAX_ADDRESSES, RESOLVED
-from relay.shared.layout import Layout
-from relay.shared.memory import Cells
-from relay.shared.states import bump
+from relay.shared.cell_layout import Layout
+from relay.shared.sealed_memory import Cells
+from relay.shared.state_cells import bump
 
 Ip = tuple[str, int]
 """An address without brackets, and the number of its interface for a link-local one, else 0."""

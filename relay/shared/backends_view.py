@@ -17,9 +17,9 @@ from typing import Any
 
 from relay.config.model import Config
 from relay.shared.catalogue import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
-from relay.shared.reading import Snapshot
 from relay.shared.scoreboard import monotonic_ms
-from relay.shared.states import is_waiting
+from relay.shared.snapshot import Snapshot
+from relay.shared.state_cells import is_waiting
 
 HEALTH_FILE = (
     "checker/health.json"  # in a directory of its own, in which alone the checker may write

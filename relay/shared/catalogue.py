@@ -1,6 +1,6 @@
 """The catalogue of metrics: every name, its type, its labels, its help, and where its value comes from.
 
-A series with a scoreboard cell belongs to a `Kind` of things; the rest (`source = "admin"`) is made by the scraper itself.
+A series with a scoreboard cell belongs to a `Kind` of entities; the rest (`source = "admin"`) is made by the scraper itself.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Things that are counted alike, such as all backends, and which series each of them has.
+    """Entities that are counted alike, such as all backends, and which series each of them has.
 
     `key` is how many labels name one thing. The series here have only the labels that follow these.
     Series of one tuple have consecutive cells in its order.
@@ -272,7 +272,7 @@ KINDS: dict[str, Kind] = {
 
 Key = tuple[str, ...]
 """The labels that name one thing of a kind."""
-Things = dict[str, list[Key]]
+Entities = dict[str, list[Key]]
 """By the name of their kind, everything that is counted."""
 
 
@@ -287,7 +287,7 @@ def hosts_of(config: Config) -> dict[str, float]:
     return found
 
 
-def things_of(config: Config) -> Things:
+def entities_of(config: Config) -> Entities:
     """Everything that a worker or the checker with this configuration may count, each exactly once."""
     return {
         RELAY.name: [()],

@@ -5,7 +5,7 @@ Shared memory, eight-byte cells, one writer per cell:
     header    whether the generation is over
     rows      one per living worker and one for the checker, each written by its process
               alone; a row that no process has is zero
-    states    what all generations share, plain stores of any process: `shared.states`
+    states    what all generations share, plain stores of any process: `shared.state_cells`
 
 When no row is free another piece of memory with rows is added, so there is always one.
 `supervisor.scoreboards` has all generations.
@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from relay.shared.layout import (
+from relay.shared.cell_layout import (
     CPU_US,
     GENERATION,
     HEARTBEAT_MS,
@@ -29,8 +29,8 @@ from relay.shared.layout import (
     SLOT,
     Layout,
 )
-from relay.shared.memory import Cells, Memory, map_for_reading
-from relay.shared.states import States
+from relay.shared.sealed_memory import Cells, SealedMemory, map_for_reading
+from relay.shared.state_cells import StateCells
 
 __all__ = [
     "CHECKER_SLOT",
@@ -91,19 +91,21 @@ class Scoreboard:
     Made in the supervisor; its workers and its checker inherit it.
     """
 
-    def __init__(self, number: int, layout: Layout, states: States, slots: int) -> None:
+    def __init__(self, number: int, layout: Layout, states: StateCells, slots: int) -> None:
         self.number = number
         self.layout = layout
         self.states = states
         self.rows = slots + SPARE_ROWS
-        self.segments: list[Memory] = []
+        self.segments: list[SealedMemory] = []
         self._leased: set[int] = set()
         self._others: list[_Other] = []
         self._add_rows()
 
     def _add_rows(self) -> None:
         self.segments.append(
-            Memory(f"relay-generation-{self.number}", HEADER_CELLS + self.rows * self.layout.cells)
+            SealedMemory(
+                f"relay-generation-{self.number}", HEADER_CELLS + self.rows * self.layout.cells
+            )
         )
 
     # Supervisor only.

@@ -35,9 +35,9 @@ from relay.shared.catalogue import (
     RELAY,
     Key,
 )
-from relay.shared.layout import state_offset
+from relay.shared.cell_layout import state_offset
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
-from relay.shared.states import States, bump
+from relay.shared.state_cells import StateCells, bump
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import ExitStatus, reap, send, start_checker
@@ -88,7 +88,7 @@ def _checked(config: Config) -> dict[tuple[str, str], tuple[str, str | None]]:
     }
 
 
-def _forget(states: States, backends: Iterable[tuple[str, str]], hosts: Iterable[Key]) -> None:
+def _forget(states: StateCells, backends: Iterable[tuple[str, str]], hosts: Iterable[Key]) -> None:
     """What a checker has found, as far as any generation can see it."""
     found: list[tuple[int, int]] = []
     for member in backends:
@@ -159,7 +159,7 @@ class CheckerProcess:
             self._push(now, outdated=outdated or self._resolver_changed(now))
             return
         if outdated:
-            self._needed = is_needed(prepared.things)
+            self._needed = is_needed(prepared.entities)
             self._clear(prepared)
             self._prepared, self._number, self._start_at, self._early_deaths = (
                 prepared,
@@ -294,7 +294,7 @@ class CheckerProcess:
         changed = [
             member for member, where in _checked(before.config).items() if kept.get(member) != where
         ]
-        hosts = set(before.things[HOST.name]) - set(prepared.things[HOST.name])
+        hosts = set(before.entities[HOST.name]) - set(prepared.entities[HOST.name])
         for states in self._scoreboards.states():
             _forget(states, changed, hosts)
         if not self._needed:

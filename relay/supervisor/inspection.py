@@ -23,7 +23,7 @@ from relay.errors import ConfigError, Problem, StartupError
 from relay.files import Contents, Files
 from relay.memory_shortage import HINT, in_words, is_too_little_memory
 from relay.shared.addresses import Ip
-from relay.shared.catalogue import Things, hosts_of, things_of
+from relay.shared.catalogue import Entities, entities_of, hosts_of
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import homeless, kept, look_up_all, unresolved
 from relay.supervisor.prepared import (
@@ -75,7 +75,7 @@ class Inspection:
     identity: Identity
     slots: int
     certificates: tuple[CertificateInfo, ...]
-    things: Things
+    entities: Entities
     description: bytes
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
@@ -124,7 +124,7 @@ def inspect(wish: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
         identity=identity,
         slots=slots_of(config),
         certificates=certificates,
-        things=things_of(config),
+        entities=entities_of(config),
         description=describe(config, certificates),
         contents=files.contents,
         addresses={

@@ -33,8 +33,8 @@ from relay.core.roster import Mode
 from relay.core.untrusted import clip, clip_names
 from relay.shared.backends_view import backends_reply
 from relay.shared.catalogue import BACKEND, MODE_OVERRIDE, OVERRIDE_VERSION, RELAY, WEIGHT_OVERRIDE
-from relay.shared.layout import state_offset
-from relay.shared.states import bump
+from relay.shared.cell_layout import state_offset
+from relay.shared.state_cells import bump
 from relay.supervisor.control import EXIT_USAGE
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.state_dir import replace_file

@@ -244,7 +244,7 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         identity=found.identity,
         slots=found.slots,
         certificates=found.certificates,
-        things=found.things,
+        entities=found.entities,
         description=found.description,
         password=found.password,
         spans=found.spans,

@@ -18,7 +18,7 @@ from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.logs.access_log import check_access_log
 from relay.shared.backends_view import pool_facts
-from relay.shared.catalogue import Things, hosts_of
+from relay.shared.catalogue import Entities, hosts_of
 from relay.shared.password import load_password
 from relay.shared.scoreboard import Scoreboard
 from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
@@ -48,7 +48,7 @@ class Prepared:
     identity: Identity
     slots: int
     certificates: tuple[CertificateInfo, ...]
-    things: Things  # that are counted
+    entities: Entities  # that are counted
     description: bytes  # for readers of the scoreboard
     password: str = field(default="", repr=False)
     spans: Mapping[str, ValidityPeriod] = field(
@@ -234,7 +234,7 @@ def slots_of(config: Config) -> int:
 def begin_scoreboard(scoreboards: Scoreboards, prepared: Prepared) -> Scoreboard:
     """The cells of a generation. Raises StartupError when the machine has no memory for them."""
     try:
-        return scoreboards.begin(prepared.generation.number, prepared.things, prepared.slots)
+        return scoreboards.begin(prepared.generation.number, prepared.entities, prepared.slots)
     except OSError as error:
         raise StartupError(
             f"no memory for the counters of generation {prepared.generation.number}: {error.strerror or error}",

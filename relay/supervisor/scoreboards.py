@@ -20,25 +20,25 @@ from collections.abc import Collection
 from typing import Any
 
 from relay.errors import RelayError
-from relay.shared.catalogue import RELAY, SLOT, SLOT_CPU_US, SUPERVISOR, Series, Things
-from relay.shared.layout import Layout, kind_of
-from relay.shared.memory import CELL_BYTES, Memory, Writing
-from relay.shared.reading import (
+from relay.shared.catalogue import RELAY, SLOT, SLOT_CPU_US, SUPERVISOR, Entities, Series
+from relay.shared.cell_layout import Layout, kind_of
+from relay.shared.counter_totals import CounterTotals
+from relay.shared.scoreboard import OVER, Scoreboard, monotonic_ms
+from relay.shared.sealed_memory import CELL_BYTES, SealedFile, SealedMemory
+from relay.shared.snapshot import (
     HEAD_CELLS,
     MAGIC,
     PATIENCE_S,
     SEQUENCE,
     SUPERVISOR_BEAT,
     VIEW,
-    Known,
+    CatalogueCache,
     Snapshot,
-    Sources,
     View,
+    ViewFds,
 )
-from relay.shared.scoreboard import OVER, Scoreboard, monotonic_ms
-from relay.shared.states import FIRST_CELLS, States
-from relay.shared.totals import Totals
-from relay.shared.views import Sender
+from relay.shared.state_cells import FIRST_CELLS, StateCells
+from relay.shared.view_channel import ViewSender
 
 _FIRST_TOTALS = 1 << 13
 
@@ -50,51 +50,51 @@ class Scoreboards:
     """
 
     def __init__(self, states_cells: int = FIRST_CELLS) -> None:
-        self._head = Memory("relay-scoreboard", HEAD_CELLS)
+        self._head = SealedMemory("relay-scoreboard", HEAD_CELLS)
         self._head.cells[0] = MAGIC
-        self._totals = Totals()
+        self._totals = CounterTotals()
         self._totals.admit({RELAY.name: [()], SUPERVISOR.name: [()]})
-        self._totals_memory = Memory("relay-totals", _FIRST_TOTALS)
-        self._states = States(states_cells)
+        self._totals_memory = SealedMemory("relay-totals", _FIRST_TOTALS)
+        self._states = StateCells(states_cells)
         self._all_states = [self._states]
         self._generations: dict[int, Scoreboard] = {}
         self._lines: dict[int, bytes] = {}
         self._facts: dict[str, Any] = {}
         self._lasting = b"{}"
-        self._catalogue: Writing | None = None
+        self._catalogue: SealedFile | None = None
         self._view: View | None = None
-        self._known = Known()
+        self._known = CatalogueCache()
         self._number = 0
-        self._sender = Sender()
+        self._sender = ViewSender()
         self._is_child = False
 
     # Generations.
 
-    def begin(self, number: int, things: Things, slots: int) -> Scoreboard:
+    def begin(self, number: int, entities: Entities, slots: int) -> Scoreboard:
         """A scoreboard for a generation with so many workers; `publish` tells readers
         of it.
         """
-        if not self._states.has_room(things):
+        if not self._states.has_room(entities):
             before, self._states = (
                 self._states,
-                States(2 * self._states.capacity + 64 * sum(map(len, things.values()))),
+                StateCells(2 * self._states.capacity + 64 * sum(map(len, entities.values()))),
             )
             self._all_states.append(self._states)
-            bases = self._states.take(things)
+            bases = self._states.take(entities)
             self._states.copy_from(before)
         else:
-            bases = self._states.take(things)
+            bases = self._states.take(entities)
         try:
             scoreboard = self._generations[number] = Scoreboard(
-                number, Layout(things, bases), self._states, slots
+                number, Layout(entities, bases), self._states, slots
             )
         except BaseException:
-            self._states.give_back(things)
+            self._states.give_back(entities)
             raise
         self._lines[number] = json.dumps(
-            {"number": number, "rows": scoreboard.rows, "things": things, "bases": bases}
+            {"number": number, "rows": scoreboard.rows, "entities": entities, "bases": bases}
         ).encode()
-        self._totals.admit(things)
+        self._totals.admit(entities)
         self._totals.admit({SLOT.name: [(str(slot),) for slot in range(slots)]})
         return scoreboard
 
@@ -129,7 +129,7 @@ class Scoreboards:
             return
         del self._generations[over.number], self._lines[over.number]
         over.say(OVER)
-        over.states.give_back(over.layout.things)
+        over.states.give_back(over.layout.entities)
         self.publish()
         for segment in over.segments:
             segment.close()
@@ -139,7 +139,7 @@ class Scoreboards:
             self._all_states.remove(states)
             states.close()
 
-    def states(self) -> list[States]:
+    def states(self) -> list[StateCells]:
         """Every memory of states that a generation uses; one, but for a relay that has
         outgrown its first.
         """
@@ -208,12 +208,12 @@ class Scoreboards:
             *self._lines.values(),
             bytes(self._totals.names),
         ]
-        catalogue, before = Writing("relay-catalogue", b"\n".join(lines)), self._catalogue
+        catalogue, before = SealedFile("relay-catalogue", b"\n".join(lines)), self._catalogue
         outgrown = None
         if self._totals.cells * CELL_BYTES > os.fstat(self._totals_memory.fd).st_size:
             outgrown, self._totals_memory = (
                 self._totals_memory,
-                Memory("relay-totals", 2 * self._totals.cells),
+                SealedMemory("relay-totals", 2 * self._totals.cells),
             )
         self._begin_to_write()
         self._write_totals()
@@ -226,7 +226,7 @@ class Scoreboards:
         if outgrown is not None:
             outgrown.close()
 
-    def _sources(self) -> Sources:
+    def _sources(self) -> ViewFds:
         assert self._catalogue is not None  # noqa: S101  for mypy: published before anybody reads
         serving = self._generations.get(self._facts.get("generation", 0))
         states = serving.states if serving is not None else self._states
@@ -235,7 +235,7 @@ class Scoreboards:
             for scoreboard in self._generations.values()
             for segment in scoreboard.segments
         )
-        return Sources(
+        return ViewFds(
             self._head.fd, self._catalogue.fd, self._totals_memory.fd, states.fd, segments
         )
 

@@ -30,7 +30,7 @@ from relay.shared.catalogue import (
     HEALTH_VERSION,
     OVERRIDE_VERSION,
 )
-from relay.shared.outages import Outage
+from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import Target
 from relay.tls.explain import Failure
@@ -94,7 +94,7 @@ class PoolState:
         self._starts_slowly = pool.slow_start_s > 0
         self._notes_returns = self._starts_slowly and pool.health is None
         self._shared = scoreboard.row(SHARED_ROW)
-        self._outage = Outage(
+        self._outage = FailedBackends(
             self._shared, layout, [(target.pool, target.route) for target in targets]
         )
         self._trial_ms = int(trial_s * 1000)

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from relay.admin.main import CONNECTIONS
-from relay.shared.reading import SUPERVISOR_BEAT
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, monotonic_ms
+from relay.shared.snapshot import SUPERVISOR_BEAT
 from tests.support.gateway import wait_until
 from tests.support.scoreboard import Board
 

@@ -20,7 +20,7 @@ from relay.shared.catalogue import (
     HEALTH_UP,
     RETRY_UNTIL_MS,
     SLOT_CPU_US,
-    things_of,
+    entities_of,
 )
 from relay.shared.scoreboard import (
     CPU_US,
@@ -132,9 +132,9 @@ def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_config
         )
 
     assert (up("worker1"), up("worker2")) == (0, 1)
-    things = things_of(CONFIG)
-    things["backend"].remove(("httpslb", "worker2"))
-    world.scoreboards.begin(4, things, 1)
+    entities = entities_of(CONFIG)
+    entities["backend"].remove(("httpslb", "worker2"))
+    world.scoreboards.begin(4, entities, 1)
     world.publish(generation=4)
     assert (up("worker1"), up("worker2")) == (0, None)
 

@@ -19,7 +19,7 @@ from relay.shared.catalogue import (
     HEALTH_UP,
     HEALTH_VERSION,
     RETURNED_AT_MS,
-    things_of,
+    entities_of,
 )
 from relay.shared.scoreboard import CHECKER_SLOT, SHARED_ROW, monotonic_ms
 from tests.support.clockwork import Clockwork
@@ -43,7 +43,7 @@ def watched(generation):
 
     def begin(address, **health):
         made = generation([address], health={**QUICK, **health})
-        scoreboard, clockwork = scoreboard_of(things_of(made.config)), Clockwork()
+        scoreboard, clockwork = scoreboard_of(entities_of(made.config)), Clockwork()
         layout, shared, cells = (
             scoreboard.layout,
             scoreboard.row(SHARED_ROW),

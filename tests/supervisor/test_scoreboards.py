@@ -24,11 +24,17 @@ from relay.shared.catalogue import (
     SLOT_CPU_US,
     Series,
 )
-from relay.shared.memory import F_SEAL_FUTURE_WRITE, Memory, Writing, map_for_reading, read_all
-from relay.shared.reading import VIEW
+from relay.shared.counter_totals import LARGEST, runs_of
 from relay.shared.scoreboard import SPARE_ROWS
-from relay.shared.totals import LARGEST, runs_of
-from relay.shared.views import Reader
+from relay.shared.sealed_memory import (
+    F_SEAL_FUTURE_WRITE,
+    SealedFile,
+    SealedMemory,
+    map_for_reading,
+    read_all,
+)
+from relay.shared.snapshot import VIEW
+from relay.shared.view_channel import ViewReader
 from tests.support.scoreboard import close_scoreboards, open_scoreboards
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -38,7 +44,7 @@ ROUTED = Series(CONNECTIONS, ("https", "default"))
 TURN_S = 0.25
 
 
-def things(*backends, hosts=(), checked=False):
+def entities(*backends, hosts=(), checked=False):
     members = [("main", name) for name in backends]
     return {
         RELAY.name: [()],
@@ -78,7 +84,7 @@ def mappings():
 def test_a_counter_goes_on_through_the_death_of_a_worker_and_of_its_generation(scoreboards):
     seen = []
     for number in range(1, 30):
-        scoreboard = scoreboards.begin(number, things(f"b{number}", "b0"), 1)
+        scoreboard = scoreboards.begin(number, entities(f"b{number}", "b0"), 1)
         scoreboards.publish({"generation": number})
         row = scoreboards.lease(scoreboard, 0)
         for _ in range(3):
@@ -99,11 +105,11 @@ def test_a_gauge_ends_with_its_worker_and_its_name_with_the_last_generation_that
     scoreboards,
 ):
     gauge = Series("relay_backend_connections_active", ("main", "b1"))
-    scoreboard = scoreboards.begin(1, things("b1"), 1)
+    scoreboard = scoreboards.begin(1, entities("b1"), 1)
     row = scoreboards.lease(scoreboard, 0)
     count(scoreboard, row, "relay_backend_connections_active", "main", "b1", by=5)
     assert scoreboards.snapshot().values[gauge] == 5
-    scoreboards.begin(2, things("b2"), 1)
+    scoreboards.begin(2, entities("b2"), 1)
     scoreboards.publish({"generation": 2})
     assert scoreboards.snapshot().values[gauge] == 5, "its worker drains"
     scoreboards.fold(scoreboard, row)
@@ -116,7 +122,7 @@ def test_names_keep_their_totals_in_whatever_order_they_come_back(scoreboards):
     for number, names in enumerate(
         [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")], 1
     ):
-        scoreboard = scoreboards.begin(number, things(*names), 1)
+        scoreboard = scoreboards.begin(number, entities(*names), 1)
         rows = [scoreboards.lease(scoreboard, slot) for slot in range(2)]
         scoreboards.publish({"generation": number})
         for row in rows:
@@ -151,7 +157,7 @@ def test_runs_say_where_each_thing_is_in_the_totals(keys, random):
     numbers = {key: number for number, key in enumerate(shuffled)}
     found = {}
     for run in runs_of(keys, numbers):
-        found.update((keys[run.number + i], run.total + i) for i in range(run.things))
+        found.update((keys[run.number + i], run.total + i) for i in range(run.length))
     assert found == numbers
 
 
@@ -162,7 +168,7 @@ def test_runs_say_where_each_thing_is_in_the_totals(keys, random):
 )
 def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
     scoreboards = open_scoreboards()
-    scoreboards.begin(1, things("a"), 1)
+    scoreboards.begin(1, entities("a"), 1)
     before = {}
     for value in values + more:
         scoreboard = scoreboards.generation(1)
@@ -192,12 +198,12 @@ def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
 
 def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_say():
     scoreboards = open_scoreboards(states_cells=64)
-    scoreboard = scoreboards.begin(1, things("a", "b"), 1)
+    scoreboard = scoreboards.begin(1, entities("a", "b"), 1)
     cell = scoreboard.layout.cell(HEALTH, "main", "b")
     scoreboard.states.cells[cell] = 2
     larger = scoreboards.begin(
         2,
-        things(
+        entities(
             *(f"x{number}" for number in range(500)),
             "b",
             hosts=[f"h{number}" for number in range(50)],
@@ -217,7 +223,7 @@ def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(scoreboa
     first = None
     for number in range(1, 50):
         scoreboard = scoreboards.begin(
-            number, things(f"b{number}", hosts=[f"h{number}"], checked=True), 1
+            number, entities(f"b{number}", hosts=[f"h{number}"], checked=True), 1
         )
         cells = [
             scoreboard.layout.cell(HEALTH, "main", f"b{number}"),
@@ -234,14 +240,17 @@ def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(scoreboa
 
 
 def test_a_thing_that_two_generations_have_is_one_block_for_both(scoreboards):
-    one, two = scoreboards.begin(1, things("a", "b"), 1), scoreboards.begin(2, things("x", "b"), 1)
+    one, two = (
+        scoreboards.begin(1, entities("a", "b"), 1),
+        scoreboards.begin(2, entities("x", "b"), 1),
+    )
     one.states.cells[one.layout.cell(HEALTH, "main", "b")] = 1
     assert two.states.cells[two.layout.cell(HEALTH, "main", "b")] == 1
     assert two.states.cells[two.layout.cell(HEALTH, "main", "x")] == 0
 
 
 def test_a_row_is_found_however_many_workers_a_generation_has(scoreboards):
-    scoreboard = scoreboards.begin(1, things("a"), 1)
+    scoreboard = scoreboards.begin(1, entities("a"), 1)
     rows = [scoreboards.lease(scoreboard, 0) for _ in range(5 * (1 + SPARE_ROWS))]
     assert len(set(rows)) == len(rows)
     for row in rows:
@@ -255,12 +264,12 @@ def test_a_row_is_found_however_many_workers_a_generation_has(scoreboards):
 
 def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(scoreboards):
     names = [f"b{number}" for number in range(5000)]
-    scoreboard = scoreboards.begin(1, things(*names, checked=True), 8)
+    scoreboard = scoreboards.begin(1, entities(*names, checked=True), 8)
     row = scoreboards.lease(scoreboard, 0)
     for cell in range(scoreboard.layout.gauges_end, scoreboard.layout.cells):
         scoreboard.row(row)[cell] = 1
     steps = {
-        "begin": lambda: scoreboards.begin(2, things(*names, checked=True), 8),
+        "begin": lambda: scoreboards.begin(2, entities(*names, checked=True), 8),
         "publish": lambda: scoreboards.publish({"generation": 2}),
         "fold": lambda: scoreboards.fold(scoreboard, row),
         "retire": lambda: scoreboards.retire({2}),
@@ -276,13 +285,13 @@ def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(
 
 def reader_of(scoreboards):
     theirs = scoreboards.subscribe()
-    return Reader(theirs.detach())
+    return ViewReader(theirs.detach())
 
 
 def test_a_reader_that_slept_through_many_views_has_the_newest(scoreboards):
     reader = reader_of(scoreboards)
     for number in range(1, 200):
-        scoreboards.begin(number, things(f"b{number}"), 1)
+        scoreboards.begin(number, entities(f"b{number}"), 1)
         scoreboards.publish({"generation": number})
         scoreboards.retire({number})
         scoreboards.step()
@@ -302,7 +311,7 @@ def test_a_reader_that_slept_through_many_views_has_the_newest(scoreboards):
 
 def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes(scoreboards):
     reader = reader_of(scoreboards)
-    scoreboards.begin(1, things("a"), 1)
+    scoreboards.begin(1, entities("a"), 1)
     scoreboards.publish({"generation": 1})
     assert reader.snapshot().facts == {"generation": 1}
     scoreboards._head.cells[VIEW] += 1
@@ -325,15 +334,15 @@ def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes
     ],
 )
 def test_a_broken_catalogue_is_an_error_in_words(scoreboards, catalogue):
-    scoreboards.begin(1, things("a"), 1)
+    scoreboards.begin(1, entities("a"), 1)
     scoreboards.publish({"generation": 1})
-    scoreboards._catalogue, scoreboards._view = Writing("relay-catalogue", catalogue), None
+    scoreboards._catalogue, scoreboards._view = SealedFile("relay-catalogue", catalogue), None
     with pytest.raises(RelayError, match="catalogue of counters cannot be read"):
         scoreboards.snapshot()
 
 
 def test_a_catalogue_may_be_of_any_size(scoreboards):
-    scoreboards.begin(1, things(*(f"b{number}" for number in range(20_000))), 1)
+    scoreboards.begin(1, entities(*(f"b{number}" for number in range(20_000))), 1)
     scoreboards.publish({"generation": 1, "words": "x" * 5_000_000})
     snapshot = scoreboards.snapshot()
     assert len(snapshot.facts["words"]) == 5_000_000
@@ -344,7 +353,7 @@ def test_a_catalogue_may_be_of_any_size(scoreboards):
 
 
 def test_memory_is_sealed_and_its_descriptor_only_reads():
-    memory = Memory("relay-test", 1024)
+    memory = SealedMemory("relay-test", 1024)
     seals = fcntl.fcntl(memory.fd, fcntl.F_GET_SEALS)
     assert seals & fcntl.F_SEAL_SHRINK
     assert seals & fcntl.F_SEAL_GROW
@@ -370,7 +379,7 @@ def test_memory_of_an_ended_generation_is_given_back(scoreboards):
 
     before = held()
     for number in range(1, 40):
-        scoreboard = scoreboards.begin(number, things("a"), 2)
+        scoreboard = scoreboards.begin(number, entities("a"), 2)
         scoreboards.publish({"generation": number})
         scoreboards.fold(scoreboard, scoreboards.lease(scoreboard, 0))
         scoreboards.retire({number})
@@ -378,7 +387,7 @@ def test_memory_of_an_ended_generation_is_given_back(scoreboards):
 
 
 def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
-    one, two = scoreboards.begin(1, things("a"), 1), scoreboards.begin(2, things("a"), 1)
+    one, two = scoreboards.begin(1, entities("a"), 1), scoreboards.begin(2, entities("a"), 1)
     scoreboards.publish({"generation": 2})
     count(one, scoreboards.lease(one, 0), "relay_backend_connections_active", "main", "a", by=4)
     row = scoreboards.lease(two, 0)
@@ -426,4 +435,4 @@ def test_every_kind_has_its_series_in_one_place():
     assert {
         kind.name for kind in (RELAY, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)
     } <= KINDS.keys()
-    assert read_all(Writing("relay-test", b"x" * 100).fd) == b"x" * 100
+    assert read_all(SealedFile("relay-test", b"x" * 100).fd) == b"x" * 100

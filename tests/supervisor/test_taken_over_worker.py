@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from relay.admin.metrics import parse_metrics
-from relay.shared.memory import F_SEAL_FUTURE_WRITE
+from relay.shared.sealed_memory import F_SEAL_FUTURE_WRITE
 from relay.supervisor.control import ask
 from tests.support.client import talk
 from tests.support.gateway import wait_until

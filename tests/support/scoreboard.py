@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from relay.config.model import Config
-from relay.shared.catalogue import HOST, RELAY, Things, things_of
+from relay.shared.catalogue import HOST, RELAY, Entities, entities_of
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
 from relay.supervisor.scoreboards import Scoreboards
 
@@ -46,9 +46,9 @@ def close_scoreboards() -> None:
         _opened.pop().close_files()
 
 
-def scoreboard_of(things: Things, slots: int = 1) -> Scoreboard:
-    """A generation's scoreboard with a cell for each of these things."""
-    return open_scoreboards().begin(1, things, slots)
+def scoreboard_of(entities: Entities, slots: int = 1) -> Scoreboard:
+    """A generation's scoreboard with a cell for each of these entities."""
+    return open_scoreboards().begin(1, entities, slots)
 
 
 def hosts_board(*hosts: str) -> tuple[Layout, Cells]:
@@ -62,7 +62,7 @@ class Board:
 
     def __init__(self, slots: int = 2, config: Config = CONFIG) -> None:
         self.scoreboards = open_scoreboards()
-        self.scoreboard = self.scoreboards.begin(3, things_of(config), slots)
+        self.scoreboard = self.scoreboards.begin(3, entities_of(config), slots)
         self.layout = self.scoreboard.layout
         self.facts: dict[str, Any] = {
             "generation": 3,

@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from relay.config.load import load_config
-from relay.shared.catalogue import Series, things_of
-from relay.shared.reading import Snapshot
+from relay.shared.catalogue import Series, entities_of
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
+from relay.shared.snapshot import Snapshot
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
@@ -123,7 +123,9 @@ class RunningWorker:
         config = load_config(file)
         self.scoreboards = open_scoreboards() if beside is None else beside.scoreboards
         self.scoreboard = (
-            self.scoreboards.begin(1, things_of(config), 2) if beside is None else beside.scoreboard
+            self.scoreboards.begin(1, entities_of(config), 2)
+            if beside is None
+            else beside.scoreboard
         )
         self.layout = self.scoreboard.layout
         self.row = self.scoreboards.lease(self.scoreboard, 0)

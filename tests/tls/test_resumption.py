@@ -10,7 +10,7 @@ import pytest
 
 from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
-from relay.shared.catalogue import things_of
+from relay.shared.catalogue import entities_of
 from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.identity import admit, peer_identity
@@ -199,7 +199,7 @@ def test_a_client_without_a_certificate_gets_no_session_to_come_back_with(pki, v
 
 def member_of(pki, **pool):
     config = config_of(pki, **pool)
-    return BackendState(0, target_of(pki, **pool), scoreboard_of(things_of(config)).layout)
+    return BackendState(0, target_of(pki, **pool), scoreboard_of(entities_of(config)).layout)
 
 
 def backend_says(meeting, word=b"reply"):

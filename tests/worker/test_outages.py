@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from relay.shared.catalogue import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
-from relay.shared.outages import Outage
+from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, monotonic_ms
 from tests.support.backend import name_itself
 from tests.support.peer import dial
@@ -36,7 +36,7 @@ def state(relay, name, backend="b1"):
 
 
 def outage_of(relay, backends=("b1",)):
-    return Outage(
+    return FailedBackends(
         relay.scoreboard.row(SHARED_ROW), relay.layout, [("main", each) for each in backends]
     )
 

@@ -4,7 +4,7 @@ Each generation has its own layout:
 
     row       reserved cells, the gauges of every thing, the counters of every thing;
               kinds are in the order of `names.KINDS`
-    states    one block of cells per thing that has states; `shared.states` decides where
+    states    one block of cells per thing that has states; `shared.state_cells` decides where
 
 A cell is computed from the number of its thing, so a layout of thousands of backends is
 made in milliseconds.
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.shared.catalogue import KINDS, Key, Kind, Series, Things
+from relay.shared.catalogue import KINDS, Entities, Key, Kind, Series
 
 # The first cells of every row.
 HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE, CPU_US, RESIDENT_BYTES = range(7)
@@ -75,15 +75,16 @@ class Layout:
     `bases` says for each kind where the block of each thing's states begins.
     """
 
-    def __init__(self, things: Things, bases: Mapping[str, Sequence[int]]) -> None:
-        self.things = things
+    def __init__(self, entities: Entities, bases: Mapping[str, Sequence[int]]) -> None:
+        self.entities = entities
         self.bases = bases
         self._numbers = {
-            name: {key: number for number, key in enumerate(keys)} for name, keys in things.items()
+            name: {key: number for number, key in enumerate(keys)}
+            for name, keys in entities.items()
         }
-        self.gauges = tuple(_spans(things, "gauges", RESERVED_CELLS))
+        self.gauges = tuple(_spans(entities, "gauges", RESERVED_CELLS))
         self.gauges_end = self.gauges[-1].stop
-        self.counters = tuple(_spans(things, "counters", self.gauges_end))
+        self.counters = tuple(_spans(entities, "counters", self.gauges_end))
         self.cells = self.counters[-1].stop
         self._starts = {
             "gauges": {span.kind.name: span.start for span in self.gauges},
@@ -103,11 +104,11 @@ class Layout:
         return self._starts[place.group][kind.name] + number * place.width + offset
 
 
-def _spans(things: Things, group: Group, at: int) -> Iterator[Span]:
+def _spans(entities: Entities, group: Group, at: int) -> Iterator[Span]:
     for kind in KINDS.values():
         width = len(getattr(kind, group))
         if width:
-            span = Span(kind, at, width, len(things.get(kind.name, ())))
+            span = Span(kind, at, width, len(entities.get(kind.name, ())))
             yield span
             at = span.stop
 
@@ -124,5 +125,5 @@ def state_offset(name: str, *labels: str) -> tuple[Kind, int]:
 
 
 def name_series(series: Sequence[Series], keys: Sequence[Key]) -> list[Series]:
-    """The series of things with all their labels, in the order of their cells."""
+    """The series of entities with all their labels, in the order of their cells."""
     return [Series(one.name, key + one.labels) for key in keys for one in series]

@@ -3,7 +3,7 @@
 The supervisor changes totals, rows and names under a sequence number: it is odd while that
 lasts. A reader copies everything, and takes the copy when the number was even before and
 is the same afterwards. Names come in a catalogue, one per view. A new view is sent to the
-admin process as a message of descriptors, see `shared.views`.
+admin process as a message of descriptors, see `shared.view_channel`.
 
 Never: writes; believes a cell that a worker can write.
 """
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from relay.errors import RelayError
 from relay.shared.catalogue import HOST, KINDS, Key, Series
-from relay.shared.layout import (
+from relay.shared.cell_layout import (
     CPU_US,
     GENERATION,
     HEARTBEAT_MS,
@@ -33,7 +33,7 @@ from relay.shared.layout import (
     Layout,
     name_series,
 )
-from relay.shared.memory import CELL_BYTES, read_all
+from relay.shared.counter_totals import COUNTED, add_counters, runs_of
 from relay.shared.scoreboard import (
     CHECKER_SLOT,
     HEADER_CELLS,
@@ -42,9 +42,9 @@ from relay.shared.scoreboard import (
     PHASE_STARTING,
     monotonic_ms,
 )
-from relay.shared.totals import COUNTED, add_counters, runs_of
+from relay.shared.sealed_memory import CELL_BYTES, read_all
 
-MAGIC = 0x52454C41590002
+MAGIC = 0x52454C41590003
 HEAD_CELLS = 8
 SEQUENCE, VIEW, SUPERVISOR_BEAT = 1, 2, 3  # cell 0 is the magic number
 
@@ -83,7 +83,7 @@ class Snapshot:
     supervisor_beat_ms: int
 
 
-class Sources(NamedTuple):
+class ViewFds(NamedTuple):
     """Descriptors of one view."""
 
     head: int
@@ -103,14 +103,14 @@ class _Generation:
 
     def __init__(self, line: bytes) -> None:
         found = json.loads(line)
-        things = {name: [tuple(key) for key in keys] for name, keys in found["things"].items()}
+        entities = {name: [tuple(key) for key in keys] for name, keys in found["entities"].items()}
         self.number: int = found["number"]
         self.rows: int = found["rows"]
-        self.layout = layout = Layout(things, found["bases"])
+        self.layout = layout = Layout(entities, found["bases"])
         self.gauges = [
             one
             for span in layout.gauges
-            for one in name_series(span.kind.gauges, things.get(span.kind.name, ()))
+            for one in name_series(span.kind.gauges, entities.get(span.kind.name, ()))
         ]
 
     def rows_of(self, fd: int) -> Iterator[array[int]]:
@@ -125,18 +125,18 @@ class _Generation:
 
     @cached_property
     def states(self) -> list[tuple[Series, int]]:
-        """The states of its things, with their cells."""
-        things, bases = self.layout.things, self.layout.bases
+        """The states of its entities, with their cells."""
+        entities, bases = self.layout.entities, self.layout.bases
         return [
             (Series(one.name, key + one.labels), base + offset)
             for kind in KINDS.values()
             if kind.states and kind is not HOST
-            for key, base in zip(things.get(kind.name, ()), bases[kind.name], strict=True)
+            for key, base in zip(entities.get(kind.name, ()), bases[kind.name], strict=True)
             for offset, one in enumerate(kind.states)
         ]
 
 
-class Known:
+class CatalogueCache:
     """What a reader has understood already: generations do not change, and totals only
     get more names.
     """
@@ -168,7 +168,7 @@ class Known:
 class View:
     """Everything that is named. Raises RelayError when it cannot be understood."""
 
-    def __init__(self, sources: Sources, known: Known) -> None:
+    def __init__(self, sources: ViewFds, known: CatalogueCache) -> None:
         self._sources = sources
         try:
             self._understand(sources, known)
@@ -178,7 +178,7 @@ class View:
                 "restart the relay"
             ) from None
 
-    def _understand(self, sources: Sources, known: Known) -> None:
+    def _understand(self, sources: ViewFds, known: CatalogueCache) -> None:
         header, lasting, *lines = read_all(sources.catalogue).splitlines()
         found = json.loads(header)
         self.number: int = found["view"]
@@ -193,7 +193,7 @@ class View:
         ]
         self._runs = [
             [
-                (span, runs_of(one.layout.things[span.kind.name], known.numbers[span.kind.name]))
+                (span, runs_of(one.layout.entities[span.kind.name], known.numbers[span.kind.name]))
                 for span in one.layout.counters
                 if span.count
             ]

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from relay.shared.catalogue import KINDS, Key, Things
-from relay.shared.memory import Cells, Memory
+from relay.shared.catalogue import KINDS, Entities, Key
+from relay.shared.sealed_memory import Cells, SealedMemory
 
 FIRST_CELLS = (
     1 << 19
@@ -25,14 +25,14 @@ _RESERVED = 8
 _HALF = 1 << 63
 
 
-class States:
+class StateCells:
     """One shared memory with its blocks.
 
     Made large; when it is full all the same, a larger one takes over.
     """
 
     def __init__(self, cells: int = FIRST_CELLS) -> None:
-        self._memory = Memory("relay-states", cells)
+        self._memory = SealedMemory("relay-states", cells)
         self._capacity = cells
         self._next = _RESERVED
         self._free: dict[int, list[int]] = {}
@@ -56,20 +56,20 @@ class States:
         """How many cells there are."""
         return self._capacity
 
-    def has_room(self, things: Things) -> bool:
+    def has_room(self, entities: Entities) -> bool:
         """Whether `take` can be called."""
         needed = self._next
         for name, width in _WIDTHS.items():
             blocks = self._blocks[name]
-            new = sum(1 for key in things.get(name, ()) if key not in blocks)
+            new = sum(1 for key in entities.get(name, ()) if key not in blocks)
             needed += width * max(0, new - len(self._free.get(width, ())))
         return needed <= self._capacity
 
-    def take(self, things: Things) -> Mapping[str, Sequence[int]]:
+    def take(self, entities: Entities) -> Mapping[str, Sequence[int]]:
         """A block for each thing that has states; where they begin, by kind."""
         self.users += 1
         return {
-            name: self._take(name, things.get(name, ()), width) for name, width in _WIDTHS.items()
+            name: self._take(name, entities.get(name, ()), width) for name, width in _WIDTHS.items()
         }
 
     def _take(self, name: str, keys: Sequence[Key], width: int) -> list[int]:
@@ -93,12 +93,12 @@ class States:
             bases.append(block[0])
         return bases
 
-    def give_back(self, things: Things) -> None:
+    def give_back(self, entities: Entities) -> None:
         """The blocks of a generation that is over."""
         self.users -= 1
         for name, width in _WIDTHS.items():
             blocks, free = self._blocks[name], self._free.setdefault(width, [])
-            for key in things.get(name, ()):
+            for key in entities.get(name, ()):
                 block = blocks[key]
                 block[1] -= 1
                 if not block[1]:
@@ -111,13 +111,13 @@ class States:
         return block[0] if block is not None else None
 
     def fill(self, name: str, offset: int, values: Mapping[Key, int]) -> None:
-        """One state of all things of a kind; 0 where there is no value."""
+        """One state of all entities of a kind; 0 where there is no value."""
         cells = self.cells
         for key, (base, _) in self._blocks[name].items():
             cells[base + offset] = values.get(key, 0)
 
-    def copy_from(self, other: States) -> None:
-        """Begin with what another one says of the same things."""
+    def copy_from(self, other: StateCells) -> None:
+        """Begin with what another one says of the same entities."""
         for name, blocks in self._blocks.items():
             width = _WIDTHS[name]
             for key, (base, _) in blocks.items():
@@ -126,7 +126,7 @@ class States:
                     self.cells[base : base + width] = other.cells[theirs : theirs + width]
 
     def inherit(self, *, wanted: bool) -> None:
-        """As of `Memory`."""
+        """As of `SealedMemory`."""
         self._memory.inherit(wanted=wanted)
 
     def close(self) -> None:

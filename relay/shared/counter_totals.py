@@ -14,21 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import add
 from typing import NamedTuple
 
-from relay.shared.catalogue import KINDS, Key, Kind, Series, Things
-from relay.shared.layout import Layout
-from relay.shared.memory import Cells
+from relay.shared.catalogue import KINDS, Entities, Key, Kind, Series
+from relay.shared.cell_layout import Layout
+from relay.shared.sealed_memory import Cells
 
 LARGEST = (1 << 63) - 1
 
 
-class Totals:
+class CounterTotals:
     """Counters of the dead, by kind and thing."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
         self._values: dict[str, array[int]] = {name: array("q") for name in COUNTED}
         self.names = bytearray()
-        """For readers: JSON lines, each with a kind and the things of it that were
+        """For readers: JSON lines, each with a kind and the entities of it that were
         added at a time.
         """
 
@@ -37,11 +37,11 @@ class Totals:
         """How many there are."""
         return sum(map(len, self._values.values()))
 
-    def admit(self, things: Things) -> None:
-        """Make room for these things, as far as they are new."""
+    def admit(self, entities: Entities) -> None:
+        """Make room for these entities, as far as they are new."""
         for name, kind in COUNTED.items():
             numbers = self._numbers[name]
-            new = [key for key in things.get(name, ()) if key not in numbers]
+            new = [key for key in entities.get(name, ()) if key not in numbers]
             if new:
                 numbers.update((key, number) for number, key in enumerate(new, len(numbers)))
                 self._values[name].frombytes(bytes(8 * len(new) * len(kind.counters)))
@@ -56,13 +56,13 @@ class Totals:
         values[cell] = min(values[cell] + max(by, 0), LARGEST)
 
     def fold(self, row: Cells, layout: Layout) -> None:
-        """Add the counters of a row. Its things were admitted before."""
+        """Add the counters of a row. Its entities were admitted before."""
         for span in layout.counters:
             found = row[span.start : span.stop].tolist()
             if not any(found):
                 continue
             values, numbers = self._values[span.kind.name], self._numbers[span.kind.name]
-            for run in runs_of(layout.things[span.kind.name], numbers):
+            for run in runs_of(layout.entities[span.kind.name], numbers):
                 ours, theirs = run.cells(span.width)
                 added = add_counters(values[ours], found[theirs])
                 values[ours] = array(
@@ -83,23 +83,23 @@ def add_counters(total: Sequence[int], found: Sequence[int]) -> list[int]:
 
 
 class Run(NamedTuple):
-    """Things that follow each other in a generation and in the totals, too."""
+    """Entities that follow each other in a generation and in the totals, too."""
 
     total: int
     number: int
-    things: int
+    length: int
 
     def cells(self, width: int) -> tuple[slice, slice]:
         """Their cells among the totals of the kind, and among the generation's."""
         return (
-            slice(self.total * width, (self.total + self.things) * width),
-            slice(self.number * width, (self.number + self.things) * width),
+            slice(self.total * width, (self.total + self.length) * width),
+            slice(self.number * width, (self.number + self.length) * width),
         )
 
 
 def runs_of(keys: Sequence[Key], numbers: Mapping[Key, int]) -> list[Run]:
-    """A generation's things of one kind as runs: a few, since a reload leaves most
-    things in their order.
+    """A generation's entities of one kind as runs: a few, since a reload leaves most
+    entities in their order.
     """
     found: list[Run] = []
     began_at, first, after = 0, -1, -1

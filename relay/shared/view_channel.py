@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 
 from relay.errors import RelayError
-from relay.shared.reading import PATIENCE_S, Known, Snapshot, Sources, View
+from relay.shared.snapshot import PATIENCE_S, CatalogueCache, Snapshot, View, ViewFds
 
 MESSAGE_BYTES = 16
 MOST_DESCRIPTORS = 250
@@ -23,7 +23,7 @@ _RETRY_S = 0.0005  # the writer holds it for microseconds
 _QUEUE_BYTES = 4096  # a few messages: a reader that does not read must not collect descriptors
 
 
-class Sender:
+class ViewSender:
     """The supervisor's end; one reader at a time."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Sender:
             self._socket = None
 
 
-class Reader:
+class ViewReader:
     """The admin process's end: each message is a view, as descriptors; the newest
     counts. `fd` is a socket of messages.
     """
@@ -74,7 +74,7 @@ class Reader:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._view: View | None = None
-        self._known = Known()
+        self._known = CatalogueCache()
 
     def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
         """A consistent copy. Raises RelayError when there is none in time."""
@@ -92,17 +92,17 @@ class Reader:
 
     def _receive(self) -> None:
         """Take what has come; of several views only the last one."""
-        newest: Sources | None = None
+        newest: ViewFds | None = None
         with contextlib.suppress(OSError):
             while True:
                 data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
-                if not data or len(fds) < len(Sources._fields) - 1:
+                if not data or len(fds) < len(ViewFds._fields) - 1:
                     for fd in fds:  # a message that was cut, because we have too many files open
                         os.close(fd)
                     break
                 if newest is not None:
                     newest.close()
-                newest = Sources(fds[0], fds[1], fds[2], fds[3], tuple(fds[4:]))
+                newest = ViewFds(fds[0], fds[1], fds[2], fds[3], tuple(fds[4:]))
         if newest is not None:
             try:
                 view = View(newest, self._known)

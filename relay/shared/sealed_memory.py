@@ -27,7 +27,7 @@ CELL_BYTES = 8
 Cells = Any  # memoryview of format "q"; typed Any because typeshed makes indexing it slow to read
 
 
-class Memory:
+class SealedMemory:
     """Zeroed cells, writable for us and for children that inherit them.
 
     `fd` is a descriptor for readers.
@@ -64,7 +64,7 @@ class Memory:
             self._map.close()
 
 
-class Writing:
+class SealedFile:
     """A file of bytes for readers, complete and unchangeable.
 
     `fd` is a descriptor for readers.

@@ -23,16 +23,16 @@ from relay.shared.catalogue import (
     RETRY_UNTIL_MS,
     TRIAL_UNTIL_MS,
 )
-from relay.shared.memory import Cells
 from relay.shared.scoreboard import Layout, monotonic_ms
-from relay.shared.states import MOST_RETRY_MS
+from relay.shared.sealed_memory import Cells
+from relay.shared.state_cells import MOST_RETRY_MS
 
 MOST_TRIAL_MS = 2 * 3_600_000
 # Values of a MODE_OVERRIDE cell: a backend that drains or is disabled is no backend to wait for.
 _NOT_SERVING = frozenset((2, 3))
 
 
-class Outage:
+class FailedBackends:
     """The failures of one pool; backends are their indexes in the configuration."""
 
     __slots__ = ("_health", "_modes", "_retry", "_shared", "_trial")
