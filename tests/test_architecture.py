@@ -26,7 +26,6 @@ TO_SPLIT = {
     "relay.demo.stage",
     "relay.logs.access_format",
     "relay.shared.catalogue",
-    "relay.sockets",
     "relay.supervisor.checker_process",
     "relay.supervisor.control",
     "relay.supervisor.fleet",

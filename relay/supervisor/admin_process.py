@@ -21,8 +21,8 @@ from relay.core.fleet_plan import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.errors import StartupError
 from relay.shared.backends_view import HEALTH_FILE
-from relay.sockets import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.admin_channel import AdminChannel
+from relay.supervisor.listening import RESTART_OR_MOVE, bound_address, open_single_listener
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import find_admin_identity
 from relay.supervisor.process import ExitStatus, reap, send, start_admin

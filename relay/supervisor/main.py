@@ -21,7 +21,6 @@ from relay.core.fleet_plan import Rules, Shutdown
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import describe, hide_memory
-from relay.sockets import open_control
 from relay.supervisor.admin_channel import COMMANDS as BACKEND_COMMANDS
 from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.admin_process import AdminProcess
@@ -41,6 +40,7 @@ from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import child_named, facts_of, status_reply
 from relay.supervisor.systemd import Notifier
+from relay.supervisor.unix_sockets import open_control
 from relay.supervisor.upkeep import Upkeep
 from relay.supervisor.workers import Workers
 from relay.worker.main import WorkerSpec, run_worker

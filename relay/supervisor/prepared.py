@@ -21,14 +21,15 @@ from relay.shared.backends_view import pool_facts
 from relay.shared.catalogue import Entities, hosts_of
 from relay.shared.password import load_password
 from relay.shared.scoreboard import Scoreboard
-from relay.sockets import RESTART_OR_MOVE, check_unix, open_single_listener
 from relay.supervisor.control import ask
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import homeless, look_up_all, unresolved
+from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import listen_addresses
 from relay.supervisor.state_dir import check_state_dir
+from relay.supervisor.unix_sockets import check_unix
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.lint import lint
 from relay.tls.certificates.pem import CertificateInfo

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.sockets import (
-    admit_again,
-    admit_no_more,
+from relay.sockets import format_address
+from relay.supervisor.listening import (
     begin_to_listen,
     bound_address,
-    format_address,
+    drop_new_connections,
     open_listener,
     open_listeners,
+    take_new_connections,
 )
 
 SETTLE_S = (
@@ -74,7 +74,7 @@ class Leaving:
         if self._settled_at is None:
             for one in self._sockets:
                 try:
-                    admit_no_more(one)
+                    drop_new_connections(one)
                 except OSError as error:
                     log.warning(
                         "%s: %s; a client who connects while its socket closes may be reset",
@@ -90,7 +90,7 @@ class Leaving:
             self._settled_at = None
             for one in self._sockets:
                 with contextlib.suppress(OSError):
-                    admit_again(one)
+                    take_new_connections(one)
 
 
 class SlotSockets:

@@ -15,9 +15,9 @@ from typing import Any
 
 from relay.errors import StartupError
 from relay.files import check_creation
-from relay.sockets import check_unix, refuse_long_path
 from relay.supervisor.control import control_path
 from relay.supervisor.path_ownership import doubt_of
+from relay.supervisor.unix_sockets import check_unix, refuse_long_path
 
 _LOCK = "relay.pid"
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 
 from relay.errors import StartupError
-from relay.sockets import open_control
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess, make_health_directory
 from relay.supervisor.control import ControlServer, control_path
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.privileges import Identity
 from relay.supervisor.state_dir import StateDir
+from relay.supervisor.unix_sockets import open_control
 
 EVERY_S = 1.0  # a few calls of stat each time
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ControlError, StartupError
-from relay.sockets import open_control
 from relay.supervisor.control import (
     CLIENTS,
     PATIENCE_S,
@@ -24,6 +23,7 @@ from relay.supervisor.control import (
     control_path,
     parse_request,
 )
+from relay.supervisor.unix_sockets import open_control
 from tests.support.gateway import wait_until
 
 
@@ -174,13 +174,16 @@ def test_a_server_that_talks_nonsense_is_an_error(short_path, said):
 def test_a_path_that_is_too_long_for_a_socket_says_so(tmp_path):
     with pytest.raises(
         StartupError,
-        match=r"bytes long and the kernel takes 107; choose a shorter relay\.state_dir",
+        match=r"bytes long, and the kernel allows 107; choose a shorter relay\.state_dir",
     ):
         open_control(tmp_path / ("x" * 120) / "control.sock")
 
 
 def test_something_else_in_the_sockets_place_is_left_alone(short_path):
     (short_path / "control.sock").write_text("precious")
-    with pytest.raises(StartupError, match="is in the way of the control socket"):
+    with pytest.raises(
+        StartupError,
+        match="cannot make the control socket: a file that is not a socket has this name",
+    ):
         open_control(short_path / "control.sock")
     assert Path(short_path / "control.sock").read_text() == "precious"

@@ -11,14 +11,20 @@ import pytest
 
 from relay.config.load import load_config
 from relay.errors import StartupError
-from relay.sockets import admit_no_more, bound_address, close_all, open_listeners, start_connect
+from relay.sockets import start_connect
+from relay.supervisor.listening import (
+    bound_address,
+    close_all,
+    drop_new_connections,
+    open_listeners,
+)
 from relay.supervisor.slot_sockets import SETTLE_S, Leaving, SlotSockets
 
 
 def _takes_filters() -> bool:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         try:
-            admit_no_more(listener)
+            drop_new_connections(listener)
         except PermissionError:
             return False
     return True

@@ -203,7 +203,7 @@ UNUSABLE = "the state directory cannot be used: "
         (with_a_directory_for_the_lock, f"/run: {UNUSABLE}"),
         (
             with_a_file_for_the_socket,
-            "something that is not a socket is in the way of the control socket",
+            "cannot make the control socket: a file that is not a socket has this name",
         ),
         (lambda place: place / ("x" * 110), "choose a shorter relay.state_dir"),
         pytest.param(
@@ -334,10 +334,10 @@ def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_f
 
 def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_process(relay):
     gateway = relay(start=False)
-    trap = gateway.directory / "relay" / "observe"
+    trap = gateway.directory / "relay" / "admin"
     trap.mkdir(parents=True)
-    for directory in (trap.parent, trap):
-        (directory / "__init__.py").write_text("open('trapped', 'w')")
+    for file in (trap.parent / "__init__.py", trap / "__init__.py", trap / "main.py"):
+        file.write_text("open('trapped', 'w')")
     program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with gateway.log_file.open("ab") as log:
         gateway.process = subprocess.Popen(
