@@ -192,13 +192,13 @@ REMEDIES: dict[Reason, str] = {
 class Problem:
     """One thing wrong with a configuration: where (key path or file), what, and what to do.
 
-    `passing`: it may go away by itself, such as a name that does not resolve yet.
+    `temporary`: it may go away by itself, such as a name that does not resolve yet.
     """
 
     where: str
     what: str
     remedy: str = ""
-    passing: bool = False
+    temporary: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")

@@ -32,7 +32,7 @@ from relay.shared.catalogue import (
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
-from relay.tls.contexts import Target
+from relay.tls.contexts import BackendTarget
 
 _WORDS = {Verdict.UNKNOWN: HEALTH_UNKNOWN, Verdict.UP: HEALTH_UP, Verdict.DOWN: HEALTH_DOWN}
 _VERDICTS = {number: verdict for verdict, number in _WORDS.items()}
@@ -59,7 +59,7 @@ class Monitor:
     def __init__(
         self,
         around: Around,
-        target: Target,
+        target: BackendTarget,
         health: Health,
         plan: CheckSettings,
         outage: FailedBackends | None = None,

@@ -33,7 +33,7 @@ from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
 from relay.sockets import StreamSocket, format_address, start_connect
 from relay.tls import stream
-from relay.tls.contexts import Target
+from relay.tls.contexts import BackendTarget
 from relay.tls.explain import Failure, after_handshake, explain_connect
 from relay.tls.explain_backend import explain_backend, explain_rejection
 from relay.tls.identity import peer_identity
@@ -62,7 +62,7 @@ class Probe:
 
     def __init__(
         self,
-        target: Target,
+        target: BackendTarget,
         plan: CheckSettings,
         places: tuple[Endpoint, ...],
         first: int,

@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         for problem in error.problems:
             _say(str(problem))
         # A service manager tries again where that may help.
-        passing = bool(error.problems) and all(problem.passing for problem in error.problems)
-        return EXIT_CANNOT_START if passing else EXIT_CONFIG
+        temporary = bool(error.problems) and all(problem.temporary for problem in error.problems)
+        return EXIT_CANNOT_START if temporary else EXIT_CONFIG
     except RefusedError as error:
         for line in error.problems:
             _say(line)
@@ -171,7 +171,7 @@ def check(config_file: Path | None) -> int:
 
     judged = check_all(config)
     _show_findings(judged.findings)
-    for problem in judged.problems + judged.passing:
+    for problem in judged.problems + judged.temporary:
         _say(str(problem))
     if judged.count:
         what = f"{judged.count} problem{'s' if judged.count > 1 else ''}"

@@ -48,7 +48,7 @@ class _Watched(NamedTuple):
     """A thing, and when what it needs is valid."""
 
     thing: Thing
-    spans: ValidityPeriods
+    periods: ValidityPeriods
 
 
 class Disabled:
@@ -84,8 +84,10 @@ class Disabled:
 
     def _look(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
         self._looked_at = now_at
-        found = {each.thing: why for each in self._watched if (why := each.spans.why_not(now_at))}
-        edges = (each.spans.next_change_after(now_at) for each in self._watched)
+        found = {
+            each.thing: why for each in self._watched if (why := each.periods.why_invalid(now_at))
+        }
+        edges = (each.periods.next_change_after(now_at) for each in self._watched)
         self._change_at = min(edges, default=float("inf"))
         shared = scoreboard.row(SHARED_ROW)
         for host in list(self._homeless):
@@ -140,10 +142,13 @@ class Disabled:
     @property
     def awaited(self) -> frozenset[str]:
         """The keys of the configuration that name something that is not valid now, to be looked at again."""
-        disabled = [each.spans for each in self._watched if each.thing in self.now]
+        disabled = [each.periods for each in self._watched if each.thing in self.now]
         at = self._looked_at
         return frozenset(
-            span.where for spans in disabled for span in spans.spans if span.why_not(at)
+            period.where
+            for periods in disabled
+            for period in periods.periods
+            if period.why_invalid(at)
         )
 
     def facts(self) -> list[dict[str, str]]:
@@ -159,9 +164,9 @@ def _place(why: str) -> str:
 
 
 def _watched(prepared: Prepared) -> Iterator[_Watched]:
-    def spans_of(*wheres: str) -> ValidityPeriods:
+    def periods_of(*wheres: str) -> ValidityPeriods:
         found: list[ValidityPeriod] = [
-            prepared.spans[each] for each in wheres if each in prepared.spans
+            prepared.periods[each] for each in wheres if each in prepared.periods
         ]
         return ValidityPeriods.of(found)
 
@@ -171,11 +176,11 @@ def _watched(prepared: Prepared) -> Iterator[_Watched]:
         for index, route in enumerate(listener.route):
             at = f"{where}.route[{index}]"
             thing = Thing("route", listener.name, route.label)
-            yield _Watched(thing, spans_of(f"{at}.certificate", f"{at}.client_ca"))
+            yield _Watched(thing, periods_of(f"{at}.certificate", f"{at}.client_ca"))
     for name in config.pool:
         at = pool_path(name)
-        spans = spans_of(f"{at}.machine_certificate", f"{at}.backend_ca")
-        yield _Watched(Thing("pool", "", name), spans)
+        periods = periods_of(f"{at}.machine_certificate", f"{at}.backend_ca")
+        yield _Watched(Thing("pool", "", name), periods)
 
 
 def _without_address(

@@ -107,7 +107,7 @@ def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
                 where = f"{pool_path(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {names[host]}"
                 yield Problem(
-                    where, what, "correct the name, or write the IP address", passing=True
+                    where, what, "correct the name, or write the IP address", temporary=True
                 )
 
 

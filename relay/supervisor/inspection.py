@@ -35,9 +35,9 @@ from relay.supervisor.prepared import (
     slots_of,
 )
 from relay.supervisor.privileges import Identity, find_identity
-from relay.tls.certificates.authorities import usable_cas
 from relay.tls.certificates.findings import Level
-from relay.tls.certificates.lint import assess
+from relay.tls.certificates.lint import lint_with_periods
+from relay.tls.certificates.lint_cas import usable_cas
 from relay.tls.certificates.pem import (
     CertificateInfo,
     authorities_of,
@@ -46,7 +46,7 @@ from relay.tls.certificates.pem import (
     load_key_pair,
     pairs_of,
 )
-from relay.tls.certificates.validity import span_of_cas, span_of_pair
+from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
 
@@ -80,7 +80,7 @@ class Inspection:
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
     homeless: Mapping[str, str]
-    spans: Mapping[str, ValidityPeriod]
+    periods: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
 
@@ -103,10 +103,10 @@ def inspect(wish: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     config = _config_of(wish)
     identity = find_identity(config.relay)
     files = Files()
-    findings, spans = assess(config, _now(), files)
+    findings, periods = lint_with_periods(config, _now(), files)
     findings += lint_ciphers(config) + check_owners(config)
     refused = [one for one in findings if one.level is Level.ERROR]
-    problems = [as_problem(one) for one in refused if wish.strict or not one.passing]
+    problems = [as_problem(one) for one in refused if wish.strict or not one.temporary]
     problems += access_log_problems(config, identity)
     password, password_problems = password_of(config)
     problems += password_problems
@@ -132,7 +132,7 @@ def inspect(wish: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
             for host, answer in answers.items()
         },
         homeless=without,
-        spans=spans,
+        periods=periods,
         password=password,
         warnings=tuple(warnings),
     )
@@ -152,18 +152,18 @@ def _config_of(wish: PrepareRequest) -> Config:
 def is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
     """Whether what one of these keys names is valid. A file that cannot be read is not."""
     files = Files()
-    spans = []
+    periods = []
     for pair in pairs_of(config):
         if pair.where in wheres:
             with contextlib.suppress(ConfigError):
                 found = load_key_pair(pair.where, pair.certificate, pair.private_key, files)
-                spans.append(span_of_pair(pair.where, found))
+                periods.append(period_of_pair(pair.where, found))
     for use in authorities_of(config):
         if use.where in wheres:
             with contextlib.suppress(ConfigError):
                 usable = usable_cas(use, load_authorities(use.where, use.file, files), now)
-                spans.append(span_of_cas(use.where, use.file, usable, now))
-    return any(not span.why_not(now.timestamp()) for span in spans)
+                periods.append(period_of_cas(use.where, use.file, usable, now))
+    return any(not period.why_invalid(now.timestamp()) for period in periods)
 
 
 def _now() -> datetime:

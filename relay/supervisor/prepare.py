@@ -232,7 +232,7 @@ class Preparation:
 
 def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
     context_inputs = ContextInputs(
-        Files(found.contents), found.addresses, judged=True, spans=found.spans
+        Files(found.contents), found.addresses, ciphers_checked=True, periods=found.periods
     )
     for problem in found.warnings:
         log.warning("%s", problem)
@@ -247,7 +247,7 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         entities=found.entities,
         description=found.description,
         password=found.password,
-        spans=found.spans,
+        periods=found.periods,
         homeless=found.homeless,
     )
 

@@ -52,7 +52,7 @@ class Prepared:
     entities: Entities  # that are counted
     description: bytes  # for readers of the scoreboard
     password: str = field(default="", repr=False)
-    spans: Mapping[str, ValidityPeriod] = field(
+    periods: Mapping[str, ValidityPeriod] = field(
         default_factory=dict
     )  # by the key of the configuration
     homeless: Mapping[str, str] = field(default_factory=dict)  # names without an address, and why
@@ -62,23 +62,23 @@ class Prepared:
 class CheckReport:
     """What was found out about a configuration.
 
-    `passing` are problems that may end by themselves: a start disables what has them.
+    `temporary` are problems that may end by themselves: a start disables what has them.
     """
 
     findings: list[Finding]
     problems: list[Problem]
-    passing: list[Problem]
+    temporary: list[Problem]
 
     @property
     def count(self) -> int:
         """How many things are wrong."""
         errors = [one for one in self.findings if one.level is Level.ERROR]
-        return len(errors) + len(self.problems) + len(self.passing)
+        return len(errors) + len(self.problems) + len(self.temporary)
 
     @property
     def would_start(self) -> bool:
         """Whether a start without --strict does not refuse it."""
-        lasting = [one for one in self.findings if one.level is Level.ERROR and not one.passing]
+        lasting = [one for one in self.findings if one.level is Level.ERROR and not one.temporary]
         return not self.problems and not lasting
 
 
@@ -103,13 +103,13 @@ def check_all(config: Config) -> CheckReport:
         problems += [
             problem for problem in error.problems if problem.where not in blamed
         ]  # a file that cannot be used is one mistake
-    passing = list(unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {})))
+    temporary = list(unresolved(config, homeless(look_up_all(hosts_of(config), look_up), {})))
     problems += password_of(config)[1]
     problems += _state_dir_problems(config)
     running = Running.of(config.relay.state_dir)
     problems += _addresses_in_the_way(config, running)
     findings += _what_only_a_restart_does(config, running)
-    return CheckReport(findings, problems, passing)
+    return CheckReport(findings, problems, temporary)
 
 
 def access_log_problems(config: Config, identity: Identity) -> list[Problem]:

@@ -30,7 +30,7 @@ from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.prepare import TURN_S, Orphans, Preparation, UnchangedError
 from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
-from relay.tls.contexts import Generation, dismantle
+from relay.tls.contexts import Generation, free_steps
 
 if TYPE_CHECKING:
     from relay.supervisor.main import Supervisor  # main imports us
@@ -236,7 +236,7 @@ class Reloads:
         number = supervisor.fleet.generation
         if self._rivals is not None:
             self._losing = self._rivals[1 if outcome else 0]
-            self._dismantling = dismantle(self._losing)
+            self._dismantling = free_steps(self._losing)
             self._rivals = None
         self._until_at = time.monotonic() + self._handover_s
         if outcome:

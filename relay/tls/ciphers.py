@@ -39,7 +39,7 @@ _GOOD_12 = "name ciphers with GCM or CHACHA20, or remove the key to have the def
 
 
 @dataclass(frozen=True, slots=True)
-class Weakness:
+class CipherProblem:
     """What is wrong with one key; `refused` when the relay does not start with it."""
 
     key: str
@@ -50,10 +50,10 @@ class Weakness:
 
 def lint_ciphers(config: Config) -> list[Finding]:
     """Everything to refuse or to warn about in the cipher settings of all routes and pools."""
-    places: dict[Weakness, list[str]] = {}
+    places: dict[CipherProblem, list[str]] = {}
     for where, settings in _settings_of(config):
-        for weakness in weaknesses_of(settings):
-            places.setdefault(weakness, []).append(f"{where}.{weakness.key}")
+        for problem in cipher_problems(settings):
+            places.setdefault(problem, []).append(f"{where}.{problem.key}")
     findings = [
         Finding(
             Level.ERROR if w.refused else Level.WARNING, "", "", w.what, w.remedy, ", ".join(at)
@@ -66,14 +66,16 @@ def lint_ciphers(config: Config) -> list[Finding]:
 def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
     """What a context must not be built with."""
     return [
-        Problem(f"{where}.{w.key}", w.what, w.remedy) for w in weaknesses_of(settings) if w.refused
+        Problem(f"{where}.{w.key}", w.what, w.remedy)
+        for w in cipher_problems(settings)
+        if w.refused
     ]
 
 
-def weaknesses_of(settings: Route | Pool) -> tuple[Weakness, ...]:
+def cipher_problems(settings: Route | Pool) -> tuple[CipherProblem, ...]:
     """What is weak, or without meaning for OpenSSL, in the settings of one route or pool."""
     s = settings
-    return _weaknesses(s.min_version, s.ciphers_tls12, s.ciphersuites_tls13, s.groups)
+    return _problems(s.min_version, s.ciphers_tls12, s.ciphersuites_tls13, s.groups)
 
 
 def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
@@ -87,91 +89,95 @@ def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
 
 
 @lru_cache(maxsize=256)
-def _weaknesses(version: str, tls12: str, tls13: str, groups: str) -> tuple[Weakness, ...]:
+def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
     if not_taken := tuple(_not_taken(tls12, tls13, groups)):
         return not_taken
     context = make_context(version, tls12 + NEVER, tls13, groups)
     if context is None:
         what = f"{_quoted(tls12)} is refused by OpenSSL"
-        return (Weakness("ciphers_tls12", what, _GOOD_12, refused=True),)
+        return (CipherProblem("ciphers_tls12", what, _GOOD_12, refused=True),)
     offer = offer_of(context)
-    named = list(_named_weaknesses(version, tls12, tls13))
+    named = list(_named_problems(version, tls12, tls13))
     if offer.failure:
         if not any(each.refused for each in named):
             key = "groups" if re.search("group|key share", offer.failure) else "ciphersuites_tls13"
             what = f"leaves nothing that OpenSSL would use: {offer.failure}"
-            named.append(Weakness(key, what, "remove the key to have the default", refused=True))
-        return (*_level_weaknesses(level_of(context)), *named)
-    return (*_level_weaknesses(level_of(context)), *named, *_offered_weaknesses(version, offer))
+            named.append(
+                CipherProblem(key, what, "remove the key to have the default", refused=True)
+            )
+        return (*_level_problems(level_of(context)), *named)
+    return (*_level_problems(level_of(context)), *named, *_offered_problems(version, offer))
 
 
-def _not_taken(tls12: str, tls13: str, groups: str) -> Iterator[Weakness]:
+def _not_taken(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
     """The keys that mean nothing to OpenSSL, each tried alone."""
     if make_context("TLSv1.2", tls12 + NEVER, "", "") is None:
         what = f"OpenSSL knows no cipher with authentication and encryption in {_quoted(tls12)}"
-        yield Weakness("ciphers_tls12", what, "see: openssl ciphers -v -tls1_2", refused=True)
+        yield CipherProblem("ciphers_tls12", what, "see: openssl ciphers -v -tls1_2", refused=True)
     if make_context("TLSv1.2", "", tls13, "") is None:
         what = f"OpenSSL does not take {_quoted(tls13)}"
-        yield Weakness("ciphersuites_tls13", what, "see: openssl ciphers -v -tls1_3", refused=True)
+        yield CipherProblem(
+            "ciphersuites_tls13", what, "see: openssl ciphers -v -tls1_3", refused=True
+        )
     if make_context("TLSv1.2", "", "", groups) is None:
         what = f"OpenSSL does not take {_quoted(groups)}"
         remedy = "names are separated by colons, for example X25519:P-256"
-        yield Weakness("groups", what, remedy, refused=True)
+        yield CipherProblem("groups", what, remedy, refused=True)
 
 
-def _level_weaknesses(level: int) -> Iterator[Weakness]:
+def _level_problems(level: int) -> Iterator[CipherProblem]:
     if level < 2:
         what = (
-            "sets OpenSSL's security level to 0, which allows suites without encryption and keys and signatures of any weakness"
+            "sets OpenSSL's security level to 0, which allows suites without encryption and keys and signatures of any problem"
             if level == 0
             else "sets OpenSSL's security level to 1, which allows RSA keys of 1024 bits"
         )
-        yield Weakness(
+        yield CipherProblem(
             "ciphers_tls12", what, "remove @SECLEVEL; OpenSSL's default is 2", refused=level == 0
         )
 
 
-def _named_weaknesses(version: str, tls12: str, tls13: str) -> Iterator[Weakness]:
+def _named_problems(version: str, tls12: str, tls13: str) -> Iterator[CipherProblem]:
     """What the lists name and should not, whether or not it would be used."""
     if version == "TLSv1.2":
         named, unknown = _named_on_purpose(tls12)
         if named:
             what = f"names ciphers without encryption, without certificate, or with a shared password: {_shown(named)}"
-            yield Weakness("ciphers_tls12", what, "remove them", refused=True)
+            yield CipherProblem("ciphers_tls12", what, "remove them", refused=True)
         if unknown:
             what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
             remedy = "correct or remove it; see: openssl ciphers -v -tls1_2"
-            yield Weakness("ciphers_tls12", what, remedy, refused=False)
+            yield CipherProblem("ciphers_tls12", what, remedy, refused=False)
     words = [word for word in tls13.split(":") if word]
     known = {word: suites for word in words if (suites := suites_named("", word))}
     if plain := [
         word for word, suites in known.items() if any(suite.bits == 0 for suite in suites)
     ]:
         what = f"names cipher suites without encryption (RFC 9150): {_shown(plain)}"
-        yield Weakness("ciphersuites_tls13", what, "remove them", refused=True)
+        yield CipherProblem("ciphersuites_tls13", what, "remove them", refused=True)
     if unknown := [word for word in words if word not in known]:
         what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
         remedy = "correct or remove it; see: openssl ciphers -v -tls1_3"
-        yield Weakness("ciphersuites_tls13", what, remedy, refused=False)
+        yield CipherProblem("ciphersuites_tls13", what, remedy, refused=False)
 
 
-def _offered_weaknesses(version: str, offer: Offer) -> Iterator[Weakness]:
+def _offered_problems(version: str, offer: Offer) -> Iterator[CipherProblem]:
     key = "ciphers_tls12"
     usable = [suite for suite in offer.suites if not suite.tls13]
     if version == "TLSv1.2" and not usable:
         what = "enables no cipher that the relay can use in TLS 1.2"
-        yield Weakness(key, what, f'{_GOOD_12}; or set min_version = "TLSv1.3"', refused=True)
+        yield CipherProblem(key, what, f'{_GOOD_12}; or set min_version = "TLSv1.3"', refused=True)
     if weak := [suite.name for suite in offer.suites if _is_broken(suite)]:
-        yield Weakness(key, f"enables broken ciphers: {_shown(weak)}", _GOOD_12, refused=True)
+        yield CipherProblem(key, f"enables broken ciphers: {_shown(weak)}", _GOOD_12, refused=True)
     if cbc := [suite.name for suite in usable if suite.name.endswith("-SHA")]:
         what = f"enables ciphers of CBC and SHA-1, which only clients from before 2013 need: {_shown(cbc)}"
-        yield Weakness(key, what, _GOOD_12, refused=False)
+        yield CipherProblem(key, what, _GOOD_12, refused=False)
     if static := [suite.name for suite in usable if not suite.name.startswith(_FORWARD_SECRET)]:
         what = f"enables ciphers without forward secrecy, whose recorded sessions a stolen key can read: {_shown(static)}"
-        yield Weakness(key, what, "name ciphers with ECDHE only", refused=False)
+        yield CipherProblem(key, what, "name ciphers with ECDHE only", refused=False)
     if weak := [str(group) for group in offer.groups if group in _WEAK_GROUPS]:
         what = f"enables elliptic curves of less than 224 bits: TLS group number {_shown(weak)}"
-        yield Weakness("groups", what, "name X25519, P-256 or P-384", refused=True)
+        yield CipherProblem("groups", what, "name X25519, P-256 or P-384", refused=True)
 
 
 def _is_broken(suite: Suite) -> bool:

@@ -27,20 +27,20 @@ class ContextInputs:
 
     files: Files = field(default_factory=Files)
     addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
-    judged: bool = False
-    spans: Mapping[str, ValidityPeriod] = field(
+    ciphers_checked: bool = False
+    periods: Mapping[str, ValidityPeriod] = field(
         default_factory=dict
     )  # by the key of the configuration
 
-    def spans_of(self, *wheres: str) -> ValidityPeriods:
+    def periods_of(self, *wheres: str) -> ValidityPeriods:
         """When everything that these keys name is valid."""
-        return ValidityPeriods.of(self.spans[where] for where in wheres if where in self.spans)
+        return ValidityPeriods.of(self.periods[where] for where in wheres if where in self.periods)
 
 
-def spans_of_pool(context_inputs: ContextInputs, name: str) -> ValidityPeriods:
+def periods_of_pool(context_inputs: ContextInputs, name: str) -> ValidityPeriods:
     """When a pool's machine certificate and CAs are valid."""
     where = pool_path(name)
-    return context_inputs.spans_of(f"{where}.machine_certificate", f"{where}.backend_ca")
+    return context_inputs.periods_of(f"{where}.machine_certificate", f"{where}.backend_ca")
 
 
 def endpoint_of(

@@ -29,7 +29,8 @@ from relay.shared.addresses import Ip
 from relay.tls.alpn import selector
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.certificates.validity_periods import ValidityPeriods
-from relay.tls.context_inputs import ContextInputs, endpoint_of, spans_of_pool
+from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool
+from relay.tls.context_settings import new_context, use_pair
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.identity import AllowRules, compile_rules
 from relay.tls.raw import (
@@ -39,7 +40,6 @@ from relay.tls.raw import (
     Pointer,
     lib,
 )
-from relay.tls.settings import new_context, use_pair
 from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 from relay.tls.trust_store import TrustedCas
 
@@ -52,16 +52,14 @@ TICKET_LIFETIME_S = 300
 class InboundRoute:
     """One route, ready to accept: its context, and what is judged after the handshake."""
 
-    listener: str
     label: str
     pool: str
-    sni: frozenset[str]
     context: Pointer
     negotiates: bool
     rules: AllowRules
     ca_valid_until: dict[bytes, float]
-    spans: ValidityPeriods  # of its own certificate and CAs
-    pool_spans: ValidityPeriods
+    periods: ValidityPeriods  # of its own certificate and CAs
+    pool_periods: ValidityPeriods
     valid_from_at: float  # outside these instants, Unix time, it is disabled
     valid_until_at: float
     keep: tuple[Any, ...] = field(
@@ -70,7 +68,7 @@ class InboundRoute:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
+class BackendTarget:
     """One backend, ready to connect to: where it is, and a context that accepts only its name."""
 
     pool: str
@@ -91,12 +89,12 @@ class Generation:
     number: int
     config: Config
     routes: dict[str, RouteTable[InboundRoute]]
-    targets: dict[str, tuple[Target, ...]]
+    targets: dict[str, tuple[BackendTarget, ...]]
     secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
     addresses: dict[str, tuple[Ip, ...]] = field(default_factory=dict)  # of backends' host names
 
 
-def dismantle(generation: Generation) -> Iterator[None]:
+def free_steps(generation: Generation) -> Iterator[None]:
     """Give a generation's contexts back, some at a time: 500 at once would stop the supervisor for 0.1 s."""
     kept: list[object] = [one for table in generation.routes.values() for one in table.routes()]
     kept += [one for several in generation.targets.values() for one in several]
@@ -127,7 +125,7 @@ def build_steps(
     shelf = _Shelf(context_inputs)
     secrets, problems = load_secrets(config, context_inputs.files)
     routes: dict[str, RouteTable[InboundRoute]] = {}
-    targets: dict[str, tuple[Target, ...]] = {}
+    targets: dict[str, tuple[BackendTarget, ...]] = {}
     for listener in config.listener:
         entries: list[tuple[tuple[str, ...], InboundRoute]] = []
         for index, route in enumerate(listener.route):
@@ -142,7 +140,7 @@ def build_steps(
             yield
         routes[listener.name] = RouteTable.build(entries)
     for name, pool in config.pool.items():
-        members: list[Target] = []
+        members: list[BackendTarget] = []
         for index, backend in enumerate(pool.backend):
             try:
                 members.append((yield from _outbound(shelf, name, pool, index, backend)))
@@ -199,7 +197,9 @@ def _inbound(
         raise ConfigError(
             [Problem(where, "has no certificate, private_key and client_ca", "set all three")]
         )
-    context = new_context(SSL.TLS_SERVER_METHOD, where, route, judged=shelf.context_inputs.judged)
+    context = new_context(
+        SSL.TLS_SERVER_METHOD, where, route, ciphers_checked=shelf.context_inputs.ciphers_checked
+    )
     cas = yield from shelf.cas(f"{where}.client_ca", route.client_ca)
     cas.use(context)
     shown = f"{where}.certificate"
@@ -221,19 +221,17 @@ def _inbound(
         callback = selector(tuple(name.encode("ascii") for name in protocols))
         lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
         keep = (context, callback)
-    own = shelf.context_inputs.spans_of(f"{where}.certificate", f"{where}.client_ca")
-    of_pool = spans_of_pool(shelf.context_inputs, route.pool)
+    own = shelf.context_inputs.periods_of(f"{where}.certificate", f"{where}.client_ca")
+    of_pool = periods_of_pool(shelf.context_inputs, route.pool)
     return InboundRoute(
-        listener=listener.name,
         label=route.label,
         pool=route.pool,
-        sni=frozenset(route.sni),
         context=raw,
         negotiates=bool(protocols),
         rules=compile_rules(route.allow),
         ca_valid_until=cas.valid_until,
-        spans=own,
-        pool_spans=of_pool,
+        periods=own,
+        pool_periods=of_pool,
         valid_from_at=max(own.from_at, of_pool.from_at),
         valid_until_at=min(own.until_at, of_pool.until_at),
         keep=keep,
@@ -242,7 +240,7 @@ def _inbound(
 
 def _outbound(
     shelf: _Shelf, pool_name: str, pool: Pool, index: int, backend: Backend
-) -> Generator[None, None, Target]:
+) -> Generator[None, None, BackendTarget]:
     where = pool_path(pool_name)
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
         raise ConfigError(
@@ -252,7 +250,9 @@ def _outbound(
                 )
             ]
         )
-    context = new_context(SSL.TLS_CLIENT_METHOD, where, pool, judged=shelf.context_inputs.judged)
+    context = new_context(
+        SSL.TLS_CLIENT_METHOD, where, pool, ciphers_checked=shelf.context_inputs.ciphers_checked
+    )
     cas = yield from shelf.cas(f"{where}.backend_ca", pool.backend_ca)
     cas.use(context)
     shown = f"{where}.machine_certificate"
@@ -287,7 +287,7 @@ def _outbound(
     family, sockaddr = endpoint_of(
         f"{where}.backend[{index}].address", host, port, shelf.context_inputs.addresses
     )
-    return Target(
+    return BackendTarget(
         pool=pool_name,
         route=backend.route,
         address=backend.address,

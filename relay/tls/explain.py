@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relay.errors import SHORTAGES, Reason, Side
 from relay.tls.raw import NULL, ffi, lib
 
-_MOST_ERRORS = 16
+_MAX_ERRORS = 16
 _ALERT_BASE = (
     1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
 )
@@ -185,7 +185,7 @@ def after_handshake(failure: Failure) -> Failure:
 def explain_queue(side: Side) -> Failure:
     """Empty OpenSSL's error queue and say what the error that ended the connection was."""
     codes: list[int] = []
-    while (code := lib.ERR_get_error()) and len(codes) < _MOST_ERRORS:
+    while (code := lib.ERR_get_error()) and len(codes) < _MAX_ERRORS:
         codes.append(code)
     lib.ERR_clear_error()
     if any(lib.ERR_GET_REASON(code) == _MALLOC_FAILURE for code in codes if not code & _SYSTEM):

@@ -25,7 +25,7 @@ from relay.tls.explain import GONE_ERRNOS, Failure, after_server_hello, before_s
 from relay.tls.identity import Identity, identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
-_MOST_NAMES = 4
+_MAX_NAMES = 4
 _NAME_BYTES = 256
 _PEEK_BYTES = 64
 _HEADER_BYTES = 5  # what OpenSSL has read before it finds that this is not a TLS record
@@ -100,7 +100,7 @@ def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
     return Failure(Reason.BACKEND_REJECTED_OUR_CERTIFICATE, detail, failure.errno, _UNREAD_ALERT)
 
 
-def agreed_on_nothing(wanted: str, chosen: str) -> Failure:
+def no_shared_alpn(wanted: str, chosen: str) -> Failure:
     """The client and the relay have agreed on a protocol, and the backend has not."""
     found = f"agreed on {chosen!r}" if chosen else "agreed on no protocol"
     detail = f"{found} although the client speaks {wanted}; give the backend ALPN {wanted}, or take {wanted} out of alpn"
@@ -166,14 +166,14 @@ def _wrong_name(name: str) -> str:
     if not leaf.has_extension(SUBJECT_ALT_NAME):
         no = "has no subjectAltName, and a CN does not count (RFC 9525)"
         return f"{no}; reissue it with {kind}:{name}"
-    found = leaf.alternatives
+    found = leaf.alt_names
     if found is None:
         return ""
     names = [*found.dns, *(str(ip_address(each)) for each in found.ip)]
     if not names:
         return f"its subjectAltName has no host name or address; reissue it with {kind}:{name}"
-    shown = ", ".join(_short(each) for each in names[:_MOST_NAMES])
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    shown = ", ".join(_short(each) for each in names[:_MAX_NAMES])
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     remedy = f'set name = "{_short(names[0])}" if that is the backend, or reissue it'
     return f"is for {shown}{more}, not for {name}; {remedy} with {kind}:{name}"
 
@@ -190,7 +190,7 @@ def _certificate(who: Identity) -> str:
     if not who.serial:  # too large to be read
         return f"the backend's certificate: {who.subject}"
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
-    names = ", ".join(_short(each) for each in who.san_dns[:_MOST_NAMES]) or "none"
+    names = ", ".join(_short(each) for each in who.san_dns[:_MAX_NAMES]) or "none"
     return (
         f"the backend's certificate: subject {_short(who.subject)}, issuer {_short(who.issuer)},"
         f" serial {_short(who.serial)}, not after {until}, names {names}"
@@ -204,11 +204,11 @@ def _authorities(ssl: Pointer) -> str:
         return ""
     buffer: Any = ffi.new("char[]", _NAME_BYTES)
     shown = []
-    for number in range(min(count, _MOST_NAMES)):
+    for number in range(min(count, _MAX_NAMES)):
         lib.X509_NAME_oneline(lib.sk_X509_NAME_value(names, number), buffer, _NAME_BYTES)
         text = ffi.string(buffer).decode("latin-1").removeprefix("/").replace("/", ",")
         shown.append(f'"{_short(text)}"')
-    more = f" and {count - _MOST_NAMES} more" if count > _MOST_NAMES else ""
+    more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
     return ", ".join(shown) + more
 
 

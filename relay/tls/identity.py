@@ -31,16 +31,16 @@ from relay.tls.certificates.names import (
     COMMON_NAME,
     ORGANIZATIONAL_UNIT,
     SUBJECT_ALT_NAME,
-    Alternatives,
+    AltNames,
     Attribute,
-    alternatives_of,
+    alt_names_of,
     attributes_of,
     render,
     serial_text,
     unix_time,
     values_of,
 )
-from relay.tls.certificates.parsed import common_name, fields_of, to_der
+from relay.tls.certificates.x509_fields import common_name, fields_of, to_der
 from relay.tls.explain import Failure
 from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
@@ -181,7 +181,7 @@ def _describe_large(certificate: Pointer, size: int, fingerprint: bytes) -> Iden
 def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
     fields = fields_of(certificate, der)
     subject, shown, unread = _subject(certificate, fields)
-    names, broken = _alternatives(fields)
+    names, broken = _alt_names(fields)
     return Identity(
         subject=shown,
         issuer=_shown(fields.issuer),
@@ -222,18 +222,18 @@ def _shown(name: bytes) -> str:
         return f"(unreadable: {error})"
 
 
-def _alternatives(fields: Fields) -> tuple[Alternatives, str]:
+def _alt_names(fields: Fields) -> tuple[AltNames, str]:
     if fields.extensions is None:
-        return Alternatives(), "its extensions cannot be read"
+        return AltNames(), "its extensions cannot be read"
     found = [each.value for each in fields.extensions if each.oid == SUBJECT_ALT_NAME]
     if not found:
-        return Alternatives(), ""
+        return AltNames(), ""
     if len(found) > 1:
-        return Alternatives(), "it has several subjectAltName extensions"
+        return AltNames(), "it has several subjectAltName extensions"
     try:
-        return alternatives_of(found[0]), ""
+        return alt_names_of(found[0]), ""
     except DerError as error:
-        return Alternatives(), f"its subjectAltName {error}"
+        return AltNames(), f"its subjectAltName {error}"
 
 
 class ClientRules(Protocol):

@@ -33,12 +33,12 @@ from relay.tls import stream
 from relay.tls.explain import Failure, explain_errno
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, Check, Progress
-from relay.tls.tcp_info import FEW_BYTES, has_read, taken_exactly, unread_bytes
+from relay.tls.tcp_info import FEW_BYTES, bytes_read, bytes_read_exactly, unread_bytes
 
 # More than an ordinary flight. At most 370 records of TLS 1.3, whose shortest is 22 bytes.
 STEP_BYTES: Final = FEW_BYTES
 # Two hellos and a chain of certificates are far below it, unless they are in tiny records.
-MOST_BYTES: Final = 262_144
+MAX_BYTES: Final = 262_144
 # Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
 ALLOWED_BYTES: Final = 4_096
 # A backend says which CAs it accepts in the same flight (RFC 8446, 4.2.4).
@@ -66,13 +66,13 @@ class Handshaking(Protocol):
     ssl: Pointer
     sock: socket.SocketType
     fd: int
-    feeding: Feeding | None
+    stepwise: StepwiseHandshake | None
     hello: int
     received: int
-    cut: bool  # OpenSSL may have a part of a record
+    partial_record: bool  # OpenSSL may have a part of a record
 
 
-class Feeder:
+class Handshaker:
     """Decides for all handshakes of a worker whether to feed them."""
 
     def __init__(self, chain_bytes: int = 32_768) -> None:
@@ -81,13 +81,13 @@ class Feeder:
         most = chain_bytes + ALLOWED_BYTES
         self._most = {Side.INBOUND: most, Side.OUTBOUND: most + CA_NAMES_BYTES}
 
-    def go_on(
+    def step(
         self, end: Handshaking, side: Side, check: Check | None = None, unread: int | None = None
     ) -> Progress | Failure:
         """A step of a handshake; `unread` is how much of a client's hello is there to read."""
-        feeding = end.feeding
+        stepwise = end.stepwise
         began_at = _monotonic()
-        if feeding is None:
+        if stepwise is None:
             before = end.received
             if unread is not None:
                 end.hello = unread
@@ -97,20 +97,22 @@ class Feeder:
             if end.received <= STEP_BYTES >= unread and began_at >= self.careful_until_at:
                 if end.received != before:
                     # A client may send its change_cipher_spec alone, before all the rest.
-                    end.cut = end.cut or unread > _SHORT_BYTES or not _are_whole(end.sock)
+                    end.partial_record = (
+                        end.partial_record or unread > _SHORT_BYTES or not _are_whole(end.sock)
+                    )
                 progress = stream.handshake(end.ssl, side, check)
-                return self.look_back(end, side, progress, began_at)
-            taken = taken_exactly(end)
+                return self.check_after_step(end, side, progress, began_at)
+            taken = bytes_read_exactly(end)
             more = 0 if taken is None else max(taken - end.hello - before, 0)
             # More came while OpenSSL was reading: it may be in the middle of a record.
-            cut = end.cut or taken is None or more > 0
-            feeding = end.feeding = Feeding(end.ssl, end.sock, before + more, cut=cut)
-        progress = feeding.go_on(side, check)
-        if isinstance(progress, Progress) and feeding.received > self._most[side]:
+            cut = end.partial_record or taken is None or more > 0
+            stepwise = end.stepwise = StepwiseHandshake(end.ssl, end.sock, before + more, cut=cut)
+        progress = stepwise.step(side, check)
+        if isinstance(progress, Progress) and stepwise.received > self._most[side]:
             return _too_long(side, self._chain_bytes)
         return progress
 
-    def look_back(
+    def check_after_step(
         self, end: Handshaking, side: Side, progress: Progress | Failure, began_at: float
     ) -> Progress | Failure:
         """After a step that was not fed: bytes may have come while OpenSSL was reading."""
@@ -118,7 +120,7 @@ class Feeder:
         ended = progress is DONE or isinstance(progress, Failure)
         if not slow and (not ended or stream.resumed(end.ssl)):
             return progress
-        read = has_read(end) - end.hello
+        read = bytes_read(end) - end.hello
         if read <= STEP_BYTES:
             return progress
         too_long = read > self._most[side]
@@ -147,7 +149,7 @@ def _are_whole(sock: socket.SocketType) -> bool:
     return at == len(data)
 
 
-class Feeding:
+class StepwiseHandshake:
     """One handshake, from now on to its end; both directions go through memory."""
 
     __slots__ = (
@@ -173,7 +175,7 @@ class Feeding:
         self._unsent = b""  # what the socket did not take yet
         self._is_done = False
 
-    def go_on(self, side: Side, check: Check | None = None) -> Progress | Failure:
+    def step(self, side: Side, check: Check | None = None) -> Progress | Failure:
         """A step with what the peer has sent. MORE: to be called again, no event will come."""
         if self._unsent:
             failure = self._send(side, b"")
@@ -215,7 +217,7 @@ class Feeding:
         if progress is DONE:
             self._is_done = True
             return STEP_WANT_WRITE if self._unsent else self._finish()
-        if self._used > MOST_BYTES:
+        if self._used > MAX_BYTES:
             return _endless(side)
         if self._unsent:
             return STEP_WANT_WRITE
@@ -275,4 +277,4 @@ class Feeding:
 
 def _endless(side: Side) -> Failure:
     reason = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
-    return Failure(reason, f"a handshake of more than {MOST_BYTES} bytes, in tiny records")
+    return Failure(reason, f"a handshake of more than {MAX_BYTES} bytes, in tiny records")

@@ -20,8 +20,8 @@ from typing import Any
 
 from relay.core.hello import parse_name
 from relay.errors import Reason, Side
-from relay.tls.certificates.parsed import has_broken_extensions, to_der
-from relay.tls.certificates.purpose import subject_of, why_unfit
+from relay.tls.certificates.purpose import forbidding_extension, subject_of
+from relay.tls.certificates.x509_fields import has_broken_extensions, to_der
 from relay.tls.explain import Failure, explain_errno, explain_queue, explain_verify
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
 from relay.tls.raw import (
@@ -226,7 +226,7 @@ def _explain_certificate(side: Side) -> Failure:
     if _verdict.code not in _PURPOSE_CODES:
         return found
     issuer = _verdict.depth > 0
-    fault = why_unfit(_verdict.at_fault, side, issuer=issuer)
+    fault = forbidding_extension(_verdict.at_fault, side, issuer=issuer)
     if not fault:
         return found
     if issuer:

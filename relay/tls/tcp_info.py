@@ -39,13 +39,13 @@ def _received(end: Peer) -> int:
     return int.from_bytes(info[_RECEIVED_AT:], sys.byteorder)
 
 
-def has_read(end: Peer) -> int:
+def bytes_read(end: Peer) -> int:
     """How many bytes of this peer have been taken out of the socket."""
     received = _received(end)
     return received if received <= FEW_BYTES else received - unread_bytes(end.fd)
 
 
-def taken_exactly(end: Peer) -> int | None:
+def bytes_read_exactly(end: Peer) -> int | None:
     """The same for few bytes too, while no more arrive; None when nobody can tell."""
     received = _received(end)
     for _ in range(_TRIES):

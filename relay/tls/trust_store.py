@@ -3,7 +3,7 @@
 500 routes that trust the same 400 CAs share one OpenSSL store. It is never changed once a
 context has it.
 
-Never: judges a CA (that is `tls.certificates.authorities`).
+Never: judges a CA (that is `tls.certificates.lint_cas`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from relay.shared.catalogue import (
     WHYS,
 )
 from relay.shared.scoreboard import Layout
-from relay.tls.contexts import Target
+from relay.tls.contexts import BackendTarget
 from relay.tls.identity import identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.worker.address_rotation import AddressRotation
@@ -35,7 +35,7 @@ class BackendState:
         "failure", "index", "places", "renew_at", "resume_after_at", "session", "target", "valid_until_at",
     )  # fmt: skip
 
-    def __init__(self, index: int, target: Target, layout: Layout) -> None:
+    def __init__(self, index: int, target: BackendTarget, layout: Layout) -> None:
         self.index = index
         self.target = target
         labels = (target.pool, target.route)

@@ -13,7 +13,7 @@ from relay.tls.raw import Pointer
 
 if TYPE_CHECKING:
     from relay.shared.addresses import Endpoint
-    from relay.tls.stepwise import Feeding
+    from relay.tls.stepwise import StepwiseHandshake
     from relay.worker.pools import PoolState
 
 
@@ -21,18 +21,40 @@ class Connection:
     """`held` is what this end did not take yet; `ended` means nothing more is read from it."""
 
     __slots__ = (
-        "began_at", "claim", "closing", "cut", "ended", "established", "fd", "feeding", "held", "hello", "hurried", "instead", "mask", "offered", "place", "pool", "received", "resumed",
-        "shut", "sock", "ssl", "truncated", "waits", "wants_write",
+        "began_at",
+        "claim",
+        "closing",
+        "ended",
+        "established",
+        "fd",
+        "held",
+        "hello",
+        "hurried",
+        "instead",
+        "mask",
+        "offered",
+        "partial_record",
+        "place",
+        "pool",
+        "received",
+        "resumed",
+        "shut",
+        "sock",
+        "ssl",
+        "stepwise",
+        "truncated",
+        "waits",
+        "wants_write",
     )  # fmt: skip
 
     def __init__(self, sock: StreamSocket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.ssl: Pointer = None
-        self.feeding: Feeding | None = None  # while it handshakes, where that is needed
+        self.stepwise: StepwiseHandshake | None = None  # while it handshakes, where that is needed
         self.hello = 0  # bytes of the client's hello, and what came with it
         self.received = 0  # bytes of the handshake, the client's hello aside
-        self.cut = False  # OpenSSL may have a part of a record
+        self.partial_record = False  # OpenSSL may have a part of a record
         self.mask = 0
         self.held = b""
         self.established = False

@@ -30,7 +30,7 @@ def step(session: Session, unread: int | None = None) -> None:
     `unread` is how much there is to read, where that is known.
     """
     end = session.inbound
-    progress = session.worker.feeder.go_on(end, Side.INBOUND, session.check, unread)
+    progress = session.worker.handshaker.step(end, Side.INBOUND, session.check, unread)
     if isinstance(progress, Progress) and progress is not stream.DONE:
         # Edge-triggered, both directions once and for all where writing has to wait: rare, and OpenSSL tries until it would block.
         mask = IN | OUT | ET if progress is stream.STEP_WANT_WRITE or end.mask & OUT else IN | ET
@@ -53,7 +53,7 @@ def step(session: Session, unread: int | None = None) -> None:
             progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""),
         )
     _judge(session)
-    end.established, end.feeding = True, None
+    end.established, end.stepwise = True, None
     worker = session.worker
     worker.admission.secured(session)
     session.inbound_handshake_s = time.monotonic() - session.started_at

@@ -117,10 +117,10 @@ def _refuse_disabled(session: Session, route: InboundRoute) -> None:
     """Raise SessionError: what the route, or its pool, needs is not valid now."""
     session.worker.count_routed(session)
     _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
-    why = route.spans.why_not(session.time_at)
+    why = route.periods.why_invalid(session.time_at)
     if why:
         raise SessionError(Side.INBOUND, Reason.ROUTE_DISABLED, why)
-    why = route.pool_spans.why_not(session.time_at)
+    why = route.pool_periods.why_invalid(session.time_at)
     raise SessionError(Side.INBOUND, Reason.POOL_DISABLED, why)
 
 

@@ -20,7 +20,7 @@ from relay.errors import Reason, SessionError, Side, is_shortage
 from relay.sockets import start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
-from relay.tls.explain_backend import agreed_on_nothing, explain_backend
+from relay.tls.explain_backend import explain_backend, no_shared_alpn
 from relay.worker import relaying
 from relay.worker.backend import NO_RESUMPTION_S
 from relay.worker.backend_failure import BLAMELESS, blame, explain_late, where
@@ -125,7 +125,9 @@ def _connect(session: Session, member: BackendState, attempt: _Attempt) -> Failu
     began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND)
     if progress is stream.DONE:
-        progress = session.worker.feeder.look_back(end, Side.OUTBOUND, progress, began_at)
+        progress = session.worker.handshaker.check_after_step(
+            end, Side.OUTBOUND, progress, began_at
+        )
     if isinstance(progress, Failure):
         unconnected = progress.errno and progress.reason is Reason.BACKEND_GONE
         if unconnected and progress.errno not in GONE_ERRNOS:
@@ -153,7 +155,7 @@ def step(session: Session) -> None:
             try_next(session, explain_connect(error))
             return
         session.advance(Event.CONNECTED)
-    progress = session.worker.feeder.go_on(end, Side.OUTBOUND)
+    progress = session.worker.handshaker.step(end, Side.OUTBOUND)
     if progress is stream.DONE:
         failure = _established(session, end, member)
         if failure is not None:
@@ -186,8 +188,8 @@ def _established(session: Session, end: Connection, member: BackendState) -> Fai
         chosen = stream.alpn(end.ssl).decode("ascii", "replace")
         if chosen != wanted:
             stream.close_notify(end.ssl)
-            return agreed_on_nothing(wanted, chosen)
-    end.established, end.feeding = True, None
+            return no_shared_alpn(wanted, chosen)
+    end.established, end.stepwise = True, None
     if end.pool is not None:
         end.pool.reached(member, end)
     session.outbound_version, session.outbound_cipher = (

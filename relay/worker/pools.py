@@ -32,7 +32,7 @@ from relay.shared.catalogue import (
 )
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
-from relay.tls.contexts import Target
+from relay.tls.contexts import BackendTarget
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity
 from relay.worker.address_rotation import AddressRotation
@@ -63,7 +63,7 @@ class PoolState:
         self,
         name: str,
         pool: Pool,
-        targets: tuple[Target, ...],
+        targets: tuple[BackendTarget, ...],
         *,
         layout: Layout,
         scoreboard: Scoreboard,

@@ -22,7 +22,7 @@ from relay.shared.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_
 from relay.sockets import Address, StreamSocket
 from relay.tls.contexts import Generation
 from relay.tls.pump import Pump
-from relay.tls.stepwise import Feeder
+from relay.tls.stepwise import Handshaker
 from relay.worker import first_request, inbound, intake, outbound, relaying
 from relay.worker.admission import Admission
 from relay.worker.lingering_close import LingeringCloses
@@ -54,7 +54,7 @@ class Worker:
         self.hellos = HelloCache()
         self.pump = Pump()
         self.scoreboard = scoreboard
-        self.feeder = Feeder(config.limits.certificate_chain_bytes)
+        self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
         self.cells = scoreboard.row(row)
         self.pools = {
             name: PoolState(

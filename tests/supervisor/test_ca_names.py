@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.demo.ca import Authority, to_pem
-from relay.tls.certificates.authorities import MOST_NAMES_BYTES
+from relay.tls.certificates.lint_cas import MAX_CA_NAMES_BYTES
 from tests.support.client import talk
 from tests.support.programs import needs, run
 
@@ -27,7 +27,7 @@ def test_ca_names_are_sent_unless_the_route_says_no(relay, pki, body, version, s
 
 def test_as_many_ca_names_as_check_admits_can_be_sent(relay, pki, body, tmp_path):
     file, cas, size = tmp_path / "cas.pem", [pki.authority.certificate], 100
-    while size + 90 < MOST_NAMES_BYTES:
+    while size + 90 < MAX_CA_NAMES_BYTES:
         cas.append(Authority.root(f"CA {len(cas)} ".ljust(64, "x")).certificate)
         size += 2 + len(cas[-1].subject.public_bytes())
     file.write_bytes(to_pem(cas))

@@ -15,7 +15,7 @@ from typing import Any
 from relay.config.model import Allow, Backend, Config, Listener, Pool, Route
 from relay.errors import Side
 from relay.tls import stream
-from relay.tls.contexts import Generation, InboundRoute, Target, build_generation
+from relay.tls.contexts import BackendTarget, Generation, InboundRoute, build_generation
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, peer_identity
 from relay.tls.raw import lib
@@ -95,7 +95,7 @@ def route_of(pki: Pki, **route: Any) -> InboundRoute:
     return found
 
 
-def target_of(pki: Pki, name: str = BACKEND_NAME, **pool: Any) -> Target:
+def target_of(pki: Pki, name: str = BACKEND_NAME, **pool: Any) -> BackendTarget:
     """One backend's context."""
     return generation_of(pki, backends=({"name": name},), **pool).targets["main"][0]
 
@@ -307,7 +307,7 @@ def meet_client(
 
 @contextmanager
 def meet_backend(
-    target: Target,
+    target: BackendTarget,
     context: ssl.SSLContext,
     *,
     session: Any = None,

@@ -9,7 +9,7 @@ import pytest
 from relay.config.model import CIPHERS_TLS12
 from relay.errors import ConfigError
 from relay.tls.cipher_offers import level_of, make_context
-from relay.tls.ciphers import lint_ciphers, weaknesses_of
+from relay.tls.ciphers import cipher_problems, lint_ciphers
 from relay.tls.raw import lib
 from tests.support.handshakes import (
     TLS12,
@@ -89,7 +89,7 @@ FINE = [
 
 
 def weaknesses(pki, **settings):
-    return weaknesses_of(config_of(pki, routes=(settings,)).listener[0].route[0])
+    return cipher_problems(config_of(pki, routes=(settings,)).listener[0].route[0])
 
 
 @pytest.mark.parametrize(("key", "text", "words"), REFUSED.values(), ids=REFUSED)

@@ -17,8 +17,8 @@ from relay.demo.ca import Authority, Wanted, make_key
 from relay.errors import Reason
 from relay.tls import identity
 from relay.tls.certificates.der import DerError, read_certificate
-from relay.tls.certificates.names import alternatives_of, attributes_of, render
-from relay.tls.certificates.parsed import to_der
+from relay.tls.certificates.names import alt_names_of, attributes_of, render
+from relay.tls.certificates.x509_fields import to_der
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, _parse, admit, compile_rules
 from relay.tls.raw import NULL, ffi, lib
@@ -482,7 +482,7 @@ def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, wh
 
 def test_a_fault_in_a_name_is_no_end_of_text():
     """A zero byte or a comma inside a name makes no other name out of it."""
-    names = alternatives_of(
+    names = alt_names_of(
         sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com"))
     )
     assert names.dns == ("a, DNS:app.example.com",)
@@ -491,7 +491,7 @@ def test_a_fault_in_a_name_is_no_end_of_text():
 
 @given(st.binary(max_size=400))
 def test_no_bytes_make_the_readers_raise_anything_but_their_error(der):
-    for reader in (read_certificate, attributes_of, alternatives_of):
+    for reader in (read_certificate, attributes_of, alt_names_of):
         with contextlib.suppress(DerError):
             reader(der)
 

@@ -9,7 +9,7 @@ import pytest
 from relay.errors import Reason, Side
 from relay.tls import stepwise, stream
 from relay.tls.explain import Failure
-from relay.tls.stepwise import Feeder, unread_bytes
+from relay.tls.stepwise import Handshaker, unread_bytes
 from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient
 from tests.support.handshakes import route_of, tcp_pair, wait_readable
@@ -103,7 +103,7 @@ def paced(pki, stack, tmp_path):
     def handshake(version, size, piece, *, rest=False):
         ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
         theirs.settimeout(PATIENCE_S)
-        end, feeder = Connection(ours), Feeder()
+        end, handshaker = Connection(ours), Handshaker()
         end.ssl = stream.accept(route_of(pki).context, ours.fileno())
         stack.callback(stream.free, end.ssl, established=False)
         context = client_context(pki, of_size(tmp_path, size, pki.authority), version=version)
@@ -115,7 +115,7 @@ def paced(pki, stack, tmp_path):
         client = threading.Thread(target=begin, daemon=True)
         client.start()
         wait_readable(ours)
-        progress = feeder.go_on(end, Side.INBOUND, unread=unread_bytes(end.fd))
+        progress = handshaker.step(end, Side.INBOUND, unread=unread_bytes(end.fd))
         client.join(PATIENCE_S)
         flight = made[0].flight
         pieces = [flight[at : at + piece] for at in range(0, len(flight), piece)]
@@ -124,7 +124,7 @@ def paced(pki, stack, tmp_path):
         for each in pieces:
             theirs.sendall(each)
             wait_readable(ours)
-            while (progress := feeder.go_on(end, Side.INBOUND)) is stream.STEP_MORE:
+            while (progress := handshaker.step(end, Side.INBOUND)) is stream.STEP_MORE:
                 pass
             if progress is not stream.STEP_WANT_READ:
                 break

@@ -12,7 +12,7 @@ from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
-from relay.tls.stepwise import MOST_BYTES, STEP_BYTES, Feeder, unread_bytes
+from relay.tls.stepwise import MAX_BYTES, STEP_BYTES, Handshaker, unread_bytes
 from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient, cut_plain
 from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
@@ -57,8 +57,8 @@ def test_a_client_with_tiny_records_comes_in(start, backend, fragmenting, versio
 def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmenting, pki, version):
     relay = start([backend().address])
     tiny = 6 if version is ssl.TLSVersion.TLSv1_2 else 23
-    client = fragmenting(knock(relay.port), version, 1, certificate(pki, MOST_BYTES // tiny // 18))
-    assert len(client.flight) > MOST_BYTES
+    client = fragmenting(knock(relay.port), version, 1, certificate(pki, MAX_BYTES // tiny // 18))
+    assert len(client.flight) > MAX_BYTES
     with contextlib.suppress(OSError):
         client.sock.sendall(client.flight)
         while client.sock.recv(65536):
@@ -75,15 +75,15 @@ def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmentin
 class Ours:
     """The relay's end of a handshake."""
 
-    def __init__(self, sock, feeder=None):
+    def __init__(self, sock, handshaker=None):
         self.end = Connection(sock)
-        self.feeder = feeder or Feeder()
+        self.handshaker = handshaker or Handshaker()
         self.portions = []
 
     def step(self, side):
         before = unread_bytes(self.end.fd)
         hello = before if side is Side.INBOUND and not self.portions else None
-        progress = self.feeder.go_on(self.end, side, unread=hello)
+        progress = self.handshaker.step(self.end, side, unread=hello)
         self.portions.append(before - unread_bytes(self.end.fd))
         return progress
 
@@ -130,16 +130,16 @@ def test_after_a_step_that_was_slow_for_many_bytes_all_are_fed(pki, stack, monke
     hello = b"\x01" + (2 * size).to_bytes(3, "big") + bytes(size)
     theirs.sendall(cut_plain(b"\x16\x03\x01" + len(hello).to_bytes(2, "big") + hello, 100))
     wait_until(lambda: unread_bytes(ours.fileno()) > size, "all of it")
-    assert relay.feeder.go_on(relay.end, Side.INBOUND, unread=0) is stream.STEP_WANT_READ
-    assert relay.end.feeding is None
+    assert relay.handshaker.step(relay.end, Side.INBOUND, unread=0) is stream.STEP_WANT_READ
+    assert relay.end.stepwise is None
     relay.step(Side.INBOUND)
-    assert (relay.end.feeding is not None) == (size > STEP_BYTES)
+    assert (relay.end.stepwise is not None) == (size > STEP_BYTES)
 
 
 def careful():
-    feeder = Feeder()
-    feeder.careful_until_at = float("inf")
-    return feeder
+    handshaker = Handshaker()
+    handshaker.careful_until_at = float("inf")
+    return handshaker
 
 
 @pytest.mark.parametrize("gone", ["after", "before"])

@@ -20,14 +20,14 @@ from relay.core.untrusted import clip
 from relay.tls.certificates.der import OID, SEQUENCE, DerError, Fields, dotted, inside, read
 from relay.tls.certificates.names import (
     SUBJECT_ALT_NAME,
-    Alternatives,
-    alternatives_of,
+    AltNames,
+    alt_names_of,
     attributes_of,
     render,
     serial_text,
     unix_time,
 )
-from relay.tls.certificates.parsed import fields_of, key_bits, openssl_words, to_der
+from relay.tls.certificates.x509_fields import fields_of, key_bits, openssl_error_text, to_der
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 
@@ -118,7 +118,7 @@ class Certificate:
         try:
             pointer = lib.d2i_X509_bio(bio, NULL)
             if pointer == NULL:
-                raise ValueError(openssl_words())
+                raise ValueError(openssl_error_text())
             return cls.of(pointer)
         finally:
             lib.BIO_free(bio)
@@ -174,11 +174,11 @@ class Certificate:
         return [dotted(oid) for oid, count in counts.items() if count > 1]
 
     @cached_property
-    def alternatives(self) -> Alternatives | None:
+    def alt_names(self) -> AltNames | None:
         """The subject alternative names; None without the extension, or where it is broken."""
         value = self.extension(SUBJECT_ALT_NAME)
         try:
-            return None if value is None else alternatives_of(value)
+            return None if value is None else alt_names_of(value)
         except DerError:
             return None
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 INTEGER, BIT_STRING, OCTET_STRING, OID = 0x02, 0x03, 0x04, 0x06
 SEQUENCE, SET, BOOLEAN = 0x30, 0x31, 0x01
 _VERSION, _UNIQUE_IDS, _EXTENSIONS = 0xA0, (0x81, 0x82, 0xA1, 0xA2), 0xA3
-MOST_EXTENSIONS = 256
+MAX_EXTENSIONS = 256
 
 
 class DerError(ValueError):
@@ -141,7 +141,7 @@ def _extensions(der: bytes, at: int, stop: int) -> tuple[Extension, ...] | None:
         for part in children(der, at, stop, 3):
             if part.tag == _EXTENSIONS:
                 listed = read(der, part.start, part.stop)
-                every = children(der, listed.start, listed.stop, MOST_EXTENSIONS)
+                every = children(der, listed.start, listed.stop, MAX_EXTENSIONS)
                 return tuple(_extension(der, each) for each in every)
             if part.tag not in _UNIQUE_IDS:
                 raise DerError("has a part that no certificate has")

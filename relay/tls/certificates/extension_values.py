@@ -22,7 +22,7 @@ EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
 NAME_CONSTRAINTS = bytes.fromhex("551d1e")
 NETSCAPE_TYPE = bytes.fromhex("6086480186f8420101")
 
-_MOST_USES = 64
+_MAX_USES = 64
 _EKU_WORDS = {
     "1.3.6.1.5.5.7.3.1": "serverAuth",
     "1.3.6.1.5.5.7.3.2": "clientAuth",
@@ -46,7 +46,7 @@ _KEY_USAGES = (
 
 def uses_in(value: bytes) -> list[str]:
     """The uses of an extendedKeyUsage by their usual names, others as numbers."""
-    listed = inside(value, SEQUENCE, _MOST_USES)
+    listed = inside(value, SEQUENCE, _MAX_USES)
     names = [dotted(value[each.start : each.stop]) for each in listed if each.tag == OID]
     return [_EKU_WORDS.get(name, name) for name in names]
 

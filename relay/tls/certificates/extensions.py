@@ -41,7 +41,7 @@ def is_ca(certificate: Certificate) -> bool:
     if usage is not None and not usage.key_cert_sign:
         return False
     if certificate.has_extension(BASIC_CONSTRAINTS):
-        return says_ca(certificate)
+        return has_ca_flag(certificate)
     if not certificate.readable:
         return True  # what is in it only OpenSSL knows: see `tls.certificates.openssl`
     return usage is not None or (certificate.version == 1 and is_self_signed(certificate))
@@ -82,7 +82,7 @@ def subject_of(certificate: Certificate) -> str:
     return certificate.subject.rfc4514_string() or "(no subject)"
 
 
-def says_ca(certificate: Certificate) -> bool:
+def has_ca_flag(certificate: Certificate) -> bool:
     """Whether its basicConstraints name it a CA."""
     value = certificate.extension(BASIC_CONSTRAINTS)
     try:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from relay.errors import Problem
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.extensions import subject_of
-from relay.tls.certificates.openssl import Refusal
+from relay.tls.certificates.openssl import VerifyFailure
 from relay.tls.certificates.pem import name_of
 
 SOON = timedelta(days=30)
@@ -43,20 +43,20 @@ class Finding:
     what: str
     remedy: str
     where: str
-    passing: bool = False
+    temporary: bool = False
     """It comes or goes with time: start and reload disable only what uses it."""
 
 
-def unreadable(problem: Problem) -> Finding:
+def file_finding(problem: Problem) -> Finding:
     """A file that cannot be used, as a finding."""
     return Finding(Level.ERROR, "", "", problem.what, problem.remedy, problem.where)
 
 
-def merged(findings: Iterable[Finding]) -> list[Finding]:
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
     """The same file used in several places is one finding with several places."""
     places: dict[tuple[Level, str, str, str, str, bool], dict[str, None]] = {}
     for one in findings:
-        key = (one.level, one.file, one.subject, one.what, one.remedy, one.passing)
+        key = (one.level, one.file, one.subject, one.what, one.remedy, one.temporary)
         places.setdefault(key, {})[one.where] = None
     found = [Finding(*key[:5], ", ".join(wheres), key[5]) for key, wheres in places.items()]
     return sorted(found, key=lambda finding: list(Level).index(finding.level))
@@ -88,7 +88,7 @@ def dates(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str,
         yield Level.WARNING, f"expires on {day(end)}, in {days(end - now)}", "renew it, and reload"
 
 
-def blame(refusal: Refusal, certificate: Certificate) -> str:
+def blame(refusal: VerifyFailure, certificate: Certificate) -> str:
     """Which certificate a refusal is about, when it is another one."""
     return (
         ""

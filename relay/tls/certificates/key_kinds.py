@@ -50,7 +50,7 @@ _REMEDY = "issue it with an EC key on P-256 or P-384, or with RSA of 2048 bits o
 _LONG_RSA_BITS = 8192
 
 
-class Unfit(NamedTuple):
+class KeyProblem(NamedTuple):
     """What is wrong with the kind of a key; `refused` when no usual peer can handshake with it."""
 
     what: str
@@ -58,7 +58,7 @@ class Unfit(NamedTuple):
     refused: bool
 
 
-def unfit_key(certificate: Certificate, groups: str, *, to_servers: bool) -> Unfit | None:
+def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> KeyProblem | None:
     """What is wrong with the kind of key of a certificate that we show.
 
     `groups` as configured. A server of TLS 1.2 refuses a client's key (`to_servers`) on a curve
@@ -67,21 +67,21 @@ def unfit_key(certificate: Certificate, groups: str, *, to_servers: bool) -> Unf
     algorithm, curve, bits = certificate.key
     named = {name.strip("?*-").lower() for name in groups.replace("/", ":").split(":")}
     if algorithm in _GOOD:
-        bound = _unfit_pss(certificate.spki) if algorithm == _RSA_PSS else None
-        return bound or _unfit_size(algorithm, bits)
+        bound = _pss_problem(certificate.spki) if algorithm == _RSA_PSS else None
+        return bound or _size_problem(algorithm, bits)
     if algorithm.startswith(_ML_DSA):
         what = (
             "has an ML-DSA key, which only peers with TLS 1.3 and a new library (OpenSSL 3.5) know"
         )
-        return Unfit(what, f"for other peers {_REMEDY}", refused=False)
+        return KeyProblem(what, f"for other peers {_REMEDY}", refused=False)
     if algorithm != _EC:
         kind = _OTHERS.get(algorithm, f"of an unknown kind ({algorithm or 'unreadable'})")
-        return Unfit(f"has a key that TLS does not use: {kind}", _REMEDY, refused=True)
+        return KeyProblem(f"has a key that TLS does not use: {kind}", _REMEDY, refused=True)
     if curve in _GOOD_CURVES:
         name, *others = _GOOD_CURVES[curve]
         if to_servers and named.isdisjoint(each.lower() for each in (name, *others)):
             what = f"has a key on {name}, which groups does not name: TLS 1.2 servers refuse it"
-            return Unfit(what, f"add {name} to groups", refused=False)
+            return KeyProblem(what, f"add {name} to groups", refused=False)
         return None
     if curve in _BRAINPOOL:
         name, *others = _BRAINPOOL[curve]
@@ -89,15 +89,15 @@ def unfit_key(certificate: Certificate, groups: str, *, to_servers: bool) -> Unf
         what = (
             f"has an EC key on {name}, which TLS peers do not accept unless they are set up for it"
         )
-        return Unfit(what, _REMEDY, refused=not asked)
+        return KeyProblem(what, _REMEDY, refused=not asked)
     name = _OTHER_CURVES.get(curve, curve or "a curve without a name")
     what = (
         f"has an EC key on {name}, which TLS 1.3 has no signature for and TLS peers do not accept"
     )
-    return Unfit(what, _REMEDY, refused=True)
+    return KeyProblem(what, _REMEDY, refused=True)
 
 
-def _unfit_pss(spki: bytes) -> Unfit | None:
+def _pss_problem(spki: bytes) -> KeyProblem | None:
     """An RSA-PSS key may be bound to a hash and a least length of salt (RFC 4055, 3.1)."""
     try:
         bound = _pss_bound(spki)
@@ -113,7 +113,7 @@ def _unfit_pss(spki: bytes) -> Unfit | None:
         f" with {salt} bytes of salt" if size else ""
     )
     remedy = f"{_REMEDY}; an RSA-PSS key may be bound to SHA-256, SHA-384 or SHA-512"
-    return Unfit(f"{what}, for which TLS has no signature", remedy, refused=True)
+    return KeyProblem(f"{what}, for which TLS has no signature", remedy, refused=True)
 
 
 def _pss_bound(spki: bytes) -> tuple[str, int] | None:
@@ -133,10 +133,10 @@ def _pss_bound(spki: bytes) -> tuple[str, int] | None:
     return hash_oid, salt
 
 
-def _unfit_size(algorithm: str, bits: int) -> Unfit | None:
+def _size_problem(algorithm: str, bits: int) -> KeyProblem | None:
     if algorithm.startswith("1.2.840.113549") and bits > _LONG_RSA_BITS:
         what = f"has an RSA key of {bits} bits, and each handshake costs about {bits**3 / 2.2e10:.0f} ms of CPU"
-        return Unfit(
+        return KeyProblem(
             what, "RSA of 3072 bits or EC P-256 is as good for years to come", refused=False
         )
     return None

@@ -33,7 +33,7 @@ def parse_key(text: bytes) -> PKey:
         lib.ERR_clear_error()
 
 
-def fits(certificate: Certificate, key: PKey) -> bool:
+def key_matches(certificate: Certificate, key: PKey) -> bool:
     """Whether the certificate was made for this key."""
     context = SSL.Context(SSL.TLS_METHOD)
     # A weak certificate has a key as well; that it is weak is said elsewhere.

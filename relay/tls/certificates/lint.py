@@ -20,7 +20,6 @@ from typing import NamedTuple
 from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.files import Files
-from relay.tls.certificates.authorities import lint_bundle, lint_names, usable_cas
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.extensions import NEEDED_EKU, ekus_of, is_ca, key_usage_of, subject_of
 from relay.tls.certificates.findings import (
@@ -30,24 +29,25 @@ from relay.tls.certificates.findings import (
     Level,
     blame,
     dates,
+    file_finding,
     fine,
-    merged,
+    merge_findings,
     quoted,
-    unreadable,
 )
-from relay.tls.certificates.key_kinds import unfit_key
+from relay.tls.certificates.key_kinds import key_problem
+from relay.tls.certificates.lint_cas import lint_bundle, lint_names, usable_cas
 from relay.tls.certificates.name_constraints import judge_constraints
 from relay.tls.certificates.names import SUBJECT_ALT_NAME
 from relay.tls.certificates.openssl import (
     NAME_CONSTRAINT_CODES,
     Issuers,
-    Refusal,
     Role,
-    Trust,
-    broken_extensions,
+    Verifier,
+    VerifyFailure,
+    extension_error,
     is_self_signed,
     issued_by,
-    refusal_of,
+    verify,
     weakness_of,
 )
 from relay.tls.certificates.pem import (
@@ -60,28 +60,28 @@ from relay.tls.certificates.pem import (
     name_of,
     pairs_of,
 )
-from relay.tls.certificates.validity import span_of_cas, span_of_pair
+from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 
 
-class Linted(NamedTuple):
+class LintResult(NamedTuple):
     """What is to be said, and when what each key of the configuration names is valid."""
 
     findings: list[Finding]
-    spans: dict[str, ValidityPeriod]
+    periods: dict[str, ValidityPeriod]
 
 
 def lint(config: Config, now: datetime, files: Files | None = None) -> list[Finding]:
-    """What `assess` finds."""
-    return assess(config, now, files).findings
+    """What `lint_with_periods` finds."""
+    return lint_with_periods(config, now, files).findings
 
 
-def assess(config: Config, now: datetime, files: Files | None = None) -> Linted:
+def lint_with_periods(config: Config, now: datetime, files: Files | None = None) -> LintResult:
     """Everything worth saying about every certificate, errors first; a certificate without error or warning has one INFO line. `now` is aware.
 
     A file that is used in many places is read, parsed and judged once.
     """
-    spans: dict[str, ValidityPeriod] = {}
+    periods: dict[str, ValidityPeriod] = {}
     judged = _Linter(files or Files())
     pairs: list[tuple[PairUse, KeyPair]] = []
     bundles: list[tuple[AuthorityUse, Certificates]] = []
@@ -90,17 +90,17 @@ def assess(config: Config, now: datetime, files: Files | None = None) -> Linted:
         try:
             pairs.append((pair_use, judged.pair(pair_use)))
         except ConfigError as error:
-            findings += map(unreadable, error.problems)
+            findings += map(file_finding, error.problems)
     for use in authorities_of(config):
         try:
             bundles.append((use, judged.bundle(use)))
         except ConfigError as error:
-            findings += map(unreadable, error.problems)
+            findings += map(file_finding, error.problems)
     known = Issuers(certificate for _, bundle in bundles for certificate in bundle)
     of_pools = {use.pool: use for use, _ in bundles if use.pool}
     for pair_use, pair in pairs:
         judged.lint_pair(pair_use, pair, known, now)
-        spans[pair_use.where] = span_of_pair(pair_use.where, pair)
+        periods[pair_use.where] = period_of_pair(pair_use.where, pair)
         if pair_use.pool in of_pools:
             judged.lint_kinship(pair_use, pair, of_pools[pair_use.pool])
     for use, bundle in bundles:
@@ -108,11 +108,11 @@ def assess(config: Config, now: datetime, files: Files | None = None) -> Linted:
         judged.note(key, use.where, partial(lint_bundle, use, bundle, now))
         if use.names_sent:
             judged.note(("names", use.file), use.where, partial(lint_names, use, bundle))
-        if key not in judged.spans:
+        if key not in judged.periods:
             usable = usable_cas(use, bundle, now)
-            judged.spans[key] = span_of_cas(use.where, use.file, usable, now)
-        spans[use.where] = replace(judged.spans[key], where=use.where)
-    return Linted(merged([*findings, *judged.findings()]), spans)
+            judged.periods[key] = period_of_cas(use.where, use.file, usable, now)
+        periods[use.where] = replace(judged.periods[key], where=use.where)
+    return LintResult(merge_findings([*findings, *judged.findings()]), periods)
 
 
 class _Linter:
@@ -122,9 +122,9 @@ class _Linter:
         self._files = files
         self._pairs: dict[tuple[Path, Path], KeyPair] = {}
         self._bundles: dict[Path, Certificates] = {}
-        self._trusts: dict[Path, Trust] = {}
+        self._trusts: dict[Path, Verifier] = {}
         self._said: dict[tuple[object, ...], list[Finding]] = {}
-        self.spans: dict[tuple[object, ...], ValidityPeriod] = {}
+        self.periods: dict[tuple[object, ...], ValidityPeriod] = {}
         self._places: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
 
     def pair(self, use: PairUse) -> KeyPair:
@@ -170,7 +170,7 @@ class _Linter:
         """A machine certificate and the CAs of the backends."""
         trust = self._trusts.get(other.file)
         if trust is None:
-            trust = self._trusts[other.file] = Trust(self._bundles[other.file])
+            trust = self._trusts[other.file] = Verifier(self._bundles[other.file])
         key = (use.certificate, use.private_key, other.file)
         self.note(key, use.where, partial(_judge_kinship, use, pair, trust))
 
@@ -195,7 +195,7 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
                 "remove it from the file" if unsent else remedy,
                 certificate,
             )
-            yield replace(said, passing=not unsent)
+            yield replace(said, temporary=not unsent)
         if not unsent and (weakness := weakness_of(certificate)):
             yield finding(
                 Level.ERROR if weakness.refused else Level.WARNING,
@@ -203,13 +203,13 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
                 "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256",
                 certificate,
             )
-        if not unsent and (broken := broken_extensions(certificate)):
+        if not unsent and (broken := extension_error(certificate)):
             what = f"{broken}: every peer that uses OpenSSL refuses the connection"
             yield finding(Level.ERROR, what, REISSUE, certificate)
-    if refusal := refusal_of(leaf, trusted=(leaf,), role=role, partial=True):
+    if refusal := verify(leaf, trusted=(leaf,), role=role, partial=True):
         yield finding(
             Level.ERROR,
-            f"cannot serve as a {role}: {_why_unfit(leaf, role, refusal)}",
+            f"cannot serve as a {role}: {_why_wrong_purpose(leaf, role, refusal)}",
             f"issue a certificate with extendedKeyUsage {NEEDED_EKU[role]}",
         )
     elif (usage := key_usage_of(leaf)) is not None and not usage.digital_signature:
@@ -221,8 +221,8 @@ def _judge_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> I
     for judge_chain in (_chain_findings, judge_constraints):
         yield from (finding(*each) for each in judge_chain(pair.chain, role, known))
     anchors = (*known.above(pair.chain), *filter(is_self_signed, rest))
-    if not refusal_of(leaf, rest, anchors, role=role) and (
-        strict := refusal_of(leaf, rest, anchors, role=role, strict=True)
+    if not verify(leaf, rest, anchors, role=role) and (
+        strict := verify(leaf, rest, anchors, role=role, strict=True)
     ):
         what = (
             f"would be refused by peers that verify strictly (X509_STRICT): {strict.words}"
@@ -270,7 +270,7 @@ def _chain_findings(
         what = f"its issuer {quoted(name_of(last.issuer))} is an intermediate that is not in this file, so peers that know only the root will refuse it"
         yield Level.WARNING, what, "append the intermediate certificates to the file", last
     anchors = (*known.above(chain), *filter(is_self_signed, chain))
-    refusal = refusal_of(chain[0], chain[1:], anchors, role=role)
+    refusal = verify(chain[0], chain[1:], anchors, role=role)
     if (
         refusal and refusal.code not in NAME_CONSTRAINT_CODES and refusal.certificate != chain[0]
     ):  # what is wrong with the leaf itself was said
@@ -284,7 +284,7 @@ def _chain_findings(
 
 def _judge_key(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
     to_servers = bool(use.pool) and use.min_version == "TLSv1.2"
-    if unfit := unfit_key(pair.leaf, use.groups, to_servers=to_servers):
+    if unfit := key_problem(pair.leaf, use.groups, to_servers=to_servers):
         level = Level.ERROR if unfit.refused else Level.WARNING
         subject = subject_of(pair.leaf)
         yield Finding(level, pair.file, subject, unfit.what, unfit.remedy, use.where)
@@ -298,7 +298,7 @@ def _judge_names(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
 
 def _uncovered(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Names a route answers to and its certificate does not carry (RFC 6125, 6.4: a wildcard covers one label; the common name counts for nothing)."""
-    names = leaf.alternatives
+    names = leaf.alt_names
     if names is None and (leaf.has_extension(SUBJECT_ALT_NAME) or not leaf.readable):
         yield "has names that the relay cannot read: it cannot tell whether they fit", REISSUE
         return
@@ -341,9 +341,9 @@ def _judge_mode(use: PairUse) -> Iterator[Finding]:
         )
 
 
-def _judge_kinship(use: PairUse, pair: KeyPair, backend_ca: Trust) -> Iterator[Finding]:
+def _judge_kinship(use: PairUse, pair: KeyPair, backend_ca: Verifier) -> Iterator[Finding]:
     """Backends and gateways commonly share a CA: would this pool's backend_ca accept the machine certificate?"""
-    if backend_ca.refusal_of(pair.leaf, pair.chain[1:]):
+    if backend_ca.verify(pair.leaf, pair.chain[1:]):
         what = f"does not lead to this pool's backend_ca, it is issued by {quoted(name_of(pair.leaf.issuer))}; backends that trust only their own CA will refuse it"
         yield Finding(
             Level.INFO,
@@ -355,7 +355,7 @@ def _judge_kinship(use: PairUse, pair: KeyPair, backend_ca: Trust) -> Iterator[F
         )
 
 
-def _why_unfit(leaf: Certificate, role: Role, refusal: Refusal) -> str:
+def _why_wrong_purpose(leaf: Certificate, role: Role, refusal: VerifyFailure) -> str:
     ekus = ekus_of(leaf)
     if ekus is not None and NEEDED_EKU[role] not in ekus:
         return f"its extendedKeyUsage has only {', '.join(ekus)}"

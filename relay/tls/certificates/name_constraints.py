@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.extensions import limits_names, subject_of
 from relay.tls.certificates.findings import Certificates, Level, quoted
-from relay.tls.certificates.openssl import NAME_CONSTRAINT_CODES, Issuers, Role, refusal_of
+from relay.tls.certificates.openssl import NAME_CONSTRAINT_CODES, Issuers, Role, verify
 
 
 def judge_constraints(
@@ -21,7 +21,7 @@ def judge_constraints(
     The root need not be known for that: peers know it, and see the same.
     """
     anchors = tuple(dict.fromkeys((*known.above(chain), *chain[1:])))
-    refusal = refusal_of(chain[0], chain[1:], anchors, role=role, partial=True)
+    refusal = verify(chain[0], chain[1:], anchors, role=role, partial=True)
     if refusal is None or refusal.code not in NAME_CONSTRAINT_CODES:
         return
     names = ", ".join(quoted(subject_of(each)) for each in anchors if limits_names(each))

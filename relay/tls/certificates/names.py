@@ -35,10 +35,10 @@ _SHORT = {
 _BYTE_STRINGS = frozenset((18, 19, 20, 22, 26, 27))
 _ENCODINGS = {12: "utf-8", 30: "utf-16-be", 28: "utf-32-be"}
 _DNS, _URI, _IP = 0x82, 0x86, 0x87
-MOST_ATTRIBUTES = 128
-MOST_ALTERNATIVES = 1024
+MAX_ATTRIBUTES = 128
+MAX_ALT_NAMES = 1024
 # A SPIFFE ID has at most 2048 bytes; a longer name is not one that a rule can mean.
-MOST_NAME_BYTES = 2048
+MAX_NAME_BYTES = 2048
 _UTC_TIME, _GENERALIZED_TIME = 23, 24
 _SPECIAL = frozenset('\\"+,;<>')
 
@@ -52,7 +52,7 @@ class Attribute(NamedTuple):
     raw: bytes
 
 
-class Alternatives(NamedTuple):
+class AltNames(NamedTuple):
     """The subject alternative names that relay looks at; IP addresses as 4 or 16 bytes."""
 
     dns: tuple[str, ...] = ()
@@ -67,13 +67,13 @@ def attributes_of(name: bytes) -> list[Attribute]:
 
 def _attributes(name: bytes) -> Iterator[Attribute]:
     count = 0
-    for number, rdn in enumerate(inside(name, SEQUENCE, MOST_ATTRIBUTES)):
+    for number, rdn in enumerate(inside(name, SEQUENCE, MAX_ATTRIBUTES)):
         if rdn.tag != SET:
             raise DerError("has a name that is none")
-        for pair in children(name, rdn.start, rdn.stop, MOST_ATTRIBUTES):
+        for pair in children(name, rdn.start, rdn.stop, MAX_ATTRIBUTES):
             count += 1
-            if count > MOST_ATTRIBUTES:
-                raise DerError(f"has a name of more than {MOST_ATTRIBUTES} attributes")
+            if count > MAX_ATTRIBUTES:
+                raise DerError(f"has a name of more than {MAX_ATTRIBUTES} attributes")
             oid = read(name, pair.start, pair.stop)
             if pair.tag != SEQUENCE or oid.tag != OID:
                 raise DerError("has a name that is none")
@@ -137,11 +137,11 @@ def values_of(attributes: list[Attribute], oid: bytes) -> tuple[str, ...]:
     return tuple(
         each.value
         for each in attributes
-        if each.oid == oid and each.value is not None and len(each.raw) <= MOST_NAME_BYTES
+        if each.oid == oid and each.value is not None and len(each.raw) <= MAX_NAME_BYTES
     )
 
 
-def alternatives_of(value: bytes) -> Alternatives:
+def alt_names_of(value: bytes) -> AltNames:
     """The names of a subjectAltName extension. Raises DerError when it is not one.
 
     A kind of name that is not known here (x400Address, ediPartyName) is passed over, and so
@@ -150,15 +150,15 @@ def alternatives_of(value: bytes) -> Alternatives:
     dns: list[str] = []
     uri: list[str] = []
     ip: list[bytes] = []
-    for each in inside(value, SEQUENCE, MOST_ALTERNATIVES):
+    for each in inside(value, SEQUENCE, MAX_ALT_NAMES):
         size = each.stop - each.start
         if each.tag in {_DNS, _URI}:
             raw = value[each.start : each.stop]
-            if size <= MOST_NAME_BYTES and raw.isascii() and b"\0" not in raw:
+            if size <= MAX_NAME_BYTES and raw.isascii() and b"\0" not in raw:
                 (dns if each.tag == _DNS else uri).append(raw.decode("ascii"))
         elif each.tag == _IP and size in {4, 16}:
             ip.append(value[each.start : each.stop])
-    return Alternatives(tuple(dns), tuple(uri), tuple(ip))
+    return AltNames(tuple(dns), tuple(uri), tuple(ip))
 
 
 def unix_time(tag: int, text: bytes) -> float | None:

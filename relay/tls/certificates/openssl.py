@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from OpenSSL import SSL
 
 from relay.tls.certificates.certificate import Certificate, Name, names_issuer
-from relay.tls.certificates.parsed import has_broken_extensions, openssl_words
+from relay.tls.certificates.x509_fields import has_broken_extensions, openssl_error_text
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 # Flags of openssl/x509_vfy.h that the bindings do not name. NO_CHECK_TIME: dates are told
@@ -40,7 +40,7 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class VerifyFailure:
     """OpenSSL's words and its number for them, and the certificate of the chain they are about."""
 
     words: str
@@ -56,7 +56,7 @@ class Weakness:
     refused: bool
 
 
-class Trust:
+class Verifier:
     """Trusted certificates in one OpenSSL store, for any number of questions: filling it is what costs.
 
     `partial` lets a path end at any of them; dates are not looked at.
@@ -85,9 +85,9 @@ class Trust:
         """Look at the signature of a trusted self-signed certificate too, which OpenSSL does not do otherwise."""
         lib.X509_STORE_set_flags(self._store, _CHECK_SS_SIGNATURE)
 
-    def refusal_of(
+    def verify(
         self, leaf: Certificate, untrusted: Iterable[Certificate] = ()
-    ) -> Refusal | None:
+    ) -> VerifyFailure | None:
         """Why OpenSSL would refuse a chain; None when it would not."""
         others = tuple(untrusted)
         stack, context = lib.sk_X509_new_null(), lib.X509_STORE_CTX_new()
@@ -99,7 +99,7 @@ class Trust:
                 return None
             code = lib.X509_STORE_CTX_get_error(context)
             words = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
-            return Refusal(words, _blamed(context) or leaf, code)
+            return VerifyFailure(words, _blamed(context) or leaf, code)
         finally:
             lib.X509_STORE_CTX_free(context)
             lib.sk_X509_free(stack)
@@ -117,7 +117,7 @@ def _blamed(context: Pointer) -> Certificate | None:
         return None
 
 
-def refusal_of(
+def verify(
     leaf: Certificate,
     untrusted: tuple[Certificate, ...] = (),
     trusted: tuple[Certificate, ...] = (),
@@ -125,17 +125,17 @@ def refusal_of(
     role: Role | None = None,
     partial: bool = False,
     strict: bool = False,
-) -> Refusal | None:
-    """One question to a `Trust` of its own: why OpenSSL would refuse a chain, dates aside."""
-    trust = Trust(trusted, role=role, partial=partial, strict=strict)
-    return trust.refusal_of(leaf, untrusted)
+) -> VerifyFailure | None:
+    """One question to a `Verifier` of its own: why OpenSSL would refuse a chain, dates aside."""
+    trust = Verifier(trusted, role=role, partial=partial, strict=strict)
+    return trust.verify(leaf, untrusted)
 
 
 def weakness_of(certificate: Certificate) -> Weakness | None:
     """What is weak about one certificate's key or signature."""
     context = SSL.Context(SSL.TLS_METHOD)
     if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
-        words = openssl_words()
+        words = openssl_error_text()
         return Weakness(f"is too weak for OpenSSL's default security level: {words}", refused=True)
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
@@ -151,7 +151,7 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
     return None
 
 
-def broken_extensions(certificate: Certificate) -> str:
+def extension_error(certificate: Certificate) -> str:
     """What is wrong with the extensions of a certificate that no OpenSSL accepts for them; "" for none.
 
     OpenSSL gives no word for it: it looks for another issuer, and finds none.
@@ -178,9 +178,9 @@ def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
             pass  # cryptography does not verify old signatures such as SHA-1, OpenSSL does
         else:
             return True
-    trust = Trust((issuer,), partial=True)
+    trust = Verifier((issuer,), partial=True)
     trust.check_self_signatures()
-    return trust.refusal_of(certificate) is None
+    return trust.verify(certificate) is None
 
 
 def is_self_signed(certificate: Certificate) -> bool:

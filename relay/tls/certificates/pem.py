@@ -18,16 +18,16 @@ from relay.errors import ConfigError, Problem
 from relay.files import Files
 from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.certificates.der import DerError, read_certificate
-from relay.tls.certificates.extensions import says_ca
-from relay.tls.certificates.keys import fits, parse_key
-from relay.tls.certificates.pem_blocks import advice_for, read_blocks
+from relay.tls.certificates.extensions import has_ca_flag
+from relay.tls.certificates.keys import key_matches, parse_key
+from relay.tls.certificates.pem_blocks import read_blocks, remedy_for
 
 # Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and would only take memory.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _ORDER = "put the leaf first, then its issuer, and so on"
 _CERTIFICATES, _TRUSTED = frozenset(("CERTIFICATE", "X509 CERTIFICATE")), "TRUSTED CERTIFICATE"
-_MOST_TOLD = 5
+_MAX_TOLD = 5
 _PARSE_REMEDY = "export it again as PEM, or have it issued anew"
 
 
@@ -249,14 +249,14 @@ def read_certificates(
             broken.append((number, block, clip(str(error), 200)))
         else:
             yield certificate
-    for number, block, words in broken[:_MOST_TOLD]:
+    for number, block, words in broken[:_MAX_TOLD]:
         which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
         problems.append(Problem(where, f"{which} cannot be parsed: {words}", _PARSE_REMEDY))
-    if len(broken) > _MOST_TOLD:
-        what = f"{len(broken) - _MOST_TOLD} more certificates in {file} cannot be parsed"
+    if len(broken) > _MAX_TOLD:
+        what = f"{len(broken) - _MAX_TOLD} more certificates in {file} cannot be parsed"
         problems.append(Problem(where, what, _PARSE_REMEDY))
     if not blocks:
-        remedy = advice_for(data, "name the file that has the CERTIFICATE block")
+        remedy = remedy_for(data, "name the file that has the CERTIFICATE block")
         problems.append(Problem(where, f"{file} has no PEM certificate in it", remedy))
     elif any(block.label == _TRUSTED for block in every):
         # It says what the certificate may be trusted for, and we would pass over that.
@@ -288,7 +288,7 @@ def _read_key(
             else "name the file that has the PRIVATE KEY block"
         )
         problems.append(
-            Problem(where, f"{file} has no private key in it", advice_for(data, remedy))
+            Problem(where, f"{file} has no private key in it", remedy_for(data, remedy))
         )
         return None
     if len(keys) > 1:
@@ -316,7 +316,7 @@ def _read_key(
         return parse_key(block.text)
     except ValueError as error:
         what = f"the private key in {file} cannot be parsed: {clip(str(error), 200)}"
-        problems.append(Problem(where, what, advice_for(data, "export it again with openssl pkey")))
+        problems.append(Problem(where, what, remedy_for(data, "export it again with openssl pkey")))
         return None
 
 
@@ -324,14 +324,14 @@ def _mismatch(
     where: str, certificate: Path, private_key: Path, chain: tuple[Certificate, ...], key: PKey
 ) -> Iterator[Problem]:
     for position, candidate in enumerate(chain):
-        if fits(candidate, key):
+        if key_matches(candidate, key):
             if position:
                 first = name_of(chain[0].subject)
                 what = f'{certificate} does not start with its leaf: certificate 1 is "{first}", the key belongs to certificate {position + 1}, "{name_of(candidate.subject)}"'
                 yield Problem(where, what, _ORDER)
             return
-    if len(chain) > 1 and says_ca(chain[0]) and not all(map(says_ca, chain)):
-        leaf = next(candidate for candidate in chain if not says_ca(candidate))
+    if len(chain) > 1 and has_ca_flag(chain[0]) and not all(map(has_ca_flag, chain)):
+        leaf = next(candidate for candidate in chain if not has_ca_flag(candidate))
         what = f'{certificate} does not start with its leaf: certificate 1 is the CA "{name_of(chain[0].subject)}", the leaf is "{name_of(leaf.subject)}"'
         yield Problem(where, what, _ORDER)
     what = f'the private key in {private_key} does not belong to the certificate "{name_of(chain[0].subject)}" in {certificate}'

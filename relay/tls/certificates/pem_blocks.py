@@ -16,7 +16,7 @@ _LINE = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]{100,}")
 _PKCS7 = bytes.fromhex("06092a864886f70d0107")
 
-_ADVICE_BY_LABEL = {
+_REMEDY_BY_LABEL = {
     "TRUSTED CERTIFICATE": "it is OpenSSL's TRUSTED CERTIFICATE format; convert it with: openssl x509 -in FILE -out NEW_FILE",
     "PKCS7": "it is PKCS#7; convert it with: openssl pkcs7 -print_certs -in FILE -out NEW_FILE",
     "CMS": "it is CMS; convert it with: openssl pkcs7 -print_certs -in FILE -out NEW_FILE",
@@ -91,11 +91,11 @@ def _without_headers(lines: list[bytes]) -> list[bytes]:
     return lines
 
 
-def advice_for(data: bytes, otherwise: str) -> str:
+def remedy_for(data: bytes, otherwise: str) -> str:
     """What to do about a file without the block that was looked for."""
     for block in read_blocks(data):
-        if block.label in _ADVICE_BY_LABEL:
-            return _ADVICE_BY_LABEL[block.label]
+        if block.label in _REMEDY_BY_LABEL:
+            return _REMEDY_BY_LABEL[block.label]
     if not data.strip():
         return f"the file is empty; {otherwise}"
     if (

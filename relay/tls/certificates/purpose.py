@@ -25,7 +25,7 @@ from relay.tls.certificates.names import attributes_of, render
 # For a server, Microsoft's and Netscape's "server gated crypto" count as serverAuth.
 _SERVER_USES = frozenset(("serverAuth", "1.3.6.1.4.1.311.10.3.3", "2.16.840.1.113730.4.1"))
 _CLIENT_USES = frozenset(("clientAuth",))
-_MOST_WORDS = 8
+_MAX_WORDS = 8
 NAME_CHARACTERS = 128  # of one name in a message
 
 
@@ -37,7 +37,7 @@ def subject_of(der: bytes) -> str:
         return "unreadable"
 
 
-def why_unfit(der: bytes, side: Side, *, issuer: bool) -> str:
+def forbidding_extension(der: bytes, side: Side, *, issuer: bool) -> str:
     """What forbids the peer of this side, or its issuer, to use the certificate; "" when unknown.
 
     A certificate that cannot be read gives "": OpenSSL's words have to do.
@@ -87,8 +87,8 @@ def _extended_fault(fields: Fields, side: Side) -> str:
     needed = _CLIENT_USES if side is Side.INBOUND else _SERVER_USES
     if not needed.isdisjoint(uses):
         return ""
-    words = uses[:_MOST_WORDS]
-    if len(uses) > _MOST_WORDS:
+    words = uses[:_MAX_WORDS]
+    if len(uses) > _MAX_WORDS:
         words.append("…")
     lacks = "clientAuth" if side is Side.INBOUND else "serverAuth"
     return f"its extendedKeyUsage ({', '.join(words)}) lacks {lacks}"

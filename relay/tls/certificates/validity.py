@@ -18,7 +18,7 @@ from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 
 
-def span_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
+def period_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
     """When all that is shown of a chain is valid. A root is not sent, so its dates do not count."""
     sent = [pair.leaf, *(each for each in pair.chain[1:] if each.issuer != each.subject)]
     last = max(sent, key=_begin)
@@ -28,7 +28,7 @@ def span_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
     )
 
 
-def span_of_cas(
+def period_of_cas(
     where: str, file: Path, usable: Iterable[Certificate], now: datetime
 ) -> ValidityPeriod:
     """When at least one CA of a file is valid, with the CAs above it: the time around now.

@@ -25,7 +25,7 @@ class ValidityPeriod:
     begins: str = ""
     ends: str = ""
 
-    def why_not(self, now_at: float) -> str:
+    def why_invalid(self, now_at: float) -> str:
         """What is wrong now; "" when nothing is."""
         if now_at > self.until_at:
             ago = _words(now_at - self.until_at)
@@ -40,26 +40,26 @@ class ValidityPeriod:
 class ValidityPeriods:
     """Everything that a route or a pool needs; all of it has to be valid."""
 
-    spans: tuple[ValidityPeriod, ...] = ()
+    periods: tuple[ValidityPeriod, ...] = ()
     from_at: float = -_FOREVER
     until_at: float = _FOREVER
 
     @classmethod
-    def of(cls, spans: Iterable[ValidityPeriod]) -> ValidityPeriods:
+    def of(cls, periods: Iterable[ValidityPeriod]) -> ValidityPeriods:
         """Of several."""
-        all_ = tuple(spans)
-        begin = max((span.from_at for span in all_), default=-_FOREVER)
-        return cls(all_, begin, min((span.until_at for span in all_), default=_FOREVER))
+        all_ = tuple(periods)
+        begin = max((period.from_at for period in all_), default=-_FOREVER)
+        return cls(all_, begin, min((period.until_at for period in all_), default=_FOREVER))
 
-    def why_not(self, now_at: float) -> str:
+    def why_invalid(self, now_at: float) -> str:
         """What is wrong now, the first thing; "" when nothing is."""
         if self.from_at <= now_at <= self.until_at:
             return ""
-        return next(filter(None, (span.why_not(now_at) for span in self.spans)), "")
+        return next(filter(None, (period.why_invalid(now_at) for period in self.periods)), "")
 
     def next_change_after(self, now_at: float) -> float:
         """When something begins or ends next."""
-        edges = [edge for span in self.spans for edge in (span.from_at, span.until_at)]
+        edges = [edge for period in self.periods for edge in (period.from_at, period.until_at)]
         return min((edge for edge in edges if edge > now_at), default=_FOREVER)
 
 

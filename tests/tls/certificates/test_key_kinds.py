@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.demo.ca import Authority, Wanted
 from relay.tls.certificates.certificate import Key
-from relay.tls.certificates.key_kinds import unfit_key
+from relay.tls.certificates.key_kinds import key_problem
 from relay.tls.certificates.lint import Level, lint
 from tests.support.handshakes import (
     VERSIONS,
@@ -253,5 +253,5 @@ def test_a_very_long_rsa_key_is_warned_about_with_its_price(pki):
     class Long:
         key = Key("1.2.840.113549.1.1.1", "", 16384)
 
-    unfit = unfit_key(Long, "", to_servers=False)
+    unfit = key_problem(Long, "", to_servers=False)
     assert (unfit.refused, "16384 bits" in unfit.what) == (False, True)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 from relay.config.model import Backend, Config, Listener, Pool, Route
 from relay.demo.ca import Authority, Wanted, key_pem, to_pem
 from relay.errors import ConfigError
-from relay.tls.certificates.keys import fits
+from relay.tls.certificates.keys import key_matches
 from relay.tls.certificates.pem import (
     MAX_FILE_BYTES,
     certificates_of,
@@ -48,7 +48,7 @@ def test_a_pair_has_the_leaf_first_then_its_chain(pki):
     ]
     assert pair.leaf is pair.chain[0]
     assert pair.file == str(files.certificate)
-    assert fits(pair.leaf, pair.key)
+    assert key_matches(pair.leaf, pair.key)
 
 
 def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_around_them(

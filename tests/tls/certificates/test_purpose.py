@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
-from relay.tls.certificates.purpose import why_unfit
+from relay.tls.certificates.purpose import forbidding_extension
 from tests.support.handshakes import TLS13, client_context, meet_client, route_of
 
 BOTH = [Side.INBOUND, Side.OUTBOUND]
@@ -36,7 +36,7 @@ LEAVES = {
 def test_a_leafs_fault_is_told_as_what_it_is(pki, what, side):
     changes, words = LEAVES[what]
     der = pki.authority.issue(Wanted("x", **changes)).certificate.public_bytes(Encoding.DER)
-    told = why_unfit(der, side, issuer=False)
+    told = forbidding_extension(der, side, issuer=False)
     assert told.startswith(words)
     if words[-6:] == "lacks ":
         assert told.endswith("clientAuth" if side is Side.INBOUND else "serverAuth")
@@ -98,8 +98,8 @@ ISSUERS = {
 @pytest.mark.parametrize("what", ISSUERS)
 def test_an_issuers_fault_is_told_as_what_it_is(pki, what):
     extensions, words = ISSUERS[what]
-    assert why_unfit(made(pki, *extensions), Side.OUTBOUND, issuer=True) == words
+    assert forbidding_extension(made(pki, *extensions), Side.OUTBOUND, issuer=True) == words
 
 
 def test_what_cannot_be_read_is_left_to_openssls_words():
-    assert why_unfit(b"\x30\x03\x02\x01\x00", Side.INBOUND, issuer=False) == ""
+    assert forbidding_extension(b"\x30\x03\x02\x01\x00", Side.INBOUND, issuer=False) == ""

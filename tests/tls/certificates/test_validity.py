@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from relay.demo.ca import Authority, _builder, _ca_extensions
-from relay.tls.certificates.validity import span_of_cas
+from relay.tls.certificates.validity import period_of_cas
 from relay.tls.trust_store import valid_until
 from tests.support.pki import parsed
 
@@ -19,11 +19,11 @@ FUTURE = {"not_before": NOW + timedelta(days=1), "not_after": NOW + timedelta(da
 GOOD = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days=30)}
 
 
-def why_not(*authorities, days=0):
-    """What the span of a file with these CAs says so many days from now."""
+def why_invalid(*authorities, days=0):
+    """What the period of a file with these CAs says so many days from now."""
     cas = [parsed(each.certificate) for each in authorities]
-    span = span_of_cas("client_ca", "ca.pem", cas, NOW)
-    return span.why_not((NOW + timedelta(days=days)).timestamp())
+    period = period_of_cas("client_ca", "ca.pem", cas, NOW)
+    return period.why_invalid((NOW + timedelta(days=days)).timestamp())
 
 
 def below(dates_of_root, **dates):
@@ -57,7 +57,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_ca_file_is_of_use_when_a_whole_path_is_valid(case):
     make, words = CASES[case]
-    said = why_not(*make())
+    said = why_invalid(*make())
     assert (words in said) if words else said == ""
 
 
@@ -65,15 +65,15 @@ def test_a_gap_between_two_cas_is_a_time_without_any():
     soon = {"not_before": NOW - timedelta(days=9), "not_after": NOW + timedelta(days=1)}
     later = {"not_before": NOW + timedelta(days=3), "not_after": NOW + timedelta(days=60)}
     cas = [Authority.root("Soon", **soon), Authority.root("Later", **later)]
-    assert why_not(*cas) == ""
-    assert "expired on" in why_not(*cas, days=2)
+    assert why_invalid(*cas) == ""
+    assert "expired on" in why_invalid(*cas, days=2)
 
 
 def test_cas_that_follow_each_other_leave_no_gap():
     first = {"not_before": NOW - timedelta(days=9), "not_after": NOW + timedelta(days=2)}
     second = {"not_before": NOW + timedelta(days=1), "not_after": NOW + timedelta(days=60)}
     cas = [Authority.root("Second", **second), Authority.root("First", **first)]
-    assert [why_not(*cas, days=days) for days in (0, 1, 2, 3, 59)] == [""] * 5
+    assert [why_invalid(*cas, days=days) for days in (0, 1, 2, 3, 59)] == [""] * 5
 
 
 def test_a_path_of_a_thousand_cas_takes_no_time():
@@ -83,7 +83,7 @@ def test_a_path_of_a_thousand_cas_takes_no_time():
     chain = [parsed(each.certificate) for each in deep]
     begun = time.process_time()
     assert len(valid_until(reversed(chain))) == len(chain)
-    assert span_of_cas("client_ca", "ca.pem", chain, NOW).why_not(NOW.timestamp()) == ""
+    assert period_of_cas("client_ca", "ca.pem", chain, NOW).why_invalid(NOW.timestamp()) == ""
     assert time.process_time() - begun < 3
 
 

@@ -17,7 +17,7 @@ from relay.tls.certificates.names import decode
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 _COMMON_NAME = lib.OBJ_txt2nid(b"CN")
-_MOST_CN_BYTES = 256
+_MAX_CN_BYTES = 256
 # x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, and X509_V_ERR_INVALID_PURPOSE.
 _STRICT_ALONE = lib.X509_V_FLAG_X509_STRICT | lib.X509_V_FLAG_PARTIAL_CHAIN | 0x200000
 _INVALID_PURPOSE = 26
@@ -44,11 +44,11 @@ def common_name(pointer: Pointer) -> str:
         return ""
     value = lib.X509_NAME_ENTRY_get_data(lib.X509_NAME_get_entry(subject, at))
     size = lib.ASN1_STRING_length(value)
-    raw = bytes(ffi.buffer(lib.ASN1_STRING_get0_data(value), min(size, _MOST_CN_BYTES)))
+    raw = bytes(ffi.buffer(lib.ASN1_STRING_get0_data(value), min(size, _MAX_CN_BYTES)))
     text = decode(lib.ASN1_STRING_type(value), raw)
     if text is None:  # also a character that was cut in two
         text = raw.decode("latin-1")
-    return clip(text + ("…" if size > len(raw) else ""), _MOST_CN_BYTES)
+    return clip(text + ("…" if size > len(raw) else ""), _MAX_CN_BYTES)
 
 
 def key_bits(pointer: Pointer) -> int:
@@ -82,7 +82,7 @@ def has_broken_extensions(pointer: Pointer) -> bool:
         lib.ERR_clear_error()
 
 
-def openssl_words() -> str:
+def openssl_error_text() -> str:
     """What OpenSSL's error queue says, in one line; empties it."""
     words: list[str] = []
     while code := lib.ERR_get_error():

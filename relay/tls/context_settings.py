@@ -10,8 +10,8 @@ from OpenSSL import SSL
 from relay.config.model import Pool, Route
 from relay.errors import ConfigError, Problem
 from relay.tls.certificates.certificate import Certificate
-from relay.tls.certificates.parsed import openssl_words
 from relay.tls.certificates.pem import KeyPair
+from relay.tls.certificates.x509_fields import openssl_error_text
 from relay.tls.cipher_offers import VERSIONS
 from relay.tls.ciphers import NEVER, refused_ciphers
 from relay.tls.raw import (
@@ -29,12 +29,14 @@ _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXP
 
 # OpenSSL looks for each issuer among all certificates that the peer has sent. Without this bound
 # 100 of them in turned order cost 7.7 ms of CPU; with it 2 ms. Chains of today have up to 4.
-MOST_CAS = 10
+MAX_CAS = 10
 
 
-def new_context(method: int, where: str, settings: Route | Pool, *, judged: bool) -> SSL.Context:
-    """A context with the settings of a route or pool. `judged`: its ciphers need not be looked at again. Raises ConfigError."""
-    if not judged and (problems := refused_ciphers(where, settings)):
+def new_context(
+    method: int, where: str, settings: Route | Pool, *, ciphers_checked: bool
+) -> SSL.Context:
+    """A context with the settings of a route or pool. `ciphers_checked`: its ciphers need not be looked at again. Raises ConfigError."""
+    if not ciphers_checked and (problems := refused_ciphers(where, settings)):
         raise ConfigError(problems)
     context = SSL.Context(method)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
@@ -44,7 +46,7 @@ def new_context(method: int, where: str, settings: Route | Pool, *, judged: bool
     # of what relay.tls.pump gives it, which counts on all or nothing. And OpenSSL turns on that SSL_read goes on after a record without
     # data: a peer that sends key updates as fast as they are read would keep it from ever returning.
     lib.SSL_CTX_clear_mode(raw, MODE_PARTIAL_WRITE | MODE_AUTO_RETRY)
-    lib.SSL_CTX_set_verify_depth(raw, MOST_CAS)
+    lib.SSL_CTX_set_verify_depth(raw, MAX_CAS)
     context.set_min_proto_version(VERSIONS[settings.min_version])
     # Never negotiated, but every hello would go through the list: one that is short saves 3 µs per connection.
     tls12 = (
@@ -80,7 +82,7 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
         and lib.SSL_CTX_check_private_key(raw) == 1
     )
     if not taken:
-        what = f"OpenSSL does not take {pair.file}: {openssl_words()}"
+        what = f"OpenSSL does not take {pair.file}: {openssl_error_text()}"
         remedy = "use an RSA key of 2048 bits or more, or ECDSA, signed with SHA-256 or better"
         raise ConfigError([Problem(where, what, remedy)])
 

@@ -24,19 +24,19 @@ from relay.tls.certificates.findings import (
 )
 from relay.tls.certificates.openssl import (
     Issuers,
-    Refusal,
     Role,
-    Trust,
-    broken_extensions,
+    Verifier,
+    VerifyFailure,
+    extension_error,
     is_self_signed,
-    refusal_of,
+    verify,
     weakness_of,
 )
 from relay.tls.certificates.pem import AuthorityUse, name_of
 from relay.tls.certificates.validity import is_valid, windows_of
 
 # RFC 8446, 4.2.4: 2^16 for the list and all other extensions of the request.
-MOST_NAMES_BYTES = 65_000
+MAX_CA_NAMES_BYTES = 65_000
 
 
 class _Bundle:
@@ -45,21 +45,21 @@ class _Bundle:
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates
         self.issuers = Issuers(certificates)
-        self._trust = Trust(certificates)
-        self._strict = Trust(certificates, strict=True)
+        self._trust = Verifier(certificates)
+        self._strict = Verifier(certificates, strict=True)
 
-    def refusal_of(self, certificate: Certificate, *, strict: bool = False) -> Refusal | None:
+    def verify(self, certificate: Certificate, *, strict: bool = False) -> VerifyFailure | None:
         """Why OpenSSL would refuse it, dates aside.
 
         Of several CAs with one name and key, as after a renewal, a handshake takes the one whose dates are good. Without dates
         OpenSSL takes any, and then finds that it is not the certificate that is asked about: so that one is asked about alone.
         """
-        refusal = (self._strict if strict else self._trust).refusal_of(certificate)
+        refusal = (self._strict if strict else self._trust).verify(certificate)
         if refusal is None or len(self.issuers.named(certificate.subject)) == 1:
             return refusal
         above = self.issuers.above((certificate,))
         others = [each for each in above if each.subject != certificate.subject]
-        return refusal_of(certificate, (), (certificate, *others), strict=strict)
+        return verify(certificate, (), (certificate, *others), strict=strict)
 
 
 def lint_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -> Iterator[Finding]:
@@ -91,8 +91,8 @@ def lint_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Findin
     """Whether the names of these CAs have room in the message that asks a client for its certificate."""
     names = {each.subject.public_bytes() for each in certificates}
     size = sum(2 + len(name) for name in names)
-    if size > MOST_NAMES_BYTES:
-        what = f"the names of its {len(names)} CAs take {size} bytes, and a TLS message has room for {MOST_NAMES_BYTES}: every handshake would fail"
+    if size > MAX_CA_NAMES_BYTES:
+        what = f"the names of its {len(names)} CAs take {size} bytes, and a TLS message has room for {MAX_CA_NAMES_BYTES}: every handshake would fail"
         yield Finding(
             Level.ERROR,
             str(use.file),
@@ -141,7 +141,7 @@ def _judge_good_ca(
             "name the file of the CA, unless exactly this peer is meant",
             use.where,
         )
-    elif strict := bundle.refusal_of(certificate, strict=True):
+    elif strict := bundle.verify(certificate, strict=True):
         what = f"would be refused by strict verification (X509_STRICT): {strict.words}" + blame(
             strict, certificate
         )
@@ -180,10 +180,10 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
             weakness.what,
             "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more",
         )
-    if broken := broken_extensions(certificate):
+    if broken := extension_error(certificate):
         yield f"{broken}: OpenSSL trusts nothing that it issued", f"replace it, or {REISSUE}"
         return
-    refusal = bundle.refusal_of(certificate)
+    refusal = bundle.verify(certificate)
     if refusal and not is_self_signed(certificate) and not bundle.issuers.of(certificate):
         yield (
             f"is an intermediate, and its issuer {quoted(name_of(certificate.issuer))} is not in this file: OpenSSL trusts a path only up to a root",
