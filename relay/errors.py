@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Word(StrEnum):
+class FastStrEnum(StrEnum):
     """An enumeration whose members are keys on the hot path: Enum's own hash is a Python function, str's is not."""
 
     __hash__ = str.__hash__
 
 
-class Side(Word):
+class Side(FastStrEnum):
     """Which of a session's two TLS connections."""
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
 
 
-class Reason(Word):
+class Reason(FastStrEnum):
     """Why a session or a handshake ended. One closed list: metric label, log field and test id are the same word."""
 
     # A session that did its work.
@@ -264,7 +264,7 @@ def is_shortage(error: BaseException | None) -> bool:
     return isinstance(error, MemoryError)
 
 
-def words_of(error: BaseException | None) -> str:
+def describe_error(error: BaseException | None) -> str:
     """The exception for a log line."""
     if isinstance(error, OSError):
         return error.strerror or str(error)

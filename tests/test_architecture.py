@@ -21,8 +21,6 @@ TO_SPLIT = {
     "relay.cli.main",
     "relay.config.load",
     "relay.config.rules.general",
-    "relay.core.balance",
-    "relay.core.hello",
     "relay.demo.stage",
     "relay.logs.access_format",
     "relay.shared.catalogue",

@@ -25,7 +25,7 @@ from typing import Any
 
 from relay.checker.monitor import Monitor
 from relay.checker.resolver import Name
-from relay.core.health import State, Verdict
+from relay.core.health import BackendHealth, HealthStatus
 
 EVERY_S = 1.0
 
@@ -66,8 +66,8 @@ def key_of(watch: Monitor) -> str:
 def _backend(watch: Monitor, clock: Any) -> dict[str, Any]:
     state, result = watch.state, watch.result
     found = {
-        "state": state.verdict.value,
-        "since": None if state.verdict is Verdict.UNKNOWN else clock(state.since_at),
+        "state": state.status.value,
+        "since": None if state.status is HealthStatus.UNKNOWN else clock(state.since_at),
         "reason": state.reason,
         "remedy": result.remedy if result is not None else "",
         "in_a_row": state.in_a_row,
@@ -146,7 +146,7 @@ class HealthFile:
             self._failed = False
 
     def inherit(self, watches: Iterable[Monitor]) -> None:
-        """Take over what the checker before us wrote about backends whose verdict the scoreboard still holds: since when, and why."""
+        """Take over what the checker before us wrote about backends whose status the scoreboard still holds: since when, and why."""
         entries: Any
         try:
             with os.fdopen(
@@ -161,13 +161,15 @@ class HealthFile:
             return
         for watch in watches:
             entry = entries.get(key_of(watch))
-            verdict = watch.state.verdict
+            status = watch.state.status
             if (
                 not isinstance(entry, dict)
-                or verdict is Verdict.UNKNOWN
-                or entry.get("state") != verdict.value
+                or status is HealthStatus.UNKNOWN
+                or entry.get("state") != status.value
                 or not isinstance(entry.get("since"), int | float)
             ):
                 continue
-            watch.state = State(verdict, time.monotonic() - max(0.0, time.time() - entry["since"]))
+            watch.state = BackendHealth(
+                status, time.monotonic() - max(0.0, time.time() - entry["since"])
+            )
             watch.inherited = entry

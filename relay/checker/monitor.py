@@ -16,7 +16,15 @@ from typing import Any
 from relay.checker.check import CheckResult, CheckSettings
 from relay.checker.probe import Probe
 from relay.config.model import Health
-from relay.core.health import Change, Check, Rules, State, Verdict, next_check_at, next_state
+from relay.core.health import (
+    BackendHealth,
+    CheckOutcome,
+    HealthRules,
+    HealthStatus,
+    StatusChange,
+    next_check_at,
+    next_state,
+)
 from relay.errors import REMEDIES, Reason
 from relay.shared.addresses import Addresses
 from relay.shared.catalogue import (
@@ -34,8 +42,12 @@ from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
 from relay.tls.contexts import BackendTarget
 
-_WORDS = {Verdict.UNKNOWN: HEALTH_UNKNOWN, Verdict.UP: HEALTH_UP, Verdict.DOWN: HEALTH_DOWN}
-_VERDICTS = {number: verdict for verdict, number in _WORDS.items()}
+_WORDS = {
+    HealthStatus.UNKNOWN: HEALTH_UNKNOWN,
+    HealthStatus.UP: HEALTH_UP,
+    HealthStatus.DOWN: HEALTH_DOWN,
+}
+_STATUSES = {number: status for status, number in _WORDS.items()}
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +66,7 @@ class Around:
 
 
 class Monitor:
-    """One backend. It goes on from the verdict in the scoreboard, so a checker that replaces a dead one changes nothing."""
+    """One backend. It goes on from the status in the scoreboard, so a checker that replaces a dead one changes nothing."""
 
     def __init__(
         self,
@@ -69,7 +81,7 @@ class Monitor:
         self._outage = outage
         self._around = around
         self._plan = plan
-        self._rules = Rules(health.interval_s, health.rise, health.fall)
+        self._rules = HealthRules(health.interval_s, health.rise, health.fall)
         labels = (target.pool, target.route)
         layout = around.layout
         self._addresses = Addresses(
@@ -83,8 +95,8 @@ class Monitor:
             result: layout.cell("relay_health_checks_total", *labels, result)
             for result in CHECK_RESULTS
         }
-        self.state = State(
-            _VERDICTS.get(around.shared[self._cell_health], Verdict.UNKNOWN), time.monotonic()
+        self.state = BackendHealth(
+            _STATUSES.get(around.shared[self._cell_health], HealthStatus.UNKNOWN), time.monotonic()
         )
         self.result: CheckResult | None = None
         self.inherited: dict[str, Any] = {}
@@ -122,7 +134,7 @@ class Monitor:
 
     def _on_end(self, result: CheckResult) -> None:
         around = self._around
-        check = Check(result.ok, _in_words(result), result.began_at, result.ended_at)
+        check = CheckOutcome(result.ok, _in_words(result), result.began_at, result.ended_at)
         if result.word == Reason.NO_RESOURCES:
             # Not the backend's fault, and nothing is known.
             if not self._out_of_resources:
@@ -154,13 +166,13 @@ class Monitor:
             next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
         )
 
-    def _tell(self, change: Change, result: CheckResult) -> None:
+    def _tell(self, change: StatusChange, result: CheckResult) -> None:
         shared = self._around.shared
-        if change.before is Verdict.DOWN:
+        if change.before is HealthStatus.DOWN:
             shared[self._cell_returned] = int(change.at * 1000)
         shared[self._cell_health] = _WORDS[change.after]
         bump(shared, self._cell_version)
-        if change.after is Verdict.DOWN:
+        if change.after is HealthStatus.DOWN:
             log.warning(
                 "pool %s: backend %s %s; %s",
                 self.target.pool,

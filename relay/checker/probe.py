@@ -28,7 +28,7 @@ from relay.checker.check import CheckResult, CheckSettings
 from relay.checker.http import Head, render_get
 from relay.config.http_statuses import has_status
 from relay.core.untrusted import clip
-from relay.errors import REMEDIES, Reason, Side, words_of
+from relay.errors import REMEDIES, Reason, Side, describe_error
 from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
 from relay.sockets import StreamSocket, format_address, start_connect
@@ -164,7 +164,7 @@ class Probe:
                 self._target.context, sock.fileno(), self._target.server_name, self._plan.alpn, None
             )
         except MemoryError as error:
-            self._blame(Failure(Reason.NO_RESOURCES, words_of(error)))
+            self._blame(Failure(Reason.NO_RESOURCES, describe_error(error)))
             return
         self._shake()
 

@@ -13,8 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from relay.config.model import Config
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -39,8 +37,3 @@ def listener_paths(names: Sequence[object]) -> list[str]:
         else f"listener[{index}]"
         for index, name in enumerate(names)
     ]
-
-
-def route_path(config: Config, listener: int, route: int) -> str:
-    """The place of one route by its two indices: `listener.https.route[1]`."""
-    return f"{listener_paths([each.name for each in config.listener])[listener]}.route[{route}]"

@@ -4,7 +4,7 @@ An application's cookie names its backend after the last "." (`JSESSIONID=abc.wo
 says it with a keyed hash of the route: the same on every worker and machine with the same secret, and opaque to the client.
 
 Never: keeps or changes what a backend sent; logs a value.
-Next: `relay.core.roster.Roster.admits`
+Next: `relay.core.candidates.Candidates.admits`
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Whether a backend is up, from the results of its health checks: so many in a row make it rise, so many make it fall.
+"""Whether a backend is up, computed from the results of its health checks.
 
-    UNKNOWN   not checked yet; it is used, for a relay that has just started should rather try than refuse
+    UNKNOWN   not checked yet; it is used, because a relay that has just started should
+              try a backend rather than refuse clients
     UP        used
-    DOWN      not used, unless no other is left
+    DOWN      not used, unless the pool has no other backend
 
-The first result decides at once: nobody knows better yet, and a backend that is down should not get clients for `fall` more intervals.
+`rise` good results in a row bring a backend UP, `fall` failed ones take it DOWN. The very
+first result decides alone: otherwise a backend that is down at the start would get
+clients for `fall` more intervals.
 
-Never: checks anything, reads a clock, chooses a backend.
+Never: runs a check, reads a clock, chooses a backend.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-# A check comes up to a tenth of the interval earlier or later, so that many relays do not check one backend in step.
+# Each interval varies by up to a tenth, so that several relays do not check a backend in
+# step.
 JITTER = 0.1
-# The first checks come this soon, whatever the interval.
+# The first check of every backend comes within this time, whatever the interval.
 FIRST_WITHIN_S = 1.0
 
 
-class Verdict(StrEnum):
-    """What is thought of a backend."""
+class HealthStatus(StrEnum):
+    """What the health checks say about a backend."""
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -29,8 +33,8 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """When a verdict changes; `rise` and `fall` are numbers of equal results in a row, 1 or more."""
+class HealthRules:
+    """When the status changes: after `rise` or `fall` equal results in a row (1 or more)."""
 
     interval_s: float
     rise: int
@@ -38,8 +42,8 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One check's result. Both instants are of the same clock, which never goes back."""
+class CheckOutcome:
+    """The result of one check. Both times are of the same monotonic clock."""
 
     ok: bool
     detail: str
@@ -49,69 +53,69 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What is known of one backend; `State()` before its first check."""
+class BackendHealth:
+    """What is known about the health of one backend; `BackendHealth()` before its first check."""
 
-    verdict: Verdict = Verdict.UNKNOWN
+    status: HealthStatus = HealthStatus.UNKNOWN
     since_at: float = 0.0
-    """When the verdict became what it is; 0 while it is UNKNOWN."""
+    """When the status last changed; 0 while it is UNKNOWN."""
     in_a_row: int = 0
-    """How many of the last results were equal to the last one."""
-    last: Check | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether new sessions may go there."""
-        return self.verdict is not Verdict.DOWN
+    """How many results in a row, counted from the last one, were equal to it."""
+    last: CheckOutcome | None = None
 
     @property
     def reason(self) -> str:
-        """The verdict in words, for a page and a log."""
+        """Why the status is what it is, in words for the page and the log."""
         if self.last is None:
             return "not checked yet"
-        if self.last.ok == (self.verdict is Verdict.UP):
+        if self.last.ok == (self.status is HealthStatus.UP):
             return self.last.detail
-        return f"{self.last.detail} ({self.in_a_row} in a row, still {self.verdict})"
+        return f"{self.last.detail} ({self.in_a_row} in a row, still {self.status})"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A verdict that is not what it was."""
+class StatusChange:
+    """A change of a backend's health status."""
 
-    before: Verdict
-    after: Verdict
+    before: HealthStatus
+    after: HealthStatus
     at: float
     lasted_s: float
-    """How long the verdict before lasted; 0 when it was UNKNOWN."""
+    """How long the status before lasted; 0 when it was UNKNOWN."""
     reason: str
 
     def __str__(self) -> str:
-        return f"is {self.after}: {self.reason}" + (
-            f"; it was {self.before} for {self.lasted_s:.0f} s"
-            if self.before is not Verdict.UNKNOWN
-            else ""
-        )
+        lasted = f"; it was {self.before} for {self.lasted_s:.0f} s"
+        known = self.before is not HealthStatus.UNKNOWN
+        return f"is {self.after}: {self.reason}" + (lasted if known else "")
 
 
-def next_state(state: State, check: Check, rules: Rules) -> tuple[State, Change | None]:
-    """The state after one more result, and what changed; a result that began before the last one ended is as good as any."""
-    in_a_row = state.in_a_row + 1 if state.last is not None and state.last.ok == check.ok else 1
-    after = Verdict.UP if check.ok else Verdict.DOWN
-    needed = 1 if state.verdict is Verdict.UNKNOWN else rules.rise if check.ok else rules.fall
-    if after is state.verdict or in_a_row < needed:
-        return State(state.verdict, state.since_at, in_a_row, check), None
+def next_state(
+    state: BackendHealth, check: CheckOutcome, rules: HealthRules
+) -> tuple[BackendHealth, StatusChange | None]:
+    """The health after one more result, and the change of status, if any.
+
+    A result counts even if its check began before the previous one ended.
+    """
+    repeated = state.last is not None and state.last.ok == check.ok
+    in_a_row = state.in_a_row + 1 if repeated else 1
+    after = HealthStatus.UP if check.ok else HealthStatus.DOWN
+    first = state.status is HealthStatus.UNKNOWN
+    needed = 1 if first else rules.rise if check.ok else rules.fall
+    if after is state.status or in_a_row < needed:
+        return BackendHealth(state.status, state.since_at, in_a_row, check), None
     at = check.ended_at
-    lasted_s = 0.0 if state.verdict is Verdict.UNKNOWN else at - state.since_at
+    lasted_s = 0.0 if first else at - state.since_at
     times = f" ({in_a_row} checks in a row)" if in_a_row > 1 else ""
-    return State(after, at, in_a_row, check), Change(
-        state.verdict, after, at, lasted_s, check.detail + times
-    )
+    change = StatusChange(state.status, after, at, lasted_s, check.detail + times)
+    return BackendHealth(after, at, in_a_row, check), change
 
 
-def next_check_at(state: State, rules: Rules, now_at: float, chance: float) -> float:
+def next_check_at(state: BackendHealth, rules: HealthRules, now_at: float, chance: float) -> float:
     """When to check next; `chance` is uniform in [0, 1).
 
-    The interval is from beginning to beginning, but a check does not begin before the last one has ended, nor in the past.
+    The interval runs from the start of one check to the start of the next. A check never
+    starts before the previous one has ended, and the returned time is never in the past.
     """
     if state.last is None:
         return now_at + chance * min(rules.interval_s, FIRST_WITHIN_S)

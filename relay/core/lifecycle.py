@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.errors import Reason, Word
+from relay.errors import FastStrEnum, Reason
 
 
-class State(Word):
+class State(FastStrEnum):
     """Where in its life a session is."""
 
     INTAKE = "intake"
@@ -34,7 +34,7 @@ class State(Word):
     CLOSED = "closed"
 
 
-class Event(Word):
+class Event(FastStrEnum):
     """What can happen to a session."""
 
     ROUTED = "routed"  # a whole hello, and a route for it

@@ -44,7 +44,7 @@ _ONE_SEPARATOR = bytes.maketrans(b"?&", b";;")
 
 
 @dataclass(slots=True, frozen=True)
-class Sniffed:
+class SniffResult:
     """What the first bytes of a connection say about its stickiness."""
 
     http: bool
@@ -60,7 +60,7 @@ class Sniffed:
         return self.values[0] if self.values else None
 
 
-Progress: TypeAlias = Sniffed | Need
+Progress: TypeAlias = SniffResult | Need
 
 
 class Sniffer:
@@ -77,7 +77,7 @@ class Sniffer:
         self._blank = 0
         self._line_end = 0  # where the LF of a good request line is; 0 while there is none
         self._searched = 0
-        self.result: Sniffed | None = None
+        self.result: SniffResult | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> Progress:
         """The result when these bytes decide it, else NEED_DATA; after the result, the result again."""
@@ -95,7 +95,7 @@ class Sniffer:
                 self._head = bytearray(self._head)
             self._head += data[: MAX_HEAD_BYTES - len(self._head)]
         found = (
-            Sniffed(http=False, detail=NOT_HTTP)
+            SniffResult(http=False, detail=NOT_HTTP)
             if self._blank > _MAX_BLANK_BYTES
             else self._judge()
         )
@@ -105,19 +105,21 @@ class Sniffer:
         self._head = b""
         return found
 
-    def _judge(self) -> Sniffed | None:
+    def _judge(self) -> SniffResult | None:
         """What the head collected so far decides."""
         head = self._head
         if not self._line_end:
             if not _may_begin_a_request(head):
-                return Sniffed(http=False, detail=NOT_HTTP)
+                return SniffResult(http=False, detail=NOT_HTTP)
             at = head.find(b"\n", self._searched)
             if at < 0:
                 self._searched = len(head)
                 return _judge_length(head)
             line = head[:at].rstrip()
             if line[-9:-1] != b" HTTP/1." or not line[-1:].isdigit():
-                return Sniffed(http=False, detail=HTTP2 if line == b"PRI * HTTP/2.0" else NOT_HTTP)
+                return SniffResult(
+                    http=False, detail=HTTP2 if line == b"PRI * HTTP/2.0" else NOT_HTTP
+                )
             self._line_end = self._searched = at
         start = self._searched
         end = head.find(b"\n\r\n", start)
@@ -131,11 +133,11 @@ class Sniffer:
         values = _of_target(head[: self._line_end], self._lower_name) + _of_cookies(
             head, self._line_end, self._name
         )
-        return Sniffed(http=True, values=tuple(values[:MAX_VALUES]))
+        return SniffResult(http=True, values=tuple(values[:MAX_VALUES]))
 
 
-def _judge_length(head: bytes | bytearray) -> Sniffed | None:
-    return Sniffed(http=False, detail=TOO_LONG) if len(head) == MAX_HEAD_BYTES else None
+def _judge_length(head: bytes | bytearray) -> SniffResult | None:
+    return SniffResult(http=False, detail=TOO_LONG) if len(head) == MAX_HEAD_BYTES else None
 
 
 def _may_begin_a_request(head: bytes | bytearray) -> bool:

@@ -1,7 +1,7 @@
 """From who a client is to the key that keeps it on its backend.
 
 Never: chooses a backend (that is `core.balance`).
-Next: `relay.core.balance.Rendezvous`
+Next: `relay.core.rendezvous.Rendezvous`
 """
 
 from __future__ import annotations

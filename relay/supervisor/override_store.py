@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from relay.config.model import Config
+from relay.core.candidates import Mode
 from relay.core.overrides import (
     MODE_CODES,
+    BackendKey,
     Change,
-    Member,
     Override,
     Setting,
     apply,
@@ -29,7 +30,6 @@ from relay.core.overrides import (
     render,
     settle,
 )
-from relay.core.roster import Mode
 from relay.core.untrusted import clip, clip_names
 from relay.shared.backends_view import backends_reply
 from relay.shared.catalogue import BACKEND, MODE_OVERRIDE, OVERRIDE_VERSION, RELAY, WEIGHT_OVERRIDE
@@ -64,7 +64,7 @@ class OverrideStore:
         self._state_dir = state_dir
         self._scoreboards = scoreboards
         self._on_change = on_change
-        self._members: dict[Member, Mode] = {}
+        self._members: dict[BackendKey, Mode] = {}
         self._overrides = _load(state_dir / FILE)
         self._stale = False
         self.use(config)
@@ -146,7 +146,7 @@ class OverrideStore:
         replace_file(self._state_dir / FILE, text, 0o600)
         self._stale = False
 
-    def _write(self, member: Member) -> None:
+    def _write(self, member: BackendKey) -> None:
         mode, weight = _codes(self._overrides.get(member, Override()))
         for states in self._scoreboards.states():
             base = states.base(BACKEND.name, member)
@@ -159,7 +159,7 @@ class OverrideStore:
             if base is not None:
                 bump(states.cells, base + _VERSION)
 
-    def _keep(self, member: Member, override: Override) -> None:
+    def _keep(self, member: BackendKey, override: Override) -> None:
         if override == Override():
             self._overrides.pop(member, None)
         else:
@@ -193,26 +193,26 @@ class OverrideStore:
             change = parse_change(request)
         except ValueError as error:
             return _refused(str(error))
-        configured = self._members.get(change.member)
-        if configured is None and change.member not in self._overrides:
-            return _refused(_unknown(change.member, self._members))
+        configured = self._members.get(change.key)
+        if configured is None and change.key not in self._overrides:
+            return _refused(_unknown(change.key, self._members))
         if configured is None and (change.mode not in (None, "none") or change.weight):
             return _refused(
-                f"the configuration has no backend {'/'.join(change.member)} any more; its override can only be cleared"
+                f"the configuration has no backend {'/'.join(change.key)} any more; its override can only be cleared"
             )
         return self._change(change, configured or Mode.ENABLED)
 
     def _change(self, change: Change, configured: Mode) -> Reply:
         now_at = time.time()
-        before = self._overrides.get(change.member, Override())
+        before = self._overrides.get(change.key, Override())
         after = apply(settle(before, now_at), change, now_at, configured)
         warning = ""
         if after != before:
-            self._keep(change.member, after)
-            extra = {"pool": change.member[0], "backend": change.member[1], "by": change.by}
+            self._keep(change.key, after)
+            extra = {"pool": change.key[0], "backend": change.key[1], "by": change.by}
             log.warning(
                 "backend %s is changed by %s: %s",
-                "/".join(change.member),
+                "/".join(change.key),
                 change.by,
                 _words(after),
                 extra=extra,
@@ -220,7 +220,7 @@ class OverrideStore:
             warning = self._tell_everybody()
         return {
             "ok": True,
-            **dict(zip(("pool", "backend"), change.member, strict=True)),
+            **dict(zip(("pool", "backend"), change.key, strict=True)),
             "now": _words(after),
             **({"warning": warning} if warning else {}),
         }
@@ -230,7 +230,7 @@ def _refused(why: str) -> Reply:
     return {"ok": False, "code": EXIT_USAGE, "error": why}
 
 
-def _unknown(member: Member, members: Iterable[Member]) -> str:
+def _unknown(member: BackendKey, members: Iterable[BackendKey]) -> str:
     """That there is no such backend, and which there are."""
     pool, name = member
     backends = [backend for each, backend in members if each == pool]
@@ -262,7 +262,7 @@ def _setting_words(what: str, setting: Setting | None) -> str:
     return f"{what}{setting.value}{until}"
 
 
-def _load(path: Path) -> dict[Member, Override]:
+def _load(path: Path) -> dict[BackendKey, Override]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from relay.core.fleet_plan import Phase, Shutdown
-from relay.errors import ConfigError, StartupError, is_shortage, words_of
+from relay.errors import ConfigError, StartupError, describe_error, is_shortage
 from relay.logs import messages
 from relay.supervisor.control import Client
 from relay.supervisor.host_lookup import known_addresses
@@ -186,7 +186,7 @@ class Reloads:
         except Exception as error:
             self._close_preparation()
             if is_shortage(error):
-                what = f"this machine gave the relay too little: {words_of(error)}"
+                what = f"this machine gave the relay too little: {describe_error(error)}"
                 self._refused(StartupError(what, _SHORTAGE_HINT))
                 return
             log.exception("reload refused by a bug; the old generation goes on")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from relay.core.hello import parse_name
+from relay.core.hello_extensions import parse_name
 from relay.errors import Reason, Side
 from relay.tls.certificates.purpose import forbidding_extension, subject_of
 from relay.tls.certificates.x509_fields import has_broken_extensions, to_der
@@ -307,7 +307,7 @@ def alpn(ssl: Pointer) -> bytes:
 
 
 def server_name(ssl: Pointer) -> str:
-    """The server name of the handshake as OpenSSL read it, in the words of `core.hello.parse_name`; "" for none."""
+    """The server name of the handshake as OpenSSL read it, in the words of `core.hello_extensions.parse_name`; "" for none."""
     name = lib.SSL_get_servername(ssl, HOST_NAME)
     return "" if name == NULL else parse_name(ffi.string(name))
 

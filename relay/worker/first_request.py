@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from relay.core.cookie import Inserter
 from relay.core.hello import NEED_DATA
 from relay.core.lifecycle import Event
-from relay.core.sniff import Sniffed, Sniffer
+from relay.core.sniff import Sniffer, SniffResult
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
@@ -38,14 +38,14 @@ class FirstRequest:
     def __init__(self, cookie: str | None = None) -> None:
         self._sniffer = Sniffer(cookie) if cookie is not None else None
         self._pieces: list[bytes] = []
-        self.found = Sniffed(http=False, detail="nothing was read")
+        self.found = SniffResult(http=False, detail="nothing was read")
         self.inserter: Inserter | None = None
 
     def add(self, data: bytes) -> bool:
         """Take what was read; True when it decides."""
         self._pieces.append(data)
         found = self._sniffer.feed(data) if self._sniffer is not None else NEED_DATA
-        if not isinstance(found, Sniffed):
+        if not isinstance(found, SniffResult):
             return False
         self.found = found
         return True

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.errors import REMEDIES, Reason, is_shortage, words_of
+from relay.errors import REMEDIES, Reason, describe_error, is_shortage
 
 HANDSHAKES_PER_TURN = 4
 STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes
@@ -244,7 +244,7 @@ class Loop:
         """One session's misfortune must not be the others'."""
         error = sys.exception()
         if is_shortage(error):
-            self._tell_of_shortage(words_of(error))
+            self._tell_of_shortage(describe_error(error))
         else:
             log.error(
                 "bug: %s raised; its session is closed, the others go on; please report this",

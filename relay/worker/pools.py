@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
+from relay.core.candidates import CandidateStatus, Mode
 from relay.core.cookie import Inserter
-from relay.core.cookie_choice import CookieChoice
+from relay.core.cookie_balancer import CookieBalancer
 from relay.core.overrides import MAX_WEIGHT
-from relay.core.roster import Mode, Status
-from relay.core.sniff import Sniffed
+from relay.core.sniff import SniffResult
 from relay.core.sticky import identity_key, source_key
 from relay.errors import Reason
 from relay.shared.addresses import Addresses
@@ -106,12 +106,14 @@ class PoolState:
         self.see_workers()
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
-        self._statuses = [Status()] * len(self.members)
+        self._statuses = [CandidateStatus()] * len(self.members)
         self._closes = pool.on_down == "close"
         self._down: frozenset[int] = frozenset()
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
         self.cookie = pool.cookie if pool.sticky == "cookie" else ""
-        self._cookies = CookieChoice(name, pool, secret, self._connections) if self.cookie else None
+        self._cookies = (
+            CookieBalancer(name, pool, secret, self._connections) if self.cookie else None
+        )
         self.refresh()
 
     @property
@@ -175,10 +177,10 @@ class PoolState:
 
     def others_serve(self, member: BackendState, tried: Container[int]) -> bool:
         """Whether a session that gives this member up could go to another one that works."""
-        roster = self._balancer.roster
+        candidates = self._balancer.candidates
         return any(
             i != member.index and i not in tried and self._usable(i)
-            for i in (*roster.enabled, *roster.standby)
+            for i in (*candidates.enabled, *candidates.standby)
         )
 
     def begin(self, member: BackendState, end: Connection, claim: int) -> None:
@@ -226,7 +228,7 @@ class PoolState:
         shared = self._shared
         self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
         statuses = [
-            Status(
+            CandidateStatus(
                 _mode(shared[each.cell_mode]),
                 _weight(shared[each.cell_weight]),
                 _returned_at(shared[each.cell_returned]),
@@ -235,11 +237,11 @@ class PoolState:
         ]
         if statuses != self._statuses:
             self._statuses = statuses
-            self._balancer.use(statuses)
+            self._balancer.update(statuses)
             if self._cookies is not None:
-                self._cookies.use(statuses)
+                self._cookies.update(statuses)
 
-    def inserter(self, member: BackendState, found: Sniffed) -> Inserter | None:
+    def inserter(self, member: BackendState, found: SniffResult) -> Inserter | None:
         """What puts our cookie into the member's first response, for a client that came without one."""
         return self._cookies.inserter(member.index, found) if self._cookies is not None else None
 

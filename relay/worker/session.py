@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import TRANSITIONS, Event, State
-from relay.errors import Reason, SessionError, Side, is_shortage, words_of
+from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
 from relay.sockets import Address, StreamSocket
 from relay.tls import stream
 from relay.tls.contexts import TICKET_LIFETIME_S, InboundRoute
@@ -234,7 +234,7 @@ class Session:
             return
         error = sys.exception()
         if is_shortage(error):
-            self.advance(Event.REFUSED, Reason.NO_RESOURCES, words_of(error))
+            self.advance(Event.REFUSED, Reason.NO_RESOURCES, describe_error(error))
         else:
             self.advance(Event.REFUSED, Reason.INTERNAL_ERROR)
 

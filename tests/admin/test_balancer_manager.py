@@ -262,7 +262,7 @@ def test_a_form_of_somebody_else_changes_nothing(operator, form):
         ("nowhere/w1", {"mode": "drain"}, "there is no backend nowhere/w1"),
         ("main/w1", {"mode": "off"}, "mode must be one of"),
         ("main/w1", {"weight": 300}, "weight must be"),
-        ("main/w1", {}, "nothing is asked for"),
+        ("main/w1", {}, "the request changes nothing"),
         ("main/w1", b"[1]", "expected a JSON object"),
         ("main/w1", b"{", "expected a JSON object"),
         ("main/w1", {"mode": "drain", "duration_s": -1}, "duration_s must be"),

@@ -12,7 +12,7 @@ import pytest
 
 from relay.checker.check import plan_of
 from relay.checker.monitor import Around, Monitor
-from relay.core.health import Verdict
+from relay.core.health import HealthStatus
 from relay.shared.catalogue import (
     HEALTH,
     HEALTH_DOWN,
@@ -83,7 +83,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
         version=ssl.TLSVersion.TLSv1_2
     )  # no check is in progress when the clockwork stops
     watch, clockwork, cell, count = watched(backend.address)
-    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
     assert (
         cell(HEALTH, "main", "w1"),
         cell(HEALTH_VERSION),
@@ -91,7 +91,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
     ) == (HEALTH_UP, 1, 0)
     wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)
     backend.close()
-    clockwork.run_until(lambda: watch.state.verdict is Verdict.DOWN)
+    clockwork.run_until(lambda: watch.state.status is HealthStatus.DOWN)
     assert (
         cell(HEALTH, "main", "w1"),
         cell(HEALTH_VERSION),
@@ -100,7 +100,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
     assert count("connect_failed") == 3
     before_ms = monotonic_ms()
     make_backend(port=backend.port)
-    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
     assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION)) == (HEALTH_UP, 3)
     assert before_ms <= cell(RETURNED_AT_MS, "main", "w1") <= monotonic_ms()
     up, down, again = said()
@@ -126,13 +126,13 @@ def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(
 ):
     backend = make_backend()
     watch, clockwork, cell, count = watched(backend.address)
-    clockwork.run_until(lambda: watch.state.verdict is Verdict.UP)
+    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
     checked = count("ok")
     with no_file_left():
         clockwork.run_until(lambda: len(said()) > 1)
         began = monotonic_ms()
         clockwork.run_until(lambda: monotonic_ms() > began + 250)
-    assert watch.state.verdict is Verdict.UP
+    assert watch.state.status is HealthStatus.UP
     assert len(said()) == 2
     assert said()[1].startswith("pool main: backend w1 cannot be checked: no_resources at ")
     assert count("connect_failed") == 0

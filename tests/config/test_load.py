@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import load as loading
-from relay.config.key_path import route_path
+from relay.config.key_path import listener_paths
 from relay.config.load import find_config, load_config, load_state_dir
 from relay.errors import ConfigError, Problem
 
@@ -91,9 +91,9 @@ def test_a_byte_order_mark_is_no_mistake(write):
     assert load_config(file).source == file
 
 
-def test_the_place_of_a_route_has_its_listeners_name(load):
-    assert route_path(load(), 0, 1) == "listener.https.route[1]"
-    assert route_path(load(('"https"', '"a.b"')), 0, 0) == 'listener."a.b".route[0]'
+def test_the_key_path_of_a_listener_has_its_name():
+    assert listener_paths(["https"]) == ["listener.https"]
+    assert listener_paths(["a.b"]) == ['listener."a.b"']
 
 
 def test_a_file_that_is_not_there_is_one_problem(tmp_path):

@@ -16,15 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.config.model import Backend, Pool
-from relay.core.balance import (
-    LeastConnections,
-    RandomOfTwo,
-    Rendezvous,
-    RoundRobin,
-    balancer_for,
-    rank,
-)
-from relay.core.roster import Candidate, Mode, Status
+from relay.core.balance import LeastConnections, RandomOfTwo, RoundRobin, balancer_for
+from relay.core.candidates import Candidate, CandidateStatus, Mode
+from relay.core.rendezvous import Rendezvous, rank
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +31,7 @@ def never(_member):
     return False
 
 
-def members(*weights):
+def backends(*weights):
     return [Candidate(f"worker{i}", weight) for i, weight in enumerate(weights, 1)]
 
 
@@ -60,24 +54,24 @@ def pool(**settings):
 
 
 def test_round_robin_spreads_turns_as_nginx_does():
-    assert [*map("abc".__getitem__, picks(RoundRobin(members(5, 1, 1)), 14))] == list(
+    assert [*map("abc".__getitem__, picks(RoundRobin(backends(5, 1, 1)), 14))] == list(
         "aabacaaaabacaa"
     )
-    assert picks(RoundRobin(members(1, 1, 1)), 6) == [0, 1, 2, 0, 1, 2]
-    assert picks(RoundRobin(members(256, 256)), 4) == [0, 1, 0, 1]
+    assert picks(RoundRobin(backends(1, 1, 1)), 6) == [0, 1, 2, 0, 1, 2]
+    assert picks(RoundRobin(backends(256, 256)), 4) == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
     "weights", [(1, 1, 1), (5, 1, 1), (3, 2), (256, 255, 1), (7,), tuple(range(1, 21))]
 )
 def test_round_robin_gives_every_member_exactly_its_weight_in_each_period(weights):
-    balancer = RoundRobin(members(*weights))
+    balancer = RoundRobin(backends(*weights))
     for _ in range(2):
         assert Counter(picks(balancer, sum(weights))) == dict(enumerate(weights))
 
 
 def test_workers_with_different_offsets_begin_at_different_members():
-    assert [RoundRobin(members(1, 1, 1), offset).pick(b"", (), always) for offset in range(5)] == [
+    assert [RoundRobin(backends(1, 1, 1), offset).pick(b"", (), always) for offset in range(5)] == [
         0,
         1,
         2,
@@ -87,28 +81,28 @@ def test_workers_with_different_offsets_begin_at_different_members():
 
 
 def test_the_turns_of_a_lost_member_go_to_the_others_in_proportion_to_their_weights():
-    counts = Counter(picks(RoundRobin(members(4, 1, 2, 3)), 10_000, lambda member: member != 0))
+    counts = Counter(picks(RoundRobin(backends(4, 1, 2, 3)), 10_000, lambda member: member != 0))
     assert set(counts) == {1, 2, 3}
     for member, weight in ((1, 1), (2, 2), (3, 3)):
         assert abs(counts[member] / 10_000 - weight / 6) < 0.02
 
 
 def test_a_member_that_comes_back_gets_no_more_than_its_share():
-    balancer = RoundRobin(members(1, 1, 1))
+    balancer = RoundRobin(backends(1, 1, 1))
     picks(balancer, 1000, lambda member: member != 0)
     assert Counter(picks(balancer, 300)) == {0: 100, 1: 100, 2: 100}
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (5, 1, 1), (1, 2, 3, 4)])
 def test_rendezvous_gives_every_member_its_weight_within_two_percent(weights):
-    counts = Counter(picks(Rendezvous(members(*weights)), 20_000))
+    counts = Counter(picks(Rendezvous(backends(*weights)), 20_000))
     for member, weight in enumerate(weights):
         assert abs(counts[member] / 20_000 - weight / sum(weights)) < 0.02
 
 
 @pytest.mark.parametrize("lost", [0, 1, 4])
 def test_a_lost_member_moves_only_its_own_clients(lost):
-    balancer = Rendezvous(members(1, 1, 1, 1, 1))
+    balancer = Rendezvous(backends(1, 1, 1, 1, 1))
     before = picks(balancer, 20_000)
     after = picks(balancer, 20_000, lambda member: member != lost)
     moved = [b for b, a in zip(before, after, strict=True) if a != b]
@@ -120,7 +114,7 @@ def test_a_lost_member_moves_only_its_own_clients(lost):
 
 
 def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter():
-    four = members(1, 1, 1, 1)
+    four = backends(1, 1, 1, 1)
     five = [*four, Candidate("worker5")]
     moved = 0
     for key in keys(5_000):
@@ -135,7 +129,7 @@ def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter
 
 def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed():
     program = (
-        "import json; from relay.core.balance import Candidate, rank; m = [Candidate(f'worker{i}', i) for i in range(1, 8)]; "
+        "import json; from relay.core.rendezvous import Candidate, rank; m = [Candidate(f'worker{i}', i) for i in range(1, 8)]; "
         "print(json.dumps([rank(i.to_bytes(4, 'big'), m) for i in range(300)]))"
     )
     found = {
@@ -159,7 +153,7 @@ def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed
 
 def test_the_order_of_preference_is_this_one_on_every_machine_and_in_every_version():
     # Written down: a change here would move the clients of everyone who upgrades.
-    assert [rank(key, members(1, 2, 3)) for key in keys(6)] == [
+    assert [rank(key, backends(1, 2, 3)) for key in keys(6)] == [
         (1, 0, 2),
         (2, 1, 0),
         (2, 0, 1),
@@ -179,7 +173,7 @@ def none_open(_member):
 
 
 def every(weights, **settings):
-    given = members(*weights)
+    given = backends(*weights)
     return [
         RoundRobin(given, counts=none_open, **settings),
         Rendezvous(given, counts=none_open, **settings),
@@ -220,8 +214,8 @@ def test_a_pool_whose_every_member_is_left_alone_tries_anyway(balancer):
 
 
 def test_a_key_stays_on_its_second_choice_as_long_as_its_first_is_lost_and_returns():
-    balancer = Rendezvous(members(1, 1, 1))
-    first, second, _ = rank(b"client", members(1, 1, 1))
+    balancer = Rendezvous(backends(1, 1, 1))
+    first, second, _ = rank(b"client", backends(1, 1, 1))
     assert {balancer.pick(b"client", (), always) for _ in range(5)} == {first}
     assert {balancer.pick(b"client", (), lambda m: m != first) for _ in range(5)} == {second}
     assert balancer.pick(b"client", (), always) == first
@@ -254,7 +248,7 @@ def test_the_loads_and_the_chance_of_the_worker_make_the_other_balancers():
             Backend(route="b", address="10.0.0.2:1"),
         )
     )
-    assert [balancer_for(spare, 0).roster.modes, picks(balancer_for(spare, 0), 3)] == [
+    assert [balancer_for(spare, 0).candidates.modes, picks(balancer_for(spare, 0), 3)] == [
         (Mode.STANDBY, Mode.ENABLED),
         [1, 1, 1],
     ]
@@ -262,13 +256,13 @@ def test_the_loads_and_the_chance_of_the_worker_make_the_other_balancers():
 
 @pytest.mark.parametrize("settings", [{"balance": "random"}, {"balance": "least_connections"}])
 def test_a_balancer_without_what_it_needs_is_refused(settings):
-    with pytest.raises(ValueError, match="needs what it was not given"):
+    with pytest.raises(ValueError, match="which are not given"):
         balancer_for(pool(**settings), 0)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (3, 1), (5, 1, 1)])
 def test_round_robin_is_fair_over_all_workers_within_two_percent(weights):
-    workers = [RoundRobin(members(*weights), slot) for slot in range(4)]
+    workers = [RoundRobin(backends(*weights), slot) for slot in range(4)]
     chance = random.Random(7)
     counts = Counter(chance.choice(workers).pick(b"", (), always) for _ in range(10_000))
     for member, weight in enumerate(weights):
@@ -294,12 +288,12 @@ def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
     count = [0] * len(weights)
     if kind == "random":
         workers = [
-            RandomOfTwo(members(*weights), lottery(slot), counts=count.__getitem__)
+            RandomOfTwo(backends(*weights), lottery(slot), counts=count.__getitem__)
             for slot in range(3)
         ]
     else:
         workers = [
-            LeastConnections(members(*weights), count.__getitem__, slot) for slot in range(3)
+            LeastConnections(backends(*weights), count.__getitem__, slot) for slot in range(3)
         ]
     got = simulate(workers, count, 6_000, random.Random(3))
     for member, weight in enumerate(weights):
@@ -308,13 +302,13 @@ def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
 
 def test_the_fewest_connections_for_the_weight_win_and_equals_take_turns():
     count = [5, 3, 9]
-    balancer = LeastConnections(members(1, 1, 4), count.__getitem__)
+    balancer = LeastConnections(backends(1, 1, 4), count.__getitem__)
     assert balancer.pick(b"", (), always) == 2  # 9/4 against 5 and 3
     assert balancer.pick(b"", (2,), always) == 1
     count[:] = 3, 3, 12
     assert sorted(picks(balancer, 6)) == [0, 1, 2, 2, 2, 2]
     assert [
-        LeastConnections(members(1, 1, 1), none_open, slot).pick(b"", (), always)
+        LeastConnections(backends(1, 1, 1), none_open, slot).pick(b"", (), always)
         for slot in range(3)
     ] == [0, 1, 2]
 
@@ -322,7 +316,7 @@ def test_the_fewest_connections_for_the_weight_win_and_equals_take_turns():
 def test_of_two_drawn_the_one_with_less_load_is_picked():
     count = [9, 0, 5]
     draws = iter([0.0, 0.99, 0.0, 0.0, 0.5, 0.99])
-    balancer = RandomOfTwo(members(1, 1, 1), lambda: next(draws), counts=count.__getitem__)
+    balancer = RandomOfTwo(backends(1, 1, 1), lambda: next(draws), counts=count.__getitem__)
     assert [balancer.pick(b"", (), always) for _ in range(3)] == [
         2,
         1,
@@ -331,28 +325,28 @@ def test_of_two_drawn_the_one_with_less_load_is_picked():
 
 
 def test_random_without_loads_is_one_draw_by_weight():
-    counts = Counter(picks(RandomOfTwo(members(3, 1), lottery()), 10_000))
+    counts = Counter(picks(RandomOfTwo(backends(3, 1), lottery()), 10_000))
     assert abs(counts[0] / 10_000 - 0.75) < 0.02
 
 
 def test_nobody_gets_more_than_its_bounded_share_however_uneven_the_keys_are():
     count = [0, 0, 0, 0]
     balancer = Rendezvous(
-        members(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25
+        backends(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25
     )
     for arrived in range(1, 401):
         member = balancer.pick(b"everyone behind one address", (), always)
         count[member] += 1
         assert count[member] <= math.ceil(1.25 * arrived / 4)
-    first, second, third, _ = rank(b"everyone behind one address", members(1, 1, 1, 1))
+    first, second, third, _ = rank(b"everyone behind one address", backends(1, 1, 1, 1))
     assert count[first] == count[second] == 125
     assert count[third] == 125
 
 
 def test_as_long_as_nobody_has_too_much_bounded_load_changes_nothing():
     plain, bounded = (
-        Rendezvous(members(1, 2, 3)),
-        Rendezvous(members(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25),
+        Rendezvous(backends(1, 2, 3)),
+        Rendezvous(backends(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25),
     )
     assert picks(bounded, 500) == picks(plain, 500)
 
@@ -362,55 +356,61 @@ def test_as_long_as_nobody_has_too_much_bounded_load_changes_nothing():
 )
 def test_a_load_factor_below_one_or_without_loads_is_refused(settings):
     with pytest.raises(ValueError, match="a load factor is 1 or more"):
-        Rendezvous(members(1), **settings)
+        Rendezvous(backends(1), **settings)
 
 
 @pytest.mark.parametrize("balancer", every((1, 1, 1)), ids=NAMES)
 def test_what_operators_say_holds_for_the_next_pick_and_so_does_taking_it_back(balancer):
-    balancer.use([Status(mode=Mode.DISABLED), Status(), Status(mode=Mode.STANDBY)])
+    balancer.update(
+        [CandidateStatus(mode=Mode.DISABLED), CandidateStatus(), CandidateStatus(mode=Mode.STANDBY)]
+    )
     assert set(picks(balancer, 50)) == {1}
     assert set(picks(balancer, 50, lambda member: member != 1)) == {2}
     assert set(picks(balancer, 50, never)) == {1}
     assert balancer.pick(b"", (1, 2), always) is None
-    balancer.use([Status(mode=Mode.DRAIN)] * 3)
+    balancer.update([CandidateStatus(mode=Mode.DRAIN)] * 3)
     assert set(picks(balancer, 5)) == {None}
-    assert balancer.roster.admits(0, (), always)
-    balancer.use(())
+    assert balancer.candidates.admits(0, (), always)
+    balancer.update(())
     assert set(picks(balancer, 300)) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
     "balancer",
     [
-        RoundRobin(members(1, 1, 1)),
-        Rendezvous(members(1, 1, 1)),
-        RandomOfTwo(members(1, 1, 1), lottery()),
+        RoundRobin(backends(1, 1, 1)),
+        Rendezvous(backends(1, 1, 1)),
+        RandomOfTwo(backends(1, 1, 1), lottery()),
     ],
     ids=["round robin", "rendezvous", "random"],
 )
 def test_a_weight_set_at_run_time_counts_like_one_of_the_configuration(balancer):
-    balancer.use([Status(), Status(weight=4), Status()])
+    balancer.update([CandidateStatus(), CandidateStatus(weight=4), CandidateStatus()])
     counts = Counter(picks(balancer, 10_000))
     assert abs(counts[1] / 10_000 - 4 / 6) < 0.02
 
 
 def test_statuses_that_change_nothing_do_not_restart_the_round():
-    balancer = RoundRobin(members(1, 1, 1))
+    balancer = RoundRobin(backends(1, 1, 1))
     turns = []
     for _ in range(9):
-        balancer.use([Status(), Status(mode=Mode.ENABLED), Status(weight=1)])
+        balancer.update(
+            [CandidateStatus(), CandidateStatus(mode=Mode.ENABLED), CandidateStatus(weight=1)]
+        )
         turns += picks(balancer, 1)
     assert turns == [0, 1, 2] * 3
 
 
 def test_hashing_moves_only_the_clients_of_a_member_that_drains_and_brings_them_back():
-    balancer = Rendezvous(members(1, 1, 1, 1))
+    balancer = Rendezvous(backends(1, 1, 1, 1))
     before = picks(balancer, 5_000)
-    balancer.use([Status(), Status(mode=Mode.DRAIN), Status(), Status()])
+    balancer.update(
+        [CandidateStatus(), CandidateStatus(mode=Mode.DRAIN), CandidateStatus(), CandidateStatus()]
+    )
     moved = [b for b, a in zip(before, picks(balancer, 5_000), strict=True) if a != b]
     assert set(moved) == {1}
     assert len(moved) / 5_000 <= 1 / 4 + 0.02
-    balancer.use(())
+    balancer.update(())
     assert picks(balancer, 5_000) == before
 
 
@@ -432,9 +432,9 @@ def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
     balancer = (
         dict(zip(NAMES, every((1, 1, 1), slow_start_s=10), strict=True))[name]
         if name != "random"
-        else RandomOfTwo(members(1, 1, 1), lottery(), slow_start_s=10)
+        else RandomOfTwo(backends(1, 1, 1), lottery(), slow_start_s=10)
     )
-    balancer.use([Status(returned_at=100.0), Status(), Status()])
+    balancer.update([CandidateStatus(returned_at=100.0), CandidateStatus(), CandidateStatus()])
     counts = Counter(balancer.pick(key, (), always, 100.0 + elapsed_s) for key in keys(6_000))
     part = elapsed_s / 10
     assert abs(counts[0] / 6_000 - part / (2 + part)) < 0.02
@@ -443,8 +443,8 @@ def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
 
 
 def test_a_slow_start_by_hash_brings_clients_back_and_never_takes_one_away_again():
-    balancer = Rendezvous(members(1, 1, 1), slow_start_s=10)
-    balancer.use([Status(returned_at=0.0), Status(), Status()])
+    balancer = Rendezvous(backends(1, 1, 1), slow_start_s=10)
+    balancer.update([CandidateStatus(returned_at=0.0), CandidateStatus(), CandidateStatus()])
     back = [
         {key for key in keys(1_000) if balancer.pick(key, (), always, at) == 0}
         for at in (0.0, 2.0, 5.0, 9.0, 10.0)
@@ -454,13 +454,13 @@ def test_a_slow_start_by_hash_brings_clients_back_and_never_takes_one_away_again
 
 
 def test_a_pool_whose_every_member_comes_back_at_once_serves():
-    balancer = RoundRobin(members(1, 1), slow_start_s=10)
-    balancer.use([Status(returned_at=100.0)] * 2)
+    balancer = RoundRobin(backends(1, 1), slow_start_s=10)
+    balancer.update([CandidateStatus(returned_at=100.0)] * 2)
     assert Counter(balancer.pick(b"", (), always, 100.0) for _ in range(10)) == {0: 5, 1: 5}
 
 
 STATUSES = st.builds(
-    Status,
+    CandidateStatus,
     mode=st.none() | st.sampled_from(Mode),
     weight=st.none() | st.integers(1, 256),
     returned_at=st.none() | st.floats(0, 100),
@@ -483,7 +483,7 @@ def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_
         i for i, status in enumerate(statuses) if status.mode not in {Mode.DRAIN, Mode.DISABLED}
     }
     for balancer in every(weights, slow_start_s=30):
-        balancer.use(statuses)
+        balancer.update(statuses)
         tried = []
         while (member := balancer.pick(key, tried, lambda m: m not in down, now_at)) is not None:
             assert member not in tried

@@ -9,54 +9,56 @@ from hypothesis import strategies as st
 from relay.core.health import (
     FIRST_WITHIN_S,
     JITTER,
-    Change,
-    Check,
-    Rules,
-    State,
-    Verdict,
+    BackendHealth,
+    CheckOutcome,
+    HealthRules,
+    HealthStatus,
+    StatusChange,
     next_check_at,
     next_state,
 )
 
-RULES = Rules(interval_s=5, rise=2, fall=3)
+RULES = HealthRules(interval_s=5, rise=2, fall=3)
 
 
 def check(ok, at, detail=None):
-    return Check(ok, detail or ("answered" if ok else "connection refused"), at, at + 0.5)
+    return CheckOutcome(ok, detail or ("answered" if ok else "connection refused"), at, at + 0.5)
 
 
 def run(results, rules=RULES):
-    """The verdict after every result, and the changes; checks begin at 0, 5, 10…"""
-    state, verdicts, changes = State(), [], []
+    """The status after every result, and the changes; checks begin at 0, 5, 10…"""
+    state, statuses, changes = BackendHealth(), [], []
     for number, ok in enumerate(results):
         state, change = next_state(state, check(ok, 5.0 * number), rules)
-        verdicts.append(state.verdict)
+        statuses.append(state.status)
         if change is not None:
             changes.append(change)
-    return state, verdicts, changes
+    return state, statuses, changes
 
 
 def test_a_backend_nobody_checked_is_used_and_says_so():
-    state = State()
-    assert (state.verdict, state.usable, state.reason) == (Verdict.UNKNOWN, True, "not checked yet")
+    state = BackendHealth()
+    assert (state.status, state.reason) == (HealthStatus.UNKNOWN, "not checked yet")
 
 
-@pytest.mark.parametrize(("ok", "verdict"), [(True, Verdict.UP), (False, Verdict.DOWN)])
-def test_the_first_result_decides_at_once(ok, verdict):
+@pytest.mark.parametrize(("ok", "status"), [(True, HealthStatus.UP), (False, HealthStatus.DOWN)])
+def test_the_first_result_decides_at_once(ok, status):
     state, _, (change,) = run([ok])
-    assert (state.verdict, state.usable, state.since_at) == (verdict, ok, 0.5)
-    assert (change.before, change.after, change.lasted_s) == (Verdict.UNKNOWN, verdict, 0.0)
+    assert (state.status, state.since_at) == (status, 0.5)
+    assert (change.before, change.after, change.lasted_s) == (HealthStatus.UNKNOWN, status, 0.0)
 
 
 def test_so_many_failures_in_a_row_make_it_fall_and_so_many_successes_rise():
-    up, down = Verdict.UP, Verdict.DOWN
-    _, verdicts, changes = run(
+    up, down = HealthStatus.UP, HealthStatus.DOWN
+    _, statuses, changes = run(
         [True, False, False, True, False, False, False, True, False, True, True]
     )
-    assert verdicts == [up, up, up, up, up, up, down, down, down, down, up]
+    assert statuses == [up, up, up, up, up, up, down, down, down, down, up]
     assert [change.after for change in changes] == [up, down, up]
-    assert changes[1] == Change(up, down, 30.5, 30.0, "connection refused (3 checks in a row)")
-    assert changes[2] == Change(down, up, 50.5, 20.0, "answered (2 checks in a row)")
+    assert changes[1] == StatusChange(
+        up, down, 30.5, 30.0, "connection refused (3 checks in a row)"
+    )
+    assert changes[2] == StatusChange(down, up, 50.5, 20.0, "answered (2 checks in a row)")
 
 
 def test_a_change_reads_as_a_sentence_with_how_long_it_was_otherwise():
@@ -67,35 +69,37 @@ def test_a_change_reads_as_a_sentence_with_how_long_it_was_otherwise():
 
 def test_the_reason_says_what_the_last_check_found_even_while_the_verdict_stands():
     state, _, _ = run([True, False, False])
-    assert state.usable
+    assert state.status is HealthStatus.UP
     assert state.reason == "connection refused (2 in a row, still up)"
     state, _, _ = run([False, True])
-    assert not state.usable
+    assert state.status is HealthStatus.DOWN
     assert state.reason == "answered (1 in a row, still down)"
     assert run([True])[0].reason == "answered"
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5), st.integers(1, 5))
 def test_a_verdict_changes_only_by_as_many_equal_results_as_the_rules_say(results, rise, fall):
-    _, verdicts, changes = run(results, Rules(5, rise, fall))
-    before = Verdict.UNKNOWN
-    for number, verdict in enumerate(verdicts):
-        if before is not Verdict.UNKNOWN:
-            needed, wanted = (fall, False) if before is Verdict.UP else (rise, True)
+    _, statuses, changes = run(results, HealthRules(5, rise, fall))
+    before = HealthStatus.UNKNOWN
+    for number, status in enumerate(statuses):
+        if before is not HealthStatus.UNKNOWN:
+            needed, wanted = (fall, False) if before is HealthStatus.UP else (rise, True)
             last = results[max(0, number + 1 - needed) : number + 1]
-            assert (verdict is not before) == (len(last) == needed and set(last) == {wanted})
-        before = verdict
+            assert (status is not before) == (len(last) == needed and set(last) == {wanted})
+        before = status
     assert all(one.after is other.before for one, other in pairwise(changes))
 
 
 def test_first_checks_are_spread_over_the_first_second_or_a_shorter_interval():
-    assert next_check_at(State(), RULES, 100.0, 0.0) == 100.0
-    assert next_check_at(State(), RULES, 100.0, 0.5) == 100.0 + FIRST_WITHIN_S / 2
-    assert next_check_at(State(), Rules(0.2, 2, 3), 100.0, 0.5) == pytest.approx(100.1)
+    assert next_check_at(BackendHealth(), RULES, 100.0, 0.0) == 100.0
+    assert next_check_at(BackendHealth(), RULES, 100.0, 0.5) == 100.0 + FIRST_WITHIN_S / 2
+    assert next_check_at(BackendHealth(), HealthRules(0.2, 2, 3), 100.0, 0.5) == pytest.approx(
+        100.1
+    )
 
 
 def test_the_interval_is_from_beginning_to_beginning_a_tenth_more_or_less():
-    state = State(Verdict.UP, 0.0, 1, check(True, 100.0))
+    state = BackendHealth(HealthStatus.UP, 0.0, 1, check(True, 100.0))
     assert next_check_at(state, RULES, 101.0, 0.0) == pytest.approx(100 + 5 * (1 - JITTER))
     assert next_check_at(state, RULES, 101.0, 0.5) == pytest.approx(105)
     assert next_check_at(state, RULES, 101.0, 0.999999) == pytest.approx(
@@ -104,8 +108,11 @@ def test_the_interval_is_from_beginning_to_beginning_a_tenth_more_or_less():
 
 
 def test_a_check_that_took_longer_than_the_interval_is_followed_at_once_and_never_in_the_past():
-    slow = State(
-        Verdict.UP, 0.0, 1, Check(ok=False, detail="timed out", began_at=100.0, ended_at=110.0)
+    slow = BackendHealth(
+        HealthStatus.UP,
+        0.0,
+        1,
+        CheckOutcome(ok=False, detail="timed out", began_at=100.0, ended_at=110.0),
     )
     assert next_check_at(slow, RULES, 110.0, 0.5) == 110.0
     assert next_check_at(slow, RULES, 200.0, 0.5) == 200.0

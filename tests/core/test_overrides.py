@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.core.candidates import Mode
 from relay.core.overrides import (
     Change,
     Override,
@@ -18,7 +19,6 @@ from relay.core.overrides import (
     render,
     settle,
 )
-from relay.core.roster import Mode
 
 W1 = ("web", "w1")
 
@@ -80,7 +80,7 @@ def test_as_configured_takes_the_weight_back_too_unless_one_is_named():
     [
         ({}, "must name one backend"),
         ({"pool": "web", "backend": ""}, "must name one backend"),
-        ({"pool": "web", "backend": "w1"}, "nothing is asked for"),
+        ({"pool": "web", "backend": "w1"}, "the request changes nothing"),
         (
             {"pool": "web", "backend": "w1", "mode": "off"},
             "mode must be one of enabled, drain, disabled, standby, none",
@@ -98,7 +98,7 @@ def test_as_configured_takes_the_weight_back_too_unless_one_is_named():
             {"pool": "web", "backend": "w1", "mode": "drain", "duration_s": "60"},
             "duration_s must be",
         ),
-        ({"pool": "web", "backend": "w1", "mode": "none", "duration_s": 60}, "has no duration"),
+        ({"pool": "web", "backend": "w1", "mode": "none", "duration_s": 60}, "takes no duration_s"),
         ({"pool": "web", "backend": "w1", "mode": "drain", "by": 5}, "by must be text"),
     ],
 )

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.hello import NEED_DATA
-from relay.core.sniff import HTTP2, MAX_HEAD_BYTES, MAX_VALUES, NOT_HTTP, TOO_LONG, Sniffed, Sniffer
+from relay.core.sniff import (
+    HTTP2,
+    MAX_HEAD_BYTES,
+    MAX_VALUES,
+    NOT_HTTP,
+    TOO_LONG,
+    Sniffer,
+    SniffResult,
+)
 
 BROWSER = (
     b"GET /app/index.html?x=1 HTTP/1.1\r\nHost: app.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
@@ -40,7 +48,7 @@ def values(*fields, target=b"/"):
 
 def test_a_browsers_head_gives_the_cookies_value():
     found = sniff(BROWSER)
-    assert found == Sniffed(http=True, values=(b"0123456789ABCDEF.worker2",))
+    assert found == SniffResult(http=True, values=(b"0123456789ABCDEF.worker2",))
     assert found.value == b"0123456789ABCDEF.worker2"
     assert sniff(BROWSER, "PHPSESSID").value is None
 
@@ -107,7 +115,7 @@ def test_the_end_of_the_request_line_is_no_value():
         sniff(b"GET /;a1= HTTP/1.1\n\n", "a1")
         == sniff(b"GET /;a HTTP/1.1\n\n", "1")
         == sniff(b"GET / HTTP/1.1\n\n", "1")
-        == Sniffed(http=True)
+        == SniffResult(http=True)
     )
 
 
@@ -125,7 +133,7 @@ def test_the_end_of_the_request_line_is_no_value():
     ],
 )
 def test_heads_that_a_backend_may_take_are_http_and_what_follows_them_is_not_read(head):
-    assert sniff(head) == bytewise(head) == Sniffed(http=True)
+    assert sniff(head) == bytewise(head) == SniffResult(http=True)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_heads_that_a_backend_may_take_are_http_and_what_follows_them_is_not_rea
 )
 def test_what_is_no_http_1_is_known_at_once(data, detail):
     found = sniff(data)
-    assert found == bytewise(data) == Sniffed(http=False, detail=detail)
+    assert found == bytewise(data) == SniffResult(http=False, detail=detail)
     assert found.value is None
 
 
@@ -157,7 +165,7 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
     start, end = b"GET / HTTP/1.1\r\nCookie: JSESSIONID=x.w1\r\nX: ", b"\r\n\r\n"
     fits = start + b"x" * (MAX_HEAD_BYTES - len(start) - len(end)) + end
     assert len(fits) == MAX_HEAD_BYTES
-    assert sniff(fits) == sniff(fits + b"body") == Sniffed(http=True, values=(b"x.w1",))
+    assert sniff(fits) == sniff(fits + b"body") == SniffResult(http=True, values=(b"x.w1",))
     longer = fits.replace(b"X: ", b"XX: ")
     sniffer = Sniffer("JSESSIONID")
     assert sniffer.feed(longer[: MAX_HEAD_BYTES - 1]) is NEED_DATA
@@ -165,7 +173,7 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
         sniffer.feed(longer[MAX_HEAD_BYTES - 1 :])
         == sniff(longer)
         == sniff(b"GET /" + b"a" * MAX_HEAD_BYTES)
-        == Sniffed(http=False, detail=TOO_LONG)
+        == SniffResult(http=False, detail=TOO_LONG)
     )
 
 

@@ -1,0 +1,75 @@
+"""Which backend a client's cookie chooses, and the cookie that says so the next time.
+
+The value of the cookie names a backend. If it names none, or one that cannot be had, the
+value is hashed: all connections of one browser then go to the same backend, and go back
+when the named one can be had again.
+
+Never: logs a value or the secret.
+Next: `relay.core.rendezvous.Rendezvous.pick`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from relay.config.model import Pool
+from relay.core.balance import candidates_of
+from relay.core.candidates import CandidateStatus, Counts, Usable
+from relay.core.cookie import CookieTable, Inserter, render_set_cookie
+from relay.core.rendezvous import Rendezvous
+from relay.core.sniff import SniffResult
+from relay.core.sticky import cookie_key
+
+
+class CookieBalancer:
+    """The cookies of one pool. A backend is its index in the pool's list."""
+
+    def __init__(self, name: str, pool: Pool, secret: bytes, counts: Counts) -> None:
+        configured = candidates_of(pool)
+        self._hashing = Rendezvous(
+            configured, counts=counts, slow_start_s=pool.slow_start_s, load_factor=pool.load_factor
+        )
+        self._table = CookieTable([each.name for each in configured], pool=name, secret=secret)
+        self._lines = [
+            render_set_cookie(
+                pool.cookie,
+                value,
+                path=pool.cookie_path,
+                secure=pool.cookie_secure,
+                http_only=pool.cookie_http_only,
+                same_site=pool.cookie_same_site or None,
+            )
+            for value in self._table.values
+        ]
+
+    def update(self, statuses: Sequence[CandidateStatus]) -> None:
+        """Take over what operators have changed, and which backends came back."""
+        self._hashing.update(statuses)
+
+    def pick(
+        self, values: tuple[bytes, ...], tried: Container[int], usable: Usable, now_at: float
+    ) -> tuple[int | None, str]:
+        """The backend to try, or None, and the access log's `why`."""
+        candidates = self._hashing.candidates
+        named = self._table.find(values)
+        if named is not None and candidates.admits(named, tried, usable):
+            return named, "failover" if tried else "cookie"
+        other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
+        # If no backend is usable, one is tried anyway: then the one that knows the client.
+        none_usable = other is None or not usable(other)
+        if named is not None and none_usable and candidates.admits(named, tried, _any_backend):
+            return named, "failover" if tried else "cookie"
+        return other, "hashed" if named is None and not tried else "failover"
+
+    def inserter(self, index: int, found: SniffResult) -> Inserter | None:
+        """What inserts the relay's cookie into the response; None if nothing is inserted.
+
+        Only a request without a valid cookie of the relay gets one.
+        """
+        if not self._lines or not found.http or self._table.find(found.values) is not None:
+            return None
+        return Inserter(self._lines[index])
+
+
+def _any_backend(_index: int) -> bool:
+    return True
