@@ -1,1 +1,1 @@
-"""What several processes share: the scoreboard in shared memory, and the values they tell each other."""
+"""What several processes share: the scoreboard in shared memory, and JSON messages."""

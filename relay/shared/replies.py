@@ -1,0 +1,176 @@
+"""The replies of the supervisor, as types for both ends: JSON lines over a socket.
+
+Requests come from `relay` commands over the control socket, and from the admin process
+over its channel. `ok` tells a `FailureReply` from the others.
+
+Never: checks what was received.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+from relay.shared.messages import (
+    CheckedHealth,
+    DisabledFact,
+    OverriddenSetting,
+    OverrideFact,
+    ProcessStatus,
+    StateWord,
+)
+
+
+class FailureReply(TypedDict):
+    """A command that failed. `code` is the exit code of the `relay` command.
+
+    `id` repeats the number of an admin process's request.
+    """
+
+    ok: Literal[False]
+    error: str
+    code: NotRequired[int]
+    problems: NotRequired[list[str]]
+    id: NotRequired[int]
+
+
+class WorkerStatus(TypedDict):
+    """A worker in `relay status`."""
+
+    slot: int
+    pid: int
+    generation: int
+    phase: str
+    age_s: float
+    heartbeat_age_s: float
+    connections: int
+
+
+class SlotStatus(TypedDict):
+    """A slot in `relay status`."""
+
+    slot: int
+    parked: bool
+    early_deaths: int
+    next_start_in_s: float
+
+
+class StatusReply(TypedDict):
+    """The reply to `status`."""
+
+    ok: Literal[True]
+    version: str
+    openssl: str
+    config: str
+    state: StateWord
+    generation: int
+    started_at: float
+    supervisor: ProcessStatus
+    workers: list[WorkerStatus]
+    slots: list[SlotStatus]
+    listeners: dict[str, list[str]]
+    admin: str
+    checker: ProcessStatus
+    disabled: list[DisabledFact]
+
+
+class ReloadReply(TypedDict):
+    """The reply to `reload`, sent when the new workers serve."""
+
+    ok: Literal[True]
+    generation: int
+
+
+class ShutdownReply(TypedDict):
+    """The reply to `drain` and `stop`."""
+
+    ok: Literal[True]
+    supervisor: ProcessStatus
+
+
+class OverrideReply(TypedDict):
+    """The reply to `override`. `now` is the override in words."""
+
+    ok: Literal[True]
+    pool: str
+    backend: str
+    now: str
+    warning: NotRequired[str]
+
+
+class BackendSettings(TypedDict):
+    """A backend's mode and weight as configured."""
+
+    mode: str
+    weight: int
+
+
+class BackendOverride(TypedDict):
+    """A backend's overridden settings; None for one that is as configured."""
+
+    mode: OverriddenSetting | None
+    weight: OverriddenSetting | None
+
+
+class BackendReply(TypedDict):
+    """Everything that is known of a backend. Instants are Unix seconds.
+
+    `load` is the backend's part, 0 to 1, of the connections that are open to its pool.
+    """
+
+    backend: str
+    address: str
+    name: str
+    configured: BackendSettings
+    mode: str
+    weight: int
+    status: str
+    up: bool
+    disabled: str
+    elected: int
+    elected_by: dict[str, int]
+    busy: int
+    load: float
+    to_bytes: int
+    from_bytes: int
+    retry_until: float | None
+    health: CheckedHealth
+    overridden: bool
+    override: BackendOverride
+
+
+class PoolReply(TypedDict):
+    """A pool and its backends."""
+
+    name: str
+    balance: str
+    sticky: str
+    checked: bool
+    busy: int
+    disabled: str
+    backends: list[BackendReply]
+
+
+class DisabledRoute(TypedDict):
+    """A route that cannot work."""
+
+    listener: str
+    route: str
+    why: str
+
+
+class PoolsReply(TypedDict):
+    """Every pool and backend. `inactive`: overrides of backends that do not exist."""
+
+    at: float
+    pools: list[PoolReply]
+    routes_disabled: list[DisabledRoute]
+    inactive: list[OverrideFact]
+
+
+class BackendsReply(PoolsReply):
+    """The reply to `backends`."""
+
+    ok: Literal[True]
+
+
+Reply = StatusReply | ReloadReply | ShutdownReply | OverrideReply | BackendsReply | FailureReply
