@@ -1,1 +1,1 @@
-"""The admin process: metrics, health endpoints and the balancer-manager page. It holds no keys."""
+"""The admin process: metrics, probes and the balancer manager; it has no keys."""

@@ -1,11 +1,13 @@
-"""Who may see the balancer-manager page, and who may change something there.
+"""Who may read the admin pages, and who may change a backend.
 
-To see it a browser must call the relay by a name it knows: else a stranger's web page could point its own name at our address and read everything
-(DNS rebinding). To change something, a request must in addition come from our own page: same Origin, and a token that only our page has.
-With `admin.user` set both need the login; without it nobody beyond this machine can change anything.
-Probes (/healthz, /readyz) are outside of all this.
+To read, a browser must use a host name that the relay knows. Otherwise a foreign web
+page could point its own name at this address and read everything (DNS rebinding). To
+change, the request must also come from the relay's own page: the same Origin, and a
+CSRF token that only this page has. With `admin.user` set, both also need the login.
+Without a login, changes are possible only when `admin.listen` is a loopback address or
+a unix socket. /healthz and /readyz are open to everybody.
 
-Never: reads the password from its file, or lets the time of an answer tell how wrong a password was.
+Never: reads the password file; lets the response time tell how wrong a password was.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from relay.admin.password_guesses import Guesses, TooManyGuessesError
+from relay.admin.login_throttle import LoginThrottle, TooManyLoginsError
 from relay.shared.password import verify
 
 TOKEN_S = 12 * 3600
@@ -30,12 +32,15 @@ _SECRET_BYTES = 32
 
 
 class RefusedError(HTTPException):
-    """A request that is not let in; its detail is meant for the client."""
+    """A refused request. `detail` is the text for the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the supervisor says about `[admin]`: `listen` is "HOST:PORT" or "unix:PATH", `password` the line of the password file."""
+    """The `[admin]` table, as the supervisor sends it.
+
+    `listen` is "HOST:PORT" or "unix:PATH", `password` the line of the password file.
+    """
 
     listen: str
     hosts: tuple[str, ...] = ()
@@ -45,12 +50,12 @@ class Settings:
 
     @property
     def host(self) -> str:
-        """The address listened on, without port and brackets; "" for a unix socket."""
+        """The listen address without port and brackets; "" for a unix socket."""
         return "" if self.is_unix else self.listen.rpartition(":")[0].strip("[]")
 
     @property
     def is_unix(self) -> bool:
-        """Whether it listens on a unix socket."""
+        """Whether the admin process listens on a unix socket."""
         return self.listen.startswith("unix:")
 
     @property
@@ -60,74 +65,78 @@ class Settings:
 
 
 class Access:
-    """The rules over one process's secret: its tokens end with it."""
+    """Checks every request. Its CSRF tokens are valid as long as this process lives."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._secret = os.urandom(_SECRET_BYTES)
-        self._known: bytes | None = (
-            None  # the credentials that were right; a hash is expensive on purpose, and pages ask every two seconds
-        )
-        self._guesses = Guesses()
+        # A digest of the last correct credentials. Verifying a password is slow on
+        # purpose, and an open page asks every two seconds.
+        self._known: bytes | None = None
+        self._throttle = LoginThrottle()
 
     @property
     def why_read_only(self) -> str:
-        """Why nobody may change anything, "" when some may."""
+        """Why every change is refused, or "" when changes are possible."""
         if self._settings.user or self._settings.is_private:
             return ""
         return (
-            f"read-only: {self._settings.listen} can be reached from other machines and there is no login; to change backends here, set admin.user and "
-            "admin.password_file, or let admin.listen be 127.0.0.1 or a unix socket; relay backend works meanwhile"
+            f"read-only: {self._settings.listen} can be reached from other machines and no login "
+            "is configured; to change backends here, set admin.user and admin.password_file, or "
+            "set admin.listen to 127.0.0.1 or to a unix socket; the command relay backend works "
+            "in any case"
         )
 
     def admit_reader(self, request: Request) -> None:
-        """For /metrics and the index, which need no login: refuse a name that a stranger made
-        lead here. Raises RefusedError.
+        """Check the host name for /metrics and the index. Raises RefusedError.
 
-        Scrapers call a pod or a published port by any of its addresses, and no browser
-        can be made to do so for a stranger's page, so every address literal may pass. On
-        loopback and unix sockets proxies in front may use names of their own, as long as
-        the operator lists none.
+        These pages need no login. Every address literal passes: scrapers call a pod or
+        a published port by any of its addresses, and DNS rebinding needs a name. On
+        loopback and unix sockets any name passes as long as `admin.hosts` is empty,
+        because proxies in front use names of their own.
         """
         unlisted = self._settings.is_private and not self._settings.hosts
         header = request.headers.get("host")
         if unlisted or self._settings.is_unix or header is None:  # browsers always send a Host
             return
         host = _host_of(header)
-        if not _is_literal(host) and not self._is_ours(host):
+        if not _is_literal(host) and not self._is_known(host):
             raise _unknown_name(host)
 
     async def admit(self, request: Request) -> str:
-        """Who asks, for the log. Raises RefusedError."""
+        """Check host name and login; returns the client's name for the log.
+
+        Raises RefusedError.
+        """
         host = _host_of(request.headers.get("host", ""))
-        if not self._is_ours(host):
+        if not self._is_known(host):
             raise _unknown_name(host)
         where = request.client.host if request.client and request.client.host else "unix socket"
         if not self._settings.user:
             return where
         try:
             right = await self._is_right(where, request.headers.get("authorization", ""))
-        except TooManyGuessesError as error:
+        except TooManyLoginsError as error:
             raise RefusedError(
                 429,
-                f"too many passwords are tried; try again in {error.wait_s} s",
+                f"too many login attempts; try again in {error.wait_s} s",
                 headers={"retry-after": str(error.wait_s)},
             ) from None
         if not right:
             raise RefusedError(
                 401,
-                "log in as admin.user",
+                "log in with admin.user and its password",
                 headers={"www-authenticate": 'Basic realm="relay", charset="UTF-8"'},
             )
         return f"{self._settings.user} at {where}"
 
     def token(self, now_at: float | None = None) -> str:
-        """What a page must send back with a change, for TOKEN_S seconds."""
+        """A CSRF token, valid for TOKEN_S seconds."""
         issued = str(int(time.time() if now_at is None else now_at))
         return f"{issued}.{self._sign(issued)}"
 
     def admit_change(self, request: Request, token: str) -> None:
-        """After `admit`: may this request change something? Raises RefusedError."""
+        """After `admit`: may the request change something? Raises RefusedError."""
         if self.why_read_only:
             raise RefusedError(403, self.why_read_only)
         origin, site = (
@@ -141,7 +150,8 @@ class Access:
         ):
             raise RefusedError(
                 403,
-                f"the request comes from a page of {origin!a}, not from this one; nothing was changed",
+                f"the request comes from a page of {origin!a}, not from the relay's own page; "
+                "nothing was changed",
             )
         if site not in {"same-origin", "none"}:
             raise RefusedError(
@@ -156,11 +166,13 @@ class Access:
         ):
             raise RefusedError(
                 403,
-                "the request has no valid csrf token: take it from GET /api/pools and send it as X-CSRF-Token, or reload the page; nothing was changed",
+                "the request has no valid CSRF token; take it from GET /api/pools and send it as "
+                "X-CSRF-Token, or reload the page; nothing was changed",
             )
         if not -60 <= time.time() - int(issued) <= TOKEN_S:
             raise RefusedError(
-                403, "the page is too old; reload it and try again; nothing was changed"
+                403,
+                "the page was loaded too long ago; reload it and try again; nothing was changed",
             )
 
     def _sign(self, issued: str) -> str:
@@ -168,7 +180,7 @@ class Access:
             self._secret, f"csrf {issued} {self._settings.user}".encode(), hashlib.sha256
         ).hexdigest()
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_known(self, host: str) -> bool:
         if host == "localhost" or host in self._settings.hosts:
             return True
         try:
@@ -176,11 +188,12 @@ class Access:
             listen = ipaddress.ip_address(self._settings.host or "127.0.0.1")
         except ValueError:
             return False
-        # On all addresses of the machine every address may be one of them, and none is a name that a stranger can point at us.
+        # A listener on 0.0.0.0 or [::] may have any address, and DNS cannot rebind a
+        # literal.
         return listen.is_unspecified or address == listen
 
     async def _is_right(self, where: str, header: str) -> bool:
-        """Raises TooManyGuessesError."""
+        """Whether the Authorization header is correct. Raises TooManyLoginsError."""
         kind, _, encoded = header.partition(" ")
         try:
             user, colon, password = (
@@ -196,11 +209,11 @@ class Access:
         settings = self._settings
 
         def is_right() -> bool:
-            # Both are always compared: the time must not tell which of them was wrong.
+            # Always compare both: the time must not tell which of them was wrong.
             right = verify(password, settings.password)
             return hmac.compare_digest(user.encode(), settings.user.encode()) & right
 
-        if not await self._guesses.judge(where, is_right):
+        if not await self._throttle.check(where, is_right):
             return False
         self._known = seen
         return True
@@ -209,7 +222,8 @@ class Access:
 def _unknown_name(host: str) -> RefusedError:
     return RefusedError(
         403,
-        f"this page is not called {host[:255]!a}; use its address or localhost, or add the name to admin.hosts",
+        f"the host name {host[:255]!a} is unknown here; use the address or localhost, or add the "
+        "name to admin.hosts",
     )
 
 

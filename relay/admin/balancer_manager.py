@@ -1,11 +1,14 @@
-"""The balancer-manager page and its JSON interface: shows every pool and backend, and passes changes on to the supervisor.
+"""The balancer-manager page and its JSON interface.
 
-    GET  /balancer-manager             the page; works without JavaScript, with it it stays up to date
-    GET  /balancer-manager/pools       its changing part, which the page fetches
-    GET  /api/pools                    the same as JSON, with the csrf token for changes
-    POST /api/pools/POOL/BACKEND       {"mode", "weight", "duration_s"} as JSON with X-CSRF-Token, or the page's form
+They show every pool and backend, and pass changes on to the supervisor.
 
-Never: changes anything itself, or loads anything from elsewhere.
+    GET  /balancer-manager        the page; JavaScript only keeps it up to date
+    GET  /balancer-manager/pools  the part of the page that changes
+    GET  /api/pools               the same as JSON, with the CSRF token for changes
+    POST /api/pools/POOL/BACKEND  {"mode", "weight", "duration_s"} as JSON, with the
+                                  header X-CSRF-Token; or the page's form
+
+Never: changes anything itself; loads anything from another site.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from relay.shared.view_channel import ViewReader
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
 BODY_BYTES = 4096
 NAME_CHARACTERS = 64  # of a pool or backend, as in the configuration
-CHANGES_AT_ONCE = 8  # the supervisor is asked for one at a time
+CHANGES_AT_ONCE = 8  # one is sent to the supervisor at a time, the others wait
 DURATIONS = (
     (0, "until changed back"),
     (300, "5 minutes"),
@@ -52,17 +55,19 @@ _HEADERS = {
 
 
 class BalancerManager:
-    """The routes over one scoreboard. Without a link (None) it can only show."""
+    """The pages over one scoreboard, read-only without a supervisor (None)."""
 
     def __init__(
-        self, scoreboard: ViewReader, link: SupervisorClient | None, health_fd: int = -1
+        self, scoreboard: ViewReader, supervisor: SupervisorClient | None, health_fd: int = -1
     ) -> None:
         self._scoreboard = scoreboard
-        self._link = link
+        self._supervisor = supervisor
         self._health_fd = health_fd
-        greeting: dict[str, Any] = link.greeting if link is not None else {"listen": "127.0.0.1:0"}
+        greeting: dict[str, Any] = (
+            supervisor.greeting if supervisor is not None else {"listen": "127.0.0.1:0"}
+        )
         self._settings = Settings(**{**greeting, "hosts": tuple(greeting.get("hosts", ()))})
-        self.gate = Access(self._settings)
+        self.access = Access(self._settings)
         self._changing = 0
         self._templates = Environment(
             loader=PackageLoader("relay.admin"),
@@ -87,9 +92,9 @@ class BalancerManager:
         snapshot = self._scoreboard.snapshot()
         facts = read_facts(snapshot)
         why = (
-            self.gate.why_read_only
-            if self._link is not None
-            else "read-only: this process was started without its supervisor"
+            self.access.why_read_only
+            if self._supervisor is not None
+            else "read-only: this process was started without a supervisor"
         )
         return {
             "version": facts["version"],
@@ -99,16 +104,17 @@ class BalancerManager:
             "who": who,
             "writable": not why,
             "why_read_only": why,
-            "csrf": "" if why else self.gate.token(),
+            "csrf": "" if why else self.access.token(),
             **backends_reply(snapshot, Path(self._settings.state_dir), self._health_fd),
         }
 
     async def _page(self, request: Request) -> Response:
-        who = await self.gate.admit(request)
+        who = await self.access.admit(request)
         nonce = secrets.token_urlsafe(16)
         policy = (
-            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
-            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
+            "connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; "
+            "frame-ancestors 'none'"
         )
         return HTMLResponse(
             self._render("balancer_manager.html", who, nonce=nonce),
@@ -117,7 +123,7 @@ class BalancerManager:
 
     async def _part(self, request: Request) -> Response:
         return HTMLResponse(
-            self._render("pools.html", await self.gate.admit(request)), headers=_HEADERS
+            self._render("pools.html", await self.access.admit(request)), headers=_HEADERS
         )
 
     def _render(self, template: str, who: str, **more: Any) -> str:
@@ -126,11 +132,12 @@ class BalancerManager:
         )
 
     async def _list(self, request: Request) -> Response:
-        return JSONResponse(self._view(await self.gate.admit(request)), headers=_HEADERS)
+        return JSONResponse(self._view(await self.access.admit(request)), headers=_HEADERS)
 
     async def _change(self, request: Request) -> Response:
-        who = await self.gate.admit(request)
-        # curl -d says that everything is a form; a page's form cannot have our header.
+        who = await self.access.admit(request)
+        # curl -d sends JSON with a form's content type, but no form can send this
+        # header.
         is_form = "x-csrf-token" not in request.headers and request.headers.get(
             "content-type", ""
         ).startswith("application/x-www-form-urlencoded")
@@ -140,19 +147,19 @@ class BalancerManager:
             if is_form
             else (_parse_json(body), request.headers.get("x-csrf-token", ""))
         )
-        self.gate.admit_change(request, token)
-        if self._link is None:
-            raise RelayError("this process was started without its supervisor")
-        reply = await self._ask(self._link, _change_of(request, wanted, who))
+        self.access.admit_change(request, token)
+        if self._supervisor is None:
+            raise RelayError("this process was started without a supervisor")
+        reply = await self._ask(self._supervisor, _change_of(request, wanted, who))
         if reply.get("ok") is not True:
             raise RefusedError(
-                400, str(reply.get("error", "the supervisor refused without a reason"))
+                400, str(reply.get("error", "the supervisor refused and gave no reason"))
             )
         if is_form:
             return RedirectResponse(PAGE, 303, headers=_HEADERS)
         return JSONResponse(reply, headers=_HEADERS)
 
-    async def _ask(self, link: SupervisorClient, change: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, supervisor: SupervisorClient, change: dict[str, Any]) -> dict[str, Any]:
         """The supervisor's reply to a change. Raises RefusedError, RelayError."""
         if self._changing >= CHANGES_AT_ONCE:
             raise RefusedError(
@@ -162,7 +169,7 @@ class BalancerManager:
             )
         self._changing += 1
         try:
-            reply = await link.ask("override", **change)
+            reply = await supervisor.ask("override", **change)
         finally:
             self._changing -= 1
         reply.pop("id", None)
@@ -170,13 +177,16 @@ class BalancerManager:
 
 
 def _change_of(request: Request, wanted: dict[str, Any], who: str) -> dict[str, Any]:
-    """The change as the supervisor takes it; nonsense of any size does not reach the supervisor. Raises RefusedError."""
+    """The change as the supervisor takes it. Raises RefusedError.
+
+    Invalid or oversized values are refused here, so they never reach the supervisor.
+    """
     asked = {
         key: wanted[key] for key in ("mode", "weight", "duration_s") if wanted.get(key) is not None
     }
     pool, backend = request.path_params["pool"], request.path_params["backend"]
     if len(pool) > NAME_CHARACTERS or len(backend) > NAME_CHARACTERS:
-        raise RefusedError(400, "there is no backend of such a long name; see /api/pools")
+        raise RefusedError(400, "the name is too long for a backend; GET /api/pools lists them")
     try:
         change = parse_change({"pool": pool, "backend": backend, **asked, "by": who})
     except ValueError as error:
@@ -206,7 +216,11 @@ def _parse_json(body: bytes) -> dict[str, Any]:
 
 
 def _parse_form(body: bytes) -> tuple[dict[str, Any], str]:
-    """The change and the token; the page sends every field, and the pressed button says which of them counts."""
+    """The change and the CSRF token.
+
+    The page sends every field. The pressed button, `mode` or `set`, says which one to
+    use.
+    """
     try:
         fields = {
             key: values[-1]
@@ -218,5 +232,5 @@ def _parse_form(body: bytes) -> tuple[dict[str, Any], str]:
         if wanted.get("mode") != "none" and int(fields.get("duration_s", "0")):
             wanted["duration_s"] = int(fields["duration_s"])
     except (ValueError, KeyError):
-        raise RefusedError(400, "the form is not one of this page") from None
+        raise RefusedError(400, "the form is not from this page") from None
     return wanted, fields.get("csrf", "")

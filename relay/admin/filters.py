@@ -1,6 +1,6 @@
-"""Numbers, times and words of the balancer-manager page, for people.
+"""Template filters: numbers and times of the balancer-manager page as text.
 
-Never: makes HTML; the templates escape what comes from here.
+Never: makes HTML; the templates escape the results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _DAY_S = 86_400
 
 
-def show_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """`1.2 MB`, in powers of 1000."""
     value = float(count)
     for unit in _UNITS:
@@ -27,12 +27,12 @@ def show_bytes(count: int) -> str:
     return ""
 
 
-def show_count(count: int) -> str:
+def format_count(count: int) -> str:
     """`1 234 567`, with thin spaces."""
     return f"{count:,}".replace(",", "\u2009")
 
 
-def show_span(seconds: float) -> str:
+def format_span(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h`, `5 days`."""
     if seconds < 100:
         return f"{max(0.0, seconds):.0f} s"
@@ -43,7 +43,7 @@ def show_span(seconds: float) -> str:
     return f"{seconds / _DAY_S:.0f} days"
 
 
-def show_time(at: float) -> str:
+def format_time(at: float) -> str:
     """`2026-11-23 14:02:11 UTC`."""
     try:
         return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -51,15 +51,15 @@ def show_time(at: float) -> str:
         return "?"
 
 
-def show_day(at: float) -> str:
+def format_day(at: float) -> str:
     """`2026-11-23`."""
-    return show_time(at)[:10]
+    return format_time(at)[:10]
 
 
 FILTERS = {
-    "bytes": show_bytes,
-    "count": show_count,
-    "span": show_span,
-    "time": show_time,
-    "day": show_day,
+    "bytes": format_bytes,
+    "count": format_count,
+    "span": format_span,
+    "time": format_time,
+    "day": format_day,
 }

@@ -1,13 +1,13 @@
-"""The scoreboard as Prometheus metrics, in the order and with the help of `shared.catalogue`.
+"""The scoreboard as Prometheus metrics, as `shared.catalogue` describes them.
 
-Never: writes the scoreboard, or shows a counter that went back.
+Never: writes the scoreboard; lets a counter go back.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, TypedDict, cast
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, TypedDict, cast
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -35,19 +35,20 @@ from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.state_cells import is_waiting
 
-_LATEST_S = 253_402_300_799  # the end of the year 9999, the last that a certificate can name
+_LATEST_S = 253_402_300_799  # the end of 9999, the last year that a certificate can name
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
-# Closed label sets so large that zeros would bury the rest: of these only what happened is shown, and always the good ending.
-_SHOWN_WHEN_ZERO = {
+# These families have some 60 possible label values. Series that are zero are left out,
+# except for the successful results.
+_ALWAYS_PRESENT = {
     "relay_sessions_closed_total": {Reason.FINISHED.value},
     "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED},
 }
 
 
 class CertificateFact(TypedDict):
-    """One configured certificate: its file, its subject (RFC 4514), its end in Unix seconds."""
+    """A certificate: `subject` is an RFC 4514 string, `not_after` Unix seconds."""
 
     file: str
     subject: str
@@ -55,7 +56,10 @@ class CertificateFact(TypedDict):
 
 
 class DisabledFact(TypedDict):
-    """A route, pool or backend that cannot work: `parent` is the route's listener, the backend's pool, "" for a pool."""
+    """A route, pool or backend that cannot work.
+
+    `parent` is the listener of a route, the pool of a backend, "" for a pool.
+    """
 
     kind: Literal["route", "pool", "backend"]
     parent: str
@@ -64,7 +68,11 @@ class DisabledFact(TypedDict):
 
 
 class Facts(TypedDict):
-    """`routes` are listener, label and pool. What the supervisor publishes beside the cells. `started_at` is Unix seconds."""
+    """What the supervisor publishes in addition to the scoreboard's cells.
+
+    `started_at` is Unix seconds, a route is (listener, label, pool). `pools` comes from
+    `shared.backends_view.pool_facts`, `overrides` from `supervisor.override_store`.
+    """
 
     generation: int
     version: str
@@ -75,10 +83,12 @@ class Facts(TypedDict):
     certificates: list[CertificateFact]
     routes: list[tuple[str, str, str]]
     disabled: list[DisabledFact]
+    pools: list[dict[str, Any]]
+    overrides: list[dict[str, Any]]
 
 
 def read_facts(snapshot: Snapshot) -> Facts:
-    """The snapshot's facts, with a default for each that was not published yet."""
+    """The snapshot's facts, with defaults for those that are not published yet."""
     unknown = Facts(
         generation=0,
         version="",
@@ -89,43 +99,53 @@ def read_facts(snapshot: Snapshot) -> Facts:
         certificates=[],
         routes=[],
         disabled=[],
+        pools=[],
+        overrides=[],
     )
     return cast("Facts", {**unknown, **snapshot.facts})
 
 
 class Readable(Protocol):
-    """A scoreboard's reader, in the admin process or in the supervisor."""
+    """Reads a scoreboard, in the admin process or in the supervisor."""
 
     def snapshot(self) -> Snapshot:
         """A consistent copy. Raises RelayError."""
 
 
 class RelayCollector(Collector):
-    """A prometheus_client collector over one scoreboard. Keeps the highest CPU time seen of each slot, nothing else."""
+    """A prometheus_client collector over one scoreboard.
+
+    Its only state is the highest CPU time seen of each slot.
+    """
 
     def __init__(self, scoreboard: Readable) -> None:
         self._scoreboard = scoreboard
         self._cpu_s: defaultdict[str, float] = defaultdict(float)
 
     def collect(self) -> Iterator[Metric]:
-        """Every family of the catalogue, from one consistent snapshot. Raises RelayError when the scoreboard cannot be read."""
+        """Every family of the catalogue, from one consistent snapshot.
+
+        Raises RelayError when the scoreboard cannot be read.
+        """
         snapshot = self._scoreboard.snapshot()
         facts = read_facts(snapshot)
         by_name: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         for series, value in snapshot.values.items():
             by_name[series.name][series.labels] = value
-        cpu_s, resident_bytes = self._measure(snapshot, facts, by_name[SLOT_CPU_US])
-        own: dict[str, Callable[[], Rows]] = {
-            "relay_backend_up": lambda: _backends_up(snapshot, facts),
-            "relay_route_disabled": lambda: _routes_disabled(facts),
-            "relay_backend_certificate_not_after_timestamp_seconds": lambda: _backend_certificates(
+        cpu_s, resident_bytes = self._usage(snapshot, facts, by_name[SLOT_CPU_US])
+        computed: dict[str, Rows] = {
+            "relay_backend_up": _backends_up(snapshot, facts),
+            "relay_route_disabled": [
+                (labels, float(bool(why))) for labels, why in routes_disabled(facts).items()
+            ],
+            "relay_backend_certificate_not_after_timestamp_seconds": _backend_certificates(
                 snapshot
             ),
-            "relay_certificate_not_after_timestamp_seconds": lambda: _certificates(facts),
-            "relay_worker_cpu_seconds_total": lambda: cpu_s,
-            "relay_worker_resident_bytes": lambda: resident_bytes,
-            "relay_build_info": lambda: [((facts["version"], facts["openssl"]), 1)],
-            "relay_config_generation": lambda: [((), facts["generation"])],
+            "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
+            "relay_worker_cpu_seconds_total": cpu_s,
+            "relay_worker_resident_bytes": resident_bytes,
+            "relay_build_info": [((facts["version"], facts["openssl"]), 1)],
+            "relay_config_generation": [((), facts["generation"])],
         }
         for family in FAMILIES.values():
             if family.kind == "histogram":
@@ -134,18 +154,19 @@ class RelayCollector(Collector):
             made = (CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily)(
                 family.name, family.help, labels=family.labels
             )
-            for row, measured in (
-                own[family.name]() if family.name in own else _counted(family, by_name[family.name])
-            ):
-                made.add_metric(row, measured)
+            rows = computed.get(family.name)
+            if rows is None:
+                rows = _counted(family, by_name[family.name])
+            for labels, number in rows:
+                made.add_metric(labels, number)
             yield made
 
-    def _measure(
+    def _usage(
         self, snapshot: Snapshot, facts: Facts, dead_us: dict[tuple[str, ...], int]
     ) -> tuple[Rows, Rows]:
-        """CPU seconds and resident bytes per slot, over all its living workers, CPU of its dead ones included.
+        """CPU seconds (of ended workers too) and resident bytes of each slot's workers.
 
-        Workers say once a second what they use, as other processes may not look into them.
+        Workers report both once a second, as no other process may read them from /proc.
         """
         cpu_s: defaultdict[str, float] = defaultdict(
             float, {str(slot): 0.0 for slot in range(facts["slots"])}
@@ -158,13 +179,15 @@ class RelayCollector(Collector):
             resident[str(worker.slot)] += max(0, worker.resident_bytes)
         for name, seconds in cpu_s.items():
             self._cpu_s[name] = max(self._cpu_s[name], seconds)
-        return [((slot,), self._cpu_s[slot]) for slot in sorted(cpu_s, key=int)], [
-            ((slot,), resident[slot]) for slot in sorted(cpu_s, key=int)
-        ]
+        slots = sorted(cpu_s, key=int)
+        return (
+            [((slot,), self._cpu_s[slot]) for slot in slots],
+            [((slot,), resident[slot]) for slot in slots],
+        )
 
 
 def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
-    always = _SHOWN_WHEN_ZERO.get(family.name)
+    always = _ALWAYS_PRESENT.get(family.name)
     return [
         (labels, value * family.scale)
         for labels, value in cells.items()
@@ -173,7 +196,7 @@ def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
 
 
 def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMetricFamily:
-    """Cells hold what fell into one bucket alone; Prometheus wants each bucket to contain those below it."""
+    """A cell counts one bucket; a Prometheus bucket includes all lower ones."""
     made = HistogramMetricFamily(family.name, family.help, labels=family.labels)
     buckets: defaultdict[tuple[str, ...], list[tuple[str, float]]] = defaultdict(list)
     sums: dict[tuple[str, ...], float] = {}
@@ -190,7 +213,7 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
 
 
 def _of_backends(name: str, snapshot: Snapshot) -> Rows:
-    """One state of every backend that is configured now."""
+    """One shared value of every configured backend."""
     return [
         (series.labels, value) for series, value in snapshot.shared.items() if series.name == name
     ]
@@ -214,14 +237,14 @@ def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
 
 
 def disabled_in(facts: Facts) -> dict[tuple[str, ...], str]:
-    """Why something is disabled, by kind, parent and name."""
+    """The reasons, by (kind, parent, name) of what is disabled."""
     return {(one["kind"], one["parent"], one["name"]): one["why"] for one in facts["disabled"]}
 
 
 def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
-    """Every route by listener and label, with why it, or its pool, is disabled; "" when it is not.
+    """Every route by (listener, label), and why it or its pool is disabled ("" if not).
 
-    Of several routes with one label any counts.
+    Routes with the same label count as disabled when any of them is.
     """
     disabled = disabled_in(facts)
     found: dict[tuple[str, str], str] = {}
@@ -230,10 +253,6 @@ def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
         why = own or disabled.get(("pool", "", pool), "")
         found[listener, label] = found.get((listener, label)) or why
     return found
-
-
-def _routes_disabled(facts: Facts) -> Rows:
-    return [(labels, float(bool(why))) for labels, why in routes_disabled(facts).items()]
 
 
 def _backend_certificates(snapshot: Snapshot) -> Rows:
@@ -245,7 +264,7 @@ def _backend_certificates(snapshot: Snapshot) -> Rows:
 
 
 def _certificates(facts: Facts) -> Rows:
-    """One row per file and subject, as one series can have one value: the earliest end, when a file holds two of that subject."""
+    """One row per file and subject; of two certificates, the earlier end."""
     ends: dict[tuple[str, ...], float] = {}
     for certificate in facts["certificates"]:
         key = (certificate["file"], certificate["subject"])
@@ -254,7 +273,7 @@ def _certificates(facts: Facts) -> Rows:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """A scrape as values by series, written as in the exposition format with the labels sorted: `name{a="1",b="2"}`."""
+    """A scrape as values by series: `name{a="1",b="2"}`, labels sorted."""
     return {
         sample.name
         + "{"

@@ -1,6 +1,7 @@
-"""The admin process's end of its line to the supervisor: JSON lines over a socket pair.
+"""The admin process's end of the admin channel: JSON lines over a socket pair.
 
-Never: says more than `backends`, `override` and signs of life; the supervisor would not hear it.
+Never: sends anything but `backends`, `override` and heartbeats; the supervisor accepts
+nothing else from this process.
 """
 
 from __future__ import annotations
@@ -14,45 +15,50 @@ from typing import Any
 from relay.errors import RelayError
 from relay.logs import messages
 
-PATIENCE_S = 3.0
-BEAT_S = 1.0
+TIMEOUT_S = 3.0
+HEARTBEAT_S = 1.0
 LINE_BYTES = 16 * 1024 * 1024
 
 
 class SupervisorClient:
-    """One connection, one request at a time. `greeting` is the first line, which the supervisor writes before we start. Raises RelayError."""
+    """One connection, one request at a time.
+
+    `greeting` is the supervisor's first line: it has the `[admin]` settings. Raises
+    RelayError when there is none in time.
+    """
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._received = b""
         self._number = 0
-        self._dropped = 0  # messages, as the supervisor knows
+        self._reported = 0  # dropped messages that the supervisor has been told of
         self._sending = False
         self._lock = asyncio.Lock()
-        self._socket.settimeout(PATIENCE_S)
+        self._socket.settimeout(TIMEOUT_S)
         try:
             while b"\n" not in self._received:
                 more = self._socket.recv(65536)
                 if not more:
-                    raise RelayError("the supervisor said nothing")
+                    raise RelayError("the supervisor closed the admin channel before its greeting")
                 self._received += more
         except OSError as error:
-            raise RelayError(f"the supervisor said nothing: {error}") from None
+            raise RelayError(f"the supervisor sent no greeting: {error}") from None
         self._socket.setblocking(False)
         self.greeting = self._next_line() or {}
 
-    async def beat(self) -> None:
-        """Once a second: tell the supervisor that the loop turns, and what was dropped."""
+    async def send_heartbeats(self) -> None:
+        """Once a second: show that the loop runs, report dropped messages."""
         while True:
             messages.flush()
             dropped = messages.dropped()
-            beat = json.dumps({"command": "alive", "dropped": dropped - self._dropped})
+            heartbeat = json.dumps({"command": "alive", "dropped": dropped - self._reported})
             with contextlib.suppress(OSError):
-                # A request that is under way is a sign of life too.
+                # Not into the middle of a request; the request shows just as well that
+                # the process is alive.
                 if not self._sending:
-                    self._socket.send(beat.encode() + b"\n")
-                    self._dropped = dropped
-            await asyncio.sleep(BEAT_S)
+                    self._socket.send(heartbeat.encode() + b"\n")
+                    self._reported = dropped
+            await asyncio.sleep(HEARTBEAT_S)
 
     async def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """The supervisor's reply. Raises RelayError when there is none in time."""
@@ -62,27 +68,35 @@ class SupervisorClient:
                 json.dumps({"command": command, "id": self._number, **arguments}).encode() + b"\n"
             )
             try:
-                async with asyncio.timeout(PATIENCE_S):
-                    await asyncio.get_running_loop().sock_sendall(self._socket, line)
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._send(line)
                     return await self._reply(self._number)
             except TimeoutError:
                 raise RelayError(
-                    f"the supervisor did not answer within {PATIENCE_S:g} s; look at its log"
+                    f"the supervisor did not answer within {TIMEOUT_S:g} s; look at its log"
                 ) from None
             except OSError as error:
                 raise RelayError(
-                    f"the supervisor cannot be asked: {error.strerror or error}; look at its log"
+                    "the connection to the supervisor failed: "
+                    f"{error.strerror or error}; look at its log"
                 ) from None
+
+    async def _send(self, line: bytes) -> None:
+        self._sending = True
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._socket, line)
+        finally:
+            self._sending = False
 
     async def _reply(self, number: int) -> dict[str, Any]:
         while True:
-            # A reply to an earlier request that was given up is passed over.
+            # Skip late replies to earlier requests that timed out.
             while (reply := self._next_line()) is not None:
                 if reply.get("id") == number:
                     return reply
             more = await asyncio.get_running_loop().sock_recv(self._socket, 65536)
             if not more or len(self._received) > LINE_BYTES:
-                raise ConnectionAbortedError("it hung up")
+                raise ConnectionAbortedError("it closed the connection")
             self._received += more
 
     def _next_line(self) -> dict[str, Any] | None:

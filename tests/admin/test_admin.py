@@ -15,7 +15,7 @@ import time
 import psutil
 import pytest
 
-from relay.admin.main import CONNECTIONS
+from relay.admin.http_limits import CONNECTIONS
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING, monotonic_ms
 from relay.shared.snapshot import SUPERVISOR_BEAT
 from tests.support.gateway import wait_until
@@ -131,11 +131,11 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
     world.cells[HEARTBEAT_MS] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/readyz")
     assert status == 503
-    assert re.match(r"none of 1 serving workers has given a sign of life for 1[1-9] s;", text)
+    assert re.match(r"none of 1 serving workers has sent a heartbeat for 1[1-9] s;", text)
     world.cells[PHASE] = 0
     assert admin.ask("/readyz")[:2] == (
         503,
-        "none of 0 workers is serving; look at the relay's log for why they end\n",
+        "none of 0 workers is serving; look in the relay's log for the reason\n",
     )
 
 
@@ -144,7 +144,7 @@ def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
     status, text, _ = admin.ask("/healthz")
     assert status == 503
     assert re.fullmatch(
-        r"the supervisor has given no sign of life for 1[1-9] s; look at its log\n", text
+        r"the supervisor has sent no heartbeat for 1[1-9] s; look at its log\n", text
     )
     world.scoreboards._head.cells[SUPERVISOR_BEAT] = 0
     assert admin.ask("/healthz")[0] == 503

@@ -233,7 +233,7 @@ def test_the_form_of_the_page_works_without_javascript(operator):
     )
     assert (status, headers["location"]) == (303, "/balancer-manager")
     assert operator.backend()["mode"] == "standby"
-    assert "undone in 5 min" in operator.ask("/balancer-manager")[1]
+    assert "ends in 5 min" in operator.ask("/balancer-manager")[1]
 
 
 def test_what_curl_sends_without_being_told_the_type_is_json(operator):
@@ -284,13 +284,13 @@ def test_a_body_without_measure_is_refused(operator):
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ({"token": ""}, "no valid csrf token"),
-        ({"token": "1.0"}, "no valid csrf token"),
-        ({"token": "²." + "0" * 64}, "no valid csrf token"),
+        ({"token": ""}, "no valid CSRF token"),
+        ({"token": "1.0"}, "no valid CSRF token"),
+        ({"token": "²." + "0" * 64}, "no valid CSRF token"),
         ({"origin": "http://evil.example"}, "comes from a page of 'http://evil.example'"),
         ({"origin": "null"}, "comes from a page of 'null'"),
         ({"sec_fetch_site": "cross-site"}, "from a page of another site"),
-        ({"host": "evil.example"}, "this page is not called 'evil.example'"),
+        ({"host": "evil.example"}, "the host name 'evil.example' is unknown here"),
     ],
 )
 def test_a_change_that_does_not_come_from_our_page_is_refused(operator, headers, why):
@@ -486,7 +486,7 @@ def test_a_change_survives_a_reload_and_one_of_a_backend_that_is_gone_is_kept_wi
     assert operator.backend("w1")["weight"] == 3
     (inactive,) = operator.pools()["inactive"]
     assert (inactive["backend"], inactive["mode"]["value"]) == ("w2", "drain")
-    assert "Without effect" in operator.ask("/balancer-manager")[1]
+    assert "Unused overrides" in operator.ask("/balancer-manager")[1]
     gateway.wait_for_log(
         "backend main/w2 is overridden (drain), but the configuration has no such backend"
     )

@@ -119,7 +119,7 @@ def test_factor_and_duration_are_set_with_the_keyboard_alone(page, operator):
     page.browser.switch_to.active_element.send_keys(Keys.CONTROL, "a")
     page.browser.switch_to.active_element.send_keys("12", Keys.ENTER)
     page.wait_for(page.row("main/w2", "[data-cell=factor]"), "12")
-    page.wait_for(page.row("main/w2", "[data-cell=status]"), "undone in 5 min")
+    page.wait_for(page.row("main/w2", "[data-cell=status]"), "ends in 5 min")
     assert (operator.backend("w2")["weight"], operator.backend("w2")["mode"]) == (12, "enabled")
 
 
@@ -144,7 +144,7 @@ def test_a_page_without_the_token_changes_nothing_and_says_why(page, operator):
     page.open("main/w1")
     page.browser.execute_script("document.getElementById('pools').dataset.csrf = '1.0'")
     page.press("main/w1", "disabled")
-    page.wait_for("#toasts .failed", "no valid csrf token")
+    page.wait_for("#toasts .failed", "no valid CSRF token")
     assert operator.backend()["mode"] == "enabled"
     # It has a good one again with the next look.
     page.press("main/w1", "disabled")

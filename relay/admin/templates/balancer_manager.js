@@ -1,8 +1,9 @@
 "use strict";
 (() => {
-  const EVERY_MS = 2000, GIVE_UP_MS = 10000;
+  const EVERY_MS = 2000, TIMEOUT_MS = 10000;
   const $ = (id) => document.getElementById(id);
   const pools = () => $("pools");
+  const isField = (node) => /^(INPUT|SELECT|TEXTAREA)$/.test(node.tagName);
   const keyOf = (node) => node.dataset.key || node.dataset.pool;
   let timer = 0, asking = null;
 
@@ -20,20 +21,25 @@
     if ($("live-text").textContent !== text) $("live-text").textContent = text;
   }
 
-  // Which pools and backends there are, in which order: while that stays, only cells are exchanged.
-  const shape = (root) => Array.from(root.querySelectorAll("[data-key], [data-pool], [data-cell]"), (one) => keyOf(one) || one.dataset.cell).join("\n");
+  // The pools, backends and cells in their order. While this stays the same, only the
+  // contents of cells are replaced.
+  const shape = (root) => Array.from(
+    root.querySelectorAll("[data-key], [data-pool], [data-cell]"),
+    (one) => keyOf(one) || one.dataset.cell,
+  ).join("\n");
 
-  function takeOver(fresh) {
+  function update(fresh) {
     const old = pools();
     old.dataset.csrf = fresh.dataset.csrf;
     if (shape(old) !== shape(fresh)) {
       old.replaceWith(fresh);
       return;
     }
-    const before = old.querySelectorAll("[data-cell]"), after = fresh.querySelectorAll("[data-cell]");
+    const before = old.querySelectorAll("[data-cell]");
+    const after = fresh.querySelectorAll("[data-cell]");
     before.forEach((cell, index) => {
       const next = after[index];
-      if (cell.dataset.cell === "change") takeOverForm(cell, next);
+      if (cell.dataset.cell === "change") updateForm(cell, next);
       else if (cell.innerHTML !== next.innerHTML || cell.title !== next.title) {
         cell.title = next.title;
         cell.replaceChildren(...next.childNodes);
@@ -45,21 +51,26 @@
       }
     });
     const rows = fresh.querySelectorAll("[data-search]");
-    old.querySelectorAll("[data-search]").forEach((row, index) => { row.dataset.search = rows[index].dataset.search; });
+    old.querySelectorAll("[data-search]").forEach((row, index) => {
+      row.dataset.search = rows[index].dataset.search;
+    });
   }
 
-  // Never taken out of the page: somebody may be in the middle of it.
-  function takeOverForm(cell, next) {
+  // A form is updated in place, never replaced: somebody may be filling it in.
+  function updateForm(cell, next) {
     const buttons = next.querySelectorAll("button"), inputs = next.querySelectorAll("input");
     cell.querySelectorAll("button").forEach((button, index) => {
       const pressed = buttons[index].getAttribute("aria-pressed");
       if (pressed !== null) button.setAttribute("aria-pressed", pressed);
       button.hidden = buttons[index].hidden;
-      if (button.textContent !== buttons[index].textContent) button.textContent = buttons[index].textContent;
+      const text = buttons[index].textContent;
+      if (button.textContent !== text) button.textContent = text;
     });
     cell.querySelectorAll("input").forEach((input, index) => {
-      const untouched = input.type === "hidden" || (input.value === input.defaultValue && document.activeElement !== input);
-      if (untouched && input.defaultValue !== inputs[index].defaultValue) input.value = input.defaultValue = inputs[index].defaultValue;
+      const value = inputs[index].defaultValue;
+      const untouched = input.type === "hidden"
+        || (input.value === input.defaultValue && document.activeElement !== input);
+      if (untouched && input.defaultValue !== value) input.value = input.defaultValue = value;
     });
   }
 
@@ -81,19 +92,25 @@
     clearTimeout(timer);
     if (asking) asking.abort();
     const mine = asking = new AbortController();
-    const patience = setTimeout(() => mine.abort(), GIVE_UP_MS);
+    const timeout = setTimeout(() => mine.abort(), TIMEOUT_MS);
     try {
-      const answer = await fetch("/balancer-manager/pools", { signal: mine.signal, cache: "no-store" });
+      const answer = await fetch("/balancer-manager/pools", {
+        signal: mine.signal,
+        cache: "no-store",
+      });
       const text = await answer.text();
       if (!answer.ok) throw new Error(text.trim() || `the relay answered ${answer.status}`);
       const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("pools");
-      takeOver(document.adoptNode(fresh));
+      update(document.adoptNode(fresh));
       filter();
       live("live", false);
     } catch (error) {
-      if (asking === mine) live(error instanceof TypeError || error.name === "AbortError" ? "the relay does not answer; trying again" : error.message, true);
+      const unanswered = error instanceof TypeError || error.name === "AbortError";
+      if (asking === mine) {
+        live(unanswered ? "the relay does not answer; trying again" : error.message, true);
+      }
     } finally {
-      clearTimeout(patience);
+      clearTimeout(timeout);
       if (asking === mine) {
         asking = null;
         if (!document.hidden) timer = setTimeout(refresh, EVERY_MS);
@@ -102,7 +119,9 @@
   }
 
   async function change(form, button) {
-    const wanted = button.name === "mode" ? { mode: button.value } : { weight: Number(form.elements.weight.value) };
+    const wanted = button.name === "mode"
+      ? { mode: button.value }
+      : { weight: Number(form.elements.weight.value) };
     const lasts = form.elements.duration_s ? Number(form.elements.duration_s.value) : 0;
     if (lasts && wanted.mode !== "none") wanted.duration_s = lasts;
     button.disabled = true;
@@ -123,11 +142,23 @@
         details.querySelector("summary").focus();
       }
     } catch (error) {
-      toast(error instanceof TypeError ? "the relay does not answer; nothing was changed as far as this page knows" : error.message, true);
+      const unanswered = error instanceof TypeError;
+      toast(
+        unanswered
+          ? "the relay did not answer; check whether the change was made"
+          : error.message,
+        true,
+      );
     } finally {
       button.disabled = false;
     }
     await refresh();
+  }
+
+  function closeForms(which) {
+    document.querySelectorAll(".change details[open]").forEach((one) => {
+      if (which(one)) one.open = false;
+    });
   }
 
   document.addEventListener("submit", (event) => {
@@ -135,10 +166,10 @@
     change(event.target, event.submitter || event.target.querySelector("button"));
   });
   document.addEventListener("toggle", (event) => {
-    if (event.target.open) document.querySelectorAll(".change details[open]").forEach((one) => { if (one !== event.target) one.open = false; });
+    if (event.target.open) closeForms((one) => one !== event.target);
   }, true);
   document.addEventListener("click", (event) => {
-    document.querySelectorAll(".change details[open]").forEach((one) => { if (!one.contains(event.target)) one.open = false; });
+    closeForms((one) => !one.contains(event.target));
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
@@ -147,7 +178,7 @@
         open.open = false;
         open.querySelector("summary").focus();
       }
-    } else if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
+    } else if (event.key === "/" && !isField(document.activeElement)) {
       event.preventDefault();
       $("filter").focus();
     }
