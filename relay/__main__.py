@@ -10,7 +10,7 @@ import signal
 import sys
 from types import FrameType
 
-from relay.memory_shortage import HINT, in_words, is_too_little_memory
+from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.standard_streams import reserve
 
 EXIT_CANNOT_START = 71
@@ -29,7 +29,7 @@ def main() -> int:
     except (ImportError, MemoryError, OSError) as error:
         if not is_too_little_memory(error):
             raise
-        os.write(2, f"relay: {in_words(error)}; {HINT}\n".encode())
+        os.write(2, f"relay: {describe_shortage(error)}; {HINT}\n".encode())
         return EXIT_CANNOT_START
     return command()
 

@@ -1,6 +1,6 @@
-"""Reads regular files: the configuration, and every file it names that the supervisor reads. Tells whether new ones could be made.
+"""Reads the configuration and the files that it names; checks whether files can be created.
 
-Never: waits for a file, makes or changes one, or knows what was expected in it.
+Never: waits for a file, creates or changes one, or knows what it should contain.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 _IMPOSSIBLE_NAME = "x" * 2000
 
 Contents = Mapping[tuple[Path, int], tuple[bytes, int]]
-"""Bytes and mode of files, by path and the limit they were read with."""
+"""Bytes and mode of files, by path and read limit."""
 
 
 class Files:
-    """The files that a configuration names, each read once: what was judged is what is used.
+    """The files that a configuration names, each read once, so that checked bytes are used.
 
-    With `contents`, those of another `Files`, nothing is read from disk any more.
+    With the `contents` of another `Files`, nothing is read from disk.
     """
 
     def __init__(self, contents: Contents | None = None) -> None:
@@ -28,34 +28,35 @@ class Files:
         self._read: dict[tuple[Path, int], tuple[bytes, int]] = dict(contents or {})
 
     def read(self, path: Path, limit_bytes: int) -> tuple[bytes, int]:
-        """As `read_regular`, which see. A file that cannot be read is tried again when it is asked for again."""
+        """Like `read_regular`, but each file is read once. A failed read is tried again."""
         found = self._read.get((path, limit_bytes))
         if found is None:
             if self._given is not None:
-                what = "it was not read when the configuration was judged"
+                what = "it was not read when the configuration was checked"
                 raise FileNotFoundError(errno.ENOENT, what)
             found = self._read[path, limit_bytes] = read_regular(path, limit_bytes)
         return found
 
     @property
     def contents(self) -> Contents:
-        """Everything that was read so far."""
+        """Everything read so far."""
         return dict(self._read)
 
 
 class NotRegularError(OSError):
-    """A pipe, a device or a socket: it may never end, and a reload would find something else in it."""
+    """A pipe, a device or a socket: it may never end, and a second read differs."""
 
     def __init__(self) -> None:
         super().__init__(None, "it is not a regular file")
 
 
 def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
-    """What is in the file, and its mode; a file of more than `limit_bytes` is cut one byte after them.
+    """The bytes of a regular file, at most `limit_bytes` and one more, and its mode.
 
     Raises OSError: IsADirectoryError for a directory, NotRegularError for a pipe or a device.
     """
-    # O_NONBLOCK: opening a FIFO would otherwise wait for its writer, and the supervisor with it. What was opened is judged, not what the name led to before.
+    # O_NONBLOCK: otherwise opening a FIFO waits for its writer. The type is checked after
+    # opening, because the name may lead to another file a moment later.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -64,17 +65,16 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
         if not stat.S_ISREG(mode):
             raise NotRegularError
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(
-                limit_bytes + 1
-            ) or b"", mode  # None where /proc has nothing to say yet
+            # Some files in /proc give None, as they have no data yet.
+            return file.read(limit_bytes + 1) or b"", mode
     finally:
         os.close(descriptor)
 
 
 def check_creation(directory: Path) -> None:
-    """Whether this process could make files in a directory. Raises the OSError that it would meet; nothing is made."""
-    # Root has every permission in /proc and /sys, and still nothing can be made there: a name that no file system takes brings out
-    # who refuses for another reason than the name.
+    """Raise the OSError that creating a file in this directory would meet. Creates nothing."""
+    # access() says yes to root in /proc and /sys, but nothing can be created there. So try a
+    # name that is too long for any file system, and look for another error than that.
     try:
         (directory / _IMPOSSIBLE_NAME).mkdir()
     except OSError as error:

@@ -1,7 +1,6 @@
-"""Tells an error that comes of too little memory from a bug, and says what to do.
+"""Tells an error caused by too little memory from a bug, and says what to do.
 
-Never: imports anything but the standard library, so that it is there when nothing else can be
-loaded.
+Never: imports anything but the standard library, so that it works when nothing else loads.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ HINT = (
     "raise the memory limit (MemoryMax= of the unit, --memory of the container, ulimit -v), "
     "or lower relay.workers"
 )
-# What the dynamic loader says in an ImportError, and OpenSSL in an error of its own.
-_WORDS = ("failed to map segment", "cannot allocate", "malloc failure", "out of memory")
+# Texts of the dynamic loader (in an ImportError) and of OpenSSL.
+_TEXTS = ("failed to map segment", "cannot allocate", "malloc failure", "out of memory")
 
 
 def is_too_little_memory(error: BaseException) -> bool:
-    """Whether this error, or one that led to it, says that there was no memory."""
+    """Whether this error, or an error that caused it, means that memory was short."""
     seen: BaseException | None = error
     for _ in range(20):
         if seen is None:
@@ -25,13 +24,13 @@ def is_too_little_memory(error: BaseException) -> bool:
         if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
             return True
         text = str(seen).lower()
-        if any(words in text for words in _WORDS):
+        if any(known in text for known in _TEXTS):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
 
 
-def in_words(error: BaseException) -> str:
-    """What happened, without what to do."""
-    told = " ".join(str(error).split("\n"))
-    return "this machine gives the relay too little memory" + (f": {told}" if told else "")
+def describe_shortage(error: BaseException) -> str:
+    """What happened, as one line; HINT says what to do."""
+    detail = " ".join(str(error).split("\n"))
+    return "the relay has too little memory on this machine" + (f": {detail}" if detail else "")

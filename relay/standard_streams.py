@@ -1,9 +1,9 @@
-"""Descriptors 0, 1 and 2 are open before anything else is.
+"""Makes sure that descriptors 0, 1 and 2 are open, before anything else is opened.
 
-A file or socket that got one of their numbers would be read as the terminal, or have log lines
-written into it.
+Otherwise a file or a socket could get one of these numbers, and log lines would be written
+into it.
 
-Never: imports anything but the standard library, so that it can run first of all.
+Never: imports anything but the standard library, so that it can run first.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import sys
 
 
 def reserve() -> None:
-    """Give each standard stream that is closed /dev/null, also for the programs we start."""
+    """Open /dev/null for each closed standard stream; programs that we start inherit it."""
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             _fill(number, mode)
-    # Python leaves these out when they were closed.
+    # Python sets a stream to None when its descriptor was closed at the start.
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stdout is None:
@@ -32,7 +32,8 @@ def _fill(number: int, mode: int) -> None:
     try:
         opened = os.open(os.devnull, mode)
     except OSError:
-        # A root without /dev: a directory takes the number, and takes no line.
+        # No /dev here, as in some containers. An open directory also keeps the number, and
+        # nothing can be written to it.
         opened = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     if opened == number:
         os.set_inheritable(number, True)

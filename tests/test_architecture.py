@@ -24,7 +24,6 @@ TO_SPLIT = {
     "relay.logs.access_format",
     "relay.shared.catalogue",
     "relay.supervisor.checker_process",
-    "relay.supervisor.control",
     "relay.supervisor.fleet",
     "relay.supervisor.main",
     "relay.supervisor.reload",

@@ -13,9 +13,10 @@ import click
 
 from relay.config.load import find_config, load_state_dir
 from relay.errors import ControlError
-from relay.supervisor.control import EXIT_USAGE, ask
+from relay.supervisor.control_client import ask
 
 EXIT_NOT_RUNNING = 69
+_EXIT_USAGE = 64
 STATUS_PATIENCE_S = 5.0
 
 config_option = click.option(
@@ -56,6 +57,6 @@ def ask_relay(
         return reply
     raise RefusedError(
         str(reply.get("error", "the relay gave no reason")),
-        reply.get("code", EXIT_USAGE),
+        reply.get("code", _EXIT_USAGE),
         [str(problem) for problem in reply.get("problems", ())],
     )

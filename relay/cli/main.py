@@ -30,7 +30,7 @@ from relay.cli.client import (
 )
 from relay.config.load import find_config, load_config
 from relay.errors import ConfigError, ControlError, FatalError, RelayError
-from relay.memory_shortage import HINT, in_words, is_too_little_memory
+from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.standard_streams import reserve
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _say(str(error), EXIT_CANNOT_START)
     except Exception as error:
         if is_too_little_memory(error):
-            return _say(f"{in_words(error)}; {HINT}", EXIT_CANNOT_START)
+            return _say(f"{describe_shortage(error)}; {HINT}", EXIT_CANNOT_START)
         if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
             _forget_stdout()
             what = f"what was to be written was not: {error.strerror}"
@@ -165,7 +165,7 @@ def check(config_file: Path | None) -> int:
     config = load_config(path)
     _load_openssl()
     from relay.sandbox.confinement import hide_memory
-    from relay.supervisor.prepared import check_all
+    from relay.supervisor.check import check_all
 
     hide_memory()  # it reads the keys
 
@@ -185,7 +185,7 @@ def check(config_file: Path | None) -> int:
 
 def _show_findings(findings: list[Finding]) -> None:
     if not sys.stdout.isatty():
-        from relay.supervisor.prepared import as_problem
+        from relay.supervisor.inspection import as_problem
 
         for one in findings:
             click.echo(f"{one.level} {as_problem(one)}")

@@ -1,11 +1,12 @@
-"""The control socket: one JSON line in, one JSON line out, for `relay status`, `reload`, `drain`, `stop` and `backend`.
+"""The server's side of the control socket: one JSON line in, one JSON line out.
 
-Never: waits for a client. Whatever one sends, or does not send, the fleet is not disturbed.
+It serves `relay status`, `reload`, `drain`, `stop` and `backend`; `control_client` asks it.
+
+Never: waits for a client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import selectors
@@ -16,31 +17,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relay.errors import ControlError
+from relay.supervisor.control_client import Reply
 from relay.supervisor.process import EXIT_BUG
 
-EXIT_USAGE = 64  # of a command that asked for what is not there
+EXIT_USAGE = 64  # the client asked for something that does not exist
 COMMANDS = ("status", "reload", "drain", "stop", "backends", "override")
 REQUEST_BYTES = 4096
-REPLY_BYTES = 16 * 1024 * 1024
 CLIENTS = 32
 PATIENCE_S = 5.0
-TURN_S = 0.02
-COMPLAIN_S = 60.0
+TURN_S = 0.02  # what commands may take of one turn of the supervisor's loop
+COMPLAIN_S = 60.0  # at most one such message in this time
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-
-Reply = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
-def control_path(state_dir: Path) -> Path:
-    """Where the control socket of a relay is."""
-    return state_dir / "control.sock"
-
-
 class Client:
-    """One connection: a request line with a deadline, then one reply with a deadline. A reply may come much later than its request."""
+    """One connection: a request line, then one reply, each with a deadline of its own.
+
+    Between the two there is no deadline: a reload may take minutes.
+    """
 
     def __init__(self, server: ControlServer, connection: socket.socket) -> None:
         self._server = server
@@ -55,7 +51,7 @@ class Client:
         return self._connection.fileno()
 
     def on_ready(self, events: int) -> None:
-        """Something can be read or written."""
+        """The socket is readable or writable."""
         try:
             if events & selectors.EVENT_WRITE:
                 self._send()
@@ -69,38 +65,34 @@ class Client:
     def _receive(self) -> None:
         received = self._connection.recv(REQUEST_BYTES)
         if not received or self.expires_at == float("inf"):
-            # Gone, or talking while it is to wait: either way there is nothing more to do for it.
+            # It hung up, or it sent more while it should wait for the reply.
             self._server.forget(self)
             return
         self._request += received
         line, newline, _ = self._request.partition(b"\n")
         if not newline and len(self._request) < REQUEST_BYTES:
             return
-        self.expires_at = float("inf")  # from here on it waits for us
+        self.expires_at = float("inf")  # now the client waits for the supervisor
         request = parse_request(bytes(line)) if newline else None
         if request is None:
-            self.reply(
-                {
-                    "ok": False,
-                    "code": EXIT_USAGE,
-                    "error": f'expected one line like {{"command": "status"}} with one of {", ".join(COMMANDS)}',
-                }
-            )
-        else:
-            try:
-                self._server.on_command(request, self)
-            except Exception as error:
-                log.exception("bug: the command %s failed; please report this", request["command"])
-                self.reply(
-                    {
-                        "ok": False,
-                        "code": EXIT_BUG,
-                        "error": f"{type(error).__name__}: {error}; this is a bug, its traceback is in the relay's log",
-                    }
-                )
+            known = ", ".join(COMMANDS)
+            expected = f'expected one line like {{"command": "status"}} with one of {known}'
+            self.reply({"ok": False, "code": EXIT_USAGE, "error": expected})
+            return
+        try:
+            self._server.on_command(request, self)
+        except Exception as error:
+            log.exception("bug: the command %s failed; please report this", request["command"])
+            what = f"{type(error).__name__}: {error}"
+            bug = f"{what}; this is a bug, its traceback is in the relay's log"
+            self.reply({"ok": False, "code": EXIT_BUG, "error": bug})
 
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
-        """Send the answer and close; with `hold` stay open until we end, so that the client can see when that is."""
+        """Send the reply and close.
+
+        With `hold`, keep the connection open until the supervisor ends. Its end tells the
+        client that the relay has stopped.
+        """
         self._hold = hold
         self._reply = memoryview(json.dumps(reply).encode() + b"\n")
         self.expires_at = time.monotonic() + PATIENCE_S
@@ -117,12 +109,16 @@ class Client:
             self._server.forget(self)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 
 class ControlServer:
-    """The listening side, inside the supervisor's selector. `on_command` must see to it that `Client.reply` is called, now or later."""
+    """The listening socket and its clients, in the supervisor's selector.
+
+    `on_command` must call `Client.reply`, at once or later. `child_named` tells the name of one
+    of the relay's own processes from its pid, "" for other processes.
+    """
 
     def __init__(
         self,
@@ -135,21 +131,21 @@ class ControlServer:
         self._complain_at = float("-inf")
         self._turn_until_at: float | None = None
         self._listener = listener
-        self._inode = _inode(control_path_of(listener))
+        self._inode = _inode(_bound_path(listener))
         self._selector = selector
         self._clients: set[Client] = set()
         self.on_command = on_command
         selector.register(listener, selectors.EVENT_READ, lambda _events: self._accept())
 
     def is_at(self, path: Path) -> bool:
-        """Whether clients that connect to this path reach us."""
+        """Whether this path leads to the socket that this server listens on."""
         return self._inode is not None and _inode(path) == self._inode
 
     def listen_on(self, listener: socket.socket) -> None:
-        """Go over to another socket; clients of the one before are still answered."""
+        """Listen on another socket. Clients of the previous one still get their replies."""
         self._selector.unregister(self._listener)
         self._listener.close()
-        self._listener, self._inode = listener, _inode(control_path_of(listener))
+        self._listener, self._inode = listener, _inode(_bound_path(listener))
         self._selector.register(listener, selectors.EVENT_READ, lambda _events: self._accept())
 
     def _accept(self) -> None:
@@ -166,7 +162,10 @@ class ControlServer:
         self._selector.register(client, selectors.EVENT_READ, client.on_ready)
 
     def _is_child(self, connection: socket.socket) -> bool:
-        """Whether one of our own processes connects. None has a reason to: it must have been taken over."""
+        """Whether a worker, the checker or the admin process connects.
+
+        None of them has a reason to, so an attacker may control it.
+        """
         pid, _, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
@@ -174,62 +173,63 @@ class ControlServer:
         if name and time.monotonic() >= self._complain_at:
             self._complain_at = time.monotonic() + COMPLAIN_S
             log.error(
-                "%s (pid %d) connects to the control socket and is refused: it does what it should not; find out why",
+                "%s (pid %d) connected to the control socket and was refused: it never has a"
+                " reason to connect, so an attacker may control it; investigate this machine",
                 name,
                 pid,
             )
         return bool(name)
 
     def turn_is_over(self) -> bool:
-        """Whether the commands of this turn of the loop have taken long enough; the rest comes next turn."""
+        """Whether commands have used up their time; other clients wait for the next turn."""
         now = time.monotonic()
         if self._turn_until_at is None:
             self._turn_until_at = now + TURN_S
         return now > self._turn_until_at
 
     def want_write(self, client: Client) -> None:
-        """The client has a reply to send. One that hung up meanwhile is no longer known."""
+        """The client has a reply to send. A client that hung up meanwhile is ignored."""
         if client in self._clients:
             self._selector.modify(client, selectors.EVENT_WRITE, client.on_ready)
 
     def want_read(self, client: Client) -> None:
-        """The client is only watched for its end."""
+        """Wait for the client to hang up."""
         self._selector.modify(client, selectors.EVENT_READ, client.on_ready)
 
     def forget(self, client: Client) -> None:
-        """Hang up on a client."""
+        """Close a client's connection."""
         if client in self._clients:
             self._clients.remove(client)
             self._selector.unregister(client)
         client.close()
 
     def expire(self, now: float) -> None:
-        """Once a turn: hang up on clients that are slower than PATIENCE_S."""
+        """Once a turn: close clients that have passed their deadline."""
         self._turn_until_at = None
         for client in [client for client in self._clients if now >= client.expires_at]:
             self.forget(client)
 
     def close_files(self) -> None:
-        """Let go of all descriptors without a word to the selector: what a forked child does."""
+        """Close all descriptors, but leave the selector alone: for a forked child."""
         self._listener.close()
         for client in self._clients:
             client.close()
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Close every client and the listening socket."""
         for client in list(self._clients):
             self.forget(client)
         self._selector.unregister(self._listener)
         self._listener.close()
 
 
-def control_path_of(listener: socket.socket) -> Path:
-    """Where a unix socket was bound."""
+def _bound_path(listener: socket.socket) -> Path:
+    """The path that a unix socket is bound to."""
     return Path(listener.getsockname())
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
-    """What a file is, whatever it is called; None when it is not there."""
+    """Device and inode of a file, None when it does not exist."""
     try:
         found = path.lstat()
     except OSError:
@@ -238,77 +238,10 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def parse_request(line: bytes) -> dict[str, Any] | None:
-    """A request line as an object whose `command` is one of COMMANDS, None when it is not one."""
+    """The request in a line; None unless it is an object whose `command` is in COMMANDS."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):
         return None
     command = request.get("command") if isinstance(request, dict) else None
     return request if isinstance(command, str) and command in COMMANDS else None
-
-
-def ask(
-    state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False, **arguments: Any
-) -> Reply:
-    """Send one command, with its arguments, to the supervisor of `state_dir` and return its reply.
-
-    With `until_end` also wait, within the same time, until the supervisor hangs up, which it does when it ends. Raises ControlError.
-    """
-    path = control_path(state_dir)
-    deadline = time.monotonic() + timeout_s
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlError(
-                f"no relay answers at {path}: it is not running, or it uses another state_dir; start it with: relay start"
-            ) from None
-        except PermissionError:
-            raise ControlError(
-                f"{path}: permission denied; run this as the user that started the relay"
-            ) from None
-        except BlockingIOError:
-            raise ControlError(
-                f"{path}: too many clients wait for the relay, or it is stopped; see: ps -o stat,pid,comm -C relay"
-            ) from None
-        except OSError as error:
-            raise ControlError(
-                f"{path}: {error.strerror or error}; choose a shorter relay.state_dir if the path is longer than 107 bytes"
-            ) from None
-        try:
-            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            reply = _read_line(connection, deadline)
-            if until_end:
-                with contextlib.suppress(ConnectionError):
-                    connection.settimeout(max(0.001, deadline - time.monotonic()))
-                    connection.recv(1)
-        except TimeoutError:
-            raise ControlError(
-                f"the relay at {path} did not answer {command} within {timeout_s:g} s; see its log"
-            ) from None
-        except OSError as error:
-            raise ControlError(
-                f"the relay at {path} hung up during {command}: {error.strerror or error}; see its log"
-            ) from None
-    return reply
-
-
-def _read_line(connection: socket.socket, deadline: float) -> Reply:
-    received = bytearray()
-    while not received.endswith(b"\n"):
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            raise TimeoutError
-        connection.settimeout(remaining_s)
-        more = connection.recv(65536)
-        if not more or len(received) > REPLY_BYTES:
-            raise ConnectionAbortedError("no whole reply")
-        received += more
-    try:
-        reply = json.loads(received)
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise ConnectionAbortedError("the reply is not a JSON object")
-    return reply

@@ -1,8 +1,9 @@
-"""What of the configuration cannot work now, and why: routes, pools and backends.
+"""Which routes, pools and backends are disabled now, and why, as operators are told.
 
-A certificate or a CA file that is not valid now disables the routes or the pool that need it, a host
-name that was never found disables its backends. Workers find the same out by themselves, from the
-same dates and addresses; here it is told to operators, and looked for the renewal.
+A certificate or CA file that is not valid now disables the routes or the pool that need it. A
+host name that has never resolved disables its backends. Workers decide the same by themselves,
+from the same dates and addresses. This module reports it, and names the files whose renewal
+`relay.supervisor.reload` waits for.
 
 Never: disables anything itself.
 Next: `relay.worker.intake.step`
@@ -25,17 +26,17 @@ from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeri
 
 EVERY_S = 1.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on messages
-_RENEW = "renew that file: the relay looks at it every {:g} s and goes on by itself"
-_FIND = "see whether the resolver of this machine answers; the relay asks again by itself"
+_RENEW = "renew that file; the relay checks it every {:g} s and recovers by itself"
+_RESOLVE = "check that this machine's name resolution works; the relay asks again by itself"
 
 log = logging.getLogger(__name__)
 
 
-class Thing(NamedTuple):
+class Component(NamedTuple):
     """A route (listener and label), a pool, or a backend of a pool."""
 
     kind: str
-    parent: str  # the listener, or the pool; a pool has none
+    parent: str  # the listener or the pool; "" for a pool
     name: str
 
     def __str__(self) -> str:
@@ -45,86 +46,90 @@ class Thing(NamedTuple):
 
 
 class _Watched(NamedTuple):
-    """A thing, and when what it needs is valid."""
+    """A component, and when the files that it needs are valid."""
 
-    thing: Thing
+    component: Component
     periods: ValidityPeriods
 
 
 class Disabled:
-    """What is disabled of the generation that serves. `on_change` is called when readers should be told."""
+    """The disabled components of the serving generation. Calls `on_change` when they change."""
 
     def __init__(self, on_change: Callable[[], None], recheck_s: float) -> None:
         self._on_change = on_change
         self._recheck_s = recheck_s
         self._prepared: Prepared | None = None
         self._watched: tuple[_Watched, ...] = ()
-        self._homeless: dict[str, str] = {}
+        self._unresolved: dict[str, str] = {}
         self._change_at = 0.0
-        self._step_at = 0.0
-        self._looked_at = 0.0
-        self._untold: deque[tuple[int, str]] = deque()
-        self.now: dict[Thing, str] = {}
-        """Why each is disabled."""
+        self._check_at = 0.0
+        self._checked_at = 0.0
+        self._messages: deque[tuple[int, str]] = deque()
+        self.now: dict[Component, str] = {}
+        """Why each component is disabled."""
 
     def step(self, now: float, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
-        """Once a second, find out what has changed; say it a few lines at a time."""
-        self._say()
+        """Check once a second what has changed; log it, a few lines a turn."""
+        self._write_messages()
         if prepared is not self._prepared:
             self._prepared = prepared
             self._watched = tuple(_watched(prepared))
-            self._homeless = dict(prepared.homeless)
-            self._step_at = self._change_at = 0.0
-        if now < self._step_at:
+            self._unresolved = dict(prepared.unresolved)
+            self._check_at = self._change_at = 0.0
+        if now < self._check_at:
             return
-        self._step_at = now + EVERY_S
-        # The clock may be set back: so what is disabled is looked at again every time.
+        self._check_at = now + EVERY_S
+        # The clock may have been set back, so disabled components are checked every second.
         if now_at >= self._change_at or self.now:
-            self._look(now_at, prepared, scoreboard)
+            self._check(now_at, prepared, scoreboard)
 
-    def _look(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
-        self._looked_at = now_at
+    def _check(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
+        self._checked_at = now_at
         found = {
-            each.thing: why for each in self._watched if (why := each.periods.why_invalid(now_at))
+            each.component: why
+            for each in self._watched
+            if (why := each.periods.why_invalid(now_at))
         }
         edges = (each.periods.next_change_after(now_at) for each in self._watched)
         self._change_at = min(edges, default=float("inf"))
         shared = scoreboard.row(SHARED_ROW)
-        for host in list(self._homeless):
+        for host in list(self._unresolved):
             if read_addresses(shared, cell_of(scoreboard.layout, host)):
-                del self._homeless[host]
-        found.update(_without_address(prepared, self._homeless))
-        if self._homeless:
+                del self._unresolved[host]
+        found.update(_without_address(prepared, self._unresolved))
+        if self._unresolved:
             self._change_at = 0.0
         before, self.now = self.now, found
         if before != found:
-            self._tell(before, prepared)
+            self._queue_messages(before, prepared)
             self._on_change()
 
-    def _tell(self, before: Mapping[Thing, str], prepared: Prepared) -> None:
-        for thing, why in self.now.items():
-            # A certificate was renewed, and the route's CA file has expired as well.
-            if _place(before.get(thing, "")) != _place(why):
-                remedy = _FIND if thing.kind == "backend" else _RENEW.format(self._recheck_s)
-                self._untold.append((logging.ERROR, f"{thing} is disabled: {why}; {remedy}"))
-        gone = [thing for thing in before if thing not in self.now]
-        known = _things_of(prepared) if gone else frozenset()
-        for thing in gone:
-            if thing in known:
-                said = f"{thing} works again: it is disabled no more"
-                self._untold.append((logging.INFO, said))
+    def _queue_messages(self, before: Mapping[Component, str], prepared: Prepared) -> None:
+        for component, why in self.now.items():
+            # Logged again when it is another file: one was renewed, but a second has expired too.
+            if _subject(before.get(component, "")) != _subject(why):
+                backend = component.kind == "backend"
+                remedy = _RESOLVE if backend else _RENEW.format(self._recheck_s)
+                self._messages.append((logging.ERROR, f"{component} is disabled: {why}; {remedy}"))
+        gone = [component for component in before if component not in self.now]
+        known = _components_of(prepared) if gone else frozenset()
+        for component in gone:
+            if component in known:
+                said = f"{component} is no longer disabled"
+                self._messages.append((logging.INFO, said))
         if self.no_route_left and before.keys() != self.now.keys():
-            self._untold.append((logging.ERROR, "every route is disabled: no client is served"))
+            said = "every route is disabled: no client is served"
+            self._messages.append((logging.ERROR, said))
 
     @property
     def telling(self) -> bool:
-        """There is something to say at once: one file may disable hundreds of routes."""
-        return bool(self._untold)
+        """Whether messages are waiting. One expired file may disable hundreds of routes."""
+        return bool(self._messages)
 
-    def _say(self) -> None:
+    def _write_messages(self) -> None:
         until = time.monotonic() + TURN_S
-        while self._untold and time.monotonic() < until:
-            level, said = self._untold.popleft()
+        while self._messages and time.monotonic() < until:
+            level, said = self._messages.popleft()
             log.log(level, "%s", said)
 
     @property
@@ -133,17 +138,17 @@ class Disabled:
         if self._prepared is None:
             return False
         return all(
-            Thing("route", listener.name, route.label) in self.now
-            or Thing("pool", "", route.pool) in self.now
+            Component("route", listener.name, route.label) in self.now
+            or Component("pool", "", route.pool) in self.now
             for listener in self._prepared.config.listener
             for route in listener.route
         )
 
     @property
     def awaited(self) -> frozenset[str]:
-        """The keys of the configuration that name something that is not valid now, to be looked at again."""
-        disabled = [each.periods for each in self._watched if each.thing in self.now]
-        at = self._looked_at
+        """The key paths of files that are not valid now, whose renewal is awaited."""
+        disabled = [each.periods for each in self._watched if each.component in self.now]
+        at = self._checked_at
         return frozenset(
             period.where
             for periods in disabled
@@ -152,14 +157,15 @@ class Disabled:
         )
 
     def facts(self) -> list[dict[str, str]]:
-        """As JSON types, for the page, the metrics and `relay status`."""
+        """As JSON types, for the admin page, the metrics and `relay status`."""
         return [
-            {"kind": thing.kind, "parent": thing.parent, "name": thing.name, "why": why}
-            for thing, why in self.now.items()
+            {"kind": each.kind, "parent": each.parent, "name": each.name, "why": why}
+            for each, why in self.now.items()
         ]
 
 
-def _place(why: str) -> str:
+def _subject(why: str) -> str:
+    """The file that a message is about."""
     return why.partition(": ")[0]
 
 
@@ -171,43 +177,43 @@ def _watched(prepared: Prepared) -> Iterator[_Watched]:
         return ValidityPeriods.of(found)
 
     config = prepared.config
-    places = listener_paths([each.name for each in config.listener])
-    for where, listener in zip(places, config.listener, strict=True):
+    paths = listener_paths([each.name for each in config.listener])
+    for where, listener in zip(paths, config.listener, strict=True):
         for index, route in enumerate(listener.route):
             at = f"{where}.route[{index}]"
-            thing = Thing("route", listener.name, route.label)
-            yield _Watched(thing, periods_of(f"{at}.certificate", f"{at}.client_ca"))
+            component = Component("route", listener.name, route.label)
+            yield _Watched(component, periods_of(f"{at}.certificate", f"{at}.client_ca"))
     for name in config.pool:
         at = pool_path(name)
         periods = periods_of(f"{at}.machine_certificate", f"{at}.backend_ca")
-        yield _Watched(Thing("pool", "", name), periods)
+        yield _Watched(Component("pool", "", name), periods)
 
 
 def _without_address(
-    prepared: Prepared, homeless: Mapping[str, str]
-) -> Iterator[tuple[Thing, str]]:
-    if not homeless:
+    prepared: Prepared, unresolved: Mapping[str, str]
+) -> Iterator[tuple[Component, str]]:
+    if not unresolved:
         return
     for name, pool in prepared.config.pool.items():
         for backend in pool.backend:
             host, _ = parse_address(backend.address)
-            if not is_ip(host) and host in homeless:
-                why = f"{host} does not resolve: {homeless[host]}"
-                yield Thing("backend", name, backend.route), why
+            if not is_ip(host) and host in unresolved:
+                why = f"{host} does not resolve: {unresolved[host]}"
+                yield Component("backend", name, backend.route), why
 
 
-def _things_of(prepared: Prepared) -> frozenset[Thing]:
+def _components_of(prepared: Prepared) -> frozenset[Component]:
     config = prepared.config
     return frozenset(
         [
             *(
-                Thing("route", one.name, route.label)
+                Component("route", one.name, route.label)
                 for one in config.listener
                 for route in one.route
             ),
-            *(Thing("pool", "", name) for name in config.pool),
+            *(Component("pool", "", name) for name in config.pool),
             *(
-                Thing("backend", name, backend.route)
+                Component("backend", name, backend.route)
                 for name, pool in config.pool.items()
                 for backend in pool.backend
             ),

@@ -1,7 +1,7 @@
-"""Looks many host names up at once, within one deadline.
+"""Looks up many host names at once, within one deadline.
 
-Each look-up has a thread of its own: one silent server holds up only the names it is asked for.
-So this runs in a process of its own, which ends with threads that still wait.
+Look-ups run in threads, so a name server that does not answer delays only its own names. Some
+threads may still wait at the deadline, so this runs in a child process that ends with them.
 
 Never: runs in the supervisor or in a worker.
 """
@@ -23,14 +23,14 @@ from relay.shared.addresses import Ip, cell_of, read_addresses
 from relay.shared.catalogue import MAX_ADDRESSES
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 
-# The system's resolver asks its second server after 5 s.
+# Longer than 5 s, after which the system's resolver asks its second server.
 LOOK_UP_S = 6.0
 THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one look-up: addresses, or what went wrong."""
+    """The result of one look-up: addresses, or an error."""
 
     addresses: tuple[Ip, ...] = ()
     error: str = ""
@@ -39,7 +39,7 @@ class Answer:
 def look_up_all(
     hosts: Iterable[str], resolve: Resolve, deadline_s: float = LOOK_UP_S
 ) -> dict[str, Answer]:
-    """The answer for every host; one that did not come in time says so."""
+    """An answer for every host. A host without an answer at the deadline gets an error."""
     wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
     names = list(dict.fromkeys(hosts))
@@ -50,7 +50,7 @@ def look_up_all(
     for _ in range(min(THREADS, len(names))):
         try:
             threading.Thread(target=_work, args=(wanted, answers, resolve), daemon=True).start()
-        except RuntimeError:  # no more threads for this user: those that there are take turns
+        except RuntimeError:  # this user's limit of threads; go on with those that started
             break
         started += 1
     late = f"no answer within {deadline_s:g} s" if started else "no thread could be started"
@@ -84,13 +84,15 @@ def _ask(host: str, resolve: Resolve) -> Answer:
         addresses = tuple(resolve(host))[:MAX_ADDRESSES]
     except OSError as error:
         return Answer(error=error.strerror or str(error))
-    except Exception as error:  # noqa: BLE001  a name must not end the start of a relay
+    except Exception as error:  # noqa: BLE001  one bad name must not stop a start
         return Answer(error=f"a bug: {error!r}")
     return Answer(addresses) if addresses else Answer(error="it has no address")
 
 
-def homeless(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]) -> dict[str, str]:
-    """The host names without an address, with the reason."""
+def failed_hosts(
+    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
+) -> dict[str, str]:
+    """Host names that have no address, neither a new one nor a known one, and the error."""
     return {
         host: answer.error
         for host, answer in answers.items()
@@ -98,32 +100,34 @@ def homeless(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]])
     }
 
 
-def unresolved(config: Config, names: Mapping[str, str]) -> Iterator[Problem]:
-    """The backends whose host name is one of these."""
+def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[Problem]:
+    """One problem for every backend whose host name is in `failed`."""
     for name, pool in config.pool.items():
         for index, backend in enumerate(pool.backend):
             host, _ = parse_address(backend.address)
-            if not is_ip(host) and host in names:
+            if not is_ip(host) and host in failed:
                 where = f"{pool_path(name)}.backend[{index}].address"
-                what = f"{host} does not resolve: {names[host]}"
+                what = f"{host} does not resolve: {failed[host]}"
                 yield Problem(
                     where, what, "correct the name, or write the IP address", temporary=True
                 )
 
 
-def kept(answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]) -> Iterator[Problem]:
-    """The host names whose last answer is kept."""
+def kept_answers(
+    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
+) -> Iterator[Problem]:
+    """One warning for every host name whose look-up failed and whose last answer is kept."""
     for host, answer in answers.items():
         if answer.error and known.get(host):
-            kept = ", ".join(text for text, _ in known[host])
+            last = ", ".join(text for text, _ in known[host])
             what = f"the name cannot be looked up now: {answer.error}"
-            yield Problem(f"host {host}", what, f"its last answer, {kept}, is kept")
+            yield Problem(f"host {host}", what, f"its last answer, {last}, is kept")
 
 
 def known_addresses(
     first: Mapping[str, tuple[Ip, ...]], scoreboard: Scoreboard
 ) -> dict[str, tuple[Ip, ...]]:
-    """Where host names lead now: what the checker found last, or what they were looked up with `first`."""
+    """The addresses of host names now: the checker's last answer, or else the `first` one."""
     shared = scoreboard.row(SHARED_ROW)
     return {
         host: read_addresses(shared, cell_of(scoreboard.layout, host)) or found

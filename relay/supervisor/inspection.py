@@ -1,7 +1,8 @@
-"""Everything slow about a configuration: reads it and all its files, judges them, looks names up.
+"""Reads a configuration and all its files, judges them, and looks up host names; in a child.
 
-This runs in a process of its own, so none of it holds up the supervisor, however long a file
-system or a resolver takes. What it hands back holds the bytes that it judged.
+All of this can be slow: a file system or a resolver may hang. So it runs in a process of its
+own, which hands the result back to the supervisor. The result holds the bytes of every file
+that was judged, so what is used is what was judged.
 
 Never: builds a TLS context, or changes anything.
 Next: `relay.supervisor.prepare.Preparation`
@@ -10,8 +11,10 @@ Next: `relay.supervisor.prepare.Preparation`
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,21 +24,21 @@ from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
 from relay.files import Contents, Files
-from relay.memory_shortage import HINT, in_words, is_too_little_memory
+from relay.logs.access_log import check_access_log
+from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.shared.addresses import Ip
+from relay.shared.backends_view import pool_facts
 from relay.shared.catalogue import Entities, entities_of, hosts_of
+from relay.shared.password import load_password
 from relay.supervisor.file_owners import check_owners
-from relay.supervisor.host_lookup import homeless, kept, look_up_all, unresolved
-from relay.supervisor.prepared import (
-    access_log_problems,
-    as_problem,
-    changes_that_need_a_restart,
-    describe,
-    password_of,
-    slots_of,
+from relay.supervisor.host_lookup import (
+    failed_hosts,
+    kept_answers,
+    look_up_all,
+    unresolved_backends,
 )
-from relay.supervisor.privileges import Identity, find_identity
-from relay.tls.certificates.findings import Level
+from relay.supervisor.privileges import Identity, acting_as, find_identity
+from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.lint import lint_with_periods
 from relay.tls.certificates.lint_cas import usable_cas
 from relay.tls.certificates.pem import (
@@ -53,11 +56,11 @@ from relay.tls.ciphers import lint_ciphers
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What is to be prepared: a file, beside what runs.
+    """What to prepare: a file, and the configuration that runs now, if any.
 
-    `known` are addresses that are kept when a look-up fails. `strict`: what would only disable a route
-    or a backend is a refusal. `renews`: the running configuration is to be prepared again, but only
-    if what one of these keys names is valid now.
+    `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse what
+    would only disable a route, pool or backend. `renews`: prepare the running configuration
+    again, but only if the certificate or CA file of one of these keys is valid now.
     """
 
     path: Path
@@ -69,7 +72,7 @@ class PrepareRequest:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found out, with everything that building contexts needs."""
+    """What was found, with everything that building the TLS contexts needs."""
 
     config: Config
     identity: Identity
@@ -79,7 +82,7 @@ class Inspection:
     description: bytes
     contents: Contents = field(repr=False)
     addresses: Mapping[str, tuple[Ip, ...]]
-    homeless: Mapping[str, str]
+    unresolved: Mapping[str, str]
     periods: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
@@ -87,9 +90,9 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no survey: problems of the configuration, or what happened and what to do.
+    """Why there is no Inspection: problems of the configuration, or one failure and a hint.
 
-    `unchanged`: no renewal is there.
+    `unchanged`: the renewed file that was looked for is not there yet.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -98,59 +101,128 @@ class Refusal:
     unchanged: bool = False
 
 
-def inspect(wish: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
-    """Find everything out. Raises ConfigError with all problems, or StartupError."""
-    config = _config_of(wish)
+def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
+    """Inspect a configuration. Raises ConfigError with all problems, or StartupError."""
+    config = _config_of(request)
     identity = find_identity(config.relay)
     files = Files()
     findings, periods = lint_with_periods(config, _now(), files)
     findings += lint_ciphers(config) + check_owners(config)
-    refused = [one for one in findings if one.level is Level.ERROR]
-    problems = [as_problem(one) for one in refused if wish.strict or not one.temporary]
+    errors = [one for one in findings if one.level is Level.ERROR]
+    problems = [as_problem(one) for one in errors if request.strict or not one.temporary]
     problems += access_log_problems(config, identity)
-    password, password_problems = password_of(config)
+    password, password_problems = read_password(config)
     problems += password_problems
     warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
     answers = look_up_all(hosts_of(config), resolve)
-    without = homeless(answers, wish.known)
-    if wish.strict:
-        problems += unresolved(config, without)
-    warnings += kept(answers, wish.known)
+    failed = failed_hosts(answers, request.known)
+    if request.strict:
+        problems += unresolved_backends(config, failed)
+    warnings += kept_answers(answers, request.known)
     if problems:
         raise ConfigError(problems)
     certificates = certificates_of(config, files)
     return Inspection(
         config=config,
         identity=identity,
-        slots=slots_of(config),
+        slots=_slots_of(config),
         certificates=certificates,
         entities=entities_of(config),
-        description=describe(config, certificates),
+        description=_describe(config, certificates),
         contents=files.contents,
         addresses={
-            host: answer.addresses or tuple(wish.known.get(host, ()))
+            host: answer.addresses or tuple(request.known.get(host, ()))
             for host, answer in answers.items()
         },
-        homeless=without,
+        unresolved=failed,
         periods=periods,
         password=password,
         warnings=tuple(warnings),
     )
 
 
-def _config_of(wish: PrepareRequest) -> Config:
-    if wish.renews and wish.running is not None:
-        return wish.running
-    config = load_config(wish.path)
-    if wish.running is not None:
-        problems = list(changes_that_need_a_restart(wish.running, config))
+def _config_of(request: PrepareRequest) -> Config:
+    if request.renews and request.running is not None:
+        return request.running
+    config = load_config(request.path)
+    if request.running is not None:
+        problems = list(_changes_that_need_a_restart(request.running, config))
         if problems:
             raise ConfigError(problems)
     return config
 
 
-def is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
-    """Whether what one of these keys names is valid. A file that cannot be read is not."""
+def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
+    if config.relay.state_dir != running.relay.state_dir:
+        yield Problem(
+            "relay.state_dir",
+            f"cannot change from {running.relay.state_dir} while the relay runs",
+            "restart the relay",
+        )
+    if (config.relay.user, config.relay.group, config.relay.admin_user) != (
+        running.relay.user,
+        running.relay.group,
+        running.relay.admin_user,
+    ):
+        yield Problem(
+            "relay.user",
+            "user, group and admin_user cannot change while the relay runs",
+            "restart the relay",
+        )
+
+
+def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
+    """Why the workers, as this user, could not write their access log."""
+    with acting_as(identity):
+        return check_access_log(
+            config.log.access, config.log.access_rotate_s, config.log.access_format
+        )
+
+
+def read_password(config: Config) -> tuple[str, list[Problem]]:
+    """The admin page's password ("" when none is set), and why its file cannot be used."""
+    admin = config.admin
+    try:
+        return load_password(admin.password_file) if admin.password_file else "", []
+    except ConfigError as error:
+        return "", list(error.problems)
+
+
+def as_problem(finding: Finding) -> Problem:
+    """A finding as a one-line message that names the file and the certificate's subject."""
+    about = " ".join(
+        filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
+    )
+    what = f"{about}: {finding.what}" if about else finding.what
+    return Problem(finding.where, what, finding.remedy)
+
+
+def _slots_of(config: Config) -> int:
+    """The number of workers: as configured, or the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
+
+
+def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
+    """What readers of the scoreboard need to know of a generation, as JSON.
+
+    Made once per generation, because a configuration may have thousands of backends.
+    """
+    ends = [
+        {"file": one.file, "subject": one.subject, "not_after": one.not_after_at}
+        for one in certificates
+    ]
+    routes = [
+        (listener.name, route.label, route.pool)
+        for listener in config.listener
+        for route in listener.route
+    ]
+    return json.dumps(
+        {"certificates": ends, "routes": routes, "pools": pool_facts(config)}
+    ).encode()
+
+
+def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
+    """Whether the files of one of these keys are valid now. An unreadable file is not."""
     files = Files()
     periods = []
     for pair in pairs_of(config):
@@ -170,14 +242,18 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def survey_in_bytes(wish: PrepareRequest, resolve: Resolve = look_up) -> bytes:
-    """What the supervisor reads from its child: a `Inspection` or a `Refusal`, pickled."""
+def inspect_to_bytes(request: PrepareRequest, resolve: Resolve = look_up) -> bytes:
+    """What the child writes to the supervisor: a pickled `Inspection` or `Refusal`."""
     found: Inspection | Refusal
     try:
-        config = wish.running
-        if config is not None and wish.renews and not is_renewed(config, wish.renews, _now()):
+        config = request.running
+        if (
+            config is not None
+            and request.renews
+            and not _is_renewed(config, request.renews, _now())
+        ):
             return pickle.dumps(Refusal(unchanged=True), pickle.HIGHEST_PROTOCOL)
-        found = inspect(wish, resolve)
+        found = inspect(request, resolve)
     except ConfigError as error:
         found = Refusal(problems=error.problems)
     except StartupError as error:
@@ -185,5 +261,5 @@ def survey_in_bytes(wish: PrepareRequest, resolve: Resolve = look_up) -> bytes:
     except Exception as error:
         if not is_too_little_memory(error):
             raise
-        found = Refusal(what=in_words(error), hint=HINT)
+        found = Refusal(what=describe_shortage(error), hint=HINT)
     return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)

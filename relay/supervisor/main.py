@@ -25,7 +25,8 @@ from relay.supervisor.admin_channel import COMMANDS as BACKEND_COMMANDS
 from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess, open_health_file
-from relay.supervisor.control import Client, ControlServer, control_path
+from relay.supervisor.control import Client, ControlServer
+from relay.supervisor.control_client import control_path
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.inspection import PrepareRequest

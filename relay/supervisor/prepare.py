@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from relay.errors import ConfigError, StartupError
 from relay.files import Files
-from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, survey_in_bytes
+from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
 from relay.tls.context_inputs import ContextInputs
@@ -91,7 +91,7 @@ class Preparation:
         orphans: Orphans,
         let_go: Callable[[], None] = lambda: None,
         *,
-        work: Callable[[PrepareRequest], bytes] = survey_in_bytes,
+        work: Callable[[PrepareRequest], bytes] = inspect_to_bytes,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Raises StartupError when no process can be started."""
@@ -248,7 +248,7 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         description=found.description,
         password=found.password,
         periods=found.periods,
-        homeless=found.homeless,
+        unresolved=found.unresolved,
     )
 
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import relay
 from relay.logs import messages
-from relay.memory_shortage import HINT, in_words, is_too_little_memory
+from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
 
@@ -112,7 +112,7 @@ def _run_child(
     except BaseException as error:
         if is_too_little_memory(error):
             code = EXIT_CANNOT_START
-            log.critical("%s ends: %s; %s", name, in_words(error), HINT)
+            log.critical("%s ends: %s; %s", name, describe_shortage(error), HINT)
         else:
             log.critical("%s ends with a bug", name, exc_info=True)
     finally:

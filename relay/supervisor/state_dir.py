@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.errors import StartupError
 from relay.files import check_creation
-from relay.supervisor.control import control_path
+from relay.supervisor.control_client import control_path
 from relay.supervisor.path_ownership import doubt_of
 from relay.supervisor.unix_sockets import check_unix, refuse_long_path
 

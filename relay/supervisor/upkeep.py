@@ -16,7 +16,8 @@ from collections.abc import Callable
 from relay.errors import StartupError
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess, make_health_directory
-from relay.supervisor.control import ControlServer, control_path
+from relay.supervisor.control import ControlServer
+from relay.supervisor.control_client import control_path
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.privileges import Identity
 from relay.supervisor.state_dir import StateDir

@@ -15,14 +15,8 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ControlError, StartupError
-from relay.supervisor.control import (
-    CLIENTS,
-    PATIENCE_S,
-    ControlServer,
-    ask,
-    control_path,
-    parse_request,
-)
+from relay.supervisor.control import CLIENTS, PATIENCE_S, ControlServer, parse_request
+from relay.supervisor.control_client import ask, control_path
 from relay.supervisor.unix_sockets import open_control
 from tests.support.gateway import wait_until
 

@@ -9,7 +9,7 @@ import socket
 import psutil
 import pytest
 
-from relay.supervisor.control import ask
+from relay.supervisor.control_client import ask
 from tests.support.backend import TlsBackend
 from tests.support.client import context_of, talk
 from tests.support.configs import write_body

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from relay.admin.metrics import parse_metrics
-from relay.supervisor.control import ask
+from relay.supervisor.control_client import ask
 from tests.support.client import context_of
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until

@@ -19,9 +19,9 @@ import pytest
 
 from relay.demo.ca import Authority, Wanted, to_pem
 from relay.errors import StartupError
-from relay.supervisor.control import ask
+from relay.supervisor.control_client import ask
 from relay.supervisor.host_lookup import look_up_all
-from relay.supervisor.inspection import PrepareRequest, Refusal, survey_in_bytes
+from relay.supervisor.inspection import PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepare import Orphans, Preparation
 from tests.support.gateway import wait_until
 from tests.support.silent_dns import SILENT, possible
@@ -104,7 +104,7 @@ def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki,
     shutil.copy(pki.gateway.key, old.key)
     (gateway.directory / FILE).unlink()
     assert gateway.command("reload", patience_s=150).returncode == 0
-    gateway.wait_for_log("is disabled no more", count=500)
+    gateway.wait_for_log("is no longer disabled", count=500)
     turns = json.loads((gateway.directory / FILE).read_text())
     assert turns["cpu_ms"] < 2 * MOST_CPU_MS, turns
 
@@ -144,7 +144,7 @@ def prepare(relay):
     """Prepares a configuration; its children are gone at the end."""
     orphans = Orphans()
 
-    def make(work=survey_in_bytes, patience_s=20.0):
+    def make(work=inspect_to_bytes, patience_s=20.0):
         gateway = relay(start=False)
         wish = PrepareRequest(gateway.config)
         made.append(Preparation(wish, 7, orphans, work=work, patience_s=patience_s))
@@ -233,7 +233,7 @@ def test_look_ups_run_side_by_side_and_one_deadline_ends_them_all():
 def test_a_refusal_comes_through_the_pipe_as_it_is(relay):
     gateway = relay(start=False)
     gateway.config.write_text("nonsense = 1\n")
-    refusal = pickle.loads(survey_in_bytes(PrepareRequest(gateway.config)))
+    refusal = pickle.loads(inspect_to_bytes(PrepareRequest(gateway.config)))
     assert isinstance(refusal, Refusal)
     assert any(problem.where == "nonsense" for problem in refusal.problems)
 
@@ -300,7 +300,7 @@ def test_a_name_that_cannot_be_looked_up_any_more_keeps_its_address(relay, body,
     def resolve(host):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
-    found = pickle.loads(survey_in_bytes(PrepareRequest(gateway.config, known=known), resolve))
+    found = pickle.loads(inspect_to_bytes(PrepareRequest(gateway.config, known=known), resolve))
     assert found.addresses == known
     [warning] = [str(each) for each in found.warnings if "s0.example.com" in str(each)]
     assert warning == (

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.supervisor.control import ask
+from relay.supervisor.control_client import ask
 from tests.support.client import context_of, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until

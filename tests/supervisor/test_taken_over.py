@@ -16,7 +16,7 @@ import time
 import psutil
 import pytest
 
-from relay.supervisor.control import ask, control_path
+from relay.supervisor.control_client import ask, control_path
 from tests.support.backend import TlsBackend
 from tests.support.client import talk
 from tests.support.gateway import Gateway, wait_until

@@ -18,7 +18,7 @@ import pytest
 
 from relay.admin.metrics import parse_metrics
 from relay.shared.sealed_memory import F_SEAL_FUTURE_WRITE
-from relay.supervisor.control import ask
+from relay.supervisor.control_client import ask
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.stub_relay import SCRIBBLES, STUB, stub

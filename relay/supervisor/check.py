@@ -1,0 +1,151 @@
+"""What `relay check` does: finds everything that a start or a reload would refuse or disable.
+
+Besides what `relay.supervisor.inspection` looks at, it opens the listening addresses for a
+moment and asks the running relay, if there is one, which of them it holds.
+
+Never: changes anything on disk or in a running relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from relay.checker.resolver import look_up
+from relay.config.address import compete
+from relay.config.model import Config
+from relay.errors import ConfigError, ControlError, Problem, StartupError
+from relay.shared.catalogue import hosts_of
+from relay.supervisor.control_client import ask
+from relay.supervisor.file_owners import check_owners
+from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_backends
+from relay.supervisor.inspection import access_log_problems, read_password
+from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
+from relay.supervisor.privileges import find_identity
+from relay.supervisor.slot_sockets import listen_addresses
+from relay.supervisor.state_dir import check_state_dir
+from relay.supervisor.unix_sockets import check_unix
+from relay.tls.certificates.findings import Finding, Level
+from relay.tls.certificates.lint import lint
+from relay.tls.ciphers import lint_ciphers
+from relay.tls.contexts import build_generation
+
+CHECK_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check found.
+
+    `temporary` problems may end by themselves. A start disables what they concern; only a strict
+    start refuses them.
+    """
+
+    findings: list[Finding]
+    problems: list[Problem]
+    temporary: list[Problem]
+
+    @property
+    def count(self) -> int:
+        """How many problems there are; warnings do not count."""
+        errors = [one for one in self.findings if one.level is Level.ERROR]
+        return len(errors) + len(self.problems) + len(self.temporary)
+
+    @property
+    def would_start(self) -> bool:
+        """Whether a start without --strict would accept this configuration."""
+        lasting = [one for one in self.findings if one.level is Level.ERROR and not one.temporary]
+        return not self.problems and not lasting
+
+
+def check_all(config: Config) -> CheckReport:
+    """Check certificates, ciphers, file owners, addresses and directories of a valid file."""
+    findings = lint(config, datetime.now(UTC)) + lint_ciphers(config) + check_owners(config)
+    problems: list[Problem] = []
+    try:
+        problems += access_log_problems(config, find_identity(config.relay))
+    except StartupError as error:
+        key, _, what = error.what.partition(": ")
+        problems.append(Problem(key, what, error.hint))
+    problems += _context_problems(config, findings)
+    failed = failed_hosts(look_up_all(hosts_of(config), look_up), {})
+    temporary = list(unresolved_backends(config, failed))
+    problems += read_password(config)[1]
+    problems += _state_dir_problems(config)
+    running = _Running.ask(config.relay.state_dir)
+    problems += _address_problems(config, running)
+    findings += _restart_warnings(config, running)
+    return CheckReport(findings, problems, temporary)
+
+
+def _context_problems(config: Config, findings: list[Finding]) -> Iterator[Problem]:
+    """Build every TLS context. A key that already has an error is not reported twice."""
+    errors = [one for one in findings if one.level is Level.ERROR]
+    reported = {where for finding in errors for where in finding.where.split(", ")}
+    try:
+        build_generation(config, 0)
+    except ConfigError as error:
+        yield from (problem for problem in error.problems if problem.where not in reported)
+
+
+def _state_dir_problems(config: Config) -> Iterator[Problem]:
+    try:
+        check_state_dir(config.relay.state_dir)
+    except StartupError as error:
+        yield Problem("relay.state_dir", error.what, error.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The addresses that the relay of this state_dir holds; none when no relay answers."""
+
+    listeners: tuple[str, ...] = ()
+    admin: str = ""
+
+    @classmethod
+    def ask(cls, state_dir: Path) -> _Running:
+        try:
+            status = ask(state_dir, "status", CHECK_PATIENCE_S)
+        except ControlError:
+            return cls()
+        return cls(
+            tuple(address for addresses in status["listeners"].values() for address in addresses),
+            status["admin"],
+        )
+
+
+def _address_problems(config: Config, running: _Running) -> Iterator[Problem]:
+    """Listen on every address for a moment, but not on those that the running relay holds."""
+    wanted = [(one.where, one.address, one.freebind) for one in listen_addresses(config)]
+    if config.admin.listen:
+        wanted.append(("admin.listen", config.admin.listen, False))
+    for where, address, freebind in wanted:
+        if any(compete(address, held) for held in (*running.listeners, running.admin)):
+            continue
+        try:
+            if config.admin.unix_path is not None and where == "admin.listen":
+                check_unix(where, config.admin.unix_path)
+            else:
+                open_single_listener(where, address, freebind=freebind).close()
+        except StartupError as error:
+            yield Problem(where, error.what.removeprefix(f"{where}: "), error.hint)
+
+
+def _restart_warnings(config: Config, running: _Running) -> Iterator[Finding]:
+    """Addresses that a start can take, but a reload of the running relay cannot."""
+    # Listeners share a port with the generation before. The admin process shares it with none.
+    wanted: list[tuple[str, str, tuple[str, ...]]] = [
+        (one.where, one.address, (running.admin,)) for one in listen_addresses(config)
+    ]
+    if config.admin.listen != running.admin:
+        wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
+    for where, address, others in wanted:
+        for held in others:
+            if compete(address, held):
+                holder = "the running relay"
+                if held == running.admin:
+                    holder += "'s own admin process"
+                what = f"a reload cannot listen on {address} while {holder} listens on {held}"
+                yield Finding(Level.WARNING, "", "", what, RESTART_OR_MOVE, where)
