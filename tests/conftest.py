@@ -1,4 +1,7 @@
+import fcntl
+import os
 import signal
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,10 +12,41 @@ from tests.support.backend import TlsBackend
 from tests.support.pki import make_pki
 from tests.support.scoreboard import close_scoreboards
 
-# A shell that starts the suite in the background has it ignore SIGINT, and so would every
-# program that the tests start and interrupt.
+# A shell that starts the suite in the background makes it ignore SIGINT. The programs that
+# the tests start and interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Some machines forbid bytecode files. Compiling relay at each start is 40 % of a start's CPU.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Held open for the whole run: a lock that all processes of `pytest -n` share.
+TURNSTILE = os.open(__file__, os.O_RDONLY)
+# Slow tests start first, so that `pytest -n` does not wait for one of them at the end.
+SLOW_FIRST = ("supervisor", "e2e", "worker", "admin", "bench", "checker")
+
+
+def pytest_collection_modifyitems(items):
+    """Order the tests: slow directories, the others, and at last those marked `serial`."""
+
+    def order(item):
+        directory = item.path.relative_to(Path(__file__).parent).parts[0]
+        place = SLOW_FIRST.index(directory) if directory in SLOW_FIRST else len(SLOW_FIRST)
+        return item.get_closest_marker("serial") is not None, place
+
+    items.sort(key=order)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Run a test marked `serial` while no other test runs. Waiting is not part of its timeout."""
+    serial = item.get_closest_marker("serial") is not None
+    fcntl.flock(TURNSTILE, fcntl.LOCK_EX if serial else fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(TURNSTILE, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +64,7 @@ def scoreboards():
 
 @pytest.fixture
 def short_path():
-    """An empty directory with a path short enough for unix sockets (107 bytes), which tmp_path may not have."""
+    """An empty directory whose path fits into a unix socket's address (107 bytes)."""
     with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 

@@ -1,11 +1,13 @@
-"""The suite keeps its own rules: no wait without a deadline, no foreign program taken for granted."""
+"""The suite keeps its own rules: every wait has a deadline, a missing program only skips."""
 
 import ast
 from pathlib import Path
 
 import pytest
+import tomli
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 FILES = sorted(path for path in HERE.rglob("*.py"))
 # What a bare Debian with Python lacks. `tests.support.programs` skips where one is missing.
 FOREIGN = {
@@ -66,7 +68,7 @@ def test_every_wait_for_an_end_has_a_deadline(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HERE)))
 def test_no_foreign_program_is_taken_for_granted(path):
-    """`[program("openssl"), …]` and `run("openssl", …)` skip where it is missing; a literal fails."""
+    """`program("openssl")` and `run("openssl", …)` skip when it is missing, a literal fails."""
     found = [
         node
         for call in calls(path)
@@ -86,3 +88,13 @@ def test_no_foreign_program_is_taken_for_granted(path):
         and node.value.elts[0].value in FOREIGN
     ]
     assert lines(found) == []
+
+
+def test_the_lowest_versions_are_those_of_pyproject():
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+    pinned = {line for line in lines if line and not line.startswith("#")}
+    assert pinned == {each.replace(">=", "==") for each in wanted if ">=" in each}

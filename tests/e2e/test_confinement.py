@@ -158,7 +158,6 @@ ATTEMPTS = [
     ("bind", "0"),
     ("read", "/proc/self/environ"),
 ]
-EVERYWHERE = {("read", os.__file__)}
 
 
 def names(world, worked):

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tests.support.records import expand
 
-CHANGE_CIPHER_SPEC, HANDSHAKE, DATA = 20, 22, 23
+HANDSHAKE, DATA = 22, 23
 
 
 def split_records(data: bytes) -> list[bytes]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from tests.support.peer import PATIENCE_S, Peer, dial
 
 STUCK_S = 1
-ALERT, HANDSHAKE, DATA = 21, 22, 23
+HANDSHAKE, DATA = 22, 23
 KEY_UPDATE = bytes((24, 0, 0, 1, 0))
 KEY_UPDATE_PLEASE = bytes((24, 0, 0, 1, 1))  # the other side has to answer with one of its own
 

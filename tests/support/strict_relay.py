@@ -1,12 +1,10 @@
-"""The relay, started with --strict: for `Gateway(body, module=STRICT)`."""
+"""The relay, started with --strict: `Gateway(body, module=("tests.support.strict_relay",))`."""
 
 from __future__ import annotations
 
 import sys
 
 from relay.cli.main import main
-
-STRICT = ("tests.support.strict_relay",)
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
