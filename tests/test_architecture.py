@@ -22,7 +22,6 @@ TO_SPLIT = {
     "relay.config.rules.general",
     "relay.demo.stage",
     "relay.logs.access_format",
-    "relay.shared.catalogue",
     "relay.supervisor.checker_process",
     "relay.supervisor.fleet",
     "relay.supervisor.main",

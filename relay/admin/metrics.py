@@ -20,15 +20,17 @@ from prometheus_client.registry import Collector
 
 from relay.errors import Reason
 from relay.shared.catalogue import (
-    BACKEND_NOT_AFTER_S,
     FAMILIES,
     HANDSHAKE_OK,
     HANDSHAKE_RESUMED,
+    Family,
+)
+from relay.shared.entities import (
+    BACKEND_NOT_AFTER_S,
     HEALTH,
     HEALTH_DOWN,
     RETRY_UNTIL_MS,
     SLOT_CPU_US,
-    Family,
     Series,
 )
 from relay.shared.scoreboard import monotonic_ms

@@ -29,7 +29,12 @@ from relay.checker.monitor import Around, Monitor
 from relay.checker.resolver import Resolve, Resolver, look_up
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
-from relay.shared.catalogue import CHECKED_BACKEND, HOST, Entities, hosts_of
+from relay.shared.entities import (
+    CHECKED_BACKEND,
+    HOST,
+    Entities,
+    hosts_of,
+)
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import (
     CHECKER_SLOT,

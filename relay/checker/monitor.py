@@ -27,9 +27,9 @@ from relay.core.health import (
 )
 from relay.errors import REMEDIES, Reason
 from relay.shared.addresses import Addresses
-from relay.shared.catalogue import (
+from relay.shared.catalogue import CHECK_RESULTS
+from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
-    CHECK_RESULTS,
     HEALTH,
     HEALTH_DOWN,
     HEALTH_UNKNOWN,
@@ -108,7 +108,7 @@ class Monitor:
         )
 
     def _begin(self) -> None:
-        places = self._addresses.places()
+        places = self._addresses.endpoints()
         if not places:
             self._on_end(self._without_address())
             return
@@ -155,7 +155,7 @@ class Monitor:
         if result.ok:
             self._good_place = result.place
             if self._outage is not None:
-                self._outage.end_total()
+                self._outage.end_outage()
         self.result = result
         self.inherited = {}
         self.state, change = next_state(self.state, check, self._rules)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from relay.core.health import JITTER
 from relay.shared.addresses import Ip, cell_of, read_addresses, write_addresses
-from relay.shared.catalogue import MAX_ADDRESSES
+from relay.shared.entities import MAX_ADDRESSES
 from relay.shared.scoreboard import Cells, Layout
 
 # Threads are started when they are needed: names that are answered in milliseconds share a few.

@@ -1,10 +1,16 @@
-"""The addresses of named backends in the scoreboard's shared row: the checker looks names up, the workers read what it found.
+"""Addresses of the backends' host names, in the scoreboard's shared state cells.
 
-Per host name CELLS consecutive cells: a sequence number (odd while the checker writes, zero before it ever did), the number of
-addresses, and for each of at most MAX_ADDRESSES three cells: family and scope, and the address as two halves. A reader that finds the sequence
-as it was uses what it has; so for a connection this is one look at one cell.
+The checker looks the names up and writes; the workers read. Each host name has
+RESOLVED_CELLS consecutive cells:
 
-Never: looks a name up; believes what it reads: a cell that holds no address is passed over.
+    sequence     odd while the checker writes, zero before it ever did
+    count        the number of addresses
+    addresses    MAX_ADDRESSES times three cells: family and scope, high half, low half
+
+A reader whose sequence number has not changed uses the addresses that it has, so a new
+connection costs one look at one cell.
+
+Never: looks a name up; trusts a cell. A cell that holds no valid address is skipped.
 """
 
 from __future__ import annotations
@@ -15,15 +21,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.config.address import is_ip, parse_address
-from relay.shared.catalogue import MAX_ADDRESSES, RESOLVED
 from relay.shared.cell_layout import Layout
+from relay.shared.entities import MAX_ADDRESSES, RESOLVED
 from relay.shared.sealed_memory import Cells
 from relay.shared.state_cells import bump
 
 Ip = tuple[str, int]
-"""An address without brackets, and the number of its interface for a link-local one, else 0."""
+"""An address without brackets, and its interface index if link-local, 0 if not."""
 Endpoint = tuple[int, tuple[Any, ...]]
-"""Family and socket address: what one connects to."""
+"""An address family and a socket address."""
 
 _IPV6 = 1
 _HALF = 1 << 64
@@ -37,8 +43,11 @@ def cell_of(layout: Layout, host: str) -> int:
 
 
 def write_addresses(shared: Cells, first: int, addresses: Sequence[Ip]) -> None:
-    """Store the addresses, at most MAX_ADDRESSES of them; none makes readers go back to what they began with."""
-    if shared[first] % 2 == 0:  # it is odd already when a checker was killed right here
+    """Store at most MAX_ADDRESSES addresses.
+
+    Without any, readers return to the address that the configuration led to.
+    """
+    if shared[first] % 2 == 0:  # already odd when a checker was killed while writing
         bump(shared, first)
     chosen = addresses[:MAX_ADDRESSES]
     shared[first + 1] = len(chosen)
@@ -52,7 +61,7 @@ def write_addresses(shared: Cells, first: int, addresses: Sequence[Ip]) -> None:
 
 
 def read_addresses(shared: Cells, first: int) -> tuple[Ip, ...] | None:
-    """What is stored; None while it is being written."""
+    """The stored addresses; None while they are being written."""
     before = shared[first]
     cells = [shared[first + 1 + i] for i in range(1 + 3 * MAX_ADDRESSES)]
     if before % 2 or shared[first] != before:
@@ -77,14 +86,18 @@ def _address(cells: Sequence[int]) -> Ip | None:
 
 
 class Addresses:
-    """Where a backend can be reached now. `configured` is where its address led when the configuration was loaded, (0, ()) where it led nowhere."""
+    """The endpoints of one backend now.
 
-    __slots__ = ("_configured", "_first", "_places", "_port", "_sequence", "_shared")
+    `configured` is where the address led when the configuration was loaded; its socket
+    address is empty if the name had no address then.
+    """
+
+    __slots__ = ("_configured", "_endpoints", "_first", "_port", "_sequence", "_shared")
 
     def __init__(self, address: str, configured: Endpoint, layout: Layout, shared: Cells) -> None:
         host, self._port = parse_address(address)
         self._configured = configured
-        self._places: tuple[Endpoint, ...] = (configured,) if configured[1] else ()
+        self._endpoints: tuple[Endpoint, ...] = (configured,) if configured[1] else ()
         self._first = -1 if is_ip(host) else cell_of(layout, host)
         self._sequence = 0
         self._shared = shared
@@ -94,24 +107,24 @@ class Addresses:
         """Whether the address is a host name."""
         return self._first >= 0
 
-    def places(self) -> tuple[Endpoint, ...]:
-        """All places, in the resolver's order; none while the name has never been found."""
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All endpoints in the resolver's order; none if the name never had one."""
         first = self._first
         if first >= 0 and self._shared[first] != self._sequence:
             self._refresh()
-        return self._places
+        return self._endpoints
 
     def _refresh(self) -> None:
         sequence = self._shared[self._first]
         found = read_addresses(self._shared, self._first)
         if found is None or self._shared[self._first] != sequence:
-            return  # in the middle of a change: what we have does until the next connection
+            return  # being written; the next connection reads it
         self._sequence = sequence
-        self._places = tuple(self._place(*ip) for ip in found) or (
+        self._endpoints = tuple(self._endpoint(*ip) for ip in found) or (
             (self._configured,) if self._configured[1] else ()
         )
 
-    def _place(self, host: str, scope: int) -> Endpoint:
+    def _endpoint(self, host: str, scope: int) -> Endpoint:
         return (
             (socket.AF_INET6, (host, self._port, 0, scope))
             if ":" in host

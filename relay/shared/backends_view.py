@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from relay.config.model import Config
-from relay.shared.catalogue import FROM_BACKEND, HEALTH, RETRY_UNTIL_MS, TO_BACKEND, WHYS, Series
+from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
+from relay.shared.entities import HEALTH, RETRY_UNTIL_MS, Series
 from relay.shared.messages import BackendFact, CheckedHealth, OverrideFact, PoolFact, facts_of
 from relay.shared.replies import BackendReply, DisabledRoute, PoolReply, PoolsReply
 from relay.shared.scoreboard import monotonic_ms

@@ -1,13 +1,13 @@
-"""Which cell of a row, or of the shared states, belongs to which series.
+"""Which cell belongs to which series: in a worker's row, or in the shared state cells.
 
 Each generation has its own layout:
 
-    row       reserved cells, the gauges of every thing, the counters of every thing;
-              kinds are in the order of `names.KINDS`
-    states    one block of cells per thing that has states; `shared.state_cells` decides where
+    row       reserved cells, the gauges of every entity, the counters of every entity;
+              kinds are in the order of `entities.KINDS`
+    states    a block of cells per entity with states; see `shared.state_cells`
 
-A cell is computed from the number of its thing, so a layout of thousands of backends is
-made in milliseconds.
+A cell's number is computed from its entity's number, so the layout of thousands of
+backends is made in milliseconds.
 
 Never: holds a value.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.shared.catalogue import KINDS, Entities, Key, Kind, Series
+from relay.shared.entities import KINDS, Entities, Key, Kind, Series
 
 # The first cells of every row.
 HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE, CPU_US, RESIDENT_BYTES = range(7)
@@ -28,9 +28,11 @@ Group = Literal["gauges", "counters", "states"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the series of one name are, for each thing of a kind; the offset depends on
-    the labels that the thing does not give.
+class _SeriesCells:
+    """The cells of all series of one name, for each entity of a kind.
+
+    `width` is the number of cells that an entity has in this group. `offsets` are by
+    the labels that follow the entity's own.
     """
 
     kind: Kind
@@ -39,24 +41,24 @@ class _Place:
     offsets: dict[Key, int]
 
 
-def _places() -> Iterator[tuple[str, _Place]]:
+def _series_cells() -> Iterator[tuple[str, _SeriesCells]]:
     groups: tuple[Group, ...] = ("gauges", "counters", "states")
     for kind in KINDS.values():
         for group in groups:
             series: tuple[Series, ...] = getattr(kind, group)
-            for name in dict.fromkeys(one.name for one in series):
+            for name in dict.fromkeys(each.name for each in series):
                 offsets = {
-                    one.labels: offset for offset, one in enumerate(series) if one.name == name
+                    each.labels: offset for offset, each in enumerate(series) if each.name == name
                 }
-                yield name, _Place(kind, group, len(series), offsets)
+                yield name, _SeriesCells(kind, group, len(series), offsets)
 
 
-_PLACES = dict(_places())
+_SERIES_CELLS = dict(_series_cells())
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The consecutive cells of one kind in a row: `width` for each thing."""
+    """The consecutive cells of one kind in a row: `width` cells for each entity."""
 
     kind: Kind
     start: int
@@ -65,14 +67,14 @@ class Span:
 
     @property
     def stop(self) -> int:
-        """The first cell after it."""
+        """The first cell after the span."""
         return self.start + self.width * self.count
 
 
 class Layout:
     """The cells of one generation.
 
-    `bases` says for each kind where the block of each thing's states begins.
+    `bases` has the first state cell of each entity, by kind.
     """
 
     def __init__(self, entities: Entities, bases: Mapping[str, Sequence[int]]) -> None:
@@ -92,16 +94,17 @@ class Layout:
         }
 
     def cell(self, name: str, *labels: str) -> int:
-        """The cell of a series: in a row, or among the states when it is one. Raises
-        KeyError when this generation has none.
+        """The cell of a series: among the states if it is a state, otherwise in a row.
+
+        Raises KeyError when the generation does not have the series.
         """
-        place = _PLACES[name]
-        kind = place.kind
+        cells = _SERIES_CELLS[name]
+        kind = cells.kind
         number = self._numbers[kind.name][labels[: kind.key]]
-        offset = place.offsets[labels[kind.key :]]
-        if place.group == "states":
+        offset = cells.offsets[labels[kind.key :]]
+        if cells.group == "states":
             return self.bases[kind.name][number] + offset
-        return self._starts[place.group][kind.name] + number * place.width + offset
+        return self._starts[cells.group][kind.name] + number * cells.width + offset
 
 
 def _spans(entities: Entities, group: Group, at: int) -> Iterator[Span]:
@@ -114,16 +117,19 @@ def _spans(entities: Entities, group: Group, at: int) -> Iterator[Span]:
 
 
 def kind_of(name: str) -> Kind:
-    """What the series of this name are counted for. Raises KeyError."""
-    return _PLACES[name].kind
+    """The kind of the entities that have a series of this name. Raises KeyError."""
+    return _SERIES_CELLS[name].kind
 
 
 def state_offset(name: str, *labels: str) -> tuple[Kind, int]:
-    """The kind of a state, and its offset in the block of a thing. Raises KeyError."""
-    place = _PLACES[name]
-    return place.kind, place.offsets[labels]
+    """The kind that a state belongs to, and its offset in an entity's block.
+
+    Raises KeyError.
+    """
+    cells = _SERIES_CELLS[name]
+    return cells.kind, cells.offsets[labels]
 
 
 def name_series(series: Sequence[Series], keys: Sequence[Key]) -> list[Series]:
-    """The series of entities with all their labels, in the order of their cells."""
-    return [Series(one.name, key + one.labels) for key in keys for one in series]
+    """The series of these entities with all labels, in the order of their cells."""
+    return [Series(each.name, key + each.labels) for key in keys for each in series]

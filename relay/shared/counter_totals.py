@@ -1,9 +1,10 @@
-"""What ended workers have counted.
+"""The counters of workers that have ended.
 
-Totals only grow, whatever names come and go with the configurations. Every thing that was
-ever counted keeps its place, so a backend that comes back goes on where it was.
+Totals only grow, whatever names come and go with the configurations. An entity keeps
+its cells for ever, so the counters of a backend that was removed and is added again
+continue.
 
-Never: believes a worker's cell: nothing that is in one can lower a total, or fail.
+Never: trusts a worker's cell. No value in one can lower a total or make `fold` fail.
 """
 
 from __future__ import annotations
@@ -14,31 +15,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import add
 from typing import NamedTuple
 
-from relay.shared.catalogue import KINDS, Entities, Key, Kind, Series
 from relay.shared.cell_layout import Layout
+from relay.shared.entities import KINDS, Entities, Key, Kind, Series
 from relay.shared.sealed_memory import Cells
 
 LARGEST = (1 << 63) - 1
 
 
 class CounterTotals:
-    """Counters of the dead, by kind and thing."""
+    """Counters of ended workers, by kind and entity."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
         self._values: dict[str, array[int]] = {name: array("q") for name in COUNTED}
         self.names = bytearray()
-        """For readers: JSON lines, each with a kind and the entities of it that were
-        added at a time.
-        """
+        """For readers: JSON lines, each with a kind and its new entities."""
 
     @property
     def cells(self) -> int:
-        """How many there are."""
+        """The number of cells."""
         return sum(map(len, self._values.values()))
 
-    def admit(self, entities: Entities) -> None:
-        """Make room for these entities, as far as they are new."""
+    def add_entities(self, entities: Entities) -> None:
+        """Add cells for the entities that are new."""
         for name, kind in COUNTED.items():
             numbers = self._numbers[name]
             new = [key for key in entities.get(name, ()) if key not in numbers]
@@ -48,24 +47,24 @@ class CounterTotals:
                 self.names += json.dumps([name, new]).encode() + b"\n"
 
     def add(self, kind: Kind, key: Key, series: Series, by: int) -> None:
-        """Count something that is not in any worker's row."""
+        """Add to a counter that is in no worker's row."""
         if key not in self._numbers[kind.name]:
-            self.admit({kind.name: [key]})
+            self.add_entities({kind.name: [key]})
         values = self._values[kind.name]
         cell = self._numbers[kind.name][key] * len(kind.counters) + kind.counters.index(series)
         values[cell] = min(values[cell] + max(by, 0), LARGEST)
 
     def fold(self, row: Cells, layout: Layout) -> None:
-        """Add the counters of a row. Its entities were admitted before."""
+        """Add the counters of a row, whose entities were added before."""
         for span in layout.counters:
             found = row[span.start : span.stop].tolist()
             if not any(found):
                 continue
             values, numbers = self._values[span.kind.name], self._numbers[span.kind.name]
             for run in runs_of(layout.entities[span.kind.name], numbers):
-                ours, theirs = run.cells(span.width)
-                added = add_counters(values[ours], found[theirs])
-                values[ours] = array(
+                in_totals, in_row = run.cells(span.width)
+                added = add_counters(values[in_totals], found[in_row])
+                values[in_totals] = array(
                     "q",
                     added if max(added) <= LARGEST else [min(value, LARGEST) for value in added],
                 )
@@ -76,21 +75,28 @@ class CounterTotals:
 
 
 def add_counters(total: Sequence[int], found: Sequence[int]) -> list[int]:
-    """Cell by cell. A counter is not negative, whatever a worker has written there."""
+    """Add cell by cell.
+
+    A negative value, which no correct worker writes, counts as 0.
+    """
     if min(found) < 0:
         found = [max(0, value) for value in found]
     return list(map(add, total, found))
 
 
 class Run(NamedTuple):
-    """Entities that follow each other in a generation and in the totals, too."""
+    """Entities that are in the same order in a generation and in the totals.
+
+    `total` and `number` are the first one's position in the totals and in the
+    generation.
+    """
 
     total: int
     number: int
     length: int
 
     def cells(self, width: int) -> tuple[slice, slice]:
-        """Their cells among the totals of the kind, and among the generation's."""
+        """The run's cells among the totals of its kind, and among the generation's."""
         return (
             slice(self.total * width, (self.total + self.length) * width),
             slice(self.number * width, (self.number + self.length) * width),
@@ -98,19 +104,20 @@ class Run(NamedTuple):
 
 
 def runs_of(keys: Sequence[Key], numbers: Mapping[Key, int]) -> list[Run]:
-    """A generation's entities of one kind as runs: a few, since a reload leaves most
-    entities in their order.
+    """The generation's entities of one kind as runs.
+
+    There are few, because a reload leaves most entities in their order.
     """
-    found: list[Run] = []
-    began_at, first, after = 0, -1, -1
+    runs: list[Run] = []
+    start, first_total, next_total = 0, -1, -1
     for number, key in enumerate(keys):
         total = numbers[key]
-        if total != after:
+        if total != next_total:
             if number:
-                found.append(Run(first, began_at, number - began_at))
-            began_at, first = number, total
-        after = total + 1
-    return [*found, Run(first, began_at, len(keys) - began_at)] if keys else []
+                runs.append(Run(first_total, start, number - start))
+            start, first_total = number, total
+        next_total = total + 1
+    return [*runs, Run(first_total, start, len(keys) - start)] if keys else []
 
 
 def _counted() -> Iterator[tuple[str, Kind]]:

@@ -1,7 +1,12 @@
-"""The password of the balancer-manager page: read from its file, hashed, and compared without telling by the time it takes.
+"""The password of the balancer-manager page: read from a file, hashed, and compared.
 
-A password file has one line: `scrypt:N:r:p:SALT:HASH` (base64, made by `relay password`), `pbkdf2_sha256:ITERATIONS:SALT:HASH`, or the password itself,
-which only its owner may be able to read (mode 0600).
+A password file has one line:
+
+    scrypt:N:r:p:SALT:HASH                 base64, made by `relay password`
+    pbkdf2_sha256:ITERATIONS:SALT:HASH     base64
+    PASSWORD                               then the file's mode must be 0600
+
+Comparing takes the same time wherever the passwords differ.
 
 Never: puts a password, or its hash, into a message.
 """
@@ -41,7 +46,7 @@ def hash_password(password: str) -> str:
 
 
 def verify(password: str, expected: str) -> bool:
-    """Whether this is the password of a file's line."""
+    """Whether `password` is the one that a password file's line is for."""
     kind, *fields = expected.split(":")
     try:
         if kind == "scrypt":
@@ -61,7 +66,7 @@ def verify(password: str, expected: str) -> bool:
 
 
 def load_password(path: Path) -> str:
-    """The file's line. Raises ConfigError when it cannot be used."""
+    """The file's line. Raises ConfigError when the file cannot be used."""
     remedy = "write it with: relay password > FILE"
     try:
         data, mode = read_regular(path, FILE_BYTES)
@@ -78,14 +83,15 @@ def load_password(path: Path) -> str:
             [Problem(WHERE, f"{path} does not hold one line with a password or its hash", remedy)]
         )
     if line.startswith(("scrypt:", "pbkdf2_sha256:")):
-        if not _is_usable(line):
+        if not _is_valid_hash(line):
             raise ConfigError([Problem(WHERE, f"the hash in {path} cannot be used", remedy)])
     elif mode & 0o077:
         raise ConfigError(
             [
                 Problem(
                     WHERE,
-                    f"{path} holds a plain password and has mode {stat.S_IMODE(mode):04o}, so others can read it",
+                    f"{path} holds a plain password and has mode {stat.S_IMODE(mode):04o}, "
+                    "so other users can read it",
                     f"chmod 600 {path}, or {remedy}",
                 )
             ]
@@ -93,7 +99,7 @@ def load_password(path: Path) -> str:
     return line
 
 
-def _is_usable(line: str) -> bool:
+def _is_valid_hash(line: str) -> bool:
     kind, *fields = line.split(":")
     try:
         if kind == "scrypt":

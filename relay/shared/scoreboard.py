@@ -1,16 +1,16 @@
-"""Counters and states as a worker and the checker of one generation have them.
+"""The counters and states of one generation, for its workers and its checker.
 
 Shared memory, eight-byte cells, one writer per cell:
 
-    header    whether the generation is over
-    rows      one per living worker and one for the checker, each written by its process
-              alone; a row that no process has is zero
-    states    what all generations share, plain stores of any process: `shared.state_cells`
+    header    whether the generation has ended
+    rows      one per living worker and one for the checker, each written by its
+              process only; a free row is zero
+    states    shared by all generations; any process may store: `shared.state_cells`
 
-When no row is free another piece of memory with rows is added, so there is always one.
-`supervisor.scoreboards` has all generations.
+When no row is free, another segment of memory with rows is added.
+`supervisor.scoreboards` has the scoreboards of all generations.
 
-Never: knows what a key, a socket or a metric format is; trusts a cell, because any process
+Never: knows about keys, sockets or metric formats; trusts a cell, because any process
 of the generation may have written it.
 """
 
@@ -57,14 +57,14 @@ __all__ = [
 ]
 
 HEADER_CELLS = 8
-# The first cell of the header. OVERRUN: too many generations have come after it, and
-# its sessions are ended.
+# Values of the header's first cell. OVERRUN: there are too many newer generations, so
+# this one ends its sessions.
 LIVING, OVERRUN, OVER = range(3)
 SHARED_ROW = -1
 PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
-SPARE_ROWS = 4  # the checker, and workers that drain while their successors serve
+SPARE_ROWS = 4  # for the checker, and for workers that drain while their successors serve
 
-CHECKER_SLOT = -1  # of the checker's row: it counts like a worker and is none
+CHECKER_SLOT = -1  # the slot in the checker's row; the checker is not a worker
 
 
 def monotonic_ms() -> int:
@@ -73,7 +73,7 @@ def monotonic_ms() -> int:
 
 
 def add_to(cells: Cells, cell: int, count: int) -> None:
-    """`cells[cell] += count`, where an expression is wanted."""
+    """`cells[cell] += count`, for a lambda."""
     cells[cell] += count
 
 
@@ -88,7 +88,7 @@ class _Other:
 class Scoreboard:
     """The cells of one generation.
 
-    Made in the supervisor; its workers and its checker inherit it.
+    The supervisor makes it, and its children inherit it.
     """
 
     def __init__(self, number: int, layout: Layout, states: StateCells, slots: int) -> None:
@@ -112,13 +112,13 @@ class Scoreboard:
 
     @property
     def leased(self) -> int:
-        """How many rows have somebody."""
+        """The number of rows in use."""
         return len(self._leased)
 
     def lease(self, slot: int) -> int:
-        """A free row, marked as starting.
+        """Take a free row and mark it as starting.
 
-        Raises OSError when the machine has no memory for more.
+        Raises OSError without memory for more.
         """
         row = 0
         while row in self._leased:
@@ -137,21 +137,19 @@ class Scoreboard:
         return row
 
     def release(self, row: int) -> None:
-        """The row's process has ended; what it has counted was taken care of."""
+        """Free the row of an ended process. Its counters must be in the totals."""
         self.row(row)[:] = memoryview(bytes(8 * self.layout.cells)).cast("q")
         self._leased.discard(row)
 
-    def say(self, state: int) -> None:
-        """LIVING, OVERRUN or OVER, for the workers of this and of later generations."""
+    def mark(self, state: int) -> None:
+        """Set LIVING, OVERRUN or OVER for this generation's and newer workers."""
         for segment in self.segments:
             segment.cells[0] = state
 
     # Any process of the generation.
 
     def row(self, row: int) -> Cells:
-        """The cells of one row: `cells[i] += n` is the whole cost of counting.
-        SHARED_ROW is the states.
-        """
+        """The cells of one row, for `cells[i] += n`. SHARED_ROW gives the states."""
         if row == SHARED_ROW:
             return self.states.cells
         segment, number = divmod(row, self.rows)
@@ -159,8 +157,9 @@ class Scoreboard:
         return self.segments[segment].cells[start : start + self.layout.cells]
 
     def columns(self, name: str, *labels: str) -> list[Cells]:
-        """A series in the rows of all workers, also those of the generations before, to
-        be added up.
+        """The cells of a series in the rows of all workers, older generations included.
+
+        Their sum is the value over all workers.
         """
         found = _columns(self.layout, [segment.cells for segment in self.segments], name, labels)
         for other in self._others:
@@ -169,23 +168,22 @@ class Scoreboard:
 
     @property
     def overrun(self) -> bool:
-        """Whether our sessions are ended because too many generations have come after
-        ours.
-        """
+        """Whether this generation must end its sessions: too many newer ones exist."""
         return bool(self.segments[0].cells[0] == OVERRUN)
 
     def look_at(self, other: Scoreboard) -> None:
-        """Have the rows of another generation in `columns`.
+        """Include the rows of another generation in `columns`.
 
-        In a child, while it has the descriptors. Raises OSError.
+        Call it in a child while the descriptors are open. Raises OSError.
         """
         self._others.append(
             _Other(other.layout, tuple(map_for_reading(segment.fd) for segment in other.segments))
         )
 
     def forget_ended(self) -> bool:
-        """Let go of generations that are over; whether there were any. What `columns`
-        has given before must go, too.
+        """Drop the generations that have ended. Returns whether there were any.
+
+        If so, the caller must drop the earlier results of `columns` too.
         """
         living = [other for other in self._others if other.segments[0][0] != OVER]
         changed = len(living) < len(self._others)

@@ -1,10 +1,11 @@
-"""Shared memory that only the process that made it, and those forked with it, can write.
+"""Shared memory that only its maker and the processes forked from it can write.
 
-Each piece is an anonymous file, mapped once by its maker and then sealed. Nobody can
-shorten it, so no reader dies of SIGBUS. Nobody can map or write it anew, whatever
-descriptor they hold. So a process writes what it has inherited, and nothing else.
+Each memory is an anonymous file that its maker maps once and then seals. Nobody can
+shorten it, so no reader dies of SIGBUS. Nobody can write it or map it writable,
+whatever descriptor they hold. So a process can write the memory it has inherited, and
+no other.
 
-Never: knows what is in it.
+Never: knows the meaning of a cell.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ import mmap
 import os
 from typing import Any
 
-# Not in the module fcntl of Python 3.11. Linux 5.1: what is mapped may be written,
-# nothing else can be.
+# Not in the module fcntl of Python 3.11. Linux 5.1: existing mappings stay writable,
+# and no new write access is possible.
 F_SEAL_FUTURE_WRITE = 0x0010
-# Not in the module os of Python 3.11. Linux 6.3; a machine may demand it
+# Not in the module os of Python 3.11. Linux 6.3; a machine may require it
 # (vm.memfd_noexec).
 MFD_NOEXEC_SEAL = 0x0008
 
 CELL_BYTES = 8
 
-Cells = Any  # memoryview of format "q"; typed Any because typeshed makes indexing it slow to read
+Cells = Any  # memoryview of format "q"; typed Any because typeshed's type needs casts
 
 
 class SealedMemory:
-    """Zeroed cells, writable for us and for children that inherit them.
+    """Zeroed cells, writable for this process and for children that inherit them.
 
     `fd` is a descriptor for readers.
     """
@@ -47,25 +48,24 @@ class SealedMemory:
         self.cells: Cells = memoryview(self._map).cast("q")
 
     def inherit(self, *, wanted: bool) -> None:
-        """Whether the next child has it in its memory.
+        """Set whether children that are forked from now on have the memory.
 
-        One that has not would crash if it tried to use it.
+        A child without it crashes when it accesses the cells.
         """
         self._map.madvise(mmap.MADV_DOFORK if wanted else mmap.MADV_DONTFORK)
 
     def close(self) -> None:
-        """Give it up. The kernel takes it back when no process uses it any more."""
+        """Give the memory up. The kernel frees it when no process uses it."""
         os.close(self.fd)
         self.fd = -1
-        with contextlib.suppress(
-            BufferError
-        ):  # a part of it is still in somebody's hand: it goes when that goes
+        # A view of some cells may still exist; then the memory is freed with that view.
+        with contextlib.suppress(BufferError):
             self.cells.release()
             self._map.close()
 
 
 class SealedFile:
-    """A file of bytes for readers, complete and unchangeable.
+    """Bytes for readers, which nobody can change.
 
     `fd` is a descriptor for readers.
     """
@@ -84,7 +84,7 @@ class SealedFile:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Give it up."""
+        """Give the file up."""
         os.close(self.fd)
 
 
@@ -94,10 +94,10 @@ def map_for_reading(fd: int) -> Cells:
 
 
 def read_all(fd: int) -> bytes:
-    """Everything in a file. Raises OSError."""
+    """The whole content of a file. Raises OSError."""
     size = os.fstat(fd).st_size
     data = os.pread(fd, size, 0)
-    while len(data) < size:  # a read is at most 2 GB
+    while len(data) < size:  # one read returns at most 2 GB
         more = os.pread(fd, size - len(data), len(data))
         if not more:
             break
@@ -130,5 +130,5 @@ def _seal(descriptor: int, seals: int, *, needed: bool = True) -> None:
 def _for_reading(descriptor: int) -> int:
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # no /proc here; the seals hold all the same
+    except OSError:  # no /proc here; the seals protect the memory all the same
         return os.dup(descriptor)

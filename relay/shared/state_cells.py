@@ -1,34 +1,34 @@
-"""The cells that all generations share.
+"""The state cells, which all generations share.
 
-They say whether a backend has failed or is healthy, what operators have changed, and where
-host names lead. A thing that two generations have is one block of cells for both, so old
-workers see what the new checker finds. A block is free again when no generation has its
-thing any more.
+They hold which backends have failed, the results of health checks, operators'
+overrides, and the addresses of host names. An entity that two generations have uses one
+block of cells for both, so old workers see what the new checker finds. A block is free
+again when no generation has its entity.
 
-Never: is added to, except for the two versions.
+Never: is added to, except for the two versions; every other write is a plain store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from relay.shared.catalogue import KINDS, Entities, Key
+from relay.shared.entities import KINDS, Entities, Key
 from relay.shared.sealed_memory import Cells, SealedMemory
 
-FIRST_CELLS = (
-    1 << 19
-)  # 4 MB, of which only what is used takes memory: 100,000 backends by address, or 16,000 by name
-# A longer wait than any configuration can ask for is none: the cell was not written by
-# a worker in its right mind.
+# 4 MiB of address space: 100,000 backends by address, or 16,000 by host name. Only the
+# pages in use take memory.
+FIRST_CELLS = 1 << 19
+# One year. No configuration can ask for a longer wait, so such a value is damage and
+# counts as no wait.
 MOST_RETRY_MS = 31_536_000_000
 _RESERVED = 8
 _HALF = 1 << 63
 
 
 class StateCells:
-    """One shared memory with its blocks.
+    """One shared memory and its blocks.
 
-    Made large; when it is full all the same, a larger one takes over.
+    `_blocks` has each block's first cell and its number of users, by kind and entity.
     """
 
     def __init__(self, cells: int = FIRST_CELLS) -> None:
@@ -36,14 +36,12 @@ class StateCells:
         self._capacity = cells
         self._next = _RESERVED
         self._free: dict[int, list[int]] = {}
-        self._blocks: dict[str, dict[Key, list[int]]] = {
-            name: {} for name in _WIDTHS
-        }  # base, number of users
+        self._blocks: dict[str, dict[Key, list[int]]] = {name: {} for name in _WIDTHS}
         self.users = 0
 
     @property
     def cells(self) -> Cells:
-        """All of them."""
+        """All cells."""
         return self._memory.cells
 
     @property
@@ -53,11 +51,14 @@ class StateCells:
 
     @property
     def capacity(self) -> int:
-        """How many cells there are."""
+        """The number of cells."""
         return self._capacity
 
     def has_room(self, entities: Entities) -> bool:
-        """Whether `take` can be called."""
+        """Whether `take` can be called.
+
+        When it cannot, a larger memory replaces this one.
+        """
         needed = self._next
         for name, width in _WIDTHS.items():
             blocks = self._blocks[name]
@@ -66,25 +67,25 @@ class StateCells:
         return needed <= self._capacity
 
     def take(self, entities: Entities) -> Mapping[str, Sequence[int]]:
-        """A block for each thing that has states; where they begin, by kind."""
+        """A block for each entity that has states.
+
+        Returns their first cells, by kind.
+        """
         self.users += 1
         return {
             name: self._take(name, entities.get(name, ()), width) for name, width in _WIDTHS.items()
         }
 
     def _take(self, name: str, keys: Sequence[Key], width: int) -> list[int]:
-        blocks, cells, free, bases = (
-            self._blocks[name],
-            self.cells,
-            self._free.setdefault(width, []),
-            [],
-        )
+        blocks, cells = self._blocks[name], self.cells
+        free = self._free.setdefault(width, [])
+        bases: list[int] = []
         for key in keys:
             block = blocks.get(key)
             if block is None:
                 if free:
                     base = free.pop()
-                    cells[base : base + width] = _zeros(width)  # what it was for is over
+                    cells[base : base + width] = _zeros(width)  # the last owner's values
                 else:
                     base = self._next
                     self._next += width
@@ -94,7 +95,7 @@ class StateCells:
         return bases
 
     def give_back(self, entities: Entities) -> None:
-        """The blocks of a generation that is over."""
+        """Free the blocks of a generation that has ended."""
         self.users -= 1
         for name, width in _WIDTHS.items():
             blocks, free = self._blocks[name], self._free.setdefault(width, [])
@@ -106,31 +107,31 @@ class StateCells:
                     free.append(block[0])
 
     def base(self, name: str, key: Key) -> int | None:
-        """Where the block of a thing begins; None when no generation has it."""
+        """The first cell of an entity's block; None if no generation has it."""
         block = self._blocks[name].get(key)
         return block[0] if block is not None else None
 
     def fill(self, name: str, offset: int, values: Mapping[Key, int]) -> None:
-        """One state of all entities of a kind; 0 where there is no value."""
+        """Store one state of all entities of a kind; 0 for those without a value."""
         cells = self.cells
         for key, (base, _) in self._blocks[name].items():
             cells[base + offset] = values.get(key, 0)
 
     def copy_from(self, other: StateCells) -> None:
-        """Begin with what another one says of the same entities."""
+        """Copy the states of the entities that both have."""
         for name, blocks in self._blocks.items():
             width = _WIDTHS[name]
             for key, (base, _) in blocks.items():
-                theirs = other.base(name, key)
-                if theirs is not None:
-                    self.cells[base : base + width] = other.cells[theirs : theirs + width]
+                source = other.base(name, key)
+                if source is not None:
+                    self.cells[base : base + width] = other.cells[source : source + width]
 
     def inherit(self, *, wanted: bool) -> None:
-        """As of `SealedMemory`."""
+        """See `SealedMemory.inherit`."""
         self._memory.inherit(wanted=wanted)
 
     def close(self) -> None:
-        """No generation uses it any more."""
+        """Give the memory up, when no generation uses it."""
         self._memory.close()
 
 
@@ -142,13 +143,14 @@ def _zeros(cells: int) -> Cells:
 
 
 def is_waiting(until_ms: float, now_ms: int) -> bool:
-    """Whether a backend with this RETRY_UNTIL_MS is not used now."""
+    """Whether a backend with this RETRY_UNTIL_MS has failed and may not be used yet."""
     return 0 < until_ms - now_ms <= MOST_RETRY_MS
 
 
 def bump(cells: Cells, cell: int) -> None:
-    """One more, also after the largest number that fits: what another process wrote
-    there may be anything.
+    """Add one.
+
+    After the largest number comes the smallest, as a damaged cell may hold any.
     """
     value = cells[cell] + 1
     cells[cell] = value if value < _HALF else -_HALF

@@ -1,9 +1,11 @@
-"""The line on which the supervisor hands views of the scoreboard to the admin process.
+"""The channel that carries views of the scoreboard to the admin process.
 
-Each message is a number and the descriptors of one view; the newest counts. The supervisor
-keeps only what it could not send yet, so a reader that sleeps costs nothing.
+A view is a set of descriptors: the catalogue of names, and the memories with the
+values. Each message is a number and the descriptors of one view, and the newest message
+counts. The supervisor keeps one unsent view at most, so a reader that does not read
+costs nothing.
 
-Never: waits, but for a reader that is told of a view which has not come yet.
+Never: blocks the supervisor. Only `ViewReader.snapshot` waits, for a view to arrive.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from relay.shared.snapshot import PATIENCE_S, CatalogueCache, Snapshot, View, Vi
 
 MESSAGE_BYTES = 16
 MOST_DESCRIPTORS = 250
-_RETRY_S = 0.0005  # the writer holds it for microseconds
+_RETRY_S = 0.0005  # the writer holds the lock for microseconds
 _QUEUE_BYTES = 4096  # a few messages: a reader that does not read must not collect descriptors
 
 
 class ViewSender:
-    """The supervisor's end; one reader at a time."""
+    """The supervisor's end, for one reader at a time."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -39,12 +41,15 @@ class ViewSender:
         return theirs
 
     def offer(self, number: int, fds: Sequence[int]) -> None:
-        """A new view; one that was not sent yet is obsolete."""
+        """Send a new view, now or in a later `step`.
+
+        It replaces one that is not sent yet.
+        """
         self._unsent = (number, list(fds[:MOST_DESCRIPTORS]))
         self.step()
 
     def step(self) -> None:
-        """Send the newest view, if it could not be sent before."""
+        """Send the newest view, if it is not sent yet."""
         if self._unsent is None or self._socket is None:
             return
         number, fds = self._unsent
@@ -55,31 +60,29 @@ class ViewSender:
             return
         except ConnectionError:
             self.close()
-        except OSError:  # too many descriptors are on their way; the reader gets the newest later
+        except OSError:  # too many descriptors in flight; a later `step` sends the newest view
             return
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the channel."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 class ViewReader:
-    """The admin process's end: each message is a view, as descriptors; the newest
-    counts. `fd` is a socket of messages.
-    """
+    """The admin process's end. `fd` is a socket of messages."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._view: View | None = None
-        self._known = CatalogueCache()
+        self._cache = CatalogueCache()
 
     def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
-        """A consistent copy. Raises RelayError when there is none in time."""
+        """A consistent copy of the newest view. Raises RelayError after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        why = "the supervisor has not said where its counters are"
+        why = "the supervisor has not sent a view of its counters"
         while True:
             self._receive()
             if self._view is not None:
@@ -91,13 +94,14 @@ class ViewReader:
             time.sleep(_RETRY_S)
 
     def _receive(self) -> None:
-        """Take what has come; of several views only the last one."""
+        """Receive all messages, and use the last view."""
         newest: ViewFds | None = None
         with contextlib.suppress(OSError):
             while True:
                 data, fds, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, MOST_DESCRIPTORS)
                 if not data or len(fds) < len(ViewFds._fields) - 1:
-                    for fd in fds:  # a message that was cut, because we have too many files open
+                    # The message is incomplete if this process has too many files open.
+                    for fd in fds:
                         os.close(fd)
                     break
                 if newest is not None:
@@ -105,7 +109,7 @@ class ViewReader:
                 newest = ViewFds(fds[0], fds[1], fds[2], fds[3], tuple(fds[4:]))
         if newest is not None:
             try:
-                view = View(newest, self._known)
+                view = View(newest, self._cache)
             except RelayError:
                 newest.close()
                 raise

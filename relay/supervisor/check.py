@@ -17,7 +17,7 @@ from relay.checker.resolver import look_up
 from relay.config.address import compete
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
-from relay.shared.catalogue import hosts_of
+from relay.shared.entities import hosts_of
 from relay.supervisor.control_client import ask
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_backends

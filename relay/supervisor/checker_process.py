@@ -24,7 +24,8 @@ from relay.errors import StartupError
 from relay.sandbox.confinement import resolver_identity
 from relay.shared.addresses import write_addresses
 from relay.shared.backends_view import HEALTH_FILE
-from relay.shared.catalogue import (
+from relay.shared.cell_layout import state_offset
+from relay.shared.entities import (
     BACKEND,
     BACKEND_NOT_AFTER_S,
     CHECKED_BACKEND,
@@ -35,7 +36,6 @@ from relay.shared.catalogue import (
     RELAY,
     Key,
 )
-from relay.shared.cell_layout import state_offset
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
 from relay.shared.state_cells import StateCells, bump
 from relay.supervisor.prepared import Prepared

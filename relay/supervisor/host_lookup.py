@@ -20,7 +20,7 @@ from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.errors import Problem
 from relay.shared.addresses import Ip, cell_of, read_addresses
-from relay.shared.catalogue import MAX_ADDRESSES
+from relay.shared.entities import MAX_ADDRESSES
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 
 # Longer than 5 s, after which the system's resolver asks its second server.

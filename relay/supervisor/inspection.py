@@ -28,7 +28,7 @@ from relay.logs.access_log import check_access_log
 from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.shared.addresses import Ip
 from relay.shared.backends_view import pool_facts
-from relay.shared.catalogue import Entities, entities_of, hosts_of
+from relay.shared.entities import Entities, entities_of, hosts_of
 from relay.shared.password import load_password
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import (

@@ -32,8 +32,14 @@ from relay.core.overrides import (
 )
 from relay.core.untrusted import clip, clip_names
 from relay.shared.backends_view import backends_reply
-from relay.shared.catalogue import BACKEND, MODE_OVERRIDE, OVERRIDE_VERSION, RELAY, WEIGHT_OVERRIDE
 from relay.shared.cell_layout import state_offset
+from relay.shared.entities import (
+    BACKEND,
+    MODE_OVERRIDE,
+    OVERRIDE_VERSION,
+    RELAY,
+    WEIGHT_OVERRIDE,
+)
 from relay.shared.state_cells import bump
 from relay.supervisor.control import EXIT_USAGE
 from relay.supervisor.scoreboards import Scoreboards

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.shared.catalogue import Entities
+from relay.shared.entities import Entities
 from relay.shared.scoreboard import Scoreboard
 from relay.supervisor.privileges import Identity
 from relay.supervisor.scoreboards import Scoreboards

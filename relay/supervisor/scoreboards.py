@@ -20,9 +20,16 @@ from collections.abc import Collection
 from typing import Any
 
 from relay.errors import RelayError
-from relay.shared.catalogue import RELAY, SLOT, SLOT_CPU_US, SUPERVISOR, Entities, Series
 from relay.shared.cell_layout import Layout, kind_of
 from relay.shared.counter_totals import CounterTotals
+from relay.shared.entities import (
+    RELAY,
+    SLOT,
+    SLOT_CPU_US,
+    SUPERVISOR,
+    Entities,
+    Series,
+)
 from relay.shared.scoreboard import OVER, Scoreboard, monotonic_ms
 from relay.shared.sealed_memory import CELL_BYTES, SealedFile, SealedMemory
 from relay.shared.snapshot import (
@@ -53,7 +60,7 @@ class Scoreboards:
         self._head = SealedMemory("relay-scoreboard", HEAD_CELLS)
         self._head.cells[0] = MAGIC
         self._totals = CounterTotals()
-        self._totals.admit({RELAY.name: [()], SUPERVISOR.name: [()]})
+        self._totals.add_entities({RELAY.name: [()], SUPERVISOR.name: [()]})
         self._totals_memory = SealedMemory("relay-totals", _FIRST_TOTALS)
         self._states = StateCells(states_cells)
         self._all_states = [self._states]
@@ -94,8 +101,8 @@ class Scoreboards:
         self._lines[number] = json.dumps(
             {"number": number, "rows": scoreboard.rows, "entities": entities, "bases": bases}
         ).encode()
-        self._totals.admit(entities)
-        self._totals.admit({SLOT.name: [(str(slot),) for slot in range(slots)]})
+        self._totals.add_entities(entities)
+        self._totals.add_entities({SLOT.name: [(str(slot),) for slot in range(slots)]})
         return scoreboard
 
     def lease(self, scoreboard: Scoreboard, slot: int) -> int:
@@ -128,7 +135,7 @@ class Scoreboards:
         if over is None:
             return
         del self._generations[over.number], self._lines[over.number]
-        over.say(OVER)
+        over.mark(OVER)
         over.states.give_back(over.layout.entities)
         self.publish()
         for segment in over.segments:

@@ -200,7 +200,7 @@ class Workers:
             generation,
             sum(self.children[pid].connections for pid in pids),
         )
-        self.scoreboards.generation(generation).say(OVERRUN)
+        self.scoreboards.generation(generation).mark(OVERRUN)
         for pid in pids:
             self.quit(pid)
 

@@ -24,11 +24,11 @@ class AddressRotation:
     @property
     def any(self) -> bool:
         """Whether there is one: a name that was never found has none."""
-        return bool(self._addresses.places())
+        return bool(self._addresses.endpoints())
 
     def pick(self, now: float) -> Endpoint | None:
         """The next in turn that has not failed within retry_s; when all have, the next in turn. None where there is none."""
-        places = self._addresses.places()
+        places = self._addresses.endpoints()
         count = len(places)
         if not count:
             return None
@@ -50,4 +50,4 @@ class AddressRotation:
 
     def others_left(self, tries: int) -> bool:
         """Whether a session that has tried so many of the addresses has another to try."""
-        return tries < len(self._addresses.places())
+        return tries < len(self._addresses.endpoints())

@@ -6,14 +6,12 @@ Never: opens a connection, or decides who gets it.
 from __future__ import annotations
 
 from relay.errors import Reason
-from relay.shared.catalogue import (
-    FROM_BACKEND,
+from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
+from relay.shared.entities import (
     HEALTH,
     MODE_OVERRIDE,
     RETURNED_AT_MS,
-    TO_BACKEND,
     WEIGHT_OVERRIDE,
-    WHYS,
 )
 from relay.shared.scoreboard import Layout
 from relay.tls.contexts import BackendTarget

@@ -25,11 +25,7 @@ from relay.core.sniff import SniffResult
 from relay.core.sticky import identity_key, source_key
 from relay.errors import Reason
 from relay.shared.addresses import Addresses
-from relay.shared.catalogue import (
-    HEALTH_DOWN,
-    HEALTH_VERSION,
-    OVERRIDE_VERSION,
-)
+from relay.shared.entities import HEALTH_DOWN, HEALTH_VERSION, OVERRIDE_VERSION
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.contexts import BackendTarget

@@ -17,7 +17,12 @@ from relay.core.lifecycle import State
 from relay.errors import Reason, Side
 from relay.logs import messages
 from relay.logs.access_log import AccessLog
-from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
+from relay.shared.catalogue import (
+    HANDSHAKE_BUCKETS_S,
+    HANDSHAKE_OK,
+    HANDSHAKE_RESUMED,
+    NO_ROUTE,
+)
 from relay.shared.scoreboard import HEARTBEAT_MS, Layout, Scoreboard, monotonic_ms
 from relay.sockets import Address, StreamSocket
 from relay.tls.contexts import Generation

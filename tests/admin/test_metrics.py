@@ -11,10 +11,9 @@ from prometheus_client.exposition import generate_latest
 from relay.admin.metrics import RelayCollector
 from relay.config.model import Health
 from relay.errors import Reason
-from relay.shared.catalogue import (
+from relay.shared.catalogue import FAMILIES, HANDSHAKE_BUCKETS_S
+from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
-    FAMILIES,
-    HANDSHAKE_BUCKETS_S,
     HEALTH,
     HEALTH_DOWN,
     HEALTH_UP,

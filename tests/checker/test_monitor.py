@@ -13,7 +13,7 @@ import pytest
 from relay.checker.check import plan_of
 from relay.checker.monitor import Around, Monitor
 from relay.core.health import HealthStatus
-from relay.shared.catalogue import (
+from relay.shared.entities import (
     HEALTH,
     HEALTH_DOWN,
     HEALTH_UP,

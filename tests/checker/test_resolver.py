@@ -12,7 +12,7 @@ import pytest
 
 from relay.checker.resolver import AGAIN_S, Resolver, look_up
 from relay.shared.addresses import Addresses, cell_of, write_addresses
-from relay.shared.catalogue import MAX_ADDRESSES
+from relay.shared.entities import MAX_ADDRESSES
 from tests.support.clockwork import Clockwork
 from tests.support.scoreboard import hosts_board
 
@@ -58,7 +58,7 @@ class World:
     def addresses(self, host=HOST):
         return [
             place[1][0]
-            for place in Addresses(f"{host}:443", CONFIGURED, self.layout, self.shared).places()
+            for place in Addresses(f"{host}:443", CONFIGURED, self.layout, self.shared).endpoints()
         ]
 
     def until(self, condition):

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from relay.shared.addresses import Addresses, cell_of, read_addresses, write_addresses
-from relay.shared.catalogue import MAX_ADDRESSES
+from relay.shared.entities import MAX_ADDRESSES
 from tests.support.scoreboard import hosts_board
 
 HOST = "b.example.com"
@@ -53,14 +53,14 @@ def test_a_reader_has_the_configured_address_until_something_was_found_and_again
 ):
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     assert addresses.may_change
-    assert addresses.places() == (CONFIGURED,)
+    assert addresses.endpoints() == (CONFIGURED,)
     write_addresses(shared, cell_of(layout, HOST), [("192.0.2.7", 0), ("2001:db8::7", 0)])
-    assert addresses.places() == (
+    assert addresses.endpoints() == (
         (socket.AF_INET, ("192.0.2.7", 443)),
         (socket.AF_INET6, ("2001:db8::7", 443, 0, 0)),
     )
     write_addresses(shared, cell_of(layout, HOST), [])
-    assert addresses.places() == (CONFIGURED,)
+    assert addresses.endpoints() == (CONFIGURED,)
 
 
 def test_a_reader_keeps_what_it_has_while_a_change_is_half_written_and_the_next_writer_mends_it(
@@ -69,16 +69,16 @@ def test_a_reader_keeps_what_it_has_while_a_change_is_half_written_and_the_next_
     first = cell_of(layout, HOST)
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     write_addresses(shared, first, [("192.0.2.7", 0)])
-    before = addresses.places()
+    before = addresses.endpoints()
     shared[first] += 1  # a writer was killed here
     shared[first + 1] = 5
     assert read_addresses(shared, first) is None
-    assert addresses.places() == before
+    assert addresses.endpoints() == before
     write_addresses(shared, first, [("192.0.2.8", 0)])
-    assert addresses.places() == ((socket.AF_INET, ("192.0.2.8", 443)),)
+    assert addresses.endpoints() == ((socket.AF_INET, ("192.0.2.8", 443)),)
 
 
 def test_an_ip_address_never_changes(layout, shared):
     addresses = Addresses("192.0.2.1:443", CONFIGURED, layout, shared)
     assert not addresses.may_change
-    assert addresses.places() == (CONFIGURED,)
+    assert addresses.endpoints() == (CONFIGURED,)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.errors import RelayError
-from relay.shared.catalogue import (
+from relay.shared.counter_totals import LARGEST, runs_of
+from relay.shared.entities import (
     BACKEND,
     CHECKED_BACKEND,
     HEALTH,
@@ -24,7 +25,6 @@ from relay.shared.catalogue import (
     SLOT_CPU_US,
     Series,
 )
-from relay.shared.counter_totals import LARGEST, runs_of
 from relay.shared.scoreboard import SPARE_ROWS
 from relay.shared.sealed_memory import (
     F_SEAL_FUTURE_WRITE,
@@ -315,7 +315,7 @@ def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes
     scoreboards.publish({"generation": 1})
     assert reader.snapshot().facts == {"generation": 1}
     scoreboards._head.cells[VIEW] += 1
-    with pytest.raises(RelayError, match="has not said where its newest counters are"):
+    with pytest.raises(RelayError, match="has not sent its newest view"):
         reader.snapshot(0.05)
     reader._socket.close()
     scoreboards.close_reader()

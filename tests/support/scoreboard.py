@@ -6,7 +6,12 @@ import json
 from typing import Any
 
 from relay.config.model import Config
-from relay.shared.catalogue import HOST, RELAY, Entities, entities_of
+from relay.shared.entities import (
+    HOST,
+    RELAY,
+    Entities,
+    entities_of,
+)
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
 from relay.supervisor.scoreboards import Scoreboards
 

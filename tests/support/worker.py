@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from relay.config.load import load_config
-from relay.shared.catalogue import Series, entities_of
+from relay.shared.entities import Series, entities_of
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
 from relay.shared.snapshot import Snapshot
 from relay.tls.contexts import build_generation

@@ -10,7 +10,7 @@ import pytest
 
 from relay.demo.ca import Wanted
 from relay.errors import Reason, Side
-from relay.shared.catalogue import entities_of
+from relay.shared.entities import entities_of
 from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.identity import admit, peer_identity

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from relay.shared.addresses import Addresses, cell_of, write_addresses
-from relay.shared.catalogue import RETRY_UNTIL_MS, Series
+from relay.shared.entities import RETRY_UNTIL_MS, Series
 from relay.shared.scoreboard import SHARED_ROW
 from relay.worker.address_rotation import AddressRotation
 from tests.support.scoreboard import hosts_board

@@ -12,7 +12,7 @@ import pytest
 from OpenSSL import SSL
 
 from relay.demo.ca import Wanted
-from relay.shared.catalogue import RETRY_UNTIL_MS, Series
+from relay.shared.entities import RETRY_UNTIL_MS, Series
 from tests.support.pki import BACKEND_NAME
 from tests.support.stubborn import StubbornServer
 from tests.support.worker import client_context, wait_until

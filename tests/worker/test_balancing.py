@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from relay.demo.ca import Wanted
-from relay.shared.catalogue import (
+from relay.shared.entities import (
     HEALTH,
     HEALTH_VERSION,
     MODE_OVERRIDE,

@@ -6,7 +6,12 @@ import time
 
 import pytest
 
-from relay.shared.catalogue import HEALTH, HEALTH_VERSION, MODE_OVERRIDE, OVERRIDE_VERSION
+from relay.shared.entities import (
+    HEALTH,
+    HEALTH_VERSION,
+    MODE_OVERRIDE,
+    OVERRIDE_VERSION,
+)
 from relay.shared.scoreboard import SHARED_ROW
 from tests.support.backend import name_itself
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter

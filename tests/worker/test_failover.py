@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from relay.shared.catalogue import RETRY_UNTIL_MS, Series
+from relay.shared.entities import RETRY_UNTIL_MS, Series
 from tests.support.backend import name_itself
 from tests.support.worker import wait_until
 

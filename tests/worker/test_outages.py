@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from relay.shared.catalogue import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
+from relay.shared.entities import RETRY_UNTIL_MS, TRIAL_UNTIL_MS, Series
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, monotonic_ms
 from tests.support.backend import name_itself
@@ -118,11 +118,11 @@ def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
     outage = outage_of(relay, ("b1", "b2", "b3"))
     for index in (0, 1):
         outage.fail(index, 3_600_000)
-    outage.end_total()
+    outage.end_outage()
     assert not outage.usable(0), "b3 serves"
     cells = relay.scoreboard.row(SHARED_ROW)
     cells[relay.layout.cell("mode_override", "main", "b3")] = 2
-    outage.end_total()
+    outage.end_outage()
     assert outage.usable(0)
     assert outage.usable(1)
 

@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from relay.shared.catalogue import RETRY_UNTIL_MS, Series
+from relay.shared.entities import RETRY_UNTIL_MS, Series
 from tests.support.peer import dial
 from tests.support.worker import client_context, wait_until
 

@@ -1,0 +1,189 @@
+"""The entities that are counted, such as backends and routes, and the cells of each.
+
+An entity has gauges and counters in the row of each worker, and states that all
+processes share. `shared.cell_layout` turns the name of a series into the number of its
+cell.
+
+Never: holds a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relay.config.address import is_ip, parse_address
+from relay.config.model import Config
+from relay.errors import Reason, Side
+from relay.shared.catalogue import (
+    CHECK_RESULTS,
+    FROM_BACKEND,
+    HANDSHAKE_BUCKETS_S,
+    HANDSHAKE_OK,
+    HANDSHAKE_RESUMED,
+    NO_ROUTE,
+    TO_BACKEND,
+    WHYS,
+)
+
+# Cells without a metric of their own. The processes use them among themselves.
+
+# CPU microseconds of a slot's ended workers; label: slot; in the totals only.
+SLOT_CPU_US = "slot_cpu_us"
+
+# States of a backend. Labels: pool, backend. Instants are CLOCK_MONOTONIC milliseconds.
+# A process stores a value and never adds to one.
+RETRY_UNTIL_MS = "retry_until_ms"  # by any worker whose connection to the backend failed
+TRIAL_UNTIL_MS = "trial_until_ms"  # by the worker whose session tries a failed backend
+HEALTH = "health"  # by the checker
+HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
+# By the checker: Unix time at which the backend's certificate expires, 0 if not seen
+# yet.
+BACKEND_NOT_AFTER_S = "backend_not_after_s"
+# By the checker, or without health checks by a worker: when the backend came back, 0 if
+# never.
+RETURNED_AT_MS = "returned_at_ms"
+# By the supervisor, for an operator: 0 as configured, 1 enabled, 2 drain, 3 disabled, 4
+# standby.
+MODE_OVERRIDE = "mode_override"
+WEIGHT_OVERRIDE = "weight_override"  # by the supervisor, for an operator; 0 as configured
+
+# States of the relay, without labels. They grow by one after every change of the states
+# above, so a worker sees in one cell whether anything has changed.
+HEALTH_VERSION = "health_version"  # by the checker
+OVERRIDE_VERSION = "override_version"  # by the supervisor
+
+# States of a host name, by the checker: see `shared.addresses`. Labels: host, and a
+# number below RESOLVED_CELLS. They are not in snapshots: they are many, and no reader
+# needs them.
+RESOLVED = "resolved"
+MAX_ADDRESSES = 8
+RESOLVED_CELLS = 2 + 3 * MAX_ADDRESSES
+
+
+class Series(NamedTuple):
+    """One cell: a metric name and label values in the order of the metric's family.
+
+    A histogram has one series per bucket (label `le`), and one for the sum.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of entities, such as all backends, and the series of each entity.
+
+    `key` is the number of labels that name an entity. The series here have only the
+    labels that follow those. Series of one tuple have consecutive cells, in the tuple's
+    order.
+    """
+
+    name: str
+    key: int
+    # In each worker's row; gone when the worker ends.
+    gauges: tuple[Series, ...] = ()
+    # In each worker's row; added to the totals when the worker ends.
+    counters: tuple[Series, ...] = ()
+    # One cell for all processes and generations.
+    states: tuple[Series, ...] = ()
+
+
+def _relay_counters() -> Iterator[Series]:
+    yield Series("relay_access_log_dropped_total")
+    yield Series("relay_messages_dropped_total")
+    for reason in Reason:
+        yield Series("relay_sessions_closed_total", (reason.value,))
+    for side in Side:
+        for result in (HANDSHAKE_OK, HANDSHAKE_RESUMED, *(reason.value for reason in Reason)):
+            yield Series("relay_handshakes_total", (side.value, result))
+        # Bucket i is cell base + i; then +Inf, then the sum in microseconds.
+        for bound in (*map(str, HANDSHAKE_BUCKETS_S), "+Inf", "sum"):
+            yield Series("relay_handshake_seconds", (side.value, bound))
+
+
+RELAY = Kind(
+    "relay",
+    0,
+    (Series("relay_connections_active"),),
+    tuple(_relay_counters()),
+    (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)),
+)
+# In the totals only.
+SUPERVISOR = Kind("supervisor", 0, counters=(Series("relay_worker_restarts_total"),))
+ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
+BACKEND = Kind(
+    "backend",
+    2,
+    (Series("relay_backend_connections_active"),),
+    (
+        *(Series("relay_bytes_total", (direction,)) for direction in (TO_BACKEND, FROM_BACKEND)),
+        *(Series("relay_backend_selected_total", (why,)) for why in WHYS),
+    ),
+    tuple(
+        map(
+            Series,
+            (
+                RETRY_UNTIL_MS,
+                HEALTH,
+                RETURNED_AT_MS,
+                MODE_OVERRIDE,
+                WEIGHT_OVERRIDE,
+                TRIAL_UNTIL_MS,
+            ),
+        )
+    ),
+)
+CHECKED_BACKEND = Kind(
+    "checked_backend",
+    2,
+    counters=tuple(Series("relay_health_checks_total", (result,)) for result in CHECK_RESULTS),
+    states=(Series(BACKEND_NOT_AFTER_S),),
+)
+HOST = Kind(
+    "host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS))
+)
+SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)
+}
+
+Key = tuple[str, ...]
+"""The labels that name one entity of a kind."""
+Entities = dict[str, list[Key]]
+"""Everything that is counted, by the name of its kind."""
+
+
+def hosts_of(config: Config) -> dict[str, float]:
+    """The host names of backends, each with its look-up interval in seconds."""
+    found: dict[str, float] = {}
+    for pool in config.pool.values():
+        for backend in pool.backend:
+            host, _ = parse_address(backend.address)
+            if not is_ip(host):
+                found[host] = min(pool.resolve_s, found.get(host, pool.resolve_s))
+    return found
+
+
+def entities_of(config: Config) -> Entities:
+    """Everything that a process with this configuration counts, each entity once."""
+    return {
+        RELAY.name: [()],
+        ROUTE.name: [
+            (listener.name, label)
+            for listener in config.listener
+            for label in (*dict.fromkeys(route.label for route in listener.route), NO_ROUTE)
+        ],
+        BACKEND.name: [
+            (name, backend.route) for name, pool in config.pool.items() for backend in pool.backend
+        ],
+        CHECKED_BACKEND.name: [
+            (name, backend.route)
+            for name, pool in config.pool.items()
+            if pool.health is not None
+            for backend in pool.backend
+        ],
+        HOST.name: [(host,) for host in hosts_of(config)],
+    }
