@@ -25,7 +25,8 @@ from relay.core.health import (
     next_check_at,
     next_state,
 )
-from relay.errors import REMEDIES, Reason
+from relay.errors import Reason
+from relay.remedies import REMEDIES
 from relay.shared.addresses import Addresses
 from relay.shared.catalogue import CHECK_RESULTS
 from relay.shared.entities import (

@@ -28,7 +28,8 @@ from relay.checker.check import CheckResult, CheckSettings
 from relay.checker.http import Head, render_get
 from relay.config.http_statuses import has_status
 from relay.core.untrusted import clip
-from relay.errors import REMEDIES, Reason, Side, describe_error
+from relay.errors import Reason, Side, describe_error
+from relay.remedies import REMEDIES
 from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
 from relay.sockets import StreamSocket, format_address, start_connect

@@ -1,13 +1,14 @@
 """Which backend of a pool a session gets: in turn, by load, at random, or by hash.
 
-A session asks `pick` for a backend. When that one fails, the session asks again and names
-the backends it has tried. A backend that is not usable (down, or marked failed) is passed
-over, but tried when no other is left: see `core.candidates.Candidates.eligible`. Changes
-by operators come through `update`, which prepares what it can, so that the common pick is
-one look-up.
+A session asks `pick` for a backend. When that one fails, the session asks again and
+names the backends it has tried. A backend that is not usable (down, or marked failed)
+is passed over, but tried when no other is left: see
+`core.candidates.Candidates.eligible`. Changes by operators come through `update`, which
+prepares what it can, so that the common pick is one look-up.
 
-Measured with timeit, CPython 3.11, three backends, the caller's `usable` included: 0.18 µs
-in turn and by hash, 2.9 µs by load, 2.6 µs at random, 4.1 µs by hash with a load factor.
+Measured with timeit, CPython 3.11, three backends, the caller's `usable` included: 0.18
+µs in turn and by hash, 2.9 µs by load, 2.6 µs at random, 4.1 µs by hash with a load
+factor.
 
 Never: knows addresses or sockets, asks for random numbers or the time; those are
 arguments.
@@ -41,11 +42,11 @@ def balancer_for(
 ) -> Balancer:
     """The balancer that a pool's settings ask for; `sticky` goes before `balance`.
 
-    With `sticky = "cookie"` this is the balancer for clients without a cookie. `offset` is
-    the worker's slot: the workers start their rounds at different backends.
+    With `sticky = "cookie"` this is the balancer for clients without a cookie. `offset`
+    is the worker's slot: the workers start their rounds at different backends.
 
-    Raises ValueError for settings that need `counts` (least_connections, max_connections,
-    load_factor) or `chance` (random) if it is not given.
+    Raises ValueError for settings that need `counts` (least_connections,
+    max_connections, load_factor) or `chance` (random) if it is not given.
     """
     configured = candidates_of(pool)
     slow_start_s = pool.slow_start_s
@@ -68,12 +69,12 @@ def balancer_for(
 class RoundRobin(BalancerBase):
     """Smooth weighted round robin, as nginx does it: 5, 1, 1 gives a a b a c a a.
 
-    The order of turns repeats after sum(weights) / gcd(weights) turns. It is computed once
-    and replayed, so the common pick is one list look-up. If the backend whose turn it is
-    cannot be had, its turn goes to another one by the same algorithm, run over the other
-    backends alone: each of them gets its own turns and its share of the lost ones, both in
-    proportion to its weight. In a slow start there is no period, and every turn is
-    computed.
+    The order of turns repeats after sum(weights) / gcd(weights) turns. It is computed
+    once and replayed, so the common pick is one list look-up. If the backend whose turn
+    it is cannot be had, its turn goes to another one by the same algorithm, run over
+    the other backends alone: each of them gets its own turns and its share of the lost
+    ones, both in proportion to its weight. In a slow start there is no period, and
+    every turn is computed.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class RoundRobin(BalancerBase):
         self._plan()
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses. The order goes on where it is if they do not change it."""
+        """Take over these statuses. The turns go on if their weights are the same."""
         super().update(statuses)
         self._plan()
 
@@ -143,8 +144,8 @@ class RoundRobin(BalancerBase):
 class LeastConnections(BalancerBase):
     """The backend with the fewest connections per weight, counted over all workers.
 
-    Equals take turns by weight, as in nginx, so that the weights still count in a pool that
-    is nearly idle.
+    Equals take turns by weight, as in nginx, so that the weights still count in a pool
+    that is nearly idle.
     """
 
     def __init__(
@@ -180,10 +181,11 @@ class LeastConnections(BalancerBase):
 
 
 class RandomOfTwo(BalancerBase):
-    """Two backends drawn by weight, and of them the less loaded one (Mitzenmacher, 2001).
+    """The less loaded of two backends drawn by weight (Mitzenmacher, 2001).
 
-    This is nearly as even as the least load of all. Workers that look at the same moment do
-    not all choose the same backend. Without `counts` the first one drawn is taken.
+    This is nearly as even as the least load of all. Workers that look at the same
+    moment do not all choose the same backend. Without `counts` the first one drawn is
+    taken.
     """
 
     def __init__(

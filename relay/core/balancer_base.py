@@ -1,4 +1,4 @@
-"""What all balancers have in common: their interface, their candidates, their arithmetic.
+"""What all balancers have in common: interface, candidates, arithmetic.
 
 Never: picks a backend.
 """
@@ -37,7 +37,7 @@ class Balancer(Protocol):
     def pick(
         self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
     ) -> int | None:
-        """The backend to try next, or None. `now_at` matters during a slow start only."""
+        """The backend to try next, or None. `now_at` matters in a slow start only."""
 
 
 class BalancerBase:
@@ -54,7 +54,7 @@ class BalancerBase:
         self.candidates = Candidates(configured, counts=counts, slow_start_s=slow_start_s)
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses, one per backend; none at all means as configured."""
+        """Take over these statuses, one per backend; none means as configured."""
         self.candidates = Candidates(
             self.candidates.configured,
             statuses,
@@ -66,8 +66,8 @@ class BalancerBase:
 def next_turn(eligible: Sequence[int], weights: Sequence[float], claims: list[float]) -> int:
     """One turn of smooth weighted round robin, over these backends only.
 
-    Each claim grows by its backend's weight. The greatest claim wins the turn and pays the
-    sum of the weights.
+    Each claim grows by its backend's weight. The greatest claim wins the turn and pays
+    the sum of the weights.
     """
     total = 0.0
     best = eligible[0]

@@ -3,8 +3,8 @@
 The mode of a backend says which clients it gets:
 
     ENABLED    all
-    DRAIN      only those that a cookie sends there: running sessions finish, new clients
-               go elsewhere
+    DRAIN      only those that a cookie sends there: running sessions finish, new
+               clients go elsewhere
     DISABLED   none
     STANDBY    those that a cookie sends there, and all others while no enabled backend
                is left
@@ -26,8 +26,8 @@ Usable = Callable[[int], bool]
 Counts = Callable[[int], int]
 """How many connections a backend, given by its index, has over all workers."""
 
-# The part of its weight that a backend has at the start of its slow start. With 0, a pool
-# whose backends all come back at once would have no weight at all.
+# The part of its weight that a backend has at the start of its slow start. With 0, a
+# pool whose backends all come back at once would have no weight at all.
 SLOW_START_FLOOR = 0.01
 
 
@@ -55,7 +55,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CandidateStatus:
-    """How a backend differs from its configuration; `CandidateStatus()` does not differ."""
+    """How a backend differs from its configuration; by default it does not."""
 
     mode: Mode | None = None
     """None: as configured, that is ENABLED or STANDBY."""
@@ -66,7 +66,7 @@ class CandidateStatus:
 
 
 class Candidates:
-    """The backends of a pool with their statuses; immutable, so a change makes a new one.
+    """The backends of a pool with their statuses; immutable: a change makes a new one.
 
     A backend is given by its index in the pool's list.
     """
@@ -125,7 +125,7 @@ class Candidates:
         """From this time on `weights` holds; before it, ask `weights_at`."""
 
     def weights_at(self, now_at: float) -> Sequence[float]:
-        """The weights now. After a return, a weight grows linearly over `slow_start_s`."""
+        """The weights now: after a return, growing linearly over `slow_start_s`."""
         if now_at >= self.slow_until_at:
             return self.weights
         span = self._slow_start_s
@@ -151,11 +151,11 @@ class Candidates:
     def eligible(self, tried: Container[int], usable: Usable) -> list[int]:
         """The backends that may be picked for a client without a cookie.
 
-        They come from the first of these groups that has a backend that is neither tried
-        nor full: enabled and usable; standby and usable; enabled; standby. The last two
-        exist because a pool whose last backend failed a second ago should try it again
-        rather than refuse the client. The list is empty when all are tried, full,
-        draining or disabled.
+        They come from the first of these groups that has a backend that is neither
+        tried nor full: enabled and usable; standby and usable; enabled; standby. The
+        last two exist because a pool whose last backend failed a second ago should try
+        it again rather than refuse the client. The list is empty when all are tried,
+        full, draining or disabled.
         """
         enabled = [i for i in self.enabled if i not in tried]
         standby = [i for i in self.standby if i not in tried]

@@ -1,9 +1,11 @@
-"""What a cookie's value says about the backend, and our own cookie: its value, its line, its place in a response.
+"""Which backend a cookie's value names, and how the relay sets a cookie of its own.
 
-An application's cookie names its backend after the last "." (`JSESSIONID=abc.worker2`, what Tomcat's jvmRoute writes). The relay's own
-says it with a keyed hash of the route: the same on every worker and machine with the same secret, and opaque to the client.
+An application's cookie names its backend after the last "." (`JSESSIONID=abc.worker2`,
+as Tomcat's jvmRoute writes it). The value of the relay's own cookie is a keyed hash of
+the backend's route: opaque to the client, and the same on every worker and machine with
+the same secret.
 
-Never: keeps or changes what a backend sent; logs a value.
+Never: holds back or changes what a backend sent; logs a value.
 Next: `relay.core.candidates.Candidates.admits`
 """
 
@@ -21,22 +23,23 @@ _TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )  # RFC 9110, section 5.6.2
 _VALUE_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'",;\\')  # RFC 6265, section 4.1.1
-_STATUS_BYTES = 13  # "HTTP/1.1 200 ", as much of a line as tells what it is
+_STATUS_BYTES = 13  # "HTTP/1.1 200 ": enough of a line to know what it is
 
 
 def opaque_value(secret: bytes, pool: str, route: str) -> str:
-    """The value of the relay's own cookie for a route: 32 hexadecimal digits.
+    """The value of the relay's own cookie for a backend: 32 hexadecimal digits.
 
-    The pool's name is part of it, so that one site does not tell what a cookie of another means. Raises ValueError for a secret
-    of less than 16 bytes: shorter ones can be searched for, with a cookie as the proof.
+    The pool's name goes into the hash, so that the cookie of one site says nothing
+    about that of another. Raises ValueError for a secret of less than 16 bytes: with a
+    cookie at hand, a shorter one can be found by trying.
     """
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(
-            f"the cookie secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed"
+            f"the cookie secret has {len(secret)} bytes; it needs at least"
+            f" {MIN_SECRET_BYTES} random bytes"
         )
-    key = blake2b(
-        secret, person=b"relay secret"
-    ).digest()  # a key has at most 64 bytes, a secret may have more
+    # A key of blake2b has at most 64 bytes, a secret may have more.
+    key = blake2b(secret, person=b"relay secret").digest()
     name = pool.encode()
     return blake2b(
         len(name).to_bytes(4, "big") + name + route.encode(),
@@ -47,26 +50,33 @@ def opaque_value(secret: bytes, pool: str, route: str) -> str:
 
 
 class CookieTable:
-    """From a cookie's value to the member it names; with a secret the values are the relay's own, else what follows their last "."."""
+    """From a cookie's value to the backend it names.
 
-    __slots__ = ("_members", "_opaque", "values")
+    With a secret the values are the relay's own. Without one, the part of a value after
+    its last "." is the backend's route.
+    """
+
+    __slots__ = ("_indices", "_opaque", "values")
 
     def __init__(self, routes: Sequence[str], *, pool: str = "", secret: bytes = b"") -> None:
         self._opaque = bool(secret)
         self.values: tuple[str, ...] = (
             tuple(opaque_value(secret, pool, route) for route in routes) if secret else ()
         )
-        """Each member's own value of our cookie, in the order of the routes; () without a secret."""
-        self._members = {name.encode(): index for index, name in enumerate(self.values or routes)}
+        """The relay's value for each backend, in order; () without a secret."""
+        self._indices = {name.encode(): index for index, name in enumerate(self.values or routes)}
 
     def find(self, values: Iterable[bytes]) -> int | None:
-        """The member that the first value with a known route names, as its index; None when there is no such value."""
-        members = self._members
+        """The backend that the first valid value names; None if none is valid."""
+        indices = self._indices
         for value in values:
-            _, dot, route = value.rpartition(b".")
-            member = members.get(value) if self._opaque else members.get(route) if dot else None
-            if member is not None:
-                return member
+            if self._opaque:
+                index = indices.get(value)
+            else:
+                _, dot, route = value.rpartition(b".")
+                index = indices.get(route) if dot else None
+            if index is not None:
+                return index
         return None
 
 
@@ -79,21 +89,22 @@ def render_set_cookie(
     http_only: bool = True,
     same_site: SameSite | None = "Lax",
 ) -> bytes:
-    """One `Set-Cookie` line with its CRLF (RFC 6265, section 4.1), for the time the browser is open.
+    """One `Set-Cookie` line with its CRLF (RFC 6265, section 4.1).
 
-    Raises ValueError for what would not be one line with these attributes, and for SameSite=None without Secure, which browsers refuse.
+    The browser keeps the cookie until it closes. Raises ValueError if the values do not
+    give one line with these attributes, and for SameSite=None without Secure, which
+    browsers refuse.
     """
     if not name or not _TOKEN_BYTES.issuperset(name.encode()):
         raise ValueError(f"{name!r} cannot be a cookie's name; use letters, digits, - and _")
     if not _VALUE_BYTES.issuperset(value.encode()):
         raise ValueError(f"{value!r} cannot be a cookie's value; use letters, digits, - and _")
     if not path.startswith("/") or ";" in path or not path.isascii() or not path.isprintable():
-        raise ValueError(
-            f"{path!r} cannot be a cookie's path; it begins with / and has no semicolon"
-        )
+        raise ValueError(f"{path!r} cannot be a cookie's path; write / first and no semicolon")
     if same_site == "None" and not secure:
         raise ValueError(
-            "browsers ignore a cookie with SameSite=None that is not Secure; set both, or another SameSite"
+            "browsers ignore a cookie with SameSite=None that is not Secure; set both, or"
+            " another SameSite"
         )
     attributes = [f"{name}={value}", f"Path={path}"]
     if secure:
@@ -106,25 +117,26 @@ def render_set_cookie(
 
 
 class Inserter:
-    """Puts one line after the status line of the first final response of a connection; every other byte passes as it is, at once.
+    """Inserts one line after the status line of a connection's first final response.
 
-    Interim responses (100, 103) pass with their whole head. After 101 the connection speaks another protocol, and what does not
-    begin like an HTTP/1 response is left alone. Nothing is ever held back, so there is nothing to flush when the peer ends.
+    Every other byte passes unchanged and at once, so there is nothing to flush when the
+    peer ends. Interim responses (100, 103) pass with their whole head. Nothing is
+    inserted after a 101, because the connection then speaks another protocol, nor into
+    bytes that do not start like an HTTP/1 response.
     """
 
     __slots__ = ("_interim", "_line", "_start", "done")
 
     def __init__(self, line: bytes) -> None:
         self._line = line
-        self._start = b""  # of the line we are in, at most _STATUS_BYTES
-        self._interim = (
-            False  # that line is in the head of an interim response, after its status line
-        )
+        self._start = b""  # of the current line, at most _STATUS_BYTES
+        # Whether the current line is in an interim response, after its status line.
+        self._interim = False
         self.done = False
-        """True when no byte from now on needs to come through `feed`."""
+        """True once no further byte needs to pass through `feed`."""
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to send for these: they themselves, with the line among them or not."""
+        """The bytes to send: the same bytes, perhaps with the line inserted."""
         at = 0
         while at < len(data) and not self.done:
             end = data.find(b"\n", at) + 1
@@ -147,7 +159,7 @@ class Inserter:
 
 
 def _may_be_status_line(start: bytes) -> bool:
-    """Whether this begins a status line (RFC 9112, section 4) of a response after which HTTP goes on."""
+    """Whether this may start a status line (RFC 9112, 4) other than that of a 101."""
     code = start[9:12]
     return (
         b"HTTP/1.".startswith(start[:7])

@@ -1,8 +1,8 @@
 """Which backend a client's cookie chooses, and the cookie that says so the next time.
 
-The value of the cookie names a backend. If it names none, or one that cannot be had, the
-value is hashed: all connections of one browser then go to the same backend, and go back
-when the named one can be had again.
+The value of the cookie names a backend. If it names none, or one that cannot be had,
+the value is hashed: all connections of one browser then go to the same backend, and go
+back when the named one can be had again.
 
 Never: logs a value or the secret.
 Next: `relay.core.rendezvous.Rendezvous.pick`
@@ -55,14 +55,15 @@ class CookieBalancer:
         if named is not None and candidates.admits(named, tried, usable):
             return named, "failover" if tried else "cookie"
         other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
-        # If no backend is usable, one is tried anyway: then the one that knows the client.
+        # If no backend is usable, one is tried anyway: then the one that knows the
+        # client.
         none_usable = other is None or not usable(other)
         if named is not None and none_usable and candidates.admits(named, tried, _any_backend):
             return named, "failover" if tried else "cookie"
         return other, "hashed" if named is None and not tried else "failover"
 
     def inserter(self, index: int, found: SniffResult) -> Inserter | None:
-        """What inserts the relay's cookie into the response; None if nothing is inserted.
+        """What inserts the relay's cookie into the response; None to insert nothing.
 
         Only a request without a valid cookie of the relay gets one.
         """

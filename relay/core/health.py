@@ -5,8 +5,8 @@
     UP        used
     DOWN      not used, unless the pool has no other backend
 
-`rise` good results in a row bring a backend UP, `fall` failed ones take it DOWN. The very
-first result decides alone: otherwise a backend that is down at the start would get
+`rise` good results in a row bring a backend UP, `fall` failed ones take it DOWN. The
+very first result decides alone: otherwise a backend that is down at the start would get
 clients for `fall` more intervals.
 
 Never: runs a check, reads a clock, chooses a backend.
@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Each interval varies by up to a tenth, so that several relays do not check a backend in
-# step.
+# Each interval varies by up to a tenth, so that several relays do not check a backend
+# in step.
 JITTER = 0.1
 # The first check of every backend comes within this time, whatever the interval.
 FIRST_WITHIN_S = 1.0
@@ -34,7 +34,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """When the status changes: after `rise` or `fall` equal results in a row (1 or more)."""
+    """The status changes after `rise` or `fall` equal results in a row (1 or more)."""
 
     interval_s: float
     rise: int
@@ -47,14 +47,14 @@ class CheckOutcome:
 
     ok: bool
     detail: str
-    """The result in words: "connection refused", "GET /health answered 503, not 200"."""
+    """In words: "connection refused", "GET /health answered 503, not 200"."""
     began_at: float
     ended_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class BackendHealth:
-    """What is known about the health of one backend; `BackendHealth()` before its first check."""
+    """The health of a backend; `BackendHealth()` before its first check."""
 
     status: HealthStatus = HealthStatus.UNKNOWN
     since_at: float = 0.0
@@ -114,8 +114,9 @@ def next_state(
 def next_check_at(state: BackendHealth, rules: HealthRules, now_at: float, chance: float) -> float:
     """When to check next; `chance` is uniform in [0, 1).
 
-    The interval runs from the start of one check to the start of the next. A check never
-    starts before the previous one has ended, and the returned time is never in the past.
+    The interval runs from the start of one check to the start of the next. A check
+    never starts before the previous one has ended, and the returned time is never in
+    the past.
     """
     if state.last is None:
         return now_at + chance * min(rules.interval_s, FIRST_WITHIN_S)

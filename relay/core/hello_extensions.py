@@ -1,7 +1,7 @@
 """The bodies of the ClientHello extensions that are needed for routing.
 
-A server name that could be read in two ways (several names, a NUL) is refused, so that the
-route is always chosen by the name that OpenSSL reads (RFC 6066, section 3).
+A server name that could be read in two ways (several names, a NUL) is refused, so that
+the route is always chosen by the name that OpenSSL reads (RFC 6066, section 3).
 
 Never: raises on what a client sent.
 """
@@ -14,8 +14,8 @@ from relay.core.untrusted import clip_bytes
 
 MAX_NAME_BYTES = 255  # OpenSSL's TLSEXT_MAXLEN_host_name; it refuses longer names
 
-# Host names have no underscore, but many names in use do. Any other character is an attack
-# or a mistake.
+# Host names have no underscore, but many names in use do. Any other character is an
+# attack or a mistake.
 _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-._"
 _MAX_ODD_CHARACTERS = 128
 _DOT = ord(".")
@@ -57,7 +57,7 @@ def parse_server_name(body: bytes) -> bytes | None:
 
 
 def parse_alpn(body: bytes) -> tuple[bytes, ...] | None:
-    """The names in an ALPN extension; None if it is malformed (RFC 7301, section 3.1)."""
+    """The names in an ALPN extension; None if malformed (RFC 7301, section 3.1)."""
     size = len(body)
     if size < 4 or _from_bytes(body[:2], "big") != size - 2:
         return None
@@ -73,6 +73,6 @@ def parse_alpn(body: bytes) -> tuple[bytes, ...] | None:
 
 
 def is_version_list(body: bytes) -> bool:
-    """Whether a supported_versions extension is well-formed (RFC 8446, section 4.2.1)."""
+    """Whether a supported_versions extension is well-formed (RFC 8446, 4.2.1)."""
     size = len(body)
     return size >= 3 and size % 2 == 1 and body[0] == size - 1

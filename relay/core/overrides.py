@@ -1,7 +1,7 @@
-"""What operators have changed about backends: settings with an author and perhaps an end.
+"""What operators have changed about backends: settings with an author and an end.
 
-A setting with an end covers the setting without an end, which comes back when the time is
-over. A setting without an end replaces both.
+A setting with an end covers the setting without an end, which comes back when the time
+is over. A setting without an end replaces both.
 
 Never: reads a clock (times are Unix seconds and come as arguments), reads or writes a
 file, knows the scoreboard.
@@ -65,7 +65,7 @@ class Change:
 
 
 def parse_change(request: Mapping[str, Any]) -> Change:
-    """The change in a request of JSON types. Raises ValueError that says what is wrong."""
+    """The change in a request of JSON types. Raises ValueError with what is wrong."""
     pool, backend = request.get("pool"), request.get("backend")
     if not isinstance(pool, str) or not isinstance(backend, str) or not pool or not backend:
         raise ValueError("pool and backend must name one backend")

@@ -1,10 +1,11 @@
-"""A ClientHello that comes in pieces: how many bytes there must be before it is worth looking again.
+"""A ClientHello that comes in pieces: how many bytes are needed before the next look.
 
-A peek shows every time all that has come. So a client that sends its hello byte by byte, or
-in records of one byte, could have the same bytes read again and again. Here each record is
-walked over once, and between two looks the client has sent all that can be missing at least.
+The relay peeks at the socket, so each look sees all bytes again. Without this, a client
+that sends its hello byte by byte, or in records of one byte, would make the relay read
+the same bytes again and again. Here each record is walked once, and the next look waits
+until the smallest number of bytes that can complete the hello is there.
 
-Never: judges a hello, or keeps a byte of it but the four that say its length.
+Never: decides about a hello, or keeps more of it than the four bytes with its length.
 Next: `relay.core.hello.parse_hello`
 """
 
@@ -17,22 +18,22 @@ _HANDSHAKE, _CLIENT_HELLO = 22, 1
 
 
 class PartialHello:
-    """`wanted` is how many bytes the hello and its records have at least."""
+    """`wanted` is the smallest size that the hello and its records can have."""
 
     __slots__ = ("_at", "_have", "_head", "_records", "wanted")
 
     def __init__(self) -> None:
         self.wanted = 0
-        self._at = 0  # where the first record begins that is not there as a whole
+        self._at = 0  # start of the first incomplete record
         self._records = 0
-        self._have = 0  # bytes of the message in the records before it
-        self._head = b""  # its first four
+        self._have = 0  # bytes of the message in the complete records
+        self._head = b""  # the first four bytes of the message
 
     def look(self, data: bytes | memoryview) -> bool:
-        """Whether `parse_hello` would say more of these bytes than that it lacks some.
+        """Whether `parse_hello` would return a result for these bytes, not NEED_DATA.
 
-        `data` begins with what it began with the last time. Bytes that can be no part of a
-        hello are for `parse_hello` to judge, too.
+        `data` starts with the same bytes as the last time. True also for bytes that
+        cannot be a hello, because `parse_hello` then says what is wrong.
         """
         size = len(data)
         while True:
@@ -60,7 +61,7 @@ class PartialHello:
                 self.wanted = body + missing
                 return size >= self.wanted
             if size < body + length:
-                # What this record does not bring comes in one more at least.
+                # The rest of the message needs at least one more record.
                 self.wanted = body + length + _RECORD_HEADER + missing - length
                 return False
             self._at, self._head = body + length, head

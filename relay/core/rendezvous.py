@@ -1,7 +1,8 @@
-"""Weighted rendezvous hashing (highest random weight): each key has its order of backends.
+"""Weighted rendezvous hashing: each key has its own order of backends.
 
-The order is the same in every worker and on every machine, and there is no table to keep.
-A backend that leaves gives up only its own keys, one that comes takes only its share.
+The order is the same in every worker and on every machine, and there is no table to
+keep. A backend that leaves gives up only its own keys, one that comes takes only its
+share.
 
 With a load factor c of 1 or more, no backend gets more than c times its share of the
 current connections. The keys of a backend that has reached this bound go to their next
@@ -20,8 +21,8 @@ from math import ceil, log
 from relay.core.balancer_base import BalancerBase, Why
 from relay.core.candidates import Candidate, CandidateStatus, Counts, Usable
 
-# Per pool and worker: how many keys keep their order. An entry takes about 300 bytes in a
-# pool of ten backends.
+# Per pool and worker: how many keys keep their order. An entry takes about 300 bytes in
+# a pool of ten backends.
 RANKS_REMEMBERED = 4096
 
 
@@ -105,8 +106,8 @@ def rank(
     """All indices, the most preferred first, by these weights or the configured ones.
 
     A backend's score is -weight / ln(h), where h is a hash of its name and the key,
-    uniform in (0, 1). The chance of the highest score is then proportional to the weight
-    (Schindelhauer and Schomaker, 2005).
+    uniform in (0, 1). The chance of the highest score is then proportional to the
+    weight (Schindelhauer and Schomaker, 2005).
     """
     scores = []
     for index, candidate in enumerate(configured):

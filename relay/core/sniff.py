@@ -1,19 +1,25 @@
-"""The head of a connection's first HTTP/1 request as a value: what it says in the sticky cookie's name.
+"""The sticky cookie's values in the head of a connection's first HTTP/1 request.
 
-It runs once per connection of a cookie-sticky route. Measured with timeit, CPython 3.11: 6 µs for a browser's head of 507 bytes.
+This runs once per connection of a route that is sticky by cookie. Measured with timeit,
+CPython 3.11: 6 µs for a browser's head of 507 bytes.
 
-Theory of operation. The bytes are collected until the empty line that ends a head, or until they can be no head any more: that is known
-at the first byte that no method has, at the end of a first line that is no request line (HTTP/2's preface is none), and after
-64 KiB. Then the cookie is looked for, and nothing else. How the bytes were cut into pieces makes no difference to the result.
+Theory of operation. Bytes are collected until the empty line that ends a head, or until
+they cannot be a head: at the first byte that no method has, at the end of a first line
+that is not a request line (such as the HTTP/2 preface), or after 64 KiB. Then the
+cookie is looked for, and nothing else. The result does not depend on how the bytes were
+cut into pieces.
 
-The head is read more leniently than a server would: it decides where a connection goes, not what it means, and a folded line
-(RFC 9112, section 5.2), a bare LF (section 2.2) or an unknown method shall not cost a client its backend. llhttp, and so httptools,
-refuses all three. What is wrong with the head is for the backend to say; it gets every byte unchanged.
+The head is parsed more leniently than a server would: it only decides where the
+connection goes. A folded line (RFC 9112, section 5.2), a bare LF (section 2.2) or an
+unknown method should not cost a client its backend; llhttp, and so httptools, refuses
+all three. The backend gets every byte unchanged and can refuse the request.
 
-Where a value is looked for is what httpd's mod_proxy_balancer does: first the URL (`;jsessionid=v`, `?jsessionid=v`; any case,
-as Tomcat writes the cookie's name there in lower case), then every cookie of the name, which is case-sensitive.
+The values are found where httpd's mod_proxy_balancer finds them: first in the URL
+(`;jsessionid=v`, `?jsessionid=v`, in any case, because Tomcat writes the cookie's name
+in lower case there), then in every cookie of the name, which is case-sensitive.
 
-Never: changes a byte, reads a body, raises on what a peer sent. Values are sessions' secrets: they are not for logs.
+Never: changes a byte, reads a body, raises on what a peer sent, logs a value (values
+are secrets of sessions).
 Next: `relay.core.cookie.CookieTable.find`
 """
 
@@ -25,46 +31,45 @@ from typing import Final, TypeAlias
 from relay.core.hello import NEED_DATA, Need
 
 MAX_HEAD_BYTES: Final = 65_536
-MAX_VALUES: Final = (
-    32  # a head has room for thousands of cookies of one name; no browser sends more than a few
-)
+# A head has room for thousands of cookies of one name; no browser sends more than a
+# few.
+MAX_VALUES: Final = 32
 
 NOT_HTTP: Final = "the client does not speak HTTP/1"
 HTTP2: Final = "the client speaks HTTP/2"
 TOO_LONG: Final = "the request's head is longer than 65536 bytes"
 
 _MAX_METHOD_BYTES = 32  # the longest registered one has 17
-_MAX_BLANK_BYTES = (
-    16  # empty lines before a request, which some old clients send (RFC 9112, section 2.2)
-)
-# Not all that a token may have (RFC 9110, section 5.6.2), but all that the registered methods have: with digits and
-# punctuation many another protocol would look like HTTP for longer.
+# Empty lines before a request, which some old clients send (RFC 9112, section 2.2).
+_MAX_BLANK_BYTES = 16
+# The characters of the registered methods. A token may have more (RFC 9110, section
+# 5.6.2), but with digits and punctuation many other protocols would look like HTTP
+# longer.
 _METHOD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
 _ONE_SEPARATOR = bytes.maketrans(b"?&", b";;")
 
 
 @dataclass(slots=True, frozen=True)
 class SniffResult:
-    """What the first bytes of a connection say about its stickiness."""
+    """What the first bytes of a connection say about its backend."""
 
     http: bool
-    """Whether they are a whole HTTP/1 request head."""
+    """Whether they are a complete HTTP/1 request head."""
     values: tuple[bytes, ...] = ()
-    """Values in the cookie's name, those of the URL first, then the cookies', in the order sent; without quotes and never empty."""
+    """The values in the order sent, those in the URL first; no quotes, not empty."""
     detail: str = ""
-    """Why not, in words; "" when http is True."""
-
-    @property
-    def value(self) -> bytes | None:
-        """The first value: the one to hash when none names a route."""
-        return self.values[0] if self.values else None
+    """Why the bytes are not a request head; "" if http is True."""
 
 
 Progress: TypeAlias = SniffResult | Need
 
 
 class Sniffer:
-    """One connection's first bytes; `name` is the cookie's, as the configuration spells it. Raises ValueError when that is empty."""
+    """One connection's first bytes.
+
+    `name` is the cookie's name as the configuration spells it. Raises ValueError if it
+    is empty.
+    """
 
     __slots__ = ("_blank", "_head", "_line_end", "_lower_name", "_name", "_searched", "result")
 
@@ -75,12 +80,12 @@ class Sniffer:
         self._lower_name = self._name.lower() + b"="
         self._head: bytes | bytearray = b""
         self._blank = 0
-        self._line_end = 0  # where the LF of a good request line is; 0 while there is none
+        self._line_end = 0  # position of the request line's LF; 0 before it has come
         self._searched = 0
         self.result: SniffResult | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> Progress:
-        """The result when these bytes decide it, else NEED_DATA; after the result, the result again."""
+        """The result, or NEED_DATA. Once there is a result, it stays the same."""
         if self.result is not None:
             return self.result
         data = bytes(data)
@@ -97,7 +102,7 @@ class Sniffer:
         found = (
             SniffResult(http=False, detail=NOT_HTTP)
             if self._blank > _MAX_BLANK_BYTES
-            else self._judge()
+            else self._parse()
         )
         if found is None:
             return NEED_DATA
@@ -105,8 +110,8 @@ class Sniffer:
         self._head = b""
         return found
 
-    def _judge(self) -> SniffResult | None:
-        """What the head collected so far decides."""
+    def _parse(self) -> SniffResult | None:
+        """The result for the bytes collected so far; None if more are needed."""
         head = self._head
         if not self._line_end:
             if not _may_begin_a_request(head):
@@ -114,7 +119,7 @@ class Sniffer:
             at = head.find(b"\n", self._searched)
             if at < 0:
                 self._searched = len(head)
-                return _judge_length(head)
+                return _too_long(head)
             line = head[:at].rstrip()
             if line[-9:-1] != b" HTTP/1." or not line[-1:].isdigit():
                 return SniffResult(
@@ -123,20 +128,20 @@ class Sniffer:
             self._line_end = self._searched = at
         start = self._searched
         end = head.find(b"\n\r\n", start)
-        # A head without CR; one search in what the first has looked at already.
+        # A head without CR. This searches only the bytes before the first result.
         bare = head.find(b"\n\n", start, len(head) if end < 0 else end + 1)
         end = end if bare < 0 else bare
         if end < 0:
             self._searched = max(self._line_end, len(head) - 2)
-            return _judge_length(head)
+            return _too_long(head)
         head = bytes(head[: end + 1])
-        values = _of_target(head[: self._line_end], self._lower_name) + _of_cookies(
+        values = _values_of_target(head[: self._line_end], self._lower_name) + _values_of_cookies(
             head, self._line_end, self._name
         )
         return SniffResult(http=True, values=tuple(values[:MAX_VALUES]))
 
 
-def _judge_length(head: bytes | bytearray) -> SniffResult | None:
+def _too_long(head: bytes | bytearray) -> SniffResult | None:
     return SniffResult(http=False, detail=TOO_LONG) if len(head) == MAX_HEAD_BYTES else None
 
 
@@ -147,8 +152,11 @@ def _may_begin_a_request(head: bytes | bytearray) -> bool:
     return bool(method) if space else len(method) <= _MAX_METHOD_BYTES
 
 
-def _of_target(line: bytes, lower_name: bytes) -> list[bytes]:
-    """The values of `;name=`, `?name=` and `&name=` in a request line; `lower_name` ends with the equals sign."""
+def _values_of_target(line: bytes, lower_name: bytes) -> list[bytes]:
+    """The values of `;name=`, `?name=` and `&name=` in a request line.
+
+    `lower_name` includes the equals sign.
+    """
     if lower_name not in line.lower():
         return []
     size = len(lower_name)
@@ -161,8 +169,12 @@ def _of_target(line: bytes, lower_name: bytes) -> list[bytes]:
     return values
 
 
-def _of_cookies(head: bytes, at: int, name: bytes) -> list[bytes]:
-    """The values of all cookies of the name; `at` is the LF of the request line, and the last byte is the LF of the last field."""
+def _values_of_cookies(head: bytes, at: int, name: bytes) -> list[bytes]:
+    """The values of all cookies of this name.
+
+    `at` is the position of the request line's LF; the head ends with the LF of the last
+    field.
+    """
     lower = head.lower()
     values: list[bytes] = []
     at = lower.find(b"\ncookie:", at)
@@ -179,7 +191,10 @@ def _of_cookies(head: bytes, at: int, name: bytes) -> list[bytes]:
 
 
 def _add_cookies(values: list[bytes], field: bytes, name: bytes) -> None:
-    """Add the values of the name in one Cookie field; a comma, too, ends a cookie, as in httpd and in RFC 2965."""
+    """Add this name's values in one Cookie field.
+
+    A comma also ends a cookie, as in httpd and in RFC 2965.
+    """
     for cookie in field.replace(b",", b";").split(b";"):
         if name in cookie:
             before, _, value = cookie.partition(b"=")

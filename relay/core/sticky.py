@@ -1,6 +1,6 @@
-"""From who a client is to the key that keeps it on its backend.
+"""The hash key that keeps a client on its backend: from its address, key or cookie.
 
-Never: chooses a backend (that is `core.balance`).
+Never: chooses a backend (see `core.balance`).
 Next: `relay.core.rendezvous.Rendezvous`
 """
 
@@ -13,19 +13,20 @@ _MAPPED = "::ffff:"
 
 
 def source_key(address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes:
-    """The key of a client's address: 4 bytes for IPv4, 16 for IPv6, the same for every spelling of the address.
+    """The key of a client's address: 4 bytes for IPv4, 16 bytes for IPv6.
 
-    An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) has the key of its IPv4 address, so a client is the same one on a
-    dual-stack socket. Only the first `prefix_v4` or `prefix_v6` bits count, the rest are zero in the key: clients of one network
-    then have one backend, and so has a client that changes its address there (RFC 8981). The zone of an IPv6 address does not
-    count. What is no address is its own key.
+    It is the same for every spelling of the address. An IPv4-mapped IPv6 address (RFC
+    4291, section 2.5.5.2) has the key of its IPv4 address, so that a dual-stack socket
+    makes no difference. Only the first `prefix_v4` or `prefix_v6` bits count: clients
+    of one network then share a backend, and a client that changes its address inside
+    the network (RFC 8981) keeps it. The zone of an IPv6 address does not count. A text
+    that is not an address is its own key.
     """
     try:
         if ":" not in address:
             return _masked(IPv4Address(address).packed, prefix_v4)
-        if (
-            address.startswith(_MAPPED) and "." in address
-        ):  # how the kernel's are spelt: the cheap way
+        # The spelling that the kernel uses, without parsing it as IPv6.
+        if address.startswith(_MAPPED) and "." in address:
             return _masked(IPv4Address(address[len(_MAPPED) :]).packed, prefix_v4)
         full = IPv6Address(address.partition("%")[0])
     except AddressValueError:
@@ -37,15 +38,16 @@ def source_key(address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes
 def identity_key(
     spki_sha256: bytes, address: str, prefix_v4: int = 32, prefix_v6: int = 128
 ) -> bytes:
-    """The key of a client's public key, given as its hash: it outlives renewals of the certificate that keep the key.
+    """The key of a client's public key, given as a hash.
 
-    Without one (b"": the client's TLS ends at the backend) the address is who the client is.
+    A renewed certificate with the same public key keeps its backend. Without a public
+    key (b"") the client's address decides.
     """
     return spki_sha256 or source_key(address, prefix_v4, prefix_v6)
 
 
 def cookie_key(value: bytes) -> bytes:
-    """The key of a cookie's value: 16 bytes, however long the value is that a client has made up."""
+    """The key of a cookie's value: 16 bytes, however long the value is."""
     return blake2b(value, digest_size=16).digest()
 
 

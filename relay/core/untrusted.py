@@ -1,11 +1,11 @@
-"""The one door for text that a peer chose: names, alerts, status lines, cookie values.
+"""How text that a peer chose becomes safe to show: names, status lines, cookie values.
 
-A certificate can hold a name of 90 kB, and a name can hold line breaks, escape sequences for
-a terminal, or characters that turn the reading direction around. What comes out of `clip` is
-one short printable line. It is called where such text enters: before the text is stored,
-cached, logged or shown.
+A certificate can hold a name of 90 kB. A name can hold line breaks, escape sequences
+for a terminal, or characters that reverse the reading direction. `clip` returns one
+short printable line. It is called where such text enters the relay, before the text is
+stored, cached, logged or shown.
 
-Never: is applied to what rules compare (those are exact; see `tls.identity`).
+Never: touches the values that rules compare, which must be exact (see `tls.identity`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MOST_NAMES = 8
 
 
 def clip(text: str, most: int = MOST_CHARACTERS) -> str:
-    r"""The text in one printable line of at most `most` characters, with … where it was cut.
+    r"""The text as one printable line of at most `most` characters; … marks a cut.
 
-    What is not printable is written as Python writes it: \n, \x1b, \u202e.
+    Other characters are escaped as in Python: \n, \x1b, \u202e.
     """
     if len(text) <= most and text.isprintable():
         return text
@@ -30,13 +30,13 @@ def clip(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 def clip_bytes(data: bytes, most: int = MOST_CHARACTERS) -> str:
-    """Bytes that should be text, without looking at more of them than can be shown."""
+    """Bytes as text, without decoding more of them than can be shown."""
     text = data[: most + 1].decode("utf-8", "backslashreplace")
     return clip(text, most)
 
 
 def clip_names(names: Iterable[str], most: int = MOST_CHARACTERS) -> str:
-    """A list of names for people: the first few, and how many there are beyond them."""
+    """A list of names for a message: the first few, and the number of the others."""
     every = tuple(names)
     shown = ", ".join(clip(name, 128) for name in every[:MOST_NAMES])
     more = f" and {len(every) - MOST_NAMES} more" if len(every) > MOST_NAMES else ""

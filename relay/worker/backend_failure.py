@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from relay.errors import REMEDIES, Reason, Side
+from relay.errors import Reason, Side
+from relay.remedies import REMEDIES
 from relay.sockets import format_address
 from relay.tls.explain import Failure, after_handshake
 from relay.tls.explain_backend import explain_rejection, explain_unread

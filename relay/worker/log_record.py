@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.errors import REMEDIES, Reason
+from relay.errors import Reason
 from relay.logs.access_log import Record
+from relay.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from relay.worker.session import Session

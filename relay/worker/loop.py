@@ -29,7 +29,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from relay.errors import REMEDIES, Reason, describe_error, is_shortage
+from relay.errors import Reason, describe_error, is_shortage
+from relay.remedies import REMEDIES
 
 HANDSHAKES_PER_TURN = 4
 STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes

@@ -64,7 +64,7 @@ def test_the_value_depends_on_secret_pool_and_route_and_tells_none_of_them():
 
 
 def test_a_short_secret_is_refused():
-    with pytest.raises(ValueError, match="the cookie secret has 3 bytes; at least 16"):
+    with pytest.raises(ValueError, match="the cookie secret has 3 bytes; it needs at least 16"):
         opaque_value(b"abc", "app", "worker1")
 
 

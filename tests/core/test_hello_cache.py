@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core import hello_cache
 from relay.core.hello import NEED_DATA, Hello, Malformed, parse_hello
-from relay.core.hello_cache import MOST_HELLOS, MOST_MISSES, HelloCache
+from relay.core.hello_cache import MAX_HELLOS, MAX_MISSES, HelloCache
 from tests.support.hellos import HELLOS, extension, hello, records, server_name, versions
 
 KEY_SHARE, PRE_SHARED_KEY = 51, 41
@@ -59,7 +59,7 @@ def test_a_hello_that_differs_in_one_byte_gets_its_own_answer(name):
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_hellos_of_one_size_and_several_shapes_are_not_mistaken_for_each_other(data):
+def test_hellos_of_one_size_and_several_sizes_are_not_mistaken_for_each_other(data):
     """Extensions of the same lengths in any order, with two names, and with one that hides another's bytes in its body."""
     hidden = server_name(b"hidden.example")
     rest = [
@@ -100,18 +100,18 @@ def test_names_of_the_same_length_are_told_apart(read):
 
 def test_a_client_that_is_different_every_time_is_soon_not_remembered_any_more_and_still_read(read):
     hellos = HelloCache()
-    for number in range(2 * MOST_MISSES + MOST_HELLOS):
+    for number in range(2 * MAX_MISSES + MAX_HELLOS):
         sent = hello(server_name(b"%04d.example.com" % number))
         assert hellos.parse(sent) == Hello(f"{number:04d}.example.com", ())
-    kept = [len(shape.hellos) for shape in hellos._shapes.values()]
+    kept = [len(shape.hellos) for shape in hellos._sizes.values()]
     assert kept == [0]
 
 
 def test_sizes_without_end_are_not_remembered_without_end():
     hellos = HelloCache()
-    for size in range(3 * hello_cache.MOST_SIZES):
+    for size in range(3 * hello_cache.MAX_SIZES):
         hellos.parse(hello(extension(21, bytes(size))))
-    assert len(hellos._shapes) <= hello_cache.MOST_SIZES
+    assert len(hellos._sizes) <= hello_cache.MAX_SIZES
 
 
 def test_what_is_no_hello_or_not_yet_one_is_answered_as_ever():

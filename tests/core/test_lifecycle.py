@@ -3,7 +3,8 @@
 import pytest
 
 from relay.core.lifecycle import TRANSITIONS, Event, State, Step
-from relay.errors import REMEDIES, Reason
+from relay.errors import Reason
+from relay.remedies import REMEDIES
 
 LIVING = [state for state in State if state is not State.CLOSED]
 

@@ -49,8 +49,7 @@ def values(*fields, target=b"/"):
 def test_a_browsers_head_gives_the_cookies_value():
     found = sniff(BROWSER)
     assert found == SniffResult(http=True, values=(b"0123456789ABCDEF.worker2",))
-    assert found.value == b"0123456789ABCDEF.worker2"
-    assert sniff(BROWSER, "PHPSESSID").value is None
+    assert sniff(BROWSER, "PHPSESSID").values == ()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_heads_that_a_backend_may_take_are_http_and_what_follows_them_is_not_rea
 def test_what_is_no_http_1_is_known_at_once(data, detail):
     found = sniff(data)
     assert found == bytewise(data) == SniffResult(http=False, detail=detail)
-    assert found.value is None
+    assert found.values == ()
 
 
 def test_a_head_may_have_64_kib_and_no_byte_more():

@@ -3,7 +3,8 @@ import errno
 import pytest
 from OpenSSL import SSL
 
-from relay.errors import REMEDIES, Reason, Side
+from relay.errors import Reason, Side
+from relay.remedies import REMEDIES
 from relay.tls import explain
 from relay.tls.explain import (
     Failure,

@@ -1,0 +1,296 @@
+"""What to do about each `Reason`: the `remedy` field of the access log.
+
+Each text is read at night by an operator who knows only the reason word: the cause
+first, then what to do. `docs/troubleshooting.md` quotes every text, and a test compares
+the two.
+
+Never: knows the single case. That is the `detail` field of the log.
+"""
+
+from __future__ import annotations
+
+from relay.errors import Reason
+
+_ENDED = {
+    Reason.FINISHED: "",
+    Reason.TRUNCATED: (
+        "the peer closed without close_notify: every byte received was delivered, but whether"
+        " more was to come is unknown; make the peer close TLS properly if this matters"
+    ),
+    Reason.IDLE_TIMEOUT: (
+        "no byte moved for timeouts.idle_s; raise it, or let the client send keep-alives, if"
+        " such sessions are wanted"
+    ),
+    Reason.LINGER_TIMEOUT: (
+        "one side closed, and the other did not close within timeouts.linger_s; raise it if"
+        " the other side needs longer"
+    ),
+    Reason.DRAIN_TIMEOUT: (
+        "the relay was stopping or reloading, and this session was still open after"
+        " relay.drain_timeout_s; raise it if sessions need longer"
+    ),
+    Reason.GENERATION_ENDED: (
+        "the session used an old configuration, and more than relay.old_generations of these"
+        " still had sessions; raise it, or reload less often"
+    ),
+    Reason.INBOUND_RESET: "the client reset the connection; see the client's log",
+    Reason.OUTBOUND_RESET: "the backend reset the connection; see the backend's log",
+}
+
+_FIRST_BYTES = {
+    Reason.HELLO_TIMEOUT: (
+        "the client connected but sent no complete ClientHello within timeouts.hello_s;"
+        " ignore it if the address is a health check or a port scan"
+    ),
+    Reason.PEER_GONE: (
+        "the client closed before the handshakes were complete; ignore it if the address is a"
+        " TCP health check"
+    ),
+    Reason.NOT_TLS: (
+        "the client did not start with a TLS record; make it speak TLS from the first byte"
+    ),
+    Reason.PLAIN_HTTP: "the client speaks plain HTTP to a TLS port; use https://",
+    Reason.MALFORMED_HELLO: (
+        "the ClientHello does not follow RFC 8446, or is longer than 69632 bytes; look for a"
+        " broken client or a scanner at this address"
+    ),
+    Reason.UNKNOWN_SNI: (
+        "no route of this listener has this server name; add it to a route's sni, or correct"
+        " the name that the client connects to"
+    ),
+    Reason.NO_SNI: (
+        "the client sent no server name, and the listener has no route without sni; connect by"
+        " name, or add a route without sni as the last one"
+    ),
+    Reason.PER_CLIENT_LIMIT: (
+        "this client address has limits.per_client connections open already; raise it if many"
+        " clients share the address"
+    ),
+    Reason.HALF_OPEN_LIMIT: (
+        "a newer client needed the place of this one, which had waited longest in its"
+        " handshake; if the client addresses with this reason are a flood, block them, else"
+        " raise the limit in the detail: limits.handshakes or limits.connections"
+    ),
+    Reason.HALF_OPEN_PER_CLIENT: (
+        "this client address has limits.half_open_per_client connections with an unfinished"
+        " handshake; raise it if many clients share the address"
+    ),
+    Reason.DRAINING: (
+        "the relay was stopping or reloading before the handshakes of this connection were"
+        " complete; let the client connect again"
+    ),
+}
+
+_CLIENT = {
+    Reason.NO_CERTIFICATE: (
+        "the client sent no certificate; configure one that is signed by the route's client_ca"
+    ),
+    Reason.UNKNOWN_CA: (
+        "the client's certificate does not lead to a CA in the route's client_ca; let the"
+        " client send its intermediates, or add its CA to client_ca"
+    ),
+    Reason.EXPIRED: (
+        "the client's certificate, or a CA above it, has expired; renew it, and compare the clocks"
+    ),
+    Reason.NOT_YET_VALID: (
+        "the client's certificate is valid from a time in the future; compare the clocks of"
+        " the client's CA and of this machine"
+    ),
+    Reason.WRONG_PURPOSE: (
+        "the client's certificate, or a CA above it, is not for clients; reissue the one in"
+        " the detail with the usage it lacks"
+    ),
+    Reason.INVALID_CERTIFICATE: (
+        "OpenSSL refused the client's certificate; reissue it without the fault in the detail"
+    ),
+    Reason.CHAIN_TOO_LONG: (
+        "the client sent more certificates than the limit allows; let it send its certificate"
+        " and its intermediates only, or raise limits.certificate_chain_bytes"
+    ),
+    Reason.REVOKED: (
+        "the client's certificate is on the route's client_crl; issue a new one if this client"
+        " is wanted"
+    ),
+    Reason.NOT_ALLOWED: (
+        "the client's certificate is valid, but matches no entry of the route's allow; add one"
+        " if this client is wanted"
+    ),
+    Reason.PROTOCOL_VERSION: (
+        "the client offers no TLS version that the route accepts; update the client: it must"
+        " speak TLS 1.3, or TLS 1.2 where the route's min_version is TLSv1.2"
+    ),
+    Reason.NO_SHARED_CIPHER: (
+        "the client offers no cipher that the route accepts; compare its ciphers with the"
+        " route's ciphers_tls12 and ciphersuites_tls13"
+    ),
+    Reason.NO_SHARED_GROUP: (
+        "the client offers no key exchange group that the route accepts; compare its groups"
+        " with the route's groups"
+    ),
+    Reason.NO_SHARED_ALPN: (
+        "the client offers none of the protocols in the route's alpn; add its protocol, or"
+        " correct the client"
+    ),
+    Reason.SNI_MISMATCH: (
+        "the server name in the handshake is not the one in the first bytes; look at this"
+        " client: it is broken, or an attack"
+    ),
+    Reason.HANDSHAKE_TIMEOUT: (
+        "the client did not finish the TLS handshake within timeouts.handshake_s; raise it for"
+        " slow networks, otherwise look at the client"
+    ),
+    Reason.TLS_ERROR: (
+        "the client broke the TLS protocol; see OpenSSL's words in the detail, and update the"
+        " client"
+    ),
+}
+
+_CLIENT_ALERTS = {
+    Reason.ALERT_BAD_CERTIFICATE: (
+        "the client refused the route's certificate; check the certificate with: relay check"
+    ),
+    Reason.ALERT_UNKNOWN_CA: (
+        "the client does not trust the CA of the route's certificate; install that CA in the"
+        " client, or complete the chain in the certificate file"
+    ),
+    Reason.ALERT_CERTIFICATE_EXPIRED: (
+        "the client says that the route's certificate has expired; renew it and reload, and"
+        " compare the clocks"
+    ),
+    Reason.ALERT_CERTIFICATE_UNKNOWN: (
+        "the client refused the route's certificate; check that the certificate has the name"
+        " that the client connects to"
+    ),
+    Reason.ALERT_UNSUPPORTED_CERTIFICATE: (
+        "the client cannot use the route's certificate; check its extended key usage"
+        " (serverAuth) and key type"
+    ),
+    Reason.ALERT_HANDSHAKE_FAILURE: (
+        "the client has nothing in common with the route; compare TLS versions, ciphers and groups"
+    ),
+    Reason.ALERT_PROTOCOL_VERSION: (
+        "the client does not accept the TLS version that was chosen; compare its versions with"
+        " the route's min_version"
+    ),
+    Reason.ALERT_OTHER: (
+        "the client ended the connection with the alert in the detail; see the client's log"
+    ),
+}
+
+_BACKEND = {
+    Reason.NO_BACKEND: (
+        "no backend of the pool can be tried now; see the detail, the earlier messages about"
+        " this pool, and relay status"
+    ),
+    Reason.CONNECTING_LIMIT: (
+        "max_connecting clients wait for backends of the pool already; find out why the"
+        " backends answer slowly, or raise the pool's max_connecting"
+    ),
+    Reason.BACKEND_UNRESOLVED: (
+        "the backend's host name has no address; ask the resolver with: getent ahosts NAME,"
+        " and correct address if the name is wrong"
+    ),
+    Reason.BACKEND_REFUSED: (
+        "nothing listens at the backend's address; start the backend, or correct address"
+    ),
+    Reason.BACKEND_UNREACHABLE: (
+        "the network reports that the backend cannot be reached; check address, IP routes and"
+        " firewalls"
+    ),
+    Reason.BACKEND_TIMEOUT: (
+        "the backend did not accept the TCP connection within timeouts.connect_s; look for a"
+        " firewall, or a backend with a full accept queue"
+    ),
+    Reason.BACKEND_GONE: (
+        "the backend closed the connection during the TLS handshake; see the backend's log"
+    ),
+    Reason.BACKEND_UNKNOWN_CA: (
+        "the backend's certificate does not lead to a CA in the pool's backend_ca; complete"
+        " the backend's chain, or add its CA to backend_ca"
+    ),
+    Reason.BACKEND_WRONG_NAME: (
+        "the backend's certificate does not carry the expected name; set the backend's name,"
+        " or issue a certificate with the expected one"
+    ),
+    Reason.BACKEND_EXPIRED: (
+        "the backend's certificate, or a CA above it, has expired; renew it, and compare the clocks"
+    ),
+    Reason.BACKEND_NOT_YET_VALID: (
+        "the backend's certificate is valid from a time in the future; compare the clocks of"
+        " the backend's CA and of this machine"
+    ),
+    Reason.BACKEND_WRONG_PURPOSE: (
+        "the backend's certificate, or a CA above it, is not for servers; reissue the one in"
+        " the detail with the usage it lacks"
+    ),
+    Reason.BACKEND_INVALID_CERTIFICATE: (
+        "OpenSSL refused the backend's certificate; reissue it without the fault in the detail"
+    ),
+    Reason.BACKEND_CHAIN_TOO_LONG: (
+        "the backend sent more certificates than the limit allows; let it send its certificate"
+        " and its intermediates only, or raise limits.certificate_chain_bytes"
+    ),
+    Reason.BACKEND_REJECTED_OUR_CERTIFICATE: (
+        "the backend does not accept the pool's machine_certificate; compare the backend's"
+        " client CA with the issuer of the machine certificate"
+    ),
+    Reason.BACKEND_PROTOCOL_VERSION: (
+        "the backend offers no TLS version that the pool accepts; update the backend: it must"
+        " speak TLS 1.3, or TLS 1.2 where the pool's min_version is TLSv1.2"
+    ),
+    Reason.BACKEND_NO_SHARED_CIPHER: (
+        "the backend shares no cipher or group with the pool; compare its settings with the"
+        " pool's ciphers_tls12, ciphersuites_tls13 and groups"
+    ),
+    Reason.BACKEND_NO_SHARED_ALPN: (
+        "the backend does not speak the protocol that was agreed on with the client; compare"
+        " the route's alpn with the backend's"
+    ),
+    Reason.BACKEND_NOT_TLS: (
+        "the backend did not answer with TLS; check the port in its address, and that TLS is"
+        " on there"
+    ),
+    Reason.BACKEND_HANDSHAKE_TIMEOUT: (
+        "the backend did not finish the TLS handshake within timeouts.handshake_s; see the"
+        " backend's log and load"
+    ),
+    Reason.BACKEND_TLS_ERROR: (
+        "the backend broke the TLS protocol; see OpenSSL's words in the detail, and the"
+        " backend's log"
+    ),
+    Reason.BACKEND_ALERT_OTHER: (
+        "the backend ended the connection with the alert in the detail; see the backend's log"
+    ),
+    Reason.BACKEND_DOWN: (
+        "the health checks found this session's backend down, and the pool's on_down is"
+        ' "close"; see relay status for the reason'
+    ),
+}
+
+_RELAY = {
+    Reason.ROUTE_DISABLED: (
+        "a file of the route cannot be used, so its clients get the alert internal_error;"
+        " renew the file in the detail: the relay notices it without a reload"
+    ),
+    Reason.POOL_DISABLED: (
+        "a file of the route's pool cannot be used, so its clients get the alert"
+        " internal_error; renew the file in the detail: the relay notices it without a reload"
+    ),
+    Reason.NO_RESOURCES: (
+        "this machine has no file descriptor, memory or local port left for a connection;"
+        " raise LimitNOFILE, MemoryMax or net.ipv4.ip_local_port_range, or lower"
+        " limits.connections"
+    ),
+    Reason.INTERNAL_ERROR: (
+        "this is a bug in the relay; report it with the message and the traceback in the log"
+    ),
+}
+
+REMEDIES: dict[Reason, str] = {
+    **_ENDED,
+    **_FIRST_BYTES,
+    **_CLIENT,
+    **_CLIENT_ALERTS,
+    **_BACKEND,
+    **_RELAY,
+}
