@@ -21,7 +21,6 @@ TO_SPLIT = {
     "relay.config.load",
     "relay.config.rules.general",
     "relay.demo.stage",
-    "relay.logs.access_format",
     "relay.supervisor.checker_process",
     "relay.supervisor.fleet",
     "relay.supervisor.main",

@@ -1,11 +1,12 @@
-r"""The relay's own messages on stderr: one line each, JSON for a machine or text on a terminal.
+r"""The relay's own messages on stderr: a line each, text on a terminal, else JSON.
 
-A message goes out with one write, so that lines of several processes do not mix. What stderr does
-not take is kept, at most KEEP_BYTES; then the oldest messages are dropped and counted, and a line
-says so when stderr takes messages again. Each process's loop calls `flush` once a second or so.
+Each message is one write, so that lines of several processes do not mix. Messages that
+stderr does not accept are kept, up to KEEP_BYTES. Beyond that the oldest are dropped
+and counted, and a line reports the number once stderr accepts messages again. The loop
+of each process calls `flush` about once a second.
 
-Never: waits for a reader, but for LAST_CHANCE_S when a process ends; writes a control character or
-a second line, whatever a peer or a traceback contains.
+Never: waits for a reader, except LAST_FLUSH_S when a process ends; writes a control
+character or a line break inside a message, whatever a peer or a traceback contains.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from relay.logs.sink import Sink
 Level = Literal["debug", "info", "warning", "error"]
 
 KEEP_BYTES = 256 * 1024
-LAST_CHANCE_S = 0.3
+LAST_FLUSH_S = 0.3
 
-# C0, DEL, C1 (a terminal obeys both), and the line ends that only Unicode knows.
+# C0, DEL and C1, which control a terminal, and the Unicode line separators.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -39,9 +40,10 @@ _process = "relay"
 def setup(level: Level, stream: TextIO | None = None, *, process: str = "") -> None:
     """Send every logger's messages of at least `level` to `stream` (stderr).
 
-    Call it before fork, and again for another level; a forked process calls `name_process`. Text
-    when the stream is a terminal, else JSON lines {"time", "level", "process", "message", …the
-    call's `extra`}. Uncaught exceptions become such a line too.
+    Call it before fork; call it again to change the level. A forked process calls
+    `name_process`. A terminal gets text. Any other stream gets JSON lines with "time",
+    "level", "process", "message" and the fields of the call's `extra`. An uncaught
+    exception becomes such a line too.
     """
     global _handler
     if process:
@@ -57,25 +59,25 @@ def setup(level: Level, stream: TextIO | None = None, *, process: str = "") -> N
         sys.excepthook = _on_uncaught
         sys.unraisablehook = _on_unraisable
         os.register_at_fork(after_in_child=_handler.forget)
-        atexit.register(last_chance)
+        atexit.register(last_flush)
 
 
 def name_process(name: str) -> None:
-    """What `process` says from now on: supervisor, worker[3], checker, admin."""
+    """Set the value of `process`: supervisor, worker[3], checker, admin."""
     global _process
     _process = name
 
 
 def flush() -> None:
-    """Hand over what is kept, as far as stderr takes it now."""
+    """Write the kept messages that stderr accepts now."""
     if _handler is not None:
         _handler.flush()
 
 
-def last_chance() -> None:
-    """At the end of a process: wait for stderr a moment, not for a reader that hangs."""
+def last_flush() -> None:
+    """When a process ends: give stderr LAST_FLUSH_S to accept the kept messages."""
     if _handler is not None:
-        _handler.last_chance(LAST_CHANCE_S)
+        _handler.last_flush(LAST_FLUSH_S)
 
 
 def dropped() -> int:
@@ -84,13 +86,13 @@ def dropped() -> int:
 
 
 def count_dropped(count: Callable[[int], None]) -> None:
-    """Call `count(n)` when n messages of this process are dropped, and now for earlier ones."""
+    """Call `count(n)` whenever n messages are dropped, and now for earlier ones."""
     if _handler is not None:
         _handler.count_dropped(count)
 
 
 class LineHandler(logging.Handler):
-    """Writes to a file descriptor without Python's buffers, and without waiting."""
+    """Writes to a file descriptor, without waiting and without Python's buffers."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -98,18 +100,18 @@ class LineHandler(logging.Handler):
         self.forget()
 
     def forget(self) -> None:
-        """Start anew: in a forked process, what is kept is the parent's to write."""
+        """Reset. In a forked process the kept messages are the parent's to write."""
         self._lines: deque[bytes] = deque()
         self._size = 0
-        self._torn = b""  # the rest of a line whose first part was written
-        self._lost = 0  # and no line has said so yet
+        self._unfinished = b""  # the rest of a partly written line
+        self._lost = 0  # dropped, and not reported by a line yet
         self._uncounted = 0
-        self._hopeless = False
+        self._failed = False  # the last write raised: nobody reads, or the disk is full
         self.dropped = 0
         self._count: Callable[[int], None] | None = None
 
     def count_dropped(self, count: Callable[[int], None]) -> None:
-        """Who counts from now on."""
+        """Set the function that counts dropped messages."""
         self._count = count
         self._lose(0)
 
@@ -117,9 +119,9 @@ class LineHandler(logging.Handler):
         """Write one message, or keep it for later."""
         try:
             data = _encoded(self.format(record))
-        except Exception as error:  # noqa: BLE001  # a wrong log call must not end the process that made it
+        except Exception as error:  # noqa: BLE001  # a bad log call must not end its process
             data = _encoded(
-                f"a message of {record.pathname}:{record.lineno} could not be written: "
+                f"the message of {record.pathname}:{record.lineno} cannot be formatted: "
                 f"{_one_line(repr(error))}"
             )
         self._lines.append(data)
@@ -130,53 +132,55 @@ class LineHandler(logging.Handler):
             self._lose(1)
 
     def flush(self) -> None:
-        """Hand over what is kept, as far as it is taken without waiting."""
-        self._hopeless = False
+        """Write the kept messages that are accepted without waiting."""
+        self._failed = False
         try:
-            while self._lines or self._torn or self._lost:
+            while self._lines or self._unfinished or self._lost:
                 if not self._write_one():
                     return
         except OSError:
-            self._hopeless = True  # nobody reads, or the disk is full
+            self._failed = True
 
-    def last_chance(self, patience_s: float) -> None:
-        """Hand over what is kept while the time lasts."""
-        deadline = time.monotonic() + patience_s
+    def last_flush(self, timeout_s: float) -> None:
+        """Write the kept messages, waiting at most `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
         self.flush()
-        while self._sink is not None and (self._lines or self._torn or self._lost):
+        while self._sink is not None and (self._lines or self._unfinished or self._lost):
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or self._hopeless:
+            if left_s <= 0 or self._failed:
                 return
             self._sink.wait(left_s)
             self.flush()
-            time.sleep(0.001)  # "there is room" may mean less than a line
+            time.sleep(0.001)  # poll may report room for less than a line
 
     def _write_one(self) -> bool:
-        """Write one line, or the rest of one. False when it was not taken. Raises OSError."""
+        """Write one line, or its rest; False if not all of it. Raises OSError."""
         if self._sink is None:
             return False
-        what = "line" if self._lines else ""
-        if self._torn:
-            what, data = "torn", self._torn
+        if self._unfinished:
+            data = self._unfinished
+            sent = self._sink.write(data)
         elif self._lost:
-            what, data = "lost", self._told_lost()
+            data = self._lost_line()
+            sent = self._sink.write(data)
+            if sent:
+                self._lost = 0
         else:
             data = self._lines[0]
-        sent = self._sink.write(data)
-        if sent:
-            self._torn = data[sent:]
-            if what == "lost":
-                self._lost = 0
-            elif what == "line":
+            sent = self._sink.write(data)
+            if sent:
                 self._lines.popleft()
                 self._size -= len(data)
+        if sent:
+            self._unfinished = data[sent:]
         return sent == len(data)
 
-    def _told_lost(self) -> bytes:
-        what = f"{self._lost} messages of this process were dropped here: stderr did not take them"
-        why = "look at what reads stderr; see relay_messages_dropped_total"
-        level = logging.WARNING
-        record = logging.LogRecord(__name__, level, __file__, 0, f"{what}; {why}", None, None)
+    def _lost_line(self) -> bytes:
+        text = (
+            f"{self._lost} messages of this process were dropped here: stderr did not accept them; "
+            "check the program that reads stderr; see relay_messages_dropped_total"
+        )
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
         record.messages_lost_before = self._lost
         return _encoded(self.format(record))
 
@@ -202,7 +206,10 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline; pure ASCII."""
         line = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "time": (
+                time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+                + f".{int(record.msecs):03d}Z"
+            ),
             "level": record.levelname.lower(),
             "process": _process,
             "message": record.getMessage(),
@@ -212,7 +219,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For a person at a terminal: local time, level, process, message, key=value."""
+    """Text for a terminal: local time, level, process, message, key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
@@ -254,13 +261,13 @@ def _on_uncaught(
         error,
         exc_info=(kind, error, traceback),
     )
-    last_chance()
+    last_flush()
 
 
 def _on_unraisable(hook: sys.UnraisableHookArgs) -> None:
     error = hook.exc_value or hook.exc_type()
     logging.getLogger(__name__).error(
-        "an exception could not be raised: %r; please report it with the traceback",
+        "an exception was raised where Python ignores it: %r; please report it with the traceback",
         error,
         exc_info=(hook.exc_type, error, hook.exc_traceback),
     )

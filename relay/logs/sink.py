@@ -1,6 +1,6 @@
-"""An open destination of lines, written without waiting: a file, pipe, socket or terminal.
+"""Writes to an open file, pipe, socket or terminal without waiting.
 
-Never: blocks on a reader; changes the flags of a descriptor that other processes share.
+Never: waits for a reader; changes the flags of a descriptor that other processes share.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import select
 import socket
 import stat
 
-PIPE_BYTES = select.PIPE_BUF  # a pipe takes as many whole, or says that it has no room
+PIPE_BYTES = select.PIPE_BUF  # a pipe takes a write of this size whole, or not at all
 
 
 class Sink:
-    """One open destination. It owns its descriptor."""
+    """One open destination. Owns its descriptor."""
 
     def __init__(self, fd: int, *, poll_first: bool) -> None:
         self._fd = fd
@@ -28,24 +28,24 @@ class Sink:
 
     @classmethod
     def shared(cls, fd: int) -> Sink | None:
-        """Stdout or stderr, which stay as they are for other processes. None when it is closed."""
+        """A sink for stdout or stderr, left unchanged for others; None when closed."""
         try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISSOCK(mode):
                 try:
-                    # A second open file description of a pipe or terminal has flags of its own.
+                    # A second open file description has its own O_NONBLOCK flag.
                     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                     return cls(os.open(f"/proc/self/fd/{fd}", flags), poll_first=False)
                 except OSError:
-                    # Another user's. After poll says yes a pipe has room for one write of
-                    # PIPE_BUF, unless another process takes that room first.
+                    # It belongs to another user. After poll a pipe has room for a write
+                    # of PIPE_BUF, unless another process fills it first.
                     return cls(_duplicate(fd), poll_first=True)
             return cls(_duplicate(fd), poll_first=False)
         except OSError:
             return None
 
     def write(self, data: bytes) -> int:
-        """How many bytes were taken; 0 when there is no room. Raises OSError."""
+        """The number of bytes written, 0 when there is no room. Raises OSError."""
         try:
             if self._socket is not None:
                 return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -57,14 +57,14 @@ class Sink:
         except BlockingIOError:
             return 0
 
-    def wait(self, patience_s: float) -> None:
-        """Wait until there may be room again, or the time is over."""
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there may be room, at most `timeout_s`."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        poll.poll(patience_s * 1000)
+        poll.poll(timeout_s * 1000)
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
         if self._socket is not None:
             self._socket.close()
         else:
@@ -72,7 +72,7 @@ class Sink:
 
 
 def _duplicate(fd: int) -> int:
-    """A close-on-exec copy, above the standard three. Raises OSError."""
+    """A close-on-exec copy. Raises OSError."""
     copy = os.dup(fd)
     os.set_inheritable(copy, False)
     return copy

@@ -81,7 +81,7 @@ def run(
         ) from error
     finally:
         supervisor.close()
-        messages.last_chance()
+        messages.last_flush()
 
 
 class Supervisor:

@@ -117,7 +117,7 @@ def _run_child(
             log.critical("%s ends with a bug", name, exc_info=True)
     finally:
         # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
-        messages.last_chance()
+        messages.last_flush()
         os._exit(code)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relay.errors import Reason
-from relay.logs.access_log import Record
+from relay.logs.access_record import Record
 from relay.remedies import REMEDIES
 
 if TYPE_CHECKING:

@@ -144,7 +144,7 @@ def test_a_mistyped_password_and_then_the_right_one_gets_in(guarded):
     )
 
 
-def test_who_is_logged_in_is_not_held_up_by_guesses_from_the_same_address(guarded):
+def test_a_logged_in_client_is_not_delayed_by_guesses_beside_it(guarded):
     address, _ = guarded
     friend = Operator(address, authorization=login("alice", PASSWORD))
     assert friend.ask("/balancer-manager")[0] == 200

@@ -25,7 +25,7 @@ AGE_MS = 11_000
 
 
 class Admin:
-    """`python -m relay.admin.main` with a listening socket, a scoreboard and a lifeline."""
+    """`python -m relay.admin.main` with a listener, a scoreboard and a lifeline."""
 
     def __init__(self, scoreboard, listener):
         self.listener = listener
@@ -180,7 +180,7 @@ def test_pages_can_only_be_read_and_others_are_not_there(admin):
     )
 
 
-def test_it_answers_within_a_second_of_its_start_and_scrapes_take_less_than_50_ms(world, admin):
+def test_it_starts_within_a_second_and_a_scrape_takes_under_50_ms(world, admin):
     started = time.monotonic()
     admin.ask("/healthz")
     # Twice and ten times the target: this machine may be busy with other tests.
@@ -211,7 +211,7 @@ def test_it_ends_with_its_supervisor(admin):
     assert b"the supervisor is gone" in errors
 
 
-def test_it_ends_with_status_0_on_sigterm_even_while_a_client_stays_connected(admin):
+def test_sigterm_ends_it_with_0_while_a_client_is_connected(admin):
     admin.ask("/healthz")
     with socket.create_connection(admin.listener.getsockname()):
         admin.process.send_signal(signal.SIGTERM)
@@ -250,7 +250,7 @@ def test_silent_clients_without_number_keep_nobody_from_being_served(admin):
 
 
 def test_a_flood_from_one_address_ends_no_connection_of_another(admin):
-    """The scraper's connection is older than all of the flood, and still the flood makes room for itself."""
+    """The scraper's connection is the oldest, and still one of the flood is closed."""
     admin.ask("/healthz")
     with contextlib.ExitStack() as stack:
         scraper = stack.enter_context(
@@ -278,7 +278,7 @@ def test_a_request_that_does_not_end_is_cut_off(admin):
             assert slow.recv(1) == b""
 
 
-def test_a_request_without_measure_is_cut_off_before_it_fills_the_memory(admin):
+def test_an_endless_request_is_cut_off_before_it_fills_memory(admin):
     with (
         socket.create_connection(admin.listener.getsockname(), timeout=10) as endless,
         pytest.raises(ConnectionError),
@@ -295,7 +295,10 @@ def test_what_is_not_http_is_refused_without_a_word_in_the_log(admin):
 
 
 def test_it_never_loads_a_library_that_could_hold_a_key():
-    code = "import sys, relay.admin.main; print([m for m in sys.modules if m.split('.')[0] in ('OpenSSL', 'cryptography') or m.startswith('relay.tls')])"
+    code = (
+        "import sys, relay.admin.main; print([m for m in sys.modules "
+        "if m.split('.')[0] in ('OpenSSL', 'cryptography') or m.startswith('relay.tls')])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True

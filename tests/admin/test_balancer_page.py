@@ -48,7 +48,7 @@ def page(browser, gateway, operator):
     browser.get(f"{gateway.admin_url}/balancer-manager")
     browser.execute_script("window.loadedOnce = true")
     yield Page(browser)
-    # Whatever a test did, the page was not loaded again, and had nothing to complain of.
+    # Whatever a test did, the page was not reloaded, and the console has no errors.
     assert browser.execute_script("return window.loadedOnce") is True
     assert [
         entry for entry in browser.get_log("browser") if "403 (Forbidden)" not in entry["message"]
@@ -123,9 +123,7 @@ def test_factor_and_duration_are_set_with_the_keyboard_alone(page, operator):
     assert (operator.backend("w2")["weight"], operator.backend("w2")["mode"]) == (12, "enabled")
 
 
-def test_what_others_change_appears_without_loading_the_page_and_leaves_an_open_form_alone(
-    page, operator
-):
+def test_changes_by_others_appear_and_leave_an_open_form_as_it_is(page, operator):
     page.open("main/w1")
     weight = page.one(page.row("main/w1", "input[name=weight]"))
     weight.clear()
@@ -196,22 +194,37 @@ def test_it_never_scrolls_sideways(page, operator, width):
         assert root <= inner
         assert (
             page.browser.execute_script(
-                "return [...document.querySelectorAll('.pool *')].filter(one => !one.closest('thead') && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML)",
+                "return [...document.querySelectorAll('.pool *')]"
+                ".filter(one => !one.closest('thead'))"
+                ".filter(one => one.getBoundingClientRect().right > innerWidth + 1)"
+                ".map(one => one.outerHTML)",
             )
             == []
         )
 
 
+LOWEST_CONTRAST = """
+const parts = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
+const linear = (c) => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+const light = (colour) => parts(colour).map(c => linear(c / 255))
+  .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+const behind = (one) => {
+  while (one && /rgba\\(0, 0, 0, 0\\)/.test(getComputedStyle(one).backgroundColor)) {
+    one = one.parentElement;
+  }
+  return getComputedStyle(one || document.body).backgroundColor;
+};
+const texts = '.badge, .route, .small, .soft, .meta, thead th, summary, footer p, #live';
+return [...document.querySelectorAll(texts)].map(one => {
+  const pair = [light(getComputedStyle(one).color), light(behind(one))].sort((a, b) => b - a);
+  return [(pair[0] + .05) / (pair[1] + .05), one.className || one.tagName];
+}).sort((a, b) => a[0] - b[0])[0];
+"""
+
+
 def test_light_and_dark_follow_the_user_and_can_be_read_in_both(page):
     def contrast():
-        return page.browser.execute_script(
-            """const parts = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
-            const light = (colour) => parts(colour).map(c => c / 255).map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4).reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
-            const behind = (one) => { while (one && /rgba\\(0, 0, 0, 0\\)/.test(getComputedStyle(one).backgroundColor)) one = one.parentElement; return getComputedStyle(one || document.body).backgroundColor; };
-            return [...document.querySelectorAll('.badge, .route, .small, .soft, .meta, thead th, summary, footer p, #live')].map(one => {
-                const pair = [light(getComputedStyle(one).color), light(behind(one))].sort((a, b) => b - a);
-                return [(pair[0] + .05) / (pair[1] + .05), one.className || one.tagName]; }).sort((a, b) => a[0] - b[0])[0]""",
-        )
+        return page.browser.execute_script(LOWEST_CONTRAST)
 
     grounds = []
     for scheme in ("light", "dark"):
@@ -224,9 +237,7 @@ def test_light_and_dark_follow_the_user_and_can_be_read_in_both(page):
     assert grounds[0] != grounds[1]
 
 
-def test_a_relay_that_does_not_answer_is_said_and_the_page_goes_on_when_it_does(
-    page, gateway, operator
-):
+def test_the_page_says_that_the_relay_does_not_answer_and_recovers(page, gateway, operator):
     page.browser.execute_cdp_cmd("Network.enable", {})
     offline = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)

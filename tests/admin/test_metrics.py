@@ -61,7 +61,7 @@ def serve(world, slot, cpu_us=0, resident_bytes=0):
     return row
 
 
-def test_every_family_of_the_catalogue_is_shown_with_its_type_and_help(registry):
+def test_every_family_is_exposed_with_its_type_and_help(registry):
     text = generate_latest(registry).decode()
     for family in FAMILIES.values():
         assert f"# TYPE {family.name} {family.kind}" in text
@@ -118,9 +118,7 @@ def test_a_histogram_bucket_contains_the_buckets_below_it(world, registry):
     assert registry.get_sample_value("relay_handshake_seconds_sum", {"side": "inbound"}) == 12.5
 
 
-def test_a_backend_is_down_until_its_retry_is_due_and_gone_when_no_longer_configured(
-    world, registry
-):
+def test_a_failed_backend_is_down_until_its_retry_is_due(world, registry):
     shared = world.scoreboard.row(SHARED_ROW)
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker1")] = monotonic_ms() + 60_000
     shared[world.layout.cell(RETRY_UNTIL_MS, "httpslb", "worker2")] = monotonic_ms() - 1

@@ -47,7 +47,7 @@ def read_exactly(connection, size):
     return data
 
 
-def test_it_answers_a_request_with_exactly_the_bytes_asked_for_and_counts_them(backend, connect):
+def test_it_answers_with_exactly_the_bytes_asked_for(backend, connect):
     before = backend.counters()
     connection = connect()
     for size in (64, 4096, 64):
@@ -68,7 +68,7 @@ def test_it_takes_a_request_that_comes_byte_by_byte(connect):
     assert read_exactly(connection, 64) == wire.render_response(64)
 
 
-def test_it_streams_the_pattern_to_a_reader_slower_than_the_socket_buffers(connect):
+def test_it_streams_the_pattern_to_a_slow_reader(connect):
     size = 3_000_000
     connection = connect()
     connection.sendall(wire.render_request(f"/b/{size}"))

@@ -58,7 +58,7 @@ def ask(place, running, **changes):
 
 
 @pytest.mark.parametrize("gateway", INSTALLED)
-def test_a_gateway_relays_with_the_machine_certificate_and_the_agreed_cipher(gateway, place):
+def test_a_gateway_uses_the_machine_certificate_and_agreed_cipher(gateway, place):
     with (
         Backend(place.pki) as backend,
         Running(gateway, dataclasses.replace(place, backend_port=backend.port)) as running,
@@ -150,7 +150,7 @@ def test_a_measurement_charges_the_gateway_for_every_unit(tmp_path, place, bench
     assert measured[0].cost == pytest.approx(details["cpu_s"] / details["units"] * 1e6)
 
 
-def test_a_gateway_whose_connections_fail_makes_an_invalid_measurement(tmp_path, place, bench_pki):
+def test_failing_connections_make_an_invalid_measurement(tmp_path, place, bench_pki):
     refusing = dataclasses.replace(
         GATEWAYS["relay"],
         name="refusing",
@@ -176,9 +176,7 @@ def test_a_gateway_whose_connections_fail_makes_an_invalid_measurement(tmp_path,
     assert report.list_errors(measured)
 
 
-def test_a_gateway_that_stalls_after_some_connections_makes_an_invalid_measurement_and_ends_no_run(
-    tmp_path, place, bench_pki
-):
+def test_a_stalling_gateway_makes_an_invalid_measurement(tmp_path, place, bench_pki):
     stalling = dataclasses.replace(
         GATEWAYS["relay"],
         name="stalling",
@@ -266,7 +264,7 @@ def test_groups_of_workloads_are_spelled_out():
     assert {each.workers for each in choose("scale")} == {1, 2, 4}
 
 
-def test_ratios_are_taken_pair_by_pair_and_invalid_rounds_are_left_out():
+def test_ratios_are_taken_pairwise_without_invalid_rounds():
     def measured(gateway, turn, cost, **errors):
         return Measurement("request", gateway, turn, cost, errors=Counter(errors))
 

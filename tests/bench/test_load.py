@@ -165,7 +165,7 @@ def test_a_wrong_answer_is_an_error_and_no_unit(bench_pki, answer, exact, error)
     assert result["errors"] == {error: 1}
 
 
-def test_an_answer_with_another_head_counts_where_the_gateway_writes_its_own(bench_pki):
+def test_an_answer_with_the_gateways_own_head_counts(bench_pki):
     body = GOOD[-25:]
     with answering(
         bench_pki, b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 25\r\n\r\n" + body

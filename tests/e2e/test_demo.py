@@ -155,7 +155,7 @@ def test_interrupting_it_before_its_end_cleans_up(demo):
     assert run.left() == []
 
 
-def test_a_relay_that_ends_by_itself_is_told_and_fails_the_demonstration(demo):
+def test_a_relay_that_ends_by_itself_fails_the_demonstration(demo):
     run = demo()
     run.wait_for("Ctrl-C ends everything")
     [supervisor] = [

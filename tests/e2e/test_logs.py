@@ -73,9 +73,7 @@ def test_a_good_session_has_every_field_filled_with_what_happened(start, pki, si
     assert 0 < line["outbound_handshake_s"] < line["duration_s"]
 
 
-def test_refused_and_failed_sessions_have_the_same_fields_and_say_what_to_do(
-    start, pki, simple, echo
-):
+def test_failed_sessions_have_the_same_fields_and_a_remedy(start, pki, simple, echo):
     gateway = start(simple, relay={"workers": 1})
     foreign = context_of(pki, pki.client_foreign)
     with contextlib.suppress(OSError):
@@ -108,7 +106,7 @@ def test_refused_and_failed_sessions_have_the_same_fields_and_say_what_to_do(
     assert failed["remedy"]
 
 
-def test_the_log_format_of_the_replaced_virtual_host_works_and_its_lines_fit(start, pki, simple):
+def test_the_log_format_of_the_replaced_virtual_host_works(start, pki, simple):
     gateway = start(simple, log={"access_format": r'%t %h %{SSL_PROTOCOL}x %{SSL_CIPHER}x "%r" %b'})
     talk(pki, gateway.port(), b"12345")
     line = wait_until(
@@ -136,9 +134,7 @@ def test_the_access_log_goes_to_a_new_file_by_name_every_period(start, pki, simp
         assert all(json.loads(line)["reason"] for line in file.read_text().splitlines())
 
 
-def test_after_a_rename_and_usr1_no_line_is_lost_and_new_ones_are_in_the_new_file(
-    start, pki, simple
-):
+def test_after_a_rename_and_usr1_no_line_is_lost(start, pki, simple):
     gateway = start(simple)
     count = 0
     renamed = gateway.directory / "access.log.1"
@@ -171,10 +167,8 @@ def test_after_a_rename_and_usr1_no_line_is_lost_and_new_ones_are_in_the_new_fil
     )
 
 
-def test_a_full_disk_or_a_missing_directory_of_the_log_does_not_stop_a_session(start, pki, simple):
+def test_a_full_disk_of_the_log_does_not_stop_a_session(start, pki, simple):
     gateway = start(simple, log={"access": "/dev/full"}, relay={"workers": 1})
     for _ in range(3):
         assert talk(pki, gateway.port()) == b"hello"
-    assert "does not take lines: No space left on device" in gateway.wait_for_log(
-        "does not take lines"
-    )
+    assert "cannot be written: No space left on device" in gateway.wait_for_log("the access log")

@@ -113,9 +113,7 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
 
 
 @needs("promtool")
-def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worked(
-    start, pki, simple, fetch
-):
+def test_promtool_accepts_the_metrics_of_a_relay_at_work(start, pki, simple, fetch):
     gateway = start(simple)
     talk(pki, gateway.port())
     gateway.wait_for_access(1)
@@ -124,9 +122,7 @@ def test_promtool_has_nothing_to_say_about_the_metrics_of_a_relay_that_has_worke
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def test_readyz_turns_503_while_draining_and_healthz_says_that_the_supervisor_lives(
-    start, pki, simple, fetch
-):
+def test_a_draining_relay_is_healthy_but_not_ready(start, pki, simple, fetch):
     gateway = start(simple)
     url = gateway.admin_url
     peer = dial(gateway.port(), context_of(pki))

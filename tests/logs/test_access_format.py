@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import ConfigError
-from relay.logs.access_format import FIELDS, LINE_BYTES, Record, compile_format
+from relay.logs.access_format import LINE_BYTES, compile_format
+from relay.logs.access_record import FIELDS, Record
 
 SESSION = Record(
     time=1_700_000_000.25,
@@ -43,8 +44,9 @@ SESSION = Record(
 
 # The access-log fields that users and scripts rely on, in their order.
 PROMISED = (
-    "time session listener route client sni alpn tls_version cipher group resumed subject issuer serial not_after pool backend why outbound_tls_version outbound_cipher "
-    "bytes_in bytes_out duration_s inbound_handshake_s outbound_handshake_s reason side remedy detail"
+    "time session listener route client sni alpn tls_version cipher group resumed subject issuer "
+    "serial not_after pool backend why outbound_tls_version outbound_cipher bytes_in bytes_out "
+    "duration_s inbound_handshake_s outbound_handshake_s reason side remedy detail"
 )
 
 peer_strings = st.text(max_size=60) | st.text(
@@ -118,7 +120,7 @@ def test_whatever_peers_say_a_logformat_line_keeps_its_fields(record):
     assert [part.count(" ") for part in outside] == [0, 3, 1]
 
 
-def test_a_subject_of_many_kilobytes_is_cut_so_that_a_pipe_takes_the_line_whole():
+def test_a_huge_subject_is_cut_so_that_a_pipe_takes_the_line_whole():
     for size in (4000, 100_000):
         huge = SESSION._replace(subject="😀" * size, sni="a" * 255, detail="\x00" * size)
         for text in ("json", "combined", '"%{SSL_CLIENT_S_DN}x" %u', "%{detail}n" * 300):
@@ -136,7 +138,8 @@ def test_the_article_s_format_works_as_it_stands(monkeypatch):
     time.tzset()
     try:
         assert apache(r"%t %h %{SSL_PROTOCOL}x %{SSL_CIPHER}x \"%r\" %b") == (
-            '[14/Nov/2023:23:13:20 +0100] 2001:db8::7 TLSv1.3 TLS_AES_128_GCM_SHA256 "TLS app.example.com" 56789\n'
+            "[14/Nov/2023:23:13:20 +0100] 2001:db8::7 TLSv1.3 TLS_AES_128_GCM_SHA256 "
+            '"TLS app.example.com" 56789\n'
         )
     finally:
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Lines reach their destination whole and in order, or are counted; the worker is never held up."""
+"""Lines reach the file whole and in order, or are counted; no worker waits."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_full_disk_costs_the_oldest_lines_and_one_message_a_minute(lost, caplo
     assert "No space left on device" in messages[0]
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_line_gets_the_rest_of_it_later(tmp_path, lost):
+def test_a_line_cut_by_a_full_disk_is_completed_later(tmp_path, lost):
     resource = pytest.importorskip("resource")
     path = tmp_path / "access.log"
     log = AccessLog(str(path), DAY, "json", lost)
@@ -155,7 +155,8 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_line_gets_the_rest_of_it_later(
     for number in range(10):
         log.write(line(number))
     try:
-        # The kernel answers a write across this limit as it does at the end of a disk: a part is taken, then none.
+        # The kernel answers a write across this limit as it does at the end of a disk:
+        # a part is taken, then none.
         resource.setrlimit(resource.RLIMIT_FSIZE, (250, before[1]))
         log.flush(100.0)
         written = path.read_bytes()
@@ -168,7 +169,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_line_gets_the_rest_of_it_later(
     assert lost.lost == 0
 
 
-def test_a_pipe_nobody_reads_holds_nothing_up_and_every_line_is_either_read_or_counted(pipe, lost):
+def test_every_line_to_an_unread_pipe_is_kept_or_counted(pipe, lost):
     read, write = pipe
     log = AccessLog("-", DAY, "json", lost, stdout_fd=write)
     started = time.monotonic()

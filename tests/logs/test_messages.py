@@ -1,4 +1,4 @@
-"""The relay's own messages: always one line, written by a process of its own as the relay's processes do."""
+"""The relay's own messages: always one line, from a process as the relay has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import time
 
 import pytest
 
-SETUP = "import logging, os, sys\nfrom relay.logs import messages\nmessages.setup('info', process='supervisor')\nlog = logging.getLogger('relay.x')\n"
+SETUP = """\
+import logging, os, sys
+from relay.logs import messages
+messages.setup('info', process='supervisor')
+log = logging.getLogger('relay.x')
+"""
 
 
 def run(code, check=True):
@@ -60,7 +65,8 @@ def test_what_is_below_the_level_is_not_written():
 def test_a_forked_worker_says_its_own_name_and_nothing_twice():
     lines = json_lines(
         "log.info('before')\n"
-        "if os.fork() == 0:\n    messages.name_process('worker[0]')\n    log.warning('mine')\n    os._exit(0)\n"
+        "if os.fork() == 0:\n    messages.name_process('worker[0]')\n"
+        "    log.warning('mine')\n    os._exit(0)\n"
         "os.wait()\nlog.info('after')",
     )
     assert [(line["process"], line["message"]) for line in lines] == [
@@ -111,7 +117,7 @@ def test_an_exception_that_cannot_be_raised_is_one_line():
 def test_a_wrong_log_call_ends_nothing_and_is_told():
     done = run("log.info('%d', 'x')\nlog.info('next')")
     first, second = done.stderr.decode().splitlines()
-    assert "could not be written" in first
+    assert "cannot be formatted" in first
     assert json.loads(second)["message"] == "next"
 
 
@@ -144,14 +150,15 @@ def child_with(write, code):
         yield child
 
 
-def test_a_stderr_nobody_reads_holds_nothing_up_and_its_messages_are_kept():
+def test_an_unread_stderr_delays_nothing_and_messages_are_kept():
     """Each message once waited 100 ms and was then lost."""
     read, write = a_full_pipe()
     with child_with(
         write,
         "import time\nstarted = time.monotonic()\n"
         "for number in range(100): log.info('%d', number)\n"
-        "print(time.monotonic() - started, flush=True)\nsys.stdin.read()\nmessages.flush()\nlog.info('last')",
+        "print(time.monotonic() - started, flush=True)\n"
+        "sys.stdin.read()\nmessages.flush()\nlog.info('last')",
     ) as child:
         assert float(child.stdout.readline()) < 1  # 0.01 s on a quiet machine
         assert os.read(read, 4096) == FILL
@@ -185,7 +192,7 @@ def test_what_is_dropped_is_counted_and_told_where_it_is_missing():
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "raise ValueError", "pass"])
-def test_the_last_messages_have_a_chance_but_a_reader_that_hangs_does_not_hold_up_the_end(end):
+def test_a_hanging_reader_does_not_delay_the_end_of_a_process(end):
     read, write = a_full_pipe()
     started = time.monotonic()
     with child_with(write, f"log.info('a')\n{end}") as child:
@@ -209,7 +216,7 @@ def test_a_forked_process_does_not_repeat_what_its_parent_keeps():
         write,
         "log.info('parent')\n"
         "if os.fork() == 0:\n    messages.name_process('child')\n    log.info('child')\n"
-        "    print(flush=True)\n    sys.stdin.read()\n    messages.last_chance()\n    os._exit(0)\n"
+        "    print(flush=True)\n    sys.stdin.read()\n    messages.last_flush()\n    os._exit(0)\n"
         "os.wait()\n",
     ) as child:
         assert child.stdout.readline() == b"\n"
