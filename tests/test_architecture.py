@@ -17,7 +17,6 @@ LINES = 300
 # Longer since the page is 100 columns wide.
 TO_SPLIT = {
     "relay.checker.probe",
-    "relay.cli.main",
     "relay.config.load",
     "relay.config.rules.general",
     "relay.demo.stage",

@@ -1,1 +1,1 @@
-"""The command line: turns arguments into calls, and errors into one line each."""
+"""The command line: turns arguments into calls, and each error into one line."""

@@ -1,13 +1,12 @@
-"""`relay backend`: the backends of the running relay, and changing them by hand.
+"""`relay backend`: list the backends of the running relay, or change one of them.
 
-Never: changes anything itself; the supervisor does, and remembers it.
+Never: changes anything itself. The supervisor does, and keeps it across restarts.
 """
 
 from __future__ import annotations
 
 import getpass
 import re
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 import click
 
-from relay.cli.client import ask_relay, config_option
+from relay.cli.client import ask_relay, config_option, exit_codes
+from relay.cli.help import EXIT_USAGE, Group
+from relay.cli.output import echo_rows, say
 from relay.core.overrides import MAX_WEIGHT
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
@@ -34,7 +35,7 @@ _COLUMNS = (
 )
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click alone
+class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
     name = "duration"
 
     def convert(
@@ -43,7 +44,9 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the ne
         """Seconds of "90", "90s", "10m", "2h" or "1d"."""
         match = _DURATION.fullmatch(str(value))
         if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is no duration; write for example 90s, 10m, 2h or 1d", param, ctx)
+            self.fail(
+                f"{value!r} is not a duration; write for example 90s, 10m, 2h or 1d", param, ctx
+            )
         return float(match[1]) * _UNITS_S[match[2]]
 
 
@@ -53,76 +56,80 @@ class _BackendKey(click.ParamType):  # type: ignore[type-arg]  # see above
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:
-        """Pool and backend; the name of a pool has no slash."""
+        """Pool and backend. A pool's name has no slash."""
         pool, slash, name = str(value).partition("/")
         if not slash or not pool or not name:
             self.fail(
-                f"{value!r} names no backend; write POOL/BACKEND, see: relay backend list",
+                f"{value!r} is not POOL/BACKEND; for the names see: relay backend list",
                 param,
                 ctx,
             )
         return pool, name
 
 
-_member = click.argument("member", type=_BackendKey(), metavar="POOL/BACKEND")
+_key = click.argument("key", type=_BackendKey(), metavar="POOL/BACKEND")
 _for = click.option(
     "--for",
     "duration_s",
     type=_Duration(),
     metavar="TIME",
-    help="Undo it after this time: 90s, 10m, 2h, 1d.",
+    help="Undo the change after this time: 90s, 10m, 2h, 1d. Default: never.",
+)
+_LIST_EXIT_CODES = exit_codes("the list is printed")
+_CHANGE_EXIT_CODES = exit_codes(
+    "the change holds", {EXIT_USAGE: "wrong usage, or no backend of this name"}
 )
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    section="Control the running relay",
+    examples=[
+        "relay backend list",
+        "relay backend drain httpslb/worker1 --for 10m",
+    ],
+    exit_codes=_CHANGE_EXIT_CODES,
+)
 def backend() -> None:
-    """List the backends of the running relay, or change one until it is changed back."""
+    """List backends, or change one: drain, disable, weight.
+
+    A change holds across reloads and restarts, until it is cleared or its time is over.
+    """
 
 
-@backend.command("list")
+@backend.command(
+    "list", section="Look", examples=["relay backend list"], exit_codes=_LIST_EXIT_CODES
+)
 @config_option
 def list_backends(config_file: Path | None) -> int:
-    """Show every pool and backend."""
+    """Show every backend with its status and its changes."""
     reply = ask_relay(config_file, "backends")
     rows = [
-        [_shown(pool, one, column) for column in _COLUMNS]
+        [_cell(pool, one, column) for column in _COLUMNS]
         for pool in reply["pools"]
         for one in pool["backends"]
     ]
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*(column.replace("_", " ") for column in _COLUMNS))
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table, markup=False)
-    else:
-        for row in rows:
-            click.echo(
-                "backend "
-                + " ".join(f"{column}={value}" for column, value in zip(_COLUMNS, row, strict=True))
-            )
+    echo_rows("backend", _COLUMNS, rows)
     for one in reply["inactive"]:
+        key = f"{one['pool']}/{one['backend']}"
         click.echo(
-            f"{one['pool']}/{one['backend']} is overridden, but the configuration has no such backend; forget it with: relay backend clear {one['pool']}/{one['backend']}"
+            f"{key} is overridden, but the configuration has no such backend;"
+            f" remove the override with: relay backend clear {key}"
         )
     return 0
 
 
-def _shown(pool: dict[str, Any], one: dict[str, Any], column: str) -> str:
+def _cell(pool: dict[str, Any], one: dict[str, Any], column: str) -> str:
     if column == "backend":
         return f"{pool['name']}/{one['backend']}"
     if column != "overridden":
         return str(one[column])
-    settings = {name: setting for name, setting in one["override"].items() if setting}
-    return (
-        ",".join(
-            f"{name}:{setting['value']}{_until(setting['until'])}"
-            for name, setting in settings.items()
-        )
-        or "no"
-    )
+    settings = [
+        f"{name}:{setting['value']}{_until(setting['until'])}"
+        for name, setting in one["override"].items()
+        if setting
+    ]
+    return ",".join(settings) or "no"
 
 
 def _until(until_at: float | None) -> str:
@@ -131,18 +138,13 @@ def _until(until_at: float | None) -> str:
     return f":until_{datetime.fromtimestamp(max(until_at, time.time()), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _change(config_file: Path | None, member: tuple[str, str], **wanted: Any) -> int:
-    reply = ask_relay(
-        config_file,
-        "override",
-        pool=member[0],
-        backend=member[1],
-        by=f"{_user()} (relay backend)",
-        **wanted,
-    )
-    click.echo(f"{member[0]}/{member[1]}: {reply['now']}")
+def _change(config_file: Path | None, key: tuple[str, str], **wanted: Any) -> int:
+    pool, name = key
+    by = f"{_user()} (relay backend)"
+    reply = ask_relay(config_file, "override", pool=pool, backend=name, by=by, **wanted)
+    click.echo(f"{pool}/{name}: {reply['now']}")
     if "warning" in reply:
-        click.echo(f"relay: {reply['warning']}", err=True)
+        say(reply["warning"])
     return 0
 
 
@@ -153,57 +155,71 @@ def _user() -> str:
         return "unknown"
 
 
-@backend.command()
-@_member
+def _example(command: str, more: str = " --for 10m") -> dict[str, Any]:
+    return {
+        "section": "Change",
+        "examples": [f"relay backend {command} httpslb/worker1{more}"],
+        "exit_codes": _CHANGE_EXIT_CODES,
+    }
+
+
+@backend.command(**_example("drain"))
+@_key
 @_for
 @config_option
-def drain(config_file: Path | None, member: tuple[str, str], duration_s: float | None) -> int:
-    """Let its sessions finish; only clients whose cookie sends them there still get it."""
-    return _change(config_file, member, mode="drain", duration_s=duration_s)
+def drain(config_file: Path | None, key: tuple[str, str], duration_s: float | None) -> int:
+    """Send no new clients, except by cookie.
+
+    Running sessions finish. A client whose cookie names this backend still gets it.
+    """
+    return _change(config_file, key, mode="drain", duration_s=duration_s)
 
 
-@backend.command()
-@_member
+@backend.command(**_example("disable"))
+@_key
 @_for
 @config_option
-def disable(config_file: Path | None, member: tuple[str, str], duration_s: float | None) -> int:
-    """Send nobody there; its sessions go on to their end."""
-    return _change(config_file, member, mode="disabled", duration_s=duration_s)
+def disable(config_file: Path | None, key: tuple[str, str], duration_s: float | None) -> int:
+    """Send no new clients at all.
+
+    Running sessions finish.
+    """
+    return _change(config_file, key, mode="disabled", duration_s=duration_s)
 
 
-@backend.command()
-@_member
+@backend.command(**_example("enable"))
+@_key
 @_for
 @config_option
-def enable(config_file: Path | None, member: tuple[str, str], duration_s: float | None) -> int:
-    """Send clients there, also to one that is configured as standby."""
-    return _change(config_file, member, mode="enabled", duration_s=duration_s)
+def enable(config_file: Path | None, key: tuple[str, str], duration_s: float | None) -> int:
+    """Send clients, even if configured as standby."""
+    return _change(config_file, key, mode="enabled", duration_s=duration_s)
 
 
-@backend.command()
-@_member
+@backend.command(**_example("standby"))
+@_key
 @_for
 @config_option
-def standby(config_file: Path | None, member: tuple[str, str], duration_s: float | None) -> int:
-    """Send clients there only when no other backend is left."""
-    return _change(config_file, member, mode="standby", duration_s=duration_s)
+def standby(config_file: Path | None, key: tuple[str, str], duration_s: float | None) -> int:
+    """Send clients only when no other backend is left."""
+    return _change(config_file, key, mode="standby", duration_s=duration_s)
 
 
-@backend.command()
-@_member
+@backend.command(**_example("weight", " 20 --for 10m"))
+@_key
 @click.argument("weight", type=click.IntRange(0, MAX_WEIGHT))
 @_for
 @config_option
 def weight(
-    config_file: Path | None, member: tuple[str, str], weight: int, duration_s: float | None
+    config_file: Path | None, key: tuple[str, str], weight: int, duration_s: float | None
 ) -> int:
-    """Give it another weight, 1 to 256; 0 is the configured one."""
-    return _change(config_file, member, weight=weight, duration_s=duration_s)
+    """Set the weight, 1 to 256; 0 is the configured one."""
+    return _change(config_file, key, weight=weight, duration_s=duration_s)
 
 
-@backend.command()
-@_member
+@backend.command(**_example("clear", ""))
+@_key
 @config_option
-def clear(config_file: Path | None, member: tuple[str, str]) -> int:
-    """Undo every change of it: as configured."""
-    return _change(config_file, member, mode="none")
+def clear(config_file: Path | None, key: tuple[str, str]) -> int:
+    """Undo all changes of a backend."""
+    return _change(config_file, key, mode="none")

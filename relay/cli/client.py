@@ -1,35 +1,36 @@
-"""Asks the running relay over its control socket, for the commands that need it.
+"""Sends a command to the running relay, for the commands that need one.
 
 Never: imports OpenSSL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relay.config.load import find_config, load_state_dir
+from relay.cli.help import EXIT_CONFIG, EXIT_NOT_RUNNING, EXIT_OK, EXIT_USAGE
 from relay.errors import ControlError
-from relay.supervisor.control_client import ask
 
-EXIT_NOT_RUNNING = 69
-_EXIT_USAGE = 64
-STATUS_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
+CLIENT_EXIT_CODES = {
+    EXIT_NOT_RUNNING: "no relay answers at the control socket in relay.state_dir",
+    EXIT_CONFIG: "the configuration file is missing, or its state_dir is invalid",
+}
 
 config_option = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Default: ./relay.toml, then /etc/relay/relay.toml.",
+    help="Configuration file. Default: ./relay.toml, then /etc/relay/relay.toml.",
 )
 
 
 class RefusedError(ControlError):
-    """The supervisor answered, and the answer is no."""
+    """The supervisor answered that it refuses the command."""
 
     def __init__(self, why: str, code: int, problems: Sequence[str] = ()) -> None:
         super().__init__(why)
@@ -37,26 +38,32 @@ class RefusedError(ControlError):
         self.problems = tuple(problems)
 
 
+def exit_codes(success: str, more: Mapping[int, str] | None = None) -> dict[int, str]:
+    """The exit codes of a command that asks the running relay."""
+    return {EXIT_OK: success, **CLIENT_EXIT_CODES, **(more or {})}
+
+
 def ask_relay(
     config_file: Path | None,
     command: str,
-    patience_s: float = STATUS_PATIENCE_S,
+    patience_s: float = PATIENCE_S,
     *,
     until_end: bool = False,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """The reply of the relay with this configuration. Raises ControlError when none answers, RefusedError when it says no."""
-    reply = ask(
-        load_state_dir(find_config(config_file)),
-        command,
-        patience_s,
-        until_end=until_end,
-        **arguments,
-    )
+    """The reply of the relay that runs with this configuration.
+
+    Raises ControlError when no relay answers, and RefusedError when it refuses.
+    """
+    from relay.config.load import find_config, load_state_dir
+    from relay.supervisor.control_client import ask
+
+    state_dir = load_state_dir(find_config(config_file))
+    reply = ask(state_dir, command, patience_s, until_end=until_end, **arguments)
     if reply.get("ok") is True:
         return reply
     raise RefusedError(
         str(reply.get("error", "the relay gave no reason")),
-        reply.get("code", _EXIT_USAGE),
+        reply.get("code", EXIT_USAGE),
         [str(problem) for problem in reply.get("problems", ())],
     )

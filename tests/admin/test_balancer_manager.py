@@ -589,8 +589,8 @@ def test_the_command_line_lists_and_changes(shared, operator):
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (("drain", "main"), 64, "names no backend"),
-        (("drain", "main/w1", "--for", "soon"), 64, "is no duration"),
+        (("drain", "main"), 64, "is not POOL/BACKEND"),
+        (("drain", "main/w1", "--for", "soon"), 64, "is not a duration"),
         (("weight", "main/w1", "900"), 64, "is not in the range"),
         (
             ("drain", "main/w9"),

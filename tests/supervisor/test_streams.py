@@ -161,7 +161,7 @@ def test_output_that_cannot_be_written_is_no_bug(relay):
     assert said.returncode == 74
     assert (
         said.stderr
-        == "relay: what was to be written was not: No space left on device; see where stdout goes, and make room there\n"
+        == "relay: the output cannot be written: No space left on device; make room where stdout goes\n"
     )
     read, write = os.pipe()
     os.close(read)

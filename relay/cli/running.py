@@ -1,0 +1,132 @@
+"""`relay status`, `reload`, `drain` and `stop`: commands for the running relay."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.cli.client import ask_relay, config_option, exit_codes
+from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
+from relay.cli.output import echo_rows
+
+SECTION = "Control the running relay"
+RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
+_WORKER_COLUMNS = (
+    "slot",
+    "pid",
+    "generation",
+    "phase",
+    "connections",
+    "age_s",
+    "heartbeat_age_s",
+)
+
+
+@click.command(
+    cls=Command,
+    section=SECTION,
+    examples=["relay status --config /etc/relay/relay.toml"],
+    exit_codes=exit_codes("the relay runs, and its status is printed"),
+)
+@config_option
+def status(config_file: Path | None) -> int:
+    """Show generation, listeners, workers and disabled parts."""
+    reply = ask_relay(config_file, "status")
+    started = datetime.fromtimestamp(reply["started_at"], UTC).astimezone()
+    click.echo(
+        f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']},"
+        f" generation {reply['generation']},"
+        f" since {started.isoformat(sep=' ', timespec='seconds')}"
+    )
+    click.echo(f"configuration {reply['config']}")
+    for name, addresses in reply["listeners"].items():
+        click.echo(f"listener {name}: {', '.join(addresses)}")
+    click.echo(f"admin: {_admin_url(reply['admin'])}")
+    if reply.get("checker", {}).get("pid"):
+        click.echo(f"checker: pid {reply['checker']['pid']}")
+    rows = [[str(worker[column]) for column in _WORKER_COLUMNS] for worker in reply["workers"]]
+    echo_rows("worker", _WORKER_COLUMNS, rows)
+    for one in reply.get("disabled", ()):
+        parent = f"{one['parent']}/" if one["parent"] else ""
+        click.echo(f"{one['kind']} {parent}{one['name']} is disabled: {one['why']}")
+    for slot in reply["slots"]:
+        if slot["parked"] or slot["next_start_in_s"] > 0:
+            click.echo(_waiting_slot(slot))
+    return EXIT_OK
+
+
+def _admin_url(address: str) -> str:
+    if not address:
+        return "off"
+    return address if address.startswith("unix:") else f"http://{address}"
+
+
+def _waiting_slot(slot: dict[str, Any]) -> str:
+    what = "is parked" if slot["parked"] else "has no worker"
+    deaths = ""
+    if slot["early_deaths"]:  # 0 when the last worker could not even be forked
+        deaths = f" after {slot['early_deaths']} early deaths of its workers"
+    return f"slot {slot['slot']} {what}{deaths}; next try in {slot['next_start_in_s']:g} s"
+
+
+@click.command(
+    cls=Command,
+    section=SECTION,
+    examples=["relay reload --config /etc/relay/relay.toml"],
+    exit_codes=exit_codes(
+        "the new workers serve",
+        {
+            EXIT_CANNOT_START: "this machine does not allow it now; the old workers still serve",
+            EXIT_CONFIG: "the new configuration is refused; the old workers still serve",
+        },
+    ),
+)
+@config_option
+def reload(config_file: Path | None) -> int:
+    """Load the configuration and the certificates again.
+
+    Returns when the new workers serve, or when the new configuration is refused. Running
+    sessions finish with the old configuration, within relay.drain_timeout_s.
+    """
+    started = time.monotonic()
+    reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)
+    click.echo(f"generation {reply['generation']} serves, after {time.monotonic() - started:.1f} s")
+    return EXIT_OK
+
+
+@click.command(
+    cls=Command,
+    section=SECTION,
+    examples=["relay drain --config /etc/relay/relay.toml"],
+    exit_codes=exit_codes("the relay drains"),
+)
+@config_option
+def drain(config_file: Path | None) -> int:
+    """Stop accepting, let sessions finish, then stop.
+
+    Sessions may take relay.drain_timeout_s; then they are closed. Returns at once.
+    """
+    reply = ask_relay(config_file, "drain")
+    click.echo(f"relay (pid {reply['supervisor']['pid']}) drains, and stops after that")
+    return EXIT_OK
+
+
+@click.command(
+    cls=Command,
+    section=SECTION,
+    examples=["relay stop --config /etc/relay/relay.toml"],
+    exit_codes=exit_codes("the relay has stopped"),
+)
+@config_option
+def stop(config_file: Path | None) -> int:
+    """Stop now, and close all sessions.
+
+    Returns when the relay has stopped.
+    """
+    reply = ask_relay(config_file, "stop", STOP_PATIENCE_S, until_end=True)
+    click.echo(f"relay (pid {reply['supervisor']['pid']}) has stopped")
+    return EXIT_OK
