@@ -1,6 +1,6 @@
-"""A small certificate maker for the demonstration and the tests.
+"""A certificate authority for the demonstration and the tests.
 
-Never: issues anything for production; its keys lie in plain files and nothing can be revoked.
+Never: issues anything for production. Keys are in plain files, and nothing is revoked.
 """
 
 from __future__ import annotations
@@ -43,8 +43,11 @@ _KEY_USAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a leaf shall carry. No purpose: no extendedKeyUsage extension; no key usage: no keyUsage extension."""
+class LeafSpec:
+    """The contents of a leaf certificate to be issued.
+
+    Without purposes it gets no extendedKeyUsage, without key usages no keyUsage.
+    """
 
     cn: str
     ou: str = ""
@@ -60,8 +63,8 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """A leaf, its key, and the intermediates to send with it."""
+class Leaf:
+    """A leaf certificate, its key, and the intermediates to send with it."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
@@ -70,7 +73,10 @@ class Issued:
     def write(
         self, certificate: Path, private_key: Path | None = None, *, with_intermediates: bool = True
     ) -> Path:
-        """Write leaf and intermediates to `certificate` and the key to `private_key`, or all to one file (0600); returns `certificate`."""
+        """Write the chain and the key, to one file (mode 0600) if no `private_key`.
+
+        Returns `certificate`.
+        """
         chain = to_pem((self.certificate, *(self.intermediates if with_intermediates else ())))
         if private_key is None:
             _write_private(certificate, chain + key_pem(self.key))
@@ -82,11 +88,11 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority: a root of its own, or an intermediate with the chain above it."""
+    """A root CA, or an intermediate CA with the chain above it."""
 
     certificate: x509.Certificate
     key: Key = field(repr=False)
-    above: tuple[x509.Certificate, ...] = ()  # intermediates, this one included, root excluded
+    above: tuple[x509.Certificate, ...] = ()  # the intermediates up from here, without the root
 
     @classmethod
     def root(
@@ -115,29 +121,29 @@ class Authority:
         certificate = builder.sign(self.key, hashes.SHA256())
         return Authority(certificate, key, (certificate, *self.above))
 
-    def issue(self, wanted: Wanted) -> Issued:
+    def issue(self, spec: LeafSpec) -> Leaf:
         """Issue a leaf."""
-        key = make_key(wanted.key_type)
+        key = make_key(spec.key_type)
         builder = _builder(
-            _name(wanted.cn, wanted.ou),
+            _name(spec.cn, spec.ou),
             self.certificate.subject,
             key,
-            wanted.not_before,
-            wanted.not_after,
+            spec.not_before,
+            spec.not_after,
         )
-        return Issued(
-            _leaf_extensions(builder, wanted, key, self.key).sign(self.key, hashes.SHA256()),
+        return Leaf(
+            _leaf_extensions(builder, spec, key, self.key).sign(self.key, hashes.SHA256()),
             key,
             self.above,
         )
 
-    def server(self, cn: str, *, dns: tuple[str, ...] = (), ip: tuple[str, ...] = ()) -> Issued:
-        """Issue a certificate for servers, named by `dns` (default: the common name) and `ip`."""
-        return self.issue(Wanted(cn, dns=dns or (cn,), ip=ip, purposes=("server",)))
+    def server(self, cn: str, *, dns: tuple[str, ...] = (), ip: tuple[str, ...] = ()) -> Leaf:
+        """Issue a server certificate; `dns` defaults to the common name."""
+        return self.issue(LeafSpec(cn, dns=dns or (cn,), ip=ip, purposes=("server",)))
 
-    def client(self, cn: str) -> Issued:
-        """Issue a certificate for clients."""
-        return self.issue(Wanted(cn, purposes=("client",)))
+    def client(self, cn: str) -> Leaf:
+        """Issue a client certificate."""
+        return self.issue(LeafSpec(cn, purposes=("client",)))
 
     def write(self, file: Path) -> Path:
         """Write this CA's certificate, without its key; returns `file`."""
@@ -145,20 +151,23 @@ class Authority:
         return file
 
 
-def self_signed(wanted: Wanted) -> Issued:
-    """Make a leaf that nobody vouches for."""
-    key = make_key(wanted.key_type)
-    name = _name(wanted.cn, wanted.ou)
-    return Issued(
+def self_signed(spec: LeafSpec) -> Leaf:
+    """Make a self-signed leaf."""
+    key = make_key(spec.key_type)
+    name = _name(spec.cn, spec.ou)
+    return Leaf(
         _leaf_extensions(
-            _builder(name, name, key, wanted.not_before, wanted.not_after), wanted, key, key
+            _builder(name, name, key, spec.not_before, spec.not_after), spec, key, key
         ).sign(key, hashes.SHA256()),
         key,
     )
 
 
 def make_key(key_type: KeyType) -> Key:
-    """Make a key: EC P-256 in about 0.1 ms, RSA in about 50 ms. The 1024-bit one is for tests of refusals."""
+    """Make a key: EC P-256 takes about 0.1 ms, RSA 2048 about 50 ms.
+
+    RSA 1024 is for tests that it is refused.
+    """
     if key_type == "ec-p256":
         return ec.generate_private_key(ec.SECP256R1())
     return rsa.generate_private_key(65537, 1024 if key_type == "rsa-1024" else 2048)
@@ -175,7 +184,7 @@ def key_pem(key: Key) -> bytes:
 
 
 def _write_private(file: Path, data: bytes) -> None:
-    # The mode is set when the file is made, so that no moment is left to read the key.
+    # open sets the mode: chmod afterwards would leave a moment to read the key.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
         stream.write(data)
 
@@ -227,26 +236,26 @@ def _ca_extensions(
 
 
 def _leaf_extensions(
-    builder: x509.CertificateBuilder, wanted: Wanted, key: Key, issuer_key: Key
+    builder: x509.CertificateBuilder, spec: LeafSpec, key: Key, issuer_key: Key
 ) -> x509.CertificateBuilder:
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
     names: list[x509.GeneralName] = [
-        *map(x509.DNSName, wanted.dns),
-        *(x509.IPAddress(ip_address(text)) for text in wanted.ip),
-        *map(x509.UniformResourceIdentifier, wanted.uri),
+        *map(x509.DNSName, spec.dns),
+        *(x509.IPAddress(ip_address(text)) for text in spec.ip),
+        *map(x509.UniformResourceIdentifier, spec.uri),
     ]
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    if wanted.purposes:
+    if spec.purposes:
         builder = builder.add_extension(
-            x509.ExtendedKeyUsage([_PURPOSES[purpose] for purpose in wanted.purposes]),
+            x509.ExtendedKeyUsage([_PURPOSES[purpose] for purpose in spec.purposes]),
             critical=False,
         )
-    if wanted.key_usages:
-        builder = builder.add_extension(_key_usage(*wanted.key_usages), critical=True)
-    if wanted.key_identifiers:
+    if spec.key_usages:
+        builder = builder.add_extension(_key_usage(*spec.key_usages), critical=True)
+    if spec.key_identifiers:
         builder = builder.add_extension(
             x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
         )

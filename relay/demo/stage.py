@@ -29,7 +29,7 @@ import psutil
 
 import relay
 from relay.admin.metrics import parse_metrics
-from relay.demo.ca import Authority, Issued
+from relay.demo.ca import Authority, Leaf
 from relay.errors import StartupError
 
 PATIENCE_S = 20.0
@@ -142,7 +142,7 @@ class Stage:
         authority, foreign = Authority.root("Demo CA"), Authority.root("Somebody else's CA")
         authority.write(self.directory / "ca.pem")
         self._subjects: dict[str, str] = {}
-        issued: dict[str, Issued] = {
+        issued: dict[str, Leaf] = {
             "gateway": authority.server("demo gateway", dns=(NAME, IMPOSTOR), ip=("127.0.0.1",)),
             "machine": authority.client("demo gateway machine"),
             "client": authority.client("alice"),

@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from tests.support.client import context_of
 from tests.support.gateway import wait_until
 from tests.support.peer import dial
@@ -41,7 +41,7 @@ def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(
     new = write(
         tmp_path,
         "gateway",
-        pki.authority.issue(Wanted("gateway", dns=GATEWAY_NAMES, purposes=("server",))),
+        pki.authority.issue(LeafSpec("gateway", dns=GATEWAY_NAMES, purposes=("server",))),
     )
     if how == "HUP":
         gateway.signal(signal.SIGHUP)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from relay.demo.ca import Authority, Wanted
+from relay.demo.ca import Authority, LeafSpec
 from tests.support.backend import TlsBackend, name_itself
 from tests.support.gateway import Gateway, wait_until
 from tests.support.pki import BACKEND_NAME, Files, write
@@ -38,7 +38,7 @@ def make_tenant(directory: Path, name: str, *names: str) -> Tenant:
     backend = write(
         directory,
         f"{name}-backend",
-        authority.issue(Wanted("backend", dns=(BACKEND_NAME,), purposes=("server",))),
+        authority.issue(LeafSpec("backend", dns=(BACKEND_NAME,), purposes=("server",))),
     )
     return Tenant(
         name=name,
@@ -46,17 +46,17 @@ def make_tenant(directory: Path, name: str, *names: str) -> Tenant:
         gateway=write(
             directory,
             f"{name}-gateway",
-            authority.issue(Wanted(f"gateway of {name}", dns=names, purposes=("server",))),
+            authority.issue(LeafSpec(f"gateway of {name}", dns=names, purposes=("server",))),
         ),
         client=write(
             directory,
             f"{name}-client",
-            authority.issue(Wanted(f"client of {name}", purposes=("client",))),
+            authority.issue(LeafSpec(f"client of {name}", purposes=("client",))),
         ),
         machine=write(
             directory,
             f"{name}-machine",
-            authority.issue(Wanted(f"machine of {name}", purposes=("client",))),
+            authority.issue(LeafSpec(f"machine of {name}", purposes=("client",))),
         ),
         backend=TlsBackend(backend.certificate, backend.key, ca, name_itself(name)),
     )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.demo.ca import Authority, Wanted, to_pem
+from relay.demo.ca import Authority, LeafSpec, to_pem
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
 from tests.support.stub_relay import STUB, stub
@@ -24,12 +24,12 @@ SOON = stub(recheck_s=0.2)
 
 
 def gateway_certificate(pki, **dates):
-    wanted = Wanted("gateway", dns=("bad.example.com",), purposes=("server",), **dates)
+    wanted = LeafSpec("gateway", dns=("bad.example.com",), purposes=("server",), **dates)
     return pki.write(pki.authority.issue(wanted))
 
 
 def machine_certificate(pki, **dates):
-    return pki.write(pki.authority.issue(Wanted("machine", purposes=("client",), **dates)))
+    return pki.write(pki.authority.issue(LeafSpec("machine", purposes=("client",), **dates)))
 
 
 def write_two(pki, echo, *, shown=None, client_ca=None, machine=None, backend_ca=None, address=""):

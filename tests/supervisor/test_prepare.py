@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from relay.demo.ca import Authority, Wanted, to_pem
+from relay.demo.ca import Authority, LeafSpec, to_pem
 from relay.errors import StartupError
 from relay.supervisor.control_client import ask
 from relay.supervisor.host_lookup import look_up_all
@@ -94,7 +94,7 @@ def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, 
 
 def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki, echo):
     past = datetime.now(UTC) - timedelta(days=1)
-    names = Wanted("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)
+    names = LeafSpec("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)
     old = pki.write(pki.authority.issue(replace(names, not_before=past - timedelta(days=9))))
     text = write_many(pki, pki.ca, echo, 500)
     text = text.replace(str(pki.gateway.certificate), str(old.certificate))

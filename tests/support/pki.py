@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay.demo.ca import Authority, Issued, Wanted, self_signed
+from relay.demo.ca import Authority, Leaf, LeafSpec, self_signed
 from relay.tls.certificates.certificate import Certificate
 
 GATEWAY_NAMES = ("app.example.com", "*.example.com", "localhost")
@@ -23,7 +23,7 @@ class Files:
 
     certificate: Path
     key: Path
-    issued: Issued
+    issued: Leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Pki:
             "self_signed": self.backend_self_signed,
         }
 
-    def write(self, issued: Issued, *, with_intermediates: bool = True) -> Files:
+    def write(self, issued: Leaf, *, with_intermediates: bool = True) -> Files:
         """Write a certificate made for one test."""
         return write(
             self.directory,
@@ -95,7 +95,7 @@ class Pki:
         )
 
 
-def write(directory: Path, name: str, issued: Issued, *, with_intermediates: bool = True) -> Files:
+def write(directory: Path, name: str, issued: Leaf, *, with_intermediates: bool = True) -> Files:
     """Write NAME.pem and NAME.key."""
     certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
     issued.write(certificate, key, with_intermediates=with_intermediates)
@@ -118,14 +118,14 @@ def make_pki(directory: Path) -> Pki:
     root, foreign = Authority.root("Test CA"), Authority.root("Foreign CA")
     below = root.intermediate("Test Intermediate CA")
 
-    def files(name: str, issued: Issued, *, with_intermediates: bool = True) -> Files:
+    def files(name: str, issued: Leaf, *, with_intermediates: bool = True) -> Files:
         return write(directory, name, issued, with_intermediates=with_intermediates)
 
-    def client(cn: str = "alice", **differences: object) -> Wanted:
-        return Wanted(**{"cn": cn, "purposes": ("client",), **differences})
+    def client(cn: str = "alice", **differences: object) -> LeafSpec:
+        return LeafSpec(**{"cn": cn, "purposes": ("client",), **differences})
 
-    def backend(cn: str = "backend", **differences: object) -> Wanted:
-        return Wanted(
+    def backend(cn: str = "backend", **differences: object) -> LeafSpec:
+        return LeafSpec(
             **{
                 "cn": cn,
                 "dns": (BACKEND_NAME, "localhost"),
@@ -145,11 +145,11 @@ def make_pki(directory: Path) -> Pki:
         ca=root.write(directory / "ca.pem"),
         foreign_ca=foreign.write(directory / "foreign-ca.pem"),
         gateway=files(
-            "gateway", root.issue(Wanted("gateway", purposes=("server",), **gateway_names))
+            "gateway", root.issue(LeafSpec("gateway", purposes=("server",), **gateway_names))
         ),
         machine=files("machine", root.issue(client("relay machine"))),
         both=files(
-            "both", root.issue(Wanted("gateway", purposes=("server", "client"), **gateway_names))
+            "both", root.issue(LeafSpec("gateway", purposes=("server", "client"), **gateway_names))
         ),
         client=files("client", root.issue(client())),
         client_spiffe=files(

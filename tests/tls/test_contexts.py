@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import relay
-from relay.demo.ca import Authority, Wanted
+from relay.demo.ca import Authority, LeafSpec
 from relay.errors import ConfigError, Reason, Side, StartupError
 from relay.tls import raw, stream
 from relay.tls.explain import Failure
@@ -153,7 +153,7 @@ def test_a_wildcard_in_a_backends_certificate_is_one_label(pki, name, reason):
 
 def test_a_wildcard_in_the_middle_of_a_label_matches_nothing(pki):
     files = pki.write(
-        pki.authority.issue(Wanted("backend", dns=("back*.example.com",), purposes=("server",)))
+        pki.authority.issue(LeafSpec("backend", dns=("back*.example.com",), purposes=("server",)))
     )
     with meet_backend(target_of(pki), server_context(pki, files)) as meeting:
         assert meeting.result == Failure(Reason.BACKEND_WRONG_NAME, "hostname mismatch")
@@ -213,7 +213,7 @@ def test_the_configured_intermediates_are_sent_and_a_root_is_not(pki, version, t
     issued = (
         root.intermediate("One")
         .intermediate("Two")
-        .issue(Wanted("gateway", dns=(NAME,), purposes=("server", "client")))
+        .issue(LeafSpec("gateway", dns=(NAME,), purposes=("server", "client")))
     )
     chain, key, ca = (
         tmp_path / "chain.pem",
@@ -456,7 +456,7 @@ def test_no_list_brings_in_ciphers_without_authentication(pki):
 @pytest.mark.parametrize("kind", ["rsa-2048", "ec-p256"])
 def test_both_kinds_of_keys_serve_both_versions(pki, kind):
     files = pki.write(
-        pki.authority.issue(Wanted("gateway", dns=(NAME,), purposes=("server",), key_type=kind))
+        pki.authority.issue(LeafSpec("gateway", dns=(NAME,), purposes=("server",), key_type=kind))
     )
     for version in VERSIONS.values():
         with meet_client(

@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.demo.ca import Authority, Wanted, make_key
+from relay.demo.ca import Authority, LeafSpec, make_key
 from relay.errors import Reason
 from relay.tls import identity
 from relay.tls.certificates.der import DerError, read_certificate
@@ -613,7 +613,7 @@ def test_what_is_remembered_is_bounded(pki, monkeypatch):
     identity._known.clear()
     route = route_of(pki)
     for number in range(5):
-        files = pki.write(pki.authority.issue(Wanted(f"client {number}", purposes=("client",))))
+        files = pki.write(pki.authority.issue(LeafSpec(f"client {number}", purposes=("client",))))
         for _ in range(2):
             with meet_client(route, client_context(pki, files)) as meeting:
                 assert meeting.identity.cn == (f"client {number}",)

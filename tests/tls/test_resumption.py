@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.errors import Reason, Side
 from relay.shared.entities import entities_of
 from relay.tls import stream
@@ -265,7 +265,7 @@ def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(
     }
     root = type(pki.authority).root("Short root", not_after=until["root"])
     issued = root.intermediate("Short intermediate", not_after=until["intermediate"]).issue(
-        Wanted(
+        LeafSpec(
             "backend", dns=("backend.example.com",), purposes=("server",), not_after=until["leaf"]
         )
     )

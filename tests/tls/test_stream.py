@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relay.demo.ca import Wanted, self_signed
+from relay.demo.ca import LeafSpec, self_signed
 from relay.errors import Reason, Side
 from relay.tls import identity, stream
 from relay.tls.explain import Failure
@@ -344,7 +344,7 @@ def test_strangers_certificates_are_named_but_not_remembered(pki, version):
     for number in range(20):
         files = pki.write(
             self_signed(
-                Wanted(
+                LeafSpec(
                     f"stranger {number}", dns=tuple(f"{'x' * 60}.{i}.example" for i in range(100))
                 )
             )

@@ -11,7 +11,7 @@ import threading
 import pytest
 from OpenSSL import SSL
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.shared.entities import RETRY_UNTIL_MS, Series
 from tests.support.pki import BACKEND_NAME
 from tests.support.stubborn import StubbornServer
@@ -285,7 +285,7 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend, pki, what):
     changes, reason, words = WRONG[what]
-    wanted = Wanted(
+    wanted = LeafSpec(
         **{"cn": "b", "dns": (BACKEND_NAME,), "ip": (), "purposes": ("server",), **changes}
     )
     files = pki.write(pki.authority.issue(wanted))
@@ -299,7 +299,7 @@ def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend,
 def test_a_foreign_ca_and_a_missing_intermediate_are_told_apart_as_far_as_they_can_be(
     start, call, backend, pki
 ):
-    below = pki.intermediate.issue(Wanted("b", dns=(BACKEND_NAME,), purposes=("server",)))
+    below = pki.intermediate.issue(LeafSpec("b", dns=(BACKEND_NAME,), purposes=("server",)))
     incomplete = backend(files=pki.write(below, with_intermediates=False))
     relay = start([incomplete.address])
     call(relay).end()

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.shared.entities import (
     HEALTH,
     HEALTH_VERSION,
@@ -236,7 +236,7 @@ def test_a_client_is_known_by_its_key_whatever_its_certificate_and_address(
     relay = run([each.address for each in backends(3)], 'sticky = "identity"')
     served = {}
     for number in range(12):
-        first = pki.authority.issue(Wanted(f"client {number}", purposes=("client",)))
+        first = pki.authority.issue(LeafSpec(f"client {number}", purposes=("client",)))
         context = client_context(pki, pki.write(first))
         served[number] = {ask(call(relay, context=context)) for _ in range(2)}
     assert all(len(names) == 1 for names in served.values())

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
@@ -26,7 +26,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 def certificate(pki, names):
     """A valid client certificate, of about 20 bytes for each name."""
     dns = tuple(f"n{number:05}.example.com" for number in range(names))
-    return pki.write(pki.authority.issue(Wanted(cn="alice", purposes=("client",), dns=dns)))
+    return pki.write(pki.authority.issue(LeafSpec(cn="alice", purposes=("client",), dns=dns)))
 
 
 @pytest.fixture

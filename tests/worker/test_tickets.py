@@ -6,7 +6,7 @@ from ssl import SSLError, TLSVersion
 
 import pytest
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.tls.contexts import TICKET_LIFETIME_S
 from tests.support.pki import write
 from tests.support.worker import client_context, connect, receive, wait_until
@@ -18,7 +18,7 @@ def valid_for(pki, directory, seconds):
     return write(
         directory,
         f"client-{seconds}",
-        pki.authority.issue(Wanted("alice", purposes=("client",), not_after=until)),
+        pki.authority.issue(LeafSpec("alice", purposes=("client",), not_after=until)),
     ), until.timestamp()
 
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from relay.demo.ca import Authority, Wanted
+from relay.demo.ca import Authority, LeafSpec
 from relay.tls.certificates.certificate import Key
 from relay.tls.certificates.key_kinds import key_problem
 from relay.tls.certificates.lint import Level, lint
@@ -203,7 +203,9 @@ def test_a_ca_may_have_a_key_that_tls_itself_does_not_use(pki, tmp_path, kind, v
     authority = Authority(root, key)
     ca = authority.write(tmp_path / "ca.pem")
     assert findings(pki, routes=({"client_ca": ca},)) == []
-    files = pki.write(authority.issue(Wanted("alice", purposes=("client",), key_identifiers=False)))
+    files = pki.write(
+        authority.issue(LeafSpec("alice", purposes=("client",), key_identifiers=False))
+    )
     with meet_client(route_of(pki, client_ca=ca), client_context(pki, files, version)) as met:
         assert met.reason == "done"
 

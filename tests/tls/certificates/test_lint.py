@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from relay.config.model import Backend, Config, Listener, Pool, Route
-from relay.demo.ca import Authority, Wanted, _builder, _ca_extensions, _name, make_key, to_pem
+from relay.demo.ca import Authority, LeafSpec, _builder, _ca_extensions, _name, make_key, to_pem
 from relay.tls.certificates.findings import Level
 from relay.tls.certificates.lint import lint
 from tests.support.pki import Files
@@ -66,7 +66,7 @@ def bad(findings):
 def server(pki, **differences):
     return pki.write(
         pki.authority.issue(
-            Wanted(
+            LeafSpec(
                 **{
                     "cn": "gateway",
                     "dns": ("app.example.com",),
@@ -80,7 +80,7 @@ def server(pki, **differences):
 
 def machine(pki, **differences):
     return pki.write(
-        pki.authority.issue(Wanted(**{"cn": "machine", "purposes": ("client",), **differences}))
+        pki.authority.issue(LeafSpec(**{"cn": "machine", "purposes": ("client",), **differences}))
     )
 
 
@@ -190,13 +190,13 @@ def test_the_end_of_an_intermediate_that_is_sent_counts_and_that_of_a_root_that_
 ):
     past = {"not_before": NOW - timedelta(days=9), "not_after": NOW - timedelta(days=2)}
     expired = pki.authority.intermediate("Old Intermediate", **past)
-    found = judged(machine=pki.write(expired.issue(Wanted("machine", purposes=("client",)))))
+    found = judged(machine=pki.write(expired.issue(LeafSpec("machine", purposes=("client",)))))
     assert [
         (finding.level, finding.subject) for finding in found if finding.what.startswith("expired")
     ] == [(Level.ERROR, "CN=Old Intermediate")]
 
     old_root = Authority.root("Old Root", **past)
-    files = pki.write(old_root.issue(Wanted("machine", purposes=("client",))))
+    files = pki.write(old_root.issue(LeafSpec("machine", purposes=("client",))))
     files.certificate.write_bytes(to_pem([files.issued.certificate, old_root.certificate]))
     found = judged(machine=files)
     assert [
@@ -268,7 +268,7 @@ def test_a_chain_up_to_a_public_ca_whose_root_is_not_configured_is_no_matter(pki
     public = Authority.root("Public Root").intermediate("Public Intermediate")
     findings = judged(
         gateway=pki.write(
-            public.issue(Wanted("gateway", dns=("app.example.com",), purposes=("server",)))
+            public.issue(LeafSpec("gateway", dns=("app.example.com",), purposes=("server",)))
         )
     )
     assert bad(findings) == []
@@ -280,7 +280,7 @@ def test_a_chain_up_to_a_public_ca_whose_root_is_not_configured_is_no_matter(pki
 
 def test_a_chain_out_of_order_is_a_warning(pki, judged):
     lower = pki.intermediate.intermediate("Lower CA")
-    files = pki.write(lower.issue(Wanted("machine", purposes=("client",))))
+    files = pki.write(lower.issue(LeafSpec("machine", purposes=("client",))))
     files.certificate.write_bytes(
         to_pem([files.issued.certificate, *reversed(files.issued.intermediates)])
     )

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from relay.config.model import Backend, Config, Listener, Pool, Route
-from relay.demo.ca import Authority, Wanted, key_pem, to_pem
+from relay.demo.ca import Authority, LeafSpec, key_pem, to_pem
 from relay.errors import ConfigError
 from relay.tls.certificates.keys import key_matches
 from relay.tls.certificates.pem import (
@@ -66,7 +66,7 @@ def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_aro
 
 @pytest.mark.parametrize("key_type", ["ec-p256", "rsa-2048"])
 def test_both_common_kinds_of_keys_are_read(pki, key_type):
-    files = pki.write(pki.authority.issue(Wanted("kind", key_type=key_type)))
+    files = pki.write(pki.authority.issue(LeafSpec("kind", key_type=key_type)))
     assert load_key_pair(WHERE, files.certificate, files.key).chain == (
         parsed(files.issued.certificate),
     )

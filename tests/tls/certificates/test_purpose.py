@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from relay.demo.ca import Wanted
+from relay.demo.ca import LeafSpec
 from relay.errors import Reason, Side
 from relay.tls.certificates.purpose import forbidding_extension
 from tests.support.handshakes import TLS13, client_context, meet_client, route_of
@@ -35,7 +35,7 @@ LEAVES = {
 @pytest.mark.parametrize("what", LEAVES)
 def test_a_leafs_fault_is_told_as_what_it_is(pki, what, side):
     changes, words = LEAVES[what]
-    der = pki.authority.issue(Wanted("x", **changes)).certificate.public_bytes(Encoding.DER)
+    der = pki.authority.issue(LeafSpec("x", **changes)).certificate.public_bytes(Encoding.DER)
     told = forbidding_extension(der, side, issuer=False)
     assert told.startswith(words)
     if words[-6:] == "lacks ":
@@ -74,7 +74,7 @@ def usage(**true):
 def test_a_client_hears_nothing_of_it_and_the_log_everything(pki, what):
     """OpenSSL has one word for all of them."""
     changes, words = LEAVES[what]
-    files = pki.write(pki.authority.issue(Wanted("x", **changes)))
+    files = pki.write(pki.authority.issue(LeafSpec("x", **changes)))
     with meet_client(route_of(pki), client_context(pki, files, TLS13)) as meeting:
         assert meeting.reason == Reason.WRONG_PURPOSE
         assert words in meeting.result.detail
