@@ -25,8 +25,6 @@ TO_SPLIT = {
     "relay.supervisor.main",
     "relay.supervisor.reload",
     "relay.supervisor.scoreboards",
-    "relay.tls.certificates.lint",
-    "relay.tls.certificates.pem",
     "relay.tls.stream",
     "relay.worker.outbound",
     "relay.worker.pools",

@@ -16,8 +16,8 @@ from pathlib import Path
 from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.supervisor.path_ownership import Doubt, doubt_of
+from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.findings import Finding, Level
-from relay.tls.certificates.pem import authorities_of, pairs_of
 
 
 def check_owners(config: Config) -> list[Finding]:

@@ -38,17 +38,12 @@ from relay.supervisor.host_lookup import (
     unresolved_backends,
 )
 from relay.supervisor.privileges import Identity, acting_as, find_identity
+from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.findings import Finding, Level
+from relay.tls.certificates.inventory import CertificateInfo, certificates_of
 from relay.tls.certificates.lint import lint_with_periods
 from relay.tls.certificates.lint_cas import usable_cas
-from relay.tls.certificates.pem import (
-    CertificateInfo,
-    authorities_of,
-    certificates_of,
-    load_authorities,
-    load_key_pair,
-    pairs_of,
-)
+from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers

@@ -17,7 +17,7 @@ from relay.shared.entities import Entities
 from relay.shared.scoreboard import Scoreboard
 from relay.supervisor.privileges import Identity
 from relay.supervisor.scoreboards import Scoreboards
-from relay.tls.certificates.pem import CertificateInfo
+from relay.tls.certificates.inventory import CertificateInfo
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.contexts import Generation
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from relay.core.hello_extensions import parse_name
 from relay.errors import Reason, Side
-from relay.tls.certificates.purpose import forbidding_extension, subject_of
+from relay.tls.certificates.purpose import forbidding_extension, subject_in
 from relay.tls.certificates.x509_fields import has_broken_extensions, to_der
 from relay.tls.explain import Failure, explain_errno, explain_queue, explain_verify
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
@@ -230,7 +230,7 @@ def _explain_certificate(side: Side) -> Failure:
     if not fault:
         return found
     if issuer:
-        who = subject_of(_verdict.at_fault)
+        who = subject_in(_verdict.at_fault)
         fault = f'its issuer "{who}" (certificate {_verdict.depth} of its chain) is unfit: {fault}'
     return Failure(found.reason, fault)
 

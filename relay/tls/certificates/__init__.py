@@ -1,1 +1,1 @@
-"""Certificates as files: reads them, and finds everything that is wrong with them."""
+"""Certificates in files: read them, and report everything that is wrong with them."""

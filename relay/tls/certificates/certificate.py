@@ -1,9 +1,10 @@
-"""One certificate of a configured file, as OpenSSL has parsed it.
+"""One certificate of a configured file, as OpenSSL parsed it.
 
-Whatever OpenSSL verifies can be asked for its names, dates, serial number, key and extensions
-here, also where cryptography refuses to parse it.
+Every certificate that OpenSSL verifies has its names, dates, serial number, key and
+extensions here, even if cryptography refuses to parse it.
 
-Never: says what a certificate is fit for (that is `tls.certificates.extensions` and `tls.certificates.openssl`).
+Never: decides what a certificate may be used for (that is `tls.certificates.extensions`
+and `tls.certificates.openssl`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 
 
 class Key(NamedTuple):
-    """A public key: the object identifiers of its algorithm and of its curve, and its size.
+    """A public key: the OIDs of its algorithm and its curve, and its size.
 
-    `bits` is 0 where OpenSSL cannot read the key.
+    `bits` is 0 if OpenSSL cannot read the key.
     """
 
     algorithm: str
@@ -43,9 +44,9 @@ class Key(NamedTuple):
 
 
 class Name:
-    """A subject or an issuer; two are equal when OpenSSL takes one for the other.
+    """A subject or an issuer; two are equal if OpenSSL considers them equal.
 
-    That is: kinds of strings, case and repeated spaces do not count (RFC 5280, 7.1).
+    String types, case and repeated spaces do not matter (RFC 5280, 7.1).
     """
 
     __slots__ = ("_der", "_key")
@@ -59,7 +60,7 @@ class Name:
         return self._der
 
     def rfc4514_string(self) -> str:
-        """The name for people: one line, clipped."""
+        """The name for people, clipped to one line."""
         try:
             return render(attributes_of(self._der))
         except DerError as error:
@@ -67,7 +68,7 @@ class Name:
 
     @property
     def key(self) -> object:
-        """What is equal for names that are."""
+        """A value that is equal for equal names."""
         if self._key is None:
             try:
                 self._key = tuple(
@@ -89,9 +90,10 @@ class Name:
 
 
 class Certificate:
-    """A certificate of a configured file; two are equal when their bytes are.
+    """A certificate of a configured file; two are equal if their bytes are.
 
-    Its dates can be read: `of` raises ValueError otherwise, as nobody would accept it.
+    `of` raises ValueError if the dates cannot be read: no peer accepts such a
+    certificate.
     """
 
     def __init__(self, pointer: Pointer, der: bytes, fields: Fields) -> None:
@@ -105,14 +107,14 @@ class Certificate:
 
     @classmethod
     def of(cls, pointer: Pointer) -> Certificate:
-        """Of an `X509 *`, which it takes over."""
+        """From an `X509 *`; the new object owns it. Raises ValueError."""
         owned = ffi.gc(pointer, lib.X509_free)
         der = to_der(owned)
         return cls(owned, der, fields_of(owned, der))
 
     @classmethod
     def from_der(cls, der: bytes) -> Certificate:
-        """Parse a certificate. Raises ValueError in OpenSSL's words."""
+        """Parse a certificate. Raises ValueError with OpenSSL's error text."""
         lib.ERR_clear_error()
         bio = lib.BIO_new_mem_buf(ffi.from_buffer(der), len(der))
         try:
@@ -126,12 +128,12 @@ class Certificate:
 
     @cached_property
     def as_cryptography(self) -> x509.Certificate | None:
-        """The same for cryptography; None when it refuses to parse it."""
+        """The certificate as cryptography's object; None if it refuses to parse it."""
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what breaks RFC 5280 in harmless ways
+                warnings.simplefilter("ignore")  # about harmless violations of RFC 5280
                 return x509.load_der_x509_certificate(self.der)
-        except Exception:  # noqa: BLE001 (its list of exceptions is open)
+        except Exception:  # noqa: BLE001 (cryptography does not document them all)
             return None
 
     @property
@@ -141,41 +143,41 @@ class Certificate:
 
     @property
     def version(self) -> int:
-        """1 to 3; OpenSSL takes a 4 as well."""
+        """1 to 3; OpenSSL also accepts 4."""
         return self._fields.version
 
     @property
     def spki(self) -> bytes:
-        """The public key as the certificate has it, DER."""
+        """The SubjectPublicKeyInfo, DER."""
         return self._fields.spki
 
     @property
     def signature_algorithm(self) -> str:
-        """The object identifier of the signature's algorithm; "" where it is not known."""
+        """The OID of the signature algorithm; "" if it cannot be read."""
         return algorithm_of(self._fields.signature)[0]
 
     @property
     def readable(self) -> bool:
-        """Whether the extensions can be told apart."""
+        """Whether the list of extensions can be read."""
         return self._fields.extensions is not None
 
     def extension(self, oid: bytes) -> bytes | None:
-        """The value of an extension; None when it is missing, repeated or unreadable."""
+        """The value of an extension; None if it is missing, repeated or unreadable."""
         found = [each.value for each in self._fields.extensions or () if each.oid == oid]
         return found[0] if len(found) == 1 else None
 
     def has_extension(self, oid: bytes) -> bool:
-        """Whether the extension is there at all."""
+        """Whether the extension is present at least once."""
         return any(each.oid == oid for each in self._fields.extensions or ())
 
     def repeated_extensions(self) -> list[str]:
-        """The object identifiers of extensions that are there more than once."""
+        """The OIDs of extensions that are present more than once."""
         counts = Counter(each.oid for each in self._fields.extensions or ())
         return [dotted(oid) for oid, count in counts.items() if count > 1]
 
     @cached_property
     def alt_names(self) -> AltNames | None:
-        """The subject alternative names; None without the extension, or where it is broken."""
+        """The subject alternative names; None if they are missing or malformed."""
         value = self.extension(SUBJECT_ALT_NAME)
         try:
             return None if value is None else alt_names_of(value)
@@ -184,7 +186,7 @@ class Certificate:
 
     @cached_property
     def key(self) -> Key:
-        """What kind of key this is."""
+        """The kind and size of the public key."""
         algorithm, curve = _key_kind(self.spki)
         return Key(algorithm, curve, key_bits(self.pointer))
 
@@ -198,14 +200,19 @@ class Certificate:
         return f"Certificate({self.subject.rfc4514_string()!r})"
 
 
+def subject_of(certificate: Certificate) -> str:
+    """The subject for people; it may be empty (RFC 5280, 4.1.2.6)."""
+    return certificate.subject.rfc4514_string() or "(no subject)"
+
+
 def names_issuer(certificate: Certificate, issuer: Certificate) -> bool:
-    """Whether the certificate names this one as its issuer (RFC 5280, 7.1: case aside)."""
+    """Whether the names match, case aside (RFC 5280, 7.1)."""
     wanted = lib.X509_get_issuer_name(certificate.pointer)
     return bool(lib.X509_NAME_cmp(wanted, lib.X509_get_subject_name(issuer.pointer)) == 0)
 
 
 def algorithm_of(identifier: bytes) -> tuple[str, str]:
-    """An AlgorithmIdentifier's object identifier, and that of its parameter where it is one."""
+    """The OID of an AlgorithmIdentifier, and its parameter if that is an OID too."""
     try:
         parts = inside(identifier, SEQUENCE, 2)
     except DerError:
@@ -230,5 +237,5 @@ def _instant(tag: int, text: bytes) -> datetime:
     at = unix_time(tag, text)
     if at is None:
         shown = clip(text.decode("latin-1"), 40)
-        raise ValueError(f"its validity has a date in a form that no TLS peer accepts: {shown}")
+        raise ValueError(f"its validity has a date in a format that no TLS peer accepts: {shown}")
     return datetime.fromtimestamp(at, UTC)

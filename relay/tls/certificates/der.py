@@ -1,11 +1,11 @@
-"""Reads the outside of a certificate (X.690, RFC 5280) without copying or judging it.
+"""Splits a certificate into its fields (X.690, RFC 5280), without validating them.
 
-OpenSSL has parsed the same bytes before us and decides what is a certificate. Its bindings do
-not hand out everything that it found (extensions, the public key as it stands), and
-cryptography refuses certificates that OpenSSL verifies: an underscore in a PrintableString,
-`critical: FALSE` written out, version 4. So this reader takes what OpenSSL takes, lengths in
-more bytes than needed included. It does not follow elements of unknown size (BER): for a
-certificate with those, `tls.certificates.certificate` asks OpenSSL for the parts.
+OpenSSL has parsed the same bytes before, and decides what a certificate is. But its
+bindings do not return everything (extensions, the encoded public key), and cryptography
+refuses certificates that OpenSSL verifies: an underscore in a PrintableString, an
+encoded `critical: FALSE`, version 4. So this reader accepts what OpenSSL accepts,
+including lengths in more bytes than needed. It does not accept elements of indefinite
+length (BER); for those `tls.certificates.x509_fields` asks OpenSSL.
 
 Never: reads more than a bounded number of elements, or raises anything but DerError.
 """
@@ -21,11 +21,11 @@ MAX_EXTENSIONS = 256
 
 
 class DerError(ValueError):
-    """These bytes are not what they should be, or are too many."""
+    """The bytes are malformed, or have too many elements."""
 
 
 class Element(NamedTuple):
-    """One element: its tag, where its contents start and stop, where the next one starts."""
+    """One element: its tag, its contents' bounds, and where the next one starts."""
 
     tag: int
     start: int
@@ -34,7 +34,7 @@ class Element(NamedTuple):
 
 
 class Extension(NamedTuple):
-    """One extension: the contents of its object identifier, and its value's bytes."""
+    """One extension: the contents of its OID, and its value."""
 
     oid: bytes
     critical: bool
@@ -42,7 +42,7 @@ class Extension(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """A certificate's parts. Names, `spki` and `signature` are whole elements."""
+    """The fields of a certificate. Names, `spki` and `signature` are whole elements."""
 
     version: int
     serial: bytes  # the contents of the INTEGER
@@ -52,11 +52,11 @@ class Fields(NamedTuple):
     not_after: tuple[int, bytes]
     subject: bytes
     spki: bytes
-    extensions: tuple[Extension, ...] | None  # None: they cannot be read, or are too many
+    extensions: tuple[Extension, ...] | None  # None: unreadable, or too many
 
 
 def read(data: bytes, at: int, end: int) -> Element:
-    """The element that starts at `at`, which must not reach beyond `end`."""
+    """The element that starts at `at`. It must stop at or before `end`."""
     if at + 2 > end:
         raise DerError("ends in the middle of an element")
     tag, size = data[at], data[at + 1]
@@ -70,15 +70,18 @@ def read(data: bytes, at: int, end: int) -> Element:
         size = int.from_bytes(data[at : at + length])
         at += length
     elif size == 0x80:
-        raise DerError("has an element of unknown size")
+        raise DerError("has an element of indefinite length")
     stop = at + size
     if stop > end:
-        raise DerError("has an element that is longer than what holds it")
+        raise DerError("has an element that is longer than its parent")
     return Element(tag, at, stop, stop)
 
 
 def children(data: bytes, start: int, stop: int, most: int) -> list[Element]:
-    """The elements between two positions. Raises DerError when there are more than `most`."""
+    """The elements between two positions.
+
+    Raises DerError if there are more than `most`.
+    """
     found: list[Element] = []
     while start < stop:
         if len(found) == most:
@@ -90,15 +93,15 @@ def children(data: bytes, start: int, stop: int, most: int) -> list[Element]:
 
 
 def inside(data: bytes, tag: int, most: int) -> list[Element]:
-    """The children of the one element of this tag that `data` is."""
+    """The children of the one element, with this tag, that makes up `data`."""
     outer = read(data, 0, len(data))
     if outer.tag != tag or outer.after != len(data):
-        raise DerError("is not what its place asks for")
+        raise DerError("has an unexpected type")
     return children(data, outer.start, outer.stop, most)
 
 
 def read_certificate(der: bytes) -> Fields:
-    """Take a certificate apart."""
+    """Split a certificate into its fields."""
     outer = read(der, 0, len(der))
     body = read(der, outer.start, outer.stop)
     at, stop = body.start, body.stop
@@ -112,7 +115,7 @@ def read_certificate(der: bytes) -> Fields:
     for expected in (INTEGER, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE):
         each = read(der, at, stop)
         if each.tag != expected:
-            raise DerError("has its parts in another order than a certificate")
+            raise DerError("does not have the fields of a certificate in their order")
         parts.append(each)
         at = each.after
     serial, signature, issuer, validity, subject, spki = parts
@@ -132,7 +135,7 @@ def read_certificate(der: bytes) -> Fields:
 
 
 def _whole(der: bytes, element: Element, before: Element) -> bytes:
-    """An element with its tag and length: it starts where the one before it ends."""
+    """An element with its tag and length: it starts where the previous one ends."""
     return der[before.after : element.after]
 
 
@@ -144,7 +147,7 @@ def _extensions(der: bytes, at: int, stop: int) -> tuple[Extension, ...] | None:
                 every = children(der, listed.start, listed.stop, MAX_EXTENSIONS)
                 return tuple(_extension(der, each) for each in every)
             if part.tag not in _UNIQUE_IDS:
-                raise DerError("has a part that no certificate has")
+                raise DerError("has a field that no certificate has")
     except DerError:
         return None
     return ()
@@ -153,14 +156,14 @@ def _extensions(der: bytes, at: int, stop: int) -> tuple[Extension, ...] | None:
 def _extension(der: bytes, element: Element) -> Extension:
     parts = children(der, element.start, element.stop, 3)
     if len(parts) not in {2, 3} or parts[0].tag != OID or parts[-1].tag != OCTET_STRING:
-        raise DerError("has an extension that is none")
+        raise DerError("has a malformed extension")
     critical = len(parts) == 3 and der[parts[1].start : parts[1].stop] != b"\0"
     name, value = parts[0], parts[-1]
     return Extension(der[name.start : name.stop], critical, der[value.start : value.stop])
 
 
 def dotted(oid: bytes) -> str:
-    """An object identifier's contents in the usual writing (X.690, 8.19)."""
+    """The contents of an OID in dotted notation (X.690, 8.19)."""
     numbers: list[int] = []
     number = 0
     for byte in oid[:64]:

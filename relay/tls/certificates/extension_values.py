@@ -1,6 +1,7 @@
-"""What stands in the extensions of a certificate that say what it is for (RFC 5280, 4.2.1).
+"""Decodes the extensions that say what a certificate may be used for (RFC 5280, 4.2.1).
 
-Never: raises anything but DerError, or tells what follows from it (see `tls.certificates.extensions`).
+Never: raises anything but DerError, or draws conclusions from a value (see
+`tls.certificates.extensions`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NAME_CONSTRAINTS = bytes.fromhex("551d1e")
 NETSCAPE_TYPE = bytes.fromhex("6086480186f8420101")
 
 _MAX_USES = 64
-_EKU_WORDS = {
+_EKU_NAMES = {
     "1.3.6.1.5.5.7.3.1": "serverAuth",
     "1.3.6.1.5.5.7.3.2": "clientAuth",
     "2.5.29.37.0": "anyExtendedKeyUsage",
@@ -32,7 +33,7 @@ _EKU_WORDS = {
     "1.3.6.1.5.5.7.3.8": "timeStamping",
     "1.3.6.1.5.5.7.3.9": "OCSPSigning",
 }
-# By the bits of the first byte, from its left.
+# In the order of the bits, the most significant bit of the first byte first.
 _KEY_USAGES = (
     "digitalSignature",
     "nonRepudiation",
@@ -45,22 +46,22 @@ _KEY_USAGES = (
 
 
 def uses_in(value: bytes) -> list[str]:
-    """The uses of an extendedKeyUsage by their usual names, others as numbers."""
+    """The uses of an extendedKeyUsage by their usual names, others by their OID."""
     listed = inside(value, SEQUENCE, _MAX_USES)
     names = [dotted(value[each.start : each.stop]) for each in listed if each.tag == OID]
-    return [_EKU_WORDS.get(name, name) for name in names]
+    return [_EKU_NAMES.get(name, name) for name in names]
 
 
 def usages_in(value: bytes) -> list[str]:
     """The usages of a keyUsage by their usual names."""
     bits = read(value, 0, len(value))
     if bits.tag != BIT_STRING:
-        raise DerError("has a keyUsage that is none")
+        raise DerError("has a malformed keyUsage")
     octet = value[bits.start + 1] if bits.stop > bits.start + 1 else 0
-    return [word for at, word in enumerate(_KEY_USAGES) if octet & 0x80 >> at]
+    return [name for at, name in enumerate(_KEY_USAGES) if octet & 0x80 >> at]
 
 
 def is_ca_in(value: bytes) -> bool:
-    """Whether basicConstraints say that it is a CA."""
+    """Whether basicConstraints have CA:TRUE."""
     parts = inside(value, SEQUENCE, 3)
     return bool(parts) and parts[0].tag == BOOLEAN and any(value[parts[0].start : parts[0].stop])

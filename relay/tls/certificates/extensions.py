@@ -1,6 +1,6 @@
-"""What a certificate says about itself: whether it is a CA, and what it may be used for.
+"""What a certificate's extensions say: whether it is a CA, and what it may be used for.
 
-Never: believes it; who vouches for a certificate is another question (see `tls.certificates.openssl`).
+Never: verifies a signature or a chain (see `tls.certificates.openssl`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class KeyUsage(NamedTuple):
 
 
 def is_ca(certificate: Certificate) -> bool:
-    """As OpenSSL's check_ca: keyUsage must allow it.
+    """Whether OpenSSL's check_ca takes it for a CA.
 
-    Without basicConstraints keyCertSign, or a self-signed version 1, will do.
+    A keyUsage, if present, must have keyCertSign. Without basicConstraints, keyCertSign
+    or a self-signed version 1 certificate is enough.
     """
     usage = key_usage_of(certificate)
     if usage is not None and not usage.key_cert_sign:
@@ -43,24 +44,24 @@ def is_ca(certificate: Certificate) -> bool:
     if certificate.has_extension(BASIC_CONSTRAINTS):
         return has_ca_flag(certificate)
     if not certificate.readable:
-        return True  # what is in it only OpenSSL knows: see `tls.certificates.openssl`
+        return True  # only OpenSSL can tell; `tls.certificates.openssl` asks it
     return usage is not None or (certificate.version == 1 and is_self_signed(certificate))
 
 
 def ekus_of(certificate: Certificate) -> list[str] | None:
     """The extended key usages by their usual names.
 
-    None without the extension: any use, then (RFC 5280, 4.2.1.12).
+    None without the extension, which allows any use (RFC 5280, 4.2.1.12).
     """
     value = certificate.extension(EXTENDED_KEY_USAGE)
     try:
         return None if value is None else uses_in(value)
     except DerError:
-        return None  # what cannot be parsed, OpenSSL refuses: see `tls.certificates.openssl`
+        return None  # OpenSSL refuses such a certificate; see `tls.certificates.openssl`
 
 
 def key_usage_of(certificate: Certificate) -> KeyUsage | None:
-    """The key usage, None without the extension."""
+    """The key usage; None without the extension."""
     value = certificate.extension(KEY_USAGE)
     try:
         found = None if value is None else usages_in(value)
@@ -68,22 +69,17 @@ def key_usage_of(certificate: Certificate) -> KeyUsage | None:
         found = None
     if found is None:
         return None
-    words = ("digitalSignature", "keyEncipherment", "keyAgreement", "keyCertSign")
-    return KeyUsage(*(word in found for word in words))
+    names = ("digitalSignature", "keyEncipherment", "keyAgreement", "keyCertSign")
+    return KeyUsage(*(name in found for name in names))
 
 
-def limits_names(certificate: Certificate) -> bool:
-    """Whether it is a CA that may issue certain names only (RFC 5280, 4.2.1.10)."""
+def has_name_constraints(certificate: Certificate) -> bool:
+    """Whether it is a CA that may issue only certain names (RFC 5280, 4.2.1.10)."""
     return certificate.has_extension(NAME_CONSTRAINTS)
 
 
-def subject_of(certificate: Certificate) -> str:
-    """The subject for people; it may be empty (RFC 5280, 4.1.2.6)."""
-    return certificate.subject.rfc4514_string() or "(no subject)"
-
-
 def has_ca_flag(certificate: Certificate) -> bool:
-    """Whether its basicConstraints name it a CA."""
+    """Whether its basicConstraints have CA:TRUE."""
     value = certificate.extension(BASIC_CONSTRAINTS)
     try:
         return value is not None and is_ca_in(value)

@@ -1,6 +1,6 @@
-"""What is said of a certificate: a value per fact, and the words that all of them share.
+"""What `relay check` reports about certificates: findings and their common words.
 
-Never: judges.
+Never: checks a certificate, beyond its dates.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from relay.errors import Problem
-from relay.tls.certificates.certificate import Certificate
-from relay.tls.certificates.extensions import subject_of
+from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.openssl import VerifyFailure
-from relay.tls.certificates.pem import name_of
 
 SOON = timedelta(days=30)
-REISSUE = "have it issued anew, with each extension once and in its standard form (RFC 5280, 4.2)"
+REISSUE = "reissue it with every extension at most once and well-formed (RFC 5280, 4.2)"
 
 Certificates = tuple[Certificate, ...]
 
 
 class Level(StrEnum):
-    """What a finding means: an ERROR is refused by start and reload, a WARNING is worth an operator's time, an INFO is for the table."""
+    """The level of a finding.
+
+    Start and reload refuse an ERROR. A WARNING deserves an operator's attention. An
+    INFO is shown for completeness.
+    """
 
     ERROR = "error"
     WARNING = "warning"
@@ -32,9 +34,11 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found: about which certificate of which file, where the configuration names it (several places are joined by commas), what to do.
+    """One finding: which certificate of which file, what is wrong, and what to do.
 
-    `file` and `subject` are empty where a file could not be read or parsed; `what` names the file then.
+    `where` is the configuration key that names the file; several are joined by commas.
+    `file` and `subject` are empty when the file could not be read or parsed; `what`
+    names the file then.
     """
 
     level: Level
@@ -44,37 +48,43 @@ class Finding:
     remedy: str
     where: str
     temporary: bool = False
-    """It comes or goes with time: start and reload disable only what uses it."""
+    """Time ends it.
+
+    Start and reload accept it and disable only what uses the certificate.
+    """
 
 
 def file_finding(problem: Problem) -> Finding:
-    """A file that cannot be used, as a finding."""
+    """The finding for a file that cannot be used."""
     return Finding(Level.ERROR, "", "", problem.what, problem.remedy, problem.where)
 
 
 def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """The same file used in several places is one finding with several places."""
-    places: dict[tuple[Level, str, str, str, str, bool], dict[str, None]] = {}
+    """Make one finding of those that differ only in `where`, and put errors first."""
+    wheres: dict[tuple[Level, str, str, str, str, bool], dict[str, None]] = {}
     for one in findings:
         key = (one.level, one.file, one.subject, one.what, one.remedy, one.temporary)
-        places.setdefault(key, {})[one.where] = None
-    found = [Finding(*key[:5], ", ".join(wheres), key[5]) for key, wheres in places.items()]
+        wheres.setdefault(key, {})[one.where] = None
+    found = [Finding(*key[:5], ", ".join(each), key[5]) for key, each in wheres.items()]
     return sorted(found, key=lambda finding: list(Level).index(finding.level))
 
 
-def fine(
-    said: Iterable[Finding], where: str, file: str, certificates: Certificates
+def info_lines(
+    found: Iterable[Finding], where: str, file: str, certificates: Certificates
 ) -> Iterator[Finding]:
-    """One INFO line for each certificate that nothing worse was said of."""
-    blamed = {finding.subject for finding in said if finding.level is not Level.INFO}
+    """One INFO finding for each certificate without an error or a warning."""
+    with_findings = {finding.subject for finding in found if finding.level is not Level.INFO}
     for certificate in certificates:
-        if subject_of(certificate) not in blamed:
-            what = f"valid until {day(certificate.not_valid_after_utc)}, issued by {quoted(name_of(certificate.issuer))}"
+        if subject_of(certificate) not in with_findings:
+            what = (
+                f"valid until {day(certificate.not_valid_after_utc)},"
+                f" issued by {quoted(certificate.issuer.rfc4514_string())}"
+            )
             yield Finding(Level.INFO, file, subject_of(certificate), what, "", where)
 
 
-def dates(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
-    """What is wrong with its dates: level, what, remedy."""
+def date_problems(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
+    """What is wrong with a certificate's dates: level, what, remedy."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         yield Level.ERROR, f"expired on {day(end)}, {days(now - end)} ago", "renew it, and reload"
@@ -82,32 +92,32 @@ def dates(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str,
         yield (
             Level.ERROR,
             f"is not valid before {day(begin)}, {days(begin - now)} from now",
-            "compare this machine's clock with that of its CA, or have it issued anew",
+            "compare this machine's clock with the CA's, or reissue the certificate",
         )
     elif end - now < SOON:
         yield Level.WARNING, f"expires on {day(end)}, in {days(end - now)}", "renew it, and reload"
 
 
-def blame(refusal: VerifyFailure, certificate: Certificate) -> str:
-    """Which certificate a refusal is about, when it is another one."""
+def if_other(failure: VerifyFailure, certificate: Certificate) -> str:
+    """The subject of the certificate at fault in parentheses, if it is another one."""
     return (
         ""
-        if refusal.certificate == certificate
-        else f" (of {quoted(subject_of(refusal.certificate))})"
+        if failure.certificate == certificate
+        else f" (of {quoted(subject_of(failure.certificate))})"
     )
 
 
 def quoted(text: str) -> str:
-    """In quotation marks."""
+    """The text in quotation marks."""
     return f'"{text}"'
 
 
 def day(instant: datetime) -> str:
-    """An instant for people."""
+    """A date and time for people."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"
 
 
-def days(span: timedelta) -> str:
-    """A span for people."""
-    hours = int(span.total_seconds() // 3600)
+def days(duration: timedelta) -> str:
+    """A duration for people."""
+    hours = int(duration.total_seconds() // 3600)
     return f"{hours // 24} days" if hours >= 48 else f"{hours} hours"

@@ -1,6 +1,7 @@
-"""Which kinds of keys peers can handshake with: OpenSSL loads several that TLS has no use for.
+"""Which kinds of keys work in TLS handshakes; OpenSSL loads several that do not.
 
-Never: looks at a private key, or at how long a key is (that is `tls.certificates.openssl`).
+Never: looks at a private key, or for keys that are too short (that is
+`tls.certificates.openssl`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from relay.tls.certificates.der import SEQUENCE, DerError, children, dotted, rea
 _EC, _ML_DSA = "1.2.840.10045.2.1", "2.16.840.1.101.3.4.3."
 # RSA, RSA-PSS, Ed25519, Ed448: known to TLS 1.2 and 1.3 (RFC 8446, 4.2.3; RFC 8422).
 _GOOD = frozenset(("1.2.840.113549.1.1.1", "1.2.840.113549.1.1.10", "1.3.101.112", "1.3.101.113"))
-# Those of TLS 1.3's signature schemes, by the names that `groups` has for them.
+# The curves of TLS 1.3's signature schemes, with their names in `groups`.
 _GOOD_CURVES = {
     "1.2.840.10045.3.1.7": ("P-256", "secp256r1", "prime256v1"),
     "1.3.132.0.34": ("P-384", "secp384r1"),
@@ -38,7 +39,8 @@ _OTHERS = {
     "1.3.101.111": "X448",
 }
 _RSA_PSS, _SHA1 = "1.2.840.113549.1.1.10", "1.3.14.3.2.26"
-# RFC 8446, 4.2.3: rsa_pss_pss_sha256, sha384 and sha512, with as much salt as the hash is long.
+# RFC 8446, 4.2.3: rsa_pss_pss_sha256, sha384 and sha512; the salt is as long as the
+# hash.
 _PSS_HASHES = {
     "2.16.840.1.101.3.4.2.1": ("SHA-256", 32),
     "2.16.840.1.101.3.4.2.2": ("SHA-384", 48),
@@ -46,12 +48,12 @@ _PSS_HASHES = {
 }
 _OTHER_HASHES = {_SHA1: "SHA-1", "2.16.840.1.101.3.4.2.4": "SHA-224"}
 _REMEDY = "issue it with an EC key on P-256 or P-384, or with RSA of 2048 bits or more"
-# A private-key operation of RSA 8192 takes about 25 ms of CPU, and eight times that of 16384.
+# One private-key operation takes about 25 ms of CPU with RSA 8192, 200 ms with 16384.
 _LONG_RSA_BITS = 8192
 
 
 class KeyProblem(NamedTuple):
-    """What is wrong with the kind of a key; `refused` when no usual peer can handshake with it."""
+    """What is wrong with a kind of key; `refused`: usual peers do not accept it."""
 
     what: str
     remedy: str
@@ -59,19 +61,20 @@ class KeyProblem(NamedTuple):
 
 
 def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> KeyProblem | None:
-    """What is wrong with the kind of key of a certificate that we show.
+    """What is wrong with the kind of key of a certificate that the relay presents.
 
-    `groups` as configured. A server of TLS 1.2 refuses a client's key (`to_servers`) on a curve
-    that the client does not offer; a TLS 1.2 client goes by its own list.
+    `groups` as configured. A TLS 1.2 server refuses a client's key (`to_servers`) on a
+    curve that the client does not offer. A TLS 1.2 client only uses its own list.
     """
     algorithm, curve, bits = certificate.key
     named = {name.strip("?*-").lower() for name in groups.replace("/", ":").split(":")}
     if algorithm in _GOOD:
-        bound = _pss_problem(certificate.spki) if algorithm == _RSA_PSS else None
-        return bound or _size_problem(algorithm, bits)
+        restricted = _pss_problem(certificate.spki) if algorithm == _RSA_PSS else None
+        return restricted or _size_problem(algorithm, bits)
     if algorithm.startswith(_ML_DSA):
         what = (
-            "has an ML-DSA key, which only peers with TLS 1.3 and a new library (OpenSSL 3.5) know"
+            "has an ML-DSA key, which peers accept only with TLS 1.3"
+            " and a new TLS library (OpenSSL 3.5 or later)"
         )
         return KeyProblem(what, f"for other peers {_REMEDY}", refused=False)
     if algorithm != _EC:
@@ -80,49 +83,47 @@ def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> K
     if curve in _GOOD_CURVES:
         name, *others = _GOOD_CURVES[curve]
         if to_servers and named.isdisjoint(each.lower() for each in (name, *others)):
-            what = f"has a key on {name}, which groups does not name: TLS 1.2 servers refuse it"
+            what = f"has a key on {name}, which is not in groups: TLS 1.2 servers refuse it"
             return KeyProblem(what, f"add {name} to groups", refused=False)
         return None
     if curve in _BRAINPOOL:
         name, *others = _BRAINPOOL[curve]
-        asked = not named.isdisjoint(each.lower() for each in (name, *others))
-        what = (
-            f"has an EC key on {name}, which TLS peers do not accept unless they are set up for it"
-        )
-        return KeyProblem(what, _REMEDY, refused=not asked)
+        allowed = not named.isdisjoint(each.lower() for each in (name, *others))
+        what = f"has an EC key on {name}, which TLS peers accept only if they are configured for it"
+        return KeyProblem(what, _REMEDY, refused=not allowed)
     name = _OTHER_CURVES.get(curve, curve or "a curve without a name")
     what = (
-        f"has an EC key on {name}, which TLS 1.3 has no signature for and TLS peers do not accept"
+        f"has an EC key on {name}, for which TLS 1.3 has no signature; TLS peers do not accept it"
     )
     return KeyProblem(what, _REMEDY, refused=True)
 
 
 def _pss_problem(spki: bytes) -> KeyProblem | None:
-    """An RSA-PSS key may be bound to a hash and a least length of salt (RFC 4055, 3.1)."""
+    """A hash or salt restriction that TLS cannot satisfy (RSA-PSS, RFC 4055, 3.1)."""
     try:
-        bound = _pss_bound(spki)
+        restriction = _pss_restriction(spki)
     except DerError:
         return None
-    if bound is None:
+    if restriction is None:
         return None
-    hash_oid, salt = bound
+    hash_oid, salt = restriction
     name, size = _PSS_HASHES.get(hash_oid, (_OTHER_HASHES.get(hash_oid, hash_oid), 0))
     if salt <= size:
         return None
-    what = f"has an RSA-PSS key that is bound to {name}" + (
+    what = f"has an RSA-PSS key that is restricted to {name}" + (
         f" with {salt} bytes of salt" if size else ""
     )
-    remedy = f"{_REMEDY}; an RSA-PSS key may be bound to SHA-256, SHA-384 or SHA-512"
+    remedy = f"{_REMEDY}; an RSA-PSS key may be restricted to SHA-256, SHA-384 or SHA-512"
     return KeyProblem(f"{what}, for which TLS has no signature", remedy, refused=True)
 
 
-def _pss_bound(spki: bytes) -> tuple[str, int] | None:
-    """The hash and the least salt that an RSA-PSS key may be used with; None for any."""
+def _pss_restriction(spki: bytes) -> tuple[str, int] | None:
+    """The hash and the minimum salt of an RSA-PSS key; None without a restriction."""
     outer = read(spki, 0, len(spki))
     parts = children(spki, *read(spki, outer.start, outer.stop)[1:3], 2)
     if len(parts) < 2 or parts[1].tag != SEQUENCE:
         return None
-    hash_oid, salt = _SHA1, 20  # the defaults, where there are parameters
+    hash_oid, salt = _SHA1, 20  # the defaults, if there are parameters
     for each in children(spki, parts[1].start, parts[1].stop, 4):
         value = read(spki, each.start, each.stop)
         if each.tag == 0xA0:
@@ -135,8 +136,8 @@ def _pss_bound(spki: bytes) -> tuple[str, int] | None:
 
 def _size_problem(algorithm: str, bits: int) -> KeyProblem | None:
     if algorithm.startswith("1.2.840.113549") and bits > _LONG_RSA_BITS:
-        what = f"has an RSA key of {bits} bits, and each handshake costs about {bits**3 / 2.2e10:.0f} ms of CPU"
-        return KeyProblem(
-            what, "RSA of 3072 bits or EC P-256 is as good for years to come", refused=False
-        )
+        cost = f"{bits**3 / 2.2e10:.0f} ms of CPU"
+        what = f"has an RSA key of {bits} bits: each handshake costs about {cost}"
+        remedy = "use EC P-256 or RSA of 3072 bits; both are strong enough for years"
+        return KeyProblem(what, remedy, refused=False)
     return None

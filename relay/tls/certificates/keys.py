@@ -1,4 +1,4 @@
-"""Private keys: read one, and tell whether it belongs to a certificate.
+"""Parses a private key, and compares it with a certificate.
 
 Never: asks for a passphrase, or shows a byte of a key.
 """
@@ -22,27 +22,28 @@ from relay.tls.raw import lib
 
 
 def parse_key(text: bytes) -> PKey:
-    """A private key from its PEM block. Raises ValueError in OpenSSL's words."""
+    """A private key from its PEM block. Raises ValueError with OpenSSL's error text."""
     try:
-        # Without an answer of ours OpenSSL would ask for a passphrase on the terminal.
+        # Without this callback OpenSSL would ask for a passphrase on the terminal.
         return load_privatekey(FILETYPE_PEM, text, passphrase=_no_passphrase)
     except (Error, ValueError) as error:
-        words = [entry[-1] for entry in error.args[0] if entry[-1]] if _is_queue(error) else []
-        raise ValueError("; ".join(words) or "OpenSSL does not know what it is") from None
+        texts = [entry[-1] for entry in error.args[0] if entry[-1]] if _is_queue(error) else []
+        raise ValueError("; ".join(texts) or "OpenSSL does not recognize its format") from None
     finally:
         lib.ERR_clear_error()
 
 
 def key_matches(certificate: Certificate, key: PKey) -> bool:
-    """Whether the certificate was made for this key."""
+    """Whether the certificate was issued for this key."""
     context = SSL.Context(SSL.TLS_METHOD)
-    # A weak certificate has a key as well; that it is weak is said elsewhere.
+    # A weak certificate may be compared too; that it is weak has a finding of its own.
     context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     try:
         if lib.SSL_CTX_use_certificate(raw, certificate.pointer) != 1:
             return dump_publickey(FILETYPE_ASN1, key) == certificate.spki
-        # A key of another algorithm is taken, for a second certificate that does not follow.
+        # OpenSSL accepts a key of another algorithm, in case a second certificate
+        # follows.
         return bool(
             lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1  # noqa: SLF001
             and lib.SSL_CTX_check_private_key(raw) == 1

@@ -1,10 +1,10 @@
-"""Distinguished names and subject alternative names, out of their DER.
+"""Decodes distinguished names and subject alternative names from DER.
 
-A value is decoded by the kind of string that it is, as OpenSSL does it, and not by what that
-kind should hold: a PrintableString with an underscore is text like any other.
+A string's tag selects its encoding, as in OpenSSL; characters that the type does not
+allow are kept. So a PrintableString with an underscore is decoded like any other.
 
-Never: makes a name of bytes that are none: a value that cannot be decoded is shown in
-hexadecimal, and no rule sees it.
+Never: guesses text. A value that cannot be decoded is shown in hexadecimal, and rules
+do not see it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _SHORT = {
     bytes.fromhex("0992268993f22c640119"): "DC",
     bytes.fromhex("0992268993f22c640101"): "UID",
 }
-# One byte a character; OpenSSL reads all of these as Latin-1.
+# One byte per character; OpenSSL reads all of these as Latin-1.
 _BYTE_STRINGS = frozenset((18, 19, 20, 22, 26, 27))
 _ENCODINGS = {12: "utf-8", 30: "utf-16-be", 28: "utf-32-be"}
 _DNS, _URI, _IP = 0x82, 0x86, 0x87
 MAX_ATTRIBUTES = 128
 MAX_ALT_NAMES = 1024
-# A SPIFFE ID has at most 2048 bytes; a longer name is not one that a rule can mean.
+# A SPIFFE ID has at most 2048 bytes; rules are not meant for longer names.
 MAX_NAME_BYTES = 2048
 _UTC_TIME, _GENERALIZED_TIME = 23, 24
 _SPECIAL = frozenset('\\"+,;<>')
 
 
 class Attribute(NamedTuple):
-    """One attribute of a name; `value` is None where it cannot be decoded."""
+    """One attribute of a name; `value` is None if it cannot be decoded."""
 
     rdn: int
     oid: bytes
@@ -53,7 +53,7 @@ class Attribute(NamedTuple):
 
 
 class AltNames(NamedTuple):
-    """The subject alternative names that relay looks at; IP addresses as 4 or 16 bytes."""
+    """The subject alternative names that the relay uses; an IP is 4 or 16 bytes."""
 
     dns: tuple[str, ...] = ()
     uri: tuple[str, ...] = ()
@@ -61,7 +61,10 @@ class AltNames(NamedTuple):
 
 
 def attributes_of(name: bytes) -> list[Attribute]:
-    """A distinguished name's attributes, in the certificate's order. Raises DerError."""
+    """A distinguished name's attributes, in the certificate's order.
+
+    Raises DerError.
+    """
     return list(_attributes(name))
 
 
@@ -69,21 +72,21 @@ def _attributes(name: bytes) -> Iterator[Attribute]:
     count = 0
     for number, rdn in enumerate(inside(name, SEQUENCE, MAX_ATTRIBUTES)):
         if rdn.tag != SET:
-            raise DerError("has a name that is none")
+            raise DerError("has a malformed name")
         for pair in children(name, rdn.start, rdn.stop, MAX_ATTRIBUTES):
             count += 1
             if count > MAX_ATTRIBUTES:
                 raise DerError(f"has a name of more than {MAX_ATTRIBUTES} attributes")
             oid = read(name, pair.start, pair.stop)
             if pair.tag != SEQUENCE or oid.tag != OID:
-                raise DerError("has a name that is none")
+                raise DerError("has a malformed name")
             value = read(name, oid.after, pair.stop)
             raw = name[value.start : value.stop]
             yield Attribute(number, name[oid.start : oid.stop], decode(value.tag, raw), raw)
 
 
 def decode(tag: int, raw: bytes) -> str | None:
-    """A string's text; None when it has none."""
+    """The text of a string; None if it cannot be decoded."""
     if tag in _BYTE_STRINGS:
         return raw.decode("latin-1")
     encoding = _ENCODINGS.get(tag)
@@ -96,7 +99,7 @@ def decode(tag: int, raw: bytes) -> str | None:
 
 
 def render(attributes: list[Attribute]) -> str:
-    """A name as RFC 4514 writes it, the most special part first, in one clipped line."""
+    """A name as RFC 4514 writes it, most specific part first, clipped to one line."""
     parts: list[str] = []
     size = 0
     last = -1
@@ -111,13 +114,13 @@ def render(attributes: list[Attribute]) -> str:
 
 
 def _by_rdn(attributes: list[Attribute]) -> list[Attribute]:
-    """Of one part with several attributes the first is shown first, though parts are turned."""
+    """Reverse the attributes inside each RDN: `render` reverses all of them again."""
     if not attributes or len(attributes) == attributes[-1].rdn + 1:
         return attributes
-    turned: list[Attribute] = []
+    found: list[Attribute] = []
     for _, part in groupby(attributes, key=attrgetter("rdn")):
-        turned += [*part][::-1]
-    return turned
+        found += [*part][::-1]
+    return found
 
 
 def _escape(value: str | None, raw: bytes) -> str:
@@ -133,7 +136,7 @@ def _escape(value: str | None, raw: bytes) -> str:
 
 
 def values_of(attributes: list[Attribute], oid: bytes) -> tuple[str, ...]:
-    """The values that a rule may compare: all attributes of one kind that are text."""
+    """The values that a rule may compare: all decoded attributes with this OID."""
     return tuple(
         each.value
         for each in attributes
@@ -142,10 +145,10 @@ def values_of(attributes: list[Attribute], oid: bytes) -> tuple[str, ...]:
 
 
 def alt_names_of(value: bytes) -> AltNames:
-    """The names of a subjectAltName extension. Raises DerError when it is not one.
+    """The names of a subjectAltName extension. Raises DerError if it is malformed.
 
-    A kind of name that is not known here (x400Address, ediPartyName) is passed over, and so
-    is a DNS name or URI that is not ASCII, which no client and no rule can mean.
+    Other kinds of names (x400Address, ediPartyName) are skipped. So are DNS names and
+    URIs that are not ASCII: no client and no rule can refer to them.
     """
     dns: list[str] = []
     uri: list[str] = []
@@ -162,9 +165,9 @@ def alt_names_of(value: bytes) -> AltNames:
 
 
 def unix_time(tag: int, text: bytes) -> float | None:
-    """An instant of a certificate (RFC 5280, 4.1.2.5) in Unix seconds; None for another form.
+    """A date of a certificate in Unix seconds (RFC 5280, 4.1.2.5).
 
-    OpenSSL refuses a certificate whose dates have another form.
+    None for another format; OpenSSL refuses a certificate with such a date.
     """
     digits = text[:-1]
     if text[-1:] != b"Z" or not digits.isdigit():
@@ -187,7 +190,7 @@ def unix_time(tag: int, text: bytes) -> float | None:
 
 
 def serial_text(content: bytes) -> str:
-    """A serial number as `openssl x509 -serial` prints it; clipped, as OpenSSL takes any size."""
+    """A serial number as `openssl x509 -serial` prints it, clipped."""
     if content[:1] >= b"\x80":
         number = -int.from_bytes(content[:64], signed=True)
         text = "-" + number.to_bytes((number.bit_length() + 7) // 8).hex().upper()

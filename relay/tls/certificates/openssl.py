@@ -1,6 +1,6 @@
-"""Asks OpenSSL what it thinks of a certificate, with the calls that it uses in a handshake.
+"""Asks OpenSSL about a certificate, with the calls that it makes in a handshake.
 
-Never: judges by itself, or looks at the clock.
+Never: looks at the clock.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from relay.tls.certificates.certificate import Certificate, Name, names_issuer
 from relay.tls.certificates.x509_fields import has_broken_extensions, openssl_error_text
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
-# Flags of openssl/x509_vfy.h that the bindings do not name. NO_CHECK_TIME: dates are told
-# apart from everything else.
+# Flags of openssl/x509_vfy.h that the bindings lack. NO_CHECK_TIME: dates have findings
+# of their own.
 _NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
 _PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
 _STRICT: int = lib.X509_V_FLAG_X509_STRICT
-# X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and SUBTREE_MINMAX.
+# X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and
+# SUBTREE_MINMAX.
 NAME_CONSTRAINT_CODES = frozenset((47, 48, 49, 51, 52, 53))
 # Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
 _OLD_HASHES = {
@@ -33,7 +34,7 @@ _OLD_HASHES = {
 
 
 class Role(StrEnum):
-    """What a certificate is used as."""
+    """The end of a TLS connection that presents a certificate."""
 
     SERVER = "server"
     CLIENT = "client"
@@ -41,25 +42,32 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VerifyFailure:
-    """OpenSSL's words and its number for them, and the certificate of the chain they are about."""
+    """Why OpenSSL refuses a chain.
 
-    words: str
+    `text` and `code` (X509_V_ERR_*) are OpenSSL's; `certificate` is the one at fault.
+    """
+
+    text: str
     certificate: Certificate
     code: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """A key or a signature below today's measure; `refused` when OpenSSL would not use it at its default security level."""
+    """A key or a signature that is too weak.
+
+    `refused`: OpenSSL does not use it at its default security level.
+    """
 
     what: str
     refused: bool
 
 
 class Verifier:
-    """Trusted certificates in one OpenSSL store, for any number of questions: filling it is what costs.
+    """Verifies chains against trusted certificates, dates aside.
 
-    `partial` lets a path end at any of them; dates are not looked at.
+    They are in one OpenSSL store, as filling a store is what costs. With `partial` a
+    path may end at any of them, and not only at a root.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class Verifier:
         partial: bool = False,
         strict: bool = False,
     ) -> None:
-        # Certificates that the store holds stay alive with it.
+        # The store keeps its certificates alive.
         self._store = store = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
         for certificate in dict.fromkeys(trusted):
             lib.X509_STORE_add_cert(store, certificate.pointer)
@@ -82,13 +90,16 @@ class Verifier:
             lib.X509_STORE_set_purpose(store, purpose)
 
     def check_self_signatures(self) -> None:
-        """Look at the signature of a trusted self-signed certificate too, which OpenSSL does not do otherwise."""
+        """Also verify the signature of a trusted self-signed certificate.
+
+        OpenSSL skips it by default.
+        """
         lib.X509_STORE_set_flags(self._store, _CHECK_SS_SIGNATURE)
 
     def verify(
         self, leaf: Certificate, untrusted: Iterable[Certificate] = ()
     ) -> VerifyFailure | None:
-        """Why OpenSSL would refuse a chain; None when it would not."""
+        """Why OpenSSL would refuse a chain; None if it accepts it."""
         others = tuple(untrusted)
         stack, context = lib.sk_X509_new_null(), lib.X509_STORE_CTX_new()
         try:
@@ -98,15 +109,15 @@ class Verifier:
             if lib.X509_verify_cert(context) == 1:
                 return None
             code = lib.X509_STORE_CTX_get_error(context)
-            words = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
-            return VerifyFailure(words, _blamed(context) or leaf, code)
+            text = ffi.string(lib.X509_verify_cert_error_string(code)).decode("ascii", "replace")
+            return VerifyFailure(text, _at_fault(context) or leaf, code)
         finally:
             lib.X509_STORE_CTX_free(context)
             lib.sk_X509_free(stack)
-            lib.ERR_clear_error()  # an extension that cannot be parsed leaves a word behind
+            lib.ERR_clear_error()  # an extension that cannot be parsed leaves an error
 
 
-def _blamed(context: Pointer) -> Certificate | None:
+def _at_fault(context: Pointer) -> Certificate | None:
     pointer = lib.X509_STORE_CTX_get_current_cert(context)
     if pointer == NULL:
         return None
@@ -126,35 +137,36 @@ def verify(
     partial: bool = False,
     strict: bool = False,
 ) -> VerifyFailure | None:
-    """One question to a `Verifier` of its own: why OpenSSL would refuse a chain, dates aside."""
-    trust = Verifier(trusted, role=role, partial=partial, strict=strict)
-    return trust.verify(leaf, untrusted)
+    """Verify one chain against its own trusted certificates, dates aside."""
+    verifier = Verifier(trusted, role=role, partial=partial, strict=strict)
+    return verifier.verify(leaf, untrusted)
 
 
 def weakness_of(certificate: Certificate) -> Weakness | None:
-    """What is weak about one certificate's key or signature."""
+    """What is weak about a certificate's key or signature; None if nothing is."""
     context = SSL.Context(SSL.TLS_METHOD)
     if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
-        words = openssl_error_text()
-        return Weakness(f"is too weak for OpenSSL's default security level: {words}", refused=True)
+        why = openssl_error_text()
+        return Weakness(f"is too weak for OpenSSL's default security level: {why}", refused=True)
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
-        # The call above lets them pass, verification in the peer's handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
+        # The call above accepts them, but verification in the peer's handshake does not
+        # (X509_V_ERR_CA_MD_TOO_WEAK).
         return Weakness(
             f"is signed with {old}, which OpenSSL refuses at its default security level",
             refused=True,
         )
     size = certificate.key.bits
-    # RSA and DSA sizes are in the thousands, those of curves in the hundreds.
+    # RSA and DSA keys have thousands of bits, keys on curves have hundreds.
     if size < 224 or 521 < size < 2048:
         return Weakness(f"has a key of only {size} bits", refused=False)
     return None
 
 
 def extension_error(certificate: Certificate) -> str:
-    """What is wrong with the extensions of a certificate that no OpenSSL accepts for them; "" for none.
+    """The extension error that makes every OpenSSL refuse a certificate; "" for none.
 
-    OpenSSL gives no word for it: it looks for another issuer, and finds none.
+    OpenSSL does not report it: it looks for another issuer, and finds none.
     """
     if not has_broken_extensions(certificate.pointer):
         return ""
@@ -165,31 +177,31 @@ def extension_error(certificate: Certificate) -> str:
 
 
 def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """Whether `issuer` is named as the certificate's issuer and its key made the signature."""
+    """Whether the certificate names this issuer and was signed with its key."""
     if not names_issuer(certificate, issuer):
         return False
-    ours, theirs = certificate.as_cryptography, issuer.as_cryptography
-    if ours is not None and theirs is not None:
+    below, above = certificate.as_cryptography, issuer.as_cryptography
+    if below is not None and above is not None:
         try:
-            ours.verify_directly_issued_by(theirs)
+            below.verify_directly_issued_by(above)
         except InvalidSignature:
             return False
         except (TypeError, ValueError, UnsupportedAlgorithm):
-            pass  # cryptography does not verify old signatures such as SHA-1, OpenSSL does
+            pass  # cryptography refuses old signatures such as SHA-1; OpenSSL verifies them
         else:
             return True
-    trust = Verifier((issuer,), partial=True)
-    trust.check_self_signatures()
-    return trust.verify(certificate) is None
+    verifier = Verifier((issuer,), partial=True)
+    verifier.check_self_signatures()
+    return verifier.verify(certificate) is None
 
 
 def is_self_signed(certificate: Certificate) -> bool:
-    """Whether the certificate vouches for itself, as a root does."""
+    """Whether the certificate is signed with its own key, as a root is."""
     return issued_by(certificate, certificate)
 
 
 class Issuers:
-    """Certificates by their subject: who may have issued another is found without asking them all."""
+    """Certificates by subject, to find an issuer without trying all of them."""
 
     def __init__(self, certificates: Iterable[Certificate]) -> None:
         self._by_subject: dict[Name, list[Certificate]] = {}
@@ -197,15 +209,15 @@ class Issuers:
             self._by_subject.setdefault(certificate.subject, []).append(certificate)
 
     def named(self, name: Name) -> list[Certificate]:
-        """All certificates of this subject."""
+        """All certificates with this subject."""
         return self._by_subject.get(name, [])
 
     def of(self, certificate: Certificate) -> list[Certificate]:
-        """Those that issued the certificate."""
+        """The certificates that issued this one."""
         return [each for each in self.named(certificate.issuer) if issued_by(certificate, each)]
 
     def above(self, chain: Iterable[Certificate]) -> list[Certificate]:
-        """All that a path from one of these certificates may lead through, by their names."""
+        """All certificates that may be above one of these in a path, going by names."""
         found: dict[Name, list[Certificate]] = {}
         names = [certificate.issuer for certificate in chain]
         while names:

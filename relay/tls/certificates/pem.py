@@ -1,6 +1,7 @@
-"""Keys, chains and CAs: reads the files a configuration names, and says everything that is wrong with one at once.
+"""Reads certificate, key and CA files, and reports every problem of a file at once.
 
-Never: judges whether a certificate is fit for its task (that is `tls.certificates.lint`), keeps a key it was not asked for, or builds a TLS context.
+Never: checks whether a certificate suits its use (that is `tls.certificates.lint`),
+keeps a key it was not asked for, or builds a TLS context.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from pathlib import Path
 
 from OpenSSL.crypto import PKey
 
-from relay.config.key_path import listener_paths, pool_path
-from relay.config.model import Config
 from relay.core.untrusted import clip
 from relay.errors import ConfigError, Problem
 from relay.files import Files
@@ -20,20 +19,26 @@ from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.certificates.der import DerError, read_certificate
 from relay.tls.certificates.extensions import has_ca_flag
 from relay.tls.certificates.keys import key_matches, parse_key
-from relay.tls.certificates.pem_blocks import read_blocks, remedy_for
+from relay.tls.certificates.pem_blocks import Block, read_blocks, remedy_for
 
-# Debian's whole CA bundle is 220 kB; anything far beyond is not what was meant, and would only take memory.
+# Debian's whole CA bundle is 220 kB. A far larger file is a mistake and would cost
+# memory.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 _ORDER = "put the leaf first, then its issuer, and so on"
 _CERTIFICATES, _TRUSTED = frozenset(("CERTIFICATE", "X509 CERTIFICATE")), "TRUSTED CERTIFICATE"
-_MAX_TOLD = 5
-_PARSE_REMEDY = "export it again as PEM, or have it issued anew"
+_MAX_REPORTED = 5
+_PARSE_REMEDY = "export it again as PEM, or reissue it"
+_PATH_REMEDY = "give the path of a PEM file"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """What one side of TLS shows: `chain[0]` is the leaf that `key` belongs to, the rest is sent after it in the file's order."""
+    """A certificate that the relay presents, with its chain and its key.
+
+    `chain[0]` is the leaf that `key` belongs to. The rest is sent after it, in the
+    file's order.
+    """
 
     file: str
     chain: tuple[Certificate, ...]
@@ -45,95 +50,17 @@ class KeyPair:
         return self.chain[0]
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateInfo:
-    """One certificate of a configured file, for metrics and tables. Names follow RFC 4514, instants are Unix time."""
-
-    file: str
-    subject: str
-    issuer: str
-    serial_hex: str
-    not_before_at: float
-    not_after_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairUse:
-    """One place of the configuration that names a certificate and its key."""
-
-    where: str
-    certificate: Path
-    private_key: Path
-    sni: tuple[str, ...] = ()
-    pool: str = ""  # not empty: it is that pool's machine certificate
-    groups: str = ""
-    min_version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityUse:
-    """One place of the configuration that names a CA file; `pool` is set for a backend_ca, empty for a client_ca."""
-
-    where: str
-    file: Path
-    pool: str = ""
-    names_sent: bool = False  # clients are told the names of these CAs
-
-
-def pairs_of(config: Config) -> Iterator[PairUse]:
-    """Every certificate with its key, in the configuration's order; a key that is not named is in the certificate's file."""
-    for where, listener in zip(
-        listener_paths([each.name for each in config.listener]), config.listener, strict=True
-    ):
-        for index, route in enumerate(listener.route):
-            if route.certificate is not None:
-                yield PairUse(
-                    f"{where}.route[{index}].certificate",
-                    route.certificate,
-                    route.private_key or route.certificate,
-                    sni=route.sni,
-                    groups=route.groups,
-                    min_version=route.min_version,
-                )
-    for name, pool in config.pool.items():
-        if pool.machine_certificate is not None:
-            yield PairUse(
-                f"{pool_path(name)}.machine_certificate",
-                pool.machine_certificate,
-                pool.machine_key or pool.machine_certificate,
-                pool=name,
-                groups=pool.groups,
-                min_version=pool.min_version,
-            )
-
-
-def authorities_of(config: Config) -> Iterator[AuthorityUse]:
-    """Every CA file, in the configuration's order."""
-    for where, listener in zip(
-        listener_paths([each.name for each in config.listener]), config.listener, strict=True
-    ):
-        for index, route in enumerate(listener.route):
-            if route.client_ca is not None:
-                yield AuthorityUse(
-                    f"{where}.route[{index}].client_ca",
-                    route.client_ca,
-                    names_sent=route.send_ca_names,
-                )
-    for name, pool in config.pool.items():
-        if pool.backend_ca is not None:
-            yield AuthorityUse(f"{pool_path(name)}.backend_ca", pool.backend_ca, pool=name)
-
-
 def load_key_pair(
     where: str, certificate: Path, private_key: Path, files: Files | None = None
 ) -> KeyPair:
-    """Read a certificate file (leaf first, then its chain) and the key of the leaf, which may be in the same file.
+    """Read a certificate file (leaf first, then its chain) and the leaf's key.
 
-    Raises ConfigError with every problem found in the two files.
+    Both may be in one file. Raises ConfigError with every problem found in the two
+    files.
     """
     problems: list[Problem] = []
     files = files or Files()
-    chain = _read_chain(where, certificate, problems, files)
+    chain = tuple(read_certificates(where, certificate, problems, files))
     key = _read_key(where, private_key, certificate, problems, files)
     if chain and key is not None:
         problems += _mismatch(where, certificate, private_key, chain, key)
@@ -143,130 +70,83 @@ def load_key_pair(
 
 
 def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[Certificate, ...]:
-    """Read a PEM bundle of CA certificates, at least one, in the file's order without duplicates. Raises ConfigError."""
+    """Read a PEM bundle of CA certificates, in the file's order without duplicates.
+
+    Raises ConfigError with every problem of the file; no certificate is one, too.
+    """
     problems: list[Problem] = []
-    chain = _read_chain(where, file, problems, files or Files())
+    chain = tuple(read_certificates(where, file, problems, files or Files()))
     if problems:
         raise ConfigError(problems)
     return tuple(dict.fromkeys(chain))
 
 
-def describe(certificate: Certificate, file: str) -> CertificateInfo:
-    """The facts of one certificate that operators search for."""
-    return CertificateInfo(
-        file=file,
-        subject=name_of(certificate.subject),
-        issuer=name_of(certificate.issuer),
-        serial_hex=certificate.serial_text,
-        not_before_at=certificate.not_valid_before_utc.timestamp(),
-        not_after_at=certificate.not_valid_after_utc.timestamp(),
-    )
-
-
-def certificates_of(config: Config, files: Files | None = None) -> tuple[CertificateInfo, ...]:
-    """Every certificate in every configured file, once per file and subject: of namesakes, as after a CA's renewal, the one that expires first.
-
-    Raises ConfigError with the problems of every file.
-    """
-    problems: list[Problem] = []
-    found: dict[tuple[str, str], CertificateInfo] = {}
-    files = files or Files()
-    named = {use.certificate: use.where for use in pairs_of(config)} | {
-        use.file: use.where for use in authorities_of(config)
-    }
-    for file, where in named.items():
-        for certificate in _read_chain(where, file, problems, files):
-            info = describe(certificate, str(file))
-            known = found.get((info.file, info.subject))
-            if known is None or info.not_after_at < known.not_after_at:
-                found[info.file, info.subject] = info
-    if problems:
-        raise ConfigError(problems)
-    return tuple(found.values())
-
-
-def name_of(name: Name) -> str:
-    """A subject or issuer as an RFC 4514 string."""
-    return name.rfc4514_string()
-
-
-def _read(where: str, file: Path, problems: list[Problem], files: Files) -> bytes | None:
-    try:
-        data, _ = files.read(file, MAX_FILE_BYTES)
-    except IsADirectoryError:
-        problems.append(Problem(where, f"{file} is a directory", "name the PEM file in it"))
-    except FileNotFoundError:
-        problems.append(
-            Problem(
-                where,
-                f"{file} does not exist",
-                "create it, or correct the path (relative paths start at the configuration file)",
-            )
-        )
-    except PermissionError:
-        problems.append(
-            Problem(
-                where,
-                f"{file} may not be read by this user",
-                "give the user that starts the relay read permission, or start it as root with relay.user set",
-            )
-        )
-    except OSError as error:
-        problems.append(
-            Problem(where, f"{file} cannot be read: {error.strerror}", "name a PEM file")
-        )
-    else:
-        if len(data) <= MAX_FILE_BYTES:
-            return data
-        problems.append(
-            Problem(where, f"{file} is larger than {MAX_FILE_BYTES} bytes", "name a PEM file")
-        )
-    return None
-
-
-def _read_chain(
-    where: str, file: Path, problems: list[Problem], files: Files
-) -> tuple[Certificate, ...]:
-    return tuple(read_certificates(where, file, problems, files))
-
-
 def read_certificates(
     where: str, file: Path, problems: list[Problem], files: Files
 ) -> Iterator[Certificate]:
-    """The certificates of a PEM file, parsed one by one; what is wrong with the file is added to `problems`."""
+    """The certificates of a PEM file, parsed one by one.
+
+    Adds to `problems` what is wrong.
+    """
     data = _read(where, file, problems, files)
     if data is None:
         return
     every = read_blocks(data)
     blocks = [block for block in every if block.label in _CERTIFICATES]
-    broken = []
+    unparsed: list[tuple[int, Block, str]] = []
     for number, block in enumerate(blocks, 1):
         try:
             if block.fault:
                 raise ValueError(block.fault)
             certificate = Certificate.from_der(block.data)
         except ValueError as error:
-            broken.append((number, block, clip(str(error), 200)))
+            unparsed.append((number, block, clip(str(error), 200)))
         else:
             yield certificate
-    for number, block, words in broken[:_MAX_TOLD]:
+    for number, block, why in unparsed[:_MAX_REPORTED]:
         which = f"certificate {number} of {len(blocks)} in {file}{_subject_in(block.data)}"
-        problems.append(Problem(where, f"{which} cannot be parsed: {words}", _PARSE_REMEDY))
-    if len(broken) > _MAX_TOLD:
-        what = f"{len(broken) - _MAX_TOLD} more certificates in {file} cannot be parsed"
+        problems.append(Problem(where, f"{which} cannot be parsed: {why}", _PARSE_REMEDY))
+    if len(unparsed) > _MAX_REPORTED:
+        what = f"{len(unparsed) - _MAX_REPORTED} more certificates in {file} cannot be parsed"
         problems.append(Problem(where, what, _PARSE_REMEDY))
     if not blocks:
-        remedy = remedy_for(data, "name the file that has the CERTIFICATE block")
+        remedy = remedy_for(data, "give the path of the file that contains a CERTIFICATE block")
         problems.append(Problem(where, f"{file} has no PEM certificate in it", remedy))
     elif any(block.label == _TRUSTED for block in every):
-        # It says what the certificate may be trusted for, and we would pass over that.
-        what = f"{file} has a TRUSTED CERTIFICATE in it, which is a format of OpenSSL's own"
-        remedy = "convert it with: openssl x509 -in FILE -out NEW_FILE, for each of them"
+        # Its trust settings would be lost, so it must not be skipped in silence.
+        what = f"{file} contains a TRUSTED CERTIFICATE, a format that only OpenSSL reads"
+        remedy = "convert each of them with: openssl x509 -in FILE -out NEW_FILE"
         problems.append(Problem(where, what, remedy))
 
 
+def _read(where: str, file: Path, problems: list[Problem], files: Files) -> bytes | None:
+    try:
+        data, _ = files.read(file, MAX_FILE_BYTES)
+    except IsADirectoryError:
+        remedy = "give the path of the PEM file in it"
+        problems.append(Problem(where, f"{file} is a directory", remedy))
+    except FileNotFoundError:
+        remedy = "create it, or correct the path (relative paths start at the configuration file)"
+        problems.append(Problem(where, f"{file} does not exist", remedy))
+    except PermissionError:
+        remedy = (
+            "give the user that starts the relay read permission,"
+            " or start the relay as root with relay.user set"
+        )
+        problems.append(Problem(where, f"no permission to read {file}", remedy))
+    except OSError as error:
+        what = f"{file} cannot be read: {error.strerror}"
+        problems.append(Problem(where, what, _PATH_REMEDY))
+    else:
+        if len(data) <= MAX_FILE_BYTES:
+            return data
+        what = f"{file} is larger than {MAX_FILE_BYTES} bytes"
+        problems.append(Problem(where, what, _PATH_REMEDY))
+    return None
+
+
 def _subject_in(der: bytes) -> str:
-    """Whose certificate it is, where at least that can be read."""
+    """The subject in parentheses, where at least that can be read."""
     try:
         return f' ("{Name(read_certificate(der).subject).rfc4514_string()}")'
     except DerError:
@@ -276,38 +156,33 @@ def _subject_in(der: bytes) -> str:
 def _read_key(
     where: str, file: Path, certificate: Path, problems: list[Problem], files: Files
 ) -> PKey | None:
-    # What is wrong with reading a file of both was said about the certificate.
+    # One file for both: its read errors were already reported for the certificate.
     data = _read(where, file, [] if file == certificate else problems, files)
     if data is None:
         return None
+
+    def problem(what: str, remedy: str) -> None:
+        problems.append(Problem(where, what, remedy))
+
     keys = [block for block in read_blocks(data) if block.label.endswith("PRIVATE KEY")]
     if not keys:
         remedy = (
-            "set private_key (of a pool: machine_key), or append the key to the certificate file"
+            "set private_key (in a pool: machine_key), or append the key to the certificate file"
             if file == certificate
-            else "name the file that has the PRIVATE KEY block"
+            else "give the path of the file that contains the PRIVATE KEY block"
         )
-        problems.append(
-            Problem(where, f"{file} has no private key in it", remedy_for(data, remedy))
-        )
+        problem(f"{file} has no private key in it", remedy_for(data, remedy))
         return None
     if len(keys) > 1:
-        problems.append(
-            Problem(
-                where,
-                f"{file} has {len(keys)} private keys in it",
-                "leave only the one that belongs to the certificate",
-            )
-        )
+        what = f"{file} has {len(keys)} private keys in it"
+        problem(what, "keep only the key that belongs to the certificate")
         return None
     [block] = keys
     if block.encrypted:
-        problems.append(
-            Problem(
-                where,
-                f"the private key in {file} is encrypted",
-                f"decrypt it with: openssl pkey -in {file} -out NEW_FILE, and protect NEW_FILE with chmod 600",
-            )
+        problem(
+            f"the private key in {file} is encrypted",
+            f"decrypt it with: openssl pkey -in {file} -out NEW_FILE,"
+            " and protect NEW_FILE with chmod 600",
         )
         return None
     try:
@@ -315,26 +190,37 @@ def _read_key(
             raise ValueError(block.fault)
         return parse_key(block.text)
     except ValueError as error:
-        what = f"the private key in {file} cannot be parsed: {clip(str(error), 200)}"
-        problems.append(Problem(where, what, remedy_for(data, "export it again with openssl pkey")))
+        problem(
+            f"the private key in {file} cannot be parsed: {clip(str(error), 200)}",
+            remedy_for(data, "export it again with openssl pkey"),
+        )
         return None
 
 
 def _mismatch(
     where: str, certificate: Path, private_key: Path, chain: tuple[Certificate, ...], key: PKey
 ) -> Iterator[Problem]:
+    first = chain[0].subject.rfc4514_string()
+    not_leaf = f"{certificate} does not start with its leaf: certificate 1 is"
     for position, candidate in enumerate(chain):
         if key_matches(candidate, key):
             if position:
-                first = name_of(chain[0].subject)
-                what = f'{certificate} does not start with its leaf: certificate 1 is "{first}", the key belongs to certificate {position + 1}, "{name_of(candidate.subject)}"'
+                what = (
+                    f'{not_leaf} "{first}", the key belongs to certificate {position + 1},'
+                    f' "{candidate.subject.rfc4514_string()}"'
+                )
                 yield Problem(where, what, _ORDER)
             return
     if len(chain) > 1 and has_ca_flag(chain[0]) and not all(map(has_ca_flag, chain)):
         leaf = next(candidate for candidate in chain if not has_ca_flag(candidate))
-        what = f'{certificate} does not start with its leaf: certificate 1 is the CA "{name_of(chain[0].subject)}", the leaf is "{name_of(leaf.subject)}"'
+        what = f'{not_leaf} the CA "{first}", the leaf is "{leaf.subject.rfc4514_string()}"'
         yield Problem(where, what, _ORDER)
-    what = f'the private key in {private_key} does not belong to the certificate "{name_of(chain[0].subject)}" in {certificate}'
-    yield Problem(
-        where, what, "name the key it was issued for, or issue a certificate for this key"
+    what = (
+        f"the private key in {private_key} does not belong to the certificate"
+        f' "{first}" in {certificate}'
     )
+    remedy = (
+        "give the path of the key that the certificate was issued for,"
+        " or issue a certificate for this key"
+    )
+    yield Problem(where, what, remedy)

@@ -1,9 +1,10 @@
-"""The blocks of a PEM file (RFC 7468), and what else a file is that has none.
+"""The blocks of a PEM file (RFC 7468), and a remedy for files of another format.
 
-Text around blocks, CRLF, a byte order mark and two blocks on one line are taken, as OpenSSL's
-own tools write some of these. The time it takes grows with the file and not with its square.
+Text around blocks, CRLF, a byte order mark and two blocks on one line are accepted:
+OpenSSL's own tools write some of these. The time grows in proportion to the file's
+size.
 
-Never: raises for what is in a file, or looks into a block.
+Never: raises for a file's contents, or parses what is inside a block.
 """
 
 from __future__ import annotations
@@ -16,20 +17,26 @@ _LINE = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]{100,}")
 _PKCS7 = bytes.fromhex("06092a864886f70d0107")
 
+_REQUEST = "it is a certificate request; have a CA sign it, and use the certificate it returns"
 _REMEDY_BY_LABEL = {
-    "TRUSTED CERTIFICATE": "it is OpenSSL's TRUSTED CERTIFICATE format; convert it with: openssl x509 -in FILE -out NEW_FILE",
+    "TRUSTED CERTIFICATE": (
+        "it is OpenSSL's TRUSTED CERTIFICATE format;"
+        " convert it with: openssl x509 -in FILE -out NEW_FILE"
+    ),
     "PKCS7": "it is PKCS#7; convert it with: openssl pkcs7 -print_certs -in FILE -out NEW_FILE",
     "CMS": "it is CMS; convert it with: openssl pkcs7 -print_certs -in FILE -out NEW_FILE",
-    "CERTIFICATE REQUEST": "it is a request for a certificate; have a CA sign it, and name what the CA returns",
-    "NEW CERTIFICATE REQUEST": "it is a request for a certificate; have a CA sign it, and name what the CA returns",
-    "X509 CRL": "it is a revocation list; name the file of the CA's certificate",
-    "PUBLIC KEY": "it is a public key only; name the certificate, and the private key",
-    "OPENSSH PRIVATE KEY": "it is a key of OpenSSH; convert a copy with: ssh-keygen -p -m PEM -f FILE",
-}  # fmt: skip
+    "CERTIFICATE REQUEST": _REQUEST,
+    "NEW CERTIFICATE REQUEST": _REQUEST,
+    "X509 CRL": "it is a revocation list; give the path of the CA's certificate",
+    "PUBLIC KEY": "it is only a public key; give the path of the certificate or private key",
+    "OPENSSH PRIVATE KEY": (
+        "it is an OpenSSH key; convert a copy with: ssh-keygen -p -m PEM -f FILE"
+    ),
+}
 
 
 class Block(NamedTuple):
-    """One block: `data` is what its base64 says, `fault` why there is none."""
+    """One block: `data` is the decoded base64; `fault` says why there is none."""
 
     label: str
     data: bytes
@@ -38,36 +45,35 @@ class Block(NamedTuple):
 
     @property
     def encrypted(self) -> bool:
-        """Whether it is a private key under a passphrase (RFC 5958, or RFC 1421's header)."""
+        """Whether a passphrase protects the key (RFC 5958, or RFC 1421's header)."""
         return (
             self.label.startswith("ENCRYPTED") or b"ENCRYPTED" in self.text[:200].split(b"\n\n")[0]
         )
 
 
 def read_blocks(data: bytes) -> list[Block]:
-    """All blocks of a file, in their order; those that are damaged too."""
+    """All blocks of a file in their order, damaged ones included."""
     found: list[Block] = []
     label, start = "", -1
     for line in _LINE.finditer(data):
         name = line[2].decode("ascii")
         if line[1] == b"BEGIN":
             if start >= 0:
-                found.append(
-                    _broken(label, "has no END line; the file was cut, or put together wrongly")
-                )
+                fault = "has no END line; the file was truncated or joined incorrectly"
+                found.append(_damaged(label, fault))
             label, start = name, line.end()
         elif start >= 0:
             if name == label:
                 found.append(_block(label, data[start : line.start()]))
             else:
-                found.append(_broken(label, f"ends with END {name}"))
+                found.append(_damaged(label, f"ends with END {name}"))
             start = -1
     if start >= 0:
-        found.append(_broken(label, "has no END line; the file was cut"))
+        found.append(_damaged(label, "has no END line; the file was truncated"))
     return found
 
 
-def _broken(label: str, fault: str) -> Block:
+def _damaged(label: str, fault: str) -> Block:
     return Block(label, b"", fault, b"")
 
 
@@ -91,13 +97,16 @@ def _without_headers(lines: list[bytes]) -> list[bytes]:
     return lines
 
 
-def remedy_for(data: bytes, otherwise: str) -> str:
-    """What to do about a file without the block that was looked for."""
+def remedy_for(data: bytes, default: str) -> str:
+    """What to do about a file without the block that was looked for.
+
+    `default` if the file's format is not recognized.
+    """
     for block in read_blocks(data):
         if block.label in _REMEDY_BY_LABEL:
             return _REMEDY_BY_LABEL[block.label]
     if not data.strip():
-        return f"the file is empty; {otherwise}"
+        return f"the file is empty; {default}"
     if (
         data[:2] in {b"\xff\xfe", b"\xfe\xff"}
         or b"-\0-\0-\0" in data[:4096]
@@ -105,13 +114,25 @@ def remedy_for(data: bytes, otherwise: str) -> str:
     ):
         return "it is UTF-16 text; convert it with: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"
     if data[:4] == b"\xfe\xed\xfe\xed":
-        return "it is a Java key store; export with: keytool -importkeystore -deststoretype pkcs12, then openssl pkcs12 -nodes"
+        return (
+            "it is a Java key store; export it with: keytool -importkeystore"
+            " -deststoretype pkcs12, then openssl pkcs12 -nodes"
+        )
     if data[:1] == b"\x30":
         if b"\2\1\3" in data[2:8]:
             return "it is PKCS#12; convert it with: openssl pkcs12 -nodes -in FILE -out NEW_FILE"
         if _PKCS7 in data[:24]:
-            return "it is PKCS#7 in DER; convert it with: openssl pkcs7 -inform DER -print_certs -in FILE -out NEW_FILE"
-        return "it looks like DER; convert it with openssl x509 -inform DER, openssl pkey -inform DER or openssl pkcs12 -nodes"
+            return (
+                "it is PKCS#7 in DER; convert it with:"
+                " openssl pkcs7 -inform DER -print_certs -in FILE -out NEW_FILE"
+            )
+        return (
+            "it looks like DER; convert it with openssl x509 -inform DER,"
+            " openssl pkey -inform DER or openssl pkcs12 -nodes"
+        )
     if b"-----BEGIN" not in data and _BASE64.fullmatch(data.strip()[:4096]):
-        return "it is base64 without its first and last line; add -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
-    return otherwise
+        return (
+            "it is base64 without its first and last line;"
+            " add -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
+        )
+    return default

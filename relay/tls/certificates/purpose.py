@@ -1,9 +1,10 @@
-"""Which extension of a certificate forbids the use that it was shown for.
+"""Finds the extension that forbids the use of a peer's certificate.
 
-OpenSSL has one word for all of them ("unsuitable certificate purpose"), and the operator
-needs to know which one to reissue the certificate with.
+OpenSSL has one error for all of them ("unsuitable certificate purpose"), but the
+operator needs to know which extension to change when reissuing the certificate.
 
-Never: judges a certificate; OpenSSL has done that before. Raises for what a peer has sent.
+Never: decides whether a certificate is accepted (OpenSSL has already refused it), or
+raises for what a peer sent.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from relay.tls.certificates.extension_values import (
 )
 from relay.tls.certificates.names import attributes_of, render
 
-# For a server, Microsoft's and Netscape's "server gated crypto" count as serverAuth.
+# Microsoft's and Netscape's "server gated crypto" count as serverAuth.
 _SERVER_USES = frozenset(("serverAuth", "1.3.6.1.4.1.311.10.3.3", "2.16.840.1.113730.4.1"))
 _CLIENT_USES = frozenset(("clientAuth",))
-_MAX_WORDS = 8
+_MAX_USES = 8
 NAME_CHARACTERS = 128  # of one name in a message
 
 
-def subject_of(der: bytes) -> str:
-    """The subject of a certificate for a message; "unreadable" when it has none that is."""
+def subject_in(der: bytes) -> str:
+    """The subject of a DER certificate, or "unreadable", for a message."""
     try:
         return clip(render(attributes_of(read_certificate(der).subject)), NAME_CHARACTERS)
     except DerError:
@@ -38,9 +39,9 @@ def subject_of(der: bytes) -> str:
 
 
 def forbidding_extension(der: bytes, side: Side, *, issuer: bool) -> str:
-    """What forbids the peer of this side, or its issuer, to use the certificate; "" when unknown.
+    """Why the peer of this side may not use the certificate; "" if that is unknown.
 
-    A certificate that cannot be read gives "": OpenSSL's words have to do.
+    With `issuer`, the certificate is that of the peer's issuer.
     """
     try:
         fields = read_certificate(der)
@@ -52,13 +53,13 @@ def forbidding_extension(der: bytes, side: Side, *, issuer: bool) -> str:
 
 
 def _leaf_fault(fields: Fields, side: Side) -> str:
-    wrong = _extended_fault(fields, side)
-    if wrong:
-        return wrong
+    fault = _extended_fault(fields, side)
+    if fault:
+        return fault
     usage = _value(fields, KEY_USAGE)
     if usage is not None:
-        # OpenSSL also takes keyAgreement, and keyEncipherment of a server; no cipher of today
-        # can use a certificate without digitalSignature.
+        # OpenSSL also accepts keyAgreement, and keyEncipherment for a server. But no
+        # current cipher suite can use a certificate without digitalSignature.
         found = usages_in(usage)
         if "digitalSignature" not in found:
             return f"its keyUsage ({', '.join(found) or 'empty'}) lacks digitalSignature"
@@ -87,16 +88,16 @@ def _extended_fault(fields: Fields, side: Side) -> str:
     needed = _CLIENT_USES if side is Side.INBOUND else _SERVER_USES
     if not needed.isdisjoint(uses):
         return ""
-    words = uses[:_MAX_WORDS]
-    if len(uses) > _MAX_WORDS:
-        words.append("…")
+    shown = uses[:_MAX_USES]
+    if len(uses) > _MAX_USES:
+        shown.append("…")
     lacks = "clientAuth" if side is Side.INBOUND else "serverAuth"
-    return f"its extendedKeyUsage ({', '.join(words)}) lacks {lacks}"
+    return f"its extendedKeyUsage ({', '.join(shown)}) lacks {lacks}"
 
 
 def _netscape_fault(fields: Fields) -> str:
-    there = _value(fields, NETSCAPE_TYPE) is not None
-    return "its nsCertType forbids it; reissue it without this extension" if there else ""
+    present = _value(fields, NETSCAPE_TYPE) is not None
+    return "its nsCertType forbids it; reissue it without this extension" if present else ""
 
 
 def _value(fields: Fields, oid: bytes) -> bytes | None:

@@ -1,6 +1,6 @@
-"""From certificates to the time in which they are valid.
+"""Computes when a chain, or a file of CAs, is valid.
 
-Never: judges anything but dates.
+Never: looks at anything but dates and issuers.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from relay.tls.certificates.certificate import Certificate
-from relay.tls.certificates.extensions import subject_of
+from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.openssl import Issuers
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 
 
 def period_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
-    """When all that is shown of a chain is valid. A root is not sent, so its dates do not count."""
+    """When every certificate that is sent is valid.
+
+    A root is not sent, so it does not count.
+    """
     sent = [pair.leaf, *(each for each in pair.chain[1:] if each.issuer != each.subject)]
     last = max(sent, key=_begin)
     first = min(sent, key=_end)
@@ -31,9 +33,10 @@ def period_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
 def period_of_cas(
     where: str, file: Path, usable: Iterable[Certificate], now: datetime
 ) -> ValidityPeriod:
-    """When at least one CA of a file is valid, with the CAs above it: the time around now.
+    """When at least one CA of a file is valid together with its issuers.
 
-    Where none is valid now, it is the next such time, or the last one.
+    The period contains now. If no CA is valid now, it is the next such period, or else
+    the last one.
     """
     windows = list(windows_of(usable).values())
     if not windows:
@@ -44,13 +47,13 @@ def period_of_cas(
     last = max(together, key=lambda one: one.until_at)
     begins, ends = _named(str(file), first.first), _named(str(file), last.last)
     if len(windows) > 1:
-        begins = f"every CA in {file}, the next of them {subject_of(first.first)},"
-        ends = f"every CA in {file}, the last of them {subject_of(last.last)},"
+        begins = f"every CA in {file} (the next to become valid: {subject_of(first.first)})"
+        ends = f"every CA in {file} (the last: {subject_of(last.last)})"
     return ValidityPeriod(where, first.from_at, last.until_at, begins, ends)
 
 
 class Window(NamedTuple):
-    """From when until when a CA and the CAs above it are valid, and whose dates these are."""
+    """When a CA and the CAs above it are valid; `first` and `last` set these limits."""
 
     from_at: float
     until_at: float
@@ -59,7 +62,10 @@ class Window(NamedTuple):
 
 
 def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
-    """The window of each CA of a file. An intermediate is worth nothing without its issuer."""
+    """The window of each CA of a file.
+
+    An intermediate is useless without its issuer.
+    """
     found = {each: Window(_begin(each), _end(each), each, each) for each in cas}
     issuers = Issuers(found)
     above = {each: _above(each, issuers) for each in found}
@@ -68,7 +74,8 @@ def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
     for each, several in above.items():
         for one in several:
             below.setdefault(one, []).append(each)
-    # Windows only become narrower, and a CA is looked at again when one above it did.
+    # Windows only get narrower, so this ends. A CA is visited again after one above it
+    # changed.
     while stale:
         each = stale.popleft()
         narrower = _narrowed(found[each], [found[one] for one in above[each]])
@@ -79,7 +86,7 @@ def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
 
 
 def is_valid(window: Window, now: datetime) -> bool:
-    """Whether that is now."""
+    """Whether now is inside the window."""
     return window.from_at <= now.timestamp() <= window.until_at
 
 
@@ -102,7 +109,7 @@ def _at(edge: tuple[float, Certificate]) -> float:
 
 
 def _around(windows: Iterable[Window], now_at: float) -> list[Window]:
-    """Those that together leave no gap and hold now; else the next such ones, or the last."""
+    """The windows that cover now without a gap, else the next or the last group."""
     together: list[Window] = []
     until_at = float("-inf")
     for each in sorted(windows, key=lambda one: one.from_at):

@@ -1,4 +1,4 @@
-"""When the certificates behind a route or a pool are valid, and what to say when they are not.
+"""When the certificates of a route or a pool are valid, and why they are not.
 
 Never: looks at a clock.
 """
@@ -14,9 +14,9 @@ _FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class ValidityPeriod:
-    """From when until when one key of the configuration names something valid; Unix time.
+    """When the file behind one configuration key is valid; Unix time.
 
-    `what` names the certificate whose dates these are: the one that begins last, or ends first.
+    `begins` and `ends` name the certificates that set the two limits.
     """
 
     where: str
@@ -26,19 +26,20 @@ class ValidityPeriod:
     ends: str = ""
 
     def why_invalid(self, now_at: float) -> str:
-        """What is wrong now; "" when nothing is."""
+        """Why it is not valid at this time; "" if it is."""
         if now_at > self.until_at:
-            ago = _words(now_at - self.until_at)
+            ago = _duration(now_at - self.until_at)
             return f"{self.where}: {self.ends} expired on {_day(self.until_at)}, {ago} ago"
         if now_at < self.from_at:
-            later = _words(self.from_at - now_at)
-            return f"{self.where}: {self.begins} is not valid before {_day(self.from_at)}, {later} from now"
+            later = _duration(self.from_at - now_at)
+            begin = _day(self.from_at)
+            return f"{self.where}: {self.begins} is not valid before {begin}, {later} from now"
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidityPeriods:
-    """Everything that a route or a pool needs; all of it has to be valid."""
+    """The periods of everything that a route or a pool needs; all must be valid."""
 
     periods: tuple[ValidityPeriod, ...] = ()
     from_at: float = -_FOREVER
@@ -46,19 +47,20 @@ class ValidityPeriods:
 
     @classmethod
     def of(cls, periods: Iterable[ValidityPeriod]) -> ValidityPeriods:
-        """Of several."""
-        all_ = tuple(periods)
-        begin = max((period.from_at for period in all_), default=-_FOREVER)
-        return cls(all_, begin, min((period.until_at for period in all_), default=_FOREVER))
+        """Combine several periods."""
+        together = tuple(periods)
+        begin = max((each.from_at for each in together), default=-_FOREVER)
+        end = min((each.until_at for each in together), default=_FOREVER)
+        return cls(together, begin, end)
 
     def why_invalid(self, now_at: float) -> str:
-        """What is wrong now, the first thing; "" when nothing is."""
+        """The first reason why something is not valid at this time; "" if all is."""
         if self.from_at <= now_at <= self.until_at:
             return ""
         return next(filter(None, (period.why_invalid(now_at) for period in self.periods)), "")
 
     def next_change_after(self, now_at: float) -> float:
-        """When something begins or ends next."""
+        """The next time at which a period begins or ends."""
         edges = [edge for period in self.periods for edge in (period.from_at, period.until_at)]
         return min((edge for edge in edges if edge > now_at), default=_FOREVER)
 
@@ -67,7 +69,7 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{int(seconds)} s"
     hours = int(seconds // 3600)

@@ -1,7 +1,7 @@
-"""The parts of a certificate that OpenSSL has parsed: an `X509 *` in, bytes and numbers out.
+"""Reads the fields of an `X509 *`: a certificate that OpenSSL parsed.
 
-The parts are read from the DER that OpenSSL gives back (`tls.certificates.der`). Where our reader cannot
-follow, they come from OpenSSL's accessors, and there are no extensions.
+The fields are read from the DER that OpenSSL returns (`tls.certificates.der`). If that
+reader fails, they come from OpenSSL's accessors, without the extensions.
 
 Never: keeps a pointer, or leaves anything in the error queue.
 """
@@ -29,7 +29,7 @@ def to_der(pointer: Pointer) -> bytes:
 
 
 def fields_of(pointer: Pointer, der: bytes) -> Fields:
-    """The parts of an `X509 *` whose DER is given."""
+    """The fields of an `X509 *` whose DER is given."""
     try:
         return read_certificate(der)
     except DerError:
@@ -37,7 +37,7 @@ def fields_of(pointer: Pointer, der: bytes) -> Fields:
 
 
 def common_name(pointer: Pointer) -> str:
-    """The first common name of an `X509 *`, clipped, without a look at anything else in it."""
+    """The first common name of an `X509 *`, clipped. Nothing else in it is parsed."""
     subject = lib.X509_get_subject_name(pointer)
     at = lib.X509_NAME_get_index_by_NID(subject, _COMMON_NAME, -1)
     if at < 0:
@@ -46,13 +46,13 @@ def common_name(pointer: Pointer) -> str:
     size = lib.ASN1_STRING_length(value)
     raw = bytes(ffi.buffer(lib.ASN1_STRING_get0_data(value), min(size, _MAX_CN_BYTES)))
     text = decode(lib.ASN1_STRING_type(value), raw)
-    if text is None:  # also a character that was cut in two
+    if text is None:  # for example, the limit cut a character in two
         text = raw.decode("latin-1")
     return clip(text + ("…" if size > len(raw) else ""), _MAX_CN_BYTES)
 
 
 def key_bits(pointer: Pointer) -> int:
-    """The size of an `X509 *`'s key; 0 when OpenSSL cannot read it."""
+    """The key size of an `X509 *` in bits; 0 if OpenSSL cannot read the key."""
     key = lib.X509_get_pubkey(pointer)
     if key == NULL:
         lib.ERR_clear_error()
@@ -63,10 +63,11 @@ def key_bits(pointer: Pointer) -> int:
 
 
 def has_broken_extensions(pointer: Pointer) -> bool:
-    """Whether OpenSSL refuses an `X509 *` for an extension that is there twice or cannot be parsed.
+    """Whether OpenSSL refuses an `X509 *` for a repeated or malformed extension.
 
-    In a handshake it looks for another issuer then, and says that it finds none. Strict
-    verification of the certificate alone, for any purpose, fails for nothing else.
+    In a handshake OpenSSL then looks for another issuer, and reports that there is
+    none. Strict verification of the certificate alone, for any purpose, fails only for
+    this reason.
     """
     store, context = lib.X509_STORE_new(), lib.X509_STORE_CTX_new()
     try:
@@ -83,13 +84,13 @@ def has_broken_extensions(pointer: Pointer) -> bool:
 
 
 def openssl_error_text() -> str:
-    """What OpenSSL's error queue says, in one line; empties it."""
-    words: list[str] = []
+    """The errors in OpenSSL's queue as one line. Empties the queue."""
+    texts: list[str] = []
     while code := lib.ERR_get_error():
         text = lib.ERR_reason_error_string(code)
-        if text != NULL and len(words) < 3:
-            words.append(ffi.string(text).decode("ascii", "replace"))
-    return "; ".join(dict.fromkeys(words)) or "OpenSSL gave no reason"
+        if text != NULL and len(texts) < 3:
+            texts.append(ffi.string(text).decode("ascii", "replace"))
+    return "; ".join(dict.fromkeys(texts)) or "OpenSSL gave no reason"
 
 
 def _written(write: Callable[[Any], object]) -> bytes:

@@ -10,8 +10,9 @@ from cryptography.x509.oid import NameOID
 
 from relay.demo.ca import Authority, LeafSpec
 from relay.tls.certificates.certificate import Key
+from relay.tls.certificates.findings import Level
 from relay.tls.certificates.key_kinds import key_problem
-from relay.tls.certificates.lint import Level, lint
+from relay.tls.certificates.lint import lint
 from tests.support.handshakes import (
     VERSIONS,
     client_context,
@@ -160,9 +161,7 @@ def test_a_curve_that_groups_lack_is_told_where_tls12_servers_refuse_it(pki, tmp
         "groups": "X25519:P-256",
     }
     [warning] = findings(pki, level=Level.WARNING, **machine)
-    assert (
-        warning.what == "has a key on P-521, which groups does not name: TLS 1.2 servers refuse it"
-    )
+    assert warning.what == "has a key on P-521, which is not in groups: TLS 1.2 servers refuse it"
     assert findings(pki, level=Level.WARNING, min_version="TLSv1.3", **machine) == []
     shown = {"certificate": files.certificate, "private_key": files.key, "groups": "X25519:P-256"}
     assert findings(pki, level=Level.WARNING, routes=(shown,)) == []

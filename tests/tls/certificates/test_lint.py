@@ -233,7 +233,7 @@ def test_a_trusted_self_signed_leaf_vouches_for_itself_alone(pki, judged):
         judged(backend_ca=pki.backend_self_signed.certificate, client_ca=pki.ca)
     )
     assert (level, where) == ("warning", BACKEND_CA)
-    assert "vouches for itself alone" in what
+    assert "only the one peer that has it is trusted" in what
 
 
 def test_an_intermediate_without_its_root_makes_no_ca_file(pki, judged, tmp_path):
@@ -403,7 +403,7 @@ def test_a_machine_certificate_of_another_ca_than_the_backends_is_told(pki, judg
     assert [
         finding.where
         for finding in findings
-        if "does not lead to this pool's backend_ca" in finding.what
+        if "is not issued by a CA of this pool's backend_ca" in finding.what
     ] == [CLIENT]
 
 

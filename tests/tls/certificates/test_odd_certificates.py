@@ -13,8 +13,9 @@ from OpenSSL import SSL
 
 from relay.errors import ConfigError, Side
 from relay.tls import stream
+from relay.tls.certificates.inventory import certificates_of
 from relay.tls.certificates.lint import lint as lint_files
-from relay.tls.certificates.pem import certificates_of, load_authorities, load_key_pair
+from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.contexts import build_generation
 from relay.tls.explain import Failure
 from relay.tls.identity import admit
@@ -169,7 +170,7 @@ def test_a_day_that_no_month_has_is_told_by_check(pki, tmp_path, date):
     [error] = errors(
         config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
     )
-    assert "has a date in a form that no TLS peer accepts" in error
+    assert "has a date in a format that no TLS peer accepts" in error
 
 
 def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path):
@@ -179,7 +180,10 @@ def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path
     [warning] = [
         each.what for each in lint_files(config, datetime.now(UTC)) if each.level == "warning"
     ]
-    assert warning == "has names that the relay cannot read: it cannot tell whether they fit"
+    assert (
+        warning
+        == "has names that the relay cannot read, so it cannot compare them with the route's"
+    )
 
 
 def make_intermediate(what, authority):

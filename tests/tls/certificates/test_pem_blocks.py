@@ -70,11 +70,11 @@ OTHER = {
     "utf16 without mark": (lambda pki: pki.ca.read_text().encode("utf-16-be"), "iconv -f UTF-16"),
     "trusted": (_trusted, "openssl x509 -in FILE"),
     "request": (lambda _: b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "have a CA sign it"),
-    "revocation list": (lambda _: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "name the file of the CA's certificate"),
+    "revocation list": (lambda _: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "give the path of the CA's certificate"),
     "base64 alone": (lambda pki: b"".join(pki.ca.read_bytes().splitlines()[1:-1]), "add -----BEGIN CERTIFICATE-----"),
     "key store": (lambda _: b"\xfe\xed\xfe\xed\0\0\0\2", "keytool"),
-    "zeros": (lambda _: b"\0" * 4096, "name the file that has the CERTIFICATE block"),
-    "page": (lambda _: b"<html>404 not found</html>", "name the file that has the CERTIFICATE block"),
+    "zeros": (lambda _: b"\0" * 4096, "give the path of the file that contains a CERTIFICATE block"),
+    "page": (lambda _: b"<html>404 not found</html>", "give the path of the file that contains a CERTIFICATE block"),
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ CASES = {
         lambda: [Authority.root("Old", **PAST), Authority.root("New", **FUTURE)],
         "is not valid before",
     ),
-    "good intermediate of an expired root": (lambda: below(PAST, **GOOD), "CN=Root, expired"),
+    "good intermediate of an expired root": (lambda: below(PAST, **GOOD), "CN=Root) expired"),
     "good intermediate of a future root": (lambda: below(FUTURE, **GOOD), "is not valid before"),
     "expired intermediate of a good root": (lambda: below(GOOD, **PAST), ""),
     "expired beside good": (

@@ -1,0 +1,83 @@
+"""The certificate and CA files that a configuration names, and what each one is for.
+
+Never: opens one of these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.config.key_path import listener_paths, pool_path
+from relay.config.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class PairUse:
+    """One use of a certificate and its key, in a route or as a machine certificate."""
+
+    where: str
+    certificate: Path
+    private_key: Path
+    sni: tuple[str, ...] = ()
+    pool: str = ""  # set for a machine certificate, empty for a route's
+    groups: str = ""
+    min_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityUse:
+    """One use of a CA file; `pool` is set for a backend_ca, empty for a client_ca."""
+
+    where: str
+    file: Path
+    pool: str = ""
+    names_sent: bool = False  # the certificate request lists the names of these CAs
+
+
+def pairs_of(config: Config) -> Iterator[PairUse]:
+    """Every certificate with its key, in the configuration's order.
+
+    Without a private_key setting the key is expected in the certificate's file.
+    """
+    for where, listener in zip(
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
+    ):
+        for index, route in enumerate(listener.route):
+            if route.certificate is not None:
+                yield PairUse(
+                    f"{where}.route[{index}].certificate",
+                    route.certificate,
+                    route.private_key or route.certificate,
+                    sni=route.sni,
+                    groups=route.groups,
+                    min_version=route.min_version,
+                )
+    for name, pool in config.pool.items():
+        if pool.machine_certificate is not None:
+            yield PairUse(
+                f"{pool_path(name)}.machine_certificate",
+                pool.machine_certificate,
+                pool.machine_key or pool.machine_certificate,
+                pool=name,
+                groups=pool.groups,
+                min_version=pool.min_version,
+            )
+
+
+def authorities_of(config: Config) -> Iterator[AuthorityUse]:
+    """Every CA file, in the configuration's order."""
+    for where, listener in zip(
+        listener_paths([each.name for each in config.listener]), config.listener, strict=True
+    ):
+        for index, route in enumerate(listener.route):
+            if route.client_ca is not None:
+                yield AuthorityUse(
+                    f"{where}.route[{index}].client_ca",
+                    route.client_ca,
+                    names_sent=route.send_ca_names,
+                )
+    for name, pool in config.pool.items():
+        if pool.backend_ca is not None:
+            yield AuthorityUse(f"{pool_path(name)}.backend_ca", pool.backend_ca, pool=name)
