@@ -25,7 +25,6 @@ TO_SPLIT = {
     "relay.supervisor.main",
     "relay.supervisor.reload",
     "relay.supervisor.scoreboards",
-    "relay.tls.stream",
     "relay.worker.outbound",
     "relay.worker.pools",
     "relay.worker.relaying",

@@ -1,6 +1,6 @@
-"""Which protocol is agreed on with a client (ALPN, RFC 7301).
+"""Selects the application protocol for a client (ALPN, RFC 7301).
 
-Never: agrees on one that the route does not name.
+Never: selects a protocol that the route does not name.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from typing import Any
 from relay.tls.raw import EXTENSION_OK, EXTENSION_REFUSED, ffi
 
 
-def selector(ours: tuple[bytes, ...]) -> Any:
-    """A raw callback that selects the first of our protocols the client offers, and refuses when there is none (section 3.2)."""
+def selector(protocols: tuple[bytes, ...]) -> Any:
+    """A raw callback that selects the first of these protocols that the client offers.
+
+    It refuses the handshake if there is none (section 3.2).
+    """
 
     def select(
         _ssl: Any, out: Any, out_length: Any, offered: Any, offered_length: int, _arg: Any
@@ -23,10 +26,10 @@ def selector(ours: tuple[bytes, ...]) -> Any:
             length = data[at]
             positions.setdefault(data[at + 1 : at + 1 + length], at + 1)
             at += 1 + length
-        for protocol in ours:
+        for protocol in protocols:
             position = positions.get(protocol)
             if position is not None:
-                # Points into the client's own offer, which outlives the call.
+                # Points into the client's list, which outlives the call.
                 out[0] = offered + position
                 out_length[0] = len(protocol)
                 return EXTENSION_OK

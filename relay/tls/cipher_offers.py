@@ -1,6 +1,6 @@
-"""Asks OpenSSL what its cipher lists stand for, and what a connection with them would offer.
+"""Asks OpenSSL which suites a cipher list means, and what a client would offer with it.
 
-Never: judges it (that is `tls.ciphers`), or talks to a peer.
+Never: decides whether that is acceptable (`tls.ciphers` does), or talks to a peer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SUPPORTED_GROUPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One cipher suite by OpenSSL's name; `bits` is 0 when it does not encrypt."""
+    """One cipher suite by OpenSSL's name; `bits` is 0 if it does not encrypt."""
 
     name: str
     bits: int
@@ -32,7 +32,7 @@ class Suite:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What OpenSSL would offer; `failure` says why it could not offer anything."""
+    """What OpenSSL would offer; `failure` says why it cannot offer anything."""
 
     suites: tuple[Suite, ...] = ()
     groups: tuple[int, ...] = ()
@@ -40,7 +40,7 @@ class Offer:
 
 
 def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Context | None:
-    """A context with these settings; None when OpenSSL does not take them."""
+    """A context with these settings; None if OpenSSL does not accept them."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_min_proto_version(VERSIONS[version])
@@ -54,7 +54,7 @@ def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Conte
 
 
 def suites_named(tls12: str, tls13: str) -> list[Suite]:
-    """What one list stands for, at whatever security level."""
+    """The suites that one list means, whatever its security level is."""
     context = make_context("TLSv1.2", tls12, tls13, "")
     if context is None:
         return []
@@ -65,7 +65,7 @@ def suites_named(tls12: str, tls13: str) -> list[Suite]:
 
 
 def offer_of(context: SSL.Context) -> Offer:
-    """The suites and groups of the hello that a client with this context sends (RFC 8446, 4.1.2)."""
+    """The suites and groups in the ClientHello of this context (RFC 8446, 4.1.2)."""
     client = SSL.Connection(context, None)
     client.set_connect_state()
     try:
@@ -92,7 +92,7 @@ def offer_of(context: SSL.Context) -> Offer:
 
 
 def _cut(data: bytes, width: int) -> tuple[bytes, bytes]:
-    """A vector whose length stands before it in `width` bytes, and what follows it."""
+    """A vector with a length of `width` bytes before it, and what follows it."""
     end = width + int.from_bytes(data[:width], "big")
     return data[width:end], data[end:]
 
@@ -102,23 +102,23 @@ def _numbers(data: bytes) -> tuple[int, ...]:
 
 
 def level_of(context: SSL.Context) -> int:
-    """The security level that the context's cipher list has set: 0, 1, or 2 for 2 and all above it.
+    """The context's security level: 0, 1, or 2 for 2 and above.
 
-    OpenSSL's own call for it is not in the bindings, so the level is told by what it allows.
+    The bindings have no call for it, so it is found by what the level allows.
     """
     raw = context._context  # noqa: SLF001
     taken = lib.SSL_CTX_use_certificate(raw, _weak_certificate()._x509)  # noqa: SLF001
     lib.ERR_clear_error()
     if taken != 1:
         return 2
-    # A list without @SECLEVEL leaves the level alone.
+    # A list without @SECLEVEL does not change the level.
     lib.SSL_CTX_set_cipher_list(raw, b"ALL:eNULL")
     return 0 if any(suite.bits == 0 for suite in offer_of(context).suites) else 1
 
 
 @lru_cache
 def _weak_certificate() -> X509:
-    """One with an RSA key of 1024 bits: security level 1 takes it and level 2 does not."""
+    """A certificate with RSA 1024: security level 1 accepts it and level 2 does not."""
     public = rsa.RSAPublicNumbers(65_537, (1 << 1023) | 1).public_key()
     signer = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
@@ -137,7 +137,7 @@ def _weak_certificate() -> X509:
 
 @lru_cache
 def _table() -> dict[int, Suite]:
-    """Every cipher suite that this OpenSSL knows, by its number."""
+    """Every cipher suite of this OpenSSL, by its number."""
     ssl = lib.SSL_new(SSL.Context(SSL.TLS_METHOD)._context)  # noqa: SLF001
     found: dict[int, Suite] = {}
     try:
@@ -147,7 +147,7 @@ def _table() -> dict[int, Suite]:
                 continue
             name = ffi.string(lib.SSL_CIPHER_get_name(cipher)).decode("ascii", "replace")
             version = ffi.string(lib.SSL_CIPHER_get_version(cipher))
-            if version != b"unknown":  # signals such as TLS_FALLBACK_SCSV have numbers, too
+            if version != b"unknown":  # signals such as TLS_FALLBACK_SCSV also have numbers
                 found[number] = Suite(
                     name, lib.SSL_CIPHER_get_bits(cipher, NULL), version == b"TLSv1.3"
                 )

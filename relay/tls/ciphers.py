@@ -1,11 +1,12 @@
-"""What of a route's or pool's cipher settings is refused, and what is warned about.
+"""Which cipher settings of a route or pool are refused, and which get a warning.
 
-A cipher list is a program: aliases add, `!` removes, `@SECLEVEL` changes what all of it means.
-So the text is not judged. OpenSSL makes a ClientHello under the same settings, and what stands
-in that hello is what connections can use.
+A cipher list is a program: aliases add suites, `!` removes them, `@SECLEVEL` changes
+the meaning of everything. So the text is not interpreted here. OpenSSL makes a
+ClientHello with the same settings, and the suites in it are those that connections can
+use.
 
-Never: raises for a setting that OpenSSL does not take, or looks at a certificate (that is
-`tls.certificates.lint`).
+Never: raises for a setting that OpenSSL does not accept, or looks at a certificate
+(that is `tls.certificates.lint`).
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from relay.errors import Problem
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.cipher_offers import Offer, Suite, level_of, make_context, offer_of, suites_named
 
-# No list brings these in: without a certificate of its peer a connection would not be
-# verified at all.
+# Appended to every list: a connection without the peer's certificate is not verified.
 NEVER = ":!aNULL:!eNULL"
 
-_SEPARATORS = re.compile(r"[:, ;]|(?=@)")  # of OpenSSL's ssl_ciph.c, and DEFAULT@SECLEVEL=0
+_SEPARATORS = re.compile(r"[:, ;]|(?=@)")  # as in ssl_ciph.c; also splits DEFAULT@SECLEVEL=0
 _ANONYMOUS = ("ADH-", "AECDH-")
 _PSK = re.compile(r"PSK-|SRP-")
 _FORWARD_SECRET = ("TLS_", "ECDHE-", "DHE-")
 _OUTDATED = re.compile(r"RC4|RC2|DES|IDEA|MD5|NULL|^EXP")
 # Elliptic curves of less than 224 bits (IANA, TLS Supported Groups).
 _WEAK_GROUPS = frozenset((1, 2, 3, 4, 5, 15, 16, 17, 18, 19))
-_LEAST_BITS = 112  # what OpenSSL's security level 2 asks for
-_SHOWN = 4
-_LONGEST = 160
-_GOOD_12 = "name ciphers with GCM or CHACHA20, or remove the key to have the default"
+_MIN_BITS = 112  # what OpenSSL's security level 2 requires
+_MAX_SHOWN = 4
+_MAX_CHARACTERS = 160
+_GOOD_12 = "use ciphers with GCM or CHACHA20, or remove the key to get the default"
+GROUPS_REMEDY = "separate names with colons, for example X25519:P-256"
 
 
 @dataclass(frozen=True, slots=True)
 class CipherProblem:
-    """What is wrong with one key; `refused` when the relay does not start with it."""
+    """What is wrong with one key; `refused`: the relay does not start with it."""
 
     key: str
     what: str
@@ -49,22 +50,22 @@ class CipherProblem:
 
 
 def lint_ciphers(config: Config) -> list[Finding]:
-    """Everything to refuse or to warn about in the cipher settings of all routes and pools."""
-    places: dict[CipherProblem, list[str]] = {}
+    """The errors and warnings about the cipher settings of a configuration."""
+    wheres: dict[CipherProblem, list[str]] = {}
     for where, settings in _settings_of(config):
         for problem in cipher_problems(settings):
-            places.setdefault(problem, []).append(f"{where}.{problem.key}")
+            wheres.setdefault(problem, []).append(f"{where}.{problem.key}")
     findings = [
         Finding(
             Level.ERROR if w.refused else Level.WARNING, "", "", w.what, w.remedy, ", ".join(at)
         )
-        for w, at in places.items()
+        for w, at in wheres.items()
     ]
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
 def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
-    """What a context must not be built with."""
+    """The cipher settings with which no context may be built."""
     return [
         Problem(f"{where}.{w.key}", w.what, w.remedy)
         for w in cipher_problems(settings)
@@ -73,7 +74,7 @@ def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
 
 
 def cipher_problems(settings: Route | Pool) -> tuple[CipherProblem, ...]:
-    """What is weak, or without meaning for OpenSSL, in the settings of one route or pool."""
+    """What is weak, or unknown to OpenSSL, in the settings of one route or pool."""
     s = settings
     return _problems(s.min_version, s.ciphers_tls12, s.ciphersuites_tls13, s.groups)
 
@@ -94,41 +95,41 @@ def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[Cipher
         return not_taken
     context = make_context(version, tls12 + NEVER, tls13, groups)
     if context is None:
-        what = f"{_quoted(tls12)} is refused by OpenSSL"
+        what = f"OpenSSL does not accept {_quoted(tls12)}"
         return (CipherProblem("ciphers_tls12", what, _GOOD_12, refused=True),)
     offer = offer_of(context)
     named = list(_named_problems(version, tls12, tls13))
     if offer.failure:
         if not any(each.refused for each in named):
             key = "groups" if re.search("group|key share", offer.failure) else "ciphersuites_tls13"
-            what = f"leaves nothing that OpenSSL would use: {offer.failure}"
+            what = f"leaves nothing that OpenSSL can use: {offer.failure}"
             named.append(
-                CipherProblem(key, what, "remove the key to have the default", refused=True)
+                CipherProblem(key, what, "remove the key to get the default", refused=True)
             )
         return (*_level_problems(level_of(context)), *named)
     return (*_level_problems(level_of(context)), *named, *_offered_problems(version, offer))
 
 
 def _not_taken(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
-    """The keys that mean nothing to OpenSSL, each tried alone."""
+    """The keys that OpenSSL does not accept, each tried alone."""
     if make_context("TLSv1.2", tls12 + NEVER, "", "") is None:
         what = f"OpenSSL knows no cipher with authentication and encryption in {_quoted(tls12)}"
         yield CipherProblem("ciphers_tls12", what, "see: openssl ciphers -v -tls1_2", refused=True)
     if make_context("TLSv1.2", "", tls13, "") is None:
-        what = f"OpenSSL does not take {_quoted(tls13)}"
+        what = f"OpenSSL does not accept {_quoted(tls13)}"
         yield CipherProblem(
             "ciphersuites_tls13", what, "see: openssl ciphers -v -tls1_3", refused=True
         )
     if make_context("TLSv1.2", "", "", groups) is None:
-        what = f"OpenSSL does not take {_quoted(groups)}"
-        remedy = "names are separated by colons, for example X25519:P-256"
-        yield CipherProblem("groups", what, remedy, refused=True)
+        what = f"OpenSSL does not accept {_quoted(groups)}"
+        yield CipherProblem("groups", what, GROUPS_REMEDY, refused=True)
 
 
 def _level_problems(level: int) -> Iterator[CipherProblem]:
     if level < 2:
         what = (
-            "sets OpenSSL's security level to 0, which allows suites without encryption and keys and signatures of any problem"
+            "sets OpenSSL's security level to 0, which allows suites without encryption,"
+            " and keys and signatures of any strength"
             if level == 0
             else "sets OpenSSL's security level to 1, which allows RSA keys of 1024 bits"
         )
@@ -138,14 +139,17 @@ def _level_problems(level: int) -> Iterator[CipherProblem]:
 
 
 def _named_problems(version: str, tls12: str, tls13: str) -> Iterator[CipherProblem]:
-    """What the lists name and should not, whether or not it would be used."""
+    """Suites that should not be in the lists, whether or not they would be used."""
     if version == "TLSv1.2":
         named, unknown = _named_on_purpose(tls12)
         if named:
-            what = f"names ciphers without encryption, without certificate, or with a shared password: {_shown(named)}"
+            what = (
+                "contains ciphers without encryption, without certificate,"
+                f" or with a shared password: {_shown(named)}"
+            )
             yield CipherProblem("ciphers_tls12", what, "remove them", refused=True)
         if unknown:
-            what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
+            what = f"contains names that this OpenSSL does not have, and ignores: {_shown(unknown)}"
             remedy = "correct or remove it; see: openssl ciphers -v -tls1_2"
             yield CipherProblem("ciphers_tls12", what, remedy, refused=False)
     words = [word for word in tls13.split(":") if word]
@@ -153,10 +157,10 @@ def _named_problems(version: str, tls12: str, tls13: str) -> Iterator[CipherProb
     if plain := [
         word for word, suites in known.items() if any(suite.bits == 0 for suite in suites)
     ]:
-        what = f"names cipher suites without encryption (RFC 9150): {_shown(plain)}"
+        what = f"contains cipher suites without encryption (RFC 9150): {_shown(plain)}"
         yield CipherProblem("ciphersuites_tls13", what, "remove them", refused=True)
     if unknown := [word for word in words if word not in known]:
-        what = f"names what this OpenSSL does not have, and ignores: {_shown(unknown)}"
+        what = f"contains names that this OpenSSL does not have, and ignores: {_shown(unknown)}"
         remedy = "correct or remove it; see: openssl ciphers -v -tls1_3"
         yield CipherProblem("ciphersuites_tls13", what, remedy, refused=False)
 
@@ -170,26 +174,32 @@ def _offered_problems(version: str, offer: Offer) -> Iterator[CipherProblem]:
     if weak := [suite.name for suite in offer.suites if _is_broken(suite)]:
         yield CipherProblem(key, f"enables broken ciphers: {_shown(weak)}", _GOOD_12, refused=True)
     if cbc := [suite.name for suite in usable if suite.name.endswith("-SHA")]:
-        what = f"enables ciphers of CBC and SHA-1, which only clients from before 2013 need: {_shown(cbc)}"
+        what = (
+            "enables ciphers with CBC and SHA-1, which only clients from before 2013 need:"
+            f" {_shown(cbc)}"
+        )
         yield CipherProblem(key, what, _GOOD_12, refused=False)
     if static := [suite.name for suite in usable if not suite.name.startswith(_FORWARD_SECRET)]:
-        what = f"enables ciphers without forward secrecy, whose recorded sessions a stolen key can read: {_shown(static)}"
-        yield CipherProblem(key, what, "name ciphers with ECDHE only", refused=False)
+        what = (
+            "enables ciphers without forward secrecy: a stolen key can decrypt recorded"
+            f" sessions: {_shown(static)}"
+        )
+        yield CipherProblem(key, what, "use only ciphers with ECDHE", refused=False)
     if weak := [str(group) for group in offer.groups if group in _WEAK_GROUPS]:
         what = f"enables elliptic curves of less than 224 bits: TLS group number {_shown(weak)}"
-        yield CipherProblem("groups", what, "name X25519, P-256 or P-384", refused=True)
+        yield CipherProblem("groups", what, "use X25519, P-256 or P-384", refused=True)
 
 
 def _is_broken(suite: Suite) -> bool:
-    unproved = suite.name.startswith(_ANONYMOUS)
-    return unproved or suite.bits < _LEAST_BITS or _OUTDATED.search(suite.name) is not None
+    anonymous = suite.name.startswith(_ANONYMOUS)
+    return anonymous or suite.bits < _MIN_BITS or _OUTDATED.search(suite.name) is not None
 
 
 def _named_on_purpose(text: str) -> tuple[list[str], list[str]]:
-    """Suites that are never used although a word of the list stands for nothing else.
+    """Suites that are never used, but that a word of the list means exclusively.
 
-    Aliases such as HIGH have anonymous suites among many others: those are dropped without
-    a word. The second list has the words that OpenSSL does not know.
+    Aliases such as HIGH include anonymous suites among many others; those are dropped
+    silently. The second list has the words that OpenSSL does not know.
     """
     left = {suite.name for suite in suites_named(text, "")}
     named: dict[str, None] = {}
@@ -212,11 +222,11 @@ def _never_used(suite: Suite) -> bool:
 
 
 def _quoted(text: str) -> str:
-    """A setting in a message: on one line, and not all of a long one."""
-    return repr(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    """A setting for a message, on one line and clipped."""
+    return repr(text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…")
 
 
 def _shown(names: list[str]) -> str:
-    """Some of the names; they are what an operator wrote, so they are clipped."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(name[:60] for name in names[:_SHOWN]) + more
+    """The first names, clipped: they are what an operator wrote."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return ", ".join(name[:60] for name in names[:_MAX_SHOWN]) + more

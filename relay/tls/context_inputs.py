@@ -1,6 +1,6 @@
-"""What is known of a configuration before its contexts are built.
+"""What building the TLS contexts of a configuration needs besides the configuration.
 
-Never: reads a file that was read before, or asks a resolver.
+Never: reads a file again that was already read, or resolves a host name.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeri
 
 @dataclass(frozen=True, slots=True)
 class ContextInputs:
-    """What was found out about a configuration before its contexts are built.
+    """What was read, resolved and checked before the contexts are built.
 
-    `files` hold the very bytes that were judged; `addresses` are those of backends' host names, none where a name does not resolve.
+    `files` holds the same bytes that were checked. `addresses` are those of the
+    backends' host names; a name that does not resolve has none. `periods` are by
+    configuration key.
     """
 
     files: Files = field(default_factory=Files)
     addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
     ciphers_checked: bool = False
-    periods: Mapping[str, ValidityPeriod] = field(
-        default_factory=dict
-    )  # by the key of the configuration
+    periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
 
     def periods_of(self, *wheres: str) -> ValidityPeriods:
-        """When everything that these keys name is valid."""
+        """When the files behind all these configuration keys are valid."""
         return ValidityPeriods.of(self.periods[where] for where in wheres if where in self.periods)
 
 
@@ -46,7 +46,7 @@ def periods_of_pool(context_inputs: ContextInputs, name: str) -> ValidityPeriods
 def endpoint_of(
     where: str, host: str, port: int, addresses: Mapping[str, tuple[Ip, ...]]
 ) -> tuple[int, tuple[Any, ...]]:
-    """Family and socket address to begin with; 0 and () for a name without an address."""
+    """Family and first socket address; 0 and () for a host name without an address."""
     if not is_ip(host):
         found = addresses.get(host, ())
         if not found:
@@ -60,7 +60,7 @@ def endpoint_of(
         family, _, _, _, sockaddr = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=numeric
         )[0]
-    except OSError as error:  # an interface that is not there
-        what = f"{host} is not an address of this machine's networks: {error.strerror or error}"
+    except OSError as error:  # for example, a scope with an unknown interface
+        what = f"this machine cannot use the address {host}: {error.strerror or error}"
         raise ConfigError([Problem(where, what, "correct the address")]) from None
     return int(family), sockaddr

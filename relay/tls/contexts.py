@@ -1,11 +1,12 @@
-"""Every TLS context of one configuration, built before the workers are forked.
+"""Builds every TLS context of one configuration, before the workers are forked.
 
-So every worker has the same session-ticket keys and resumes what another began, and the memory is shared. A context
-is never changed afterwards: a reload builds a new generation, and with it new ticket keys, so that no session
-of a client that the new configuration refuses can be resumed.
+So all workers have the same session-ticket keys, resume each other's sessions, and
+share the memory. A context is never changed afterwards. A reload builds a new
+generation with new ticket keys, so no client that the new configuration refuses can
+resume a session.
 
-Never: reads a socket; keeps a key anywhere but inside OpenSSL.
-Next: `relay.tls.stream.accept`
+Never: reads a socket; keeps a key anywhere but inside OpenSSL. Next:
+`relay.tls.stream.accept`
 """
 
 from __future__ import annotations
@@ -40,17 +41,19 @@ from relay.tls.raw import (
     Pointer,
     lib,
 )
-from relay.tls.stream import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 from relay.tls.trust_store import TrustedCas
+from relay.tls.verification import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 
-# How long a ticket is good for. On a resumed handshake an expired intermediate that the client once sent cannot be seen (the
-# ticket carries only the leaf), so this bounds the time until it is; except in TLS 1.3, where every resumption gives a new ticket.
+# The lifetime of a ticket. A ticket holds only the client's leaf, so on a resumed
+# handshake the relay does not see that an intermediate from the client has expired.
+# This lifetime limits that time, except in TLS 1.3, where every resumption issues a new
+# ticket.
 TICKET_LIFETIME_S = 300
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InboundRoute:
-    """One route, ready to accept: its context, and what is judged after the handshake."""
+    """One route, ready to accept: its context, and what `identity.admit` needs."""
 
     label: str
     pool: str
@@ -60,31 +63,30 @@ class InboundRoute:
     ca_valid_until: dict[bytes, float]
     periods: ValidityPeriods  # of its own certificate and CAs
     pool_periods: ValidityPeriods
-    valid_from_at: float  # outside these instants, Unix time, it is disabled
+    valid_from_at: float  # outside these two times (Unix time) it is disabled
     valid_until_at: float
-    keep: tuple[Any, ...] = field(
-        repr=False
-    )  # what must live as long as the context: the owner of the pointer, callbacks
+    keep: tuple[Any, ...] = field(repr=False)
+    """What must live as long as the context: the owner of the pointer, callbacks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BackendTarget:
-    """One backend, ready to connect to: where it is, and a context that accepts only its name."""
+    """One backend, ready to connect to; its context accepts only its name."""
 
     pool: str
     route: str
     address: str
     family: int
-    sockaddr: tuple[Any, ...]  # () while the host name has no address
+    sockaddr: tuple[Any, ...]  # () if the host name has no address
     name: str
-    server_name: bytes  # the SNI to send, zero-terminated; b"" when the name is an IP address
+    server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
     context: Pointer
     keep: tuple[Any, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
-    """One loaded configuration with everything made from it."""
+    """One loaded configuration with everything built from it."""
 
     number: int
     config: Config
@@ -95,7 +97,10 @@ class Generation:
 
 
 def free_steps(generation: Generation) -> Iterator[None]:
-    """Give a generation's contexts back, some at a time: 500 at once would stop the supervisor for 0.1 s."""
+    """Free a generation's contexts in steps.
+
+    Freeing 500 at once would block the supervisor for 0.1 s.
+    """
     kept: list[object] = [one for table in generation.routes.values() for one in table.routes()]
     kept += [one for several in generation.targets.values() for one in several]
     generation.routes.clear()
@@ -108,7 +113,10 @@ def free_steps(generation: Generation) -> Iterator[None]:
 def build_generation(
     config: Config, number: int, context_inputs: ContextInputs | None = None
 ) -> Generation:
-    """Build every context. Raises ConfigError with all problems: files, cipher lists, names to verify."""
+    """Build every context.
+
+    Raises ConfigError with all problems: files, cipher lists, names to verify.
+    """
     steps = build_steps(config, number, context_inputs or ContextInputs())
     while True:
         try:
@@ -121,8 +129,8 @@ def build_generation(
 def build_steps(
     config: Config, number: int, context_inputs: ContextInputs
 ) -> Generator[None, None, Generation]:
-    """As `build_generation`, but yields after every few milliseconds of work: so the supervisor can do it between other things."""
-    shelf = _Shelf(context_inputs)
+    """As `build_generation`, but yields after every few milliseconds of work."""
+    cache = _FileCache(context_inputs)
     secrets, problems = load_secrets(config, context_inputs.files)
     routes: dict[str, RouteTable[InboundRoute]] = {}
     targets: dict[str, tuple[BackendTarget, ...]] = {}
@@ -131,7 +139,7 @@ def build_steps(
         for index, route in enumerate(listener.route):
             try:
                 made = yield from _inbound(
-                    shelf, listener, index, route, number, alpn_of(config, route)
+                    cache, listener, index, route, number, alpn_of(config, route)
                 )
             except ConfigError as error:
                 problems += error.problems
@@ -143,7 +151,7 @@ def build_steps(
         members: list[BackendTarget] = []
         for index, backend in enumerate(pool.backend):
             try:
-                members.append((yield from _outbound(shelf, name, pool, index, backend)))
+                members.append((yield from _outbound(cache, name, pool, index, backend)))
             except ConfigError as error:
                 problems += error.problems
             yield
@@ -153,8 +161,8 @@ def build_steps(
     return Generation(number, config, routes, targets, secrets, dict(context_inputs.addresses))
 
 
-class _Shelf:
-    """Keys and CAs of files that several routes or pools use, parsed once."""
+class _FileCache:
+    """Parses each file once, for all routes and pools that use it."""
 
     def __init__(self, context_inputs: ContextInputs) -> None:
         self.context_inputs = context_inputs
@@ -185,7 +193,7 @@ class _Shelf:
 
 
 def _inbound(
-    shelf: _Shelf,
+    cache: _FileCache,
     listener: Listener,
     index: int,
     route: Route,
@@ -194,20 +202,19 @@ def _inbound(
 ) -> Generator[None, None, InboundRoute]:
     where = f"{key_path('listener', listener.name)}.route[{index}]"
     if route.certificate is None or route.private_key is None or route.client_ca is None:
-        raise ConfigError(
-            [Problem(where, "has no certificate, private_key and client_ca", "set all three")]
-        )
+        what = "needs certificate, private_key and client_ca"
+        raise ConfigError([Problem(where, what, "set all three")])
     context = new_context(
-        SSL.TLS_SERVER_METHOD, where, route, ciphers_checked=shelf.context_inputs.ciphers_checked
+        SSL.TLS_SERVER_METHOD, where, route, ciphers_checked=cache.context_inputs.ciphers_checked
     )
-    cas = yield from shelf.cas(f"{where}.client_ca", route.client_ca)
+    cas = yield from cache.cas(f"{where}.client_ca", route.client_ca)
     cas.use(context)
-    shown = f"{where}.certificate"
-    use_pair(context, shown, shelf.pair(shown, route.certificate, route.private_key))
+    key = f"{where}.certificate"
+    use_pair(context, key, cache.pair(key, route.certificate, route.private_key))
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
     lib.SSL_CTX_set_tlsext_servername_callback(raw, SERVER_NAME_CALLBACK)
-    # Tickets only: a cache in memory would be one worker's, and would be copied at fork.
+    # Tickets only: an in-memory cache would serve one worker, and be copied by fork.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
     if not route.session_tickets:
@@ -221,8 +228,8 @@ def _inbound(
         callback = selector(tuple(name.encode("ascii") for name in protocols))
         lib.SSL_CTX_set_alpn_select_cb(raw, callback, NULL)
         keep = (context, callback)
-    own = shelf.context_inputs.periods_of(f"{where}.certificate", f"{where}.client_ca")
-    of_pool = periods_of_pool(shelf.context_inputs, route.pool)
+    own = cache.context_inputs.periods_of(f"{where}.certificate", f"{where}.client_ca")
+    of_pool = periods_of_pool(cache.context_inputs, route.pool)
     return InboundRoute(
         label=route.label,
         pool=route.pool,
@@ -239,33 +246,29 @@ def _inbound(
 
 
 def _outbound(
-    shelf: _Shelf, pool_name: str, pool: Pool, index: int, backend: Backend
+    cache: _FileCache, pool_name: str, pool: Pool, index: int, backend: Backend
 ) -> Generator[None, None, BackendTarget]:
     where = pool_path(pool_name)
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
-        raise ConfigError(
-            [
-                Problem(
-                    where, "has no machine_certificate, machine_key and backend_ca", "set all three"
-                )
-            ]
-        )
+        what = "needs machine_certificate, machine_key and backend_ca"
+        raise ConfigError([Problem(where, what, "set all three")])
     context = new_context(
-        SSL.TLS_CLIENT_METHOD, where, pool, ciphers_checked=shelf.context_inputs.ciphers_checked
+        SSL.TLS_CLIENT_METHOD, where, pool, ciphers_checked=cache.context_inputs.ciphers_checked
     )
-    cas = yield from shelf.cas(f"{where}.backend_ca", pool.backend_ca)
+    cas = yield from cache.cas(f"{where}.backend_ca", pool.backend_ca)
     cas.use(context)
-    shown = f"{where}.machine_certificate"
-    use_pair(context, shown, shelf.pair(shown, pool.machine_certificate, pool.machine_key))
+    key = f"{where}.machine_certificate"
+    use_pair(context, key, cache.pair(key, pool.machine_certificate, pool.machine_key))
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER, VERIFY_CALLBACK)
-    # A backend may ask for our certificate later, for a part of its site (RFC 8446, 4.6.2).
+    # A backend may request the certificate later, for a part of its site (RFC 8446,
+    # 4.6.2).
     lib.SSL_CTX_set_post_handshake_auth(raw, 1)
 
     host, port = parse_address(backend.address)
     name = backend.name or host
-    # One context per backend, so the name to check is set once and not in every connection.
+    # One context per backend: the name to verify is set once, and not per connection.
     parameters = lib.SSL_CTX_get0_param(raw)
     lib.X509_VERIFY_PARAM_set_hostflags(parameters, NO_PARTIAL_WILDCARDS | NEVER_CHECK_SUBJECT)
     if is_ip(name):
@@ -275,17 +278,11 @@ def _outbound(
         encoded = name.encode("ascii")
         done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
     if done != 1:
-        raise ConfigError(
-            [
-                Problem(
-                    f"{where}.backend[{index}].name",
-                    f"OpenSSL does not take {name!r} as the name to verify",
-                    "write a host name or an IP address",
-                )
-            ]
-        )
+        what = f"OpenSSL does not accept {name!r} as the name to verify"
+        remedy = "set it to a host name or an IP address"
+        raise ConfigError([Problem(f"{where}.backend[{index}].name", what, remedy)])
     family, sockaddr = endpoint_of(
-        f"{where}.backend[{index}].address", host, port, shelf.context_inputs.addresses
+        f"{where}.backend[{index}].address", host, port, cache.context_inputs.addresses
     )
     return BackendTarget(
         pool=pool_name,

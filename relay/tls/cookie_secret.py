@@ -1,6 +1,6 @@
-"""The secret behind a pool's own cookies, from its file.
+"""Reads the secret of a pool that inserts cookies.
 
-Never: shows a byte of it, in a message or in a representation.
+Never: shows a byte of it, in a message or in a repr.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from relay.errors import ConfigError, Problem
 from relay.files import Files
 
 _MAX_BYTES = 4096
-_REMEDY = "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE; every relay that serves the same clients needs the same"
+_REMEDY = (
+    "create it with: openssl rand -hex 32 > FILE; chmod 600 FILE;"
+    " all relays that serve the same clients need the same secret"
+)
 
 
 def load_secrets(
     config: Config, files: Files | None = None
 ) -> tuple[dict[str, bytes], list[Problem]]:
-    """The secrets of all pools that insert cookies, by the pool's name, and what is wrong with the others."""
+    """The secrets of all pools that insert cookies, by pool name, and the problems."""
     secrets: dict[str, bytes] = {}
     problems: list[Problem] = []
     for name, file in _files(config):
@@ -40,7 +43,10 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
 
 
 def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
-    """The file's bytes without white space around them. Raises ConfigError when there are too few, or when others may read them."""
+    """The file's bytes without surrounding white space.
+
+    Raises ConfigError if they are too few, or if every user may read the file.
+    """
     try:
         data, mode = (files or Files()).read(file, _MAX_BYTES)
     except OSError as error:
@@ -49,23 +55,11 @@ def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
         ) from None
     secret = data.strip()
     if len(secret) < MIN_SECRET_BYTES:
-        raise ConfigError(
-            [
-                Problem(
-                    where,
-                    f"{file} has {len(secret)} bytes; at least {MIN_SECRET_BYTES} random ones are needed",
-                    _REMEDY,
-                )
-            ]
-        )
+        what = f"{file} has {len(secret)} bytes; it needs at least {MIN_SECRET_BYTES} random bytes"
+        raise ConfigError([Problem(where, what, _REMEDY)])
     if len(secret) > _MAX_BYTES:
         raise ConfigError([Problem(where, f"{file} has more than {_MAX_BYTES} bytes", _REMEDY)])
     if mode & stat.S_IROTH:
-        raise ConfigError(
-            [
-                Problem(
-                    where, f"{file} can be read by everybody on this machine", f"chmod 600 {file}"
-                )
-            ]
-        )
+        what = f"every user of this machine can read {file}"
+        raise ConfigError([Problem(where, what, f"chmod 600 {file}")])
     return secret

@@ -1,4 +1,4 @@
-"""From OpenSSL's words to ours: error queue, alert or verify result in, `Reason` and a detail out.
+"""Translates OpenSSL's errors, alerts and verify codes into a `Reason` with a detail.
 
 Never: raises, or leaves anything in the error queue.
 """
@@ -12,23 +12,26 @@ from relay.errors import SHORTAGES, Reason, Side
 from relay.tls.raw import NULL, ffi, lib
 
 _MAX_ERRORS = 16
-_ALERT_BASE = (
-    1000  # OpenSSL adds the alert's number (RFC 8446 section 6) to this for SSL_R_*_ALERT_*
-)
+# SSL_R_*_ALERT_* are this plus the alert's number (RFC 8446 section 6).
+_ALERT_BASE = 1000
 
-# Reason codes of OpenSSL's SSL library (sslerr.h); stable since 1.1. The numbers mean something else in its other libraries.
+# Reason codes of OpenSSL's SSL library (sslerr.h), stable since 1.1. The numbers mean
+# something else in OpenSSL's other libraries.
 _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
-_SYSTEM = 0x8000_0000  # err.h, ERR_SYSTEM_FLAG: the rest of the code is an errno; a failed write leaves one, a failed read does not
-# err.h, ERR_R_MALLOC_FAILURE with its flags FATAL and COMMON: the same in every library.
+# ERR_SYSTEM_FLAG of err.h: the rest of the code is an errno. A failed write leaves such
+# an entry, a failed read does not.
+_SYSTEM = 0x8000_0000
+# ERR_R_MALLOC_FAILURE of err.h with its flags FATAL and COMMON; the same in every
+# library.
 _MALLOC_FAILURE = 256 | 1 << 18 | 2 << 18
 _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199
 _HTTP_REQUEST, _HTTPS_PROXY_REQUEST = 156, 155
 _UNEXPECTED_EOF = 294
 _WRONG_CURVE, _TOO_LONG = 378, 152
-_OUR_WORDS = {
-    _TOO_LONG: "more than 102400 bytes of certificates, which is OpenSSL's own limit",
-    _WRONG_CURVE: "the key of the certificate is on a curve that groups does not name",
+_DETAILS = {
+    _TOO_LONG: "the certificates have more than 102400 bytes, which is OpenSSL's own limit",
+    _WRONG_CURVE: "the key of the certificate is on a curve that is not in groups",
 }
 
 _INBOUND: dict[int, Reason] = {
@@ -50,7 +53,7 @@ _INBOUND: dict[int, Reason] = {
 _OUTBOUND: dict[int, Reason] = {
     258: Reason.BACKEND_PROTOCOL_VERSION,
     191: Reason.BACKEND_PROTOCOL_VERSION,
-    267: Reason.BACKEND_NOT_TLS,  # WRONG_VERSION_NUMBER: the first bytes are no TLS record
+    267: Reason.BACKEND_NOT_TLS,  # WRONG_VERSION_NUMBER: not a TLS record
     _HTTP_REQUEST: Reason.BACKEND_NOT_TLS,
     _HTTPS_PROXY_REQUEST: Reason.BACKEND_NOT_TLS,
     193: Reason.BACKEND_NO_SHARED_CIPHER,
@@ -60,11 +63,17 @@ _OUTBOUND: dict[int, Reason] = {
 
 # RFC 8446 section 6.2.
 _ALERTS: dict[int, str] = {
-    0: "close_notify", 10: "unexpected_message", 20: "bad_record_mac", 21: "decryption_failed", 22: "record_overflow", 40: "handshake_failure",
-    41: "no_certificate", 42: "bad_certificate", 43: "unsupported_certificate", 44: "certificate_revoked", 45: "certificate_expired", 46: "certificate_unknown",
-    47: "illegal_parameter", 48: "unknown_ca", 49: "access_denied", 50: "decode_error", 51: "decrypt_error", 70: "protocol_version",
-    71: "insufficient_security", 80: "internal_error", 86: "inappropriate_fallback", 90: "user_canceled", 100: "no_renegotiation", 109: "missing_extension",
-    110: "unsupported_extension", 112: "unrecognized_name", 113: "bad_certificate_status_response", 115: "unknown_psk_identity", 116: "certificate_required",
+    0: "close_notify", 10: "unexpected_message",
+    20: "bad_record_mac", 21: "decryption_failed", 22: "record_overflow",
+    40: "handshake_failure", 41: "no_certificate", 42: "bad_certificate",
+    43: "unsupported_certificate", 44: "certificate_revoked", 45: "certificate_expired",
+    46: "certificate_unknown", 47: "illegal_parameter", 48: "unknown_ca",
+    49: "access_denied", 50: "decode_error", 51: "decrypt_error",
+    70: "protocol_version", 71: "insufficient_security",
+    80: "internal_error", 86: "inappropriate_fallback", 90: "user_canceled",
+    100: "no_renegotiation", 109: "missing_extension", 110: "unsupported_extension",
+    112: "unrecognized_name", 113: "bad_certificate_status_response",
+    115: "unknown_psk_identity", 116: "certificate_required",
     120: "no_application_protocol", 121: "ech_required",
 }  # fmt: skip
 _INBOUND_ALERTS: dict[int, Reason] = {
@@ -79,28 +88,30 @@ _INBOUND_ALERTS: dict[int, Reason] = {
 }
 _REJECTED = Reason.BACKEND_REJECTED_OUR_CERTIFICATE
 _OUTBOUND_ALERTS: dict[int, Reason] = {
-    41: _REJECTED, 42: _REJECTED, 43: _REJECTED, 44: _REJECTED, 45: _REJECTED, 46: _REJECTED, 48: _REJECTED, 49: _REJECTED, 116: _REJECTED,
+    41: _REJECTED, 42: _REJECTED, 43: _REJECTED, 44: _REJECTED, 45: _REJECTED, 46: _REJECTED,
+    48: _REJECTED, 49: _REJECTED, 116: _REJECTED,
     40: Reason.BACKEND_NO_SHARED_CIPHER,
     70: Reason.BACKEND_PROTOCOL_VERSION,
     71: Reason.BACKEND_NO_SHARED_CIPHER,
     120: Reason.BACKEND_NO_SHARED_ALPN,
 }  # fmt: skip
-# What some alerts of a backend mean where their reason does not say it.
+# What some alerts of a backend mean, if the reason does not say it.
 _OUTBOUND_HINTS: dict[int, str] = {
-    51: "it could not verify our signature: look for a machine_key that it was not given the certificate of",
-    80: "its own log says what went wrong in it",
-    86: "it takes this connection for a downgrade",
-    112: "it serves no such server name: set the backend's name",
-    121: "it insists on Encrypted Client Hello, which the relay does not speak",
+    51: "it could not verify the relay's signature; check that machine_key and"
+    " machine_certificate belong together",
+    80: "look for the cause in the backend's own log",
+    86: "it considers this connection a protocol downgrade",
+    112: "it does not serve this server name; set the backend's name",
+    121: "it requires Encrypted Client Hello, which the relay does not support",
 }
-# Alerts with which a peer says that nothing is in common: true only as the answer to a hello.
+# Alerts that mean "nothing in common", but only in answer to a ClientHello.
 _NOTHING_IN_COMMON = frozenset((40, 70, 71, 86, 120))
 
-_OUR_VERIFY_WORDS = {
+_VERIFY_DETAILS = {
     # X509_V_ERR_INVALID_EXTENSION
-    41: "the certificate has an extension twice, or one that cannot be parsed; have it issued anew"
+    41: "the certificate has an extension twice, or one that cannot be parsed; reissue it"
 }
-# X509_V_ERR_* (x509_vfy.h); whatever is not here is INVALID_CERTIFICATE.
+# X509_V_ERR_* (x509_vfy.h). A code that is not here is INVALID_CERTIFICATE.
 _VERIFY: dict[int, tuple[Reason, Reason]] = {
     code: (inbound, outbound)
     for codes, inbound, outbound in (
@@ -118,7 +129,10 @@ _VERIFY: dict[int, tuple[Reason, Reason]] = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a handshake or a connection failed; `detail` is for people, one line, and may hold what a peer sent."""
+    """Why a handshake or a connection failed.
+
+    `detail` is one line for people; it may contain what a peer sent.
+    """
 
     reason: Reason
     detail: str = ""
@@ -127,8 +141,11 @@ class Failure:
 
 
 def explain_verify(side: Side, code: int, depth: int) -> Failure:
-    """The failure that an X509_V_ERR_* code stands for; depth 0 is the peer's own certificate, larger is nearer to the root."""
-    text = _OUR_VERIFY_WORDS.get(code) or _string(lib.X509_verify_cert_error_string(code))
+    """The failure for an X509_V_ERR_* code.
+
+    Depth 0 is the peer's own certificate; a larger depth is closer to the root.
+    """
+    text = _VERIFY_DETAILS.get(code) or _string(lib.X509_verify_cert_error_string(code))
     inbound, outbound = _VERIFY.get(
         code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE)
     )
@@ -137,7 +154,7 @@ def explain_verify(side: Side, code: int, depth: int) -> Failure:
 
 
 def explain_alert(side: Side, number: int) -> Failure:
-    """The failure that a peer's alert stands for, as the answer to a hello or a certificate."""
+    """The failure for an alert that answers a hello or a certificate."""
     name = _ALERTS.get(number, f"alert {number}")
     if side is Side.INBOUND:
         reason = _INBOUND_ALERTS.get(number, Reason.ALERT_OTHER)
@@ -148,28 +165,38 @@ def explain_alert(side: Side, number: int) -> Failure:
 
 
 def before_server_hello(failure: Failure) -> Failure:
-    """The same for a backend that answered our hello with an alert: it has not seen our certificate yet."""
+    """Correct the reason of an alert that came before the ServerHello.
+
+    The backend has not seen the machine certificate yet, so it cannot have rejected it.
+    """
     if failure.alert >= 0 and failure.reason is _REJECTED:
         return Failure(
             Reason.BACKEND_ALERT_OTHER,
-            f"{failure.detail} in answer to our hello",
+            f"{failure.detail} in answer to the ClientHello",
             alert=failure.alert,
         )
     return failure
 
 
 def after_server_hello(failure: Failure) -> Failure:
-    """The same for a backend that has chosen version and cipher before it sent its alert."""
+    """Correct the reason of an alert that came after the ServerHello.
+
+    Version and cipher are agreed on by then.
+    """
     if failure.alert in _NOTHING_IN_COMMON:
-        detail = f"{failure.detail} after version and cipher were agreed on; it may not like the pool's machine_certificate"
+        detail = (
+            f"{failure.detail} after version and cipher were agreed on;"
+            " it may have refused the pool's machine_certificate"
+        )
         return Failure(Reason.BACKEND_ALERT_OTHER, detail, alert=failure.alert)
     return failure
 
 
 def after_handshake(failure: Failure) -> Failure:
-    """The same for a session that was established: there an alert does not mean that nothing was in common.
+    """Correct the reason of an alert in an established session.
 
-    A TLS 1.2 peer says so, too, when the relay may not renegotiate.
+    There it does not mean that nothing is in common. A TLS 1.2 peer also sends one when
+    the relay refuses to renegotiate.
     """
     if failure.alert not in _NOTHING_IN_COMMON:
         return failure
@@ -183,14 +210,14 @@ def after_handshake(failure: Failure) -> Failure:
 
 
 def explain_queue(side: Side) -> Failure:
-    """Empty OpenSSL's error queue and say what the error that ended the connection was."""
+    """The failure for the error in OpenSSL's queue. Empties the queue."""
     codes: list[int] = []
     while (code := lib.ERR_get_error()) and len(codes) < _MAX_ERRORS:
         codes.append(code)
     lib.ERR_clear_error()
     if any(lib.ERR_GET_REASON(code) == _MALLOC_FAILURE for code in codes if not code & _SYSTEM):
-        # First of all: what OpenSSL says besides is what it could not do without the memory.
-        return Failure(Reason.NO_RESOURCES, "OpenSSL got no memory")
+        # This comes first: the other entries are consequences of it.
+        return Failure(Reason.NO_RESOURCES, "OpenSSL could not allocate memory")
     known = _INBOUND if side is Side.INBOUND else _OUTBOUND
     for code in codes:
         if code >> _LIBRARY_SHIFT != _SSL_LIBRARY:
@@ -199,20 +226,18 @@ def explain_queue(side: Side) -> Failure:
         if _ALERT_BASE <= number < _ALERT_BASE + 256:
             return explain_alert(side, number - _ALERT_BASE)
         if number in known:
-            words = _OUR_WORDS.get(number) or _string(lib.ERR_reason_error_string(code))
-            return Failure(known[number], words)
+            text = _DETAILS.get(number) or _string(lib.ERR_reason_error_string(code))
+            return Failure(known[number], text)
     for code in codes:
         if code & _SYSTEM:
             return explain_errno(side, code & ~_SYSTEM)
     other = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
-    words = "; ".join(
-        text for code in codes if (text := _string(lib.ERR_reason_error_string(code)))
-    )
-    return Failure(other, words or "OpenSSL gave no reason")
+    texts = filter(None, (_string(lib.ERR_reason_error_string(code)) for code in codes))
+    return Failure(other, "; ".join(texts) or "OpenSSL gave no reason")
 
 
 def explain_errno(side: Side, errno: int) -> Failure:
-    """The failure that a system call's errno stands for during a handshake; 0 is an end of file."""
+    """The failure for the errno of a system call in a handshake; 0 is end of file."""
     if errno in SHORTAGES:
         return Failure(Reason.NO_RESOURCES, os.strerror(errno), errno)
     gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
@@ -220,19 +245,19 @@ def explain_errno(side: Side, errno: int) -> Failure:
 
 
 _REFUSED, _TIMED_OUT = 111, 110
-GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer was there, and has left
+GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer closed the connection
 
 
 def explain_connect(errno: int) -> Failure:
-    """The failure that a system call's errno stands for while a backend is connected to."""
-    words = os.strerror(errno)
+    """The failure for the errno of a connection attempt to a backend."""
+    text = os.strerror(errno)
     if errno in SHORTAGES:
-        return Failure(Reason.NO_RESOURCES, words)
+        return Failure(Reason.NO_RESOURCES, text)
     if errno == _REFUSED:
-        return Failure(Reason.BACKEND_REFUSED, words)
+        return Failure(Reason.BACKEND_REFUSED, text)
     if errno == _TIMED_OUT:
-        return Failure(Reason.BACKEND_TIMEOUT, words)
-    return Failure(Reason.BACKEND_UNREACHABLE, words)
+        return Failure(Reason.BACKEND_TIMEOUT, text)
+    return Failure(Reason.BACKEND_UNREACHABLE, text)
 
 
 def _string(pointer: object) -> str:

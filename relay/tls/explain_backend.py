@@ -1,8 +1,8 @@
-"""Why a backend failed, in the words that its operator needs: its certificate, ours, its answer.
+"""Adds to a backend's failure what its operator needs: certificates, CAs, its answer.
 
-Called once per failure and never for a good connection, so it may parse certificates.
+It runs once per failure and never for a good connection, so it may parse certificates.
 
-Never: raises for what a backend has sent, or changes whether it has failed.
+Never: raises for what a backend sent, or turns a failure into a success.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.sockets import StreamSocket
-from relay.tls import stream
+from relay.tls import verification
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.names import SUBJECT_ALT_NAME
 from relay.tls.certificates.purpose import NAME_CHARACTERS
@@ -28,12 +28,14 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 _MAX_NAMES = 4
 _NAME_BYTES = 256
 _PEEK_BYTES = 64
-_HEADER_BYTES = 5  # what OpenSSL has read before it finds that this is not a TLS record
+# OpenSSL has read these before it finds that this is not a TLS record.
+_HEADER_BYTES = 5
 _RANDOM_BYTES = 32
 _NO_RANDOM = bytes(_RANDOM_BYTES)
 _RECORD_HEADER = struct.Struct("!BHH")
 _APPLICATION_DATA = 23
-_ALERT_RECORD_BYTES = 19  # level, number, content type, and the 16 bytes of the tag (RFC 8446, 5.2)
+# Level, number and content type, and a tag of 16 bytes (RFC 8446, 5.2).
+_ALERT_RECORD_BYTES = 19
 _UNREAD_ALERT = 256  # no alert has this number
 _HTTP_STATUS = re.compile(rb"[0-9]\.[0-9] [0-9]{3}")
 # X509_V_ERR_* of x509_vfy.h.
@@ -42,13 +44,13 @@ _ISSUER_MISSING = frozenset((2, 20, 21))
 
 
 def explain_backend(failure: Failure, ssl: Pointer, sock: StreamSocket, name: str) -> Failure:
-    """The same failure of a handshake with the backend that must be `name`, told in full."""
+    """Add the details to a failed handshake with the backend that must be `name`."""
     if failure.reason is Reason.BACKEND_NOT_TLS:
         return _not_tls(failure, sock)
     if failure.alert >= 0:
         by_stage = after_server_hello if _knows_server_hello(ssl) else before_server_hello
         return explain_rejection(by_stage(failure), ssl)
-    who = stream.refused_identity()
+    who = verification.refused_identity()
     if who is None:
         return failure
     if failure.reason is Reason.BACKEND_UNKNOWN_CA:
@@ -61,7 +63,10 @@ def explain_backend(failure: Failure, ssl: Pointer, sock: StreamSocket, name: st
 
 
 def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
-    """When the backend refuses our certificate: which CAs it accepts, and of which ours is. Told once."""
+    """Add the accepted CAs and the issuer of the machine certificate to a rejection.
+
+    A failure that has them already is returned unchanged.
+    """
     rejected = failure.reason is Reason.BACKEND_REJECTED_OUR_CERTIFICATE and failure.alert >= 0
     if not rejected or ssl is None:
         return failure
@@ -69,21 +74,24 @@ def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
     accepts = (
         f"it accepts certificates of {authorities}"
         if authorities
-        else "it names no CA that it accepts"
+        else "it does not say which CAs it accepts"
     )
     ours = ""
     certificate = lib.SSL_get_certificate(ssl)
     if certificate != NULL:
         who = identity_of(certificate)
-        ours = f', our machine certificate "{_short(who.subject)}" is of "{_short(who.issuer)}"'
+        ours = (
+            f'; the machine certificate "{_short(who.subject)}" is issued by "{_short(who.issuer)}"'
+        )
     return Failure(failure.reason, f"{failure.detail}: {accepts}{ours}", failure.errno)
 
 
 def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
-    """A write failed right after a TLS 1.3 handshake: whether the backend has said why.
+    """Recognize an unread alert after a write that failed right after the handshake.
 
-    OpenSSL reads nothing more after a failed write, so an alert that came in the same moment
-    stays in the socket, encrypted. Nothing else is as short before the backend's first answer.
+    OpenSSL reads nothing more after a failed write. So an alert of a TLS 1.3 backend
+    may stay in the socket, encrypted. Before the backend's first answer no other record
+    is as short.
     """
     if failure.reason is not Reason.BACKEND_GONE or failure.errno not in GONE_ERRNOS:
         return failure
@@ -96,14 +104,17 @@ def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
     kind, _, size = _RECORD_HEADER.unpack(header)
     if kind != _APPLICATION_DATA or size != _ALERT_RECORD_BYTES:
         return failure
-    detail = "the backend answered our certificate with an alert and reset the connection"
+    detail = "the backend answered the machine certificate with an alert and reset the connection"
     return Failure(Reason.BACKEND_REJECTED_OUR_CERTIFICATE, detail, failure.errno, _UNREAD_ALERT)
 
 
 def no_shared_alpn(wanted: str, chosen: str) -> Failure:
-    """The client and the relay have agreed on a protocol, and the backend has not."""
+    """The failure of a backend that did not select the client's ALPN protocol."""
     found = f"agreed on {chosen!r}" if chosen else "agreed on no protocol"
-    detail = f"{found} although the client speaks {wanted}; give the backend ALPN {wanted}, or take {wanted} out of alpn"
+    detail = (
+        f"{found} although the client speaks {wanted};"
+        f" enable ALPN {wanted} at the backend, or remove {wanted} from alpn"
+    )
     return Failure(Reason.BACKEND_NO_SHARED_ALPN, detail)
 
 
@@ -125,7 +136,8 @@ def _not_tls(failure: Failure, sock: StreamSocket) -> Failure:
     if line:
         said = _short(line.decode("latin-1"))
         return Failure(
-            failure.reason, f'its answer is not TLS; after {_HEADER_BYTES} bytes it says "{said}"'
+            failure.reason,
+            f'its answer is not TLS; after {_HEADER_BYTES} bytes it continues with "{said}"',
         )
     return Failure(failure.reason, f"its answer is not TLS ({failure.detail})")
 
@@ -138,34 +150,37 @@ def _sent(ssl: Pointer) -> list[Pointer]:
 
 
 def _unknown_ca(ssl: Pointer) -> str:
-    code = stream.refusal_code()
+    code = verification.refusal_code()
     if code == _SELF_SIGNED_LEAF:
-        return "vouches for itself: have it signed, or put this very certificate into backend_ca"
-    at_fault = _load(stream.refused_at())
+        return "is self-signed; have it issued by a CA, or add this certificate to backend_ca"
+    at_fault = _load(verification.refused_at())
     if at_fault is None:
         return ""
     if code == _SELF_SIGNED_IN_CHAIN:
         root = _short(at_fault.subject.rfc4514_string())
-        return f'its chain ends at "{root}", which backend_ca has not; add it if this backend is wanted'
+        return (
+            f'its chain ends at "{root}", which is not in backend_ca; add it to trust this backend'
+        )
     if code not in _ISSUER_MISSING:
         return ""
     count = len(_sent(ssl))
     issuer = _short(at_fault.issuer.rfc4514_string())
     missing = f'the issuer "{issuer}" is neither among them nor in backend_ca'
     return (
-        f"sent {count} certificate{'' if count == 1 else 's'}, and {missing}: complete the backend's"
-        " chain file where that is an intermediate of a CA in backend_ca, else add it to backend_ca"
+        f"sent {count} certificate{'' if count == 1 else 's'}, and {missing}: if it is an"
+        " intermediate of a CA in backend_ca, add it to the backend's chain file;"
+        " otherwise add it to backend_ca"
     )
 
 
 def _wrong_name(name: str) -> str:
-    leaf = _load(stream.refused_at())
+    leaf = _load(verification.refused_at())
     if leaf is None:
         return ""
     kind = "IP" if _is_address(name) else "DNS"
     if not leaf.has_extension(SUBJECT_ALT_NAME):
-        no = "has no subjectAltName, and a CN does not count (RFC 9525)"
-        return f"{no}; reissue it with {kind}:{name}"
+        no_names = "has no subjectAltName, and a CN does not count (RFC 9525)"
+        return f"{no_names}; reissue it with {kind}:{name}"
     found = leaf.alt_names
     if found is None:
         return ""
@@ -187,7 +202,7 @@ def _is_address(name: str) -> bool:
 
 
 def _certificate(who: Identity) -> str:
-    if not who.serial:  # too large to be read
+    if not who.serial:  # too large to be parsed
         return f"the backend's certificate: {who.subject}"
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(who.not_after_at))
     names = ", ".join(_short(each) for each in who.san_dns[:_MAX_NAMES]) or "none"

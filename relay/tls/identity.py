@@ -1,18 +1,19 @@
-"""Who the peer is: the facts of its certificate, and whether a route's rules let it in.
+"""The identity in a peer's certificate, and whether a route admits it.
 
-The chain is OpenSSL's business. What OpenSSL does not do on a resumed handshake is judged here, on every handshake:
-the dates of the leaf and of the CA that issued it, and the allow rules.
+OpenSSL verifies the chain. What it skips on a resumed handshake is checked here on
+every handshake: the dates of the leaf and of the CA that issued it, and the allow
+rules.
 
-Parsing is remembered by the certificate's SHA-256 (a certificate never changes); verdicts that
-depend on the time are not. What is remembered is bounded in number and bytes, and only of
-certificates that a trusted CA has signed. A refused certificate is described for the log: above
-LARGE_BYTES by size, fingerprint and common name alone, as anybody can make one that is costly
-to read.
+Parsed identities are cached by the certificate's SHA-256. The cache is bounded in
+number and bytes, and holds only certificates that a trusted CA signed. Results that
+depend on the time are not cached. A refused certificate is parsed for the log only up
+to LARGE_BYTES: anybody can make a larger one that is costly to parse, so only its size,
+fingerprint and common name are logged.
 
-Names that cannot be read match no rule by name; a rule by fingerprint needs no names.
+Names that cannot be read match no rule by name. A rule by fingerprint needs no names.
 
-Never: trusts a certificate that OpenSSL has not verified, now or when the resumed session began.
-Next: `relay.worker.outbound.choose`
+Never: trusts a certificate that OpenSSL did not verify, now or when the resumed session
+was established. Next: `relay.worker.outbound.choose`
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 LARGE_BYTES = 8192
-_REMEMBERED = 4096
-_REMEMBERED_BYTES = 16 * 1024 * 1024
+_CACHE_ENTRIES = 4096
+_CACHE_BYTES = 16 * 1024 * 1024
 _SHA256 = lib.EVP_get_digestbyname(b"sha256")
 _digest: Any = ffi.new("unsigned char[32]")
 _digest_view = ffi.buffer(_digest, 32)
@@ -55,12 +56,13 @@ _digest_view = ffi.buffer(_digest, 32)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A leaf certificate's facts; instants are Unix time.
+    """The identity in a leaf certificate. Times are Unix time.
 
-    `serial` (as `openssl x509 -serial` prints it) and `fingerprint` are upper-case hex, `subject`
-    and `issuer` follow RFC 4514; these three are clipped and for people. The tuples of names are
-    exact, for rules. Of a large certificate that was refused there is only `subject`, which
-    tells its size and fingerprint, and `fingerprint`.
+    `serial` (as `openssl x509 -serial` prints it) and `fingerprint` are upper-case hex.
+    `subject` and `issuer` follow RFC 4514. `serial`, `subject` and `issuer` are
+    clipped, for people; the tuples of names are exact, for rules. A large certificate
+    that was refused has only `fingerprint` and a `subject` with its size and
+    fingerprint.
     """
 
     subject: str
@@ -75,14 +77,18 @@ class Identity:
     fingerprint: str
     issuer_der: bytes
     spki_sha256: bytes = b""
-    """The hash of its public key, which may outlive the certificate; b"" when it is unknown."""
+    """The hash of the public key, which may outlive the certificate; b"" if unknown."""
     unread: str = ""
-    """Which names the certificate has that cannot be read, for people; "" when all can be."""
+    """Which of the names cannot be read, for people; "" if all can be."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowRules:
-    """A route's `allow`, compiled. Matches when any entry does; no entry at all allows every certificate of the CA."""
+    """A route's `allow` rules, compiled.
+
+    One matching entry is enough. Without entries every certificate of the CA is
+    allowed.
+    """
 
     cn: frozenset[str]
     ou: frozenset[str]
@@ -92,7 +98,7 @@ class AllowRules:
     any_entry: bool
 
     def allow(self, who: Identity) -> bool:
-        """Whether this certificate may come in."""
+        """Whether the rules allow this certificate."""
         return (
             not self.any_entry
             or not self.cn.isdisjoint(who.cn)
@@ -104,7 +110,7 @@ class AllowRules:
 
 
 def compile_rules(allow: Allow) -> AllowRules:
-    """Compile `allow`; what a star stands for is in `tls.patterns`."""
+    """Compile `allow`; `tls.patterns` defines the wildcards."""
     dns = tuple(map(dns_pattern, allow.san_dns))
     uri = tuple(map(UriPattern.parse, allow.san_uri))
     fingerprints = frozenset(f.replace(":", "").upper() for f in allow.fingerprint_sha256)
@@ -130,7 +136,7 @@ _known_bytes = 0
 
 
 def peer_identity(ssl: Pointer) -> Identity | None:
-    """The peer's leaf certificate, or None when it showed none."""
+    """The identity in the peer's leaf certificate; None if it sent none."""
     certificate = lib.SSL_get_peer_certificate(ssl)
     if certificate == NULL:
         return None
@@ -141,9 +147,10 @@ def peer_identity(ssl: Pointer) -> Identity | None:
 
 
 def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
-    """The facts of an `X509 *`, which stays the caller's.
+    """The identity in an `X509 *`, which the caller keeps and frees.
 
-    Not to be remembered, and not read whole when it is large: a certificate that was not verified.
+    Pass remember=False for a certificate that was not verified: it is not cached, and
+    not parsed if it is large.
     """
     lib.X509_digest(certificate, _SHA256, _digest, NULL)
     fingerprint = _digest_view[:]
@@ -163,7 +170,7 @@ def _remember(who: Identity, size: int, fingerprint: bytes) -> Identity:
     _known_bytes += (
         1024 + size + 64 * (len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri))
     )
-    if len(_known) >= _REMEMBERED or _known_bytes > _REMEMBERED_BYTES:
+    if len(_known) >= _CACHE_ENTRIES or _known_bytes > _CACHE_BYTES:
         _known.clear()
         _known_bytes = 0
     _known[fingerprint] = who
@@ -186,7 +193,7 @@ def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
         subject=shown,
         issuer=_shown(fields.issuer),
         serial=serial_text(fields.serial),
-        # Dates that cannot be read let nobody in; OpenSSL has refused them before.
+        # Dates that cannot be read admit nobody; OpenSSL has already refused them.
         not_before_at=_or_never(unix_time(*fields.not_before), float("inf")),
         not_after_at=_or_never(unix_time(*fields.not_after), 0.0),
         cn=values_of(subject, COMMON_NAME),
@@ -205,7 +212,7 @@ def _or_never(at: float | None, never: float) -> float:
 
 
 def _subject(certificate: Pointer, fields: Fields) -> tuple[list[Attribute], str, str]:
-    """The subject's attributes, the same for people, and what cannot be read of it."""
+    """The subject's attributes, its text for people, and what cannot be read of it."""
     try:
         attributes = attributes_of(fields.subject)
     except DerError as error:
@@ -237,7 +244,11 @@ def _alt_names(fields: Fields) -> tuple[AltNames, str]:
 
 
 class ClientRules(Protocol):
-    """What a route asks of its clients; `ca_valid_until` maps the subject (DER) of every trusted CA to the end of its and its issuers' validity."""
+    """What a route requires of its clients.
+
+    `ca_valid_until` maps the subject (DER) of every trusted CA to the time until which
+    it and its issuers are valid.
+    """
 
     @property
     def rules(self) -> AllowRules: ...  # noqa: D102
@@ -245,17 +256,20 @@ class ClientRules(Protocol):
     def ca_valid_until(self) -> dict[bytes, float]: ...  # noqa: D102
 
 
-def admit(who: Identity | None, gate: ClientRules, now_at: float) -> Failure | None:
-    """What OpenSSL left to us, on full and resumed handshakes alike; None lets the client in."""
+def admit(who: Identity | None, route: ClientRules, now_at: float) -> Failure | None:
+    """Why the route does not admit a client, after a full or a resumed handshake.
+
+    None admits it.
+    """
     if who is None:
         return Failure(Reason.NO_CERTIFICATE)
     if now_at > who.not_after_at:
         return Failure(Reason.EXPIRED, "certificate has expired")
     if now_at < who.not_before_at:
         return Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
-    if now_at > gate.ca_valid_until.get(who.issuer_der, now_at):
+    if now_at > route.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
-    if not gate.rules.allow(who):
+    if not route.rules.allow(who):
         names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (
             who.unread and f" ({who.unread})"
         )

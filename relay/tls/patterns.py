@@ -1,11 +1,11 @@
-"""Names that a certificate carries against the patterns of `allow`, where a star stands for part of a name.
+"""The patterns of `allow`, matched against the names in a certificate.
 
-A star never covers more than a reader of the pattern expects: a whole label of a host name, or
-a non-empty path segment that no URL parser would read in another way. What is written out
-matches itself alone.
+A star covers only what a reader of the pattern expects: a whole label of a host name,
+or a non-empty part of a path segment that every URL parser reads in the same way.
+Everything else matches literally.
 
-Never: treats a star in the certificate's own name as a pattern; takes more time than the length
-of the name times that of the pattern.
+Never: treats a star in the certificate's name as a pattern; takes more time than the
+length of the name times the length of the pattern.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Letters, digits and hyphens (RFC 952, RFC 1123, 2.1), which is also what OpenSSL lets a wildcard cover.
+# Letters, digits and hyphens (RFC 952, RFC 1123, 2.1), as for a wildcard in OpenSSL.
 _LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 # RFC 3986, 3.3: pchar without percent-encoding, which could hide a slash or a dot.
 _SEGMENT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
@@ -22,40 +22,41 @@ _ANY = ("**",)
 
 
 def dns_pattern(text: str) -> re.Pattern[str]:
-    """A `san_dns` rule; a leading `*.` stands for one label (RFC 6125, 6.4.3)."""
+    """A `san_dns` rule; a leading `*.` matches one label (RFC 6125, 6.4.3)."""
     star = text.startswith("*.")
     pattern = _LABEL + re.escape(text[1:]) if star else re.escape(text)
-    # ASCII, or a Kelvin sign would be a k.
+    # Without ASCII the Kelvin sign would match a k.
     return re.compile(pattern, re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class UriPattern:
-    """A `san_uri` rule: `*` stands for one path segment or a part of it, `**` for one or more whole ones.
+    """A `san_uri` rule.
 
-    `segments` are the texts between slashes, each cut at its stars.
+    `*` matches one path segment or a part of one, `**` one or more whole segments.
+    `segments` are the texts between slashes, each split at its stars.
     """
 
     segments: tuple[tuple[str, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> UriPattern:
-        """The pattern that is written so; `config.rules.general` has refused `**` inside a segment."""
+        """Parse a pattern. `config.rules.general` refuses `**` inside a segment."""
         return cls(
             tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/"))
         )
 
     def matches(self, uri: str) -> bool:
-        """Whether the pattern stands for this name."""
+        """Whether the pattern matches this name."""
         segments = uri.split("/")
         if segments[-1] == "" and self.segments[-1] == _ANY:
-            # `x/**` takes `x/` as well: the same path with nothing below it.
+            # `x/**` also matches `x/`: the same path with nothing below it.
             return _match_all(self.segments[:-1], segments[:-1])
         return _match_all(self.segments, segments)
 
 
 def _match_all(patterns: tuple[tuple[str, ...], ...], segments: list[str]) -> bool:
-    """As a shell matches: on a mismatch the last `**` takes one segment more."""
+    """Match like a shell: after a mismatch the last `**` takes one more segment."""
     at = now = 0
     retry_pattern, retry_segment = -1, 0
     while now < len(segments):
@@ -73,7 +74,7 @@ def _match_all(patterns: tuple[tuple[str, ...], ...], segments: list[str]) -> bo
 
 
 def _match_one(parts: tuple[str, ...], segment: str) -> bool:
-    """One segment against one without `**`; between two parts there is at least one character."""
+    """Match a segment without `**`. A star covers at least one character."""
     if len(parts) == 1 or parts == _ANY:
         return parts != _ANY and segment == parts[0]
     first, *middle, last = parts
@@ -89,5 +90,5 @@ def _match_one(parts: tuple[str, ...], segment: str) -> bool:
 
 
 def _is_plain(segment: str) -> bool:
-    """Whether a star may stand for this segment."""
+    """Whether a star may cover this segment."""
     return segment not in _DOTS and _SEGMENT.fullmatch(segment) is not None

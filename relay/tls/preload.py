@@ -1,6 +1,8 @@
-"""Load OpenSSL with our settings; must run before anything else in the process imports OpenSSL or cryptography.
+"""Loads OpenSSL with the relay's own `openssl.cnf`.
 
-Never: overrules an OPENSSL_CONF that the operator has set.
+This must run before anything else in the process imports OpenSSL or cryptography.
+
+Never: overrides an OPENSSL_CONF that the operator set.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 
 
 def load_openssl() -> bool:
-    """Import OpenSSL under our `openssl.cnf`; False when it was loaded before, or the operator's own file is in force."""
+    """Import OpenSSL with the relay's `openssl.cnf`.
+
+    False if it was loaded before, or if the operator set OPENSSL_CONF.
+    """
     if "cryptography.hazmat.bindings._rust" in sys.modules or "OPENSSL_CONF" in os.environ:
         return False
     os.environ["OPENSSL_CONF"] = str(OPENSSL_CONF)
     try:
         importlib.import_module("OpenSSL.SSL")
     finally:
-        # Child processes (an openssl or curl somebody starts) must not inherit it.
+        # Child processes, such as openssl or curl, must not inherit it.
         del os.environ["OPENSSL_CONF"]
     return True

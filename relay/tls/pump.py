@@ -1,20 +1,24 @@
-"""The hot path: bytes from one TLS connection to the other.
+"""The hot path: moves bytes from one TLS connection to the other.
 
-Theory of operation. One BUFFER per process; OpenSSL decrypts a record into it and encrypts it from there. An ordinary message is one
-short record: `Session.on_inbound` and `on_outbound` move it themselves, with `read` and `write`, because a call less is to be noticed
-there (measured: 2 % of the CPU of a request). Whatever else a read gives is `go_on`'s, and what a write does not take is `not_taken`'s. A session owns nothing of
-the buffer, with one exception: when the sink takes no more, the record in hand is copied into `held`, the session keeps it,
-and does not read that source again until `push` has got rid of it. That is the whole back-pressure.
+There is one BUFFER per process: OpenSSL decrypts a record into it, and encrypts it from
+there. The common case is one short record. `Session.on_inbound` and `on_outbound` move
+it themselves with `read` and `write`, because one saved call is measurable (2 % of the
+CPU of a request). `go_on` handles every other read result, `not_taken` every partial
+write.
 
-A call moves at most BUDGET_BYTES, so that one bulk transfer does not starve the others; level-triggered epoll reports
-what is left. A record shorter than the buffer ends the call without asking the socket again: nothing of it can be
-left inside OpenSSL, which reads one record at a time and never more than the buffer holds.
+Back-pressure: if the sink blocks, the current record is copied into `held`. The session
+keeps it, and does not read that source again until `push` has written it.
 
-The usual outcome is a plain count of bytes. The unusual ones (`status` other than OPEN) return the count's complement, so that
-the caller's common case is one comparison.
+A call moves at most BUDGET_BYTES, so that one bulk transfer does not starve the others;
+level-triggered epoll reports the rest. A record shorter than the buffer ends the call
+without another read: OpenSSL reads one record at a time, never more than the buffer
+holds, so nothing is left inside OpenSSL.
 
-Never: touches a session, a counter or the clock; raises for what a peer does.
-Next: `relay.worker.relaying.event`
+The usual result is the number of bytes. Otherwise (`status` is not OPEN) it is the
+number's complement, so the caller's common case is one comparison.
+
+Never: touches a session, a counter or the clock; raises for what a peer does. Next:
+`relay.worker.relaying.event`
 """
 
 from __future__ import annotations
@@ -43,19 +47,22 @@ _CLOSE_NOTIFY = 0
 
 
 class Status(IntEnum):
-    """How a transfer ended, when not as usual."""
+    """How a transfer ended; OPEN is the usual case."""
 
     OPEN = 0
     ENDED = 1  # the source said close_notify
     TRUNCATED = 2  # the source sent FIN without close_notify
-    BLOCKED = 3  # the sink takes no more; `held` is what it did not take
+    BLOCKED = 3  # the sink accepts no more; `held` is the record to write again
     SOURCE_FAILED = 4
-    SINK_FAILED = 5  # nobody has read `held`: a part of a record is nothing to a TLS peer
+    SINK_FAILED = 5  # the peer has nothing of `held`: TLS delivers only whole records
     SOURCE_WANTS_WRITE = 6  # OpenSSL must answer the source (key update) and its socket is full
 
 
 class _Alert:
-    """The last alert that OpenSSL read, and on which connection: others may have read one since, in a handshake or a write."""
+    """The last alert that OpenSSL read, and its connection.
+
+    Another connection may have read one since, in a handshake or a write.
+    """
 
     __slots__ = ("number", "ssl")
 
@@ -76,13 +83,19 @@ _INFO_CALLBACK: Any = ffi.callback("void(SSL *, int, int)", _on_info)
 
 
 def watch_alerts(ssl: Pointer) -> None:
-    """From now on (after the handshake: it would be called dozens of times during one) tell a close_notify from a bare FIN."""
-    _last_alert.ssl = NULL  # it may have been a freed connection with the same address
+    """From now on tell a close_notify from a bare FIN.
+
+    Call it after the handshake, which would run the callback dozens of times.
+    """
+    _last_alert.ssl = NULL  # a freed connection may have had the same address
     lib.SSL_set_info_callback(ssl, _INFO_CALLBACK)
 
 
 class Pump:
-    """The transfer of one process; `status` and `held` belong to the last call that returned a complement."""
+    """The transfer of one process.
+
+    `status` and `held` belong to the last call that returned a complement.
+    """
 
     __slots__ = ("held", "status")
 
@@ -91,7 +104,10 @@ class Pump:
         self.held = b""
 
     def move(self, source: Pointer, sink: Pointer) -> int:
-        """Relay what the source has, at most BUDGET_BYTES: the number of bytes, or its complement when `status` says why."""
+        """Move what the source has, at most BUDGET_BYTES.
+
+        Returns the number of bytes; if `status` says why it stopped, its complement.
+        """
         return self.go_on(source, sink, read(source, BUFFER, RECORD_BYTES))
 
     def go_on(
@@ -99,13 +115,14 @@ class Pump:
         source: Pointer,
         sink: Pointer,
         size: int,
-        # Bound once: a global look-up each would cost as much as the rest of the loop's Python.
+        # Bound once: global look-ups would cost as much as the rest of the loop's
+        # Python.
         _read: Any = read,
         _write: Any = write,
         _buffer: Any = BUFFER,
         _record: int = RECORD_BYTES,
     ) -> int:
-        """`move`, after the first read has given `size`."""
+        """Continue a `move` after a first read that returned `size`."""
         moved = 0
         while size > 0:
             if _write(sink, _buffer, size) != size:
@@ -117,20 +134,24 @@ class Pump:
         return self._not_read(source, size, moved)
 
     def read(self, source: Pointer) -> bytes | int:
-        """One record of the source, to be looked at; 0 when there is none now, the complement of 0 when `status` says why."""
+        """One record of the source; 0 if there is none now, ~0 if `status` says why."""
         size: int = read(source, BUFFER, RECORD_BYTES)
         if size > 0:
             return bytes(_VIEW[:size])
         return self._not_read(source, size, 0)
 
     def push(self, sink: Pointer, held: bytes) -> int:
-        """Offer held bytes again, the same ones: their number, or the complement of 0 with BLOCKED or SINK_FAILED."""
+        """Write the same held bytes again.
+
+        Returns their number, or ~0 with BLOCKED or SINK_FAILED.
+        """
         size = len(held)
         result: int = write(sink, held, size)
         if result == size:
             return size
         error = lib.SSL_get_error(sink, result)
-        # OpenSSL says that it has written when it has written all, be it one record or several: there is no partial success to account for.
+        # OpenSSL reports success only after writing all bytes, even in several records.
+        # So there is no partial success to count.
         if error in (WANT_WRITE, WANT_READ):
             self.status, self.held = Status.BLOCKED, held
         else:
@@ -142,8 +163,8 @@ class Pump:
         if error == WANT_READ:
             return moved
         if error == ZERO_RETURN:
-            said = _last_alert.ssl == source and _last_alert.number == _CLOSE_NOTIFY
-            self.status = Status.ENDED if said else Status.TRUNCATED
+            closed = _last_alert.ssl == source and _last_alert.number == _CLOSE_NOTIFY
+            self.status = Status.ENDED if closed else Status.TRUNCATED
         elif error == WANT_WRITE:
             self.status = Status.SOURCE_WANTS_WRITE
         else:
@@ -151,8 +172,11 @@ class Pump:
         return ~moved
 
     def not_taken(self, sink: Pointer, size: int, moved: int) -> int:
-        """After a write that did not take the `size` bytes in BUFFER: the complement of `moved`, with BLOCKED or SINK_FAILED."""
-        # The source was read: these bytes are ours to deliver, and are counted when they are.
+        """Handle a write that did not accept the `size` bytes in BUFFER.
+
+        Returns the complement of `moved`, with BLOCKED or SINK_FAILED.
+        """
+        # These bytes were read, so they must be delivered; they are counted then.
         error = lib.SSL_get_error(sink, -1)
         self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
         self.held = _VIEW[:size]

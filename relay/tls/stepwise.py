@@ -1,25 +1,26 @@
-"""A handshake that OpenSSL is fed in small portions, so that no single step takes long.
+"""Gives OpenSSL large handshakes in small portions, so that no single step takes long.
 
-Theory of operation. OpenSSL goes on with a handshake as long as it finds bytes in the
-socket, and nothing makes it stop between two records of a message. A peer that cuts a
-certificate of 30 KB into records of one byte keeps it busy for 110 ms in one call. So a
-handshake that has more than STEP_BYTES to read is fed from memory: each step looks at what
-is in the socket (MSG_PEEK), gives OpenSSL at most STEP_BYTES of it, and takes out of the
-socket what OpenSSL has used. Bytes behind the handshake's end stay there. When the
-handshake is done OpenSSL gets the socket itself back, for `relay.tls.pump`.
+OpenSSL continues a handshake as long as the socket has bytes, and does not stop between
+the records of one message. A peer that splits a certificate of 30 KB into records of
+one byte keeps it busy for 110 ms in one call. So a handshake with more than STEP_BYTES
+to read becomes a `StepwiseHandshake`, which OpenSSL reads from memory. Each step peeks
+at the socket, gives OpenSSL at most STEP_BYTES, and removes from the socket what
+OpenSSL used. Bytes after the handshake's end stay there. When the handshake is done,
+OpenSSL gets the socket back, for `relay.tls.pump`.
 
-Being fed costs 20 µs of CPU per handshake (3 % of a connection), asking how much there is
-to read 0.5 µs. A peer can still add bytes between the question and OpenSSL's reading. So a
-step that took SLOW_S, and the last one of a full handshake, is looked into afterwards, and if
-that was the case, every handshake of the worker is fed for the next CAREFUL_S.
+This costs 20 µs of CPU per handshake (3 % of a connection); asking how many bytes there
+are to read costs 0.5 µs. A peer can add bytes after that question, before OpenSSL
+reads. So slow steps (SLOW_S) and the last step of a full handshake are checked
+afterwards. If a peer did that, all handshakes of the worker are stepwise for the next
+CAREFUL_S.
 
-How long a peer's certificates are is bounded here too, as OpenSSL's own limit (100 kB) cannot
-be set through its bindings. What is counted is what the peer sends after its first flight,
-without the overhead of records where that can be told; the handshake ends before OpenSSL has
-parsed anything.
+This module also limits the size of a peer's certificates, as the bindings cannot change
+OpenSSL's own limit (100 kB). It counts what the peer sends after its first flight,
+without record overhead if that is known. The handshake fails before OpenSSL parses
+anything.
 
-Never: waits; keeps bytes that are not the handshake's.
-Next: `relay.tls.stream.handshake`
+Never: waits; keeps bytes that do not belong to the handshake. Next:
+`relay.tls.stream.handshake`
 """
 
 from __future__ import annotations
@@ -32,23 +33,27 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure, explain_errno
 from relay.tls.raw import NULL, Pointer, ffi, lib
-from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, Check, Progress
+from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, Progress
 from relay.tls.tcp_info import FEW_BYTES, bytes_read, bytes_read_exactly, unread_bytes
+from relay.tls.verification import Check
 
-# More than an ordinary flight. At most 370 records of TLS 1.3, whose shortest is 22 bytes.
+# More than an ordinary flight. At most 370 records of TLS 1.3 (the shortest has 22
+# bytes).
 STEP_BYTES: Final = FEW_BYTES
-# Two hellos and a chain of certificates are far below it, unless they are in tiny records.
+# Two hellos and a certificate chain are far smaller, unless they come in tiny records.
 MAX_BYTES: Final = 262_144
-# Beside the certificates: a signature (RSA of 16,384 bits has 2 KB), and a second hello.
+# For more than certificates: a signature (2 KB with RSA 16384) and a second hello.
 ALLOWED_BYTES: Final = 4_096
-# A backend says which CAs it accepts in the same flight (RFC 8446, 4.2.4).
+# A backend lists the CAs that it accepts in the same flight (RFC 8446, 4.2.4).
 CA_NAMES_BYTES: Final = 32_768
 SLOW_S: Final = 0.005
 CAREFUL_S: Final = 60.0
-# RFC 8446, 5: a record's header, and what sealing adds to its contents (the type, and a tag).
+# RFC 8446, 5: a record's header, and what encryption adds to its contents (type and
+# tag).
 _HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
 _SHORT_BYTES = 64
-_GONE = frozenset((7, 8))  # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h: TCP_INFO's first byte
+# TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h, in the first byte of TCP_INFO.
+_GONE = frozenset((7, 8))
 _ROOM: Any = ffi.new("char[]", STEP_BYTES)
 _room = memoryview(ffi.buffer(_ROOM))
 _trash = bytearray(STEP_BYTES)
@@ -61,7 +66,7 @@ _NOTHING = 0
 
 
 class Handshaking(Protocol):
-    """One end of a session, as far as its handshake is concerned."""
+    """The part of a `Connection` that a handshake needs."""
 
     ssl: Pointer
     sock: socket.SocketType
@@ -69,11 +74,11 @@ class Handshaking(Protocol):
     stepwise: StepwiseHandshake | None
     hello: int
     received: int
-    partial_record: bool  # OpenSSL may have a part of a record
+    partial_record: bool  # OpenSSL may hold a part of a record
 
 
 class Handshaker:
-    """Decides for all handshakes of a worker whether to feed them."""
+    """Drives all handshakes of a worker; large ones become stepwise."""
 
     def __init__(self, chain_bytes: int = 32_768) -> None:
         self.careful_until_at = 0.0
@@ -84,7 +89,7 @@ class Handshaker:
     def step(
         self, end: Handshaking, side: Side, check: Check | None = None, unread: int | None = None
     ) -> Progress | Failure:
-        """A step of a handshake; `unread` is how much of a client's hello is there to read."""
+        """Continue a handshake; `unread` bytes of a client's hello are unread."""
         stepwise = end.stepwise
         began_at = _monotonic()
         if stepwise is None:
@@ -96,7 +101,7 @@ class Handshaker:
                 end.received = before + unread
             if end.received <= STEP_BYTES >= unread and began_at >= self.careful_until_at:
                 if end.received != before:
-                    # A client may send its change_cipher_spec alone, before all the rest.
+                    # A client may send its change_cipher_spec alone, before the rest.
                     end.partial_record = (
                         end.partial_record or unread > _SHORT_BYTES or not _are_whole(end.sock)
                     )
@@ -104,7 +109,7 @@ class Handshaker:
                 return self.check_after_step(end, side, progress, began_at)
             taken = bytes_read_exactly(end)
             more = 0 if taken is None else max(taken - end.hello - before, 0)
-            # More came while OpenSSL was reading: it may be in the middle of a record.
+            # More arrived while OpenSSL was reading: it may be inside a record.
             cut = end.partial_record or taken is None or more > 0
             stepwise = end.stepwise = StepwiseHandshake(end.ssl, end.sock, before + more, cut=cut)
         progress = stepwise.step(side, check)
@@ -115,7 +120,7 @@ class Handshaker:
     def check_after_step(
         self, end: Handshaking, side: Side, progress: Progress | Failure, began_at: float
     ) -> Progress | Failure:
-        """After a step that was not fed: bytes may have come while OpenSSL was reading."""
+        """After a step on the socket: did bytes arrive while OpenSSL was reading?"""
         slow = _monotonic() - began_at > SLOW_S
         ended = progress is DONE or isinstance(progress, Failure)
         if not slow and (not ended or stream.resumed(end.ssl)):
@@ -132,13 +137,13 @@ class Handshaker:
 def _too_long(side: Side, chain_bytes: int) -> Failure:
     inbound = side is Side.INBOUND
     reason = Reason.CHAIN_TOO_LONG if inbound else Reason.BACKEND_CHAIN_TOO_LONG
-    who = "the client" if inbound else "the backend"
-    what = f"{who} sends more than {chain_bytes} bytes of certificates (limits.certificate_chain_bytes)"
-    return Failure(reason, what)
+    peer = "the client" if inbound else "the backend"
+    limit = f"{chain_bytes} bytes of certificates (limits.certificate_chain_bytes)"
+    return Failure(reason, f"{peer} sends more than {limit}")
 
 
 def _are_whole(sock: socket.SocketType) -> bool:
-    """Whether the few bytes that are there are whole records."""
+    """Whether the few unread bytes are whole records."""
     try:
         data = sock.recv(_SHORT_BYTES, socket.MSG_PEEK)
     except OSError:
@@ -150,33 +155,37 @@ def _are_whole(sock: socket.SocketType) -> bool:
 
 
 class StepwiseHandshake:
-    """One handshake, from now on to its end; both directions go through memory."""
+    """One handshake from now to its end; both directions go through memory."""
 
     __slots__ = (
-        "_ahead", "_from_us", "_header", "_is_done", "_sock", "_ssl", "_to_us", "_unsent", "_used", "received",
+        "_ahead", "_from_openssl", "_header", "_is_done", "_sock", "_ssl",
+        "_to_openssl", "_unsent", "_used", "received",
     )  # fmt: skip
 
     def __init__(self, ssl: Pointer, sock: socket.SocketType, received: int, *, cut: bool) -> None:
         self._ssl = ssl
         self._sock = sock
-        self._to_us = lib.BIO_new(lib.BIO_s_mem())
-        self._from_us = lib.BIO_new(lib.BIO_s_mem())
-        if NULL in (self._to_us, self._from_us):
-            lib.BIO_free(self._to_us)
-            lib.BIO_free(self._from_us)
-            raise MemoryError("OpenSSL could not make a connection")
-        lib.SSL_set_bio(ssl, self._to_us, self._from_us)  # they are the connection's now
-        self._used = 0  # bytes of the peer
-        # What was received of handshake messages; and where the next record starts, seen from
-        # the bytes used: None where that is not known.
+        self._to_openssl = lib.BIO_new(lib.BIO_s_mem())
+        self._from_openssl = lib.BIO_new(lib.BIO_s_mem())
+        if NULL in (self._to_openssl, self._from_openssl):
+            lib.BIO_free(self._to_openssl)
+            lib.BIO_free(self._from_openssl)
+            raise MemoryError("OpenSSL could not create a connection")
+        lib.SSL_set_bio(ssl, self._to_openssl, self._from_openssl)  # the connection owns them now
+        self._used = 0  # bytes from the peer
+        # Received bytes of handshake messages, and how many bytes ahead the next record
+        # starts: None if that is not known.
         self.received = received
         self._ahead: int | None = None if cut else 0
         self._header = b""
-        self._unsent = b""  # what the socket did not take yet
+        self._unsent = b""  # what the socket did not accept yet
         self._is_done = False
 
     def step(self, side: Side, check: Check | None = None) -> Progress | Failure:
-        """A step with what the peer has sent. MORE: to be called again, no event will come."""
+        """Continue with what the peer has sent.
+
+        MORE: call again, no event will come.
+        """
         if self._unsent:
             failure = self._send(side, b"")
             if failure is not None:
@@ -192,22 +201,22 @@ class StepwiseHandshake:
         except OSError as error:
             return explain_errno(side, error.errno or 0)
         if size == 0:
-            return explain_errno(side, 0)  # its end
-        lib.BIO_write(self._to_us, _ROOM, size)
+            return explain_errno(side, 0)  # end of file
+        lib.BIO_write(self._to_openssl, _ROOM, size)
         return self._step(side, check, size)
 
     def _step(self, side: Side, check: Check | None, size: int) -> Progress | Failure:
-        # The hello is not counted: it has bounds of its own (see `core.hello`).
+        # The hello is not counted: it has a limit of its own (see `core.hello`).
         count = side is Side.OUTBOUND or self._has_answered()
         progress = stream.handshake(self._ssl, side, check)
-        used = size - _pending(self._to_us, _data) if size else 0
+        used = size - _pending(self._to_openssl, _data) if size else 0
         if used:
             self._used += used
-            contents = self._walk(used)
+            contents = self._record_contents(used)
             self.received += contents if count else 0
-            # Takes them out of the socket and copies nothing (tcp(7)).
+            # Removes them from the socket without copying them (tcp(7)).
             self._sock.recv_into(_trash, used, socket.MSG_TRUNC)
-        written = _pending(self._from_us, _data)
+        written = _pending(self._from_openssl, _data)
         if written:
             failed = self._send(side, self._take(written))
             if failed is not None and not isinstance(progress, Failure):
@@ -224,15 +233,15 @@ class StepwiseHandshake:
         return STEP_MORE if used == STEP_BYTES or (used and self._has_ended()) else STEP_WANT_READ
 
     def _has_answered(self) -> bool:
-        """Whether the hello has been read: then there is a random of ours."""
+        """Whether the hello has been read: then there is a server random."""
         lib.SSL_get_server_random(self._ssl, _random, len(_random))
         return any(bytes(_random_view))
 
-    def _walk(self, used: int) -> int:
-        """How long the contents of the records are that start in the portion that was used."""
+    def _record_contents(self, used: int) -> int:
+        """The size of the contents of the records that start in the used portion."""
         if self._ahead is None:
             return used
-        data = self._header + _room[:used].tobytes()  # the part of a header that came before
+        data = self._header + _room[:used].tobytes()  # with the first part of a header
         at, size = self._ahead, len(data)
         contents = 0
         while at + _HEADER <= size:
@@ -244,10 +253,10 @@ class StepwiseHandshake:
         return contents
 
     def _take(self, size: int) -> bytes:
-        """What OpenSSL has written."""
+        """Remove and return what OpenSSL wrote."""
         data = ffi.buffer(_data[0], size)[:]
         while size > 0:
-            size -= lib.BIO_read(self._from_us, _ROOM, min(size, STEP_BYTES))
+            size -= lib.BIO_read(self._from_openssl, _ROOM, min(size, STEP_BYTES))
         return bytes(data)
 
     def _send(self, side: Side, data: bytes) -> Failure | None:
@@ -263,18 +272,18 @@ class StepwiseHandshake:
         return None
 
     def _has_ended(self) -> bool:
-        """Whether an end may stand behind what was read: no further event would announce it."""
+        """Whether the peer may have closed: no further event would announce it."""
         try:
             state = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         except OSError:
-            return True  # not TCP: the next look into the socket tells
+            return True  # not TCP: the next read tells
         return state in _GONE
 
     def _finish(self) -> Progress:
-        lib.SSL_set_fd(self._ssl, self._sock.fileno())  # frees what was between
+        lib.SSL_set_fd(self._ssl, self._sock.fileno())  # frees the two BIOs
         return DONE
 
 
 def _endless(side: Side) -> Failure:
     reason = Reason.TLS_ERROR if side is Side.INBOUND else Reason.BACKEND_TLS_ERROR
-    return Failure(reason, f"a handshake of more than {MAX_BYTES} bytes, in tiny records")
+    return Failure(reason, f"the handshake has more than {MAX_BYTES} bytes, in tiny records")

@@ -1,4 +1,4 @@
-"""How much a peer has sent, and how much of it was taken out of its socket: what the kernel counts.
+"""How many bytes a peer sent, and how many of them were read, by the kernel's count.
 
 Never: reads a byte.
 """
@@ -11,7 +11,8 @@ import sys
 import termios
 from typing import Final, Protocol
 
-FEW_BYTES: Final = 8_192  # up to these nothing is subtracted, which would be one call more
+# Up to this many bytes the unread ones are not subtracted, which saves one system call.
+FEW_BYTES: Final = 8_192
 _RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
 _TRIES = 4
 _unread = bytearray(4)
@@ -25,13 +26,13 @@ class Peer(Protocol):
 
 
 def unread_bytes(fd: int) -> int:
-    """How much there is to read now (tcp(7), FIONREAD)."""
+    """How many bytes there are to read now (tcp(7), FIONREAD)."""
     fcntl.ioctl(fd, termios.FIONREAD, _unread, True)
     return int.from_bytes(_unread, sys.byteorder)
 
 
 def _received(end: Peer) -> int:
-    """How many bytes of this peer the kernel has received; 0 where it does not count them."""
+    """How many bytes the kernel has received from this peer; 0 if it cannot tell."""
     try:
         info = end.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_AT + 8)
     except OSError:
@@ -40,13 +41,19 @@ def _received(end: Peer) -> int:
 
 
 def bytes_read(end: Peer) -> int:
-    """How many bytes of this peer have been taken out of the socket."""
+    """How many bytes of this peer have been read from the socket.
+
+    Up to FEW_BYTES, unread bytes are counted as well.
+    """
     received = _received(end)
     return received if received <= FEW_BYTES else received - unread_bytes(end.fd)
 
 
 def bytes_read_exactly(end: Peer) -> int | None:
-    """The same for few bytes too, while no more arrive; None when nobody can tell."""
+    """How many bytes have been read, exactly.
+
+    None if more bytes keep arriving while they are counted.
+    """
     received = _received(end)
     for _ in range(_TRIES):
         before, unread = received, unread_bytes(end.fd)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side
-from relay.tls import stream
+from relay.tls import stream, verification
 from relay.tls.explain import Failure
 from relay.tls.identity import admit, peer_identity
 from relay.tls.stream import Progress
@@ -45,7 +45,7 @@ def step(session: Session, unread: int | None = None) -> None:
             session.on_wake(IN)
         return
     if isinstance(progress, Failure):
-        session.identity = stream.refused_identity()
+        session.identity = verification.refused_identity()
         _note_names(session)
         raise SessionError(
             Side.INBOUND,
@@ -91,7 +91,7 @@ def _judge(session: Session) -> None:
         raise SessionError(Side.INBOUND, Reason.INTERNAL_ERROR, "a handshake without a route")
     _note_names(session)
     # Only now has the client proved that it has the certificate's key: before, it could be anybody's.
-    accepted = stream.accepted_identity()
+    accepted = verification.accepted_identity()
     session.identity = accepted or peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:

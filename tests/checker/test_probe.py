@@ -88,7 +88,7 @@ def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(
     )
     assert result.word == "backend_rejected_our_certificate"
     assert result.detail.startswith(
-        "the backend sent the alert unknown_ca: it names no CA that it accepts, our machine certificate"
+        "the backend sent the alert unknown_ca: it does not say which CAs it accepts; the machine certificate"
     )
     assert result.remedy.startswith("the backend does not accept the pool's machine_certificate")
 

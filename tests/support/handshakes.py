@@ -14,7 +14,7 @@ from typing import Any
 
 from relay.config.model import Allow, Backend, Config, Listener, Pool, Route
 from relay.errors import Side
-from relay.tls import stream
+from relay.tls import stream, verification
 from relay.tls.contexts import BackendTarget, Generation, InboundRoute, build_generation
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, peer_identity
@@ -247,9 +247,9 @@ def _step_both(
         meeting.steps += 1
         if meeting.result is not stream.DONE and not isinstance(meeting.result, Failure):
             meeting.result = stream.handshake(ours, side, check)
-            meeting.accepted = stream.accepted_identity()
+            meeting.accepted = verification.accepted_identity()
             if isinstance(meeting.result, Failure):
-                meeting.identity = stream.refused_identity()
+                meeting.identity = verification.refused_identity()
                 sock.shutdown(socket.SHUT_WR)
         if not peer_done:
             try:

@@ -508,7 +508,7 @@ def test_missing_bindings_are_named_with_what_to_do():
         }
     )
     with pytest.raises(
-        StartupError, match=r"does not bind SSL_CB_READ_ALERT, SSL_read; install the versions"
+        StartupError, match=r"does not provide SSL_CB_READ_ALERT, SSL_read; install the versions"
     ):
         raw.check_bindings(bindings)
 

@@ -29,9 +29,9 @@ def test_white_space_around_the_secret_is_not_part_of_it(file):
 @pytest.mark.parametrize(
     ("data", "mode", "words"),
     [
-        (SECRET[:-1] + b"\n", 0o600, "has 15 bytes; at least 16"),
+        (SECRET[:-1] + b"\n", 0o600, "has 15 bytes; it needs at least 16"),
         (SECRET * 300, 0o600, "more than 4096"),
-        (SECRET, 0o644, "can be read by everybody"),
+        (SECRET, 0o644, "every user of this machine can read"),
     ],
     ids=["short", "long", "open to all"],
 )

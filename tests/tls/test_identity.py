@@ -599,7 +599,7 @@ def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
 
 
 def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "_REMEMBERED_BYTES", 40_000)
+    monkeypatch.setattr(identity, "_CACHE_BYTES", 40_000)
     identity._known.clear()
     identity._known_bytes = 0
     for number in range(8):
@@ -609,7 +609,7 @@ def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
 
 
 def test_what_is_remembered_is_bounded(pki, monkeypatch):
-    monkeypatch.setattr(identity, "_REMEMBERED", 3)
+    monkeypatch.setattr(identity, "_CACHE_ENTRIES", 3)
     identity._known.clear()
     route = route_of(pki)
     for number in range(5):

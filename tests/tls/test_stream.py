@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay.demo.ca import LeafSpec, self_signed
 from relay.errors import Reason, Side
-from relay.tls import identity, stream
+from relay.tls import identity, stream, verification
 from relay.tls.explain import Failure
 from relay.tls.identity import admit
 from relay.tls.raw import NULL, ffi, lib
@@ -84,7 +84,7 @@ def test_whatever_else_a_peer_sends_has_its_reason_and_leaves_no_error_behind(pk
         failure = until_failed(connection, side, ours)
         assert failure.reason == (inbound if side is Side.INBOUND else outbound)
         assert failure.detail
-        assert stream.refused_identity() is None
+        assert verification.refused_identity() is None
         assert lib.ERR_peek_error() == 0
         stream.free(connection, established=False)
 
@@ -152,13 +152,13 @@ def test_a_stale_error_is_not_the_reason_of_a_reset_and_not_of_a_refusal(pki):
 def test_a_refused_certificate_is_forgotten_by_the_next_handshake(pki, side):
     with meet_client(route_of(pki), client_context(pki, pki.client_foreign)) as meeting:
         assert meeting.reason == "unknown_ca"
-        assert stream.refused_identity().subject == "CN=mallory"
+        assert verification.refused_identity().subject == "CN=mallory"
     ours, theirs = tcp_pair()
     with ours, theirs:
         connection = begin(pki, side, ours)
         theirs.shutdown(socket.SHUT_WR)
         until_failed(connection, side, ours)
-        assert stream.refused_identity() is None
+        assert verification.refused_identity() is None
         stream.free(connection, established=False)
 
 

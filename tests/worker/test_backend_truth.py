@@ -166,7 +166,9 @@ def test_a_refused_machine_certificate_is_told_with_both_cas(start, call, backen
     assert record["reason"] == "backend_rejected_our_certificate"
     assert address in record["detail"]
     assert '"CN=Foreign CA"' in record["detail"]
-    assert 'our machine certificate "CN=relay machine" is of "CN=Test CA"' in record["detail"]
+    assert (
+        'the machine certificate "CN=relay machine" is issued by "CN=Test CA"' in record["detail"]
+    )
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])

@@ -294,5 +294,5 @@ def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(
     reason = "invalid_certificate" if side is Side.INBOUND else "backend_invalid_certificate"
     assert (result.reason, result.detail) == (
         reason,
-        "the certificate has an extension twice, or one that cannot be parsed; have it issued anew",
+        "the certificate has an extension twice, or one that cannot be parsed; reissue it",
     )

@@ -1,0 +1,183 @@
+"""The callbacks in which OpenSSL asks about a peer's certificate, and what they found.
+
+OpenSSL calls `VERIFY_CALLBACK` for every certificate that it verifies. The callback
+never turns a refusal into an acceptance. It does two things:
+
+- It remembers the first certificate that failed: OpenSSL forgets it, and operators need
+  its name.
+- It calls the caller's `check` with a leaf that OpenSSL accepts. So a client that a
+  rule refuses gets an alert.
+
+OpenSSL does not call it on a resumed handshake. There `SERVER_NAME_CALLBACK` calls
+`check` with the leaf in the ticket, after OpenSSL decided to resume and before it
+answers. There is one thread and one handshake step at a time, so one module-level state
+is enough.
+
+Never: decides whether a peer is allowed (that is `identity.admit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from relay.errors import Reason, Side
+from relay.tls.certificates.purpose import forbidding_extension, subject_in
+from relay.tls.certificates.x509_fields import has_broken_extensions, to_der
+from relay.tls.explain import Failure, explain_verify
+from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
+from relay.tls.raw import EXTENSION_OK, EXTENSION_REFUSED, NULL, ffi, lib
+
+Check = Callable[[Identity], Failure | None]
+
+_CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
+# X509_V_ERR_* of x509_vfy.h: INVALID_PURPOSE, INVALID_CA by its old and new number,
+# KEYUSAGE_NO_CERTSIGN.
+_PURPOSE_CODES = frozenset((26, 24, 79, 32))
+_ISSUER_UNKNOWN = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+_BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
+
+
+class _State:
+    """What the current handshake step found out about the peer's certificate.
+
+    `check` is the caller's question about a leaf that OpenSSL accepts.
+    """
+
+    __slots__ = (
+        "accepted",
+        "at_fault",
+        "bug",
+        "check",
+        "code",
+        "depth",
+        "failure",
+        "identity",
+        "side",
+    )
+
+    def __init__(self) -> None:
+        self.accepted: Identity | None = None
+        self.bug: BaseException | None = None
+        self.check: Check | None = None
+        self.failure: Failure | None = None
+        self.code = 0
+        self.depth = 0
+        self.identity: Identity | None = None
+        self.side = Side.INBOUND
+        self.at_fault = b""  # DER of the certificate at which OpenSSL stopped
+
+
+state = _State()
+
+
+def _on_verify(ok: int, store_context: Any) -> int:
+    depth: int = lib.X509_STORE_CTX_get_error_depth(store_context)
+    if ok == 1:
+        if depth != 0 or state.check is None:
+            return 1
+        state.identity = who = identity_of(lib.X509_STORE_CTX_get_current_cert(store_context))
+        state.failure = state.check(who)
+        if state.failure is None:
+            state.accepted = who
+            return 1
+        state.code = _CERT_REJECTED
+        # OpenSSL sends the alert bad_certificate for it.
+        lib.X509_STORE_CTX_set_error(store_context, _CERT_REJECTED)
+        return 0
+    if state.code == 0:
+        _remember_refusal(store_context, depth)
+    return 0
+
+
+def _remember_refusal(store_context: Any, depth: int) -> None:
+    state.code = lib.X509_STORE_CTX_get_error(store_context)
+    state.depth = depth
+    # The log names the peer's own certificate, even if its issuer is at fault.
+    certificate = lib.X509_STORE_CTX_get0_cert(store_context)
+    current = lib.X509_STORE_CTX_get_current_cert(store_context)
+    if state.code == _ISSUER_UNKNOWN and current != NULL and has_broken_extensions(current):
+        # The extension is at fault, and not a missing issuer.
+        state.code = lib.X509_V_ERR_INVALID_EXTENSION
+        lib.X509_STORE_CTX_set_error(store_context, state.code)
+    state.at_fault = b""
+    # Only for these failures: otherwise any client could make the relay copy large
+    # certificates.
+    if state.side is Side.OUTBOUND or state.code in _PURPOSE_CODES:
+        der = to_der(current) if current != NULL else b""
+        state.at_fault = der if len(der) <= LARGE_BYTES else b""
+    # Not remembered: otherwise any client could fill the memory with certificates that
+    # no trusted CA has signed.
+    state.identity = identity_of(certificate, remember=False) if certificate != NULL else None
+
+
+def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:
+    # The route was chosen earlier (relay.worker.intake). But OpenSSL stores only an
+    # acknowledged name in a TLS 1.2 session. Without it SSL_get_servername returns
+    # nothing on a resumed handshake, and the comparison with the peeked name fails.
+    if state.check is None or not lib.SSL_session_reused(ssl):
+        return EXTENSION_OK
+    who = peer_identity(ssl)
+    failure = state.check(who) if who is not None else Failure(Reason.NO_CERTIFICATE)
+    if failure is None:
+        state.accepted = who
+        return EXTENSION_OK
+    state.identity, state.failure = who, failure
+    state.code, state.depth = _CERT_REJECTED, 0
+    alert[0] = _CERTIFICATE_EXPIRED if failure.reason is Reason.EXPIRED else _BAD_CERTIFICATE
+    return EXTENSION_REFUSED
+
+
+def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
+    state.bug = bug
+
+
+# error=0: if a callback ever raises, the certificate is refused. `stream.handshake`
+# raises the exception again.
+VERIFY_CALLBACK: Any = ffi.callback(
+    "int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug
+)
+SERVER_NAME_CALLBACK: Any = ffi.callback(
+    "int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug
+)
+
+
+def explain_refusal(side: Side) -> Failure:
+    """Why OpenSSL refused the peer's certificate, naming the extension at fault."""
+    found = explain_verify(side, state.code, state.depth)
+    if state.code not in _PURPOSE_CODES:
+        return found
+    issuer = state.depth > 0
+    fault = forbidding_extension(state.at_fault, side, issuer=issuer)
+    if not fault:
+        return found
+    if issuer:
+        subject = subject_in(state.at_fault)
+        fault = (
+            f'its issuer "{subject}" (certificate {state.depth} of its chain)'
+            f" may not issue it: {fault}"
+        )
+    return Failure(found.reason, fault)
+
+
+def refused_identity() -> Identity | None:
+    """The certificate that the last handshake step refused; None if it refused none."""
+    return state.identity if state.code else None
+
+
+def accepted_identity() -> Identity | None:
+    """The leaf that `check` accepted in the last handshake step.
+
+    None if `check` was called in an earlier step, or not at all.
+    """
+    return state.accepted
+
+
+def refusal_code() -> int:
+    """The X509_V_ERR_* code of the last handshake step, or 0."""
+    return state.code
+
+
+def refused_at() -> bytes:
+    """The DER of the certificate that the last handshake step stopped at, or b""."""
+    return state.at_fault if state.code else b""
