@@ -89,7 +89,7 @@ class Handshaker:
     def step(
         self, end: Handshaking, side: Side, check: Check | None = None, unread: int | None = None
     ) -> Progress | Failure:
-        """Continue a handshake; `unread` bytes of a client's hello are unread."""
+        """Continue a handshake; `unread` is the number of unread bytes of a hello."""
         stepwise = end.stepwise
         began_at = _monotonic()
         if stepwise is None:
