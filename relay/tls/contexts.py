@@ -5,8 +5,8 @@ share the memory. A context is never changed afterwards. A reload builds a new
 generation with new ticket keys, so no client that the new configuration refuses can
 resume a session.
 
-Never: reads a socket; keeps a key anywhere but inside OpenSSL. Next:
-`relay.tls.stream.accept`
+Never: reads a socket; keeps a key anywhere but inside OpenSSL.
+Next: `relay.tls.stream.accept`
 """
 
 from __future__ import annotations

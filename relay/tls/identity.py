@@ -13,7 +13,8 @@ fingerprint and common name are logged.
 Names that cannot be read match no rule by name. A rule by fingerprint needs no names.
 
 Never: trusts a certificate that OpenSSL did not verify, now or when the resumed session
-was established. Next: `relay.worker.outbound.choose`
+was established.
+Next: `relay.worker.outbound.choose`
 """
 
 from __future__ import annotations

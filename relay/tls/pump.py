@@ -3,8 +3,8 @@
 There is one BUFFER per process: OpenSSL decrypts a record into it, and encrypts it from
 there. The common case is one short record. `Session.on_inbound` and `on_outbound` move
 it themselves with `read` and `write`, because one saved call is measurable (2 % of the
-CPU of a request). `go_on` handles every other read result, `not_taken` every partial
-write.
+CPU of a request). `go_on` handles every other read result, `not_taken` every
+write that the sink did not accept.
 
 Back-pressure: if the sink blocks, the current record is copied into `held`. The session
 keeps it, and does not read that source again until `push` has written it.
@@ -17,8 +17,8 @@ holds, so nothing is left inside OpenSSL.
 The usual result is the number of bytes. Otherwise (`status` is not OPEN) it is the
 number's complement, so the caller's common case is one comparison.
 
-Never: touches a session, a counter or the clock; raises for what a peer does. Next:
-`relay.worker.relaying.event`
+Never: touches a session, a counter or the clock; raises for what a peer does.
+Next: `relay.worker.relaying.event`
 """
 
 from __future__ import annotations

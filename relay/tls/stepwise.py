@@ -19,8 +19,8 @@ OpenSSL's own limit (100 kB). It counts what the peer sends after its first flig
 without record overhead if that is known. The handshake fails before OpenSSL parses
 anything.
 
-Never: waits; keeps bytes that do not belong to the handshake. Next:
-`relay.tls.stream.handshake`
+Never: waits; keeps bytes that do not belong to the handshake.
+Next: `relay.tls.stream.handshake`
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ returns a value and raises only what `check` raised. What OpenSSL found out abou
 peer's certificate is in `verification`.
 
 Never: decides whether a peer is allowed (that is `identity.admit`), waits, or knows
-about sessions. Next: `relay.tls.identity.admit`
+about sessions.
+Next: `relay.tls.identity.admit`
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a cipher setting enables is OpenSSL's answer, whatever the setting's spelling."""
+"""OpenSSL decides what a cipher setting enables, whatever its spelling is."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ FINE = [
     {},
     {"min_version": "TLSv1.3"},
     {TLS12_KEY: GOOD},
-    {TLS12_KEY: "HIGH:!kRSA:!SHA"},  # its anonymous suites go without a word
+    {TLS12_KEY: "HIGH:!kRSA:!SHA"},  # its anonymous suites are dropped silently
     {TLS12_KEY: f"{CIPHERS_TLS12}:!aNULL:!MD5:!RC4:!3DES"},
     {TLS12_KEY: f"aNULL:{GOOD}:!aNULL"},
     {TLS12_KEY: f"@SECLEVEL=0:@SECLEVEL=2:{GOOD}"},
@@ -135,7 +135,7 @@ def test_one_weak_setting_of_many_places_is_one_finding(pki):
 
 
 def test_nothing_can_be_read_on_the_wire_of_what_is_served(pki):
-    """The peer offers everything that is weak; the relay's own settings are what decides."""
+    """The peer offers every weak suite; the relay's own settings decide."""
     everything = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
     for version in (TLS12, TLS13):
         client = client_context(pki, pki.client, version)

@@ -29,7 +29,8 @@ from tests.support.handshakes import (
 )
 from tests.support.programs import output_of, program
 
-# What each certificate of the client matrix comes to: our reason, the subject we name, and the alert the client reads.
+# For each client certificate: the reason, the subject that is logged, the alert that
+# the client reads.
 CLIENTS = {
     "good": ("done", "CN=alice", ""),
     "none": ("no_certificate", None, "SSLV3_ALERT_HANDSHAKE_FAILURE"),
@@ -60,13 +61,11 @@ def serial_by_openssl(files):
 
 @both_versions
 @pytest.mark.parametrize("kind", CLIENTS)
-def test_every_certificate_a_client_may_come_with_has_its_reason_its_name_and_its_alert(
-    pki, kind, version
-):
+def test_every_client_certificate_has_its_reason_name_and_alert(pki, kind, version):
     reason, subject, alert = CLIENTS[kind]
     files = pki.client_matrix()[kind]
     with meet_client(route_of(pki), client_context(pki, files, version)) as meeting:
-        # A TLS 1.3 client without a certificate is told so; TLS 1.2 has no alert for it.
+        # TLS 1.3 has an alert for a missing certificate; TLS 1.2 has none.
         expected_alert = (
             "TLSV13_ALERT_CERTIFICATE_REQUIRED" if kind == "none" and version is TLS13 else alert
         )
@@ -93,7 +92,7 @@ def test_every_certificate_a_client_may_come_with_has_its_reason_its_name_and_it
 
 @both_versions
 @pytest.mark.parametrize("kind", BACKENDS)
-def test_every_certificate_a_backend_may_come_with_has_its_reason_and_its_alert(pki, kind, version):
+def test_every_backend_certificate_has_its_reason_and_alert(pki, kind, version):
     reason, alert = BACKENDS[kind]
     files = pki.backend_matrix()[kind]
     with meet_backend(target_of(pki), server_context(pki, files, version)) as meeting:
@@ -131,9 +130,7 @@ def test_the_bytes_of_both_sides_arrive_after_the_handshake(pki, version):
         ("backend", "backend_wrong_name"),
     ],
 )
-def test_a_backend_is_verified_by_the_name_or_address_that_is_configured_and_never_by_its_common_name(
-    pki, name, reason
-):
+def test_a_backend_is_verified_by_its_configured_name_never_its_cn(pki, name, reason):
     with meet_backend(target_of(pki, name), server_context(pki, pki.backend)) as meeting:
         assert meeting.reason == reason
 
@@ -160,7 +157,7 @@ def test_a_wildcard_in_the_middle_of_a_label_matches_nothing(pki):
 
 
 @both_versions
-def test_the_backend_gets_the_name_we_expect_as_server_name_but_never_an_address(pki, version):
+def test_the_backend_gets_its_name_as_sni_but_never_an_address(pki, version):
     seen = []
     context = server_context(pki, pki.backend, version)
     context.sni_callback = lambda _peer, name, _context: seen.append(name)
@@ -171,13 +168,11 @@ def test_the_backend_gets_the_name_we_expect_as_server_name_but_never_an_address
 
 
 @both_versions
-def test_a_backend_that_does_not_know_our_ca_refuses_us_and_we_know_it_was_our_certificate(
-    pki, version
-):
+def test_a_backend_with_another_ca_is_known_to_reject_our_certificate(pki, version):
     with meet_backend(
         target_of(pki), server_context(pki, pki.backend, version, ca=pki.foreign_ca)
     ) as meeting:
-        if version is TLS13:  # it says so only after our handshake is done
+        if version is TLS13:  # its alert comes only after the relay's handshake is done
             assert meeting.reason == "done"
             assert lib.SSL_read(meeting.ssl, raw.ffi.new("char[10]"), 10) <= 0
             failure = stream.failure(Side.OUTBOUND)
@@ -224,7 +219,8 @@ def test_the_configured_intermediates_are_sent_and_a_root_is_not(pki, version, t
     with chain.open("ab") as stream_:
         stream_.write(ca.read_bytes())
 
-    # The peers know the root alone: they can verify us only with the chain. How many certificates came, the program shows.
+    # The peers know only the root, so they need the chain to verify the relay. The
+    # program prints how many certificates it received.
     context = client_context(pki, pki.client, version, ca=ca)
     route = route_of(pki, certificate=chain, private_key=key)
     with meet_client(route, context) as meeting:
@@ -247,7 +243,7 @@ def test_the_configured_intermediates_are_sent_and_a_root_is_not(pki, version, t
 
 
 class a_client_program:  # noqa: N801 (reads as a function)
-    """`openssl s_client`, connected to a connection of ours."""
+    """`openssl s_client`, connected to a connection of the relay."""
 
     def __init__(self, pki, route, *arguments):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -326,9 +322,7 @@ def test_alpn_is_our_first_choice_among_what_the_client_offers(pki, version):
 
 
 @both_versions
-def test_a_client_with_other_protocols_only_is_refused_with_an_alert_and_one_without_alpn_is_not(
-    pki, version
-):
+def test_a_client_without_a_shared_protocol_is_refused_with_an_alert(pki, version):
     route = route_of(pki, alpn=("h2",))
     context = client_context(pki, pki.client, version)
     with meet_client(route, context) as meeting:
@@ -384,7 +378,7 @@ def test_a_backend_below_the_minimum_version_is_refused(pki):
         )
 
 
-def test_without_a_shared_cipher_there_is_no_connection_in_either_direction(pki):
+def test_without_a_shared_cipher_neither_side_connects(pki):
     context = client_context(pki, pki.client, TLS12)
     context.set_ciphers("AES256-GCM-SHA384")
     cases = [
@@ -466,7 +460,7 @@ def test_both_kinds_of_keys_serve_both_versions(pki, kind):
             assert meeting.reason == "done"
 
 
-def test_all_that_openssl_does_not_take_is_said_at_once_with_its_place_and_a_remedy(pki, tmp_path):
+def test_every_setting_that_openssl_refuses_is_reported_at_once(pki, tmp_path):
     routes = (
         {"ciphers_tls12": "NO-SUCH"},
         {"groups": "NO-SUCH"},
@@ -484,14 +478,19 @@ def test_all_that_openssl_does_not_take_is_said_at_once_with_its_place_and_a_rem
     places = [problem.where for problem in caught.value.problems]
     start = "listener.https.route"
     assert places == [
-        f"{start}[0].ciphers_tls12", f"{start}[1].groups", f"{start}[2].certificate", f"{start}[3].client_ca", "pool.main.ciphersuites_tls13", "pool.main.groups",
-    ]  # fmt: skip
+        f"{start}[0].ciphers_tls12",
+        f"{start}[1].groups",
+        f"{start}[2].certificate",
+        f"{start}[3].client_ca",
+        "pool.main.ciphersuites_tls13",
+        "pool.main.groups",
+    ]
     assert all(problem.remedy and "\n" not in str(problem) for problem in caught.value.problems)
     assert lib.ERR_peek_error() == 0
 
 
 def test_a_backend_whose_name_does_not_resolve_has_no_address(pki):
-    """Contexts are built without asking a resolver: it could hold up the supervisor."""
+    """Contexts are built without a resolver: it could block the supervisor."""
     generation = generation_of(pki, backends=({}, {"address": "no-such-host.invalid:1"}))
     first, second = generation.targets["main"]
     assert first.sockaddr

@@ -1,4 +1,4 @@
-"""The secret of a pool's own cookies: what is read of its file, and which files are refused."""
+"""The secret of a pool that inserts cookies: how it is read, and what is refused."""
 
 import os
 

@@ -25,7 +25,7 @@ SYSTEM_LIBRARY = 2
 
 @pytest.fixture(autouse=True, scope="module")
 def _words():
-    """OpenSSL loads its library's words with the first context."""
+    """OpenSSL loads its error texts with the first context."""
     SSL.Context(SSL.TLS_METHOD)
 
 
@@ -52,7 +52,7 @@ def put(*errors):
         (1120, Reason.ALERT_OTHER, Reason.BACKEND_NO_SHARED_ALPN),
     ],
 )
-def test_openssls_number_means_what_it_means_on_its_side_and_the_queue_is_empty_afterwards(
+def test_openssls_numbers_have_a_reason_per_side_and_the_queue_is_emptied(
     number, inbound, outbound
 ):
     for side, expected in ((Side.INBOUND, inbound), (Side.OUTBOUND, outbound)):
@@ -81,9 +81,7 @@ def test_the_same_number_of_another_library_means_nothing_to_us(number):
 def test_an_error_of_the_system_is_its_errno_unless_tls_says_more():
     put((SYSTEM_LIBRARY, errno.EPIPE))
     assert explain_queue(Side.INBOUND) == Failure(Reason.PEER_GONE, "Broken pipe")
-    put(
-        (SYSTEM_LIBRARY, errno.ENETUNREACH)
-    )  # 101, which the TLS library has for NO_SUITABLE_KEY_SHARE
+    put((SYSTEM_LIBRARY, errno.ENETUNREACH))  # 101 is NO_SUITABLE_KEY_SHARE in the SSL library
     assert explain_queue(Side.OUTBOUND) == Failure(Reason.BACKEND_GONE, "Network is unreachable")
     put((SYSTEM_LIBRARY, errno.EPIPE), (SSL_LIBRARY, 1048))
     assert explain_queue(Side.INBOUND) == Failure(
@@ -91,7 +89,7 @@ def test_an_error_of_the_system_is_its_errno_unless_tls_says_more():
     )
 
 
-def test_an_empty_and_an_overlong_queue_are_explained_and_empty_afterwards():
+def test_an_empty_and_an_overlong_queue_are_explained_and_emptied():
     put()
     assert explain_queue(Side.INBOUND) == Failure(Reason.TLS_ERROR, "OpenSSL gave no reason")
     put(*[(SSL_LIBRARY, 100)] * 50)
@@ -110,8 +108,8 @@ def test_every_alert_there_can_be_has_a_reason_and_a_name():
     )
 
 
-def test_every_verify_result_has_a_reason_of_its_side_and_openssls_words():
-    for code in set(range(1, 100)) - {17}:  # OUT_OF_MEM is nobody's
+def test_every_verify_result_has_a_reason_and_openssls_text():
+    for code in set(range(1, 100)) - {17}:  # OUT_OF_MEM is neither side's fault
         inbound, outbound = (
             explain_verify(Side.INBOUND, code, 0),
             explain_verify(Side.OUTBOUND, code, 0),
@@ -180,7 +178,7 @@ def alert_of_a_backend(number):
 
 @pytest.mark.parametrize("number", range(256))
 def test_a_backends_alert_means_what_it_can_mean_at_its_stage(number):
-    """Nothing is in common only before ServerHello; our certificate is judged only after it."""
+    """Before ServerHello: nothing in common. After it: the machine certificate."""
     common = {
         Reason.BACKEND_NO_SHARED_CIPHER,
         Reason.BACKEND_PROTOCOL_VERSION,

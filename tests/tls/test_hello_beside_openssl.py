@@ -1,7 +1,7 @@
-"""The relay's reading of a hello beside OpenSSL's, on hellos that were changed at random.
+"""Compares the relay's hello parser with OpenSSL's, on randomly changed hellos.
 
-Both libraries get the same bytes: OpenSSL through the bindings that serve. Wherever OpenSSL goes
-on, the relay must have read the same server name; wherever OpenSSL waits, the relay waits.
+Both get the same bytes. Where OpenSSL continues, the relay must have read the same
+server name; where OpenSSL waits, the relay waits.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from relay.core.hello import NEED_DATA, Hello, parse_hello, parse_name
 from relay.tls.raw import HOST_NAME, NULL, ffi, lib
 from tests.support.hellos import HELLOS, block, extension, handshake, records
 
-CHANGED_HELLOS = 400  # per seed; some 0.4 ms each
+CHANGED_HELLOS = 400  # per seed; about 0.4 ms each
 NAMES = [
-    b"", b"::1", b"[::1]:443", b"h:1", "bü.x".encode(), b"a.b.", b".", b"..", b"a..b", b".a", b"a\0b", b"*.x",
-    b"A_b.C", b"x" * 63, b"x" * 255, b"x" * 256, b"x" * 300, b"\xff\xfe", b"a\n",
+    b"", b"::1", b"[::1]:443", b"h:1", "bü.x".encode(), b"a.b.", b".", b"..", b"a..b", b".a",
+    b"a\0b", b"*.x", b"A_b.C", b"x" * 63, b"x" * 255, b"x" * 256, b"x" * 300, b"\xff\xfe", b"a\n",
 ]  # fmt: skip
 VERSIONS = [0x0304, 0x0303, 0x0302, 0x0301, 0x0300, 0x7A7A, 0x7F1C, 0x0305, 0, 0xFFFF]
 KINDS = [
@@ -48,7 +48,9 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def openssl(pki):
-    """`openssl(data)`: whether OpenSSL goes on, waits or refuses, and the server name it has read."""
+    """`openssl(data)`: does OpenSSL continue, wait or refuse, and which name did it
+    read?
+    """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate(pki.gateway.issued.certificate)
     context.use_privatekey(pki.gateway.issued.key)
@@ -78,7 +80,7 @@ def openssl(pki):
 
 
 def extensions_of(message):
-    """A hello's beginning, and its extensions as pairs."""
+    """The start of a hello, and its extensions as pairs."""
     at = 38
     at += 1 + message[at]
     at += 2 + int.from_bytes(message[at : at + 2], "big")
@@ -93,7 +95,7 @@ def extensions_of(message):
 
 
 class Changer:
-    """Makes hellos that are nearly right."""
+    """Makes hellos that are almost correct."""
 
     def __init__(self, seed):
         self.chance = random.Random(seed)
@@ -116,8 +118,19 @@ class Changer:
     def change(self, begin, extensions):
         chance = self.chance
         change = chance.choice(
-            (self.repeat, self.drop, self.shuffle, self.insert, self.bend, self.resize, self.name, self.versions, self.alpn, self.fill)
-        )  # fmt: skip
+            (
+                self.repeat,
+                self.drop,
+                self.shuffle,
+                self.insert,
+                self.bend,
+                self.resize,
+                self.name,
+                self.versions,
+                self.alpn,
+                self.fill,
+            )
+        )
         if chance.random() < 0.15:
             begin = chance.choice(VERSIONS).to_bytes(2, "big") + begin[2:]
         if chance.random() < 0.1:
@@ -183,7 +196,7 @@ class Changer:
         extensions.append((21, bytes(self.chance.choice((1, 500, 16_000, 40_000)))))
 
     def flight(self):
-        """The message in records: whole, cut, with empty ones between, and some of another kind."""
+        """The message in records: whole, split, or with other records in between."""
         chance, message = self.chance, self.message()
         if chance.random() < 0.7:
             some = chance.choice(

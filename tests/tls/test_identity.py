@@ -65,7 +65,7 @@ ALICE = Identity(
 
 @dataclass
 class Route:
-    """A `Gate`."""
+    """A `ClientRules`."""
 
     rules: identity.AllowRules
     ca_valid_until: dict[bytes, float]
@@ -110,7 +110,8 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
     if refusal is not None:
         assert refusal == Failure(
             Reason.NOT_ALLOWED,
-            f"names in the certificate: alice, alice.corp, spiffe://corp/alice; SHA-256 {'AB' * 32}",
+            "names in the certificate: alice, alice.corp, spiffe://corp/alice;"
+            f" SHA-256 {'AB' * 32}",
         )
 
 
@@ -123,7 +124,7 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
         ("*.corp", "a.corp.evil", False),
         ("*.corp", "a.corp\n", False),
         ("a.corp", "axcorp", False),
-        ("*.corp", "*.corp", False),  # a star in the certificate is no pattern, and no label
+        ("*.corp", "*.corp", False),  # a star in the certificate is not a pattern, and not a label
         ("*.corp", "a\0.corp", False),
         ("*.corp", "a b.corp", False),
         ("*.corp", "-a.corp", False),
@@ -170,7 +171,7 @@ def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
         ("spiffe://corp/*", "spiffe://corp/a\0", False),
         ("spiffe://corp/*", "spiffe://corp/a b", False),
         ("spiffe://corp/*", "spiffe://corp/a\\..", False),
-        ("spiffe://corp/*", "spiffe://corp/*", True),  # a character like others (RFC 3986)
+        ("spiffe://corp/*", "spiffe://corp/*", True),  # an ordinary character (RFC 3986)
         ("spiffe://corp/a", "spiffe://corp/*", False),
         ("spiffe://corp/web-*", "spiffe://corp/web-1", True),
         ("spiffe://corp/web-*", "spiffe://corp/web-", False),
@@ -188,7 +189,7 @@ def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
         ("spiffe://corp/**/db", "spiffe://corp/db/db", True),
         ("spiffe://corp/**/db/**", "spiffe://corp/a/db/b/db/c", True),
         ("spiffe://corp/**/db/*", "spiffe://corp/a/db/b/c/db/d", True),
-        ("spiffe://corp/a?b/*", "spiffe://corp/a?b/c", True),  # what is written out matches itself
+        ("spiffe://corp/a?b/*", "spiffe://corp/a?b/c", True),  # matches literally
         ("spiffe://c.rp/*", "spiffe://corp/a", False),
         ("spiffe://corp/a", "spiffe://corp/a/b", False),
         ("spiffe://corp/[ab]", "spiffe://corp/a", False),
@@ -199,7 +200,9 @@ def test_one_star_is_one_segment_and_two_are_any_number(pattern, uri, matches):
 
 
 def test_a_name_made_to_be_slow_is_matched_in_time_of_its_length():
-    """A name of as many segments as a certificate has room for, and a pattern of many stars."""
+    """A name with as many segments as fit into a certificate, and a pattern of many
+    stars.
+    """
     rules = compile_rules(allow(san_uri=("spiffe:" + "/**/a" * 8 + "/end", "x/" + "*a" * 9 + "z")))
     begin = time.process_time()
     assert not rules.allow(replace(ALICE, san_uri=("spiffe:" + "/a" * 16_000, "x/" + "a" * 32_000)))
@@ -249,7 +252,7 @@ def test_names_in_a_detail_are_one_short_line():
 
 
 def authority(subject, issuer, days, end=None):
-    """A CA certificate with those names, self-signed for brevity: who signed it is OpenSSL's business."""
+    """A CA certificate with these names; self-signed, as nothing verifies it here."""
     key = make_key("ec-p256")
     start = datetime(2030, 1, 1, tzinfo=UTC)
     name, above = (
@@ -291,7 +294,7 @@ def test_a_ca_is_valid_as_long_as_it_and_all_above_it_are():
     assert ends(authority("low", "elsewhere", 20)) == {"low": 20}
 
 
-def test_a_renewed_ca_counts_with_its_newest_certificate_and_a_circle_of_cross_signatures_ends():
+def test_a_renewed_ca_counts_with_its_newest_certificate():
     assert ends(
         authority("root", "root", 10), authority("root", "root", 40), authority("low", "root", 20)
     ) == {"root": 40, "low": 20}
@@ -299,7 +302,7 @@ def test_a_renewed_ca_counts_with_its_newest_certificate_and_a_circle_of_cross_s
 
 
 @both_versions
-def test_a_client_of_a_ca_that_has_expired_since_is_refused_when_it_resumes(pki, version, tmp_path):
+def test_a_client_whose_ca_expired_is_refused_when_it_resumes(pki, version, tmp_path):
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
     short = Authority.root("Short CA", not_after=end)
     files = pki.write(short.client("alice"))
@@ -345,7 +348,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
         assert meeting.identity.ou == ("ops",)
         if not allowed:
             assert meeting.alert == "SSLV3_ALERT_BAD_CERTIFICATE"
-    # The check would refuse in a full handshake; without it, a session begins that the rules have to stop when it is resumed.
+    # Without a check the full handshake succeeds; the rules must refuse the resumption.
     session = begin_session(route, context)
     with meet_client(route, context, session=session, check=check) as meeting:
         assert (meeting.reason, meeting.resumed) == ("done" if allowed else "not_allowed", True)
@@ -355,9 +358,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
 
 
 @both_versions
-def test_a_session_of_a_certificate_that_has_expired_is_refused_with_that_alert_before_it_is_resumed(
-    pki, version
-):
+def test_a_session_with_an_expired_certificate_is_refused_with_its_alert(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
     with meet_client(
@@ -402,7 +403,7 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
 
 @pytest.mark.parametrize("what", SOUND)
 def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what):
-    """A rule by fingerprint needs no names, and no parser that likes the certificate."""
+    """A rule by fingerprint needs no names, and no parser for the certificate."""
     files = write_odd(tmp_path, "odd", SOUND[what], pki.authority)
     fingerprint = certificate_digest(files)
     route = route_of(pki, allow=allow(fingerprint_sha256=(fingerprint,)))
@@ -447,7 +448,7 @@ def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules)
 
 @pytest.mark.parametrize("what", ["rest", "too many", "too many extensions"])
 def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, what):
-    """OpenSSL takes these; so a rule by name must not, and the line says why."""
+    """OpenSSL accepts these, so rules by name must not; the log line says why."""
     odd, said = {
         "rest": (
             Odd(san=extension(SAN, dns("app.example.com") + b"\5\0")),
@@ -481,7 +482,7 @@ def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, wh
 
 
 def test_a_fault_in_a_name_is_no_end_of_text():
-    """A zero byte or a comma inside a name makes no other name out of it."""
+    """A zero byte or a comma inside a name does not turn it into another name."""
     names = alt_names_of(
         sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com"))
     )
@@ -497,7 +498,7 @@ def test_no_bytes_make_the_readers_raise_anything_but_their_error(der):
 
 
 def test_no_bent_certificate_makes_the_parser_raise(pki):
-    """Every byte of a certificate bent in three ways; OpenSSL takes many of these, and some are large numbers."""
+    """Every byte changed in three ways; OpenSSL accepts many of these certificates."""
     der = pki.client_spiffe.issued.certificate.public_bytes(Encoding.DER)
     read = 0
     for at in range(len(der)):
@@ -514,7 +515,7 @@ def test_no_bent_certificate_makes_the_parser_raise(pki):
 
 
 def pointer_of(der):
-    """OpenSSL's parse of it, or None."""
+    """The X509 * that OpenSSL parsed, or None."""
     bio = lib.BIO_new_mem_buf(ffi.from_buffer(der), len(der))
     found = lib.d2i_X509_bio(bio, NULL)
     lib.BIO_free(bio)
@@ -540,10 +541,8 @@ LARGE = {
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_a_large_certificate_that_is_refused_is_told_by_its_size_and_common_name(
-    pki, tmp_path, what
-):
-    """Nobody has signed it, so reading it would be work that any stranger can order."""
+def test_a_large_refused_certificate_is_logged_by_size_and_common_name(pki, tmp_path, what):
+    """It is not signed by a trusted CA, so any client could make parsing it costly."""
     files = write_odd(tmp_path, "large", LARGE[what], pki.foreign_authority)
     route = route_of(pki)
     with meet_client(route, client_context(pki, files)) as met:
@@ -575,7 +574,7 @@ def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_pat
 
 @pytest.mark.parametrize("what", LARGE)
 def test_what_a_refused_certificate_costs_is_bounded(pki, tmp_path, what):
-    """Against OpenSSL's own parse of the same bytes, so that it holds on every machine."""
+    """Compared with OpenSSL's own parsing of the same bytes, for any machine."""
     der, _ = make(LARGE[what], pki.foreign_authority)
     pointer = pointer_of(der)
     theirs = min(cpu_of(lambda: pointer_of(der)) for _ in range(20))
@@ -590,7 +589,7 @@ def cpu_of(work):
 
 
 def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
-    """A rule by name does not match it: who could say which of a thousand names is meant?"""
+    """A rule by name does not match it: its names are not read."""
     odd = Odd(subject=name(*[attribute(CN, "alice")] * 200))
     who = identity.identity_of(pointer_of(make(odd, pki.authority)[0]))
     assert who.subject == "CN=alice (not read: the subject has more than 128 parts)"

@@ -9,7 +9,8 @@ import pytest
 import relay
 from relay.tls.preload import OPENSSL_CONF
 
-# A process of its own, as the settings are read once. It counts the tickets that a TLS 1.3 client gets from a context of ours.
+# A separate process, as the settings are read once. It counts the tickets that a TLS
+# 1.3 client gets from a context of the relay.
 COUNT_TICKETS = """
 import json, os, socket, ssl, subprocess, sys
 from relay.tls.preload import load_openssl
@@ -46,13 +47,14 @@ for _ in range(20):
         break
     incoming.write(theirs.recv(65536, socket.MSG_DONTWAIT))
 assert done and result is stream.DONE, result
-# What has come after our Finished is tickets only: application data records, one each.
+# Only tickets come after the Finished: application data records, one per ticket.
 data, tickets = theirs.recv(65536), 0
 while data:
     assert data[0] == 23
     tickets += 1
     data = data[5 + int.from_bytes(data[3:5], "big"):]
-print(json.dumps({"loaded": loaded, "left": left, "again": again, "tickets": tickets, "version": stream.version(connection)}))
+found = {"loaded": loaded, "left": left, "again": again, "tickets": tickets}
+print(json.dumps(found | {"version": stream.version(connection)}))
 """
 
 
@@ -80,7 +82,7 @@ def count_tickets(pki, **environment):
     return json.loads(said.stdout)
 
 
-def test_a_preloaded_process_gives_one_ticket_and_leaves_no_trace_in_the_environment(pki):
+def test_a_preloaded_process_gives_one_ticket_and_cleans_its_environment(pki):
     assert count_tickets(pki) == {
         "loaded": True,
         "left": None,
@@ -119,7 +121,10 @@ def test_our_file_is_part_of_the_package_and_changes_nothing_else():
 
 
 def test_a_process_that_has_loaded_openssl_before_is_told_so():
-    code = "import OpenSSL.SSL; from relay.tls.preload import load_openssl; raise SystemExit(3 if load_openssl() is False else 0)"
+    code = (
+        "import OpenSSL.SSL; from relay.tls.preload import load_openssl;"
+        " raise SystemExit(3 if load_openssl() is False else 0)"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"} | {
         "PYTHONPATH": str(Path(relay.__file__).parent.parent)
     }

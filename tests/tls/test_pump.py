@@ -38,18 +38,18 @@ assert len(PATTERN) == RECORD_BYTES
 
 @dataclass
 class Relaying:
-    """A client and a backend, both stdlib, and our two connections between them."""
+    """A stdlib client and backend, and the relay's two connections between them."""
 
     client: Meeting
     backend: Meeting
     pump: Pump
 
     def inwards(self) -> int:
-        """Once from the client to the backend."""
+        """Move once from the client to the backend."""
         return self.pump.move(self.client.ssl, self.backend.ssl)
 
     def outwards(self) -> int:
-        """Once from the backend to the client."""
+        """Move once from the backend to the client."""
         return self.pump.move(self.backend.ssl, self.client.ssl)
 
     def when_readable(self, meeting: Meeting) -> int:
@@ -58,7 +58,9 @@ class Relaying:
         return self.inwards() if meeting is self.client else self.outwards()
 
     def until(self, meeting: Meeting, status: Status) -> int:
-        """Move from the meeting until something unusual happens, which must be this; the number of bytes moved."""
+        """Move until something unusual happens, which must be this; returns the bytes
+        moved.
+        """
         total = 0
         for _ in range(MOST_STEPS):
             size = self.when_readable(meeting)
@@ -85,7 +87,7 @@ def relayed(pki, version):
         for _ in range(2):
             assert (
                 made.outwards() == 0
-            )  # a TLS 1.3 backend's tickets: each is read by a call of its own, and is no bytes
+            )  # a TLS 1.3 backend's tickets: each needs a read that returns no bytes
         yield made
     assert lib.ERR_peek_error() == 0
 
@@ -127,8 +129,10 @@ def say_close_notify(peer: ssl.SSLSocket) -> None:
         peer.unwrap()
 
 
-def stain() -> None:
-    """Leave an error in OpenSSL's queue, as a forgotten failure of another connection would."""
+def leave_error() -> None:
+    """Leave an error in OpenSSL's queue, like an uncleared failure of another
+    connection.
+    """
     lib.ERR_put_error(lib.ERR_LIB_EVP, 0, 101, NULL, 0)
     assert lib.ERR_peek_error() != 0
 
@@ -152,7 +156,7 @@ def test_nothing_to_read_is_no_bytes_and_no_status(relaying):
 
 def test_half_a_record_is_no_bytes_until_the_other_half_comes(relaying, pki):
     peer = relaying.client.peer
-    # The stdlib writes whole records; so a second pair of sockets carries this one in pieces.
+    # The stdlib writes whole records, so a second socket pair forwards it in pieces.
     ours, theirs = tcp_pair()
     with ours, theirs:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -191,7 +195,7 @@ def test_a_call_moves_no_more_than_its_budget_and_leaves_the_rest(relaying, monk
         assert relaying.client.peer.send(PATTERN) == RECORD_BYTES
     total = 0
     for expected in (2, 2, 1):
-        for _ in range(MOST_STEPS):  # the last record of a call may not be here as a whole yet
+        for _ in range(MOST_STEPS):  # the last record of a call may still be incomplete
             size = relaying.when_readable(relaying.client)
             assert 0 <= size <= 2 * RECORD_BYTES
             total += size
@@ -204,7 +208,7 @@ def test_a_call_moves_no_more_than_its_budget_and_leaves_the_rest(relaying, monk
 
 
 @pytest.mark.parametrize("direction", ["inwards", "outwards"])
-def test_a_sink_that_does_not_read_holds_one_record_and_nothing_is_lost(relaying, direction):
+def test_a_sink_that_does_not_read_holds_one_record_and_loses_none(relaying, direction):
     source, sink = (
         (relaying.client, relaying.backend)
         if direction == "inwards"
@@ -230,11 +234,11 @@ def test_a_sink_that_does_not_read_holds_one_record_and_nothing_is_lost(relaying
         assert (pump.status, pump.held) == (Status.BLOCKED, held)
         assert lib.ERR_peek_error() == 0
     got = bytearray(read_all(sink.peer, moved))
-    # What was held is delivered from other memory than it was first offered from.
+    # The held record is written from other memory than the first attempt.
     assert pump.push(sink.ssl, bytes(bytearray(held))) == len(held)
     got += read_all(sink.peer, len(held))
     assert bytes(got) == (PATTERN * (len(got) // RECORD_BYTES + 1))[: len(got)]
-    # And the connection goes on.
+    # The connection continues.
     while len(got) < sent * RECORD_BYTES:
         size = relaying.when_readable(source)
         assert size >= 0
@@ -279,13 +283,13 @@ def test_after_a_bare_fin_the_other_direction_goes_on(relaying):
 
 
 @both_versions
-def test_a_close_notify_on_one_connection_does_not_excuse_a_bare_fin_on_another(pki, version):
+def test_a_close_notify_of_one_connection_does_not_count_for_another(pki, version):
     with relayed(pki, version) as one, relayed(pki, version) as other:
         say_close_notify(one.client.peer)
         wait_readable(one.client.sock)
         assert (
             lib.SSL_read(one.client.ssl, ffi.new("char[10]"), 10) == 0
-        )  # somebody else than the pump read it
+        )  # the test read it, and not the pump
         bare_fin(other.client.peer)
         assert other.until(other.client, Status.TRUNCATED) == 0
         assert one.inwards() == ~0
@@ -305,9 +309,7 @@ def test_a_reset_source_has_failed_and_the_reason_is_who_went(relaying, side):
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_source_that_sends_no_ciphertext_has_failed_for_tls_and_others_are_not_blamed(
-    relaying, pki, side
-):
+def test_a_source_that_sends_no_ciphertext_fails_alone(relaying, pki, side):
     source = relaying.client if side is Side.INBOUND else relaying.backend
     with below(source.peer) as raw:
         raw.send(b"\x17\3\3\0\x40" + bytes(64))
@@ -326,7 +328,7 @@ def test_a_source_that_sends_no_ciphertext_has_failed_for_tls_and_others_are_not
 @pytest.mark.parametrize("side", Side)
 def test_a_peer_that_ends_with_a_fatal_alert_has_failed_for_that_alert(relaying, side):
     source = relaying.client if side is Side.INBOUND else relaying.backend
-    # The peer's OpenSSL gets garbage from us and says so.
+    # The peer's OpenSSL gets garbage from the relay and sends an alert.
     source.sock.send(b"\x17\3\3\0\x40" + bytes(64))
     wait_readable(source.peer)
     with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
@@ -367,18 +369,16 @@ def test_a_sink_that_was_shut_takes_nothing_and_says_so(relaying):
     assert lib.ERR_peek_error() == 0
 
 
-def test_every_way_to_fail_leaves_the_error_queue_empty_once_it_was_explained(relaying):
-    """The pump does not clear the queue before it reads: whoever sees a failure clears it, here all of them in a row."""
-    stain()
+def test_every_explained_failure_leaves_the_error_queue_empty(relaying):
+    """The pump does not clear the queue before a read: every failure must clear it."""
+    leave_error()
     assert stream.failure(Side.INBOUND).reason is Reason.TLS_ERROR
     assert lib.ERR_peek_error() == 0
     assert relaying.inwards() == 0
 
 
 @both_versions
-def test_key_updates_and_renegotiations_that_a_client_asks_for_end_no_other_way_than_well_or_with_a_reason(
-    pki, version
-):
+def test_key_updates_and_renegotiations_work_or_end_with_a_reason(pki, version):
     with (
         meet_backend(target_of(pki), server_context(pki, pki.backend), pair=tcp_pair) as backend,
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -40,9 +40,7 @@ both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIO
 
 
 @both_versions
-def test_a_client_resumes_inside_its_route_and_we_know_who_it_is_and_by_which_name_it_came(
-    pki, version
-):
+def test_a_client_resumes_in_its_route_with_identity_and_name_known(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client_spiffe, version)
     with meet_client(route, context) as meeting:
         assert not meeting.resumed
@@ -67,14 +65,15 @@ def test_a_client_resumes_without_a_server_name(pki, version):
         assert (meeting.resumed, stream.server_name(meeting.ssl)) == (True, "")
 
 
-def test_a_tls_12_session_begun_under_another_name_says_that_name_so_that_it_can_be_refused(pki):
+def test_a_tls_12_session_of_another_name_reports_that_name(pki):
     route = route_of(pki, sni=("*.example.com",))
     for version, seen in ((TLS12, "a.example.com"), (TLS13, "b.example.com")):
         context = client_context(pki, pki.client, version)
         with meet_client(route, context, name="a.example.com") as meeting:
             session = session_of(meeting)
         with meet_client(route, context, name="b.example.com", session=session) as meeting:
-            # RFC 6066, 3: a TLS 1.2 client must not do this; in TLS 1.3 the name is not part of the session (RFC 8446, 4.6.1).
+            # RFC 6066, 3 forbids this to a TLS 1.2 client; in TLS 1.3 the name is not
+            # part of the session (RFC 8446, 4.6.1).
             assert (meeting.resumed, stream.server_name(meeting.ssl)) == (True, seen)
 
 
@@ -89,12 +88,12 @@ def test_a_session_of_one_route_does_not_resume_at_another(pki, version):
     context = client_context(pki, pki.client, version)
     with meet_client(table.find("a.example.com"), context, name="a.example.com") as meeting:
         session = session_of(meeting)
-    # The other CA's route sees a full handshake, and refuses the certificate that comes with it.
+    # The other CA's route does a full handshake, and refuses the certificate in it.
     with meet_client(
         table.find("b.example.com"), context, name="b.example.com", session=session
     ) as meeting:
         assert (meeting.reason, meeting.alert) == ("unknown_ca", "TLSV1_ALERT_UNKNOWN_CA")
-    # The same CA at another route: a full handshake all the same.
+    # The same CA at another route: a full handshake as well.
     with meet_client(table.find(NAME), context, session=session) as meeting:
         assert (meeting.reason, meeting.resumed) == ("done", False)
     with meet_client(
@@ -117,7 +116,7 @@ def test_the_contexts_of_a_new_generation_refuse_old_tickets(pki, version):
 
 @contextmanager
 def served_by_a_child(route):
-    """A socket whose other end a forked process accepts TLS on; it says whether it resumed, and ends when the peer does."""
+    """A socket to a forked process that accepts TLS and reports whether it resumed."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(PATIENCE_S)
     pid = os.fork()
@@ -180,14 +179,15 @@ def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
     assert admit(who, route, who.not_before_at - 1) == Failure(
         Reason.NOT_YET_VALID, "certificate is not yet valid"
     )
-    # The same session under rules that do not know this client, and with a CA that ends before its leaf.
+    # The same session under rules without this client, and with a CA that expires
+    # first.
     refusal = admit(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
     assert refusal.reason is Reason.NOT_ALLOWED
     assert "names in the certificate: alice; SHA-256 " in refusal.detail
 
 
 @both_versions
-def test_a_client_without_a_certificate_gets_no_session_to_come_back_with(pki, version):
+def test_a_client_without_a_certificate_gets_no_session_to_resume(pki, version):
     route, context = route_of(pki), client_context(pki, None, version)
     with meet_client(route, context) as meeting:
         assert meeting.reason == "no_certificate"
@@ -203,11 +203,11 @@ def member_of(pki, **pool):
 
 
 def backend_says(meeting, word=b"reply"):
-    """Our side reads something from the backend, and with it the TLS 1.3 ticket."""
+    """Read something from the backend, and with it the TLS 1.3 ticket."""
     meeting.peer.send(word)
     buffer = ffi.new("char[100]")
     size = 0
-    for _ in range(4):  # two tickets may come first, and each is read by a call of its own
+    for _ in range(4):  # two tickets may come first, and each needs a read of its own
         size = lib.SSL_read(meeting.ssl, buffer, 100)
         if size > 0:
             break
@@ -245,7 +245,7 @@ def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, vers
             backend_says(meeting)
             member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s)
         assert (member.session is first) is kept
-    # The chain was verified when the first began: a renewal makes nothing valid longer.
+    # The chain was verified in the first handshake; a resumption does not extend it.
     assert member.valid_until_at == until_at
     with meet_backend(
         member.target, context, session=member.session_to_resume(now_at + RENEW_S + 2)
@@ -255,9 +255,7 @@ def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, vers
 
 @both_versions
 @pytest.mark.parametrize("shortest", ["leaf", "intermediate", "root"])
-def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(
-    pki, version, shortest, tmp_path
-):
+def test_no_session_outlives_a_certificate_of_its_verified_chain(pki, version, shortest, tmp_path):
     ends = {"leaf": 30, "intermediate": 30, "root": 30} | {shortest: 2}
     until = {
         which: datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
@@ -281,7 +279,7 @@ def test_no_session_outlives_any_certificate_of_the_chain_it_was_verified_with(
 
 
 @both_versions
-def test_a_backend_that_gives_no_ticket_costs_a_full_handshake_and_nothing_else(pki, version):
+def test_a_backend_without_tickets_costs_only_a_full_handshake(pki, version):
     member, context = member_of(pki), server_context(pki, pki.backend, version)
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
@@ -295,7 +293,7 @@ def test_a_backend_that_gives_no_ticket_costs_a_full_handshake_and_nothing_else(
 
 
 @both_versions
-def test_a_backend_that_was_restarted_refuses_the_old_session_and_is_verified_anew(pki, version):
+def test_a_restarted_backend_is_verified_in_a_full_handshake(pki, version):
     member = member_of(pki)
     with meet_backend(member.target, server_context(pki, pki.backend, version)) as meeting:
         backend_says(meeting)

@@ -74,7 +74,7 @@ STRANGE = {
 
 @both_sides
 @pytest.mark.parametrize("kind", STRANGE)
-def test_whatever_else_a_peer_sends_has_its_reason_and_leaves_no_error_behind(pki, side, kind):
+def test_any_other_bytes_have_a_reason_and_leave_no_error(pki, side, kind):
     data, inbound, outbound = STRANGE[kind]
     ours, theirs = tcp_pair()
     with ours, theirs:
@@ -103,8 +103,10 @@ def test_a_reset_in_the_handshake_is_a_peer_that_has_gone(pki, side):
         stream.free(connection, established=False)
 
 
-def stain(number=199, library=lib.ERR_LIB_EVP):
-    """Leave an error in OpenSSL's queue, as a forgotten failure of another connection would."""
+def leave_error(number=199, library=lib.ERR_LIB_EVP):
+    """Leave an error in OpenSSL's queue, like an uncleared failure of another
+    connection.
+    """
     lib.ERR_put_error(library, 0, number, NULL, 0)
     assert lib.ERR_peek_error() != 0
 
@@ -118,7 +120,7 @@ def test_a_stale_error_is_never_blamed_on_a_handshake(pki, version):
         peer = context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False)
         with peer:
             for _ in range(MOST_STEPS):
-                stain()
+                leave_error()
                 result = stream.handshake(connection, Side.INBOUND)
                 if result is stream.DONE:
                     break
@@ -132,18 +134,18 @@ def test_a_stale_error_is_never_blamed_on_a_handshake(pki, version):
             stream.free(connection, established=True)
 
 
-def test_a_stale_error_is_not_the_reason_of_a_reset_and_not_of_a_refusal(pki):
+def test_a_stale_error_is_not_reported_for_a_reset_or_a_refusal(pki):
     ours, theirs = tcp_pair()
     with ours:
         connection = begin(pki, Side.INBOUND, ours)
         reset(theirs)
         wait_readable(ours)
-        stain()
+        leave_error()
         assert stream.handshake(connection, Side.INBOUND) == Failure(
             Reason.PEER_GONE, "Connection reset by peer"
         )
         stream.free(connection, established=False)
-    stain()
+    leave_error()
     with meet_client(route_of(pki), client_context(pki, pki.client_expired)) as meeting:
         assert meeting.reason == "expired"
 
@@ -163,7 +165,7 @@ def test_a_refused_certificate_is_forgotten_by_the_next_handshake(pki, side):
 
 
 @both_versions
-def test_a_check_refuses_in_the_handshake_and_the_client_reads_an_alert(pki, version):
+def test_a_check_refuses_in_the_handshake_with_an_alert(pki, version):
     asked = []
 
     def check(who):
@@ -182,9 +184,7 @@ def test_a_check_refuses_in_the_handshake_and_the_client_reads_an_alert(pki, ver
 
 
 @both_versions
-def test_a_check_is_never_asked_about_a_certificate_that_openssl_refuses_nor_about_a_ca(
-    pki, version
-):
+def test_a_check_is_asked_only_about_a_leaf_that_openssl_accepts(pki, version):
     asked = []
     route = route_of(pki)
     for kind, files in pki.client_matrix().items():
@@ -195,7 +195,7 @@ def test_a_check_is_never_asked_about_a_certificate_that_openssl_refuses_nor_abo
     assert asked == ["CN=alice", "CN=ingrid"]
 
 
-def test_a_check_that_raises_refuses_the_client_and_the_exception_reaches_the_caller(pki):
+def test_a_check_that_raises_refuses_and_the_caller_gets_the_exception(pki):
     def broken(_who):
         raise ZeroDivisionError("in the check")
 
@@ -229,14 +229,14 @@ def test_whom_the_check_has_let_in_is_known_only_where_it_was_asked(pki, version
         session = session_of(meeting)
     with meet_client(route, context, session=session, check=lambda _who: None) as meeting:
         assert (meeting.reason, meeting.resumed, meeting.accepted) == ("done", True, None)
-    with meet_client(route, context) as meeting:  # nobody was asked
+    with meet_client(route, context) as meeting:  # no check was called
         assert (meeting.reason, meeting.accepted) == ("done", None)
     with meet_client(route, context, check=lambda _who: Failure(Reason.NOT_ALLOWED)) as meeting:
         assert (meeting.reason, meeting.accepted) == ("not_allowed", None)
 
 
 @both_versions
-def test_a_client_refused_on_a_resumed_handshake_reads_an_end_and_no_data(pki, version):
+def test_a_client_refused_on_resumption_reads_no_data(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
     with meet_client(route, context) as meeting:
         session = session_of(meeting)
@@ -248,7 +248,7 @@ def test_a_client_refused_on_a_resumed_handshake_reads_an_end_and_no_data(pki, v
 
 
 @both_versions
-def test_close_notify_after_a_failed_or_before_any_handshake_is_harmless(pki, version):
+def test_close_notify_without_a_finished_handshake_is_harmless(pki, version):
     with meet_client(route_of(pki), client_context(pki, None, version)) as meeting:
         stream.close_notify(meeting.ssl)
         assert lib.ERR_peek_error() == 0
@@ -369,7 +369,7 @@ def private_bytes():
 def test_two_thousand_handshakes_of_every_kind_leave_nothing_behind(pki):
     route, target = route_of(pki), target_of(pki)
     backend = server_context(pki, pki.backend)
-    # One context per client serves for all its connections, as the stdlib's contexts are large.
+    # One context for all connections of a client, as the stdlib's contexts are large.
     clients = [
         client_context(pki, files, version)
         for version in VERSIONS.values()
@@ -475,7 +475,7 @@ def test_a_handshake_goes_on_where_a_full_socket_stopped_it(pki, context_version
             peer.do_handshake()
         raw = socket.socket(
             fileno=socket.dup(peer.fileno())
-        )  # to take out what clogs the way, below TLS
+        )  # to read what blocks the connection, below TLS
         raw.setblocking(False)
         filler = 0
         with contextlib.suppress(BlockingIOError):

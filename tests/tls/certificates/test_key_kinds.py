@@ -1,4 +1,4 @@
-"""Keys of every kind, in every place: either handshakes work, or `check` says why they cannot."""
+"""Every kind of key in every place: handshakes work, or `check` says why not."""
 
 from datetime import UTC, datetime
 
@@ -97,7 +97,7 @@ def test_a_key_that_tls_knows_works_on_all_sides_with_the_defaults(pki, good, ve
 
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("place", ["gateway", "machine"])
-def test_a_key_that_no_peer_accepts_is_refused_with_its_kind(pki, tmp_path, kind, place):
+def test_a_key_that_no_peer_accepts_is_refused_by_its_kind(pki, tmp_path, kind, place):
     files = write_odd(tmp_path, "key", Odd(key=BAD[kind]()), pki.authority)
     shown = {"certificate": files.certificate, "private_key": files.key}
     machine = {"machine_certificate": files.certificate, "machine_key": files.key}
@@ -127,9 +127,7 @@ def pss_parameters(hash_number, salt):
     ],
 )
 @both_versions
-def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(
-    pki, tmp_path, parameters, said, version
-):
+def test_an_rsa_pss_key_restricted_beyond_tls_is_refused(pki, tmp_path, parameters, said, version):
     odd, key = rsa_pss(parameters)
     files = write_odd(tmp_path, "key", odd, pki.authority)
     files.key.write_bytes(key)
@@ -141,7 +139,7 @@ def test_an_rsa_pss_key_that_is_bound_to_what_tls_has_not_is_refused(
 
 
 def test_brainpool_is_a_warning_where_groups_name_it(pki, tmp_path):
-    """Who names the curve has peers that are set up for it."""
+    """An operator who adds the curve to groups has peers that support it."""
     files = write_odd(tmp_path, "key", Odd(key=BAD["brainpoolP256r1"]()), pki.authority)
     shown = {
         "certificate": files.certificate,
@@ -153,7 +151,7 @@ def test_brainpool_is_a_warning_where_groups_name_it(pki, tmp_path):
     assert "brainpoolP256r1" in warning.what
 
 
-def test_a_curve_that_groups_lack_is_told_where_tls12_servers_refuse_it(pki, tmp_path):
+def test_a_curve_missing_in_groups_is_a_warning_towards_tls12_servers(pki, tmp_path):
     files = write_odd(tmp_path, "key", Odd(key=GOOD["P-521"]()), pki.authority)
     machine = {
         "machine_certificate": files.certificate,
@@ -171,7 +169,7 @@ def test_a_curve_that_groups_lack_is_told_where_tls12_servers_refuse_it(pki, tmp
         assert met.reason == "done"
 
 
-def test_a_client_key_on_a_curve_that_the_route_lacks_is_told_as_such(pki, tmp_path):
+def test_a_client_key_on_a_curve_outside_groups_is_explained(pki, tmp_path):
     files = write_odd(tmp_path, "key", Odd(key=GOOD["P-521"]()), pki.authority)
     route = route_of(pki, groups="X25519:P-256")
     with meet_client(route, client_context(pki, files, VERSIONS["TLSv1.2"])) as met:
@@ -215,8 +213,9 @@ def constraints(*permitted):
     "root", ["authority", "foreign_authority"], ids=["root known", "root unknown"]
 )
 @pytest.mark.parametrize("what", ["gateway", "machine"])
-def test_a_certificate_outside_the_name_constraints_of_its_ca_is_told(pki, tmp_path, what, root):
-    """`check` says which CA limits it; every client that looks would refuse the connection.
+def test_a_certificate_outside_its_cas_name_constraints_is_a_warning(pki, tmp_path, what, root):
+    """`check` names the CA that limits it; clients that verify would refuse the
+    connection.
 
     That the root is in no configured file is the usual case: clients have it.
     """

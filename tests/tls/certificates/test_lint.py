@@ -18,10 +18,10 @@ CLIENT_CA, BACKEND_CA = "listener.https.route[0].client_ca", "pool.a.backend_ca"
 
 
 @pytest.fixture
-def judged(pki):
-    """The findings about the good configuration with some files replaced."""
+def linted(pki):
+    """The findings for the good configuration with some files replaced."""
 
-    def judge_with(
+    def lint_with(
         *,
         gateway=pki.gateway,
         machine=pki.machine,
@@ -49,7 +49,7 @@ def judged(pki):
         )
         return lint(config, now)
 
-    return judge_with
+    return lint_with
 
 
 def bad(findings):
@@ -90,8 +90,8 @@ def bundle(tmp_path, *certificates):
     return file
 
 
-def test_good_certificates_are_listed_with_their_end_and_their_places(pki, judged):
-    findings = judged()
+def test_good_certificates_are_listed_with_their_end_and_their_places(pki, linted):
+    findings = linted()
     assert bad(findings) == []
     assert [(finding.file, finding.subject, finding.where) for finding in findings] == [
         (str(pki.gateway.certificate), "CN=gateway", SERVER),
@@ -104,8 +104,8 @@ def test_good_certificates_are_listed_with_their_end_and_their_places(pki, judge
     )
 
 
-def test_one_certificate_may_serve_both_sides_when_its_purposes_allow_it(pki, judged):
-    assert bad(judged(gateway=pki.both, machine=pki.both)) == []
+def test_one_certificate_may_serve_both_sides_if_it_allows_both(pki, linted):
+    assert bad(linted(gateway=pki.both, machine=pki.both)) == []
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_one_certificate_may_serve_both_sides_when_its_purposes_allow_it(pki, ju
 @pytest.mark.parametrize(
     "usages", [(), ("digital_signature",), ("key_encipherment",), ("crl_sign",)], ids="-".join
 )
-def test_the_verdict_on_purposes_is_that_of_openssl(pki, judged, purposes, usages):
+def test_purposes_are_accepted_as_openssl_accepts_them(pki, linted, purposes, usages):
     files = server(pki, purposes=purposes, key_usages=usages)
     said = output_of("openssl", "x509", "-in", files.certificate, "-noout", "-purpose")
     errors = [
         (where, what)
-        for level, where, what in bad(judged(gateway=files, machine=files))
+        for level, where, what in bad(linted(gateway=files, machine=files))
         if level == "error"
     ]
     assert ("SSL server : Yes\n" not in said) == any(
@@ -132,25 +132,23 @@ def test_the_verdict_on_purposes_is_that_of_openssl(pki, judged, purposes, usage
     )
 
 
-def test_what_is_lacking_is_named(pki, judged):
-    assert bad(judged(machine=pki.gateway)) == [
+def test_what_the_certificate_lacks_is_named(pki, linted):
+    assert bad(linted(machine=pki.gateway)) == [
         ("error", CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth")
     ]
     usage = machine(pki, key_usages=("key_encipherment",))
-    assert bad(judged(machine=usage)) == [
+    assert bad(linted(machine=usage)) == [
         ("error", CLIENT, "cannot serve as a client: its keyUsage lacks digitalSignature")
     ]
     assert (
         "lacks digitalSignature"
-        in bad(judged(gateway=server(pki, key_usages=("key_encipherment",))))[0][2]
+        in bad(linted(gateway=server(pki, key_usages=("key_encipherment",))))[0][2]
     )
 
 
-def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_same(
-    pki, judged, tmp_path
-):
+def test_unusable_files_are_errors_and_the_rest_is_still_checked(pki, linted, tmp_path):
     no_ca = tmp_path / "no.pem"
-    findings = judged(
+    findings = linted(
         client_ca=no_ca,
         gateway=Files(pki.gateway.certificate, pki.machine.key, pki.gateway.issued),
         machine=pki.gateway,
@@ -159,7 +157,10 @@ def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_sam
     assert (CLIENT_CA, f"{no_ca} does not exist") in errors
     assert (
         SERVER,
-        f'the private key in {pki.machine.key} does not belong to the certificate "CN=gateway" in {pki.gateway.certificate}',
+        (
+            f"the private key in {pki.machine.key} does not belong to the certificate"
+            f' "CN=gateway" in {pki.gateway.certificate}'
+        ),
     ) in errors
     assert (CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth") in errors
     assert len(errors) == 3
@@ -174,23 +175,21 @@ def test_files_that_cannot_be_used_are_errors_and_the_rest_is_judged_all_the_sam
         (-60, 31, None),
     ],
 )
-def test_dates_are_judged(pki, judged, begins, ends, expected):
+def test_dates_are_checked(pki, linted, begins, ends, expected):
     files = machine(
         pki, not_before=NOW + timedelta(days=begins), not_after=NOW + timedelta(days=ends)
     )
-    found = bad(judged(machine=files))
+    found = bad(linted(machine=files))
     assert len(found) == (expected is not None)
     if expected:
         assert found[0][:2] == (expected[0], CLIENT)
         assert expected[1] in found[0][2]
 
 
-def test_the_end_of_an_intermediate_that_is_sent_counts_and_that_of_a_root_that_is_not_sent_does_not(
-    pki, judged
-):
+def test_expiry_of_a_sent_intermediate_counts_and_of_a_root_does_not(pki, linted):
     past = {"not_before": NOW - timedelta(days=9), "not_after": NOW - timedelta(days=2)}
     expired = pki.authority.intermediate("Old Intermediate", **past)
-    found = judged(machine=pki.write(expired.issue(LeafSpec("machine", purposes=("client",)))))
+    found = linted(machine=pki.write(expired.issue(LeafSpec("machine", purposes=("client",)))))
     assert [
         (finding.level, finding.subject) for finding in found if finding.what.startswith("expired")
     ] == [(Level.ERROR, "CN=Old Intermediate")]
@@ -198,51 +197,51 @@ def test_the_end_of_an_intermediate_that_is_sent_counts_and_that_of_a_root_that_
     old_root = Authority.root("Old Root", **past)
     files = pki.write(old_root.issue(LeafSpec("machine", purposes=("client",))))
     files.certificate.write_bytes(to_pem([files.issued.certificate, old_root.certificate]))
-    found = judged(machine=files)
+    found = linted(machine=files)
     assert [
         (finding.level, finding.subject) for finding in found if finding.what.startswith("expired")
     ] == [(Level.WARNING, "CN=Old Root")]
 
 
-def test_an_expired_ca_is_an_error_unless_its_successor_is_beside_it(pki, judged, tmp_path):
+def test_an_expired_ca_is_an_error_unless_its_successor_is_beside_it(pki, linted, tmp_path):
     old = Authority.root(
         "Old CA", not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(days=2)
     ).certificate
-    [(level, where, what)] = bad(judged(client_ca=bundle(tmp_path, old)))
+    [(level, where, what)] = bad(linted(client_ca=bundle(tmp_path, old)))
     assert (level, where) == ("error", CLIENT_CA)
     assert what.startswith("expired on")
-    [(level, _, what)] = bad(judged(client_ca=bundle(tmp_path, old, pki.authority.certificate)))
+    [(level, _, what)] = bad(linted(client_ca=bundle(tmp_path, old, pki.authority.certificate)))
     assert level == "warning"
     assert what.startswith("expired on")
 
 
-def test_a_ca_that_ends_soon_is_a_warning(pki, judged, tmp_path):
+def test_a_ca_that_ends_soon_is_a_warning(pki, linted, tmp_path):
     soon = Authority.root("Soon CA", not_after=NOW + timedelta(days=10)).certificate
-    [(level, where, what)] = bad(judged(client_ca=bundle(tmp_path, soon)))
+    [(level, where, what)] = bad(linted(client_ca=bundle(tmp_path, soon)))
     assert (level, where) == ("warning", CLIENT_CA)
     assert "expires on" in what
 
 
-def test_a_leaf_is_no_ca(pki, judged):
-    found = bad(judged(client_ca=pki.client.certificate))
+def test_a_leaf_is_not_a_ca(pki, linted):
+    found = bad(linted(client_ca=pki.client.certificate))
     assert ("error", CLIENT_CA, "is not a CA certificate: its keyUsage lacks keyCertSign") in found
 
 
-def test_a_trusted_self_signed_leaf_vouches_for_itself_alone(pki, judged):
+def test_a_trusted_self_signed_leaf_is_a_warning(pki, linted):
     [(level, where, what)] = bad(
-        judged(backend_ca=pki.backend_self_signed.certificate, client_ca=pki.ca)
+        linted(backend_ca=pki.backend_self_signed.certificate, client_ca=pki.ca)
     )
     assert (level, where) == ("warning", BACKEND_CA)
     assert "only the one peer that has it is trusted" in what
 
 
-def test_an_intermediate_without_its_root_makes_no_ca_file(pki, judged, tmp_path):
-    [(level, where, what)] = bad(judged(client_ca=bundle(tmp_path, pki.intermediate.certificate)))
+def test_an_intermediate_without_its_root_is_an_error(pki, linted, tmp_path):
+    [(level, where, what)] = bad(linted(client_ca=bundle(tmp_path, pki.intermediate.certificate)))
     assert (level, where) == ("error", CLIENT_CA)
     assert 'its issuer "CN=Test CA" is not in this file' in what
     assert (
         bad(
-            judged(
+            linted(
                 client_ca=bundle(tmp_path, pki.intermediate.certificate, pki.authority.certificate)
             )
         )
@@ -250,23 +249,23 @@ def test_an_intermediate_without_its_root_makes_no_ca_file(pki, judged, tmp_path
     )
 
 
-def test_a_missing_intermediate_is_a_warning(pki, judged):
-    [(level, where, what)] = bad(judged(machine=pki.client_intermediate_missing))
+def test_a_missing_intermediate_is_a_warning(pki, linted):
+    [(level, where, what)] = bad(linted(machine=pki.client_intermediate_missing))
     assert (level, where) == ("warning", CLIENT)
     assert 'the chain ends here: its issuer "CN=Test Intermediate CA"' in what
-    assert bad(judged(machine=pki.client_intermediate_sent)) == []
+    assert bad(linted(machine=pki.client_intermediate_sent)) == []
 
 
-def test_an_intermediate_known_only_to_us_should_be_sent(pki, judged, tmp_path):
+def test_an_intermediate_known_only_to_the_relay_should_be_sent(pki, linted, tmp_path):
     ca = bundle(tmp_path, pki.authority.certificate, pki.intermediate.certificate)
-    [(level, where, what)] = bad(judged(machine=pki.client_intermediate_missing, backend_ca=ca))
+    [(level, where, what)] = bad(linted(machine=pki.client_intermediate_missing, backend_ca=ca))
     assert (level, where) == ("warning", CLIENT)
     assert "peers that know only the root will refuse it" in what
 
 
-def test_a_chain_up_to_a_public_ca_whose_root_is_not_configured_is_no_matter(pki, judged):
+def test_a_chain_to_a_public_ca_without_its_root_is_fine(pki, linted):
     public = Authority.root("Public Root").intermediate("Public Intermediate")
-    findings = judged(
+    findings = linted(
         gateway=pki.write(
             public.issue(LeafSpec("gateway", dns=("app.example.com",), purposes=("server",)))
         )
@@ -278,57 +277,57 @@ def test_a_chain_up_to_a_public_ca_whose_root_is_not_configured_is_no_matter(pki
     )
 
 
-def test_a_chain_out_of_order_is_a_warning(pki, judged):
+def test_a_chain_out_of_order_is_a_warning(pki, linted):
     lower = pki.intermediate.intermediate("Lower CA")
     files = pki.write(lower.issue(LeafSpec("machine", purposes=("client",))))
     files.certificate.write_bytes(
         to_pem([files.issued.certificate, *reversed(files.issued.intermediates)])
     )
-    [(level, where, what)] = bad(judged(machine=files))
+    [(level, where, what)] = bad(linted(machine=files))
     assert (level, where) == ("warning", CLIENT)
     assert (
-        what
-        == 'is followed by "CN=Test Intermediate CA", which did not issue it; its issuer is "CN=Lower CA"'
+        what == 'is followed by "CN=Test Intermediate CA", which did not issue it;'
+        ' its issuer is "CN=Lower CA"'
     )
 
 
-def test_a_self_signed_certificate_is_a_warning(pki, judged):
-    [(level, where, what)] = bad(judged(machine=pki.client_self_signed))
+def test_a_self_signed_certificate_is_a_warning(pki, linted):
+    [(level, where, what)] = bad(linted(machine=pki.client_self_signed))
     assert (level, where) == ("warning", CLIENT)
     assert "is self-signed" in what
 
 
-def test_names_of_the_route_that_the_certificate_lacks_are_listed(pki, judged):
+def test_names_of_the_route_that_the_certificate_lacks_are_listed(pki, linted):
     names = ("app.example.com", "*.example.com", "X.example.com", "a.b.example.com", "example.org")
-    [(level, where, what)] = bad(judged(sni=names))
+    [(level, where, what)] = bad(linted(sni=names))
     assert (level, where) == ("warning", SERVER)
     assert what.startswith("does not carry a.b.example.com, example.org of")
 
 
-def test_a_wildcard_route_needs_a_wildcard_certificate(pki, judged):
-    [(level, _, what)] = bad(judged(gateway=server(pki), sni=("*.example.com",)))
+def test_a_wildcard_route_needs_a_wildcard_certificate(pki, linted):
+    [(level, _, what)] = bad(linted(gateway=server(pki), sni=("*.example.com",)))
     assert level == "warning"
     assert what.startswith("does not carry *.example.com of")
 
 
-def test_a_certificate_without_names_is_a_warning_even_on_the_default_route(pki, judged):
-    [(level, where, what)] = bad(judged(gateway=server(pki, dns=()), sni=()))
+def test_a_certificate_without_names_is_a_warning_on_any_route(pki, linted):
+    [(level, where, what)] = bad(linted(gateway=server(pki, dns=()), sni=()))
     assert (level, where) == ("warning", SERVER)
     assert what.startswith("carries no name")
 
 
-def test_a_key_too_short_for_openssl_is_an_error_on_both_sides(pki, judged, tmp_path):
+def test_a_key_too_short_for_openssl_is_an_error_on_both_sides(pki, linted, tmp_path):
     weak = machine(pki, key_type="rsa-1024")
-    [(level, where, what)] = bad(judged(machine=weak))
+    [(level, where, what)] = bad(linted(machine=weak))
     assert (level, where) == ("error", CLIENT)
     assert "ee key too small" in what
     weak_ca = Authority.root("Weak CA", key_type="rsa-1024").certificate
-    [(level, where, what)] = bad(judged(backend_ca=bundle(tmp_path, weak_ca)))
+    [(level, where, what)] = bad(linted(backend_ca=bundle(tmp_path, weak_ca)))
     assert (level, where) == ("error", BACKEND_CA)
     assert "too small" in what
 
 
-def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, judged, tmp_path):
+def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, linted, tmp_path):
     for arguments in (
         [
             "req",
@@ -382,7 +381,7 @@ def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, judged,
             timeout=PATIENCE_S,
         )
     found = bad(
-        judged(
+        linted(
             machine=Files(tmp_path / "leaf.pem", tmp_path / "leaf.key", None),
             backend_ca=tmp_path / "ca.pem",
             now=datetime.now(UTC) + timedelta(minutes=1),
@@ -397,8 +396,8 @@ def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, judged,
     ]
 
 
-def test_a_machine_certificate_of_another_ca_than_the_backends_is_told(pki, judged):
-    findings = judged(backend_ca=pki.foreign_ca)
+def test_a_machine_certificate_of_another_ca_is_info(pki, linted):
+    findings = linted(backend_ca=pki.foreign_ca)
     assert bad(findings) == []
     assert [
         finding.where
@@ -407,32 +406,32 @@ def test_a_machine_certificate_of_another_ca_than_the_backends_is_told(pki, judg
     ] == [CLIENT]
 
 
-def test_a_private_key_that_everybody_can_read_is_a_warning(pki, judged):
+def test_a_private_key_that_everybody_can_read_is_a_warning(pki, linted):
     files = machine(pki)
     files.key.chmod(0o644)
-    assert bad(judged(machine=files)) == [
+    assert bad(linted(machine=files)) == [
         ("warning", CLIENT, "every user of this machine can read this private key (mode 0644)")
     ]
     files.key.chmod(0o640)
-    assert bad(judged(machine=files)) == []
+    assert bad(linted(machine=files)) == []
 
 
-def test_what_strict_verification_would_refuse_is_told(pki, judged):
-    findings = judged(machine=machine(pki, key_identifiers=False))
+def test_what_strict_verification_would_refuse_is_info(pki, linted):
+    findings = linted(machine=machine(pki, key_identifiers=False))
     assert bad(findings) == []
     assert [finding.where for finding in findings if "X509_STRICT" in finding.what] == [CLIENT]
 
 
-def test_a_file_used_in_two_places_is_judged_once_with_both(pki, judged):
+def test_a_file_used_twice_is_checked_once_and_names_both_keys(pki, linted):
     both = server(pki, purposes=("server", "client"), not_after=NOW + timedelta(days=3))
-    [(level, where, _)] = bad(judged(gateway=both, machine=both))
+    [(level, where, _)] = bad(linted(gateway=both, machine=both))
     assert (level, where) == ("warning", f"{SERVER}, {CLIENT}")
 
 
-def test_errors_come_first(pki, judged, tmp_path):
+def test_errors_come_first(pki, linted, tmp_path):
     levels = [
         finding.level
-        for finding in judged(
+        for finding in linted(
             machine=pki.gateway, gateway=pki.backend_self_signed, client_ca=tmp_path / "no.pem"
         )
     ]
@@ -441,7 +440,7 @@ def test_errors_come_first(pki, judged, tmp_path):
 
 
 def renewed(name, *periods):
-    """CAs of one name and key, as after renewals."""
+    """CAs with one name and key, as after renewals."""
     key = make_key("ec-p256")
     return [
         _ca_extensions(_builder(_name(name), _name(name), key, begin, end), key, key).sign(
@@ -457,30 +456,32 @@ FUTURE = (NOW + timedelta(days=3), NOW + timedelta(days=300))
 
 
 @pytest.mark.parametrize("periods", [(PAST, PRESENT), (PRESENT, PAST), (PRESENT, FUTURE)])
-def test_a_renewed_ca_of_the_same_key_beside_the_old_one_is_good(pki, judged, tmp_path, periods):
+def test_a_renewed_ca_of_the_same_key_beside_the_old_one_is_good(pki, linted, tmp_path, periods):
     cas = renewed("Renewed CA", *periods)
-    findings = judged(client_ca=bundle(tmp_path, *cas, pki.authority.certificate))
+    findings = linted(client_ca=bundle(tmp_path, *cas, pki.authority.certificate))
     [(level, where, what)] = bad(findings)
     assert (level, where) == ("warning", CLIENT_CA)
     assert what.startswith(("expired", "is not valid before"))
     fine = [each for each in findings if each.subject == "CN=Renewed CA" and "until" in each.what]
     assert len(fine) == 1
-    assert bad(judged(client_ca=bundle(tmp_path, *cas)))[0][0] == "warning"
+    assert bad(linted(client_ca=bundle(tmp_path, *cas)))[0][0] == "warning"
 
 
-def work_of(judged, tmp_path, count):
-    """CPU seconds to judge a file of so many CAs."""
+def work_of(linted, tmp_path, count):
+    """CPU seconds to check a file of this many CAs."""
     cas = [Authority.root(f"CA {number}").certificate for number in range(count)]
     file = bundle(tmp_path, *cas)
     begun = time.process_time()
-    judged(client_ca=file, backend_ca=file)
+    linted(client_ca=file, backend_ca=file)
     return time.process_time() - begun
 
 
-def test_judging_a_ca_file_is_linear_in_its_size(judged, tmp_path):
-    """Four times the CAs: 4 times the work if it is linear, 16 times if every CA is judged with all others."""
-    small = min(work_of(judged, tmp_path, 100) for _ in range(3))
-    large = min(work_of(judged, tmp_path, 400) for _ in range(3))
+def test_checking_a_ca_file_is_linear_in_its_size(linted, tmp_path):
+    """Four times the CAs: 4 times the work if linear, 16 times if each is compared with
+    all.
+    """
+    small = min(work_of(linted, tmp_path, 100) for _ in range(3))
+    large = min(work_of(linted, tmp_path, 400) for _ in range(3))
     assert large < 8 * small
 
 

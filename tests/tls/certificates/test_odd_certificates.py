@@ -1,4 +1,4 @@
-"""Certificates that OpenSSL verifies and `cryptography` refuses, in every place that a configuration has for one."""
+"""Certificates that OpenSSL verifies and `cryptography` refuses, in every setting."""
 
 import contextlib
 import random
@@ -112,7 +112,7 @@ def test_a_ca_that_openssl_verifies_is_trusted(pki, tmp_path, what, version):
 
 @odd
 def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
-    """The chain [leaf, odd intermediate] is in order, and leads to the root."""
+    """The chain [leaf, odd intermediate] is in order and ends at the root."""
     below, signer = make_intermediate(SOUND[what], pki.authority)
     files = write_odd(tmp_path, "gateway", Odd(subject=name(attribute(CN, "gateway"))), signer)
     files.certificate.write_bytes(files.certificate.read_bytes() + pem(below))
@@ -125,20 +125,35 @@ def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
 
 
 _SKI, _CRL_POINTS = "2.5.29.14", "2.5.29.31"
-# What OpenSSL refuses without a word for it, and what is said.
+# What OpenSSL refuses without an error of its own, and the finding.
 BROKEN = {
-    "a key identifier that is none": (Odd(extensions=(extension(_SKI, b"abc"),)), "has an extension that OpenSSL cannot parse"),
-    "a keyUsage that is none": (Odd(extensions=(extension(KEY_USAGE, b"abc"),)), "has an extension that OpenSSL cannot parse"),
-    "a name constraint that is none": (Odd(extensions=(extension(NAME_CONSTRAINTS, b"abc"),)), "has an extension that OpenSSL cannot parse"),
-    "two key identifiers": (Odd(extensions=(extension(_SKI, tlv(4, b"x")),) * 2), "has an extension twice: 2.5.29.14"),
-    "two lists of revocation": (Odd(extensions=(extension(_CRL_POINTS, sequence()),) * 2), "has an extension twice: 2.5.29.31"),
-}  # fmt: skip
+    "a malformed key identifier": (
+        Odd(extensions=(extension(_SKI, b"abc"),)),
+        "has an extension that OpenSSL cannot parse",
+    ),
+    "a malformed keyUsage": (
+        Odd(extensions=(extension(KEY_USAGE, b"abc"),)),
+        "has an extension that OpenSSL cannot parse",
+    ),
+    "a malformed name constraint": (
+        Odd(extensions=(extension(NAME_CONSTRAINTS, b"abc"),)),
+        "has an extension that OpenSSL cannot parse",
+    ),
+    "two key identifiers": (
+        Odd(extensions=(extension(_SKI, tlv(4, b"x")),) * 2),
+        "has an extension twice: 2.5.29.14",
+    ),
+    "two CRL distribution points": (
+        Odd(extensions=(extension(_CRL_POINTS, sequence()),) * 2),
+        "has an extension twice: 2.5.29.31",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", BROKEN)
 @pytest.mark.parametrize("place", ["gateway", "machine", "client_ca", "backend_ca"])
-def test_an_extension_that_openssl_refuses_is_told_by_check(pki, tmp_path, what, place):
-    """It calls the issuer missing in the handshake, which is not what is wrong."""
+def test_an_extension_that_openssl_refuses_is_a_finding(pki, tmp_path, what, place):
+    """In a handshake OpenSSL reports a missing issuer, which is not the fault."""
     different, said = BROKEN[what]
     files = write_odd(tmp_path, "broken", different, pki.authority)
     ca = tmp_path / "ca.pem"
@@ -161,7 +176,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("date", IMPOSSIBLE)
-def test_a_day_that_no_month_has_is_told_by_check(pki, tmp_path, date):
+def test_an_impossible_date_is_a_finding(pki, tmp_path, date):
     def change(body):
         at = body.index(tlv(23, b"")[:1] + b"\x0d") + 2
         return body[:at] + IMPOSSIBLE[date] + body[at + 13 :]
@@ -173,7 +188,7 @@ def test_a_day_that_no_month_has_is_told_by_check(pki, tmp_path, date):
     assert "has a date in a format that no TLS peer accepts" in error
 
 
-def test_names_that_are_too_many_to_be_read_are_not_called_missing(pki, tmp_path):
+def test_names_that_are_too_many_to_read_are_not_called_missing(pki, tmp_path):
     many = extension("2.5.29.17", dns("app.example.com", *(f"a{number}" for number in range(1100))))
     files = write_odd(tmp_path, "gateway", Odd(san=many), pki.authority)
     config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))
@@ -191,8 +206,8 @@ def make_intermediate(what, authority):
     return make(replace(what, key=signer.key), authority, ca=True)[0], signer
 
 
-def bend(random_, data):
-    """Like a disk, an editor or a foe would: bytes changed, lost, added, or cut off."""
+def corrupt(random_, data):
+    """Change, drop, add or cut bytes, like a disk, an editor or an attacker."""
     bent = bytearray(data)
     for _ in range(random_.choice((1, 1, 2, 5))):
         at = random_.randrange(len(bent))
@@ -213,7 +228,9 @@ def bend(random_, data):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
-    """Each problem names the file and what to do; what is taken can be judged, listed and used."""
+    """Each problem names the file and a remedy; an accepted file can be checked and
+    used.
+    """
     random_ = random.Random(seed)
     whole = [make(each, pki.authority, ca=ca)[0] for each in SOUND.values() for ca in (False, True)]
     whole.append(pki.gateway.issued.certificate.public_bytes(Encoding.DER))
@@ -221,7 +238,7 @@ def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
     taken = refused = 0
     for number in range(250):
         one = random_.choice(whole)
-        text = bend(random_, pem(one)) if number % 5 == 0 else pem(bend(random_, one))
+        text = corrupt(random_, pem(one)) if number % 5 == 0 else pem(corrupt(random_, one))
         file.write_bytes(
             text + (pki.ca.read_bytes() if number % 3 else b"") + pki.gateway.key.read_bytes()
         )
@@ -245,8 +262,8 @@ def test_no_damaged_file_raises_anything_but_a_problem(pki, tmp_path, seed):
     assert refused > 50
 
 
-def show_broken(files, side, version, sock):
-    """A peer that shows what the system's OpenSSL may refuse to load; ours shows it."""
+def present_broken(files, side, version, sock):
+    """A peer with a certificate that the system's OpenSSL may refuse to load."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD if side is Side.INBOUND else SSL.TLS_SERVER_METHOD)
     context.set_max_proto_version(version)
     context.use_certificate_file(str(files.certificate))
@@ -273,11 +290,9 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("side", "version"), SHOWN)
-def test_an_extension_that_openssl_refuses_is_not_told_as_a_missing_issuer(
-    broken, side, version, stack, pki
-):
+def test_a_refused_extension_is_not_reported_as_a_missing_issuer(broken, side, version, stack, pki):
     ours, theirs = (stack.enter_context(each) for each in socket_pair())
-    peer = show_broken(broken, side, version, theirs)
+    peer = present_broken(broken, side, version, theirs)
     if side is Side.INBOUND:
         handle = stream.accept(route_of(pki).context, ours.fileno())
     else:

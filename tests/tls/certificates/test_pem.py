@@ -45,9 +45,7 @@ def test_a_pair_has_the_leaf_first_then_its_chain(pki):
     assert key_matches(pair.leaf, pair.key)
 
 
-def test_certificate_and_key_may_be_in_one_file_in_any_order_with_other_text_around_them(
-    pki, tmp_path
-):
+def test_certificate_and_key_may_share_a_file_in_any_order(pki, tmp_path):
     issued = pki.client.issued
     for parts in (
         (key_pem(issued.key), to_pem([issued.certificate])),
@@ -85,7 +83,7 @@ def test_a_directory_is_no_certificate(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_a_file_that_may_not_be_read_is_refused_as_such(pki):
-    # Only a process that is not root can be refused; it reports through its exit code.
+    # Only a process without root can be refused; it reports through its exit code.
     directory = pki.directory / "closed"
     directory.mkdir(mode=0o755)
     file = pki.client.issued.write(directory / "closed.pem")
@@ -164,8 +162,8 @@ def test_a_damaged_key_is_refused(pki, tmp_path):
 def test_a_key_of_another_certificate_is_refused_by_subject(pki):
     [what] = problems_of(pki.client.certificate, pki.machine.key)
     assert (
-        what
-        == f'the private key in {pki.machine.key} does not belong to the certificate "CN=alice" in {pki.client.certificate}'
+        what == f"the private key in {pki.machine.key} does not belong to the certificate"
+        f' "CN=alice" in {pki.client.certificate}'
     )
 
 
@@ -173,7 +171,7 @@ def test_a_key_of_another_certificate_is_refused_by_subject(pki):
     "make_key", [ed25519.Ed25519PrivateKey.generate, lambda: rsa.generate_private_key(65537, 2048)]
 )
 def test_a_key_of_another_algorithm_does_not_belong_either(pki, tmp_path, make_key):
-    """OpenSSL takes one, for a second certificate that does not follow."""
+    """OpenSSL accepts one, in case a second certificate follows."""
     file = tmp_path / "other.key"
     file.write_bytes(make_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with pytest.raises(ConfigError) as caught:
@@ -194,8 +192,8 @@ def test_a_ca_before_the_leaf_is_refused_even_when_the_key_fits(pki, tmp_path):
     file.write_bytes(to_pem([*issued.intermediates, issued.certificate]))
     [what] = problems_of(file, pki.client_intermediate_sent.key)
     assert (
-        what
-        == f'{file} does not start with its leaf: certificate 1 is "CN=Test Intermediate CA", the key belongs to certificate 2, "CN=ingrid"'
+        what == f'{file} does not start with its leaf: certificate 1 is "CN=Test Intermediate CA",'
+        ' the key belongs to certificate 2, "CN=ingrid"'
     )
     order, mismatch = problems_of(file, pki.machine.key)
     assert 'certificate 1 is the CA "CN=Test Intermediate CA", the leaf is "CN=ingrid"' in order

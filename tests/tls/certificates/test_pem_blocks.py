@@ -1,4 +1,4 @@
-"""Files that are not quite, or not at all, what a configuration asks for."""
+"""Files that are damaged, or that have another format than PEM."""
 
 import base64
 import random
@@ -25,6 +25,8 @@ def problems_of(file):
     return caught.value.problems
 
 
+CRL = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+REQUEST = CRL.replace(b"X509 CRL", b"CERTIFICATE REQUEST")
 TAKEN = {
     "crlf": lambda ca: ca.replace(b"\n", b"\r\n"),
     "cr": lambda ca: ca.replace(b"\n", b"\r"),
@@ -33,9 +35,9 @@ TAKEN = {
     "indented": lambda ca: b"".join(b"  " + line + b" \n" for line in ca.splitlines()),
     "no line end": lambda ca: ca.rstrip(b"\n"),
     "two on one line": lambda ca: ca.rstrip(b"\n") + ca,
-    "one line": lambda ca: b"-----BEGIN CERTIFICATE-----" + b"".join(ca.splitlines()[1:-1]) + b"-----END CERTIFICATE-----",
+    "one line": lambda ca: b"".join(ca.splitlines()),
     "old label": lambda ca: ca.replace(b" CERTIFICATE-", b" X509 CERTIFICATE-"),
-    "revocation list beside it": lambda ca: ca + b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    "revocation list beside it": lambda ca: ca + CRL,
     "explanations with colons": lambda ca: ca.replace(b"-----\n", b"-----\nComment: old\n\n", 1),
 }  # fmt: skip
 
@@ -59,27 +61,41 @@ def _trusted(pki):
     return pki.ca.read_bytes().replace(b" CERTIFICATE-", b" TRUSTED CERTIFICATE-")
 
 
+NO_BLOCK = "give the path of the file that contains a CERTIFICATE block"
+
+
+def _der(pki):
+    return pki.authority.certificate.public_bytes(Encoding.DER)
+
+
+def _pkcs7(encoding):
+    return lambda pki: serialize_certificates([pki.authority.certificate], encoding)
+
+
 OTHER = {
     "empty": (lambda _: b"", "the file is empty"),
     "white space": (lambda _: b" \n\n", "the file is empty"),
-    "der": (lambda pki: pki.authority.certificate.public_bytes(Encoding.DER), "openssl x509 -inform DER"),
+    "der": (_der, "openssl x509 -inform DER"),
     "pkcs12": (_pkcs12, "openssl pkcs12 -nodes"),
-    "pkcs7": (lambda pki: serialize_certificates([pki.authority.certificate], Encoding.PEM), "openssl pkcs7 -print_certs"),
-    "pkcs7 in der": (lambda pki: serialize_certificates([pki.authority.certificate], Encoding.DER), "openssl pkcs7 -inform DER"),
+    "pkcs7": (_pkcs7(Encoding.PEM), "openssl pkcs7 -print_certs"),
+    "pkcs7 in der": (_pkcs7(Encoding.DER), "openssl pkcs7 -inform DER"),
     "utf16": (lambda pki: pki.ca.read_text().encode("utf-16"), "iconv -f UTF-16"),
     "utf16 without mark": (lambda pki: pki.ca.read_text().encode("utf-16-be"), "iconv -f UTF-16"),
     "trusted": (_trusted, "openssl x509 -in FILE"),
-    "request": (lambda _: b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "have a CA sign it"),
-    "revocation list": (lambda _: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "give the path of the CA's certificate"),
-    "base64 alone": (lambda pki: b"".join(pki.ca.read_bytes().splitlines()[1:-1]), "add -----BEGIN CERTIFICATE-----"),
+    "request": (lambda _: REQUEST, "have a CA sign it"),
+    "revocation list": (lambda _: CRL, "give the path of the CA's certificate"),
+    "base64 alone": (
+        lambda pki: b"".join(pki.ca.read_bytes().splitlines()[1:-1]),
+        "add -----BEGIN CERTIFICATE-----",
+    ),
     "key store": (lambda _: b"\xfe\xed\xfe\xed\0\0\0\2", "keytool"),
-    "zeros": (lambda _: b"\0" * 4096, "give the path of the file that contains a CERTIFICATE block"),
-    "page": (lambda _: b"<html>404 not found</html>", "give the path of the file that contains a CERTIFICATE block"),
+    "zeros": (lambda _: b"\0" * 4096, NO_BLOCK),
+    "page": (lambda _: b"<html>404 not found</html>", NO_BLOCK),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", OTHER)
-def test_a_file_of_another_kind_is_told_with_what_to_do(pki, tmp_path, what):
+def test_a_file_of_another_format_has_a_remedy(pki, tmp_path, what):
     make, remedy = OTHER[what]
     file = tmp_path / "ca.pem"
     file.write_bytes(make(pki))
@@ -90,8 +106,10 @@ def test_a_file_of_another_kind_is_told_with_what_to_do(pki, tmp_path, what):
         load_key_pair(WHERE, file, file)
 
 
-def test_a_trusted_certificate_among_others_is_not_passed_over(pki, tmp_path):
-    """What it may be trusted for is written in it: to leave it out in silence would be as wrong as to trust it."""
+def test_a_trusted_certificate_among_others_is_not_skipped(pki, tmp_path):
+    """It contains trust settings: skipping it in silence would be as wrong as trusting
+    it.
+    """
     file = tmp_path / "ca.pem"
     file.write_bytes(pki.ca.read_bytes() + _trusted(pki))
     [problem] = problems_of(file)
@@ -112,7 +130,7 @@ def test_a_trusted_certificate_among_others_is_not_passed_over(pki, tmp_path):
         (lambda _: b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "is empty"),
     ],
 )
-def test_a_damaged_block_is_told_by_its_number(pki, tmp_path, bend, said):
+def test_a_damaged_block_is_named_by_its_number(pki, tmp_path, bend, said):
     file = tmp_path / "ca.pem"
     file.write_bytes(pki.foreign_ca.read_bytes() + bend(pki.ca.read_bytes()))
     [problem] = problems_of(file)
@@ -120,7 +138,7 @@ def test_a_damaged_block_is_told_by_its_number(pki, tmp_path, bend, said):
     assert said in problem.what
 
 
-def test_whose_certificate_is_damaged_is_told_where_it_can_be_read(pki, tmp_path):
+def test_the_subject_of_a_damaged_certificate_is_named_if_readable(pki, tmp_path):
     der = bytearray(pki.authority.certificate.public_bytes(Encoding.DER))
     at = der.find(b"\x17\x0d") + 2  # the first date
     der[at : at + 13] = b"notadateatall"
@@ -143,7 +161,7 @@ def test_many_damaged_blocks_are_few_problems(tmp_path):
 
 
 def test_reading_takes_time_in_proportion_to_the_file():
-    """Every BEGIN without an END would otherwise be a search through the rest of the file."""
+    """Otherwise every BEGIN without an END would search the rest of the file."""
 
     def cpu_of(count):
         data = b"-----BEGIN CERTIFICATE-----\nAAAA\n" * count

@@ -1,4 +1,4 @@
-"""A certificate that is not for this use: the extension at fault is named, and whose it is."""
+"""For a certificate with the wrong purpose, the extension and certificate are named."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -33,7 +33,7 @@ LEAVES = {
 
 @pytest.mark.parametrize("side", BOTH)
 @pytest.mark.parametrize("what", LEAVES)
-def test_a_leafs_fault_is_told_as_what_it_is(pki, what, side):
+def test_a_leafs_fault_is_named(pki, what, side):
     changes, words = LEAVES[what]
     der = pki.authority.issue(LeafSpec("x", **changes)).certificate.public_bytes(Encoding.DER)
     told = forbidding_extension(der, side, issuer=False)
@@ -43,7 +43,7 @@ def test_a_leafs_fault_is_told_as_what_it_is(pki, what, side):
 
 
 def made(pki, *extensions):
-    """A certificate of the test CA with these extensions alone."""
+    """A certificate of the test CA with only these extensions."""
     now = datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Odd CA")])
     builder = (
@@ -71,8 +71,8 @@ def usage(**true):
 
 
 @pytest.mark.parametrize("what", LEAVES)
-def test_a_client_hears_nothing_of_it_and_the_log_everything(pki, what):
-    """OpenSSL has one word for all of them."""
+def test_the_fault_is_in_the_log_and_not_in_the_alert(pki, what):
+    """OpenSSL has one error for all of them."""
     changes, words = LEAVES[what]
     files = pki.write(pki.authority.issue(LeafSpec("x", **changes)))
     with meet_client(route_of(pki), client_context(pki, files, TLS13)) as meeting:
@@ -96,10 +96,10 @@ ISSUERS = {
 
 
 @pytest.mark.parametrize("what", ISSUERS)
-def test_an_issuers_fault_is_told_as_what_it_is(pki, what):
+def test_an_issuers_fault_is_named(pki, what):
     extensions, words = ISSUERS[what]
     assert forbidding_extension(made(pki, *extensions), Side.OUTBOUND, issuer=True) == words
 
 
-def test_what_cannot_be_read_is_left_to_openssls_words():
+def test_an_unreadable_certificate_keeps_openssls_text():
     assert forbidding_extension(b"\x30\x03\x02\x01\x00", Side.INBOUND, issuer=False) == ""

@@ -1,4 +1,4 @@
-"""When CAs are of use: an intermediate only with its root, several with gaps between them."""
+"""When a file of CAs is valid: an intermediate needs its root, gaps count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days
 
 
 def why_invalid(*authorities, days=0):
-    """What the period of a file with these CAs says so many days from now."""
+    """Why a file with these CAs is not valid this many days from now; "" if it is."""
     cas = [parsed(each.certificate) for each in authorities]
     period = period_of_cas("client_ca", "ca.pem", cas, NOW)
     return period.why_invalid((NOW + timedelta(days=days)).timestamp())
@@ -31,8 +31,8 @@ def below(dates_of_root, **dates):
     return root, root.intermediate("Issuing", **dates)
 
 
-def vouch(above, below):
-    """A certificate of one CA's name and key, issued by another."""
+def cross_sign(above, below):
+    """A certificate with one CA's name and key, issued by another CA."""
     issuer, subject = above.certificate.subject, below.certificate.subject
     builder = _builder(subject, issuer, below.key, None, None)
     return _ca_extensions(builder, below.key, above.key).sign(above.key, hashes.SHA256())
@@ -55,7 +55,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_ca_file_is_of_use_when_a_whole_path_is_valid(case):
+def test_a_ca_file_is_valid_while_a_whole_path_is(case):
     make, words = CASES[case]
     said = why_invalid(*make())
     assert (words in said) if words else said == ""
@@ -90,7 +90,7 @@ def test_a_path_of_a_thousand_cas_takes_no_time():
 def test_a_mesh_of_cas_that_vouch_for_each_other_takes_no_time():
     names = [f"CA {number}" for number in range(12)]
     keys = {name: Authority.root(name) for name in names}
-    mesh = [parsed(vouch(keys[above], keys[below])) for above in names for below in names]
+    mesh = [parsed(cross_sign(keys[above], keys[below])) for above in names for below in names]
     begun = time.process_time()
     assert len(valid_until(mesh)) == len(names)
     assert time.process_time() - begun < 1
