@@ -174,10 +174,7 @@ def alpn(ssl: Pointer) -> bytes:
 
 
 def server_name(ssl: Pointer) -> str:
-    """The server name that OpenSSL read, normalized by `core.hello_extensions.parse_name`.
-
-    "" for none.
-    """
+    """The server name that OpenSSL read, normalized by `parse_name`; "" for none."""
     name = lib.SSL_get_servername(ssl, HOST_NAME)
     return "" if name == NULL else parse_name(ffi.string(name))
 
