@@ -17,8 +17,6 @@ LINES = 300
 # Longer since the page is 100 columns wide.
 TO_SPLIT = {
     "relay.checker.probe",
-    "relay.config.load",
-    "relay.config.rules.general",
     "relay.demo.stage",
     "relay.supervisor.checker_process",
     "relay.supervisor.fleet",
@@ -52,7 +50,6 @@ PURE = {
 SOLE_IMPORTERS = {
     "OpenSSL": ("relay.tls.",),
     "cryptography": ("relay.tls.", "relay.demo.ca"),
-    "tomli": "relay.config.load",
     "pydantic": "relay.config.",
     "starlette": "relay.admin.",
     "uvicorn": "relay.admin.",

@@ -10,19 +10,25 @@ import re
 
 from relay.errors import ConfigError, Problem
 
-# The underscore is no part of host names (RFC 1123, 2.1) but of many names in use; browsers, curl and OpenSSL take it.
+# Host names have no underscore (RFC 1123, section 2.1), but many names in use do, and
+# browsers, curl and OpenSSL accept it.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-# inet_aton, and with it getaddrinfo, reads names that end like this as numbers: 0x7f000001, 10.1, 256.1.1.1.
+# inet_aton, and so getaddrinfo, reads names that end like this as numbers: 0x7f000001,
+# 10.1, 256.1.1.1.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 def is_ip(host: str) -> bool:
-    """Whether this is an IPv4 or IPv6 address (without brackets), so that it is never sent as SNI (RFC 6066, 3)."""
+    """Whether this is an IPv4 or IPv6 address, without brackets.
+
+    An address is never sent as SNI (RFC 6066, section 3).
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    # ipaddress takes anything for the interface after "%"; the kernel does not (15 bytes, and we want one printable line).
+    # ipaddress accepts any text after "%". The name of an interface has at most 15
+    # bytes, and messages must stay on one printable line.
     scope = getattr(address, "scope_id", None)
     return scope is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", scope) is not None
 
@@ -33,7 +39,11 @@ def canonical_ip(host: str) -> str:
 
 
 def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
-    """Whether sockets that listen on these IP addresses and ports compete for clients: one of them has the other's address, or all of its family. Port 0 is always a new one."""
+    """Whether listening sockets on these addresses and ports would share clients.
+
+    They do if the addresses are equal, or if one is the wildcard of its family. Port 0
+    never overlaps: the kernel chooses a free port.
+    """
     (host, port), (other_host, other_port) = one, other
     if not port or port != other_port or (":" in host) != (":" in other_host):
         return False
@@ -43,14 +53,14 @@ def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
 
 
 def compete(one: str, other: str) -> bool:
-    """Whether two addresses of a configuration, or of sockets, cannot be listened on at once by sockets that do not share."""
+    """Whether these addresses exclude each other for sockets without SO_REUSEPORT."""
     if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
         return bool(one) and one == other
     return overlap(parse_address(one), parse_address(other))
 
 
 def why_no_host_name(name: str) -> str:
-    """What is wrong with a DNS host name, "" when nothing is (RFC 1123, 2.1)."""
+    """What is wrong with a DNS host name; "" if it is valid (RFC 1123, section 2.1)."""
     if not name:
         return "is empty"
     if not name.isascii():
@@ -62,9 +72,12 @@ def why_no_host_name(name: str) -> str:
     labels = name.split(".")
     for label in labels:
         if not _LABEL.fullmatch(label):
-            return f'has "{label}" between its dots; use 1 to 63 letters, digits, hyphens and underscores, no hyphen at either end'
+            return (
+                f'has the label "{label}"; a label has 1 to 63 letters, digits, hyphens and'
+                " underscores, and no hyphen at either end"
+            )
     if _NUMBER.fullmatch(labels[-1]):
-        return "ends in a number and is no IPv4 address; write all four parts, or a name"
+        return "ends in a number but is not an IPv4 address; write all four parts, or a name"
     return ""
 
 
@@ -73,7 +86,10 @@ def _refuse(text: str, what: str, remedy: str) -> ConfigError:
 
 
 def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
-    """Split `host:port` or `[v6]:port` into host (no brackets) and port. Raises ConfigError with one Problem, whose `where` is the text."""
+    """Split `host:port` or `[v6]:port` into host (no brackets) and port.
+
+    Raises ConfigError with one Problem, whose `where` is the text.
+    """
     host, colon, port_text = text.rpartition(":")
     if is_ip(text) or not colon:
         example = (
@@ -86,7 +102,7 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
         raise _refuse(
             text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}"
         )
-    # No int(): it takes "+1", "1_0" and Arabic digits.
+    # int() alone would accept "+1", "1_0" and Arabic digits.
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not min_port <= int(port_text) <= 65535:
         raise _refuse(
             text,
@@ -117,8 +133,9 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
     if host in {"", "*"}:
         raise _refuse(
             text,
-            f"{_quoted(text)} names no host",
-            f'write an IP address before the port; all of this machine are "0.0.0.0:{port_text}" and "[::]:{port_text}"',
+            f"{_quoted(text)} has no host",
+            "write an IP address before the port; for all addresses of this machine write"
+            f' "0.0.0.0:{port_text}" and "[::]:{port_text}"',
         )
     if not is_ip(host) and (why := why_no_host_name(host)):
         raise _refuse(
@@ -128,5 +145,5 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
 
 
 def _quoted(text: str) -> str:
-    # ascii() keeps a message on one line whatever is in the file.
+    # ascii() keeps a message on one line, whatever the file contains.
     return f'"{ascii(text)[1:-1]}"' if len(text) <= 80 else f'"{ascii(text[:80])[1:-1]}…"'

@@ -1,6 +1,6 @@
-"""What a key accepts, in an operator's words, and pydantic's findings translated into them.
+"""Translates pydantic's errors: what each key accepts, and what to do, in plain words.
 
-Never: lets pydantic's own vocabulary ("tuple", "model", "input") reach an operator.
+Never: lets pydantic's own words ("tuple", "model", "input") reach an operator.
 """
 
 from __future__ import annotations
@@ -23,37 +23,33 @@ Loc = tuple[int | str, ...]
 
 _LONGEST_VALUE = 60
 
-# What to do about a key that must be there and is not.
+# The remedy for each required key that is missing.
 _ADD: dict[tuple[type[BaseModel], str], str] = {
-    (
-        Config,
-        "listener",
-    ): "add a [[listener]] with name, listen and at least one [[listener.route]]",
-    (
-        Config,
-        "pool",
-    ): "add a [pool.NAME] with at least one [[pool.NAME.backend]], and name it in a route",
-    (
-        Listener,
-        "name",
-    ): 'give the listener a name of its own, for example name = "https"; logs and metrics use it',
-    (
-        Listener,
-        "listen",
-    ): 'say where to accept connections, for example listen = ["0.0.0.0:443", "[::]:443"]',
+    (Config, "listener"): (
+        "add a [[listener]] with name, listen and at least one [[listener.route]]"
+    ),
+    (Config, "pool"): (
+        "add a [pool.NAME] with at least one [[pool.NAME.backend]], and name it in a route"
+    ),
+    (Listener, "name"): (
+        'give the listener a name of its own, for example name = "https"; logs and metrics use it'
+    ),
+    (Listener, "listen"): (
+        'say where to accept connections, for example listen = ["0.0.0.0:443", "[::]:443"]'
+    ),
     (Listener, "route"): "add at least one [[listener.route]] below it",
     (Route, "pool"): "name the pool that this route leads to",
     (Pool, "backend"): "add at least one [[pool.NAME.backend]] with route and address",
-    (
-        Backend,
-        "route",
-    ): 'give the backend a name inside its pool, for example route = "worker1"; logs and metrics use it',
+    (Backend, "route"): (
+        'give the backend a name inside its pool, for example route = "worker1"; logs and metrics'
+        " use it"
+    ),
     (Backend, "address"): 'say where the backend is, for example address = "192.0.2.11:443"',
 }
 
 
 def quoted(value: object) -> str:
-    """A value of the file on one short line, as TOML writes it."""
+    """A value of the file on one short line, written as in TOML."""
     if isinstance(value, bool | str):
         text = json.dumps(value)
     elif isinstance(value, Mapping):
@@ -69,12 +65,12 @@ def quoted(value: object) -> str:
 
 
 def nearest(wrong: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """The known word that an unknown one is nearly spelled like; "" when there is none."""
+    """The known word with nearly the same spelling; "" if there is none."""
     return next(iter(difflib.get_close_matches(wrong, list(known), n=1, cutoff=likeness)), "")
 
 
 def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
-    """Take the Annotated off a type: the bare type and the constraints."""
+    """The type inside an Annotated, and its constraints."""
     if hasattr(annotation, "__metadata__"):
         constraints: list[Any] = []
         for each in annotation.__metadata__:
@@ -84,14 +80,14 @@ def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
 
 
 def choices_of(annotation: Any) -> list[Any]:
-    """The members of a union without None; the type alone when it is no union."""
+    """The members of a union without None; of any other type, the type itself."""
     if get_origin(annotation) in {Union, types.UnionType}:
         return [each for each in get_args(annotation) if each is not type(None)]
     return [annotation]
 
 
 def accepted(annotation: Any, constraints: Sequence[Any] = ()) -> str:
-    """What a key of this type accepts, as the end of the sentence "must be …"."""
+    """What a key of this type accepts: the end of the sentence "must be …"."""
     choices = choices_of(annotation)
     if len(choices) > 1:
         return " or ".join(accepted(each) for each in choices)
@@ -101,7 +97,7 @@ def accepted(annotation: Any, constraints: Sequence[Any] = ()) -> str:
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         return "a table"
     if get_origin(bare) is dict:
-        return "tables of their own names"
+        return "tables, each with its own name"
     if get_origin(bare) is tuple:
         item = unwrap(get_args(bare)[0])[0]
         return (
@@ -120,7 +116,8 @@ def accepted(annotation: Any, constraints: Sequence[Any] = ()) -> str:
 
 
 def _bounds(constraints: Sequence[Any]) -> str:
-    # Constraints are annotated_types.Ge, Gt, Le: told apart by their one attribute, as that package is pydantic's and not ours.
+    # Constraints are annotated_types.Ge, Gt or Le. They are told apart by their
+    # attribute, because that package is pydantic's dependency, not one of the relay.
     limits = {
         name: getattr(each, name)
         for each in constraints
@@ -141,7 +138,8 @@ def _bounds(constraints: Sequence[Any]) -> str:
 def find(loc: Loc) -> tuple[Any, list[Any], type[BaseModel] | None, Loc]:
     """Follow a pydantic location through the model.
 
-    Returns the type found, its constraints, the model that holds the last key, and the location cut where pydantic starts to name members of a union.
+    Returns the type found, its constraints, the model that has the last key, and the
+    location without the union members that pydantic appends.
     """
     annotation: Any = Config
     constraints: list[Any] = []
@@ -166,8 +164,8 @@ def find(loc: Loc) -> tuple[Any, list[Any], type[BaseModel] | None, Loc]:
     return annotation, constraints, holder, loc
 
 
-def place(loc: Loc, raw: Mapping[str, Any]) -> str:
-    """A pydantic location as operators read it."""
+def key_path_of(loc: Loc, raw: Mapping[str, Any]) -> str:
+    """A pydantic location as a key path."""
     text = ""
     steps = list(loc)
     if len(steps) > 1 and steps[0] == "listener" and isinstance(steps[1], int):
@@ -183,7 +181,7 @@ def place(loc: Loc, raw: Mapping[str, Any]) -> str:
 
 
 def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
-    """What to say of a key that a section does not have, and the remedy."""
+    """What is wrong with a key that the section does not have, and the remedy."""
     meant = meant_key(key, holder)
     if meant:
         return "unknown key", f"did you mean {meant}?"
@@ -194,11 +192,10 @@ def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
 
 
 def meant_key(key: str, holder: type[BaseModel]) -> str:
-    """The key of this section that an unknown one is nearly spelled like, or ""."""
+    """The key of this section with nearly the same spelling, or ""."""
     keys = _keys(holder)
-    longer = [
-        each for each in keys if len(key) >= 4 and each.startswith(key)
-    ]  # an abbreviation says more than a likeness
+    # An abbreviation is a better hint than a similar spelling.
+    longer = [each for each in keys if len(key) >= 4 and each.startswith(key)]
     return longer[0] if len(longer) == 1 else nearest(key, keys, 0.7)
 
 
@@ -207,7 +204,7 @@ def _keys(holder: type[BaseModel]) -> list[str]:
 
 
 def _homes(key: str) -> list[str]:
-    """The sections in which a key exists."""
+    """The titles of the sections that have this key."""
     sections: dict[str, type[BaseModel]] = {
         "[[listener]]": Listener,
         "[[listener.route]]": Route,
@@ -221,9 +218,12 @@ def _homes(key: str) -> list[str]:
 
 
 def translate(error: Mapping[str, Any], raw: Mapping[str, Any]) -> tuple[Loc, Problem] | None:
-    """One of pydantic's errors as the location of the faulty key and a Problem; None when it only repeats another."""
+    """One pydantic error as the location of the faulty key and a Problem.
+
+    None if the error only repeats another one.
+    """
     annotation, constraints, holder, loc = find(error["loc"])
-    where = place(loc, raw) or "the file"
+    where = key_path_of(loc, raw) or "the file"
     value, kind = error["input"], error["type"]
     if kind == "extra_forbidden":
         return loc, Problem(where, *unknown_key(str(loc[-1]), holder or Config))
@@ -232,7 +232,8 @@ def translate(error: Mapping[str, Any], raw: Mapping[str, Any]) -> tuple[Loc, Pr
     if kind == "bad_path":
         return loc, Problem(where, error["msg"])
     if kind == "too_short":
-        # Pydantic also says this when items were given and all were wrong; then those are the problem.
+        # Pydantic also reports this if all given items were wrong. Those are then
+        # reported.
         return (
             None
             if value
@@ -247,7 +248,7 @@ def _shape_remedy(annotation: Any, value: object) -> str:
     if get_origin(bare) is tuple and isinstance(value, str):
         return f"write [{quoted(value)}]"
     if get_origin(bare) is tuple and isinstance(value, Mapping):
-        return "write its title with two brackets: [[…]]"
+        return "write its title in double brackets: [[…]]"
     if get_origin(bare) is Literal and isinstance(value, str):
         words = {each.lower(): each for each in get_args(bare)}
         near = nearest(value.lower(), words)

@@ -1,4 +1,4 @@
-"""The syntax of lists of HTTP statuses: "200-399", "200, 204, 300-399".
+"""Lists of HTTP statuses: "200-399", "200, 204, 300-399".
 
 Never: knows what a status means.
 """
@@ -10,19 +10,19 @@ import re
 _PART = re.compile(r"\s*([1-5][0-9]{2})(?:\s*-\s*([1-5][0-9]{2}))?\s*")
 
 Statuses = tuple[tuple[int, int], ...]
-"""Ranges, both ends included."""
+"""Ranges; both ends are included."""
 
 
 def parse_statuses(text: str) -> Statuses:
-    """The ranges a text names. Raises ValueError, whose message goes on after the quoted text."""
+    """The ranges in a text. Raises ValueError that continues the quoted text."""
     ranges = []
     for part in text.split(","):
         match = _PART.fullmatch(part)
         if match is None:
-            raise ValueError("is no list of HTTP statuses")
+            raise ValueError("is not a list of HTTP statuses")
         first, last = int(match[1]), int(match[2] or match[1])
         if first < 200:
-            raise ValueError("names a status below 200, which never is the final one")
+            raise ValueError("has a status below 200, which is never a final one")
         if last < first:
             raise ValueError(f"has a range that ends before it begins: {first}-{last}")
         ranges.append((first, last))

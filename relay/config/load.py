@@ -1,47 +1,36 @@
-"""From a TOML file to a `Config`, or to every problem there is with it, at once.
+"""From a configuration file to a `Config`, or to every problem with it at once.
 
-Never: opens a file that the configuration names, or decides about features (that is `config.rules.general`).
-
-How all problems come out at once: pydantic reports every key of the wrong shape. Each such key is then replaced by its default, or by a stand-in, so that
-the rules across keys can be judged too; what a rule says about a replaced key is dropped, for it was reported before.
+Never: opens a file that the configuration names.
+Next: `relay.config.validate.validate`
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import tomli
 from pydantic import BaseModel, ValidationError
 
-from relay.config.explain import (
-    Loc,
-    choices_of,
-    find,
-    meant_key,
-    place,
-    translate,
-    unknown_key,
-    unwrap,
-)
 from relay.config.model import Config, Relay
-from relay.config.rules.general import check_rules
+from relay.config.validate import validate
 from relay.errors import ConfigError, Problem
 from relay.files import NotRegularError, read_regular
 
 DEFAULT_PLACES = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 MAX_FILE_BYTES = 4 * 1024 * 1024
-# One round mends every key; more are needed only where a mended key uncovers another.
-_MENDING_ROUNDS = 4
-_EXAMPLE = "see conf/relay.toml for what a configuration looks like"
+_EXAMPLE = "see conf/relay.toml for an example of every key"
 
 
 def find_config(explicit: Path | None) -> Path:
-    """The configuration file to use, absolute: the given one, else ./relay.toml, else /etc/relay/relay.toml. Raises ConfigError when there is none."""
+    """The absolute path of the configuration file to use.
+
+    This is the given one, or the first of DEFAULT_PLACES that exists. Raises
+    ConfigError if none exists.
+    """
     if explicit is not None:
         return explicit.absolute()
     for candidate in DEFAULT_PLACES:
@@ -50,14 +39,14 @@ def find_config(explicit: Path | None) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            pass  # it is there, or nobody knows: load_config says why it cannot be read
+            pass  # it may exist; load_config says why it cannot be read
         return candidate.absolute()
     looked = " and ".join(str(each.absolute()) for each in DEFAULT_PLACES)
     raise ConfigError(
         [
             Problem(
                 "configuration",
-                f"no file found; looked at {looked}",
+                f"no file found; looked for {looked}",
                 "name one with --config FILE, or try: relay demo",
             )
         ]
@@ -65,28 +54,24 @@ def find_config(explicit: Path | None) -> Path:
 
 
 def load_config(path: Path) -> Config:
-    """Read, validate and complete a configuration. Raises ConfigError with every problem found."""
+    """Read and validate a configuration, and make its paths absolute.
+
+    Raises ConfigError with every problem found.
+    """
     source = path.absolute()
     raw = _parse(source, _read(source))
-    problems: dict[str, Problem] = {}
-    if "source" in raw:  # a field of the model, but not a key of the file
-        problems["source"] = Problem("source", *unknown_key("source", Config))
-        del raw["source"]
-    misspelt: set[str] = set()
     try:
-        config = _validate(raw, problems, misspelt)
-    except RecursionError:  # older releases of tomli take tables nested as deep as the stack
+        config = validate(raw)
+    except RecursionError:  # older releases of tomli accept tables as deep as the stack
         raise ConfigError([_nested(source)]) from None
-    found = list(problems.values())
-    if config is not None:
-        found += check_rules(config, frozenset(problems.keys() | misspelt))
-    if found or config is None:
-        raise ConfigError(found)
     return _absolute(config, source)
 
 
 def load_state_dir(path: Path) -> Path:
-    """`relay.state_dir` alone, absolute: a running relay can be asked and stopped although its file has a mistake now. Raises ConfigError."""
+    """`relay.state_dir` alone, as an absolute path. Raises ConfigError.
+
+    With it, a running relay can be asked and stopped while its file has a mistake.
+    """
     source = path.absolute()
     section = _parse(source, _read(source)).get("relay", {})
     given = (
@@ -106,65 +91,42 @@ def _read(path: Path) -> str:
     where = str(path)
     try:
         data, _ = read_regular(path, MAX_FILE_BYTES)
-    except IsADirectoryError:
-        raise ConfigError([Problem(where, "is a directory", "name the file in it")]) from None
-    except NotRegularError:
-        raise ConfigError(
-            [
-                Problem(
-                    where,
-                    "is not a regular file",
-                    "write the configuration to a file; a reload reads it again",
-                )
-            ]
-        ) from None
-    except FileNotFoundError:
-        raise ConfigError(
-            [Problem(where, "does not exist", "create it, or name another one with --config FILE")]
-        ) from None
-    except PermissionError:
-        raise ConfigError(
-            [
-                Problem(
-                    where,
-                    "may not be read by this user",
-                    "change its owner or mode, or those of its directory",
-                )
-            ]
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(
-            [
-                Problem(
-                    ascii(where)[1:-1],
-                    f"cannot be read: {why}",
-                    "name another file with --config FILE",
-                )
-            ]
-        ) from None
+    except (OSError, ValueError) as error:
+        what, remedy = _why_unreadable(error)
+        # A name with a NUL, a line break or the like must stay on one printable line.
+        where = where if where.isprintable() else ascii(where)[1:-1]
+        raise ConfigError([Problem(where, what, remedy)]) from None
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(
-            [
-                Problem(
-                    where, f"is larger than {MAX_FILE_BYTES} bytes", "name the configuration file"
-                )
-            ]
-        )
+        what = f"is larger than {MAX_FILE_BYTES} bytes"
+        raise ConfigError([Problem(where, what, "name a configuration file with --config FILE")])
     try:
-        # Editors on Windows begin files with a byte order mark.
+        # Editors on Windows start files with a byte order mark.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            [
-                Problem(
-                    f"{where}:{line}",
-                    f"is not UTF-8: byte 0x{data[error.start]:02x} on line {line}",
-                    "save it as UTF-8",
-                )
-            ]
-        ) from None
+        what = f"is not UTF-8: byte 0x{data[error.start]:02x} on line {line}"
+        raise ConfigError([Problem(f"{where}:{line}", what, "save it as UTF-8")]) from None
+
+
+def _why_unreadable(error: Exception) -> tuple[str, str]:
+    """What is wrong with a file that cannot be read, and the remedy."""
+    if isinstance(error, IsADirectoryError):
+        return "is a directory", "name the file in it"
+    if isinstance(error, NotRegularError):
+        return (
+            "is not a regular file",
+            "write the configuration to a file, as a reload reads it again",
+        )
+    if isinstance(error, FileNotFoundError):
+        return "does not exist", "create it, or name another one with --config FILE"
+    if isinstance(error, PermissionError):
+        return (
+            "may not be read by this user",
+            "change its owner or mode, or those of its directory",
+        )
+    # A ValueError is a NUL in the name.
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return f"cannot be read: {why}", "name another file with --config FILE"
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -172,12 +134,16 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         what, line, column = _syntax(str(error), text)
-        remedy = 'see the line; text goes in "quotes", lists in [brackets], and every table is opened once'
+        remedy = (
+            'look at this line: put text in "quotes" and lists in [brackets], and open every'
+            " table only once"
+        )
         raise ConfigError(
             [Problem(f"{path}:{line}:{column}", f"{what} (line {line}, column {column})", remedy)]
         ) from None
     except (RecursionError, ValueError) as error:
-        # tomli lets these out: brackets nested hundreds deep, integers of thousands of digits.
+        # tomli does not catch these: brackets nested hundreds deep, and integers of
+        # thousands of digits.
         if isinstance(error, RecursionError):
             raise ConfigError([_nested(path)]) from None
         raise ConfigError(
@@ -190,7 +156,7 @@ def _nested(path: Path) -> Problem:
 
 
 def _syntax(message: str, text: str) -> tuple[str, int, int]:
-    """Tomli's message as what it says, line and column; both are counted from 1."""
+    """The parts of tomli's message: what is wrong, line and column, both from 1."""
     located = re.fullmatch(
         r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL
     )
@@ -200,89 +166,15 @@ def _syntax(message: str, text: str) -> tuple[str, int, int]:
     return what, text.count("\n") + 1, len(text) - text.rfind("\n")
 
 
-def _validate(
-    raw: dict[str, Any], problems: dict[str, Problem], misspelt: set[str]
-) -> Config | None:
-    """The model of `raw`, as far as it can be mended; None when the rules cannot be judged.
-
-    `problems` gets what had to be mended, by place; `misspelt` the places of keys that are missing because an unknown key nearly has their name.
-    """
-    mended = raw
-    for _ in range(_MENDING_ROUNDS):
-        try:
-            return Config.model_validate(mended)
-        except ValidationError as error:
-            errors = error.errors(include_url=False)
-        if mended is raw:
-            mended = copy.deepcopy(raw)
-            misspelt |= {
-                missed
-                for each in errors
-                if each["type"] == "extra_forbidden" and (missed := _missed(each["loc"], raw))
-            }
-        for each in errors:
-            told = translate(each, raw)
-            if told is not None:
-                loc, problem = told
-                if problem.where not in misspelt:
-                    problems.setdefault(problem.where, problem)
-                _mend(mended, loc, unknown=each["type"] == "extra_forbidden")
-    return None
-
-
-def _missed(loc: Loc, raw: Mapping[str, Any]) -> str:
-    """The place of the key that an unknown key was meant to be, when it is not there under its right name; else ""."""
-    holder = find(loc)[2]
-    parent: Any = raw
-    for step in loc[:-1]:
-        parent = parent[step]
-    meant = meant_key(str(loc[-1]), holder) if holder is not None else ""
-    return place((*loc[:-1], meant), raw) if meant and meant not in parent else ""
-
-
-def _mend(raw: dict[str, Any], loc: Loc, *, unknown: bool) -> None:
-    """Drop the key at `loc`, or put a stand-in of the right shape there when the model cannot do without it."""
-    *path, last = loc
-    parent: Any = raw
-    for step in path:
-        parent = parent[step]
-    annotation, _, holder, _ = find(loc)
-    field = (
-        holder.model_fields.get(str(last))
-        if holder is not None and not isinstance(last, int)
-        else None
-    )
-    if unknown or (field is not None and not field.is_required()):
-        parent.pop(last, None)
-    else:
-        parent[last] = _stand_in(annotation, place(loc, raw))
-
-
-def _stand_in(annotation: Any, where: str) -> Any:
-    """The smallest value of a type. Its strings are no valid names and differ from all others, so no rule takes two of them for one."""
-    bare = unwrap(choices_of(annotation)[0])[0]
-    if bare is Path:
-        return Path("?")
-    if get_origin(bare) is tuple:
-        return [_stand_in(get_args(bare)[0], f"{where}[0]")]
-    if get_origin(bare) is dict:
-        return {"?": _stand_in(get_args(bare)[1], where)}
-    if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return {
-            name: _stand_in(field.annotation, f"{where}.{name}")
-            for name, field in bare.model_fields.items()
-            if field.is_required()
-        }
-    return f"? {where}"
-
-
 def _absolute(config: Config, source: Path) -> Config:
     base = source.parent
     access = config.log.access
     if access not in {"", "-"} and not Path(access).is_absolute():
-        # The name is a strftime pattern only if it has a "%"; then one in the directory's own name must not be taken for a field.
+        # A name with "%" is a strftime pattern. A "%" in the directory's own name must
+        # not become a field of it.
         directory = str(base).replace("%", "%%") if "%" in access else str(base)
-        access = os.path.join(directory, access)  # noqa: PTH118 - Path would drop a trailing slash, which says that a directory is meant
+        # Path would drop a trailing slash, which says that a directory is meant.
+        access = os.path.join(directory, access)  # noqa: PTH118
     anchored: Config = _anchor(config, base)
     unix_path = config.admin.unix_path
     admin = (
@@ -309,7 +201,7 @@ def _anchor(value: Any, base: Path) -> Any:
         return {name: _anchor(each, base) for name, each in value.items()}
     if isinstance(value, BaseModel):
         changed = {name: _anchor(getattr(value, name), base) for name in type(value).model_fields}
-        # model_copy marks what it is given as set; a default must stay a default.
+        # model_copy marks the given fields as set; a default must stay a default.
         return value.model_copy(
             update={name: new for name, new in changed.items() if new != getattr(value, name)}
         )

@@ -1,8 +1,11 @@
-"""The configuration as values: every key, its unit and its default, in one place.
+"""The configuration as values: every key with its type and default.
 
-Types are strict: "300" is no number and "yes" no boolean, so that a slip is an error and not a guess. Names and fingerprints are normalised here, once.
+Types are strict: "300" is not a number and "yes" is not a boolean, so that a mistake is
+an error and not a guess. Names and fingerprints are normalised here. What the keys mean
+is in conf/relay.toml.
 
-Never: reads a file (that is `config.load`) or compares one key with another (that is `config.rules.general`).
+Never: reads a file (see `config.load`) or compares one key with another (see
+`config.rules`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from pydantic_core import PydanticCustomError
 
 
 def _parse_path(value: object) -> object:
-    # An empty string would become Path("."), and a pasted PEM a file name that leaks half a key into an error message.
+    # An empty string would become Path("."). A pasted PEM would become a file name, and
+    # an error message would then show half of a key.
     if not isinstance(value, str):
         return value
     if not value.strip():
@@ -45,20 +49,24 @@ def _bare_hex(values: tuple[str, ...]) -> tuple[str, ...]:
 
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
-DnsNames = Annotated[
-    Strings, AfterValidator(_lower)
-]  # compared without case (RFC 4343), kept in lower case
-Fingerprints = Annotated[
-    Strings, AfterValidator(_bare_hex)
-]  # 64 lower-case hex digits, without colons
+# DNS names are compared without case (RFC 4343), so they are kept in lower case.
+DnsNames = Annotated[Strings, AfterValidator(_lower)]
+# Lower-case hexadecimal digits without colons.
+Fingerprints = Annotated[Strings, AfterValidator(_bare_hex)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 
-CIPHERS_TLS12 = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+CIPHERS_TLS12 = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+    ":ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+    ":ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
 CIPHERSUITES_TLS13 = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-# A client that offers the post-quantum share gets it; it costs us 59 µs CPU per full handshake.
+# A client that offers the post-quantum share gets it. This costs the relay 59 µs of CPU
+# per full handshake.
 INBOUND_GROUPS = "X25519MLKEM768:X25519:P-256:P-384:P-521"
-# Offering X25519MLKEM768 to a backend costs 109 µs CPU per full handshake, even where the backend does not take it.
+# Offering X25519MLKEM768 to a backend costs 109 µs of CPU per full handshake, even if
+# the backend does not take it.
 OUTBOUND_GROUPS = "X25519:P-256:P-384:P-521"
 
 
@@ -79,7 +87,10 @@ class Relay(_Section):
 
 
 class Admin(_Section):
-    """`[admin]`: the address of /metrics and /balancer-manager, "unix:PATH" for a unix socket; empty turns it off."""
+    """`[admin]`: the process that serves /metrics and /balancer-manager.
+
+    `listen` is an address, "unix:PATH" for a unix socket, or "" for none.
+    """
 
     listen: str = "127.0.0.1:9180"
     hosts: DnsNames = ()
@@ -88,12 +99,12 @@ class Admin(_Section):
 
     @property
     def unix_path(self) -> Path | None:
-        """The path of the unix socket, None for an address or nothing."""
+        """The path of the unix socket; None if `listen` is not one."""
         return Path(self.listen.removeprefix("unix:")) if self.listen.startswith("unix:") else None
 
 
 class Log(_Section):
-    """`[log]`: our own messages on stderr, and the access log."""
+    """`[log]`: the relay's messages on stderr, and the access log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access: str = "-"
@@ -102,7 +113,7 @@ class Log(_Section):
 
 
 class Timeouts(_Section):
-    """`[timeouts]`: how long each stage of a session may take, in seconds."""
+    """`[timeouts]`: how long each step of a session may take, in seconds."""
 
     hello_s: Seconds = 5
     handshake_s: Seconds = 10
@@ -113,20 +124,21 @@ class Timeouts(_Section):
 
 
 class Limits(_Section):
-    """`[limits]`: bounds per worker; 0 in per_client and half_open_per_client means none."""
+    """`[limits]`: bounds per worker. 0 in a limit per client means no limit."""
 
     connections: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     handshakes: Annotated[int, Field(ge=1, le=100_000)] = 2_048
     per_client: Annotated[int, Field(ge=0)] = 0
     half_open_per_client: Annotated[int, Field(ge=0)] = 1_024
-    # OpenSSL's own limit is the most.
+    # At most OpenSSL's own limit.
     certificate_chain_bytes: Annotated[int, Field(ge=4_096, le=102_400)] = 32_768
 
 
 class Allow(_Section):
-    """`allow`: which of the CA's certificates may come in; a certificate that matches any one entry is allowed.
+    """`allow`: which certificates of the CA are allowed; one matching entry is enough.
 
-    Without `allow` every certificate of the CA is; a given one needs an entry (see `config.rules.general`).
+    Without `allow`, every certificate of the CA is allowed. An `allow` without any
+    entry is an error (see `config.rules.allow`).
     """
 
     cn: Strings = ()
@@ -137,7 +149,7 @@ class Allow(_Section):
 
 
 class Route(_Section):
-    """`[[listener.route]]`: from a server name to a pool, with the certificate shown and the clients trusted."""
+    """`[[listener.route]]`: server names, pool, certificate, the clients' CAs."""
 
     sni: DnsNames = ()
     pool: str
@@ -152,22 +164,22 @@ class Route(_Section):
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = INBOUND_GROUPS
     send_ca_names: bool = True
-    session_tickets: bool = True  # making one costs 41 µs CPU per full handshake
+    session_tickets: bool = True  # a ticket costs 41 µs of CPU per full handshake
     alpn: Strings = ()
 
     @property
     def label(self) -> str:
-        """How logs and metrics call this route: its first SNI pattern, or "default"."""
+        """The route's name in logs and metrics: its first SNI pattern, or "default"."""
         return self.sni[0] if self.sni else "default"
 
 
 class Listener(_Section):
-    """`[[listener]]`: addresses we accept on, and their routes; the first match wins."""
+    """`[[listener]]`: addresses to accept on, and routes; the first match wins."""
 
     name: str
     listen: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     accept_proxy: bool = False
-    freebind: bool = False  # listen on addresses that no interface has yet
+    freebind: bool = False  # also listen on addresses that no interface has yet
     route: Annotated[tuple[Route, ...], Field(strict=False, min_length=1)]
 
 
@@ -183,7 +195,7 @@ class Health(_Section):
 
 
 class Backend(_Section):
-    """`[[pool.NAME.backend]]`: one member of a pool."""
+    """`[[pool.NAME.backend]]`: one backend of a pool."""
 
     route: str
     address: str
@@ -194,7 +206,7 @@ class Backend(_Section):
 
 
 class Pool(_Section):
-    """`[pool.NAME]`: backends, how they are balanced, and how we authenticate to them."""
+    """`[pool.NAME]`: backends, balancing, and how the relay authenticates to them."""
 
     balance: Literal["round_robin", "least_connections", "random", "hash"] = "round_robin"
     load_factor: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 0
@@ -227,7 +239,7 @@ class Pool(_Section):
 
 
 class Config(_Section):
-    """One whole configuration file; `source` is the file it came from, and every path in it is absolute."""
+    """One whole configuration file, `source`. Every path in it is absolute."""
 
     relay: Relay = Relay()
     admin: Admin = Admin()
@@ -235,7 +247,8 @@ class Config(_Section):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     listener: Annotated[tuple[Listener, ...], Field(strict=False, min_length=1)]
-    # Stripped names could collide, and one pool would vanish without a word.
+    # Names are not stripped: two could become equal, and one pool would silently
+    # vanish.
     pool: Annotated[
         dict[Annotated[str, StringConstraints(strip_whitespace=False)], Pool], Field(min_length=1)
     ]

@@ -1,1 +1,1 @@
-"""The rules of the configuration that go beyond the shape of single keys."""
+"""Rules beyond the shape of single keys: a file per part of the configuration."""

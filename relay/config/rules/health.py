@@ -1,4 +1,4 @@
-"""The rules of a pool's `health` and `resolve_s`.
+"""Rules of a pool's `health` and `resolve_s`.
 
 Never: resolves a name or opens a connection.
 """
@@ -6,64 +6,63 @@ Never: resolves a name or opens a connection.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from relay.config.address import is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.http_statuses import parse_statuses
 from relay.config.model import Health, Pool
-from relay.errors import ConfigError, Problem
+from relay.config.rules.findings import Findings
+from relay.errors import ConfigError
 
-# What may stand in a request line (RFC 9112, 3.2.1), percent signs included.
+# What a request line may contain (RFC 9112, section 3.2.1), percent signs included.
 _PATH = re.compile(r"/[!-~]*")
 
 
-def check_health(where: str, pool: Pool) -> Iterator[Problem]:
-    """Everything wrong with how the backends of the pool at `where` are checked and looked up."""
+def check_health(found: Findings, where: str, pool: Pool) -> None:
+    """How the backends of the pool at this key path are checked and looked up."""
     if pool.health is not None:
-        yield from _check(f"{where}.health", pool.health)
+        _check(found, f"{where}.health", pool.health)
     if (
         "resolve_s" in pool.model_fields_set
         and pool.resolve_s != Pool.model_fields["resolve_s"].default
-        and not any(map(_is_name, (each.address for each in pool.backend)))
+        and not any(_has_host_name(each.address) for each in pool.backend)
     ):
-        yield Problem(
+        found.add(
             f"{where}.resolve_s",
             "has no effect: every backend's address is an IP address",
             "remove it",
         )
 
 
-def _check(where: str, health: Health) -> Iterator[Problem]:
+def _check(found: Findings, where: str, health: Health) -> None:
     if health.http_get and (not _PATH.fullmatch(health.http_get) or "#" in health.http_get):
-        yield Problem(
+        found.add(
             f"{where}.http_get",
-            f"{quoted(health.http_get)} is no path of a URL",
-            'begin it with "/", without spaces or "#", others than ASCII as %XX, for example "/health"',
+            f"{quoted(health.http_get)} is not a URL path",
+            'start it with "/", leave out spaces and "#", and write characters beyond ASCII as'
+            ' %XX, for example "/health"',
         )
     try:
         parse_statuses(health.http_status)
     except ValueError as error:
-        yield Problem(
+        found.add(
             f"{where}.http_status",
             f"{quoted(health.http_status)} {error}",
-            'write statuses and ranges of them, for example "200-399" or "200, 204"',
+            'write statuses and ranges, for example "200-399" or "200, 204"',
         )
-    else:
-        if (
-            not health.http_get
-            and "http_status" in health.model_fields_set
-            and health.http_status != Health.model_fields["http_status"].default
-        ):
-            yield Problem(
-                f"{where}.http_status",
-                "has no effect without http_get",
-                "add http_get, or remove it",
-            )
+        return
+    given = "http_status" in health.model_fields_set
+    default = health.http_status == Health.model_fields["http_status"].default
+    if given and not default and not health.http_get:
+        found.add(
+            f"{where}.http_status",
+            "has no effect without http_get",
+            "add http_get, or remove http_status",
+        )
 
 
-def _is_name(address: str) -> bool:
+def _has_host_name(address: str) -> bool:
     try:
         return not is_ip(parse_address(address)[0])
     except ConfigError:
-        return True  # that is a problem of its own
+        return True  # the address is reported as a problem of its own

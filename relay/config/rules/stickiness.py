@@ -1,21 +1,20 @@
-"""The rules of a pool's stickiness and balancing, most of which say something only together with others.
+"""Rules of a pool's stickiness and balancing: most of these keys depend on other keys.
 
-Never: reads the secret (that is `tls.cookie_secret`).
+Never: reads the cookie secret (see `tls.cookie_secret`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from relay.config.explain import quoted
 from relay.config.model import Config, Pool, Route
-from relay.errors import Problem
+from relay.config.rules.findings import Findings
 
 HTTP1 = ("http/1.1",)
 
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
-_PATH = re.compile(r"/[ -:<-~]*")  # RFC 6265, 4.1.1
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
+_PATH = re.compile(r"/[ -:<-~]*")  # RFC 6265, section 4.1.1
 _OF_COOKIES = ("cookie", "cookie_insert", "sticky_fallback")
 _OF_INSERTION = (
     "cookie_secret_file",
@@ -28,132 +27,120 @@ _OF_HASHING = ("load_factor", "source_prefix_v4", "source_prefix_v6")
 
 
 def alpn_of(config: Config, route: Route) -> tuple[str, ...]:
-    """What a route offers: where a cookie decides, HTTP/1.1 is all that can be looked into."""
+    """The protocols that a route offers.
+
+    A route whose pool is sticky by cookie offers HTTP/1.1 by default, because the relay
+    finds cookies in HTTP/1 only.
+    """
     pool = config.pool.get(route.pool)
     return HTTP1 if pool is not None and pool.sticky == "cookie" and not route.alpn else route.alpn
 
 
-def check_stickiness(where: str, pool: Pool) -> Iterator[tuple[Problem, list[str]]]:
-    """Everything wrong with how the pool at `where` chooses, and the places each was compared with."""
-    sticky, given = f"{where}.sticky", pool.model_fields_set
-    beside = f"has no effect beside sticky = {quoted(pool.sticky)}"
+def check_stickiness(found: Findings, where: str, pool: Pool) -> None:
+    """How the pool at this key path chooses a backend."""
     if pool.sticky == "cookie":
-        yield from _cookie(where, pool)
+        _cookie(found, where, pool)
     else:
-        for key in _OF_COOKIES:
-            if key in given and (key != "cookie_insert" or pool.cookie_insert):
-                yield (
-                    Problem(f"{where}.{key}", beside, 'remove it, or set sticky = "cookie"'),
-                    [sticky],
-                )
-        for key in _OF_INSERTION:
-            if key in given:
-                yield Problem(f"{where}.{key}", beside, "remove it"), [sticky]
+        _no_cookie(found, where, pool)
     if pool.sticky == "none" and pool.balance != "hash":
         for key in _OF_HASHING:
-            if key in given:
-                yield (
-                    Problem(
-                        f"{where}.{key}",
-                        f"{beside} and balance = {quoted(pool.balance)}",
-                        'remove it, or set sticky = "source"',
-                    ),
-                    [sticky, f"{where}.balance"],
+            if key in pool.model_fields_set:
+                found.add(
+                    f"{where}.{key}",
+                    f'has no effect with sticky = "none" and balance = {quoted(pool.balance)}',
+                    'remove it, or set sticky = "source"',
+                    compared=[f"{where}.sticky", f"{where}.balance"],
                 )
     elif 0 < pool.load_factor < 1:
-        what = f"{pool.load_factor:g} would leave connections without a backend"
-        yield (
-            Problem(
-                f"{where}.load_factor",
-                what,
-                "write 1.25 or so, that is 25 % above its share; 0 is no limit",
-            ),
-            [],
+        found.add(
+            f"{where}.load_factor",
+            f"{pool.load_factor:g} would leave connections without a backend",
+            "use 1 or more, for example 1.25 for 25 % above the share; 0 is no limit",
         )
     if pool.on_down == "close" and pool.health is None:
-        what = "has no effect without health checks: they are what finds that a backend is down"
-        yield (
-            Problem(f"{where}.on_down", what, f"add a [{where}.health], or remove it"),
-            [f"{where}.health"],
+        found.add(
+            f"{where}.on_down",
+            "has no effect without health checks, which find that a backend is down",
+            f"add a [{where}.health], or remove it",
+            compared=[f"{where}.health"],
         )
 
 
-def _cookie(where: str, pool: Pool) -> Iterator[tuple[Problem, list[str]]]:
-    name, given = f"{where}.cookie", pool.model_fields_set
+def _no_cookie(found: Findings, where: str, pool: Pool) -> None:
+    given, sticky = pool.model_fields_set, f"{where}.sticky"
+    what = f"has no effect with sticky = {quoted(pool.sticky)}"
+    for key in _OF_COOKIES:
+        if key in given and (key != "cookie_insert" or pool.cookie_insert):
+            found.add(
+                f"{where}.{key}", what, 'remove it, or set sticky = "cookie"', compared=[sticky]
+            )
+    for key in _OF_INSERTION:
+        if key in given:
+            found.add(f"{where}.{key}", what, "remove it", compared=[sticky])
+
+
+def _cookie(found: Findings, where: str, pool: Pool) -> None:
     if not _TOKEN.fullmatch(pool.cookie):
-        yield (
-            Problem(
-                name,
-                f"{quoted(pool.cookie)} cannot be a cookie's name",
-                "use letters, digits, - and _, for example JSESSIONID",
-            ),
-            [],
+        found.add(
+            f"{where}.cookie",
+            f"{quoted(pool.cookie)} cannot be a cookie's name",
+            "use letters, digits, - and _, for example JSESSIONID",
         )
-    if not pool.cookie_insert:
-        for key in _OF_INSERTION:
-            if key in given:
-                yield (
-                    Problem(
-                        f"{where}.{key}",
-                        "has no effect without cookie_insert = true",
-                        "remove it, or set that",
-                    ),
-                    [f"{where}.cookie_insert"],
-                )
+    if pool.cookie_insert:
+        _insertion(found, where, pool)
         return
-    if "cookie" not in given:
-        what = f"{quoted(pool.cookie)} is what applications call their own cookie, which ours would replace"
-        yield (
-            Problem(
-                name, what, 'give the relay\'s cookie a name of its own, for example "RELAYID"'
-            ),
-            [],
+    for key in _OF_INSERTION:
+        if key in pool.model_fields_set:
+            found.add(
+                f"{where}.{key}",
+                "has no effect without cookie_insert = true",
+                "remove it, or set cookie_insert = true",
+                compared=[f"{where}.cookie_insert"],
+            )
+
+
+def _insertion(found: Findings, where: str, pool: Pool) -> None:
+    if "cookie" not in pool.model_fields_set:
+        found.add(
+            f"{where}.cookie",
+            f"{quoted(pool.cookie)} is a usual name for an application's cookie, which the relay's"
+            " cookie would replace",
+            'give the relay\'s cookie a name of its own, for example "RELAYID"',
         )
     if pool.cookie_secret_file is None:
-        yield (
-            Problem(
-                f"{where}.cookie_secret_file",
-                "is missing, and cookie_insert needs it",
-                "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE",
-            ),
-            [],
+        found.add(
+            f"{where}.cookie_secret_file",
+            "is missing, and cookie_insert needs it",
+            "make one with: openssl rand -hex 32 > FILE; chmod 600 FILE",
         )
     if not _PATH.fullmatch(pool.cookie_path):
-        yield (
-            Problem(
-                f"{where}.cookie_path",
-                f"{quoted(pool.cookie_path)} cannot be a cookie's path",
-                "begin it with /, and leave out semicolons",
-            ),
-            [],
+        found.add(
+            f"{where}.cookie_path",
+            f"{quoted(pool.cookie_path)} cannot be a cookie's path",
+            "start it with /, and leave out semicolons",
         )
     if pool.cookie_same_site == "None" and not pool.cookie_secure:
-        yield (
-            Problem(
-                f"{where}.cookie_same_site",
-                'browsers ignore a cookie with "None" that is not Secure',
-                "remove cookie_secure = false",
-            ),
-            [f"{where}.cookie_secure"],
+        found.add(
+            f"{where}.cookie_same_site",
+            'browsers ignore a cookie with SameSite "None" that is not Secure',
+            "remove cookie_secure = false",
+            compared=[f"{where}.cookie_secure"],
         )
 
 
-def check_route(where: str, route: Route, pool: Pool) -> Iterator[tuple[Problem, list[str]]]:
-    """Whether what the pool chooses by can be seen on this route."""
-    compared = [f"{where}.pool", f"{where}.mode"]
+def check_route_stickiness(found: Findings, where: str, route: Route, pool: Pool) -> None:
+    """Whether the route at this key path sees what its pool chooses by."""
     if pool.sticky == "cookie" and route.alpn not in {(), HTTP1}:
-        remedy = 'leave alpn away, or give these clients a pool with sticky = "source"'
-        yield (
-            Problem(
-                f"{where}.alpn",
-                f'pool {quoted(route.pool)} is sticky by cookie, which can be seen in "http/1.1" only',
-                remedy,
-            ),
-            compared,
+        found.add(
+            f"{where}.alpn",
+            f'pool {quoted(route.pool)} is sticky by cookie, which works with "http/1.1" only',
+            'remove alpn, or use a pool with sticky = "source" for these clients',
+            compared=[f"{where}.pool", f"{where}.mode"],
         )
     if route.mode == "passthrough" and pool.sticky in {"cookie", "identity"}:
-        what = f"{quoted(route.pool)} is sticky by {pool.sticky}, which cannot be seen where TLS is not terminated"
-        yield (
-            Problem(f"{where}.pool", what, 'use a pool with sticky = "source" or "none"'),
-            [f"{where}.mode"],
+        found.add(
+            f"{where}.pool",
+            f"{quoted(route.pool)} is sticky by {pool.sticky}, which passthrough routes cannot see",
+            'use a pool with sticky = "source" or "none"',
+            compared=[f"{where}.mode"],
         )

@@ -1,0 +1,69 @@
+"""Rules of pools and their backends.
+
+Never: reads a file, resolves a name, or opens a connection.
+"""
+
+from __future__ import annotations
+
+import re
+
+from relay.config.address import is_ip, parse_address, why_no_host_name
+from relay.config.explain import quoted
+from relay.config.key_path import NAME, NAME_REMEDY
+from relay.config.model import Backend, Pool
+from relay.config.rules.findings import LATER, Findings
+from relay.config.rules.health import check_health
+from relay.config.rules.stickiness import check_stickiness
+from relay.config.rules.tls_settings import check_tls
+from relay.errors import ConfigError
+
+# The characters of a cookie value (RFC 6265, section 4.1.1) without the dot: a cookie
+# has the route after its last dot.
+_BACKEND_ROUTE = re.compile(r"""(?:(?![.;,"\\])[!-~]){1,64}""")
+
+
+def check_pool(found: Findings, where: str, name: str, pool: Pool) -> None:
+    """The pool at this key path, with its backends."""
+    if not NAME.fullmatch(name):
+        found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", NAME_REMEDY)
+    check_stickiness(found, where, pool)
+    if pool.send_proxy:
+        found.add(
+            f"{where}.send_proxy",
+            f"{quoted(pool.send_proxy)} is {LATER}",
+            "remove it; backends see the relay's address",
+        )
+    check_health(found, where, pool)
+    check_tls(found, where, pool)
+    for index, backend in enumerate(pool.backend):
+        _backend(found, where, index, backend, pool)
+
+
+def _backend(found: Findings, where: str, index: int, backend: Backend, pool: Pool) -> None:
+    here = f"{where}.backend[{index}]"
+    earlier = [each.route for each in pool.backend[:index]]
+    if not _BACKEND_ROUTE.fullmatch(backend.route):
+        found.add(
+            f"{here}.route",
+            f"{quoted(backend.route)} cannot be a route, as it cannot be the end of a cookie value",
+            'use 1 to 64 printable ASCII characters without spaces and without . ; , " \\,'
+            ' for example "worker1"',
+        )
+    elif backend.route in earlier:
+        first = f"{where}.backend[{earlier.index(backend.route)}]"
+        found.add(
+            f"{here}.route",
+            f"{quoted(backend.route)} is the route of {first} already",
+            "give each backend of a pool a route of its own",
+            compared=[f"{first}.route"],
+        )
+    try:
+        parse_address(backend.address, min_port=1)
+    except ConfigError as error:
+        found.add_error(f"{here}.address", error)
+    if backend.name and not is_ip(backend.name) and (why := why_no_host_name(backend.name)):
+        found.add(
+            f"{here}.name",
+            f"{quoted(backend.name)} {why}",
+            "write the host name or IP address that the backend's certificate carries",
+        )

@@ -1,0 +1,57 @@
+"""Rules of the TLS settings that routes and pools have in common.
+
+Never: asks OpenSSL whether it knows a cipher (see `tls.settings`).
+"""
+
+from __future__ import annotations
+
+from relay.config.model import Pool, Route
+from relay.config.rules.findings import Findings
+
+ROUTE_FILES = ("certificate", "private_key", "client_ca")
+POOL_FILES = ("machine_certificate", "machine_key", "backend_ca")
+TLS_KEYS = frozenset({"min_version", "ciphers_tls12", "ciphersuites_tls13", "groups"})
+FILE_REMEDIES = {
+    "certificate": (
+        "name the PEM file with the certificate shown to clients, leaf first, then its chain"
+    ),
+    "private_key": "name the PEM file with the key of certificate; it may be the same file",
+    "client_ca": (
+        "name the PEM file with the CAs of the clients' certificates; client verification"
+        " cannot be turned off"
+    ),
+    "machine_certificate": (
+        "name the PEM file with the certificate shown to the backends, leaf first, then its chain"
+    ),
+    "machine_key": "name the PEM file with the key of machine_certificate; it may be the same file",
+    "backend_ca": (
+        "name the PEM file with the CAs of the backends' certificates; backend verification"
+        " cannot be turned off"
+    ),
+}
+
+
+def check_tls(found: Findings, where: str, settings: Route | Pool) -> None:
+    """The ciphers and groups of the route or pool at this key path."""
+    for name in ("ciphers_tls12", "ciphersuites_tls13", "groups"):
+        text = getattr(settings, name)
+        if not text:
+            found.add(
+                f"{where}.{name}",
+                "is empty, so no connection could be made",
+                "remove it to use the default, or name at least one",
+            )
+        elif not (text.isascii() and text.isprintable()):
+            # OpenSSL reads up to a NUL, and would not see what the relay appends.
+            found.add(
+                f"{where}.{name}",
+                "contains characters that no cipher or group has in its name",
+                "write OpenSSL's names, separated by colons",
+            )
+    if settings.min_version == "TLSv1.3" and "ciphers_tls12" in settings.model_fields_set:
+        found.add(
+            f"{where}.ciphers_tls12",
+            'has no effect with min_version = "TLSv1.3"',
+            "remove it, or lower min_version",
+            compared=[f"{where}.min_version"],
+        )
