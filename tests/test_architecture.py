@@ -17,7 +17,6 @@ LINES = 300
 # Longer since the page is 100 columns wide.
 TO_SPLIT = {
     "relay.checker.probe",
-    "relay.demo.stage",
     "relay.supervisor.checker_process",
     "relay.supervisor.fleet",
     "relay.supervisor.main",

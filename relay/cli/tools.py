@@ -38,7 +38,7 @@ def demo(once: bool, port: int) -> int:
 
     Makes a CA and certificates in a temporary directory, and removes them at the end.
     """
-    from relay.demo.steps import run_demo
+    from relay.demo.main import run_demo
 
     allow_interrupt()
     return run_demo(once, port)

@@ -1,10 +1,13 @@
-"""One backend of the demonstration: an HTTP/1.1 server that requires a client certificate and says who it is and whom it saw.
+"""A backend of the demonstration: an HTTP/1.1 server with mutual TLS.
 
-    python -m relay.demo.backend --name worker1 --subject CN=worker1 --certificate FILE --private-key FILE --client-ca FILE [--port N]
+    python -m relay.demo.backend --name worker1 --subject CN=worker1 --certificate FILE
+        --private-key FILE --client-ca FILE [--port N]
 
-Writes its port to stdout when it listens, and ends when its stdin does, so that it never outlives the demonstration.
+Each answer has the backend's name and both certificates. The process writes its port to
+stdout when it listens. It ends when its stdin ends, so it never outlives the
+demonstration.
 
-Never: serves anything but this text, or listens anywhere but on 127.0.0.1.
+Never: serves anything but this text; listens on anything but 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ def main() -> None:
         parser.add_argument(option, required=True)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    # Ctrl-C in a terminal reaches the whole foreground group; the demonstration ends us in its own order.
+    # Ctrl-C reaches every process of the terminal. The demonstration ends them in
+    # order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate, options.private_key)
@@ -44,12 +48,12 @@ def main() -> None:
         sys.stdout.flush()
         while os.read(sys.stdin.fileno(), 4096):
             pass
-    # Threads of open connections would keep the interpreter waiting.
+    # sys.exit would wait for the threads of open connections.
     os._exit(0)
 
 
 class Backend(ThreadingHTTPServer):
-    """The server; TLS handshakes happen in the threads of their connections, so that none delays another."""
+    """The server. A handshake runs in its connection's thread and delays no other."""
 
     def __init__(self, name: str, subject: str, port: int, context: ssl.SSLContext) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
@@ -68,17 +72,17 @@ class Backend(ThreadingHTTPServer):
     def finish_request(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any
     ) -> None:
-        """Shake hands, then serve requests."""
+        """Do the handshake, then serve requests."""
         if isinstance(request, ssl.SSLSocket):
             request.do_handshake()
             super().finish_request(request, client_address)
             with contextlib.suppress(OSError):
-                request.unwrap()  # http.server closes without close_notify, which looks like a cut
+                request.unwrap()  # http.server closes without close_notify
 
     def handle_error(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any
     ) -> None:
-        """Say nothing: the relay tells what went wrong with a connection."""
+        """Write nothing: the relay reports what failed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,7 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         seen = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
-        body = f"backend: {self.server.name}\nits certificate: {self.server.subject}\nclient certificate it saw: {_subject(seen)}\nrequest: GET {self.path}\n".encode()
+        body = (
+            f"backend: {self.server.name}\n"
+            f"its certificate: {self.server.subject}\n"
+            f"client certificate it saw: {_subject(seen)}\n"
+            f"request: GET {self.path}\n"
+        ).encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -100,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _subject(certificate: Any) -> str:
-    """A certificate as `getpeercert` gives it, as the RFC 4514 string of its subject."""
+    """The subject of a `getpeercert` result, as an RFC 4514 string."""
     if not certificate:
         return "none"
     parts = [

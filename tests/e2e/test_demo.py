@@ -10,8 +10,10 @@ import psutil
 import pytest
 from rich.console import Console
 
-from relay.demo.stage import WORKERS, Stage
+from relay.demo.lab import WORKERS, Lab
 from relay.demo.steps import STEPS, run_steps, show_no_certificate, show_request, show_stickiness
+from relay.errors import Reason
+from relay.remedies import REMEDIES
 from tests.support.gateway import PATIENCE_S, ROOT, wait_until
 from tests.support.programs import needs
 from tests.support.programs import run as run_program
@@ -100,11 +102,11 @@ def test_once_shows_every_step_and_leaves_nothing_behind(demo):
         "unknown_ca, inbound",
         "backend_wrong_name, outbound side, impostor at",
         "the backend's certificate: subject CN=",
-        "configure one signed by the route's client_ca",
+        REMEDIES[Reason.NO_CERTIFICATE],
         "by failover",
     ):
         assert words in said
-    assert f"All {len(STEPS)} steps showed what they should." in said
+    assert f"All {len(STEPS)} steps passed." in said
     assert run.left() == []
 
 
@@ -163,7 +165,7 @@ def test_a_relay_that_ends_by_itself_fails_the_demonstration(demo):
     ]
     supervisor.kill()
     assert run.wait() == 1, run.said()
-    assert "The relay ended with -9" in run.said()
+    assert "The relay ended with status -9" in run.said()
     assert run.left() == []
 
 
@@ -179,12 +181,12 @@ def test_a_port_in_use_is_refused_in_words(demo):
 
 def test_a_step_that_does_not_show_what_it_should_is_named():
     output = io.StringIO()
-    with Stage(0) as stage:
+    with Lab(0) as lab:
         for name in WORKERS:
-            stage.kill_backend(name)
+            lab.kill_backend(name)
         failed = run_steps(
             Console(file=output, soft_wrap=True),
-            stage,
+            lab,
             (show_request, show_stickiness, show_no_certificate),
         )
     assert failed == [
