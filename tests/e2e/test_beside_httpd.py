@@ -1,4 +1,4 @@
-"""Side by side with the real httpd and its mod_proxy_balancer: the same cookies go to the same backends."""
+"""relay and httpd with mod_proxy_balancer send each cookie to the same backend."""
 
 import pytest
 
@@ -12,8 +12,9 @@ pytestmark = pytest.mark.skipif(
     httpd_program() is None, reason="httpd with mod_proxy_balancer is not installed"
 )
 
-# Requests whose cookie names a backend that is there: for all others httpd takes turns and the relay hashes. The relay sticks to more:
-# httpd wants the name in the URL as stickysession spells it (Tomcat writes it in lower case), and takes the route from behind the first "." of the value.
+# Each cookie names an existing backend. For other cookies httpd takes turns and relay
+# hashes. relay also accepts two forms that httpd does not: the name in the URL in any
+# case (Tomcat writes it in lower case), and a value with several dots.
 REQUESTS = [
     {"cookie": "JSESSIONID=abc.w1"},
     {"cookie": "JSESSIONID=abc.w2"},
@@ -52,7 +53,7 @@ def test_the_same_requests_go_to_the_same_backends(pki, both):
         client.sock.close()
         return name
 
-    # Twice: a member that is chosen by turns would not be the same again.
+    # Twice: a backend chosen in turn would differ the second time.
     chosen = {
         who: [[visit(port, how) for how in REQUESTS] for _ in range(2)]
         for who, port in both.items()

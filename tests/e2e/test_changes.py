@@ -1,4 +1,7 @@
-"""Changing a relay that works: new certificates, new rules, more and fewer workers, and workers that die, under traffic."""
+"""Changes under traffic.
+
+New certificates, new rules, more and fewer workers, and workers that die.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,7 @@ def serial_shown(pki, port):
 
 
 @pytest.mark.parametrize("how", ["HUP", "command"])
-def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(
-    start, pki, echo, tmp_path, how
-):
+def test_new_clients_see_a_new_certificate_and_old_sessions_go_on(start, pki, echo, tmp_path, how):
     old = write(tmp_path, "gateway", pki.gateway.issued)
     gateway = start(listener_table(route_table(pki, files=old)) + pool_table(pki, [echo.address]))
     port = gateway.port()
@@ -64,9 +65,7 @@ def test_a_new_certificate_is_shown_to_new_clients_while_an_old_session_goes_on(
     assert gateway.wait_for_access(1, reason="finished")
 
 
-def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(
-    start, pki, simple, echo
-):
+def test_a_refused_reload_leaves_the_old_configuration_serving(start, pki, simple, echo):
     gateway = start(simple)
     with Traffic(pki, gateway.port(), clients=1) as traffic:
         gateway.write(
@@ -85,9 +84,7 @@ def test_a_broken_new_configuration_leaves_the_old_one_serving_and_says_why(
 @pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"]
 )
-def test_a_client_that_the_new_rules_do_not_allow_cannot_resume_its_old_session(
-    start, pki, echo, version
-):
+def test_a_client_no_longer_allowed_cannot_resume_its_session(start, pki, echo, version):
     gateway = start(
         listener_table(route_table(pki, allow={"cn": ["alice", "bob"]}))
         + pool_table(pki, [echo.address])
@@ -118,7 +115,7 @@ def test_a_client_that_the_new_rules_do_not_allow_cannot_resume_its_old_session(
     assert "allow" in line["remedy"]
 
 
-def test_reloads_and_changes_of_the_number_of_workers_lose_no_request(start, pki, simple):
+def test_reloads_that_change_the_number_of_workers_lose_no_request(start, pki, simple):
     gateway = start(simple)
     kept = dial(gateway.port(), context_of(pki))
     with Traffic(pki, gateway.port()) as traffic:
@@ -136,9 +133,7 @@ def test_reloads_and_changes_of_the_number_of_workers_lose_no_request(start, pki
     gateway.wait_for_access(sum(traffic.done) + 1)
 
 
-def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(
-    start, pki, simple, scrape
-):
+def test_a_killed_worker_costs_no_other_session_and_no_counter(start, pki, simple, scrape):
     gateway = start(simple)
     context = context_of(pki)
     kept = []
@@ -184,7 +179,7 @@ def test_when_a_worker_is_killed_others_go_on_and_counters_never_go_back(
         peer.close()
 
 
-def test_under_traffic_a_killed_worker_costs_at_most_the_sessions_it_had(start, pki, simple):
+def test_under_traffic_a_killed_worker_loses_only_its_own_sessions(start, pki, simple):
     gateway = start(simple)
     clients = 3
     with Traffic(pki, gateway.port(), clients) as traffic:

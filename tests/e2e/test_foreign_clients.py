@@ -1,4 +1,4 @@
-"""Programs that others wrote, as clients: what works through a mutual-TLS server works through the relay."""
+"""curl and openssl s_client are served by relay as by any mutual-TLS server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def web(pki):
 
 @pytest.fixture(scope="module")
 def echoing(pki):
-    """A relay of two workers in front of an echo; only app.example.com is known."""
+    """Two workers in front of an echo server. The only SNI is app.example.com."""
     backend = TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca)
     body = listener_table(route_table(pki, sni=["app.example.com"])) + pool_table(
         pki, [backend.address]
@@ -53,7 +53,7 @@ def test_curl_makes_two_requests_on_one_connection(web, pki, version):
 
 
 @needs("curl")
-def test_curl_without_a_certificate_is_told_so_by_its_own_tls_library(web, pki):
+def test_curl_without_a_certificate_says_that_one_is_required(web, pki):
     port = web.port()
     done = run(
         "curl",
@@ -71,7 +71,7 @@ def test_curl_without_a_certificate_is_told_so_by_its_own_tls_library(web, pki):
 
 
 @needs("curl")
-def test_curl_speaking_plain_http_reads_in_a_400_what_it_should_do(web):
+def test_curl_with_plain_http_gets_a_400_that_says_use_https(web):
     done = run(
         "curl",
         "-sS",
@@ -89,9 +89,7 @@ def test_curl_speaking_plain_http_reads_in_a_400_what_it_should_do(web):
 
 @needs("openssl")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifies(
-    echoing, pki, version
-):
+def test_s_client_is_relayed_and_verifies_the_chain_it_gets(echoing, pki, version):
     echoed, printed = s_client(
         pki, echoing.port(), version, files=pki.client, said=f"hello {version}"
     )
@@ -135,9 +133,7 @@ def test_s_client_with_a_good_certificate_is_relayed_and_the_chain_shown_verifie
         "no name",
     ],
 )
-def test_s_client_is_refused_with_an_alert_and_the_log_says_why(
-    echoing, pki, client, name, expected
-):
+def test_s_client_is_refused_by_an_alert_and_the_log_says_why(echoing, pki, client, name, expected):
     who, *options = client.split()
     reason, alert = expected
     before = sum(line["reason"] == reason for line in echoing.access())
@@ -154,7 +150,7 @@ def test_s_client_is_refused_with_an_alert_and_the_log_says_why(
 
 @needs("openssl")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_a_session_of_s_client_is_resumed_on_the_other_worker_too(echoing, pki, tmp_path, version):
+def test_s_client_resumes_its_session_on_either_worker(echoing, pki, tmp_path, version):
     session = str(tmp_path / "session.pem")
     echoed, printed = s_client(
         pki,
@@ -168,7 +164,7 @@ def test_a_session_of_s_client_is_resumed_on_the_other_worker_too(echoing, pki, 
     assert echoed, printed
     assert "New, " in printed
     workers = set()
-    # Which worker gets a connection is the kernel's choice.
+    # The kernel chooses the worker of each connection.
     for number in range(1, 31):
         echoed, printed = s_client(
             pki,

@@ -1,4 +1,8 @@
-"""Health checks of a running relay: who is down, who is told, and what outlives a checker and a configuration."""
+"""Health checks of a running relay.
+
+Which backends are down, where that is reported, and what survives a new checker or a
+reload.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ QUICK = {"interval_s": 0.2, "timeout_s": 2, "rise": 2, "fall": 2}
 
 
 def health_of(gateway):
-    """Every backend's entry in the report by its route; empty while there is no file."""
+    """Each backend's entry in the health file, by its route; empty without a file."""
     file = gateway.state_dir / HEALTH_FILE
     return (
         {
@@ -51,7 +55,10 @@ def wait_for_states(gateway, **expected):
 
 @pytest.fixture
 def body(pki):
-    """`body(backends or addresses, health={…})`: a listener, a route, and a pool whose failed backends are tried again at once but for the checks."""
+    """`body(backends or addresses, health={…})`: a listener, a route and a pool.
+
+    `retry_s` is 10 ms, so that only the checks keep a failed backend out of use.
+    """
 
     def make(backends, health=QUICK, **pool):
         addresses = [getattr(each, "address", each) for each in backends]
@@ -62,7 +69,7 @@ def body(pki):
     return make
 
 
-def test_a_backend_that_goes_is_left_out_and_one_that_comes_back_is_used_and_no_client_notices(
+def test_no_client_notices_a_backend_that_goes_and_comes_back(
     pki, start, make_backend, body, scrape
 ):
     first, second = make_backend(), make_backend()
@@ -116,7 +123,8 @@ def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_back
     assert len(told) == 2
     assert told[0].startswith("pool main: backend w1 is down: http_status at 127.0.0.1:")
     assert told[0].endswith(
-        ": GET /health answered 503; see the backend's log; health.http_status says which statuses are good"
+        ": GET /health answered 503; see the backend's log; "
+        "health.http_status says which statuses are good"
     )
     assert told[1].startswith("pool main: backend w2 is down: backend_wrong_name at 127.0.0.1:")
     assert "names other.example.net" in told[1]
@@ -127,7 +135,7 @@ def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_back
     assert entry["not_after"] == int(pki.backend.issued.certificate.not_valid_after_utc.timestamp())
 
 
-def test_when_every_backend_is_down_sessions_try_all_the_same(pki, start, make_backend, body):
+def test_sessions_try_the_backends_when_all_are_down(pki, start, make_backend, body):
     backend = make_backend()
     gateway = start(
         body([backend], {**QUICK, "http_get": "/", "timeout_s": 0.5}), relay={"workers": 1}
@@ -136,10 +144,10 @@ def test_when_every_backend_is_down_sessions_try_all_the_same(pki, start, make_b
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_a_killed_checker_is_replaced_and_what_it_found_stays(start, make_backend, body):
+def test_a_killed_checker_is_replaced_and_its_results_stay(start, make_backend, body):
     gone = make_backend()
     gone.close()
-    # So slow that no check of the second checker decides anything while we look.
+    # At 60 s no check of the second checker changes a state during this test.
     gateway = start(
         body([make_backend(), gone], {"interval_s": 60, "timeout_s": 2}), relay={"workers": 1}
     )
@@ -190,7 +198,7 @@ def test_counters_of_checks_outlive_the_checker(start, make_backend, body, scrap
     assert not any("slot=-1" in key for key in samples)
 
 
-def test_a_reload_checks_the_new_set_and_forgets_those_that_went(start, make_backend, body, scrape):
+def test_a_reload_checks_new_backends_and_forgets_removed_ones(start, make_backend, body, scrape):
     good = make_backend()
     gone = make_backend()
     gone.close()
@@ -225,7 +233,7 @@ def listener_and_pool_without_checks(body, backends):
     )
 
 
-def test_the_checker_ends_with_the_relay_however_that_ends(start, make_backend, body):
+def test_the_checker_ends_when_the_supervisor_is_killed(start, make_backend, body):
     gateway = start(body([make_backend()]), relay={"workers": 1})
     wait_for_states(gateway, w1="up")
     pid = checker_pid(gateway)
@@ -243,7 +251,7 @@ def test_the_checker_ends_when_the_relay_is_stopped(start, make_backend, body):
     assert "Traceback" not in gateway.log()
 
 
-def test_without_anything_to_check_there_is_no_checker(start, simple):
+def test_without_health_checks_there_is_no_checker(start, simple):
     gateway = start(simple)
     assert "the checker started" not in gateway.log()
     assert not (gateway.state_dir / HEALTH_FILE).exists()
@@ -257,7 +265,7 @@ def test_a_backend_with_a_host_name_is_looked_up_and_used(pki, start, make_backe
     for _ in range(3):
         assert talk(pki, gateway.port()) == b"hello"
     names = wait_until(
-        "it is in the report",
+        "it is in the health file",
         lambda: (
             (gateway.state_dir / HEALTH_FILE).exists()
             and json.loads((gateway.state_dir / HEALTH_FILE).read_text())["names"]

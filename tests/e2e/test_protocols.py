@@ -1,4 +1,4 @@
-"""Protocols above TLS: the relay does not know them, and none of them notices the relay."""
+"""Protocols above TLS pass unchanged, although relay knows none of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def test_websocket_frames_pass_after_the_upgrade(start, pki, make_backend):
     key = b"dGhlIHNhbXBsZSBub25jZQ=="
     with connect(gateway.port(), client_context(pki, pki.client)) as client:
         client.sendall(
-            b"GET /chat HTTP/1.1\r\nHost: app.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+            b"GET /chat HTTP/1.1\r\nHost: app.example.com\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
             + key
             + b"\r\n\r\n"
         )
@@ -61,9 +62,7 @@ def test_a_redis_client_pipelines_its_commands(start, pki, make_backend):
         assert read_exactly(client, len(expected)) == expected
 
 
-def test_a_postgresql_server_that_waits_for_its_client_is_reached_with_its_own_alpn(
-    start, pki, make_backend
-):
+def test_a_postgresql_server_is_reached_with_its_alpn(start, pki, make_backend):
     backend = make_backend(postgresql, alpn=("postgresql",))
     gateway = start(
         listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [backend.address])
@@ -86,7 +85,7 @@ def test_a_postgresql_server_that_waits_for_its_client_is_reached_with_its_own_a
     assert line["alpn"] == "postgresql"
 
 
-def test_a_client_whose_alpn_the_route_does_not_have_is_refused(start, pki, echo):
+def test_a_client_is_refused_when_the_route_lacks_its_alpn(start, pki, echo):
     gateway = start(
         listener_table(route_table(pki, alpn=["postgresql"])) + pool_table(pki, [echo.address])
     )
@@ -99,7 +98,7 @@ def test_a_client_whose_alpn_the_route_does_not_have_is_refused(start, pki, echo
     assert line["remedy"]
 
 
-def test_a_server_that_speaks_first_is_heard_first(start, pki, make_backend):
+def test_a_server_may_speak_first(start, pki, make_backend):
     gateway = start(
         listener_table(route_table(pki)) + pool_table(pki, [make_backend(greeting).address])
     )
@@ -111,9 +110,7 @@ def test_a_server_that_speaks_first_is_heard_first(start, pki, make_backend):
 
 @needs("nginx")
 @needs("curl")
-def test_curl_speaks_http2_through_to_nginx_which_requires_our_machine_certificate(
-    start, pki, short_path
-):
+def test_curl_speaks_http2_to_nginx_that_requires_a_certificate(start, pki, short_path):
     with Nginx(short_path, pki) as nginx:
         gateway = start(
             listener_table(route_table(pki, alpn=["h2", "http/1.1"]))
@@ -144,10 +141,8 @@ def test_curl_speaks_http2_through_to_nginx_which_requires_our_machine_certifica
 
 @needs("nginx")
 @needs("curl")
-def test_nginx_that_does_not_know_our_machine_certificate_answers_400_and_the_client_reads_it(
-    start, pki, short_path
-):
-    # nginx finishes the handshake and refuses in HTTP: at layer 4 that is a session that went well.
+def test_the_client_reads_the_400_of_nginx_for_a_foreign_certificate(start, pki, short_path):
+    # nginx finishes the handshake and refuses in HTTP: at layer 4 the session succeeds.
     with Nginx(short_path, pki, client_ca=pki.foreign_ca) as nginx:
         gateway = start(listener_table(route_table(pki)) + pool_table(pki, [nginx.address]))
         done = curl(pki, gateway.port(), "/", options=("--write-out", "%{http_code}"))
@@ -158,12 +153,11 @@ def test_nginx_that_does_not_know_our_machine_certificate_answers_400_and_the_cl
         assert line["bytes_out"] > 0
 
 
-def test_a_backend_that_rejects_our_machine_certificate_is_named_with_what_to_compare(
-    start, pki, make_backend
-):
+def test_a_backend_that_rejects_the_machine_certificate_is_logged(start, pki, make_backend):
     backend = make_backend(client_ca=pki.foreign_ca)
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [backend.address]))
-    # It says nothing: a backend that closes with unread bytes resets, and a reset may overtake its alert.
+    # The client sends nothing. A backend that closes with unread bytes sends a reset,
+    # which may overtake its alert.
     with (
         connect(gateway.port(), client_context(pki, pki.client)) as client,
         contextlib.suppress(ssl.SSLEOFError),
@@ -174,9 +168,7 @@ def test_a_backend_that_rejects_our_machine_certificate_is_named_with_what_to_co
     assert "machine certificate" in line["remedy"]
 
 
-def test_two_megabytes_each_way_at_once_arrive_whole_and_a_half_close_keeps_the_answer(
-    start, pki, echo
-):
+def test_2_mib_arrive_whole_and_a_half_close_keeps_the_answer(start, pki, echo):
     gateway = start(listener_table(route_table(pki)) + pool_table(pki, [echo.address]))
     peer = dial(gateway.port(), client_context(pki, pki.client), NAME)
     blob = bytes(range(256)) * 256

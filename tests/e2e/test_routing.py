@@ -1,4 +1,7 @@
-"""Who is sent where, with which certificates: two tenants and everybody else on one listener, IPv4 and IPv6."""
+"""SNI routes to certificates, client CAs and backends, on IPv4 and IPv6.
+
+One listener has a route for each of two tenants and a default route.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3
 
 @dataclass(frozen=True)
 class Tenant:
-    """One customer with a CA of its own for clients, backends and the relay's machine certificate."""
+    """A customer with its own CA for clients, backends and the machine certificate."""
 
     name: str
     ca: Path
@@ -115,7 +118,11 @@ def context_for(tenant, *, trusts=None, version=None):
 
 
 class Answer(NamedTuple):
-    """What a client learned: the backend's word, the common name it was shown, and its own address as the log has it."""
+    """What one connection told the client.
+
+    `shown` is the common name of relay's certificate, `client` the client's address as
+    the access log writes it.
+    """
 
     backend: str
     shown: str
@@ -125,7 +132,7 @@ class Answer(NamedTuple):
 
 
 def ask(address, context, name, session=None):
-    """Connect, ask who is there, leave."""
+    """Connect, read the backend's name, close."""
     with context.wrap_socket(
         socket.create_connection(address, PATIENCE_S), server_hostname=name, session=session
     ) as tls:
@@ -154,9 +161,7 @@ def ask(address, context, name, session=None):
         ("default", "anything.example.net"),
     ],
 )
-def test_a_name_leads_to_its_routes_certificate_clients_and_backends(
-    gateway, tenants, tenant, name, index
-):
+def test_a_name_selects_certificate_client_ca_and_backends(gateway, tenants, tenant, name, index):
     chosen = tenants[tenant]
     before = len(chosen.backend.peers)
     answer = ask(gateway.address(index=index), context_for(chosen), name)
@@ -172,7 +177,7 @@ def test_a_name_leads_to_its_routes_certificate_clients_and_backends(
     assert (line["pool"], line["sni"], line["route"]) == (tenant, name.lower(), expected)
 
 
-def test_a_client_that_sends_no_name_gets_the_route_without_one(gateway, tenants):
+def test_a_client_without_sni_gets_the_default_route(gateway, tenants):
     context = context_for(tenants["default"])
     context.check_hostname = False
     assert ask(gateway.address(), context, None).backend == "default"
@@ -196,7 +201,7 @@ def test_a_client_of_one_tenant_is_refused_at_another(gateway, tenants):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_session_of_one_tenant_resumes_there_and_nowhere_else(gateway, tenants, version):
+def test_a_session_of_one_tenant_resumes_nowhere_else(gateway, tenants, version):
     context = context_for(tenants["exact"], version=VERSIONS[version])
     context.load_verify_locations(tenants["wildcard"].ca)
     context.check_hostname = False
@@ -216,9 +221,7 @@ def test_the_session_of_one_tenant_resumes_there_and_nowhere_else(gateway, tenan
 
 
 @pytest.mark.parametrize("sticky", ["source", "none"])
-def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_round(
-    start, pki, make_backend, sticky
-):
+def test_sticky_clients_keep_their_backend_on_every_worker(start, pki, make_backend, sticky):
     backends = [make_backend(name_itself(f"w{number}")) for number in (1, 2, 3)]
     gateway = start(
         listener_table(route_table(pki))
@@ -259,9 +262,7 @@ def test_sticky_clients_return_to_their_backend_on_every_worker_and_others_go_ro
         assert {line["why"] for line in lines} == {"balanced"}
 
 
-def test_a_sticky_client_moves_on_when_its_backend_dies_and_the_log_says_failover(
-    start, pki, make_backend
-):
+def test_a_sticky_client_fails_over_when_its_backend_dies(start, pki, make_backend):
     backends = {f"w{number}": make_backend(name_itself(f"w{number}")) for number in (1, 2, 3)}
     gateway = start(
         listener_table(route_table(pki))

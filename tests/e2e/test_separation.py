@@ -1,4 +1,4 @@
-"""Our own processes among each other: who may read whose memory, and what is left of one that crashed."""
+"""No relay process can read another one's memory, and a crash leaves no core file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.support.tables import listener_table, pool_table, route_table
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
-# Runs as the user of the relay's own processes, without any privilege: tries every way into the memory of the pids it is given.
+# Runs without privileges as the user of relay's processes. It tries every way to read
+# the memory of the given pids, and prints those that work.
 INTRUDER = """
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -45,7 +46,9 @@ for pid in map(int, sys.argv[3:]):
     ways = {
         "ptrace": libc.ptrace(16, pid, 0, 0) == 0,
         "seize": libc.ptrace(0x4206, pid, 0, 0) == 0,
-        "process_vm_readv": libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) >= 0 or ctypes.get_errno() != errno.EPERM,
+        "process_vm_readv": libc.process_vm_readv(
+            pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0
+        ) >= 0 or ctypes.get_errno() != errno.EPERM,
         "mem": opens(f"/proc/{pid}/mem"),
         "maps": opens(f"/proc/{pid}/maps"),
         "environ": opens(f"/proc/{pid}/environ"),
@@ -57,7 +60,7 @@ for pid in map(int, sys.argv[3:]):
 
 
 def ways_in(user, pids):
-    """pid -> the ways by which a process of that user gets in."""
+    """pid -> the ways by which a process of that user reads its memory."""
     entry = pwd.getpwnam(user)
     done = subprocess.run(
         [sys.executable, "-c", INTRUDER, str(entry.pw_gid), str(entry.pw_uid), *map(str, pids)],
@@ -71,7 +74,7 @@ def ways_in(user, pids):
 
 @pytest.fixture
 def busy(start, pki, echo, short_path):
-    """A relay started as root whose processes are nobody's, with a checker."""
+    """A relay started as root. Its workers and its checker run as nobody."""
     short_path.chmod(0o755)
     logs = short_path / "logs"
     logs.mkdir()
@@ -93,7 +96,7 @@ def pids_named(gateway, name):
 
 
 @only_root
-def test_no_process_of_our_user_reads_the_memory_of_another(busy):
+def test_no_process_of_the_same_user_reads_their_memory(busy):
     gateway, checker = busy
     processes = [*gateway.workers().values(), checker, gateway.pid]
     assert ways_in("nobody", processes) == {pid: [] for pid in processes}
@@ -103,14 +106,14 @@ def test_no_process_of_our_user_reads_the_memory_of_another(busy):
         try:
             found = ways_in("nobody", [other.pid])[other.pid]
             assert {"process_vm_readv", "mem", "ptrace"} <= set(found), (
-                "the ways in work where nobody forbids them"
+                "these ways work on an unprotected process"
             )
         finally:
             other.kill()
 
 
 @only_root
-def test_after_a_reload_and_a_respawn_it_is_still_so(busy):
+def test_a_reload_and_a_respawn_keep_memory_private(busy):
     gateway, _ = busy
     before = gateway.workers()
     os.kill(before[0], signal.SIGKILL)
@@ -132,7 +135,7 @@ def test_no_process_may_leave_a_core_file(start, simple):
 
 
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV], ids=str)
-def test_a_worker_that_crashes_says_where_and_leaves_no_core(start, simple, number):
+def test_a_crashed_worker_prints_a_traceback_and_leaves_no_core(start, simple, number):
     before = resource.getrlimit(resource.RLIMIT_CORE)
     if before[1] != 0:
         resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
@@ -180,7 +183,7 @@ def test_cpu_and_memory_of_the_workers_are_in_the_metrics(start, simple, pki):
 
 @pytest.fixture
 def of_one_user(pki, echo):
-    """A relay that a service manager started as nobody: supervisor, workers and checker have one user."""
+    """A relay started as nobody by a service manager: all processes have one user."""
     pool = pool_table(pki, [echo.address], health={"interval_s": 0.5})
     gateway = Gateway(
         listener_table(route_table(pki)) + pool,
@@ -197,7 +200,7 @@ def of_one_user(pki, echo):
 
 
 @only_root
-def test_under_one_user_the_supervisor_keeps_to_itself_too(of_one_user):
+def test_under_one_user_the_supervisor_is_protected_too(of_one_user):
     gateway = of_one_user
     (checker,) = wait_until(
         "there is a checker", lambda: pids_named(gateway, "relay checker"), detail=gateway.log

@@ -1,4 +1,4 @@
-"""A thousand clients with cookies, two workers, three backends, and one of them killed and brought back under load."""
+"""1,000 clients with cookies while one of three backends is killed and comes back."""
 
 import threading
 from collections import Counter
@@ -16,7 +16,7 @@ LOST = "w2"
 
 
 class Visitors:
-    """A share of the clients: each comes again and again, always with its own cookie and a new connection."""
+    """A share of the clients. Each connects repeatedly, always with its own cookie."""
 
     def __init__(self, port, context, numbers) -> None:
         self.port, self.context, self.numbers = port, context, numbers
@@ -56,9 +56,9 @@ def home(number) -> str:
     return NAMES[number % 3]
 
 
-def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_not_reached_the_dead_one(
-    pki,
-):
+def test_a_dead_backend_moves_only_its_own_clients(pki):
+    """Only requests that had reached the dead backend fail."""
+
     def open_site(name, port=0):
         return TlsBackend(pki.backend.certificate, pki.backend.key, pki.ca, Site(name), port=port)
 
@@ -72,7 +72,7 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
         crowd = [Visitors(port, context, range(part, CLIENTS, 4)) for part in range(4)]
 
         def all_again(phase):
-            """Every client comes once more in this phase."""
+            """Every client connects at least once more in this phase."""
             before = [each.rounds for each in crowd]
             for each in crowd:
                 each.phase = phase
@@ -98,7 +98,7 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
             for each in crowd:
                 each.phase = "returns"
             back = open_site(LOST, sites[LOST].port)
-            # Left alone for retry_s after the last failure; then everybody is to have come home.
+            # Not used for retry_s after the last failure; then all its clients return.
             wait_until("the backend is used again", lambda: back.accepted > 0, 30)
             all_again("is back")
         finally:
@@ -124,15 +124,15 @@ def test_no_client_with_a_living_backend_is_moved_and_no_request_fails_that_had_
         for phase, number, name in seen
         if home(number) == LOST and phase == "lives" and not name.startswith("failed")
     } == {LOST}
-    homeless = {}
+    moved = {}
     for phase, number, name in seen:
         if home(number) == LOST and phase == "is dead":
-            homeless.setdefault(number, set()).add(name)
-    assert homeless
-    assert all(len(names) == 1 and LOST not in names for names in homeless.values()), (
+            moved.setdefault(number, set()).add(name)
+    assert moved
+    assert all(len(names) == 1 and LOST not in names for names in moved.values()), (
         "each session goes to one other backend"
     )
-    assert {name for names in homeless.values() for name in names} == {"w1", "w3"}, (
+    assert {name for names in moved.values() for name in names} == {"w1", "w3"}, (
         "and they are spread"
     )
     assert {

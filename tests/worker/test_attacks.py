@@ -1,4 +1,4 @@
-"""What a client with a good certificate may try after its handshake, and one without it before: nobody else notices."""
+"""Hostile clients, before and after their handshake, disturb no other session."""
 
 import select
 import socket
@@ -10,6 +10,7 @@ from relay.tls.raw import lib
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
+LISTENER = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
 HALF_A_HELLO = bytes.fromhex("160301013c010001380303")
 
 
@@ -25,7 +26,7 @@ def writer(pki, tmp_path, stack):
     return connect
 
 
-def test_a_flood_of_key_updates_does_not_keep_the_others_waiting(start, door, pair, writer):
+def test_a_flood_of_key_updates_does_not_delay_other_sessions(start, door, pair, writer):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -44,11 +45,9 @@ def test_a_flood_of_key_updates_does_not_keep_the_others_waiting(start, door, pa
     )
 
 
-def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_it_waits(
-    tmp_path, pki, door, stack, writer
-):
+def test_unread_key_updates_cost_no_cpu(tmp_path, pki, door, stack, writer):
     back = door()
-    toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address])}'
+    toml = f"{LISTENER}{route_toml(pki)}\n{pool_toml(pki, [back.address])}"
     relay = RunningWorker(tmp_path, toml, send_buffer=4096)
     stack.callback(relay.close)
     attacker = writer(relay)
@@ -64,7 +63,7 @@ def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_i
     before_s = relay.cpu_s()
     relay.let_it_turn(2)
     assert relay.cpu_s() - before_s < 0.5, "the worker spins"
-    # Once it reads, everything goes on where it stopped.
+    # Once the client reads, everything continues where it stopped.
     for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         attacker.sock.setsockopt(socket.SOL_SOCKET, buffer, 1 << 20)
     attacker.sock.setblocking(False)
@@ -80,7 +79,7 @@ def test_a_client_that_asks_for_key_updates_and_reads_none_costs_nothing_while_i
     assert other_end.receive(7) == b"the end"
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_hello_is_not_waited_for(start, door):
+def test_a_client_that_leaves_in_mid_hello_is_closed_at_once(start, door):
     relay = start([door().address], top="[timeouts]\nhello_s = 600")
     with socket.create_connection(("127.0.0.1", relay.port)) as client:
         client.sendall(HALF_A_HELLO)
@@ -97,7 +96,10 @@ def silent(relay, stack):
 
 
 def hello_twice(sock, files, first, second):
-    """A client that is asked for another hello, for its key share is of a group the relay has not, and then names somebody else."""
+    """A client whose second hello has another server name.
+
+    Its key share is of a group that relay does not have, so relay asks for that hello.
+    """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.use_certificate_file(str(files.certificate))
     context.use_privatekey_file(str(files.key))
@@ -124,7 +126,7 @@ def test_a_second_hello_cannot_name_another_route_than_the_first(
     back = door()
     ours = route_toml(pki, sni='["app.example.com"]', extra='groups = "X25519"')
     others = route_toml(pki, sni='["tenant.example.com"]').replace(str(pki.ca), str(pki.foreign_ca))
-    toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{ours}{others}{pool_toml(pki, [back.address])}'
+    toml = LISTENER + ours + others + pool_toml(pki, [back.address])
     relay = RunningWorker(tmp_path, toml)
     stack.callback(relay.close)
     sock = silent(relay, stack)

@@ -1,4 +1,4 @@
-"""What the log says about a backend is true, and a backend is not blamed for what is not its fault."""
+"""The log names the true cause of a backend failure; no good backend is marked."""
 
 import contextlib
 import os
@@ -30,8 +30,11 @@ def is_marked_failed(relay, name="b1"):
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
-def test_a_backend_that_refuses_to_resume_is_asked_in_full(start, call, stack, pki, version):
-    """Without a session id context a server that verifies clients answers a resumption with an alert."""
+def test_a_backend_that_refuses_to_resume_gets_a_full_handshake(start, call, stack, pki, version):
+    """A server that verifies clients and has no session id context.
+
+    It answers a resumption with an alert.
+    """
     server = StubbornServer(pki, version)
     stack.callback(server.close)
     relay = start([server.address])
@@ -50,8 +53,8 @@ def test_a_backend_that_refuses_to_resume_is_asked_in_full(start, call, stack, p
     assert relay.messages().count("refuses to resume TLS sessions") == 1
 
 
-def test_a_backend_that_closes_on_a_resumption_is_asked_in_full(start, call, backend, stack):
-    """A proxy in front of a backend that drops what it does not understand is no other kind."""
+def test_a_backend_that_closes_on_a_resumption_gets_a_full_one(start, call, backend, stack):
+    """For example a proxy in front of it that drops hellos it does not understand."""
     good = backend()
     seen = []
 
@@ -91,9 +94,7 @@ def test_a_backend_that_closes_on_a_resumption_is_asked_in_full(start, call, bac
     assert not is_marked_failed(relay)
 
 
-def test_a_backend_that_is_broken_is_blamed_after_the_resumption_and_the_full_try(
-    start, call, door
-):
+def test_a_broken_backend_is_marked_after_the_full_handshake(start, call, door):
     back = door()
     relay = start([back.address])
     client = call(relay)
@@ -113,9 +114,7 @@ def test_a_backend_that_is_broken_is_blamed_after_the_resumption_and_the_full_tr
 
 
 @pytest.mark.parametrize("protocol", ["h2", "postgresql", "x-own"])
-def test_a_backend_that_agrees_on_no_protocol_is_not_given_the_clients(
-    start, call, backend, pki, protocol
-):
+def test_a_backend_without_the_clients_protocol_is_not_used(start, call, backend, pki, protocol):
     relay = start([backend().address], route=f'alpn = ["{protocol}", "http/1.1"]')
     client = call(relay, context=client_context(pki, pki.client, alpn=(protocol,)))
     assert client.end()[0] == b""
@@ -131,14 +130,14 @@ def test_a_backend_that_agrees_on_no_protocol_is_not_given_the_clients(
     ask(client)  # what a server that selects nothing speaks
 
 
-def test_a_backend_that_does_agree_is_chosen_after_one_that_does_not(start, call, backend, pki):
+def test_a_backend_with_the_protocol_is_tried_next(start, call, backend, pki):
     relay = start([backend().address, backend(alpn=("h2",)).address], route='alpn = ["h2"]')
     for _ in range(4):
         ask(call(relay, context=client_context(pki, pki.client, alpn=("h2",))))
 
 
-def test_a_refused_machine_certificate_is_told_with_both_cas(start, call, backend, pki, stack):
-    """The backend says which CAs it accepts; the relay's certificate is of another."""
+def test_a_refused_machine_certificate_is_logged_with_both_cas(start, call, backend, pki, stack):
+    """The backend names the CAs it accepts; another CA issued relay's certificate."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate_chain_file(str(pki.backend.certificate))
     context.use_privatekey_file(str(pki.backend.key))
@@ -172,8 +171,8 @@ def test_a_refused_machine_certificate_is_told_with_both_cas(start, call, backen
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
-def test_a_refusal_is_never_told_as_a_reset(start, call, backend, pki, version):
-    """The write that fails first ends OpenSSL's reading: the alert is read before."""
+def test_a_refusal_is_never_logged_as_a_reset(start, call, backend, pki, version):
+    """A failed write stops OpenSSL's reading, so the alert must be read first."""
     bad = backend(client_ca=pki.foreign_ca, version=version)
     relay = start([bad.address], pool="retry_s = 0.05")
     count = 30
@@ -189,7 +188,7 @@ def test_a_refusal_is_never_told_as_a_reset(start, call, backend, pki, version):
 
 
 def test_a_refusal_is_read_before_the_write_that_fails(start, call, door, pki):
-    """Both events wait while the worker sleeps, and the client's comes first."""
+    """Both events are pending when the worker wakes, and the client's comes first."""
     bad = door(client_ca=pki.foreign_ca, version=TLS13)
     relay = start([bad.address])
     client = call(relay)
@@ -221,8 +220,8 @@ def test_a_refusal_is_read_before_the_write_that_fails(start, call, door, pki):
     assert bad.address in record["detail"]
 
 
-def test_an_alert_after_the_handshake_does_not_mean_that_nothing_was_in_common(start, door, pair):
-    """A TLS 1.2 server says handshake_failure when it may not renegotiate."""
+def test_an_alert_after_the_handshake_is_not_a_failed_negotiation(start, door, pair):
+    """A TLS 1.2 server sends handshake_failure when it cannot renegotiate."""
     back = door(version=TLS12)
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -230,7 +229,7 @@ def test_an_alert_after_the_handshake_does_not_mean_that_nothing_was_in_common(s
     assert server.receive(1) == b"x"
     server.send(b"y")
     assert client.receive(1) == b"y"
-    # A record that cannot be decrypted: the server's answer is an alert of its own.
+    # A record that cannot be decrypted: the server answers with an alert.
     server._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
     with pytest.raises(ssl.SSLError):
         server.receive_some()
@@ -241,9 +240,7 @@ def test_an_alert_after_the_handshake_does_not_mean_that_nothing_was_in_common(s
 
 
 @pytest.mark.parametrize("how", ["fin", "close"])
-def test_a_backend_without_close_notify_after_the_clients_clean_end_has_finished(
-    start, door, pair, how
-):
+def test_a_bare_fin_after_the_clients_clean_end_is_finished(start, door, pair, how):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -259,12 +256,15 @@ def test_a_backend_without_close_notify_after_the_clients_clean_end_has_finished
     assert (record["reason"], record["side"]) == ("finished", "")
 
 
-# What is wrong with a backend's certificate, and what must be told.
+# Faults of a backend's certificate: how it is issued, the reason, part of the detail.
 WRONG = {
     "a CN only": (
         {"dns": (), "ip": (), "cn": BACKEND_NAME},
         "backend_wrong_name",
-        f"has no subjectAltName, and a CN does not count (RFC 9525); reissue it with DNS:{BACKEND_NAME}",
+        (
+            "has no subjectAltName, and a CN does not count (RFC 9525); "
+            f"reissue it with DNS:{BACKEND_NAME}"
+        ),
     ),
     "another name": (
         {"dns": ("other.example.net",), "ip": ()},
@@ -285,7 +285,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend, pki, what):
+def test_the_fault_of_a_backends_certificate_is_logged(start, call, backend, pki, what):
     changes, reason, words = WRONG[what]
     wanted = LeafSpec(
         **{"cn": "b", "dns": (BACKEND_NAME,), "ip": (), "purposes": ("server",), **changes}
@@ -298,21 +298,19 @@ def test_what_is_wrong_with_a_backends_certificate_is_told(start, call, backend,
     assert words in record["detail"]
 
 
-def test_a_foreign_ca_and_a_missing_intermediate_are_told_apart_as_far_as_they_can_be(
-    start, call, backend, pki
-):
+def test_a_foreign_ca_and_a_missing_intermediate_are_told_apart(start, call, backend, pki):
     below = pki.intermediate.issue(LeafSpec("b", dns=(BACKEND_NAME,), purposes=("server",)))
     incomplete = backend(files=pki.write(below, with_intermediates=False))
     relay = start([incomplete.address])
     call(relay).end()
     detail = relay.record()["detail"]
     assert (
-        'sent 1 certificate, and the issuer "CN=Test Intermediate CA" is neither among them nor in backend_ca'
-        in detail
+        'sent 1 certificate, and the issuer "CN=Test Intermediate CA" is neither among them '
+        "nor in backend_ca" in detail
     )
 
 
-def test_a_backend_that_speaks_plain_http_is_told_by_its_answer(start, call, stack):
+def test_a_backend_that_speaks_plain_http_is_recognized(start, call, stack):
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
     def serve():
@@ -334,8 +332,8 @@ def test_a_backend_that_speaks_plain_http_is_told_by_its_answer(start, call, sta
     )
 
 
-def test_the_machine_certificate_is_shown_when_a_backend_asks_for_it_later(start, call, pki, stack):
-    """RFC 8446, 4.6.2: httpd does this for a location with SSLVerifyClient of its own."""
+def test_the_machine_certificate_is_sent_after_the_handshake_too(start, call, pki, stack):
+    """RFC 8446, 4.6.2. httpd does this where a location sets SSLVerifyClient."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.backend.certificate, pki.backend.key)
     context.load_verify_locations(pki.ca)

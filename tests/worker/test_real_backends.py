@@ -17,7 +17,7 @@ GET = b"GET / HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
 
 
 def ask(client, request=GET):
-    """The answer up to its end."""
+    """Send a request: the whole answer."""
     client.send(request)
     answer = bytearray()
     with contextlib.suppress(EOFError):
@@ -28,8 +28,8 @@ def ask(client, request=GET):
 
 
 @needs("nginx")
-def test_nginx_closes_without_close_notify_and_has_finished(start, call, tmp_path, pki):
-    """The client that has ended first was told everything; nginx then closes with a bare FIN."""
+def test_nginx_that_closes_without_close_notify_has_finished(start, call, tmp_path, pki):
+    """The client ended first and has the whole answer; nginx then sends a bare FIN."""
     with Nginx(tmp_path, pki) as nginx:
         relay = start([nginx.address])
         for number in range(3):
@@ -52,9 +52,7 @@ def test_nginx_agrees_on_h2(start, call, tmp_path, pki):
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @needs("openssl")
-def test_s_server_that_demands_a_certificate_is_resumed_or_asked_in_full(
-    start, call, pki, stack, version
-):
+def test_s_server_with_client_certificates_is_used_again(start, call, pki, stack, version):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     files = ["-cert", pki.backend.certificate, "-key", pki.backend.key, "-CAfile", pki.ca]
@@ -122,13 +120,13 @@ SSLVerifyClient none
 
 @pytest.fixture
 def httpd(pki, stack):
-    """httpd that wants a client certificate for /secret alone."""
+    """httpd that asks for a client certificate only at /secret."""
     found = httpd_program()
     if found is None:
         pytest.skip("httpd not installed")
 
     def start_httpd(protocol):
-        # Its children are another user, who may not look into the directories of a test run.
+        # httpd's children run as another user, who cannot read tmp_path.
         at = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (at / "htdocs" / "secret").mkdir(parents=True)
         (at / "htdocs" / "index.html").write_text("open to all\n")
@@ -168,7 +166,7 @@ def httpd(pki, stack):
     return start_httpd
 
 
-def test_httpd_gets_the_machine_certificate_for_a_location_that_asks_for_it(start, call, httpd):
+def test_httpd_gets_the_machine_certificate_for_a_location(start, call, httpd):
     """TLS 1.3 post-handshake authentication, as httpd's own proxy does it."""
     relay = start([httpd("TLSv1.3")])
     assert b"open to all" in ask(call(relay))

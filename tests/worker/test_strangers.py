@@ -1,4 +1,7 @@
-"""What must not come in: each is closed in time, counted, logged with a remedy, and a running session beside it goes on."""
+"""Refused clients: each is closed in time, counted, and logged with a remedy.
+
+A session that runs beside them goes on.
+"""
 
 import socket
 import ssl
@@ -14,7 +17,7 @@ NAMED = '["app.example.com", "*.example.com"]'
 
 @pytest.fixture
 def busy(start, door, pair):
-    """A worker that serves a session; the session must still be served when the test is over."""
+    """A worker with a session, which must still be served after the test."""
     back = door()
     relay = start([back.address], top=QUICK, sni=NAMED)
     client, server = pair(relay, back)
@@ -30,7 +33,7 @@ def busy(start, door, pair):
 
 @pytest.fixture
 def visit(busy, stack):
-    """Connect and send these bytes: the socket."""
+    """Connect and send these bytes. Returns the socket."""
 
     def visit(data=b""):
         sock = stack.enter_context(socket.create_connection(("127.0.0.1", busy.port), PATIENCE_S))
@@ -42,7 +45,7 @@ def visit(busy, stack):
 
 
 def knock(port, context):
-    """Handshake and read: in TLS 1.3 a refusal comes only then."""
+    """Handshake, then read: in TLS 1.3 the refusal arrives with the first read."""
     peer = dial(port, context)
     try:
         peer.receive_some()
@@ -81,7 +84,7 @@ def client_hello(name="app.example.com"):
 
 
 def big_hello(size):
-    """A ClientHello of `size` bytes in records of the largest size, well formed but for its length."""
+    """A ClientHello of `size` bytes in full records. Only its length is wrong."""
     suites = b"\x13\x01" * max(1, (size - 60_000) // 2)  # one extension has 65,535 bytes at most
     body = b"\x03\x03" + bytes(32) + b"\0" + len(suites).to_bytes(2, "big") + suites + b"\x01\0"
     padding = size - 4 - len(body) - 2 - 4
@@ -98,7 +101,7 @@ def test_random_bytes_are_not_tls(busy, visit):
     check_refusal(busy, "not_tls")
 
 
-def test_plain_http_is_told_so_in_its_own_language(busy, visit):
+def test_plain_http_is_answered_in_http(busy, visit):
     answer = read_to_end(visit(b"GET / HTTP/1.1\r\nHost: app.example.com\r\n\r\n"))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -107,13 +110,13 @@ def test_plain_http_is_told_so_in_its_own_language(busy, visit):
     check_refusal(busy, "plain_http")
 
 
-def test_a_large_upload_in_plain_http_gets_to_read_the_answer(busy, visit):
+def test_a_large_upload_in_plain_http_reads_the_answer(busy, visit):
     sock = visit(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
     assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
     check_refusal(busy, "plain_http")
 
 
-def test_half_a_hello_is_waited_for_until_hello_s_is_over(busy, visit):
+def test_half_a_hello_is_closed_after_hello_s(busy, visit):
     assert read_to_end(visit(client_hello()[:100])) == b""
     record = check_refusal(busy, "hello_timeout")
     assert 0.4 <= record["duration_s"] < 5
@@ -126,12 +129,12 @@ def test_a_hello_of_72000_bytes_is_refused(busy, visit):
     check_refusal(busy, "malformed_hello")
 
 
-def test_a_client_that_connects_and_says_nothing_is_closed_after_hello_s(busy, visit):
+def test_a_silent_client_is_closed_after_hello_s(busy, visit):
     assert read_to_end(visit()) == b""
     check_refusal(busy, "hello_timeout")
 
 
-def test_a_client_that_connects_and_leaves_is_no_mystery(busy, visit):
+def test_a_client_that_connects_and_leaves_is_logged(busy, visit):
     visit().close()
     check_refusal(busy, "peer_gone")
 
@@ -142,7 +145,7 @@ def test_an_unknown_name_is_told_to_the_client(busy, pki):
     assert check_refusal(busy, "unknown_sni")["sni"] == "nobody.example.net"
 
 
-def test_no_name_where_one_is_needed_is_refused(busy, pki):
+def test_a_missing_name_is_refused_where_one_is_needed(busy, pki):
     context = client_context(pki, pki.client)
     context.check_hostname = False
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
@@ -150,9 +153,9 @@ def test_no_name_where_one_is_needed_is_refused(busy, pki):
     check_refusal(busy, "no_sni")
 
 
-def test_a_client_that_stops_after_its_hello_is_closed_after_handshake_s(busy, visit):
+def test_a_client_silent_after_its_hello_is_closed_in_time(busy, visit):
     sock = visit(client_hello())
-    assert read_to_end(sock)[:1] == b"\x16", "our half of the handshake"
+    assert read_to_end(sock)[:1] == b"\x16", "relay's half of the handshake"
     assert (
         check_refusal(busy, "handshake_timeout", route="app.example.com")["sni"]
         == "app.example.com"
@@ -187,7 +190,7 @@ def test_a_client_with_a_wrong_certificate_is_told_by_an_alert(busy, pki, kind, 
     assert bool(record["subject"] and record["issuer"] and record["serial"]) == (kind != "none")
 
 
-def test_a_certificate_with_its_intermediate_is_let_in(start, door, pair, pki):
+def test_a_certificate_with_its_intermediate_is_accepted(start, door, pair, pki):
     back = door()
     client, server = pair(
         start([back.address]), back, context=client_context(pki, pki.client_intermediate_sent)
@@ -211,7 +214,7 @@ def test_a_client_that_no_allow_rule_matches_is_told_by_an_alert(start, backend,
     assert allowed.receive(1) == b"x"
 
 
-def test_a_client_that_does_not_trust_us_is_logged_with_its_alert(busy, pki):
+def test_a_client_that_does_not_trust_relay_is_logged(busy, pki):
     stranger = ssl.create_default_context(cafile=str(pki.foreign_ca))
     stranger.load_cert_chain(pki.client.certificate, pki.client.key)
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
