@@ -1,4 +1,4 @@
-"""The module map stays true: what is there, how long it is, what it may import, and where a connection goes next."""
+"""The module map stays true: modules, their length, their imports, and the walk."""
 
 import ast
 import importlib
@@ -78,7 +78,7 @@ def docstring(path):
 
 
 def imported(path):
-    """All modules a file imports, anywhere in it, with full names; `from a import b` counts as a and as a.b."""
+    """Full names of all imported modules. `from a import b` counts as a and a.b."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:

@@ -1,4 +1,4 @@
-"""The suite keeps its own rules: every wait has a deadline, a missing program only skips."""
+"""The suite's own rules: every wait has a deadline, a missing program only skips."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import tomli
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FILES = sorted(path for path in HERE.rglob("*.py"))
-# What a bare Debian with Python lacks. `tests.support.programs` skips where one is missing.
+# Programs that a bare Debian with Python lacks. `tests.support.programs` skips then.
 FOREIGN = {
     "apache2",
     "curl",
@@ -68,7 +68,7 @@ def test_every_wait_for_an_end_has_a_deadline(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HERE)))
 def test_no_foreign_program_is_taken_for_granted(path):
-    """`program("openssl")` and `run("openssl", …)` skip when it is missing, a literal fails."""
+    """`program("openssl")` and `run("openssl", …)` skip without it; a literal fails."""
     found = [
         node
         for call in calls(path)

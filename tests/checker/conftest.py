@@ -12,7 +12,7 @@ from tests.support.tables import listener_table, pool_table, route_table
 
 @pytest.fixture
 def generation(pki, tmp_path):
-    """The generation of a configuration with one pool: `generation(addresses, health={…})`."""
+    """`generation(addresses, health={…})`: a generation with a pool of these."""
 
     def build(addresses, *, route=None, **pool):
         file = tmp_path / "relay.toml"
@@ -26,7 +26,10 @@ def generation(pki, tmp_path):
 
 @pytest.fixture
 def check(generation):
-    """Check one backend once, by its address or at several places: the result. Nothing of it stays open."""
+    """Check a backend once, at one or at several addresses. Returns the result.
+
+    Fails if the check leaves a socket open.
+    """
 
     def run(address, *, places=None, first=0, route=None, pool=None, settings=None, **health):
         made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))

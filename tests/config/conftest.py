@@ -61,7 +61,10 @@ def right() -> str:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """`write((old, new), …)`: the right configuration with these replacements (each first occurrence), as a file."""
+    """`write((old, new), …)`: a file with the right configuration, changed.
+
+    Each pair replaces the first occurrence of `old`.
+    """
 
     def writer(*edits: Edit, text: str = RIGHT) -> Path:
         for old, new in edits:

@@ -12,19 +12,19 @@ from tests.support.tables import listener_table, pool_table, route_table
 
 @pytest.fixture
 def echo(make_backend):
-    """A backend that sends back what it gets."""
+    """A backend that echoes."""
     return make_backend()
 
 
 @pytest.fixture
 def simple(pki, echo):
-    """The body of a configuration with one listener, one route for every name and the echo backend."""
+    """A configuration with a listener, a default route and the echo backend."""
     return listener_table(route_table(pki)) + pool_table(pki, [echo.address])
 
 
 @pytest.fixture
 def start():
-    """Start gateways that end with the test: `start(body, relay={…})`."""
+    """`start(body, relay={…})`: a relay that is stopped after the test."""
     gateways = []
 
     def begin(body, **sections):
@@ -40,7 +40,7 @@ def start():
 
 @pytest.fixture
 def fetch():
-    """`fetch(url)`: status and text of a page of the admin process, also of one that is not 200."""
+    """`fetch(url)`: any status, and the text, of a page of the admin process."""
 
     def get(url):
         try:
@@ -55,7 +55,10 @@ def fetch():
 
 @pytest.fixture
 def scrape(fetch):
-    """`scrape(gateway)`: every sample by its name and labels, `{"relay_x_total{a=b}": 1.0}`, zeros included."""
+    """`scrape(gateway)`: every sample by its name and labels.
+
+    For example `{"relay_x_total{a=b}": 1.0}`. Samples with the value 0 are included.
+    """
 
     def samples(gateway):
         status, text = fetch(f"{gateway.admin_url}/metrics")

@@ -15,13 +15,16 @@ def echo(pki):
 
 @pytest.fixture(scope="session")
 def body(pki, echo):
-    """The listeners and pools of most tests: one listener on a free port, one backend."""
+    """Listeners and pools of most tests: one listener on a free port, one backend."""
     return write_body(pki, echo)
 
 
 @pytest.fixture
 def relay(body):
-    """Makes relays that end with the test: `relay(body=…, relay={"workers": 1})` starts one, `start=False` only makes it."""
+    """`relay(body, relay={"workers": 1})`: a relay that is stopped after the test.
+
+    It is started, unless `start=False`.
+    """
     made = []
 
     def make(text=None, *, start=True, **more):

@@ -9,7 +9,7 @@ from tests.support.worker import RunningWorker, client_context, pool_toml, route
 
 @pytest.fixture
 def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
-    """Start a worker with one listener "https", one route and the pool "main" of these addresses (b1, b2, …)."""
+    """A worker with the listener "https", a route and the pool "main" (b1, b2, …)."""
 
     def start(
         addresses,
@@ -23,7 +23,9 @@ def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
         memory_spare=0,
         worker=None,
     ):
-        toml = f'{top}\n[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki, sni=sni, extra=route)}\n{pool_toml(pki, addresses, extra=pool)}'
+        listener = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]'
+        routes = route_toml(pki, sni=sni, extra=route)
+        toml = f"{top}\n{listener}\n{routes}\n{pool_toml(pki, addresses, extra=pool)}"
         running = RunningWorker(
             tmp_path,
             toml,
