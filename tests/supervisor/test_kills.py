@@ -74,6 +74,7 @@ def workers_of(gateway):
     return found
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hanging(
     relay, pki, workers
@@ -146,6 +147,7 @@ def answers(pki, port):
         return False
 
 
+@pytest.mark.serial
 def test_workers_that_all_die_at_once_for_ever_cost_little(relay):
     gateway = relay(module=STUB, env=stub(), relay={"workers": 2})
     (gateway.directory / "behave").write_text("crash")

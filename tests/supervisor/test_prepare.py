@@ -74,6 +74,7 @@ class Asker:
         assert not self._thread.is_alive(), "an answer did not come"
 
 
+@pytest.mark.serial
 def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, echo, tmp_path):
     file = tmp_path / "cas.pem"
     others = [Authority.root(f"CA {number}").certificate for number in range(399)]
@@ -92,6 +93,7 @@ def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, 
     assert answers[len(answers) // 2] < MOST_CPU_MS, answers  # also on a machine that is busy
 
 
+@pytest.mark.serial
 def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki, echo):
     past = datetime.now(UTC) - timedelta(days=1)
     names = LeafSpec("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)

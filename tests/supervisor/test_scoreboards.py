@@ -262,6 +262,7 @@ def test_a_row_is_found_however_many_workers_a_generation_has(scoreboards):
     assert scoreboards.lease(scoreboard, 0) == rows[0]
 
 
+@pytest.mark.serial
 def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(scoreboards):
     names = [f"b{number}" for number in range(5000)]
     scoreboard = scoreboards.begin(1, entities(*names, checked=True), 8)
