@@ -1,0 +1,79 @@
+"""The pages for operators say what the code does: every reason, every remedy, every snippet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relay.config.load import load_config
+from relay.config.model import Limits, Pool, Relay, Timeouts
+from relay.errors import Reason
+from relay.remedies import REMEDIES
+
+ROOT = Path(__file__).resolve().parents[2]
+TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+MINIMAL = (ROOT / "conf" / "examples" / "minimal.toml").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```toml\n(.*?)^```", CONFIGURATION, re.MULTILINE | re.DOTALL)
+
+_ENTRY = re.compile(r"^#### `(\w+)`\n(.*?)(?=^#{2,4} |\Z)", re.MULTILINE | re.DOTALL)
+ENTRIES = {
+    word: [" ".join(item.split()) for item in re.split(r"^- ", body, flags=re.MULTILINE)]
+    for word, body in _ENTRY.findall(TROUBLESHOOTING)
+}
+
+
+def test_every_reason_has_one_entry_and_no_other_word_has():
+    assert len(_ENTRY.findall(TROUBLESHOOTING)) == len(ENTRIES)
+    assert ENTRIES.keys() == {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_entry_of_a_reason_has_meaning_cause_and_the_remedy_of_the_log(reason):
+    meaning, cause, *remedy = ENTRIES[reason.value]
+    assert meaning.endswith(".")
+    assert cause.startswith("Usual cause: ")
+    assert remedy == ([f"Remedy: {REMEDIES[reason]}"] if REMEDIES[reason] else [])
+
+
+@pytest.mark.parametrize("page", [TROUBLESHOOTING, CONFIGURATION], ids=["troubleshooting", "conf"])
+def test_every_word_that_looks_like_a_reason_is_one(page):
+    prefixes = ("backend_", "alert_", "unknown_", "no_", "not_", "wrong_")
+    endings = ("_timeout", "_limit", "_disabled", "_too_long")
+    named = {
+        word
+        for word in re.findall(r"`([a-z_]+)`", page)
+        if word.startswith(prefixes) or word.endswith(endings)
+    }
+    assert named - Pool.model_fields.keys() <= {reason.value for reason in Reason}
+
+
+# Where a snippet with this first line goes in the minimal configuration: what it replaces.
+PLACES = {
+    "[[listener]]": (0, None),
+    "[[listener.route]]": (MINIMAL.index("[[listener.route]]"), MINIMAL.index("[pool.app]")),
+    "[listener.route.allow]": (MINIMAL.index("[pool.app]"),) * 2,
+    "[pool.app]": (MINIMAL.index("[pool.app]"), MINIMAL.index("machine_certificate")),
+    "[pool.app.health]": (MINIMAL.index("[[pool.app.backend]]"),) * 2,
+}
+
+
+def _complete(snippet: str) -> str:
+    start, end = PLACES[snippet.partition("\n")[0]]
+    return MINIMAL[:start] + snippet + (MINIMAL[end:] if end is not None else "")
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.splitlines()[0])
+def test_every_snippet_of_the_configuration_page_loads(snippet, tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text(_complete(snippet), encoding="utf-8")
+    assert load_config(file).source == file
+
+
+def test_the_page_names_every_timeout_and_every_limit():
+    keys = {*Timeouts.model_fields, *(f"limits.{key}" for key in Limits.model_fields)}
+    keys |= {f"relay.{key}" for key in ("drain_timeout_s", "old_generations", "state_dir")}
+    assert keys <= set(re.findall(r"`([a-z_.]+)`", CONFIGURATION))
+    assert {"drain_timeout_s", "old_generations", "state_dir"} <= Relay.model_fields.keys()
