@@ -1,6 +1,6 @@
-"""The `relay` command, and `python -m relay`: gets the process ready, then `relay.cli.main` does it.
+"""The entry point of `relay` and `python -m relay`: prepares the process, then `relay.cli.main`.
 
-Never: imports the rest of the relay before an interrupt is quiet and descriptors 0 to 2 are open.
+Never: imports the rest of relay before Ctrl-C ends it quietly and descriptors 0 to 2 are open.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ EXIT_CANNOT_START = 71
 
 
 def main() -> int:
-    """Run the command of the process's arguments; its exit code."""
+    """Run the command that sys.argv names, and return its exit code."""
     _end_quietly()
     if sys.argv[1:2] == ["start"]:
-        # What a rotation of logs or a renewal sends must not end a start. Nothing is read yet.
+        # Log rotation and certificate renewal may send these signals. They must not end a
+        # start, and nothing has been read yet that would have to be read again.
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
     reserve()
@@ -35,12 +36,12 @@ def main() -> int:
 
 
 def _end_quietly() -> None:
-    """Let Ctrl-C end the process by the signal, without a traceback of whatever was imported.
+    """Let Ctrl-C end the process by the signal, without a traceback.
 
-    Commands that have to clean up take the signal over (`relay.cli.main`).
+    Commands that have something to clean up change this: `relay.cli.output.allow_interrupt`.
     """
     if os.getpid() == 1:
-        # The kernel drops signals that the first process of a container has no handler for.
+        # In a container, the kernel ignores signals for which process 1 has no handler.
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
                 signal.signal(number, _exit)

@@ -1,1 +1,1 @@
-"""What the processes give up for good: rights to files, and system calls about other processes."""
+"""Rights that processes give up for good: access to files, system calls on other processes."""

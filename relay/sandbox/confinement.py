@@ -1,22 +1,21 @@
-"""What our processes are kept from, beyond what their user may not do.
+"""What each process may not do, beyond the permissions of its user.
 
-Every process of one user may read the memory of another one, unless that one says no.
-The supervisor, the workers and the checker have private keys in memory, so they say no:
-only root may trace them or read /proc/PID/mem, and no core file is written when one of
-them crashes or is aborted.
+By default, processes of one user may read each other's memory. The supervisor, the workers and
+the checker hold private keys, so they forbid it: only root may trace them or read /proc/PID/mem,
+and no core file is written when one of them crashes.
 
-A process that is taken over can do what it may, so each gives up by Landlock what it does
-not need, where the kernel has it:
+An attacker who controls a process has its rights. So each process gives up what it does not
+need, with Landlock where the kernel has it:
 
-    worker     writes where the access log is, and executes nothing
-    checker    reads what Python and name resolution need, writes its own directory
-    admin      reads what Python needs and what the checker found, connects to nothing
+    worker     writes only where the access log is; executes nothing
+    checker    reads what Python and name resolution need; writes only its own directory
+    admin      reads what Python needs and what the checker found; connects to nothing
 
-None of them signals a process outside, connects to an abstract unix socket, or traces
-another one, even as root. Those that share the supervisor's user also give up by seccomp to
-set limits or priorities of another process; the checker and the admin process always do.
+None of them can signal a process outside, connect to an abstract unix socket, or trace another
+process, even as root. With seccomp they can also not set limits or priorities of another
+process: the checker and the admin process always, workers if they share the supervisor's user.
 
-Never: weakens what was forbidden before; ends a process because the kernel does not take part.
+Never: weakens an earlier restriction; ends a process because the kernel lacks a feature.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from relay.sandbox.landlock import ALL, CHANGE, READ, Files, Rule
 
 _PR_SET_DUMPABLE = 4
 
-# What an opened library may load later, and what clocks and names need. No secrets are kept there.
+# Libraries may load other libraries from here later, and time zones are here. No secrets are.
 _SYSTEM = (
     "/lib",
     "/lib32",
@@ -51,7 +50,8 @@ _SYSTEM = (
     "/etc/localtime",
 )
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
-# getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve, nis, sss, libvirt, mymachines.
+# For getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve, nis, sss,
+# libvirt, mymachines.
 RESOLVER_FILES = tuple(
     Path("/etc") / name
     for name in (
@@ -88,43 +88,46 @@ log = logging.getLogger(__name__)
 
 
 def hide_memory() -> None:
-    """Keep other processes of our user out of our memory, and our memory out of core files.
+    """Forbid other processes of this user to read this memory, and forbid core files.
 
-    Children inherit it. The kernel takes it back at exec and, where fs.suid_dumpable is
-    set, at a change of user, so it is said again after both. Raises OSError.
+    Children inherit it. The kernel resets it at exec and, depending on fs.suid_dumpable, at a
+    change of user, so call it again after both. Raises OSError.
     """
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"PR_SET_DUMPABLE: {os.strerror(error)}")
-    # A core pattern that is a pipe does not care about this limit, but about the above.
+    # If the core pattern is a pipe, this limit has no effect; PR_SET_DUMPABLE has.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def confine_worker(access_log: str) -> None:
-    """For a worker that has opened what it needs but its access log. It starts no process and no thread any more, either."""
+    """For a worker that has opened all it needs, except its access log.
+
+    It can start no process and no thread after this.
+    """
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    # The filter costs 1 % of a small request, so only where it keeps us from something.
+    # The filter costs 1 % of a small request, so it is used only where it is needed.
     if _shares_user_with(os.getppid()):
         _keep_to_self("worker")
     _restrict(
-        "worker", CHANGE | Files.EXECUTE, [Rule(place, _APPEND) for place in log_places(access_log)]
+        "worker", CHANGE | Files.EXECUTE, [Rule(path, _APPEND) for path in log_paths(access_log)]
     )
 
 
 def confine_checker(directory_fd: int) -> None:
-    """For the checker, before it has threads: a thread that runs already would stay free."""
+    """For the checker, before it starts threads: running threads are not restricted."""
     rules = [
         Rule(directory_fd, _OWN_DIRECTORY),
-        *_readable(python_places()),
-        *_readable(resolver_places()),
+        *_readable(python_paths()),
+        *_readable(resolver_paths()),
     ]
     _keep_to_self("checker")
     _restrict("checker", ALL, [*rules, Rule(Path("/dev/null"), Files.READ_FILE | Files.WRITE_FILE)])
 
 
 def confine_admin(health_fd: int) -> None:
-    """For the admin process; its sockets are open already. `health_fd` is the checker's directory, -1 for none."""
-    rules = list(_readable(python_places()))
+    """For the admin process, whose sockets are open. `health_fd`: the checker's directory or -1."""
+    rules = list(_readable(python_paths()))
     if health_fd >= 0:
         rules.append(Rule(health_fd, READ))
     _keep_to_self("admin process")
@@ -132,32 +135,39 @@ def confine_admin(health_fd: int) -> None:
 
 
 def describe(access_log: str) -> str:
-    """For the log: what is in force on this machine."""
+    """One line for the log: which restrictions are in force on this machine."""
     known = landlock.version()
-    alone = seccomp.is_available()
+    has_seccomp = seccomp.is_available()
     if not known:
-        return (
-            "Landlock is not in force: this kernel does not have it (Linux 5.13, in the list lsm=), or a system call filter "
-            "forbids it; workers, checker and admin process may read and write whatever their user may"
-            + (
-                "; by seccomp none of them sends a signal to others, or sets limits of others"
-                if alone
-                else ""
-            )
+        text = (
+            "Landlock is not in force: this kernel lacks it (it needs Linux 5.13, with landlock"
+            " in the lsm= list), or a system call filter forbids it; workers, checker and admin"
+            " process may read and write everything that their user may"
         )
-    places = log_places(access_log)
-    written = f"only {', '.join(map(str, places))}" if places else "no file"
-    return (
-        f"Landlock {known} is in force: workers execute nothing and write {written}; the checker reads what Python and name "
-        "resolution need and writes its own directory; the admin process reads only what Python needs and what the checker found"
-        + (", and has no use of the network but to answer" if known >= 4 else "")
-        + ("; none of them sends a signal to others" if known >= 6 or alone else "")
-        + (", or sets limits of others (seccomp)" if alone else "")
+        if has_seccomp:
+            text += "; seccomp forbids them to signal other processes or to set their limits"
+        return text
+    paths = log_paths(access_log)
+    written = f"only {', '.join(map(str, paths))}" if paths else "no file"
+    text = (
+        f"Landlock {known} is in force: workers execute nothing and write {written};"
+        " the checker reads what Python and name resolution need, and writes its own directory;"
+        " the admin process reads only what Python needs and what the checker found"
     )
+    if known >= 4:
+        text += ", and opens no TCP connection"
+    if known >= 6 or has_seccomp:
+        text += "; none of them can signal other processes"
+    if has_seccomp:
+        text += ", or set their limits (seccomp)"
+    return text
 
 
-def log_places(access_log: str) -> list[Path]:
-    """Where an access log is written: its directory, the part before the first strftime field, and where links lead."""
+def log_paths(access_log: str) -> list[Path]:
+    """The directories in which an access log is written.
+
+    With strftime fields it is the directory before the first field. A link's target counts too.
+    """
     if access_log in ("", "-"):
         return []
     path = Path(access_log)
@@ -176,10 +186,10 @@ def log_places(access_log: str) -> list[Path]:
     return found
 
 
-def python_places() -> Iterator[Path]:
-    """Where this interpreter, its libraries and our own package are read from, also long after the start.
+def python_paths() -> Iterator[Path]:
+    """The paths of this interpreter, its libraries and the relay package.
 
-    Late imports, tracebacks and templates read there.
+    Late imports, tracebacks and templates read them long after the start.
     """
     prefixes = {
         Path(prefix).resolve()
@@ -188,37 +198,43 @@ def python_places() -> Iterator[Path]:
     yield Path(__file__).resolve().parents[1]
     yield from (prefix / name for prefix in prefixes for name in ("lib", "lib64"))
     yield from (
-        Path(place)
+        Path(path)
         for name in ("stdlib", "platstdlib", "purelib", "platlib")
-        if (place := sysconfig.get_path(name))
+        if (path := sysconfig.get_path(name))
     )
-    # A checkout or the current directory may hold anything: of those only our package is Python's.
+    # Not all of sys.path: a checkout or the current directory may hold anything.
     yield from (
         entry for entry in map(Path, sys.path) if entry.name in {"site-packages", "dist-packages"}
     )
-    yield from _imported_places()
+    yield from _imported_paths()
     yield from map(Path, _SYSTEM + _DEVICES)
 
 
-def _imported_places() -> Iterator[Path]:
-    """The packages that are imported, wherever they are: they may import more of themselves."""
+def _imported_paths() -> Iterator[Path]:
+    """The packages imported so far, wherever they are: they may import submodules later."""
     for name, module in list(sys.modules.items()):
         if "." not in name:
-            for place in list(getattr(module, "__path__", ())) or [
+            for path in list(getattr(module, "__path__", ())) or [
                 getattr(module, "__file__", None)
             ]:
-                if isinstance(place, str):
-                    yield Path(place)
+                if isinstance(path, str):
+                    yield Path(path)
 
 
-def resolver_places() -> Iterator[Path]:
-    """What name resolution reads. A file is allowed as the one it is now: when another takes its name, the checker must start anew."""
+def resolver_paths() -> Iterator[Path]:
+    """What name resolution reads.
+
+    A rule holds for the file of now. If the file is replaced, the checker must start again.
+    """
     yield from RESOLVER_FILES
     yield from map(Path, _RESOLVER_DIRECTORIES)
 
 
 def resolver_identity() -> tuple[tuple[int, int], ...]:
-    """Which files name resolution reads now: another value means that a confined process does not see the new ones."""
+    """Device and inode of the files of name resolution.
+
+    If the value changes, a confined process cannot read the new files.
+    """
     found = []
     for path in RESOLVER_FILES:
         try:
@@ -231,7 +247,7 @@ def resolver_identity() -> tuple[tuple[int, int], ...]:
 
 
 def _shares_user_with(pid: int) -> bool:
-    """Whether the kernel takes us for the user of that process."""
+    """Whether the kernel would let this process signal that one."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -244,14 +260,14 @@ def _keep_to_self(name: str) -> None:
         seccomp.keep_to_self()
     except OSError as error:
         log.warning(
-            "the %s has no system call filter: %s; it may send signals to processes of its user",
+            "the %s has no system call filter: %s; it can signal processes of its user",
             name,
             error.strerror or error,
         )
 
 
-def _readable(places: Iterable[Path]) -> Iterator[Rule]:
-    return (Rule(place, READ) for place in places)
+def _readable(paths: Iterable[Path]) -> Iterator[Rule]:
+    return (Rule(path, READ) for path in paths)
 
 
 def _restrict(name: str, forbidden: Files, allowed: Iterable[Rule], *, ports: bool = False) -> None:
@@ -259,7 +275,8 @@ def _restrict(name: str, forbidden: Files, allowed: Iterable[Rule], *, ports: bo
         landlock.restrict(forbidden, allowed, ports=ports)
     except OSError as error:
         log.warning(
-            "the %s is not confined by Landlock: %s; it may read and write whatever its user may",
+            "the %s is not confined by Landlock: %s;"
+            " it may read and write everything that its user may",
             name,
             error.strerror or error,
         )

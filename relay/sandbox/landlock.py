@@ -1,15 +1,15 @@
 """Landlock (Linux 5.13): a process gives up rights for good, for itself and its children.
 
-The system calls are made directly, as the C library has none. What a kernel does not know
-yet is left out, so on an older one less is forbidden; `version` says what it knows.
+The C library has no wrappers, so the system calls are made directly. Rights that a kernel does
+not know are left out, so an older kernel forbids less. `version` tells which it knows:
 
     1  files   2  rename to other directories   3  truncate   4  TCP ports
     5  ioctl of devices   6  signals and abstract unix sockets
 
-Opened files stay open: a right is needed to open, not to read or write. Forbidding
-anything at all also forbids to trace processes outside.
+Files that are already open stay usable: rights are checked at open. Any ruleset also forbids
+tracing processes outside.
 
-Never: fails because a file to be allowed is not there.
+Never: fails because a file that it should allow does not exist.
 """
 
 from __future__ import annotations
@@ -57,38 +57,36 @@ class Files(IntFlag):
 READ = Files.READ_FILE | Files.READ_DIR
 ALL = Files((1 << 16) - 1)
 CHANGE = ALL & ~READ & ~Files.EXECUTE
-# What a rule about a file, not a directory, may have.
+# Rights that a rule for a file, not a directory, may contain.
 _OF_A_FILE = Files.EXECUTE | Files.WRITE_FILE | Files.READ_FILE | Files.TRUNCATE | Files.IOCTL_DEV
 _TCP_BIND, _TCP_CONNECT = 1, 2
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1, 2
-_FILES_KNOWN = ((5, 16), (3, 15), (2, 14), (1, 13))  # from this version on, so many of the rights
+# Landlock version, and the number of rights in `Files` that it knows.
+_FILES_KNOWN = ((5, 16), (3, 15), (2, 14), (1, 13))
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """These rights at a path and everything below it. An open directory may be given instead of a path."""
+    """These rights for a path and everything below it. `at` may also be an open directory."""
 
     at: Path | int
     rights: Files
 
 
 def version() -> int:
-    """What this kernel knows of Landlock, 0 for nothing, also when a system call filter forbids it."""
-    return max(
-        0,
-        int(
-            _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
-        ),
-    )
+    """The kernel's version of Landlock; 0 if it has none or a system call filter forbids it."""
+    flags = ctypes.c_uint32(_VERSION_FLAG)
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), flags)))
 
 
 def restrict(
     forbidden: Files, allowed: Iterable[Rule], *, ports: bool = False, known: int | None = None
 ) -> int:
-    """Forbid these rights but for what the rules allow, signals to processes outside, and with `ports` to bind or connect TCP sockets.
+    """Forbid the rights in `forbidden`, except where a rule allows them.
 
-    Returns the version in force, 0 when there is no Landlock. `known` is less than the kernel
-    knows in tests only. Raises OSError, when nothing was forbidden.
+    Also forbids signals to processes outside and, with `ports`, to bind or connect TCP sockets.
+    Returns the version in force, 0 without Landlock. Tests lower `known` to simulate an older
+    kernel. Raises OSError; then nothing is forbidden.
     """
     known = version() if known is None else min(known, version())
     if known == 0:
@@ -114,7 +112,7 @@ def _files_known(known: int) -> Files:
 def _ruleset(
     handled: Files, known: int, *, ports: bool
 ) -> tuple[ctypes.Array[ctypes.c_char], ctypes.c_size_t]:
-    """The struct landlock_ruleset_attr, which has grown with the versions."""
+    """The struct landlock_ruleset_attr, which newer versions have extended."""
     fields = [int(handled)]
     if known >= 4:
         fields.append(_TCP_BIND | _TCP_CONNECT if ports else 0)
@@ -130,7 +128,7 @@ def _add(ruleset_fd: int, rule: Rule, handled: Files) -> None:
             try:
                 parent_fd = os.open(rule.at, os.O_PATH | os.O_CLOEXEC)
             except OSError:
-                return  # what cannot be reached needs no permission
+                return  # a path that cannot be opened needs no rule
             stack.callback(os.close, parent_fd)
         else:
             parent_fd = rule.at
@@ -138,9 +136,8 @@ def _add(ruleset_fd: int, rule: Rule, handled: Files) -> None:
         for wanted in (rights, rights & _OF_A_FILE):
             if not wanted:
                 return
-            beneath = struct.pack(
-                "=Qi", int(wanted), parent_fd
-            )  # struct landlock_path_beneath_attr, which is packed
+            # struct landlock_path_beneath_attr, which has no padding
+            beneath = struct.pack("=Qi", int(wanted), parent_fd)
             buffer = ctypes.create_string_buffer(beneath, len(beneath))
             done = _libc.syscall(
                 _ADD_RULE,
@@ -150,10 +147,9 @@ def _add(ruleset_fd: int, rule: Rule, handled: Files) -> None:
                 ctypes.c_uint32(0),
             )
             if done == 0 or ctypes.get_errno() != errno.EINVAL:
-                break  # EINVAL: it is a file, and the rights are those of a directory
-        if (
-            done != 0 and ctypes.get_errno() != errno.EBADFD
-        ):  # EBADFD: a file of /proc, of a pipe: Landlock does not judge those
+                break  # EINVAL: a file, but some of the rights are only for directories
+        # EBADFD: a file that Landlock does not restrict, such as a pipe or one in /proc.
+        if done != 0 and ctypes.get_errno() != errno.EBADFD:
             _checked(done)
 
 

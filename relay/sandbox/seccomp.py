@@ -1,12 +1,12 @@
-"""seccomp: a process makes some system calls about itself only, for good.
+"""seccomp: forbids system calls that act on another process, for good.
 
-Landlock does not judge these: a process may set the limits, the CPUs and the priority of
-every process of its user. A limit of CPU time set to zero ends that process. On kernels
-whose Landlock does not know signals, a signal ends it too.
+Landlock does not cover them: a process may set the limits, CPUs and priority of every process
+of its user. A CPU time limit of zero ends the other process. A signal ends it too, on kernels
+whose Landlock does not know signals.
 
-A filter costs 23 ns per system call (Linux 6.18, Xeon), as the filter of a systemd unit does.
+A filter costs 23 ns per system call (Linux 6.18, Xeon), like the filter of a systemd unit.
 
-Never: forbids what a process does to itself, but for executing a program.
+Never: forbids a call that acts on the process itself, except executing a program.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 _SET_MODE_FILTER = 1
 _SPEC_ALLOW = 4  # without it, kernels before 5.16 slow down every branch of the process
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
-# BPF: instructions, and where struct seccomp_data has its fields.
+# BPF instructions, and the offsets of the fields of struct seccomp_data.
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_AT = 0, 4, 16
-_X32_CALLS = 0x40000000  # from this number on, another table of x86-64
+_X32_CALLS = 0x40000000  # x86-64: numbers from here on are of the x32 table
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -38,10 +38,13 @@ class _Calls:
 
     architecture: int
     seccomp: int
-    signals: tuple[int, ...]  # kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo: to ourselves
-    settings: tuple[int, ...]  # prlimit64, sched_set*: of ourselves, which 0 stands for too
-    never: tuple[int, ...]  # tkill, pidfd_send_signal, setpriority, ioprio_set, ptrace,
-    # process_vm_readv, process_vm_writev, pidfd_getfd, execve, execveat
+    # Allowed only with this process's own pid: kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo.
+    signals: tuple[int, ...]
+    # Allowed only with this process's own pid or 0, which means the same: prlimit64, sched_set*.
+    settings: tuple[int, ...]
+    # Never allowed: tkill, pidfd_send_signal, setpriority, ioprio_set, ptrace,
+    # process_vm_readv, process_vm_writev, pidfd_getfd, execve, execveat.
+    never: tuple[int, ...]
 
 
 _KNOWN = {
@@ -69,19 +72,19 @@ class _Program(ctypes.Structure):
 
 
 def is_available() -> bool:
-    """Whether this kernel takes filters, and we know its system calls."""
+    """Whether this kernel supports filters, and its system call numbers are known here."""
     if _calls() is None:
         return False
-    # Without a program it refuses the address, if it knows what is wanted.
+    # The program is missing: a kernel with support answers EFAULT.
     _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, None, 0, 0)
     return ctypes.get_errno() in {errno.EFAULT, errno.EACCES}
 
 
 def keep_to_self() -> bool:
-    """From now on, also for threads and children that come: no signal to another process, no
-    setting of another process, no program executed. False where that is not available.
+    """Forbid signals to other processes, settings of other processes, and exec.
 
-    Raises OSError when the kernel refuses; then nothing was forbidden.
+    It also holds for later threads and children. Returns False if filters are not available.
+    Raises OSError when the kernel refuses; then nothing is forbidden.
     """
     calls = _calls()
     if calls is None or not is_available():
@@ -93,19 +96,23 @@ def keep_to_self() -> bool:
     mode = ctypes.c_uint(_SET_MODE_FILTER)
     if _libc.syscall(calls.seccomp, mode, ctypes.c_uint(_SPEC_ALLOW), ctypes.byref(program)) == 0:
         return True
-    # Forbidden by another filter, or an old kernel that does not know the flag.
+    # Another filter forbids this call, or an old kernel does not know the flag.
     if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
         raise _error()
     return True
 
 
 def _calls() -> _Calls | None:
-    # A Python of 32 bits on a kernel of 64 makes other calls than the kernel's.
+    # A 32-bit Python on a 64-bit kernel uses other system call numbers.
     return _KNOWN.get(platform.machine()) if sys.maxsize > 1 << 32 else None
 
 
 def _program(calls: _Calls, pid: int) -> bytes:
-    """Refuses calls of another architecture, `never`, and the others about another process."""
+    """The filter as BPF code.
+
+    It refuses calls of another architecture, those in `never`, and those in `signals` and
+    `settings` that name another process.
+    """
     refuse, allow = "refuse", "allow"
     steps: list[tuple[int, int, str, str]] = [
         (_LOAD, _ARCHITECTURE_AT, "", ""),
@@ -117,9 +124,9 @@ def _program(calls: _Calls, pid: int) -> bytes:
         *((_IF_EQUAL, number, "signals", "") for number in calls.signals),
         (_RETURN, _ALLOW, "", ""),
     ]
-    places = {"settings": len(steps), "signals": len(steps) + 3}
+    labels = {"settings": len(steps), "signals": len(steps) + 3}
     steps += [
-        # A process id has 32 bits: the kernel does not look at the others of the argument.
+        # The kernel uses only the lower 32 bits of a process id.
         (_LOAD, _ARGUMENT_AT, "", ""),
         (_IF_EQUAL, 0, allow, ""),
         (_IF_EQUAL, pid, allow, refuse),
@@ -128,13 +135,13 @@ def _program(calls: _Calls, pid: int) -> bytes:
         (_RETURN, _ALLOW, "", ""),
         (_RETURN, _REFUSE, "", ""),
     ]
-    places |= {allow: len(steps) - 2, refuse: len(steps) - 1}
+    labels |= {allow: len(steps) - 2, refuse: len(steps) - 1}
 
-    def away(name: str, here: int) -> int:
-        return places[name] - here - 1 if name else 0
+    def distance(name: str, here: int) -> int:
+        return labels[name] - here - 1 if name else 0
 
     return b"".join(
-        struct.pack("=HBBI", code, away(yes, here), away(no, here), value)
+        struct.pack("=HBBI", code, distance(yes, here), distance(no, here), value)
         for here, (code, value, yes, no) in enumerate(steps)
     )
 

@@ -1,9 +1,10 @@
-"""Files of the configuration that another user could change, or read although they are secret.
+"""Warns about files of the configuration that another user could change, or read secrets from.
 
-A CA that somebody else can replace lets in whom they like, and a configuration names files
-that root opens. None of this is refused: who may do what is the operator's decision.
+A user who can replace a CA file decides which clients are admitted. A user who can replace the
+configuration chooses files that root opens. This is a warning, not an error: the operator may
+trust that user.
 
-Never: opens a file, or raises for one that cannot be looked at.
+Never: opens a file, or raises an error for a file that cannot be examined.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from pathlib import Path
 
 from relay.config.key_path import pool_path
 from relay.config.model import Config
-from relay.supervisor.path_ownership import Doubt, doubt_of
+from relay.supervisor.path_ownership import WeakStep, find_weak_step
 from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.findings import Finding, Level
 
 
 def check_owners(config: Config) -> list[Finding]:
-    """One warning for every such step on the way to files, however many files lie behind it."""
-    behind: dict[Doubt, dict[Path, list[str]]] = {}
+    """One warning for each weak step, such as a directory, however many files it leads to."""
+    behind: dict[WeakStep, dict[Path, list[str]]] = {}
     for where, file in _files_of(config):
-        with contextlib.suppress(OSError):  # what cannot be reached is told where it is read
-            if doubt := doubt_of(file):
-                behind.setdefault(doubt, {}).setdefault(file, []).append(where)
+        with contextlib.suppress(OSError):  # reading the file reports this error
+            if weak := find_weak_step(file):
+                behind.setdefault(weak, {}).setdefault(file, []).append(where)
     found = []
-    for doubt, files in behind.items():
+    for weak, files in behind.items():
         file, wheres = next(iter(files.items()))
-        more = (
-            f" (so can {len(files) - 1} more files of the configuration)" if len(files) > 1 else ""
-        )
-        what = f"can be changed by another user: {doubt}{more}"
-        places = ", ".join(dict.fromkeys(wheres))
-        found.append(Finding(Level.WARNING, str(file), "", what, doubt.remedy, places))
-    if (hashed := config.admin.password_file) is not None and _all_may_read(hashed):
+        others = len(files) - 1
+        more = f" (also {others} more files of the configuration)" if others else ""
+        what = f"can be changed by another user: {weak}{more}"
+        paths = ", ".join(dict.fromkeys(wheres))
+        found.append(Finding(Level.WARNING, str(file), "", what, weak.remedy, paths))
+    password = config.admin.password_file
+    if password is not None and _everyone_may_read(password):
         what = "every user of this machine can read this password or its hash"
         found.append(
-            Finding(Level.WARNING, str(hashed), "", what, f"chmod o-r {hashed}", _PASSWORD)
+            Finding(Level.WARNING, str(password), "", what, f"chmod o-r {password}", _PASSWORD)
         )
     return found
 
@@ -61,7 +62,7 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
             yield f"{pool_path(name)}.cookie_secret_file", pool.cookie_secret_file
 
 
-def _all_may_read(file: Path) -> bool:
+def _everyone_may_read(file: Path) -> bool:
     with contextlib.suppress(OSError):
         return bool(file.stat().st_mode & stat.S_IROTH)
     return False

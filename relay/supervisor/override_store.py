@@ -1,8 +1,9 @@
-"""Operators' overrides: kept in state_dir/overrides.json, written to the scoreboard for the workers, undone when their time is over.
+"""Operators' overrides of backends: stored in a file, published to the workers, expired.
 
-An override of a backend that the configuration does not have (any more) is kept, has no effect, and is said to be so.
+The file is state_dir/overrides.json. Workers read overrides from the scoreboard. An override of
+a backend that the configuration does not have is kept without effect, and reported.
 
-Never: picks a backend, or waits for anybody.
+Never: picks a backend, or waits.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ log = logging.getLogger(__name__)
 
 
 class OverrideStore:
-    """All overrides of one relay; the only writer of their cells. `on_change` is called when readers should be told."""
+    """All overrides of one relay, and the only writer of their cells.
+
+    Calls `on_change` after each change, so that the admin process learns of it.
+    """
 
     def __init__(
         self,
@@ -70,77 +74,63 @@ class OverrideStore:
         self._state_dir = state_dir
         self._scoreboards = scoreboards
         self._on_change = on_change
-        self._members: dict[BackendKey, Mode] = {}
+        self._backends: dict[BackendKey, Mode] = {}
         self._overrides = _load(state_dir / FILE)
         self._stale = False
         self.use(config)
 
-    # What the supervisor's loop does.
+    # Called by the supervisor's loop.
 
     def use(self, config: Config) -> None:
-        """Another configuration holds: say which overrides have an effect in it."""
-        self._members = {
+        """Use another configuration, and log which overrides have an effect in it."""
+        self._backends = {
             (name, one.route): Mode.STANDBY if one.standby else Mode.ENABLED
             for name, pool in config.pool.items()
             for one in pool.backend
         }
         self.write_cells()
-        for member, override in sorted(self._overrides.items()):
-            if member in self._members:
-                log.warning(
-                    "backend %s is overridden: %s",
-                    "/".join(member),
-                    _words(override),
-                    extra={"pool": member[0], "backend": member[1]},
-                )
+        for key, override in sorted(self._overrides.items()):
+            name = "/".join(key)
+            if key in self._backends:
+                extra = {"pool": key[0], "backend": key[1]}
+                log.warning("backend %s is overridden: %s", name, _describe(override), extra=extra)
             else:
                 log.warning(
-                    "backend %s is overridden (%s), but the configuration has no such backend; this is kept until it is cleared",
-                    "/".join(member),
-                    _words(override),
+                    "backend %s is overridden (%s), but the configuration has no such backend;"
+                    " remove the override with: relay backend clear %s",
+                    name,
+                    _describe(override),
+                    name,
                 )
 
     def write_cells(self) -> None:
-        """Bring the scoreboard up to date, whatever is there; also for backends of a configuration that is about to hold."""
-        codes = {member: _codes(override) for member, override in self._overrides.items()}
+        """Write all cells of the scoreboard, also those of a generation that starts now."""
+        codes = {key: _codes(override) for key, override in self._overrides.items()}
         for states in self._scoreboards.states():
-            states.fill(BACKEND.name, _MODE, {member: mode for member, (mode, _) in codes.items()})
-            states.fill(
-                BACKEND.name, _WEIGHT, {member: weight for member, (_, weight) in codes.items()}
-            )
-        self._tell_workers()
+            states.fill(BACKEND.name, _MODE, {key: mode for key, (mode, _) in codes.items()})
+            states.fill(BACKEND.name, _WEIGHT, {key: weight for key, (_, weight) in codes.items()})
+        self._notify_workers()
 
     def step(self, now_at: float) -> None:
-        """Undo what has come to its end. `now_at` is Unix time: an end is kept across restarts."""
+        """Undo expired overrides. `now_at` is Unix time, as an expiry survives a restart."""
         changed = False
-        for member, override in list(self._overrides.items()):
+        for key, override in list(self._overrides.items()):
             settled = settle(override, now_at)
             if settled != override:
                 changed = True
-                self._keep(member, settled)
-                was = _words(
-                    Override(
-                        *(
-                            old if old != new else None
-                            for old, new in (
-                                (override.mode, settled.mode),
-                                (override.weight, settled.weight),
-                            )
-                        )
-                    )
-                )
+                self._set(key, settled)
                 log.warning(
-                    "backend %s: the time of this override is over: %s; now %s",
-                    "/".join(member),
-                    was,
-                    _words(settled),
-                    extra={"pool": member[0], "backend": member[1]},
+                    "backend %s: an override has expired: %s; now %s",
+                    "/".join(key),
+                    _describe(_removed(override, settled)),
+                    _describe(settled),
+                    extra={"pool": key[0], "backend": key[1]},
                 )
         if changed:
-            self._tell_everybody()
+            self._publish()
 
     def restore(self) -> bool:
-        """Write the file again when it is gone, or could not be written. Raises OSError."""
+        """Write the file if it is missing or out of date. Raises OSError."""
         if not self._stale and (not self._overrides or (self._state_dir / FILE).exists()):
             return False
         self._save()
@@ -152,43 +142,50 @@ class OverrideStore:
         replace_file(self._state_dir / FILE, text, 0o600)
         self._stale = False
 
-    def _write(self, member: BackendKey) -> None:
-        mode, weight = _codes(self._overrides.get(member, Override()))
+    def _write(self, key: BackendKey) -> None:
+        mode, weight = _codes(self._overrides.get(key, Override()))
         for states in self._scoreboards.states():
-            base = states.base(BACKEND.name, member)
-            if base is not None:  # some generation has it
+            base = states.base(BACKEND.name, key)
+            if base is not None:  # this generation has the backend
                 states.cells[base + _MODE], states.cells[base + _WEIGHT] = mode, weight
 
-    def _tell_workers(self) -> None:
+    def _notify_workers(self) -> None:
         for states in self._scoreboards.states():
             base = states.base(RELAY.name, ())
             if base is not None:
                 bump(states.cells, base + _VERSION)
 
-    def _keep(self, member: BackendKey, override: Override) -> None:
+    def _set(self, key: BackendKey, override: Override) -> None:
         if override == Override():
-            self._overrides.pop(member, None)
+            self._overrides.pop(key, None)
         else:
-            self._overrides[member] = override
-        self._write(member)
+            self._overrides[key] = override
+        self._write(key)
 
-    def _tell_everybody(self) -> str:
-        """What went wrong with the file, "" when nothing did: the change holds all the same, for a disk may be full when a backend must be drained."""
-        self._tell_workers()
+    def _publish(self) -> str:
+        """Tell workers and admin process, write the file; return a warning, "" for none.
+
+        The change holds even if the file cannot be written: an operator must be able to drain
+        a backend while the disk is full.
+        """
+        self._notify_workers()
         self._on_change()
         path = self._state_dir / FILE
         try:
             self._save()
         except OSError as error:
-            what = f"{path}: cannot be written: {error.strerror or error}; the overrides hold, but a restart would forget the last change"
+            what = (
+                f"{path}: cannot be written: {error.strerror or error};"
+                " the change holds, but it would be lost at a restart"
+            )
             log.error("%s", what)
             return what
         return ""
 
-    # What operators ask.
+    # Called for operators.
 
     def facts(self) -> list[dict[str, Any]]:
-        """Every override as JSON types, for the page."""
+        """Every override as JSON types, for the admin page."""
         return render(self._overrides)
 
     def answer(self, request: dict[str, Any]) -> Reply:
@@ -199,12 +196,13 @@ class OverrideStore:
             change = parse_change(request)
         except ValueError as error:
             return _refused(str(error))
-        configured = self._members.get(change.key)
+        configured = self._backends.get(change.key)
         if configured is None and change.key not in self._overrides:
-            return _refused(_unknown(change.key, self._members))
+            return _refused(_unknown(change.key, self._backends))
         if configured is None and (change.mode not in (None, "none") or change.weight):
             return _refused(
-                f"the configuration has no backend {'/'.join(change.key)} any more; its override can only be cleared"
+                f"the configuration has no backend {'/'.join(change.key)};"
+                " its override can only be cleared"
             )
         return self._change(change, configured or Mode.ENABLED)
 
@@ -214,20 +212,20 @@ class OverrideStore:
         after = apply(settle(before, now_at), change, now_at, configured)
         warning = ""
         if after != before:
-            self._keep(change.key, after)
+            self._set(change.key, after)
             extra = {"pool": change.key[0], "backend": change.key[1], "by": change.by}
             log.warning(
                 "backend %s is changed by %s: %s",
                 "/".join(change.key),
                 change.by,
-                _words(after),
+                _describe(after),
                 extra=extra,
             )
-            warning = self._tell_everybody()
+            warning = self._publish()
         return {
             "ok": True,
             **dict(zip(("pool", "backend"), change.key, strict=True)),
-            "now": _words(after),
+            "now": _describe(after),
             **({"warning": warning} if warning else {}),
         }
 
@@ -236,28 +234,37 @@ def _refused(why: str) -> Reply:
     return {"ok": False, "code": EXIT_USAGE, "error": why}
 
 
-def _unknown(member: BackendKey, members: Iterable[BackendKey]) -> str:
-    """That there is no such backend, and which there are."""
-    pool, name = member
-    backends = [backend for each, backend in members if each == pool]
-    pools = clip_names(dict.fromkeys(each for each, _ in members))
-    nowhere = f"there is no pool {clip(pool)} either; pools: {pools}"
-    there_are = f"pool {clip(pool)} has {clip_names(backends)}" if backends else nowhere
-    return f"there is no backend {clip(pool)}/{clip(name)}: {there_are}; see: relay backend list"
+def _unknown(key: BackendKey, known: Iterable[BackendKey]) -> str:
+    """Why a request for this backend is refused, with the names that exist."""
+    pool, name = key
+    backends = [backend for each, backend in known if each == pool]
+    pools = clip_names(dict.fromkeys(each for each, _ in known))
+    exists = f"there is no pool {clip(pool)} either; pools: {pools}"
+    if backends:
+        exists = f"pool {clip(pool)} has {clip_names(backends)}"
+    return f"there is no backend {clip(pool)}/{clip(name)}: {exists}; see: relay backend list"
+
+
+def _removed(before: Override, after: Override) -> Override:
+    """The settings of `before` that `after` no longer has."""
+    return Override(
+        before.mode if before.mode != after.mode else None,
+        before.weight if before.weight != after.weight else None,
+    )
 
 
 def _codes(override: Override) -> tuple[int, int]:
-    """The values of its two cells."""
+    """The values of an override's two cells."""
     mode = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
     return mode, int(override.weight.value) if override.weight else 0
 
 
-def _words(override: Override) -> str:
-    parts = [_setting_words("", override.mode), _setting_words("weight ", override.weight)]
+def _describe(override: Override) -> str:
+    parts = [_describe_setting("", override.mode), _describe_setting("weight ", override.weight)]
     return ", ".join(filter(None, parts)) or "as configured"
 
 
-def _setting_words(what: str, setting: Setting | None) -> str:
+def _describe_setting(what: str, setting: Setting | None) -> str:
     if setting is None:
         return ""
     until = (

@@ -1,11 +1,11 @@
-"""Whether a path leads only through what this user and root control.
+"""Whether another user than root and this one could change what a path leads to.
 
-As sshd's StrictModes: a directory that another user owns or may write can be renamed, and
-what is in it replaced. A directory with the sticky bit (/tmp) may stand on the way, for there
-users can only rename what is their own, but nothing that is trusted may lie in it directly. A
-group counts as its members, so that a group with one member is that user.
+Like sshd's StrictModes: a user who owns a directory or may write to it can rename and replace
+what is in it. A directory with the sticky bit, such as /tmp, is accepted on the way, because
+users can only rename their own files in it. It is not accepted as the end of the path. A
+group counts as its members, so a group with one member is that user.
 
-Never: follows a symbolic link that another user has made; changes anything.
+Never: follows a symbolic link of another user; changes anything.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_MOST_LINKS = 40
+_MAX_LINKS = 40  # as the kernel allows
 _ROOT = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """Who else could change what a path leads to: where on the way, and what to do about it."""
+class WeakStep:
+    """A step of a path that another user could change, and what to do about it."""
 
     where: Path
     what: str
@@ -35,79 +35,80 @@ class Doubt:
         return f"{self.where} {self.what}"
 
 
-def doubt_of(path: Path) -> Doubt | None:
-    """The first step on an absolute path, to a directory or a file, that another user could change.
+def find_weak_step(path: Path) -> WeakStep | None:
+    """The first step of an absolute path that another user could change.
 
-    What does not exist yet is not looked at. Raises OSError where the way cannot be walked.
+    Steps that do not exist yet are not checked. Raises OSError when one cannot be read.
     """
     trusted = frozenset((0, os.geteuid()))
     for step in _walk(path):
         mode = step.status.st_mode
         if step.status.st_uid not in trusted:
-            return _foreign(step.place, step.status)
+            return _foreign(step.path, step.status)
         if stat.S_ISLNK(mode):
-            continue  # its mode means nothing
+            continue  # the mode of a symbolic link has no meaning
         if mode & stat.S_ISVTX and stat.S_ISDIR(mode) and not step.is_end:
             continue
-        if doubt := _writable(step.place, step.status, trusted):
-            return doubt
+        if weak := _writable(step.path, step.status, trusted):
+            return weak
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    place: Path
+    path: Path
     status: os.stat_result
     is_end: bool
 
 
 def _walk(path: Path) -> Iterator[_Step]:
-    """Every directory and every symbolic link on the way, and what stands at its end."""
+    """Every directory and symbolic link on the way, and the file or directory at its end."""
     left = list(reversed(path.parts))
     here = _ROOT
     links = 0
     while left:
         part = left.pop()
-        place = _ROOT if part == "/" else here.parent if part == ".." else here / part
+        step = _ROOT if part == "/" else here.parent if part == ".." else here / part
         try:
-            status = place.lstat()
+            status = step.lstat()
         except FileNotFoundError:
             return
         is_link = stat.S_ISLNK(status.st_mode)
-        yield _Step(place, status, is_end=not left and not is_link)
+        yield _Step(step, status, is_end=not left and not is_link)
         if not is_link:
-            here = place
+            here = step
             continue
         links += 1
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        left += reversed(place.readlink().parts)
+        left += reversed(step.readlink().parts)
 
 
-def _foreign(place: Path, status: os.stat_result) -> Doubt:
-    kind = "a symbolic link of" if stat.S_ISLNK(status.st_mode) else "owned by"
-    what = f"is {kind} {user_name(status.st_uid)}, who could put anything in its place"
-    us = user_name(os.geteuid())
-    return Doubt(place, what, f"chown {'-h ' if kind.startswith('a') else ''}{us} {place}")
+def _foreign(path: Path, status: os.stat_result) -> WeakStep:
+    is_link = stat.S_ISLNK(status.st_mode)
+    kind = "a symbolic link of" if is_link else "owned by"
+    what = f"is {kind} {_user_name(status.st_uid)}, who could replace it"
+    option = "-h " if is_link else ""
+    return WeakStep(path, what, f"chown {option}{_user_name(os.geteuid())} {path}")
 
 
-def _writable(place: Path, status: os.stat_result, trusted: frozenset[int]) -> Doubt | None:
-    remedy = f"chmod go-w {place}"
+def _writable(path: Path, status: os.stat_result, trusted: frozenset[int]) -> WeakStep | None:
+    remedy = f"chmod go-w {path}"
     if status.st_mode & stat.S_IWOTH:
-        return Doubt(place, "can be written by everybody on this machine", remedy)
+        return WeakStep(path, "can be written by every user of this machine", remedy)
     if status.st_mode & stat.S_IWGRP and (other := _other_member(status.st_gid, trusted)):
-        return Doubt(place, f"can be written by its group, to which {other} belongs", remedy)
+        return WeakStep(path, f"can be written by its group, which includes {other}", remedy)
     return None
 
 
 def _other_member(gid: int, trusted: frozenset[int]) -> str:
-    """A member of the group who is not trusted, "" when there is none."""
+    """A member of the group that is not trusted, "" when there is none."""
     if gid == 0:
         return ""
     try:
         members = list(grp.getgrgid(gid).gr_mem)
     except KeyError:
-        return "nobody knows who"
+        return "unknown users"  # a group without a name
     members += [each.pw_name for each in pwd.getpwall() if each.pw_gid == gid]
     for name in members:
         try:
@@ -119,8 +120,8 @@ def _other_member(gid: int, trusted: frozenset[int]) -> str:
     return ""
 
 
-def user_name(uid: int) -> str:
-    """The name of a user, or the number of one without a name."""
+def _user_name(uid: int) -> str:
+    """The name of a user, or its number when it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,6 +1,8 @@
-"""Who the workers run as: found out before anything is started, taken on for good right after fork.
+"""Which user the workers and the admin process run as, and how a process becomes that user.
 
-Never: lets a worker run as root because a setting was forgotten.
+The user is determined before anything starts. A child changes to it right after fork, for good.
+
+Never: lets a worker run as root because a setting is missing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user to become, with all its groups; `change` is false when we are that user already."""
+    """A user with all its groups. `change` is false if this process is that user already."""
 
     user: str
     uid: int
@@ -42,19 +44,23 @@ class Identity:
 
 
 def find_identity(settings: Relay) -> Identity:
-    """The user and group the configuration asks for, or ourselves. Raises StartupError, which begins with the key, when this process cannot become them."""
+    """The workers' user and group: as configured, or else this process's own.
+
+    Raises StartupError, which begins with the key path, if this process cannot become them.
+    """
     own_uid = os.geteuid()
     if not settings.user and own_uid == 0:
         raise StartupError(
             "relay.user: is missing, and the relay is started as root",
-            'set user = "relay" (useradd --system relay), or user = "root" to run the workers as root on purpose',
+            'set user = "relay" (useradd --system relay),'
+            ' or user = "root" to run the workers as root on purpose',
         )
     try:
         entry = pwd.getpwnam(settings.user) if settings.user else None
     except KeyError:
         raise StartupError(
             f'relay.user: this system has no user "{settings.user}"',
-            f"create it (useradd --system {settings.user}), or name another",
+            f"create it (useradd --system {settings.user}), or name another user",
         ) from None
     try:
         group = grp.getgrnam(settings.group) if settings.group else None
@@ -64,30 +70,10 @@ def find_identity(settings: Relay) -> Identity:
             f"create it (groupadd --system {settings.group}), or leave group out",
         ) from None
     _check_admin_user(settings, own_uid)
-    uid = entry.pw_uid if entry else own_uid
     if own_uid != 0:
-        if uid != own_uid:
-            raise StartupError(
-                f'relay.user: "{settings.user}" is not the user that starts the relay, which has user id {own_uid}',
-                "start it as root or as that user, or leave user out",
-            )
-        if (
-            group is not None
-            and group.gr_gid != os.getegid()
-            and group.gr_gid not in os.getgroups()
-        ):
-            raise StartupError(
-                f'relay.group: the user that starts the relay is not in "{settings.group}"',
-                "start it as root, or leave group out",
-            )
-        return Identity(
-            entry.pw_name if entry else "",
-            own_uid,
-            os.getegid(),
-            tuple(os.getgroups()),
-            change=False,
-        )
+        return _own_identity(settings, entry, group)
     assert entry is not None  # noqa: S101  root without a user was refused above
+    uid = entry.pw_uid
     gid = group.gr_gid if group else entry.pw_gid
     return Identity(
         entry.pw_name,
@@ -96,6 +82,26 @@ def find_identity(settings: Relay) -> Identity:
         tuple(os.getgrouplist(entry.pw_name, gid)),
         change=uid != 0 or gid != os.getegid(),
     )
+
+
+def _own_identity(
+    settings: Relay, entry: pwd.struct_passwd | None, group: grp.struct_group | None
+) -> Identity:
+    """The user of this process, which is not root. Raises StartupError for any other."""
+    own_uid = os.geteuid()
+    if entry is not None and entry.pw_uid != own_uid:
+        raise StartupError(
+            f'relay.user: "{settings.user}" is not the user that starts the relay,'
+            f" which has user id {own_uid}",
+            "start it as root or as that user, or leave user out",
+        )
+    if group is not None and group.gr_gid not in {os.getegid(), *os.getgroups()}:
+        raise StartupError(
+            f'relay.group: the user that starts the relay is not in "{settings.group}"',
+            "start it as root, or leave group out",
+        )
+    name = entry.pw_name if entry else ""
+    return Identity(name, own_uid, os.getegid(), tuple(os.getgroups()), change=False)
 
 
 def _check_admin_user(settings: Relay, own_uid: int) -> None:
@@ -116,9 +122,9 @@ def _check_admin_user(settings: Relay, own_uid: int) -> None:
 
 
 def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
-    """Who the admin process is to be: as root a user of its own, who owns nothing, else ourselves.
+    """The admin process's user. After a start as root it has one of its own, if possible.
 
-    The workers' user when no other one can run this Python.
+    It is the workers' user if no other user can run this Python.
     """
     if os.geteuid() != 0:
         return workers
@@ -131,18 +137,19 @@ def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
         found = Identity(
             name, entry.pw_uid, entry.pw_gid, (entry.pw_gid,), change=entry.pw_uid != 0
         )
-        if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and _can_run_us(found)):
+        if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and _can_run_python(found)):
             return found
     log.warning(
-        "the admin process has the workers' user, as none of %s can run %s and read its libraries; let everybody read them, or name a user that can in relay.admin_user",
+        "the admin process has the workers' user, as none of %s can run %s and read its libraries;"
+        " make them readable for all users, or name a user that can in relay.admin_user",
         ", ".join(ADMIN_USERS),
         sys.executable,
     )
     return workers
 
 
-def _can_run_us(identity: Identity) -> bool:
-    """Whether that user can start this Python, and read what the admin process imports."""
+def _can_run_python(identity: Identity) -> bool:
+    """Whether this user can run this Python, and read what the admin process imports."""
     files = [os.__file__, __file__]
     for name in ("uvicorn", "httptools", "jinja2"):
         spec = importlib.util.find_spec(name)
@@ -156,7 +163,7 @@ def _can_run_us(identity: Identity) -> bool:
 
 @contextmanager
 def acting_as(identity: Identity) -> Iterator[None]:
-    """For a moment with the rights of the workers' user: to find out beforehand what it will not be allowed to do."""
+    """Have the rights of another user for a moment, to check what that user may do."""
     if not identity.change:
         yield
         return
@@ -174,7 +181,10 @@ def acting_as(identity: Identity) -> Iterator[None]:
 
 
 def become(identity: Identity) -> None:
-    """Take on the identity for good and give up everything that could undo it. Raises OSError; then the process must end."""
+    """Become this user for good, and give up every right that could undo it.
+
+    Raises OSError; then the process must end.
+    """
     if identity.change:
         os.setgroups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
@@ -193,7 +203,8 @@ def become(identity: Identity) -> None:
 
 
 def _drop_capabilities() -> None:
-    # systemd gives us CAP_NET_BIND_SERVICE as an ambient capability, which survives fork; only the supervisor binds.
+    # The systemd unit gives CAP_NET_BIND_SERVICE as an ambient capability, which children
+    # inherit. Only the supervisor needs it.
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     if _libc.capset(header, nothing) != 0:
@@ -201,12 +212,12 @@ def _drop_capabilities() -> None:
 
 
 def name_process(name: str) -> None:
-    """What `ps -o comm` and `top` show; at most 15 bytes."""
+    """Set the name that `ps -o comm` and `top` show, at most 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process when its parent ends, also when that has happened already."""
+    """End this process when its parent ends, and at once if it has ended already."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)

@@ -1,6 +1,6 @@
-"""The state directory: its lock, so that it has one supervisor, and `endpoints.json` for scripts.
+"""The state directory: its lock, which allows one supervisor, and `endpoints.json` for scripts.
 
-Never: trusts what an earlier supervisor left there.
+Never: trusts a file that an earlier supervisor has left there.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from typing import Any
 from relay.errors import StartupError
 from relay.files import check_creation
 from relay.supervisor.control_client import control_path
-from relay.supervisor.path_ownership import doubt_of
+from relay.supervisor.path_ownership import find_weak_step
 from relay.supervisor.unix_sockets import check_unix, refuse_long_path
 
 _LOCK = "relay.pid"
 
 
 class StateDir:
-    """One supervisor's hold on its state directory. Created with mode 0755, so that scripts of other users can read endpoints.json."""
+    """A state directory that this supervisor has locked.
+
+    It is created with mode 0755, so that scripts of other users can read endpoints.json.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._endpoints = path / "endpoints.json"
-        self._wanted = ""  # what is to be in it, "" while we do not accept
+        self._wanted = ""  # the text of endpoints.json, "" while the relay does not accept
         self._stale = False
         try:
             _refuse_foreign(path)
             _make(path)
-            _refuse_foreign(path)  # nobody has been faster
+            _refuse_foreign(path)  # another user may have created it in the meantime
             self._lock = _open_lock(path / _LOCK, os.O_CREAT)
         except OSError as error:
             raise _unusable(path, error) from None
@@ -42,18 +45,19 @@ class StateDir:
         except OSError:
             holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
             os.close(self._lock)
+            other = f"another relay (pid {holder})" if holder else "another relay"
             raise StartupError(
-                f"{path}: another relay{f' (pid {holder})' if holder else ''} runs with this state directory",
+                f"{path}: {other} runs with this state directory",
                 "stop it (relay stop), or choose another relay.state_dir",
             ) from None
-        _sign(self._lock)
+        _write_pid(self._lock)
         self._directory = _identity(path)
         self.remove_endpoints()
 
     def restore(self) -> bool:
-        """Make the directory and our lock again where they are gone; whether they were.
+        """Create the directory and the lock again if they are missing; return whether they were.
 
-        Raises OSError, and StartupError when they are another's now.
+        Raises OSError, and StartupError when another user or another relay has them now.
         """
         lock = self.path / _LOCK
         if self.ours:
@@ -64,7 +68,8 @@ class StateDir:
             not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o002
         ):
             raise StartupError(
-                f"{self.path} is another user's now", "remove it, and see what made it"
+                f"{self.path} belongs to another user now",
+                "remove it, and find out what created it",
             )
         fresh = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
@@ -72,22 +77,22 @@ class StateDir:
         except OSError:
             os.close(fresh)
             raise StartupError(
-                "another relay has taken it", "stop one of the two by its pid"
+                "another relay uses it now", "stop one of the two relays by its pid"
             ) from None
         os.close(self._lock)
         self._lock, self._directory = fresh, _identity(self.path)
-        _sign(fresh)
+        _write_pid(fresh)
         return True
 
     def restore_endpoints(self) -> bool:
-        """Write endpoints.json again when it is gone, or could not be written. Raises OSError."""
+        """Write endpoints.json if it is missing or out of date. Raises OSError."""
         if not self._wanted or (not self._stale and self._endpoints.exists()):
             return False
         self._write()
         return True
 
     def write_endpoints(self, endpoints: dict[str, Any]) -> None:
-        """Replace endpoints.json in one step: a reader sees the old or the new one. Raises OSError."""
+        """Replace endpoints.json; a reader sees the old or the new one. Raises OSError."""
         self._wanted = json.dumps(endpoints) + "\n"
         self._write()
 
@@ -98,28 +103,31 @@ class StateDir:
 
     @property
     def ours(self) -> bool:
-        """Whether the directory of this name is still the one we hold, and no other relay's."""
+        """Whether the lock file at this path is still the one that this supervisor holds."""
         there = _identity(self.path / _LOCK)
         return there is not None and there == _identity(self._lock)
 
     def remove(self, file: Path) -> None:
-        """Remove a file of ours, if it still is."""
+        """Remove a file, unless the directory belongs to another relay now."""
         if self.ours:
             with contextlib.suppress(OSError):
                 file.unlink()
 
     def remove_endpoints(self) -> None:
-        """We do not accept (any more)."""
+        """Remove endpoints.json: the relay does not accept."""
         self._wanted = ""
         with contextlib.suppress(OSError):
             self._endpoints.unlink()
 
     def close_files(self) -> None:
-        """Let go of the lock's descriptor: in a child, so that a successor can start while old workers still drain."""
+        """Close the lock: in a child, so that a new relay can start while old workers drain."""
         os.close(self._lock)
 
     def close(self) -> None:
-        """Give the directory up; the lock file stays, for removing it would race with the next supervisor."""
+        """Release the directory.
+
+        The lock file stays: removing it would race with the next supervisor.
+        """
         if self.ours:
             self.remove_endpoints()
         with contextlib.suppress(OSError):
@@ -128,7 +136,7 @@ class StateDir:
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:
-    """What a file is, whatever it is called; None when it is not there."""
+    """Device and inode of a file, None when it does not exist."""
     try:
         found = os.fstat(file) if isinstance(file, int) else file.stat()
     except OSError:
@@ -136,15 +144,15 @@ def _identity(file: Path | int) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _sign(lock: int) -> None:
-    """Say in the lock file who has it: for messages, so a full disk is no reason not to start."""
+def _write_pid(lock: int) -> None:
+    """Write the pid into the lock file. It is only for messages, so a full disk is no error."""
     with contextlib.suppress(OSError):
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
 
 
 def check_state_dir(path: Path) -> None:
-    """Whether a relay could make the directory its own and listen in it; nothing is made and nothing changed. Raises StartupError."""
+    """Raise the StartupError that a start with this directory would meet. Changes nothing."""
     socket_path = control_path(path)
     refuse_long_path("relay.state_dir", socket_path)
     try:
@@ -152,7 +160,7 @@ def check_state_dir(path: Path) -> None:
         _refuse_foreign(path)
         check_creation(directory)
         if directory != path:
-            return  # it will be made, and be empty
+            return  # a start creates it
         with contextlib.suppress(FileNotFoundError):
             os.close(_open_lock(path / _LOCK))
     except OSError as error:
@@ -161,23 +169,29 @@ def check_state_dir(path: Path) -> None:
 
 
 def _nearest_that_exists(path: Path) -> Path:
-    """The path, or that of its ancestors in which what is missing would be made. Raises OSError where nothing can be made."""
+    """The path itself, or its nearest existing parent.
+
+    Raises OSError when the missing directories cannot be created there.
+    """
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             raise NotADirectoryError(None, "it is not a directory")
     except FileNotFoundError:
-        if path.is_symlink():  # to nowhere: mkdir does not go through it
+        if path.is_symlink():  # a dangling link: mkdir does not follow it
             raise
         return _nearest_that_exists(path.parent)
     return path
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Another user who can change the directory could stop the relay, or have its files written elsewhere."""
-    doubt = doubt_of(path)
-    if doubt is not None:
-        what = f"{path}: the state directory can be changed by another user: {doubt}"
-        raise StartupError(what, f"{doubt.remedy}, or choose another relay.state_dir")
+    """Refuse a directory that another user can change.
+
+    That user could stop the relay, or redirect its files to another place.
+    """
+    weak = find_weak_step(path)
+    if weak is not None:
+        what = f"{path}: the state directory can be changed by another user: {weak}"
+        raise StartupError(what, f"{weak.remedy}, or choose another relay.state_dir")
 
 
 def _make(path: Path) -> None:
@@ -186,7 +200,7 @@ def _make(path: Path) -> None:
 
 
 def _open_lock(path: Path, flags: int = 0) -> int:
-    """The lock's descriptor. Raises OSError for a file that somebody has put there for us to write into."""
+    """Open the lock. Raises OSError for a file that another user may have put there."""
     descriptor = os.open(
         path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o644
     )
@@ -197,7 +211,7 @@ def _open_lock(path: Path, flags: int = 0) -> int:
         or found.st_uid not in {0, os.geteuid()}
     ):
         os.close(descriptor)
-        raise OSError(None, f"{path.name} in it was not made by a relay; remove it")
+        raise OSError(None, f"{path.name} in it was not created by a relay; remove it")
     return descriptor
 
 
@@ -209,7 +223,7 @@ def _unusable(path: Path, error: OSError) -> StartupError:
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:
-    """Write a file in one step: whoever reads it, also after a crash, finds the old or the new one. Raises OSError."""
+    """Replace a file atomically: a reader finds the old or the new one. Raises OSError."""
     beside = path.with_suffix(".new")
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()
@@ -221,5 +235,5 @@ def replace_file(path: Path, text: str, mode: int) -> None:
         beside.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
-            beside.unlink()  # on a full disk every byte counts
+            beside.unlink()  # the disk may be full
         raise

@@ -1,10 +1,10 @@
-"""Makes again what is deleted from the state directory while the relay runs.
+"""Restores what is deleted from the state directory while the relay runs.
 
-A cleaner of old files takes away the control socket, or the whole directory: without this the relay
-goes on, and nobody can ask, reload or stop it any more. What cannot be made again is said once, and
-tried again; the relay goes on without it.
+A cleaner of temporary files may delete the control socket or the whole directory. The relay
+would still serve, but `relay status`, `reload` and `stop` would no longer reach it. What cannot
+be restored is logged once and tried again every second; the relay serves without it.
 
-Never: waits; takes what another relay, or another user, has put there.
+Never: waits; uses a file that another relay or another user has put there.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from relay.supervisor.privileges import Identity
 from relay.supervisor.state_dir import StateDir
 from relay.supervisor.unix_sockets import open_control
 
-EVERY_S = 1.0  # a few calls of stat each time
+EVERY_S = 1.0  # a check is a few stat calls
 
 log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Everything that has a file in the state directory, in the order in which it is made again."""
+    """The owners of files in the state directory, in the order in which they are restored."""
 
     def __init__(
         self,
@@ -44,20 +44,20 @@ class Upkeep:
         self._overrides = overrides
         self._admin = admin
         self._checker = checker
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._failures: dict[str, str] = {}
-        """What is not there, and why it cannot be made; said already."""
+        """What is missing, and why it cannot be restored; already logged."""
 
     def step(self, now: float, identity: Identity) -> None:
-        """Look, when it is time."""
-        if now >= self._look_at:
+        """Check, when it is time."""
+        if now >= self._check_at:
             self.look(identity)
 
     def look(self, identity: Identity) -> None:
-        """Make again what is gone."""
-        self._look_at = time.monotonic() + EVERY_S
+        """Restore what is missing."""
+        self._check_at = time.monotonic() + EVERY_S
         if not self._try("the state directory", self._state.restore):
-            return  # nothing can be in it
+            return  # without it, nothing can be created in it
         self._try("the control socket", self._restore_control)
         self._try("endpoints.json", self._state.restore_endpoints)
         self._try("overrides.json", self._overrides.restore)
@@ -65,7 +65,7 @@ class Upkeep:
         self._try("the admin process's socket", self._admin.restore)
 
     def _try(self, what: str, restore: Callable[[], bool]) -> bool:
-        """Whether it is there now. `restore` says whether it had to be made."""
+        """Whether the file is there now. `restore` returns whether it was missing."""
         try:
             made = restore()
         except (OSError, StartupError) as error:
@@ -73,7 +73,8 @@ class Upkeep:
             if self._failures.get(what) != why:
                 self._failures[what] = why
                 log.error(
-                    "%s: %s is gone or out of date and cannot be made again: %s; the relay goes on without it and tries again",
+                    "%s: %s was deleted or is out of date and cannot be restored: %s;"
+                    " the relay serves without it, and tries again every second",
                     self._state.path,
                     what,
                     why,
@@ -82,7 +83,8 @@ class Upkeep:
         self._failures.pop(what, None)
         if made:
             log.warning(
-                "%s: %s was gone or out of date and is made again; see what deletes or blocks it",
+                "%s: %s was deleted or was out of date, and has been restored;"
+                " find out what deletes or blocks it",
                 self._state.path,
                 what,
             )
@@ -98,7 +100,7 @@ class Upkeep:
     def _restore_health(self, identity: Identity) -> bool:
         if not make_health_directory(self._state.path, identity):
             return False
-        # Both have the directory itself open, not its name.
+        # Both have the old directory open, so they must start again.
         self._checker.renew()
         self._admin.renew()
         return True

@@ -434,7 +434,7 @@ def test_a_change_for_a_time_undoes_itself(shared, operator):
     operator.change("main/w1", {"mode": "standby", "duration_s": 1.5})
     assert operator.backend()["mode"] == "standby"
     wait_until("what was there before is back", lambda: operator.backend()["mode"] == "disabled")
-    shared.wait_for_log("the time of this override is over: standby until")
+    shared.wait_for_log("an override has expired: standby until")
 
 
 def test_a_change_survives_killed_workers_and_admin_process(start, pki):
@@ -533,7 +533,7 @@ def test_a_backend_can_be_drained_while_the_disk_takes_no_file(start):
     (gateway.state_dir / "overrides.new").mkdir()
     done = gateway.command("backend", "drain", "main/w1")
     assert (done.returncode, done.stdout) == (0, "main/w1: drain\n")
-    assert "a restart would forget the last change" in done.stderr
+    assert "it would be lost at a restart" in done.stderr
     assert Operator(gateway.endpoints["admin"]).backend()["mode"] == "drain"
 
 

@@ -221,7 +221,7 @@ def test_none_of_them_sets_limits_of_its_supervisor(world, process):
         ]
     )
     assert there.may(process) == {("read", os.__file__)}
-    there.gateway.wait_for_log("sets limits of others")
+    there.gateway.wait_for_log("or set their limits")
     if process != "checker":  # any signal but its own ones ends it
         os.kill(there.pid_of(process), signal.SIGABRT)
         there.gateway.wait_for_log("most recent call first")
@@ -463,7 +463,7 @@ def test_rules_are_written_as_the_kernel_reads_them():
     ],
 )
 def test_where_a_log_is_written(access, places):
-    assert confinement.log_places(access) == [Path(place) for place in places]
+    assert confinement.log_paths(access) == [Path(place) for place in places]
 
 
 def test_a_worker_of_an_ordinary_user_starts_no_process(tmp_path):

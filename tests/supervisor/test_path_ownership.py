@@ -9,7 +9,7 @@ import pwd
 import pytest
 
 from relay.shared.password import hash_password
-from relay.supervisor.path_ownership import doubt_of
+from relay.supervisor.path_ownership import find_weak_step
 from tests.support.tables import listener_table, pool_table, route_table
 
 only_root = pytest.mark.skipif(
@@ -49,8 +49,8 @@ def group_of_another():
 
 # Each makes a state directory below a place that only we can write, and says what is told of it.
 BAD = {
-    "everybody may write it": (lambda at: directory(at / "run", 0o777), "{at}/run can be written by everybody"),
-    "everybody may make files in it": (lambda at: directory(at / "run", 0o1777), "can be written by everybody"),
+    "everybody may write it": (lambda at: directory(at / "run", 0o777), "{at}/run can be written by every user"),
+    "everybody may make files in it": (lambda at: directory(at / "run", 0o1777), "can be written by every user"),
     "another user owns it": (lambda at: directory(at / "run", uid=other()), f"{{at}}/run is owned by {OTHER}"),
     "another user owns it and nobody may write": (lambda at: directory(at / "run", 0o555, uid=other()), "owned by"),
     "a group may write it": (lambda at: directory(at / "run", 0o775, gid=group_of_another()), "by its group"),
@@ -97,24 +97,24 @@ GOOD = {
 
 @only_root
 @pytest.mark.parametrize(("make", "said"), BAD.values(), ids=BAD)
-def test_a_way_that_another_user_can_change_is_in_doubt(short_path, make, said):
-    doubt = doubt_of(make(short_path))
-    assert said.format(at=short_path) in str(doubt)
-    assert str(short_path) in doubt.remedy
+def test_a_path_that_another_user_can_change_has_a_weak_step(short_path, make, said):
+    weak = find_weak_step(make(short_path))
+    assert said.format(at=short_path) in str(weak)
+    assert str(short_path) in weak.remedy
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
-def test_a_way_that_only_we_and_root_can_change_is_not(short_path, make):
+def test_a_path_that_only_this_user_and_root_can_change_has_none(short_path, make):
     if os.geteuid() != 0 and make is GOOD["root's group may write it"]:
         pytest.skip("only root gives files to its group")
-    assert doubt_of(make(short_path)) is None
+    assert find_weak_step(make(short_path)) is None
 
 
 def test_links_in_a_circle_are_an_error_and_not_followed_without_end(short_path):
     link(short_path / "one", short_path / "two")
     link(short_path / "two", short_path / "one")
     with pytest.raises(OSError, match="symbolic links"):
-        doubt_of(short_path / "one" / "run")
+        find_weak_step(short_path / "one" / "run")
 
 
 @only_root
@@ -176,7 +176,7 @@ def test_files_that_another_user_could_change_are_warned_about_once_per_reason(
     (directory_line,) = [line for line in told if f"{theirs} is owned by {OTHER}" in line]
     assert "pool.main." in directory_line
     assert "2 more files" in directory_line
-    (file_line,) = [line for line in told if f"{open_ca} can be written by everybody" in line]
+    (file_line,) = [line for line in told if f"{open_ca} can be written by every user" in line]
     assert "listener.https.route[0].client_ca" in file_line
     assert f"chmod go-w {open_ca}" in file_line
 
@@ -230,5 +230,5 @@ def test_what_is_made_on_the_way_is_for_us_alone_to_write(relay, short_path):
         os.umask(before)
     for place in (short_path / "new", short_path / "new" / "deep", gateway.state_dir):
         assert place.stat().st_mode & 0o777 == 0o755
-    assert doubt_of(gateway.state_dir) is None
+    assert find_weak_step(gateway.state_dir) is None
     assert gateway.command("status").returncode == 0

@@ -70,7 +70,7 @@ def test_a_directory_that_is_deleted_is_made_again_with_all_that_was_in_it(relay
     overrides = json.loads((gateway.state_dir / "overrides.json").read_text())
     assert "7" in json.dumps(overrides)
     log = gateway.log()
-    assert "the state directory was gone or out of date and is made again" in log
+    assert "the state directory was deleted or was out of date, and has been restored" in log
     assert "the checker ended" not in log
     assert "Traceback" not in log
     assert talk(pki, gateway.port()) == b"hello"
@@ -96,7 +96,7 @@ def test_a_checker_without_its_directory_goes_on_without_the_report(relay, pki, 
     wait_until("the backend was checked", (gateway.state_dir / HEALTH_FILE).exists)
     shutil.rmtree(directory)
     directory.write_text("in the way")
-    gateway.wait_for_log("cannot be made again: File exists")
+    gateway.wait_for_log("cannot be restored: File exists")
     assert gateway.command("reload").returncode == 0
     gateway.wait_for_log(
         "checker: cannot be used: Not a directory; the page shows health as it was; the checks go on"
@@ -120,12 +120,12 @@ def test_what_another_relay_has_taken_is_left_to_it(relay):
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(theirs))
             inode = theirs.stat().st_ino
-            gateway.wait_for_log("cannot be made again: another relay has taken it")
+            gateway.wait_for_log("cannot be restored: another relay uses it now")
             gateway.signal(signal.SIGHUP)
             gateway.wait_for_log("generation 2 serves")
             assert gateway.stop() == 0
             assert theirs.stat().st_ino == inode
-    assert gateway.log().count("another relay has taken it") == 1
+    assert gateway.log().count("another relay uses it now") == 1
 
 
 @only_root
@@ -135,7 +135,7 @@ def test_a_directory_that_another_user_has_made_is_not_trusted(relay, pki):
     shutil.rmtree(gateway.state_dir)
     gateway.state_dir.mkdir()
     os.chown(gateway.state_dir, 65534, 65534)
-    gateway.wait_for_log("is another user's now")
+    gateway.wait_for_log("belongs to another user now")
     assert not (gateway.state_dir / "control.sock").exists()
     assert talk(pki, port) == b"hello"
     gateway.state_dir.rmdir()
