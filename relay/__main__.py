@@ -1,6 +1,7 @@
-"""The entry point of `relay` and `python -m relay`: prepares the process, then `relay.cli.main`.
+"""The entry point of `relay`: prepares the process, then calls `relay.cli.main`.
 
-Never: imports the rest of relay before Ctrl-C ends it quietly and descriptors 0 to 2 are open.
+Never: imports the rest of relay before Ctrl-C ends it quietly and descriptors 0 to 2
+are open.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def main() -> int:
     """Run the command that sys.argv names, and return its exit code."""
     _end_quietly()
     if sys.argv[1:2] == ["start"]:
-        # Log rotation and certificate renewal may send these signals. They must not end a
-        # start, and nothing has been read yet that would have to be read again.
+        # Log rotation and certificate renewal may send these signals. They must not end
+        # a start, and nothing has been read yet that would have to be read again.
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
     reserve()
@@ -38,7 +39,8 @@ def main() -> int:
 def _end_quietly() -> None:
     """Let Ctrl-C end the process by the signal, without a traceback.
 
-    Commands that have something to clean up change this: `relay.cli.output.allow_interrupt`.
+    Commands that have something to clean up change this:
+    `relay.cli.output.allow_interrupt`.
     """
     if os.getpid() == 1:
         # In a container, the kernel ignores signals for which process 1 has no handler.

@@ -1,4 +1,4 @@
-"""Reads the configuration and the files that it names; checks whether files can be created.
+"""Reads the configuration and its files; checks whether files can be created.
 
 Never: waits for a file, creates or changes one, or knows what it should contain.
 """
@@ -18,7 +18,7 @@ Contents = Mapping[tuple[Path, int], tuple[bytes, int]]
 
 
 class Files:
-    """The files that a configuration names, each read once, so that checked bytes are used.
+    """The files of a configuration, each read once, so that checked bytes are used.
 
     With the `contents` of another `Files`, nothing is read from disk.
     """
@@ -28,7 +28,7 @@ class Files:
         self._read: dict[tuple[Path, int], tuple[bytes, int]] = dict(contents or {})
 
     def read(self, path: Path, limit_bytes: int) -> tuple[bytes, int]:
-        """Like `read_regular`, but each file is read once. A failed read is tried again."""
+        """Like `read_regular`, but a file is read once. Failed reads are repeated."""
         found = self._read.get((path, limit_bytes))
         if found is None:
             if self._given is not None:
@@ -53,10 +53,11 @@ class NotRegularError(OSError):
 def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
     """The bytes of a regular file, at most `limit_bytes` and one more, and its mode.
 
-    Raises OSError: IsADirectoryError for a directory, NotRegularError for a pipe or a device.
+    Raises OSError: IsADirectoryError for a directory, NotRegularError for a pipe or a
+    device.
     """
-    # O_NONBLOCK: otherwise opening a FIFO waits for its writer. The type is checked after
-    # opening, because the name may lead to another file a moment later.
+    # O_NONBLOCK: otherwise opening a FIFO waits for its writer. The type is checked
+    # after opening, because the name may lead to another file a moment later.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -72,9 +73,10 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
 
 
 def check_creation(directory: Path) -> None:
-    """Raise the OSError that creating a file in this directory would meet. Creates nothing."""
-    # access() says yes to root in /proc and /sys, but nothing can be created there. So try a
-    # name that is too long for any file system, and look for another error than that.
+    """Raise the OSError that creating a file here would meet. Creates nothing."""
+    # access() says yes to root in /proc and /sys, but nothing can be created there. So
+    # try a name that is too long for any file system, and look for another error than
+    # that.
     try:
         (directory / _IMPOSSIBLE_NAME).mkdir()
     except OSError as error:

@@ -1,6 +1,7 @@
 """Tells an error caused by too little memory from a bug, and says what to do.
 
-Never: imports anything but the standard library, so that it works when nothing else loads.
+Never: imports anything but the standard library, so that it works when nothing else
+loads.
 """
 
 from __future__ import annotations

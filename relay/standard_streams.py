@@ -1,7 +1,7 @@
 """Makes sure that descriptors 0, 1 and 2 are open, before anything else is opened.
 
-Otherwise a file or a socket could get one of these numbers, and log lines would be written
-into it.
+Otherwise a file or a socket could get one of these numbers, and log lines would be
+written into it.
 
 Never: imports anything but the standard library, so that it can run first.
 """
@@ -13,7 +13,7 @@ import sys
 
 
 def reserve() -> None:
-    """Open /dev/null for each closed standard stream; programs that we start inherit it."""
+    """Open /dev/null for each closed standard stream; child processes inherit it."""
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -32,8 +32,8 @@ def _fill(number: int, mode: int) -> None:
     try:
         opened = os.open(os.devnull, mode)
     except OSError:
-        # No /dev here, as in some containers. An open directory also keeps the number, and
-        # nothing can be written to it.
+        # No /dev here, as in some containers. An open directory also keeps the number,
+        # and nothing can be written to it.
         opened = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
     if opened == number:
         os.set_inheritable(number, True)

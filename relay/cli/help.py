@@ -68,7 +68,7 @@ class Command(_Documented):
 
 
 class Group(_Documented, click.Group):
-    """A group whose help lists its commands in sections, in the order of their definition."""
+    """A group whose help lists its commands in sections, in order of definition."""
 
     command_class = Command
 

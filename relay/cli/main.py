@@ -1,7 +1,7 @@
-"""The `relay` command: finds the subcommand, and turns each error into one line and a code.
+"""The `relay` command: runs a subcommand, turns each error into a line and a code.
 
-Never: shows a traceback, unless RELAY_DEBUG=1 is set; imports OpenSSL or the configuration
-for a command that does not need it.
+Never: shows a traceback, unless RELAY_DEBUG=1 is set; imports OpenSSL or the
+configuration for a command that does not need it.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ STDERR_PATIENCE_S = 1.0
 def say(text: str, code: int = 0) -> int:
     """Write one line to stderr and return `code`, the exit code.
 
-    File names and peers may put a newline into `text`; it stays one line. A reader of stderr
-    that hangs or is gone does not keep the process from ending.
+    File names and peers may put a newline into `text`; it stays one line. A reader of
+    stderr that hangs or is gone does not keep the process from ending.
     """
     with contextlib.suppress(OSError):
         if _is_writable(sys.stderr):
@@ -68,6 +68,6 @@ def print_table(table: object) -> None:
 
 
 def allow_interrupt() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, for a command that has something to clean up."""
+    """Let Ctrl-C raise KeyboardInterrupt, for a command that must clean up."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

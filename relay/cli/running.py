@@ -89,8 +89,8 @@ def _waiting_slot(slot: dict[str, Any]) -> str:
 def reload(config_file: Path | None) -> int:
     """Load the configuration and the certificates again.
 
-    Returns when the new workers serve, or when the new configuration is refused. Running
-    sessions finish with the old configuration, within relay.drain_timeout_s.
+    Returns when the new workers serve, or when the new configuration is refused.
+    Running sessions finish with the old configuration, within relay.drain_timeout_s.
     """
     started = time.monotonic()
     reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)

@@ -59,7 +59,8 @@ def start(config_file: Path | None, *, strict: bool) -> int:
     from relay.config.load import find_config
 
     path = find_config(config_file)
-    # systemd's watchdog sends SIGABRT to a supervisor that hangs; the traceback shows where.
+    # systemd's watchdog sends SIGABRT to a supervisor that hangs; the traceback shows
+    # where.
     faulthandler.enable()
     load_openssl()
     from relay.supervisor.main import run
@@ -80,8 +81,9 @@ def start(config_file: Path | None, *, strict: bool) -> int:
 def check(config_file: Path | None) -> int:
     """Check the configuration and its certificates.
 
-    Lists everything that `relay start` would refuse or disable, and for every certificate
-    whether it can be used and when it expires. May run beside a running relay.
+    Lists everything that `relay start` would refuse or disable, and for every
+    certificate whether it can be used and when it expires. May run beside a running
+    relay.
     """
     from relay.config.load import find_config, load_config
 

@@ -56,7 +56,8 @@ def demo(once: bool, port: int) -> int:
 def password() -> int:
     """Make the line for admin.password_file from a password.
 
-    Asks for the password twice. If stdin is not a terminal, its first line is the password.
+    Asks for the password twice. If stdin is not a terminal, its first line is the
+    password.
     """
     from relay.shared.password import hash_password
 

@@ -1,1 +1,1 @@
-"""Rights that processes give up for good: access to files, system calls on other processes."""
+"""Rights that processes give up for good: to files, and to other processes."""

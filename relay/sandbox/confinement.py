@@ -1,21 +1,23 @@
 """What each process may not do, beyond the permissions of its user.
 
-By default, processes of one user may read each other's memory. The supervisor, the workers and
-the checker hold private keys, so they forbid it: only root may trace them or read /proc/PID/mem,
-and no core file is written when one of them crashes.
+By default, processes of one user may read each other's memory. The supervisor, the
+workers and the checker hold private keys, so they forbid it: only root may trace them
+or read /proc/PID/mem, and no core file is written when one of them crashes.
 
-An attacker who controls a process has its rights. So each process gives up what it does not
-need, with Landlock where the kernel has it:
+An attacker who controls a process has its rights. So each process gives up what it does
+not need, with Landlock where the kernel has it:
 
     worker     writes only where the access log is; executes nothing
     checker    reads what Python and name resolution need; writes only its own directory
     admin      reads what Python needs and what the checker found; connects to nothing
 
-None of them can signal a process outside, connect to an abstract unix socket, or trace another
-process, even as root. With seccomp they can also not set limits or priorities of another
-process: the checker and the admin process always, workers if they share the supervisor's user.
+None of them can signal a process outside, connect to an abstract unix socket, or trace
+another process, even as root. With seccomp they can also not set limits or priorities
+of another process: the checker and the admin process always, workers if they share the
+supervisor's user.
 
-Never: weakens an earlier restriction; ends a process because the kernel lacks a feature.
+Never: weakens an earlier restriction; ends a process because the kernel lacks a
+feature.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from relay.sandbox.landlock import ALL, CHANGE, READ, Files, Rule
 
 _PR_SET_DUMPABLE = 4
 
-# Libraries may load other libraries from here later, and time zones are here. No secrets are.
+# Libraries may load other libraries from here later, and time zones are here. No
+# secrets are.
 _SYSTEM = (
     "/lib",
     "/lib32",
@@ -50,8 +53,8 @@ _SYSTEM = (
     "/etc/localtime",
 )
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
-# For getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve, nis, sss,
-# libvirt, mymachines.
+# For getaddrinfo, with the modules that nsswitch.conf may name: files, dns, resolve,
+# nis, sss, libvirt, mymachines.
 RESOLVER_FILES = tuple(
     Path("/etc") / name
     for name in (
@@ -90,8 +93,8 @@ log = logging.getLogger(__name__)
 def hide_memory() -> None:
     """Forbid other processes of this user to read this memory, and forbid core files.
 
-    Children inherit it. The kernel resets it at exec and, depending on fs.suid_dumpable, at a
-    change of user, so call it again after both. Raises OSError.
+    Children inherit it. The kernel resets it at exec and, depending on
+    fs.suid_dumpable, at a change of user, so call it again after both. Raises OSError.
     """
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         error = ctypes.get_errno()
@@ -126,7 +129,10 @@ def confine_checker(directory_fd: int) -> None:
 
 
 def confine_admin(health_fd: int) -> None:
-    """For the admin process, whose sockets are open. `health_fd`: the checker's directory or -1."""
+    """For the admin process, after its sockets are open.
+
+    `health_fd` is the directory of the checker, -1 for none.
+    """
     rules = list(_readable(python_paths()))
     if health_fd >= 0:
         rules.append(Rule(health_fd, READ))
@@ -166,7 +172,8 @@ def describe(access_log: str) -> str:
 def log_paths(access_log: str) -> list[Path]:
     """The directories in which an access log is written.
 
-    With strftime fields it is the directory before the first field. A link's target counts too.
+    With strftime fields it is the directory before the first field. A link's target
+    counts too.
     """
     if access_log in ("", "-"):
         return []
@@ -211,7 +218,7 @@ def python_paths() -> Iterator[Path]:
 
 
 def _imported_paths() -> Iterator[Path]:
-    """The packages imported so far, wherever they are: they may import submodules later."""
+    """The packages imported so far; they may import submodules later."""
     for name, module in list(sys.modules.items()):
         if "." not in name:
             for path in list(getattr(module, "__path__", ())) or [
@@ -224,7 +231,8 @@ def _imported_paths() -> Iterator[Path]:
 def resolver_paths() -> Iterator[Path]:
     """What name resolution reads.
 
-    A rule holds for the file of now. If the file is replaced, the checker must start again.
+    A rule holds for the file of now. If the file is replaced, the checker must start
+    again.
     """
     yield from RESOLVER_FILES
     yield from map(Path, _RESOLVER_DIRECTORIES)

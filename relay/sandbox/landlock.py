@@ -1,13 +1,14 @@
-"""Landlock (Linux 5.13): a process gives up rights for good, for itself and its children.
+"""Landlock (Linux 5.13): a process and its children give up rights for good.
 
-The C library has no wrappers, so the system calls are made directly. Rights that a kernel does
-not know are left out, so an older kernel forbids less. `version` tells which it knows:
+The C library has no wrappers, so the system calls are made directly. Rights that a
+kernel does not know are left out, so an older kernel forbids less. `version` tells
+which it knows:
 
     1  files   2  rename to other directories   3  truncate   4  TCP ports
     5  ioctl of devices   6  signals and abstract unix sockets
 
-Files that are already open stay usable: rights are checked at open. Any ruleset also forbids
-tracing processes outside.
+Files that are already open stay usable: rights are checked at open. Any ruleset also
+forbids tracing processes outside.
 
 Never: fails because a file that it should allow does not exist.
 """
@@ -67,14 +68,14 @@ _FILES_KNOWN = ((5, 16), (3, 15), (2, 14), (1, 13))
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """These rights for a path and everything below it. `at` may also be an open directory."""
+    """Rights for a path and everything below it. `at` may be an open directory."""
 
     at: Path | int
     rights: Files
 
 
 def version() -> int:
-    """The kernel's version of Landlock; 0 if it has none or a system call filter forbids it."""
+    """The kernel's version of Landlock; 0 for none, or if a filter forbids it."""
     flags = ctypes.c_uint32(_VERSION_FLAG)
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), flags)))
 
@@ -84,9 +85,9 @@ def restrict(
 ) -> int:
     """Forbid the rights in `forbidden`, except where a rule allows them.
 
-    Also forbids signals to processes outside and, with `ports`, to bind or connect TCP sockets.
-    Returns the version in force, 0 without Landlock. Tests lower `known` to simulate an older
-    kernel. Raises OSError; then nothing is forbidden.
+    Also forbids signals to processes outside and, with `ports`, to bind or connect TCP
+    sockets. Returns the version in force, 0 without Landlock. Tests lower `known` to
+    simulate an older kernel. Raises OSError; then nothing is forbidden.
     """
     known = version() if known is None else min(known, version())
     if known == 0:
@@ -148,7 +149,8 @@ def _add(ruleset_fd: int, rule: Rule, handled: Files) -> None:
             )
             if done == 0 or ctypes.get_errno() != errno.EINVAL:
                 break  # EINVAL: a file, but some of the rights are only for directories
-        # EBADFD: a file that Landlock does not restrict, such as a pipe or one in /proc.
+        # EBADFD: a file that Landlock does not restrict, such as a pipe or one in
+        # /proc.
         if done != 0 and ctypes.get_errno() != errno.EBADFD:
             _checked(done)
 

@@ -1,10 +1,11 @@
 """seccomp: forbids system calls that act on another process, for good.
 
-Landlock does not cover them: a process may set the limits, CPUs and priority of every process
-of its user. A CPU time limit of zero ends the other process. A signal ends it too, on kernels
-whose Landlock does not know signals.
+Landlock does not cover them: a process may set the limits, CPUs and priority of every
+process of its user. A CPU time limit of zero ends the other process. A signal ends it
+too, on kernels whose Landlock does not know signals.
 
-A filter costs 23 ns per system call (Linux 6.18, Xeon), like the filter of a systemd unit.
+A filter costs 23 ns per system call (Linux 6.18, Xeon), like the filter of a systemd
+unit.
 
 Never: forbids a call that acts on the process itself, except executing a program.
 """
@@ -38,9 +39,11 @@ class _Calls:
 
     architecture: int
     seccomp: int
-    # Allowed only with this process's own pid: kill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo.
+    # Allowed only with this process's own pid: kill, tgkill, rt_sigqueueinfo,
+    # rt_tgsigqueueinfo.
     signals: tuple[int, ...]
-    # Allowed only with this process's own pid or 0, which means the same: prlimit64, sched_set*.
+    # Allowed only with this process's own pid or 0, which means the same: prlimit64,
+    # sched_set*.
     settings: tuple[int, ...]
     # Never allowed: tkill, pidfd_send_signal, setpriority, ioprio_set, ptrace,
     # process_vm_readv, process_vm_writev, pidfd_getfd, execve, execveat.
@@ -72,7 +75,7 @@ class _Program(ctypes.Structure):
 
 
 def is_available() -> bool:
-    """Whether this kernel supports filters, and its system call numbers are known here."""
+    """Whether the kernel supports filters and its call numbers are known here."""
     if _calls() is None:
         return False
     # The program is missing: a kernel with support answers EFAULT.
@@ -83,8 +86,8 @@ def is_available() -> bool:
 def keep_to_self() -> bool:
     """Forbid signals to other processes, settings of other processes, and exec.
 
-    It also holds for later threads and children. Returns False if filters are not available.
-    Raises OSError when the kernel refuses; then nothing is forbidden.
+    It also holds for later threads and children. Returns False if filters are not
+    available. Raises OSError when the kernel refuses; then nothing is forbidden.
     """
     calls = _calls()
     if calls is None or not is_available():
@@ -110,8 +113,8 @@ def _calls() -> _Calls | None:
 def _program(calls: _Calls, pid: int) -> bytes:
     """The filter as BPF code.
 
-    It refuses calls of another architecture, those in `never`, and those in `signals` and
-    `settings` that name another process.
+    It refuses calls of another architecture, those in `never`, and those in `signals`
+    and `settings` that name another process.
     """
     refuse, allow = "refuse", "allow"
     steps: list[tuple[int, int, str, str]] = [

@@ -1,7 +1,7 @@
-"""What `relay check` does: finds everything that a start or a reload would refuse or disable.
+"""`relay check`: finds everything that a start or reload would refuse or disable.
 
-Besides what `relay.supervisor.inspection` looks at, it opens the listening addresses for a
-moment and asks the running relay, if there is one, which of them it holds.
+Besides what `relay.supervisor.inspection` looks at, it opens the listening addresses
+for a moment and asks the running relay, if there is one, which of them it holds.
 
 Never: changes anything on disk or in a running relay.
 """
@@ -39,8 +39,8 @@ CHECK_PATIENCE_S = 2.0
 class CheckReport:
     """What a check found.
 
-    `temporary` problems may end by themselves. A start disables what they concern; only a strict
-    start refuses them.
+    `temporary` problems may end by themselves. A start disables what they concern; only
+    a strict start refuses them.
     """
 
     findings: list[Finding]
@@ -61,7 +61,7 @@ class CheckReport:
 
 
 def check_all(config: Config) -> CheckReport:
-    """Check certificates, ciphers, file owners, addresses and directories of a valid file."""
+    """Check the certificates, ciphers, owners, addresses and directories."""
     findings = lint(config, datetime.now(UTC)) + lint_ciphers(config) + check_owners(config)
     problems: list[Problem] = []
     try:
@@ -81,7 +81,7 @@ def check_all(config: Config) -> CheckReport:
 
 
 def _context_problems(config: Config, findings: list[Finding]) -> Iterator[Problem]:
-    """Build every TLS context. A key that already has an error is not reported twice."""
+    """Build every TLS context. A key path with an error is not reported twice."""
     errors = [one for one in findings if one.level is Level.ERROR]
     reported = {where for finding in errors for where in finding.where.split(", ")}
     try:
@@ -99,7 +99,7 @@ def _state_dir_problems(config: Config) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """The addresses that the relay of this state_dir holds; none when no relay answers."""
+    """The addresses of the relay that runs with this state_dir, if there is one."""
 
     listeners: tuple[str, ...] = ()
     admin: str = ""
@@ -117,7 +117,7 @@ class _Running:
 
 
 def _address_problems(config: Config, running: _Running) -> Iterator[Problem]:
-    """Listen on every address for a moment, but not on those that the running relay holds."""
+    """Listen on every address for a moment, except on the running relay's."""
     wanted = [(one.where, one.address, one.freebind) for one in listen_addresses(config)]
     if config.admin.listen:
         wanted.append(("admin.listen", config.admin.listen, False))
@@ -135,7 +135,8 @@ def _address_problems(config: Config, running: _Running) -> Iterator[Problem]:
 
 def _restart_warnings(config: Config, running: _Running) -> Iterator[Finding]:
     """Addresses that a start can take, but a reload of the running relay cannot."""
-    # Listeners share a port with the generation before. The admin process shares it with none.
+    # Listeners share a port with the generation before. The admin process shares it
+    # with none.
     wanted: list[tuple[str, str, tuple[str, ...]]] = [
         (one.where, one.address, (running.admin,)) for one in listen_addresses(config)
     ]

@@ -1,6 +1,7 @@
 """The server's side of the control socket: one JSON line in, one JSON line out.
 
-It serves `relay status`, `reload`, `drain`, `stop` and `backend`; `control_client` asks it.
+It serves `relay status`, `reload`, `drain`, `stop` and `backend`; `control_client` asks
+it.
 
 Never: waits for a client.
 """
@@ -90,8 +91,8 @@ class Client:
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the reply and close.
 
-        With `hold`, keep the connection open until the supervisor ends. Its end tells the
-        client that the relay has stopped.
+        With `hold`, keep the connection open until the supervisor ends. Its end tells
+        the client that the relay has stopped.
         """
         self._hold = hold
         self._reply = memoryview(json.dumps(reply).encode() + b"\n")
@@ -116,8 +117,8 @@ class Client:
 class ControlServer:
     """The listening socket and its clients, in the supervisor's selector.
 
-    `on_command` must call `Client.reply`, at once or later. `child_named` tells the name of one
-    of the relay's own processes from its pid, "" for other processes.
+    `on_command` must call `Client.reply`, at once or later. `child_named` tells the
+    name of one of the relay's own processes from its pid, "" for other processes.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class ControlServer:
         return self._inode is not None and _inode(path) == self._inode
 
     def listen_on(self, listener: socket.socket) -> None:
-        """Listen on another socket. Clients of the previous one still get their replies."""
+        """Listen on another socket. Earlier clients still get their replies."""
         self._selector.unregister(self._listener)
         self._listener.close()
         self._listener, self._inode = listener, _inode(_bound_path(listener))
@@ -181,14 +182,14 @@ class ControlServer:
         return bool(name)
 
     def turn_is_over(self) -> bool:
-        """Whether commands have used up their time; other clients wait for the next turn."""
+        """Whether commands have used up their time; others wait for the next turn."""
         now = time.monotonic()
         if self._turn_until_at is None:
             self._turn_until_at = now + TURN_S
         return now > self._turn_until_at
 
     def want_write(self, client: Client) -> None:
-        """The client has a reply to send. A client that hung up meanwhile is ignored."""
+        """The client has a reply to send; ignored if it hung up meanwhile."""
         if client in self._clients:
             self._selector.modify(client, selectors.EVENT_WRITE, client.on_ready)
 
@@ -238,7 +239,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def parse_request(line: bytes) -> dict[str, Any] | None:
-    """The request in a line; None unless it is an object whose `command` is in COMMANDS."""
+    """The request; None if it is not an object with a command of COMMANDS."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,6 +1,7 @@
 """The client's side of the control socket: sends one command to a running relay.
 
-Never: imports more than the standard library and `relay.errors`, so that `relay status` is quick.
+Never: imports more than the standard library and `relay.errors`, so that `relay status`
+is quick.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which routes, pools and backends are disabled now, and why, as operators are told.
 
-A certificate or CA file that is not valid now disables the routes or the pool that need it. A
-host name that has never resolved disables its backends. Workers decide the same by themselves,
-from the same dates and addresses. This module reports it, and names the files whose renewal
-`relay.supervisor.reload` waits for.
+A certificate or CA file that is not valid now disables the routes or the pool that need
+it. A host name that has never resolved disables its backends. Workers decide the same
+by themselves, from the same dates and addresses. This module reports it, and names the
+files whose renewal `relay.supervisor.reload` waits for.
 
 Never: disables anything itself.
 Next: `relay.worker.intake.step`
@@ -53,7 +53,7 @@ class _Watched(NamedTuple):
 
 
 class Disabled:
-    """The disabled components of the serving generation. Calls `on_change` when they change."""
+    """The disabled components of the serving generation; `on_change` when they change."""
 
     def __init__(self, on_change: Callable[[], None], recheck_s: float) -> None:
         self._on_change = on_change
@@ -79,7 +79,8 @@ class Disabled:
         if now < self._check_at:
             return
         self._check_at = now + EVERY_S
-        # The clock may have been set back, so disabled components are checked every second.
+        # The clock may have been set back, so disabled components are checked every
+        # second.
         if now_at >= self._change_at or self.now:
             self._check(now_at, prepared, scoreboard)
 
@@ -106,7 +107,8 @@ class Disabled:
 
     def _queue_messages(self, before: Mapping[Component, str], prepared: Prepared) -> None:
         for component, why in self.now.items():
-            # Logged again when it is another file: one was renewed, but a second has expired too.
+            # Logged again when it is another file: one was renewed, but a second has
+            # expired too.
             if _subject(before.get(component, "")) != _subject(why):
                 backend = component.kind == "backend"
                 remedy = _RESOLVE if backend else _RENEW.format(self._recheck_s)
@@ -123,7 +125,7 @@ class Disabled:
 
     @property
     def telling(self) -> bool:
-        """Whether messages are waiting. One expired file may disable hundreds of routes."""
+        """Whether messages wait. One expired file may disable hundreds of routes."""
         return bool(self._messages)
 
     def _write_messages(self) -> None:

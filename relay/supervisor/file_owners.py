@@ -1,8 +1,8 @@
-"""Warns about files of the configuration that another user could change, or read secrets from.
+"""Warns about files of the configuration that other users can change or read.
 
-A user who can replace a CA file decides which clients are admitted. A user who can replace the
-configuration chooses files that root opens. This is a warning, not an error: the operator may
-trust that user.
+A user who can replace a CA file decides which clients are admitted. A user who can
+replace the configuration chooses files that root opens. This is a warning, not an
+error: the operator may trust that user.
 
 Never: opens a file, or raises an error for a file that cannot be examined.
 """
@@ -22,7 +22,7 @@ from relay.tls.certificates.findings import Finding, Level
 
 
 def check_owners(config: Config) -> list[Finding]:
-    """One warning for each weak step, such as a directory, however many files it leads to."""
+    """One warning for each weak step, even if it leads to many files."""
     behind: dict[WeakStep, dict[Path, list[str]]] = {}
     for where, file in _files_of(config):
         with contextlib.suppress(OSError):  # reading the file reports this error

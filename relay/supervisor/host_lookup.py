@@ -1,7 +1,8 @@
 """Looks up many host names at once, within one deadline.
 
-Look-ups run in threads, so a name server that does not answer delays only its own names. Some
-threads may still wait at the deadline, so this runs in a child process that ends with them.
+Look-ups run in threads, so a name server that does not answer delays only its own
+names. Some threads may still wait at the deadline, so this runs in a child process that
+ends with them.
 
 Never: runs in the supervisor or in a worker.
 """
@@ -39,7 +40,7 @@ class Answer:
 def look_up_all(
     hosts: Iterable[str], resolve: Resolve, deadline_s: float = LOOK_UP_S
 ) -> dict[str, Answer]:
-    """An answer for every host. A host without an answer at the deadline gets an error."""
+    """An answer for every host; an error for those without one at the deadline."""
     wanted: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[str, Answer]] = queue.SimpleQueue()
     names = list(dict.fromkeys(hosts))
@@ -50,7 +51,7 @@ def look_up_all(
     for _ in range(min(THREADS, len(names))):
         try:
             threading.Thread(target=_work, args=(wanted, answers, resolve), daemon=True).start()
-        except RuntimeError:  # this user's limit of threads; go on with those that started
+        except RuntimeError:  # the limit of threads; go on with these
             break
         started += 1
     late = f"no answer within {deadline_s:g} s" if started else "no thread could be started"
@@ -92,7 +93,7 @@ def _ask(host: str, resolve: Resolve) -> Answer:
 def failed_hosts(
     answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
 ) -> dict[str, str]:
-    """Host names that have no address, neither a new one nor a known one, and the error."""
+    """Host names that have neither a new address nor a known one, and the error."""
     return {
         host: answer.error
         for host, answer in answers.items()
@@ -116,7 +117,7 @@ def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[P
 def kept_answers(
     answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
 ) -> Iterator[Problem]:
-    """One warning for every host name whose look-up failed and whose last answer is kept."""
+    """One warning for each failed look-up whose last answer is kept."""
     for host, answer in answers.items():
         if answer.error and known.get(host):
             last = ", ".join(text for text, _ in known[host])
@@ -127,7 +128,7 @@ def kept_answers(
 def known_addresses(
     first: Mapping[str, tuple[Ip, ...]], scoreboard: Scoreboard
 ) -> dict[str, tuple[Ip, ...]]:
-    """The addresses of host names now: the checker's last answer, or else the `first` one."""
+    """The addresses of host names now: the checker's answer, or else `first`."""
     shared = scoreboard.row(SHARED_ROW)
     return {
         host: read_addresses(shared, cell_of(scoreboard.layout, host)) or found

@@ -1,8 +1,8 @@
-"""Reads a configuration and all its files, judges them, and looks up host names; in a child.
+"""Reads and judges a configuration and its files, looks up host names; in a child.
 
-All of this can be slow: a file system or a resolver may hang. So it runs in a process of its
-own, which hands the result back to the supervisor. The result holds the bytes of every file
-that was judged, so what is used is what was judged.
+All of this can be slow: a file system or a resolver may hang. So it runs in a process
+of its own, which hands the result back to the supervisor. The result holds the bytes of
+every file that was judged, so what is used is what was judged.
 
 Never: builds a TLS context, or changes anything.
 Next: `relay.supervisor.prepare.Preparation`
@@ -53,9 +53,10 @@ from relay.tls.ciphers import lint_ciphers
 class PrepareRequest:
     """What to prepare: a file, and the configuration that runs now, if any.
 
-    `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse what
-    would only disable a route, pool or backend. `renews`: prepare the running configuration
-    again, but only if the certificate or CA file of one of these keys is valid now.
+    `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse
+    what would only disable a route, pool or backend. `renews`: prepare the running
+    configuration again, but only if the certificate or CA file of one of these keys is
+    valid now.
     """
 
     path: Path
@@ -85,7 +86,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no Inspection: problems of the configuration, or one failure and a hint.
+    """Why there is no Inspection: problems, or one failure and a hint.
 
     `unchanged`: the renewed file that was looked for is not there yet.
     """
@@ -97,7 +98,7 @@ class Refusal:
 
 
 def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
-    """Inspect a configuration. Raises ConfigError with all problems, or StartupError."""
+    """Inspect a configuration. Raises ConfigError (all problems) or StartupError."""
     config = _config_of(request)
     identity = find_identity(config.relay)
     files = Files()
@@ -175,7 +176,7 @@ def access_log_problems(config: Config, identity: Identity) -> list[Problem]:
 
 
 def read_password(config: Config) -> tuple[str, list[Problem]]:
-    """The admin page's password ("" when none is set), and why its file cannot be used."""
+    """The admin page's password, "" for none, and why its file cannot be used."""
     admin = config.admin
     try:
         return load_password(admin.password_file) if admin.password_file else "", []
@@ -184,7 +185,7 @@ def read_password(config: Config) -> tuple[str, list[Problem]]:
 
 
 def as_problem(finding: Finding) -> Problem:
-    """A finding as a one-line message that names the file and the certificate's subject."""
+    """A finding as one line that names the file and the certificate's subject."""
     about = " ".join(
         filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
     )
@@ -217,7 +218,7 @@ def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
 
 
 def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
-    """Whether the files of one of these keys are valid now. An unreadable file is not."""
+    """Whether the files of one of these keys are valid now (and readable)."""
     files = Files()
     periods = []
     for pair in pairs_of(config):

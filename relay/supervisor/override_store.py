@@ -1,7 +1,8 @@
-"""Operators' overrides of backends: stored in a file, published to the workers, expired.
+"""Operators' overrides of backends: stores, publishes and expires them.
 
-The file is state_dir/overrides.json. Workers read overrides from the scoreboard. An override of
-a backend that the configuration does not have is kept without effect, and reported.
+The file is state_dir/overrides.json. Workers read overrides from the scoreboard. An
+override of a backend that the configuration does not have is kept without effect, and
+reported.
 
 Never: picks a backend, or waits.
 """
@@ -104,7 +105,7 @@ class OverrideStore:
                 )
 
     def write_cells(self) -> None:
-        """Write all cells of the scoreboard, also those of a generation that starts now."""
+        """Write the cells of all generations, also of one that is starting."""
         codes = {key: _codes(override) for key, override in self._overrides.items()}
         for states in self._scoreboards.states():
             states.fill(BACKEND.name, _MODE, {key: mode for key, (mode, _) in codes.items()})
@@ -112,7 +113,7 @@ class OverrideStore:
         self._notify_workers()
 
     def step(self, now_at: float) -> None:
-        """Undo expired overrides. `now_at` is Unix time, as an expiry survives a restart."""
+        """Undo expired overrides. `now_at` is Unix time: expiry survives restarts."""
         changed = False
         for key, override in list(self._overrides.items()):
             settled = settle(override, now_at)
@@ -163,10 +164,10 @@ class OverrideStore:
         self._write(key)
 
     def _publish(self) -> str:
-        """Tell workers and admin process, write the file; return a warning, "" for none.
+        """Tell workers and admin process, write the file; return a warning or "".
 
-        The change holds even if the file cannot be written: an operator must be able to drain
-        a backend while the disk is full.
+        The change holds even if the file cannot be written: an operator must be able to
+        drain a backend while the disk is full.
         """
         self._notify_workers()
         self._on_change()

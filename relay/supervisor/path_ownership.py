@@ -1,9 +1,9 @@
 """Whether another user than root and this one could change what a path leads to.
 
-Like sshd's StrictModes: a user who owns a directory or may write to it can rename and replace
-what is in it. A directory with the sticky bit, such as /tmp, is accepted on the way, because
-users can only rename their own files in it. It is not accepted as the end of the path. A
-group counts as its members, so a group with one member is that user.
+Like sshd's StrictModes: a user who owns a directory or may write to it can rename and
+replace what is in it. A directory with the sticky bit, such as /tmp, is accepted on the
+way, because users can only rename their own files in it. It is not accepted as the end
+of the path. A group counts as its members, so a group with one member is that user.
 
 Never: follows a symbolic link of another user; changes anything.
 """
@@ -62,7 +62,7 @@ class _Step:
 
 
 def _walk(path: Path) -> Iterator[_Step]:
-    """Every directory and symbolic link on the way, and the file or directory at its end."""
+    """Every directory and symbolic link on the way, and what the path ends at."""
     left = list(reversed(path.parts))
     here = _ROOT
     links = 0

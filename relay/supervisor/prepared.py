@@ -1,7 +1,7 @@
-"""The value `Prepared`: one configuration, and everything made from it before the first fork.
+"""The value `Prepared`: a configuration and all that is made from it before a fork.
 
-Related modules: `inspection` reads and judges the configuration in a child process, `prepare`
-runs that child and builds this value, `check` is `relay check`.
+Related modules: `inspection` reads and judges the configuration in a child process,
+`prepare` runs that child and builds this value, `check` is `relay check`.
 
 Never: changes anything that a running generation uses.
 """
@@ -24,7 +24,7 @@ from relay.tls.contexts import Generation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """One configuration with what was made from it, ready for the first worker's fork."""
+    """A configuration with all that was made from it, ready for the first fork."""
 
     config: Config
     generation: Generation
@@ -35,7 +35,7 @@ class Prepared:
     description: bytes  # JSON for readers of the scoreboard
     password: str = field(default="", repr=False)
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)  # by key path
-    unresolved: Mapping[str, str] = field(default_factory=dict)  # host name: why it has no address
+    unresolved: Mapping[str, str] = field(default_factory=dict)  # host name: error
 
 
 def begin_scoreboard(scoreboards: Scoreboards, prepared: Prepared) -> Scoreboard:

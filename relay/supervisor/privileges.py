@@ -1,6 +1,7 @@
-"""Which user the workers and the admin process run as, and how a process becomes that user.
+"""Which user workers and admin process run as, and how a process becomes it.
 
-The user is determined before anything starts. A child changes to it right after fork, for good.
+The user is determined before anything starts. A child changes to it right after fork,
+for good.
 
 Never: lets a worker run as root because a setting is missing.
 """
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user with all its groups. `change` is false if this process is that user already."""
+    """A user with its groups. `change` is false if this process has it already."""
 
     user: str
     uid: int
@@ -46,7 +47,8 @@ class Identity:
 def find_identity(settings: Relay) -> Identity:
     """The workers' user and group: as configured, or else this process's own.
 
-    Raises StartupError, which begins with the key path, if this process cannot become them.
+    Raises StartupError, which begins with the key path, if this process cannot become
+    them.
     """
     own_uid = os.geteuid()
     if not settings.user and own_uid == 0:
@@ -87,7 +89,7 @@ def find_identity(settings: Relay) -> Identity:
 def _own_identity(
     settings: Relay, entry: pwd.struct_passwd | None, group: grp.struct_group | None
 ) -> Identity:
-    """The user of this process, which is not root. Raises StartupError for any other."""
+    """The user of this process, which is not root, or StartupError."""
     own_uid = os.geteuid()
     if entry is not None and entry.pw_uid != own_uid:
         raise StartupError(
@@ -122,7 +124,7 @@ def _check_admin_user(settings: Relay, own_uid: int) -> None:
 
 
 def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
-    """The admin process's user. After a start as root it has one of its own, if possible.
+    """The admin process's user: one of its own after a start as root, if possible.
 
     It is the workers' user if no other user can run this Python.
     """
@@ -149,7 +151,7 @@ def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
 
 
 def _can_run_python(identity: Identity) -> bool:
-    """Whether this user can run this Python, and read what the admin process imports."""
+    """Whether this user can run Python and read what the admin process imports."""
     files = [os.__file__, __file__]
     for name in ("uvicorn", "httptools", "jinja2"):
         spec = importlib.util.find_spec(name)
@@ -203,8 +205,8 @@ def become(identity: Identity) -> None:
 
 
 def _drop_capabilities() -> None:
-    # The systemd unit gives CAP_NET_BIND_SERVICE as an ambient capability, which children
-    # inherit. Only the supervisor needs it.
+    # The systemd unit gives CAP_NET_BIND_SERVICE as an ambient capability, which
+    # children inherit. Only the supervisor needs it.
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     if _libc.capset(header, nothing) != 0:

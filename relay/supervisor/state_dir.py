@@ -1,4 +1,4 @@
-"""The state directory: its lock, which allows one supervisor, and `endpoints.json` for scripts.
+"""The state directory: its lock, for one supervisor, and `endpoints.json`.
 
 Never: trusts a file that an earlier supervisor has left there.
 """
@@ -25,13 +25,14 @@ _LOCK = "relay.pid"
 class StateDir:
     """A state directory that this supervisor has locked.
 
-    It is created with mode 0755, so that scripts of other users can read endpoints.json.
+    It is created with mode 0755, so that scripts of other users can read
+    endpoints.json.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._endpoints = path / "endpoints.json"
-        self._wanted = ""  # the text of endpoints.json, "" while the relay does not accept
+        self._wanted = ""  # content of endpoints.json; "" for no file
         self._stale = False
         try:
             _refuse_foreign(path)
@@ -55,9 +56,10 @@ class StateDir:
         self.remove_endpoints()
 
     def restore(self) -> bool:
-        """Create the directory and the lock again if they are missing; return whether they were.
+        """Create directory and lock again if they are missing; return whether they were.
 
-        Raises OSError, and StartupError when another user or another relay has them now.
+        Raises OSError, and StartupError when another user or another relay has them
+        now.
         """
         lock = self.path / _LOCK
         if self.ours:
@@ -92,7 +94,7 @@ class StateDir:
         return True
 
     def write_endpoints(self, endpoints: dict[str, Any]) -> None:
-        """Replace endpoints.json; a reader sees the old or the new one. Raises OSError."""
+        """Replace endpoints.json; readers see the old or the new. Raises OSError."""
         self._wanted = json.dumps(endpoints) + "\n"
         self._write()
 
@@ -103,7 +105,7 @@ class StateDir:
 
     @property
     def ours(self) -> bool:
-        """Whether the lock file at this path is still the one that this supervisor holds."""
+        """Whether the lock file at this path is still the one held here."""
         there = _identity(self.path / _LOCK)
         return there is not None and there == _identity(self._lock)
 
@@ -120,7 +122,7 @@ class StateDir:
             self._endpoints.unlink()
 
     def close_files(self) -> None:
-        """Close the lock: in a child, so that a new relay can start while old workers drain."""
+        """Close the lock in a child: a new relay can start while old workers drain."""
         os.close(self._lock)
 
     def close(self) -> None:
@@ -145,14 +147,14 @@ def _identity(file: Path | int) -> tuple[int, int] | None:
 
 
 def _write_pid(lock: int) -> None:
-    """Write the pid into the lock file. It is only for messages, so a full disk is no error."""
+    """Write the pid into the lock file. It is only for messages: errors are ignored."""
     with contextlib.suppress(OSError):
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
 
 
 def check_state_dir(path: Path) -> None:
-    """Raise the StartupError that a start with this directory would meet. Changes nothing."""
+    """Raise the StartupError that a start here would meet. Changes nothing."""
     socket_path = control_path(path)
     refuse_long_path("relay.state_dir", socket_path)
     try:
@@ -223,7 +225,7 @@ def _unusable(path: Path, error: OSError) -> StartupError:
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:
-    """Replace a file atomically: a reader finds the old or the new one. Raises OSError."""
+    """Replace a file atomically: readers find the old or the new. Raises OSError."""
     beside = path.with_suffix(".new")
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()

@@ -1,7 +1,8 @@
-"""Tells systemd about readiness, reloads and the watchdog: the protocol of sd_notify(3).
+"""Tells systemd about readiness, reloads and the watchdog: see sd_notify(3).
 
-When the manager's socket is full, a message is sent again later: if READY=1 were lost, systemd
-would end the start at its timeout. A message that is out of date by then is dropped.
+When the manager's socket is full, a message is sent again later: if READY=1 were lost,
+systemd would end the start at its timeout. A message that is out of date by then is
+dropped.
 
 Never: fails or waits. The relay serves even if the service manager does not listen.
 """
@@ -21,7 +22,8 @@ _KEEP_ALIVE = "WATCHDOG=1"
 class Notifier:
     """Sends messages to $NOTIFY_SOCKET; without that variable it does nothing.
 
-    Removes the variables from the environment, so that no child sends in the relay's name.
+    Removes the variables from the environment, so that no child sends in the relay's
+    name.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -29,13 +31,15 @@ class Notifier:
         watchdog_us = environment.pop("WATCHDOG_USEC", "")
         watchdog_pid = environment.pop("WATCHDOG_PID", "")
         self._socket: socket.socket | None = None
-        # "@" is the zero byte of an abstract socket. Other kinds are for virtual machines.
+        # "@" is the zero byte of an abstract socket. Other kinds are for virtual
+        # machines.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         if address.startswith(("/", "@")):
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
         ours = watchdog_pid in {"", str(os.getpid())}
-        # Twice per interval, as sd_watchdog_enabled(3) recommends. Infinity means never.
+        # Twice per interval, as sd_watchdog_enabled(3) recommends. Infinity means
+        # never.
         self.watchdog_s = (
             int(watchdog_us) / 2e6
             if ours and watchdog_us.isdecimal() and int(watchdog_us) > 0
@@ -53,7 +57,7 @@ class Notifier:
         self._send(f"READY=1\nSTATUS={status}", before)
 
     def reloading(self) -> None:
-        """A reload begins. systemd needs the time, to tell this reload from earlier ones."""
+        """A reload begins. The time tells this reload from earlier ones."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reloading")
 
@@ -68,7 +72,7 @@ class Notifier:
         return min(keep_alive_at, self._retry_at) if self._unsent else keep_alive_at
 
     def watchdog(self, now: float) -> None:
-        """Send a keep-alive when one is due, and messages that could not be sent before."""
+        """Send a keep-alive when one is due, and unsent messages."""
         if now >= self._last_keep_alive_at + self.watchdog_s:
             self._last_keep_alive_at = now
             if _KEEP_ALIVE not in self._unsent:
@@ -78,7 +82,7 @@ class Notifier:
             self._flush(now)
 
     def _send(self, message: str, before: Sequence[str] = ()) -> None:
-        """Send a state after the unsent messages in `before`; drop other unsent messages."""
+        """Send a state after the unsent messages in `before`; drop all others."""
         self._unsent = [*before, message]
         self._flush(time.monotonic())
 

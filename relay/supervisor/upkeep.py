@@ -1,8 +1,9 @@
 """Restores what is deleted from the state directory while the relay runs.
 
-A cleaner of temporary files may delete the control socket or the whole directory. The relay
-would still serve, but `relay status`, `reload` and `stop` would no longer reach it. What cannot
-be restored is logged once and tried again every second; the relay serves without it.
+A cleaner of temporary files may delete the control socket or the whole directory. The
+relay would still serve, but `relay status`, `reload` and `stop` would no longer reach
+it. What cannot be restored is logged once and tried again every second; the relay
+serves without it.
 
 Never: waits; uses a file that another relay or another user has put there.
 """
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """The owners of files in the state directory, in the order in which they are restored."""
+    """The owners of files in the state directory, in the order of restoring."""
 
     def __init__(
         self,
