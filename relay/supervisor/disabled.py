@@ -53,7 +53,7 @@ class _Watched(NamedTuple):
 
 
 class Disabled:
-    """The disabled components of the serving generation; `on_change` when they change."""
+    """What is disabled of the serving generation; calls `on_change` when it changes."""
 
     def __init__(self, on_change: Callable[[], None], recheck_s: float) -> None:
         self._on_change = on_change

@@ -1,17 +1,14 @@
 """Operators' overrides of backends: stores, publishes and expires them.
 
-The file is state_dir/overrides.json. Workers read overrides from the scoreboard. An
-override of a backend that the configuration does not have is kept without effect, and
-reported.
+Workers read overrides from the scoreboard. An override of a backend that the
+configuration does not have is kept without effect, and reported.
 
 Never: picks a backend, or waits.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -27,7 +24,6 @@ from relay.core.overrides import (
     Override,
     Setting,
     apply,
-    parse,
     parse_change,
     render,
     settle,
@@ -44,12 +40,8 @@ from relay.shared.entities import (
 )
 from relay.shared.state_cells import bump
 from relay.supervisor.control import EXIT_USAGE
+from relay.supervisor.override_file import FILE, load, save
 from relay.supervisor.scoreboards import Scoreboards
-from relay.supervisor.state_dir import replace_file
-
-FILE = "overrides.json"
-FILE_BYTES = 16 * 1024 * 1024
-VERSION = 1
 
 Reply = dict[str, Any]
 _MODE, _WEIGHT, _VERSION = (
@@ -76,7 +68,7 @@ class OverrideStore:
         self._scoreboards = scoreboards
         self._on_change = on_change
         self._backends: dict[BackendKey, Mode] = {}
-        self._overrides = _load(state_dir / FILE)
+        self._overrides = load(state_dir / FILE)
         self._stale = False
         self.use(config)
 
@@ -139,8 +131,7 @@ class OverrideStore:
 
     def _save(self) -> None:
         self._stale = True
-        text = json.dumps({"version": VERSION, "overrides": render(self._overrides)}) + "\n"
-        replace_file(self._state_dir / FILE, text, 0o600)
+        save(self._state_dir / FILE, self._overrides)
         self._stale = False
 
     def _write(self, key: BackendKey) -> None:
@@ -274,29 +265,3 @@ def _describe_setting(what: str, setting: Setting | None) -> str:
         else ""
     )
     return f"{what}{setting.value}{until}"
-
-
-def _load(path: Path) -> dict[BackendKey, Override]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            data = json.loads(file.read(FILE_BYTES))
-        if not isinstance(data, dict) or data.get("version") != VERSION:
-            raise ValueError(f"it is not of version {VERSION}")
-        return parse(data.get("overrides"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        aside = path.with_suffix(".broken")
-        why = error.strerror if isinstance(error, OSError) else error
-        log.error(
-            "%s: cannot be used: %s; no backend is overridden now, and the file is kept as %s",
-            path,
-            why,
-            aside.name,
-        )
-        try:
-            path.replace(aside)
-        except OSError:
-            log.warning("%s: cannot be renamed; the next change replaces it", path)
-        return {}

@@ -56,7 +56,7 @@ class StateDir:
         self.remove_endpoints()
 
     def restore(self) -> bool:
-        """Create directory and lock again if they are missing; return whether they were.
+        """Create directory and lock again if missing; return whether they were.
 
         Raises OSError, and StartupError when another user or another relay has them
         now.
