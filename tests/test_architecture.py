@@ -16,14 +16,12 @@ WALK = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LINES = 300
 # Longer since the page is 100 columns wide.
 TO_SPLIT = {
-    "relay.checker.probe",
     "relay.supervisor.checker_process",
     "relay.supervisor.fleet",
     "relay.supervisor.main",
     "relay.supervisor.reload",
     "relay.supervisor.scoreboards",
     "relay.worker.outbound",
-    "relay.worker.pools",
     "relay.worker.relaying",
     "relay.worker.session",
 }

@@ -1,1 +1,1 @@
-"""The checker: one process that finds out which backends work, and where names lead."""
+"""The checker process: health checks of backends, and look-ups of their host names."""

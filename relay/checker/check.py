@@ -1,6 +1,6 @@
-"""What a check is to do, and what came of it.
+"""The settings of a health check, and its result.
 
-Never: does it.
+Never: runs a check.
 """
 
 from __future__ import annotations
@@ -11,44 +11,62 @@ from relay.config.http_statuses import Statuses, parse_statuses
 from relay.config.model import Config, Health, Pool
 from relay.shared.catalogue import CHECK_OK
 
-# Nobody in particular (the PROXY protocol, 2.1 and 2.2): a connection of the gateway's own.
-_HELLOS = {"": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"}
+# The header of a connection that the gateway makes for itself, not for a client:
+# UNKNOWN in version 1, LOCAL in version 2 (PROXY protocol, 2.1 and 2.2).
+_PROXY_HEADERS = {
+    "": b"",
+    "v1": b"PROXY UNKNOWN\r\n",
+    "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """How the backends of a pool are checked. `path` "" is the handshake alone, `alpn` what is offered, `hello` the PROXY header."""
+    """How the backends of a pool are checked.
+
+    Without a `path`, a check is a TLS handshake only. `alpn` is the protocol to offer.
+    """
 
     timeout_s: float
     path: str = ""
     statuses: Statuses = ()
     alpn: bytes = b""
-    hello: bytes = b""
+    proxy_header: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What came of a check. `word` is "ok", a Reason, or for the GET http_status, http_timeout, http_gone, not_http; instants are CLOCK_MONOTONIC."""
+    """The result of a check.
+
+    `label` is the metric's: one of CHECK_RESULTS. `reason` is "ok", a `Reason`, or for
+    the GET http_status, http_timeout, http_gone or not_http. `endpoint` is the number
+    of the endpoint that was checked last. `began_at` and `ended_at` are
+    CLOCK_MONOTONIC, `not_after_at` is Unix time.
+    """
 
     label: str
-    word: str
+    reason: str
     detail: str
     remedy: str
     began_at: float
     ended_at: float
-    place: int = 0
+    endpoint: int = 0
     address: str = ""
     tls_version: str = ""
     not_after_at: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether the backend did all that was asked."""
+        """Whether the backend passed the check."""
         return self.label == CHECK_OK
 
 
-def plan_of(pool: Pool, health: Health, config: Config, name: str) -> CheckSettings:
-    """How a pool's backends are checked. What is offered by ALPN is what sessions may offer: servers that insist on it refuse others."""
+def check_settings(pool: Pool, health: Health, config: Config, name: str) -> CheckSettings:
+    """How the backends of the pool `name` are checked.
+
+    A check offers the ALPN protocol that sessions may offer, because some servers
+    refuse clients without it.
+    """
     offered = [
         route.alpn
         for listener in config.listener
@@ -61,5 +79,5 @@ def plan_of(pool: Pool, health: Health, config: Config, name: str) -> CheckSetti
         health.http_get,
         parse_statuses(health.http_status),
         alpn.encode("ascii"),
-        _HELLOS[pool.send_proxy],
+        _PROXY_HEADERS[pool.send_proxy],
     )

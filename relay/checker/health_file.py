@@ -1,15 +1,19 @@
-"""What the checker knows, as a file for the page of the admin process: `health.json`, replaced in one step, at most once a second.
+"""The file `health.json`, in which the checker tells the admin process what it knows.
 
-Its shape, instants in Unix seconds, null for never:
+It is replaced in one step, at most once a second. Instants are Unix seconds, null if
+never:
 
     {"generation": 1, "pid": 10, "written_at": 1.5,
-     "names": [{"host": "b.example.com", "addresses": ["192.0.2.1"], "answered_at": 1.5, "error": ""}],
-     "pool/backend": {"state": "up|down|unknown", "since": 1.5, "reason": "in words", "remedy": "", "in_a_row": 3, "last_check_at": 1.5,
-                      "duration_s": 0.01, "address": "192.0.2.1:443", "tls_version": "TLSv1.3", "not_after": 1.5}, …}
+     "names": [{"host": "b.example.com", "addresses": ["192.0.2.1"],
+                "answered_at": 1.5, "error": ""}],
+     "pool/backend": {"state": "up|down|unknown", "since": 1.5, "reason": "in words",
+                      "remedy": "", "in_a_row": 3, "last_check_at": 1.5,
+                      "duration_s": 0.01, "address": "192.0.2.1:443",
+                      "tls_version": "TLSv1.3", "not_after": 1.5}, …}
 
-No pool's name has a slash, so the last one's keys are those that have.
+The name of a pool has no slash, so the keys with a slash are those of backends.
 
-Never: is read by a worker; they have the scoreboard.
+Never: is read by a worker; workers read the scoreboard.
 """
 
 from __future__ import annotations
@@ -19,71 +23,82 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from relay.checker.monitor import Monitor
-from relay.checker.resolver import Name
+from relay.checker.resolver import HostName
 from relay.core.health import BackendHealth, HealthStatus
+from relay.shared.messages import HealthEntry, HostEntry
 
 EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
-def render_report(
-    generation: int, watches: Iterable[Monitor], names: Iterable[Name]
+def render_health(
+    generation: int, monitors: Iterable[Monitor], names: Iterable[HostName]
 ) -> dict[str, Any]:
-    """The file's contents now."""
+    """The contents of the file now."""
     now, wall = time.monotonic(), time.time()
 
-    def clock(at: float) -> float | None:
+    def unix_time(at: float) -> float | None:
         return round(wall - (now - at), 3) if at else None
 
+    hosts: list[HostEntry] = [
+        {
+            "host": name.host,
+            "addresses": [host for host, _ in name.known],
+            "answered_at": unix_time(name.answered_at),
+            "error": name.error,
+        }
+        for name in names
+    ]
     return {
         "generation": generation,
         "pid": os.getpid(),
         "written_at": round(wall, 3),
-        "names": [
-            {
-                "host": n.host,
-                "addresses": [host for host, _ in n.known],
-                "answered_at": clock(n.answered_at),
-                "error": n.error,
-            }
-            for n in names
-        ],
-        **{key_of(watch): _backend(watch, clock) for watch in watches},
+        "names": hosts,
+        **{key_of(monitor): _entry(monitor, unix_time) for monitor in monitors},
     }
 
 
-def key_of(watch: Monitor) -> str:
+def key_of(monitor: Monitor) -> str:
     """The backend's key in the file."""
-    return f"{watch.target.pool}/{watch.target.route}"
+    return f"{monitor.target.pool}/{monitor.target.route}"
 
 
-def _backend(watch: Monitor, clock: Any) -> dict[str, Any]:
-    state, result = watch.state, watch.result
-    found = {
+def _entry(monitor: Monitor, unix_time: Callable[[float], float | None]) -> HealthEntry:
+    state, result = monitor.state, monitor.result
+    since = None if state.status is HealthStatus.UNKNOWN else unix_time(state.since_at)
+    entry: HealthEntry = {
         "state": state.status.value,
-        "since": None if state.status is HealthStatus.UNKNOWN else clock(state.since_at),
+        "since": since,
         "reason": state.reason,
-        "remedy": result.remedy if result is not None else "",
+        "remedy": "",
         "in_a_row": state.in_a_row,
-        "last_check_at": clock(result.ended_at) if result is not None else None,
-        "duration_s": round(result.ended_at - result.began_at, 6) if result is not None else None,
-        "address": result.address if result is not None else "",
-        "tls_version": result.tls_version if result is not None else "",
-        "not_after": (result.not_after_at or None) if result is not None else None,
+        "last_check_at": None,
+        "duration_s": None,
+        "address": "",
+        "tls_version": "",
+        "not_after": None,
     }
-    return {**found, **watch.inherited, "since": found["since"]} if watch.inherited else found
+    if result is not None:
+        entry["remedy"] = result.remedy
+        entry["last_check_at"] = unix_time(result.ended_at)
+        entry["duration_s"] = round(result.ended_at - result.began_at, 6)
+        entry["address"] = result.address
+        entry["tls_version"] = result.tls_version
+        entry["not_after"] = result.not_after_at or None
+    return cast("HealthEntry", {**entry, **monitor.inherited, "since": since})
 
 
 class HealthFile:
-    """Writes the file. That it cannot is said once; the checks go on.
+    """Writes the file. A failure to write is logged once, and the checks continue.
 
-    `open` comes first, while the process still has the supervisor's rights: its later user may not be able to walk down to the directory.
+    Call `open` while the process still has the supervisor's rights: the user of the
+    checker may not be able to open the directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,7 +109,10 @@ class HealthFile:
         self.stale = True
 
     def open(self) -> None:
-        """Take hold of the directory. Without it the checks go on, and only the report is missing."""
+        """Open the directory.
+
+        If that fails, only the file is missing; the checks run.
+        """
         try:
             self._directory_fd = os.open(
                 self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -109,7 +127,7 @@ class HealthFile:
 
     @property
     def directory_fd(self) -> int:
-        """The directory, once it is open."""
+        """The directory, after `open`."""
         return self._directory_fd
 
     @property
@@ -117,23 +135,23 @@ class HealthFile:
         """When to write next; infinity while there is nothing new."""
         return self._written_at + EVERY_S if self.stale else float("inf")
 
-    def write(self, report: dict[str, Any]) -> None:
+    def write(self, contents: dict[str, Any]) -> None:
         """Replace the file."""
         self.stale = False
         self._written_at = time.monotonic()
         name, at = self._path.name, self._directory_fd
-        beside = f"{name}.new"
+        new = f"{name}.new"
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside, dir_fd=at)
+                os.unlink(new, dir_fd=at)
             descriptor = os.open(
-                beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at
+                new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at
             )
             with os.fdopen(descriptor, "w") as file:
                 os.fchmod(descriptor, 0o644)  # whatever the umask is
-                json.dump(report, file)
+                json.dump(contents, file)
                 file.write("\n")
-            os.rename(beside, name, src_dir_fd=at, dst_dir_fd=at)
+            os.rename(new, name, src_dir_fd=at, dst_dir_fd=at)
         except OSError as error:
             if not self._failed:
                 log.error(
@@ -145,8 +163,11 @@ class HealthFile:
         else:
             self._failed = False
 
-    def inherit(self, watches: Iterable[Monitor]) -> None:
-        """Take over what the checker before us wrote about backends whose status the scoreboard still holds: since when, and why."""
+    def inherit(self, monitors: Iterable[Monitor]) -> None:
+        """Use the entries of the checker before: since when a status holds, and why.
+
+        Only for backends whose status in the scoreboard is the one in the file.
+        """
         entries: Any
         try:
             with os.fdopen(
@@ -159,9 +180,11 @@ class HealthFile:
                 entries = json.load(file)
         except (OSError, ValueError):
             return
-        for watch in watches:
-            entry = entries.get(key_of(watch))
-            status = watch.state.status
+        if not isinstance(entries, dict):
+            return
+        for monitor in monitors:
+            entry = entries.get(key_of(monitor))
+            status = monitor.state.status
             if (
                 not isinstance(entry, dict)
                 or status is HealthStatus.UNKNOWN
@@ -169,7 +192,6 @@ class HealthFile:
                 or not isinstance(entry.get("since"), int | float)
             ):
                 continue
-            watch.state = BackendHealth(
-                status, time.monotonic() - max(0.0, time.time() - entry["since"])
-            )
-            watch.inherited = entry
+            age_s = max(0.0, time.time() - entry["since"])
+            monitor.state = BackendHealth(status, time.monotonic() - age_s)
+            monitor.inherited = entry

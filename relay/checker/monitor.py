@@ -1,7 +1,7 @@
-"""One backend under watch: when it is checked, what is thought of it, and who is told.
+"""Health monitoring of one backend: when it is checked, and who is told of a change.
 
 Never: opens a connection itself (that is `checker.probe`).
-Next: `relay.checker.probe.Probe`
+Next: `relay.checker.backend_check.BackendCheck`
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from relay.checker import failure as failures
+from relay.checker.backend_check import BackendCheck
 from relay.checker.check import CheckResult, CheckSettings
-from relay.checker.probe import Probe
 from relay.config.model import Health
 from relay.core.health import (
     BackendHealth,
@@ -26,9 +27,8 @@ from relay.core.health import (
     next_state,
 )
 from relay.errors import Reason
-from relay.remedies import REMEDIES
 from relay.shared.addresses import Addresses
-from relay.shared.catalogue import CHECK_RESULTS
+from relay.shared.catalogue import CHECK_RESULTS, CONNECT_FAILED
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
     HEALTH,
@@ -43,19 +43,22 @@ from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
 from relay.tls.contexts import BackendTarget
 
-_WORDS = {
+_CELL_VALUES = {
     HealthStatus.UNKNOWN: HEALTH_UNKNOWN,
     HealthStatus.UP: HEALTH_UP,
     HealthStatus.DOWN: HEALTH_DOWN,
 }
-_STATUSES = {number: status for status, number in _WORDS.items()}
+_STATUSES = {value: status for status, value in _CELL_VALUES.items()}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """What all watches of a checker share. `cells` is the checker's own row."""
+class CheckerContext:
+    """What all monitors of a checker share. `cells` is the checker's own row.
+
+    `at` calls back at an instant; `chance` is uniform in [0, 1).
+    """
 
     selector: selectors.BaseSelector
     at: Callable[[float, Callable[[], None]], None]
@@ -67,26 +70,30 @@ class Around:
 
 
 class Monitor:
-    """One backend. It goes on from the status in the scoreboard, so a checker that replaces a dead one changes nothing."""
+    """One backend's monitor.
+
+    It starts with the status in the scoreboard, so the status stays when a new checker
+    replaces one that died.
+    """
 
     def __init__(
         self,
-        around: Around,
+        context: CheckerContext,
         target: BackendTarget,
         health: Health,
-        plan: CheckSettings,
-        outage: FailedBackends | None = None,
+        settings: CheckSettings,
+        failed_backends: FailedBackends | None = None,
     ) -> None:
-        """`outage` has the failures of the backend's whole pool."""
+        """`failed_backends` is of the backend's whole pool."""
         self.target = target
-        self._outage = outage
-        self._around = around
-        self._plan = plan
+        self._failed_backends = failed_backends
+        self._context = context
+        self._settings = settings
         self._rules = HealthRules(health.interval_s, health.rise, health.fall)
         labels = (target.pool, target.route)
-        layout = around.layout
+        layout = context.layout
         self._addresses = Addresses(
-            target.address, (target.family, target.sockaddr), layout, around.shared
+            target.address, (target.family, target.sockaddr), layout, context.shared
         )
         self._cell_health = layout.cell(HEALTH, *labels)
         self._cell_returned = layout.cell(RETURNED_AT_MS, *labels)
@@ -96,96 +103,88 @@ class Monitor:
             result: layout.cell("relay_health_checks_total", *labels, result)
             for result in CHECK_RESULTS
         }
-        self.state = BackendHealth(
-            _STATUSES.get(around.shared[self._cell_health], HealthStatus.UNKNOWN), time.monotonic()
-        )
+        status = _STATUSES.get(context.shared[self._cell_health], HealthStatus.UNKNOWN)
+        self.state = BackendHealth(status, time.monotonic())
         self.result: CheckResult | None = None
-        self.inherited: dict[str, Any] = {}
-        """What the checker before this one has written about the backend, until there is news."""
-        self._good_place = 0
+        self.inherited: Mapping[str, Any] = {}
+        """The backend's entry by the checker before this one, until the first check."""
+        self._good_endpoint = 0
         self._out_of_resources = False
-        around.at(
-            next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
-        )
+        self._schedule()
+
+    def _schedule(self) -> None:
+        now_at, chance = time.monotonic(), self._context.chance()
+        self._context.at(next_check_at(self.state, self._rules, now_at, chance), self._begin)
 
     def _begin(self) -> None:
-        places = self._addresses.endpoints()
-        if not places:
+        endpoints = self._addresses.endpoints()
+        if not endpoints:
             self._on_end(self._without_address())
             return
-        first = self._good_place if self._good_place < len(places) else 0
-        Probe(
+        BackendCheck(
             self.target,
-            self._plan,
-            places,
-            first,
-            selector=self._around.selector,
-            at=self._around.at,
+            self._settings,
+            endpoints,
+            self._good_endpoint if self._good_endpoint < len(endpoints) else 0,
+            selector=self._context.selector,
+            at=self._context.at,
             on_end=self._on_end,
         ).begin()
 
     def _without_address(self) -> CheckResult:
-        now = time.monotonic()
-        reason = Reason.BACKEND_UNRESOLVED
-        what = "its host name has no address"
-        address = self.target.address
-        return CheckResult(
-            "connect_failed", reason, what, REMEDIES[reason], now, now, address=address
-        )
+        failure, now = failures.without_address(), time.monotonic()
+        return CheckResult(CONNECT_FAILED, *failure, now, now, address=self.target.address)
 
     def _on_end(self, result: CheckResult) -> None:
-        around = self._around
-        check = CheckOutcome(result.ok, _in_words(result), result.began_at, result.ended_at)
-        if result.word == Reason.NO_RESOURCES:
-            # Not the backend's fault, and nothing is known.
-            if not self._out_of_resources:
-                log.error(
-                    "pool %s: backend %s cannot be checked: %s; %s",
-                    self.target.pool,
-                    self.target.route,
-                    check.detail,
-                    result.remedy,
-                )
-            self._out_of_resources = True
-            around.at(time.monotonic() + self._rules.interval_s, self._begin)
+        if result.reason == Reason.NO_RESOURCES:
+            self._on_shortage(result)
             return
+        context = self._context
         self._out_of_resources = False
-        around.cells[self._cells_result[result.label]] += 1
+        context.cells[self._cells_result[result.label]] += 1
         if result.not_after_at:
-            around.shared[self._cell_not_after] = int(result.not_after_at)
+            context.shared[self._cell_not_after] = int(result.not_after_at)
         if result.ok:
-            self._good_place = result.place
-            if self._outage is not None:
-                self._outage.end_outage()
+            self._good_endpoint = result.endpoint
+            if self._failed_backends is not None:
+                self._failed_backends.end_outage()
         self.result = result
         self.inherited = {}
-        self.state, change = next_state(self.state, check, self._rules)
+        outcome = CheckOutcome(result.ok, _in_words(result), result.began_at, result.ended_at)
+        self.state, change = next_state(self.state, outcome, self._rules)
         if change is not None:
-            self._tell(change, result)
-        around.on_change()
-        around.at(
-            next_check_at(self.state, self._rules, time.monotonic(), around.chance()), self._begin
-        )
+            self._publish(change, result)
+        context.on_change()
+        self._schedule()
 
-    def _tell(self, change: StatusChange, result: CheckResult) -> None:
-        shared = self._around.shared
-        if change.before is HealthStatus.DOWN:
-            shared[self._cell_returned] = int(change.at * 1000)
-        shared[self._cell_health] = _WORDS[change.after]
-        bump(shared, self._cell_version)
-        if change.after is HealthStatus.DOWN:
-            log.warning(
-                "pool %s: backend %s %s; %s",
+    def _on_shortage(self, result: CheckResult) -> None:
+        """Log that the machine lacks resources. The backend's health stays as it is."""
+        if not self._out_of_resources:
+            log.error(
+                "pool %s: backend %s cannot be checked: %s; %s",
                 self.target.pool,
                 self.target.route,
-                change,
+                _in_words(result),
                 result.remedy,
             )
+        self._out_of_resources = True
+        self._context.at(time.monotonic() + self._rules.interval_s, self._begin)
+
+    def _publish(self, change: StatusChange, result: CheckResult) -> None:
+        """Store the change in the scoreboard, for the workers, and log it."""
+        shared = self._context.shared
+        if change.before is HealthStatus.DOWN:
+            shared[self._cell_returned] = int(change.at * 1000)
+        shared[self._cell_health] = _CELL_VALUES[change.after]
+        bump(shared, self._cell_version)
+        pool, backend = self.target.pool, self.target.route
+        if change.after is HealthStatus.DOWN:
+            log.warning("pool %s: backend %s %s; %s", pool, backend, change, result.remedy)
         else:
-            log.info("pool %s: backend %s %s", self.target.pool, self.target.route, change)
+            log.info("pool %s: backend %s %s", pool, backend, change)
 
 
 def _in_words(result: CheckResult) -> str:
     if result.ok:
         return f"{result.detail} at {result.address}"
-    return f"{result.word} at {result.address}" + (f": {result.detail}" if result.detail else "")
+    return f"{result.reason} at {result.address}" + (f": {result.detail}" if result.detail else "")

@@ -176,14 +176,14 @@ class CheckedHealth(TypedDict):
     not_after: float | None
 
 
-class BackendHealth(CheckedHealth):
+class HealthEntry(CheckedHealth):
     """A backend's entry in health.json."""
 
     in_a_row: int
     address: str
 
 
-class HostAnswer(TypedDict):
+class HostEntry(TypedDict):
     """A backend's host name in health.json, and the resolver's last answer."""
 
     host: str

@@ -1,4 +1,6 @@
-"""Which address of a backend the next connection goes to, where its host name has several: each in turn, without those that failed lately.
+"""The addresses of a backend with a host name: each connection uses the next one.
+
+An address that failed within `retry_s` is skipped, unless all have failed.
 
 Never: looks a name up (that is `checker.resolver`).
 """
@@ -11,43 +13,46 @@ _REMEMBERED = 64
 
 
 class AddressRotation:
-    """The addresses of one backend, seen from one worker; instants are those of the loop."""
+    """The addresses of one backend in one worker. Instants are those of the loop."""
 
-    __slots__ = ("_addresses", "_bad_until_at", "_retry_s", "_turn")
+    __slots__ = ("_addresses", "_failed_until_at", "_next", "_retry_s")
 
     def __init__(self, addresses: Addresses, retry_s: float) -> None:
         self._addresses = addresses
         self._retry_s = retry_s
-        self._turn = 0
-        self._bad_until_at: dict[Endpoint, float] = {}
+        self._next = 0
+        self._failed_until_at: dict[Endpoint, float] = {}
 
     @property
-    def any(self) -> bool:
-        """Whether there is one: a name that was never found has none."""
+    def has_address(self) -> bool:
+        """False until the name has been resolved for the first time."""
         return bool(self._addresses.endpoints())
 
     def pick(self, now: float) -> Endpoint | None:
-        """The next in turn that has not failed within retry_s; when all have, the next in turn. None where there is none."""
-        places = self._addresses.endpoints()
-        count = len(places)
+        """The next address that is not marked failed; or, if all are, the next one.
+
+        None without any address.
+        """
+        endpoints = self._addresses.endpoints()
+        count = len(endpoints)
         if not count:
             return None
-        self._turn = first = (self._turn + 1) % count
+        self._next = first = (self._next + 1) % count
         for number in range(first, first + count):
-            place = places[number % count]
-            if self._bad_until_at.get(place, 0.0) <= now:
-                self._turn = number % count
-                return place
-        return places[first]
+            endpoint = endpoints[number % count]
+            if self._failed_until_at.get(endpoint, 0.0) <= now:
+                self._next = number % count
+                return endpoint
+        return endpoints[first]
 
-    def failed(self, place: Endpoint, now: float) -> bool:
-        """Leave this address alone for retry_s. True when this is news."""
-        if len(self._bad_until_at) >= _REMEMBERED:
-            self._bad_until_at.clear()
-        news = self._bad_until_at.get(place, 0.0) <= now
-        self._bad_until_at[place] = now + self._retry_s
+    def failed(self, endpoint: Endpoint, now: float) -> bool:
+        """Mark the address failed for retry_s. True if it was not marked already."""
+        if len(self._failed_until_at) >= _REMEMBERED:
+            self._failed_until_at.clear()
+        news = self._failed_until_at.get(endpoint, 0.0) <= now
+        self._failed_until_at[endpoint] = now + self._retry_s
         return news
 
     def others_left(self, tries: int) -> bool:
-        """Whether a session that has tried so many of the addresses has another to try."""
+        """Whether a session that tried this many addresses has another one to try."""
         return tries < len(self._addresses.endpoints())

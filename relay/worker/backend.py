@@ -1,6 +1,6 @@
-"""One backend, seen from one worker: its cells in the scoreboard, and the TLS session to resume.
+"""One backend in one worker: its cells in the scoreboard, and a TLS session to resume.
 
-Never: opens a connection, or decides who gets it.
+Never: opens a connection, or chooses a backend for a client.
 """
 
 from __future__ import annotations
@@ -19,19 +19,34 @@ from relay.tls.identity import identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.worker.address_rotation import AddressRotation
 
-# A session is renewed this long after it was stored, long before a usual ticket lifetime is over.
+# The stored session is replaced by a newer one after this time. Ticket lifetimes are
+# usually much longer.
 RENEW_S = 60.0
-# A backend that answers resumptions with an alert gets full handshakes this long.
+# A backend that refuses to resume sessions gets full handshakes for this time.
 NO_RESUMPTION_S = 600.0
 
 
 class BackendState:
-    """One backend, seen from one worker."""
+    """What a worker knows of one backend."""
 
     __slots__ = (
-        "cell_active", "cell_from", "cell_health", "cell_mode", "cell_returned", "cell_to", "cell_weight", "cells_why",
-        "failure", "index", "places", "renew_at", "resume_after_at", "session", "target", "valid_until_at",
-    )  # fmt: skip
+        "cell_active",
+        "cell_from",
+        "cell_health",
+        "cell_mode",
+        "cell_returned",
+        "cell_to",
+        "cell_weight",
+        "cells_why",
+        "failure",
+        "index",
+        "places",
+        "renew_at",
+        "resume_after_at",
+        "session",
+        "target",
+        "valid_until_at",
+    )
 
     def __init__(self, index: int, target: BackendTarget, layout: Layout) -> None:
         self.index = index
@@ -47,31 +62,40 @@ class BackendState:
         self.cells_why = {
             why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS
         }
-        self.places: AddressRotation | None = None  # of a backend whose address is a host name
-        self.session: Pointer = None  # to resume; owned by cffi's collector
+        self.places: AddressRotation | None = None  # None if the address is an IP address
+        self.session: Pointer = None  # to resume; freed by cffi
         self.renew_at = 0.0
         self.valid_until_at = 0.0
         self.resume_after_at = 0.0
-        self.failure: Reason | None = None  # the last one that this worker has seen
+        self.failure: Reason | None = None  # the last one in this worker
 
     def session_to_resume(self, now_at: float) -> Pointer:
-        """A session of an earlier connection, or None. Never one that outlives a certificate of the chain it was verified with."""
+        """The session of an earlier connection, or None.
+
+        Never one whose certificate chain has expired since it was verified.
+        """
         return self.session if now_at < self.valid_until_at else None
 
     def drop_session(self, session: Pointer) -> None:
-        """Offer this session no more; one that has taken its place meanwhile stays."""
+        """Do not offer this session again. A newer session is kept."""
         if self.session is session:
             self.session = None
 
     def stop_resuming(self, now_at: float) -> bool:
-        """Keep no session for NO_RESUMPTION_S. True when this is news."""
+        """Store no session for NO_RESUMPTION_S.
+
+        True if sessions were stored until now.
+        """
         news = now_at >= self.resume_after_at
         self.resume_after_at = now_at + NO_RESUMPTION_S
         self.session = None
         return news
 
     def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float) -> None:
-        """Remember the session of a connection that has read application data (only then its TLS 1.3 ticket is there)."""
+        """Store the session of a connection that has read application data.
+
+        In TLS 1.3 its ticket has arrived only then.
+        """
         if (resumed and now_at < self.renew_at) or now_at < self.resume_after_at:
             return
         if not resumed:
@@ -83,7 +107,10 @@ class BackendState:
 
 
 def _chain_valid_until(ssl: Pointer) -> float:
-    """The earliest not_after of the chain that OpenSSL has verified, Unix time; 0, that is never resumed, when there is none."""
+    """When the verified chain's first certificate expires, Unix time.
+
+    0 without a chain, so the session is never resumed.
+    """
     chain = lib.SSL_get0_verified_chain(ssl)
     if chain == NULL:
         return 0.0

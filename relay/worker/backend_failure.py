@@ -1,4 +1,4 @@
-"""Whose fault it is that a backend could not be used, what is said of it, and who tries it again.
+"""What follows when a backend fails: whether it is marked failed, and what is logged.
 
 Never: chooses a backend, or ends a session.
 """
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from relay.worker.backend import BackendState
     from relay.worker.session import Session
 
-# Failures that another client, or the same one later, need not have: the backend stays in use.
+# The backend stays in use after these failures: another client, or the same one later,
+# may not have them.
 BLAMELESS = frozenset(
     (Reason.NO_RESOURCES, Reason.BACKEND_NO_SHARED_ALPN, Reason.BACKEND_UNRESOLVED)
 )
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def explain_late(session: Session, failure: Failure) -> Failure:
-    """The same failure of a backend whose handshake was done: what its alert means then."""
+    """The failure as it is to be read when the backend's handshake was done before."""
     end = session.outbound
     failure = after_handshake(failure)
     if end is None:
@@ -39,7 +40,7 @@ def explain_late(session: Session, failure: Failure) -> Failure:
 
 
 def blame(session: Session, failure: Failure) -> None:
-    """Count a backend's failure and leave it alone; say so once per retry_s, not once per client."""
+    """Count the failure and mark the backend failed; log it once per retry_s."""
     member, worker, end = session.member, session.worker, session.outbound
     if member is None:
         return
@@ -47,13 +48,13 @@ def blame(session: Session, failure: Failure) -> None:
     if failure.reason in BLAMELESS:
         return
     if end is not None and end.offered is not None:
-        member.drop_session(end.offered)  # it may be what the backend did not like
+        member.drop_session(end.offered)  # it may be the cause
     pool = worker.pools[member.target.pool]
     if member.places is not None and _other_address(session, member, member.places, failure):
         return
-    if pool.leave_alone(member, failure.reason):
+    if pool.mark_failed(member, failure.reason):
         log.warning(
-            "pool %s: backend %s is left alone for %g s: %s: %s; %s",
+            "pool %s: backend %s failed and is not used for %g s: %s: %s; %s",
             pool.name,
             member.target.route,
             pool.retry_s,
@@ -66,14 +67,19 @@ def blame(session: Session, failure: Failure) -> None:
 def _other_address(
     session: Session, member: BackendState, places: AddressRotation, failure: Failure
 ) -> bool:
-    """Whether the backend has an address that this session has not tried; then it may be chosen again, and only the address is left alone."""
+    """Whether the backend has an address that this session has not tried.
+
+    If so, only the address is marked failed, and the session may choose the backend
+    again.
+    """
     end, now = session.outbound, session.worker.loop.now
     if end is not None and end.place is not None and places.failed(end.place, now):
         log.warning(
-            "pool %s: backend %s: its address %s is left alone: %s: %s",
+            "pool %s: backend %s: its address %s failed and is not used for %g s: %s: %s",
             member.target.pool,
             member.target.route,
             format_address(end.place[1]),
+            session.worker.pools[member.target.pool].retry_s,
             failure.reason,
             where(session, failure),
         )
@@ -86,7 +92,7 @@ def _other_address(
 
 
 def where(session: Session, failure: Failure | None = None) -> str:
-    """Which backend, at which address, and what about it: for the access log."""
+    """The backend, its address, and the detail of the failure, for the access log."""
     member = session.member
     where = (
         f"{member.target.route} at {member.target.address} (name {member.target.name})"

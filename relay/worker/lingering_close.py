@@ -1,10 +1,13 @@
-"""A last word that arrives: keep a refused client's socket for a moment after its alert was sent.
+"""Lingering close: keep a refused client's socket open until it has read its TLS alert.
 
-Closing a socket with unread bytes in it makes the kernel send a reset, and a reset makes the client's kernel throw away the
-alert that says why. So the socket is half-closed, what the client still sends is thrown away, and it is closed when the client
-closes, or after PATIENCE_S. At the bound the oldest goes: it has had the most time to read.
+If a socket with unread bytes is closed, the kernel sends a reset, and the client's
+kernel drops the alert that says why it was refused. So the socket is half-closed, the
+client's bytes are discarded, and the socket is closed when the client closes, or after
+PATIENCE_S. At the limit the oldest socket is closed, as its client has had the most
+time to read.
 
-Never: keeps more than MOST at once; keeps anything but a socket; takes a place of limits.connections.
+Never: keeps more than `most` sockets; keeps anything but a socket; counts towards
+limits.connections.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ PATIENCE_S = 1.0
 MOST = 256
 _BYTES = 65_536
 _READS_PER_EVENT = 4
-_MOST_READS = 256  # 16 MB: whoever sends more than that is not waiting for an answer
+_MOST_READS = 256  # 16 MiB: a client that sends more is not waiting for an answer
 _sink = bytearray(_BYTES)
 _INFINITY = float("inf")
 
 
 class LingeringCloses:
-    """The refused clients that are being waited for, the oldest first; `most` is their bound."""
+    """All lingering sockets of a worker, the oldest first; at most `most`."""
 
     def __init__(self, loop: Loop, most: int = MOST) -> None:
         self.loop = loop
@@ -38,7 +41,10 @@ class LingeringCloses:
         self.open: OrderedDict[_LingeringClose, None] = OrderedDict()
 
     def take(self, sock: StreamSocket, mask: int) -> None:
-        """Take over a socket that is watched with `mask` (0: not yet) from a session that has ended."""
+        """Take over the socket of a session that has ended.
+
+        `mask` is what the loop watches it for, 0 if it does not yet.
+        """
         loop, fd = self.loop, sock.fileno()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
@@ -47,29 +53,29 @@ class LingeringCloses:
             return
         if len(self.open) >= self.most:
             next(iter(self.open)).on_deadline()
-        parting = _LingeringClose(self, sock)
+        lingering = _LingeringClose(self, sock)
         if mask == 0:
-            loop.add(fd, IN, parting.on_ready)
+            loop.add(fd, IN, lingering.on_ready)
         else:
-            loop.handle(fd, parting.on_ready)
+            loop.handle(fd, lingering.on_ready)
             loop.watch(fd, mask, IN)
-        loop.schedule(parting)
+        loop.schedule(lingering)
 
 
 class _LingeringClose:
-    """One of them; see `loop.Timed`."""
+    """One lingering socket; see `loop.Timed`."""
 
     __slots__ = ("_all", "_reads", "_sock", "_until_at", "timer_at")
 
-    def __init__(self, everyone: LingeringCloses, sock: StreamSocket) -> None:
-        self._all = everyone
+    def __init__(self, owner: LingeringCloses, sock: StreamSocket) -> None:
+        self._all = owner
         self._sock = sock
         self._reads = 0
-        self._until_at = everyone.loop.now + PATIENCE_S
+        self._until_at = owner.loop.now + PATIENCE_S
         self.timer_at = _INFINITY
-        everyone.open[self] = None
+        owner.open[self] = None
 
-    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a read tells)
+    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (the read shows what is there)
         self._reads += _READS_PER_EVENT
         if _read_to_end(self._sock) or self._reads > _MOST_READS:
             self.on_deadline()
@@ -84,16 +90,20 @@ class _LingeringClose:
             self._all.loop.forget(self._sock.fileno(), self._sock.close)
 
     def step(self) -> None:
-        """There is no handshake any more."""
+        """Do nothing: there is no handshake."""
 
     on_bug = on_deadline
 
 
 def _read_to_end(sock: StreamSocket) -> bool:
-    """Throw away some of what is there; True when nothing more will come."""
+    """Discard some of the received bytes.
+
+    True at the end of the stream, or on an error.
+    """
     for _ in range(_READS_PER_EVENT):
         try:
-            # Dropped in the kernel, not copied (tcp(7)): a client that goes on sending is cheap.
+            # MSG_TRUNC drops the bytes in the kernel (tcp(7)), so a client that keeps
+            # on sending costs little.
             if sock.recv_into(_sink, _BYTES, socket.MSG_TRUNC) == 0:
                 return True
         except BlockingIOError:

@@ -1,10 +1,11 @@
-"""What a worker knows of its pools: the balancer, the members, who is left alone until when, and the sessions to resume.
+"""One pool in one worker: its balancer, its backends, and which of them may be used.
 
-The time until which a failed backend is left alone is in the scoreboard's shared row: what one worker learns, all know. So are the
-checks' results and what operators have changed; how many connections a backend has is the sum over all workers' rows.
-No cell is believed: another process may have written anything, so a value that cannot be counts as its default.
+What one worker learns about a failed backend is in the scoreboard's state cells, so all
+workers know it; so are the results of health checks and the operators' overrides. The
+number of a backend's connections is the sum over the rows of all workers.
 
-Never: opens a connection.
+Never: opens a connection; trusts a cell. Another process may have written anything, so
+a value that is not possible counts as the default.
 Next: `relay.core.balance.Balancer.pick`
 """
 
@@ -13,14 +14,13 @@ from __future__ import annotations
 import random
 from collections.abc import Container
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.config.model import Pool
 from relay.core.balance import balancer_for
-from relay.core.candidates import CandidateStatus, Mode
+from relay.core.candidates import CandidateStatus
 from relay.core.cookie import Inserter
 from relay.core.cookie_balancer import CookieBalancer
-from relay.core.overrides import MAX_WEIGHT
 from relay.core.sniff import SniffResult
 from relay.core.sticky import identity_key, source_key
 from relay.errors import Reason
@@ -33,19 +33,19 @@ from relay.tls.explain import Failure
 from relay.tls.identity import Identity
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import BackendState
+from relay.worker.backend_status import read_status
 from relay.worker.connecting_limit import TRYING_ANYWAY, ConnectingLimit
+from relay.worker.trials import Trials
 
 if TYPE_CHECKING:
     from relay.worker.connection import Connection
 
-# A failed backend that has kept a session so long after its handshake is back.
-PROVEN_S = 1.0
-# By the value of a MODE_OVERRIDE cell; 0 is as configured.
-_MODES: Final = (None, Mode.ENABLED, Mode.DRAIN, Mode.DISABLED, Mode.STANDBY)
-
 
 class Choice(NamedTuple):
-    """The backend to try, why it was chosen, and our claim when it is one that has failed (0: none)."""
+    """The backend to try, why it was chosen, and the session's claim if it has failed.
+
+    `claim` is 0 for a backend that has not failed. See `shared.failed_backends`.
+    """
 
     member: BackendState
     why: str
@@ -53,7 +53,12 @@ class Choice(NamedTuple):
 
 
 class PoolState:
-    """One pool, seen from one worker."""
+    """What a worker knows of one pool.
+
+    `places` is the number of connections that the worker may have, and `pools` the
+    number of pools that share them. `trial_s` is how long a session that tries a failed
+    backend keeps others from it.
+    """
 
     def __init__(
         self,
@@ -70,31 +75,25 @@ class PoolState:
         pools: int = 1,
     ) -> None:
         self.name = name
-        self.members = [BackendState(index, target, layout) for index, target in enumerate(targets)]
         self.retry_s = pool.retry_s
-        for member in self.members:
-            addresses = Addresses(
-                member.target.address,
-                (member.target.family, member.target.sockaddr),
-                layout,
-                scoreboard.row(SHARED_ROW),
-            )
-            member.places = (
-                AddressRotation(addresses, pool.retry_s) if addresses.may_change else None
-            )
-        lost = [each.places for each in self.members if each.places and not each.target.sockaddr]
-        self._nowhere = lost if len(lost) == len(self.members) else []
-        self._retry_ms = int(pool.retry_s * 1000)
+        self._shared = scoreboard.row(SHARED_ROW)
+        self.members = [
+            self._make_backend(index, target, layout) for index, target in enumerate(targets)
+        ]
+        without_address = [
+            each.places for each in self.members if each.places and not each.target.sockaddr
+        ]
+        self._unresolved = without_address if len(without_address) == len(self.members) else []
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
         self._starts_slowly = pool.slow_start_s > 0
-        self._notes_returns = self._starts_slowly and pool.health is None
-        self._shared = scoreboard.row(SHARED_ROW)
-        self._outage = FailedBackends(
+        # With health checks, the checker stores when a backend came back.
+        self._stores_returns = self._starts_slowly and pool.health is None
+        self._failed_backends = FailedBackends(
             self._shared, layout, [(target.pool, target.route) for target in targets]
         )
-        self._trial_ms = int(trial_s * 1000)
-        self._trials: dict[Connection, BackendState] = {}
+        self._retry_ms = int(pool.retry_s * 1000)
+        self._trials = Trials(self._failed_backends, trial_s)
         self.waiting = ConnectingLimit(
             len(targets), pool.max_connecting, places=places, pools=pools
         )
@@ -103,7 +102,7 @@ class PoolState:
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
         self._statuses = [CandidateStatus()] * len(self.members)
-        self._closes = pool.on_down == "close"
+        self._closes_on_down = pool.on_down == "close"
         self._down: frozenset[int] = frozenset()
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
         self.cookie = pool.cookie if pool.sticky == "cookie" else ""
@@ -112,12 +111,22 @@ class PoolState:
         )
         self.refresh()
 
+    def _make_backend(self, index: int, target: BackendTarget, layout: Layout) -> BackendState:
+        backend = BackendState(index, target, layout)
+        configured = (target.family, target.sockaddr)
+        addresses = Addresses(target.address, configured, layout, self._shared)
+        if addresses.may_change:
+            backend.places = AddressRotation(addresses, self.retry_s)
+        return backend
+
     @property
     def nowhere(self) -> bool:
-        """Whether no backend has had an address yet: none of their names resolves."""
-        if self._nowhere and any(each.any for each in self._nowhere):
-            self._nowhere = []  # an answer is kept for good
-        return bool(self._nowhere)
+        """Whether no backend has ever had an address: no name was resolved."""
+        if self._unresolved and any(each.has_address for each in self._unresolved):
+            self._unresolved = []  # a resolved name keeps its last address
+        return bool(self._unresolved)
+
+    # Choosing.
 
     def pick(
         self,
@@ -126,41 +135,41 @@ class PoolState:
         who: Identity | None = None,
         cookies: tuple[bytes, ...] = (),
     ) -> Choice | None:
-        """The member to try and why it was chosen; None when all have been tried, are full, or are not to be used."""
+        """The backend to try next; None if all usable ones were tried or are full."""
         shared = self._shared
         if shared[self._cell_health_version] + shared[self._cell_override_version] != self._seen:
             self.refresh()
         now_at = monotonic() if self._starts_slowly else 0.0
         balancer = self._balancer
         key = self._key(client, who) if balancer.keyed else b""
-        passed: set[int] = set()
-        left = tried
+        skipped: set[int] = set()
+        excluded: Container[int] = tried
         while True:
             if cookies and self._cookies is not None:
-                index, why = self._cookies.pick(cookies, left, self._usable, now_at)
+                index, why = self._cookies.pick(cookies, excluded, self._usable, now_at)
             else:
-                index = balancer.pick(key, left, self._usable, now_at)
+                index = balancer.pick(key, excluded, self._usable, now_at)
                 why = "failover" if tried else balancer.why
             if index is None:
                 return None
-            if not self._outage.has_failed(index):
+            if not self._failed_backends.has_failed(index):
                 return Choice(self.members[index], why, 0)
             if self._usable(index):
-                return Choice(self.members[index], why, self._outage.claim(index, self._trial_ms))
-            if (
-                self.waiting.by_backend[index] < TRYING_ANYWAY
-            ):  # no backend is usable, and this one may be back
+                return Choice(self.members[index], why, self._trials.claim(index))
+            # No backend is usable, and this one may be back.
+            if self.waiting.by_backend[index] < TRYING_ANYWAY:
                 return Choice(self.members[index], why, 0)
-            passed.add(index)
-            left = _Either(tried, passed)
+            skipped.add(index)
+            excluded = [i for i in range(len(self.members)) if i in tried or i in skipped]
 
     def why_none(self) -> Failure:
-        """Why `pick` has found nobody for a client that has tried nobody."""
-        failed = [each for each in self.members if self._outage.has_failed(each.index)]
+        """Why `pick` found no backend for a client that has tried none."""
+        failed = [each for each in self.members if self._failed_backends.has_failed(each.index)]
         if not failed:
             return Failure(
                 Reason.NO_BACKEND,
-                f"every backend of pool {self.name} is disabled, draining, or has its max_connections",
+                f"every backend of pool {self.name} is disabled, draining, "
+                "or has its max_connections",
             )
         last = ", ".join(
             f"{each.target.route}: {each.failure or 'by its health checks or another worker'}"
@@ -168,144 +177,121 @@ class PoolState:
         )
         return Failure(
             Reason.NO_BACKEND,
-            f"every backend of pool {self.name} has failed, and {TRYING_ANYWAY} clients are trying each ({last})",
+            f"every backend of pool {self.name} has failed, "
+            f"and {TRYING_ANYWAY} clients are trying each ({last})",
         )
 
     def others_serve(self, member: BackendState, tried: Container[int]) -> bool:
-        """Whether a session that gives this member up could go to another one that works."""
+        """Whether another backend works that the session has not tried."""
         candidates = self._balancer.candidates
         return any(
             i != member.index and i not in tried and self._usable(i)
             for i in (*candidates.enabled, *candidates.standby)
         )
 
-    def begin(self, member: BackendState, end: Connection, claim: int) -> None:
-        """A session waits for this backend, and tries it for all others if it has a claim."""
-        self.waiting.begin(member.index)
-        end.waits, end.claim = True, claim
-        if claim:
-            self._trials[end] = member
-
-    def reached(self, member: BackendState, end: Connection) -> None:
-        """The handshake is done."""
-        self.waiting.end(member.index)
-        end.waits = False
-
-    def left(self, member: BackendState, end: Connection) -> None:
-        """The session has given this backend up, or has ended."""
-        if end.waits:
-            self.reached(member, end)
-        if end in self._trials:
-            del self._trials[end]
-            self.release(member, end.claim)
-
-    def release(self, member: BackendState, claim: int) -> None:
-        """A trial is over."""
-        if claim:
-            self._outage.release(member.index, claim)
+    def inserter(self, member: BackendState, found: SniffResult) -> Inserter | None:
+        """What inserts the relay's cookie into the first response, if needed."""
+        return self._cookies.inserter(member.index, found) if self._cookies is not None else None
 
     def _key(self, client: str, who: Identity | None) -> bytes:
-        """Who the client is."""
+        """What identifies the client for the balancer."""
         if self._by_identity and who is not None:
             return identity_key(who.spki_sha256, client, *self._prefixes)
         return source_key(client, *self._prefixes)
 
+    def _connections(self, index: int) -> int:
+        """The backend's connections over all workers, older generations included."""
+        return max(0, sum(map(sum, self._active[index])))
+
+    def _usable(self, index: int) -> bool:
+        rotation = self.members[index].places
+        if rotation is not None and not rotation.has_address:
+            return False
+        if self.waiting.by_backend[index] >= self.waiting.share:
+            return False
+        return self._failed_backends.usable(index)
+
+    # A session's way to its backend.
+
+    def begin(self, member: BackendState, end: Connection, claim: int) -> None:
+        """A session starts to connect. With a claim it tries a failed backend."""
+        self.waiting.begin(member.index)
+        end.waits, end.claim = True, claim
+        if claim:
+            self._trials.begin(member, end)
+
+    def reached(self, member: BackendState, end: Connection) -> None:
+        """The handshake with the backend is done."""
+        self.waiting.end(member.index)
+        end.waits = False
+
+    def left(self, member: BackendState, end: Connection) -> None:
+        """The session has given the backend up, or has ended."""
+        if end.waits:
+            self.reached(member, end)
+        self._trials.end(end)
+
+    def release(self, member: BackendState, claim: int) -> None:
+        """A trial ended before it began."""
+        self._trials.release(member, claim)
+
+    def mark_failed(self, member: BackendState, reason: Reason) -> bool:
+        """No worker uses the backend for retry_s. True if it was not marked already."""
+        member.failure = reason
+        return self._failed_backends.fail(member.index, self._retry_ms)
+
+    def answered(self, member: BackendState, began_at: float) -> None:
+        """The backend has sent data. If it failed before, it works again.
+
+        `began_at` is when the connection began (CLOCK_MONOTONIC): a connection that is
+        older than the failure shows nothing.
+        """
+        failed_at_ms = self._failed_backends.failed_at_ms(member.index, self._retry_ms)
+        if failed_at_ms and began_at * 1000 > failed_at_ms:
+            self._failed_backends.answered(member.index)
+            if self._stores_returns:
+                self._shared[member.cell_returned] = monotonic_ms()
+                self.refresh()
+
+    # Changes from outside.
+
     def see_workers(self) -> None:
-        """See which workers there are whose connections count: those of generations that are over count no more."""
+        """Find the rows whose connections count. Those of ended generations do not."""
         self._active = [
             self._scoreboard.columns(
-                "relay_backend_connections_active", member.target.pool, member.target.route
-            )
-            for member in self.members
-        ]
-
-    def refresh(self) -> None:
-        """See what operators have changed, and who has come back. The versions are read first: what changes meanwhile is seen the next time."""
-        shared = self._shared
-        self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
-        statuses = [
-            CandidateStatus(
-                _mode(shared[each.cell_mode]),
-                _weight(shared[each.cell_weight]),
-                _returned_at(shared[each.cell_returned]),
+                "relay_backend_connections_active", each.target.pool, each.target.route
             )
             for each in self.members
         ]
+
+    def refresh(self) -> None:
+        """Read the operators' overrides, and which backends came back.
+
+        The versions are read first, so a change in between is seen by the next `pick`.
+        """
+        shared = self._shared
+        self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
+        statuses = [read_status(shared, each) for each in self.members]
         if statuses != self._statuses:
             self._statuses = statuses
             self._balancer.update(statuses)
             if self._cookies is not None:
                 self._cookies.update(statuses)
 
-    def inserter(self, member: BackendState, found: SniffResult) -> Inserter | None:
-        """What puts our cookie into the member's first response, for a client that came without one."""
-        return self._cookies.inserter(member.index, found) if self._cookies is not None else None
-
-    def leave_alone(self, member: BackendState, reason: Reason) -> bool:
-        """The backend failed: nobody tries it for retry_s. True when this is news."""
-        member.failure = reason
-        return self._outage.fail(member.index, self._retry_ms)
-
-    def answered(self, member: BackendState, began_at: float) -> None:
-        """The backend has sent something on a connection that began at `began_at` (CLOCK_MONOTONIC): if it failed before that, it is back."""
-        failed_at_ms = self._outage.failed_at_ms(member.index, self._retry_ms)
-        if failed_at_ms and began_at * 1000 > failed_at_ms:
-            self._outage.answered(member.index)
-            if self._notes_returns:  # with checks it is the checker who says so
-                self._shared[member.cell_returned] = monotonic_ms()
-                self.refresh()
-
     def on_tick(self, now: float) -> list[BackendState]:
-        """Once a second: whose sessions are to be closed, as the checks have found it down since; who is tried although it is down keeps what it gets."""
-        for end, member in list(self._trials.items()):
-            # Refusals come at once. Some protocols have nothing to answer, and it works all the same.
-            if end.established and end.began_at + PROVEN_S < now:
-                del self._trials[end]
-                self.answered(member, end.began_at)
-        if self._notes_returns:  # by another worker, and without a new version
+        """Once a second. Returns the backends that went DOWN since the last tick.
+
+        The caller closes their sessions, if the pool's on_down says so. Sessions that
+        started while a backend was already down are kept.
+        """
+        for backend, began_at in self._trials.take_proven(now):
+            self.answered(backend, began_at)
+        if self._stores_returns:  # another worker's return has no new version
             self.refresh()
-        if not self._closes:
+        if not self._closes_on_down:
             return []
-        before, self._down = (
-            self._down,
-            frozenset(
-                each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN
-            ),
+        down = frozenset(
+            each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN
         )
-        return [self.members[index] for index in self._down - before]
-
-    def _connections(self, index: int) -> int:
-        """How many connections a member has, over all workers, also those of earlier generations."""
-        return max(0, sum(map(sum, self._active[index])))
-
-    def _usable(self, index: int) -> bool:
-        places = self.members[index].places
-        if places is not None and not places.any:
-            return False
-        return self.waiting.by_backend[index] < self.waiting.share and self._outage.usable(index)
-
-
-class _Either:
-    """What is in one of two containers."""
-
-    __slots__ = ("_one", "_other")
-
-    def __init__(self, one: Container[int], other: Container[int]) -> None:
-        self._one = one
-        self._other = other
-
-    def __contains__(self, index: object) -> bool:
-        return index in self._one or index in self._other
-
-
-def _mode(code: int) -> Mode | None:
-    """What the cell says; as configured when it says nothing that there is."""
-    return _MODES[code] if 0 <= code < len(_MODES) else None
-
-
-def _weight(value: int) -> int | None:
-    return value if 0 < value <= MAX_WEIGHT else None
-
-
-def _returned_at(value_ms: int) -> float | None:
-    return value_ms / 1000 if 0 < value_ms <= monotonic_ms() + 1000 else None
+        newly_down, self._down = down - self._down, down
+        return [self.members[index] for index in newly_down]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.checker.check import plan_of
-from relay.checker.probe import Probe
+from relay.checker.backend_check import BackendCheck
+from relay.checker.check import check_settings
 from relay.config.load import load_config
 from relay.tls.contexts import build_generation
 from tests.support.clockwork import Clockwork
@@ -26,23 +26,22 @@ def generation(pki, tmp_path):
 
 @pytest.fixture
 def check(generation):
-    """Check a backend once, at one or at several addresses. Returns the result.
+    """Check a backend once, at one or at several endpoints. Returns the result.
 
     Fails if the check leaves a socket open.
     """
 
-    def run(address, *, places=None, first=0, route=None, pool=None, settings=None, **health):
+    def run(address, *, endpoints=None, first=0, route=None, pool=None, settings=None, **health):
         made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))
         pool_settings, (target,) = (
             made.config.pool["main"].model_copy(update=settings or {}),
             made.targets["main"],
         )
         clockwork, results = Clockwork(), []
-        plan = plan_of(pool_settings, pool_settings.health, made.config, "main")
-        Probe(
+        BackendCheck(
             target,
-            plan,
-            places or ((target.family, target.sockaddr),),
+            check_settings(pool_settings, pool_settings.health, made.config, "main"),
+            endpoints or ((target.family, target.sockaddr),),
             first,
             selector=clockwork.selector,
             at=clockwork.at,

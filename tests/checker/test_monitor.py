@@ -10,8 +10,8 @@ import ssl
 
 import pytest
 
-from relay.checker.check import plan_of
-from relay.checker.monitor import Around, Monitor
+from relay.checker.check import check_settings
+from relay.checker.monitor import CheckerContext, Monitor
 from relay.core.health import HealthStatus
 from relay.shared.entities import (
     HEALTH,
@@ -49,15 +49,15 @@ def watched(generation):
             scoreboard.row(SHARED_ROW),
             scoreboard.row(scoreboard.lease(CHECKER_SLOT)),
         )
-        around = Around(
+        context = CheckerContext(
             clockwork.selector, clockwork.at, lambda: 0.5, lambda: None, layout, shared, cells
         )
         pool = made.config.pool["main"]
-        watch = Monitor(
-            around,
+        monitor = Monitor(
+            context,
             made.targets["main"][0],
             pool.health,
-            plan_of(pool, pool.health, made.config, "main"),
+            check_settings(pool, pool.health, made.config, "main"),
         )
 
         def cell(name, *labels):
@@ -67,7 +67,7 @@ def watched(generation):
             return cells[layout.cell("relay_health_checks_total", "main", "w1", result)]
 
         clockworks.append(clockwork)
-        return watch, clockwork, cell, count
+        return monitor, clockwork, cell, count
 
     clockworks = []
     yield begin
@@ -82,8 +82,8 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
     backend = make_backend(
         version=ssl.TLSVersion.TLSv1_2
     )  # no check is in progress when the clockwork stops
-    watch, clockwork, cell, count = watched(backend.address)
-    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
+    monitor, clockwork, cell, count = watched(backend.address)
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
     assert (
         cell(HEALTH, "main", "w1"),
         cell(HEALTH_VERSION),
@@ -91,7 +91,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
     ) == (HEALTH_UP, 1, 0)
     wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)
     backend.close()
-    clockwork.run_until(lambda: watch.state.status is HealthStatus.DOWN)
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.DOWN)
     assert (
         cell(HEALTH, "main", "w1"),
         cell(HEALTH_VERSION),
@@ -100,7 +100,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
     assert count("connect_failed") == 3
     before_ms = monotonic_ms()
     make_backend(port=backend.port)
-    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
     assert (cell(HEALTH, "main", "w1"), cell(HEALTH_VERSION)) == (HEALTH_UP, 3)
     assert before_ms <= cell(RETURNED_AT_MS, "main", "w1") <= monotonic_ms()
     up, down, again = said()
@@ -125,14 +125,14 @@ def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(
     make_backend, watched, said
 ):
     backend = make_backend()
-    watch, clockwork, cell, count = watched(backend.address)
-    clockwork.run_until(lambda: watch.state.status is HealthStatus.UP)
+    monitor, clockwork, cell, count = watched(backend.address)
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
     checked = count("ok")
     with no_file_left():
         clockwork.run_until(lambda: len(said()) > 1)
         began = monotonic_ms()
         clockwork.run_until(lambda: monotonic_ms() > began + 250)
-    assert watch.state.status is HealthStatus.UP
+    assert monitor.state.status is HealthStatus.UP
     assert len(said()) == 2
     assert said()[1].startswith("pool main: backend w1 cannot be checked: no_resources at ")
     assert count("connect_failed") == 0

@@ -42,7 +42,7 @@ def test_a_good_backend_passes_with_its_version_and_its_certificates_end(
 ):
     backend = make_backend(version=version)
     result = check(backend.address)
-    assert (result.ok, result.label, result.word) == (True, "ok", "ok")
+    assert (result.ok, result.label, result.reason) == (True, "ok", "ok")
     assert result.tls_version == f"TLSv1.{3 if version is TLS13 else 2}"
     assert result.not_after_at == int(
         pki.backend.issued.certificate.not_valid_after_utc.timestamp()
@@ -72,7 +72,7 @@ def test_no_check_resumes_a_session(check, make_backend):
 )
 def test_a_backend_with_a_wrong_certificate_fails(pki, check, make_backend, files, word):
     result = check(make_backend(files=pki.backend_matrix()[files]).address)
-    assert (result.label, result.word) == ("handshake_failed", word)
+    assert (result.label, result.reason) == ("handshake_failed", word)
     assert "the backend's certificate: subject CN=backend" in result.detail
     assert result.remedy
 
@@ -86,7 +86,7 @@ def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(
         make_backend(answer(status(200)), client_ca=pki.foreign_ca, version=version).address,
         http_get=path,
     )
-    assert result.word == "backend_rejected_our_certificate"
+    assert result.reason == "backend_rejected_our_certificate"
     assert result.detail.startswith(
         "the backend sent the alert unknown_ca: it does not say which CAs it accepts; the machine certificate"
     )
@@ -95,7 +95,7 @@ def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(
 
 def test_a_backend_that_hangs_up_right_after_the_handshake_fails(check, make_backend):
     result = check(make_backend(lambda connection: connection.unwrap(), version=TLS13).address)
-    assert (result.label, result.word) == ("handshake_failed", "backend_gone")
+    assert (result.label, result.reason) == ("handshake_failed", "backend_gone")
     assert "right after the TLS handshake" in result.detail
 
 
@@ -113,7 +113,7 @@ def test_nobody_at_the_address_is_refused(check):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     result = check(f"127.0.0.1:{port}")
-    assert (result.label, result.word, result.detail, result.tls_version) == (
+    assert (result.label, result.reason, result.detail, result.tls_version) == (
         "connect_failed",
         "backend_refused",
         "Connection refused",
@@ -124,14 +124,14 @@ def test_nobody_at_the_address_is_refused(check):
 def test_a_backend_that_does_not_accept_runs_out_of_time(check, deaf_port):
     began = time.monotonic()
     result = check(f"127.0.0.1:{deaf_port}", timeout_s=0.3)
-    assert (result.label, result.word) == ("connect_failed", "backend_timeout")
+    assert (result.label, result.reason) == ("connect_failed", "backend_timeout")
     assert "within health.timeout_s (0.3 s)" in result.detail
     assert 0.3 <= time.monotonic() - began < 5
 
 
 def test_a_backend_that_does_not_shake_hands_runs_out_of_time(check, mute):
     result = check(f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3)
-    assert (result.label, result.word) == ("handshake_failed", "backend_handshake_timeout")
+    assert (result.label, result.reason) == ("handshake_failed", "backend_handshake_timeout")
     assert "health.timeout_s" in result.remedy
 
 
@@ -148,7 +148,7 @@ def test_a_backend_that_does_not_speak_tls_fails(check):
         thread.start()
         result = check(f"127.0.0.1:{listener.getsockname()[1]}")
         thread.join(20)
-    assert (result.label, result.word) == ("handshake_failed", "backend_not_tls")
+    assert (result.label, result.reason) == ("handshake_failed", "backend_not_tls")
 
 
 def test_a_get_that_is_answered_well_passes(check, make_backend):
@@ -188,7 +188,7 @@ def test_the_statuses_that_are_good_are_configured(check, make_backend, statuses
     )
     assert result.ok is good
     if not good:
-        assert (result.label, result.word, result.detail) == (
+        assert (result.label, result.reason, result.detail) == (
             "http_failed",
             "http_status",
             f"GET /x answered {answered}",
@@ -197,13 +197,13 @@ def test_the_statuses_that_are_good_are_configured(check, make_backend, statuses
 
 def test_a_get_that_is_not_answered_runs_out_of_time(check, make_backend):
     result = check(make_backend(silent).address, http_get="/slow", timeout_s=0.4)
-    assert (result.label, result.word) == ("http_failed", "http_timeout")
+    assert (result.label, result.reason) == ("http_failed", "http_timeout")
     assert result.detail == "GET /slow was not answered within health.timeout_s (0.4 s)"
 
 
 def test_a_backend_that_hangs_up_instead_of_answering_fails(check, make_backend):
     result = check(make_backend(answer()).address, http_get="/x")
-    assert (result.label, result.word) == ("http_failed", "http_gone")
+    assert (result.label, result.reason) == ("http_failed", "http_gone")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_backend_that_hangs_up_instead_of_answering_fails(check, make_backend)
 )
 def test_an_answer_that_is_not_http_or_never_ends_fails(check, make_backend, said):
     result = check(make_backend(answer(said)).address, http_get="/x")
-    assert (result.label, result.word) == ("http_failed", "not_http")
+    assert (result.label, result.reason) == ("http_failed", "not_http")
     assert "\n" not in result.detail
 
 
@@ -233,7 +233,7 @@ def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connec
     result = check(
         f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3, settings={"send_proxy": version}
     )
-    assert result.word == "backend_handshake_timeout"
+    assert result.reason == "backend_handshake_timeout"
     peer, _ = mute.accept()
     with peer:
         received = peer.recv(4096)
@@ -244,10 +244,10 @@ def test_a_backend_with_several_addresses_passes_when_one_of_them_does(check, ma
     backend = make_backend()
     with socket.create_server(("127.0.0.1", 0)) as free:
         dead = free.getsockname()
-    places = tuple(
+    endpoints = tuple(
         (socket.AF_INET, address) for address in (dead, ("127.0.0.1", backend.port), dead)
     )
-    result = check(backend.address, places=places)
-    assert (result.ok, result.place, result.address) == (True, 1, backend.address)
-    last = check(backend.address, places=(places[0], places[0]), first=1)
-    assert (last.word, last.place) == ("backend_refused", 0)
+    result = check(backend.address, endpoints=endpoints)
+    assert (result.ok, result.endpoint, result.address) == (True, 1, backend.address)
+    last = check(backend.address, endpoints=(endpoints[0], endpoints[0]), first=1)
+    assert (last.reason, last.endpoint) == ("backend_refused", 0)

@@ -124,7 +124,7 @@ def test_a_change_is_one_line_that_says_why_and_what_to_do(pki, start, make_back
     assert told[0].startswith("pool main: backend w1 is down: http_status at 127.0.0.1:")
     assert told[0].endswith(
         ": GET /health answered 503; see the backend's log; "
-        "health.http_status says which statuses are good"
+        "health.http_status lists the accepted statuses"
     )
     assert told[1].startswith("pool main: backend w2 is down: backend_wrong_name at 127.0.0.1:")
     assert "names other.example.net" in told[1]
