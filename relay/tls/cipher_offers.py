@@ -44,13 +44,13 @@ def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Conte
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_min_proto_version(VERSIONS[version])
-    taken = (
+    accepted = (
         (not tls12 or lib.SSL_CTX_set_cipher_list(raw, tls12.encode()) == 1)
         and (not tls13 or lib.SSL_CTX_set_ciphersuites(raw, tls13.encode()) == 1)
         and (not groups or lib.SSL_CTX_set1_curves_list(raw, groups.encode()) == 1)
     )
     lib.ERR_clear_error()
-    return context if taken else None
+    return context if accepted else None
 
 
 def suites_named(tls12: str, tls13: str) -> list[Suite]:
@@ -107,9 +107,9 @@ def level_of(context: SSL.Context) -> int:
     The bindings have no call for it, so it is found by what the level allows.
     """
     raw = context._context  # noqa: SLF001
-    taken = lib.SSL_CTX_use_certificate(raw, _weak_certificate()._x509)  # noqa: SLF001
+    accepted = lib.SSL_CTX_use_certificate(raw, _weak_certificate()._x509)  # noqa: SLF001
     lib.ERR_clear_error()
-    if taken != 1:
+    if accepted != 1:
         return 2
     # A list without @SECLEVEL does not change the level.
     lib.SSL_CTX_set_cipher_list(raw, b"ALL:eNULL")

@@ -91,8 +91,8 @@ def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
 
 @lru_cache(maxsize=256)
 def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
-    if not_taken := tuple(_not_taken(tls12, tls13, groups)):
-        return not_taken
+    if rejected := tuple(_rejected_keys(tls12, tls13, groups)):
+        return rejected
     context = make_context(version, tls12 + NEVER, tls13, groups)
     if context is None:
         what = f"OpenSSL does not accept {_quoted(tls12)}"
@@ -110,7 +110,7 @@ def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[Cipher
     return (*_level_problems(level_of(context)), *named, *_offered_problems(version, offer))
 
 
-def _not_taken(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
+def _rejected_keys(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
     """The keys that OpenSSL does not accept, each tried alone."""
     if make_context("TLSv1.2", tls12 + NEVER, "", "") is None:
         what = f"OpenSSL knows no cipher with authentication and encryption in {_quoted(tls12)}"

@@ -1,6 +1,6 @@
 """What all TLS contexts have: versions, ciphers, options, certificate and key.
 
-Never: decides whom a context trusts (that is `tls.trust_store`).
+Never: decides which CAs a context trusts (that is `tls.trust_store`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
     """Present a certificate. Raises ConfigError for the configuration key `where`."""
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     lib.ERR_clear_error()
-    taken = (
+    accepted = (
         lib.SSL_CTX_use_certificate(raw, pair.leaf.pointer) == 1
         and lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1  # noqa: SLF001
         # A root is not sent: the peer has it or does not trust it, and its bytes would
@@ -81,7 +81,7 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
         and all(_send(raw, issuer) for issuer in pair.chain[1:] if issuer.issuer != issuer.subject)
         and lib.SSL_CTX_check_private_key(raw) == 1
     )
-    if not taken:
+    if not accepted:
         what = f"OpenSSL does not accept {pair.file}: {openssl_error_text()}"
         remedy = "use an RSA key of 2048 bits or more, or ECDSA, signed with SHA-256 or better"
         raise ConfigError([Problem(where, what, remedy)])

@@ -262,25 +262,13 @@ def _outbound(
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER, VERIFY_CALLBACK)
-    # A backend may request the certificate later, for a part of its site (RFC 8446,
-    # 4.6.2).
+    # A backend may request the certificate later, for some resources (RFC 8446, 4.6.2).
     lib.SSL_CTX_set_post_handshake_auth(raw, 1)
 
     host, port = parse_address(backend.address)
     name = backend.name or host
     # One context per backend: the name to verify is set once, and not per connection.
-    parameters = lib.SSL_CTX_get0_param(raw)
-    lib.X509_VERIFY_PARAM_set_hostflags(parameters, NO_PARTIAL_WILDCARDS | NEVER_CHECK_SUBJECT)
-    if is_ip(name):
-        packed = ipaddress.ip_address(name).packed
-        done = lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
-    else:
-        encoded = name.encode("ascii")
-        done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
-    if done != 1:
-        what = f"OpenSSL does not accept {name!r} as the name to verify"
-        remedy = "set it to a host name or an IP address"
-        raise ConfigError([Problem(f"{where}.backend[{index}].name", what, remedy)])
+    _set_name_to_verify(raw, f"{where}.backend[{index}].name", name)
     family, sockaddr = endpoint_of(
         f"{where}.backend[{index}].address", host, port, cache.context_inputs.addresses
     )
@@ -295,3 +283,17 @@ def _outbound(
         context=raw,
         keep=(context,),
     )
+
+
+def _set_name_to_verify(context: Pointer, where: str, name: str) -> None:
+    parameters = lib.SSL_CTX_get0_param(context)
+    lib.X509_VERIFY_PARAM_set_hostflags(parameters, NO_PARTIAL_WILDCARDS | NEVER_CHECK_SUBJECT)
+    if is_ip(name):
+        packed = ipaddress.ip_address(name).packed
+        done = lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
+    else:
+        encoded = name.encode("ascii")
+        done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
+    if done != 1:
+        what = f"OpenSSL does not accept {name!r} as the name to verify"
+        raise ConfigError([Problem(where, what, "set it to a host name or an IP address")])

@@ -76,14 +76,14 @@ def explain_rejection(failure: Failure, ssl: Pointer) -> Failure:
         if authorities
         else "it does not say which CAs it accepts"
     )
-    ours = ""
+    own = ""
     certificate = lib.SSL_get_certificate(ssl)
     if certificate != NULL:
         who = identity_of(certificate)
-        ours = (
+        own = (
             f'; the machine certificate "{_short(who.subject)}" is issued by "{_short(who.issuer)}"'
         )
-    return Failure(failure.reason, f"{failure.detail}: {accepts}{ours}", failure.errno)
+    return Failure(failure.reason, f"{failure.detail}: {accepts}{own}", failure.errno)
 
 
 def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:

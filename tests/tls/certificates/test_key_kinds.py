@@ -250,5 +250,5 @@ def test_a_very_long_rsa_key_is_warned_about_with_its_price(pki):
     class Long:
         key = Key("1.2.840.113549.1.1.1", "", 16384)
 
-    unfit = key_problem(Long, "", to_servers=False)
-    assert (unfit.refused, "16384 bits" in unfit.what) == (False, True)
+    problem = key_problem(Long, "", to_servers=False)
+    assert (problem.refused, "16384 bits" in problem.what) == (False, True)

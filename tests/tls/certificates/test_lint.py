@@ -328,53 +328,16 @@ def test_a_key_too_short_for_openssl_is_an_error_on_both_sides(pki, linted, tmp_
 
 
 def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, linted, tmp_path):
-    for arguments in (
-        [
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=Old CA",
-            "-keyout",
-            "ca.key",
-            "-out",
-            "ca.pem",
-            "-days",
-            "99",
-        ],
-        [
-            "req",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=machine",
-            "-keyout",
-            "leaf.key",
-            "-out",
-            "leaf.csr",
-        ],
-        [
-            "x509",
-            "-req",
-            "-in",
-            "leaf.csr",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-sha1",
-            "-days",
-            "99",
-            "-out",
-            "leaf.pem",
-        ],
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -subj /CN=Old -keyout ca.key -out ca.pem -days 99",
+        "req -newkey rsa:2048 -nodes -subj /CN=machine -keyout leaf.key -out leaf.csr",
+        (
+            "x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -sha1 -days 99"
+            " -out leaf.pem"
+        ),
     ):
         subprocess.run(
-            [program("openssl"), *arguments],
+            [program("openssl"), *command.split()],
             cwd=tmp_path,
             check=True,
             capture_output=True,
