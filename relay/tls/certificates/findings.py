@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from relay.errors import Problem
 from relay.tls.certificates.certificate import Certificate, subject_of
@@ -83,19 +84,27 @@ def info_lines(
             yield Finding(Level.INFO, file, subject_of(certificate), what, "", where)
 
 
-def date_problems(certificate: Certificate, now: datetime) -> Iterator[tuple[Level, str, str]]:
-    """What is wrong with a certificate's dates: level, what, remedy."""
+class DateProblem(NamedTuple):
+    """What is wrong with a certificate's dates."""
+
+    level: Level
+    what: str
+    remedy: str
+
+
+def date_problems(certificate: Certificate, now: datetime) -> Iterator[DateProblem]:
+    """Report a certificate that has expired, expires soon, or is not valid yet."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        yield Level.ERROR, f"expired on {day(end)}, {days(now - end)} ago", "renew it, and reload"
+        what = f"expired on {day(end)}, {days(now - end)} ago"
+        yield DateProblem(Level.ERROR, what, "renew it, and reload")
     elif now < begin:
-        yield (
-            Level.ERROR,
-            f"is not valid before {day(begin)}, {days(begin - now)} from now",
-            "compare this machine's clock with the CA's, or reissue the certificate",
-        )
+        what = f"is not valid before {day(begin)}, {days(begin - now)} from now"
+        remedy = "compare this machine's clock with the CA's, or reissue the certificate"
+        yield DateProblem(Level.ERROR, what, remedy)
     elif end - now < SOON:
-        yield Level.WARNING, f"expires on {day(end)}, in {days(end - now)}", "renew it, and reload"
+        what = f"expires on {day(end)}, in {days(end - now)}"
+        yield DateProblem(Level.WARNING, what, "renew it, and reload")
 
 
 def if_other(failure: VerifyFailure, certificate: Certificate) -> str:
