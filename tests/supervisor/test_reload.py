@@ -187,7 +187,9 @@ def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, 
         done = gateway.command(command)
         assert done.returncode == 78
         said = done.stdout + done.stderr
-        assert f"{pipe} cannot be read: it is not a regular file; name a PEM file" in said
+        assert (
+            f"{pipe} cannot be read: it is not a regular file; give the path of a PEM file" in said
+        )
         assert f"admin.password_file: {pipe} cannot be read: it is not a regular file" in said
     dead = gateway.workers()[0]
     os.kill(dead, signal.SIGKILL)
