@@ -12,8 +12,8 @@ import os
 import socket
 from typing import Any
 
-# The C class below `socket.socket`. `accept` and the constructor of `socket.socket` make
-# one Python object and two enum members more: 6 µs per connection.
+# The C class below `socket.socket`. `accept` and the constructor of `socket.socket`
+# make one Python object and two enum members more: 6 µs per connection.
 StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
 

@@ -108,8 +108,9 @@ def open_single_listener(where: str, address: str, *, freebind: bool = False) ->
 def drop_new_connections(listener: socket.socket) -> None:
     """Drop every SYN for a listening socket; half-open connections go on.
 
-    A client whose SYN is dropped sends it again one second later (RFC 6298, section 2.1).
-    A classic BPF program (bpf(4)) does it; it sees segments from the TCP header on.
+    A client whose SYN is dropped sends it again one second later (RFC 6298, section
+    2.1). A classic BPF program (bpf(4)) does it; it sees segments from the TCP header
+    on.
     Raises OSError when the kernel does not accept the program.
     """
     program = ctypes.create_string_buffer(b"".join(_FILTER.pack(*step) for step in _DROP_SYN))
@@ -121,7 +122,7 @@ def drop_new_connections(listener: socket.socket) -> None:
 
 
 def take_new_connections(listener: socket.socket) -> None:
-    """Undo `drop_new_connections`. Raises OSError when the socket has no such program."""
+    """Undo `drop_new_connections`. Raises OSError if the socket has no program."""
     listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
@@ -134,9 +135,9 @@ def close_all(opened: list[socket.socket]) -> None:
 def _refuse_shared_port(where: str, host: str, port: int, *, freebind: bool) -> None:
     """Refuse a port on which another process listens.
 
-    Every process of the same user may join a port with SO_REUSEPORT. The kernel would then
-    give that process half of the clients, without an error. Binding without SO_REUSEPORT
-    fails when anybody listens.
+    Every process of the same user may join a port with SO_REUSEPORT. The kernel would
+    then give that process half of the clients, without an error. Binding without
+    SO_REUSEPORT fails when anybody listens.
     """
     _listen(where, host, port, shared=False, freebind=freebind).close()
 

@@ -1,4 +1,5 @@
-"""The unix sockets of the supervisor: the control socket, and the admin process's socket.
+"""The unix sockets of the supervisor: the control socket, and the admin process's
+socket.
 
 Never: replaces a file that is not a socket, or a socket on which a process listens.
 """
@@ -41,7 +42,8 @@ def open_unix(where: str, path: Path, umask: int) -> socket.socket:
         with contextlib.suppress(FileNotFoundError):
             _refuse_existing(where, path)
             path.unlink()
-        # The umask sets the mode at bind: there is no moment at which others may connect.
+        # The umask sets the mode at bind: there is no moment at which others may
+        # connect.
         before = os.umask(umask)
         try:
             listener.bind(str(path))

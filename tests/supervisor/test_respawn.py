@@ -196,7 +196,7 @@ def test_an_admin_process_that_is_stopped_gets_sigabrt_then_sigkill_and_is_repla
         assert page.status == 200
     pid = admin_pid(gateway)
     os.kill(pid, signal.SIGSTOP)
-    gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no sign of life for 3.")
+    gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no heartbeat for 3.")
     gateway.wait_for_log("the admin process was ended by SIG")
     wait_until(
         "there is another", lambda: admin_pid(gateway) not in (None, pid), detail=gateway.log
@@ -221,7 +221,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
     )
     gateway.environment["PYTHONPATH"] += os.pathsep + str(short_path)
     gateway.start()
-    gateway.wait_for_log("hangs: no sign of life for")
+    gateway.wait_for_log("hangs: no heartbeat for")
     gateway.wait_for_log("the admin process was ended by SIGABRT")
     assert "in hang" in gateway.log()
 
