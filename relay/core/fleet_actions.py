@@ -1,6 +1,6 @@
-"""What the supervisor's plan may ask to be done, one value each.
+"""The actions that `relay.core.fleet_plan.plan` may ask for, one value each.
 
-`core.fleet_plan.plan` makes them, `supervisor.fleet` carries them out.
+`relay.supervisor.fleet` carries them out.
 
 Never: does anything.
 """
@@ -20,7 +20,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Tell the worker to accept no more and to finish its sessions (SIGTERM)."""
+    """Tell the worker to stop accepting and to finish its sessions (SIGTERM)."""
 
     pid: int
 
@@ -42,7 +42,7 @@ class Overrun:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """The worker hangs: SIGABRT, so that it prints where."""
+    """The worker hangs: SIGABRT makes it print where."""
 
     pid: int
     why: str
@@ -58,7 +58,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The slot waits for its next start: let its sockets take no clients until then."""
+    """The slot waits for its next start: until then its sockets take no clients."""
 
     slot: int
 
@@ -73,24 +73,25 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Bind a parked slot's sockets again and give it another chance."""
+    """Bind the sockets of a parked slot again, and try it again."""
 
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Every slot of the candidate serves: make it the serving line."""
+    """Every slot of the next generation serves: it becomes the serving one."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The candidate cannot serve: forget it."""
+    """The next generation cannot serve: it is dropped."""
 
     generation: int
     why: str
 
 
-Action = Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen | Commit | GiveUp
+Decision = Commit | GiveUp  # what ends the start of a next generation
+Action = Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen | Decision

@@ -1,25 +1,31 @@
-"""The supervisor's brain: from what the fleet of workers looks like now to what to do about it.
+"""Plans the workers: from how the fleet looks now to what the supervisor must do.
 
-Theory of operation. `plan` is asked again after every event and at least once a second; it keeps no memory, so the same view and the same
-`now` give the same actions. Four ideas carry it:
+`plan` is called after every event and at least once a second. It keeps no state: the
+same view and the same `now` give the same actions. Four rules carry it:
 
-- *Wanted lines.* A line is a generation with its number of slots. The serving line always is wanted; while a reload is under way the candidate
-  line is wanted too, on the same slots. A worker of any other generation is told to drain. So a reload is: add a line, wait until each of its
-  slots serves, make it the serving line. A failed one is: forget the line. The old workers notice neither.
-- *Death.* A worker that had served is replaced at once, so the clients queued on its sockets are
-  served by the next one. A worker that died before it served is replaced at once the first time,
-  then after 0.5, 1, 2 … 30 s. While a slot waits its sockets are closed, because the kernel would
-  go on queueing clients that nobody serves. When no slot is served or starting, one is tried
-  after at most `lone_delay_s`. A slot whose workers keep dying like that is parked.
-- *Room.* Only so many old generations may drain at once. When there are more, the oldest are told to quit their sessions.
-- *Escalation.* Silence gets SIGABRT (which prints where the worker hangs), then SIGKILL. Draining too long gets SIGKILL.
+- *Targets.* A target is a generation and its number of slots; each slot should have a
+  worker. The serving generation always is a target. During a reload the next generation
+  is one too, on the same slots. A worker of any other generation is told to drain. So a
+  reload adds a target, waits until all its slots serve, and makes it the serving one. A
+  failed reload removes the target. The old workers see neither.
+- *Death.* A worker that had served is replaced at once, so its successor serves the
+  clients that are queued on its sockets. A worker that died before it served is
+  replaced at once the first time, then after 0.5, 1, 2 … 30 s. While a slot waits its
+  sockets are closed, because the kernel would queue clients on them that nobody serves.
+  When no slot is served or starting, one is tried after at most `lone_delay_s`. A slot
+  whose workers keep dying early is parked.
+- *Room.* Only `old_generations` may drain at once. Beyond that, the oldest are told to
+  end their sessions.
+- *Escalation.* A silent worker gets SIGABRT, which prints where it hangs, then SIGKILL.
+  A
+  worker that drains for too long gets SIGKILL.
 
-Never: kills, forks or looks at a clock; `now` and every instant in a view are seconds of one monotonic clock.
+Never: kills, forks or reads a clock. Every time is in seconds of one monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,6 +34,7 @@ from relay.core.fleet_actions import (
     Action,
     Close,
     Commit,
+    Decision,
     Drain,
     GiveUp,
     Kill,
@@ -48,7 +55,7 @@ class Phase(StrEnum):
 
 
 class Shutdown(StrEnum):
-    """How the whole relay is to end."""
+    """Whether and how the whole relay ends."""
 
     NO = "no"
     DRAIN = "drain"
@@ -60,9 +67,9 @@ class Rules:
     """The limits `plan` works with, in seconds unless named otherwise."""
 
     drain_timeout_s: float = 30
-    drain_grace_s: float = (
-        3  # a worker ends its sessions by itself at drain_timeout_s; only one that cannot is killed
-    )
+    # A worker ends its own sessions at drain_timeout_s; one that cannot is killed
+    # later.
+    drain_grace_s: float = 3
     hang_s: float = 10
     abort_grace_s: float = 1
     quit_grace_s: float = 2
@@ -75,13 +82,19 @@ class Rules:
     park_s: float = 60
     start_timeout_s: float = 30
     old_generations: int = 8  # that may drain at once
-    recheck_s: float = 15  # how often the files of disabled routes and pools are looked at
-    handover_s: float = 2  # a worker stops accepting within milliseconds of being told to; a reload waits no longer for one that does not
+    recheck_s: float = 15  # how often the files of disabled routes and pools are read again
+    # A worker stops accepting milliseconds after it is told to. A reload waits this
+    # long.
+    handover_s: float = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One living process. `stop_requested_at` is when it was last told to drain or quit, `quitting` after the latter, `aborted_at` when it got SIGABRT, `killed` after SIGKILL."""
+    """One living worker process.
+
+    `stop_requested_at`: when it was last told to drain or quit; `quitting`: to quit.
+    `aborted_at`: when it got SIGABRT; `killed`: it got SIGKILL.
+    """
 
     pid: int
     slot: int
@@ -97,10 +110,11 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What a slot remembers of its dead workers.
+    """What is remembered of a slot's dead workers.
 
-    `early_deaths` counts workers in a row that died before they served. `spawn_at` is the earliest
-    next start, of a parked slot the next try; `alone_at` is the same while no slot is served.
+    `early_deaths` counts workers in a row that died before they served.
+    `spawn_at` is the earliest next start, or the next try of a parked slot.
+    `lone_start_at` replaces it while no slot is served.
     `closed`: its sockets take no clients until a worker serves.
     """
 
@@ -108,12 +122,15 @@ class Slot:
     spawn_at: float = 0
     parked: bool = False
     closed: bool = False
-    alone_at: float = 0
+    lone_start_at: float = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A generation, the number of slots it runs on, and since when it is wanted."""
+class Target:
+    """A generation that is to have a worker on each of its slots.
+
+    `since_at`: when it became a target. `deaths`: how many of its workers died since.
+    """
 
     generation: int
     slots: int
@@ -123,18 +140,25 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything `plan` looks at. `trusted_from_at`: heartbeats before it are forgiven, for the supervisor itself was not running."""
+    """Everything `plan` looks at.
+
+    `next` is the generation that a reload starts. Silence before `trusted_from_at` does
+    not count, because the supervisor itself did not run.
+    """
 
     workers: tuple[Worker, ...]
     slots: tuple[Slot, ...]
-    serving: Line
-    candidate: Line | None = None
+    serving: Target
+    next: Target | None = None
     ending: Shutdown = Shutdown.NO
     trusted_from_at: float = 0
 
 
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
-    """What to do now, in the order to do it. Carrying it out changes the view so that the same action is not planned again."""
+    """What to do now, in order.
+
+    After it was done the view is another one, and the same action is not planned again.
+    """
     actions: list[Action] = [
         action
         for worker in view.workers
@@ -142,23 +166,14 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
     ]
     escalated = {action.pid for action in actions if isinstance(action, Abort | Kill)}
     if view.ending is not Shutdown.NO:
-        living = [
-            worker
-            for worker in view.workers
-            if worker.aborted_at is None and not worker.killed and worker.pid not in escalated
-        ]
-        if view.ending is Shutdown.NOW:  # those that drain, too
-            return actions + [Quit(worker.pid) for worker in living if not worker.quitting]
-        return actions + [
-            Drain(worker.pid) for worker in living if worker.stop_requested_at is None
-        ]
-    lines = [view.serving]
-    if view.candidate is not None:
-        verdict = _judge(now, view.candidate, view.workers, rules)
-        if verdict is not None:
-            return [*actions, verdict]
-        lines.append(view.candidate)
-    wanted = {line.generation for line in lines}
+        return [*actions, *_end(view, escalated)]
+    targets = [view.serving]
+    if view.next is not None:
+        decision = _decide(now, view.next, view.workers, rules)
+        if decision is not None:
+            return [*actions, decision]
+        targets.append(view.next)
+    wanted = {target.generation for target in targets}
     actions += [
         Drain(worker.pid)
         for worker in view.workers
@@ -168,26 +183,44 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         and worker.pid not in escalated
     ]
     actions += _overrun(view, wanted, escalated, rules)
-    starts = _starts(view)
-    for number, missing in _missing(view, lines).items():
-        slot = view.slots[number]
-        due = now >= starts.get(number, slot.spawn_at)
-        if slot.parked:
-            if due:
-                actions.append(Reopen(number))
-        elif slot.early_deaths >= rules.park_after_deaths:
-            # The candidate shares these sockets; once it is decided on, so is this.
-            if view.candidate is None:
-                actions.append(Park(number, slot.early_deaths))
-        elif due:
-            actions += [Spawn(number, generation) for generation in missing]
-        elif slot.early_deaths and not slot.closed and view.candidate is None:
-            actions.append(Close(number))
+    actions += _fill(now, view, targets, rules)
     return actions
 
 
-def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
-    """The slots that want a worker, each with the generations it wants one of."""
+def _end(view: View, escalated: set[int]) -> list[Action]:
+    """The relay ends: tell each worker once."""
+    living = [
+        worker
+        for worker in view.workers
+        if worker.aborted_at is None and not worker.killed and worker.pid not in escalated
+    ]
+    if view.ending is Shutdown.NOW:  # also workers that drain already
+        return [Quit(worker.pid) for worker in living if not worker.quitting]
+    return [Drain(worker.pid) for worker in living if worker.stop_requested_at is None]
+
+
+def _fill(now: float, view: View, targets: Sequence[Target], rules: Rules) -> Iterator[Action]:
+    """Start what is missing, or close, park and reopen the slots that wait."""
+    start_times = _start_times(view)
+    for number, missing in _missing(view, targets).items():
+        slot = view.slots[number]
+        due = now >= start_times.get(number, slot.spawn_at)
+        if slot.parked:
+            if due:
+                yield Reopen(number)
+        elif slot.early_deaths >= rules.park_after_deaths:
+            # The next generation shares the sockets. The slot is parked after the
+            # reload.
+            if view.next is None:
+                yield Park(number, slot.early_deaths)
+        elif due:
+            yield from (Spawn(number, generation) for generation in missing)
+        elif slot.early_deaths and not slot.closed and view.next is None:
+            yield Close(number)
+
+
+def _missing(view: View, targets: Sequence[Target]) -> dict[int, list[int]]:
+    """Slot -> the generations of which it has no worker and should."""
     present = {
         (worker.slot, worker.generation)
         for worker in view.workers
@@ -196,9 +229,9 @@ def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
     found = {}
     for number in range(len(view.slots)):
         missing = [
-            line.generation
-            for line in lines
-            if number < line.slots and (number, line.generation) not in present
+            target.generation
+            for target in targets
+            if number < target.slots and (number, target.generation) not in present
         ]
         if missing:
             found[number] = missing
@@ -206,28 +239,31 @@ def _missing(view: View, lines: Sequence[Line]) -> dict[int, list[int]]:
 
 
 def next_start_at(view: View) -> float:
-    """When the next slot wants a worker; long past when it is due, infinity when none does."""
-    return min(_starts(view).values(), default=float("inf"))
+    """When the next worker starts: in the past if one is due, infinity if none is."""
+    return min(_start_times(view).values(), default=float("inf"))
 
 
-def _starts(view: View) -> dict[int, float]:
-    """The slots without a worker of the serving line, and when each may start its next one."""
-    starts = {number: view.slots[number].spawn_at for number in _missing(view, [view.serving])}
-    if starts and not any(
+def _start_times(view: View) -> dict[int, float]:
+    """Slots without a worker of the serving generation, and when each may start one."""
+    times = {number: view.slots[number].spawn_at for number in _missing(view, [view.serving])}
+    if times and not any(
         worker.generation == view.serving.generation
         and worker.stop_requested_at is None
         and worker.aborted_at is None
         and not worker.killed
         for worker in view.workers
     ):
-        # Nobody is served. The slot that would be next is tried early: one at a time, so that a
-        # configuration under which every worker dies costs a few starts a second and no more.
-        first = min(starts, key=lambda number: (starts[number], number))
-        starts[first] = min(starts[first], max(view.slots[number].alone_at for number in starts))
-    return starts
+        # No slot is served. The next slot starts early. Only one at a time: if every
+        # worker dies with this configuration, that costs only a few starts a second.
+        first = min(times, key=lambda number: (times[number], number))
+        times[first] = min(times[first], max(view.slots[number].lone_start_at for number in times))
+    return times
 
 
-def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) -> Action | None:
+def _escalate(
+    now: float, worker: Worker, trusted_from_at: float, rules: Rules
+) -> Abort | Kill | None:
+    """End a worker that hangs or does not end when told."""
     if worker.killed:
         return None
     if worker.aborted_at is not None:
@@ -240,13 +276,14 @@ def _escalate(now: float, worker: Worker, trusted_from_at: float, rules: Rules) 
         )
         if now >= worker.stop_requested_at + patience_s:
             return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
-    silence_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
-    if silence_s > rules.hang_s:
-        return Abort(worker.pid, f"no heartbeat for {silence_s:.1f} s")
+    silent_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
+    if silent_s > rules.hang_s:
+        return Abort(worker.pid, f"no heartbeat for {silent_s:.1f} s")
     return None
 
 
 def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) -> list[Overrun]:
+    """End the oldest generations when more drain than may."""
     draining: dict[int, list[int]] = {}
     for worker in view.workers:
         dying = (
@@ -261,24 +298,25 @@ def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) ->
     return [Overrun(number, tuple(draining[number])) for number in oldest]
 
 
-def _judge(
-    now: float, line: Line, workers: Sequence[Worker], rules: Rules
-) -> Commit | GiveUp | None:
-    if line.deaths:
+def _decide(now: float, target: Target, workers: Sequence[Worker], rules: Rules) -> Decision | None:
+    """Whether the next generation takes over or is given up; None while it starts."""
+    if target.deaths:
         return GiveUp(
-            line.generation,
-            "a worker of the new configuration died before all of them served; its last words are in the log",
+            target.generation,
+            "a worker of the new configuration died before all of them served; see its last"
+            " messages in the log",
         )
     serving = {
         worker.slot
         for worker in workers
-        if worker.generation == line.generation and worker.phase is Phase.SERVING
+        if worker.generation == target.generation and worker.phase is Phase.SERVING
     }
-    if len(serving) >= line.slots:
-        return Commit(line.generation)
-    if now >= line.since_at + rules.start_timeout_s:
+    if len(serving) >= target.slots:
+        return Commit(target.generation)
+    if now >= target.since_at + rules.start_timeout_s:
         return GiveUp(
-            line.generation,
-            f"only {len(serving)} of {line.slots} workers of the new configuration served within {rules.start_timeout_s:g} s",
+            target.generation,
+            f"only {len(serving)} of {target.slots} workers of the new configuration served"
+            f" within {rules.start_timeout_s:g} s",
         )
     return None

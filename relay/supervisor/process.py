@@ -52,7 +52,8 @@ class ExitStatus:
 def start_worker(
     slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
 ) -> int:
-    """Fork a process that closes what is not its own (`let_go`), takes on the identity, runs `work`, and ends with its result. Returns the pid.
+    """Fork a process that closes what is not its own (`let_go`), takes on the identity,
+    runs `work`, and ends with its result. Returns the pid.
 
     Raises OSError when the kernel does not fork.
     """
@@ -116,17 +117,20 @@ def _run_child(
         else:
             log.critical("%s ends with a bug", name, exc_info=True)
     finally:
-        # No interpreter shutdown: what is left belongs to the supervisor, and its exit handlers are not ours to run.
+        # No interpreter shutdown: what is left belongs to the supervisor, and its exit
+        # handlers are not ours to run.
         messages.last_flush()
         os._exit(code)
 
 
 def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
-    """Start the admin process: a fresh interpreter, so that no key is in its memory. Returns the pid. Raises OSError.
+    """Start the admin process: a fresh interpreter, so that no key is in its memory.
+    Returns the pid. Raises OSError.
 
     `descriptors` are what it gets from us, by its options.
     """
-    # -P: the current directory must not be able to slip in a package named relay; ours is found where this one was.
+    # -P: the current directory must not be able to slip in a package named relay; ours
+    # is found where this one was.
     arguments = [sys.executable, "-P", "-m", "relay.admin.main"]
     for option, descriptor in descriptors.items():
         arguments += [option, str(descriptor)]
@@ -146,7 +150,8 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
                 os.set_inheritable(descriptor, True)
             os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
         except OSError as error:
-            # A virtual environment below /root is the usual cause: no traceback says that.
+            # A virtual environment below /root is the usual cause: no traceback says
+            # that.
             log.critical(
                 'the admin process cannot be started as user %s: %s; install the relay where that user can read it, or set admin.listen = ""',
                 identity.user or identity.uid,
@@ -181,7 +186,8 @@ def reap(pid: int) -> ExitStatus | None:
 
 
 def reap_strangers() -> None:
-    """Reap what others have left us: as the first process of a container we adopt every orphan.
+    """Reap what others have left us: as the first process of a container we adopt every
+    orphan.
 
     One of our own that has just ended is left to who started it.
     """
@@ -200,7 +206,7 @@ def send(pid: int, number: signal.Signals) -> None:
     os.kill(pid, number)
 
 
-def take_all_files() -> None:
+def raise_file_limit() -> None:
     """Raise our limit of open files as far as it goes: a socket per address and slot."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

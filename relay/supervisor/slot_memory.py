@@ -1,4 +1,5 @@
-"""What the supervisor remembers of each slot: the early deaths of its workers, and its next start.
+"""What the supervisor remembers of each slot: early deaths of its workers, the next
+start.
 
 Never: starts a worker, or opens or closes a socket.
 """
@@ -13,7 +14,7 @@ from relay.core.respawn import after_death, after_failed_start, after_park, afte
 
 
 class SlotMemory:
-    """One `Slot` per slot. It only grows: a slot that a reload takes away may come back."""
+    """One `Slot` per slot. It only grows: a later reload may bring a slot back."""
 
     def __init__(self, count: int, rules: Rules) -> None:
         self._rules = rules
@@ -28,17 +29,17 @@ class SlotMemory:
         return tuple(self._slots)
 
     def forget(self, count: int) -> None:
-        """A new configuration is tried: what was wrong may be right now, so no slot waits."""
+        """No slot waits any more: a new configuration may have removed the cause."""
         self._slots = [Slot()] * max(len(self._slots), count)
 
     def died(self, now: float, slot: int, worker: Worker) -> str:
-        """A worker ended unasked. Returns when its slot starts the next one, in words."""
+        """A worker ended without being asked. Returns in words when the next starts."""
         memory = self._slots[slot] = after_death(now, self._slots[slot], worker, self._rules)
         waits = bool(memory.early_deaths) and memory.spawn_at > now
         return self._when(now, slot) + ("; until then its sockets are closed" if waits else "")
 
     def failed(self, now: float, slot: int) -> str:
-        """A worker could not even be forked. Returns when the next try is, in words."""
+        """A worker could not be forked. Returns in words when the next try is."""
         self._slots[slot] = after_failed_start(now, self._slots[slot], self._rules)
         return self._when(now, slot)
 
@@ -52,7 +53,7 @@ class SlotMemory:
             self._slots[slot] = replace(self._slots[slot], closed=False)
 
     def park(self, now: float, slot: int) -> None:
-        """The slot waits long."""
+        """The slot's sockets are closed for `Rules.park_s`."""
         self._slots[slot] = after_park(now, self._slots[slot], self._rules)
 
     def reopen(self, now: float, slot: int) -> None:
@@ -60,7 +61,7 @@ class SlotMemory:
         self._slots[slot] = after_reopen(now, self._rules)
 
     def failing(self, deaths: int) -> int | None:
-        """The first slot of which so many workers died before they served."""
+        """The first slot with at least `deaths` early deaths, or None."""
         found = [slot for slot, memory in enumerate(self._slots) if memory.early_deaths >= deaths]
         return found[0] if found else None
 

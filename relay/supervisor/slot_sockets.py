@@ -1,4 +1,6 @@
-"""Which slot listens where: the sockets of one generation, shared with the generation before wherever an address stays.
+"""The listening sockets of one generation, by address and slot.
+
+Where an address stays, a generation shares the sockets of the one before.
 
 Never: closes a socket that the other generation still needs.
 """
@@ -23,16 +25,16 @@ from relay.supervisor.listening import (
     take_new_connections,
 )
 
-SETTLE_S = (
-    0.3  # longer than most round trips, shorter than the second after which a SYN is repeated
-)
+# Longer than most round trips, and shorter than the second after which a client repeats
+# its SYN.
+SETTLE_S = 0.3
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """One address of one listener. A fixed port is the same place whichever listener has it; a free one (port 0) belongs to its listener."""
+    """One address of one listener."""
 
     listener: str
     address: str
@@ -40,12 +42,16 @@ class ListenAddress:
 
     @property
     def key(self) -> str:
-        """What identifies its sockets across reloads."""
+        """What identifies its sockets across reloads.
+
+        Sockets on a fixed port may change to another listener. Sockets on port 0, which
+        the kernel chose, belong to their listener.
+        """
         return self.address if parse_address(self.address)[1] else f"{self.listener} {self.address}"
 
     @property
     def where(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return f'listener "{self.listener}"'
 
 
@@ -58,96 +64,102 @@ def listen_addresses(config: Config) -> tuple[ListenAddress, ...]:
     )
 
 
-class Leaving:
-    """The sockets that a reload takes away.
+class ClosingSockets:
+    """The sockets that a reload closes.
 
-    When a SO_REUSEPORT socket closes, the kernel resets who is in its queue, and who is in the middle of the TCP handshake. So first nobody
-    new is let onto it, and those who are on their way get the time to arrive, and its worker the time to accept them.
+    Closing a SO_REUSEPORT socket resets its queued and half-open connections. So new
+    SYNs are dropped first. Half-open connections get SETTLE_S to complete, the worker
+    accepts them, and then the sockets are closed.
     """
 
     def __init__(self, sockets: set[socket.socket]) -> None:
         self._sockets = sockets
-        self._settled_at: float | None = None
+        self._close_at: float | None = None
 
-    def settled(self, now: float) -> bool:
-        """Whether they can be closed; the first call shuts the door."""
-        if self._settled_at is None:
+    def ready_to_close(self, now: float) -> bool:
+        """Whether they can be closed. The first call stops new connections."""
+        if self._close_at is None:
             for one in self._sockets:
                 try:
                     drop_new_connections(one)
                 except OSError as error:
                     log.warning(
-                        "%s: %s; a client who connects while its socket closes may be reset",
+                        "%s: cannot stop new connections: %s; a client that connects while"
+                        " this socket closes may be reset",
                         bound_address(one),
                         error.strerror,
                     )
-            self._settled_at = now + SETTLE_S if self._sockets else now
-        return now >= self._settled_at
+            self._close_at = now + SETTLE_S if self._sockets else now
+        return now >= self._close_at
 
-    def stay(self) -> None:
-        """They are not to be closed, or not yet."""
-        if self._settled_at is not None:
-            self._settled_at = None
+    def cancel(self) -> None:
+        """They stay open after all, or for now: let new connections in again."""
+        if self._close_at is not None:
+            self._close_at = None
             for one in self._sockets:
                 with contextlib.suppress(OSError):
                     take_new_connections(one)
 
 
 class SlotSockets:
-    """The listening sockets of one generation by place and slot. A parked slot has none.
+    """The listening sockets of one generation. A parked slot has none that listen.
 
-    Sockets that join others on an address begin to listen when their slot is served: who is queued on a socket that closes again, because its worker
-    or its whole generation came to nothing, is lost.
+    A socket that joins others on its address begins to listen when its slot is served.
+    Clients queued on a socket that closes again are reset, so a socket must not get
+    clients before its worker and its generation are known to serve.
     """
 
     def __init__(self) -> None:
-        self._places: tuple[ListenAddress, ...] = ()
+        self._addresses: tuple[ListenAddress, ...] = ()
+        # By `ListenAddress.key`: slot to socket, and the host and port it is bound to.
         self._opened: dict[str, dict[int, socket.socket]] = {}
         self._bound: dict[str, tuple[str, int]] = {}
-        self._silent: set[int] = set()
+        self._not_listening: set[int] = set()
 
     def extend(self, config: Config, slots: int) -> SlotSockets:
-        """The sockets for another configuration: ours where we have them, new ones where not. Raises StartupError; then ours are as before."""
+        """The sockets for another configuration: shared where possible, new elsewhere.
+
+        Raises StartupError; then nothing has changed.
+        """
         other = SlotSockets()
-        other._silent = {slot for slot in self._silent if slot < slots}
-        other._places = listen_addresses(config)
-        ours = frozenset(port for _, port in self._bound.values())
+        other._not_listening = {slot for slot in self._not_listening if slot < slots}
+        other._addresses = listen_addresses(config)
+        own_ports = frozenset(port for _, port in self._bound.values())
         try:
-            for place in other._places:
-                key = place.key
-                kept = {
-                    slot: one for slot, one in self._opened.get(key, {}).items() if slot < slots
-                }
-                other._opened[key] = dict(kept)
+            for one in other._addresses:
+                key = one.key
+                shared = self._opened.get(key, {})
+                other._opened[key] = {slot: shared[slot] for slot in shared if slot < slots}
                 if key in self._bound:
                     other._bound[key] = self._bound[key]
-                    other._fill(place, range(slots))
+                    other._fill(one, range(slots))
                 else:
                     opened = open_listeners(
-                        place.where, place.address, slots, ours, freebind=place.freebind
+                        one.where, one.address, slots, own_ports, freebind=one.freebind
                     )
                     other._opened[key] = dict(enumerate(opened))
-                    host, _ = parse_address(place.address)
+                    host, _ = parse_address(one.address)
                     other._bound[key] = (host, opened[0].getsockname()[1])
         except StartupError:
             other.close_all_but(self)
             raise
         return other
 
-    def _fill(self, place: ListenAddress, slots: range) -> None:
+    def _fill(self, address: ListenAddress, slots: range) -> None:
+        """Bind a socket for every slot that has none. Raises StartupError."""
         for slot in slots:
-            if slot not in self._opened[place.key]:
-                host, port = self._bound[place.key]
-                self._opened[place.key][slot] = open_listener(
-                    place.where, host, port, freebind=place.freebind
+            if slot not in self._opened[address.key]:
+                host, port = self._bound[address.key]
+                self._opened[address.key][slot] = open_listener(
+                    address.where, host, port, freebind=address.freebind
                 )
-                self._silent.add(slot)
+                self._not_listening.add(slot)
 
     def listen(self, slot: int) -> None:
-        """The slot is served: its sockets that do not listen yet begin to."""
-        if slot not in self._silent:
+        """The slot is served: let all its sockets listen."""
+        if slot not in self._not_listening:
             return
-        self._silent.discard(slot)
+        self._not_listening.discard(slot)
         for sockets in self._opened.values():
             if slot in sockets and not sockets[slot].getsockopt(
                 socket.SOL_SOCKET, socket.SO_ACCEPTCONN
@@ -156,40 +168,43 @@ class SlotSockets:
                     begin_to_listen(sockets[slot])
                 except OSError as error:
                     log.error(
-                        "%s: worker %d cannot listen: %s; the others take its clients; reload to try again",
+                        "%s: worker %d cannot listen: %s; the other workers take its clients;"
+                        " reload to try again",
                         bound_address(sockets[slot]),
                         slot,
                         error.strerror,
                     )
 
     def park(self, slot: int) -> None:
-        """Let a slot take no clients: the kernel gives its share of new ones to the other slots.
+        """Stop the slot from getting clients: the kernel gives them to the other slots.
 
-        Sockets that do not listen take the place of those that did, so that the addresses stay
-        ours even when no slot is served. Where that cannot be done the slot has none.
+        Bound sockets that do not listen replace the listening ones. They keep the
+        address for this relay, even when no slot is served. If that fails the slot has
+        no socket.
         """
-        self._silent.discard(slot)
-        for place in self._places:
-            listening = self._opened[place.key].pop(slot, None)
+        self._not_listening.discard(slot)
+        for one in self._addresses:
+            listening = self._opened[one.key].pop(slot, None)
             if listening is None:
                 continue
             with contextlib.suppress(StartupError):
-                self._fill(place, range(slot, slot + 1))
+                self._fill(one, range(slot, slot + 1))
             listening.close()
 
     def reopen(self, slot: int) -> None:
-        """Give a parked slot the sockets that it lacks. Raises StartupError when it can have none.
+        """Bind the sockets that a parked slot lacks.
 
-        One address that has gone from this machine must not keep the others from being served.
+        An address that this machine lost does not stop the others.
+        Raises StartupError if the slot has no socket at all.
         """
         failed: StartupError | None = None
-        for place in self._places:
+        for one in self._addresses:
             try:
-                self._fill(place, range(slot, slot + 1))
+                self._fill(one, range(slot, slot + 1))
             except StartupError as error:
                 failed = error
                 log.error(
-                    "slot %d: %s; its worker does without this address; reload to try again",
+                    "slot %d: %s; its worker runs without this address; reload to try again",
                     slot,
                     error,
                 )
@@ -197,18 +212,21 @@ class SlotSockets:
             raise failed
 
     def of_slot(self, slot: int) -> list[tuple[str, socket.socket]]:
-        """What the slot's worker is to accept on: listener names and sockets."""
+        """Listener names and the sockets on which the slot's worker accepts."""
         return [
-            (place.listener, self._opened[place.key][slot])
-            for place in self._places
-            if slot in self._opened[place.key]
+            (one.listener, self._opened[one.key][slot])
+            for one in self._addresses
+            if slot in self._opened[one.key]
         ]
 
     def endpoints(self) -> dict[str, list[str]]:
-        """Listener names and the addresses they are bound to, with the ports the kernel chose; also when the sockets are closed."""
+        """Listener names and their addresses, with the ports the kernel chose.
+
+        They stay known after the sockets are closed.
+        """
         found: dict[str, list[str]] = {}
-        for place in self._places:
-            found.setdefault(place.listener, []).append(format_address(self._bound[place.key]))
+        for one in self._addresses:
+            found.setdefault(one.listener, []).append(format_address(self._bound[one.key]))
         return found
 
     def all(self) -> set[socket.socket]:
@@ -216,7 +234,7 @@ class SlotSockets:
         return {one for sockets in self._opened.values() for one in sockets.values()}
 
     def close_all_but(self, other: SlotSockets | None = None) -> None:
-        """Close what the other does not use."""
+        """Close the sockets that `other` does not share."""
         kept = other.all() if other is not None else set()
         for one in self.all() - kept:
             one.close()

@@ -1,62 +1,99 @@
-"""What the supervisor says of itself: `relay status`, and which child a pid is.
+"""What the relay says about itself: to operators, and to readers of the scoreboard.
 
-Never: changes anything.
+Never: changes the relay.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 import relay
+from relay.supervisor.admin_process import AdminProcess
+from relay.supervisor.checker_process import CheckerProcess
+from relay.supervisor.disabled import Disabled
+from relay.supervisor.fleet import Fleet
+from relay.supervisor.override_store import OverrideStore
+from relay.supervisor.scoreboards import Scoreboards
 from relay.tls.raw import openssl_version
 
-if TYPE_CHECKING:
-    from relay.supervisor.main import Supervisor  # main imports us
+
+class RelayState(StrEnum):
+    """What the whole relay does; it never goes back to an earlier state."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
 
 
-def status_reply(supervisor: Supervisor) -> dict[str, Any]:
-    """The reply to `relay status`."""
-    fleet = supervisor.fleet
-    return {
-        "ok": True,
-        "version": relay.__version__,
-        "openssl": openssl_version(),
-        "config": str(supervisor.config_path),
-        "state": supervisor.state_word,
-        "generation": fleet.generation,
-        "started_at": supervisor.started_at,
-        "supervisor": {"pid": os.getpid()},
-        "workers": fleet.crew.status(time.monotonic()),
-        "slots": fleet.slot_status(time.monotonic()),
-        "listeners": fleet.endpoints(),
-        "admin": supervisor.admin.address,
-        "checker": {"pid": supervisor.checker.pid},
-        "disabled": supervisor.disabled.facts(),
-    }
+@dataclass(slots=True, eq=False)
+class Status:
+    """The state of the relay, and everything that is reported with it."""
 
+    config_path: Path
+    fleet: Fleet
+    admin: AdminProcess
+    checker: CheckerProcess
+    overrides: OverrideStore
+    disabled: Disabled
+    scoreboards: Scoreboards
+    state: RelayState = RelayState.STARTING
+    started_at: float = field(default_factory=time.time)
 
-def facts_of(supervisor: Supervisor) -> dict[str, Any]:
-    """What a reader of the scoreboard cannot count, and what changes; see `admin.metrics`."""
-    prepared = supervisor.fleet.prepared
-    return {
-        "generation": prepared.generation.number,
-        "version": relay.__version__,
-        "openssl": openssl_version(),
-        "started_at": supervisor.started_at,
-        "state": supervisor.state_word,
-        "slots": prepared.slots,
-        "overrides": supervisor.overrides.facts(),
-        "disabled": supervisor.disabled.facts(),
-    }
+    def reply(self) -> dict[str, Any]:
+        """The reply to `relay status`."""
+        fleet, now = self.fleet, time.monotonic()
+        return {
+            "ok": True,
+            "version": relay.__version__,
+            "openssl": openssl_version(),
+            "config": str(self.config_path),
+            "state": self.state,
+            "generation": fleet.generations.number,
+            "started_at": self.started_at,
+            "supervisor": {"pid": os.getpid()},
+            "workers": fleet.workers.status(now),
+            "slots": fleet.slots.status(now),
+            "listeners": fleet.generations.sockets.endpoints(),
+            "admin": self.admin.address,
+            "checker": {"pid": self.checker.pid},
+            "disabled": self.disabled.facts(),
+        }
 
+    def publish(self) -> None:
+        """Tell readers of the scoreboard which counters there are, and these facts.
 
-def child_named(supervisor: Supervisor, pid: int) -> str:
-    """What our child of that pid is; "" when it is none of ours."""
-    child = supervisor.fleet.crew.children.get(pid)
-    if child is not None:
-        return f"worker {child.slot}"
-    return {supervisor.admin.pid: "the admin process", supervisor.checker.pid: "the checker"}.get(
-        pid, ""
-    )
+        `relay.admin.metrics` has the keys.
+        """
+        prepared = self.fleet.generations.serving
+        facts = {
+            "generation": prepared.generation.number,
+            "version": relay.__version__,
+            "openssl": openssl_version(),
+            "started_at": self.started_at,
+            "state": self.state,
+            "slots": prepared.slots,
+            "overrides": self.overrides.facts(),
+            "disabled": self.disabled.facts(),
+        }
+        self.scoreboards.publish(facts, prepared.description)
+
+    def line(self) -> str:
+        """One line for `systemctl status`."""
+        generations = self.fleet.generations
+        return (
+            f"generation {generations.number}, {len(self.fleet.serving_pids())} of"
+            f" {generations.serving.slots} workers serve"
+        )
+
+    def child_name(self, pid: int) -> str:
+        """What the child with this pid is; empty if no child has it."""
+        worker = self.fleet.workers.processes.get(pid)
+        if worker is not None:
+            return f"worker {worker.slot}"
+        names = {self.admin.pid: "the admin process", self.checker.pid: "the checker"}
+        return names.get(pid, "")

@@ -1,6 +1,7 @@
-"""The living workers: forks them, tells them, reaps them, and shows them to `core.fleet_plan.plan`.
+"""The worker processes: forks them, signals them, reaps them.
 
-Never: decides what to do; forgets to close in a child what belongs to its siblings.
+Never: decides what to do (`relay.core.fleet_plan.plan` does), or leaves a child the
+files of its siblings.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from relay.tls.contexts import Generation
 from relay.worker.main import WorkerSpec
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
-FUTURE_S = 1.0  # a heartbeat that is later than this from now is none
-REAPING_S = 0.02  # how long to fold the counters of the dead before the loop turns again
+FUTURE_S = 1.0  # a heartbeat that is later than now by more than this is not believed
+REAPING_S = 0.02  # how long counters of ended workers are folded before the loop turns again
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Child:
-    """What the supervisor knows of one worker besides what the worker says in its row."""
+class WorkerProcess:
+    """What the supervisor knows of one worker, besides what the worker's row says."""
 
     pid: int
     slot: int
@@ -51,28 +52,38 @@ class Child:
     killed: bool = False
     quitting: bool = False
 
+    def __str__(self) -> str:
+        return f"worker {self.slot} (pid {self.pid})"
+
     @property
     def connections(self) -> int:
-        """How many clients it says it has."""
-        return max(
-            0,
-            int(
-                self.scoreboard.row(self.row)[
-                    self.scoreboard.layout.cell("relay_connections_active")
-                ]
-            ),
-        )
+        """How many clients it reports."""
+        cell = self.scoreboard.layout.cell("relay_connections_active")
+        return max(0, int(self.scoreboard.row(self.row)[cell]))
+
+
+@dataclass(frozen=True, slots=True)
+class EndedWorker:
+    """A worker that was reaped, as it was seen last, and how it ended."""
+
+    process: WorkerProcess
+    last_seen: Worker
+    status: ExitStatus
 
 
 @dataclass(slots=True)
 class Workers:
-    """All workers of all generations. `work` runs in the child; `let_go` closes there what only the supervisor needs."""
+    """All workers of all generations.
+
+    `work` runs in the child. `let_go` closes, in the child, the files that only the
+    supervisor needs.
+    """
 
     scoreboards: Scoreboards
     lifeline_fd: int
     work: Callable[[WorkerSpec], int | None]
     let_go: Callable[[], None]
-    children: dict[int, Child] = field(default_factory=dict)
+    processes: dict[int, WorkerProcess] = field(default_factory=dict)
 
     def spawn(
         self,
@@ -81,8 +92,12 @@ class Workers:
         sockets: Iterable[SlotSockets],
         own: SlotSockets,
         identity: Identity,
-    ) -> Child:
-        """Fork a worker for a slot. `sockets` are those of every generation; the child keeps only its own. Raises OSError."""
+    ) -> None:
+        """Fork a worker for a slot. Raises OSError.
+
+        `sockets` are those of every generation; the child keeps only its slot's of
+        `own`.
+        """
         scoreboard = self.scoreboards.generation(generation.number)
         row = self.scoreboards.lease(scoreboard, slot)
         listeners = own.of_slot(slot)
@@ -95,12 +110,13 @@ class Workers:
             layout=scoreboard.layout,
             lifeline_fd=self.lifeline_fd,
         )
-        mine = {one for _, one in listeners}
-        others = {one for each in sockets for one in each.all()} - mine
+        kept = {one for _, one in listeners}
+        closed = {one for each in sockets for one in each.all()} - kept
 
         def let_go() -> None:
-            # A listening socket that stays open in a sibling would queue clients that nobody accepts.
-            for one in others:
+            # A listening socket that stays open here queues clients that nobody
+            # accepts.
+            for one in closed:
                 one.close()
             self.scoreboards.enter(scoreboard)
             self.let_go()
@@ -112,118 +128,118 @@ class Workers:
             scoreboard.release(row)
             raise
         scoreboard.row(row)[PID] = pid
-        child = Child(pid, slot, generation.number, scoreboard, row, time.monotonic())
-        self.children[pid] = child
+        self.processes[pid] = WorkerProcess(
+            pid, slot, generation.number, scoreboard, row, time.monotonic()
+        )
         log.info(
             "worker %d started",
             slot,
             extra={"slot": slot, "worker_pid": pid, "generation": generation.number},
         )
-        return child
 
     def views(self) -> tuple[Worker, ...]:
-        """The workers as the planner sees them. One that drains although nobody told it was told by somebody else: its slot needs another."""
+        """The workers as the plan sees them.
+
+        A worker that drains although the supervisor did not tell it got SIGTERM from
+        somebody else. It counts as told, so its slot gets another worker.
+        """
         found = []
         now = time.monotonic()
-        for child in self.children.values():
-            cells = child.scoreboard.row(child.row)
+        for process in self.processes.values():
+            cells = process.scoreboard.row(process.row)
             phase = PHASES.get(cells[PHASE], Phase.STARTING)
-            if phase is Phase.DRAINING and child.stop_requested_at is None:
-                child.stop_requested_at = now
+            if phase is Phase.DRAINING and process.stop_requested_at is None:
+                process.stop_requested_at = now
             beat_at = cells[HEARTBEAT_MS] / 1000
             if beat_at > now + FUTURE_S:
                 beat_at = 0.0
             found.append(
                 Worker(
-                    child.pid,
-                    child.slot,
-                    child.generation,
-                    phase,
-                    child.started_at,
-                    beat_at,
-                    child.stop_requested_at,
-                    child.aborted_at,
-                    child.killed,
-                    child.quitting,
+                    pid=process.pid,
+                    slot=process.slot,
+                    generation=process.generation,
+                    phase=phase,
+                    started_at=process.started_at,
+                    beat_at=beat_at,
+                    stop_requested_at=process.stop_requested_at,
+                    aborted_at=process.aborted_at,
+                    killed=process.killed,
+                    quitting=process.quitting,
                 )
             )
         return tuple(found)
 
-    def reap(self) -> list[tuple[Child, Worker, ExitStatus]]:
-        """Those that ended since the last call, with their last view; their counters are in the totals now.
+    def reap(self) -> list[EndedWorker]:
+        """The workers that ended since the last call; their counters are in the totals.
 
-        When that takes long, because there are thousands of backends, the rest is left to the next call.
+        With thousands of backends that takes long. Then the next call does the rest.
         """
         ended = []
         views = {worker.pid: worker for worker in self.views()}
         until_at = time.monotonic() + REAPING_S
-        for child in list(self.children.values()):
+        for process in list(self.processes.values()):
             if time.monotonic() > until_at:
                 break
-            end = reap(child.pid)
-            if end is not None:
-                del self.children[child.pid]
-                self.scoreboards.fold(child.scoreboard, child.row, child.slot, end.cpu_us)
-                ended.append((child, views[child.pid], end))
+            status = reap(process.pid)
+            if status is not None:
+                del self.processes[process.pid]
+                self.scoreboards.fold(process.scoreboard, process.row, process.slot, status.cpu_us)
+                ended.append(EndedWorker(process, views[process.pid], status))
         return ended
 
     def kill_all(self) -> None:
-        """SIGKILL for all, and wait for their end."""
-        self.tell_all(signal.SIGKILL)
-        while self.children:
+        """SIGKILL for all; returns when all have ended."""
+        self.signal_all(signal.SIGKILL)
+        while self.processes:
             self.reap()
             time.sleep(0.002)
 
     def count_restart(self) -> None:
-        """One more worker ended unasked."""
+        """Count a worker that ended without being asked."""
         self.scoreboards.count("relay_worker_restarts_total")
 
-    def count_dropped(self, messages: int) -> None:
-        """Messages of the supervisor were dropped."""
-        self.scoreboards.count("relay_messages_dropped_total", messages)
-
     def drain(self, pid: int) -> None:
-        """SIGTERM: no new connections, finish the sessions."""
-        self.children[pid].stop_requested_at = time.monotonic()
+        """SIGTERM: stop accepting, finish the sessions."""
+        self.processes[pid].stop_requested_at = time.monotonic()
         send(pid, signal.SIGTERM)
 
     def quit(self, pid: int) -> None:
         """SIGQUIT: end now."""
-        child = self.children[pid]
-        child.stop_requested_at, child.quitting = time.monotonic(), True
+        process = self.processes[pid]
+        process.stop_requested_at, process.quitting = time.monotonic(), True
         send(pid, signal.SIGQUIT)
 
     def overrun(self, generation: int, pids: Sequence[int]) -> None:
-        """SIGQUIT for workers of a generation that has to make room; they say so to their log."""
+        """SIGQUIT for a generation that has to make room.
+
+        Its workers write that as the reason into the access log.
+        """
         log.warning(
-            "generation %d is ended with %d sessions: more old generations drain than relay.old_generations allows; raise it, or reload less often",
+            "generation %d is ended with %d sessions: more old generations drain than"
+            " relay.old_generations allows; raise it, or reload less often",
             generation,
-            sum(self.children[pid].connections for pid in pids),
+            sum(self.processes[pid].connections for pid in pids),
         )
         self.scoreboards.generation(generation).mark(OVERRUN)
         for pid in pids:
             self.quit(pid)
 
     def abort(self, pid: int, why: str) -> None:
-        """SIGABRT: print where you are, and die."""
-        log.error(
-            "worker %d (pid %d) hangs: %s; it gets SIGABRT, which prints where",
-            self.children[pid].slot,
-            pid,
-            why,
-        )
-        self.children[pid].aborted_at = time.monotonic()
+        """SIGABRT: print where the worker hangs, and die."""
+        process = self.processes[pid]
+        log.error("%s hangs: %s; it gets SIGABRT, which prints where", process, why)
+        process.aborted_at = time.monotonic()
         send(pid, signal.SIGABRT)
 
     def kill(self, pid: int, why: str) -> None:
         """SIGKILL."""
-        log.error("worker %d (pid %d) gets SIGKILL: %s", self.children[pid].slot, pid, why)
-        self.children[pid].killed = True
+        log.error("%s gets SIGKILL: %s", self.processes[pid], why)
+        self.processes[pid].killed = True
         send(pid, signal.SIGKILL)
 
-    def tell_all(self, number: signal.Signals) -> None:
-        """One signal for every worker."""
-        for pid in self.children:
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send one signal to every worker."""
+        for pid in self.processes:
             send(pid, number)
 
     def status(self, now: float) -> list[dict[str, Any]]:
@@ -236,7 +252,7 @@ class Workers:
                 "phase": worker.phase.value,
                 "age_s": round(now - worker.started_at, 1),
                 "heartbeat_age_s": round(max(0.0, now - worker.beat_at), 1),
-                "connections": self.children[worker.pid].connections,
+                "connections": self.processes[worker.pid].connections,
             }
             for worker in sorted(self.views(), key=lambda w: (w.slot, w.pid))
         ]

@@ -22,11 +22,11 @@ from relay.core.fleet_actions import (
     Spawn,
 )
 from relay.core.fleet_plan import (
-    Line,
     Phase,
     Rules,
     Shutdown,
     Slot,
+    Target,
     View,
     Worker,
     next_start_at,
@@ -52,11 +52,13 @@ def worker(
 
 
 def view(*workers, slots=ONE, serving=None, **more):
-    return View(workers=workers, slots=tuple(slots), serving=serving or Line(1, len(slots)), **more)
+    return View(
+        workers=workers, slots=tuple(slots), serving=serving or Target(1, len(slots)), **more
+    )
 
 
 TWO = (Slot(), Slot())
-CANDIDATE = Line(2, 1, since_at=NOW - 1)
+NEXT = Target(2, 1, since_at=NOW - 1)
 
 # As many old generations as may drain at once, the first of them with two workers.
 OLD = (
@@ -66,7 +68,7 @@ OLD = (
 
 TABLE = {
     "an empty fleet is filled": (view(slots=TWO), [Spawn(0, 1), Spawn(1, 1)]),
-    "a full fleet is left alone": (view(worker(1, 0), worker(2, 1), slots=TWO), []),
+    "a full fleet needs nothing": (view(worker(1, 0), worker(2, 1), slots=TWO), []),
     "only the missing slot is filled": (view(worker(1, 0), slots=TWO), [Spawn(1, 1)]),
     "a slot that backs off takes no clients": (
         view(worker(1, 1), slots=(Slot(2, NOW + 0.1), Slot())),
@@ -80,15 +82,15 @@ TABLE = {
         view(worker(1, 1), slots=(Slot(0, NOW + 0.1), Slot())),
         [],
     ),
-    "a slot that backs off during a reload keeps its sockets, which the candidate shares": (
-        view(worker(1, 1), slots=(Slot(2, NOW + 0.1), Slot()), candidate=Line(2, 2, NOW - 1)),
+    "a slot that backs off during a reload keeps its sockets, which the next generation shares": (
+        view(worker(1, 1), slots=(Slot(2, NOW + 0.1), Slot()), next=Target(2, 2, NOW - 1)),
         [Spawn(1, 2)],
     ),
     "when no slot is served, the next one is tried early": (
         view(
             slots=(
-                Slot(4, NOW + 9, closed=True, alone_at=NOW),
-                Slot(3, NOW + 5, closed=True, alone_at=NOW - 1),
+                Slot(4, NOW + 9, closed=True, lone_start_at=NOW),
+                Slot(3, NOW + 5, closed=True, lone_start_at=NOW - 1),
             )
         ),
         [Spawn(1, 1)],
@@ -96,27 +98,27 @@ TABLE = {
     "when no slot is served, two tries have a pause between them": (
         view(
             slots=(
-                Slot(4, NOW + 9, closed=True, alone_at=NOW + 0.1),
-                Slot(3, NOW + 5, closed=True, alone_at=NOW - 1),
+                Slot(4, NOW + 9, closed=True, lone_start_at=NOW + 0.1),
+                Slot(3, NOW + 5, closed=True, lone_start_at=NOW - 1),
             )
         ),
         [],
     ),
     "when no slot is served, a parked one is tried early too": (
-        view(slots=(Slot(8, NOW + 50, parked=True, closed=True, alone_at=NOW),)),
+        view(slots=(Slot(8, NOW + 50, parked=True, closed=True, lone_start_at=NOW),)),
         [Reopen(0)],
     ),
     "while a worker starts, no slot is tried early": (
         view(
             worker(1, 1, phase=Phase.STARTING),
-            slots=(Slot(4, NOW + 9, closed=True, alone_at=NOW - 1), Slot()),
+            slots=(Slot(4, NOW + 9, closed=True, lone_start_at=NOW - 1), Slot()),
         ),
         [],
     ),
     "a worker that hangs does not count as serving": (
         view(
             worker(1, 1, aborted_at=NOW),
-            slots=(Slot(4, NOW + 9, closed=True, alone_at=NOW - 1), Slot()),
+            slots=(Slot(4, NOW + 9, closed=True, lone_start_at=NOW - 1), Slot()),
         ),
         [Spawn(0, 1)],
     ),
@@ -136,7 +138,7 @@ TABLE = {
         view(worker(beat_at=0, started_at=NOW - 1, phase=Phase.STARTING)),
         [],
     ),
-    "silence is forgiven when the supervisor slept": (
+    "silence does not count when the supervisor did not run": (
         view(worker(beat_at=NOW - 60), trusted_from_at=NOW - 1),
         [],
     ),
@@ -151,7 +153,7 @@ TABLE = {
     ),
     "an aborted worker is not replaced before it is dead": (view(worker(aborted_at=NOW)), []),
     "old generations drain side by side": (
-        view(*OLD, worker(9, generation=9), serving=Line(9, 1)),
+        view(*OLD, worker(9, generation=9), serving=Target(9, 1)),
         [],
     ),
     "when one more drains than may, the oldest is ended": (
@@ -159,7 +161,7 @@ TABLE = {
             *OLD,
             worker(9, 0, 9, stop_requested_at=NOW, phase=Phase.DRAINING),
             worker(10, 0, 10),
-            serving=Line(10, 1),
+            serving=Target(10, 1),
         ),
         [Overrun(1, (11, 1))],
     ),
@@ -168,7 +170,7 @@ TABLE = {
             *(replace(one, quitting=one.generation == 1) for one in OLD),
             worker(9, 0, 9, stop_requested_at=NOW),
             worker(10, 0, 10),
-            serving=Line(10, 1),
+            serving=Target(10, 1),
         ),
         [],
     ),
@@ -177,17 +179,17 @@ TABLE = {
             *OLD,
             *(worker(20 + n, 0, 8 + n, stop_requested_at=NOW) for n in range(1, 4)),
             worker(12, 0, 12),
-            serving=Line(12, 1),
+            serving=Target(12, 1),
         ),
         [Overrun(1, (11, 1)), Overrun(2, (2,)), Overrun(3, (3,))],
     ),
-    "the serving generation and a candidate are never ended for others": (
+    "the serving generation and a next generation are never ended for others": (
         view(
             *OLD,
             worker(9, 0, 9),
             worker(10, 0, 10, phase=Phase.STARTING),
-            serving=Line(9, 1),
-            candidate=Line(10, 1, NOW - 1),
+            serving=Target(9, 1),
+            next=Target(10, 1, NOW - 1),
         ),
         [],
     ),
@@ -204,54 +206,52 @@ TABLE = {
         view(worker(2), worker(1, stop_requested_at=NOW - 20, beat_at=NOW - 15)),
         [Abort(1, "no heartbeat for 15.0 s")],
     ),
-    "a candidate starts beside the serving worker": (
-        view(worker(1), candidate=CANDIDATE),
+    "a next generation starts beside the serving worker": (
+        view(worker(1), next=NEXT),
         [Spawn(0, 2)],
     ),
     "a starting candidate is waited for": (
-        view(worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE),
+        view(worker(1), worker(2, generation=2, phase=Phase.STARTING), next=NEXT),
         [],
     ),
     "a serving candidate is committed": (
-        view(worker(1), worker(2, generation=2), candidate=CANDIDATE),
+        view(worker(1), worker(2, generation=2), next=NEXT),
         [Commit(2)],
     ),
-    "a candidate with more slots fills them": (
-        view(worker(1), slots=TWO, serving=Line(1, 1), candidate=Line(2, 2, NOW)),
+    "a next generation with more slots fills them": (
+        view(worker(1), slots=TWO, serving=Target(1, 1), next=Target(2, 2, NOW)),
         [Spawn(0, 2), Spawn(1, 2)],
     ),
-    "a candidate with fewer slots is committed on those": (
-        view(worker(1), worker(2, 1), worker(3, 0, 2), slots=TWO, candidate=CANDIDATE),
+    "a next generation with fewer slots is committed on those": (
+        view(worker(1), worker(2, 1), worker(3, 0, 2), slots=TWO, next=NEXT),
         [Commit(2)],
     ),
-    "a candidate that dies is given up": (
-        view(worker(1), candidate=replace(CANDIDATE, deaths=1)),
+    "a next generation that dies is given up": (
+        view(worker(1), next=replace(NEXT, deaths=1)),
         [
             GiveUp(
                 2,
-                "a worker of the new configuration died before all of them served; its last words are in the log",
+                "a worker of the new configuration died before all of them served; see its last messages in the log",
             )
         ],
     ),
-    "a candidate that does not come up in time is given up": (
-        view(
-            worker(1), worker(2, generation=2, phase=Phase.STARTING), candidate=Line(2, 1, NOW - 30)
-        ),
+    "a next generation that does not come up in time is given up": (
+        view(worker(1), worker(2, generation=2, phase=Phase.STARTING), next=Target(2, 1, NOW - 30)),
         [GiveUp(2, "only 0 of 1 workers of the new configuration served within 30 s")],
     ),
     "a serving worker that dies during a reload is replaced": (
-        view(worker(2, generation=2, phase=Phase.STARTING), candidate=CANDIDATE),
+        view(worker(2, generation=2, phase=Phase.STARTING), next=NEXT),
         [Spawn(0, 1)],
     ),
     "the old generation drains after a commit": (
-        view(worker(1), worker(2, generation=2), serving=Line(2, 1)),
+        view(worker(1), worker(2, generation=2), serving=Target(2, 1)),
         [Drain(1)],
     ),
-    "the candidate drains when it was given up": (
+    "the next generation drains when it was given up": (
         view(worker(1), worker(2, generation=2)),
         [Drain(2)],
     ),
-    "a removed slot is left empty": (view(worker(1), slots=TWO, serving=Line(1, 1)), []),
+    "a removed slot is left empty": (view(worker(1), slots=TWO, serving=Target(1, 1)), []),
     "the end drains everybody": (
         view(worker(1), worker(2, 1), slots=TWO, ending=Shutdown.DRAIN),
         [Drain(1), Drain(2)],
@@ -274,8 +274,8 @@ TABLE = {
         view(worker(1, stop_requested_at=NOW - 1, quitting=True), ending=Shutdown.NOW),
         [],
     ),
-    "the end of a candidate is the same": (
-        view(worker(1), worker(2, generation=2), candidate=CANDIDATE, ending=Shutdown.DRAIN),
+    "the end of a next generation is the same": (
+        view(worker(1), worker(2, generation=2), next=NEXT, ending=Shutdown.DRAIN),
         [Drain(1), Drain(2)],
     ),
 }
@@ -343,12 +343,12 @@ def test_a_worker_that_had_served_is_replaced_at_once_however_often(phase):
 def test_a_start_that_fails_is_an_early_death():
     assert after_failed_start(NOW, Slot(), RULES) == after_death(NOW, Slot(), dead(NOW), RULES)
     assert after_failed_start(NOW, Slot(2, closed=True), RULES) == Slot(
-        3, NOW + 1, closed=True, alone_at=NOW + 0.5
+        3, NOW + 1, closed=True, lone_start_at=NOW + 0.5
     )
 
 
 def test_the_next_start_is_early_when_no_slot_is_served():
-    slots = (Slot(4, NOW + 9, alone_at=NOW + 0.5), Slot(5, NOW + 5, alone_at=NOW + 0.2))
+    slots = (Slot(4, NOW + 9, lone_start_at=NOW + 0.5), Slot(5, NOW + 5, lone_start_at=NOW + 0.2))
     assert next_start_at(view(slots=slots)) == NOW + 0.5
     assert next_start_at(view(worker(1, 1), slots=slots)) == NOW + 9
     assert next_start_at(view(worker(1, 1), worker(2, 0), slots=slots)) == float("inf")
@@ -376,9 +376,8 @@ views = st.builds(
         min_size=1,
         max_size=4,
     ).map(tuple),
-    serving=st.builds(Line, st.integers(1, 2), st.integers(1, 4)),
-    candidate=st.none()
-    | st.builds(Line, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
+    serving=st.builds(Target, st.integers(1, 2), st.integers(1, 4)),
+    next=st.none() | st.builds(Target, st.just(3), st.integers(1, 4), instants, st.integers(0, 1)),
     ending=st.sampled_from(Shutdown),
     trusted_from_at=instants,
 )

@@ -18,7 +18,7 @@ from relay.supervisor.listening import (
     drop_new_connections,
     open_listeners,
 )
-from relay.supervisor.slot_sockets import SETTLE_S, Leaving, SlotSockets
+from relay.supervisor.slot_sockets import SETTLE_S, ClosingSockets, SlotSockets
 
 
 def _takes_filters() -> bool:
@@ -106,11 +106,11 @@ def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(add
     goes, stays = open_listeners("here", address, 2)
     stack.callback(stays.close)
     early = begin_to_connect(stays.getsockname(), 40, stack)
-    leaving = Leaving({goes})
-    assert not leaving.settled(100)
+    closing = ClosingSockets({goes})
+    assert not closing.ready_to_close(100)
     late = begin_to_connect(stays.getsockname(), 40, stack)
-    assert not leaving.settled(100 + SETTLE_S / 2)
-    assert leaving.settled(100 + SETTLE_S)
+    assert not closing.ready_to_close(100 + SETTLE_S / 2)
+    assert closing.ready_to_close(100 + SETTLE_S)
     accepted = []
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -130,12 +130,12 @@ def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(add
 def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
     (listener,) = open_listeners("here", "127.0.0.1:0", 1)
     stack.callback(listener.close)
-    leaving = Leaving({listener})
-    leaving.settled(0)
+    closing = ClosingSockets({listener})
+    closing.ready_to_close(0)
     begin_to_connect(listener.getsockname(), 3, stack)
     with pytest.raises(BlockingIOError):
         listener.accept()
-    leaving.stay()
+    closing.cancel()
     close_all(accept_from(listener, 3))
 
 
@@ -160,9 +160,9 @@ def test_more_sockets_for_an_address_get_clients_when_their_slots_are_served_and
 
 
 def test_where_no_socket_goes_nobody_waits():
-    leaving = Leaving(set())
-    assert leaving.settled(5)
-    leaving.stay()
+    closing = ClosingSockets(set())
+    assert closing.ready_to_close(5)
+    closing.cancel()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

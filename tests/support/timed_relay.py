@@ -64,14 +64,14 @@ class TimedSelector(selectors.PollSelector):
 def main() -> int:
     if sys.argv[1] == "start":
         load_openssl()
-        from relay.supervisor import main as supervisor
+        from relay.supervisor import main, supervisor
 
         class Selectors:
             EVENT_READ = selectors.EVENT_READ
             PollSelector = TimedSelector
 
         supervisor.selectors = Selectors
-        return supervisor.run(Path(sys.argv[3]))
+        return main.run(Path(sys.argv[3]))
     from relay.cli.main import main as command
 
     return command()

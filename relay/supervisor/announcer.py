@@ -1,0 +1,94 @@
+"""Tells scripts, systemd and the log who serves where.
+
+Never: changes what is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from relay.core.fleet_plan import Shutdown
+from relay.supervisor.state_dir import StateDir
+from relay.supervisor.status import RelayState, Status
+from relay.supervisor.systemd import Notifier
+
+log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Keeps endpoints.json and the service manager up to date."""
+
+    def __init__(self, status: Status, state_dir: StateDir, notifier: Notifier) -> None:
+        self._status = status
+        self._state_dir = state_dir
+        self._notifier = notifier
+        self._announced: dict[str, Any] = {}
+
+    @property
+    def state(self) -> RelayState:
+        """What the relay does."""
+        return self._status.state
+
+    @property
+    def served(self) -> bool:
+        """Whether clients could connect at any time: then no end is a failed start."""
+        return bool(self._announced)
+
+    def announce(self) -> None:
+        """Say who serves where: when all slots are served, and after every change."""
+        fleet = self._status.fleet
+        if fleet.ending is not Shutdown.NO or not fleet.complete:
+            return
+        endpoints = self._endpoints()
+        if endpoints == self._announced:
+            return
+        first, self._announced = not self._announced, endpoints
+        if self.state is not RelayState.SERVING:
+            self._status.state = RelayState.SERVING
+            self._status.publish()
+        try:
+            self._state_dir.write_endpoints(endpoints)
+        except OSError as error:
+            log.error(
+                "%s: cannot write endpoints.json: %s; scripts that read it see the state before",
+                self._state_dir.path,
+                error.strerror or error,
+            )
+        self._notifier.ready(self._status.line())
+        if first:
+            accepting = ", ".join(
+                f"{address} ({name})"
+                for name, addresses in endpoints["listeners"].items()
+                for address in addresses
+            )
+            log.info("the relay accepts on %s", accepting, extra=endpoints)
+
+    def _endpoints(self) -> dict[str, Any]:
+        """The content of endpoints.json."""
+        fleet = self._status.fleet
+        return {
+            "generation": fleet.generations.number,
+            "supervisor": {"pid": os.getpid()},
+            "workers": [
+                {"slot": slot, "pid": pid} for slot, pid in sorted(fleet.serving_pids().items())
+            ],
+            "listeners": fleet.generations.sockets.endpoints(),
+            "admin": self._status.admin.address,
+        }
+
+    def reload_begins(self) -> None:
+        """Tell systemd that a reload begins."""
+        self._notifier.reloading()
+
+    def reload_failed(self) -> None:
+        """Tell systemd that the reload is over and the relay serves as before."""
+        self._notifier.ready(self._status.line())
+
+    def end(self, ending: Shutdown) -> None:
+        """The relay was told to end."""
+        self._status.state = RelayState.DRAINING
+        self._status.publish()
+        self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping")
+        self._state_dir.remove_endpoints()

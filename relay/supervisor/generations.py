@@ -1,0 +1,104 @@
+"""The serving generation, and the one that a reload starts beside it.
+
+Never: changes what the serving generation uses before the next one replaces it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relay.core.fleet_plan import Target
+from relay.supervisor.prepared import Prepared
+from relay.supervisor.slot_sockets import ClosingSockets, SlotSockets
+
+
+@dataclass(slots=True)
+class NextGeneration:
+    """A generation until it takes over or is given up.
+
+    `closing` are the sockets of the serving generation that it does not share.
+    `deaths` counts its workers that died or could not be forked.
+    """
+
+    prepared: Prepared
+    sockets: SlotSockets = field(repr=False)
+    closing: ClosingSockets = field(repr=False)
+    since_at: float
+    deaths: int = 0
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return self.prepared.generation.number
+
+    @property
+    def target(self) -> Target:
+        """It as `relay.core.fleet_plan.plan` sees it."""
+        return Target(self.number, self.prepared.slots, self.since_at, self.deaths)
+
+
+class Generations:
+    """Which generation serves, which one starts, and the listening sockets of both."""
+
+    def __init__(self, prepared: Prepared, sockets: SlotSockets) -> None:
+        self.serving = prepared
+        self.sockets = sockets
+        self.next: NextGeneration | None = None
+        self._last_number = prepared.generation.number
+
+    @property
+    def number(self) -> int:
+        """The number of the serving generation."""
+        return self.serving.generation.number
+
+    @property
+    def next_number(self) -> int:
+        """The number for the next generation.
+
+        Numbers are not used twice: a generation that was given up may still have
+        workers that drain.
+        """
+        return self._last_number + 1
+
+    @property
+    def wanted_numbers(self) -> set[int]:
+        """The numbers of the generations whose workers are not told to drain."""
+        return {self.number} | ({self.next.number} if self.next is not None else set())
+
+    def start_next(self, prepared: Prepared, now: float) -> None:
+        """Open the sockets that another generation needs, and make it the next one.
+
+        Raises StartupError; then nothing has changed.
+        """
+        sockets = self.sockets.extend(prepared.config, prepared.slots)
+        closing = ClosingSockets(self.sockets.all() - sockets.all())
+        self.next = NextGeneration(prepared, sockets, closing, now)
+        self._last_number = prepared.generation.number
+
+    def may_commit(self, now: float) -> bool:
+        """Whether the sockets that the next generation does not share are empty."""
+        return self.next is not None and self.next.closing.ready_to_close(now)
+
+    def commit(self) -> None:
+        """The next generation becomes the serving one."""
+        assert self.next is not None  # noqa: S101  for mypy
+        following, self.next = self.next, None
+        # The supervisor's copies are closed first. The old workers then empty the
+        # queues of theirs when they are told to drain.
+        self.sockets.close_all_but(following.sockets)
+        self.serving, self.sockets = following.prepared, following.sockets
+
+    def give_up(self) -> None:
+        """Drop the next generation, and close the sockets that only it has."""
+        assert self.next is not None  # noqa: S101  for mypy
+        self.next.sockets.close_all_but(self.sockets)
+        self.next = None
+
+    def all_sockets(self) -> list[SlotSockets]:
+        """The sockets of both."""
+        return [self.sockets] + ([self.next.sockets] if self.next is not None else [])
+
+    def close_files(self) -> None:
+        """Close all sockets: at the end, and in a child that does not accept."""
+        for sockets in self.all_sockets():
+            sockets.close_all_but()
