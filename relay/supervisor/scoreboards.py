@@ -1,12 +1,13 @@
 """All generations' scoreboards, as the supervisor keeps them.
 
-A generation has its own memory, made for its own names, so no reload can lack room. What
-its workers have counted is folded into totals when they end. Names that no generation has
-any more keep their totals; their cells are given back. What there is to read is a view: a
-catalogue with all names, and descriptors that only serve for reading. The admin process
-gets every view as a message.
+A generation has memory of its own, made for its own names, so no reload can lack room.
+When a worker ends, its counters are added to the totals. Names that no generation has
+any more keep their totals; their cells are freed. Readers get a view: a catalogue with
+all names, and descriptors that can only be read. Each view is a message to the admin
+process.
 
-Never: lets a child have the memory of another generation, or the totals; waits for a reader.
+Never: gives a child the memory of another generation, or the totals; waits for a
+reader.
 """
 
 from __future__ import annotations
@@ -21,22 +22,13 @@ from typing import Any
 
 from relay.errors import RelayError
 from relay.shared.cell_layout import Layout, kind_of
-from relay.shared.counter_totals import CounterTotals
-from relay.shared.entities import (
-    RELAY,
-    SLOT,
-    SLOT_CPU_US,
-    SUPERVISOR,
-    Entities,
-    Series,
-)
+from relay.shared.entities import RELAY, SLOT, SLOT_CPU_US, SUPERVISOR, Entities, Series
 from relay.shared.scoreboard import OVER, Scoreboard, monotonic_ms
-from relay.shared.sealed_memory import CELL_BYTES, SealedFile, SealedMemory
+from relay.shared.sealed_memory import SealedFile, SealedMemory
 from relay.shared.snapshot import (
     HEAD_CELLS,
     MAGIC,
     PATIENCE_S,
-    SEQUENCE,
     SUPERVISOR_BEAT,
     VIEW,
     CatalogueCache,
@@ -46,51 +38,46 @@ from relay.shared.snapshot import (
 )
 from relay.shared.state_cells import FIRST_CELLS, StateCells
 from relay.shared.view_channel import ViewSender
-
-_FIRST_TOTALS = 1 << 13
+from relay.supervisor.published_totals import PublishedTotals
 
 
 class Scoreboards:
-    """One relay's.
+    """The scoreboards of one relay.
 
-    Raises OSError when the machine has no memory or descriptors left.
+    Methods raise OSError when the machine has no memory or descriptors left.
     """
 
     def __init__(self, states_cells: int = FIRST_CELLS) -> None:
         self._head = SealedMemory("relay-scoreboard", HEAD_CELLS)
         self._head.cells[0] = MAGIC
-        self._totals = CounterTotals()
+        self._totals = PublishedTotals(self._head)
         self._totals.add_entities({RELAY.name: [()], SUPERVISOR.name: [()]})
-        self._totals_memory = SealedMemory("relay-totals", _FIRST_TOTALS)
         self._states = StateCells(states_cells)
         self._all_states = [self._states]
         self._generations: dict[int, Scoreboard] = {}
-        self._lines: dict[int, bytes] = {}
+        self._lines: dict[int, bytes] = {}  # of the catalogue, by generation
         self._facts: dict[str, Any] = {}
         self._lasting = b"{}"
         self._catalogue: SealedFile | None = None
         self._view: View | None = None
         self._known = CatalogueCache()
-        self._number = 0
+        self._view_number = 0
         self._sender = ViewSender()
         self._is_child = False
 
     # Generations.
 
     def begin(self, number: int, entities: Entities, slots: int) -> Scoreboard:
-        """A scoreboard for a generation with so many workers; `publish` tells readers
-        of it.
-        """
+        """Make the scoreboard of a generation. Readers get it with `publish`."""
+        outgrown = None
         if not self._states.has_room(entities):
-            before, self._states = (
-                self._states,
-                StateCells(2 * self._states.capacity + 64 * sum(map(len, entities.values()))),
-            )
+            outgrown = self._states
+            new_cells = 64 * sum(map(len, entities.values()))
+            self._states = StateCells(2 * outgrown.capacity + new_cells)
             self._all_states.append(self._states)
-            bases = self._states.take(entities)
-            self._states.copy_from(before)
-        else:
-            bases = self._states.take(entities)
+        bases = self._states.take(entities)
+        if outgrown is not None:
+            self._states.copy_from(outgrown)
         try:
             scoreboard = self._generations[number] = Scoreboard(
                 number, Layout(entities, bases), self._states, slots
@@ -108,21 +95,22 @@ class Scoreboards:
     def lease(self, scoreboard: Scoreboard, slot: int) -> int:
         """A row for a worker, or for the checker (CHECKER_SLOT).
 
-        There is always one. Raises OSError as `begin` does.
+        If all rows are in use the scoreboard grows.
         """
-        pieces = len(scoreboard.segments)
+        segments_before = len(scoreboard.segments)
         row = scoreboard.lease(slot)
-        if len(scoreboard.segments) != pieces:
+        if len(scoreboard.segments) != segments_before:
             self.publish()
         return row
 
     def generation(self, number: int) -> Scoreboard:
-        """Its scoreboard. Raises KeyError when it is over."""
+        """The scoreboard of a generation. Raises KeyError after it was retired."""
         return self._generations[number]
 
     def retire(self, keep: Collection[int]) -> None:
-        """A generation that is not to be kept and has no process any more gives
-        everything back. One at a time, so that it takes not long.
+        """Free one generation that is not in `keep` and has no process any more.
+
+        Only one, so that the call stays short.
         """
         over = next(
             (
@@ -147,65 +135,51 @@ class Scoreboards:
             states.close()
 
     def states(self) -> list[StateCells]:
-        """Every memory of states that a generation uses; one, but for a relay that has
-        outgrown its first.
-        """
+        """Every memory of state cells in use: several if the first was outgrown."""
         return list(self._all_states)
 
     # Counting.
 
     def fold(self, scoreboard: Scoreboard, row: int, slot: int = 0, cpu_us: int = 0) -> None:
-        """Add the counters of an ended worker to the totals and free its row.
+        """Add the counters of an ended worker to the totals, and free its row.
 
         Its gauges vanish with it.
         """
         self._totals.fold(scoreboard.row(row), scoreboard.layout)
         if cpu_us:
             self._totals.add(SLOT, (str(slot),), Series(SLOT_CPU_US), cpu_us)
-        self._begin_to_write()
-        self._write_totals()
-        scoreboard.release(row)
-        self._end_writing()
+        with self._totals.writing():
+            scoreboard.release(row)
 
     def count(self, name: str, by: int = 1) -> None:
-        """More of a counter without labels that the supervisor counts itself."""
-        if self._is_child:  # its memory ends with us
+        """Add to a counter without labels that the supervisor itself counts.
+
+        A forked child counts nothing, because its memory ends with it.
+        """
+        if self._is_child:
             return
         self._totals.add(kind_of(name), (), Series(name), by)
-        self._begin_to_write()
-        self._write_totals()
-        self._end_writing()
+        with self._totals.writing():
+            pass
 
     def beat(self) -> None:
-        """The supervisor's sign of life."""
+        """The supervisor's heartbeat."""
         self._head.cells[SUPERVISOR_BEAT] = monotonic_ms()
-
-    def _begin_to_write(self) -> None:
-        self._head.cells[SEQUENCE] += 1
-
-    def _end_writing(self) -> None:
-        self._head.cells[SEQUENCE] += 1
-
-    def _write_totals(self) -> None:
-        self._totals_memory.cells[: self._totals.cells] = memoryview(self._totals.tobytes()).cast(
-            "q"
-        )
 
     # Readers.
 
     def publish(self, facts: dict[str, Any] | None = None, lasting: bytes | None = None) -> None:
-        """Tell readers what there is.
+        """Give readers a new view.
 
-        `facts` are JSON types, `lasting` is a JSON object of facts that seldom change.
-
-        Without them they are as before; see `admin.metrics` for their keys.
+        `facts` are JSON types; `lasting` is a JSON object of facts that seldom change.
+        Either stays as it was if it is left out. `relay.admin.metrics` has the keys.
         """
         self._facts = self._facts if facts is None else facts
         self._lasting = self._lasting if lasting is None else lasting
-        self._number += 1
+        self._view_number += 1
         scoreboards = list(self._generations.values())
         header = {
-            "view": self._number,
+            "view": self._view_number,
             "facts": self._facts,
             "segments": [len(scoreboard.segments) for scoreboard in scoreboards],
         }
@@ -213,19 +187,12 @@ class Scoreboards:
             json.dumps(header).encode(),
             self._lasting,
             *self._lines.values(),
-            bytes(self._totals.names),
+            self._totals.names,
         ]
         catalogue, before = SealedFile("relay-catalogue", b"\n".join(lines)), self._catalogue
-        outgrown = None
-        if self._totals.cells * CELL_BYTES > os.fstat(self._totals_memory.fd).st_size:
-            outgrown, self._totals_memory = (
-                self._totals_memory,
-                SealedMemory("relay-totals", 2 * self._totals.cells),
-            )
-        self._begin_to_write()
-        self._write_totals()
-        self._head.cells[VIEW] = self._number
-        self._end_writing()
+        outgrown = self._totals.make_room()
+        with self._totals.writing():
+            self._head.cells[VIEW] = self._view_number
         self._catalogue, self._view = catalogue, None
         self._offer()
         if before is not None:
@@ -234,7 +201,7 @@ class Scoreboards:
             outgrown.close()
 
     def _sources(self) -> ViewFds:
-        assert self._catalogue is not None  # noqa: S101  for mypy: published before anybody reads
+        assert self._catalogue is not None  # noqa: S101  for mypy
         serving = self._generations.get(self._facts.get("generation", 0))
         states = serving.states if serving is not None else self._states
         segments = tuple(
@@ -242,34 +209,29 @@ class Scoreboards:
             for scoreboard in self._generations.values()
             for segment in scoreboard.segments
         )
-        return ViewFds(
-            self._head.fd, self._catalogue.fd, self._totals_memory.fd, states.fd, segments
-        )
+        return ViewFds(self._head.fd, self._catalogue.fd, self._totals.fd, states.fd, segments)
 
     def subscribe(self) -> socket.socket:
-        """A socket for a new admin process, in which every view will be. Raises OSError.
+        """A socket for a new admin process, on which it gets every view.
 
-        The admin process before it gets no more.
+        The admin process before it gets no more views.
         """
-        theirs = self._sender.open()
+        reader_end = self._sender.open()
         if self._catalogue is None:
             self.publish()
         self._offer()
-        return theirs
+        return reader_end
 
     def _offer(self) -> None:
         head, catalogue, totals, states, segments = self._sources()
-        self._sender.offer(self._number, [head, catalogue, totals, states, *segments])
+        self._sender.offer(self._view_number, [head, catalogue, totals, states, *segments])
 
     def step(self) -> None:
-        """Send the newest view, if it could not be sent before."""
+        """Send the newest view if the admin process could not take it before."""
         self._sender.step()
 
     def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
-        """What a reader would read now.
-
-        Raises RelayError when the supervisor died in the middle of a write.
-        """
+        """What a reader would read now. Raises RelayError if no view can be read."""
         deadline = time.monotonic() + timeout_s
         if self._catalogue is None:
             self.publish()
@@ -286,9 +248,9 @@ class Scoreboards:
     # Children.
 
     def share_with(self, scoreboard: Scoreboard) -> None:
-        """Before a fork: the child gets the memory of its generation and no other's."""
+        """Before a fork: the child gets only the memory of its own generation."""
         self._head.inherit(wanted=False)
-        self._totals_memory.inherit(wanted=False)
+        self._totals.withhold()
         for states in self._all_states:
             states.inherit(wanted=states is scoreboard.states)
         for each in self._generations.values():
@@ -296,16 +258,19 @@ class Scoreboards:
                 segment.inherit(wanted=each is scoreboard)
 
     def enter(self, scoreboard: Scoreboard) -> None:
-        """In the child, before `close_files`: look at the generations before it."""
+        """In the child, before `close_files`: map the other generations for reading.
+
+        Limits per client count the connections of all generations.
+        """
         for each in self._generations.values():
             if each is not scoreboard:
-                with contextlib.suppress(OSError):  # limits across generations count less then
+                with contextlib.suppress(OSError):  # then the limits miss its connections
                     scoreboard.look_at(each)
 
     def close_files(self) -> None:
-        """Let go of the descriptors: what a forked child does."""
+        """Close the descriptors: in a forked child."""
         self._is_child = True
-        fds = [self._head.fd, self._totals_memory.fd, *(states.fd for states in self._all_states)]
+        fds = [self._head.fd, self._totals.fd, *(states.fd for states in self._all_states)]
         fds += [
             segment.fd
             for scoreboard in self._generations.values()
@@ -316,5 +281,5 @@ class Scoreboards:
         self._sender.close()
 
     def close_reader(self) -> None:
-        """The admin process is gone, or is to read no more."""
+        """Send no more views."""
         self._sender.close()
