@@ -1,11 +1,15 @@
-"""The supervisor's line to the admin process: JSON lines over a socket pair, for reading backends and overriding them, and nothing else.
+"""The supervisor's side of the channel to the admin process.
 
-A request may have an `id`, a number, which its reply repeats. The admin process answers
-strangers, so it may be taken over: what comes from it is bounded in size, in rate and in
-the time it may take in one turn of the supervisor's loop, and no error leaves this file.
-A peer that does not read its replies is not listened to until it does.
+The channel is a socket pair with JSON lines. It carries requests to show and to
+override backends, and nothing else. A request may have an `id`, a number, that its
+reply repeats.
 
-Never: waits; lets the admin process reload, drain or stop the relay; raises for what a peer sends.
+The admin process answers strangers, so an attacker may take it over. Therefore its
+requests are bounded in size, in rate, and in the time that they take in one turn of the
+supervisor's loop. While it does not read its replies, its requests are not read.
+
+Never: waits; lets the admin process reload, drain or stop the relay; raises for what
+the peer sends.
 """
 
 from __future__ import annotations
@@ -20,24 +24,27 @@ from collections.abc import Callable
 from typing import Any
 
 COMMANDS = ("backends", "override")
-ALIVE = "alive"  # a sign of life, with how many messages it could not write; has no reply
+ALIVE = "alive"  # a heartbeat, with how many log messages were dropped; it has no reply
 REQUEST_BYTES = 4096
 READ_BYTES = 65536
 TURN_S = 0.01
-# Lines a second, and at once after a pause; one that shows all backends counts as COSTLY lines.
+# Requests per second, and at once after a pause. A request that shows all backends
+# counts as COSTLY requests.
 RATE = 20
 BURST = 100
 COSTLY = 5
 COMPLAIN_S = 60.0
-MOST_DROPPED = 1_000_000  # messages that one sign of life may report
+MOST_DROPPED = 1_000_000  # dropped messages that one heartbeat may report
 
 log = logging.getLogger(__name__)
 
 
 class AdminChannel:
-    """One admin process at a time. `answer` makes the reply to a request whose command is one of COMMANDS.
+    """The channel to one admin process at a time. Call `step` once a turn.
 
-    Call `step` once a turn. `heard_at` is when the peer said something last. `broken` is true when the peer did what no admin process of ours does: it should be replaced.
+    `answer` makes the reply to a request with one of COMMANDS. `heard_at` is when the
+    peer sent something last. `broken`: the peer did what the relay's own admin process
+    never does, and should be replaced.
     """
 
     def __init__(
@@ -45,8 +52,8 @@ class AdminChannel:
     ) -> None:
         self._selector = selector
         self._answer = answer
-        self._ours: socket.socket | None = None
-        self._waits_for = 0  # what the selector was told; 0: the socket is not registered
+        self._socket: socket.socket | None = None
+        self._waits_for = 0  # the events in the selector; 0: the socket is not registered
         self._received = bytearray()
         self._unsent = b""
         self._allowance = float(BURST)
@@ -58,35 +65,39 @@ class AdminChannel:
         self.count_dropped: Callable[[int], None] = lambda _: None
 
     def open(self, greeting: dict[str, Any]) -> socket.socket:
-        """The other end, for a new admin process; the first line in it is the greeting. Raises OSError."""
+        """Open the channel for a new admin process; returns the other end.
+
+        Its first line is the greeting. Raises OSError.
+        """
         self.close()
-        ours, theirs = socket.socketpair()
+        own_end, other_end = socket.socketpair()
         try:
-            ours.setblocking(False)
-            ours.sendall(json.dumps(greeting).encode() + b"\n")
+            own_end.setblocking(False)
+            own_end.sendall(json.dumps(greeting).encode() + b"\n")
         except OSError:
-            ours.close()
-            theirs.close()
+            own_end.close()
+            other_end.close()
             raise
-        self._ours, self._received, self._unsent, self.broken = ours, bytearray(), b"", False
+        self._socket, self.broken = own_end, False
+        self._received, self._unsent = bytearray(), b""
         self.heard_at = float("-inf")
         self._wait_for(selectors.EVENT_READ)
-        return theirs
+        return other_end
 
     @property
     def resume_at(self) -> float:
-        """When `step` has something to do again; infinity while it has not."""
+        """When `step` has something to do; infinity if it has not."""
         return self._resume_at if self._resume_at is not None else float("inf")
 
     def step(self, now: float) -> None:
-        """Listen again to a peer that has said too much."""
+        """Read again from a peer that exceeded the rate, when its pause is over."""
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
-            if self._ours is not None:
+            if self._socket is not None:
                 self._guarded(self._work)
 
     def _on_ready(self, events: int) -> None:
-        if self._ours is None:
+        if self._socket is None:
             return
         if events & selectors.EVENT_WRITE:
             self._guarded(self._work)
@@ -101,12 +112,12 @@ class AdminChannel:
         except OSError:
             self.close()
         except Exception:
-            log.exception("bug: the line to the admin process is closed; please report this")
+            log.exception("bug: the channel to the admin process is closed; please report this")
             self._break()
 
     def _receive(self) -> None:
-        assert self._ours is not None  # noqa: S101  for mypy: registered means open
-        data = self._ours.recv(READ_BYTES)
+        assert self._socket is not None  # noqa: S101  for mypy: registered means open
+        data = self._socket.recv(READ_BYTES)
         if not data:
             self.close()
             return
@@ -115,27 +126,27 @@ class AdminChannel:
         self._work()
 
     def _work(self) -> None:
-        """Send what is left, then answer what has come, as far as this turn allows."""
+        """Send what is left, then answer requests, as far as this turn allows."""
         until_at = time.monotonic() + TURN_S
         replies: list[bytes] = []
-        while not self._unsent and self._ours is not None:
+        while not self._unsent and self._socket is not None:
             line, newline, rest = self._received.partition(b"\n")
             if len(line) > REQUEST_BYTES:
                 log.error(
-                    "the admin process sent a request of more than %d bytes; it is ended",
+                    "the admin process sent a request of more than %d bytes; it is replaced",
                     REQUEST_BYTES,
                 )
                 self._break()
                 return
-            if not newline or not self._may(line) or time.monotonic() > until_at:
+            if not newline or not self._is_within_rate(line) or time.monotonic() > until_at:
                 break
             self._received = rest
             replies.append(self._reply(bytes(line)))
         self._unsent += b"".join(replies)
         self._send()
 
-    def _may(self, line: bytearray) -> bool:
-        """Whether another line is within the rate."""
+    def _is_within_rate(self, line: bytearray) -> bool:
+        """Whether the request may be answered now. If so it is counted."""
         now = time.monotonic()
         self._allowance = min(BURST, self._allowance + (now - self._allowed_at) * RATE)
         self._allowed_at = now
@@ -169,52 +180,52 @@ class AdminChannel:
             return _line(
                 {
                     "ok": False,
-                    "error": f"{type(error).__name__}; this is a bug, its traceback is in the relay's log",
+                    "error": f"{type(error).__name__}; this is a bug, its traceback is in the log",
                     **identity,
                 }
             )
 
     def _send(self) -> None:
-        if self._ours is None:
+        if self._socket is None:
             return
         if self._unsent:
             with contextlib.suppress(BlockingIOError):
-                self._unsent = self._unsent[self._ours.send(self._unsent) :]
+                self._unsent = self._unsent[self._socket.send(self._unsent) :]
         if self._unsent:
             self._wait_for(selectors.EVENT_WRITE)
         elif self._resume_at is not None:
             self._wait_for(0)
         elif b"\n" in self._received:
-            self._wait_for(selectors.EVENT_WRITE)  # the next turn goes on with what is here
+            self._wait_for(selectors.EVENT_WRITE)  # the next turn answers the rest
         else:
             self._wait_for(selectors.EVENT_READ)
 
     def _wait_for(self, events: int) -> None:
-        if self._ours is None or events == self._waits_for:
+        if self._socket is None or events == self._waits_for:
             return
         if not events:
-            self._selector.unregister(self._ours)
+            self._selector.unregister(self._socket)
         elif not self._waits_for:
-            self._selector.register(self._ours, events, self._on_ready)
+            self._selector.register(self._socket, events, self._on_ready)
         else:
-            self._selector.modify(self._ours, events, self._on_ready)
+            self._selector.modify(self._socket, events, self._on_ready)
         self._waits_for = events
 
     def close_files(self) -> None:
-        """Let go of the descriptor without a word to the selector: what a forked child does."""
-        if self._ours is not None:
-            self._ours.close()
+        """Close the descriptor but keep the selector: in a forked child."""
+        if self._socket is not None:
+            self._socket.close()
 
     def _break(self) -> None:
         self.close()
         self.broken = True
 
     def close(self) -> None:
-        """Hang up."""
-        if self._ours is not None:
+        """Close the channel."""
+        if self._socket is not None:
             self._wait_for(0)
-            self._ours.close()
-            self._ours = None
+            self._socket.close()
+            self._socket = None
         self._received, self._unsent, self._resume_at = bytearray(), b"", None
 
 

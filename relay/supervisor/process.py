@@ -1,6 +1,9 @@
-"""Starting and ending processes: fork for workers, fork and exec for the admin process.
+"""Starts, reaps and signals processes.
 
-Never: decides when (that is `core.fleet_plan.plan`).
+Workers, the checker and the preparer are forked; the admin process is forked and
+executed.
+
+Never: decides when (`relay.core.fleet_plan.plan` does).
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ EXIT_CANNOT_START = 71
 EXIT_CONFIG = 78
 _STRANGERS_A_TURN = 100
 
-_ours: set[int] = set()  # forked here and not reaped yet
+_own_children: set[int] = set()  # forked here and not reaped yet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a process ended: its wait status and what it used."""
+    """How a process ended: its wait status, and the CPU time it used."""
 
     status: int
     cpu_us: int
@@ -52,10 +55,10 @@ class ExitStatus:
 def start_worker(
     slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
 ) -> int:
-    """Fork a process that closes what is not its own (`let_go`), takes on the identity,
-    runs `work`, and ends with its result. Returns the pid.
+    """Fork a worker; returns its pid. Raises OSError if the kernel does not fork.
 
-    Raises OSError when the kernel does not fork.
+    In the child `let_go` closes what is not its own, then it takes on the identity,
+    runs `work`, and ends with the result as its exit code.
     """
     return _fork(f"worker {slot}", f"worker[{slot}]", identity, let_go, work)
 
@@ -63,37 +66,41 @@ def start_worker(
 def start_checker(
     identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
 ) -> int:
-    """Fork the checker; as `start_worker`."""
+    """Fork the checker, as `start_worker` does."""
     return _fork("checker", "checker", identity, let_go, work)
 
 
 def start_preparer(let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
-    """Fork a process with our rights, for it reads what only we may read. It does not outlive us. Raises OSError."""
+    """Fork the process that inspects a configuration. Raises OSError.
+
+    It keeps the supervisor's rights, to read files that only the supervisor may read.
+    It ends when the supervisor ends.
+    """
     parent = os.getpid()
 
-    def work_while_we_live() -> int | None:
+    def work_under_parent() -> int | None:
         end_with_parent(parent)
         return work()
 
-    return _fork("preparer", "preparer", None, let_go, work_while_we_live)
+    return _fork("preparer", "preparer", None, let_go, work_under_parent)
 
 
 def _fork(
     name: str,
-    in_messages: str,
+    log_name: str,
     identity: Identity | None,
     let_go: Callable[[], None],
     work: Callable[[], int | None],
 ) -> int:
-    pid = _fork_ours()
+    pid = _fork_child()
     if pid == 0:
-        _run_child(name, in_messages, identity, let_go, work)
+        _run_child(name, log_name, identity, let_go, work)
     return pid
 
 
 def _run_child(
     name: str,
-    in_messages: str,
+    log_name: str,
     identity: Identity | None,
     let_go: Callable[[], None],
     work: Callable[[], int | None],
@@ -102,10 +109,10 @@ def _run_child(
     try:
         let_go()
         name_process(f"relay {name}")
-        messages.name_process(in_messages)
+        messages.name_process(log_name)
         if identity is not None:
             become(identity)
-        # SIGABRT is how the supervisor asks a worker that hangs where it does.
+        # At SIGABRT a process that hangs prints where.
         faulthandler.enable(all_threads=False)
         code = work() or 0
     except SystemExit as end:
@@ -117,20 +124,20 @@ def _run_child(
         else:
             log.critical("%s ends with a bug", name, exc_info=True)
     finally:
-        # No interpreter shutdown: what is left belongs to the supervisor, and its exit
-        # handlers are not ours to run.
+        # Without a shutdown of the interpreter: that would run the supervisor's exit
+        # handlers.
         messages.last_flush()
         os._exit(code)
 
 
 def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
-    """Start the admin process: a fresh interpreter, so that no key is in its memory.
-    Returns the pid. Raises OSError.
+    """Start the admin process; returns its pid. Raises OSError.
 
-    `descriptors` are what it gets from us, by its options.
+    It is a new interpreter, so no private key is in its memory. `descriptors` maps its
+    options to the open files that it gets.
     """
-    # -P: the current directory must not be able to slip in a package named relay; ours
-    # is found where this one was.
+    # -P: a package named relay in the current directory must not be imported.
+    # PYTHONPATH has the directory of this package.
     arguments = [sys.executable, "-P", "-m", "relay.admin.main"]
     for option, descriptor in descriptors.items():
         arguments += [option, str(descriptor)]
@@ -142,7 +149,7 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
         ),
     }
 
-    pid = _fork_ours()
+    pid = _fork_child()
     if pid == 0:
         try:
             become(identity)
@@ -150,10 +157,10 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
                 os.set_inheritable(descriptor, True)
             os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
         except OSError as error:
-            # A virtual environment below /root is the usual cause: no traceback says
-            # that.
+            # The usual cause is a virtual environment below /root.
             log.critical(
-                'the admin process cannot be started as user %s: %s; install the relay where that user can read it, or set admin.listen = ""',
+                "the admin process cannot be started as user %s: %s; install the relay where"
+                ' that user can read it, or set admin.listen = ""',
                 identity.user or identity.uid,
                 error,
             )
@@ -164,49 +171,52 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     return pid
 
 
-def _fork_ours() -> int:
+def _fork_child() -> int:
     pid = fork_with_signals_held(os.fork)
     if pid:
-        _ours.add(pid)
+        _own_children.add(pid)
     else:
-        _ours.clear()
+        _own_children.clear()
     return pid
 
 
 def reap(pid: int) -> ExitStatus | None:
-    """How the process ended, None while it lives. Each process can be asked about once after its end."""
+    """How a child ended; None while it runs. Only one call can return its end."""
     try:
         done, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
-        _ours.discard(pid)
+        _own_children.discard(pid)
         return ExitStatus(0, 0)
     if done:
-        _ours.discard(pid)
+        _own_children.discard(pid)
     return ExitStatus(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
 
 
 def reap_strangers() -> None:
-    """Reap what others have left us: as the first process of a container we adopt every
-    orphan.
+    """Reap processes that were not started here.
 
-    One of our own that has just ended is left to who started it.
+    The first process of a container adopts every orphan. Children that were started
+    here are reaped by the code that started them.
     """
     for _ in range(_STRANGERS_A_TURN):
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if ended is None or ended.si_pid in _ours:
+        if ended is None or ended.si_pid in _own_children:
             return
         os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Signal a child that was not reaped yet, so the pid is surely still its own."""
+    """Signal a child that was not reaped yet, so that the pid is still its own."""
     os.kill(pid, number)
 
 
 def raise_file_limit() -> None:
-    """Raise our limit of open files as far as it goes: a socket per address and slot."""
+    """Raise the limit of open files to the hard limit.
+
+    The supervisor opens one socket per address and slot.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

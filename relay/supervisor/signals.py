@@ -1,6 +1,7 @@
-"""Signals as bytes on a socket, so that the supervisor's loop sees them like any other event.
+"""Signals as bytes on a socket, so that the supervisor's loop sees them as events.
 
-Never: acts on one. A handler that runs between any two lines of the supervisor would be a second thread.
+Never: acts on a signal. A handler that does runs between any two lines of the
+supervisor, like a second thread.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ HANDLED = (
     signal.SIGUSR1,
     signal.SIGCHLD,
 )
-# What a fresh child ignores until it has its own handlers: the signals that reach a whole process group, or whose default would end it.
+# A new child ignores these until it has handlers. They are sent to whole process
+# groups, or would end the child by default.
 IGNORED_IN_CHILDREN = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
 
 
-def _note(number: int, frame: FrameType | None) -> None:
-    # Python writes the number to the wakeup descriptor; a handler must exist for that.
+def _ignore(number: int, frame: FrameType | None) -> None:
+    # Python writes the number to the wakeup descriptor only if a handler exists.
     del number, frame
 
 
 class EarlySignals:
-    """HUP and USR1 before the loop runs; by default each would end the process.
+    """SIGHUP and SIGUSR1 before the loop runs; their default is to end the process.
 
-    The logs that USR1 is about are not open yet. A HUP may mean files that were read already.
+    SIGUSR1 is ignored, because no log is open yet. SIGHUP is remembered, because files
+    may have changed after they were read.
     """
 
     def __init__(self) -> None:
@@ -44,14 +47,14 @@ class EarlySignals:
 
 
 class SignalPipe:
-    """The process's signals, readable from a file descriptor. One at a time."""
+    """The signals of this process, readable from a descriptor. Only one may exist."""
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
-        self._before = {number: signal.signal(number, _note) for number in HANDLED}
-        # More signals than the buffer holds are repetitions of pending ones.
+        self._handlers_before = {number: signal.signal(number, _ignore) for number in HANDLED}
+        # Signals beyond the buffer only repeat signals that are in it.
         self._wakeup_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
 
     def fileno(self) -> int:
@@ -59,27 +62,30 @@ class SignalPipe:
         return self._read.fileno()
 
     def read(self) -> list[signal.Signals]:
-        """The signals that came since the last call, in order, at most 4096."""
+        """The signals since the last call, in order, at most 4096."""
         try:
             return [signal.Signals(byte) for byte in self._read.recv(4096)]
         except BlockingIOError:
             return []
 
     def close(self) -> None:
-        """Put the handlers back as they were."""
+        """Restore the handlers that were set before."""
         signal.set_wakeup_fd(self._wakeup_before)
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         self.close_files()
 
     def close_files(self) -> None:
-        """Let go of the descriptors only: what a child does, after it has taken the wakeup descriptor out of use."""
+        """Close the descriptors: in a forked child, which has no wakeup descriptor."""
         self._read.close()
         self._write.close()
 
 
 def fork_with_signals_held(fork: Callable[[], int]) -> int:
-    """Fork so that no signal is handled by the child with the parent's handlers. Returns what `fork` returns."""
+    """Fork so that the child never runs a handler of the parent.
+
+    Returns what `fork` returns.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     pid = 0
     try:

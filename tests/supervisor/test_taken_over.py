@@ -238,7 +238,7 @@ def test_an_admin_process_that_says_what_none_of_ours_says_is_replaced(gateway, 
     with steal_channel(gateway) as line:
         line.sendall(said)
         gateway.wait_for_log(
-            "the admin process sent a request of more than 4096 bytes; it is ended"
+            "the admin process sent a request of more than 4096 bytes; it is replaced"
         )
     wait_until("another one runs", lambda: admin_of(gateway).pid != before, detail=gateway.log)
     operator = Operator(gateway.endpoints["admin"])
