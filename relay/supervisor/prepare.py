@@ -1,12 +1,13 @@
-"""From a wish to a generation that can be forked, without ever holding up the supervisor's loop.
+"""Prepares a generation until its workers can be forked, without blocking the loop.
 
-A child finds everything out (`relay.supervisor.inspection`) and hands it back over a pipe. TLS contexts
-cannot be handed over, and workers inherit them from the supervisor; so they are built here, in
-steps of a few milliseconds, from the bytes that the child has judged.
+A child process reads and checks everything (`relay.supervisor.inspection`), and sends
+what it found over a pipe. TLS contexts cannot be sent, and workers inherit them from
+the supervisor. So they are built here, in steps of a few milliseconds, from the bytes
+that the child has checked.
 
-A child that hangs or dies is a refused wish with a reason.
+If the child hangs or dies, the request is refused with a reason.
 
-Never: reads a file, looks a name up, or waits (but for `finish`, which has nothing else to do).
+Never: reads a file, looks a name up, or waits (except `finish`, before the loop runs).
 """
 
 from __future__ import annotations
@@ -30,42 +31,41 @@ from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import Generation, build_steps
 
 PATIENCE_S = 120.0
-# What one turn of the supervisor's loop may spend on building.
-TURN_S = 0.005
+TURN_S = 0.005  # what one turn of the supervisor's loop may spend on building
 _READ_BYTES = 1 << 20
-_LAST_WORDS_S = 1.0
+_END_PATIENCE_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class UnchangedError(Exception):
-    """A renewal that was looked for is not there."""
+    """No file was renewed, so a renewal has nothing to do."""
 
 
 @dataclass(slots=True)
 class _Child:
-    """The process, from its start until it was reaped."""
+    """The child process until it is reaped."""
 
     pid: int
     kill_at: float = float("inf")
 
 
 class Orphans:
-    """Children whose answer nobody waits for any more: killed, and reaped when they have ended.
+    """Children whose answer is not needed any more; they are killed and reaped.
 
-    One that hangs in the kernel, on a file system that does not answer, cannot be killed; nobody
-    waits for it.
+    A child that hangs in the kernel, for example on a file system that does not answer,
+    cannot be killed. Nothing waits for it.
     """
 
     def __init__(self) -> None:
         self._children: list[_Child] = []
 
     def take(self, child: _Child) -> None:
-        """See to its end."""
+        """Kill it at its `kill_at`, and reap it."""
         self._children.append(child)
 
     def step(self, now: float) -> None:
-        """Reap those that have ended."""
+        """Reap children that have ended; kill those that are due."""
         for child in list(self._children):
             if reap(child.pid) is not None:
                 self._children.remove(child)
@@ -74,7 +74,7 @@ class Orphans:
                 send(child.pid, signal.SIGKILL)
 
     def wait(self, patience_s: float) -> None:
-        """Wait so long for those that end now."""
+        """Wait for all to end, at most this long."""
         until = time.monotonic() + patience_s
         while self._children and time.monotonic() < until:
             self.step(time.monotonic())
@@ -82,11 +82,14 @@ class Orphans:
 
 
 class Preparation:
-    """One wish on its way. `step` goes on with it; `fd` is readable when the child has said something."""
+    """One request until it is a `Prepared`. Call `step` when `fd` is readable.
+
+    Raises StartupError if the child cannot be started.
+    """
 
     def __init__(
         self,
-        wish: PrepareRequest,
+        request: PrepareRequest,
         number: int,
         orphans: Orphans,
         let_go: Callable[[], None] = lambda: None,
@@ -94,7 +97,6 @@ class Preparation:
         work: Callable[[PrepareRequest], bytes] = inspect_to_bytes,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """Raises StartupError when no process can be started."""
         self._number = number
         self._orphans = orphans
         self._patience_s = patience_s
@@ -104,17 +106,17 @@ class Preparation:
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.fd, False)
 
-        def hand_back() -> None:
-            with contextlib.suppress(OSError):  # when it was let go of before
+        def send_answer() -> None:
+            with contextlib.suppress(OSError):  # `let_go` may have closed it
                 os.close(self.fd)
             with os.fdopen(write_fd, "wb") as pipe:
-                pipe.write(work(wish))
+                pipe.write(work(request))
 
         try:
-            self._child: _Child | None = _Child(start_preparer(let_go, hand_back))
+            self._child: _Child | None = _Child(start_preparer(let_go, send_answer))
         except OSError as error:
             os.close(self.fd)
-            what = f"no process can be started to prepare the configuration: {error.strerror}"
+            what = f"cannot start a process that reads the configuration: {error.strerror}"
             hint = "raise TasksMax or the memory limit of the relay, and try again"
             raise StartupError(what, hint) from None
         finally:
@@ -123,12 +125,15 @@ class Preparation:
 
     @property
     def building(self) -> bool:
-        """There is something to do at once."""
+        """Whether contexts are built, so that `step` must be called at once."""
         return self._steps is not None
 
     def step(self, now: float, turn_s: float = TURN_S) -> Prepared | None:
-        """Go on for about `turn_s`. None: not ready. Raises ConfigError, StartupError and UnchangedError; then it is over."""
-        if self._steps is None and not self._hear(now):
+        """Go on for about `turn_s`; None until it is done.
+
+        Raises ConfigError, StartupError and UnchangedError; then it is over.
+        """
+        if self._steps is None and not self._receive(now):
             return None
         assert self._steps is not None  # noqa: S101  for mypy
         until = time.monotonic() + turn_s
@@ -140,8 +145,8 @@ class Preparation:
                 return prepared
         return None
 
-    def _hear(self, now: float) -> bool:
-        """Whether the child has said everything. Raises as `step`."""
+    def _receive(self, now: float) -> bool:
+        """Read from the child. Whether its answer is complete. Raises as `step`."""
         try:
             while data := os.read(self.fd, _READ_BYTES):
                 self._received += data
@@ -151,7 +156,7 @@ class Preparation:
             return False
         if not self._received and self._is_ending(now):
             return False
-        found = self._take()
+        found = self._decode()
         if isinstance(found, Refusal):
             if found.unchanged:
                 raise UnchangedError
@@ -162,62 +167,60 @@ class Preparation:
         return True
 
     def _is_ending(self, now: float) -> bool:
-        """It has closed its pipe without a word: how it ends is not known for a moment."""
+        """Whether the child closed its pipe without an answer, and is not reaped yet."""
         if self._child is None or self._ended is not None:
             return False
-        self._deadline_at = min(self._deadline_at, now + _LAST_WORDS_S)
+        self._deadline_at = min(self._deadline_at, now + _END_PATIENCE_S)
         self._ended = reap(self._child.pid)
         if self._ended is not None:
             self._child = None
         return self._ended is None and now < self._deadline_at
 
-    def _take(self) -> Inspection | Refusal:
+    def _decode(self) -> Inspection | Refusal:
+        """The child's answer. Raises StartupError if there is none."""
         ended = self._ended or self._reap()
         if not self._received:
             why = f"{ended}" if ended is not None else "closed its pipe"
-            what = f"the process that judged the configuration {why} before it had an answer"
-            hint = (
-                "see its last words in the log; when it was killed, the system's log says by whom"
-            )
+            what = f"the process that checks the configuration {why} before it had an answer"
+            hint = "see its last messages in the log; if it was killed, the system's log has the reason"
             raise StartupError(what, hint)
         try:
-            found: Inspection | Refusal = pickle.loads(self._received)  # noqa: S301  from our own child
+            found: Inspection | Refusal = pickle.loads(self._received)  # noqa: S301  from its own child
         except (EOFError, pickle.UnpicklingError):
-            what = "the process that judged the configuration ended in the middle of its answer"
+            what = "the process that checks the configuration ended in the middle of its answer"
             raise StartupError(what, "see the system's log for what ended it") from None
         self._received.clear()
         return found
 
     def _reap(self) -> ExitStatus | None:
-        """How it ended. It has closed its pipe, so it is about to, if it has not yet."""
+        """How the child ended; None if it has closed its pipe but not ended yet."""
         child, self._child = self._child, None
         if child is None:
             return None
         ended = reap(child.pid)
         if ended is None:
-            child.kill_at = time.monotonic() + _LAST_WORDS_S
+            child.kill_at = time.monotonic() + _END_PATIENCE_S
             self._orphans.take(child)
         return ended
 
     def _too_slow(self) -> StartupError:
-        what = f"judging the configuration and its files took longer than {self._patience_s:g} s"
-        hint = (
-            "its process was ended, and the log says where it was; see whether a file system hangs"
-        )
+        """End the child, and say why."""
+        what = f"checking the configuration and its files took longer than {self._patience_s:g} s"
+        hint = "its process was ended, and the log says where; check whether a file system hangs"
         if self._child is not None:
             send(self._child.pid, signal.SIGABRT)
-            self._child.kill_at = time.monotonic() + _LAST_WORDS_S
+            self._child.kill_at = time.monotonic() + _END_PATIENCE_S
             self._orphans.take(self._child)
             self._child = None
         return StartupError(what, hint)
 
     def close_files(self) -> None:
-        """Let go of the pipe: what a forked child does."""
+        """Close the pipe: in another forked child."""
         if self.fd >= 0:
             os.close(self.fd)
 
     def close(self) -> None:
-        """It is over, done or given up: end the child, and let go of what was built."""
+        """End the child, and drop what is half built."""
         if self._child is not None:
             send(self._child.pid, signal.SIGKILL)
             self._orphans.take(self._child)
@@ -231,6 +234,7 @@ class Preparation:
 
 
 def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
+    """Build the TLS contexts step by step; log the warnings."""
     context_inputs = ContextInputs(
         Files(found.contents), found.addresses, ciphers_checked=True, periods=found.periods
     )
@@ -252,10 +256,13 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
     )
 
 
-def finish(wish: PrepareRequest) -> Prepared:
-    """Prepare now, at start, where there is nothing else to do. Raises ConfigError and StartupError."""
+def finish(request: PrepareRequest) -> Prepared:
+    """Prepare the first generation, before the loop runs.
+
+    Raises ConfigError and StartupError.
+    """
     orphans = Orphans()
-    preparation = Preparation(wish, 1, orphans)
+    preparation = Preparation(request, 1, orphans)
     poll = select.poll()
     poll.register(preparation.fd, select.POLLIN)
     try:
@@ -267,4 +274,4 @@ def finish(wish: PrepareRequest) -> Prepared:
                 poll.poll(1000)
     finally:
         preparation.close()
-        orphans.wait(_LAST_WORDS_S)
+        orphans.wait(_END_PATIENCE_S)

@@ -171,7 +171,7 @@ def test_a_generation_is_made_from_what_the_child_hands_back(prepare):
 def test_a_child_that_hangs_is_a_refusal(prepare):
     preparation, orphans = prepare(hang, patience_s=0.2)
     with pytest.raises(
-        StartupError, match=r"took longer than 0\.2 s; .* see whether a file system"
+        StartupError, match=r"took longer than 0\.2 s; .* check whether a file system"
     ):
         wait_for(preparation, orphans)
 
@@ -194,7 +194,7 @@ def test_a_child_that_dies_is_a_refusal(prepare, work, words):
 def test_a_bug_in_the_child_is_a_refusal(prepare):
     preparation, orphans = prepare(lambda wish: 1 / 0)
     with pytest.raises(
-        StartupError, match="before it had an answer; see its last words in the log"
+        StartupError, match="before it had an answer; see its last messages in the log"
     ):
         wait_for(preparation, orphans)
 

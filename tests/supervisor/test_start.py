@@ -388,7 +388,7 @@ def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, meg
         (said,) = [line for line in log.splitlines() if line.startswith("relay: ")]
         assert (
             "too little memory" in said
-            or "see its last words" in said
+            or "see its last messages" in said
             or "in the messages above" in said
         )
         assert "too little memory" in log
