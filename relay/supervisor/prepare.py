@@ -167,7 +167,7 @@ class Preparation:
         return True
 
     def _is_ending(self, now: float) -> bool:
-        """Whether the child closed its pipe without an answer, and is not reaped yet."""
+        """Whether the child closed its pipe without an answer and may still run."""
         if self._child is None or self._ended is not None:
             return False
         self._deadline_at = min(self._deadline_at, now + _END_PATIENCE_S)
@@ -182,7 +182,10 @@ class Preparation:
         if not self._received:
             why = f"{ended}" if ended is not None else "closed its pipe"
             what = f"the process that checks the configuration {why} before it had an answer"
-            hint = "see its last messages in the log; if it was killed, the system's log has the reason"
+            hint = (
+                "see its last messages in the log;"
+                " if it was killed, the system's log has the reason"
+            )
             raise StartupError(what, hint)
         try:
             found: Inspection | Refusal = pickle.loads(self._received)  # noqa: S301  from its own child

@@ -389,7 +389,7 @@ def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, meg
         assert (
             "too little memory" in said
             or "see its last messages" in said
-            or "in the messages above" in said
+            or "own messages above" in said
         )
         assert "too little memory" in log
         assert "MemoryMax= of the unit" in log
