@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.core.fleet_plan import Phase, Rules, Slot, Worker
+from relay.core.fleet_view import Phase, Rules, Slot, Worker
 
 
 def after_death(now: float, slot: Slot, worker: Worker, rules: Rules) -> Slot:

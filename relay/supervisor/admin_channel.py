@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-COMMANDS = ("backends", "override")
+BACKEND_COMMANDS = ("backends", "override")
 ALIVE = "alive"  # a heartbeat, with how many log messages were dropped; it has no reply
 REQUEST_BYTES = 4096
 READ_BYTES = 65536
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class AdminChannel:
     """The channel to one admin process at a time. Call `step` once a turn.
 
-    `answer` makes the reply to a request with one of COMMANDS. `heard_at` is when the
+    `answer` makes the reply to a request with one of BACKEND_COMMANDS. `heard_at` is when the
     peer sent something last. `broken`: the peer did what the relay's own admin process
     never does, and should be replaced.
     """
@@ -167,8 +167,10 @@ class AdminChannel:
             if type(dropped) is int and 0 < dropped <= MOST_DROPPED:
                 self.count_dropped(dropped)
             return b""
-        if not isinstance(request, dict) or request.get("command") not in COMMANDS:
-            return _line({"ok": False, "error": f"expected a command of {', '.join(COMMANDS)}"})
+        if not isinstance(request, dict) or request.get("command") not in BACKEND_COMMANDS:
+            return _line(
+                {"ok": False, "error": f"expected a command of {', '.join(BACKEND_COMMANDS)}"}
+            )
         number = request.get("id")
         identity = {"id": number} if isinstance(number, int) else {}
         try:

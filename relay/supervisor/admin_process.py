@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.config.address import compete
 from relay.config.model import Admin
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.shared.backends_view import HEALTH_FILE
 from relay.supervisor.admin_channel import AdminChannel

@@ -9,7 +9,7 @@ import logging
 import os
 from typing import Any
 
-from relay.core.fleet_plan import Shutdown
+from relay.core.fleet_view import Shutdown
 from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import RelayState, Status
 from relay.supervisor.systemd import Notifier

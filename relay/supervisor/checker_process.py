@@ -17,7 +17,7 @@ from pathlib import Path
 from relay.checker.health_file import HealthFile
 from relay.checker.main import CheckerSpec, is_needed, run_checker
 from relay.config.model import Config
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.sandbox.confinement import resolver_identity
 from relay.shared.addresses import write_addresses

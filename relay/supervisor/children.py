@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.core.respawn import respawn_delay_s
 from relay.supervisor.process import reap, send
 

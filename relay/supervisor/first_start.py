@@ -5,7 +5,7 @@ Never: ends a relay that has served once.
 
 from __future__ import annotations
 
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 
 ATTEMPTS = 3  # early deaths on one slot before the start is refused

@@ -24,16 +24,8 @@ from relay.core.fleet_actions import (
     Reopen,
     Spawn,
 )
-from relay.core.fleet_plan import (
-    Phase,
-    Rules,
-    Shutdown,
-    Target,
-    View,
-    Worker,
-    next_start_at,
-    plan,
-)
+from relay.core.fleet_plan import next_start_at, plan
+from relay.core.fleet_view import Phase, Rules, Shutdown, Target, View, Worker
 from relay.errors import StartupError
 from relay.supervisor.first_start import ATTEMPTS, FirstStart
 from relay.supervisor.generations import Generations

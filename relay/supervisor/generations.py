@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from relay.core.fleet_plan import Target
+from relay.core.fleet_view import Target
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.slot_sockets import ClosingSockets, SlotSockets
 

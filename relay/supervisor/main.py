@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from relay.config.load import load_config
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import hide_memory

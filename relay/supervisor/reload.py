@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from relay.core.fleet_actions import Decision, GiveUp
-from relay.core.fleet_plan import Phase, Rules, Shutdown
+from relay.core.fleet_view import Phase, Rules, Shutdown
 from relay.errors import ConfigError, StartupError, describe_error, is_shortage
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client

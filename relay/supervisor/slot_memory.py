@@ -1,5 +1,4 @@
-"""What the supervisor remembers of each slot: early deaths of its workers, the next
-start.
+"""What the supervisor remembers of each slot: early deaths, and its next start.
 
 Never: starts a worker, or opens or closes a socket.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from relay.core.fleet_plan import Rules, Slot, Worker
+from relay.core.fleet_view import Rules, Slot, Worker
 from relay.core.respawn import after_death, after_failed_start, after_park, after_reopen
 
 

@@ -1,5 +1,4 @@
-"""Closes, parks and reopens slots: their sockets together with what is remembered of
-them.
+"""Closes, parks and reopens slots: their sockets, and what is remembered of them.
 
 Never: decides when (`relay.core.fleet_plan.plan` does).
 """
@@ -10,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from relay.core.fleet_plan import Rules
+from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.supervisor.generations import Generations
 from relay.supervisor.slot_memory import SlotMemory

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import relay
-from relay.core.fleet_plan import Rules, Shutdown
+from relay.core.fleet_view import Rules, Shutdown
 from relay.logs import messages
 from relay.sandbox.confinement import describe
-from relay.supervisor.admin_channel import COMMANDS as BACKEND_COMMANDS
-from relay.supervisor.admin_channel import AdminChannel
+from relay.supervisor.admin_channel import BACKEND_COMMANDS, AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.checker_process import CheckerProcess, open_health_file

@@ -1,5 +1,4 @@
-"""The unix sockets of the supervisor: the control socket, and the admin process's
-socket.
+"""The supervisor's unix sockets: the control socket and the admin process's socket.
 
 Never: replaces a file that is not a socket, or a socket on which a process listens.
 """

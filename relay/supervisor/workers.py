@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.core.fleet_plan import Phase, Worker
+from relay.core.fleet_view import Phase, Worker
 from relay.shared.scoreboard import (
     HEARTBEAT_MS,
     OVERRUN,

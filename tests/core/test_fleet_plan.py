@@ -21,17 +21,8 @@ from relay.core.fleet_actions import (
     Reopen,
     Spawn,
 )
-from relay.core.fleet_plan import (
-    Phase,
-    Rules,
-    Shutdown,
-    Slot,
-    Target,
-    View,
-    Worker,
-    next_start_at,
-    plan,
-)
+from relay.core.fleet_plan import next_start_at, plan
+from relay.core.fleet_view import Phase, Rules, Shutdown, Slot, Target, View, Worker
 from relay.core.respawn import (
     after_death,
     after_failed_start,

@@ -196,7 +196,7 @@ def test_the_units_exposure_is_as_low_as_documented():
 
 def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_start_later():
     from relay.config.model import Relay
-    from relay.core.fleet_plan import Rules
+    from relay.core.fleet_view import Rules
 
     settings = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
     assert (

@@ -22,7 +22,7 @@ STUB = ("tests.support.stub_relay",)
 
 
 def stub(**rules: float) -> dict[str, str]:
-    """The environment for these rules of `core.fleet_plan.Rules`."""
+    """The environment for these rules of `core.fleet_view.Rules`."""
     return {"STUB_RULES": json.dumps(rules)}
 
 
@@ -81,7 +81,7 @@ def main() -> int:
 
         return command()
     load_openssl()
-    from relay.core.fleet_plan import Rules
+    from relay.core.fleet_view import Rules
     from relay.errors import RelayError
     from relay.supervisor.main import run
 

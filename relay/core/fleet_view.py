@@ -1,0 +1,117 @@
+"""What the plan of the workers looks at: workers, slots, targets, and its limits.
+
+Never: reads a clock. Every time is in seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """What a worker says about itself in the scoreboard."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+class Shutdown(StrEnum):
+    """Whether and how the whole relay ends."""
+
+    NO = "no"
+    DRAIN = "drain"
+    NOW = "now"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The limits `plan` works with, in seconds unless named otherwise."""
+
+    drain_timeout_s: float = 30
+    # A worker ends its own sessions at drain_timeout_s; one that cannot is killed
+    # later.
+    drain_grace_s: float = 3
+    hang_s: float = 10
+    abort_grace_s: float = 1
+    quit_grace_s: float = 2
+    early_death_s: float = 10
+    spacing_s: float = 0.2  # between two starts on one slot, however often its workers are killed
+    first_delay_s: float = 0.5
+    lone_delay_s: float = 0.5  # the longest wait while no slot is served
+    longest_delay_s: float = 30
+    park_after_deaths: int = 8
+    park_s: float = 60
+    start_timeout_s: float = 30
+    old_generations: int = 8  # that may drain at once
+    recheck_s: float = 15  # how often the files of disabled routes and pools are read again
+    # A worker stops accepting milliseconds after it is told to. A reload waits this
+    # long.
+    handover_s: float = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One living worker process.
+
+    `stop_requested_at`: when it was last told to drain or quit; `quitting`: to quit.
+    `aborted_at`: when it got SIGABRT; `killed`: it got SIGKILL.
+    """
+
+    pid: int
+    slot: int
+    generation: int
+    phase: Phase
+    started_at: float
+    beat_at: float
+    stop_requested_at: float | None = None
+    aborted_at: float | None = None
+    killed: bool = False
+    quitting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What is remembered of a slot's dead workers.
+
+    `early_deaths` counts workers in a row that died before they served.
+    `spawn_at` is the earliest next start, or the next try of a parked slot.
+    `lone_start_at` replaces it while no slot is served.
+    `closed`: its sockets take no clients until a worker serves.
+    """
+
+    early_deaths: int = 0
+    spawn_at: float = 0
+    parked: bool = False
+    closed: bool = False
+    lone_start_at: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A generation that is to have a worker on each of its slots.
+
+    `since_at`: when it became a target. `deaths`: how many of its workers died since.
+    """
+
+    generation: int
+    slots: int
+    since_at: float = 0
+    deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything `plan` looks at.
+
+    `next` is the generation that a reload starts. Silence before `trusted_from_at` does
+    not count, because the supervisor itself did not run.
+    """
+
+    workers: tuple[Worker, ...]
+    slots: tuple[Slot, ...]
+    serving: Target
+    next: Target | None = None
+    ending: Shutdown = Shutdown.NO
+    trusted_from_at: float = 0
