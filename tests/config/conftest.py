@@ -86,11 +86,11 @@ def load(write: Callable[..., Path]) -> Callable[..., Config]:
 def problems(write: Callable[..., Path]) -> Callable[..., tuple[Problem, ...]]:
     """What is wrong with the edited configuration; empty when it loads."""
 
-    def judge(*edits: Edit, **text: str) -> tuple[Problem, ...]:
+    def check(*edits: Edit, **text: str) -> tuple[Problem, ...]:
         try:
             load_config(write(*edits, **text))
         except ConfigError as error:
             return error.problems
         return ()
 
-    return judge
+    return check

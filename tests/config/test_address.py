@@ -66,7 +66,7 @@ def test_an_address_is_host_and_port(text, host, port):
         ("https://a.example:443", "several colons"),
     ],
 )
-def test_what_is_no_address_is_told_what_to_write(text, words):
+def test_an_invalid_address_says_what_to_write(text, words):
     with pytest.raises(ConfigError) as caught:
         parse_address(text)
     (problem,) = caught.value.problems
@@ -80,7 +80,7 @@ def test_a_backend_needs_a_port_of_its_own():
 
 
 @given(st.ip_addresses(), st.integers(0, 65535))
-def test_every_ip_address_comes_back_unless_it_is_ipv4_in_disguise(address, port):
+def test_every_ip_address_comes_back_unless_it_is_mapped_ipv4(address, port):
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         with pytest.raises(ConfigError, match="written as IPv6"):

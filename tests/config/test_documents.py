@@ -1,4 +1,4 @@
-"""The pages for operators say what the code does: every reason, every remedy, every snippet."""
+"""The operators' pages match the code: every reason, every remedy, every snippet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_every_reason_has_one_entry_and_no_other_word_has():
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_the_entry_of_a_reason_has_meaning_cause_and_the_remedy_of_the_log(reason):
+def test_an_entry_has_meaning_cause_and_the_logs_remedy(reason):
     meaning, cause, *remedy = ENTRIES[reason.value]
     assert meaning.endswith(".")
     assert cause.startswith("Usual cause: ")
@@ -50,7 +50,7 @@ def test_every_word_that_looks_like_a_reason_is_one(page):
     assert named - Pool.model_fields.keys() <= {reason.value for reason in Reason}
 
 
-# Where a snippet with this first line goes in the minimal configuration: what it replaces.
+# By a snippet's first line: the part of the minimal configuration that it replaces.
 PLACES = {
     "[[listener]]": (0, None),
     "[[listener.route]]": (MINIMAL.index("[[listener.route]]"), MINIMAL.index("[pool.app]")),

@@ -1,4 +1,4 @@
-"""What a configuration may name as a file: nothing that could make whoever reads it wait."""
+"""What a configuration may name as a file: nothing that makes its reader wait."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import pytest
 from relay.files import NotRegularError, read_regular
 
 
-def test_a_file_comes_with_its_mode_and_is_cut_one_byte_after_the_limit(tmp_path):
+def test_a_file_comes_with_its_mode_and_at_most_one_extra_byte(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"12345")
     file.chmod(0o640)

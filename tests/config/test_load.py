@@ -21,7 +21,7 @@ def only_problem(path: Path) -> Problem:
     return caught.value.problems[0]
 
 
-def test_a_right_configuration_loads_with_its_values_and_the_defaults(load):
+def test_a_right_configuration_has_its_values_and_defaults(load):
     config = load()
     assert config.relay.workers == 2
     assert config.timeouts.idle_s == 300
@@ -58,7 +58,7 @@ def test_a_relative_file_name_is_made_absolute_too(write, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("access", "end"), [("%Y.log", "100%%/%Y.log"), ("a.log", "100%/a.log")])
-def test_a_percent_sign_in_the_directorys_name_is_no_strftime_field(right, tmp_path, access, end):
+def test_a_percent_sign_in_a_directory_is_not_a_field(right, tmp_path, access, end):
     directory = tmp_path / "100%"
     directory.mkdir()
     file = directory / "relay.toml"
@@ -76,7 +76,10 @@ def test_server_names_and_fingerprints_are_normalised(load):
     config = load(
         (
             '["app.example.com"]',
-            f'[" App.EXAMPLE.com "]\nallow = {{ fingerprint_sha256 = ["{pair}"], san_dns = ["*.Corp"] }}',
+            (
+                '[" App.EXAMPLE.com "]\n'
+                f'allow = {{ fingerprint_sha256 = ["{pair}"], san_dns = ["*.Corp"] }}'
+            ),
         )
     )
     route = config.listener[0].route[0]
@@ -164,7 +167,7 @@ def test_a_syntax_error_has_line_and_column(tmp_path, text, line, column):
     ["a = " + "[" * 5000, "a = " + "{b=" * 5000, "a = " + "9" * 5000, "a." * 5000 + "b = 1"],
     ids=["lists", "tables", "digits", "dots"],
 )
-def test_what_makes_a_parser_stumble_is_a_problem_and_no_crash(tmp_path, text):
+def test_nesting_and_huge_numbers_are_problems_not_crashes(tmp_path, text):
     file = tmp_path / "relay.toml"
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -182,7 +185,7 @@ def test_a_file_in_the_working_directory_is_found(write, tmp_path, monkeypatch):
     assert find_config(None) == tmp_path / "relay.toml"
 
 
-def test_all_places_that_were_looked_at_are_named(tmp_path, monkeypatch):
+def test_all_paths_that_were_tried_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         loading, "DEFAULT_PLACES", (Path("relay.toml"), tmp_path / "etc/relay.toml")

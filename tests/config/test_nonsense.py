@@ -107,7 +107,7 @@ def render(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def judge(file: Path, data: bytes) -> tuple[str, ...] | Config:
+def check(file: Path, data: bytes) -> tuple[str, ...] | Config:
     file.write_bytes(data)
     try:
         return load_config(file)
@@ -126,19 +126,19 @@ def file(tmp_path_factory) -> Path:
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_end_in_a_configuration_or_problems(file, data):
-    assert isinstance(judge(file, data), tuple)
+def test_random_bytes_are_a_configuration_or_problems(file, data):
+    assert isinstance(check(file, data), tuple)
 
 
 @given(st.text(alphabet="[]{}=.,\"'#\n\\ab1-_ \t", max_size=80))
 def test_text_that_looks_like_toml_ends_in_problems(file, text):
-    assert isinstance(judge(file, text.encode()), tuple)
+    assert isinstance(check(file, text.encode()), tuple)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(Config.model_fields)) | NAMES, VALUES, max_size=5))
-def test_any_table_of_any_values_ends_in_a_configuration_or_problems(file, tree):
-    judge(
+def test_any_table_is_a_configuration_or_problems(file, tree):
+    check(
         file,
         "\n".join(
             f"{json.dumps(key, ensure_ascii=False)} = {render(value)}"
@@ -163,9 +163,7 @@ def paths(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_a_right_configuration_with_some_damage_ends_in_a_configuration_or_problems(
-    file, right, data
-):
+def test_a_damaged_file_is_a_configuration_or_problems(file, right, data):
     tree = copy.deepcopy(tomli.loads(right))
     for _ in range(data.draw(st.integers(1, 6))):
         ways = paths(tree)
@@ -182,7 +180,7 @@ def test_a_right_configuration_with_some_damage_ends_in_a_configuration_or_probl
             parent[data.draw(NAMES)] = data.draw(VALUES)
         else:
             parent[last] = data.draw(VALUES)
-    result = judge(
+    result = check(
         file,
         "\n".join(
             f"{json.dumps(key, ensure_ascii=False)} = {render(value)}"
@@ -202,7 +200,7 @@ def test_every_damaged_key_is_told_whatever_else_is_wrong(file, right, data):
     damaged = data.draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=10, unique=True))
     for *way, last in damaged:
         _at(tree, way)[last] = 4711.5  # no key takes this: the only numbers in it are whole
-    lines = judge(
+    lines = check(
         file,
         "\n".join(f"{json.dumps(key)} = {render(value)}" for key, value in tree.items()).encode(),
     )

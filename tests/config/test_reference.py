@@ -47,7 +47,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 # Keys that other sections of the file stand for.
 TABLES = {(Listener, "route"), (Route, "allow"), (Pool, "health"), (Pool, "backend")}
-# Optional in the model, because a passthrough route needs none; everybody else does, so they are written out.
+# Optional in the model, because a passthrough route needs none. All other routes and
+# pools need them, so the reference has them uncommented.
 FILES = {
     "certificate",
     "private_key",
@@ -64,7 +65,7 @@ _KEY = re.compile(r"(# )?([a-z0-9_]+) = .+")
 
 
 def written() -> Iterator[tuple[str, str, bool, Any, str]]:
-    """Every key of the reference: section, key, whether it is commented out, its value, its line."""
+    """Every key of the reference: section, key, commented out or not, value, line."""
     section = ""
     for line in REFERENCE.read_text(encoding="utf-8").splitlines():
         if header := _HEADER.fullmatch(line):
@@ -88,7 +89,7 @@ def test_the_reference_and_every_example_load(file):
     assert load_config(file).source == file
 
 
-def test_every_model_has_its_section_in_the_reference_and_nothing_else_has():
+def test_the_reference_has_exactly_the_models_sections():
     headers = {
         match[2]
         for line in REFERENCE.read_text(encoding="utf-8").splitlines()
@@ -101,7 +102,7 @@ def test_every_model_has_its_section_in_the_reference_and_nothing_else_has():
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_every_key_of_a_section_is_in_the_reference_and_every_key_there_exists(section):
+def test_the_reference_has_exactly_the_keys_of_each_section(section):
     model = SECTIONS[section]
     expected = {field for field in model.model_fields if (model, field) not in TABLES}
     assert {key for where, key, *_ in written() if where == section} == expected
@@ -152,7 +153,7 @@ SET: dict[tuple[str, str], str] = {
 }
 
 
-def test_the_keys_marked_as_not_in_this_version_are_those_that_are_refused(tmp_path):
+def test_keys_marked_as_not_in_this_version_are_refused(tmp_path):
     marked = {
         (section, key) for section, key, _, _, line in written() if "(not in this version)" in line
     }

@@ -131,9 +131,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("edit", "where", "words"), CASES.values(), ids=CASES)
-def test_a_key_of_the_wrong_shape_is_one_problem_that_says_what_is_accepted(
-    problems, edit, where, words
-):
+def test_a_wrong_shape_is_one_problem_with_what_is_accepted(problems, edit, where, words):
     (problem,) = problems(edit)
     assert problem.where == where
     assert words in f"{problem.what}; {problem.remedy}"

@@ -23,11 +23,11 @@ from relay.core.rendezvous import Rendezvous, rank
 ROOT = Path(__file__).parents[2]
 
 
-def always(_member):
+def always(_index):
     return True
 
 
-def never(_member):
+def never(_index):
     return False
 
 
@@ -64,13 +64,13 @@ def test_round_robin_spreads_turns_as_nginx_does():
 @pytest.mark.parametrize(
     "weights", [(1, 1, 1), (5, 1, 1), (3, 2), (256, 255, 1), (7,), tuple(range(1, 21))]
 )
-def test_round_robin_gives_every_member_exactly_its_weight_in_each_period(weights):
+def test_round_robin_gives_exact_weights_in_each_period(weights):
     balancer = RoundRobin(backends(*weights))
     for _ in range(2):
         assert Counter(picks(balancer, sum(weights))) == dict(enumerate(weights))
 
 
-def test_workers_with_different_offsets_begin_at_different_members():
+def test_workers_start_at_different_backends():
     assert [RoundRobin(backends(1, 1, 1), offset).pick(b"", (), always) for offset in range(5)] == [
         0,
         1,
@@ -80,31 +80,31 @@ def test_workers_with_different_offsets_begin_at_different_members():
     ]
 
 
-def test_the_turns_of_a_lost_member_go_to_the_others_in_proportion_to_their_weights():
-    counts = Counter(picks(RoundRobin(backends(4, 1, 2, 3)), 10_000, lambda member: member != 0))
+def test_turns_of_a_lost_backend_are_shared_by_weight():
+    counts = Counter(picks(RoundRobin(backends(4, 1, 2, 3)), 10_000, lambda index: index != 0))
     assert set(counts) == {1, 2, 3}
-    for member, weight in ((1, 1), (2, 2), (3, 3)):
-        assert abs(counts[member] / 10_000 - weight / 6) < 0.02
+    for index, weight in ((1, 1), (2, 2), (3, 3)):
+        assert abs(counts[index] / 10_000 - weight / 6) < 0.02
 
 
-def test_a_member_that_comes_back_gets_no_more_than_its_share():
+def test_a_backend_that_comes_back_gets_only_its_share():
     balancer = RoundRobin(backends(1, 1, 1))
-    picks(balancer, 1000, lambda member: member != 0)
+    picks(balancer, 1000, lambda index: index != 0)
     assert Counter(picks(balancer, 300)) == {0: 100, 1: 100, 2: 100}
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (5, 1, 1), (1, 2, 3, 4)])
-def test_rendezvous_gives_every_member_its_weight_within_two_percent(weights):
+def test_rendezvous_keeps_weights_within_two_percent(weights):
     counts = Counter(picks(Rendezvous(backends(*weights)), 20_000))
-    for member, weight in enumerate(weights):
-        assert abs(counts[member] / 20_000 - weight / sum(weights)) < 0.02
+    for index, weight in enumerate(weights):
+        assert abs(counts[index] / 20_000 - weight / sum(weights)) < 0.02
 
 
 @pytest.mark.parametrize("lost", [0, 1, 4])
-def test_a_lost_member_moves_only_its_own_clients(lost):
+def test_a_lost_backend_moves_only_its_own_clients(lost):
     balancer = Rendezvous(backends(1, 1, 1, 1, 1))
     before = picks(balancer, 20_000)
-    after = picks(balancer, 20_000, lambda member: member != lost)
+    after = picks(balancer, 20_000, lambda index: index != lost)
     moved = [b for b, a in zip(before, after, strict=True) if a != b]
     assert set(moved) == {lost}
     assert len(moved) / 20_000 <= 1 / 5 + 0.02
@@ -113,7 +113,7 @@ def test_a_lost_member_moves_only_its_own_clients(lost):
     assert max(spread.values()) / len(moved) < 1 / 4 + 0.02
 
 
-def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter():
+def test_a_new_backend_takes_only_its_share():
     four = backends(1, 1, 1, 1)
     five = [*four, Candidate("worker5")]
     moved = 0
@@ -127,9 +127,10 @@ def test_a_new_member_takes_only_its_share_and_order_in_the_file_does_not_matter
     assert moved / 5_000 <= 1 / 5 + 0.02
 
 
-def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed():
+def test_a_key_has_the_same_order_with_any_hash_seed():
     program = (
-        "import json; from relay.core.rendezvous import Candidate, rank; m = [Candidate(f'worker{i}', i) for i in range(1, 8)]; "
+        "import json; from relay.core.rendezvous import Candidate, rank; "
+        "m = [Candidate(f'worker{i}', i) for i in range(1, 8)]; "
         "print(json.dumps([rank(i.to_bytes(4, 'big'), m) for i in range(300)]))"
     )
     found = {
@@ -151,7 +152,7 @@ def test_the_same_key_has_the_same_order_in_every_process_whatever_its_hash_seed
     assert json.loads(found.pop()) == here
 
 
-def test_the_order_of_preference_is_this_one_on_every_machine_and_in_every_version():
+def test_the_order_of_preference_never_changes():
     # Written down: a change here would move the clients of everyone who upgrades.
     assert [rank(key, backends(1, 2, 3)) for key in keys(6)] == [
         (1, 0, 2),
@@ -168,7 +169,7 @@ def lottery(seed=1):
     return random.Random(seed).random
 
 
-def none_open(_member):
+def none_open(_index):
     return 0
 
 
@@ -192,15 +193,13 @@ NAMES = ["round robin", "rendezvous", "bounded", "least connections", "random"]
     down=st.sets(st.integers(0, 5)),
     key=st.binary(max_size=20),
 )
-def test_a_session_that_keeps_failing_tries_the_usable_members_first_then_the_others_each_once(
-    weights, down, key
-):
+def test_usable_backends_come_first_then_the_others_once_each(weights, down, key):
     everyone = set(range(len(weights)))
     for balancer in every(weights):
         tried = []
-        while (member := balancer.pick(key, tried, lambda m: m not in down)) is not None:
-            assert member not in tried
-            tried.append(member)
+        while (index := balancer.pick(key, tried, lambda m: m not in down)) is not None:
+            assert index not in tried
+            tried.append(index)
         usable = everyone - down
         assert set(tried) == everyone
         assert set(tried[: len(usable)]) == usable
@@ -213,7 +212,7 @@ def test_a_pool_whose_every_member_is_left_alone_tries_anyway(balancer):
     assert set(picks(balancer, 10, never, tried=(0, 1, 2))) == {None}
 
 
-def test_a_key_stays_on_its_second_choice_as_long_as_its_first_is_lost_and_returns():
+def test_a_key_stays_on_its_second_choice_meanwhile():
     balancer = Rendezvous(backends(1, 1, 1))
     first, second, _ = rank(b"client", backends(1, 1, 1))
     assert {balancer.pick(b"client", (), always) for _ in range(5)} == {first}
@@ -221,7 +220,7 @@ def test_a_key_stays_on_its_second_choice_as_long_as_its_first_is_lost_and_retur
     assert balancer.pick(b"client", (), always) == first
 
 
-def test_the_settings_choose_the_balancer_and_stickiness_comes_first():
+def test_settings_choose_the_balancer_and_sticky_comes_first():
     plain = balancer_for(pool(), 0)
     assert isinstance(plain, RoundRobin)
     assert (plain.keyed, plain.why) == (False, "balanced")
@@ -236,7 +235,7 @@ def test_the_settings_choose_the_balancer_and_stickiness_comes_first():
     assert [balancer_for(pool(), slot).pick(b"", (), always) for slot in range(3)] == [0, 1, 0]
 
 
-def test_the_loads_and_the_chance_of_the_worker_make_the_other_balancers():
+def test_counts_and_chance_make_the_other_balancers():
     least = balancer_for(pool(balance="least_connections"), 0, counts=none_open)
     assert isinstance(least, LeastConnections)
     chosen = balancer_for(pool(balance="random"), 0, chance=lottery())
@@ -265,20 +264,24 @@ def test_round_robin_is_fair_over_all_workers_within_two_percent(weights):
     workers = [RoundRobin(backends(*weights), slot) for slot in range(4)]
     chance = random.Random(7)
     counts = Counter(chance.choice(workers).pick(b"", (), always) for _ in range(10_000))
-    for member, weight in enumerate(weights):
-        assert abs(counts[member] / 10_000 - weight / sum(weights)) < 0.02
+    for index, weight in enumerate(weights):
+        assert abs(counts[index] / 10_000 - weight / sum(weights)) < 0.02
 
 
 def simulate(workers, open_connections, arrivals, chance, lasting=200):
-    """Sessions arrive at random workers; each ends after about `lasting` others have arrived. How many each member got."""
+    """How many sessions each backend got.
+
+    Sessions arrive at random workers. Each ends after about `lasting` others have
+    arrived.
+    """
     got, ends = Counter(), []
     for now in range(arrivals):
         while ends and ends[0][0] <= now:
             open_connections[heapq.heappop(ends)[1]] -= 1
-        member = chance.choice(workers).pick(now.to_bytes(4, "big"), (), always)
-        open_connections[member] += 1
-        got[member] += 1
-        heapq.heappush(ends, (now + chance.randrange(1, 2 * lasting), member))
+        index = chance.choice(workers).pick(now.to_bytes(4, "big"), (), always)
+        open_connections[index] += 1
+        got[index] += 1
+        heapq.heappush(ends, (now + chance.randrange(1, 2 * lasting), index))
     return got
 
 
@@ -296,11 +299,11 @@ def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
             LeastConnections(backends(*weights), count.__getitem__, slot) for slot in range(3)
         ]
     got = simulate(workers, count, 6_000, random.Random(3))
-    for member, weight in enumerate(weights):
-        assert abs(got[member] / 6_000 - weight / sum(weights)) < 0.03
+    for index, weight in enumerate(weights):
+        assert abs(got[index] / 6_000 - weight / sum(weights)) < 0.03
 
 
-def test_the_fewest_connections_for_the_weight_win_and_equals_take_turns():
+def test_the_least_load_wins_and_equals_take_turns():
     count = [5, 3, 9]
     balancer = LeastConnections(backends(1, 1, 4), count.__getitem__)
     assert balancer.pick(b"", (), always) == 2  # 9/4 against 5 and 3
@@ -329,21 +332,21 @@ def test_random_without_loads_is_one_draw_by_weight():
     assert abs(counts[0] / 10_000 - 0.75) < 0.02
 
 
-def test_nobody_gets_more_than_its_bounded_share_however_uneven_the_keys_are():
+def test_the_load_factor_holds_however_uneven_the_keys_are():
     count = [0, 0, 0, 0]
     balancer = Rendezvous(
         backends(1, 1, 1, 1), why="sticky", counts=count.__getitem__, load_factor=1.25
     )
     for arrived in range(1, 401):
-        member = balancer.pick(b"everyone behind one address", (), always)
-        count[member] += 1
-        assert count[member] <= math.ceil(1.25 * arrived / 4)
+        index = balancer.pick(b"everyone behind one address", (), always)
+        count[index] += 1
+        assert count[index] <= math.ceil(1.25 * arrived / 4)
     first, second, third, _ = rank(b"everyone behind one address", backends(1, 1, 1, 1))
     assert count[first] == count[second] == 125
     assert count[third] == 125
 
 
-def test_as_long_as_nobody_has_too_much_bounded_load_changes_nothing():
+def test_below_the_load_factor_nothing_changes():
     plain, bounded = (
         Rendezvous(backends(1, 2, 3)),
         Rendezvous(backends(1, 2, 3), counts=lambda i: (100, 200, 300)[i], load_factor=1.25),
@@ -360,12 +363,12 @@ def test_a_load_factor_below_one_or_without_loads_is_refused(settings):
 
 
 @pytest.mark.parametrize("balancer", every((1, 1, 1)), ids=NAMES)
-def test_what_operators_say_holds_for_the_next_pick_and_so_does_taking_it_back(balancer):
+def test_an_override_and_its_end_hold_for_the_next_pick(balancer):
     balancer.update(
         [CandidateStatus(mode=Mode.DISABLED), CandidateStatus(), CandidateStatus(mode=Mode.STANDBY)]
     )
     assert set(picks(balancer, 50)) == {1}
-    assert set(picks(balancer, 50, lambda member: member != 1)) == {2}
+    assert set(picks(balancer, 50, lambda index: index != 1)) == {2}
     assert set(picks(balancer, 50, never)) == {1}
     assert balancer.pick(b"", (1, 2), always) is None
     balancer.update([CandidateStatus(mode=Mode.DRAIN)] * 3)
@@ -384,7 +387,7 @@ def test_what_operators_say_holds_for_the_next_pick_and_so_does_taking_it_back(b
     ],
     ids=["round robin", "rendezvous", "random"],
 )
-def test_a_weight_set_at_run_time_counts_like_one_of_the_configuration(balancer):
+def test_a_weight_set_at_run_time_counts_like_a_configured_one(balancer):
     balancer.update([CandidateStatus(), CandidateStatus(weight=4), CandidateStatus()])
     counts = Counter(picks(balancer, 10_000))
     assert abs(counts[1] / 10_000 - 4 / 6) < 0.02
@@ -401,7 +404,7 @@ def test_statuses_that_change_nothing_do_not_restart_the_round():
     assert turns == [0, 1, 2] * 3
 
 
-def test_hashing_moves_only_the_clients_of_a_member_that_drains_and_brings_them_back():
+def test_draining_moves_only_the_backends_own_clients():
     balancer = Rendezvous(backends(1, 1, 1, 1))
     before = picks(balancer, 5_000)
     balancer.update(
@@ -428,7 +431,7 @@ def test_a_full_member_is_passed_over_until_it_has_room_again(kind):
 
 @pytest.mark.parametrize("elapsed_s", [2, 5, 8])
 @pytest.mark.parametrize("name", ["round robin", "rendezvous", "random"])
-def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
+def test_a_backend_in_its_slow_start_gets_part_of_its_share(name, elapsed_s):
     balancer = (
         dict(zip(NAMES, every((1, 1, 1), slow_start_s=10), strict=True))[name]
         if name != "random"
@@ -442,7 +445,7 @@ def test_a_member_in_its_slow_start_gets_its_part_of_its_share(name, elapsed_s):
     assert abs(after[0] / 6_000 - 1 / 3) < 0.02
 
 
-def test_a_slow_start_by_hash_brings_clients_back_and_never_takes_one_away_again():
+def test_a_slow_start_by_hash_only_brings_clients_back():
     balancer = Rendezvous(backends(1, 1, 1), slow_start_s=10)
     balancer.update([CandidateStatus(returned_at=0.0), CandidateStatus(), CandidateStatus()])
     back = [
@@ -475,9 +478,7 @@ STATUSES = st.builds(
     key=st.binary(max_size=20),
     now_at=st.floats(0, 200),
 )
-def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_nobody_else(
-    weights, data, down, key, now_at
-):
+def test_exactly_the_eligible_backends_are_tried_once(weights, data, down, key, now_at):
     statuses = data.draw(st.lists(STATUSES, min_size=len(weights), max_size=len(weights)))
     allowed = {
         i for i, status in enumerate(statuses) if status.mode not in {Mode.DRAIN, Mode.DISABLED}
@@ -485,8 +486,8 @@ def test_whatever_the_statuses_are_everyone_who_may_be_picked_is_tried_once_and_
     for balancer in every(weights, slow_start_s=30):
         balancer.update(statuses)
         tried = []
-        while (member := balancer.pick(key, tried, lambda m: m not in down, now_at)) is not None:
-            assert member not in tried
-            tried.append(member)
+        while (index := balancer.pick(key, tried, lambda m: m not in down, now_at)) is not None:
+            assert index not in tried
+            tried.append(index)
         assert set(tried) == allowed
         assert set(tried[: len(allowed - down)]) == allowed - down

@@ -1,4 +1,4 @@
-"""Who of a pool may be picked, and with which weight."""
+"""Which backends of a pool may be picked, and with which weight."""
 
 import pytest
 from hypothesis import given
@@ -12,11 +12,11 @@ DRAIN, DISABLED, STANDBY, ENABLED = (
 AS_CONFIGURED = CandidateStatus()
 
 
-def always(_member):
+def always(_index):
     return True
 
 
-def never(_member):
+def never(_index):
     return False
 
 
@@ -24,14 +24,14 @@ def backends(*weights, **settings):
     return [Candidate(f"worker{i}", weight, **settings) for i, weight in enumerate(weights, 1)]
 
 
-def test_without_statuses_everyone_is_as_configured():
+def test_without_statuses_all_is_as_configured():
     candidates = Candidates([Candidate("a", 2), Candidate("b", standby=True)])
     assert candidates.modes == (Mode.ENABLED, Mode.STANDBY)
     assert candidates.weights == candidates.weights_at(0.0) == (2, 1)
     assert candidates.eligible((), always) == [0]
 
 
-def test_an_operators_word_overrides_the_configuration_both_ways():
+def test_an_operators_mode_overrides_the_configuration():
     candidates = Candidates(
         [Candidate("a", 2), Candidate("b", standby=True)],
         [CandidateStatus(mode=Mode.STANDBY, weight=7), ENABLED],
@@ -39,7 +39,7 @@ def test_an_operators_word_overrides_the_configuration_both_ways():
     assert (candidates.enabled, candidates.standby, candidates.weights) == ((1,), (0,), (7, 1))
 
 
-def test_standby_members_are_candidates_only_when_no_enabled_one_is_left():
+def test_standby_is_eligible_only_without_an_enabled_backend():
     candidates = Candidates(backends(1, 1, 1), [AS_CONFIGURED, AS_CONFIGURED, STANDBY])
     assert candidates.eligible((), always) == [0, 1]
     assert candidates.eligible((0,), always) == [1]
@@ -48,28 +48,28 @@ def test_standby_members_are_candidates_only_when_no_enabled_one_is_left():
     assert candidates.eligible((0, 1, 2), always) == []
 
 
-def test_when_nobody_is_usable_the_enabled_ones_are_tried_anyway_then_the_standbys():
+def test_unusable_backends_are_tried_anyway_enabled_ones_first():
     candidates = Candidates(backends(1, 1, 1), [AS_CONFIGURED, AS_CONFIGURED, STANDBY])
     assert candidates.eligible((), never) == [0, 1]
     assert candidates.eligible((0, 1), never) == [2]
 
 
 @pytest.mark.parametrize("status", [DRAIN, DISABLED])
-def test_a_draining_or_disabled_member_is_no_candidate_even_when_it_is_the_last(status):
+def test_a_draining_or_disabled_backend_is_never_eligible(status):
     candidates = Candidates(backends(1, 1), [status, AS_CONFIGURED])
     assert candidates.eligible((), always) == candidates.eligible((), never) == [1]
     assert candidates.eligible((1,), always) == []
     assert Candidates(backends(1), [status]).eligible((), always) == []
 
 
-def test_a_client_that_a_cookie_sends_is_admitted_by_all_but_disabled_members():
+def test_a_cookie_is_admitted_by_all_but_disabled_backends():
     candidates = Candidates(backends(1, 1, 1, 1), [ENABLED, DRAIN, DISABLED, STANDBY])
     assert [candidates.admits(i, (), always) for i in range(4)] == [True, True, False, True]
     assert not candidates.admits(0, (), never)
     assert not candidates.admits(0, (0,), always)
 
 
-def test_a_full_member_gets_nobody_and_the_next_one_is_tried():
+def test_a_full_backend_is_passed_over():
     counts = [0, 0, 0]
     candidates = Candidates(
         [
@@ -91,7 +91,7 @@ def test_a_full_member_gets_nobody_and_the_next_one_is_tried():
     assert candidates.eligible((1,), always) == candidates.eligible((1,), never) == []
 
 
-def test_the_weight_of_a_member_that_came_back_grows_in_a_straight_line():
+def test_a_weight_grows_linearly_after_a_return():
     candidates = Candidates(
         backends(4, 8), [AS_CONFIGURED, CandidateStatus(returned_at=100.0)], slow_start_s=20
     )
@@ -107,7 +107,7 @@ def test_the_weight_of_a_member_that_came_back_grows_in_a_straight_line():
     assert candidates.weights_at(100.0)[1] == candidates.weights_at(99.0)[1] == 8 * SLOW_START_FLOOR
 
 
-def test_without_a_slow_start_a_member_that_came_back_has_its_whole_weight():
+def test_without_slow_start_the_weight_is_whole_at_once():
     candidates = Candidates(backends(1, 1), [CandidateStatus(returned_at=100.0), AS_CONFIGURED])
     assert candidates.weights_at(100.0) == (1, 1)
 
@@ -127,9 +127,7 @@ def test_what_makes_no_sense_is_refused():
     tried=st.sets(st.integers(0, 5)),
     full=st.sets(st.integers(0, 5)),
 )
-def test_candidates_are_never_tried_full_draining_or_disabled_and_none_is_missed_when_someone_could_be_had(
-    modes, down, tried, full
-):
+def test_eligible_backends_are_never_tried_full_or_disabled(modes, down, tried, full):
     candidates = Candidates(
         backends(*[1] * len(modes), max_connections=1),
         [CandidateStatus(mode=mode) for mode in modes],

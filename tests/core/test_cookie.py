@@ -1,4 +1,4 @@
-"""What a cookie's value names, and the relay's own cookie: its value, its line, and where that goes in a response."""
+"""What a cookie's value names, and how the relay's own cookie gets into a response."""
 
 from itertools import pairwise
 
@@ -38,7 +38,7 @@ def test_of_several_values_the_first_with_a_known_route_counts():
     assert table.values == ()
 
 
-def test_our_own_value_leads_back_to_its_member_and_no_other_value_does():
+def test_only_the_relays_own_value_finds_its_backend():
     table = CookieTable(["worker1", "worker2"], pool="app", secret=SECRET)
     assert [table.find([value.encode()]) for value in table.values] == [0, 1]
     assert [
@@ -48,12 +48,12 @@ def test_our_own_value_leads_back_to_its_member_and_no_other_value_does():
     assert table.find([b"foreign", table.values[1].encode()]) == 1
 
 
-def test_our_value_is_this_one_on_every_machine_and_in_every_version():
-    # Written down: a change here would move the clients of everyone who upgrades one machine of two.
+def test_the_relays_cookie_value_never_changes():
+    # Fixed values: a change would move clients when one machine of two is upgraded.
     assert opaque_value(SECRET, "app", "worker1") == "92a40897d809f6f2ffc6cffd27f166c2"
 
 
-def test_the_value_depends_on_secret_pool_and_route_and_tells_none_of_them():
+def test_the_value_depends_on_secret_pool_and_route():
     values = {
         opaque_value(secret, pool, route)
         for secret in (SECRET, SECRET + b"!", SECRET * 9)
@@ -104,7 +104,10 @@ def insert(data, cuts=()):
     return b"".join(inserter.feed(data[at:end]) for at, end in pairwise(edges)), inserter.done
 
 
-OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 30\r\n\r\nHTTP/1.1 200 OK\r\nnot a head\r\n\r\n"
+OK = (
+    b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 30\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\nnot a head\r\n\r\n"
+)
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -122,7 +125,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
         (b"HTTP/1.1 100\nX: y\n\nHTTP/1.1 204 No Content\r\n", b"\r\n"),
     ],
 )
-def test_the_line_comes_after_the_status_line_of_the_first_final_response(before, after):
+def test_the_line_follows_the_first_final_status_line(before, after):
     whole = before + after
     assert insert(whole) == (before + LINE + after, True)
     assert insert(whole, range(len(whole))) == (before + LINE + after, True)
@@ -194,9 +197,7 @@ PIECES = st.lists(
     st.one_of(PIECES, st.binary(max_size=60)),
     st.lists(st.integers(0, 120), max_size=6),
 )
-def test_however_a_response_is_cut_the_result_is_that_of_the_whole_and_only_ever_one_line_more(
-    start, rest, cuts
-):
+def test_the_cut_of_a_response_makes_no_difference(start, rest, cuts):
     data = start + rest
     whole = insert(data)
     assert insert(data, cuts) == insert(data, range(len(data))) == whole

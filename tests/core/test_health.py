@@ -36,7 +36,7 @@ def run(results, rules=RULES):
     return state, statuses, changes
 
 
-def test_a_backend_nobody_checked_is_used_and_says_so():
+def test_an_unchecked_backend_is_unknown():
     state = BackendHealth()
     assert (state.status, state.reason) == (HealthStatus.UNKNOWN, "not checked yet")
 
@@ -48,7 +48,7 @@ def test_the_first_result_decides_at_once(ok, status):
     assert (change.before, change.after, change.lasted_s) == (HealthStatus.UNKNOWN, status, 0.0)
 
 
-def test_so_many_failures_in_a_row_make_it_fall_and_so_many_successes_rise():
+def test_failures_in_a_row_make_it_fall_and_successes_rise():
     up, down = HealthStatus.UP, HealthStatus.DOWN
     _, statuses, changes = run(
         [True, False, False, True, False, False, False, True, False, True, True]
@@ -61,13 +61,13 @@ def test_so_many_failures_in_a_row_make_it_fall_and_so_many_successes_rise():
     assert changes[2] == StatusChange(down, up, 50.5, 20.0, "answered (2 checks in a row)")
 
 
-def test_a_change_reads_as_a_sentence_with_how_long_it_was_otherwise():
+def test_a_change_says_how_long_the_status_before_lasted():
     _, _, changes = run([True, False, False, False])
     assert str(changes[0]) == "is up: answered"
     assert str(changes[1]) == "is down: connection refused (3 checks in a row); it was up for 15 s"
 
 
-def test_the_reason_says_what_the_last_check_found_even_while_the_verdict_stands():
+def test_the_reason_has_the_last_result_and_the_count():
     state, _, _ = run([True, False, False])
     assert state.status is HealthStatus.UP
     assert state.reason == "connection refused (2 in a row, still up)"
@@ -78,7 +78,7 @@ def test_the_reason_says_what_the_last_check_found_even_while_the_verdict_stands
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5), st.integers(1, 5))
-def test_a_verdict_changes_only_by_as_many_equal_results_as_the_rules_say(results, rise, fall):
+def test_a_status_changes_only_by_equal_results_in_a_row(results, rise, fall):
     _, statuses, changes = run(results, HealthRules(5, rise, fall))
     before = HealthStatus.UNKNOWN
     for number, status in enumerate(statuses):
@@ -90,7 +90,7 @@ def test_a_verdict_changes_only_by_as_many_equal_results_as_the_rules_say(result
     assert all(one.after is other.before for one, other in pairwise(changes))
 
 
-def test_first_checks_are_spread_over_the_first_second_or_a_shorter_interval():
+def test_first_checks_are_spread_over_the_first_second():
     assert next_check_at(BackendHealth(), RULES, 100.0, 0.0) == 100.0
     assert next_check_at(BackendHealth(), RULES, 100.0, 0.5) == 100.0 + FIRST_WITHIN_S / 2
     assert next_check_at(BackendHealth(), HealthRules(0.2, 2, 3), 100.0, 0.5) == pytest.approx(
@@ -98,7 +98,7 @@ def test_first_checks_are_spread_over_the_first_second_or_a_shorter_interval():
     )
 
 
-def test_the_interval_is_from_beginning_to_beginning_a_tenth_more_or_less():
+def test_the_interval_is_from_start_to_start_with_jitter():
     state = BackendHealth(HealthStatus.UP, 0.0, 1, check(True, 100.0))
     assert next_check_at(state, RULES, 101.0, 0.0) == pytest.approx(100 + 5 * (1 - JITTER))
     assert next_check_at(state, RULES, 101.0, 0.5) == pytest.approx(105)
@@ -107,7 +107,7 @@ def test_the_interval_is_from_beginning_to_beginning_a_tenth_more_or_less():
     )
 
 
-def test_a_check_that_took_longer_than_the_interval_is_followed_at_once_and_never_in_the_past():
+def test_a_check_longer_than_the_interval_is_followed_at_once():
     slow = BackendHealth(
         HealthStatus.UP,
         0.0,

@@ -1,4 +1,4 @@
-"""The ClientHello parser, on hellos that real clients sent and on bytes that no client should send."""
+"""The ClientHello parser, on hellos of real clients and on bytes no client sends."""
 
 import pytest
 from hypothesis import given, settings
@@ -52,7 +52,7 @@ def malformed(data):
     return result.detail
 
 
-def test_every_captured_hello_is_expected_and_every_expectation_captured():
+def test_every_captured_hello_has_an_expectation():
     assert HELLOS.keys() == EXPECTED.keys()
 
 
@@ -63,7 +63,7 @@ def test_a_captured_hello_says_what_its_client_meant(name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_every_prefix_of_a_captured_hello_needs_data_and_what_follows_is_ignored(name):
+def test_a_prefix_needs_data_and_bytes_after_are_ignored(name):
     data = HELLOS[name]
     for size in range(len(data)):
         assert parse_hello(data[:size]) is NEED_DATA, size
@@ -76,7 +76,7 @@ def test_every_prefix_of_a_captured_hello_needs_data_and_what_follows_is_ignored
 )
 @settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 400), max_size=20))
-def test_a_hello_cut_into_records_anywhere_is_the_same_hello_at_every_byte(name, sizes):
+def test_a_hello_cut_into_records_anywhere_is_the_same(name, sizes):
     data = records(HELLOS[name][5:], sizes)
     assert parse_hello(data) == EXPECTED[name]
     view = memoryview(data)
@@ -90,13 +90,13 @@ def test_a_hello_of_one_byte_records_is_the_same_hello(name):
     assert parse_hello(records(HELLOS[name][5:], [1] * MAX_RECORDS)) == EXPECTED[name]
 
 
-def test_a_hello_of_more_records_than_any_client_needs_is_refused_before_it_costs_much():
+def test_a_hello_of_too_many_records_is_refused_early():
     long = hello(server_name(b"a.example.com"), extension(21, bytes(MAX_RECORDS)))[5:]
     assert parse_hello(records(long, [1] * (MAX_RECORDS - 1))) == Hello("a.example.com", ())
     assert f"more than {MAX_RECORDS} records" in malformed(records(long, [1] * (MAX_RECORDS + 1)))
 
 
-def test_empty_records_are_stepped_over_as_openssl_does_but_not_without_end():
+def test_a_few_empty_records_are_skipped_as_by_openssl():
     empty = b"\x16\x03\x01\x00\x00"
     message = PLAIN[5:]
     for at in (0, 1, 4, 100):
@@ -130,15 +130,14 @@ def test_random_bytes_never_raise(data):
     value=st.integers(0, 255),
     data=st.data(),
 )
-def test_a_hello_with_one_byte_changed_never_raises_and_is_judged_alike_however_it_arrives(
-    name, at, value, data
-):
+def test_one_changed_byte_never_raises_however_it_arrives(name, at, value, data):
     broken = bytearray(HELLOS[name])
     broken[at % len(broken)] = value
     whole = parse_hello(bytes(broken))
     assert parse_hello(memoryview(broken)) == whole
     prefix = parse_hello(bytes(broken[: data.draw(st.integers(0, len(broken)))]))
-    # An early verdict of malformed may name another detail, but never turns round, and no prefix is ever a hello unless the whole is that one.
+    # A prefix may be malformed with another detail, but then the whole is malformed
+    # too. A prefix is a hello only if the whole is the same one.
     if isinstance(prefix, Hello):
         assert whole == prefix
     if isinstance(prefix, Malformed):
@@ -204,7 +203,7 @@ def test_an_sslv2_hello_is_named():
     assert result == Malformed(Reason.NOT_TLS, "an SSLv2 hello")
 
 
-def test_a_hello_that_is_too_long_is_refused_from_its_length_field_alone():
+def test_a_too_long_hello_is_refused_from_its_length_alone():
     start = b"\x16\x03\x01\x40\x00\x01"
     assert MAX_HELLO_BYTES >= 64 * 1024
     assert parse_hello(start + MAX_HELLO_BYTES.to_bytes(3, "big")) is NEED_DATA
@@ -214,7 +213,7 @@ def test_a_hello_that_is_too_long_is_refused_from_its_length_field_alone():
     assert "a hello of 90000 bytes" in malformed(start + (90_000).to_bytes(3, "big") + bytes(500))
 
 
-def test_the_longest_hello_that_is_allowed_is_read_over_many_records():
+def test_the_longest_hello_is_read_over_many_records():
     extensions = block(server_name(b"a.example.com") + extension(21, bytes(65_000)))
     before = b"\x03\x03" + bytes(32) + b"\0"
     suites = block(b"\x13\x01" * ((MAX_HELLO_BYTES - len(before) - 2 - 2 - len(extensions)) // 2))
@@ -231,14 +230,14 @@ def test_the_longest_hello_that_is_allowed_is_read_over_many_records():
 
 
 @pytest.mark.parametrize("length", [MAX_RECORD_BYTES + 1, 16_640, 0xFFFF])
-def test_a_record_of_impossible_length_is_refused_from_its_header_alone(length):
+def test_a_too_long_record_is_refused_from_its_header_alone(length):
     assert f"a record of {length} bytes" in malformed(b"\x16\x03\x01" + length.to_bytes(2, "big"))
     assert f"a record of {length} bytes" in malformed(
         records(PLAIN[5:100]) + b"\x16\x03\x01" + length.to_bytes(2, "big")
     )
 
 
-def test_another_record_or_version_in_the_middle_of_a_hello_is_refused():
+def test_another_record_type_in_the_middle_is_refused():
     start = records(PLAIN[5:100])
     assert "a record of type 23" in malformed(start + b"\x17")
     assert "a record of version 2" in malformed(start + b"\x16\x02")
@@ -258,7 +257,7 @@ def test_another_handshake_message_is_refused():
         (b"localhost", "localhost"),
     ],
 )
-def test_a_name_is_read_in_lower_case_and_without_its_trailing_dot(sent, read):
+def test_a_name_becomes_lower_case_without_trailing_dot(sent, read):
     assert parse_hello(hello(server_name(sent))) == Hello(read, ())
     assert parse_name(sent) == read
 
@@ -286,7 +285,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("sent", ODD)
-def test_a_name_that_is_no_host_name_is_read_as_one_printable_line_that_looks_like_none(sent):
+def test_another_name_is_one_line_that_matches_no_pattern(sent):
     read = parse_hello(hello(server_name(sent)))
     assert read == Hello(parse_name(sent), ())
     assert read.sni.isprintable()
@@ -304,7 +303,7 @@ def test_an_empty_name_is_none():
 @pytest.mark.parametrize(
     "sent", [b"a\0.example.com", b"a.example.com\0", b"\0", b"a" * 256, b"a." * 150]
 )
-def test_a_name_that_openssl_does_not_take_is_refused_as_openssl_does(sent):
+def test_a_name_that_openssl_refuses_is_refused_alike(sent):
     result = parse_hello(hello(server_name(sent)))
     assert "not one host name" in malformed(hello(server_name(sent)))
     assert result.alert == 112
@@ -360,7 +359,7 @@ def test_bad_lists_of_versions_are_refused():
         assert "supported_versions" in malformed(hello(extension(43, body)))
 
 
-def test_the_old_version_field_may_be_newer_but_not_older_than_tls():
+def test_the_old_version_field_may_be_newer_but_not_older():
     assert parse_hello(hello(version=0x0301)) == Hello("", ())
     for newer in (0x0304, 0x0400, 0x7F1C, 0xFFFF):  # RFC 5246, E.1
         assert parse_hello(hello(version=newer)) == Hello("", ())

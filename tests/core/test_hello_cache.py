@@ -1,4 +1,4 @@
-"""Hellos like one that was read before get the answer that reading them would give, byte for byte."""
+"""The cache gives the result that parsing would give, byte for byte."""
 
 import itertools
 import random
@@ -29,7 +29,7 @@ def read(monkeypatch):
 
 
 def again(data, chance):
-    """What the same client sends the next time: another random and another session id."""
+    """The next hello of the same client: another random, another session id."""
     other = bytearray(data)
     other[11:43] = chance.randbytes(32)
     other[44 : 44 + data[43]] = chance.randbytes(data[43])
@@ -37,7 +37,7 @@ def again(data, chance):
 
 
 @pytest.mark.parametrize("name", HELLOS)
-def test_the_next_hello_of_a_client_is_not_read_again_and_says_the_same(name, read):
+def test_the_next_hello_of_a_client_comes_from_the_cache(name, read):
     data, hellos, chance = HELLOS[name], HelloCache(), random.Random(name)
     first = hellos.parse(data)
     for _ in range(5):
@@ -59,8 +59,8 @@ def test_a_hello_that_differs_in_one_byte_gets_its_own_answer(name):
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_hellos_of_one_size_and_several_sizes_are_not_mistaken_for_each_other(data):
-    """Extensions of the same lengths in any order, with two names, and with one that hides another's bytes in its body."""
+def test_hellos_of_equal_and_other_sizes_are_not_mixed_up(data):
+    """Extensions of equal length in any order, two names, and a body that hides one."""
     hidden = server_name(b"hidden.example")
     rest = [
         extension(KEY_SHARE, hidden),
@@ -78,7 +78,7 @@ def test_hellos_of_one_size_and_several_sizes_are_not_mistaken_for_each_other(da
 
 @pytest.mark.parametrize("kind", [KEY_SHARE, PRE_SHARED_KEY])
 def test_a_stranger_cannot_make_one_name_be_taken_for_another(kind):
-    # His key share lies where others of that size have their server name: what is stepped over in his hello is not in theirs.
+    # Its key share lies where other hellos of that size have their server name.
     ours, theirs = (hello(server_name(name)) for name in (b"a.example.com", b"b.example.com"))
     covering = hello(extension(kind, bytes(len(server_name(b"a.example.com")) - 4)))
     assert len(covering) == len(ours) == len(theirs)
@@ -98,7 +98,7 @@ def test_names_of_the_same_length_are_told_apart(read):
     assert len(read) == 10
 
 
-def test_a_client_that_is_different_every_time_is_soon_not_remembered_any_more_and_still_read(read):
+def test_a_size_that_always_misses_is_not_cached_any_more(read):
     hellos = HelloCache()
     for number in range(2 * MAX_MISSES + MAX_HELLOS):
         sent = hello(server_name(b"%04d.example.com" % number))

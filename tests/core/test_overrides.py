@@ -57,7 +57,7 @@ def test_mode_and_weight_are_undone_each_at_its_time():
     assert settle(both, 20.0) == Override()
 
 
-def test_the_configured_mode_is_no_override_unless_it_is_for_a_time():
+def test_the_configured_mode_is_an_override_only_with_an_end():
     drained = apply(Override(), change("drain"), 0.0, Mode.ENABLED)
     assert apply(drained, change("enabled"), 1.0, Mode.ENABLED) == Override()
     assert apply(drained, change("enabled"), 1.0, Mode.STANDBY).mode.value == "enabled"
@@ -66,7 +66,7 @@ def test_the_configured_mode_is_no_override_unless_it_is_for_a_time():
     )
 
 
-def test_as_configured_takes_the_weight_back_too_unless_one_is_named():
+def test_as_configured_takes_the_weight_back_too():
     both = apply(
         apply(Override(), change("drain"), 0.0, Mode.ENABLED), change(weight=7), 0.0, Mode.ENABLED
     )
@@ -154,7 +154,7 @@ def test_whatever_was_changed_is_the_same_after_a_restart(changes):
         ),
     )
 )
-def test_a_file_of_anything_else_is_a_value_error_and_nothing_worse(junk):
+def test_a_file_of_anything_else_is_a_value_error(junk):
     try:
         parse(junk)
     except ValueError:

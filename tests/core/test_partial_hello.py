@@ -1,4 +1,4 @@
-"""When a hello that comes in pieces is worth reading again: never too late, and seldom."""
+"""When a hello that comes in pieces is parsed again: never too late, and seldom."""
 
 import random
 
@@ -29,7 +29,7 @@ def test_a_look_says_what_reading_would_say_at_any_byte(name, sizes):
 
 
 def test_who_waits_for_what_is_wanted_looks_seldom():
-    """2,000 bytes in records of one byte are the worst: each look is at all that must come."""
+    """2,000 bytes in records of one byte are the worst case."""
     message = handshake(bytes(1_990))
     data, looks, size = records(message, [1] * 3_000), 0, 1
     arriving = PartialHello()
@@ -42,7 +42,7 @@ def test_who_waits_for_what_is_wanted_looks_seldom():
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 3), st.randoms())
-def test_any_bytes_are_judged_by_the_parser_and_nobody_waits_for_them(start, empties, chance):
+def test_the_parser_sees_any_bytes_that_cannot_be_a_hello(start, empties, chance):
     begin = EMPTY * empties + chance.choice(
         [b"", b"\x16", b"\x16\x03\x01\x00\x30", HELLOS["python_ssl"][:44]]
     )

@@ -39,7 +39,7 @@ def test_a_wildcard_matches_exactly_one_more_label():
         "-.example.com",
     ],
 )
-def test_a_wildcard_stands_for_no_label_that_host_names_do_not_have(sni):
+def test_a_wildcard_matches_valid_labels_only(sni):
     table = RouteTable.build(
         [(("*.example.com",), "any"), (("app.example.com",), "app"), ((), "rest")]
     )
@@ -48,14 +48,14 @@ def test_a_wildcard_stands_for_no_label_that_host_names_do_not_have(sni):
     assert RouteTable.build([(("*.example.com",), "any")]).find(sni) is None
 
 
-def test_a_route_without_names_takes_every_other_name_and_clients_without_one():
+def test_a_route_without_names_takes_everything_else():
     table = RouteTable.build([(("a.example.com",), "a"), ((), "rest")])
     assert table.find("a.example.com") == "a"
     assert table.find("b.example.com") == "rest"
     assert table.find("") == "rest"
 
 
-def test_the_first_match_of_the_configuration_wins_whatever_its_kind():
+def test_the_first_match_wins_whatever_its_kind():
     wildcard_first = RouteTable.build([(("*.example.com",), 1), (("a.example.com",), 2), ((), 3)])
     assert wildcard_first.find("a.example.com") == 1
     exact_first = RouteTable.build([(("a.example.com",), 2), (("*.example.com",), 1), ((), 3)])
@@ -94,7 +94,7 @@ PATTERNS = st.one_of(NAMES, NAMES.map("*.".__add__))
 
 @settings(deadline=None)
 @given(st.lists(st.lists(PATTERNS, max_size=3), max_size=6), st.one_of(st.just(""), NAMES))
-def test_the_table_finds_what_reading_the_configuration_from_the_top_finds(routes, name):
+def test_the_table_finds_what_a_scan_from_the_top_finds(routes, name):
     def matches(pattern):
         head, _, parent = name.partition(".")
         return pattern == name or (

@@ -1,4 +1,4 @@
-"""The first request head of a connection: what it says in the cookie's name, however it is cut, and whatever it is."""
+"""The cookie in a connection's first request head, however the bytes are cut."""
 
 import timeit
 from itertools import pairwise
@@ -19,9 +19,13 @@ from relay.core.sniff import (
 )
 
 BROWSER = (
-    b"GET /app/index.html?x=1 HTTP/1.1\r\nHost: app.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
-    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n"
-    b"Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\nCookie: _ga=GA1.2.3.4; theme=dark; JSESSIONID=0123456789ABCDEF.worker2; other=1\r\n"
+    b"GET /app/index.html?x=1 HTTP/1.1\r\nHost: app.example.com\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,"
+    b"image/avif,image/webp,*/*;q=0.8\r\n"
+    b"Accept-Language: en-US,en;q=0.5\r\n"
+    b"Accept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\n"
+    b"Cookie: _ga=GA1.2.3.4; theme=dark; JSESSIONID=0123456789ABCDEF.worker2; other=1\r\n"
     b"Upgrade-Insecure-Requests: 1\r\nSec-Fetch-Dest: document\r\n\r\n"
 )
 
@@ -81,7 +85,7 @@ def test_a_browsers_head_gives_the_cookies_value():
         ([b"Cookie: JSESSIONID=\xff\x00.w1"], [b"\xff\x00.w1"]),
     ],
 )
-def test_a_cookie_is_found_as_it_may_be_written_and_nothing_else_is(fields, expected):
+def test_a_cookie_is_found_in_every_valid_spelling_only(fields, expected):
     assert values(*fields) == expected
 
 
@@ -128,10 +132,13 @@ def test_the_end_of_the_request_line_is_no_value():
         b"VERSION-CONTROL / HTTP/1.1\r\nBad Header: 1\r\nX : 2\r\n\r\n",
         b"M-SEARCH * HTTP/1.1\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\n\r\n\x00\x01",
-        b"GET /\xff\xfe HTTP/1.1\r\n\r\nGET /;jsessionid=next.w1 HTTP/1.1\r\nCookie: JSESSIONID=next.w1\r\n\r\n",
+        (
+            b"GET /\xff\xfe HTTP/1.1\r\n\r\n"
+            b"GET /;jsessionid=next.w1 HTTP/1.1\r\nCookie: JSESSIONID=next.w1\r\n\r\n"
+        ),
     ],
 )
-def test_heads_that_a_backend_may_take_are_http_and_what_follows_them_is_not_read(head):
+def test_lenient_heads_are_http_and_the_body_is_not_read(head):
     assert sniff(head) == bytewise(head) == SniffResult(http=True)
 
 
@@ -224,7 +231,7 @@ TEXTS = st.lists(st.tuples(LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b""]))
     st.one_of(TEXTS, st.binary(max_size=100)),
     st.lists(st.integers(0, 200), max_size=6),
 )
-def test_however_the_bytes_are_cut_the_result_is_that_of_the_whole(start, rest, cuts):
+def test_the_cut_of_the_bytes_makes_no_difference(start, rest, cuts):
     data = start + rest
     whole = sniff(data)
     sniffer = Sniffer("JSESSIONID")
@@ -247,9 +254,9 @@ def test_however_the_bytes_are_cut_the_result_is_that_of_the_whole(start, rest, 
         b"GET / HTTP/1.1\r\nCookie: " + b"a=b;" * 16_000 + b"\r\n\r\n",
     ],
 )
-def test_no_head_takes_long_or_gives_more_values_than_a_browser_would(data):
+def test_no_head_takes_long_or_gives_many_values(data):
     found = sniff(data, "a")
     assert found.http
     assert len(found.values) in {0, MAX_VALUES}
-    # A hundred times what it takes: only what grows with the square of the size would exceed it.
+    # A hundred times the usual: only time quadratic in the size would exceed it.
     assert min(timeit.repeat(lambda: sniff(data, "a"), number=1, repeat=3)) < 0.5

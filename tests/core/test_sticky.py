@@ -54,7 +54,7 @@ def test_what_is_no_address_is_its_own_key_and_never_raises(text):
         assert key == text.encode("utf-8", "surrogateescape") or len(key) in {4, 16}
 
 
-def test_clients_of_one_network_have_one_key_when_only_its_prefix_counts():
+def test_clients_of_one_network_have_one_key_by_prefix():
     assert (
         source_key("192.0.2.7", 24)
         == source_key("192.0.2.200", 24)
@@ -80,7 +80,7 @@ def test_a_prefix_keeps_its_bits_and_clears_the_rest(address, v4, v6):
     assert ipaddress.ip_address(source_key(str(address))) in ipaddress.ip_network((key, bits))
 
 
-def test_a_clients_identity_is_its_key_and_without_one_its_address():
+def test_an_identity_is_the_public_key_or_the_address():
     assert identity_key(b"\x01" * 32, "192.0.2.7") == b"\x01" * 32
     assert identity_key(b"", "192.0.2.7") == source_key("192.0.2.7")
     assert identity_key(b"", "192.0.2.7", 24, 64) == source_key("192.0.2.7", 24, 64)
