@@ -18,10 +18,11 @@ from starlette.routing import Route
 
 from relay.admin.access import Access, RefusedError
 from relay.admin.balancer_manager import API, BalancerManager
-from relay.admin.metrics import RelayCollector, read_facts
+from relay.admin.metrics import RelayCollector
 from relay.admin.probes import why_not_ready, why_unhealthy
 from relay.admin.supervisor_client import SupervisorClient
 from relay.errors import RelayError
+from relay.shared.messages import facts_of
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.view_channel import ViewReader
@@ -88,7 +89,7 @@ def _index(scoreboard: ViewReader, access: Access) -> Handler:
     async def index(request: Request) -> Response:
         access.admit_reader(request)
         snapshot = scoreboard.snapshot()
-        facts = read_facts(snapshot)
+        facts = facts_of(snapshot.facts)
         state = (
             f"version {facts['version']}, {facts['openssl']}, "
             f"configuration {facts['generation']}, {len(snapshot.workers)} workers, "

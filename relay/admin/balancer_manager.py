@@ -26,11 +26,11 @@ from starlette.routing import Route
 
 from relay.admin.access import Access, RefusedError, Settings
 from relay.admin.filters import FILTERS
-from relay.admin.metrics import read_facts
 from relay.admin.supervisor_client import SupervisorClient
 from relay.core.overrides import parse_change
 from relay.errors import RelayError
 from relay.shared.backends_view import backends_reply
+from relay.shared.messages import facts_of
 from relay.shared.view_channel import ViewReader
 
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
@@ -90,7 +90,7 @@ class BalancerManager:
 
     def _view(self, who: str) -> dict[str, Any]:
         snapshot = self._scoreboard.snapshot()
-        facts = read_facts(snapshot)
+        facts = facts_of(snapshot.facts)
         why = (
             self.access.why_read_only
             if self._supervisor is not None

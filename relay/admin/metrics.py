@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, TypedDict, cast
+from typing import Protocol
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -33,6 +33,7 @@ from relay.shared.entities import (
     SLOT_CPU_US,
     Series,
 )
+from relay.shared.messages import Facts, facts_of
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.state_cells import is_waiting
@@ -47,64 +48,6 @@ _ALWAYS_PRESENT = {
     "relay_sessions_closed_total": {Reason.FINISHED.value},
     "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED},
 }
-
-
-class CertificateFact(TypedDict):
-    """A certificate: `subject` is an RFC 4514 string, `not_after` Unix seconds."""
-
-    file: str
-    subject: str
-    not_after: float
-
-
-class DisabledFact(TypedDict):
-    """A route, pool or backend that cannot work.
-
-    `parent` is the listener of a route, the pool of a backend, "" for a pool.
-    """
-
-    kind: Literal["route", "pool", "backend"]
-    parent: str
-    name: str
-    why: str
-
-
-class Facts(TypedDict):
-    """What the supervisor publishes in addition to the scoreboard's cells.
-
-    `started_at` is Unix seconds, a route is (listener, label, pool). `pools` comes from
-    `shared.backends_view.pool_facts`, `overrides` from `supervisor.override_store`.
-    """
-
-    generation: int
-    version: str
-    openssl: str
-    started_at: float
-    state: Literal["starting", "serving", "draining"]
-    slots: int
-    certificates: list[CertificateFact]
-    routes: list[tuple[str, str, str]]
-    disabled: list[DisabledFact]
-    pools: list[dict[str, Any]]
-    overrides: list[dict[str, Any]]
-
-
-def read_facts(snapshot: Snapshot) -> Facts:
-    """The snapshot's facts, with defaults for those that are not published yet."""
-    unknown = Facts(
-        generation=0,
-        version="",
-        openssl="",
-        started_at=0.0,
-        state="starting",
-        slots=0,
-        certificates=[],
-        routes=[],
-        disabled=[],
-        pools=[],
-        overrides=[],
-    )
-    return cast("Facts", {**unknown, **snapshot.facts})
 
 
 class Readable(Protocol):
@@ -130,7 +73,7 @@ class RelayCollector(Collector):
         Raises RelayError when the scoreboard cannot be read.
         """
         snapshot = self._scoreboard.snapshot()
-        facts = read_facts(snapshot)
+        facts = facts_of(snapshot.facts)
         by_name: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
         for series, value in snapshot.values.items():
             by_name[series.name][series.labels] = value

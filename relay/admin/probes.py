@@ -5,7 +5,8 @@ Never: reads a clock; the caller passes CLOCK_MONOTONIC in milliseconds.
 
 from __future__ import annotations
 
-from relay.admin.metrics import read_facts, routes_disabled
+from relay.admin.metrics import routes_disabled
+from relay.shared.messages import facts_of
 from relay.shared.scoreboard import PHASE_SERVING
 from relay.shared.snapshot import Snapshot
 
@@ -24,7 +25,7 @@ def why_unhealthy(snapshot: Snapshot, now_ms: int) -> str:
 
 def why_not_ready(snapshot: Snapshot, now_ms: int) -> str:
     """Why a load balancer should send no connection here, or "" when it can."""
-    facts = read_facts(snapshot)
+    facts = facts_of(snapshot.facts)
     if facts["state"] == "starting":
         return "the relay is starting"
     if facts["state"] == "draining":

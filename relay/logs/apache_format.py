@@ -52,7 +52,7 @@ def _field(name: str) -> Callable[[Record], str]:
     return lambda r: str(getattr(r, name))
 
 
-_VALUES: dict[str, Callable[[Record], str]] = {
+DIRECTIVES: dict[str, Callable[[Record], str]] = {
     "%h": _host,
     "%a": _host,
     "%l": lambda _: "",
@@ -89,7 +89,7 @@ _SUPPORTED = " ".join(
     [
         "%t",
         "%%",
-        *(key for key in _VALUES if not key.endswith("n")),
+        *(key for key in DIRECTIVES if not key.endswith("n")),
         "%{FIELD}n for any field of the JSON line",
     ]
 )
@@ -149,8 +149,8 @@ def _compile(text: str) -> list[str | Callable[[Record], str]]:
             pieces.append(literal)
         elif plain == "%t":
             pieces.append(_clf_time())
-        elif plain in _VALUES:
-            pieces.append(_escaped(_VALUES[plain], _UNSAFE if quoted else _UNSAFE_OR_SPACE))
+        elif plain in DIRECTIVES:
+            pieces.append(_escaped(DIRECTIVES[plain], _UNSAFE if quoted else _UNSAFE_OR_SPACE))
         else:
             problems.append(
                 Problem(

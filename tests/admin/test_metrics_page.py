@@ -1,0 +1,63 @@
+"""docs/metrics.md and conf/prometheus-alerts.yaml agree with the metrics."""
+
+from __future__ import annotations
+
+import re
+
+from relay.shared.catalogue import CHECK_RESULTS, FAMILIES, HANDSHAKE_BUCKETS_S, WHYS
+from tests.support.gateway import ROOT
+from tests.support.programs import needs, run
+
+PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+ALERTS_FILE = ROOT / "conf" / "prometheus-alerts.yaml"
+ALERTS = ALERTS_FILE.read_text(encoding="utf-8")
+
+
+def part(name):
+    """The text between the page's comments `<!-- name -->` and `<!-- /name -->`."""
+    (found,) = re.findall(f"<!-- {name} -->(.*?)<!-- /{name} -->", PAGE, re.DOTALL)
+    return found.strip("\n")
+
+
+def expected_metrics():
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for family in FAMILIES.values():
+        labels = ", ".join(f"`{label}`" for label in family.labels) or "(none)"
+        rows.append(f"| `{family.name}` | {family.kind} | {labels} | {family.help} |")
+    return "\n".join(rows)
+
+
+def test_the_page_has_every_metric_as_it_is_exposed():
+    assert part("metrics") == expected_metrics()
+
+
+def test_the_page_has_the_buckets_and_the_closed_label_values():
+    assert " ".join(part("buckets").split()) == ", ".join(
+        f"{bound:g}" for bound in HANDSHAKE_BUCKETS_S
+    )
+    for value in (*WHYS, *CHECK_RESULTS):
+        assert f"`{value}`" in PAGE
+
+
+def test_the_page_lists_every_alert_with_its_severity():
+    rules = re.findall(r"- alert: (\w+)\n.*?severity: (\w+)", ALERTS, re.DOTALL)
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \|", part("alerts"), re.MULTILINE)
+    assert listed == rules
+
+
+def test_alerts_ask_for_metrics_and_labels_that_exist():
+    metrics = set(re.findall(r"\brelay_\w+", ALERTS))
+    assert metrics <= set(FAMILIES)
+    labels = {label for family in FAMILIES.values() for label in family.labels}
+    asked = set(re.findall(r"\$labels\.(\w+)", ALERTS))
+    assert asked <= labels | {"instance"}
+
+
+@needs("promtool")
+def test_promtool_accepts_the_alerts_and_the_scrape_configuration(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", part("scrape"), re.DOTALL)
+    (tmp_path / ALERTS_FILE.name).write_text(ALERTS)
+    (tmp_path / "prometheus.yml").write_text(text)
+    checked = run("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "13 rules found" in checked.stdout
