@@ -156,7 +156,7 @@ def test_a_supervisor_that_died_while_it_wrote_is_told_in_words(world, admin):
     for path in ("/healthz", "/readyz", "/metrics"):
         status, text, _ = admin.ask(path)
         assert status == 503
-        assert "the supervisor seems to have died while writing it" in text
+        assert "the supervisor probably died while it wrote" in text
 
 
 def test_the_index_leads_to_every_page_and_names_the_state(admin):
