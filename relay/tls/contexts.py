@@ -46,8 +46,7 @@ from relay.tls.verification import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 
 # The lifetime of a ticket. A ticket holds only the client's leaf, so on a resumed
 # handshake the relay does not see that an intermediate from the client has expired.
-# This lifetime limits that time, except in TLS 1.3, where every resumption issues a new
-# ticket.
+# This lifetime limits that time, except in TLS 1.3: a resumption issues a new ticket.
 TICKET_LIFETIME_S = 300
 
 

@@ -21,8 +21,7 @@ _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
 # ERR_SYSTEM_FLAG of err.h: the rest of the code is an errno. A failed write leaves such
 # an entry, a failed read does not.
 _SYSTEM = 0x8000_0000
-# ERR_R_MALLOC_FAILURE of err.h with its flags FATAL and COMMON; the same in every
-# library.
+# ERR_R_MALLOC_FAILURE of err.h with FATAL and COMMON; the same in every library.
 _MALLOC_FAILURE = 256 | 1 << 18 | 2 << 18
 _VERIFY_FAILED = 134
 _NO_PEER_CERTIFICATE = 199

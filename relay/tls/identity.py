@@ -194,7 +194,7 @@ def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
         subject=shown,
         issuer=_shown(fields.issuer),
         serial=serial_text(fields.serial),
-        # Dates that cannot be read admit nobody; OpenSSL has already refused them.
+        # Dates that cannot be read admit no client; OpenSSL has already refused them.
         not_before_at=_or_never(unix_time(*fields.not_before), float("inf")),
         not_after_at=_or_never(unix_time(*fields.not_after), 0.0),
         cn=values_of(subject, COMMON_NAME),

@@ -50,7 +50,7 @@ class Status(IntEnum):
     """How a transfer ended; OPEN is the usual case."""
 
     OPEN = 0
-    ENDED = 1  # the source said close_notify
+    ENDED = 1  # the source sent close_notify
     TRUNCATED = 2  # the source sent FIN without close_notify
     BLOCKED = 3  # the sink accepts no more; `held` is the record to write again
     SOURCE_FAILED = 4
@@ -115,8 +115,7 @@ class Pump:
         source: Pointer,
         sink: Pointer,
         size: int,
-        # Bound once: global look-ups would cost as much as the rest of the loop's
-        # Python.
+        # Bound once: global look-ups would double the cost of the loop's Python.
         _read: Any = read,
         _write: Any = write,
         _buffer: Any = BUFFER,

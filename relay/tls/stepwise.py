@@ -37,8 +37,7 @@ from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, P
 from relay.tls.tcp_info import FEW_BYTES, bytes_read, bytes_read_exactly, unread_bytes
 from relay.tls.verification import Check
 
-# More than an ordinary flight. At most 370 records of TLS 1.3 (the shortest has 22
-# bytes).
+# More than an ordinary flight. At most 370 TLS 1.3 records (the shortest has 22 bytes).
 STEP_BYTES: Final = FEW_BYTES
 # Two hellos and a certificate chain are far smaller, unless they come in tiny records.
 MAX_BYTES: Final = 262_144
@@ -48,8 +47,7 @@ ALLOWED_BYTES: Final = 4_096
 CA_NAMES_BYTES: Final = 32_768
 SLOW_S: Final = 0.005
 CAREFUL_S: Final = 60.0
-# RFC 8446, 5: a record's header, and what encryption adds to its contents (type and
-# tag).
+# RFC 8446, 5: a record's header, and what encryption adds (content type and tag).
 _HEADER, _SEALED, _APPLICATION_DATA = 5, 17, 23
 _SHORT_BYTES = 64
 # TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp.h, in the first byte of TCP_INFO.

@@ -70,8 +70,7 @@ def valid_until(authorities: Iterable[Certificate]) -> dict[bytes, float]:
         for _, issuer in several:
             if issuer != subject and issuer in paths:
                 below.setdefault(issuer, set()).add(subject)
-    # Limits only get lower, so this ends. Of a renewed CA the newest certificate
-    # counts.
+    # Limits only get lower, so this ends. The newest certificate of a CA counts.
     stale = deque(paths)
     while stale:
         subject = stale.popleft()

@@ -39,8 +39,7 @@ _OTHERS = {
     "1.3.101.111": "X448",
 }
 _RSA_PSS, _SHA1 = "1.2.840.113549.1.1.10", "1.3.14.3.2.26"
-# RFC 8446, 4.2.3: rsa_pss_pss_sha256, sha384 and sha512; the salt is as long as the
-# hash.
+# RFC 8446, 4.2.3: rsa_pss_pss_sha256, sha384, sha512; the salt is as long as the hash.
 _PSS_HASHES = {
     "2.16.840.1.101.3.4.2.1": ("SHA-256", 32),
     "2.16.840.1.101.3.4.2.2": ("SHA-384", 48),

@@ -42,8 +42,7 @@ def key_matches(certificate: Certificate, key: PKey) -> bool:
     try:
         if lib.SSL_CTX_use_certificate(raw, certificate.pointer) != 1:
             return dump_publickey(FILETYPE_ASN1, key) == certificate.spki
-        # OpenSSL accepts a key of another algorithm, in case a second certificate
-        # follows.
+        # OpenSSL accepts another algorithm's key, in case a second certificate follows.
         return bool(
             lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1  # noqa: SLF001
             and lib.SSL_CTX_check_private_key(raw) == 1

@@ -41,7 +41,7 @@ def lint_key_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) ->
         return Finding(level, pair.file, subject_of(about), what, remedy, use.where)
 
     for certificate in pair.chain:
-        # A root in the file is not sent, so its expiry and its key harm nobody.
+        # A root in the file is not sent, so its dates and its key do not matter.
         unsent = certificate is not leaf and is_self_signed(certificate)
         for level, what, remedy in date_problems(certificate, now):
             found = finding(

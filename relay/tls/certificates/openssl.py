@@ -16,13 +16,11 @@ from relay.tls.certificates.certificate import Certificate, Name, names_issuer
 from relay.tls.certificates.x509_fields import has_broken_extensions, openssl_error_text
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
-# Flags of openssl/x509_vfy.h that the bindings lack. NO_CHECK_TIME: dates have findings
-# of their own.
+# Flags of openssl/x509_vfy.h that the bindings lack. Dates have findings of their own.
 _NO_CHECK_TIME, _CHECK_SS_SIGNATURE = 0x200000, 0x4000
 _PARTIAL_CHAIN: int = lib.X509_V_FLAG_PARTIAL_CHAIN
 _STRICT: int = lib.X509_V_FLAG_X509_STRICT
-# X509_V_ERR_PERMITTED_VIOLATION to X509_V_ERR_UNSUPPORTED_NAME_SYNTAX, and
-# SUBTREE_MINMAX.
+# X509_V_ERR_PERMITTED_VIOLATION to _UNSUPPORTED_NAME_SYNTAX, and _SUBTREE_MINMAX.
 NAME_CONSTRAINT_CODES = frozenset((47, 48, 49, 51, 52, 53))
 # Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
 _OLD_HASHES = {

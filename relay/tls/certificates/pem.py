@@ -72,7 +72,7 @@ def load_key_pair(
 def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[Certificate, ...]:
     """Read a PEM bundle of CA certificates, in the file's order without duplicates.
 
-    Raises ConfigError with every problem of the file; no certificate is one, too.
+    Raises ConfigError with every problem of the file, or if it has no certificate.
     """
     problems: list[Problem] = []
     chain = tuple(read_certificates(where, file, problems, files or Files()))

@@ -74,8 +74,7 @@ def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
     for each, several in above.items():
         for one in several:
             below.setdefault(one, []).append(each)
-    # Windows only get narrower, so this ends. A CA is visited again after one above it
-    # changed.
+    # Windows only get narrower, so this ends. A change above a CA visits it again.
     while stale:
         each = stale.popleft()
         narrower = _narrowed(found[each], [found[one] for one in above[each]])
