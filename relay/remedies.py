@@ -22,8 +22,8 @@ _ENDED = {
         " such sessions are wanted"
     ),
     Reason.LINGER_TIMEOUT: (
-        "one side closed, and the other did not close within timeouts.linger_s; raise it if"
-        " the other side needs longer"
+        "one side closed, then no byte moved for timeouts.linger_s; raise it if the other side"
+        " needs longer"
     ),
     Reason.DRAIN_TIMEOUT: (
         "the relay was stopping or reloading, and this session was still open after"

@@ -110,20 +110,7 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
             'write host:port, for example "192.0.2.1:443"',
         )
     if host.startswith("[") and host.endswith("]"):
-        address = host[1:-1]
-        if not is_ip(address) or ":" not in address:
-            raise _refuse(
-                text,
-                f"{_quoted(address)} in {_quoted(text)} is not an IPv6 address",
-                "only IPv6 addresses go in brackets",
-            )
-        if ipaddress.IPv6Address(address).ipv4_mapped is not None:
-            raise _refuse(
-                text,
-                f"{_quoted(text)} is an IPv4 address written as IPv6",
-                f'write "{ipaddress.IPv6Address(address).ipv4_mapped}:{port_text}"',
-            )
-        return address, int(port_text)
+        return _unbracketed(text, host[1:-1], port_text), int(port_text)
     if ":" in host:
         raise _refuse(
             text,
@@ -142,6 +129,24 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
             text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name"
         )
     return host, int(port_text)
+
+
+def _unbracketed(text: str, address: str, port_text: str) -> str:
+    """The IPv6 address inside brackets. Raises ConfigError for anything else."""
+    if not is_ip(address) or ":" not in address:
+        raise _refuse(
+            text,
+            f"{_quoted(address)} in {_quoted(text)} is not an IPv6 address",
+            "only IPv6 addresses go in brackets",
+        )
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    if mapped is not None:
+        raise _refuse(
+            text,
+            f"{_quoted(text)} is an IPv4 address written as IPv6",
+            f'write "{mapped}:{port_text}"',
+        )
+    return address
 
 
 def _quoted(text: str) -> str:

@@ -41,7 +41,7 @@ class UriPattern:
 
     @classmethod
     def parse(cls, text: str) -> UriPattern:
-        """Parse a pattern. `config.rules.general` refuses `**` inside a segment."""
+        """Parse a pattern. `config.rules.allow` refuses `**` inside a segment."""
         return cls(
             tuple(_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/"))
         )

@@ -125,11 +125,13 @@ def file(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("nonsense") / "relay.toml"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_a_configuration_or_problems(file, data):
     assert isinstance(check(file, data), tuple)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="[]{}=.,\"'#\n\\ab1-_ \t", max_size=80))
 def test_text_that_looks_like_toml_ends_in_problems(file, text):
     assert isinstance(check(file, text.encode()), tuple)
