@@ -21,9 +21,6 @@ TO_SPLIT = {
     "relay.supervisor.main",
     "relay.supervisor.reload",
     "relay.supervisor.scoreboards",
-    "relay.worker.outbound",
-    "relay.worker.relaying",
-    "relay.worker.session",
 }
 
 # What computes on values alone. Nothing of it asks the kernel, the clock or chance.
@@ -77,15 +74,56 @@ def docstring(path):
 
 def imported(path):
     """Full names of all imported modules. `from a import b` counts as a and a.b."""
-    for node in ast.walk(tree(path)):
+    return imported_in(tree(path))
+
+
+def imported_in(module):
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, "relative import"
             yield node.module
             for alias in node.names:
                 yield f"{node.module}.{alias.name}"
+
+
+def is_for_the_type_checker(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imported_at_run_time(path):
+    """As `imported`, without what stands under `if TYPE_CHECKING`."""
+    module = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(module):
+        if hasattr(node, "body") and isinstance(node.body, list):
+            node.body = [each for each in node.body if not is_for_the_type_checker(each)]
+    return imported_in(module)
+
+
+def circles(graph):
+    """The strongly connected components of more than one node (Tarjan's algorithm)."""
+    order, low, path, found = {}, {}, [], []
+
+    def visit(node):
+        order[node] = low[node] = len(order)
+        path.append(node)
+        for child in graph[node]:
+            if child not in order:
+                visit(child)
+            if child in path:
+                low[node] = min(low[node], low[child])
+        if low[node] == order[node]:
+            at = path.index(node)
+            if len(path) - at > 1:
+                found.append(sorted(path[at:]))
+            del path[at:]
+
+    for node in graph:
+        if node not in order:
+            visit(node)
+    return found
 
 
 def resolve(name):
@@ -162,3 +200,16 @@ def test_dependencies_go_one_way():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: sorted({module for module in imported_at_run_time(path) if module in MODULES})
+        for name, path in MODULES.items()
+    }
+    assert circles(graph) == []
+
+
+def test_circles_are_found():
+    graph = {"a": ["b"], "b": ["c"], "c": ["b", "d"], "d": [], "e": ["e"]}
+    assert circles(graph) == [["b", "c"]]

@@ -12,7 +12,7 @@ factor.
 
 Never: knows addresses or sockets, asks for random numbers or the time; those are
 arguments.
-Next: `relay.worker.outbound.step`
+Next: `relay.worker.outbound.connect`
 """
 
 from __future__ import annotations

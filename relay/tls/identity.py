@@ -14,7 +14,7 @@ Names that cannot be read match no rule by name. A rule by fingerprint needs no 
 
 Never: trusts a certificate that OpenSSL did not verify, now or when the resumed session
 was established.
-Next: `relay.worker.outbound.choose`
+Next: `relay.worker.outbound.connect`
 """
 
 from __future__ import annotations

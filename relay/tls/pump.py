@@ -1,10 +1,10 @@
 """The hot path: moves bytes from one TLS connection to the other.
 
 There is one BUFFER per process: OpenSSL decrypts a record into it, and encrypts it from
-there. The common case is one short record. `Session.on_inbound` and `on_outbound` move
-it themselves with `read` and `write`, because one saved call is measurable (2 % of the
-CPU of a request). `go_on` handles every other read result, `not_taken` every
-write that the sink did not accept.
+there. The common case is one short record. `on_inbound` and `on_outbound` of
+`relay.worker.driver` move it themselves with `read` and `write`, because one saved call
+is measurable (2 % of the CPU of a request). `go_on` handles every other read result,
+`not_taken` every write that the sink did not accept.
 
 Back-pressure: if the sink blocks, the current record is copied into `held`. The session
 keeps it, and does not read that source again until `push` has written it.
@@ -18,7 +18,7 @@ The usual result is the number of bytes. Otherwise (`status` is not OPEN) it is 
 number's complement, so the caller's common case is one comparison.
 
 Never: touches a session, a counter or the clock; raises for what a peer does.
-Next: `relay.worker.relaying.event`
+Next: `relay.worker.relaying.on_event`
 """
 
 from __future__ import annotations

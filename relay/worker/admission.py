@@ -1,23 +1,23 @@
 """How many connections a worker has, and which client goes when a newer one needs the place.
 
 Theory of operation. A connection is half open from accept until the client's handshake is
-done and its certificate is judged. A client that we wait for costs memory and nothing
-else, so half-open connections never stop the accepting. At their bound the one that has
-waited longest without progress is closed at once. A client address has a bound of its
-own, so that one stranger's connections push each other out and not everybody's.
+done and its certificate is admitted. Waiting for a client costs only memory, so half-open
+connections never stop the accepting. At their limit, the one that has waited longest
+without progress is closed at once. Each client address has a limit of its own, so the
+connections of one stranger push out each other and not those of everybody.
 
 `_half_open` is in the order of last progress, the stalest first. Bytes from the client are
-progress, but only MOST_PROGRESS times: a client that sends its handshake byte by byte is
-soon counted as one that waits. A connection whose bytes wait for us is not stale.
+progress, but only MOST_PROGRESS times: a client that sends its handshake byte by byte soon
+counts as one that waits. A connection whose bytes wait for us is not stale.
 
 Established sessions are bounded by limits.connections. At that limit the worker stops
-accepting, unless clients that have not shown who they are hold the places. A few of those
-may be real clients that are about to finish, so each is given a moment. The moment is
-halved with each one that has let it pass, and doubled every second and with each client that
-finishes: under a flood it is gone at once, however many established sessions there are.
+accepting, unless half-open clients hold some of the places. A few of those may be real
+clients that are about to finish, so each is given a moment. The moment is halved with each
+client that lets it pass, and doubled every second and with each client that finishes.
+Under a flood it is short at once, however many established sessions there are.
 
-Never: closes an established session; judges a certificate.
-Next: `relay.worker.session.Session.step`
+Never: closes an established session; looks at a certificate.
+Next: `relay.worker.driver.start`
 """
 
 from __future__ import annotations
@@ -25,21 +25,17 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from relay.config.model import Limits
 from relay.errors import Reason, SessionError, Side
-
-if TYPE_CHECKING:
-    from relay.config.model import Limits
-    from relay.worker.listener import Acceptor
-    from relay.worker.loop import Loop
-    from relay.worker.session import Session
+from relay.worker.loop import Loop
 
 # A handshake reads a dozen times at most: two hellos and a chain of certificates, in
 # segments. More reads than this do not make a connection look fresh.
 MOST_PROGRESS = 16
-# At limits.connections a client in its handshake keeps its place this long without progress,
-# and three times as long with it; less while such clients do not finish.
+# At limits.connections a client in its handshake keeps its place this long without
+# progress, and three times as long with it; less while such clients do not finish.
 STALLED_S = 1.0
 _LEAST_STALLED_S = 0.001
 # How many of the stalest are looked at to find one that does not wait for us.
@@ -48,7 +44,41 @@ _INFINITY = float("inf")
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
 
 Key = str | bytes
-Order = OrderedDict["Session", Key | None]
+
+
+class Client(Protocol):
+    """A session, as far as its limits are concerned."""
+
+    client_host: str
+    started_at: float
+    queued: bool
+
+    def refuse(self, error: SessionError) -> None:
+        """Close the session for this reason."""
+
+
+class Pausable(Protocol):
+    """A listening socket."""
+
+    def pause(self) -> None:
+        """Accept nobody for now."""
+
+    def resume(self) -> None:
+        """Accept again."""
+
+
+class _Progress:
+    """How far a half-open client has come."""
+
+    __slots__ = ("at", "key", "times")
+
+    def __init__(self, now: float, key: Key | None) -> None:
+        self.at = now
+        self.key = key  # of its address, if addresses have a limit
+        self.times = 0
+
+
+Order = OrderedDict[Client, _Progress]
 
 
 def address_key(host: str) -> Key:
@@ -60,13 +90,11 @@ def address_key(host: str) -> Key:
 
 
 class Admission:
-    """The limits of one worker; `sessions` are all its connections, half open or not."""
+    """The limits of one worker."""
 
-    def __init__(
-        self, limits: Limits, max_connections: int, sessions: set[Session], loop: Loop
-    ) -> None:
-        self._sessions = sessions
+    def __init__(self, limits: Limits, max_connections: int, loop: Loop) -> None:
         self._loop = loop
+        self._connections = 0  # half open or not
         self._max_connections = max_connections
         self._per_client = limits.per_client
         self._clients: dict[str, int] = {}
@@ -74,7 +102,7 @@ class Admission:
         self._most_per_client = limits.half_open_per_client
         self._half_open: Order = OrderedDict()
         self._of_client: dict[Key, Order] = {}
-        self._waiting: list[Acceptor] = []
+        self._waiting: list[Pausable] = []
         self._stalled_s = STALLED_S
         self._look_at = _INFINITY
         self.timer_at = _INFINITY
@@ -83,7 +111,7 @@ class Admission:
 
     def has_room(self) -> bool:
         """Whether another client may be accepted now. May close a stale half-open one for it."""
-        return len(self._sessions) < self._max_connections or self._make_room()
+        return self._connections < self._max_connections or self._make_room()
 
     def _make_room(self) -> bool:
         """Close the stalest half-open connection, unless its client may be about to finish."""
@@ -91,15 +119,16 @@ class Admission:
         if not half_open:
             return False
         stalest, now, patience_s = _stalest(half_open), self._loop.now, self._stalled_s
-        fresh = now - stalest.progress_at < patience_s and now - stalest.started_at < 3 * patience_s
+        stalled_s, open_s = now - half_open[stalest].at, now - stalest.started_at
+        fresh = stalled_s < patience_s and open_s < 3 * patience_s
         if stalest.queued or (fresh and 2 * len(half_open) <= self._max_connections):
-            return False  # established sessions hold the places, and this client will be one
+            return False  # mostly established sessions, and this client will soon be one
         self._stalled_s = max(_LEAST_STALLED_S, patience_s / 2)
         self._evict(stalest, Reason.HALF_OPEN_LIMIT, "limits.connections was reached")
         return True
 
-    def wait_for_room(self, acceptor: Acceptor) -> None:
-        """Accept nobody on this socket until a session ends."""
+    def wait_for_room(self, acceptor: Pausable) -> None:
+        """Stop accepting on this socket until a session ends."""
         acceptor.pause()
         self._waiting.append(acceptor)
         if self._half_open:
@@ -121,16 +150,16 @@ class Admission:
         return self._look_at
 
     def on_deadline(self) -> None:
-        """Look again whether there is room; `wait_for_room` is called when there is none."""
+        """Look again whether there is room. If not, `wait_for_room` is called again."""
         self._look_at = _INFINITY
         if self._waiting:
             self._resume()
 
     def step(self) -> None:
-        """There is no handshake."""
+        """Do nothing: there is no handshake."""
 
     def on_bug(self) -> None:
-        """There is nothing to give up: the next tick looks again."""
+        """Do nothing: the next tick looks again."""
 
     def _resume(self) -> None:
         for acceptor in self._waiting:
@@ -138,59 +167,61 @@ class Admission:
         self._waiting.clear()
 
     def forget_waiting(self) -> None:
-        """The acceptors are about to be closed: nobody is to be resumed."""
+        """The listening sockets are about to be closed: resume none of them."""
         self._waiting.clear()
 
     # Connections.
 
-    def enter(self, session: Session) -> None:
+    def enter(self, session: Client) -> None:
         """A client was accepted. It may take the place of a staler one."""
+        self._connections += 1
         half_open, host = self._half_open, session.client_host
         if self._per_client:
             self._clients[host] = self._clients.get(host, 0) + 1
-        key = None
+        progress = _Progress(self._loop.now, None)
         if self._most_per_client:
-            key = address_key(host)
+            progress.key = key = address_key(host)
             own = self._of_client.get(key)
             if own is not None and len(own) >= self._most_per_client:
                 why = f"{len(own)} connections of this client address were half open"
                 self._evict(_stalest(own), Reason.HALF_OPEN_PER_CLIENT, why)
-            self._of_client.setdefault(key, OrderedDict())[session] = None
+            self._of_client.setdefault(key, OrderedDict())[session] = progress
         if len(half_open) >= self._most:
             why = f"{len(half_open)} connections were half open"
             self._evict(_stalest(half_open), Reason.HALF_OPEN_LIMIT, why)
-        half_open[session] = key
+        half_open[session] = progress
 
     def too_many_from(self, host: str) -> bool:
         """Whether this address has more than limits.per_client connections, the newest included."""
         return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
 
-    def progress(self, session: Session) -> None:
+    def progress(self, session: Client) -> None:
         """The client has sent something, and we wait for more."""
-        if session.progresses < MOST_PROGRESS:
-            session.progresses += 1
-            session.progress_at = self._loop.now
+        progress = self._half_open[session]
+        if progress.times < MOST_PROGRESS:
+            progress.times += 1
+            progress.at = self._loop.now
             self._half_open.move_to_end(session)
-            key = self._half_open[session]
-            if key is not None:
-                self._of_client[key].move_to_end(session)
+            if progress.key is not None:
+                self._of_client[progress.key].move_to_end(session)
 
-    def secured(self, session: Session) -> None:
-        """The client has shown who it is: its connection is not half open any more."""
+    def secured(self, session: Client) -> None:
+        """The client is admitted: its connection is not half open any more."""
         if self._stalled_s < STALLED_S:
             self._stalled_s *= 2
         self._leave(session)
 
-    def _leave(self, session: Session) -> None:
-        key = self._half_open.pop(session, None)
-        if key is not None:
-            own = self._of_client[key]
+    def _leave(self, session: Client) -> None:
+        progress = self._half_open.pop(session, None)
+        if progress is not None and progress.key is not None:
+            own = self._of_client[progress.key]
             del own[session]
             if not own:
-                del self._of_client[key]
+                del self._of_client[progress.key]
 
-    def closed(self, session: Session) -> None:
-        """A connection is over, half open or not."""
+    def closed(self, session: Client) -> None:
+        """A connection was closed, half open or not."""
+        self._connections -= 1
         self._leave(session)
         if self._per_client:
             left = self._clients[session.client_host] - 1
@@ -198,17 +229,17 @@ class Admission:
                 self._clients[session.client_host] = left
             else:
                 del self._clients[session.client_host]
-        if self._waiting and len(self._sessions) < self._max_connections:
+        if self._waiting and self._connections < self._max_connections:
             self._resume()
 
-    def _evict(self, session: Session, reason: Reason, why: str) -> None:
-        waited_s = self._loop.now - session.progress_at
+    def _evict(self, session: Client, reason: Reason, why: str) -> None:
+        waited_s = self._loop.now - self._half_open[session].at
         detail = f"{why}, and this one had waited {waited_s:.1f} s without progress"
         session.refuse(SessionError(Side.INBOUND, reason, detail))
 
 
-def _stalest(order: Order) -> Session:
-    """The one that has waited longest for its client."""
+def _stalest(order: Order) -> Client:
+    """The client that has waited longest, and does not wait for us."""
     for session in islice(order, _LOOKED_AT):
         if not session.queued:
             return session

@@ -13,11 +13,11 @@ from relay.remedies import REMEDIES
 from relay.sockets import format_address
 from relay.tls.explain import Failure, after_handshake
 from relay.tls.explain_backend import explain_rejection, explain_unread
+from relay.worker.session import RETRIABLE, Session
 
 if TYPE_CHECKING:
     from relay.worker.address_rotation import AddressRotation
     from relay.worker.backend import BackendState
-    from relay.worker.session import Session
 
 # The backend stays in use after these failures: another client, or the same one later,
 # may not have them.
@@ -34,7 +34,7 @@ def explain_late(session: Session, failure: Failure) -> Failure:
     failure = after_handshake(failure)
     if end is None:
         return failure
-    if not session.bytes_out and not end.resumed and session.outbound_version == "TLSv1.3":
+    if not session.bytes_out and not end.resumed and session.outbound_tls.version == "TLSv1.3":
         failure = explain_unread(failure, end.sock)
     return explain_rejection(failure, end.ssl)
 
@@ -44,7 +44,7 @@ def blame(session: Session, failure: Failure) -> None:
     member, worker, end = session.member, session.worker, session.outbound
     if member is None:
         return
-    worker.count_handshake(Side.OUTBOUND, failure.reason)
+    worker.counters.handshake(Side.OUTBOUND, failure.reason)
     if failure.reason in BLAMELESS:
         return
     if end is not None and end.offered is not None:
@@ -83,11 +83,11 @@ def _other_address(
             failure.reason,
             where(session, failure),
         )
-    mark = ~member.index  # one for each address tried; no member has a negative index
-    session.tried = (*session.tried, mark)
-    if not places.others_left(session.tried.count(mark)):
+    index = member.index
+    session.addresses_tried = (*session.addresses_tried, index)
+    if not places.others_left(session.addresses_tried.count(index)):
         return False
-    session.tried = tuple(index for index in session.tried if index != member.index)
+    session.tried = tuple(RETRIABLE if each == index else each for each in session.tried)
     return True
 
 

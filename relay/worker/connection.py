@@ -1,76 +1,86 @@
-"""One of a session's two connections.
+"""One of a session's two connections, and how a connection to a backend is attempted.
 
-Never: acts; `session`, `outbound` and `relaying` do.
+Never: acts. `session`, `outbound` and `relaying` do.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket
 from relay.tls.explain import Failure
 from relay.tls.raw import Pointer
+from relay.tls.stepwise import StepwiseHandshake
+from relay.tls.stream import Progress
+from relay.worker.backend import BackendState
 
 if TYPE_CHECKING:
-    from relay.shared.addresses import Endpoint
-    from relay.tls.stepwise import StepwiseHandshake
     from relay.worker.pools import PoolState
 
 
+class Attempt(NamedTuple):
+    """How to connect to a backend; see the fields of `Connection`."""
+
+    member: BackendState
+    claim: int = 0
+    hurried: bool = False
+    instead: Failure | None = None
+    place: Endpoint | None = None
+
+
 class Connection:
-    """`held` is what this end did not take yet; `ended` means nothing more is read from it."""
+    """`held` is what the socket did not take yet. `ended` means that we read no more of it."""
 
     __slots__ = (
-        "began_at",
-        "claim",
-        "closing",
+        "answered",  # the backend has sent something
+        "began_at",  # when we began to connect to the backend
+        "claim",  # our right to try a failed backend, which no other session tries meanwhile
+        "closing",  # a close_notify waits until the socket takes it
         "ended",
         "established",
         "fd",
+        "first_step",  # the result of the handshake's first step, until it is looked at
         "held",
-        "hello",
-        "hurried",
-        "instead",
-        "mask",
-        "offered",
-        "partial_record",
-        "place",
-        "pool",
-        "received",
+        "hello",  # bytes of the client's hello and of what came with it
+        "hurried",  # the handshake gets connect_s at most, as other backends can serve
+        "instead",  # the failure of the resumption that this full handshake repeats
+        "mask",  # what epoll reports; 0 when it does not watch the socket
+        "offered",  # the TLS session that the backend was offered to resume
+        "partial_record",  # OpenSSL may have a part of a record
+        "place",  # the address, if the backend has several
+        "pool",  # the pool that waits for the backend
+        "received",  # bytes of the handshake without the client's hello
         "resumed",
-        "shut",
+        "shut",  # we write nothing more
         "sock",
         "ssl",
-        "stepwise",
-        "truncated",
-        "waits",
-        "wants_write",
-    )  # fmt: skip
+        "stepwise",  # the handshake, if OpenSSL is fed in small portions
+        "truncated",  # it ended without close_notify
+        "unread",  # bytes of the hello that are known to be in the socket
+        "waits",  # it counts among the sessions that wait for the backend
+        "wants_write",  # OpenSSL must write first: the answer to a key update
+    )
 
     def __init__(self, sock: StreamSocket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.ssl: Pointer = None
-        self.stepwise: StepwiseHandshake | None = None  # while it handshakes, where that is needed
-        self.hello = 0  # bytes of the client's hello, and what came with it
-        self.received = 0  # bytes of the handshake, the client's hello aside
-        self.partial_record = False  # OpenSSL may have a part of a record
         self.mask = 0
+        # The handshake.
+        self.stepwise: StepwiseHandshake | None = None
+        self.unread: int | None = None
+        self.hello = self.received = 0
+        self.partial_record = self.established = self.resumed = False
+        # Bytes.
         self.held = b""
-        self.established = False
-        self.resumed = False
-        self.offered: Pointer = None  # the session that a backend was offered to resume
-        self.instead: Failure | None = None  # of the resumption that this full handshake makes good
-        self.began_at = 0.0  # when we began to connect to it
-        self.pool: PoolState | None = None  # which is told when we give this backend up
-        self.waits = False  # counts among those that wait for the backend
-        self.claim = 0  # ours to a backend that has failed: nobody else tries it meanwhile
-        self.hurried = False  # others could serve: the handshake gets no more than connect_s
-        self.place: Endpoint | None = None  # which of a backend's several addresses this is
-        self.ended = False
-        self.truncated = False  # it ended without close_notify
-        self.closing = False  # a close_notify waits for the socket to take it
-        self.shut = False  # nothing more is written to it
-        self.wants_write = (
-            False  # OpenSSL has something of its own to write (a key update's answer)
-        )
+        self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
+        # A backend.
+        self.offered: Pointer = None
+        self.instead: Failure | None = None
+        self.first_step: Progress | Failure | None = None
+        self.began_at = 0.0
+        self.pool: PoolState | None = None
+        self.claim = 0
+        self.place: Endpoint | None = None
+        self.waits = self.hurried = self.answered = False

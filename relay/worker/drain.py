@@ -1,4 +1,4 @@
-"""Leaving: accept nobody any more, let the sessions finish, and close what is left when the time is over.
+"""How a worker ends: it stops accepting, lets its sessions finish, and closes the others.
 
 Never: closes a session before its time.
 """
@@ -8,55 +8,60 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
-
-if TYPE_CHECKING:
-    from relay.worker.listener import Acceptor
-    from relay.worker.worker import Worker
+from relay.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
 
-class Drain:
-    """The end of one worker. `begin` once, then `check` on every tick and when a session closes."""
+class Closable(Protocol):
+    """A listening socket; see `relay.worker.listener.Acceptor.close`."""
 
-    def __init__(self, worker: Worker, acceptors: Sequence[Acceptor], timeout_s: float) -> None:
+    def close(self) -> None:
+        """Accept who is in the queue, and stop listening."""
+
+
+class Drain:
+    """The end of one worker: `begin` once, then `check` on every tick."""
+
+    def __init__(self, worker: Worker, acceptors: Sequence[Closable], timeout_s: float) -> None:
         self._worker = worker
         self._acceptors = acceptors
         self._timeout_s = timeout_s
-        self._until_at = 0.0  # 0 while nobody wants us to leave
+        self._until_at = 0.0  # 0 before `begin`
         self._closed = False
         self._stopping = False
 
     def begin(self, why: str) -> None:
-        """Stop accepting when this turn of the loop is through; whoever is in the kernel's queue by then is still taken."""
+        """Stop accepting after this turn of the loop. Clients in the queue are still served."""
         if self._until_at:
             return
         self._until_at = time.monotonic() + self._timeout_s
         self._worker.loop.after_turn(lambda: self._close(why))
 
     def _close(self, why: str) -> None:
-        self._worker.admission.forget_waiting()
+        worker = self._worker
+        worker.admission.forget_waiting()
         for acceptor in self._acceptors:
             acceptor.close()
-        self._closed = True
-        self._worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
+        self._closed = worker.stops_when_empty = True
+        worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
         log.info(
             "draining (%s): %d sessions have %g s to finish",
             why,
-            len(self._worker.sessions),
+            len(worker.sessions),
             self._timeout_s,
         )
         if self._stopping:
-            self.stop()  # asked for in the same turn: who was in the queues is told, too
+            self.stop()  # asked for in the same turn: clients of the queues are closed too
         self.check()
 
     def check(self) -> None:
-        """Whether it is over: no session left, or no time."""
+        """End the worker if no session is left, or if the time is over."""
         if not self._closed:
             return
         if not self._worker.sessions:
@@ -67,14 +72,16 @@ class Drain:
 
     def stop(self) -> None:
         """Close every session now."""
-        self._stopping = True  # each of them calls `check` when it closes
-        overrun = Reason.GENERATION_ENDED if self._worker.scoreboard.overrun else None
+        self._stopping = True
+        worker = self._worker
+        overrun = Reason.GENERATION_ENDED if worker.scoreboard.overrun else None
         if overrun:
             log.warning(
-                "relay.old_generations newer configurations have come: closing %d sessions",
-                len(self._worker.sessions),
+                "closing %d sessions of this old configuration: relay.old_generations newer"
+                " configurations were loaded",
+                len(worker.sessions),
             )
-        for session in list(self._worker.sessions):
+        for session in list(worker.sessions):
             if session.state is not State.CLOSED:
                 session.advance(Event.DRAIN, overrun)
-        self._worker.loop.running = False
+        worker.loop.running = False

@@ -1,107 +1,121 @@
-"""The handshake with the client, and the judgement of who it is.
+"""INBOUND_TLS: the handshake with the client, and whether its certificate is admitted.
 
-Never: lets a session on whose certificate was not judged in this very handshake, resumed or not.
-Next: `relay.worker.outbound.step`
+`admit_client` is the only place that admits a client. OpenSSL's callbacks ask it about the
+certificate that the client sends, or that is in the ticket of a session it resumes. If they
+did not ask in the last step of the handshake, it is asked afterwards.
+
+Never: lets a session go on if its client's certificate was not checked in this very
+handshake, full or resumed.
+Next: `relay.worker.outbound.connect`
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from functools import partial
 
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream, verification
+from relay.tls.contexts import TICKET_LIFETIME_S
 from relay.tls.explain import Failure
-from relay.tls.identity import admit, peer_identity
+from relay.tls.identity import Identity, admit, peer_identity
 from relay.tls.stream import Progress
-from relay.worker import first_request
 from relay.worker.loop import ET, IN, OUT
+from relay.worker.session import Handshake, Session
 
-if TYPE_CHECKING:
-    from relay.worker.session import Session
+_OLD_CERTIFICATE = (
+    "; the client resumed an old session, so its previous certificate was checked;"
+    " a full handshake would use the current one"
+)
 
-_OLD_SESSION = "; this was the certificate of an earlier session that the client resumed: had it begun anew, it would have been asked for its present one"
+
+def admit_client(session: Session, who: Identity | None) -> Failure | None:
+    """Whether the route admits this client, whose certificate OpenSSL has verified."""
+    route = session.route
+    if route is None:
+        return Failure(Reason.INTERNAL_ERROR, "a handshake without a route")
+    now_at = time.time()
+    refusal = admit(who, route, now_at)
+    if refusal is None and who is not None:
+        valid_until_at = min(who.not_after_at, route.ca_valid_until.get(who.issuer_der, 0))
+        if valid_until_at <= now_at + TICKET_LIFETIME_S:
+            # A ticket must not outlive the certificates it stands for. The client may
+            # have a new certificate, and would be refused for the old one in its ticket.
+            # If the issuer is an intermediate that the client sent, no ticket is given at
+            # all: it has the leaf only, and the issuer's expiry could not be checked.
+            stream.forbid_resumption(session.inbound.ssl)
+    return refusal
 
 
-def step(session: Session, unread: int | None = None) -> None:
-    """Go on with the handshake; when it is done, go on to the backend.
-
-    `unread` is how much there is to read, where that is known.
-    """
-    end = session.inbound
-    progress = session.worker.handshaker.step(end, Side.INBOUND, session.check, unread)
+def step(session: Session) -> Event | None:
+    """Go on with the handshake. When it is done, admit the client."""
+    end, worker = session.inbound, session.worker
+    unread, end.unread = end.unread, None
+    progress = worker.handshaker.step(end, Side.INBOUND, partial(admit_client, session), unread)
     if isinstance(progress, Progress) and progress is not stream.DONE:
-        # Edge-triggered, both directions once and for all where writing has to wait: rare, and OpenSSL tries until it would block.
-        mask = IN | OUT | ET if progress is stream.STEP_WANT_WRITE or end.mask & OUT else IN | ET
-        loop = session.worker.loop
-        if end.mask == 0:
-            loop.add(end.fd, mask, session.on_wake)
-        else:
-            loop.watch(end.fd, end.mask, mask)
-        end.mask = mask
-        session.worker.admission.progress(session)
-        if progress is stream.STEP_MORE:
-            session.on_wake(IN)
-        return
+        _wait(session, progress)
+        return None
     if isinstance(progress, Failure):
         session.identity = verification.refused_identity()
-        _note_names(session)
-        raise SessionError(
-            Side.INBOUND,
-            progress.reason,
-            progress.detail + (_OLD_SESSION if session.resumed and session.identity else ""),
-        )
-    _judge(session)
+        session.inbound_tls = _agreed(session)
+        resumed = session.inbound_tls.resumed and session.identity is not None
+        detail = progress.detail + (_OLD_CERTIFICATE if resumed else "")
+        raise SessionError(Side.INBOUND, progress.reason, detail)
+    _check(session)
     end.established, end.stepwise = True, None
-    worker = session.worker
-    worker.admission.secured(session)
-    session.inbound_handshake_s = time.monotonic() - session.started_at
-    worker.count_handshake(
-        Side.INBOUND, None, resumed=session.resumed, seconds=session.inbound_handshake_s
+    seconds = time.monotonic() - session.started_at
+    session.inbound_tls = session.inbound_tls._replace(seconds=seconds)
+    worker.counters.handshake(
+        Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
-    if end.mask == 0:  # a resumption in one flight
-        end.mask = IN | ET
-        worker.loop.add(end.fd, end.mask, session.on_early)
-    else:
-        worker.loop.handle(end.fd, session.on_early)
-    cookie = worker.pools[session.route.pool].cookie if session.route is not None else ""
-    if cookie:
-        first_request.begin(session, cookie)
-    else:
-        session.advance(Event.SECURED)
-        session.on_wake(IN)  # to `outbound.step`, with others that have come so far
+    if session.route is not None and worker.pools[session.route.pool].cookie:
+        return Event.NEEDS_REQUEST
+    return Event.SECURED
 
 
-def _note_names(session: Session) -> None:
+def _wait(session: Session, progress: Progress) -> None:
+    """Wait for the socket, edge-triggered, until OpenSSL can go on."""
+    end, loop = session.inbound, session.worker.loop
+    # Once OpenSSL has had to wait for room to write, both directions stay watched. This is
+    # rare, and an edge that is not needed costs one step.
+    mask = IN | OUT | ET if progress is stream.STEP_WANT_WRITE or end.mask & OUT else IN | ET
+    if end.mask == 0:
+        end.mask = mask
+        loop.add(end.fd, mask, session.on_wake)
+    elif end.mask != mask:
+        session.watch_client(mask)
+    session.worker.admission.progress(session)
+    if progress is stream.STEP_MORE:
+        session.on_wake(IN)
+
+
+def _agreed(session: Session) -> Handshake:
+    """What the handshake has agreed on so far."""
     ssl, route = session.inbound.ssl, session.route
-    session.resumed = stream.resumed(ssl)
-    alpn = (
-        stream.alpn(ssl).decode("ascii", "replace")
-        if route is not None and route.negotiates
-        else ""
+    negotiates = route is not None and route.negotiates
+    return Handshake(
+        stream.version(ssl),
+        stream.cipher(ssl),
+        stream.group(ssl),
+        stream.alpn(ssl).decode("ascii", "replace") if negotiates else "",
+        stream.resumed(ssl),
     )
-    session.tls_names = (stream.version(ssl), stream.cipher(ssl), stream.group(ssl), alpn)
 
 
-def _judge(session: Session) -> None:
-    """Raises SessionError unless OpenSSL handshook with the name we routed by, and the client may come in."""
-    ssl, route = session.inbound.ssl, session.route
-    if route is None:
-        raise SessionError(Side.INBOUND, Reason.INTERNAL_ERROR, "a handshake without a route")
-    _note_names(session)
-    # Only now has the client proved that it has the certificate's key: before, it could be anybody's.
+def _check(session: Session) -> None:
+    """Raise SessionError unless the client is admitted under the name it was routed by."""
+    ssl = session.inbound.ssl
+    session.inbound_tls = _agreed(session)
+    # Before this moment the client had not proved that it has the certificate's key.
     accepted = verification.accepted_identity()
     session.identity = accepted or peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:
-        raise SessionError(
-            Side.INBOUND,
-            Reason.SNI_MISMATCH,
-            f"peeked {session.sni!r}, handshook with {name!r}",
-        )
-    if accepted is None:  # else `Session.check` has judged it, a moment ago
-        refusal = admit(session.identity, route, time.time())
+        detail = f"the peeked hello has {session.sni!r}, the handshake {name!r}"
+        raise SessionError(Side.INBOUND, Reason.SNI_MISMATCH, detail)
+    if accepted is None:  # not asked in this step of the handshake
+        refusal = admit_client(session, session.identity)
         if refusal is not None:
             stream.close_notify(ssl)
             raise SessionError(Side.INBOUND, refusal.reason, refusal.detail)

@@ -1,10 +1,11 @@
 """Accepting: one `Acceptor` per listening socket of this worker's slot.
 
-Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When the worker is full the socket is not
-watched, so clients wait in the kernel's queue instead of being turned away.
+Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When the
+worker is full the socket is not watched: clients wait in the kernel's queue instead of
+being turned away.
 
 Never: reads a byte.
-Next: `relay.worker.session.Session.step`
+Next: `relay.worker.driver.start`
 """
 
 from __future__ import annotations
@@ -12,34 +13,32 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from relay.core.routes import RouteTable
-from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, StreamSocket, accept
-from relay.tls.contexts import InboundRoute
 from relay.worker.loop import ET, GONE, IN
+from relay.worker.session import Listener
+from relay.worker.worker import Worker
 
-if TYPE_CHECKING:
-    from relay.worker.worker import Worker
-
-# Longer than any backlog: whoever comes while the queue is being emptied does not make it endless.
+# More than any backlog holds: new clients cannot keep us emptying the queue for ever.
 MOST_QUEUED = 65_536
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+Start = Callable[[Worker, Listener, StreamSocket, Address], None]
 
 log = logging.getLogger(__name__)
 
 
 class Acceptor:
-    """One listening socket; `routes` are its listener's."""
+    """One listening socket. `start` begins the session of an accepted client."""
 
-    __slots__ = ("_family", "_mask", "_sock", "_worker", "name", "routes")
+    __slots__ = ("_family", "_listener", "_mask", "_sock", "_start", "_worker")
 
     def __init__(
-        self, worker: Worker, name: str, sock: socket.socket, routes: RouteTable[InboundRoute]
+        self, worker: Worker, listener: Listener, sock: socket.socket, start: Start
     ) -> None:
-        self.name = name
-        self.routes = routes
+        self._listener = listener
+        self._start = start
         self._worker = worker
         self._sock = sock
         self._family = int(sock.family)
@@ -48,7 +47,8 @@ class Acceptor:
             self._mask = IN
             worker.loop.add(sock.fileno(), IN, self.on_ready)
         else:
-            # The supervisor lets it listen when we serve. Until then it is hung up to epoll, which says so once only to who wants edges.
+            # The supervisor makes it listen once this worker serves. Until then epoll
+            # reports a hang-up: once if edge-triggered, without end if level-triggered.
             self._mask = IN | ET
             worker.loop.add(sock.fileno(), self._mask, self._on_first)
 
@@ -60,7 +60,10 @@ class Acceptor:
             self._mask = IN
 
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
-        """Accept one: epoll reports it again when there are more, and asking for one that is not there would cost a system call and an exception each time."""
+        """Accept one client. If there are more, epoll reports the socket again.
+
+        An accept that finds nobody would cost a system call and an exception each time.
+        """
         worker = self._worker
         if not worker.admission.has_room():
             worker.admission.wait_for_room(self)
@@ -70,22 +73,14 @@ class Acceptor:
         except OSError as error:
             if error.errno in _NO_RESOURCES:
                 log.warning(
-                    "cannot accept on %s: %s; the worker waits until sessions end; raise LimitNOFILE, or lower limits.connections",
-                    self.name,
+                    "cannot accept on listener %s: %s; the worker waits until sessions end;"
+                    " raise LimitNOFILE, or lower limits.connections",
+                    self._listener.name,
                     error.strerror,
                 )
                 worker.admission.wait_for_room(self)
-            return  # else the client has gone again (accept(2): treat as EAGAIN)
-        self._begin(sock, address)
-
-    def _begin(self, sock: StreamSocket, address: Address) -> None:
-        worker = self._worker
-        session = worker.new_session(self, sock, address)
-        if worker.admission.too_many_from(session.client_host):
-            session.refuse(SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT))
-            return
-        worker.loop.schedule(session)
-        session.on_wake(IN)
+            return  # any other error is the client's, who is gone (accept(2))
+        self._start(worker, self._listener, sock, address)
 
     def pause(self) -> None:
         """Leave clients in the kernel's queue."""
@@ -98,10 +93,12 @@ class Acceptor:
         self._mask = IN
 
     def close(self) -> None:
-        """Take everybody who is already in the kernel's queue, for they were promised an answer by its SYN-ACK, and stop listening in this process.
+        """Accept every client in the kernel's queue, and stop listening in this process.
 
-        At once: where no other process has the socket, whoever comes between the last look into the queue and the end is reset by the kernel.
-        So this belongs between two batches of events, where the descriptor's number can be given away.
+        The kernel has answered these clients' SYN, so they expect to be served. If no other
+        process has the socket, clients that come between the last accept and the close are
+        reset, so both happen at once. Call this between two batches of events, because the
+        descriptor's number may be given to another socket.
         """
         self.pause()
         if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -117,10 +114,11 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
                     log.warning(
-                        "cannot empty the queue of %s: %s; clients in it are left to whoever listens next; raise LimitNOFILE",
-                        self.name,
+                        "cannot accept all waiting clients of listener %s: %s; they are left"
+                        " to the next process that listens, or reset; raise LimitNOFILE",
+                        self._listener.name,
                         error.strerror,
                     )
                     return
-                continue  # this client has gone again, or its network (accept(2))
-            self._begin(sock, address)
+                continue  # this client is gone, or its network (accept(2))
+            self._start(self._worker, self._listener, sock, address)

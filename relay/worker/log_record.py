@@ -1,60 +1,95 @@
-"""A session that is over, as the access log has it.
+"""The access-log line of a session that was closed.
 
-Never: decides how a line looks (that is `logs.access_format`).
+Lines are made and written together, when the loop has nothing more urgent to do.
+
+Never: decides how a line looks (that is `relay.logs.access_format`).
 Next: `relay.logs.access_log.AccessLog`
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections import deque
 
 from relay.errors import Reason
+from relay.logs.access_log import AccessLog
 from relay.logs.access_record import Record
 from relay.remedies import REMEDIES
+from relay.worker.loop import Loop
+from relay.worker.session import Session
 
-if TYPE_CHECKING:
-    from relay.worker.session import Session
+
+class SessionLog:
+    """The access log of one worker; `prefix` begins the identifier of each session."""
+
+    def __init__(self, log: AccessLog, loop: Loop, prefix: str) -> None:
+        self._log = log
+        self._loop = loop
+        self._prefix = prefix
+        self._unwritten: deque[Session] = deque()
+
+    def add(self, session: Session) -> None:
+        """Write the line of this session, soon."""
+        if self._log.enabled:
+            self._unwritten.append(session)
+            self._loop.when_idle = self.flush
+
+    def flush(self) -> None:
+        """Make the lines of the sessions that were closed, and write them."""
+        log, unwritten = self._log, self._unwritten
+        while unwritten:
+            log.write(log.render(record_of(unwritten.popleft(), self._prefix)))
+        log.flush(time.time())
+
+    def on_tick(self) -> None:
+        """Write what could not be written before."""
+        if self._log.pending or self._unwritten:
+            self.flush()
+
+    def reopen(self) -> None:
+        """Open the file anew: it was moved away."""
+        self._log.reopen()
+
+    def close(self) -> None:
+        """Write the last lines, and close the file."""
+        self.flush()
+        self._log.close()
 
 
-def record_of(session: Session) -> Record:
-    """Everything in the order of `Record`'s fields: by name it would take twice as long."""
-    reason = session.reason or Reason.INTERNAL_ERROR
+def record_of(session: Session, prefix: str) -> Record:
+    """Fill in a record by position: by name it would take twice as long."""
+    reason, side, detail = session.outcome
+    reason = reason or Reason.INTERNAL_ERROR
     route, who, host = session.route, session.identity, session.client_host
-    subject, issuer, serial, not_after_at = (
-        (who.subject, who.issuer, who.serial, who.not_after_at)
-        if who is not None
-        else ("", "", "", 0.0)
-    )
-    label, pool = (route.label, route.pool) if route is not None else ("", "")
-    version, cipher, group, alpn = session.tls_names
+    choice, client, backend = session.choice, session.inbound_tls, session.outbound_tls
     return Record(
         session.time_at,
-        f"{session.worker.prefix}-{session.number}",
-        session.acceptor.name,
-        label,
+        f"{prefix}-{session.number}",
+        session.listener.name,
+        route.label if route is not None else "",
         f"[{host}]:{session.client_port}" if ":" in host else f"{host}:{session.client_port}",
         session.sni,
-        alpn,
-        version,
-        cipher,
-        group,
-        session.resumed,
-        subject,
-        issuer,
-        serial,
-        not_after_at,
-        pool,
-        session.backend_name,
-        session.why,
-        session.outbound_version,
-        session.outbound_cipher,
+        client.alpn,
+        client.version,
+        client.cipher,
+        client.group,
+        client.resumed,
+        who.subject if who is not None else "",
+        who.issuer if who is not None else "",
+        who.serial if who is not None else "",
+        who.not_after_at if who is not None else 0.0,
+        route.pool if route is not None else "",
+        choice.member.target.route if choice is not None else "",
+        choice.why if choice is not None else "",
+        backend.version,
+        backend.cipher,
         session.bytes_in,
         session.bytes_out,
-        session.ended_at - session.started_at,
-        session.inbound_handshake_s,
-        session.outbound_handshake_s,
+        session.duration_s,
+        client.seconds,
+        backend.seconds,
         reason.value,
-        session.side.value if session.side is not None else "",
+        side.value if side is not None else "",
         REMEDIES[reason],
-        session.detail,
+        detail,
     )

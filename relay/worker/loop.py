@@ -1,17 +1,21 @@
-"""The event loop of one worker: readiness, deadlines, and fairness between running sessions and handshakes.
+"""The event loop of one worker: readiness, deadlines, and fairness to established sessions.
 
-One turn: wait; call the handler of every ready fd (data moves first); then at most HANDSHAKES_PER_TURN handshake steps, each of
-which costs as much as a hundred messages, and none after STEPS_S, so that a flood of new clients does not delay those who are being served; then the
-deadlines that have passed; then the sockets that were given up are closed. Closing last keeps the kernel from giving a number
-that is still in this batch of events to a new connection. What can be put off (`when_idle`) waits until there is nothing to do, but
-not longer than BUSY_TURNS turns.
+One turn of the loop:
 
-The handshake steps of a turn are all of one lane, and those of the next turn of the next lane. The steps of a lane do the same thing, and
-all but the first find its code and data in the CPU's caches, out of which steps that are mixed push each other: measured, that is 8 %
-of the CPU of a connection.
+1. Wait, and call the handler of every ready descriptor. Data moves here.
+2. Take at most HANDSHAKES_PER_TURN steps of handshakes, and none after STEPS_S. Each costs
+   as much as a hundred messages, so a flood of clients cannot delay established sessions.
+3. Call the deadlines that have passed, and the tick once a second.
+4. Close the sockets that were given up. This comes last because the kernel may give the
+   number of a closed descriptor to a new connection, and events of this turn's batch would
+   reach the wrong one.
+5. Call `when_idle` if there is nothing else to do, but at least every BUSY_TURNS turns.
 
-Deadlines are lazy: a session that moves on only changes its `deadline_at`, and the heap entry it already has looks there again
-when it comes up.
+Each turn takes steps of one queue only, so their code and data stay in the CPU caches.
+Mixing the kinds of step costs 8 % CPU per connection (measured).
+
+Deadlines are lazy: a session that makes progress only changes what `due_at` returns. Its
+entry in the heap stays, and is looked at when it comes up.
 
 Never: knows what a session does; lets an exception of a handler out.
 """
@@ -33,12 +37,10 @@ from relay.errors import Reason, describe_error, is_shortage
 from relay.remedies import REMEDIES
 
 HANDSHAKES_PER_TURN = 4
-STEPS_S = 0.001  # the steps of a turn may take so long together, and the last one what it takes
-EVENTS_PER_TURN = (
-    42  # so many fit into a block of the small-object allocator; what is left is the next turn's
-)
+STEPS_S = 0.001  # no step begins later than this after the first step of its turn
+EVENTS_PER_TURN = 42  # they fit into one block of CPython's small-object allocator
 TICK_S = 1.0
-TELL_S = 10.0  # between two messages that this machine is short of something
+REPEAT_S = 10.0  # between two messages that this machine is short of something
 BUSY_TURNS = 16
 
 IN, OUT, ET = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
@@ -49,44 +51,46 @@ log = logging.getLogger(__name__)
 
 
 class Timed(Protocol):
-    """Something with a deadline (CLOCK_MONOTONIC seconds): `timer_at` belongs to the loop, infinity for no entry."""
+    """Something with steps and a deadline (CLOCK_MONOTONIC seconds)."""
 
-    timer_at: float
+    timer_at: float  # the loop's: of the entry in the heap, or infinity
 
     def due_at(self) -> float:
-        """When to call `on_deadline`; infinity once it is over."""
+        """When to call `on_deadline`. Infinity after the end."""
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
 
     def step(self) -> None:
-        """Go on with the handshake that `later` was asked for."""
+        """Take the step that `later` was asked for."""
 
     def on_bug(self) -> None:
-        """A handler of this raised: give up whatever it holds."""
+        """A handler of this raised: give up what it holds."""
 
 
 class Loop:
-    """epoll, a table of handlers by fd, a heap of deadlines. `now` is CLOCK_MONOTONIC, read once per turn; `when_idle` is called once, when set."""
+    """epoll, a table of handlers by descriptor, and a heap of deadlines.
 
-    def __init__(self, on_tick: Callable[[], None], step_queues: int = 1) -> None:
+    `now` is CLOCK_MONOTONIC, read once per turn. `when_idle` is called once, when set.
+    """
+
+    def __init__(self, step_queues: int = 1) -> None:
         self.now = time.monotonic()
         self.running = False
-        self.live = 0
+        self.live = 0  # sessions; the heap is kept in proportion to them
+        self.when_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
         self._step_queues: list[deque[Timed]] = [deque() for _ in range(step_queues)]
-        self._waiting = 0  # in all lanes
-        self._lane = 0
+        self._waiting = 0  # steps in all queues
+        self._queue = 0  # of the last steps
         self._heap: list[tuple[float, int, Timed]] = []
         self._entry = itertools.count()
         self._closing: list[Callable[[], None]] = []
-        self._on_tick = on_tick
-        self.when_idle: Callable[[], None] | None = None
-        self._tell_again_at = 0.0
+        self._repeat_at = 0.0
 
     def add(self, fd: int, mask: int, handler: Handler) -> None:
-        """Watch an fd for the first time."""
+        """Watch a descriptor for the first time."""
         handlers = self._handlers
         if fd >= len(handlers):
             handlers.extend([None] * (fd + 1024 - len(handlers)))
@@ -94,11 +98,14 @@ class Loop:
         self._epoll.register(fd, mask)
 
     def handle(self, fd: int, handler: Handler) -> None:
-        """Another handler for an fd; what it is watched for stays."""
+        """Call another handler for the same events of a descriptor."""
         self._handlers[fd] = handler
 
     def watch(self, fd: int, old: int, new: int) -> None:
-        """Watch the fd for something else. 0 takes it out of epoll, which reports EPOLLHUP whatever one asks for."""
+        """Watch a descriptor for other events.
+
+        0 takes it out of epoll, which would report EPOLLHUP for any other mask.
+        """
         if new == old:
             return
         if new == 0:
@@ -109,22 +116,25 @@ class Loop:
             self._epoll.modify(fd, new)
 
     def forget(self, fd: int, close: Callable[[], None]) -> None:
-        """No more events for the fd; `close` is called when this turn's batch is through. Closing takes it out of epoll."""
-        if fd < len(self._handlers):  # else it was never watched: refused at once
+        """Report no more events of the descriptor, and call `close` at the end of this turn.
+
+        Closing takes it out of epoll.
+        """
+        if fd < len(self._handlers):  # false if it was refused at once and never watched
             self._handlers[fd] = None
         self._closing.append(close)
 
     def after_turn(self, call: Callable[[], None]) -> None:
-        """Call this when this turn's batch is through, as `forget` does."""
+        """Call this at the end of this turn, as `forget` does."""
         self._closing.append(call)
 
     def later(self, session: Timed, queue: int = 0) -> None:
-        """Call `session.step()` after the data of this turn, or of one of the next, together with others of its lane."""
+        """Call `session.step()` in this turn or a later one, with other steps of its queue."""
         self._step_queues[queue].append(session)
         self._waiting += 1
 
     def schedule(self, session: Timed) -> None:
-        """Look at the session's deadline when it is due; called again when the deadline has come nearer."""
+        """Look at the session's deadline when it is due. Call again if it comes nearer."""
         at = session.due_at()
         if at < session.timer_at:
             session.timer_at = at
@@ -132,8 +142,8 @@ class Loop:
             if len(self._heap) > 1024 and len(self._heap) > 4 * self.live:
                 self._compact()
 
-    def run(self) -> None:
-        """Turn until `running` is False."""
+    def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
+        """Turn until `running` is False; `on_tick` is called once a second."""
         poll, handlers, closing = self._epoll.poll, self._handlers, self._closing
         monotonic = time.monotonic
         self.running = True
@@ -141,7 +151,8 @@ class Loop:
         tick_at = now = self.now
         busy_turns = 0
         while self.running:
-            # `now` is as old as this turn was long, so the wait may be that much too long: deadlines are coarser than that.
+            # `now` is from the begin of the last turn, so the wait may be too long by the
+            # length of that turn. Deadlines are coarser than that.
             if self._waiting or self.when_idle is not None:
                 wait = 0.0
             else:
@@ -152,9 +163,7 @@ class Loop:
             try:
                 events = poll(wait, EVENTS_PER_TURN)
             except MemoryError:
-                time.sleep(
-                    0.01
-                )  # what other processes give back, or ours when deadlines have passed
+                time.sleep(0.01)  # other processes or passed deadlines may free memory
                 events = []
             self.now = now = monotonic()
             for fd, mask in events:
@@ -170,10 +179,7 @@ class Loop:
                 self._expire(now)
             if now >= tick_at:
                 tick_at = now + TICK_S
-                try:
-                    self._on_tick()
-                except Exception:  # noqa: BLE001 (see _bug)
-                    self._bug(self._on_tick)
+                self._call(on_tick)
             if closing:
                 for close in closing:
                     try:
@@ -192,19 +198,25 @@ class Loop:
                         self._bug(when_idle)
 
     def close(self) -> None:
-        """Give the epoll descriptor back."""
+        """Close the epoll descriptor."""
         self._epoll.close()
 
+    def _call(self, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except Exception:  # noqa: BLE001 (see _bug)
+            self._bug(handler)
+
     def _take_steps(self) -> None:
-        """A few steps of the next lane that has any."""
+        """Take a few steps of the next queue that has any."""
         step_queues = self._step_queues
-        at = self._lane
+        at = self._queue
         while True:
             at = at + 1 if at + 1 < len(step_queues) else 0
             queue = step_queues[at]
             if queue:
                 break
-        self._lane = at
+        self._queue = at
         until_at = time.monotonic() + STEPS_S
         for _ in range(min(len(queue), HANDSHAKES_PER_TURN)):
             session = queue.popleft()
@@ -221,19 +233,16 @@ class Loop:
         while heap and heap[0][0] <= now:
             at, _, session = heapq.heappop(heap)
             if session.timer_at != at:
-                continue  # a nearer entry has taken over
+                continue  # a nearer entry has replaced this one
             session.timer_at = float("inf")
             due = session.due_at()
             if due <= now:
-                try:
-                    session.on_deadline()
-                except Exception:  # noqa: BLE001 (see _bug)
-                    self._bug(session.on_deadline)
+                self._call(session.on_deadline)
             elif due != float("inf"):
                 self.schedule(session)
 
     def _compact(self) -> None:
-        """Entries of sessions that are over are many when connections are short: drop them."""
+        """Drop the entries of closed sessions. They are many if connections are short."""
         self._heap[:] = [
             entry
             for entry in self._heap
@@ -242,10 +251,10 @@ class Loop:
         heapq.heapify(self._heap)
 
     def _bug(self, handler: Callable[..., None]) -> None:
-        """One session's misfortune must not be the others'."""
+        """A handler raised: close its session only, and go on."""
         error = sys.exception()
         if is_shortage(error):
-            self._tell_of_shortage(describe_error(error))
+            self._report_shortage(describe_error(error))
         else:
             log.error(
                 "bug: %s raised; its session is closed, the others go on; please report this",
@@ -258,16 +267,16 @@ class Loop:
             try:
                 give_up()
             except MemoryError:
-                self._tell_of_shortage(
-                    "no memory to close a session; it is left open until its peers close"
+                self._report_shortage(
+                    "no memory to close a session; it stays open until its peers close"
                 )
             except Exception:
-                log.exception("bug: giving the session up raised too")
+                log.exception("bug: closing the session of a bug raised too; please report this")
 
-    def _tell_of_shortage(self, words: str) -> None:
-        """Once in a while: it is nobody's fault, and happens to many at once."""
-        if self.now < self._tell_again_at:
+    def _report_shortage(self, words: str) -> None:
+        """Log it once per REPEAT_S: a shortage affects many sessions at once."""
+        if self.now < self._repeat_at:
             return
-        self._tell_again_at = self.now + TELL_S
+        self._repeat_at = self.now + REPEAT_S
         with contextlib.suppress(MemoryError):
             log.error("a session is closed: %s; %s", words, REMEDIES[Reason.NO_RESOURCES])

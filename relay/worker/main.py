@@ -1,7 +1,8 @@
 """A worker process, from fork to exit.
 
-Signals: TERM drains, QUIT stops now, USR1 reopens the access log, INT and HUP are the supervisor's business. The lifeline is a pipe
-that the supervisor never writes to: its end of file means that the supervisor is gone, and the worker drains.
+Signals: TERM drains, QUIT stops now, USR1 reopens the access log. INT and HUP are ignored:
+the supervisor handles them. The lifeline is a pipe that the supervisor never writes to. Its
+end of file means that the supervisor is gone, and the worker drains.
 
 Never: returns to the supervisor's code.
 Next: `relay.worker.listener.Acceptor`
@@ -17,6 +18,7 @@ import resource
 import signal
 import socket
 from dataclasses import dataclass
+from functools import partial
 
 from relay.logs import messages
 from relay.sandbox.confinement import confine_worker
@@ -33,23 +35,28 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.tls.contexts import Generation
-from relay.worker import lingering_close
+from relay.worker import driver, lingering_close
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
-from relay.worker.loop import IN
+from relay.worker.loop import IN, Loop
+from relay.worker.session import STEP_QUEUES, Listener
+from relay.worker.tick import tick
 from relay.worker.worker import Worker
 
-# Descriptors a worker has besides two per session: listening sockets, epoll, logs, pipes.
+# Descriptors of a worker besides two per session: listening sockets, epoll, logs, pipes.
 _OTHER_FDS = 128
-# Where files are few, refused clients that still read take half of those at most.
-_FEW_PARTINGS = 64
+# How many lingering closes are allowed if descriptors are few. Each keeps one.
+_FEW_LINGERING_CLOSES = 64
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What the supervisor hands to a worker; `listeners` are (listener name, its listening socket) of the worker's slot."""
+    """What the supervisor hands to a worker.
+
+    `listeners` has the name and the listening socket of each listener in the worker's slot.
+    """
 
     slot: int
     row: int
@@ -61,11 +68,32 @@ class WorkerSpec:
 
 
 def run_worker(spec: WorkerSpec) -> int:
-    """Serve until told to stop; the process's exit code."""
-    faulthandler.enable()  # the supervisor sends ABRT to a worker that hangs: the traceback says where
-    config = spec.generation.config
-    max_connections, max_lingering_closes = _raise_fd_limit(config.limits.connections)
-    worker = Worker(
+    """Serve until told to stop. Returns the exit code of the process."""
+    # The supervisor sends ABRT to a worker that hangs: the traceback says where.
+    faulthandler.enable()
+    worker = _make_worker(spec)
+    acceptors = [
+        Acceptor(worker, Listener(name, spec.generation.routes[name]), sock, driver.start)
+        for name, sock in spec.listeners
+    ]
+    drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
+    _Signals(worker, drain, spec)
+    _announce(worker, spec)
+    # Sessions are freed without the collector. The objects of now stay, and are shared
+    # with the other workers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    worker.loop.run(partial(tick, worker, drain))
+    worker.log.close()
+    return 0
+
+
+def _make_worker(spec: WorkerSpec) -> Worker:
+    connections = spec.generation.config.limits.connections
+    max_connections, max_lingering_closes = _raise_fd_limit(connections)
+    return Worker(
+        loop=Loop(len(STEP_QUEUES)),
         slot=spec.slot,
         row=spec.row,
         generation=spec.generation,
@@ -74,47 +102,34 @@ def run_worker(spec: WorkerSpec) -> int:
         max_connections=max_connections,
         max_lingering_closes=max_lingering_closes,
     )
-    acceptors = [
-        Acceptor(worker, name, sock, spec.generation.routes[name]) for name, sock in spec.listeners
-    ]
-    drain = Drain(worker, acceptors, config.relay.drain_timeout_s)
-    worker.on_session_end = drain.check
-    _Signals(worker, drain, spec)
+
+
+def _announce(worker: Worker, spec: WorkerSpec) -> None:
+    """Give up privileges, and tell the supervisor that this worker serves."""
     cells = worker.cells
     dropped = spec.layout.cell("relay_messages_dropped_total")
     messages.count_dropped(lambda lines: add_to(cells, dropped, lines))
-    cells[PID], cells[SLOT], cells[GENERATION], cells[HEARTBEAT_MS] = (
-        os.getpid(),
-        spec.slot,
-        spec.generation.number,
-        monotonic_ms(),
-    )
+    cells[PID] = os.getpid()
+    cells[SLOT] = spec.slot
+    cells[GENERATION] = spec.generation.number
+    cells[HEARTBEAT_MS] = monotonic_ms()
     worker.usage.write(cells)
-    confine_worker(config.log.access)
+    confine_worker(spec.generation.config.log.access)
     cells[PHASE] = PHASE_SERVING
-    # Sessions free themselves without the collector; what is here now stays, and is shared with the other workers.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    worker.loop.run()
-    worker.flush_log()
-    worker.log.close()
-    return 0
 
 
 class _Signals:
-    """Signals and the lifeline as events of the loop."""
+    """Signals and the lifeline, as events of the loop."""
 
     def __init__(self, worker: Worker, drain: Drain, spec: WorkerSpec) -> None:
         self._worker = worker
         self._drain = drain
         self._lifeline_fd = spec.lifeline_fd
         self._read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(
-            write_fd, warn_on_full_buffer=False
-        )  # first: a signal that is handled without it is lost
+        # Before the handlers: a signal that comes without it would be lost.
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1):
-            signal.signal(number, _noted)
+            signal.signal(number, _ignore)
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         worker.loop.add(self._read_fd, IN, self._on_signal)
@@ -134,15 +149,15 @@ class _Signals:
         self._drain.begin("the supervisor is gone")
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor has the number; nothing is done between two arbitrary instructions."""
+def _ignore(_number: int, _frame: object) -> None:
+    """Do nothing: the number of the signal is read from the wake-up descriptor."""
 
 
 def _raise_fd_limit(connections: int) -> tuple[int, int]:
-    """Raise the limit of open files as far as it goes.
+    """Raise the limit of open files as far as allowed.
 
-    Returns how many connections it allows, at most what is configured, and how many refused
-    clients may be waited for besides.
+    Returns how many connections it allows, at most what is configured, and how many
+    lingering closes besides.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * connections + _OTHER_FDS + lingering_close.MOST
@@ -158,4 +173,5 @@ def _raise_fd_limit(connections: int) -> tuple[int, int]:
             allowed,
             needed,
         )
-    return min(allowed, connections), lingering_close.MOST if soft >= needed else _FEW_PARTINGS
+    lingering_closes = lingering_close.MOST if soft >= needed else _FEW_LINGERING_CLOSES
+    return min(allowed, connections), lingering_closes

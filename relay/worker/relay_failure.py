@@ -1,46 +1,90 @@
-"""Why a session fails while it relays: the reason, the side and the words of its access-log line.
+"""A connection fails while the session relays: what it means for both directions and the log.
 
-Never: ends a session.
+Never: closes a session.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
 from relay.tls.explain import Failure, after_handshake
-from relay.worker.backend_failure import explain_late, where
-
-if TYPE_CHECKING:
-    from relay.worker.connection import Connection
-    from relay.worker.session import Session
+from relay.worker.backend_failure import blame, explain_late, where
+from relay.worker.connection import Connection
+from relay.worker.failover import give_up_late
+from relay.worker.first_bytes import FirstBytes
+from relay.worker.session import Outcome, Session
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 
 
-def may_still_refuse(session: Session, backend: Connection) -> bool:
-    """Whether the backend may refuse our certificate after the handshake (RFC 8446, 4.4.2.4)."""
-    return session.outbound_version == "TLSv1.3" and not backend.resumed
-
-
 def note_fault(session: Session, side: Side, failure: Failure) -> None:
-    """Remember why the session fails.
+    """Note why the session fails, unless it is noted already.
 
-    A reset may be followed by its explanation, an alert that was under way.
+    A reset is replaced by what comes after it: the alert that explains it may be read late.
     """
     outward = side is Side.OUTBOUND
     failure = explain_late(session, failure) if outward else after_handshake(failure)
-    if session.reason is None or session.reason in _RESETS.values():
-        session.reason = _RESETS.get(failure.reason, failure.reason)
-        session.detail = where(session, failure) if outward else failure.detail
-        session.side = side
+    noted = session.outcome.reason
+    if noted is None or noted in _RESETS.values():
+        detail = where(session, failure) if outward else failure.detail
+        session.outcome = Outcome(_RESETS.get(failure.reason, failure.reason), side, detail)
 
 
 def note_truncation(session: Session) -> None:
     """The backend has sent a bare FIN before the client ended.
 
-    This stays the reason: whatever the client does now is its answer to that.
+    This stays the reason: whatever the client does next is its answer to that.
     """
-    if session.reason is None:
-        session.reason, session.side = Reason.TRUNCATED, Side.OUTBOUND
-        session.detail = where(session)
+    if session.outcome.reason is None:
+        session.outcome = Outcome(Reason.TRUNCATED, Side.OUTBOUND, where(session))
+
+
+def _nothing_moved(session: Session) -> bool:
+    """Whether another backend can still have the session.
+
+    What the backend holds may have gone out in part.
+    """
+    client, backend = session.inbound, session.outbound
+    if session.state is not State.RELAY or backend is None:
+        return False
+    return not (session.bytes_in or session.bytes_out or client.held or backend.held)
+
+
+def fail_source(
+    session: Session, side: Side, source: Connection, sink: Connection, failure: Failure
+) -> Event | None:
+    """The source of this side is dead. What was read from it may not be delivered yet."""
+    if side is Side.OUTBOUND:
+        failure = explain_late(session, failure)
+        if not session.bytes_out:
+            if _nothing_moved(session):
+                return give_up_late(session, failure)
+            if failure.reason is not Reason.BACKEND_GONE:
+                blame(session, failure)  # a TLS 1.3 backend refuses us only now
+    note_fault(session, side, failure)
+    source.ended = source.truncated = source.shut = True
+    source.held, source.closing = b"", False
+    sink.ended = True  # what it sends can be delivered nowhere
+    return None
+
+
+def fail_sink(
+    session: Session,
+    side: Side,
+    source: Connection,
+    sink: Connection,
+    failure: Failure,
+    unsent: bytes = b"",
+) -> Event | None:
+    """The sink of this side takes nothing more. It may still have something to read.
+
+    If `unsent` are the first bytes of the client, another backend gets them.
+    """
+    if unsent and side is Side.OUTBOUND and _nothing_moved(session):
+        session.first = session.first or FirstBytes()
+        session.first.keep(unsent)
+        return give_up_late(session, failure)
+    note_fault(session, side, failure)
+    sink.held, sink.closing, sink.shut = b"", False, True
+    source.ended = source.truncated = True
+    return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.core.lifecycle import TRANSITIONS, Event, State, Step
+from relay.core.lifecycle import TRANSITIONS, Event, State, Transition
 from relay.errors import Reason
 from relay.remedies import REMEDIES
 
@@ -40,7 +40,7 @@ def test_every_transition_leads_to_a_state_that_exists():
     for events in TRANSITIONS.values():
         for event, step in events.items():
             assert isinstance(event, Event)
-            assert isinstance(step, Step)
+            assert isinstance(step, Transition)
             assert step.state in TRANSITIONS or step.state is State.CLOSED
 
 

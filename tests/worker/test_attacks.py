@@ -139,6 +139,6 @@ def test_a_second_hello_cannot_name_another_route_than_the_first(
     record = relay.record()
     assert (record["reason"], record["detail"]) == (
         "sni_mismatch",
-        f"peeked 'app.example.com', handshook with '{second}'",
+        f"the peeked hello has 'app.example.com', the handshake '{second}'",
     )
     assert not select.select([back.listener], [], [], 0)[0], "the backend was called"

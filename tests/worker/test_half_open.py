@@ -278,7 +278,7 @@ def test_refused_clients_that_stay_take_no_place(start, door, pair, pki, stack):
 
 
 def test_of_refused_clients_that_stay_the_oldest_goes(stack):
-    loop = Loop(on_tick=lambda: None)
+    loop = Loop()
     stack.callback(loop.close)
     lingering_closes = LingeringCloses(loop, 2)
     pairs = [tcp_pair() for _ in range(3)]

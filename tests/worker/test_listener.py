@@ -6,44 +6,35 @@ from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
 from relay.worker.loop import Loop
+from relay.worker.session import Listener
 from tests.support.peer import PATIENCE_S
+
+HTTPS = Listener("https", None)
 
 
 class Reception:
     """What an acceptor and the drain need of a worker: where clients are taken to, one after the other."""
 
     def __init__(self):
-        self.loop = Loop(on_tick=lambda: None)
+        self.loop = Loop()
         self.admission = self
         self.cells = [0] * (PHASE + 1)
         self.sessions = []
-        self.timer_at = float("inf")
-        self.client_host = ""
 
     def has_room(self):
         return True
 
-    def too_many_from(self, host):
-        return False
-
     def forget_waiting(self):
         pass
 
-    def new_session(self, acceptor, sock, address):
+    def start(self, worker, listener, sock, address):
         self.sessions.append(sock)
-        return self
-
-    def due_at(self):
-        return float("inf")
-
-    def on_wake(self, mask):
-        pass
 
 
 def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_served(stack):
     reception = Reception()
     listener = socket.create_server(("127.0.0.1", 0))
-    drain = Drain(reception, [Acceptor(reception, "https", listener, None)], 30)
+    drain = Drain(reception, [Acceptor(reception, HTTPS, listener, reception.start)], 30)
     clients = []
 
     class Told:
@@ -85,7 +76,7 @@ def test_a_socket_that_does_not_listen_yet_costs_one_event_and_accepts_when_it_d
             asked.append(mask)
             super()._on_first(mask)
 
-    acceptor = Watched(reception, "https", listener, None)
+    acceptor = Watched(reception, HTTPS, listener, reception.start)
     clients = []
 
     class Turns:
@@ -126,6 +117,6 @@ def test_a_socket_that_never_listened_is_closed_like_any_other():
     reception = Reception()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    Acceptor(reception, "https", listener, None).close()
+    Acceptor(reception, HTTPS, listener, reception.start).close()
     assert (listener.fileno(), reception.sessions) == (-1, [])
     reception.loop.close()

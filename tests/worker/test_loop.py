@@ -35,7 +35,7 @@ class Owner:
 
 @pytest.fixture
 def loop():
-    made = Loop(on_tick=lambda: None, step_queues=3)
+    made = Loop(step_queues=3)
     yield made
     made.close()
 
@@ -94,8 +94,8 @@ def test_a_tick_that_raises_does_not_end_the_loop(caplog):
             raise ValueError("a bug")
         loop.running = False
 
-    loop = Loop(on_tick=tick)
-    loop.run()
+    loop = Loop()
+    loop.run(tick)
     loop.close()
     assert len(calls) == 2
     assert "ValueError: a bug" in caplog.text

@@ -99,6 +99,6 @@ def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(
     record = relay.record(1)
     assert (record["reason"], record["resumed"], record["side"]) == ("expired", True, "inbound")
     assert record["detail"].startswith(
-        "certificate has expired; this was the certificate of an earlier session that the client resumed"
+        "certificate has expired; the client resumed an old session, so its previous certificate was checked"
     )
     assert record["subject"] == "CN=alice"

@@ -1,0 +1,262 @@
+"""What moves a session: the calls of the loop, and the table of `relay.core.lifecycle`.
+
+Theory of operation. `advance` is the only place that changes a session's state. It also
+does what belongs to the border between two states: it gives back the client's half-open
+place, tells the pool that its backend was reached, and chooses the handlers of the
+sockets. Until RELAY the sockets are watched edge-triggered, and each event asks the loop
+for a step of the current stage. In RELAY and HALF_CLOSED they are watched level-triggered,
+and `on_inbound` and `on_outbound` move the bytes. `relaying` handles everything that is
+not an ordinary message.
+
+Never: parses what a peer sent, or picks a backend.
+Next: `relay.worker.stages.STAGES`
+"""
+
+from __future__ import annotations
+
+import sys
+
+from relay.core.lifecycle import TRANSITIONS, Event, State
+from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
+from relay.sockets import Address, StreamSocket
+from relay.tls.pump import BUFFER, read, write
+from relay.tls.raw import RECORD_BYTES
+from relay.worker import relaying
+from relay.worker.connection import Connection
+from relay.worker.loop import ET, GONE, IN, Handler
+from relay.worker.session import (
+    CONNECTING,
+    HALF_OPEN,
+    INFINITY,
+    RELAYING,
+    STEP_QUEUES,
+    Listener,
+    Session,
+)
+from relay.worker.stages import STAGES, Work
+from relay.worker.worker import Worker
+
+# By then a backend had time to refuse our certificate. OpenSSL reads no alert after a
+# write that failed, so until then each write is preceded by a read.
+LATE_ALERT_BYTES = 65_536
+
+
+def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Address) -> None:
+    """Begin the session of a client that was just accepted."""
+    session = DrivenSession(worker, listener, sock, address)
+    worker.add(session)
+    if worker.admission.too_many_from(session.client_host):
+        session.refuse(SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT))
+        return
+    worker.loop.schedule(session)
+    session.on_wake(IN)
+
+
+class DrivenSession(Session):
+    """A session with the handlers that the loop calls."""
+
+    __slots__ = ()
+
+    # Until RELAY.
+
+    def on_wake(self, mask: int) -> None:  # noqa: ARG002 (a failed socket shows in the step)
+        """The socket of the current handshake is ready."""
+        if not self.queued:
+            self.queued = True
+            self.worker.loop.later(self, STEP_QUEUES[self.state])
+
+    def step(self) -> None:
+        """Take a step of the current stage."""
+        if self.queued:  # False if a backend was given up since it was asked for
+            self.queued = False
+            self._do(STAGES[self.state].step)
+
+    def on_early(self, mask: int) -> None:
+        """The client sends its first request, or leaves, before the backend is connected."""
+        self.early = True
+        if mask & GONE:
+            self.advance(Event.PEER_GONE, side=Side.INBOUND)
+
+    # In RELAY and HALF_CLOSED.
+
+    def on_inbound(self, mask: int) -> None:
+        """The client's socket is ready."""
+        worker = self.worker
+        if mask != IN:
+            self._follow(relaying.on_event(self, Side.INBOUND, mask))
+            return
+        source, sink = self.inbound.ssl, self.outbound.ssl  # type: ignore[union-attr]
+        size = read(source, BUFFER, RECORD_BYTES)
+        if not 0 < size < RECORD_BYTES:
+            size = worker.pump.go_on(source, sink, size)
+        elif write(sink, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink, size, 0)
+        if size >= 0:
+            self.bytes_in += size
+            worker.cells[self.cell_in] += size
+            self.active_at = worker.loop.now
+        else:
+            self._follow(relaying.unusual(self, Side.INBOUND, ~size))
+
+    def on_outbound(self, mask: int) -> None:
+        """The backend's socket is ready."""
+        worker = self.worker
+        if mask != IN:
+            self._follow(relaying.on_event(self, Side.OUTBOUND, mask))
+            return
+        source, sink = self.outbound.ssl, self.inbound.ssl  # type: ignore[union-attr]
+        size = read(source, BUFFER, RECORD_BYTES)
+        if not 0 < size < RECORD_BYTES:
+            size = worker.pump.go_on(source, sink, size)
+        elif write(sink, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink, size, 0)
+        if size >= 0:
+            self.bytes_out += size
+            worker.cells[self.cell_out] += size
+            self.active_at = worker.loop.now
+        else:
+            self._follow(relaying.unusual(self, Side.OUTBOUND, ~size))
+
+    def on_first_reply(self, mask: int) -> None:
+        """Do what `on_outbound` does, until the backend has sent its first byte."""
+        if self.first is not None and self.first.inserter is not None:
+            self._follow(relaying.on_event(self, Side.OUTBOUND, mask))
+            return
+        self.on_outbound(mask)
+        end = self.outbound
+        if self.bytes_out and end is not None:
+            self.note_answer()
+            self.worker.loop.handle(end.fd, self.on_outbound)
+            self.worker.loop.handle(self.inbound.fd, self.on_inbound)
+
+    def on_inbound_unanswered(self, mask: int) -> None:
+        """Do what `on_inbound` does, but read a TLS 1.3 backend's alert before writing to it."""
+        backend = self.outbound
+        if self.bytes_in > LATE_ALERT_BYTES:
+            self.worker.loop.handle(self.inbound.fd, self.on_inbound)
+        elif self.state is State.RELAY:
+            self.on_first_reply(IN)
+            if self.state is not State.RELAY or self.outbound is not backend:
+                return
+        self.on_inbound(mask)
+
+    # At any time.
+
+    def due_at(self) -> float:
+        """When the state has taken too long."""
+        state, patience_s = self.state, self.worker.patience_s
+        if state is State.CLOSED:
+            return INFINITY
+        if state in RELAYING:
+            return self.active_at + patience_s[state]
+        end = self.outbound
+        if state is State.OUTBOUND_TLS and end is not None and end.hurried:
+            return self.since_at + min(patience_s[state], patience_s[State.CONNECT])
+        return self.since_at + patience_s[state]
+
+    def on_deadline(self) -> None:
+        """The state has taken too long."""
+        too_slow = STAGES[self.state].too_slow
+        if too_slow is not None:
+            self._do(too_slow)
+        else:
+            self.advance(Event.DEADLINE, side=Side.INBOUND)
+
+    def on_bug(self) -> None:
+        """A handler raised, or this machine has too little memory or too few descriptors."""
+        if self.state is State.CLOSED:
+            return
+        error = sys.exception()
+        if is_shortage(error):
+            self.advance(Event.REFUSED, Reason.NO_RESOURCES, describe_error(error))
+        else:
+            self.advance(Event.REFUSED, Reason.INTERNAL_ERROR)
+
+    # The table.
+
+    def _do(self, work: Work | None) -> None:
+        """Do a stage's work and follow the event that it returns."""
+        if work is not None:
+            try:
+                event = work(self)
+            except SessionError as error:
+                self.refuse(error)
+            else:
+                self._follow(event)
+
+    def _follow(self, event: Event | None) -> None:
+        """Advance, and enter the next stage, as long as there are events."""
+        try:
+            while event is not None:
+                self.advance(event)
+                stage = STAGES[self.state]
+                if stage.queued and event is not Event.BACKEND_FAILED:
+                    self.on_wake(IN)
+                    return
+                event = stage.enter(self) if stage.enter is not None else None
+        except SessionError as error:
+            self.refuse(error)
+        if self.early and self.state is State.RELAY:
+            self._read_early()
+
+    def advance(
+        self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None
+    ) -> None:
+        """Follow the table. Raises KeyError if the state does not know the event: a bug."""
+        transition = TRANSITIONS[self.state][event]
+        was, state = self.state, transition.state
+        if state is State.CLOSED:
+            self.note(reason or transition.reason, side, detail)
+            self.close()
+            return
+        self.state = state
+        worker = self.worker
+        self.since_at = now = worker.loop.now
+        # Seldom true: a later state usually has a longer timeout.
+        if now + worker.patience_s[state] < self.timer_at:
+            worker.loop.schedule(self)
+        if event is Event.BACKEND_FAILED:
+            self.drop_outbound()
+        if state is State.CONNECT:
+            self.queued = False  # a step of the handshake that is over
+            if was not in CONNECTING:
+                self._handle_client(self.on_early)
+        elif state is State.SNIFF:
+            self._handle_client(self.on_wake)
+        elif state is State.RELAY and self.outbound is not None:
+            self._handle_bytes(self.outbound)
+        if was in HALF_OPEN and state not in HALF_OPEN:
+            worker.admission.secured(self)
+
+    # The borders between states.
+
+    def _handle_client(self, handler: Handler) -> None:
+        """Call this for each edge of the client's socket."""
+        end = self.inbound
+        if end.mask == 0:  # the handshake was a resumption that took one flight
+            end.mask = IN | ET
+            self.worker.loop.add(end.fd, end.mask, handler)
+        else:
+            self.worker.loop.handle(end.fd, handler)
+            if end.mask != IN | ET:
+                self.watch_client(IN | ET)
+
+    def _handle_bytes(self, backend: Connection) -> None:
+        """The session waits for the backend no more, and its sockets move bytes."""
+        loop, on_inbound = self.worker.loop, self._inbound_handler(backend)
+        loop.handle(backend.fd, self.on_first_reply)
+        loop.handle(self.inbound.fd, on_inbound)
+        if backend.pool is not None and self.member is not None:
+            backend.pool.reached(self.member, backend)
+
+    def _inbound_handler(self, backend: Connection) -> Handler:
+        # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).
+        may_refuse = self.outbound_tls.version == "TLSv1.3" and not backend.resumed
+        return self.on_inbound_unanswered if may_refuse else self.on_inbound
+
+    def _read_early(self) -> None:
+        """Read what the client sent meanwhile, without waiting for the next event."""
+        self.early = False
+        backend = self.outbound
+        if backend is not None and not (backend.held or self.inbound.ended):
+            self._inbound_handler(backend)(IN)

@@ -1,0 +1,55 @@
+"""A backend failed before a byte of the client was forwarded: try it once more, or the next.
+
+Never: chooses or connects to a backend (that is `outbound`).
+"""
+
+from __future__ import annotations
+
+from relay.core.lifecycle import Event
+from relay.errors import Reason, Side
+from relay.tls.explain import Failure
+from relay.worker.backend_failure import BLAMELESS, blame, explain_late, where
+from relay.worker.connection import Attempt, Connection
+from relay.worker.session import Outcome, Session
+
+# Failures that have nothing to do with the TLS session that was offered for resumption.
+_NOT_THE_RESUMPTION = BLAMELESS | {
+    Reason.BACKEND_REFUSED,
+    Reason.BACKEND_UNREACHABLE,
+    Reason.BACKEND_TIMEOUT,
+}
+
+
+def give_up(session: Session, failure: Failure) -> Event:
+    """Mark the backend as failed; the next one is tried."""
+    blame(session, failure)
+    session.outcome = Outcome(failure.reason, Side.OUTBOUND, where(session, failure))
+    return Event.BACKEND_FAILED
+
+
+def give_up_resumption(session: Session, failure: Failure) -> Event:
+    """Try the same backend once more without the TLS session, if that may have been the cause.
+
+    OpenSSL refuses every resumption if a server verifies its clients and has no session id
+    context. Other servers have forgotten the session's certificate, or its CA.
+    """
+    end, member = session.outbound, session.member
+    if end is None or member is None or not _may_be_the_resumption(end, failure):
+        return give_up(session, failure)
+    member.drop_session(end.offered)
+    session.attempt = Attempt(member, end.claim, end.hurried, failure, end.place)
+    end.claim = 0  # the next attempt has it
+    return Event.BACKEND_FAILED
+
+
+def give_up_late(session: Session, failure: Failure) -> Event:
+    """The backend failed after its handshake, before either side had sent a byte."""
+    failure = explain_late(session, failure)
+    if session.outbound is not None and session.outbound.resumed:
+        return give_up_resumption(session, failure)
+    return give_up(session, failure)
+
+
+def _may_be_the_resumption(end: Connection, failure: Failure) -> bool:
+    """Whether a handshake may have failed because of the TLS session that it offered."""
+    return end.offered is not None and failure.reason not in _NOT_THE_RESUMPTION

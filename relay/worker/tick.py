@@ -1,0 +1,42 @@
+"""What a worker does once a second.
+
+Never: takes longer than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relay.errors import Reason, SessionError, Side
+from relay.logs import messages
+from relay.shared.scoreboard import HEARTBEAT_MS, monotonic_ms
+from relay.worker.backend import BackendState
+from relay.worker.drain import Drain
+from relay.worker.session import RELAYING, Session
+from relay.worker.worker import Worker
+
+
+def tick(worker: Worker, drain: Drain) -> None:
+    """Tell the supervisor that the worker lives, and do what need not be done at once."""
+    worker.cells[HEARTBEAT_MS] = monotonic_ms()
+    messages.flush()
+    worker.usage.write(worker.cells)
+    drain.check()
+    worker.log.on_tick()
+    generations_ended = worker.scoreboard.forget_ended()
+    for pool in worker.pools.values():
+        if generations_ended:
+            pool.see_workers()
+        for member in pool.on_tick(worker.loop.now):
+            _close_sessions(worker.sessions, member)
+    worker.admission.on_tick()
+
+
+def _close_sessions(sessions: Iterable[Session], member: BackendState) -> None:
+    """Close the sessions of a backend that is DOWN.
+
+    Those that are still connecting to it find another backend by themselves.
+    """
+    where = f"{member.target.route} at {member.target.address}"
+    for session in [each for each in sessions if each.member is member and each.state in RELAYING]:
+        session.refuse(SessionError(Side.OUTBOUND, Reason.BACKEND_DOWN, where))
