@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import relay.worker
+import relay.worker as package
 import tests.support.worker as support
 from relay.core.lifecycle import State
 from relay.worker.main import run_worker
 
-HERE = str(Path(relay.worker.__file__).parent) + "/"
+HERE = str(Path(package.__file__).parent) + "/"
 STATES = {
     "intake.py": {State.INTAKE},
     "inbound.py": {State.INBOUND_TLS},
@@ -64,9 +64,9 @@ def trace(monkeypatch, tmp_path, start, door, pair):
 
     def trace(**settings):
         back = door()
-        running = start([back.address], **settings)
+        worker = start([back.address], **settings)
         for number in range(2):
-            client, server = pair(running, back)
+            client, server = pair(worker, back)
             for _ in range(2):
                 client.send(b"request")
                 assert server.receive(7) == b"request"
@@ -75,9 +75,9 @@ def trace(monkeypatch, tmp_path, start, door, pair):
             client.close()
             assert server.end() == (b"", "close_notify")
             server.close()
-            running.record(number)
-        running.signal(signal.SIGQUIT)
-        assert running.wait() == 0
+            worker.record(number)
+        worker.signal(signal.SIGQUIT)
+        assert worker.wait() == 0
         calls = json.loads(file.read_text())
         accepted = [at for at, call in enumerate(calls) if call[1] == "Acceptor.on_ready"]
         logged = [at for at, call in enumerate(calls) if call[1] == "record_of"]
