@@ -1,4 +1,4 @@
-"""Clients that send nonsense, too much, too little or nothing: each is closed in time, counted and logged, and nobody else notices."""
+"""Clients that send nonsense, too much or nothing are closed, and disturb no other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gateway(pki):
 
 @pytest.fixture
 def bystander(gateway, pki):
-    """A good session of the same worker, which has to work before and after, in the same process."""
+    """A good session of the same worker, which must work before and after."""
     worker = gateway.workers()[0]
     peer = dial(gateway.port(), context_of(pki))
 
@@ -137,13 +137,13 @@ def test_half_a_hello_is_closed_after_hello_s(gateway, bystander, data):
     assert line["duration_s"] < HELLO_S + 5
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_hello_is_peer_gone(gateway, bystander):
+def test_a_client_that_leaves_during_its_hello_is_peer_gone(gateway, bystander):
     logged = len(gateway.access())
     send(gateway, hello()[:100], more=False)
     assert gateway.wait_for_access(logged + 1)[-1]["reason"] in {"peer_gone", "hello_timeout"}
 
 
-def test_a_client_that_stops_after_its_hello_is_closed_after_handshake_s(gateway, bystander):
+def test_a_client_that_stops_after_its_hello_is_closed_in_time(gateway, bystander):
     logged = len(gateway.access())
     answer, _ = send(gateway, hello())
     assert answer[:1] == b"\x16"
@@ -194,7 +194,7 @@ def test_curl_that_speaks_plain_http_is_told_what_to_do(gateway, bystander):
     assert "https" in done.stdout
 
 
-def test_a_crowd_of_silent_clients_does_not_keep_a_good_one_waiting(gateway, bystander, pki):
+def test_many_silent_clients_do_not_delay_a_good_one(gateway, bystander, pki):
     logged = len(gateway.access())
     with contextlib.ExitStack() as stack:
         crowd = [

@@ -1,4 +1,4 @@
-"""The `relay` command as an operator types it: what it prints, what it returns, and never a traceback."""
+"""The `relay` command as an operator uses it: output, exit codes, no traceback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def relay(*arguments, cwd="/"):
 
 
 def lines_of(done):
-    """Stderr's lines: each is one of the command's, none is of a traceback."""
+    """The lines of stderr; each is a message of the command, none is a traceback."""
     lines = done.stderr.splitlines()
     assert all(line.startswith("relay: ") for line in lines), done.stderr
     return lines
@@ -40,7 +40,7 @@ def lines_of(done):
 
 @pytest.fixture
 def stopped(pki):
-    """Gateways that are not started: `stopped(body)`, for the command alone."""
+    """Gateways that are not started: `stopped(body)`, to run commands with."""
     made = []
 
     def make(body, **sections):
@@ -116,7 +116,7 @@ def test_version_and_help_need_no_configuration():
 
 
 @pytest.mark.parametrize("command", ["start", "check", "status", "reload"])
-def test_a_missing_configuration_is_78_and_the_files_looked_for_are_named(command, tmp_path):
+def test_a_missing_configuration_is_78_and_names_the_files(command, tmp_path):
     done = relay(command, "--config", str(tmp_path / "absent.toml"))
     assert done.returncode == 78
     (line,) = lines_of(done)
@@ -161,8 +161,10 @@ route = "w.1"
 address = "127.0.0.1:1"
 """)
     keys = (
-        "relay.workers", "relay.drain_timeout_s", "admin.listen", "log.level", "log.access_rotate_s", "timeouts.hello",
-        "listener.https.listen[0]", "listener.https.route[0].sni", "listener.https.route[0].min_version", "pool.main.backend[0].route",
+        "relay.workers", "relay.drain_timeout_s", "admin.listen", "log.level",
+        "log.access_rotate_s", "timeouts.hello", "listener.https.listen[0]",
+        "listener.https.route[0].sni", "listener.https.route[0].min_version",
+        "pool.main.backend[0].route",
     )  # fmt: skip
     for command in ("check", "start"):
         done = gateway.command(command)
@@ -215,7 +217,7 @@ def test_unfit_material_is_78_with_the_file_and_the_remedy(
     assert len(text.splitlines()) < 12
 
 
-def test_weak_ciphers_are_served_and_warned_about_by_check_and_start(start, pki, echo):
+def test_weak_ciphers_are_served_with_a_warning(start, pki, echo):
     weak = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-SHA:@SECLEVEL=1"
     body = listener_table(route_table(pki)) + pool_table(pki, [echo.address], ciphers_tls12=weak)
     gateway = start(body)
@@ -289,9 +291,7 @@ def test_a_state_directory_that_cannot_be_used_is_71(stopped, pki, tmp_path):
     assert "state_dir" in line
 
 
-def test_a_second_supervisor_on_the_same_state_directory_is_71_and_the_first_goes_on(
-    start, pki, simple
-):
+def test_a_second_supervisor_on_a_state_directory_is_71(start, pki, simple):
     gateway = start(simple)
     done = gateway.command("start")
     assert done.returncode == 71

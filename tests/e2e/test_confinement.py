@@ -1,4 +1,4 @@
-"""What each process may still do when it is taken over: asked of the real ones, by a handler that tries."""
+"""What each process may still do if an attacker controls it; the real ones try it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ only_with_signals = pytest.mark.skipif(
 
 
 class World:
-    """A relay with a worker, a checker and an admin process that try `attempts` at SIGALRM."""
+    """A relay with worker, checker and admin process that try `attempts` at SIGALRM."""
 
     def __init__(self, pki, echo, short_path, attempts):
         self.logs = short_path / "logs"
@@ -161,7 +161,7 @@ ATTEMPTS = [
 
 
 def names(world, worked):
-    """With what stands for a path in ATTEMPTS."""
+    """The attempts, with their paths filled in."""
     short = {str(at(world)): at.__name__ for _, at in ATTEMPTS if callable(at)}
     return {(kind, short.get(argument, argument)) for kind, argument in worked}
 
@@ -177,7 +177,7 @@ def test_a_worker_writes_logs_alone_and_executes_nothing(world):
 
 
 @only_with_landlock
-def test_a_checker_reads_what_it_needs_and_writes_its_own_directory(world):
+def test_a_checker_reads_what_it_needs_and_writes_its_directory(world):
     there = world(ATTEMPTS)
     worked = names(there, there.may("checker"))
     assert worked == {
@@ -191,7 +191,7 @@ def test_a_checker_reads_what_it_needs_and_writes_its_own_directory(world):
 
 
 @only_with_landlock
-def test_an_admin_process_reads_python_and_findings_and_has_no_network_of_its_own(world):
+def test_an_admin_process_reads_findings_and_has_no_network(world):
     there = world(ATTEMPTS)
     worked = names(there, there.may("admin"))
     allowed = {("read", os.__file__), ("import", "antigravity")}
@@ -210,7 +210,7 @@ def test_none_of_them_signals_its_supervisor(world, process):
 @pytest.mark.skipif(not seccomp.is_available(), reason="this kernel takes no system call filters")
 @pytest.mark.parametrize("process", ["worker", "checker", "admin"])
 def test_none_of_them_sets_limits_of_its_supervisor(world, process):
-    """A CPU time limit of 0 would end it, and Landlock does not judge that."""
+    """A CPU time limit of 0 would end it, and Landlock does not cover limits."""
     there = world(
         [
             ("limit", "0"),
@@ -317,8 +317,8 @@ def test_the_log_says_what_is_in_force(start, simple, logs):
     text = gateway.wait_for_log("Landlock")
     if landlock.version():
         assert (
-            f"Landlock {landlock.version()} is in force: workers execute nothing and write only {logs};"
-            in text
+            f"Landlock {landlock.version()} is in force: workers execute nothing"
+            f" and write only {logs};" in text
         )
     else:
         assert "Landlock is not in force: " in text
@@ -375,7 +375,8 @@ from relay.sandbox.landlock import *
 tmp = Path({str(tmp_path)!r})
 other = tmp.parent
 missing = Rule(Path("/no/such/place"), READ)
-assert restrict(ALL, [Rule(tmp, ALL), Rule(Path("/etc/hosts"), READ), missing], ports=True, known={known}) == {known}
+rules = [Rule(tmp, ALL), Rule(Path("/etc/hosts"), READ), missing]
+assert restrict(ALL, rules, ports=True, known={known}) == {known}
 open("/etc/hosts").close()
 (tmp / "new").write_text("x")
 os.truncate(tmp / "new", 0)
@@ -386,8 +387,16 @@ def refused(do):
     except PermissionError:
         return True
     return False
-print(refused(lambda: open("/etc/passwd")), refused(lambda: os.listdir("/")), refused(lambda: open(other / "x", "w")), refused(lambda: os.execv("/bin/true", ["true"])))
-print(refused(lambda: socket.socket().bind(("127.0.0.1", 0))), refused(lambda: os.kill(os.getppid(), 0)))
+print(
+    refused(lambda: open("/etc/passwd")),
+    refused(lambda: os.listdir("/")),
+    refused(lambda: open(other / "x", "w")),
+    refused(lambda: os.execv("/bin/true", ["true"])),
+)
+print(
+    refused(lambda: socket.socket().bind(("127.0.0.1", 0))),
+    refused(lambda: os.kill(os.getppid(), 0)),
+)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -404,7 +413,7 @@ print(refused(lambda: socket.socket().bind(("127.0.0.1", 0))), refused(lambda: o
 
 
 @only_with_landlock
-def test_libraries_in_a_directory_of_any_name_import_more_of_themselves(tmp_path):
+def test_a_library_in_any_directory_can_import_its_submodules(tmp_path):
     """As after `pip install --target vendor`, with PYTHONPATH=vendor."""
     package = tmp_path / "vendor" / "library"
     package.mkdir(parents=True)
@@ -494,7 +503,7 @@ except BlockingIOError:
 
 @pytest.fixture
 def own_etc(short_path):
-    """A copy of what name resolution reads in /etc, to be mounted there, if this machine lets us."""
+    """A copy of the files of name resolution, to mount over /etc where allowed."""
     tried = subprocess.run(
         [sys.executable, "-m", "tests.support.own_etc", "try"],
         capture_output=True,
@@ -514,8 +523,8 @@ def own_etc(short_path):
     return etc
 
 
-def test_a_confined_checker_reads_a_hosts_file_that_takes_the_place_of_another(pki, echo, own_etc):
-    """As editors, DHCP clients and NetworkManager write it: a new file, renamed over the old one."""
+def test_a_confined_checker_reads_a_replaced_hosts_file(pki, echo, own_etc):
+    """Editors, DHCP clients and NetworkManager rename a new file over the old one."""
     port = echo.address.rpartition(":")[2]
     pool = pool_table(pki, [f"moving.test:{port}"], resolve_s=0.5, health={"interval_s": 0.2})
     gateway = Gateway(

@@ -1,4 +1,4 @@
-"""Under a service manager, and started as root: who is told what, and who may read what."""
+"""Under a service manager, and started as root: messages and permissions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it
 
 @pytest.fixture
 def manager():
-    """A service manager's notification socket in the abstract namespace, and its address for NOTIFY_SOCKET."""
+    """A manager's abstract notification socket, and its address for NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         name = f"relay-test-{os.getpid()}-{time.monotonic_ns()}"
         listener.bind(f"\0{name}")
@@ -109,7 +109,7 @@ def may_read(user, path):
 
 @pytest.fixture
 def private(pki, short_path):
-    """Keys that only root can read, in a directory that everybody can enter, and a directory for logs that belongs to nobody."""
+    """Keys that only root can read, and a log directory that belongs to `nobody`."""
     short_path.chmod(0o755)
     keys = {}
     for name, files in (("gateway", pki.gateway), ("machine", pki.machine)):
@@ -123,9 +123,7 @@ def private(pki, short_path):
 
 
 @only_root
-def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(
-    start, pki, echo, private
-):
+def test_as_root_the_workers_are_nobody_and_cannot_read_the_keys(start, pki, echo, private):
     _, keys, logs = private
     pool = pool_table(pki, [echo.address], machine_key=keys["machine"])
     body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
@@ -161,9 +159,7 @@ def test_started_as_root_workers_are_nobody_and_cannot_read_the_keys_they_use(
 
 
 @only_root
-def test_started_as_root_the_checker_is_nobody_and_writes_its_findings_all_the_same(
-    start, pki, echo, private
-):
+def test_as_root_the_checker_is_nobody_and_writes_its_findings(start, pki, echo, private):
     _, keys, _ = private
     pool = pool_table(pki, [echo.address], machine_key=keys["machine"], health={"interval_s": 0.2})
     body = listener_table(route_table(pki, private_key=keys["gateway"])) + pool
@@ -193,7 +189,7 @@ def test_started_as_root_the_checker_is_nobody_and_writes_its_findings_all_the_s
 
 
 @only_root
-def test_started_as_root_a_log_directory_that_the_workers_cannot_write_is_refused(simple, private):
+def test_as_root_a_log_directory_must_be_writable_for_workers(simple, private):
     _, _, logs = private
     shutil.chown(logs, "root")
     gateway = Gateway(simple, relay={"user": "nobody"}, log={"access": logs / "access.log"})
@@ -223,10 +219,8 @@ def nobody_can_run_us():
 
 
 @only_root
-def test_an_admin_process_of_its_own_user_shows_the_page_and_what_the_checks_found(
-    start, pki, echo, private
-):
-    """Its user can neither walk to state_dir, which is below a private directory here, nor read the password file."""
+def test_an_admin_process_with_its_own_user_shows_the_findings(start, pki, echo, private):
+    """Its user can neither enter the state directory nor read the password file."""
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
     place, _, logs = private
@@ -266,9 +260,7 @@ def asked(operator, path):
 
 
 @only_root
-def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused(
-    start, simple, private
-):
+def test_a_configured_admin_user_must_exist_and_is_used(start, simple, private):
     gateway = Gateway(simple, relay={"admin_user": "no-such-user"})
     try:
         for command in ("check", "start"):
@@ -291,9 +283,7 @@ def test_an_admin_user_of_ones_own_is_taken_and_one_that_is_not_there_is_refused
 
 
 @only_root
-def test_an_admin_process_whose_user_cannot_run_python_has_the_workers_user_and_the_log_says_so(
-    start, simple, fetch
-):
+def test_no_admin_user_that_can_run_python_is_logged(start, simple, fetch):
     if nobody_can_run_us():
         pytest.skip("the user nobody may run this Python")
     gateway = start(simple)
@@ -305,7 +295,7 @@ def test_an_admin_process_whose_user_cannot_run_python_has_the_workers_user_and_
 
 @needs("systemd-analyze")
 def test_the_unit_leaves_little_to_attack(short_path):
-    """The exposure that systemd computes, and what our own measures need of the unit."""
+    """The exposure that systemd computes, and what the relay needs of the unit."""
     unit = short_path / "relay.service"
     unit.write_text(UNIT.read_text())
     done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(unit))
@@ -344,9 +334,7 @@ def holds(pid, secret):
 
 
 @only_root
-def test_started_as_root_the_admin_process_has_a_user_of_its_own_and_no_private_key(
-    start, simple, fetch, private, pki
-):
+def test_as_root_the_admin_process_has_its_own_user_and_no_key(start, simple, fetch, private, pki):
     if not nobody_can_run_us():
         pytest.skip("the user nobody may not run this Python, or not read this checkout")
     _, _, logs = private

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line per error, and no traceback, ever."""
+"""The command line: exit codes, one line per error, and never a traceback."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_without_a_relay_there_is_69_and_where_it_was_looked_for(relay, command)
     said = gateway.command(command)
     assert said.returncode == 69
     assert said.stderr == (
-        f"relay: no relay answers at {gateway.state_dir}/control.sock: it is not running, or it uses another state_dir; start it with: relay start\n"
+        f"relay: no relay answers at {gateway.state_dir}/control.sock: it is not running,"
+        " or it uses another state_dir; start it with: relay start\n"
     )
 
 
@@ -79,15 +80,17 @@ def test_without_a_relay_there_is_69_and_where_it_was_looked_for(relay, command)
 def test_without_a_configuration_there_is_78(tmp_path, command):
     said = run(command, "--config", str(tmp_path / "absent.toml"))
     assert said.returncode == 78
-    assert (
-        said.stderr
-        == f"relay: {tmp_path}/absent.toml: does not exist; create it, or name another one with --config FILE\n"
+    assert said.stderr == (
+        f"relay: {tmp_path}/absent.toml: does not exist;"
+        " create it, or name another one with --config FILE\n"
     )
 
 
 def test_ten_mistakes_are_ten_lines(tmp_path, body):
     (tmp_path / "relay.toml").write_text(
-        '[relay]\nworkers = 0\nstate_dirr = "x"\ndrain_timeout_s = -1\n[limits]\nconnections = "many"\n[log]\nlevel = "loud"\n[timeouts]\nidle_s = 0\nhello = 1\n'
+        '[relay]\nworkers = 0\nstate_dirr = "x"\ndrain_timeout_s = -1\n'
+        '[limits]\nconnections = "many"\n[log]\nlevel = "loud"\n'
+        "[timeouts]\nidle_s = 0\nhello = 1\n"
         + body.replace('pool = "echo"', 'pool = "ehco"')
         .replace('route = "w1"', 'route = "w.1"')
         .replace('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1"]')
@@ -123,24 +126,26 @@ def test_check_says_of_every_finding_which_key_it_is_about(relay, pki, body):
     assert said.returncode == 78
     lines = said.stdout.splitlines()
     assert (
-        f"error pool.echo.backend_ca: {absent} does not exist; create it, or correct the path (relative paths start at the configuration file)"
-        in lines
-    )
+        f"error pool.echo.backend_ca: {absent} does not exist; create it,"
+        " or correct the path (relative paths start at the configuration file)"
+    ) in lines
     assert any(
         line.startswith(
-            f"error listener.https.route[0].certificate: the private key in {pki.client.key} does not belong to the certificate"
+            "error listener.https.route[0].certificate:"
+            f" the private key in {pki.client.key} does not belong to the certificate"
         )
         for line in lines
     )
     assert any(
         line.startswith(
-            f"info pool.echo.machine_certificate: {pki.machine.certificate} (CN=relay machine): valid until "
+            f"info pool.echo.machine_certificate: {pki.machine.certificate}"
+            " (CN=relay machine): valid until "
         )
         for line in lines
     )
 
 
-def test_a_file_that_is_missing_does_not_hide_what_else_start_would_refuse(relay, pki, body):
+def test_a_missing_file_does_not_hide_other_problems(relay, pki, body):
     bad = body.replace(
         f'client_ca = "{pki.ca}"',
         'client_ca = "/absent.pem"\nciphers_tls12 = "NONSENSE"\ngroups = "NONSENSE"',
@@ -215,7 +220,7 @@ def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
     assert b"/absent.pem does not exist" in shown
 
 
-def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay, body):
+def test_check_accepts_the_ports_of_the_running_relay(relay, body):
     gateway = relay()
     port = gateway.port()
     gateway.write(
@@ -229,9 +234,7 @@ def test_check_does_not_take_the_running_relay_for_a_stranger_on_its_ports(relay
 @pytest.mark.parametrize(
     ("before", "after"), [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("[::1]", "[::]")]
 )
-def test_check_lets_a_listener_have_more_or_less_of_its_port_as_a_reload_does(
-    relay, pki, echo, before, after
-):
+def test_check_and_reload_accept_a_wider_or_narrower_address(relay, pki, echo, before, after):
     gateway = relay(write_body(pki, echo, (f"{before}:0",)))
     port = gateway.port()
     gateway.write(write_body(pki, echo, (f"{after}:{port}",)))
@@ -241,7 +244,7 @@ def test_check_lets_a_listener_have_more_or_less_of_its_port_as_a_reload_does(
     assert gateway.endpoints["listeners"]["https"] == [f"{after}:{port}"]
 
 
-def test_check_still_tells_of_strangers_beside_the_running_relay(relay, pki, echo):
+def test_check_reports_a_port_that_another_program_uses(relay, pki, echo):
     gateway = relay()
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         address = f"127.0.0.1:{stranger.getsockname()[1]}"
@@ -252,29 +255,27 @@ def test_check_still_tells_of_strangers_beside_the_running_relay(relay, pki, ech
     assert f"pid {os.getpid()}" in said.stderr
 
 
-def test_the_port_of_our_own_admin_process_needs_a_restart_and_reload_and_check_say_so(relay, body):
+def test_the_port_of_the_admin_process_needs_a_restart(relay, body):
     gateway = relay()
     held = gateway.endpoints["admin"]
     wanted = held.replace("127.0.0.1", "0.0.0.0")
     gateway.write(body, admin={"listen": wanted})
     refused = gateway.command("reload")
     assert refused.returncode == 71
-    assert (
-        refused.stderr
-        == f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process listens on {held}; choose another port, or restart the relay\n"
+    assert refused.stderr == (
+        f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process"
+        f" listens on {held}; choose another port, or restart the relay\n"
     )
     checked = gateway.command("check")
     assert (checked.returncode, checked.stderr) == (0, ""), "start would do it"
     (line,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
-    assert (
-        line
-        == f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's own admin process listens on {held}; choose another port, or restart the relay"
+    assert line == (
+        f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's"
+        f" own admin process listens on {held}; choose another port, or restart the relay"
     )
 
 
-def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blamed_on_a_stranger(
-    relay, pki, echo
-):
+def test_a_port_that_the_relay_itself_holds_is_reported_as_such(relay, pki, echo):
     gateway = relay()
     held, port = gateway.endpoints["admin"], gateway.port()
     for listen, admin in ((held, "127.0.0.1:0"), ("127.0.0.1:0", f"127.0.0.1:{port}")):
@@ -284,15 +285,15 @@ def test_a_port_that_the_relay_itself_gives_up_only_after_the_reload_is_not_blam
         refused = gateway.command("reload")
         assert refused.returncode == 71
         assert (
-            "Address already in use (by this relay itself); choose another port, or restart the relay"
-            in refused.stderr
+            "Address already in use (by this relay itself);"
+            " choose another port, or restart the relay" in refused.stderr
         )
         checked = gateway.command("check")
         assert checked.returncode == 0
         assert "choose another port, or restart the relay" in checked.stdout
 
 
-def test_a_reload_keeps_the_admin_socket_when_its_port_is_written_down(relay, body):
+def test_a_reload_keeps_the_admin_socket_on_the_same_port(relay, body):
     gateway = relay()
     held = gateway.endpoints["admin"]
     gateway.write(body, admin={"listen": held})
@@ -332,7 +333,14 @@ def test_a_reader_that_goes_away_gets_no_traceback(relay):
 
 @pytest.mark.parametrize("command", [["status", "--help"], ["version"], ["check", "--help"]])
 def test_quick_commands_do_not_load_what_they_do_not_need(command):
-    program = "import sys; sys.argv[0] = 'relay'; from relay.cli.main import main; main(sys.argv[1:]); print(sorted(m for m in ('starlette', 'uvicorn', 'pydantic', 'rich', 'OpenSSL') if m in sys.modules))"
+    program = """
+import sys
+sys.argv[0] = "relay"
+from relay.cli.main import main
+main(sys.argv[1:])
+heavy = ("starlette", "uvicorn", "pydantic", "rich", "OpenSSL")
+print(sorted(name for name in heavy if name in sys.modules))
+"""
     said = subprocess.run(
         [sys.executable, "-c", program, *command],
         env=ENVIRONMENT,

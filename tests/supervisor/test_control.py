@@ -46,7 +46,7 @@ def send(gateway, data, patience_s=10):
         b"x" * 5000,
     ],
 )
-def test_nonsense_gets_an_error_and_nobody_else_notices(relay_for_reading, line):
+def test_nonsense_gets_an_error_and_changes_nothing(relay_for_reading, line):
     reply = json.loads(send(relay_for_reading, line))
     assert reply["ok"] is False
     assert "expected one line" in reply["error"]
@@ -89,7 +89,7 @@ def test_a_client_that_hangs_up_at_any_moment_is_forgotten(relay_for_reading):
     assert ask(relay_for_reading.state_dir, "status", 10)["ok"]
 
 
-def test_silent_clients_are_hung_up_on_and_do_not_keep_others_out_for_long(relay_for_reading):
+def test_silent_clients_are_closed_and_do_not_block_others(relay_for_reading):
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(CLIENTS + 8)]
@@ -101,7 +101,7 @@ def test_silent_clients_are_hung_up_on_and_do_not_keep_others_out_for_long(relay
     assert ask(relay_for_reading.state_dir, "status", 10)["ok"]
 
 
-def test_a_reader_that_does_not_read_is_given_up(short_path):
+def test_a_client_that_does_not_read_is_closed(short_path):
     listener = open_control(short_path / "c.sock")
     selector = selectors.PollSelector()
     clients = []
@@ -132,7 +132,7 @@ def test_random_bytes_are_never_a_request():
         assert parse_request(chance.randbytes(chance.randrange(60))) is None
 
 
-def test_nobody_there_is_an_error_that_says_where(short_path):
+def test_no_relay_is_an_error_that_names_the_socket(short_path):
     with pytest.raises(ControlError, match=f"no relay answers at {short_path}/control.sock"):
         ask(short_path, "status", 1)
 
@@ -173,7 +173,7 @@ def test_a_path_that_is_too_long_for_a_socket_says_so(tmp_path):
         open_control(tmp_path / ("x" * 120) / "control.sock")
 
 
-def test_something_else_in_the_sockets_place_is_left_alone(short_path):
+def test_another_file_at_the_sockets_path_is_not_touched(short_path):
     (short_path / "control.sock").write_text("precious")
     with pytest.raises(
         StartupError,

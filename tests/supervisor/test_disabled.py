@@ -1,4 +1,4 @@
-"""One certificate or name that cannot be used disables what needs it, and nothing else."""
+"""A certificate or name that cannot be used disables what needs it, and no more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def machine_certificate(pki, **dates):
 
 
 def write_two(pki, echo, *, shown=None, client_ca=None, machine=None, backend_ca=None, address=""):
-    """A route bad.example.com with its own pool, and one for all other names that is always good."""
+    """A route bad.example.com with its own pool, and a good one for all other names."""
     shown, machine = shown or pki.gateway, machine or pki.machine
     text = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
     for sni, pool, pair, ca in (
@@ -41,7 +41,8 @@ def write_two(pki, echo, *, shown=None, client_ca=None, machine=None, backend_ca
         ("[]", "good", pki.gateway, pki.ca),
     ):
         text += (
-            f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\ncertificate = "{pair.certificate}"\n'
+            f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\n'
+            f'certificate = "{pair.certificate}"\n'
             f'private_key = "{pair.key}"\nclient_ca = "{ca}"\n'
         )
     for pool, pair, ca, where in (
@@ -58,7 +59,7 @@ def write_two(pki, echo, *, shown=None, client_ca=None, machine=None, backend_ca
 
 
 def ask_bad(pki, gateway):
-    """What a client of bad.example.com gets: its own word for a failure, or the answer."""
+    """What a client of bad.example.com gets: the answer, or its library's error."""
     context = context_of(pki)
     context.check_hostname = False
     raw = socket.create_connection(("127.0.0.1", gateway.port()), 20)
@@ -234,7 +235,7 @@ def test_when_one_of_two_reasons_goes_the_other_one_is_told(relay, pki, echo):
     assert ask_bad(pki, gateway) == b"hello"
 
 
-def test_a_renewal_that_is_not_whole_yet_is_said_once_and_taken_later(relay, pki, echo):
+def test_an_incomplete_renewal_is_logged_once_and_used_later(relay, pki, echo):
     """The new certificate is there, its key is not: nothing that serves is touched."""
     old, new = gateway_certificate(pki, **PAST), gateway_certificate(pki)
     gateway = relay(write_two(pki, echo, shown=old), module=STUB, env=SOON, relay={"workers": 1})
@@ -246,7 +247,8 @@ def test_a_renewal_that_is_not_whole_yet_is_said_once_and_taken_later(relay, pki
     assert ask_bad(pki, gateway) == b"hello"
 
 
-def test_the_renewal_takes_the_running_configuration_and_not_an_unfinished_file(relay, pki, echo):
+def test_a_renewal_uses_the_running_configuration(relay, pki, echo):
+    """The operator may be editing the file, so it is not read."""
     old = gateway_certificate(pki, **PAST)
     gateway = relay(write_two(pki, echo, shown=old), module=STUB, env=SOON, relay={"workers": 1})
     gateway.wait_for_log("route https/bad.example.com is disabled")
@@ -256,7 +258,7 @@ def test_the_renewal_takes_the_running_configuration_and_not_an_unfinished_file(
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_a_certificate_that_expires_while_the_relay_runs_disables_its_route(relay, pki, echo):
+def test_a_certificate_that_expires_now_disables_its_route(relay, pki, echo):
     ends = datetime.now(UTC) + timedelta(seconds=8)
     shown = gateway_certificate(pki, not_after=ends)
     gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
@@ -267,7 +269,7 @@ def test_a_certificate_that_expires_while_the_relay_runs_disables_its_route(rela
     assert gateway.endpoints["generation"] == 1
 
 
-def test_a_certificate_that_begins_while_the_relay_runs_enables_its_route(relay, pki, echo):
+def test_a_certificate_that_becomes_valid_enables_its_route(relay, pki, echo):
     begins = datetime.now(UTC) + timedelta(seconds=8)
     shown = gateway_certificate(pki, not_before=begins)
     gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
@@ -301,7 +303,7 @@ def test_a_key_of_another_certificate_is_refused_whole_as_before(relay, pki, ech
     )
 
 
-def test_a_backend_whose_name_does_not_resolve_is_disabled_and_the_rest_serves(relay, pki, echo):
+def test_a_backend_without_an_address_is_disabled_alone(relay, pki, echo):
     text = write_two(pki, echo, address="no-such-host.invalid:1")
     gateway = relay(text, relay={"workers": 1})
     assert talk(pki, gateway.port()) == b"hello"

@@ -10,13 +10,15 @@ import pytest
 from relay.cli.client import config_option
 from relay.cli.help import EXIT_CODES, Command, Group
 from relay.cli.main import commands
+from relay.supervisor.signals import HANDLED
 from tests.supervisor.test_cli import run
+from tests.support.gateway import ROOT
 
 FAILED_DEMO = 1
 
 
 def walk(command, path=("relay",)):
-    """Every command below a group, and the group itself, with the words that call it."""
+    """The group and every command below it, each with the words that call it."""
     yield path, command
     for name, child in getattr(command, "commands", {}).items():
         yield from walk(child, (*path, name))
@@ -46,7 +48,7 @@ def test_help_has_an_example_and_exit_codes(path, command):
 
 @pytest.mark.parametrize(("path", "command"), EVERY)
 def test_a_command_that_asks_the_relay_tells_69_and_78(path, command):
-    """Whoever takes --config looks a file up (78), and all but two ask the running relay (69)."""
+    """With --config a file is looked up (78); all but two ask the relay (69)."""
     if any(param.name == "config_file" for param in command.params):
         assert 78 in command.exit_codes
         assert (69 in command.exit_codes) == (command.name not in {"start", "check"})
@@ -63,7 +65,7 @@ def test_an_example_is_accepted_by_the_parser(path, command):
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY)
-def test_every_option_has_a_help_text_and_every_line_in_a_list_is_whole(path, command):
+def test_every_option_and_every_listed_command_has_its_text(path, command):
     options = [param for param in command.params if isinstance(param, click.Option)]
     assert all(option.help for option in options)
     text = help_of(path, command)
@@ -97,3 +99,11 @@ def test_without_a_command_help_has_groups_and_where_to_read_on():
         assert f"\n{heading}\n" in said.stderr
     assert "docs/" in said.stderr
     assert max(map(len, said.stderr.splitlines())) <= 80
+
+
+def test_the_operation_page_has_every_exit_code_and_every_signal():
+    page = (ROOT / "docs" / "operation.md").read_text(encoding="utf-8")
+    assert all(f"\n| {code} | " in page for code in EXIT_CODES)
+    handled = {number.name.removeprefix("SIG") for number in HANDLED} - {"CHLD"}
+    assert all(f"`{name}`" in page for name in handled)
+    assert max(map(len, page.splitlines())) <= 100

@@ -1,4 +1,4 @@
-"""A state directory that another user could change or replace is refused, wherever on the way they could do it."""
+"""A state directory that another user could change or replace is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def link(place, target, uid=-1):
 
 
 def group_of_another():
-    """A group that has a user who is neither root nor we."""
+    """A group with a member that is neither root nor this user."""
     us = {0, os.geteuid()}
     for entry in pwd.getpwall():
         if entry.pw_uid not in us and entry.pw_gid != 0:
@@ -47,27 +47,57 @@ def group_of_another():
     pytest.skip("this system has no other user")
 
 
-# Each makes a state directory below a place that only we can write, and says what is told of it.
+# Each creates a state directory below one that only this user can write, and has a
+# part of the message.
 BAD = {
-    "everybody may write it": (lambda at: directory(at / "run", 0o777), "{at}/run can be written by every user"),
-    "everybody may make files in it": (lambda at: directory(at / "run", 0o1777), "can be written by every user"),
-    "another user owns it": (lambda at: directory(at / "run", uid=other()), f"{{at}}/run is owned by {OTHER}"),
-    "another user owns it and nobody may write": (lambda at: directory(at / "run", 0o555, uid=other()), "owned by"),
-    "a group may write it": (lambda at: directory(at / "run", 0o775, gid=group_of_another()), "by its group"),
-    "everybody may write its parent": (lambda at: directory(directory(at / "top", 0o777) / "run"), "{at}/top can be"),
-    "another user owns its parent": (lambda at: directory(directory(at / "top", uid=other()) / "run"), "{at}/top is owned by"),
+    "everybody may write it": (
+        lambda at: directory(at / "run", 0o777),
+        "{at}/run can be written by every user",
+    ),
+    "everybody may make files in it": (
+        lambda at: directory(at / "run", 0o1777),
+        "can be written by every user",
+    ),
+    "another user owns it": (
+        lambda at: directory(at / "run", uid=other()),
+        f"{{at}}/run is owned by {OTHER}",
+    ),
+    "another user owns it and nobody may write": (
+        lambda at: directory(at / "run", 0o555, uid=other()),
+        "owned by",
+    ),
+    "a group may write it": (
+        lambda at: directory(at / "run", 0o775, gid=group_of_another()),
+        "by its group",
+    ),
+    "everybody may write its parent": (
+        lambda at: directory(directory(at / "top", 0o777) / "run"),
+        "{at}/top can be",
+    ),
+    "another user owns its parent": (
+        lambda at: directory(directory(at / "top", uid=other()) / "run"),
+        "{at}/top is owned by",
+    ),
     "another user owns its parent's parent": (
         lambda at: directory(directory(directory(at / "top", uid=other()) / "low") / "run"),
         "{at}/top is owned by",
     ),
-    "it is to be made where everybody may write": (lambda at: directory(at / "top", 0o777) / "new" / "run", "{at}/top can be"),
-    "it is to be made in another user's": (lambda at: directory(at / "top", uid=other()) / "run", "{at}/top is owned by"),
+    "it is to be made where everybody may write": (
+        lambda at: directory(at / "top", 0o777) / "new" / "run",
+        "{at}/top can be",
+    ),
+    "it is to be made in another user's": (
+        lambda at: directory(at / "top", uid=other()) / "run",
+        "{at}/top is owned by",
+    ),
     "another user's link leads to it": (
         lambda at: link(directory(at / "tmp", 0o1777) / "run", directory(at / "real"), other()),
         f"{{at}}/tmp/run is a symbolic link of {OTHER}",
     ),
     "another user's link is on the way": (
-        lambda at: link(directory(at / "tmp", 0o1777) / "a", directory(at / "real"), other()) / "run",
+        lambda at: (
+            link(directory(at / "tmp", 0o1777) / "a", directory(at / "real"), other()) / "run"
+        ),
         "is a symbolic link of",
     ),
     "our link leads where everybody may write": (
@@ -79,20 +109,29 @@ BAD = {
         "{at}/top is owned by",
     ),
     "the way leads back through another user's": (
-        lambda at: directory(directory(at / "top", uid=other()) / "down") / ".." / ".." / directory(at / "run").name,
+        lambda at: (
+            directory(directory(at / "top", uid=other()) / "down")
+            / ".."
+            / ".."
+            / directory(at / "run").name
+        ),
         "{at}/top is owned by",
     ),
-}  # fmt: skip
+}
 GOOD = {
     "it is ours": lambda at: directory(at / "run"),
     "only we may enter it": lambda at: directory(at / "run", 0o700),
     "root's group may write it": lambda at: directory(at / "run", 0o775, gid=0),
     "it is to be made": lambda at: at / "new" / "run",
     "it is ours in a sticky directory": lambda at: directory(directory(at / "tmp", 0o1777) / "run"),
-    "it is to be made in a sticky directory": lambda at: directory(at / "tmp", 0o1777) / "new" / "run",
+    "it is to be made in a sticky directory": lambda at: (
+        directory(at / "tmp", 0o1777) / "new" / "run"
+    ),
     "our link leads to it": lambda at: link(at / "run", directory(at / "real")),
-    "our relative link leads to it": lambda at: link(directory(at / "top") / "run", f"../{directory(at / 'real').name}"),
-}  # fmt: skip
+    "our relative link leads to it": lambda at: link(
+        directory(at / "top") / "run", f"../{directory(at / 'real').name}"
+    ),
+}
 
 
 @only_root
@@ -110,7 +149,7 @@ def test_a_path_that_only_this_user_and_root_can_change_has_none(short_path, mak
     assert find_weak_step(make(short_path)) is None
 
 
-def test_links_in_a_circle_are_an_error_and_not_followed_without_end(short_path):
+def test_links_in_a_circle_are_an_error(short_path):
     link(short_path / "one", short_path / "two")
     link(short_path / "two", short_path / "one")
     with pytest.raises(OSError, match="symbolic links"):
@@ -121,7 +160,7 @@ def test_links_in_a_circle_are_an_error_and_not_followed_without_end(short_path)
 @pytest.mark.parametrize(
     "case", ["everybody may write it", "another user owns it", "another user's link leads to it"]
 )
-def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short_path, case):
+def test_check_and_start_refuse_it_and_create_nothing(relay, short_path, case):
     make, said = BAD[case]
     gateway = relay(start=False, relay={"state_dir": make(short_path)})
     before = sorted(short_path.rglob("*"))
@@ -139,9 +178,7 @@ def test_check_and_start_refuse_it_with_what_to_do_and_make_nothing(relay, short
 
 @only_root
 @pytest.mark.parametrize("command", ["check", "start"])
-def test_files_that_another_user_could_change_are_warned_about_once_per_reason(
-    relay, pki, echo, short_path, command
-):
+def test_files_that_others_could_change_get_one_warning_each(relay, pki, echo, short_path, command):
     theirs = directory(short_path / "theirs", uid=other())
     copies = {}
     for name, file in (

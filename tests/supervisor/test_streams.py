@@ -32,7 +32,7 @@ def launch(gateway, **streams):
 
 
 def is_imported(maps):
-    """Whether the relay is, by the libraries of its process, which it soon hides from us."""
+    """Whether the process has imported the relay. Later it hides its memory."""
     try:
         return "_pydantic_core" in maps.read_text()
     except PermissionError:
@@ -50,9 +50,7 @@ def full_pipe():
     os.close(write)
 
 
-def test_a_full_stderr_holds_up_no_process_and_its_messages_come_when_it_is_read(
-    relay, pki, full_pipe
-):
+def test_a_full_stderr_blocks_no_process_and_loses_no_message(relay, pki, full_pipe):
     """Each message once cost its process 100 ms, of a worker's sessions too."""
     read, write = full_pipe
     gateway = relay(start=False, relay={"workers": 1}, log={"access": "-", "level": "debug"})
@@ -88,9 +86,7 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_standard_streams_that_are_closed_end_nothing_and_no_socket_gets_their_numbers(
-    relay, pki, closed
-):
+def test_closed_standard_streams_are_replaced(relay, pki, closed):
     gateway = relay(start=False, relay={"workers": 1}, log={"access": "-"})
     command = f'exec "$0" -m relay start --config "$1" {CLOSED[closed]}'
     with gateway.log_file.open("ab") as log:
@@ -159,9 +155,9 @@ def test_output_that_cannot_be_written_is_no_bug(relay):
             check=False,
         )
     assert said.returncode == 74
-    assert (
-        said.stderr
-        == "relay: the output cannot be written: No space left on device; make room where stdout goes\n"
+    assert said.stderr == (
+        "relay: the output cannot be written: No space left on device;"
+        " make room where stdout goes\n"
     )
     read, write = os.pipe()
     os.close(read)
@@ -179,7 +175,7 @@ def test_output_that_cannot_be_written_is_no_bug(relay):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(relay, number):
+def test_an_interrupt_during_imports_shows_no_traceback(relay, number):
     gateway = relay(start=False)
     ends = []
     for delay_s in (0, 0.05, 0.1, 0.2):
@@ -199,7 +195,7 @@ def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(relay, numb
     assert set(ends) <= {-number, 0}, ends
 
 
-def test_hangups_and_log_rotation_do_not_end_a_start_and_the_files_are_read_again(relay, pki):
+def test_hup_and_usr1_do_not_end_a_start(relay, pki):
     """Until the loop ran, either signal ended the process."""
     gateway = relay(start=False).launch()
     maps = Path(f"/proc/{gateway.pid}/maps")
@@ -232,7 +228,7 @@ sys.exit(main())
 
 
 def test_orphans_that_it_adopts_are_reaped(relay, pki):
-    """As the first process of a container it is the parent of every orphan."""
+    """Process 1 of a container is the parent of every orphan."""
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
         command = [sys.executable, "-c", ADOPTING, "start", "--config", str(gateway.config)]
@@ -263,7 +259,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to unshare
 
 
 @only_root
-def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki):
+def test_as_process_1_of_a_container_it_serves_reaps_and_ends(relay, pki):
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
         command = [
@@ -294,7 +290,7 @@ def test_as_the_first_process_of_a_container_it_serves_reaps_and_ends(relay, pki
 @only_root
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_as_the_first_process_it_can_be_ended_while_it_starts(relay, number):
-    """The kernel gives such a process no signal that it has no handler for."""
+    """The kernel delivers no signal to process 1 that it has no handler for."""
     gateway = relay(start=False)
     command = [
         program("unshare"),

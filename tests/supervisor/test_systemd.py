@@ -1,4 +1,4 @@
-"""What systemd is told, and the unit it reads."""
+"""The messages to systemd, and the unit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def told(listener):
 
 
 def told_until(listener, word):
-    """All messages up to the first that has this word; a watchdog's beat does not extend the wait."""
+    """All messages up to the first with this word. Keep-alives do not prolong it."""
     deadline = time.monotonic() + PATIENCE_S
     seen = [told(listener)]
     while word not in seen[-1]:
@@ -75,7 +75,7 @@ def test_each_message_is_what_sd_notify_documents(manager):
 
 
 def fill(listener, name):
-    """Send the manager messages until its queue takes no more; returns how many it has."""
+    """Fill the manager's queue; returns the number of messages in it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         for count in range(100_000):
@@ -97,7 +97,7 @@ def empty(listener):
     return seen
 
 
-def test_a_manager_that_has_no_room_gets_the_latest_state_when_it_has(manager):
+def test_a_full_manager_socket_gets_the_latest_state_later(manager):
     listener, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "60000000"})
     notifier.watchdog(time.monotonic())
@@ -129,8 +129,8 @@ def test_a_manager_that_has_no_room_gets_the_latest_state_when_it_has(manager):
     assert empty(listener) == [{"STOPPING": "1", "STATUS": "draining"}]
 
 
-def test_a_manager_that_is_busy_at_the_start_still_hears_that_it_is_done(relay, manager):
-    """READY=1 was dropped when the queue was full: systemd ended the relay at TimeoutStartSec."""
+def test_a_busy_manager_still_receives_ready(relay, manager):
+    """READY=1 was once dropped: systemd ended the relay at TimeoutStartSec."""
     listener, name = manager
     fill(listener, name)
     gateway = relay(env={"NOTIFY_SOCKET": name})
@@ -176,7 +176,7 @@ def test_a_relay_tells_its_whole_life(relay, manager):
 
 @needs_analyze
 def test_systemd_finds_nothing_to_complain_about_in_the_unit(short_path):
-    # The program is installed elsewhere in a checkout, and systemd insists on finding it.
+    # In a checkout the program is elsewhere, and systemd insists on finding it.
     unit = short_path / "relay.service"
     unit.write_text(UNIT.read_text().replace("/usr/local/bin/relay", sys.executable))
     verified = run("systemd-analyze", "verify", "--man=no", unit)
@@ -194,7 +194,7 @@ def test_the_units_exposure_is_as_low_as_documented():
     )
 
 
-def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_start_later():
+def test_the_unit_outlasts_the_drain_and_restarts_as_it_should():
     from relay.config.model import Relay
     from relay.core.fleet_view import Rules
 
@@ -215,7 +215,7 @@ def test_the_unit_waits_longer_than_the_default_drain_and_restarts_what_may_star
 
 
 def allowed_calls():
-    """The system calls that the unit's filters let through, as systemd-analyze expands them."""
+    """The system calls that the unit allows, as systemd-analyze expands them."""
 
     def expand(names):
         found = set()
@@ -242,7 +242,7 @@ def allowed_calls():
 
 @needs_analyze
 @needs("strace")
-def test_everything_the_relay_asks_of_the_kernel_is_allowed_by_the_unit(relay, pki):
+def test_the_unit_allows_every_system_call_of_the_relay(relay, pki):
     from tests.support.client import talk
     from tests.support.gateway import wait_until
 

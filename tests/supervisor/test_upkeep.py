@@ -1,4 +1,4 @@
-"""A state directory that is deleted, in part or whole, filled up or made read-only while the relay runs."""
+"""A state directory that is deleted, filled up or made read-only at run time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reachable(gateway):
 
 
 def everything_is_back(gateway):
-    """The relay can be asked, and its files say what they did."""
+    """The relay answers, and its files are as before."""
     wait_until(
         "endpoints.json is back", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log
     )
@@ -58,8 +58,8 @@ def test_a_file_that_is_deleted_is_made_again(relay, pki, what):
     assert not (gateway.state_dir / "control.sock").exists()
 
 
-def test_a_directory_that_is_deleted_is_made_again_with_all_that_was_in_it(relay, pki, checked):
-    """The checker died in a loop, and the relay could not be reached any more."""
+def test_a_deleted_directory_is_restored_with_its_files(relay, pki, checked):
+    """The checker once died in a loop, and no command reached the relay any more."""
     gateway = relay(checked)
     assert gateway.command("backend", "weight", "echo/w1", "7").returncode == 0
     health = gateway.state_dir / HEALTH_FILE
@@ -90,7 +90,7 @@ def test_a_hangup_makes_it_again_at_once(relay):
     assert reachable(gateway)
 
 
-def test_a_checker_without_its_directory_goes_on_without_the_report(relay, pki, checked):
+def test_a_checker_without_its_directory_continues_checks(relay, pki, checked):
     gateway = relay(checked)
     directory = (gateway.state_dir / HEALTH_FILE).parent
     wait_until("the backend was checked", (gateway.state_dir / HEALTH_FILE).exists)
@@ -99,7 +99,8 @@ def test_a_checker_without_its_directory_goes_on_without_the_report(relay, pki, 
     gateway.wait_for_log("cannot be restored: File exists")
     assert gateway.command("reload").returncode == 0
     gateway.wait_for_log(
-        "checker: cannot be used: Not a directory; the page shows health as it was; the checks go on"
+        "checker: cannot be used: Not a directory;"
+        " the page shows health as it was; the checks go on"
     )
     status = gateway.command("status").stdout
     assert "checker: pid " in status
@@ -142,7 +143,7 @@ def test_a_directory_that_another_user_has_made_is_not_trusted(relay, pki):
     everything_is_back(gateway)
 
 
-def test_a_unix_socket_of_the_admin_process_that_is_deleted_is_made_again(relay, short_path):
+def test_a_deleted_unix_socket_of_the_admin_process_is_restored(relay, short_path):
     path = short_path / "admin.sock"
     gateway = relay(admin={"listen": f"unix:{path}"})
 
@@ -184,9 +185,7 @@ def fill(path):
 
 
 @only_root
-def test_a_full_disk_ends_nothing_and_what_could_not_be_written_is_when_there_is_room(
-    relay, pki, small_disk, checked
-):
+def test_a_full_disk_ends_nothing_and_files_are_written_later(relay, pki, small_disk, checked):
     gateway = relay(checked, start=False, relay={"state_dir": small_disk / "run"})
     gateway.state_dir = small_disk / "run"
     gateway.start()
@@ -218,7 +217,7 @@ def test_a_disk_that_becomes_read_only_ends_nothing(relay, pki, small_disk):
     gateway = relay(start=False, relay={"state_dir": small_disk / "run"})
     gateway.state_dir = small_disk / "run"
     gateway.start()
-    # What is open for writing keeps a file system from this; the name leads to another mount now.
+    # Files open for writing prevent a read-only remount, so mount another over it.
     for how in (["--bind", str(small_disk)], ["-o", "remount,ro,bind"]):
         subprocess.run([program("mount"), *how, str(small_disk)], timeout=20, check=True)
     assert gateway.command("reload").returncode == 0
