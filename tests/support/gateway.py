@@ -178,12 +178,14 @@ class Gateway:
                 child.kill()
 
     def _pids_left(self) -> list[int]:
-        # Children whose supervisor is dead belong to init, so they are found by the configuration in their environment's directory.
-        return [
-            each.pid
-            for each in psutil.process_iter(["cwd"])
-            if each.info["cwd"] == str(self.directory) and each.pid != os.getpid()
-        ]
+        # Children of a dead supervisor belong to init. They still have its working directory.
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            # It ended meanwhile, or belongs to another user.
+            with contextlib.suppress(OSError):
+                if (process / "cwd").readlink() == self.directory:
+                    found.append(int(process.name))
+        return [pid for pid in found if pid != os.getpid()]
 
     def __enter__(self) -> Self:
         try:

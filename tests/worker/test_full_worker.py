@@ -19,6 +19,7 @@ def check_service(client, server):
     assert server.receive(7) == b"served?"
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
 def test_a_flood_keeps_no_client_out_where_most_places_are_established(start, door, pair, hello):
     """Each stranger once kept its place for a second: forty clients a second were accepted."""

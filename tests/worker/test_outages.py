@@ -281,6 +281,7 @@ def test_a_pool_that_hangs_does_not_fill_the_worker_alone(start, backend, tarpit
     assert "limits.connections or open files" in record["detail"]
 
 
+@pytest.mark.serial
 def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit, pki, stack):
     """It takes at most its share of max_connecting before anybody knows that it hangs."""
     address, kept = tarpit()

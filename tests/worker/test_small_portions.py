@@ -168,9 +168,12 @@ def test_what_a_peer_does_not_take_is_sent_later(pki, stack):
     """A fed handshake whose answer is longer than the socket's buffer."""
     ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            ours.send(bytes(65536))
+    # Several times: the kernel takes a while to move bytes into the peer's buffer.
+    for _ in range(5):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(65536))
+        select.select([], [ours], [], 0.05)
     relay = Ours(ours, careful())
     target = target_of(pki)
     relay.end.ssl = stream.connect(target.context, ours.fileno(), target.server_name, b"", None)
