@@ -3,6 +3,8 @@
 import threading
 from collections import Counter
 
+import pytest
+
 from tests.support.backend import TlsBackend
 from tests.support.client import context_of
 from tests.support.gateway import Gateway, wait_until
@@ -56,6 +58,7 @@ def home(number) -> str:
     return NAMES[number % 3]
 
 
+@pytest.mark.serial
 def test_a_dead_backend_moves_only_its_own_clients(pki):
     """Only requests that had reached the dead backend fail."""
 
