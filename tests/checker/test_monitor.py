@@ -1,4 +1,4 @@
-"""What a watch makes of its checks: cells for the workers, a line for the operator, and nothing when it is our own fault."""
+"""What a monitor does with results: cells for the workers, a line for the operator."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def said(caplog):
 
 @pytest.fixture
 def watched(generation):
-    """Watch the one backend at an address: the watch, its clockwork, and how to read its cells."""
+    """Monitor the backend at an address.
+
+    The monitor, its clockwork, and two functions that read states and counters.
+    """
 
     def begin(address, **health):
         made = generation([address], health={**QUICK, **health})
@@ -76,9 +79,7 @@ def watched(generation):
             key.data.__self__._close()  # a check in the middle
 
 
-def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
-    make_backend, watched, said
-):
+def test_a_change_is_stored_with_version_and_return_time(make_backend, watched, said):
     backend = make_backend(
         version=ssl.TLSVersion.TLSv1_2
     )  # no check is in progress when the clockwork stops
@@ -112,7 +113,7 @@ def test_changes_reach_the_cells_with_their_version_and_the_time_of_the_return(
 
 @contextlib.contextmanager
 def no_file_left():
-    """No file can be opened by this process."""
+    """This process can open no file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
     try:
@@ -121,9 +122,8 @@ def no_file_left():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(
-    make_backend, watched, said
-):
+def test_a_check_without_a_free_descriptor_changes_nothing(make_backend, watched, said):
+    """It is this machine's shortage: the backend stays UP, and one line is logged."""
     backend = make_backend()
     monitor, clockwork, cell, count = watched(backend.address)
     clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
@@ -137,6 +137,6 @@ def test_a_check_for_which_we_have_no_file_left_says_nothing_about_the_backend(
     assert said()[1].startswith("pool main: backend w1 cannot be checked: no_resources at ")
     assert count("connect_failed") == 0
     assert cell(HEALTH, "main", "w1") == HEALTH_UP
-    backend.close()  # it is of this process, and had no file left either
+    backend.close()  # it runs in this process, and had no free descriptor either
     make_backend(port=backend.port)
     clockwork.run_until(lambda: count("ok") > checked + 1)

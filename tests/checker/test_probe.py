@@ -1,4 +1,4 @@
-"""One check finds out whether a session would get through, and says in words why not."""
+"""A check finds out whether a session would reach the backend, and explains why not."""
 
 from __future__ import annotations
 
@@ -37,9 +37,8 @@ def mute():
 
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
-def test_a_good_backend_passes_with_its_version_and_its_certificates_end(
-    pki, check, make_backend, version
-):
+def test_a_good_backend_passes(pki, check, make_backend, version):
+    """The result has the TLS version and the end of the backend's certificate."""
     backend = make_backend(version=version)
     result = check(backend.address)
     assert (result.ok, result.label, result.reason) == (True, "ok", "ok")
@@ -79,16 +78,16 @@ def test_a_backend_with_a_wrong_certificate_fails(pki, check, make_backend, file
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 @pytest.mark.parametrize("path", ["", "/health"])
-def test_a_backend_that_refuses_our_certificate_fails_also_when_it_says_so_late(
-    pki, check, make_backend, version, path
-):
+def test_a_backend_that_refuses_the_certificate_late_fails(pki, check, make_backend, version, path):
+    """In TLS 1.3 the refusal comes after the handshake."""
     result = check(
         make_backend(answer(status(200)), client_ca=pki.foreign_ca, version=version).address,
         http_get=path,
     )
     assert result.reason == "backend_rejected_our_certificate"
     assert result.detail.startswith(
-        "the backend sent the alert unknown_ca: it does not say which CAs it accepts; the machine certificate"
+        "the backend sent the alert unknown_ca: it does not say which CAs it accepts; "
+        "the machine certificate"
     )
     assert result.remedy.startswith("the backend does not accept the pool's machine_certificate")
 
@@ -159,11 +158,15 @@ def test_a_get_that_is_answered_well_passes(check, make_backend):
     assert result.ok
     assert " GET /health?deep=1 answered 204 in " in result.detail
     assert asked == [
-        b"GET /health?deep=1 HTTP/1.1\r\nHost: backend.example.com\r\nUser-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        (
+            b"GET /health?deep=1 HTTP/1.1\r\nHost: backend.example.com\r\n"
+            b"User-Agent: relay-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        )
     ]
 
 
-def test_only_the_final_status_counts_and_a_head_may_come_in_pieces(check, make_backend):
+def test_only_the_final_status_counts(check, make_backend):
+    """Also when the head arrives in pieces."""
     pieces = (
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTT",
         b"P/1.1 2",
@@ -215,7 +218,8 @@ def test_an_answer_that_is_not_http_or_never_ends_fails(check, make_backend, sai
     assert "\n" not in result.detail
 
 
-def test_what_the_routes_negotiate_is_offered_and_a_get_offers_what_it_speaks(check, make_backend):
+def test_a_check_offers_the_protocol_of_the_routes(check, make_backend):
+    """With a GET it offers http/1.1."""
     backend = make_backend(answer(status(200)), alpn=("postgresql", "http/1.1"))
     assert check(backend.address, route={"alpn": ["postgresql"]}).ok
     assert check(backend.address, route={"alpn": ["h2", "http/1.1"]}, http_get="/").ok
@@ -227,9 +231,7 @@ def test_what_the_routes_negotiate_is_offered_and_a_get_offers_what_it_speaks(ch
     ("version", "hello"),
     [("v1", b"PROXY UNKNOWN\r\n"), ("v2", b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00")],
 )
-def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connection(
-    check, mute, version, hello
-):
+def test_a_check_sends_a_proxy_header_without_a_client(check, mute, version, hello):
     result = check(
         f"127.0.0.1:{mute.getsockname()[1]}", timeout_s=0.3, settings={"send_proxy": version}
     )
@@ -240,7 +242,7 @@ def test_a_backend_that_wants_a_proxy_header_is_told_that_this_is_nobodys_connec
     assert received.startswith(hello + b"\x16\x03")  # a ClientHello follows
 
 
-def test_a_backend_with_several_addresses_passes_when_one_of_them_does(check, make_backend):
+def test_a_backend_passes_when_one_of_its_addresses_does(check, make_backend):
     backend = make_backend()
     with socket.create_server(("127.0.0.1", 0)) as free:
         dead = free.getsockname()

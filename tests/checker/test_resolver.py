@@ -1,4 +1,4 @@
-"""Host names are looked up again and again; what was found stays until something else is."""
+"""Host names are looked up repeatedly; an answer holds until another replaces it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIGURED = (socket.AF_INET, ("192.0.2.1", 443))
 
 
 class ScriptedResolver:
-    """Answers what the test wants, and counts."""
+    """Answers as the test sets, and records the questions."""
 
     def __init__(self):
         self.answers: dict[str, object] = {}
@@ -36,7 +36,7 @@ class ScriptedResolver:
 
 
 class World:
-    """Names with a resolver of the test's, and a reader of what they find."""
+    """A resolver with scripted answers, and a reader of the addresses it stores."""
 
     def __init__(self, resolver, hosts):
         self.layout, self.shared = hosts_board(*hosts)
@@ -83,7 +83,7 @@ def said(caplog):
     ]
 
 
-def test_what_is_found_is_there_for_the_workers_and_a_new_answer_replaces_it(world, resolver, said):
+def test_workers_read_the_latest_answer(world, resolver, said):
     resolver.answers[HOST] = ["192.0.2.7", "2001:db8::7"]
     world.start()
     world.until(lambda: world.addresses() == ["192.0.2.7", "2001:db8::7"])
@@ -120,7 +120,8 @@ def test_a_failed_look_up_keeps_the_last_answer_and_is_said_once(world, resolver
     world.until(lambda: not world.names.all[0].error)
     failed, again = said()[1:]
     assert failed.startswith(
-        f"host {HOST}: the name cannot be looked up: Temporary failure in name resolution; the last answer, 192.0.2.7, is kept; "
+        f"host {HOST}: the name cannot be looked up: Temporary failure in name resolution; "
+        "the last answer, 192.0.2.7, is kept; "
     )
     assert again == f"host {HOST}: the name can be looked up again"
 
@@ -145,7 +146,7 @@ def test_only_as_many_addresses_as_there_is_room_for_are_used(world, resolver):
     world.until(lambda: len(world.addresses()) == MAX_ADDRESSES)
 
 
-def test_a_resolver_that_hangs_for_one_name_does_not_hold_up_the_others(resolver):
+def test_a_look_up_that_hangs_delays_no_other_name(resolver):
     release = threading.Event()
     resolver.answers = {HOST: lambda: (release.wait(30), [])[1], OTHER: ["192.0.2.9"]}
     world = World(resolver, {HOST: 0.02, OTHER: 0.02})
@@ -156,7 +157,7 @@ def test_a_resolver_that_hangs_for_one_name_does_not_hold_up_the_others(resolver
     release.set()
 
 
-def test_a_resolver_that_is_silent_for_many_names_holds_up_no_other(resolver):
+def test_many_look_ups_that_hang_delay_no_other_name(resolver):
     release = threading.Event()
     silent = [f"s{number}.example.com" for number in range(20)]
     resolver.answers = {host: lambda: (release.wait(30), [])[1] for host in silent}
@@ -188,7 +189,7 @@ def test_a_bug_in_a_look_up_is_a_failure_of_that_look_up(world, resolver, said):
     world.until(lambda: world.addresses() == ["192.0.2.7"])
 
 
-def test_the_checker_after_this_one_says_nothing_about_what_is_known(world, resolver, said):
+def test_the_next_checker_logs_no_known_answer(world, resolver, said):
     write_addresses(world.shared, cell_of(world.layout, HOST), [("192.0.2.7", 0)])
     resolver.answers[HOST] = ["192.0.2.7"]
     world.start()
@@ -213,7 +214,7 @@ def test_after_a_failure_the_next_look_up_comes_soon(resolver):
     assert due[0] <= time.monotonic() + AGAIN_S
 
 
-def test_the_systems_resolver_is_asked_for_both_families_and_each_address_once():
+def test_look_up_returns_both_families_each_address_once():
     found = look_up("localhost")
     assert ("127.0.0.1", 0) in found or ("::1", 0) in found
     assert len(set(found)) == len(found)

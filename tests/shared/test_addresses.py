@@ -48,9 +48,8 @@ def test_more_addresses_than_there_is_room_for_are_left_out(layout, shared):
     assert len(read_addresses(shared, first)) == MAX_ADDRESSES
 
 
-def test_a_reader_has_the_configured_address_until_something_was_found_and_again_when_it_is_forgotten(
-    layout, shared
-):
+def test_the_configured_address_holds_while_none_is_stored(layout, shared):
+    """Before the first answer, and after the answer is removed."""
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     assert addresses.may_change
     assert addresses.endpoints() == (CONFIGURED,)
@@ -63,9 +62,8 @@ def test_a_reader_has_the_configured_address_until_something_was_found_and_again
     assert addresses.endpoints() == (CONFIGURED,)
 
 
-def test_a_reader_keeps_what_it_has_while_a_change_is_half_written_and_the_next_writer_mends_it(
-    layout, shared
-):
+def test_a_half_written_change_is_not_read(layout, shared):
+    """The reader keeps its addresses. The next write repairs the sequence number."""
     first = cell_of(layout, HOST)
     addresses = Addresses(f"{HOST}:443", CONFIGURED, layout, shared)
     write_addresses(shared, first, [("192.0.2.7", 0)])

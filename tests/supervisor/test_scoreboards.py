@@ -1,4 +1,7 @@
-"""The scoreboards of all generations: room without end, totals that only grow, cells that nobody believes."""
+"""The scoreboards of all generations.
+
+There is always room, totals only grow, and no cell is trusted.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def mappings():
 # Totals.
 
 
-def test_a_counter_goes_on_through_the_death_of_a_worker_and_of_its_generation(scoreboards):
+def test_a_counter_survives_its_worker_and_its_generation(scoreboards):
     seen = []
     for number in range(1, 30):
         scoreboard = scoreboards.begin(number, entities(f"b{number}", "b0"), 1)
@@ -101,9 +104,10 @@ def test_a_counter_goes_on_through_the_death_of_a_worker_and_of_its_generation(s
     assert scoreboards.snapshot().values[Series(SLOT_CPU_US, ("0",))] == 7 * 29
 
 
-def test_a_gauge_ends_with_its_worker_and_its_name_with_the_last_generation_that_has_it(
+def test_a_gauge_ends_with_its_worker(
     scoreboards,
 ):
+    """Its name goes with the last generation that has it."""
     gauge = Series("relay_backend_connections_active", ("main", "b1"))
     scoreboard = scoreboards.begin(1, entities("b1"), 1)
     row = scoreboards.lease(scoreboard, 0)
@@ -196,7 +200,7 @@ def test_no_value_in_a_row_lowers_a_total_or_stops_anything(values, more):
 # Room.
 
 
-def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_say():
+def test_states_move_to_a_larger_memory_with_their_values():
     scoreboards = open_scoreboards(states_cells=64)
     scoreboard = scoreboards.begin(1, entities("a", "b"), 1)
     cell = scoreboard.layout.cell(HEALTH, "main", "b")
@@ -219,7 +223,7 @@ def test_states_that_outgrow_their_memory_move_to_a_larger_one_with_what_they_sa
     assert scoreboards.states() == [larger.states]
 
 
-def test_blocks_of_names_that_are_gone_are_used_again_and_begin_as_zero(scoreboards):
+def test_a_free_block_is_used_again_and_starts_at_zero(scoreboards):
     first = None
     for number in range(1, 50):
         scoreboard = scoreboards.begin(
@@ -263,7 +267,7 @@ def test_a_row_is_found_however_many_workers_a_generation_has(scoreboards):
 
 
 @pytest.mark.serial
-def test_thousands_of_backends_hold_the_supervisor_up_for_no_longer_than_a_turn(scoreboards):
+def test_thousands_of_backends_take_less_than_a_turn(scoreboards):
     names = [f"b{number}" for number in range(5000)]
     scoreboard = scoreboards.begin(1, entities(*names, checked=True), 8)
     row = scoreboards.lease(scoreboard, 0)
@@ -310,7 +314,8 @@ def test_a_reader_that_slept_through_many_views_has_the_newest(scoreboards):
     scoreboards.close_reader()
 
 
-def test_a_reader_waits_for_a_view_that_is_announced_and_says_so_when_none_comes(scoreboards):
+def test_a_reader_waits_for_an_announced_view(scoreboards):
+    """Without it, the error says so."""
     reader = reader_of(scoreboards)
     scoreboards.begin(1, entities("a"), 1)
     scoreboards.publish({"generation": 1})
@@ -413,7 +418,8 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
             os._exit(0)
     os.close(write_fd)
     os.waitpid(pid, 0)
-    # Scoreboards of other tests are in our memory, too; ours are told from them by what the child did.
+    # Scoreboards of other tests are in this process's memory too. Those of this test are
+    # the ones that the child changed.
     with os.fdopen(read_fd) as pipe:
         busy, *writable = pipe.read().split()
     assert busy == "7", "its own and the other generation's"

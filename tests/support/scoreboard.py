@@ -1,4 +1,4 @@
-"""A real scoreboard of a small configuration, as the supervisor makes it, for tests of what reads it."""
+"""A real scoreboard of a small configuration, for tests of its readers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def open_scoreboards(**keywords: int) -> Scoreboards:
 
 
 def close_scoreboards() -> None:
-    """Close the descriptors of all that were opened; what is mapped stays as long as it is used."""
+    """Close the descriptors of all. Mapped memory stays while it is used."""
     while _opened:
         _opened.pop().close_files()
 
@@ -63,7 +63,10 @@ def hosts_board(*hosts: str) -> tuple[Layout, Cells]:
 
 
 class Board:
-    """All scoreboards of a relay with generation 3; `count` adds in a worker's row as a worker does."""
+    """All scoreboards of a relay with generation 3.
+
+    `count` adds in a worker's row, as a worker does.
+    """
 
     def __init__(self, slots: int = 2, config: Config = CONFIG) -> None:
         self.scoreboards = open_scoreboards()

@@ -1,4 +1,4 @@
-"""A backend whose address is a host name: all its addresses are used, and one that fails costs no session."""
+"""A backend with a host name uses all addresses; a failing one costs no session."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
 
 @pytest.fixture
 def places():
-    """Places of a backend with these addresses, and what changes them."""
+    """The rotation of a backend's addresses, and a function that changes them."""
     layout, shared = hosts_board(HOST)
 
     def resolve(*found):
@@ -52,7 +52,7 @@ def test_when_all_have_failed_they_are_tried_all_the_same(places):
     assert {picker.pick(1.0) for _ in range(2)} == {A, B}
 
 
-def test_addresses_that_come_and_go_without_end_do_not_fill_the_memory(places):
+def test_failed_addresses_do_not_fill_the_memory(places):
     picker, _ = places
     for number in range(10_000):
         picker.failed((socket.AF_INET, ("192.0.2.1", number)), 0.0)
@@ -60,7 +60,7 @@ def test_addresses_that_come_and_go_without_end_do_not_fill_the_memory(places):
 
 
 def resolve(relay, *addresses):
-    """What the checker does when it has looked "localhost" up."""
+    """Store addresses of "localhost", as the checker does."""
     write_addresses(
         relay.scoreboard.row(SHARED_ROW),
         cell_of(relay.layout, "localhost"),
@@ -68,7 +68,8 @@ def resolve(relay, *addresses):
     )
 
 
-def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(start, backend, call):
+def test_a_session_tries_the_next_address(start, backend, call):
+    """Only the address is marked failed, and the backend stays in use."""
     only = backend()
     relay = start([f"localhost:{only.port}"], pool="retry_s = 60")
     resolve(
@@ -87,9 +88,7 @@ def test_a_session_goes_on_with_another_address_and_the_backend_is_not_blamed(st
     assert "backend b1 failed" not in said
 
 
-def test_a_backend_all_of_whose_addresses_fail_is_left_alone_and_the_next_one_has_the_session(
-    start, backend, call
-):
+def test_when_all_addresses_fail_the_next_backend_is_used(start, backend, call):
     other = backend()
     relay = start([f"localhost:{other.port}", other.address], pool='retry_s = 60\nbalance = "hash"')
     resolve(relay, "127.0.0.2", "127.0.0.3")

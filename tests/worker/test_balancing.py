@@ -1,4 +1,7 @@
-"""Which backend of several a connection gets: load, limits, standby, weights, slow start, identity, and what operators have changed."""
+"""Which backend a connection gets.
+
+By load, limits, standby, weights, slow start, identity, and operators' overrides.
+"""
 
 import socket
 import time
@@ -53,7 +56,10 @@ def run(tmp_path, pki, stack):
     """Start a worker; `each` has more keys of the backends b1, b2, …"""
 
     def run(addresses, pool="", each=(), worker=None):
-        toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, addresses, extra=pool)}'
+        toml = (
+            '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
+            f"{route_toml(pki)}\n{pool_toml(pki, addresses, extra=pool)}"
+        )
         for number, keys in enumerate(each, 1):
             toml = toml.replace(f'route = "b{number}"\n', f'route = "b{number}"\n{keys}\n')
         running = RunningWorker(tmp_path, toml, beside=worker)
@@ -111,7 +117,8 @@ def test_when_every_backend_is_down_they_are_tried_anyway(run, backends, call):
     assert {ask(call(relay)) for _ in range(4)} == {"b1", "b2"}
 
 
-def test_a_full_backend_leaves_its_clients_to_the_next_and_a_full_pool_says_so(run, backends, call):
+def test_a_full_backend_gets_no_more_clients(run, backends, call):
+    """They go to the next one; a full pool refuses them and says why."""
     relay = run(
         [each.address for each in backends(2)],
         'sticky = "source"',
@@ -138,9 +145,7 @@ def test_two_workers_keep_one_limit(run, backends, call):
 
 
 @pytest.mark.parametrize("mode", [DRAIN, DISABLED])
-def test_a_backend_that_an_operator_takes_out_keeps_its_sessions_and_gets_no_new_ones(
-    run, backends, call, mode
-):
+def test_a_drained_backend_keeps_its_sessions_only(run, backends, call, mode):
     relay = run([each.address for each in backends(2)])
     held = [call(relay) for _ in range(2)]
     assert {ask(client) for client in held} == {"b1", "b2"}
@@ -165,7 +170,7 @@ def test_a_backend_that_came_back_begins_with_few_clients(run, backends, call):
 CHECKED = "health = { interval_s = 3600 }\n"
 
 
-def test_sessions_of_a_backend_that_goes_down_are_closed_where_that_is_said(run, backends, call):
+def test_on_down_close_ends_the_sessions_of_a_backend(run, backends, call):
     relay = run([each.address for each in backends(2)], CHECKED + 'on_down = "close"')
     held = {ask(client): client for client in (call(relay), call(relay))}
     change(relay, HEALTH, "b1", DOWN)
@@ -177,7 +182,7 @@ def test_sessions_of_a_backend_that_goes_down_are_closed_where_that_is_said(run,
         "outbound",
     )
     assert ask(held["b2"]) == "b2"
-    # When nobody is left a backend that is down is tried, and then it keeps what it gets.
+    # If no other backend is left, one that is down is tried, and keeps its sessions.
     change(relay, HEALTH, "b2", DOWN)
     assert held["b2"].end()[1] == "fin"
     client = call(relay)
@@ -194,9 +199,7 @@ def test_sessions_of_a_backend_that_goes_down_go_on_otherwise(run, backends, cal
     assert ask(held["b1"]) == "b1"
 
 
-def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_failure(
-    run, backends, call
-):
+def test_without_checks_slow_start_begins_at_the_first_answer(run, backends, call):
     relay = run([each.address for each in backends(2)], "slow_start_s = 3600\nretry_s = 1")
     shared, retry = (
         relay.scoreboard.row(SHARED_ROW),
@@ -209,7 +212,7 @@ def test_without_checks_the_slow_start_begins_with_the_first_answer_after_a_fail
     assert Counter(ask(call(relay)) for _ in range(30))["b1"] <= 2
 
 
-def test_only_an_answer_on_a_connection_that_began_after_the_failure_clears_it(run, door, call):
+def test_an_answer_on_an_older_connection_clears_no_failure(run, door, call):
     back = door()
     relay = run([back.address], "retry_s = 3600")
     early, server = call(relay), back.accept()
@@ -230,9 +233,8 @@ def test_only_an_answer_on_a_connection_that_began_after_the_failure_clears_it(r
     )
 
 
-def test_a_client_is_known_by_its_key_whatever_its_certificate_and_address(
-    run, backends, call, pki
-):
+def test_a_client_is_identified_by_its_key(run, backends, call, pki):
+    """Whatever the client's certificate and address are."""
     relay = run([each.address for each in backends(3)], 'sticky = "identity"')
     served = {}
     for number in range(12):

@@ -1,4 +1,4 @@
-"""The first request's cookie decides which backend a connection gets; whatever else comes is relayed as ever."""
+"""The first request's cookie decides the backend; all else is relayed as usual."""
 
 import signal
 import socket
@@ -36,7 +36,10 @@ def sites(backend):
 @pytest.fixture
 def run(tmp_path, pki, stack):
     def run(addresses, pool=COOKIE, top="", route="", worker=None):
-        toml = f'{top}\n[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki, extra=route)}\n{pool_toml(pki, addresses, extra=pool)}'
+        toml = (
+            f'{top}\n[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
+            f"{route_toml(pki, extra=route)}\n{pool_toml(pki, addresses, extra=pool)}"
+        )
         running = RunningWorker(tmp_path, toml, beside=worker)
         stack.callback(running.close)
         return running
@@ -135,7 +138,7 @@ def test_without_a_cookie_the_balance_decides_where_that_is_said(sites, run, cal
     assert relay.record()["why"] == "balanced"
 
 
-def test_a_cookie_of_no_backend_is_hashed_and_every_worker_comes_to_the_same(sites, run, call):
+def test_all_workers_hash_an_unknown_cookie_alike(sites, run, call):
     _, addresses = sites()
     first = run(addresses)
     second = run(addresses, worker=first)
@@ -149,7 +152,7 @@ def test_a_cookie_of_no_backend_is_hashed_and_every_worker_comes_to_the_same(sit
     assert first.record()["why"] == "hashed"
 
 
-def test_a_backend_that_is_down_gets_its_clients_back_when_it_is_up(sites, run, call):
+def test_a_backend_gets_its_clients_back_when_it_is_up(sites, run, call):
     _, addresses = sites()
     relay = run(addresses)
     change(relay, HEALTH, "b2", DOWN)
@@ -174,16 +177,15 @@ def test_the_request_goes_to_the_next_backend_when_its_own_refuses(sites, run, c
     assert (record["why"], record["reason"]) == ("failover", "finished")
 
 
-def test_a_backend_whose_pool_is_all_down_still_gets_its_own_clients(sites, run, call):
+def test_when_all_are_down_a_cookie_still_decides(sites, run, call):
     relay = run(sites()[1])
     for name in ("b1", "b2", "b3"):
         change(relay, HEALTH, name, DOWN)
     assert {visit(call, relay, "JSESSIONID=abc.b2") for _ in range(3)} == {"b2"}
 
 
-def test_a_draining_backend_gets_only_the_clients_it_knows_and_a_disabled_one_nobody(
-    sites, run, call
-):
+def test_a_draining_backend_gets_clients_with_its_cookie(sites, run, call):
+    """A disabled one gets no client."""
     relay = run(sites(2)[1], COOKIE + '\nsticky_fallback = "balance"')
     change(relay, MODE_OVERRIDE, "b1", DRAIN)
     assert {visit(call, relay) for _ in range(4)} == {"b2"}
@@ -208,7 +210,7 @@ def test_what_is_not_http_1_is_relayed_at_once(run, backend, call, data):
     assert client.receive(len(data)) == data
 
 
-def test_a_head_that_never_ends_is_forwarded_at_its_deadline_and_goes_on(sites, run, call):
+def test_a_head_without_end_is_forwarded_at_the_deadline(sites, run, call):
     made, addresses = sites(1)
     relay = run(addresses, top="[timeouts]\nsniff_s = 0.2")
     client = call(relay)
@@ -222,7 +224,7 @@ def test_a_head_that_never_ends_is_forwarded_at_its_deadline_and_goes_on(sites, 
     assert relay.record()["why"] == "sticky"
 
 
-def test_a_server_that_speaks_first_is_heard_when_the_client_is_silent(run, backend, call):
+def test_a_server_that_speaks_first_is_heard(run, backend, call):
     def greet(connection):
         connection.sendall(b"220 ready\r\n")
         connection.recv(1)
@@ -232,7 +234,7 @@ def test_a_server_that_speaks_first_is_heard_when_the_client_is_silent(run, back
     assert client.receive(11) == b"220 ready\r\n"
 
 
-def test_pipelined_requests_and_a_body_in_the_same_record_arrive_in_order(sites, run, call):
+def test_pipelined_requests_and_a_body_arrive_in_order(sites, run, call):
     made, addresses = sites()
     relay = run(addresses)
     client = call(relay)
@@ -282,7 +284,7 @@ def test_a_client_that_ends_its_side_is_still_answered(run, door, call, sent, en
     assert relay.record()["reason"] in {"finished", "truncated"}
 
 
-def test_a_client_that_resets_while_its_request_is_awaited_reaches_no_backend(run, backend, call):
+def test_a_reset_before_the_request_reaches_no_backend(run, backend, call):
     served = backend()
     relay = run([served.address], top="[timeouts]\nsniff_s = 3600")
     client = call(relay)
@@ -350,10 +352,8 @@ def test_key_updates_between_the_pieces_of_a_head_hide_nothing(sites, run, pki, 
     wait_until(lambda: made[2].heard == [head], "the backend to have the whole head")
 
 
-def test_a_key_update_with_the_handshakes_last_flight_hides_no_request(
-    sites, run, pki, tmp_path, stack
-):
-    """OpenSSL stops behind it, and no edge announces the bytes that have come already."""
+def test_a_key_update_in_the_last_flight_hides_no_request(sites, run, pki, tmp_path, stack):
+    """OpenSSL stops reading behind it, and no edge announces the bytes there."""
     made, addresses = sites()
     relay = run(addresses, top="[timeouts]\nsniff_s = 3600")
     context = client_context(pki, pki.client)

@@ -64,9 +64,8 @@ def test_the_gauges_follow_the_open_sessions(start, door, pair):
     assert relay.value("relay_backend_connections_active", "main", "b1") == 0
 
 
-def test_every_connection_is_closed_for_exactly_one_reason_and_logged_once(
-    start, backend, pki, stack
-):
+def test_each_connection_is_counted_and_logged_once(start, backend, pki, stack):
+    """Each has exactly one reason."""
     relay = start([backend().address], top="[timeouts]\nhello_s = 0.3", sni='["app.example.com"]')
     good, foreign = client_context(pki, pki.client), client_context(pki, pki.client_foreign)
     for _ in range(5):

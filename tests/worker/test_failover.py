@@ -1,4 +1,7 @@
-"""A backend that fails before a byte of the client was forwarded: the next one is tried, and the failed one is left alone."""
+"""A backend that fails before the client's first byte was forwarded.
+
+The session tries the next one, and the failed one is not used for retry_s.
+"""
 
 import contextlib
 import signal
@@ -158,9 +161,7 @@ def test_the_client_of_a_broken_backend_is_served_by_the_next_one(
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_remedy(
-    start, call, broken, what
-):
+def test_the_only_backend_fails_with_reason_and_remedy(start, call, broken, what):
     address, reason = broken(what)
     relay = start([address], top=QUICK)
     client = call(relay)
@@ -177,7 +178,7 @@ def test_when_the_only_backend_is_broken_the_session_ends_with_its_reason_and_a_
     )
 
 
-def test_when_all_backends_are_broken_the_reason_is_that_of_the_last(start, call, broken):
+def test_when_all_backends_fail_the_last_reason_counts(start, call, broken):
     refused, _ = broken("a port that nobody listens on")
     foreign, _ = broken("one of a foreign CA")
     relay = start([refused, foreign], pool='sticky = "source"')
@@ -221,9 +222,7 @@ def test_what_one_worker_learns_of_a_backend_the_others_know(start, backend, cal
     )
 
 
-def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(
-    start, backend, call, stack
-):
+def test_a_backend_that_does_not_accept_fails_after_connect_s(start, backend, call, stack):
     # A listener whose queue is full: the kernel drops further SYNs.
     full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
     for _ in range(4):
@@ -237,10 +236,9 @@ def test_a_backend_that_never_takes_the_connection_is_given_up_after_connect_s(
     assert relay.value("relay_handshakes_total", "outbound", "backend_timeout") == 1
 
 
-def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_client(
-    start, door, backend, call, pki
-):
-    # It says so only after our side of the handshake is done, when the client's request is on its way already.
+def test_a_tls13_rejection_loses_at_most_one_client(start, door, backend, call, pki):
+    # Its refusal comes after the relay's side of the handshake is done. By then the
+    # client's request may be on its way.
     bad = door(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
     relay = start([bad.address, backend(name_itself("b2")).address], pool="retry_s = 3600")
     first = call(relay)
@@ -264,9 +262,9 @@ def test_a_tls13_backend_that_rejects_our_certificate_loses_at_most_the_first_cl
     )
 
 
-def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on_to_the_next(
-    start, backend, call, pki
-):
+def test_a_silent_client_survives_a_tls13_rejection(start, backend, call, pki):
+    """It has sent nothing yet, so the session goes on with the next backend."""
+
     def greet(connection):
         connection.sendall(b"hello")
         connection.recv(1)
@@ -289,9 +287,8 @@ def test_a_silent_client_of_a_tls13_backend_that_rejects_our_certificate_goes_on
     )
 
 
-def test_a_silent_client_whose_only_tls13_backend_rejects_our_certificate_is_told_the_end(
-    start, backend, call, pki
-):
+def test_a_silent_client_is_closed_when_no_backend_is_left(start, backend, call, pki):
+    """Its only backend speaks TLS 1.3 and rejects the machine certificate."""
     bad = backend(client_ca=pki.foreign_ca, version=ssl.TLSVersion.TLSv1_3)
     relay = start([bad.address])
     client = call(relay)
@@ -329,9 +326,7 @@ def test_a_session_that_has_begun_does_not_change_its_backend(start, door, backe
     assert (record["reason"], record["backend"]) == ("outbound_reset", "b1")
 
 
-def test_a_backend_that_is_lost_just_when_the_first_bytes_come_loses_no_client(
-    start, door, backend, pair
-):
+def test_a_backend_lost_at_the_first_bytes_loses_no_client(start, door, backend, pair):
     lost, other = door(), backend(name_itself("other"))
     relay = start([lost.address, other.address])
     client, server = pair(relay, lost)

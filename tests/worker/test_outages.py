@@ -1,4 +1,4 @@
-"""A total outage and its end; a backend that hangs; a pool that has nobody who answers."""
+"""An outage of all backends and its end, a backend that hangs, a pool without any."""
 
 import contextlib
 import socket
@@ -54,7 +54,7 @@ def hole(stack):
 
 @pytest.fixture
 def tarpit(stack):
-    """Start a backend that takes connections and says nothing: its address, and how many it has."""
+    """Start a backend that accepts and stays silent: address and connections."""
 
     def begin():
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
@@ -77,7 +77,7 @@ def tarpit(stack):
     return begin
 
 
-def test_the_first_answer_after_a_total_outage_brings_all_backends_back(start, backend, call):
+def test_the_first_answer_after_an_outage_ends_it_for_all(start, backend, call):
     ports = free_ports(3)
     relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
     call(relay).end()
@@ -113,7 +113,7 @@ def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backen
     assert relay.value("relay_handshakes_total", "outbound", "backend_refused") - before <= 2
 
 
-def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
+def test_a_draining_backend_does_not_prevent_an_outage(start):
     relay = start([f"127.0.0.1:{port}" for port in free_ports(3)], pool="retry_s = 3600")
     outage = outage_of(relay, ("b1", "b2", "b3"))
     for index in (0, 1):
@@ -127,9 +127,7 @@ def test_a_backend_that_drains_does_not_keep_an_outage_from_being_total(start):
     assert outage.usable(1)
 
 
-def test_one_session_tries_a_hung_backend_and_the_others_go_elsewhere(
-    start, backend, tarpit, call, pki
-):
+def test_only_one_session_tries_a_hung_backend(start, backend, tarpit, call, pki):
     """When its retry_s is over, and with at most connect_s for the handshake."""
     address, kept = tarpit()
     good = backend(name_itself("b2"))
@@ -207,9 +205,7 @@ def test_a_backend_that_only_takes_is_back_too(start, door, call):
     wait_until(lambda: state(relay, RETRY_UNTIL_MS) == 0, "the backend to be back")
 
 
-def test_a_pool_without_backends_refuses_at_once_and_touches_no_other(
-    start, backend, hole, pki, stack
-):
+def test_a_pool_without_backends_refuses_at_once(start, backend, hole, pki, stack):
     """While all of its backends have failed, a few try them and nobody else waits."""
     good = backend(name_itself("ok"))
     dead = route_toml(pki, pool="dead", sni='["a.example.com"]') + pool_toml(
@@ -283,7 +279,7 @@ def test_a_pool_that_hangs_does_not_fill_the_worker_alone(start, backend, tarpit
 
 @pytest.mark.serial
 def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit, pki, stack):
-    """It takes at most its share of max_connecting before anybody knows that it hangs."""
+    """It gets at most its share of max_connecting until it is known to hang."""
     address, kept = tarpit()
     relay = start([address, backend(name_itself("b2")).address], pool="max_connecting = 20")
     context, served = client_context(pki, pki.client), []
@@ -298,7 +294,7 @@ def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit,
     threads = [threading.Thread(target=visit) for _ in range(60)]
     for number, each in enumerate(threads):
         each.start()
-        # A machine that is busy must not have more of them connecting than max_connecting allows.
+        # On a busy machine more than max_connecting could be connecting at once.
         wait_until(lambda: number - len(served) - len(kept) < 5, "few to be connecting")  # noqa: B023
     for each in threads:
         each.join(15)

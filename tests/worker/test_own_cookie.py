@@ -1,4 +1,4 @@
-"""cookie_insert: the relay's own cookie in the first response, and nothing else changed."""
+"""cookie_insert: the first response has the relay's cookie; nothing else is changed."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def line(name, attributes="; Path=/; Secure; HttpOnly; SameSite=Lax"):
 
 @pytest.fixture
 def run(tmp_path, pki, stack, backend):
-    """A worker and so many sites; the file with the secret ends with a newline, as files do."""
+    """A worker and some sites. The secret's file ends with a newline, as files do."""
 
     def run(answer=None, count=3, extra="", worker=None):
         sites = [Site(f"b{i}", answer) for i in range(1, count + 1)]
@@ -23,8 +23,14 @@ def run(tmp_path, pki, stack, backend):
         file = tmp_path / "cookie.secret"
         file.write_bytes(SECRET + b"\n")
         file.chmod(0o600)
-        pool = f'sticky = "cookie"\nsticky_fallback = "balance"\ncookie = "RELAYID"\ncookie_insert = true\ncookie_secret_file = "{file}"\n{extra}'
-        toml = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, addresses, extra=pool)}'
+        pool = (
+            'sticky = "cookie"\nsticky_fallback = "balance"\ncookie = "RELAYID"\n'
+            f'cookie_insert = true\ncookie_secret_file = "{file}"\n{extra}'
+        )
+        toml = (
+            '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
+            f"{route_toml(pki)}\n{pool_toml(pki, addresses, extra=pool)}"
+        )
         running = RunningWorker(tmp_path, toml, beside=worker)
         stack.callback(running.close)
         return running
@@ -32,7 +38,7 @@ def run(tmp_path, pki, stack, backend):
     return run
 
 
-def test_the_first_response_carries_the_cookie_and_the_second_does_not(run, call):
+def test_only_the_first_response_carries_the_cookie(run, call):
     client = call(run())
     client.send(request("a=1"))
     head, body = response(client)
@@ -69,7 +75,8 @@ def test_the_attributes_are_those_configured(run, call):
     client = call(
         run(
             count=1,
-            extra='cookie_path = "/app"\ncookie_secure = false\ncookie_http_only = false\ncookie_same_site = "Strict"',
+            extra='cookie_path = "/app"\ncookie_secure = false\ncookie_http_only = false\n'
+            'cookie_same_site = "Strict"',
         )
     )
     client.send(request())
@@ -123,10 +130,14 @@ def test_a_head_in_pieces_gets_one_cookie(call, door, pki, tmp_path, stack):
     file = tmp_path / "cookie.secret"
     file.write_bytes(SECRET)
     file.chmod(0o600)
-    pool = f'sticky = "cookie"\ncookie = "RELAYID"\ncookie_insert = true\ncookie_secret_file = "{file}"'
+    pool = (
+        'sticky = "cookie"\ncookie = "RELAYID"\ncookie_insert = true\n'
+        f'cookie_secret_file = "{file}"'
+    )
     relay = RunningWorker(
         tmp_path,
-        f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{route_toml(pki)}\n{pool_toml(pki, [back.address], extra=pool)}',
+        '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
+        f"{route_toml(pki)}\n{pool_toml(pki, [back.address], extra=pool)}",
     )
     stack.callback(relay.close)
     client = call(relay)

@@ -1,4 +1,4 @@
-"""A worker that is short of memory blames neither its peers nor itself, and goes on when it has some."""
+"""A worker that is short of memory blames no peer, and continues when it has memory."""
 
 import contextlib
 import ssl
