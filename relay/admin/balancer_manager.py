@@ -30,7 +30,7 @@ from relay.admin.supervisor_client import SupervisorClient
 from relay.core.overrides import parse_change
 from relay.errors import RelayError
 from relay.shared.backends_view import backends_reply
-from relay.shared.messages import facts_of
+from relay.shared.messages import Greeting, facts_of
 from relay.shared.view_channel import ViewReader
 
 PAGE, PART, API = "/balancer-manager", "/balancer-manager/pools", "/api/pools"
@@ -53,6 +53,14 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 
+_WITHOUT_SUPERVISOR: Greeting = {
+    "listen": "127.0.0.1:0",
+    "hosts": [],
+    "user": "",
+    "password": "",
+    "state_dir": "",
+}
+
 
 class BalancerManager:
     """The pages over one scoreboard, read-only without a supervisor (None)."""
@@ -63,10 +71,14 @@ class BalancerManager:
         self._scoreboard = scoreboard
         self._supervisor = supervisor
         self._health_fd = health_fd
-        greeting: dict[str, Any] = (
-            supervisor.greeting if supervisor is not None else {"listen": "127.0.0.1:0"}
+        greeting = supervisor.greeting if supervisor is not None else _WITHOUT_SUPERVISOR
+        self._settings = Settings(
+            greeting["listen"],
+            tuple(greeting["hosts"]),
+            greeting["user"],
+            greeting["password"],
+            greeting["state_dir"],
         )
-        self._settings = Settings(**{**greeting, "hosts": tuple(greeting.get("hosts", ()))})
         self.access = Access(self._settings)
         self._changing = 0
         self._templates = Environment(

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import json
 import socket
-from typing import Any
+from typing import Any, cast
 
 from relay.errors import RelayError
 from relay.logs import messages
+from relay.shared.messages import Greeting
 
 TIMEOUT_S = 3.0
 HEARTBEAT_S = 1.0
@@ -44,7 +45,7 @@ class SupervisorClient:
         except OSError as error:
             raise RelayError(f"the supervisor sent no greeting: {error}") from None
         self._socket.setblocking(False)
-        self.greeting = self._next_line() or {}
+        self.greeting = cast("Greeting", self._next_line() or {})
 
     async def send_heartbeats(self) -> None:
         """Once a second: show that the loop runs, report dropped messages."""

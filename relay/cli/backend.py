@@ -10,7 +10,7 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,10 @@ from relay.cli.client import ask_relay, config_option, exit_codes
 from relay.cli.help import EXIT_USAGE, Group
 from relay.cli.output import echo_rows, say
 from relay.core.overrides import MAX_WEIGHT
+
+if TYPE_CHECKING:
+    from relay.shared.messages import OverriddenSetting
+    from relay.shared.replies import BackendReply, PoolReply
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
@@ -119,14 +123,19 @@ def list_backends(config_file: Path | None) -> int:
     return 0
 
 
-def _cell(pool: dict[str, Any], one: dict[str, Any], column: str) -> str:
+def _cell(pool: PoolReply, backend: BackendReply, column: str) -> str:
     if column == "backend":
-        return f"{pool['name']}/{one['backend']}"
+        return f"{pool['name']}/{backend['backend']}"
     if column != "overridden":
-        return str(one[column])
+        return str(dict(backend)[column])
+    override = backend["override"]
+    changed: dict[str, OverriddenSetting | None] = {
+        "mode": override["mode"],
+        "weight": override["weight"],
+    }
     settings = [
         f"{name}:{setting['value']}{_until(setting['until'])}"
-        for name, setting in one["override"].items()
+        for name, setting in changed.items()
         if setting
     ]
     return ",".join(settings) or "no"

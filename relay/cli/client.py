@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 
 from relay.cli.help import EXIT_CONFIG, EXIT_NOT_RUNNING, EXIT_OK, EXIT_USAGE
 from relay.errors import ControlError
+
+if TYPE_CHECKING:
+    from relay.shared.replies import (
+        BackendsReply,
+        OverrideReply,
+        ReloadReply,
+        ShutdownReply,
+        StatusReply,
+    )
 
 PATIENCE_S = 5.0
 CLIENT_EXIT_CODES = {
@@ -43,6 +52,26 @@ def exit_codes(success: str, more: Mapping[int, str] | None = None) -> dict[int,
     return {EXIT_OK: success, **CLIENT_EXIT_CODES, **(more or {})}
 
 
+@overload
+def ask_relay(config_file: Path | None, command: Literal["status"]) -> StatusReply: ...
+@overload
+def ask_relay(config_file: Path | None, command: Literal["backends"]) -> BackendsReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["override"], **arguments: Any
+) -> OverrideReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["reload"], patience_s: float
+) -> ReloadReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None,
+    command: Literal["drain", "stop"],
+    patience_s: float = ...,
+    *,
+    until_end: bool = ...,
+) -> ShutdownReply: ...
 def ask_relay(
     config_file: Path | None,
     command: str,
@@ -50,7 +79,7 @@ def ask_relay(
     *,
     until_end: bool = False,
     **arguments: Any,
-) -> dict[str, Any]:
+) -> Any:
     """The reply of the relay that runs with this configuration.
 
     Raises ControlError when no relay answers, and RefusedError when it refuses.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from relay.cli.client import ask_relay, config_option, exit_codes
 from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
 from relay.cli.output import echo_rows
+
+if TYPE_CHECKING:
+    from relay.shared.replies import SlotStatus
 
 SECTION = "Control the running relay"
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
@@ -48,7 +51,7 @@ def status(config_file: Path | None) -> int:
     click.echo(f"admin: {_admin_url(reply['admin'])}")
     if reply.get("checker", {}).get("pid"):
         click.echo(f"checker: pid {reply['checker']['pid']}")
-    rows = [[str(worker[column]) for column in _WORKER_COLUMNS] for worker in reply["workers"]]
+    rows = [[str(dict(worker)[name]) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
     echo_rows("worker", _WORKER_COLUMNS, rows)
     for one in reply.get("disabled", ()):
         parent = f"{one['parent']}/" if one["parent"] else ""
@@ -65,7 +68,7 @@ def _admin_url(address: str) -> str:
     return address if address.startswith("unix:") else f"http://{address}"
 
 
-def _waiting_slot(slot: dict[str, Any]) -> str:
+def _waiting_slot(slot: SlotStatus) -> str:
     what = "is parked" if slot["parked"] else "has no worker"
     deaths = ""
     if slot["early_deaths"]:  # 0 when the last worker could not even be forked

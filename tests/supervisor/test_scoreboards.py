@@ -418,7 +418,7 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
             os._exit(0)
     os.close(write_fd)
     os.waitpid(pid, 0)
-    # Scoreboards of other tests are in this process's memory too. Those of this test are
+    # Scoreboards of other tests are in this process's memory too. This test's are
     # the ones that the child changed.
     with os.fdopen(read_fd) as pipe:
         busy, *writable = pipe.read().split()
