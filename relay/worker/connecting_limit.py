@@ -5,14 +5,13 @@ descriptors and about 70 KiB. A backend that accepts connections and never answe
 collect such sessions for `connect_s` and `handshake_s`. Therefore:
 
 - Each pool has its own limit, so a slow pool takes nothing from the others. If the
-worker
-  may have few connections (limits.connections, or open files), the limit is a part of
-  them.
+  worker may have few connections (limits.connections, or open files), the limit is a
+  part of them.
 - At the limit the newest client is refused at once, as in a full HAProxy queue. The
-clients
-  that have waited longest are the next to be served.
+  clients that have waited longest are the next to be served.
 - One backend gets a share of the limit only, so one that hangs leaves room for the
-others. - While all backends have failed, each gets TRYING_ANYWAY sessions.
+  others.
+- While all backends have failed, each gets TRYING_ANYWAY sessions.
 
 Never: picks a backend.
 """

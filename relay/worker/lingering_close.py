@@ -1,4 +1,4 @@
-"""Lingering close: keep a refused client's socket open until it has read its TLS alert.
+"""Lingering close: give a refused client time to read its TLS alert.
 
 If a socket with unread bytes is closed, the kernel sends a reset, and the client's
 kernel drops the alert that says why it was refused. So the socket is half-closed, the
