@@ -81,9 +81,6 @@ class OverrideFact(TypedDict):
     weight: OverriddenSetting | None
 
 
-StateWord = Literal["starting", "serving", "draining"]
-
-
 class ConfigFacts(TypedDict):
     """Facts of one configuration. A route is its listener, its label and its pool."""
 
@@ -93,13 +90,16 @@ class ConfigFacts(TypedDict):
 
 
 class RunningFacts(TypedDict):
-    """Facts that change while a configuration is used. `started_at` is Unix seconds."""
+    """Facts that change while a configuration is used.
+
+    `state` is starting, serving or draining; `started_at` is Unix seconds.
+    """
 
     generation: int
     version: str
     openssl: str
     started_at: float
-    state: StateWord
+    state: str
     slots: int
     overrides: list[OverrideFact]
     disabled: list[DisabledFact]

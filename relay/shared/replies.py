@@ -16,7 +16,6 @@ from relay.shared.messages import (
     OverriddenSetting,
     OverrideFact,
     ProcessStatus,
-    StateWord,
 )
 
 
@@ -61,7 +60,7 @@ class StatusReply(TypedDict):
     version: str
     openssl: str
     config: str
-    state: StateWord
+    state: str
     generation: int
     started_at: float
     supervisor: ProcessStatus

@@ -23,6 +23,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from relay.shared.messages import Greeting
+from relay.shared.replies import Reply
+
 BACKEND_COMMANDS = ("backends", "override")
 ALIVE = "alive"  # a heartbeat, with how many log messages were dropped; it has no reply
 REQUEST_BYTES = 4096
@@ -42,13 +45,13 @@ log = logging.getLogger(__name__)
 class AdminChannel:
     """The channel to one admin process at a time. Call `step` once a turn.
 
-    `answer` makes the reply to a request with one of BACKEND_COMMANDS. `heard_at` is when the
-    peer sent something last. `broken`: the peer did what the relay's own admin process
-    never does, and should be replaced.
+    `answer` makes the reply to a request with one of BACKEND_COMMANDS. `heard_at` is
+    when the peer sent something last. `broken`: the peer did what the relay's own admin
+    process never does, and should be replaced.
     """
 
     def __init__(
-        self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], dict[str, Any]]
+        self, selector: selectors.BaseSelector, answer: Callable[[dict[str, Any]], Reply]
     ) -> None:
         self._selector = selector
         self._answer = answer
@@ -64,7 +67,7 @@ class AdminChannel:
         self.heard_at = float("-inf")
         self.count_dropped: Callable[[int], None] = lambda _: None
 
-    def open(self, greeting: dict[str, Any]) -> socket.socket:
+    def open(self, greeting: Greeting) -> socket.socket:
         """Open the channel for a new admin process; returns the other end.
 
         Its first line is the greeting. Raises OSError.
@@ -172,9 +175,8 @@ class AdminChannel:
                 {"ok": False, "error": f"expected a command of {', '.join(BACKEND_COMMANDS)}"}
             )
         number = request.get("id")
-        identity = {"id": number} if isinstance(number, int) else {}
         try:
-            return _line({**self._answer(request), **identity})
+            return _line(self._answer(request), number)
         except Exception as error:
             if time.monotonic() >= self._complain_at:
                 self._complain_at = time.monotonic() + COMPLAIN_S
@@ -183,8 +185,8 @@ class AdminChannel:
                 {
                     "ok": False,
                     "error": f"{type(error).__name__}; this is a bug, its traceback is in the log",
-                    **identity,
-                }
+                },
+                number,
             )
 
     def _send(self) -> None:
@@ -231,5 +233,7 @@ class AdminChannel:
         self._received, self._unsent, self._resume_at = bytearray(), b"", None
 
 
-def _line(reply: dict[str, Any]) -> bytes:
-    return json.dumps(reply).encode() + b"\n"
+def _line(reply: Reply, number: object = None) -> bytes:
+    """The line of a reply. `number` is the request's, if it has one."""
+    identity = {"id": number} if isinstance(number, int) else {}
+    return json.dumps({**reply, **identity}).encode() + b"\n"

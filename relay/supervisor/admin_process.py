@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from relay.config.address import compete
 from relay.config.model import Admin
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.shared.backends_view import HEALTH_FILE
+from relay.shared.messages import Greeting
 from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.children import ChildProcess
 from relay.supervisor.listening import RESTART_OR_MOVE, bound_address, open_single_listener
@@ -126,7 +126,7 @@ class AdminProcess:
         finally:
             os.close(descriptor)
 
-    def _greeting(self) -> dict[str, Any]:
+    def _greeting(self) -> Greeting:
         """The first message to the process: its part of the configuration.
 
         The process has no right to read the configuration file.

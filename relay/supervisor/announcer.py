@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 from relay.core.fleet_view import Shutdown
+from relay.shared.messages import Endpoints
 from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import RelayState, Status
 from relay.supervisor.systemd import Notifier
@@ -24,7 +24,7 @@ class Announcer:
         self._status = status
         self._state_dir = state_dir
         self._notifier = notifier
-        self._announced: dict[str, Any] = {}
+        self._announced: Endpoints | None = None
 
     @property
     def state(self) -> RelayState:
@@ -34,7 +34,7 @@ class Announcer:
     @property
     def served(self) -> bool:
         """Whether clients could connect at any time: then no end is a failed start."""
-        return bool(self._announced)
+        return self._announced is not None
 
     def announce(self) -> None:
         """Say who serves where: when all slots are served, and after every change."""
@@ -44,7 +44,7 @@ class Announcer:
         endpoints = self._endpoints()
         if endpoints == self._announced:
             return
-        first, self._announced = not self._announced, endpoints
+        first, self._announced = self._announced is None, endpoints
         if self.state is not RelayState.SERVING:
             self._status.state = RelayState.SERVING
             self._status.publish()
@@ -65,7 +65,7 @@ class Announcer:
             )
             log.info("the relay accepts on %s", accepting, extra=endpoints)
 
-    def _endpoints(self) -> dict[str, Any]:
+    def _endpoints(self) -> Endpoints:
         """The content of endpoints.json."""
         fleet = self._status.fleet
         return {

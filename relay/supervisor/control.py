@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relay.supervisor.control_client import Reply
+from relay.shared.replies import Reply
 from relay.supervisor.process import EXIT_BUG
 
 EXIT_USAGE = 64  # the client asked for something that does not exist

@@ -15,11 +15,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from relay.config.address import is_ip, parse_address
 from relay.config.key_path import listener_paths, pool_path
 from relay.shared.addresses import cell_of, read_addresses
+from relay.shared.messages import DisabledFact
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 from relay.supervisor.prepared import Prepared
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 class Component(NamedTuple):
     """A route (listener and label), a pool, or a backend of a pool."""
 
-    kind: str
+    kind: Literal["route", "pool", "backend"]
     parent: str  # the listener or the pool; "" for a pool
     name: str
 
@@ -158,7 +159,7 @@ class Disabled:
             if period.why_invalid(at)
         )
 
-    def facts(self) -> list[dict[str, str]]:
+    def facts(self) -> list[DisabledFact]:
         """As JSON types, for the admin page, the metrics and `relay status`."""
         return [
             {"kind": each.kind, "parent": each.parent, "name": each.name, "why": why}

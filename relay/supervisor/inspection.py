@@ -29,6 +29,7 @@ from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.shared.addresses import Ip
 from relay.shared.backends_view import pool_facts
 from relay.shared.entities import Entities, entities_of, hosts_of
+from relay.shared.messages import ConfigFacts
 from relay.shared.password import load_password
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import (
@@ -203,18 +204,19 @@ def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
 
     Made once per generation, because a configuration may have thousands of backends.
     """
-    ends = [
-        {"file": one.file, "subject": one.subject, "not_after": one.not_after_at}
-        for one in certificates
-    ]
-    routes = [
-        (listener.name, route.label, route.pool)
-        for listener in config.listener
-        for route in listener.route
-    ]
-    return json.dumps(
-        {"certificates": ends, "routes": routes, "pools": pool_facts(config)}
-    ).encode()
+    facts: ConfigFacts = {
+        "certificates": [
+            {"file": each.file, "subject": each.subject, "not_after": each.not_after_at}
+            for each in certificates
+        ],
+        "routes": [
+            (listener.name, route.label, route.pool)
+            for listener in config.listener
+            for route in listener.route
+        ],
+        "pools": pool_facts(config),
+    }
+    return json.dumps(facts).encode()
 
 
 def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from relay.config.model import Config
 from relay.core.candidates import Mode
@@ -38,12 +38,13 @@ from relay.shared.entities import (
     RELAY,
     WEIGHT_OVERRIDE,
 )
+from relay.shared.messages import OverrideFact
+from relay.shared.replies import BackendsReply, FailureReply, OverrideReply
 from relay.shared.state_cells import bump
 from relay.supervisor.control import EXIT_USAGE
 from relay.supervisor.override_file import FILE, load, save
 from relay.supervisor.scoreboards import Scoreboards
 
-Reply = dict[str, Any]
 _MODE, _WEIGHT, _VERSION = (
     state_offset(name)[1] for name in (MODE_OVERRIDE, WEIGHT_OVERRIDE, OVERRIDE_VERSION)
 )
@@ -176,11 +177,11 @@ class OverrideStore:
 
     # Called for operators.
 
-    def facts(self) -> list[dict[str, Any]]:
+    def facts(self) -> list[OverrideFact]:
         """Every override as JSON types, for the admin page."""
-        return render(self._overrides)
+        return cast("list[OverrideFact]", render(self._overrides))
 
-    def answer(self, request: dict[str, Any]) -> Reply:
+    def answer(self, request: dict[str, Any]) -> BackendsReply | OverrideReply | FailureReply:
         """The reply to `backends` and to `override`."""
         if request["command"] == "backends":
             return {"ok": True, **backends_reply(self._scoreboards.snapshot(), self._state_dir)}
@@ -198,7 +199,7 @@ class OverrideStore:
             )
         return self._change(change, configured or Mode.ENABLED)
 
-    def _change(self, change: Change, configured: Mode) -> Reply:
+    def _change(self, change: Change, configured: Mode) -> OverrideReply:
         now_at = time.time()
         before = self._overrides.get(change.key, Override())
         after = apply(settle(before, now_at), change, now_at, configured)
@@ -214,15 +215,19 @@ class OverrideStore:
                 extra=extra,
             )
             warning = self._publish()
-        return {
+        pool, backend = change.key
+        reply: OverrideReply = {
             "ok": True,
-            **dict(zip(("pool", "backend"), change.key, strict=True)),
+            "pool": pool,
+            "backend": backend,
             "now": _describe(after),
-            **({"warning": warning} if warning else {}),
         }
+        if warning:
+            reply["warning"] = warning
+        return reply
 
 
-def _refused(why: str) -> Reply:
+def _refused(why: str) -> FailureReply:
     return {"ok": False, "code": EXIT_USAGE, "error": why}
 
 

@@ -18,11 +18,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from relay.core.fleet_actions import Decision, GiveUp
 from relay.core.fleet_view import Phase, Rules, Shutdown
 from relay.errors import ConfigError, StartupError, describe_error, is_shortage
+from relay.shared.replies import FailureReply, ReloadReply
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client
 from relay.supervisor.fleet import Fleet
@@ -68,7 +68,7 @@ class Reloads:
         self._is_renewal = False  # nobody requested this reload
         self._renewal_problem = ""  # logged already
         self._recheck_at = 0.0
-        self._reply: dict[str, Any] | None = None  # set while handing over
+        self._reply: ReloadReply | FailureReply | None = None  # set while handing over
         self._handover_until_at = 0.0
 
     @property
@@ -181,7 +181,7 @@ class Reloads:
         else:
             self._reply = {"ok": True, "generation": number}
 
-    def _hand_over(self, now: float, reply: dict[str, Any]) -> None:
+    def _hand_over(self, now: float, reply: ReloadReply | FailureReply) -> None:
         """Answer when no outgoing worker accepts, or when that takes too long."""
         outgoing = self._fleet.outgoing()
         if outgoing and now < self._handover_until_at:
@@ -228,7 +228,7 @@ class Reloads:
                 f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log;"
                 " the old generation goes on"
             )
-            self._fail({"code": EXIT_BUG, "error": why})
+            self._fail({"ok": False, "code": EXIT_BUG, "error": why})
 
     def _refused(self, error: ConfigError | StartupError) -> None:
         problems: Iterable[object] = [error] if isinstance(error, StartupError) else error.problems
@@ -238,10 +238,11 @@ class Reloads:
         for problem in problems:
             log.error("reload refused: %s", problem)
         if isinstance(error, StartupError):
-            self._fail({"code": EXIT_CANNOT_START, "error": str(error)})
+            self._fail({"ok": False, "code": EXIT_CANNOT_START, "error": str(error)})
         else:
             self._fail(
                 {
+                    "ok": False,
                     "code": EXIT_CONFIG,
                     "error": "the new configuration was refused, the old one goes on",
                     "problems": [str(problem) for problem in problems],
@@ -255,11 +256,11 @@ class Reloads:
         self._renewal_problem = why
         self._announcer.reload_failed()
 
-    def _fail(self, reply: dict[str, Any]) -> None:
+    def _fail(self, reply: FailureReply) -> None:
         self._announcer.reload_failed()
-        self._answer({"ok": False, **reply})
+        self._answer(reply)
 
-    def _answer(self, reply: dict[str, Any]) -> None:
+    def _answer(self, reply: ReloadReply | FailureReply) -> None:
         """Answer the clients of this reload."""
         clients, self._clients = self._clients, []
         for client in clients:

@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from relay.errors import RelayError
@@ -56,7 +56,7 @@ class Scoreboards:
         self._all_states = [self._states]
         self._generations: dict[int, Scoreboard] = {}
         self._lines: dict[int, bytes] = {}  # of the catalogue, by generation
-        self._facts: dict[str, Any] = {}
+        self._facts: Mapping[str, Any] = {}
         self._lasting = b"{}"
         self._catalogue: SealedFile | None = None
         self._view: View | None = None
@@ -168,7 +168,7 @@ class Scoreboards:
 
     # Readers.
 
-    def publish(self, facts: dict[str, Any] | None = None, lasting: bytes | None = None) -> None:
+    def publish(self, facts: Mapping[str, Any] | None = None, lasting: bytes | None = None) -> None:
         """Give readers a new view.
 
         `facts` are JSON types; `lasting` is a JSON object of facts that seldom change.

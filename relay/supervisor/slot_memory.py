@@ -6,10 +6,10 @@ Never: starts a worker, or opens or closes a socket.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from relay.core.fleet_view import Rules, Slot, Worker
 from relay.core.respawn import after_death, after_failed_start, after_park, after_reopen
+from relay.shared.replies import SlotStatus
 
 
 class SlotMemory:
@@ -64,7 +64,7 @@ class SlotMemory:
         found = [slot for slot, memory in enumerate(self._slots) if memory.early_deaths >= deaths]
         return found[0] if found else None
 
-    def status(self, now: float, count: int) -> list[dict[str, Any]]:
+    def status(self, now: float, count: int) -> list[SlotStatus]:
         """The slots for `relay status`."""
         return [
             {

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
+from relay.shared.replies import SlotStatus
 from relay.supervisor.generations import Generations
 from relay.supervisor.slot_memory import SlotMemory
 
@@ -75,6 +75,6 @@ class Slots:
             self._generations.sockets.listen(slot)
             self.memory.served(slot)
 
-    def status(self, now: float) -> list[dict[str, Any]]:
+    def status(self, now: float) -> list[SlotStatus]:
         """The slots for `relay status`."""
         return self.memory.status(now, self._generations.serving.slots)

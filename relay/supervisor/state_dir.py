@@ -11,10 +11,10 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from relay.errors import StartupError
 from relay.files import check_creation
+from relay.shared.messages import Endpoints
 from relay.supervisor.control_client import control_path
 from relay.supervisor.path_ownership import find_weak_step
 from relay.supervisor.unix_sockets import check_unix, refuse_long_path
@@ -93,7 +93,7 @@ class StateDir:
         self._write()
         return True
 
-    def write_endpoints(self, endpoints: dict[str, Any]) -> None:
+    def write_endpoints(self, endpoints: Endpoints) -> None:
         """Replace endpoints.json; readers see the old or the new. Raises OSError."""
         self._wanted = json.dumps(endpoints) + "\n"
         self._write()

@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import relay
+from relay.shared.messages import RunningFacts
+from relay.shared.replies import StatusReply
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
@@ -44,7 +45,7 @@ class Status:
     state: RelayState = RelayState.STARTING
     started_at: float = field(default_factory=time.time)
 
-    def reply(self) -> dict[str, Any]:
+    def reply(self) -> StatusReply:
         """The reply to `relay status`."""
         fleet, now = self.fleet, time.monotonic()
         return {
@@ -67,10 +68,10 @@ class Status:
     def publish(self) -> None:
         """Tell readers of the scoreboard which counters there are, and these facts.
 
-        `relay.admin.metrics` has the keys.
+        `relay.shared.messages.Facts` has the keys.
         """
         prepared = self.fleet.generations.serving
-        facts = {
+        facts: RunningFacts = {
             "generation": prepared.generation.number,
             "version": relay.__version__,
             "openssl": openssl_version(),

@@ -11,9 +11,9 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from relay.core.fleet_view import Phase, Worker
+from relay.shared.replies import WorkerStatus
 from relay.shared.scoreboard import (
     HEARTBEAT_MS,
     OVERRUN,
@@ -242,7 +242,7 @@ class Workers:
         for pid in self.processes:
             send(pid, number)
 
-    def status(self, now: float) -> list[dict[str, Any]]:
+    def status(self, now: float) -> list[WorkerStatus]:
         """The workers for `relay status`; ages in seconds."""
         return [
             {
