@@ -1,7 +1,7 @@
 """The life of a session as data: which event leads from which state to which.
 
     INTAKE        the ClientHello is peeked at until it is complete and has a route
-    INBOUND_TLS   TLS handshake with the client, whose certificate is admitted or refused
+    INBOUND_TLS   TLS handshake with the client; its certificate is admitted or not
     SNIFF         read the first request, if its cookie chooses the backend
     CONNECT       choose a backend and open a TCP connection to it
     OUTBOUND_TLS  TLS handshake with the backend, with our machine certificate
@@ -10,8 +10,8 @@
     CLOSED        both connections are closed; the access-log line is due
 
 Every state but CLOSED has a row for DEADLINE, PEER_GONE and DRAIN, so a session cannot
-get stuck. A deadline closes the session in every state except SNIFF: a client that sends
-nothing may speak a protocol in which the server speaks first.
+get stuck. A deadline closes the session in every state except SNIFF: a client that
+sends nothing may speak a protocol in which the server speaks first.
 
 Never: acts. `relay.worker.driver.DrivenSession.advance` follows the table.
 """
@@ -98,7 +98,7 @@ TRANSITIONS: dict[State, dict[Event, Transition]] = {
         **_ends(Reason.BACKEND_HANDSHAKE_TIMEOUT, Reason.PEER_GONE, Reason.DRAINING),
     },
     State.RELAY: {
-        # A TLS 1.3 backend can refuse our certificate after its handshake is done for us.
+        # A TLS 1.3 backend may refuse our certificate after we finished the handshake.
         Event.BACKEND_FAILED: Transition(State.CONNECT),
         Event.HALF_ENDED: Transition(State.HALF_CLOSED),
         Event.ENDED: Transition(State.CLOSED, Reason.FINISHED),

@@ -1,20 +1,21 @@
-"""How many connections a worker has, and which client goes when a newer one needs the place.
+"""How many connections a worker has, and which one is closed for a newer one.
 
-Theory of operation. A connection is half open from accept until the client's handshake is
-done and its certificate is admitted. Waiting for a client costs only memory, so half-open
-connections never stop the accepting. At their limit, the one that has waited longest
-without progress is closed at once. Each client address has a limit of its own, so the
-connections of one stranger push out each other and not those of everybody.
+Theory of operation. A connection is half open from accept until the client's handshake
+is done and its certificate is admitted. Waiting for a client costs only memory, so
+half-open connections never stop the accepting. At their limit, the one that has waited
+longest without progress is closed at once. Each client address has a limit of its own,
+so the connections of one stranger push out each other and not those of everybody.
 
-`_half_open` is in the order of last progress, the stalest first. Bytes from the client are
-progress, but only MOST_PROGRESS times: a client that sends its handshake byte by byte soon
-counts as one that waits. A connection whose bytes wait for us is not stale.
+`_half_open` is in the order of last progress, the stalest first. Bytes from the client
+are progress, but only MOST_PROGRESS times: a client that sends its handshake byte by
+byte soon counts as one that waits. A connection whose bytes wait for us is not stale.
 
 Established sessions are bounded by limits.connections. At that limit the worker stops
 accepting, unless half-open clients hold some of the places. A few of those may be real
-clients that are about to finish, so each is given a moment. The moment is halved with each
-client that lets it pass, and doubled every second and with each client that finishes.
-Under a flood it is short at once, however many established sessions there are.
+clients that are about to finish, so each is given a moment. The moment is halved with
+each client that lets it pass, and doubled every second and with each client that
+finishes. Under a flood it is short at once, whatever the number of established
+sessions.
 
 Never: closes an established session; looks at a certificate.
 Next: `relay.worker.driver.start`
@@ -82,7 +83,7 @@ Order = OrderedDict[Client, _Progress]
 
 
 def address_key(host: str) -> Key:
-    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address."""
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
     if ":" not in host:
         return host
     packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
@@ -110,11 +111,11 @@ class Admission:
     # Accepting.
 
     def has_room(self) -> bool:
-        """Whether another client may be accepted now. May close a stale half-open one for it."""
+        """Whether a client may be accepted. May close a half-open one for it."""
         return self._connections < self._max_connections or self._make_room()
 
     def _make_room(self) -> bool:
-        """Close the stalest half-open connection, unless its client may be about to finish."""
+        """Close the stalest half-open connection, unless it may be about to finish."""
         half_open = self._half_open
         if not half_open:
             return False
@@ -192,7 +193,7 @@ class Admission:
         half_open[session] = progress
 
     def too_many_from(self, host: str) -> bool:
-        """Whether this address has more than limits.per_client connections, the newest included."""
+        """Whether this address has more than limits.per_client connections now."""
         return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
 
     def progress(self, session: Client) -> None:

@@ -30,7 +30,10 @@ class Attempt(NamedTuple):
 
 
 class Connection:
-    """`held` is what the socket did not take yet. `ended` means that we read no more of it."""
+    """One socket and its TLS connection.
+
+    `held` is what the socket did not take yet. `ended` means that no more is read.
+    """
 
     __slots__ = (
         "answered",  # the backend has sent something

@@ -1,4 +1,4 @@
-"""How a worker ends: it stops accepting, lets its sessions finish, and closes the others.
+"""How a worker ends: it stops accepting, and lets its sessions finish in time.
 
 Never: closes a session before its time.
 """
@@ -37,7 +37,7 @@ class Drain:
         self._stopping = False
 
     def begin(self, why: str) -> None:
-        """Stop accepting after this turn of the loop. Clients in the queue are still served."""
+        """Stop accepting after this turn. Clients that wait then are still served."""
         if self._until_at:
             return
         self._until_at = time.monotonic() + self._timeout_s

@@ -3,10 +3,10 @@
 Theory of operation. `advance` is the only place that changes a session's state. It also
 does what belongs to the border between two states: it gives back the client's half-open
 place, tells the pool that its backend was reached, and chooses the handlers of the
-sockets. Until RELAY the sockets are watched edge-triggered, and each event asks the loop
-for a step of the current stage. In RELAY and HALF_CLOSED they are watched level-triggered,
-and `on_inbound` and `on_outbound` move the bytes. `relaying` handles everything that is
-not an ordinary message.
+sockets. Until RELAY the sockets are watched edge-triggered, and each event asks the
+loop for a step of the current stage. In RELAY and HALF_CLOSED they are watched
+level-triggered, and `on_inbound` and `on_outbound` move the bytes. `relaying` handles
+everything that is not an ordinary message.
 
 Never: parses what a peer sent, or picks a backend.
 Next: `relay.worker.stages.STAGES`
@@ -72,7 +72,7 @@ class DrivenSession(Session):
             self._do(STAGES[self.state].step)
 
     def on_early(self, mask: int) -> None:
-        """The client sends its first request, or leaves, before the backend is connected."""
+        """The client sends its first request, or leaves, before there is a backend."""
         self.early = True
         if mask & GONE:
             self.advance(Event.PEER_GONE, side=Side.INBOUND)
@@ -130,7 +130,7 @@ class DrivenSession(Session):
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
 
     def on_inbound_unanswered(self, mask: int) -> None:
-        """Do what `on_inbound` does, but read a TLS 1.3 backend's alert before writing to it."""
+        """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
         backend = self.outbound
         if self.bytes_in > LATE_ALERT_BYTES:
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
@@ -163,7 +163,7 @@ class DrivenSession(Session):
             self.advance(Event.DEADLINE, side=Side.INBOUND)
 
     def on_bug(self) -> None:
-        """A handler raised, or this machine has too little memory or too few descriptors."""
+        """A handler raised, or this machine is short of memory or descriptors."""
         if self.state is State.CLOSED:
             return
         error = sys.exception()
@@ -202,7 +202,7 @@ class DrivenSession(Session):
     def advance(
         self, event: Event, reason: Reason | None = None, detail: str = "", side: Side | None = None
     ) -> None:
-        """Follow the table. Raises KeyError if the state does not know the event: a bug."""
+        """Follow the table. Raises KeyError if it has no such row: a bug."""
         transition = TRANSITIONS[self.state][event]
         was, state = self.state, transition.state
         if state is State.CLOSED:

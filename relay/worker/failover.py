@@ -1,4 +1,4 @@
-"""A backend failed before a byte of the client was forwarded: try it once more, or the next.
+"""A backend failed before it got a byte of the client: try again, or the next one.
 
 Never: chooses or connects to a backend (that is `outbound`).
 """
@@ -28,10 +28,10 @@ def give_up(session: Session, failure: Failure) -> Event:
 
 
 def give_up_resumption(session: Session, failure: Failure) -> Event:
-    """Try the same backend once more without the TLS session, if that may have been the cause.
+    """Try the backend again without the TLS session, if that may be the cause.
 
-    OpenSSL refuses every resumption if a server verifies its clients and has no session id
-    context. Other servers have forgotten the session's certificate, or its CA.
+    OpenSSL refuses every resumption if a server verifies its clients and has no session
+    id context. Other servers have forgotten the session's certificate, or its CA.
     """
     end, member = session.outbound, session.member
     if end is None or member is None or not _may_be_the_resumption(end, failure):
@@ -51,5 +51,5 @@ def give_up_late(session: Session, failure: Failure) -> Event:
 
 
 def _may_be_the_resumption(end: Connection, failure: Failure) -> bool:
-    """Whether a handshake may have failed because of the TLS session that it offered."""
+    """Whether the handshake may have failed because it offered a TLS session."""
     return end.offered is not None and failure.reason not in _NOT_THE_RESUMPTION

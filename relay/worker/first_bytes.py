@@ -17,7 +17,8 @@ class FirstBytes:
     """What a client sent first.
 
     `found` is what the request's cookie says. `head` is to be forwarded before anything
-    else. `inserter` adds our cookie to the first response, and is None when that is done.
+    else. `inserter` adds our cookie to the first response, and is None when that is
+    done.
     """
 
     __slots__ = ("_pieces", "_sniffer", "found", "inserter")

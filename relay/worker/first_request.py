@@ -1,14 +1,15 @@
 """SNIFF: read the first request of a client whose cookie chooses the backend.
 
 Theory of operation. The request often comes with the handshake's last flight, so it is
-read at once. Otherwise the next edge announces it, as in the handshake. If an edge decides
-nothing, the socket is watched level-triggered: OpenSSL may have stopped at a record
-without data (a key update), and no further edge would announce the bytes after it.
+read at once. Otherwise the next edge announces it, as in the handshake. If an edge
+decides nothing, the socket is watched level-triggered: OpenSSL may have stopped at a
+record without data (a key update), and no further edge would announce the bytes after
+it.
 
-A client that sends nothing in time, or no HTTP/1, is not refused. It gets a backend as a
-client without a cookie does. Everything that was read is offered to each backend that is
-tried, until one has taken it. Such a client is not half open: browsers open connections
-that they use later.
+A client that sends nothing in time, or no HTTP/1, is not refused. It gets a backend as
+a client without a cookie does. Everything that was read is offered to each backend that
+is tried, until one has taken it. Such a client is not half open: browsers open
+connections that they use later.
 
 Never: changes a byte; reads more than a request's head and the record that it ends in.
 Next: `relay.worker.outbound.connect`

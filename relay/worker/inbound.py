@@ -1,8 +1,8 @@
 """INBOUND_TLS: the handshake with the client, and whether its certificate is admitted.
 
-`admit_client` is the only place that admits a client. OpenSSL's callbacks ask it about the
-certificate that the client sends, or that is in the ticket of a session it resumes. If they
-did not ask in the last step of the handshake, it is asked afterwards.
+`admit_client` is the only place that admits a client. OpenSSL's callbacks ask it about
+the certificate that the client sends, or that is in the ticket of a session it resumes.
+If they did not ask in the last step of the handshake, it is asked afterwards.
 
 Never: lets a session go on if its client's certificate was not checked in this very
 handshake, full or resumed.
@@ -41,9 +41,10 @@ def admit_client(session: Session, who: Identity | None) -> Failure | None:
         valid_until_at = min(who.not_after_at, route.ca_valid_until.get(who.issuer_der, 0))
         if valid_until_at <= now_at + TICKET_LIFETIME_S:
             # A ticket must not outlive the certificates it stands for. The client may
-            # have a new certificate, and would be refused for the old one in its ticket.
-            # If the issuer is an intermediate that the client sent, no ticket is given at
-            # all: it has the leaf only, and the issuer's expiry could not be checked.
+            # have a new certificate, and would be refused for the old one in its
+            # ticket. If the issuer is an intermediate that the client sent, no ticket
+            # is given at all: it has the leaf only, and the issuer's expiry could not
+            # be checked.
             stream.forbid_resumption(session.inbound.ssl)
     return refusal
 
@@ -77,8 +78,8 @@ def step(session: Session) -> Event | None:
 def _wait(session: Session, progress: Progress) -> None:
     """Wait for the socket, edge-triggered, until OpenSSL can go on."""
     end, loop = session.inbound, session.worker.loop
-    # Once OpenSSL has had to wait for room to write, both directions stay watched. This is
-    # rare, and an edge that is not needed costs one step.
+    # Once OpenSSL has had to wait for room to write, both directions stay watched. This
+    # is rare, and an edge that is not needed costs one step.
     mask = IN | OUT | ET if progress is stream.STEP_WANT_WRITE or end.mask & OUT else IN | ET
     if end.mask == 0:
         end.mask = mask
@@ -104,7 +105,7 @@ def _agreed(session: Session) -> Handshake:
 
 
 def _check(session: Session) -> None:
-    """Raise SessionError unless the client is admitted under the name it was routed by."""
+    """Raise SessionError unless the client is admitted, by its route's name."""
     ssl = session.inbound.ssl
     session.inbound_tls = _agreed(session)
     # Before this moment the client had not proved that it has the certificate's key.

@@ -1,19 +1,19 @@
 """INTAKE: peek at the ClientHello, find its route, and only then make a TLS connection.
 
-Theory of operation. The hello is read with MSG_PEEK and stays in the socket for OpenSSL.
-The route must be known before there is an OpenSSL connection: OpenSSL keeps the verify
-mode and the session tickets of the context that a connection was made with. If its
-server-name callback chose the route, clients would get in that the route refuses. Peeking
-leaves the socket readable, so level-triggered epoll would report it for ever. It is
-watched edge-triggered until the handshakes are done.
+Theory of operation. The hello is read with MSG_PEEK and stays in the socket for
+OpenSSL. The route must be known before there is an OpenSSL connection: OpenSSL keeps
+the verify mode and the session tickets of the context that a connection was made with.
+If its server-name callback chose the route, clients would get in that the route
+refuses. Peeking leaves the socket readable, so level-triggered epoll would report it
+for ever. It is watched edge-triggered until the handshakes are done.
 
 When a hello comes in pieces, only its new records are walked over at each piece. A peek
-copies everything that has come, so for a large hello SO_RCVLOWAT tells the kernel to wake
-us every MORE_BYTES, and to make room for them. The bytes wait in the kernel: a client that
-has not sent its whole hello costs us one small object.
+copies everything that has come, so for a large hello SO_RCVLOWAT tells the kernel to
+wake us every MORE_BYTES, and to make room for them. The bytes wait in the kernel: a
+client that has not sent its whole hello costs us one small object.
 
-Never: consumes a byte of a hello that will be served; makes a key operation for an unknown
-name.
+Never: consumes a byte of a hello that will be served; makes a key operation for an
+unknown name.
 Next: `relay.worker.inbound.step`
 """
 
@@ -49,7 +49,7 @@ _PLAIN_HTTP = (
 
 
 def step(session: Session) -> Event | None:
-    """Peek, and find the route if the hello is complete. Raises SessionError to refuse."""
+    """Peek, and find the route if the hello is complete."""
     end = session.inbound
     try:
         size = end.sock.recv_into(_buffer, PEEK_BYTES, socket.MSG_PEEK)
@@ -148,6 +148,6 @@ def _wait(session: Session) -> None:
 
 
 def _answer(session: Session, data: bytes) -> None:
-    """Send a last answer to a client that is refused before there is a TLS connection."""
+    """Answer a client that is refused before there is a TLS connection."""
     with contextlib.suppress(OSError):
         session.inbound.sock.send(data)

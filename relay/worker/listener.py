@@ -1,8 +1,8 @@
 """Accepting: one `Acceptor` per listening socket of this worker's slot.
 
-Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When the
-worker is full the socket is not watched: clients wait in the kernel's queue instead of
-being turned away.
+Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When
+the worker is full the socket is not watched: clients wait in the kernel's queue instead
+of being turned away.
 
 Never: reads a byte.
 Next: `relay.worker.driver.start`
@@ -93,12 +93,12 @@ class Acceptor:
         self._mask = IN
 
     def close(self) -> None:
-        """Accept every client in the kernel's queue, and stop listening in this process.
+        """Accept all clients in the kernel's queue, and stop listening in this process.
 
-        The kernel has answered these clients' SYN, so they expect to be served. If no other
-        process has the socket, clients that come between the last accept and the close are
-        reset, so both happen at once. Call this between two batches of events, because the
-        descriptor's number may be given to another socket.
+        The kernel has answered these clients' SYN, so they expect to be served. If no
+        other process has the socket, clients that come between the last accept and the
+        close are reset, so both happen at once. Call this between two batches of
+        events, because the descriptor's number may be given to another socket.
         """
         self.pause()
         if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

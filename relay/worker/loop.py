@@ -1,21 +1,21 @@
-"""The event loop of one worker: readiness, deadlines, and fairness to established sessions.
+"""The event loop of one worker: readiness, deadlines, fairness.
 
 One turn of the loop:
 
 1. Wait, and call the handler of every ready descriptor. Data moves here.
-2. Take at most HANDSHAKES_PER_TURN steps of handshakes, and none after STEPS_S. Each costs
-   as much as a hundred messages, so a flood of clients cannot delay established sessions.
+2. Take at most HANDSHAKES_PER_TURN steps of handshakes, and none after STEPS_S. Each
+   costs as much as a hundred messages. So a flood of clients delays no session.
 3. Call the deadlines that have passed, and the tick once a second.
 4. Close the sockets that were given up. This comes last because the kernel may give the
-   number of a closed descriptor to a new connection, and events of this turn's batch would
-   reach the wrong one.
+   number of a closed descriptor to a new connection, and events of this turn's batch
+   would reach the wrong one.
 5. Call `when_idle` if there is nothing else to do, but at least every BUSY_TURNS turns.
 
 Each turn takes steps of one queue only, so their code and data stay in the CPU caches.
 Mixing the kinds of step costs 8 % CPU per connection (measured).
 
-Deadlines are lazy: a session that makes progress only changes what `due_at` returns. Its
-entry in the heap stays, and is looked at when it comes up.
+Deadlines are lazy: a session that makes progress only changes what `due_at` returns.
+Its entry in the heap stays, and is looked at when it comes up.
 
 Never: knows what a session does; lets an exception of a handler out.
 """
@@ -116,7 +116,7 @@ class Loop:
             self._epoll.modify(fd, new)
 
     def forget(self, fd: int, close: Callable[[], None]) -> None:
-        """Report no more events of the descriptor, and call `close` at the end of this turn.
+        """Report no more events of it, and call `close` at the end of this turn.
 
         Closing takes it out of epoll.
         """
@@ -129,12 +129,12 @@ class Loop:
         self._closing.append(call)
 
     def later(self, session: Timed, queue: int = 0) -> None:
-        """Call `session.step()` in this turn or a later one, with other steps of its queue."""
+        """Call `session.step()` soon, together with other steps of its queue."""
         self._step_queues[queue].append(session)
         self._waiting += 1
 
     def schedule(self, session: Timed) -> None:
-        """Look at the session's deadline when it is due. Call again if it comes nearer."""
+        """Look at the deadline when it is due. Call again if it comes nearer."""
         at = session.due_at()
         if at < session.timer_at:
             session.timer_at = at
@@ -151,8 +151,8 @@ class Loop:
         tick_at = now = self.now
         busy_turns = 0
         while self.running:
-            # `now` is from the begin of the last turn, so the wait may be too long by the
-            # length of that turn. Deadlines are coarser than that.
+            # `now` is from the beginning of the last turn, so the wait may be too long
+            # by the length of that turn. Deadlines are coarser than that.
             if self._waiting or self.when_idle is not None:
                 wait = 0.0
             else:
@@ -242,7 +242,7 @@ class Loop:
                 self.schedule(session)
 
     def _compact(self) -> None:
-        """Drop the entries of closed sessions. They are many if connections are short."""
+        """Drop the entries of closed sessions: many, if connections are short."""
         self._heap[:] = [
             entry
             for entry in self._heap

@@ -1,8 +1,8 @@
 """A worker process, from fork to exit.
 
-Signals: TERM drains, QUIT stops now, USR1 reopens the access log. INT and HUP are ignored:
-the supervisor handles them. The lifeline is a pipe that the supervisor never writes to. Its
-end of file means that the supervisor is gone, and the worker drains.
+Signals: TERM drains, QUIT stops now, USR1 reopens the access log. INT and HUP are
+ignored: the supervisor handles them. The lifeline is a pipe that the supervisor never
+writes to. Its end of file means that the supervisor is gone, and the worker drains.
 
 Never: returns to the supervisor's code.
 Next: `relay.worker.listener.Acceptor`
@@ -43,7 +43,8 @@ from relay.worker.session import STEP_QUEUES, Listener
 from relay.worker.tick import tick
 from relay.worker.worker import Worker
 
-# Descriptors of a worker besides two per session: listening sockets, epoll, logs, pipes.
+# Descriptors of a worker besides two per session: listening sockets, epoll, logs,
+# pipes.
 _OTHER_FDS = 128
 # How many lingering closes are allowed if descriptors are few. Each keeps one.
 _FEW_LINGERING_CLOSES = 64
@@ -55,7 +56,8 @@ log = logging.getLogger(__name__)
 class WorkerSpec:
     """What the supervisor hands to a worker.
 
-    `listeners` has the name and the listening socket of each listener in the worker's slot.
+    `listeners` has the name and the listening socket of each listener in the worker's
+    slot.
     """
 
     slot: int

@@ -1,11 +1,11 @@
 """CONNECT and OUTBOUND_TLS: choose a backend, connect, and do the TLS handshake.
 
-A backend that fails before a byte of the client was forwarded is not used for `retry_s` by
-any worker. The session goes on with the next backend. When none is left, the last failure
-is the session's.
+A backend that fails before a byte of the client was forwarded is not used for `retry_s`
+by any worker. The session goes on with the next backend. When none is left, the last
+failure is the session's.
 
-Never: resumes a TLS session whose certificates may have expired since they were verified;
-forwards a byte.
+Never: resumes a TLS session whose certificates may have expired since they were
+verified; forwards a byte.
 Next: `relay.worker.relaying.begin`
 """
 
@@ -28,7 +28,8 @@ from relay.worker.failover import give_up, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import NO_OUTCOME, Handshake, Session
 
-# A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301, 1).
+# A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301,
+# 1).
 _OLDER_THAN_ALPN = frozenset(("http/1.1", "http/1.0"))
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
 def _begin_handshake(
     session: Session, attempt: Attempt, sock: StreamSocket, place: Endpoint | None
 ) -> Event | None:
-    """Take the first step at once: a backend that is near has accepted the connection by now."""
+    """Take the first step at once: a near backend has accepted by now."""
     worker, member, target = session.worker, attempt.member, attempt.member.target
     session.outbound = end = Connection(sock)
     end.place = place

@@ -1,4 +1,4 @@
-"""A connection fails while the session relays: what it means for both directions and the log.
+"""A connection fails in RELAY or HALF_CLOSED: what follows for both directions.
 
 Never: closes a session.
 """
@@ -20,7 +20,8 @@ _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.O
 def note_fault(session: Session, side: Side, failure: Failure) -> None:
     """Note why the session fails, unless it is noted already.
 
-    A reset is replaced by what comes after it: the alert that explains it may be read late.
+    A reset is replaced by what comes after it: the alert that explains it may be read
+    late.
     """
     outward = side is Side.OUTBOUND
     failure = explain_late(session, failure) if outward else after_handshake(failure)
@@ -53,7 +54,7 @@ def _nothing_moved(session: Session) -> bool:
 def fail_source(
     session: Session, side: Side, source: Connection, sink: Connection, failure: Failure
 ) -> Event | None:
-    """The source of this side is dead. What was read from it may not be delivered yet."""
+    """The source of this side failed. What it sent may not be delivered yet."""
     if side is Side.OUTBOUND:
         failure = explain_late(session, failure)
         if not session.bytes_out:

@@ -1,17 +1,17 @@
-"""RELAY and HALF_CLOSED, except ordinary messages: backpressure, ends, resets, late alerts.
+"""RELAY and HALF_CLOSED, except ordinary messages: backpressure, ends, failures.
 
 Theory of operation. Each direction has a source and a sink. There are three rules:
 
-- What the sink did not take is `held` by the sink. Its source is not read until `held` is
-  written. That is all the backpressure there is.
+- What the sink did not take is `held` by the sink. Its source is not read until `held`
+  is written. That is all the backpressure there is.
 - The end of a source is passed on as close_notify and FIN, once nothing is held for the
-  sink. The other direction goes on. Only a backend's bare FIN stays a bare FIN, so that the
-  client can tell a cut answer from a complete one. A client's bare FIN does not: many
-  clients close like that, and a backend on OpenSSL 3 would send a fatal alert instead of
-  the answer.
-- A dead connection ends both directions. What was read from it before is still delivered,
-  and what can still be read from it is read: the answer of a backend that resets must not
-  be lost.
+  sink. The other direction goes on. Only a backend's bare FIN stays a bare FIN, so that
+  the client can tell a cut answer from a complete one. A client's bare FIN does not:
+  many clients close like that, and a backend on OpenSSL 3 would send a fatal alert
+  instead of the answer.
+- A dead connection ends both directions. What was read from it before is still
+  delivered, and what can still be read from it is read: the answer of a backend that
+  resets must not be lost.
 
 Never: runs for an ordinary message (see `on_inbound` and `on_outbound` of
 `relay.worker.driver.DrivenSession`).
@@ -72,7 +72,7 @@ def on_event(session: Session, side: Side, mask: int) -> Event | None:
     """A socket takes bytes again, was reset, or is not only readable."""
     end, other = _ends(session, side)
     event = _write_held(session, side, mask) if mask & (OUT | GONE) else None
-    # After an event the read waits. Epoll reports the socket again: it is level-triggered.
+    # After an event the read waits: level-triggered epoll reports the socket again.
     if event is None:
         if end.wants_write:
             end.wants_write = False
@@ -122,8 +122,8 @@ def _write_held(session: Session, side: Side, mask: int) -> Event | None:
     """Write what the socket holds, if it takes it."""
     end, other = _ends(session, side)
     if mask & GONE and (end.held or end.closing):
-        # Do not try: after a failed write OpenSSL does not read any more, and the peer may
-        # have sent something before it reset the connection.
+        # Do not try: after a failed write OpenSSL does not read any more, and the peer
+        # may have sent something before it reset the connection.
         gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
         failure = Failure(gone, "the connection was reset")
         return fail_sink(session, side, other, end, failure) or _finish(session)
@@ -164,7 +164,7 @@ def _go_on(
 def _mask(end: Connection, other: Connection) -> int:
     """What can be done with a socket.
 
-    It is read unless it has ended, its sink holds something, or OpenSSL must write first.
+    It is read unless it ended, its sink holds something, or OpenSSL must write first.
     """
     mask = IN if not end.ended and not other.held and not end.wants_write else 0
     if end.held or end.closing or end.wants_write:
@@ -208,7 +208,7 @@ def _forward_first(
 
 
 def _move(session: Session, side: Side, source: Connection, sink: Connection) -> int:
-    """Do what `Pump.move` does. A backend's first answer may need our cookie inserted."""
+    """Do what `Pump.move` does, and insert our cookie into a backend's first answer."""
     first, pump = session.first, session.worker.pump
     if side is Side.INBOUND or first is None or first.inserter is None:
         return pump.move(source.ssl, sink.ssl)
@@ -243,8 +243,8 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
     if sink.shut:
         return _finish(session)
     sink.closing = False
-    # A client that was lost (`shut`) waits for no answer. What it began to send must not
-    # look complete to the backend.
+    # A client that was lost (`shut`) waits for no answer. What it began to send must
+    # not look complete to the backend.
     if not source.truncated or (source is session.inbound and not source.shut):
         _set_cork(sink, 1)  # the alert and the FIN that follows go out in one segment
         if not _send_close_notify(session, sink):
@@ -287,13 +287,13 @@ def _finish(session: Session) -> Event | None:
         return _half_ended(session)
     if client.truncated:
         session.note(Reason.TRUNCATED, Side.INBOUND)
-    # A backend's bare FIN counts only if it came first: then `note_truncation` has noted
-    # it. After the client's close_notify it is the answer, which nginx gives like that.
+    # A backend's bare FIN counts only if it came first, and is noted then. After the
+    # client's close_notify it is the answer, as nginx gives it.
     return Event.ENDED
 
 
 def _half_ended(session: Session) -> Event | None:
-    """One direction has ended. linger_s begins now, however long the session was idle."""
+    """One direction has ended. linger_s begins now, even if the session was idle."""
     if session.state is not State.RELAY:
         return None
     session.active_at = session.worker.loop.now

@@ -1,11 +1,12 @@
-"""One client connection and its backend connection: what is known of them, and how they close.
+"""One client connection and its backend connection: their facts, and how they close.
 
 A session is in exactly one state of `relay.core.lifecycle`. The stages (`intake`,
 `inbound`, `first_request`, `outbound`, `relaying`) read and fill in what stands here.
 `relay.worker.driver` moves the session from state to state.
 
-Only the loop's handlers and its timer heap refer to a session, and nothing it owns refers
-back to it. So a closed session is freed at once: the garbage collector is off in a worker.
+Only the loop's handlers and its timer heap refer to a session, and nothing it owns
+refers back to it. So a closed session is freed at once: the garbage collector is off in
+a worker.
 
 Never: parses what a peer sent, or picks a backend.
 Next: `relay.worker.driver.DrivenSession.step`
@@ -83,7 +84,7 @@ NO_OUTCOME = Outcome()
 
 
 class Session(ABC):
-    """See the module. `*_at` are CLOCK_MONOTONIC seconds, except `time_at` (Unix time)."""
+    """See the module. `*_at` is CLOCK_MONOTONIC seconds; `time_at` is Unix time."""
 
     __slots__ = (
         "active_at",  # when bytes were last moved
@@ -171,7 +172,7 @@ class Session(ABC):
             self.advance(Event.REFUSED, error.reason, error.detail, error.side)
 
     def note(self, reason: Reason | None, side: Side | None = None, detail: str = "") -> None:
-        """Add to the outcome. What was noted first stays: it is closest to the cause."""
+        """Add to the outcome. What was noted first stays: it is nearest the cause."""
         had = self.outcome
         self.outcome = Outcome(had.reason or reason, had.side or side, had.detail or detail)
 
@@ -184,7 +185,7 @@ class Session(ABC):
     # How it closes.
 
     def note_answer(self) -> None:
-        """The backend has answered: keep its TLS session, if it gave us one to resume."""
+        """The backend has answered: keep its TLS session, if it gave us one."""
         end, member = self.outbound, self.member
         if end is None or member is None or end.answered:
             return
@@ -193,7 +194,7 @@ class Session(ABC):
         self.worker.pools[member.target.pool].answered(member, end.began_at)
 
     def drop_outbound(self) -> None:
-        """Close the connection to the backend. The session may go on with another backend."""
+        """Close the connection to the backend. The session may go on with another."""
         end = self.outbound
         if end is not None:
             if self.bytes_out:
@@ -210,7 +211,7 @@ class Session(ABC):
             self.member = None
 
     def close(self) -> None:
-        """Close both connections and write the log line. The outcome is noted already."""
+        """Close both connections, and log the session with the outcome noted before."""
         was, self.state = self.state, State.CLOSED
         self.duration_s = time.monotonic() - self.started_at
         worker, client, outcome = self.worker, self.inbound, self.outcome
@@ -220,8 +221,8 @@ class Session(ABC):
         if client.ssl is not None:
             stream.free(client.ssl, established=client.established)
             client.ssl = None
-        # Closing a socket with unread bytes resets the connection. The client would lose
-        # the alert that says why it was refused, or a failed backend's last answer.
+        # Closing a socket with unread bytes resets the connection. The client would
+        # lose the alert that refuses it, or a failed backend's last answer.
         if was in HALF_OPEN:
             lingers = outcome.reason not in _UNANSWERED
         else:

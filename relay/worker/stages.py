@@ -25,8 +25,8 @@ class Stage:
 
     `enter` is done when the state is entered: at once, or if it is `queued` in a later
     turn of the loop, with other sessions' steps of the same kind. `step` is done when a
-    socket is ready, `too_slow` at the deadline. Without `too_slow` the deadline closes the
-    session.
+    socket is ready, `too_slow` at the deadline. Without `too_slow` the deadline closes
+    the session.
     """
 
     step: Work | None = None

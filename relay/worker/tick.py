@@ -17,7 +17,7 @@ from relay.worker.worker import Worker
 
 
 def tick(worker: Worker, drain: Drain) -> None:
-    """Tell the supervisor that the worker lives, and do what need not be done at once."""
+    """Tell the supervisor that the worker lives, and do what could wait."""
     worker.cells[HEARTBEAT_MS] = monotonic_ms()
     messages.flush()
     worker.usage.write(worker.cells)

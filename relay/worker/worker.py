@@ -1,7 +1,7 @@
 """What all sessions of a worker share: its loop, its pools, its counters, its limits.
 
-Never: forks, reads the configuration file, handles a signal (that is `relay.worker.main`),
-or moves a session (that is `relay.worker.driver`).
+Never: forks, reads the configuration file, handles a signal (that is
+`relay.worker.main`), or moves a session (that is `relay.worker.driver`).
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Counters:
 
 
 def _patience_s(timeouts: Timeouts) -> dict[State, float]:
-    """How long each state may take. In RELAY and HALF_CLOSED: without a byte being moved."""
+    """How long each state may take; RELAY and HALF_CLOSED: without moving a byte."""
     return {
         State.INTAKE: timeouts.hello_s,
         State.INBOUND_TLS: timeouts.handshake_s,

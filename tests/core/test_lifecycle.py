@@ -9,7 +9,7 @@ from relay.remedies import REMEDIES
 LIVING = [state for state in State if state is not State.CLOSED]
 
 
-# A request that does not come is no reason to end: the server may be the one to speak first.
+# A session without a request goes on: the server may speak first.
 GOES_ON = (State.SNIFF, Event.DEADLINE)
 
 

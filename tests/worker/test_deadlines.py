@@ -1,5 +1,6 @@
 """Every state ends by itself. (hello_s and handshake_s of the client are in test_strangers, connect_s in test_failover.)"""
 
+import socket
 import time
 
 from tests.support.worker import wait_until
@@ -102,6 +103,25 @@ def test_a_backend_that_stops_in_its_handshake_is_given_up_after_handshake_s(sta
     record = relay.record()
     assert (record["reason"], record["side"]) == ("backend_handshake_timeout", "outbound")
     assert 0.4 <= record["duration_s"] < 5
+
+
+def test_every_backend_that_takes_no_connection_gets_its_own_deadline(start, call, stack):
+    """A deadline that leads back to CONNECT must be followed by another one."""
+    full = []
+    for _ in range(3):
+        # A listener whose queue is full: the kernel drops further SYNs.
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        full.append(f"127.0.0.1:{listener.getsockname()[1]}")
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+    relay = start(full, top="[timeouts]\nconnect_s = 0.3")
+    assert call(relay).end()[1] in {"fin", "reset"}
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("backend_timeout", "outbound")
+    assert record["duration_s"] >= 0.8
+    assert relay.value("relay_handshakes_total", "outbound", "backend_timeout") == 3
 
 
 def test_many_deadlines_at_once_are_all_kept(start, door, pair):

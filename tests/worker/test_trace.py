@@ -1,4 +1,4 @@
-"""One connection traced through the worker's files: each stage's file is entered in its states."""
+"""One traced connection: each stage's file is entered in its states only."""
 
 import json
 import signal
@@ -21,7 +21,8 @@ STATES = {
     "outbound.py": {State.CONNECT, State.OUTBOUND_TLS},
     "relaying.py": {State.RELAY, State.HALF_CLOSED},
 }
-# The client's hello, the start of the connection to the backend, and the backend's answer.
+# The client's hello, the start of the connection to the backend, and the backend's
+# answer.
 STEPS = 3
 MOST_CHANGES = 60
 # On a busy machine a flight comes in pieces, and each piece is one step more.
@@ -29,7 +30,7 @@ CHANGES_PER_PIECE = 8
 
 
 def record_calls(spec):
-    """Run the worker; its exit code, and each call into its files with the session's state."""
+    """Run the worker. Returns its exit code, and each call into its files."""
     entries = []
     apart = []  # frames of the tick and of deadlines, which no connection calls
 
