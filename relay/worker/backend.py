@@ -40,9 +40,9 @@ class BackendState:
         "cells_why",
         "failure",
         "index",
-        "places",
         "renew_at",
         "resume_after_at",
+        "rotation",
         "session",
         "target",
         "valid_until_at",
@@ -62,7 +62,7 @@ class BackendState:
         self.cells_why = {
             why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS
         }
-        self.places: AddressRotation | None = None  # None if the address is an IP address
+        self.rotation: AddressRotation | None = None  # None if the address is an IP address
         self.session: Pointer = None  # to resume; freed by cffi
         self.renew_at = 0.0
         self.valid_until_at = 0.0

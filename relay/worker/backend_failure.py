@@ -41,22 +41,22 @@ def explain_late(session: Session, failure: Failure) -> Failure:
 
 def blame(session: Session, failure: Failure) -> None:
     """Count the failure and mark the backend failed; log it once per retry_s."""
-    member, worker, end = session.member, session.worker, session.outbound
-    if member is None:
+    backend, worker, end = session.member, session.worker, session.outbound
+    if backend is None:
         return
     worker.counters.handshake(Side.OUTBOUND, failure.reason)
     if failure.reason in BLAMELESS:
         return
     if end is not None and end.offered is not None:
-        member.drop_session(end.offered)  # it may be the cause
-    pool = worker.pools[member.target.pool]
-    if member.places is not None and _other_address(session, member, member.places, failure):
+        backend.drop_session(end.offered)  # it may be the cause
+    pool = worker.pools[backend.target.pool]
+    if backend.rotation is not None and _other_address(session, backend, backend.rotation, failure):
         return
-    if pool.mark_failed(member, failure.reason):
+    if pool.mark_failed(backend, failure.reason):
         log.warning(
             "pool %s: backend %s failed and is not used for %g s: %s: %s; %s",
             pool.name,
-            member.target.route,
+            backend.target.route,
             pool.retry_s,
             failure.reason,
             where(session, failure),
@@ -65,7 +65,7 @@ def blame(session: Session, failure: Failure) -> None:
 
 
 def _other_address(
-    session: Session, member: BackendState, places: AddressRotation, failure: Failure
+    session: Session, backend: BackendState, rotation: AddressRotation, failure: Failure
 ) -> bool:
     """Whether the backend has an address that this session has not tried.
 
@@ -73,19 +73,19 @@ def _other_address(
     again.
     """
     end, now = session.outbound, session.worker.loop.now
-    if end is not None and end.place is not None and places.failed(end.place, now):
+    if end is not None and end.endpoint is not None and rotation.failed(end.endpoint, now):
         log.warning(
             "pool %s: backend %s: its address %s failed and is not used for %g s: %s: %s",
-            member.target.pool,
-            member.target.route,
-            format_address(end.place[1]),
-            session.worker.pools[member.target.pool].retry_s,
+            backend.target.pool,
+            backend.target.route,
+            format_address(end.endpoint[1]),
+            session.worker.pools[backend.target.pool].retry_s,
             failure.reason,
             where(session, failure),
         )
-    index = member.index
+    index = backend.index
     session.addresses_tried = (*session.addresses_tried, index)
-    if not places.others_left(session.addresses_tried.count(index)):
+    if not rotation.others_left(session.addresses_tried.count(index)):
         return False
     session.tried = tuple(RETRIABLE if each == index else each for each in session.tried)
     return True
@@ -93,10 +93,10 @@ def _other_address(
 
 def where(session: Session, failure: Failure | None = None) -> str:
     """The backend, its address, and the detail of the failure, for the access log."""
-    member = session.member
+    backend = session.member
     where = (
-        f"{member.target.route} at {member.target.address} (name {member.target.name})"
-        if member is not None
+        f"{backend.target.route} at {backend.target.address} (name {backend.target.name})"
+        if backend is not None
         else ""
     )
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

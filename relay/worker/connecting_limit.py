@@ -31,16 +31,16 @@ _SMALLEST_PART = 4
 class ConnectingLimit:
     """The number of connecting sessions, by the index of their backend.
 
-    `most` is the configured limit. `places` is the number of connections that the
-    worker may have, and `pools` the number of pools that share them.
+    `most` is the configured limit. `max_connections` is how many connections the
+    worker may have, and `pools` how many pools share them.
     """
 
     __slots__ = ("by_backend", "most", "reduced", "share", "total")
 
-    def __init__(self, backends: int, most: int, *, places: int, pools: int) -> None:
+    def __init__(self, backends: int, most: int, *, max_connections: int, pools: int) -> None:
         self.by_backend = [0] * backends
         self.total = 0
-        part = max(1, places // min(pools, _SMALLEST_PART)) if pools > 1 else most
+        part = max(1, max_connections // min(pools, _SMALLEST_PART)) if pools > 1 else most
         self.reduced = part < most
         most = min(most, part)
         self.most = most

@@ -26,7 +26,7 @@ class Attempt(NamedTuple):
     claim: int = 0
     hurried: bool = False
     instead: Failure | None = None
-    place: Endpoint | None = None
+    endpoint: Endpoint | None = None
 
 
 class Connection:
@@ -41,6 +41,7 @@ class Connection:
         "claim",  # our right to try a failed backend, which no other session tries meanwhile
         "closing",  # a close_notify waits until the socket takes it
         "ended",
+        "endpoint",  # the address, if the backend has several
         "established",
         "fd",
         "first_step",  # the result of the handshake's first step, until it is looked at
@@ -51,7 +52,6 @@ class Connection:
         "mask",  # what epoll reports; 0 when it does not watch the socket
         "offered",  # the TLS session that the backend was offered to resume
         "partial_record",  # OpenSSL may have a part of a record
-        "place",  # the address, if the backend has several
         "pool",  # the pool that waits for the backend
         "received",  # bytes of the handshake without the client's hello
         "resumed",
@@ -85,5 +85,5 @@ class Connection:
         self.began_at = 0.0
         self.pool: PoolState | None = None
         self.claim = 0
-        self.place: Endpoint | None = None
+        self.endpoint: Endpoint | None = None
         self.waits = self.hurried = self.answered = False

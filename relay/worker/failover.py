@@ -37,7 +37,7 @@ def give_up_resumption(session: Session, failure: Failure) -> Event:
     if end is None or member is None or not _may_be_the_resumption(end, failure):
         return give_up(session, failure)
     member.drop_session(end.offered)
-    session.attempt = Attempt(member, end.claim, end.hurried, failure, end.place)
+    session.attempt = Attempt(member, end.claim, end.hurried, failure, end.endpoint)
     end.claim = 0  # the next attempt has it
     return Event.BACKEND_FAILED
 

@@ -81,7 +81,7 @@ def step(session: Session) -> Event | None:
     session.worker.counters.routed(session.listener.name, route.label)
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
-    if session.worker.pools[route.pool].nowhere:
+    if session.worker.pools[route.pool].has_no_address:
         _refuse_unresolved(session, route)
     end.unread = size
     end.ssl = stream.accept(route.context, end.fd)
@@ -120,9 +120,9 @@ def _refuse_unresolved(session: Session, route: InboundRoute) -> NoReturn:
     It is refused now because an alert can still be sent in the clear.
     """
     _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
-    members = session.worker.pools[route.pool].members
-    shown = ", ".join(f"{each.target.route} at {each.target.address}" for each in members[:3])
-    more = f" and {len(members) - 3} more" if len(members) > 3 else ""
+    backends = session.worker.pools[route.pool].backends
+    shown = ", ".join(f"{each.target.route} at {each.target.address}" for each in backends[:3])
+    more = f" and {len(backends) - 3} more" if len(backends) > 3 else ""
     what = f"no host name of pool {route.pool} has an address: {shown}{more}"
     raise SessionError(Side.INBOUND, Reason.BACKEND_UNRESOLVED, what)
 

@@ -79,7 +79,7 @@ def record_of(session: Session, prefix: str) -> Record:
         who.serial if who is not None else "",
         who.not_after_at if who is not None else 0.0,
         route.pool if route is not None else "",
-        choice.member.target.route if choice is not None else "",
+        choice.backend.target.route if choice is not None else "",
         choice.why if choice is not None else "",
         backend.version,
         backend.cipher,

@@ -86,8 +86,8 @@ def too_slow(session: Session) -> Event | None:
 def _choose(session: Session) -> Attempt:
     """Choose the next backend. Raises SessionError if none is left."""
     pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
-    if pool.waiting.full:
-        detail = pool.waiting.why_full(pool.name)
+    if pool.connecting.full:
+        detail = pool.connecting.why_full(pool.name)
         raise SessionError(Side.OUTBOUND, Reason.CONNECTING_LIMIT, detail)
     cookies = session.first.found.values if session.first is not None else ()
     choice = pool.pick(session.client_host, session.tried, session.identity, cookies)
@@ -97,7 +97,7 @@ def _choose(session: Session) -> Attempt:
             raise SessionError(Side.OUTBOUND, last.reason, last.detail)
         none = pool.why_none()
         raise SessionError(Side.OUTBOUND, none.reason, none.detail)
-    session.choice, member = choice, choice.member
+    session.choice, member = choice, choice.backend
     session.tried = (*session.tried, member.index)
     session.worker.cells[member.cells_why[choice.why]] += 1
     hurried = choice.claim != 0 and pool.others_serve(member, session.tried)
@@ -113,7 +113,7 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
     session.cell_in, session.cell_out = member.cell_to, member.cell_from
     session.since_at = worker.loop.now
     try:
-        sock, place = _open_socket(session, attempt)
+        sock, endpoint = _open_socket(session, attempt)
     except OSError as error:
         worker.pools[member.target.pool].release(member, attempt.claim)
         return give_up(session, explain_connect(error.errno or 0))
@@ -121,16 +121,16 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
         worker.pools[member.target.pool].release(member, attempt.claim)
         failure = Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         return give_up(session, failure)
-    return _begin_handshake(session, attempt, sock, place)
+    return _begin_handshake(session, attempt, sock, endpoint)
 
 
 def _begin_handshake(
-    session: Session, attempt: Attempt, sock: StreamSocket, place: Endpoint | None
+    session: Session, attempt: Attempt, sock: StreamSocket, endpoint: Endpoint | None
 ) -> Event | None:
     """Take the first step at once: a near backend has accepted by now."""
     worker, member, target = session.worker, attempt.member, attempt.member.target
     session.outbound = end = Connection(sock)
-    end.place = place
+    end.endpoint = endpoint
     end.began_at = worker.loop.now
     end.pool = pool = worker.pools[target.pool]
     end.hurried, end.instead = attempt.hurried, attempt.instead
@@ -160,18 +160,18 @@ def _open_socket(session: Session, attempt: Attempt) -> tuple[StreamSocket | Non
 
     The socket is None if the backend's host name has no address.
     """
-    target, places = attempt.member.target, attempt.member.places
-    if places is None:
+    target, rotation = attempt.member.target, attempt.member.rotation
+    if rotation is None:
         return start_connect(target.family, target.sockaddr), None
     now = session.worker.loop.now
-    place = attempt.place or places.pick(now)
-    if place is None:
+    endpoint = attempt.endpoint or rotation.pick(now)
+    if endpoint is None:
         return None, None
     try:
-        return start_connect(*place), place
+        return start_connect(*endpoint), endpoint
     except OSError as error:
         if not is_shortage(error):
-            places.failed(place, now)
+            rotation.failed(endpoint, now)
         raise
 
 

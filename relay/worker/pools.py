@@ -47,7 +47,7 @@ class Choice(NamedTuple):
     `claim` is 0 for a backend that has not failed. See `shared.failed_backends`.
     """
 
-    member: BackendState
+    backend: BackendState
     why: str
     claim: int
 
@@ -55,8 +55,8 @@ class Choice(NamedTuple):
 class PoolState:
     """What a worker knows of one pool.
 
-    `places` is the number of connections that the worker may have, and `pools` the
-    number of pools that share them. `trial_s` is how long a session that tries a failed
+    `max_connections` is how many connections the worker may have, and `pools` how many
+    pools share them. `trial_s` is how long a session that tries a failed
     backend keeps others from it.
     """
 
@@ -71,19 +71,19 @@ class PoolState:
         slot: int,
         secret: bytes = b"",
         trial_s: float = 10.0,
-        places: int = 20_000,
+        max_connections: int = 20_000,
         pools: int = 1,
     ) -> None:
         self.name = name
         self.retry_s = pool.retry_s
         self._shared = scoreboard.row(SHARED_ROW)
-        self.members = [
+        self.backends = [
             self._make_backend(index, target, layout) for index, target in enumerate(targets)
         ]
         without_address = [
-            each.places for each in self.members if each.places and not each.target.sockaddr
+            each.rotation for each in self.backends if each.rotation and not each.target.sockaddr
         ]
-        self._unresolved = without_address if len(without_address) == len(self.members) else []
+        self._unresolved = without_address if len(without_address) == len(self.backends) else []
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
         self._starts_slowly = pool.slow_start_s > 0
@@ -94,14 +94,14 @@ class PoolState:
         )
         self._retry_ms = int(pool.retry_s * 1000)
         self._trials = Trials(self._failed_backends, trial_s)
-        self.waiting = ConnectingLimit(
-            len(targets), pool.max_connecting, places=places, pools=pools
+        self.connecting = ConnectingLimit(
+            len(targets), pool.max_connecting, max_connections=max_connections, pools=pools
         )
         self._scoreboard = scoreboard
-        self.see_workers()
+        self.find_worker_rows()
         self._cell_health_version = layout.cell(HEALTH_VERSION)
         self._cell_override_version = layout.cell(OVERRIDE_VERSION)
-        self._statuses = [CandidateStatus()] * len(self.members)
+        self._statuses = [CandidateStatus()] * len(self.backends)
         self._closes_on_down = pool.on_down == "close"
         self._down: frozenset[int] = frozenset()
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
@@ -116,11 +116,11 @@ class PoolState:
         configured = (target.family, target.sockaddr)
         addresses = Addresses(target.address, configured, layout, self._shared)
         if addresses.may_change:
-            backend.places = AddressRotation(addresses, self.retry_s)
+            backend.rotation = AddressRotation(addresses, self.retry_s)
         return backend
 
     @property
-    def nowhere(self) -> bool:
+    def has_no_address(self) -> bool:
         """Whether no backend has ever had an address: no name was resolved."""
         if self._unresolved and any(each.has_address for each in self._unresolved):
             self._unresolved = []  # a resolved name keeps its last address
@@ -153,18 +153,18 @@ class PoolState:
             if index is None:
                 return None
             if not self._failed_backends.has_failed(index):
-                return Choice(self.members[index], why, 0)
+                return Choice(self.backends[index], why, 0)
             if self._usable(index):
-                return Choice(self.members[index], why, self._trials.claim(index))
+                return Choice(self.backends[index], why, self._trials.claim(index))
             # No backend is usable, and this one may be back.
-            if self.waiting.by_backend[index] < TRYING_ANYWAY:
-                return Choice(self.members[index], why, 0)
+            if self.connecting.by_backend[index] < TRYING_ANYWAY:
+                return Choice(self.backends[index], why, 0)
             skipped.add(index)
-            excluded = [i for i in range(len(self.members)) if i in tried or i in skipped]
+            excluded = [i for i in range(len(self.backends)) if i in tried or i in skipped]
 
     def why_none(self) -> Failure:
         """Why `pick` found no backend for a client that has tried none."""
-        failed = [each for each in self.members if self._failed_backends.has_failed(each.index)]
+        failed = [each for each in self.backends if self._failed_backends.has_failed(each.index)]
         if not failed:
             return Failure(
                 Reason.NO_BACKEND,
@@ -181,17 +181,17 @@ class PoolState:
             f"and {TRYING_ANYWAY} clients are trying each ({last})",
         )
 
-    def others_serve(self, member: BackendState, tried: Container[int]) -> bool:
+    def others_serve(self, backend: BackendState, tried: Container[int]) -> bool:
         """Whether another backend works that the session has not tried."""
         candidates = self._balancer.candidates
         return any(
-            i != member.index and i not in tried and self._usable(i)
+            i != backend.index and i not in tried and self._usable(i)
             for i in (*candidates.enabled, *candidates.standby)
         )
 
-    def inserter(self, member: BackendState, found: SniffResult) -> Inserter | None:
+    def inserter(self, backend: BackendState, found: SniffResult) -> Inserter | None:
         """What inserts the relay's cookie into the first response, if needed."""
-        return self._cookies.inserter(member.index, found) if self._cookies is not None else None
+        return self._cookies.inserter(backend.index, found) if self._cookies is not None else None
 
     def _key(self, client: str, who: Identity | None) -> bytes:
         """What identifies the client for the balancer."""
@@ -204,64 +204,64 @@ class PoolState:
         return max(0, sum(map(sum, self._active[index])))
 
     def _usable(self, index: int) -> bool:
-        rotation = self.members[index].places
+        rotation = self.backends[index].rotation
         if rotation is not None and not rotation.has_address:
             return False
-        if self.waiting.by_backend[index] >= self.waiting.share:
+        if self.connecting.by_backend[index] >= self.connecting.share:
             return False
         return self._failed_backends.usable(index)
 
     # A session's way to its backend.
 
-    def begin(self, member: BackendState, end: Connection, claim: int) -> None:
+    def begin(self, backend: BackendState, end: Connection, claim: int) -> None:
         """A session starts to connect. With a claim it tries a failed backend."""
-        self.waiting.begin(member.index)
+        self.connecting.begin(backend.index)
         end.waits, end.claim = True, claim
         if claim:
-            self._trials.begin(member, end)
+            self._trials.begin(backend, end)
 
-    def reached(self, member: BackendState, end: Connection) -> None:
+    def reached(self, backend: BackendState, end: Connection) -> None:
         """The handshake with the backend is done."""
-        self.waiting.end(member.index)
+        self.connecting.end(backend.index)
         end.waits = False
 
-    def left(self, member: BackendState, end: Connection) -> None:
+    def left(self, backend: BackendState, end: Connection) -> None:
         """The session has given the backend up, or has ended."""
         if end.waits:
-            self.reached(member, end)
+            self.reached(backend, end)
         self._trials.end(end)
 
-    def release(self, member: BackendState, claim: int) -> None:
+    def release(self, backend: BackendState, claim: int) -> None:
         """A trial ended before it began."""
-        self._trials.release(member, claim)
+        self._trials.release(backend, claim)
 
-    def mark_failed(self, member: BackendState, reason: Reason) -> bool:
+    def mark_failed(self, backend: BackendState, reason: Reason) -> bool:
         """No worker uses the backend for retry_s. True if it was not marked already."""
-        member.failure = reason
-        return self._failed_backends.fail(member.index, self._retry_ms)
+        backend.failure = reason
+        return self._failed_backends.fail(backend.index, self._retry_ms)
 
-    def answered(self, member: BackendState, began_at: float) -> None:
+    def answered(self, backend: BackendState, began_at: float) -> None:
         """The backend has sent data. If it failed before, it works again.
 
         `began_at` is when the connection began (CLOCK_MONOTONIC): a connection that is
         older than the failure shows nothing.
         """
-        failed_at_ms = self._failed_backends.failed_at_ms(member.index, self._retry_ms)
+        failed_at_ms = self._failed_backends.failed_at_ms(backend.index, self._retry_ms)
         if failed_at_ms and began_at * 1000 > failed_at_ms:
-            self._failed_backends.answered(member.index)
+            self._failed_backends.answered(backend.index)
             if self._stores_returns:
-                self._shared[member.cell_returned] = monotonic_ms()
+                self._shared[backend.cell_returned] = monotonic_ms()
                 self.refresh()
 
     # Changes from outside.
 
-    def see_workers(self) -> None:
+    def find_worker_rows(self) -> None:
         """Find the rows whose connections count. Those of ended generations do not."""
         self._active = [
             self._scoreboard.columns(
                 "relay_backend_connections_active", each.target.pool, each.target.route
             )
-            for each in self.members
+            for each in self.backends
         ]
 
     def refresh(self) -> None:
@@ -271,7 +271,7 @@ class PoolState:
         """
         shared = self._shared
         self._seen = shared[self._cell_health_version] + shared[self._cell_override_version]
-        statuses = [read_status(shared, each) for each in self.members]
+        statuses = [read_status(shared, each) for each in self.backends]
         if statuses != self._statuses:
             self._statuses = statuses
             self._balancer.update(statuses)
@@ -291,7 +291,7 @@ class PoolState:
         if not self._closes_on_down:
             return []
         down = frozenset(
-            each.index for each in self.members if self._shared[each.cell_health] == HEALTH_DOWN
+            each.index for each in self.backends if self._shared[each.cell_health] == HEALTH_DOWN
         )
         newly_down, self._down = down - self._down, down
-        return [self.members[index] for index in newly_down]
+        return [self.backends[index] for index in newly_down]

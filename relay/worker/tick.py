@@ -26,7 +26,7 @@ def tick(worker: Worker, drain: Drain) -> None:
     generations_ended = worker.scoreboard.forget_ended()
     for pool in worker.pools.values():
         if generations_ended:
-            pool.see_workers()
+            pool.find_worker_rows()
         for member in pool.on_tick(worker.loop.now):
             _close_sessions(worker.sessions, member)
     worker.admission.on_tick()

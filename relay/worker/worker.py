@@ -70,7 +70,7 @@ class Worker:
                 scoreboard=scoreboard,
                 slot=slot,
                 trial_s=_trial_s(config.timeouts),
-                places=max_connections,
+                max_connections=max_connections,
                 pools=len(config.pool),
             )
             for name, pool in config.pool.items()
