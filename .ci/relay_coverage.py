@@ -1,8 +1,8 @@
 """A plugin of coverage.py: lets confined processes write what they measured.
 
 Workers, the checker and the admin process give up by Landlock the right to write files.
-`.ci/run coverage` copies this file into its environment. There, each Landlock rule set also
-allows the directory of coverage's data.
+`.ci/run coverage` copies this file into its environment. There, each Landlock rule set
+also allows the directory of coverage's data.
 """
 
 from __future__ import annotations
