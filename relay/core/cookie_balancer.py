@@ -57,8 +57,11 @@ class CookieBalancer:
         other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
         # If no backend is usable, one is tried anyway: then the one that knows the
         # client.
-        none_usable = other is None or not usable(other)
-        if named is not None and none_usable and candidates.admits(named, tried, _any_backend):
+        if (
+            named is not None
+            and (other is None or not usable(other))
+            and candidates.admits(named, tried, _any_backend)
+        ):
             return named, "failover" if tried else "cookie"
         return other, "hashed" if named is None and not tried else "failover"
 
