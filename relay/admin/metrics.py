@@ -160,7 +160,7 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
 def _of_backends(name: str, snapshot: Snapshot) -> Rows:
     """One shared value of every configured backend."""
     return [
-        (series.labels, value) for series, value in snapshot.shared.items() if series.name == name
+        (series.labels, value) for series, value in snapshot.states.items() if series.name == name
     ]
 
 
@@ -172,7 +172,7 @@ def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
             labels,
             float(
                 not is_waiting(until_ms, now_ms)
-                and snapshot.shared.get(Series(HEALTH, labels)) != HEALTH_DOWN
+                and snapshot.states.get(Series(HEALTH, labels)) != HEALTH_DOWN
                 and ("pool", "", labels[0]) not in disabled
                 and ("backend", *labels) not in disabled
             ),

@@ -134,7 +134,7 @@ def _backend(
     booted_at: float,
     now_ms: int,
 ) -> BackendReply:
-    values, states = snapshot.values, snapshot.shared
+    values, states = snapshot.values, snapshot.states
     mode, weight = (override["mode"], override["weight"]) if override else (None, None)
     configured_mode = "standby" if fact["standby"] else "enabled"
     elected = {

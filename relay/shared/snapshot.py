@@ -76,12 +76,12 @@ class WorkerRow(NamedTuple):
 class Snapshot:
     """A consistent copy of facts and values. Values include totals and living workers.
 
-    `shared` has the states of the generation that serves.
+    `states` has the state cells of the generation that serves.
     """
 
     facts: dict[str, Any]
     values: dict[Series, int]
-    shared: dict[Series, int]
+    states: dict[Series, int]
     workers: list[WorkerRow]
     supervisor_beat_ms: int
 

@@ -76,7 +76,7 @@ def watched(generation):
     yield begin
     for clockwork in clockworks:
         for key in list(clockwork.selector.get_map().values()):
-            key.data.__self__._close()  # a check in the middle
+            key.data.__self__._close()  # a check that is still running
 
 
 def test_a_change_is_stored_with_version_and_return_time(make_backend, watched, said):

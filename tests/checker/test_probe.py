@@ -31,7 +31,7 @@ def deaf_port():
 
 @pytest.fixture
 def mute():
-    """A listening socket of somebody who says nothing."""
+    """A listening socket whose owner never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 

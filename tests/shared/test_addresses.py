@@ -1,4 +1,4 @@
-"""What the checker writes about names is what the workers read."""
+"""The workers read the addresses that the checker stores."""
 
 from __future__ import annotations
 

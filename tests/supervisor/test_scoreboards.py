@@ -43,7 +43,7 @@ from tests.support.scoreboard import close_scoreboards, open_scoreboards
 INT64 = st.integers(-(2**63), 2**63 - 1)
 CONNECTIONS = "relay_connections_total"
 ROUTED = Series(CONNECTIONS, ("https", "default"))
-# The bound is 50 ms on a machine of its own; these processors are shared.
+# The limit is 50 ms on an idle machine; tests share their processors.
 TURN_S = 0.25
 
 
@@ -217,7 +217,7 @@ def test_states_move_to_a_larger_memory_with_their_values():
     scoreboards.publish({"generation": 2})
     assert larger.states is not scoreboard.states
     assert larger.states.cells[larger.layout.cell(HEALTH, "main", "b")] == 2
-    assert scoreboards.snapshot().shared[Series(HEALTH, ("main", "b"))] == 2
+    assert scoreboards.snapshot().states[Series(HEALTH, ("main", "b"))] == 2
     assert len(scoreboards.states()) == 2
     scoreboards.retire({2})
     assert scoreboards.states() == [larger.states]
@@ -302,7 +302,7 @@ def test_a_reader_that_slept_through_many_views_has_the_newest(scoreboards):
         scoreboards.step()
     descriptors = open_files()
     with pytest.raises(RelayError, match="newest"):
-        reader.snapshot(0.05)  # what was in the queue is read, and there is room for the newest
+        reader.snapshot(0.05)  # empties the queue, so that the newest view has room
     scoreboards.step()
     snapshot = reader.snapshot()
     assert snapshot.facts["generation"] == 199
@@ -404,7 +404,7 @@ def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
         try:
             scoreboards.enter(two)
             scoreboards.close_files()
-            scoreboards.count("relay_worker_restarts_total")  # of no use in a child, and harmless
+            scoreboards.count("relay_worker_restarts_total")  # has no effect in a child
             count(two, row, "relay_backend_connections_active", "main", "a", by=3)
             busy = sum(map(sum, two.columns("relay_backend_connections_active", "main", "a")))
             maps = [line for line in mappings() if "memfd:relay" in line]

@@ -1,4 +1,4 @@
-"""The checker's loop for tests of its parts."""
+"""The checker's loop, for tests of its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE_S = 15
 
 
 class Clockwork:
-    """A selector and instants, as the checker has them."""
+    """A selector and timers, as in the checker."""
 
     def __init__(self):
         self.selector = selectors.DefaultSelector()

@@ -74,14 +74,14 @@ def test_a_session_tries_the_next_address(start, backend, call):
     relay = start([f"localhost:{only.port}"], pool="retry_s = 60")
     resolve(
         relay, "127.0.0.2", "127.0.0.1", "127.0.0.3"
-    )  # nobody listens at the first and the last
+    )  # nothing listens at the first and the last
     for number in range(6):
         client = call(relay)
         client.send(b"hello")
         assert client.receive(5) == b"hello"
         client.close()
         assert relay.record(number)["backend"] == "b1"
-    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
+    assert relay.snapshot().states[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
     said = relay.messages()
     assert said.count("its address 127.0.0.2:") == 1
     assert said.count("its address 127.0.0.3:") == 1

@@ -26,7 +26,7 @@ def ask(client, text=b"?"):
 
 
 def is_marked_failed(relay, name="b1"):
-    return relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", name))] > 0
+    return relay.snapshot().states[Series(RETRY_UNTIL_MS, ("main", name))] > 0
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])

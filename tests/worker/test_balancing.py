@@ -35,7 +35,7 @@ def ask(client):
 
 
 def change(relay, name, backend, value):
-    """What the checker or the supervisor does: change a cell, then the version."""
+    """Change a state cell, then the version, as the checker and the supervisor do."""
     shared = relay.scoreboard.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
     shared[
@@ -81,7 +81,7 @@ def test_least_connections_counts_those_of_all_workers(run, backends, call):
     wait_until(
         lambda: first.value("relay_backend_connections_active", "main", "b2") == 0, "b2 to be idle"
     )
-    # The second worker has no connections of its own, and knows.
+    # The second worker has no connections, but knows of the first one's.
     more = [call(second) for _ in range(2)]
     assert [ask(client) for client in more] == ["b2", "b2"]
 
@@ -159,7 +159,7 @@ def test_a_drained_backend_keeps_its_sessions_only(run, backends, call, mode):
 def test_a_backend_that_came_back_begins_with_few_clients(run, backends, call):
     slow_start_ms = min(
         3_600_000, monotonic_ms() - 1
-    )  # the clock begins when the machine does: there is no hour before its first
+    )  # the monotonic clock starts at boot, which may be less than an hour ago
     relay = run([each.address for each in backends(2)], f"slow_start_s = {slow_start_ms / 1000}")
     change(relay, RETURNED_AT_MS, "b1", monotonic_ms())
     assert Counter(ask(call(relay)) for _ in range(30))["b1"] <= 2

@@ -24,7 +24,7 @@ UP, DOWN, DRAIN, DISABLED = 1, 2, 2, 3
 
 @pytest.fixture
 def sites(backend):
-    """So many HTTP backends, called b1, b2, …"""
+    """Start HTTP backends that answer with their names: b1, b2, …"""
 
     def make(count=3, answer=None):
         made = [Site(f"b{i}", answer) for i in range(1, count + 1)]
@@ -48,7 +48,7 @@ def run(tmp_path, pki, stack):
 
 
 def change(relay, name, backend, value):
-    """What the checker or the supervisor does: change a cell, then the version."""
+    """Change a state cell, then the version, as the checker and the supervisor do."""
     shared = relay.scoreboard.row(SHARED_ROW)
     shared[relay.layout.cell(name, "main", backend)] = value
     shared[
@@ -57,7 +57,7 @@ def change(relay, name, backend, value):
 
 
 def visit(call, relay, *args, **kwargs):
-    """One connection with one request; the backend that answered."""
+    """Send one request on a new connection; the name of the backend that answered."""
     client = call(relay)
     client.send(request(*args, **kwargs))
     name = response(client)[1].decode()

@@ -1,4 +1,4 @@
-"""The metrics are what the traffic was."""
+"""The metrics agree with the traffic."""
 
 import socket
 

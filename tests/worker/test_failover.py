@@ -64,7 +64,7 @@ def ask(client):
     return client.receive(3)[:2]
 
 
-# What a broken backend is, and the reason that it gives.
+# Kinds of broken backends, and the reason of each.
 BROKEN = {
     "a port that nobody listens on": ("backend_refused", lambda make: refusing_address()),
     "one that accepts and closes": (
@@ -111,7 +111,7 @@ BROKEN = {
 
 @pytest.fixture
 def broken(plain, backend, pki):
-    """Make the broken backend of that description: its address and the reason."""
+    """Start a broken backend of this kind: its address and the reason."""
 
     def tls(certificate):
         return backend(files=getattr(pki, certificate)).address
@@ -145,8 +145,8 @@ def test_the_client_of_a_broken_backend_is_served_by_the_next_one(
     )
     assert relay.value("relay_handshakes_total", "outbound", reason) == 1
     assert relay.value("relay_backend_selected_total", "main", "b2", "failover") == 1
-    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
-    # Left alone: the next clients do not pay for it again.
+    assert relay.snapshot().states[Series(RETRY_UNTIL_MS, ("main", "b1"))] > 0
+    # It is marked failed, so the next clients do not try it.
     for number in range(1, 4):
         client = call(relay)
         assert ask(client) == b"b2"
@@ -245,7 +245,7 @@ def test_a_tls13_rejection_loses_at_most_one_client(start, door, backend, call, 
     first.send(b"?\n")
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         bad.accept()
-    # None either, when the refusal is there before the client's bytes are written.
+    # And none if the refusal arrives before the client's bytes are written.
     with contextlib.suppress(EOFError, ConnectionResetError):
         if first.receive_some() == b"b2\n":
             first.close()
@@ -333,7 +333,7 @@ def test_a_backend_lost_at_the_first_bytes_loses_no_client(start, door, backend,
     wait_until(
         lambda: relay.value("relay_handshakes_total", "outbound", "ok") == 1, "both handshakes"
     )
-    # Asleep, so that the worker sees both at once, the client's bytes first.
+    # The worker is stopped, so that it sees both at once, the client's bytes first.
     relay.signal(signal.SIGSTOP)
     client.send(b"who is there?")
     wait_until(lambda: client.unacknowledged() == 0, "the bytes to be in the worker's kernel")

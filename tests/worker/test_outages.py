@@ -32,7 +32,7 @@ def free_ports(count):
 
 
 def state(relay, name, backend="b1"):
-    return relay.snapshot().shared[Series(name, ("main", backend))]
+    return relay.snapshot().states[Series(name, ("main", backend))]
 
 
 def outage_of(relay, backends=("b1",)):
@@ -128,7 +128,7 @@ def test_a_draining_backend_does_not_prevent_an_outage(start):
 
 
 def test_only_one_session_tries_a_hung_backend(start, backend, tarpit, call, pki):
-    """When its retry_s is over, and with at most connect_s for the handshake."""
+    """After retry_s, and with at most connect_s for the handshake."""
     address, kept = tarpit()
     good = backend(name_itself("b2"))
     addresses = [address, good.address]
@@ -146,7 +146,7 @@ def test_only_one_session_tries_a_hung_backend(start, backend, tarpit, call, pki
     threads = [threading.Thread(target=visit, args=(number,)) for number in range(40)]
     for each in threads:
         each.start()
-        time.sleep(0.01)  # spread over a part of connect_s, as clients come
+        time.sleep(0.01)  # spread over a part of connect_s
     for each in threads:
         each.join(15)
     assert Counter(name for name, _ in served) == {"b2": 40}
@@ -195,7 +195,7 @@ def test_a_cell_that_says_nonsense_keeps_nobody_out(start, backend, call, nonsen
 
 
 def test_a_backend_that_only_takes_is_back_too(start, door, call):
-    """A protocol with nothing to answer: its sessions stay, and that is enough."""
+    """Its protocol has no answer. That it keeps its sessions is enough."""
     back = door()
     relay = start([back.address], pool="retry_s = 3600")
     outage_of(relay).fail(0, 0)
@@ -206,7 +206,7 @@ def test_a_backend_that_only_takes_is_back_too(start, door, call):
 
 
 def test_a_pool_without_backends_refuses_at_once(start, backend, hole, pki, stack):
-    """While all of its backends have failed, a few try them and nobody else waits."""
+    """While all backends have failed, a few sessions try them and no other waits."""
     good = backend(name_itself("ok"))
     dead = route_toml(pki, pool="dead", sni='["a.example.com"]') + pool_toml(
         pki, [hole], name="dead"
@@ -255,7 +255,7 @@ def test_at_max_connecting_the_newest_is_refused_at_once(start, tarpit, pki, cal
 
 
 def test_a_pool_that_hangs_does_not_fill_the_worker_alone(start, backend, tarpit, pki, call):
-    """Its clients once took all of limits.connections, and nobody else was accepted."""
+    """Once its clients took all of limits.connections, and no others were accepted."""
     address, kept = tarpit()
     good = backend(name_itself("ok"))
     hung = route_toml(pki, "hung", '["hung.example.com"]') + pool_toml(pki, [address], "hung")
@@ -287,7 +287,7 @@ def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit,
     def visit():
         client = dial(relay.port, context)
         stack.callback(client.sock.close)
-        client.sock.settimeout(8)  # less than handshake_s, after which others would take them
+        client.sock.settimeout(8)  # less than handshake_s, after which other backends are tried
         with contextlib.suppress(OSError):
             served.append(ask(client))
 
@@ -303,7 +303,7 @@ def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit,
 
 
 def test_outbound_waits_end_with_their_client(start, tarpit, pki, call):
-    """A client that leaves gives its place in the pool back."""
+    """A client that leaves no longer counts towards max_connecting."""
     address, kept = tarpit()
     relay = start([address], pool="max_connecting = 1")
     for count in range(1, 4):
@@ -315,7 +315,7 @@ def test_outbound_waits_end_with_their_client(start, tarpit, pki, call):
 
 
 def test_a_hello_is_a_client_that_waits_for_nobody(start, tarpit, pki, stack):
-    """Half-open clients take no place of a pool."""
+    """Half-open clients do not count towards max_connecting."""
     address, _ = tarpit()
     relay = start([address], pool="max_connecting = 1")
     hello = client_hello(client_context(pki, pki.client))

@@ -13,7 +13,7 @@ MB = 1024 * 1024
 
 
 def served(relay, context):
-    """A client that has got its answer, or None for one that was refused."""
+    """A client that was answered, or None for one that was refused."""
     client = None
     with contextlib.suppress(OSError, EOFError, ssl.SSLError):
         client = dial(relay.port, context)
@@ -56,4 +56,4 @@ def test_no_memory_is_no_resources_and_nobody_is_blamed(start, backend, pki, sta
     assert all(
         "memory" in record["remedy"] for record in records if record["reason"] == "no_resources"
     )
-    assert relay.snapshot().shared[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
+    assert relay.snapshot().states[Series(RETRY_UNTIL_MS, ("main", "b1"))] == 0
