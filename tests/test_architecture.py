@@ -14,14 +14,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "relay"
 WALK = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LINES = 300
-# Longer since the page is 100 columns wide.
-TO_SPLIT = {
-    "relay.supervisor.checker_process",
-    "relay.supervisor.fleet",
-    "relay.supervisor.main",
-    "relay.supervisor.reload",
-    "relay.supervisor.scoreboards",
-}
 
 # What computes on values alone. Nothing of it asks the kernel, the clock or chance.
 PURE = {
@@ -162,7 +154,7 @@ def test_a_module_says_what_it_does_and_is_short_enough_to_read(name):
     first = docstring(MODULES[name]).partition("\n")[0]
     assert first.endswith((".", ":")), first
     lines = MODULES[name].read_text(encoding="utf-8").count("\n")
-    assert lines <= LINES or name in TO_SPLIT
+    assert lines <= LINES
 
 
 @pytest.mark.parametrize("name", PACKAGES)

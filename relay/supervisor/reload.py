@@ -16,7 +16,7 @@ Never: touches the serving generation before the next one serves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from relay.core.fleet_actions import Decision, GiveUp
@@ -25,6 +25,7 @@ from relay.errors import ConfigError, StartupError, describe_error, is_shortage
 from relay.shared.replies import FailureReply, ReloadReply
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client
+from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.prepare import UnchangedError
 from relay.supervisor.preparer import Preparer
@@ -43,8 +44,8 @@ class Reloads:
     A request waits during another reload, and while the relay starts, because the file
     may have changed after it was read. One reload then answers all requests that wait.
 
-    While something is disabled, the relay also reloads by itself when the file that is
-    at fault was renewed. `awaited` returns the keys of such files.
+    While something is disabled, the relay also reloads by itself when the file at fault
+    was renewed.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class Reloads:
         preparer: Preparer,
         switchover: Switchover,
         announcer: Announcer,
-        awaited: Callable[[], frozenset[str]],
+        disabled: Disabled,
         rules: Rules,
     ) -> None:
         self._fleet = fleet
         self._preparer = preparer
         self._switchover = switchover
         self._announcer = announcer
-        self._awaited = awaited
+        self._disabled = disabled
         self._rules = rules
         self._clients: list[Client] = []  # this reload answers them
         self._waiting: list[Client] = []  # the next reload does
@@ -151,7 +152,7 @@ class Reloads:
         self._recheck_at = now + self._rules.recheck_s
         if self._busy or self._requested or self._fleet.ending is not Shutdown.NO:
             return
-        awaited = self._awaited()
+        awaited = self._disabled.awaited
         if awaited:
             self._is_renewal = True
             with self._refusing():

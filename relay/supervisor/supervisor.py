@@ -25,6 +25,7 @@ from relay.supervisor.admin_channel import BACKEND_COMMANDS, AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.checker_process import CheckerProcess, open_health_file
+from relay.supervisor.children import STALLED_S
 from relay.supervisor.control import Client, ControlServer
 from relay.supervisor.control_client import control_path
 from relay.supervisor.disabled import Disabled
@@ -52,7 +53,6 @@ from relay.worker.main import WorkerSpec
 
 BEAT_S = 1.0
 TRANSITION_S = 0.02  # how often the scoreboard is read while a worker changes its state
-STALLED_S = 5.0
 
 Work = Callable[[WorkerSpec], int | None]
 
@@ -114,8 +114,7 @@ class Supervisor:
         self.channel = AdminChannel(self.selector, self.overrides.answer)
         opened.add(self.channel.close, self.channel.close_files)
         self.control = ControlServer(control, self.selector, self._on_command, self._child_name)
-        # A client that waits for the end may start the next relay when this one hangs
-        # up.
+        # A client that waits for the end may then start the next relay at once.
         opened.add_last_closed(self.control.close, self.control.close_files)
 
     def _start_children(self, prepared: Prepared, work: Work, rules: Rules) -> None:
@@ -161,12 +160,7 @@ class Supervisor:
             self.fleet, self.admin, self.overrides, self.scoreboards, self._publish
         )
         self.reloads = Reloads(
-            self.fleet,
-            preparer,
-            switchover,
-            self.announcer,
-            lambda: self.disabled.awaited,
-            rules,
+            self.fleet, preparer, switchover, self.announcer, self.disabled, rules
         )
 
     def _close_in_child(self) -> None:
@@ -201,16 +195,22 @@ class Supervisor:
             serving.slots,
             extra={"config": str(self._config_path), "generation": 1},
         )
-        # The workers share what is in memory now. The garbage collector must not write
-        # into those pages.
+        # Workers share the memory of now; garbage collection would write to its pages.
         gc.collect()
         gc.freeze()
         while not self.fleet.ended:
             self._turn(time.monotonic())
             for key, events in self.selector.select(self._timeout_s()):
                 key.data(events)
+        self._answer_last_clients()
         log.info("all workers have ended")
         return 0
+
+    def _answer_last_clients(self) -> None:
+        """Answer clients of the control socket that connected before the end."""
+        for _ in ("accept", "read the request", "send the reply"):
+            for key, events in self.selector.select(0):
+                key.data(events)
 
     def _timeout_s(self) -> float:
         """How long the loop may wait for an event."""

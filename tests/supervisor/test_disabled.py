@@ -214,6 +214,7 @@ def test_it_comes_back_by_itself_when_the_file_is_renewed(relay, pki, echo, kind
     renew(old, make(pki))
     gateway.wait_for_log("a file of something disabled was renewed: reloading")
     gateway.wait_for_log("is no longer disabled")
+    gateway.wait_for_log("generation 2 serves")  # now no earlier worker accepts any more
     assert ask_bad(pki, gateway) == b"hello"
     assert gateway.endpoints["generation"] == 2
     metric(gateway, 'relay_route_disabled{listener="https",route="bad.example.com"} 0.0')
@@ -232,6 +233,7 @@ def test_when_one_of_two_reasons_goes_the_other_one_is_told(relay, pki, echo):
     assert "old-ca3.pem" in gateway.command("status").stdout
     shutil.copy(pki.ca, old_ca)
     gateway.wait_for_log("is no longer disabled")
+    gateway.wait_for_log("generation 3 serves")  # now no earlier worker accepts any more
     assert ask_bad(pki, gateway) == b"hello"
 
 
@@ -244,6 +246,7 @@ def test_an_incomplete_renewal_is_logged_once_and_used_later(relay, pki, echo):
     assert talk(pki, gateway.port()) == b"hello"
     shutil.copy(new.key, old.key)
     gateway.wait_for_log("is no longer disabled")
+    gateway.wait_for_log("generation 2 serves")  # now no earlier worker accepts any more
     assert ask_bad(pki, gateway) == b"hello"
 
 
