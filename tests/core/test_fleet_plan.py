@@ -1,4 +1,4 @@
-"""The supervisor's brain as a table: what the fleet looks like, and what is to be done."""
+"""The plan as a table: how the fleet looks, and what is to be done."""
 
 from __future__ import annotations
 
@@ -222,7 +222,8 @@ TABLE = {
         [
             GiveUp(
                 2,
-                "a worker of the new configuration died before all of them served; see its last messages in the log",
+                "a worker of the new configuration died before all of them served; see its last"
+                " messages in the log",
             )
         ],
     ),
@@ -278,7 +279,8 @@ def test_the_plan_says(case):
     assert plan(NOW, seen, RULES) == expected
 
 
-def test_the_first_early_death_is_replaced_at_once_and_the_next_ones_wait_twice_as_long_up_to_30_s():
+def test_delays_after_early_deaths_double_up_to_30_s():
+    """The first early death has no delay."""
     assert [respawn_delay_s(deaths, RULES) for deaths in range(1, 11)] == [
         0,
         0.5,
@@ -302,7 +304,7 @@ def dead(started_at, phase=Phase.STARTING):
     return worker(started_at=started_at, phase=phase)
 
 
-def test_early_deaths_add_up_until_the_slot_is_parked_and_one_more_parks_it_again():
+def test_early_deaths_park_a_slot_and_one_more_parks_it_again():
     other = worker(9, 1)
     slot = Slot()
     for _ in range(8):
@@ -320,8 +322,8 @@ def test_early_deaths_add_up_until_the_slot_is_parked_and_one_more_parks_it_agai
 
 
 @pytest.mark.parametrize("phase", [Phase.SERVING, Phase.DRAINING])
-def test_a_worker_that_had_served_is_replaced_at_once_however_often(phase):
-    """Its clients wait in the queue of its sockets; a small pause bounds what kills cost."""
+def test_a_worker_that_had_served_is_always_replaced_at_once(phase):
+    """Clients wait in its sockets' queue. A short pause bounds the cost of kills."""
     slot = Slot()
     for at in range(100):
         slot = after_death(NOW + at, slot, dead(NOW + at - 0.25, phase), RULES)
@@ -375,7 +377,7 @@ views = st.builds(
 
 
 @given(instants, views)
-def test_no_view_makes_two_actions_for_one_process_or_touches_a_dead_one(now, seen):
+def test_a_process_gets_one_action_and_a_killed_one_none(now, seen):
     actions = plan(now, seen, RULES)
     pids = [action.pid for action in actions if isinstance(action, Drain | Quit | Abort | Kill)]
     assert len(pids) == len(set(pids))
@@ -385,7 +387,8 @@ def test_no_view_makes_two_actions_for_one_process_or_touches_a_dead_one(now, se
 
 
 @given(instants, views)
-def test_a_slot_gets_at_most_one_worker_per_generation_and_none_while_parked_or_ending(now, seen):
+def test_a_slot_gets_one_worker_per_generation(now, seen):
+    """And none while it is parked or the relay ends."""
     spawns = [action for action in plan(now, seen, RULES) if isinstance(action, Spawn)]
     assert len(spawns) == len(set(spawns))
     assert not (spawns and seen.ending is not Shutdown.NO)

@@ -1,4 +1,4 @@
-"""How it ends."""
+"""How the relay ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_session(gateway, pki):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, "drain"])
-def test_draining_refuses_new_clients_finishes_sessions_and_exits_0(relay, pki, how):
+def test_a_drain_refuses_clients_finishes_sessions_exits_0(relay, pki, how):
     gateway = relay()
     port = gateway.port()
     with open_session(gateway, pki) as tls:
@@ -55,7 +55,7 @@ def refused(port):
     return False
 
 
-def test_a_session_that_does_not_finish_is_ended_at_the_drain_timeout(relay, pki):
+def test_the_drain_timeout_ends_a_session_that_goes_on(relay, pki):
     gateway = relay(relay={"drain_timeout_s": 0.5})
     with open_session(gateway, pki) as tls:
         assert gateway.stop() == 0
@@ -63,7 +63,7 @@ def test_a_session_that_does_not_finish_is_ended_at_the_drain_timeout(relay, pki
     gateway.wait_for_access(reason="drain_timeout")
 
 
-def test_a_worker_that_ignores_draining_is_killed_after_the_deadline(relay):
+def test_a_worker_that_ignores_sigterm_is_killed_in_the_end(relay):
     gateway = relay(
         start=False,
         module=STUB,
@@ -77,7 +77,8 @@ def test_a_worker_that_ignores_draining_is_killed_after_the_deadline(relay):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, "stop"])
-def test_a_second_signal_and_stop_end_a_drain_now_and_the_log_has_every_session(relay, pki, how):
+def test_a_second_signal_or_stop_ends_a_drain_now(relay, pki, how):
+    """The access log has every session."""
     gateway = relay()
     with open_session(gateway, pki):
         assert gateway.command("drain").returncode == 0
@@ -91,7 +92,7 @@ def test_a_second_signal_and_stop_end_a_drain_now_and_the_log_has_every_session(
     assert "SIGKILL" not in gateway.log()
 
 
-def test_stop_ends_workers_of_an_old_generation_that_still_drain_now(relay, pki):
+def test_stop_ends_draining_workers_of_an_old_generation_now(relay, pki):
     gateway = relay()
     with open_session(gateway, pki):
         assert gateway.command("reload").returncode == 0
@@ -100,7 +101,7 @@ def test_stop_ends_workers_of_an_old_generation_that_still_drain_now(relay, pki)
     assert "SIGKILL" not in gateway.log()
 
 
-def test_status_says_who_still_has_sessions_while_the_relay_drains(relay, pki):
+def test_status_shows_sessions_while_the_relay_drains(relay, pki):
     gateway = relay(relay={"workers": 1})
     port = gateway.port()
     with open_session(gateway, pki) as tls:
@@ -127,7 +128,8 @@ def test_quit_and_stop_end_it_now(relay, pki):
             assert gateway.wait(5) == 0
 
 
-def test_after_stop_has_returned_the_next_relay_can_start_at_once_on_the_same_ports(relay, pki):
+def test_the_next_relay_can_start_when_stop_has_returned(relay, pki):
+    """On the same ports."""
     gateway = relay()
     port = gateway.port()
     gateway.write(
@@ -143,9 +145,8 @@ def test_after_stop_has_returned_the_next_relay_can_start_at_once_on_the_same_po
         gateway.start()
 
 
-def test_when_the_supervisor_is_killed_its_children_drain_and_a_successor_can_start_meanwhile(
-    relay, pki
-):
+def test_children_of_a_killed_supervisor_drain(relay, pki):
+    """A successor can start meanwhile."""
     gateway = relay(relay={"workers": 1})
     worker = gateway.workers()[0]
     children = [child.pid for child in psutil.Process(gateway.pid).children()]
@@ -177,7 +178,12 @@ from pathlib import Path
 from relay.cli.main import main
 from relay.errors import ConfigError, Problem, StartupError
 from relay.supervisor.fleet import Fleet
-errors = [StartupError("a", "b"), ConfigError([Problem("a", "b")]), OSError(12, "no memory"), MemoryError()]
+errors = [
+    StartupError("a", "b"),
+    ConfigError([Problem("a", "b")]),
+    OSError(12, "no memory"),
+    MemoryError(),
+]
 step = Fleet.step
 def failing(self, now):
     if Path("fail").exists():
@@ -189,7 +195,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("error", range(4))
-def test_a_relay_that_has_served_never_ends_with_the_code_of_a_failed_start(relay, error):
+def test_a_relay_that_served_never_exits_as_a_failed_start(relay, error):
     """A unit does not restart what ended with 78, and 71 is for what never served."""
     gateway = relay(start=False)
     with gateway.log_file.open("ab") as log:
@@ -219,7 +225,7 @@ def test_usr1_makes_the_workers_reopen_the_access_log(relay, pki):
 
 
 @looks_into_processes
-def test_a_worker_keeps_no_descriptor_of_its_siblings_or_of_the_supervisor(relay):
+def test_a_worker_has_no_descriptor_of_another_process(relay):
     gateway = relay(relay={"workers": 3})
     inodes = {}
     for slot, pid in gateway.workers().items():

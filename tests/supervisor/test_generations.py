@@ -1,4 +1,4 @@
-"""Old generations beside the one that serves: how many may have sessions, and what they still share."""
+"""Old generations beside the serving one: how many may drain, and what they share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def generations(gateway):
     )
 
 
-def test_when_too_many_old_generations_have_sessions_the_oldest_ones_are_ended(relay, call):
+def test_the_oldest_of_too_many_old_generations_are_ended(relay, call):
     gateway = relay(relay={"workers": 1, "old_generations": 2, "drain_timeout_s": 600})
     clients = []
     for _ in range(3):
@@ -72,7 +72,7 @@ def test_when_too_many_old_generations_have_sessions_the_oldest_ones_are_ended(r
     assert "SIGKILL" not in log
 
 
-def test_a_reload_may_change_how_many_old_generations_there_may_be(relay, call, body):
+def test_a_reload_may_change_old_generations(relay, call, body):
     gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
     clients = []
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_a_reload_may_change_how_many_old_generations_there_may_be(relay, call, 
     )
 
 
-def test_connections_of_old_generations_count_for_a_backends_limit(relay, pki, echo, call):
+def test_a_backends_limit_counts_old_generations_too(relay, pki, echo, call):
     text = write_body(pki, echo) + "max_connections = 2\n"
     gateway = relay(text, relay={"workers": 1, "drain_timeout_s": 600})
     first = call(gateway)
@@ -113,7 +113,8 @@ def test_an_operators_word_reaches_the_next_generation(relay, pki, echo, call):
     try:
         text = (
             write_body(pki, backends[0])
-            + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\nname = "backend.example.com"\n'
+            + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\n'
+            + 'name = "backend.example.com"\n'
         )
         gateway = relay(text, relay={"workers": 1})
         assert ask(
@@ -148,8 +149,11 @@ def test_a_backend_that_comes_back_goes_on_counting_where_it_was(relay, body, ca
     assert [(one["backend"], one["elected"]) for one in shown] == [("w1", 2)]
 
 
-def test_a_worker_that_is_told_to_drain_again_and_again_finds_a_row_each_time(relay, call):
-    """Somebody else than the supervisor tells them, so they are replaced; each of them keeps a session and its row."""
+def test_workers_drained_again_and_again_always_find_a_row(relay, call):
+    """The supervisor did not tell them, so it replaces them.
+
+    Each of them keeps a session and its row.
+    """
     gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
     clients = []
     for _ in range(12):

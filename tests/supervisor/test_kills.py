@@ -25,7 +25,7 @@ TRIES = 3
 
 
 class Clients:
-    """Threads that connect, say one byte and hang up, until they are told to stop."""
+    """Threads that connect, send one byte and hang up, until they are told to stop."""
 
     def __init__(self, pki, port, count=6):
         self._context, self._port, self._stop = context_of(pki), port, threading.Event()
@@ -76,14 +76,12 @@ def workers_of(gateway):
 
 @pytest.mark.serial
 @pytest.mark.parametrize("workers", [1, 4])
-def test_workers_that_are_killed_again_and_again_leave_no_gap_and_no_client_hanging(
-    relay, pki, workers
-):
-    """Slots in back-off once kept their sockets: their share of the clients hung for seconds."""
+def test_killing_workers_again_and_again_leaves_no_gap(relay, pki, workers):
+    """If slots in back-off kept their sockets, their clients would hang for seconds."""
     gateway = relay(relay={"workers": workers})
     dice = random.Random(8)
     gaps_s = []
-    # A busy machine makes a gap longer, never shorter: the best of some tries is the relay's.
+    # A busy machine makes gaps longer, never shorter. So the best of some tries counts.
     while len(gaps_s) < TRIES and min(gaps_s, default=LONGEST_GAP_S + 1) > LONGEST_GAP_S:
         with Clients(pki, gateway.port()) as clients:
             wait_until(
@@ -120,7 +118,8 @@ def test_a_slot_in_back_off_leaves_its_clients_to_the_others(relay, pki):
     assert sorted(gateway.wait_for_workers(lambda now: 1 not in now)) == [0, 2, 3]
 
 
-def test_when_no_slot_is_served_one_is_tried_soon_and_the_port_stays_ours(relay, pki):
+def test_when_no_slot_is_served_one_is_tried_soon(relay, pki):
+    """The relay keeps the port meanwhile."""
     gateway = relay(
         module=STUB,
         env=stub(first_delay_s=600, longest_delay_s=600, park_s=600, park_after_deaths=3),

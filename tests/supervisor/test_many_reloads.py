@@ -1,4 +1,7 @@
-"""Any number of reloads, with sessions kept open in old generations, new names and other numbers of workers each time."""
+"""Any number of reloads, with sessions kept open in old generations.
+
+Each reload has new names and another number of workers.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,20 @@ PATIENCE_S = 30.0
 
 
 def body(pki, echo, number):
-    """One backend that answers, and three whose names no generation before had; a host name is looked up, so there is a checker."""
+    """One backend that answers, and three with names that no earlier generation had.
+
+    They have a host name, so there is a checker.
+    """
     new = "".join(
-        f'[[pool.echo.backend]]\nroute = "g{number}-{i}"\naddress = "localhost:1"\nname = "x.example.com"\nstandby = true\n'
+        f'[[pool.echo.backend]]\nroute = "g{number}-{i}"\naddress = "localhost:1"\n'
+        'name = "x.example.com"\nstandby = true\n'
         for i in range(3)
     )
     return write_body(pki, echo) + new
 
 
 class Watcher:
-    """Reads /metrics over and over; `back` is every counter that was seen to go back or away."""
+    """Reads /metrics repeatedly; `back` lists counters that went back or vanished."""
 
     def __init__(self, gateway):
         self._url = f"{gateway.admin_url}/metrics"

@@ -1,4 +1,4 @@
-"""A reload is prepared in a child and built in steps: nothing holds up the supervisor's loop."""
+"""A child inspects a reload, and it is built in steps: nothing blocks the loop."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Asker:
 
 
 @pytest.mark.serial
-def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, echo, tmp_path):
+def test_the_loop_answers_during_a_large_reload(relay, pki, echo, tmp_path):
+    """500 routes, and a file of 400 CAs."""
     file = tmp_path / "cas.pem"
     others = [Authority.root(f"CA {number}").certificate for number in range(399)]
     file.write_bytes(to_pem([pki.authority.certificate, *others]))
@@ -94,7 +95,8 @@ def test_the_loop_answers_during_a_reload_of_500_routes_and_400_cas(relay, pki, 
 
 
 @pytest.mark.serial
-def test_the_loop_answers_when_500_routes_are_disabled_and_come_back(relay, pki, echo):
+def test_the_loop_answers_while_500_routes_are_disabled(relay, pki, echo):
+    """And when they come back."""
     past = datetime.now(UTC) - timedelta(days=1)
     names = LeafSpec("gateway", dns=("*.example.com",), purposes=("server",), not_after=past)
     old = pki.write(pki.authority.issue(replace(names, not_before=past - timedelta(days=9))))
@@ -199,7 +201,7 @@ def test_a_bug_in_the_child_is_a_refusal(prepare):
         wait_for(preparation, orphans)
 
 
-def test_a_preparation_that_is_given_up_leaves_no_child_and_no_file(prepare):
+def test_a_cancelled_preparation_leaves_no_child_and_no_file(prepare):
     preparation, orphans = prepare(hang)
     pid, before = preparation._child.pid, len(list(Path("/proc/self/fd").iterdir()))
     preparation.close()
@@ -209,8 +211,8 @@ def test_a_preparation_that_is_given_up_leaves_no_child_and_no_file(prepare):
     assert len(list(Path("/proc/self/fd").iterdir())) < before
 
 
-def test_look_ups_run_side_by_side_and_one_deadline_ends_them_all():
-    """Ten silent names and one that answers: the answer is there, and nobody waits ten times."""
+def test_look_ups_run_in_parallel_with_one_deadline():
+    """Ten silent names and one that answers: the silent ones cost one wait, not ten."""
     silent = threading.Event()
 
     def resolve(host):
@@ -270,7 +272,7 @@ def test_the_loop_answers_while_a_dns_server_is_silent(relay, body, echo):
 
 
 @pytest.mark.skipif(not possible(), reason="needs root, for a network with a silent DNS server")
-def test_the_relay_works_while_a_reload_is_prepared_and_ends_cleanly(relay, body, echo):
+def test_the_relay_works_and_ends_while_it_prepares_a_reload(relay, body, echo):
     gateway = relay(module=SILENT, relay={"workers": 1})
     gateway.write(silent(body, echo))
     gateway.signal(signal.SIGHUP)
@@ -293,7 +295,7 @@ def test_a_killed_supervisor_leaves_no_child_that_prepares(relay, body, echo):
     wait_until("the child is gone", lambda: not child.is_running())
 
 
-def test_a_name_that_cannot_be_looked_up_any_more_keeps_its_address(relay, body, echo, monkeypatch):
+def test_a_name_keeps_its_address_when_the_look_up_fails(relay, body, echo, monkeypatch):
     """Also when its server is silent: the last answer is better than none."""
     gateway = relay(start=False)
     gateway.write(silent(body, echo, names=1))

@@ -1,4 +1,4 @@
-"""New configurations: everything that can fail does so before the old generation notices."""
+"""Reloads: everything that can fail does so before the old generation notices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stub_relay import STUB, stub
 from tests.support.traffic import Traffic
 
 
-def test_a_reload_answers_when_new_workers_serve_on_the_same_ports(relay, pki):
+def test_a_reload_answers_when_the_new_workers_serve(relay, pki):
     gateway = relay()
     before = gateway.endpoints
     done = gateway.command("reload")
@@ -66,7 +66,7 @@ def test_sessions_of_the_old_generation_go_on_until_they_end(relay, pki):
     gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended with exit code 0")
 
 
-def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
+def test_a_reload_answers_when_no_old_worker_accepts(relay, pki):
     gateway = relay(module=STUB, env=stub(handover_s=60, hang_s=60), relay={"workers": 2})
     old = gateway.workers()
     os.kill(old[1], signal.SIGSTOP)
@@ -84,9 +84,10 @@ def test_a_reload_answers_only_when_no_old_worker_accepts_any_more(relay, pki):
     assert "has not stopped accepting" not in gateway.log()
 
 
-def test_a_relay_that_is_told_to_end_while_old_workers_still_accept_says_so_to_who_waits_for_the_reload(
+def test_the_end_of_the_relay_answers_a_reload_that_hands_over(
     relay,
 ):
+    """Old workers still accept, so the answer to the reload was still due."""
     gateway = relay(module=STUB, env=stub(handover_s=60, hang_s=60), relay={"workers": 2})
     old = gateway.workers()
     os.kill(old[1], signal.SIGSTOP)
@@ -109,7 +110,8 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     assert gateway.command("reload").returncode == 0
     for slot, pid in old.items():
         gateway.wait_for_log(
-            f"worker {slot} (pid {pid}) of generation 1 has not stopped accepting 2 s after it was told to"
+            f"worker {slot} (pid {pid}) of generation 1 has not stopped accepting 2 s after it"
+            " was told to"
         )
         os.kill(pid, signal.SIGCONT)
     assert [talk(pki, port, b"x", raw, context) for raw in queued] == [b"x"] * 40
@@ -136,9 +138,8 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
     ],
     ids=["unknown key", "missing file", "wrong key", "certificate for servers", "no TOML"],
 )
-def test_a_bad_configuration_is_refused_with_its_problems_and_the_old_one_goes_on(
-    relay, pki, body, change, expected
-):
+def test_a_bad_configuration_is_refused_with_its_problems(relay, pki, body, change, expected):
+    """The old configuration goes on."""
     gateway = relay()
     before = gateway.endpoints
     gateway.write(change(body, pki)) if expected != "line 1" else gateway.config.write_text(
@@ -175,7 +176,7 @@ def test_too_few_open_files_refuse_a_reload_and_are_no_bug(relay, pki, spare):
     assert gateway.command("reload").returncode == 0
 
 
-def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, pki, body):
+def test_a_pipe_instead_of_a_file_is_refused_at_once(relay, pki, body):
     gateway = relay(relay={"workers": 1})
     pipe = gateway.directory / "pipe"
     os.mkfifo(pipe)
@@ -196,7 +197,8 @@ def test_a_pipe_for_a_file_is_refused_at_once_and_the_supervisor_goes_on(relay, 
     gateway.wait_for_workers(lambda workers: workers[0] != dead)
 
 
-def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, echo):
+def test_a_port_in_use_refuses_the_reload(relay, pki, echo):
+    """No socket of the refused configuration stays open."""
     gateway = relay()
     with (
         socket.create_server(("127.0.0.1", 0)) as stranger,
@@ -219,7 +221,8 @@ def test_a_port_in_use_refuses_the_reload_and_leaves_nothing_open(relay, pki, ec
     assert gateway.endpoints["generation"] == 1
 
 
-def test_a_stranger_on_the_relays_own_port_is_named_and_the_relay_is_not(relay, pki, echo):
+def test_another_process_on_the_relays_port_is_named(relay, pki, echo):
+    """The relay's own processes, which listen there too, are not named."""
     gateway = relay()
     port = gateway.port()
     with socket.create_server(("127.0.0.2", port)):
@@ -251,7 +254,7 @@ def test_addresses_and_workers_come_and_go(relay, pki, echo):
         socket.create_connection(("127.0.0.1", first), 5)
 
 
-def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(relay, pki):
+def test_a_new_generation_that_cannot_serve_is_given_up(relay, pki):
     gateway = relay(module=STUB, env=stub(start_timeout_s=5))
     before = gateway.workers()
     (gateway.directory / "behave").write_text("crash 2")
@@ -267,9 +270,7 @@ def test_a_new_generation_that_cannot_serve_is_given_up_and_the_old_one_goes_on(
     )  # 2 is spent: its workers may still be there
 
 
-def test_no_client_notices_a_reload_to_more_workers_that_is_refused_or_given_up(
-    relay, pki, echo, body
-):
+def test_no_client_notices_a_failed_reload_to_more_workers(relay, pki, echo, body):
     gateway = relay(module=STUB, env=stub(start_timeout_s=20), relay={"workers": 1})
     with (
         socket.create_server(("127.0.0.1", 0)) as stranger,
@@ -301,8 +302,8 @@ def test_a_hangup_during_a_reload_is_not_lost(relay):
     )
 
 
-def test_reloads_that_are_asked_for_during_a_reload_wait_and_are_answered_by_the_next(relay, body):
-    """They were told to come back: `systemctl reload` after a SIGHUP failed."""
+def test_reloads_requested_during_a_reload_wait_for_the_next(relay, body):
+    """If they were refused, `systemctl reload` after a SIGHUP would fail."""
     gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
     gateway.signal(signal.SIGHUP)
@@ -318,7 +319,7 @@ def test_reloads_that_are_asked_for_during_a_reload_wait_and_are_answered_by_the
     assert ask(gateway.state_dir, "reload", 60) == {"ok": True, "generation": 4}
 
 
-def test_a_reload_that_is_asked_for_while_the_relay_starts_waits_for_that(relay):
+def test_a_reload_requested_during_the_start_waits(relay):
     gateway = relay(start=False, module=STUB, env=stub(), relay={"workers": 1})
     (gateway.directory / "behave").write_text("slow")
     gateway.launch()
@@ -329,7 +330,7 @@ def test_a_reload_that_is_asked_for_while_the_relay_starts_waits_for_that(relay)
         assert waiting.result() == {"ok": True, "generation": 2}
 
 
-def test_a_relay_that_is_told_to_end_answers_the_reloads_that_wait(relay):
+def test_the_end_of_the_relay_answers_reloads_that_wait(relay):
     gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
     gateway.signal(signal.SIGHUP)

@@ -16,7 +16,7 @@ from tests.support.gateway import wait_until
 from tests.support.stub_relay import STUB, stub
 
 
-def test_connections_queued_on_a_killed_workers_socket_are_all_served_by_the_next_one(relay, pki):
+def test_the_next_worker_serves_the_queue_of_a_killed_one(relay, pki):
     gateway = relay(relay={"workers": 1}, timeouts={"hello_s": 60})
     port, pid, context = gateway.port(), gateway.workers()[0], context_of(pki)
     os.kill(pid, signal.SIGSTOP)
@@ -28,7 +28,8 @@ def test_connections_queued_on_a_killed_workers_socket_are_all_served_by_the_nex
     assert f"worker 0 (pid {pid}) was ended by SIGKILL" in gateway.log()
 
 
-def test_a_killed_worker_is_replaced_while_the_other_goes_on_and_is_counted(relay, pki):
+def test_a_killed_worker_is_replaced_and_counted(relay, pki):
+    """The other worker goes on."""
     gateway = relay(relay={"workers": 2})
     before = gateway.workers()
     os.kill(before[1], signal.SIGKILL)
@@ -39,7 +40,7 @@ def test_a_killed_worker_is_replaced_while_the_other_goes_on_and_is_counted(rela
         assert "relay_worker_restarts_total 1.0" in page.read().decode()
 
 
-def test_a_worker_that_was_told_to_drain_by_hand_is_replaced_at_once(relay, pki):
+def test_a_worker_drained_by_hand_is_replaced_at_once(relay, pki):
     gateway = relay(relay={"workers": 1})
     pid = gateway.workers()[0]
     os.kill(pid, signal.SIGTERM)
@@ -71,7 +72,7 @@ def test_a_worker_that_is_stopped_gets_sigkill_after_sigabrt(relay, pki):
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_a_stopped_supervisor_does_not_take_the_time_it_slept_for_a_hang(relay):
+def test_a_stopped_supervisor_excuses_missing_heartbeats(relay):
     gateway = relay(module=STUB, env=stub(hang_s=3), relay={"workers": 2})
     family = [gateway.pid, *gateway.workers().values()]
     before = gateway.workers()
@@ -91,9 +92,10 @@ def _seconds_pass(seconds):
     return lambda: time.monotonic() - start > seconds
 
 
-def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_are_refused_not_hung(
+def test_a_crash_loop_backs_off_then_parks_the_slot(
     relay,
 ):
+    """Clients of a parked slot are refused; they do not hang."""
     gateway = relay(
         module=STUB,
         env=stub(first_delay_s=0.05, longest_delay_s=0.1, lone_delay_s=600, park_after_deaths=4),
@@ -115,7 +117,7 @@ def test_a_crash_loop_backs_off_and_says_so_then_parks_the_slot_so_that_clients_
     assert "slot 0 is parked after 4 early deaths" in gateway.command("status").stdout
 
 
-def test_status_tells_of_a_slot_whose_worker_waits_for_its_next_start(relay):
+def test_status_shows_a_slot_that_waits_for_its_next_start(relay):
     gateway = relay(
         module=STUB, env=stub(first_delay_s=600, longest_delay_s=600), relay={"workers": 2}
     )
@@ -128,7 +130,8 @@ def test_status_tells_of_a_slot_whose_worker_waits_for_its_next_start(relay):
     assert [line.split()[1] for line in said if line.startswith("worker ")] == ["slot=0"]
 
 
-def test_a_parked_slot_leaves_its_clients_to_the_other_slots_and_comes_back(relay, pki):
+def test_other_slots_take_the_clients_of_a_parked_slot(relay, pki):
+    """The parked slot comes back."""
     gateway = relay(
         module=STUB,
         env=stub(first_delay_s=0.01, longest_delay_s=0.01, park_after_deaths=2, park_s=2),
@@ -173,7 +176,8 @@ def test_a_relay_whose_workers_die_at_once_does_not_start(relay):
     assert not (gateway.state_dir / "endpoints.json").exists()
 
 
-def test_a_relay_whose_workers_never_serve_does_not_start_and_leaves_nobody_behind(relay):
+def test_a_relay_whose_workers_never_serve_does_not_start(relay):
+    """It leaves no process behind."""
     gateway = relay(start=False, module=STUB, env=stub(start_timeout_s=0.5))
     (gateway.directory / "behave").write_text("late")
     gateway.launch()
@@ -190,7 +194,8 @@ def admin_pid(gateway):
     return None
 
 
-def test_an_admin_process_that_is_stopped_gets_sigabrt_then_sigkill_and_is_replaced(relay, pki):
+def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
+    """It gets SIGABRT first, then SIGKILL."""
     gateway = relay(module=STUB, env=stub(hang_s=3, abort_grace_s=0.3), relay={"workers": 1})
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=10) as page:
         assert page.status == 200
@@ -207,7 +212,7 @@ def test_an_admin_process_that_is_stopped_gets_sigabrt_then_sigkill_and_is_repla
 
 
 def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
-    """It waits for a pipe that nobody writes to, and its loop does not turn meanwhile."""
+    """Its loop waits for a pipe to which nobody writes."""
     (short_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'relay.admin.main' in sys.orig_argv:\n"
@@ -226,7 +231,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
     assert "in hang" in gateway.log()
 
 
-def test_an_idle_or_busy_admin_process_is_not_taken_for_one_that_hangs(relay):
+def test_an_idle_or_busy_admin_process_does_not_count_as_hung(relay):
     gateway = relay(module=STUB, env=stub(hang_s=2.5), relay={"workers": 1})
     pid = admin_pid(gateway)
     until = time.monotonic() + 4

@@ -122,7 +122,7 @@ def test_a_gauge_ends_with_its_worker(
     assert gauge not in scoreboards.snapshot().values
 
 
-def test_names_keep_their_totals_in_whatever_order_they_come_back(scoreboards):
+def test_names_keep_their_totals_in_any_order_of_return(scoreboards):
     for number, names in enumerate(
         [("a", "b", "c"), ("c", "a"), ("d", "b"), ("b", "d", "a", "c")], 1
     ):
@@ -392,7 +392,7 @@ def test_memory_of_an_ended_generation_is_given_back(scoreboards):
     assert held() <= before + 1
 
 
-def test_a_child_has_the_memory_of_its_generation_and_of_no_other(scoreboards):
+def test_a_child_has_only_the_memory_of_its_generation(scoreboards):
     one, two = scoreboards.begin(1, entities("a"), 1), scoreboards.begin(2, entities("a"), 1)
     scoreboards.publish({"generation": 2})
     count(one, scoreboards.lease(one, 0), "relay_backend_connections_active", "main", "a", by=4)

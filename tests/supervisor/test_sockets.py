@@ -58,7 +58,8 @@ def test_ipv4_and_ipv6_of_one_port_are_two_addresses():
     close_all(six + four)
 
 
-def test_a_stranger_that_shares_ports_is_found_but_we_are_no_stranger_to_ourselves():
+def test_another_process_that_shares_a_port_is_found():
+    """Ports of this process itself are not refused."""
     first = open_listeners("here", "127.0.0.1:0", 1)
     port = first[0].getsockname()[1]
     with pytest.raises(StartupError, match="Address already in use"):
@@ -67,7 +68,7 @@ def test_a_stranger_that_shares_ports_is_found_but_we_are_no_stranger_to_ourselv
     close_all(first + more)
 
 
-def test_a_closed_listener_with_connections_left_over_can_be_bound_again():
+def test_an_address_with_connections_left_can_be_bound_again():
     (listener,) = open_listeners("here", "127.0.0.1:0", 1)
     port = listener.getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), 10):
@@ -102,7 +103,7 @@ def accept_from(listener, count):
 
 @only_with_filters
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
-def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(address, stack):
+def test_closing_one_of_two_sockets_resets_no_client(address, stack):
     goes, stays = open_listeners("here", address, 2)
     stack.callback(stays.close)
     early = begin_to_connect(stays.getsockname(), 40, stack)
@@ -127,7 +128,8 @@ def test_nobody_is_reset_when_one_of_two_sockets_of_an_address_is_taken_away(add
 
 
 @only_with_filters
-def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
+def test_a_socket_that_stays_after_all_admits_clients_again(stack):
+    """Clients whose SYN was dropped repeat it, and get in."""
     (listener,) = open_listeners("here", "127.0.0.1:0", 1)
     stack.callback(listener.close)
     closing = ClosingSockets({listener})
@@ -139,9 +141,7 @@ def test_a_socket_that_stays_after_all_admits_those_who_were_turned_away(stack):
     close_all(accept_from(listener, 3))
 
 
-def test_more_sockets_for_an_address_get_clients_when_their_slots_are_served_and_not_before(
-    body, tmp_path, stack
-):
+def test_an_additional_socket_gets_clients_once_its_slot_serves(body, tmp_path, stack):
     file = tmp_path / "relay.toml"
     file.write_text(f'[relay]\nstate_dir = "{tmp_path}"\n{body}')
     config = load_config(file)

@@ -1,4 +1,4 @@
-"""Starting, and refusing to: each refusal is one line that says what, where, why, and what to do."""
+"""Starts and refused starts: each refusal is one line with what, where, why, remedy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refusal(gateway, code, *more):
     return [line for line in started.stderr.splitlines() if line.startswith("relay: ")]
 
 
-def test_endpoints_are_written_for_everybody_to_read_and_tell_what_is_bound(relay, pki, body):
+def test_endpoints_json_has_what_is_bound_and_all_may_read_it(relay, pki, body):
     gateway = relay(relay={"workers": 2})
     file = gateway.state_dir / "endpoints.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
@@ -80,8 +80,8 @@ def test_an_address_in_use_is_refused_with_the_name_of_its_user(relay, pki, echo
 def test_an_address_of_another_machine_is_refused(relay, pki, echo):
     (line,) = refusal(relay(write_body(pki, echo, ("192.0.2.1:0",)), start=False), 71)
     assert (
-        "192.0.2.1:0: Cannot assign requested address; no interface of this machine has this address"
-        in line
+        "192.0.2.1:0: Cannot assign requested address;"
+        " no interface of this machine has this address" in line
     )
 
 
@@ -103,7 +103,7 @@ def test_a_listener_can_have_an_address_that_is_not_there_yet(relay, pki, echo):
 
 
 @not_root
-def test_a_privileged_port_is_refused_with_the_capability_it_needs(relay, pki, echo):
+def test_refusing_a_privileged_port_names_the_capability(relay, pki, echo):
     (line,) = refusal(relay(write_body(pki, echo, ("127.0.0.1:1",)), start=False), 71)
     assert "CAP_NET_BIND_SERVICE" in line
 
@@ -134,8 +134,8 @@ def test_a_unix_socket_of_the_admin_process_needs_its_directory(relay, short_pat
     gateway = relay(start=False, admin={"listen": f"unix:{directory}/admin.sock"})
     (line,) = refusal(gateway, 71)
     assert (
-        line
-        == f"relay: {directory}/admin.sock: cannot make the admin process's socket: {said.format(directory=directory)}"
+        line == f"relay: {directory}/admin.sock: cannot make the admin process's socket:"
+        f" {said.format(directory=directory)}"
     )
     checked = gateway.command("check")
     assert checked.returncode == 78
@@ -223,9 +223,8 @@ UNUSABLE = "the state directory cannot be used: "
         "no permission",
     ],
 )
-def test_a_state_directory_that_cannot_be_used_is_refused_by_start_and_by_check_which_changes_nothing(
-    relay, short_path, state_dir, said
-):
+def test_start_and_check_refuse_an_unusable_state_directory(relay, short_path, state_dir, said):
+    """The check changes nothing."""
     gateway = relay(start=False, relay={"state_dir": state_dir(short_path)})
     before = sorted(short_path.rglob("*"))
     checked = gateway.command("check")
@@ -277,7 +276,7 @@ def test_check_makes_nothing_of_what_start_will_make(relay, short_path):
         ),
     ],
 )
-def test_as_root_the_user_must_be_said_and_exist_at_start_and_at_check(relay, settings, expected):
+def test_root_needs_a_user_that_exists_at_start_and_check(relay, settings, expected):
     gateway = relay(start=False, relay=settings)
     (line,) = refusal(gateway, 71)
     assert line.startswith(f"relay: {expected}")
@@ -293,7 +292,7 @@ def test_another_user_cannot_be_taken_on_without_root(relay):
 
 
 @only_root
-def test_started_as_root_the_workers_are_the_configured_user_without_any_privilege(relay, pki):
+def test_workers_of_root_are_an_unprivileged_user(relay, pki):
     gateway = relay(
         relay={"user": "nobody", "group": "daemon", "workers": 1},
         log={"access": "-"},
@@ -312,9 +311,8 @@ def test_started_as_root_the_workers_are_the_configured_user_without_any_privile
     assert talk(pki, gateway.port()) == b"hello"
 
 
-def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_file_and_subject(
-    relay, pki, body
-):
+def test_strict_start_and_check_refuse_an_expired_certificate(relay, pki, body):
+    """The message has its file and its subject."""
     bad = body.replace(str(pki.gateway.certificate), str(pki.backend_expired.certificate)).replace(
         str(pki.gateway.key), str(pki.backend_expired.key)
     )
@@ -332,13 +330,18 @@ def test_an_expired_certificate_is_refused_by_a_strict_start_and_by_check_with_f
     )
 
 
-def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_process(relay):
+def test_the_admin_process_imports_no_relay_of_the_directory(relay):
+    """A package of that name in the current directory is not run."""
     gateway = relay(start=False)
     trap = gateway.directory / "relay" / "admin"
     trap.mkdir(parents=True)
     for file in (trap.parent / "__init__.py", trap / "__init__.py", trap / "main.py"):
         file.write_text("open('trapped', 'w')")
-    program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])]; sys.path.insert(0, sys.argv.pop(1)); from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[-1])];"
+        " sys.path.insert(0, sys.argv.pop(1));"
+        " from relay.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     with gateway.log_file.open("ab") as log:
         gateway.process = subprocess.Popen(
             [
@@ -362,8 +365,8 @@ def test_a_package_named_relay_in_the_current_directory_is_not_run_by_the_admin_
 
 
 @pytest.mark.parametrize("megabytes", [40, 46, 52, 58, 64, 70, 76, 82])
-def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, megabytes):
-    """Wherever it runs out: in an import, in the process that judges, at a fork or in a worker."""
+def test_too_little_memory_at_the_start_says_what_to_do(relay, megabytes):
+    """It may run out in an import, in the preparer, at a fork or in a worker."""
     gateway = relay(start=False, relay={"workers": 1}, admin={"listen": ""})
     command = f'ulimit -v {megabytes * 1000} && exec "$0" -m relay start --config "$1"'
     with gateway.log_file.open("ab") as log:
@@ -395,8 +398,8 @@ def test_too_little_memory_at_the_start_is_no_bug_and_says_what_to_do(relay, meg
         assert "MemoryMax= of the unit" in log
 
 
-def test_a_strict_start_without_dns_may_be_tried_again_unless_more_is_wrong(relay, pki, echo, body):
-    """A unit starts what ended with 71 again, and leaves alone what ended with 78."""
+def test_a_strict_start_without_dns_may_be_tried_again(relay, pki, echo, body):
+    """A unit starts the relay again after exit code 71, and not after 78."""
     nowhere = body.replace(echo.address, "no-such-host.invalid:443")
     for text, code in ((nowhere, 71), (nowhere + "nonsense = 1\n", 78)):
         started = relay(text, start=False).command("start", "--strict")

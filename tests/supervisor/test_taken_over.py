@@ -1,4 +1,7 @@
-"""The admin process, the checker or a worker is taken over: the supervisor hears nonsense and floods, and goes on."""
+"""An attacker controls the admin process, the checker or a worker.
+
+The supervisor gets nonsense and floods, and goes on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ only_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root, to take the place of the admin process"
 )
 FLOOD_S = 3
-# Ten times the bound of a turn: this machine's processors are shared, and the answer takes more than one turn.
+# Ten times the bound of a turn: the test machine is shared, and an answer takes more
+# than one turn.
 ANSWER_S = 0.5
 
 
@@ -62,7 +66,7 @@ def admin_of(gateway):
 
 
 def steal_channel(gateway):
-    """The admin process's end of its line to the supervisor, when it has read what it was told first."""
+    """The admin process's end of the channel, after it has read the greeting."""
     wait_until(
         "it serves", lambda: served(Operator(gateway.endpoints["admin"])), detail=gateway.log
     )
@@ -102,11 +106,20 @@ NONSENSE = [
     b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": '
     + b"9" * 3900
     + b"}\n",
-    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": 1e999}\n',
-    b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": NaN}\n',
+    (
+        b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain",'
+        b' "duration_s": 1e999}\n'
+    ),
+    (
+        b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain",'
+        b' "duration_s": NaN}\n'
+    ),
     b'{"command": "override", "pool": "main", "backend": "w1", "weight": ' + b"9" * 3900 + b"}\n",
     b'{"command": "override", "pool": ["main"], "backend": {"w": 1}, "mode": ["drain"]}\n',
-    b'{"command": "override", "pool": "\\ud800", "backend": "\\u0000", "mode": "drain", "by": "\\ud800"}\n',
+    (
+        b'{"command": "override", "pool": "\\ud800", "backend": "\\u0000", "mode": "drain",'
+        b' "by": "\\ud800"}\n'
+    ),
     b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "by": '
     + b"1" * 3000
     + b"}\n",
@@ -140,7 +153,10 @@ def test_mutated_requests_of_the_admin_process_end_nothing(gateway, pki):
     chance = random.Random(8)
     seeds = [
         *NONSENSE,
-        b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain", "duration_s": 5.5, "id": 3}\n',
+        (
+            b'{"command": "override", "pool": "main", "backend": "w1", "mode": "drain",'
+            b' "duration_s": 5.5, "id": 3}\n'
+        ),
         b'{"command": "backends", "id": 1}\n',
     ]
     with steal_channel(gateway) as line:
@@ -172,7 +188,7 @@ FLOODS = {
 
 @only_root
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_of_the_admin_process_holds_the_supervisor_up_for_nobody(gateway, pki, kind):
+def test_a_flood_of_the_admin_process_delays_nobody(gateway, pki, kind):
     done = threading.Event()
     with steal_channel(gateway) as line:
         line.settimeout(0.1)
@@ -233,7 +249,7 @@ def test_an_admin_process_that_does_not_read_is_not_listened_to(gateway, pki):
     [b"x" * 5000, b'{"command": "backends"' + b" " * 5000 + b"}\n"],
     ids=["without end", "a long line"],
 )
-def test_an_admin_process_that_says_what_none_of_ours_says_is_replaced(gateway, pki, said):
+def test_an_admin_process_that_breaks_the_protocol_is_replaced(gateway, pki, said):
     before = admin_of(gateway).pid
     with steal_channel(gateway) as line:
         line.sendall(said)
@@ -379,9 +395,7 @@ HEALTH_FILES = {
 
 
 @pytest.mark.parametrize("kind", HEALTH_FILES)
-def test_nonsense_of_the_checker_holds_up_neither_the_supervisor_nor_the_page(
-    gateway, pki, kind, unchecked
-):
+def test_nonsense_of_the_checker_delays_neither_loop_nor_page(gateway, pki, kind, unchecked):
     path = gateway.state_dir / "checker" / "health.json"
     wait_until("the checker has written", path.exists)
     (checker,) = [

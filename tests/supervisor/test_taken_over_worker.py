@@ -1,4 +1,7 @@
-"""A worker is taken over: it can write the memory of its own configuration, and nothing that it writes there ends anything else."""
+"""An attacker controls a worker.
+
+It can write the memory of its own generation. Nothing in there ends another process.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def admin_pid(gateway):
     return admin
 
 
-def test_whatever_a_worker_writes_supervisor_and_admin_process_go_on(relay, pki):
+def test_nothing_a_worker_writes_ends_another_process(relay, pki):
     gateway = relay(module=STUB, env=stub(hang_s=60), relay={"workers": 2}, start=False)
     behave, scribbled = gateway.directory / "behave", gateway.directory / "scribbled"
     behave.write_text("scribble")
@@ -96,7 +99,7 @@ def test_whatever_a_worker_writes_supervisor_and_admin_process_go_on(relay, pki)
 
 
 def shared_files(pid):
-    """Descriptors of a process that are shared memory, as copies of ours that have the same rights."""
+    """Copies of a process's descriptors of shared memory, with the same rights."""
     libc = ctypes.CDLL(None, use_errno=True)
     pidfd = os.pidfd_open(pid)
     try:
@@ -112,7 +115,7 @@ def shared_files(pid):
 
 
 def what_can_be_done(fd):
-    """Everything that would change a file, as far as the kernel lets it, also through its entry in /proc."""
+    """Every way to change a file that the kernel allows, also through /proc."""
 
     def reopen():
         again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
@@ -139,7 +142,7 @@ def what_can_be_done(fd):
 
 
 @only_root
-def test_the_admin_process_can_read_the_scoreboard_and_do_nothing_else_with_it(relay):
+def test_the_admin_process_can_only_read_the_scoreboard(relay):
     gateway = relay(relay={"workers": 1})
     wait_until("it serves", lambda: read(gateway, "/metrics")[0] == 200, detail=gateway.log)
     found = list(shared_files(admin_pid(gateway)))
@@ -162,7 +165,7 @@ def test_the_admin_process_can_read_the_scoreboard_and_do_nothing_else_with_it(r
 
 
 @only_root
-def test_a_worker_and_the_checker_have_only_their_own_generation_to_write(relay, pki):
+def test_worker_and_checker_write_only_their_generation(relay, pki):
     gateway = relay(relay={"workers": 1})
     assert ask(gateway.state_dir, "reload", PATIENCE_S)["ok"]
     worker = gateway.workers()[0]
@@ -179,7 +182,7 @@ def test_a_worker_and_the_checker_have_only_their_own_generation_to_write(relay,
 
 
 def test_facts_of_any_size_are_published(relay, pki, echo):
-    """An operator's longest words, of every backend, on the page and in its interface."""
+    """Overrides of every backend with the longest texts, on the page and as JSON."""
     gateway = relay(relay={"workers": 1})
     answer = ask(
         gateway.state_dir,

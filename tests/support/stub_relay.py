@@ -1,9 +1,20 @@
-"""The relay with its real supervisor, but with patience for tests and with workers that misbehave when a test asks them to.
+"""The relay with its real supervisor, the time limits of a test, and bad workers.
 
-`python -m tests.support.stub_relay start --config FILE`, usually through `Gateway(body, module=STUB, env=stub(...))`. A worker looks for a file
-`behave` in the current directory (the gateway's) when it starts: `crash` ends at once, `mute` serves but sends no heartbeat, `late` never serves,
-`slow` serves after two seconds, `deaf` ignores SIGTERM, `bug` raises, `scribble` serves and fills at every SIGUSR2 all shared memory that it can
-write with the next of SCRIBBLES; nothing, or no file, is the real worker. A second word makes it apply to one generation only: `crash 2`.
+`python -m tests.support.stub_relay start --config FILE`, usually through `Gateway(body,
+module=STUB, env=stub(...))`. A worker reads a file `behave` in the current directory,
+which is the gateway's, when it starts:
+
+    crash      ends at once
+    mute       serves, but sends no heartbeat
+    late       never serves
+    slow       serves after two seconds
+    deaf       ignores SIGTERM
+    bug        raises
+    scribble   serves; every SIGUSR2 fills all memory that it can write with the next of
+               SCRIBBLES
+
+Without the file, or if it is empty, the worker is the real one. A second word makes it
+apply to one generation only: `crash 2`.
 """
 
 from __future__ import annotations
@@ -27,7 +38,7 @@ def stub(**rules: float) -> dict[str, str]:
 
 
 SCRIBBLES = (-1, 2**63 - 1, -(2**63), 1, 2, 3, 4, 5, 257, 2**31, 2**32, 2**62)
-"""What a worker that is taken over may write; a first byte in each of them would be a mode, a phase, a number of addresses."""
+"""What an attacker may write: a mode, a phase, a number of addresses, or nonsense."""
 
 
 def scribble(spec) -> None:

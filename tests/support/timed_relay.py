@@ -1,8 +1,8 @@
-"""The relay with its real supervisor, which writes down how long each turn of its loop takes.
+"""The relay with its real supervisor, which measures every turn of its loop.
 
-`Gateway(body, module=TIMED)`; `turns.json` in the gateway's directory has, since the file was last
-removed, the longest turn in milliseconds of CPU time (the machine's other work does not count), the
-longest in wall time, and how many there were.
+Use it with `Gateway(body, module=TIMED)`. `turns.json` in the gateway's directory has
+the turns since the file was last removed: the longest in milliseconds of CPU time
+(other processes do not count), the longest in wall time, and their number.
 """
 
 from __future__ import annotations
