@@ -132,7 +132,7 @@ class DrivenSession(Session):
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
         backend = self.outbound
-        if self.bytes_in > LATE_ALERT_BYTES:
+        if self.bytes_out or self.bytes_in > LATE_ALERT_BYTES:
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
         elif self.state is State.RELAY:
             self.on_first_reply(IN)
