@@ -1,4 +1,4 @@
-"""How much a peer may send as its certificates: bounded before OpenSSL parses any of it."""
+"""How much a peer may send as certificates: a limit before OpenSSL parses them."""
 
 import contextlib
 import ssl
@@ -84,7 +84,10 @@ def test_what_comes_in_pieces_is_added_up(paced, version, piece, size):
 def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(
     paced, monkeypatch, version, piece
 ):
-    """The kernel was asked a moment before: OpenSSL then has the first part of a record, and the rest is no header."""
+    """OpenSSL got a part of a record after the kernel was asked how much there is.
+
+    The rest does not start with a record header.
+    """
     asked = []
 
     def early(fd):
@@ -98,7 +101,7 @@ def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(
 
 @pytest.fixture
 def paced(pki, stack, tmp_path):
-    """What becomes of a handshake whose last flight comes in pieces, each taken before the next."""
+    """The result of a handshake whose last flight comes in pieces, one by one."""
 
     def handshake(version, size, piece, *, rest=False):
         ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())

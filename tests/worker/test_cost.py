@@ -1,4 +1,7 @@
-"""What a message and a connection cost, in calls: not timed, so it holds on every machine, and a slow path cannot slip in unseen."""
+"""The cost of a message and of a connection, in calls of OpenSSL and of the system.
+
+Calls are counted and not timed, so the bounds hold on every machine.
+"""
 
 import collections
 import contextlib
@@ -20,7 +23,7 @@ CONNECTIONS = 50
 
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
-    """Workers of this test write how often they called which of OpenSSL's functions, when they end; a way to read it."""
+    """Read how often a worker that has ended called each function of OpenSSL."""
     file = tmp_path / "calls.json"
 
     def counting(spec):
@@ -63,7 +66,7 @@ def test_a_message_costs_one_read_and_one_write_of_openssl(start, door, pair, co
     exchange(client, server, MESSAGES)
     calls = counted(relay)
     messages = 2 * MESSAGES
-    # A wake-up without a message is possible, when a ticket comes; it asks what was wanted.
+    # A ticket causes a wake-up without a message, and one more SSL_get_error.
     assert messages <= calls["SSL_read"] <= messages + 6
     assert messages <= calls["SSL_write"] <= messages + 2
     assert calls["SSL_get_error"] <= 20
@@ -83,7 +86,7 @@ def test_a_connection_costs_a_known_number_of_openssl_calls(start, backend, call
     calls = counted(relay)
     assert calls["SSL_new"] == calls["SSL_free"] == 2 * CONNECTIONS
     assert calls["SSL_do_handshake"] <= 6 * CONNECTIONS
-    # A flight that comes in pieces, as on a busy machine, is one more step of three calls.
+    # On a busy machine a flight comes in pieces: each is one more step of three calls.
     pieces = max(0, calls["SSL_do_handshake"] - 3 * CONNECTIONS)
     assert sum(calls.values()) - 3 * pieces <= 56 * CONNECTIONS, calls
 
@@ -136,13 +139,26 @@ def test_a_connection_costs_a_known_number_of_system_calls(start, backend, call,
             assert client.receive(64) == b"x" * 64
             client.close()
             relay.record(number)
-    # Per connection. getpid is OpenSSL's, which looks whether it was forked before it takes
-    # random bytes. ioctl asks before a handshake step how much there is to read, getsockopt
-    # after a step that was slow, as many are under strace.
+    # Per connection. OpenSSL calls getpid before it takes random bytes, to see whether
+    # it was forked. ioctl asks before a handshake step how much there is to read,
+    # getsockopt after a slow step. Under strace many steps are slow.
     most = {
-        "read": 31, "write": 10, "epoll_wait": 12, "epoll_ctl": 5, "getpid": 14, "setsockopt": 4, "close": 2, "recvfrom": 2,
-        "accept4": 1, "getsockname": 1, "getsockopt": 2, "ioctl": 3, "socket": 1, "connect": 1, "shutdown": 1,
-    }  # fmt: skip
+        "read": 31,
+        "write": 10,
+        "epoll_wait": 12,
+        "epoll_ctl": 5,
+        "getpid": 14,
+        "setsockopt": 4,
+        "close": 2,
+        "recvfrom": 2,
+        "accept4": 1,
+        "getsockname": 1,
+        "getsockopt": 2,
+        "ioctl": 3,
+        "socket": 1,
+        "connect": 1,
+        "shutdown": 1,
+    }
     grown = {
         name: count for name, count in calls.items() if count > most.get(name, 0) * CONNECTIONS + 10
     }

@@ -1,4 +1,7 @@
-"""Every state ends by itself. (hello_s and handshake_s of the client are in test_strangers, connect_s in test_failover.)"""
+"""Every state ends by itself.
+
+The client's hello_s and handshake_s are in test_strangers, connect_s in test_failover.
+"""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""A worker that leaves: what runs is finished, what waits is served, and the end comes in any case."""
+"""A worker that drains: sessions finish, waiting clients are served, and it ends."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""How a session ends: each side's close_notify, bare FIN and reset, and what the other side sees of it."""
+"""How a session ends: close_notify, bare FIN, reset, and what the other side sees."""
 
 import random
 import socket
@@ -67,7 +67,7 @@ def test_a_backend_that_says_close_notify_still_hears_the_client_out(start, door
 
 
 def complain(client):
-    """Close with a fatal alert, as OpenSSL 3 does when an answer ends without close_notify."""
+    """Close with a fatal alert, as OpenSSL 3 does after an end without close_notify."""
     client._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
     with pytest.raises(ssl.SSLError):
         client.receive_some()
@@ -79,9 +79,7 @@ def complain(client):
     [Peer.close, lambda client: client.sock.close(), complain],
     ids=["close_notify", "fin", "alert"],
 )
-def test_a_backend_that_only_sends_a_fin_is_passed_on_as_truncation_and_blamed_however_the_client_takes_it(
-    start, door, pair, leave
-):
+def test_a_bare_fin_of_the_backend_is_passed_on_and_is_the_reason(start, door, pair, leave):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -179,7 +177,8 @@ def test_a_backend_that_resets_ends_the_session_on_the_clients_side(start, door,
 def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_resets(
     start, door, pki, stack
 ):
-    # An HTTP server that refuses a large upload: it answers, closes with the upload unread, and its kernel resets.
+    # An HTTP server refuses a large upload: it answers and closes without reading it
+    # all, so its kernel resets the connection.
     back = door()
     relay = start([back.address])
     sock = stack.enter_context(socket.socket())

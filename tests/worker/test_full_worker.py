@@ -1,4 +1,4 @@
-"""A worker near limits.connections whose last places are held by clients that never finish."""
+"""A worker near limits.connections, with clients that never finish a handshake."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ def check_service(client, server):
 @pytest.mark.serial
 @pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
 def test_a_flood_keeps_no_client_out_where_most_places_are_established(start, door, pair, hello):
-    """Each stranger once kept its place for a second: forty clients a second were accepted."""
+    """Each stranger once kept its place for 1 s: 40 clients a second were accepted."""
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nconnections = 100")
     established = [pair(relay, back) for _ in range(60)]

@@ -1,4 +1,4 @@
-"""Clients that have not shown who they are: bounded in number, and the stalest goes first."""
+"""Half-open clients: their number is bounded, and the stalest is closed first."""
 
 import contextlib
 import ssl
@@ -152,7 +152,7 @@ def test_a_client_that_drips_its_handshake_is_closed_after_handshake_s(
 
 @pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
 def test_a_flood_keeps_no_real_client_out(start, door, pair, hello):
-    """Thousands of strangers, far more than there are places, while clients come and go."""
+    """Thousands of strangers, many more than the limit, while clients come and go."""
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nhandshakes = 300")
     running = pair(relay, back)

@@ -1,4 +1,7 @@
-"""Hellos of all forms that OpenSSL accepts, over real sockets: large, cut finely, slow, or for a name that is no host name."""
+"""Hellos of all forms that OpenSSL accepts, over real sockets.
+
+Large ones, in small pieces, slow ones, and ones for a name that is not a host name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that is full: clients wait in the kernel's queue and are served when there is room."""
+"""A full worker: clients wait in the kernel's queue until there is room."""
 
 import socket
 import ssl
@@ -98,7 +98,7 @@ def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, b
         assert client.receive(1) == b"y"
         client.close()
 
-    # All at once, as clients do: one that has a place and says nothing gives way to others.
+    # All at once: a client that is accepted and sends nothing is closed for another.
     with ThreadPoolExecutor(len(waiting)) as pool:
         visits = [pool.submit(visit, sock) for sock in waiting]
         for client in first:
@@ -110,7 +110,8 @@ def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, b
 def test_a_worker_without_a_descriptor_to_spare_neither_spins_nor_blames_a_backend(
     start, backend, pki, stack
 ):
-    # Somebody else uses what the relay reckons with: epoll, the signals' pipe and the log take four, the rest is for five sessions.
+    # Others use the descriptors that the relay counts on: epoll, the signals' pipe and
+    # the log take four, the rest is enough for five sessions.
     relay = start([backend().address], files_limit=180, files_spare=14)
     context = client_context(pki, pki.client)
     served = []

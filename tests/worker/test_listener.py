@@ -13,7 +13,7 @@ HTTPS = Listener("https", None)
 
 
 class Reception:
-    """What an acceptor and the drain need of a worker: where clients are taken to, one after the other."""
+    """What an acceptor and the drain need of a worker; it keeps accepted clients."""
 
     def __init__(self):
         self.loop = Loop()

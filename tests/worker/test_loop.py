@@ -1,4 +1,7 @@
-"""The loop by itself, with real descriptors: one handler's misfortune is not the others', and nothing is called too late or too early."""
+"""The loop by itself, with real descriptors.
+
+A handler that raises does not affect others. Nothing is called too late or too early.
+"""
 
 import os
 import time
@@ -9,7 +12,7 @@ from relay.worker.loop import BUSY_TURNS, HANDSHAKES_PER_TURN, IN, STEPS_S, Loop
 
 
 class Owner:
-    """What a session is to the loop; `does` is called for events, steps and deadlines."""
+    """What the loop needs of a session; `does` gets events, steps and deadlines."""
 
     def __init__(self, does, due_at=float("inf")):
         self.timer_at = float("inf")
@@ -204,7 +207,8 @@ def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):
         loop.later(Owner(lambda _: taken.append("a")), 0)
     loop.when_idle = lambda: setattr(loop, "running", False)
     loop.run()
-    # Lane after lane, a few of each: the flooded one does not have its second turn before the others had theirs.
+    # Queue after queue, a few steps of each: the flooded one has its second turn after
+    # the others had theirs.
     assert taken == ["b", "c", "c", *["a"] * (flood + 2)]
 
 

@@ -243,7 +243,7 @@ def test_a_thousand_sessions_leave_nothing_for_the_collector_that_is_off(start, 
             "all sessions to end",
         )
 
-    # The worker is a fork of the test run: it copies what it changes of that memory first.
+    # The worker is a fork of the test run: it copies the memory that it changes.
     run(500)
     relay.garbage()  # what was made while starting
     files, before = relay.open_files(), relay.memory("Private")

@@ -1,4 +1,4 @@
-"""A handshake in tiny records is taken in small portions, so that nobody else waits for it."""
+"""A handshake in tiny records is taken in small portions, so others do not wait."""
 
 import contextlib
 import select
@@ -64,7 +64,8 @@ def test_a_handshake_with_too_many_records_is_refused(start, backend, fragmentin
         while client.sock.recv(65536):
             pass
     record = relay.record()
-    # With little overhead (TLS 1.2) the certificates are too long before there are too many records.
+    # TLS 1.2 has little overhead: the certificates are too long before there are too
+    # many records.
     assert (record["reason"] in {"tls_error", "chain_too_long"}, record["side"]) == (
         True,
         "inbound",

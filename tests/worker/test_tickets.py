@@ -23,7 +23,7 @@ def valid_for(pki, directory, seconds):
 
 
 def ask(relay, context, session=None):
-    """One connection, with the first's session: whether it was resumed, and the session to offer next."""
+    """Connect with a session. Returns whether it was resumed, and the next session."""
     with connect(relay.port, context, session=session) as client:
         client.sendall(b"hello")
         assert receive(client, 5) == b"hello"
@@ -33,13 +33,14 @@ def ask(relay, context, session=None):
 
 
 def ask_twice(relay, context):
-    """Two connections, the second offers the first's session; whether it was resumed."""
+    """Whether a second connection that offers the first's session is resumed."""
     _, session = ask(relay, context)
     return ask(relay, context, session)[0]
 
 
 def test_a_client_whose_issuer_only_it_has_shown_is_verified_anew_every_time(start, backend, pki):
-    # TLS 1.2 has promised its ticket before it sees the certificate; but there a resumption gives no new one, so TICKET_LIFETIME_S bounds it.
+    # In TLS 1.2 the ticket is promised before the certificate is seen. A resumption
+    # gives no new one there, so TICKET_LIFETIME_S is its limit.
     relay = start([backend().address])
     assert not ask_twice(
         relay, client_context(pki, pki.client_intermediate_sent, version=TLSVersion.TLSv1_3)
@@ -60,7 +61,8 @@ def test_a_client_gets_no_ticket_that_outlives_its_certificate(start, backend, p
     relay = start([backend().address])
     files, _ = valid_for(pki, tmp_path, TICKET_LIFETIME_S)
     assert not ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_3))
-    # TLS 1.2 has promised its ticket before it sees the certificate, and gives no new one on a resumption.
+    # In TLS 1.2 the ticket is promised before the certificate is seen, and a resumption
+    # gives no new one.
     assert ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_2))
 
 
@@ -99,6 +101,7 @@ def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(
     record = relay.record(1)
     assert (record["reason"], record["resumed"], record["side"]) == ("expired", True, "inbound")
     assert record["detail"].startswith(
-        "certificate has expired; the client resumed an old session, so its previous certificate was checked"
+        "certificate has expired; the client resumed an old session,"
+        " so its previous certificate was checked"
     )
     assert record["subject"] == "CN=alice"
