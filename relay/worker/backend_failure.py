@@ -41,7 +41,7 @@ def explain_late(session: Session, failure: Failure) -> Failure:
 
 def blame(session: Session, failure: Failure) -> None:
     """Count the failure and mark the backend failed; log it once per retry_s."""
-    backend, worker, end = session.member, session.worker, session.outbound
+    backend, worker, end = session.backend, session.worker, session.outbound
     if backend is None:
         return
     worker.counters.handshake(Side.OUTBOUND, failure.reason)
@@ -93,7 +93,7 @@ def _other_address(
 
 def where(session: Session, failure: Failure | None = None) -> str:
     """The backend, its address, and the detail of the failure, for the access log."""
-    backend = session.member
+    backend = session.backend
     where = (
         f"{backend.target.route} at {backend.target.address} (name {backend.target.name})"
         if backend is not None

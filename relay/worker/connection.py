@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Attempt(NamedTuple):
     """How to connect to a backend; see the fields of `Connection`."""
 
-    member: BackendState
+    backend: BackendState
     claim: int = 0
     hurried: bool = False
     instead: Failure | None = None

@@ -131,12 +131,12 @@ class DrivenSession(Session):
 
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
-        backend = self.outbound
+        outbound = self.outbound
         if self.bytes_out or self.bytes_in > LATE_ALERT_BYTES:
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
         elif self.state is State.RELAY:
             self.on_first_reply(IN)
-            if self.state is not State.RELAY or self.outbound is not backend:
+            if self.state is not State.RELAY or self.outbound is not outbound:
                 return
         self.on_inbound(mask)
 
@@ -241,22 +241,22 @@ class DrivenSession(Session):
             if end.mask != IN | ET:
                 self.watch_client(IN | ET)
 
-    def _handle_bytes(self, backend: Connection) -> None:
+    def _handle_bytes(self, outbound: Connection) -> None:
         """The session waits for the backend no more, and its sockets move bytes."""
-        loop, on_inbound = self.worker.loop, self._inbound_handler(backend)
-        loop.handle(backend.fd, self.on_first_reply)
+        loop, on_inbound = self.worker.loop, self._inbound_handler(outbound)
+        loop.handle(outbound.fd, self.on_first_reply)
         loop.handle(self.inbound.fd, on_inbound)
-        if backend.pool is not None and self.member is not None:
-            backend.pool.reached(self.member, backend)
+        if outbound.pool is not None and self.backend is not None:
+            outbound.pool.reached(self.backend, outbound)
 
-    def _inbound_handler(self, backend: Connection) -> Handler:
+    def _inbound_handler(self, outbound: Connection) -> Handler:
         # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).
-        may_refuse = self.outbound_tls.version == "TLSv1.3" and not backend.resumed
+        may_refuse = self.outbound_tls.version == "TLSv1.3" and not outbound.resumed
         return self.on_inbound_unanswered if may_refuse else self.on_inbound
 
     def _read_early(self) -> None:
         """Read what the client sent meanwhile, without waiting for the next event."""
         self.early = False
-        backend = self.outbound
-        if backend is not None and not (backend.held or self.inbound.ended):
-            self._inbound_handler(backend)(IN)
+        outbound = self.outbound
+        if outbound is not None and not (outbound.held or self.inbound.ended):
+            self._inbound_handler(outbound)(IN)

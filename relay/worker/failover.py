@@ -33,11 +33,11 @@ def give_up_resumption(session: Session, failure: Failure) -> Event:
     OpenSSL refuses every resumption if a server verifies its clients and has no session
     id context. Other servers have forgotten the session's certificate, or its CA.
     """
-    end, member = session.outbound, session.member
-    if end is None or member is None or not _may_be_the_resumption(end, failure):
+    end, backend = session.outbound, session.backend
+    if end is None or backend is None or not _may_be_the_resumption(end, failure):
         return give_up(session, failure)
-    member.drop_session(end.offered)
-    session.attempt = Attempt(member, end.claim, end.hurried, failure, end.endpoint)
+    backend.drop_session(end.offered)
+    session.attempt = Attempt(backend, end.claim, end.hurried, failure, end.endpoint)
     end.claim = 0  # the next attempt has it
     return Event.BACKEND_FAILED
 

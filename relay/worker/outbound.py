@@ -47,8 +47,8 @@ def connect(session: Session) -> Event | None:
 
 def handshake(session: Session) -> Event | None:
     """Go on with the handshake. When it is done, the session can relay."""
-    end, member = session.outbound, session.member
-    if end is None or member is None:
+    end, backend = session.outbound, session.backend
+    if end is None or backend is None:
         return None
     progress, end.first_step = end.first_step, None
     if progress is None:
@@ -57,19 +57,19 @@ def handshake(session: Session) -> Event | None:
         failure = _check_alpn(session, end)
         if failure is not None:
             return give_up(session, failure)
-        _note_handshake(session, end, member)
+        _note_handshake(session, end, backend)
         return Event.SECURED
     if progress is stream.STEP_MORE:
         session.on_wake(IN)
     if not isinstance(progress, Failure):
         return None
-    failure = explain_backend(progress, end.ssl, end.sock, member.target.name)
+    failure = explain_backend(progress, end.ssl, end.sock, backend.target.name)
     return give_up_resumption(session, failure)
 
 
 def too_slow(session: Session) -> Event | None:
     """Give up the backend at the deadline of CONNECT or OUTBOUND_TLS."""
-    if session.member is None:
+    if session.backend is None:
         return connect(session)  # its first step was still queued
     if session.state is State.CONNECT:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
@@ -97,28 +97,28 @@ def _choose(session: Session) -> Attempt:
             raise SessionError(Side.OUTBOUND, last.reason, last.detail)
         none = pool.why_none()
         raise SessionError(Side.OUTBOUND, none.reason, none.detail)
-    session.choice, member = choice, choice.backend
-    session.tried = (*session.tried, member.index)
-    session.worker.cells[member.cells_why[choice.why]] += 1
-    hurried = choice.claim != 0 and pool.others_serve(member, session.tried)
-    return Attempt(member, claim=choice.claim, hurried=hurried)
+    session.choice, backend = choice, choice.backend
+    session.tried = (*session.tried, backend.index)
+    session.worker.cells[backend.cells_why[choice.why]] += 1
+    hurried = choice.claim != 0 and pool.others_serve(backend, session.tried)
+    return Attempt(backend, claim=choice.claim, hurried=hurried)
 
 
 def _begin(session: Session, attempt: Attempt) -> Event | None:
     """Begin to connect to this backend."""
-    member, worker = attempt.member, session.worker
-    session.member = member
+    backend, worker = attempt.backend, session.worker
+    session.backend = backend
     session.outcome = NO_OUTCOME
-    worker.cells[member.cell_active] += 1
-    session.cell_in, session.cell_out = member.cell_to, member.cell_from
+    worker.cells[backend.cell_active] += 1
+    session.cell_in, session.cell_out = backend.cell_to, backend.cell_from
     session.since_at = worker.loop.now
     try:
         sock, endpoint = _open_socket(session, attempt)
     except OSError as error:
-        worker.pools[member.target.pool].release(member, attempt.claim)
+        worker.pools[backend.target.pool].release(backend, attempt.claim)
         return give_up(session, explain_connect(error.errno or 0))
     if sock is None:
-        worker.pools[member.target.pool].release(member, attempt.claim)
+        worker.pools[backend.target.pool].release(backend, attempt.claim)
         failure = Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         return give_up(session, failure)
     return _begin_handshake(session, attempt, sock, endpoint)
@@ -128,14 +128,14 @@ def _begin_handshake(
     session: Session, attempt: Attempt, sock: StreamSocket, endpoint: Endpoint | None
 ) -> Event | None:
     """Take the first step at once: a near backend has accepted by now."""
-    worker, member, target = session.worker, attempt.member, attempt.member.target
+    worker, backend, target = session.worker, attempt.backend, attempt.backend.target
     session.outbound = end = Connection(sock)
     end.endpoint = endpoint
     end.began_at = worker.loop.now
     end.pool = pool = worker.pools[target.pool]
     end.hurried, end.instead = attempt.hurried, attempt.instead
-    pool.begin(member, end, attempt.claim)
-    end.offered = member.session_to_resume(time.time()) if end.instead is None else None
+    pool.begin(backend, end, attempt.claim)
+    end.offered = backend.session_to_resume(time.time()) if end.instead is None else None
     alpn = session.inbound_tls.alpn.encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
     began_at = time.monotonic()
@@ -160,7 +160,7 @@ def _open_socket(session: Session, attempt: Attempt) -> tuple[StreamSocket | Non
 
     The socket is None if the backend's host name has no address.
     """
-    target, rotation = attempt.member.target, attempt.member.rotation
+    target, rotation = attempt.backend.target, attempt.backend.rotation
     if rotation is None:
         return start_connect(target.family, target.sockaddr), None
     now = session.worker.loop.now
@@ -187,7 +187,7 @@ def _check_alpn(session: Session, end: Connection) -> Failure | None:
     return no_shared_alpn(wanted, chosen)
 
 
-def _note_handshake(session: Session, end: Connection, member: BackendState) -> None:
+def _note_handshake(session: Session, end: Connection, backend: BackendState) -> None:
     end.established, end.stepwise = True, None
     end.resumed = stream.resumed(end.ssl)
     seconds = time.monotonic() - session.since_at
@@ -195,13 +195,13 @@ def _note_handshake(session: Session, end: Connection, member: BackendState) -> 
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds
     )
     session.worker.counters.handshake(Side.OUTBOUND, None, resumed=end.resumed, seconds=seconds)
-    if end.instead is not None and member.stop_resuming(time.time()):
+    if end.instead is not None and backend.stop_resuming(time.time()):
         # A full handshake has succeeded after a resumption had failed.
         log.warning(
             "pool %s: backend %s refuses to resume TLS sessions (%s); it gets full handshakes"
             " for %g s; set a session id context in it, or turn off its session tickets",
-            member.target.pool,
-            member.target.route,
+            backend.target.pool,
+            backend.target.route,
             end.instead.detail or end.instead.reason,
             NO_RESUMPTION_S,
         )

@@ -45,10 +45,10 @@ def _nothing_moved(session: Session) -> bool:
 
     What the backend holds may have gone out in part.
     """
-    client, backend = session.inbound, session.outbound
-    if session.state is not State.RELAY or backend is None:
+    inbound, outbound = session.inbound, session.outbound
+    if session.state is not State.RELAY or outbound is None:
         return False
-    return not (session.bytes_in or session.bytes_out or client.held or backend.held)
+    return not (session.bytes_in or session.bytes_out or inbound.held or outbound.held)
 
 
 def fail_source(

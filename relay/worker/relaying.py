@@ -44,16 +44,16 @@ from relay.worker.session import Session
 
 def begin(session: Session) -> Event | None:
     """Both handshakes are done: forward the first bytes, and watch both sockets."""
-    client, backend = session.inbound, session.outbound
-    if backend is None:
+    inbound, outbound = session.inbound, session.outbound
+    if outbound is None:
         return None
     session.active_at = session.worker.loop.now
-    watch_alerts(client.ssl)
-    watch_alerts(backend.ssl)
+    watch_alerts(inbound.ssl)
+    watch_alerts(outbound.ssl)
     event = None
     if session.first is not None:
-        event = _forward_first(session, session.first, client, backend)
-    return _go_on(session, client, backend, event)
+        event = _forward_first(session, session.first, inbound, outbound)
+    return _go_on(session, inbound, outbound, event)
 
 
 def too_slow(session: Session) -> Event:
@@ -174,10 +174,10 @@ def _mask(end: Connection, other: Connection) -> int:
 
 def _ends(session: Session, side: Side) -> tuple[Connection, Connection]:
     """The source and the sink of the direction that begins at this side."""
-    client, backend = session.inbound, session.outbound
-    if backend is None:
+    inbound, outbound = session.inbound, session.outbound
+    if outbound is None:
         raise RuntimeError("relaying without a backend")
-    return (client, backend) if side is Side.INBOUND else (backend, client)
+    return (inbound, outbound) if side is Side.INBOUND else (outbound, inbound)
 
 
 def _opposite(side: Side) -> Side:
@@ -189,22 +189,22 @@ def _opposite(side: Side) -> Side:
 
 
 def _forward_first(
-    session: Session, first: FirstBytes, client: Connection, backend: Connection
+    session: Session, first: FirstBytes, inbound: Connection, outbound: Connection
 ) -> Event | None:
     """Write the bytes that were read before there was a backend."""
-    worker, member, head = session.worker, session.member, first.head
-    if member is not None:
-        first.inserter = worker.pools[member.target.pool].inserter(member, first.found)
+    worker, backend, head = session.worker, session.backend, first.head
+    if backend is not None:
+        first.inserter = worker.pools[backend.target.pool].inserter(backend, first.found)
     if head:
-        size = worker.pump.push(backend.ssl, head)
+        size = worker.pump.push(outbound.ssl, head)
         if size < 0 and worker.pump.status is Status.SINK_FAILED:
             return give_up_late(session, stream.failure(Side.OUTBOUND))  # it took nothing
         first.forget_head()
         if size < 0:
-            backend.held = head
+            outbound.held = head
         else:
             _count(session, Side.INBOUND, size)
-    return _pass_end(session, client, backend) if client.ended else None
+    return _pass_end(session, inbound, outbound) if inbound.ended else None
 
 
 def _move(session: Session, side: Side, source: Connection, sink: Connection) -> int:
@@ -280,12 +280,12 @@ def _set_cork(end: Connection, value: int) -> None:
 
 def _finish(session: Session) -> Event | None:
     """Whether both directions have ended and everything was delivered."""
-    client, backend = session.inbound, session.outbound
-    if backend is None or not (client.ended and backend.ended):
+    inbound, outbound = session.inbound, session.outbound
+    if outbound is None or not (inbound.ended and outbound.ended):
         return _half_ended(session)
-    if client.held or backend.held or client.closing or backend.closing:
+    if inbound.held or outbound.held or inbound.closing or outbound.closing:
         return _half_ended(session)
-    if client.truncated:
+    if inbound.truncated:
         session.note(Reason.TRUNCATED, Side.INBOUND)
     # A backend's bare FIN counts only if it came first, and is noted then. After the
     # client's close_notify it is the answer, as nginx gives it.

@@ -91,6 +91,7 @@ class Session(ABC):
         "addresses_tried",  # a backend's index, once for each of its addresses that failed
         "arriving",  # a hello that comes in pieces
         "attempt",  # the next attempt to connect, if it is to the same backend again
+        "backend",  # the backend in use; None between two attempts
         "bytes_in",
         "bytes_out",
         "cell_in",
@@ -105,7 +106,6 @@ class Session(ABC):
         "inbound",
         "inbound_tls",
         "listener",
-        "member",  # the backend in use; None between two attempts
         "number",
         "outbound",
         "outbound_tls",
@@ -146,7 +146,7 @@ class Session(ABC):
         self.inbound_tls = self.outbound_tls = NO_HANDSHAKE
         self.attempt: Attempt | None = None
         self.choice: Choice | None = None
-        self.member: BackendState | None = None
+        self.backend: BackendState | None = None
         self.tried: tuple[int, ...] = ()
         self.addresses_tried: tuple[int, ...] = ()
         self.bytes_in = self.bytes_out = self.cell_in = self.cell_out = 0
@@ -186,12 +186,12 @@ class Session(ABC):
 
     def note_answer(self) -> None:
         """The backend has answered: keep its TLS session, if it gave us one."""
-        end, member = self.outbound, self.member
-        if end is None or member is None or end.answered:
+        end, backend = self.outbound, self.backend
+        if end is None or backend is None or end.answered:
             return
         end.answered = True
-        member.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
-        self.worker.pools[member.target.pool].answered(member, end.began_at)
+        backend.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
+        self.worker.pools[backend.target.pool].answered(backend, end.began_at)
 
     def drop_outbound(self) -> None:
         """Close the connection to the backend. The session may go on with another."""
@@ -201,14 +201,14 @@ class Session(ABC):
                 self.note_answer()
             self.outbound = None
             if end.pool is not None:
-                end.pool.left(self.member, end)  # type: ignore[arg-type]
+                end.pool.left(self.backend, end)  # type: ignore[arg-type]
             if end.ssl is not None:
                 stream.free(end.ssl, established=end.established)
                 end.ssl = None
             self.worker.loop.forget(end.fd, end.sock.close)
-        if self.member is not None:
-            self.worker.cells[self.member.cell_active] -= 1
-            self.member = None
+        if self.backend is not None:
+            self.worker.cells[self.backend.cell_active] -= 1
+            self.backend = None
 
     def close(self) -> None:
         """Close both connections, and log the session with the outcome noted before."""

@@ -27,16 +27,18 @@ def tick(worker: Worker, drain: Drain) -> None:
     for pool in worker.pools.values():
         if generations_ended:
             pool.find_worker_rows()
-        for member in pool.on_tick(worker.loop.now):
-            _close_sessions(worker.sessions, member)
+        for backend in pool.on_tick(worker.loop.now):
+            _close_sessions(worker.sessions, backend)
     worker.admission.on_tick()
 
 
-def _close_sessions(sessions: Iterable[Session], member: BackendState) -> None:
+def _close_sessions(sessions: Iterable[Session], backend: BackendState) -> None:
     """Close the sessions of a backend that is DOWN.
 
     Those that are still connecting to it find another backend by themselves.
     """
-    where = f"{member.target.route} at {member.target.address}"
-    for session in [each for each in sessions if each.member is member and each.state in RELAYING]:
+    where = f"{backend.target.route} at {backend.target.address}"
+    for session in [
+        each for each in sessions if each.backend is backend and each.state in RELAYING
+    ]:
         session.refuse(SessionError(Side.OUTBOUND, Reason.BACKEND_DOWN, where))
