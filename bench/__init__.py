@@ -1,1 +1,1 @@
-"""The benchmark harness: what one unit of work costs a gateway in CPU time and memory, relay beside its peers."""
+"""The benchmark: what a unit of work costs relay and other gateways."""

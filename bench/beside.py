@@ -1,9 +1,9 @@
-"""Real clients beside strangers: how long they wait to connect, and running sessions for answers.
+"""Measures regular clients beside strangers: their time to connect, and their latency.
 
-Each measurement has two parts on the same gateway: a quiet one, which is what is usual, and
-one beside the strangers. The cost that is compared is the 99th percentile of connecting.
+Each measurement has two parts on the same gateway: a quiet one for comparison, and one
+beside the strangers. The cost is the 99th percentile of connecting.
 
-Never: takes what a stranger gets for a unit.
+Never: counts a stranger's connection as a unit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.pki import GATEWAY_NAME, HOLE_NAME
 from bench.strangers import Strangers, StrangersChild
 
 _QUIET_S = 5.0
-_LEAD_S = 3.0  # the strangers come this much earlier than what is measured
+_LEAD_S = 3.0  # the strangers start this much earlier
 _CONNECTS_PER_SECOND = 25.0
 _REQUESTS_PER_SECOND = 500.0
 _SESSIONS = 8
@@ -34,9 +34,10 @@ MakeJob = Callable[..., Job]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Who stands beside the real clients.
+    """Who connects beside the regular clients.
 
-    Strangers (`hello` says what they send), or clients of a pool that does not answer (`hole`).
+    Either strangers, and what `hello` they send, or clients of a pool that does not
+    answer (`hole`).
     """
 
     rate: float
@@ -47,7 +48,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one part gave: latencies in µs, sorted."""
+    """The result of one part. Latencies are in µs, sorted."""
 
     connects: list[float]
     requests: list[float]
@@ -70,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Both parts, and what became of the strangers."""
+    """Both parts, and how the strangers' connections ended."""
 
     quiet: Part
     beside: Part
@@ -89,7 +90,7 @@ def run_beside(
     cpus: frozenset[int] | None,
     seconds: float,
 ) -> Result:
-    """Both parts; the strangers are gone when it returns."""
+    """Measure both parts; the strangers have ended when it returns."""
     quiet_s = min(seconds, _QUIET_S)
     with contextlib.ExitStack() as stack:
         sessions, arrivals = (stack.enter_context(Load(cpus=cpus)) for _ in range(2))
@@ -145,7 +146,7 @@ def _strangers(
     cpus: frozenset[int] | None,
     seconds: float,
 ) -> Callable[[], dict[str, int]]:
-    """Let them come; the call that ends them and tells what became of them."""
+    """Start them; returns the function that ends and counts them."""
     job = make_job(mode="lost", rate=who.rate, connections=_EVERYONE, seconds=seconds, nice=5)
     if who.hole:
         load = stack.enter_context(Load(cpus=cpus))
@@ -163,5 +164,5 @@ def _strangers(
 
 
 def _percentile(values: list[float], part: float) -> float:
-    """Infinite where nobody was served."""
+    """The percentile of sorted values; infinite when nobody was served."""
     return values[min(len(values) - 1, int(len(values) * part))] if values else float("inf")

@@ -1,6 +1,6 @@
 """A bar chart of the medians, one panel per workload, as PNG.
 
-Never: is needed; without matplotlib the report has no chart.
+Never: is required; without matplotlib there is no chart.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bench.workloads import WORKLOADS
 
 
 def draw_chart(cells: dict[str, dict[str, Cell]], file: Path) -> bool:
-    """Writes the chart; False when matplotlib is not installed or there is nothing to draw."""
+    """Write the chart; False without matplotlib, or with nothing to draw."""
     try:
         import matplotlib as mpl
     except ImportError:
@@ -53,7 +53,7 @@ def draw_chart(cells: dict[str, dict[str, Cell]], file: Path) -> bool:
     for panel in panels[len(rows) :]:
         panel.set_visible(False)
     figure.suptitle(
-        "Cost of one unit to the gateway, less is better (bars: median, whiskers: all rounds)",
+        "Cost of one unit to the gateway, lower is better (bar: median, whiskers: all rounds)",
         fontsize=10,
         x=0.02,
         ha="left",

@@ -1,6 +1,6 @@
-"""The harness's own child processes: load generators and the backend, spoken to in JSON lines.
+"""The harness's child processes, load generators and backend; they exchange JSON lines.
 
-Never: leaves one behind; each ends when its stdin ends, and is killed if it does not.
+Never: leaves one behind. Each ends when its stdin ends, or is killed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 class BenchError(Exception):
-    """The harness cannot go on; the message says what to do."""
+    """The harness cannot continue; the message says what to do."""
 
 
 def pin(pid: int, cpus: Iterable[int] | None) -> None:
-    """Keeps a process, and what it starts later, on these CPUs; None leaves it alone."""
+    """Keep a process and its future children on these CPUs; None: on all."""
     if cpus is not None:
         os.sched_setaffinity(pid, cpus)
 
 
 class Child:
-    """A `python -m bench.…` process and its lines."""
+    """A `python -m bench.…` process."""
 
     def __init__(
         self, module: str, arguments: Iterable[str] = (), *, cpus: frozenset[int] | None = None
@@ -52,14 +52,14 @@ class Child:
         self._unread = b""
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """Sends one line."""
+        """Send one line."""
         if self._process.stdin is None:
             raise BenchError(f"{self.module} has no stdin")
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 
     def hear(self, timeout_s: float) -> dict[str, Any]:
-        """Waits for one line."""
+        """Wait for one line."""
         if self._process.stdout is None:
             raise BenchError(f"{self.module} has no stdout")
         fd = self._process.stdout.fileno()
@@ -68,7 +68,8 @@ class Child:
         while b"\n" not in self._unread:
             if not poll.poll(1000 * timeout_s):
                 raise BenchError(
-                    f"{self.module} (process {self.pid}) said nothing for {timeout_s:.0f} s; run it by hand to see why"
+                    f"{self.module} (process {self.pid}) did not answer for {timeout_s:.0f} s; "
+                    "run it by hand to see why"
                 )
             chunk = os.read(fd, 1 << 20)
             if not chunk:
@@ -117,7 +118,7 @@ class Backend(Child):
             pin(pid, cpus)
 
     def counters(self) -> dict[str, int]:
-        """What the backend has seen since it started."""
+        """The backend's counters since its start."""
         self.tell({})
         return self.hear(5)
 
@@ -129,21 +130,21 @@ class Load(Child):
         super().__init__("bench.load", cpus=cpus)
 
     def prepare(self, job: Job, timeout_s: float = 60.0) -> dict[str, int]:
-        """Gives a job and waits until it is warm; returns the errors so far."""
+        """Send a job and wait until it has warmed up; returns the errors so far."""
         self.tell(asdict(job))
         errors: dict[str, int] = self._event("ready", "done", timeout_s)["errors"]
         return errors
 
     def go(self) -> None:
-        """Starts the measured part."""
+        """Start the measured part."""
         self.tell({})
 
     def result(self, timeout_s: float) -> dict[str, Any]:
-        """Waits for the measured part's end."""
+        """Wait for the end of the measured part."""
         return self._event("done", "done", timeout_s)
 
     def finish(self, *, holding: bool = False) -> None:
-        """Lets it close its connections; `holding` when it holds them until told."""
+        """Make it close its connections; `holding`: it keeps them open until told."""
         if holding:
             self.tell({})
         self._event("closed", "closed", 30)
@@ -153,5 +154,5 @@ class Load(Child):
         if answer["event"] == wanted:
             return answer
         if answer["event"] == other:
-            raise BenchError(f"the load generator gave up before it began: {answer['errors']}")
-        raise BenchError(f"the load generator said {answer['event']} instead of {wanted}")
+            raise BenchError(f"the load generator failed before it began: {answer['errors']}")
+        raise BenchError(f"the load generator sent {answer['event']} instead of {wanted}")

@@ -1,6 +1,6 @@
-"""Where and with what a run was made: machine, kernel, git revision, version of every gateway and the TLS library it really loaded.
+"""Facts of a run: machine, git revision, versions and TLS libraries of the gateways.
 
-Never: guesses; what cannot be read is an empty string.
+Never: guesses; a fact that cannot be read is an empty string.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.gateways import Gateway
 _ROOT = Path(__file__).resolve().parent.parent
 _OPENSSL = re.compile(rb"(?:OpenSSL|LibreSSL|AWS-LC) \d+\.\d+\.\d+[a-z]*")
 _VERSION = re.compile(r"\d+\.\d+(?:\.\d+)*[^\s/,]*")
-# Libraries worth reading for a version string; Envoy has BoringSSL inside, which has none.
+# Libraries that may have a version string. BoringSSL, which Envoy contains, has none.
 _LIBRARY = re.compile(r"libcrypto|_rust|libssl")
 
 
@@ -35,8 +35,8 @@ def describe_machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    revision = _said(["git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
-    changed = _said(
+    revision = _output(["git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
+    changed = _output(
         ["git", "-C", str(_ROOT), "status", "--porcelain", "--", "relay", "bench"]
     ).strip()
     return {
@@ -55,13 +55,13 @@ def describe_gateway(gateway: Gateway) -> dict[str, str]:
     program = gateway.program()
     if program is None:
         return {"version": ""}
-    text = _said([program, *gateway.version])
+    text = _output([program, *gateway.version])
     found = _VERSION.search(text.replace(sys.version.split()[0], ""))
     return {"version": found.group() if found else ""}
 
 
 def loaded_tls(pids: list[int]) -> str:
-    """The TLS library that running processes have mapped, by the version string inside it."""
+    """The TLS library that the processes have mapped, by its version string."""
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
@@ -83,15 +83,15 @@ def loaded_tls(pids: list[int]) -> str:
 
 
 def own_tls(gateway: Gateway) -> str:
-    """The TLS library that the relay of this Python uses: only root may look into its processes."""
+    """The TLS library of this Python's relay, whose processes only root may inspect."""
     found = _OPENSSL.search(SSL.SSLeay_version(SSL.SSLEAY_VERSION))
     return found.group().decode() if found and gateway.name == "relay" else ""
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, timeout=10, check=False, cwd=_ROOT)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    # nginx and stunnel tell their version on stderr; what a failed command says is no fact.
+    # nginx and stunnel print their version on stderr. Ignore a failed command's output.
     return (done.stdout + done.stderr).decode(errors="replace") if done.returncode == 0 else ""

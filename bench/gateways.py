@@ -1,6 +1,7 @@
-"""The gateways: how each is found, configured from `peers/`, started with one worker, and stopped.
+"""The gateways: how to find each, configure it from `peers/`, start and stop it.
 
-Never: leaves a process behind, or changes what a manual recommends to make a peer look worse.
+Never: leaves a process behind; deviates from a manual to make another gateway look
+worse.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _APACHE_MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a gateway is to run: its directory, the certificates, the backend, and how many workers on which CPUs."""
+    """Where a gateway runs: its directory, certificates, backend, workers and CPUs."""
 
     directory: Path
     pki: Path
@@ -48,7 +49,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One kind of gateway: `command` makes its argument list from program and configuration file; `package` is Debian's (or PyPI's) name."""
+    """One kind of gateway.
+
+    `command` makes its argument list from program and configuration file, `package` is
+    its name in Debian (or PyPI). `exact`: it passes the backend's heads on unchanged.
+    """
 
     name: str
     programs: tuple[str, ...]
@@ -62,7 +67,7 @@ class Gateway:
     environment: tuple[tuple[str, str], ...] = ()
 
     def program(self) -> str | None:
-        """The program's path, or None when it (or a file it needs) is not installed."""
+        """The program's path; None when it or a file it needs is not installed."""
         if self.needs and not any(Path(path).exists() for path in self.needs):
             return None
         path = os.pathsep.join(
@@ -90,9 +95,8 @@ GATEWAYS: dict[str, Gateway] = {
             ("-m", "relay", "version"),
             user_line='user = "root"',
             needs=(str(_ROOT / "relay" / "__main__.py"),),
-            environment=(
-                ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),
-            ),  # as systemd/relay.service has it
+            # As in systemd/relay.service.
+            environment=(("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),),
         ),
         Gateway(
             "nginx",
@@ -168,7 +172,7 @@ GATEWAYS: dict[str, Gateway] = {
 
 
 class Running:
-    """A started gateway; a context manager that stops it and everything it started."""
+    """A running gateway; a context manager that stops it and all its children."""
 
     def __init__(self, gateway: Gateway, place: Place) -> None:
         program = gateway.program()
@@ -186,7 +190,8 @@ class Running:
         if "--concurrency" in command:
             command[command.index("--concurrency") + 1] = str(place.workers)
         self._log = (place.directory / "output.log").open("wb")
-        # The CPUs are set before it starts, so that every process and thread it makes inherits them.
+        # Set the CPUs before the start, so that all its processes and threads inherit
+        # them.
         before = os.sched_getaffinity(0)
         pin(0, place.cpus)
         try:
@@ -208,19 +213,22 @@ class Running:
             raise
 
     def pids(self) -> list[int]:
-        """Every process of the gateway now."""
+        """All processes of the gateway now."""
         try:
             root = psutil.Process(self._process.pid)
             return [root.pid, *(child.pid for child in root.children(recursive=True))]
         except psutil.NoSuchProcess:
-            raise BenchError(f"{self.gateway.name} has ended; it said: {self._words()}") from None
+            raise BenchError(
+                f"{self.gateway.name} has ended; its output: {self._output()}"
+            ) from None
 
     def _await(self) -> None:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise BenchError(
-                    f"{self.gateway.name} did not start (exit {self._process.returncode}); it said: {self._words()}"
+                    f"{self.gateway.name} did not start (exit status {self._process.returncode}); "
+                    f"its output: {self._output()}"
                 )
             if self.port == 0:
                 self._read_endpoints()
@@ -230,7 +238,8 @@ class Running:
                         return
             time.sleep(0.02)
         raise BenchError(
-            f"{self.gateway.name} did not accept on port {self.port} within {_START_S:.0f} s; it said: {self._words()}"
+            f"{self.gateway.name} did not accept on port {self.port} within {_START_S:.0f} s; "
+            f"its output: {self._output()}"
         )
 
     def _read_endpoints(self) -> None:
@@ -240,17 +249,17 @@ class Running:
             return
         self.port = int(endpoints["listeners"]["https"][0].rpartition(":")[2])
 
-    def _words(self) -> str:
+    def _output(self) -> str:
         self._log.flush()
         return (
             " / ".join(
                 (self.directory / "output.log").read_text(errors="replace").split("\n")[-6:]
             ).strip()
-            or "nothing"
+            or "none"
         )
 
     def stop(self) -> None:
-        """Stops it and its children, gently first for two seconds."""
+        """Stop it and its children: SIGTERM, and SIGKILL after two seconds."""
         try:
             family = [
                 psutil.Process(self._process.pid),
@@ -282,7 +291,7 @@ class Running:
 
 
 def raise_file_limit() -> int:
-    """Raises this process's limit of open files as far as allowed (65,536 suffice); children inherit it."""
+    """Raise the limit of open files to 65,536, or as far as allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (65_536, hard):
         try:
@@ -306,7 +315,7 @@ def _fill(template: str, gateway: Gateway, place: Place, port: int) -> str:
     root = os.geteuid() == 0
     user_line = gateway.user_line if root else ""
     if gateway.name == "apache" and root:
-        # nogroup is Debian's word, nobody is Red Hat's: ask the system.
+        # The group is nogroup in Debian and nobody in Red Hat.
         user_line = f"User nobody\nGroup #{pwd.getpwnam('nobody').pw_gid}"
     stream_module = next(
         (

@@ -1,4 +1,4 @@
-"""ClientHellos of strangers, as bytes made beforehand, so that sending them needs no TLS library.
+"""ClientHellos as bytes, made beforehand: sending them needs no TLS library.
 
 Never: opens a socket.
 """

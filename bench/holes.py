@@ -1,4 +1,4 @@
-"""Backends that do not answer, and what a gateway's configuration says of them.
+"""Backends that never answer, and the gateways' configuration for them.
 
 Never: accepts a connection.
 """
@@ -13,7 +13,7 @@ from bench.pki import BACKEND_NAME, HOLE_NAME
 
 HoleKind = Literal["blackhole", "tarpit"]
 
-# A second route, by server name, to a pool of one backend that never answers.
+# A second route, by server name, to a pool whose only backend never answers.
 _RELAY = f"""
 [[listener.route]]
 sni = ["{HOLE_NAME}"]
@@ -36,7 +36,8 @@ name = "{BACKEND_NAME}"
 """
 _HAPROXY = f"""
 backend hole
-    server hole 127.0.0.1:@HOLE_PORT@ ssl crt @PKI@/machine.pem ca-file @PKI@/ca.crt verify required verifyhost {BACKEND_NAME} sni str({BACKEND_NAME})
+    server hole 127.0.0.1:@HOLE_PORT@ ssl crt @PKI@/machine.pem ca-file @PKI@/ca.crt \
+verify required verifyhost {BACKEND_NAME} sni str({BACKEND_NAME})
 """
 _NGINX = f"""
 stream {{
@@ -51,7 +52,7 @@ stream {{
 
 
 def with_hole(template: str, gateway: str, port: int) -> str:
-    """A gateway's configuration with the second route."""
+    """A gateway's configuration, with the second route added."""
     if gateway == "relay":
         template += _RELAY
     elif gateway == "haproxy":
@@ -64,9 +65,10 @@ def with_hole(template: str, gateway: str, port: int) -> str:
 
 
 class Hole:
-    """A listening port: "tarpit" lets the kernel accept and says nothing.
+    """A listening port that nobody serves.
 
-    "blackhole" has a full queue, so that the kernel drops every SYN.
+    "tarpit": the kernel accepts connections. "blackhole": the queue is full, so the
+    kernel drops every SYN.
     """
 
     def __init__(self, kind: HoleKind) -> None:

@@ -1,4 +1,4 @@
-"""The values that go between the harness and a load generator: what to do, and what happened.
+"""The messages between the harness and a load generator: a job and its result.
 
 Never: does anything; both sides import it.
 """
@@ -13,7 +13,10 @@ from bench.pki import GATEWAY_NAME
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to do; sizes in bytes, times in seconds. `units` bounds the measured part where it is not 0, `seconds` always does."""
+    """What to do. Sizes are in bytes, times in seconds.
+
+    `seconds` bounds the measured part, and so does `units` unless it is 0.
+    """
 
     mode: str
     address: str
@@ -36,7 +39,7 @@ class Job:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened in the measured part; errors by text. `latencies_us` only where the mode measures them."""
+    """The result of the measured part. Only some modes measure `latencies_us`."""
 
     units: int = 0
     bytes_in: int = 0

@@ -1,9 +1,12 @@
-"""The load generator: opens mutual-TLS connections to a gateway, keeps them busy as a job says, checks every answer byte by byte.
+"""The load generator: a client over mutual TLS that checks every byte.
 
-Run as `python -m bench.load`: per line of stdin one job (`Job` as JSON); it warms up, prints a `ready` line, waits for a line, does the measured part,
-prints a `done` line, and for `idle` holds until a third line. Nothing is in flight when `done` is printed, so a gateway's CPU time between the two lines
-belongs to exactly the units reported.
-Never: counts a unit whose bytes were not all as they must be.
+`python -m bench.load` reads jobs (`Job` as JSON) from stdin, one per line. For each it
+warms up, prints a `ready` line, waits for a line, does the measured part, and prints a
+`done` line. In the mode `idle` it then waits for a third line. Nothing is in flight
+when it prints `done`, so the gateway's CPU time between `ready` and `done` belongs to
+exactly the units reported.
+
+Never: counts a unit with a wrong byte.
 """
 
 from __future__ import annotations
@@ -25,12 +28,12 @@ from bench.traffic import StalledError
 
 
 def say(event: str, **fields: object) -> None:
-    """One JSON line to the harness."""
+    """Send one JSON line to the harness."""
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
 def await_line() -> str:
-    """Blocks for the harness's next line; ends the process when there is none, so that no load outlives it."""
+    """Wait for the harness's next line; end the process when stdin ends."""
     line = sys.stdin.readline()
     if not line:
         sys.exit(0)
@@ -38,7 +41,7 @@ def await_line() -> str:
 
 
 def run_job(job: Job) -> None:
-    """Runs one job to its `done` line."""
+    """Run one job."""
     context = tls.open_client_context(
         Pki(Path(job.pki)),
         server_name=job.server_name,
@@ -65,9 +68,9 @@ def run_job(job: Job) -> None:
 
 
 def main() -> None:
-    """Takes jobs until stdin ends."""
+    """Run jobs until stdin ends."""
     gc.disable()
-    # The harness has gone, or has given this run up: nothing to report, and to nobody.
+    # The harness has ended: nobody reads the result.
     with contextlib.suppress(BrokenPipeError):
         while True:
             run_job(Job(**json.loads(await_line())))

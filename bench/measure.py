@@ -1,6 +1,8 @@
-"""What a gateway has used: CPU time, private memory, context switches, system calls, over all of its processes and threads.
+"""A gateway's CPU time, private memory, context switches and system calls.
 
-Never: samples; every figure is a kernel counter read before and after.
+Each covers all processes and threads of the gateway.
+
+Never: samples; every figure is a kernel counter, read before and after.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _TICKED = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", r
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counters of a process tree at one moment, by pid."""
+    """The counters of a process tree at one moment; CPU time by pid."""
 
     cpu_s: dict[int, float]
     switches: int
@@ -40,15 +42,16 @@ class Used:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time, user and system, of one process with all its threads, ended ones too, in nanosecond resolution.
+    """User and system time of a process, with ended threads, in ns resolution.
 
-    The clock id is the kernel's for another process's CPU clock (clock_getcpuclockid(3)); /proc/PID/stat has only hundredths of a second.
+    The clock id is that of another process's CPU clock (clock_getcpuclockid(3)).
+    /proc/PID/stat has a resolution of only 10 ms.
     """
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def read_usage(pids: Sequence[int]) -> Usage:
-    """Reads the counters of these processes; those that have just ended are left out."""
+    """Read the counters of these processes, except those that have just ended."""
     cpu: dict[int, float] = {}
     switches = 0
     for pid in pids:
@@ -65,7 +68,7 @@ def read_usage(pids: Sequence[int]) -> Usage:
 
 
 def difference(before: Usage, after: Usage) -> Used:
-    """What was used in between; BenchError when a process ended, for its time is lost."""
+    """What was used in between. Raises BenchError when a process has ended."""
     lost = before.cpu_s.keys() - after.cpu_s.keys()
     if lost:
         raise BenchError(
@@ -77,7 +80,10 @@ def difference(before: Usage, after: Usage) -> Used:
 
 
 def busy_seconds(cpus: Iterable[int]) -> float:
-    """Time these CPUs have worked for anybody, stolen time included (proc_stat(5): all columns but idle and iowait)."""
+    """Time these CPUs were not idle, stolen time included.
+
+    From /proc/stat: all columns except idle and iowait.
+    """
     ticks = 0
     wanted = {f"cpu{cpu}" for cpu in cpus}
     for line in Path("/proc/stat").read_text().splitlines():
@@ -89,10 +95,10 @@ def busy_seconds(cpus: Iterable[int]) -> float:
 
 
 def private_bytes(pids: Sequence[int]) -> int:
-    """Private memory of these processes in bytes.
+    """Private memory (USS) of these processes in bytes.
 
-    It is the USS. Only root may read that of the relay's processes; for other users it is the
-    resident memory less the shared one. The growth between two readings is the same.
+    Only root may read the USS of the relay's processes. For other users it is resident
+    minus shared memory, which grows by the same amount.
     """
     total = 0
     for pid in pids:
@@ -108,7 +114,7 @@ def private_bytes(pids: Sequence[int]) -> int:
 
 @contextlib.contextmanager
 def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str, int]]:
-    """Counts system calls of these processes by name while inside; the mapping is filled at the end, empty without strace."""
+    """Count the system calls by name; filled at the end, empty without strace."""
     found: dict[str, int] = {}
     program = shutil.which("strace")
     if program is None:
@@ -121,7 +127,7 @@ def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str,
         [program, "-c", "-f", "-o", str(output), *targets], stderr=subprocess.PIPE
     ) as tracer:
         try:
-            # strace says "attached" once per process (and thread): then the count is running.
+            # strace prints "attached" once per process. After that it counts.
             if tracer.stderr is not None:
                 for _ in pids:
                     tracer.stderr.readline()
@@ -130,7 +136,7 @@ def counted_syscalls(pids: Sequence[int], directory: Path) -> Iterator[dict[str,
             tracer.send_signal(signal.SIGINT)
             tracer.wait(10)
     if not output.exists():
-        return  # strace may not look into them: the relay lets nobody but root
+        return  # only root may trace the relay
     found.update(
         (name, int(calls)) for calls, name in _TICKED.findall(output.read_text()) if name != "total"
     )

@@ -1,6 +1,6 @@
-"""The workloads' traffic: keep-alive requests, bulk both ways, new connections, idle ones, and requests at a fixed rate.
+"""The traffic of the workloads: requests, bulk transfers, new and idle connections.
 
-Never: measures; it counts units and, at a fixed rate, how long each took from the moment it was due.
+Never: measures anything; it counts units.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _pattern = ffi.from_buffer(wire.PATTERN)
 
 
 class Requests(Traffic):
-    """Keep-alive: every connection asks again as soon as it is answered."""
+    """Keep-alive: each connection sends the next request after its answer."""
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
@@ -30,22 +30,22 @@ class Requests(Traffic):
         self.limit = 0
 
     def on_open(self, conn: Conn) -> None:
-        """Asks the first time."""
+        """Send the first request."""
         self.busy += 1
         conn.working = True
         self.begin(conn)
 
     def begin(self, conn: Conn) -> None:
-        """Starts one unit."""
+        """Start one unit."""
         self.ask(conn)
 
     def rest(self, conn: Conn) -> None:
-        """The connection has nothing to do for now."""
+        """Mark the connection as not busy."""
         self.busy -= 1
         conn.working = False
 
     def on_unit(self, conn: Conn) -> None:
-        """Asks again until time or the number is up."""
+        """Start the next unit, unless the time or the number of units is reached."""
         tally = self.tally
         tally.units += 1
         if self.running and tally.units + self.busy <= self.limit:
@@ -54,12 +54,12 @@ class Requests(Traffic):
             self.rest(conn)
 
     def on_lost(self, conn: Conn) -> None:
-        """One connection fewer."""
+        """Count a failed connection as not busy."""
         if conn.working:
             self.rest(conn)
 
     def warm_up(self) -> None:
-        """Opens all connections and asks a few times on each."""
+        """Open all connections and send a few requests on each."""
         self.running = False
         for _ in range(self.job.connections):
             self.open()
@@ -75,14 +75,14 @@ class Requests(Traffic):
         self.run(lambda: not self.busy)
 
     def begin_all(self) -> None:
-        """Starts a unit on every connection, within the limit."""
+        """Start a unit on every connection, within the limit."""
         for conn in list(self.conns.values())[: self.limit - self.tally.units]:
             self.busy += 1
             conn.working = True
             self.begin(conn)
 
     def measure(self) -> None:
-        """Keeps all connections busy for the job's time."""
+        """Keep all connections busy for the job's time."""
         before, self.tally = self.tally, Tally()
         self.tally.negotiated, self.tally.errors = before.negotiated, before.errors
         self.tally.handshakes, self.tally.resumed = before.handshakes, before.resumed
@@ -96,14 +96,14 @@ class Requests(Traffic):
 
 
 class BulkDown(Requests):
-    """Streams of `size` bytes from the backend, one after the other on every connection."""
+    """Streams of `size` bytes from the backend, one at a time per connection."""
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
         self.expect(wire.render_request(f"/b/{job.size}"), b"")
 
     def on_answer(self, conn: Conn) -> None:
-        """Readable: the head, then the stream, every byte compared."""
+        """Read the head, then the stream; compare every byte."""
         for _ in range(_RECORDS_PER_TURN):
             n = _read(conn.ssl, _buffer, tls.BUFFER_BYTES)
             if n <= 0:
@@ -133,21 +133,21 @@ class BulkDown(Requests):
 
 
 class BulkUp(Requests):
-    """Uploads of `size` bytes; the backend says how many were right."""
+    """Uploads of `size` bytes; the backend answers how many were correct."""
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
         self.expect(wire.render_upload_head(job.size), wire.render_receipt(job.size))
 
     def begin(self, conn: Conn) -> None:
-        """Sends the head, then as much as fits."""
+        """Send the head, then start the stream."""
         self.ask(conn)
         conn.up_left, conn.up_offset = self.job.size, 0
         conn.ready = self.on_room
         self.epoll.modify(conn.fd, select.EPOLLOUT)
 
     def on_room(self, conn: Conn) -> None:
-        """Writable: more of the stream; at its end, wait for the receipt."""
+        """Write more of the stream; at its end, wait for the receipt."""
         for _ in range(_RECORDS_PER_TURN):
             n = _write(
                 conn.ssl,
@@ -155,7 +155,7 @@ class BulkUp(Requests):
                 min(_WRITE_BYTES, conn.up_left),
             )
             if n <= 0:
-                if tls.judge(conn.ssl, n) != tls.WANT_WRITE:
+                if tls.check_result(conn.ssl, n) != tls.WANT_WRITE:
                     raise tls.TlsError("closed during an upload")
                 return
             self.tally.bytes_out += n
@@ -168,10 +168,10 @@ class BulkUp(Requests):
 
 
 class Connects(Requests):
-    """A new connection for every unit: full or resumed handshake, one request, close."""
+    """A unit is a new connection: handshake (full or resumed), one request, close."""
 
     def on_unit(self, conn: Conn) -> None:
-        """Closes, and opens the next."""
+        """Close it and open the next one."""
         if self.job.resume:
             self.session = tls.take_session(conn.ssl)
         elif lib.SSL_session_reused(conn.ssl):
@@ -182,23 +182,23 @@ class Connects(Requests):
         self.next()
 
     def on_lost(self, conn: Conn) -> None:
-        """The next one takes its place."""
+        """Open the next one."""
         super().on_lost(conn)
         self.next()
 
     def next(self) -> None:
-        """Opens one more unless time or the number is up."""
+        """Open one more, unless the time or the number of units is reached."""
         if self.running and self.tally.units + len(self.conns) < self.limit:
             self.open()
 
     def warm_up(self) -> None:
-        """A few connections, so that the gateway's own sessions to the backend are there."""
+        """Make some connections, so that the gateway can resume to the backend."""
         self.limit = max(self.job.connections, self.job.warm_units)
         self.next()
         self.run(lambda: not self.conns)
 
     def measure(self) -> None:
-        """As many at a time as the job says, for its time."""
+        """Keep `connections` of them in progress for the job's time."""
         self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
         if self.job.resume:
             self.tally.negotiated = None
@@ -213,10 +213,10 @@ class Connects(Requests):
 
 
 class Idle(Requests):
-    """Opens `connections` connections, one request on each, and holds them."""
+    """Opens `connections` connections, one request on each, and keeps them open."""
 
     def warm_up(self) -> None:
-        """One connection that comes and goes."""
+        """Open and close one connection."""
         self.limit = 0
         self.open()
         self.run(lambda: bool(self.tally.units or self.tally.errors) and not self.busy)
@@ -224,14 +224,14 @@ class Idle(Requests):
             self.drop(conn)
 
     def on_unit(self, conn: Conn) -> None:
-        """Answered: this connection stays; open the next."""
+        """Keep this connection and open the next one."""
         self.tally.units += 1
         self.rest(conn)
         if len(self.conns) < self.limit:
             self.open()
 
     def measure(self) -> None:
-        """Opens them, 16 at a time."""
+        """Open them, 16 at a time."""
         self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
         self.limit = self.job.connections
         started_at = time.monotonic()
@@ -247,7 +247,7 @@ class Idle(Requests):
 
 
 class Probe(Connects):
-    """One connection after the other, `units` in all: what is negotiated, and whether a client without a certificate is refused."""
+    """`units` connections, one after the other; shows what is negotiated or refused."""
 
     def warm_up(self) -> None:
-        """Nothing: the first connection is the probe."""
+        """Do nothing: the first connection is the probe."""

@@ -1,6 +1,7 @@
-"""Traffic at a fixed rate: requests whose latency is measured, and a flood of handshakes to stand beside them.
+"""Traffic at a fixed rate: requests whose latency is measured, and new connections.
 
-Never: waits for an answer before the next request is due; what a slow gateway delays counts as latency.
+Never: waits for an answer before the next request is due. A delay by a slow gateway
+counts as latency.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bench.traffic import Conn, Traffic
 
 
 class _Timer:
-    """A periodic timerfd: epoll's own time-out has only milliseconds."""
+    """A periodic timerfd; epoll's own timeout has only milliseconds."""
 
     def __init__(self, rate: float) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +33,7 @@ class _Timer:
         self.period_s = 1 / rate
 
     def expirations(self) -> int:
-        """How often it came due since it was last asked."""
+        """How often it has expired since the last call."""
         try:
             return int.from_bytes(os.read(self.fd, 8), "little")
         except BlockingIOError:
@@ -40,7 +41,10 @@ class _Timer:
 
 
 class Paced(Requests):
-    """Requests at a fixed rate over keep-alive connections; latency counts from when a request was due, not from when it could be sent."""
+    """Requests at a fixed rate over keep-alive connections.
+
+    Latency counts from when a request was due, not from when it was sent.
+    """
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
@@ -50,7 +54,7 @@ class Paced(Requests):
         self.next_due_at = 0.0
 
     def on_unit(self, conn: Conn) -> None:
-        """Notes the latency; serves the longest waiting request, if any."""
+        """Record the latency; send the request that has waited longest, if any."""
         if self.timer is None:
             super().on_unit(conn)
             return
@@ -64,7 +68,7 @@ class Paced(Requests):
             self.free.append(conn)
 
     def on_other(self, fd: int) -> None:
-        """The timer: requests have come due."""
+        """Send the requests that the timer says are due."""
         if self.timer is None or fd != self.timer.fd:
             return
         for _ in range(self.timer.expirations()):
@@ -81,7 +85,7 @@ class Paced(Requests):
                 self.due.append(self.next_due_at)
 
     def measure(self) -> None:
-        """Keeps the rate for the job's time, then answers what is still due."""
+        """Keep the rate for the job's time, then finish what is still due."""
         self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
         self.free.extend(self.conns.values())
         self.running = True
@@ -96,26 +100,26 @@ class Paced(Requests):
 
 
 class Flood(Connects):
-    """New connections at a fixed rate, at most `connections` at a time: what stands beside a latency measurement."""
+    """New connections at a fixed rate, at most `connections` at the same time."""
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
         self.timer: _Timer | None = None
 
     def next(self) -> None:
-        """Only the timer opens connections, once it runs."""
+        """Leave it to the timer, once it runs."""
         if self.timer is None:
             super().next()
 
     def on_other(self, fd: int) -> None:
-        """The timer: connections have come due; those beyond the bound are not made."""
+        """Open the connections that are due, up to the bound."""
         if self.timer is not None and fd == self.timer.fd:
             for _ in range(self.timer.expirations()):
                 if self.running and len(self.conns) < self.job.connections:
                     self.open()
 
     def measure(self) -> None:
-        """Keeps the rate for the job's time."""
+        """Keep the rate for the job's time."""
         self.timer = _Timer(self.job.rate)
         self.epoll.register(self.timer.fd, select.EPOLLIN)
         self.tally = Tally(errors=self.tally.errors, negotiated=self.tally.negotiated)
@@ -129,35 +133,35 @@ class Flood(Connects):
 
 
 class Arrivals(Flood):
-    """The same, with the time from when a connection was due to its answer."""
+    """The same, timed from when a connection was due to its answer."""
 
     def warm_up(self) -> None:
-        """A few, one after the other."""
+        """Open a few, one after the other."""
         self.limit = self.job.warm_units
         self.next()
         self.run(lambda: not self.conns)
 
     def open(self) -> None:
-        """One that is due now."""
+        """Open one that is due now."""
         due_at = time.monotonic()
         super().open()
         next(reversed(self.conns.values())).due_at = due_at
 
     def on_unit(self, conn: Conn) -> None:
-        """Answered."""
+        """Record the latency."""
         if self.timer is not None:
             self.tally.latencies_us.append((time.monotonic() - conn.due_at) * 1e6)
         super().on_unit(conn)
 
 
 class Lost(Flood):
-    """Connections at a fixed rate that nobody answers; what becomes of them does not matter."""
+    """Connections at a fixed rate that are never answered; failures are ignored."""
 
     def warm_up(self) -> None:
-        """Nothing: a first one would wait for its end."""
+        """Do nothing: a connection would never be answered."""
 
-    def fail(self, conn: Conn, why: str) -> None:  # noqa: ARG002 (however it ends)
-        """Goes on, however many fail."""
+    def fail(self, conn: Conn, why: str) -> None:  # noqa: ARG002  # any failure
+        """Ignore the failure."""
         self.drop(conn)
 
 

@@ -1,6 +1,8 @@
-"""Certificates of one benchmark run: one CA, and an ECDSA P-256 leaf for each party, the same for every gateway.
+"""The certificates of a run: one CA and an ECDSA P-256 leaf for each party.
 
-Never: keeps them; they are made in the run's temporary directory and last for a month.
+All gateways use the same ones. They are valid for a month.
+
+Never: keeps them beyond the run; they are in its temporary directory.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 GATEWAY_NAME = "gateway.bench"
 BACKEND_NAME = "backend.bench"
-COOKIE_NAME = "cookie.bench"  # the gateway, where a cookie decides
-HOLE_NAME = "hole.bench"  # the gateway, for a pool that does not answer
+COOKIE_NAME = "cookie.bench"  # the gateway's name of the route with cookies
+HOLE_NAME = "hole.bench"  # the gateway's name of the route to the hole
 PARTIES = {
     "gateway": (GATEWAY_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
     "backend": (BACKEND_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
@@ -31,22 +33,22 @@ ALIASES = {"backend": ("localhost",), "gateway": (COOKIE_NAME, HOLE_NAME)}
 
 @dataclass(frozen=True, slots=True)
 class Pki:
-    """Where the files of a run are: `NAME.crt`, `NAME.key`, and both together in `NAME.pem`."""
+    """The files of a run: `NAME.crt`, `NAME.key`, and both in `NAME.pem`."""
 
     directory: Path
 
     @property
     def ca(self) -> Path:
-        """The CA certificate that everybody trusts."""
+        """The CA certificate that all parties trust."""
         return self.directory / "ca.crt"
 
     def pem(self, party: str) -> Path:
-        """Leaf and key of a party in one file."""
+        """The file with leaf and key of a party."""
         return self.directory / f"{party}.pem"
 
 
 def create_pki(directory: Path) -> Pki:
-    """Makes the CA and the leaf of every party in `PARTIES`, readable by all so that gateways may drop their privileges."""
+    """Make the CA and all leaves, readable by gateways that drop their privileges."""
     now = dt.datetime.now(dt.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench CA")])

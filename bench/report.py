@@ -1,6 +1,6 @@
-"""From measurements to what people read: medians, ratios pair by pair, a table, JSON, and the comparison with an earlier run.
+"""The report: medians, pairwise ratios, tables, and the comparison with an earlier run.
 
-Never: mixes an invalid measurement into a median.
+Never: includes an invalid measurement in a median.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One gateway in one workload: median cost and spread, and the median of its cost over the reference's in the same round."""
+    """One gateway in one workload: median, lowest and highest cost.
+
+    `ratio` is the median of its cost divided by the reference's in the same round.
+    """
 
     cost: float | None
     low: float = 0.0
@@ -33,7 +36,7 @@ class Cell:
 
 
 def summarize(measurements: Sequence[Measurement], reference: str) -> dict[str, dict[str, Cell]]:
-    """Cells by workload and gateway. A ratio above 1 means that the reference is cheaper."""
+    """Cells by workload and gateway. Above 1, the reference is cheaper."""
     grouped: dict[str, dict[str, list[Measurement]]] = {}
     for each in measurements:
         grouped.setdefault(each.workload, {}).setdefault(each.gateway, []).append(each)
@@ -68,9 +71,10 @@ def _cell(rounds: Sequence[Measurement], reference: Sequence[Measurement]) -> Ce
 
 
 def build_table(cells: dict[str, dict[str, Cell]], names: Sequence[str], reference: str) -> Table:
-    """The table: cost, and in brackets how many times the reference's cost it is."""
+    """The table of costs, with the ratio to the reference in brackets."""
     table = Table(
-        title=f"Cost of one unit to the gateway (in brackets: times {reference}'s; more is worse for the peer)",
+        title=f"Cost of one unit to the gateway (in brackets: ratio to {reference}; "
+        f"above 1, {reference} is cheaper)",
         title_justify="left",
     )
     table.add_column("workload")
@@ -86,7 +90,7 @@ def build_table(cells: dict[str, dict[str, Cell]], names: Sequence[str], referen
 
 
 def build_beside_table(measurements: Sequence[Measurement]) -> Table | None:
-    """What the strangers did to others: usual and beside them, medians over the rounds; None when there were none."""
+    """Quiet and beside strangers, medians over the rounds; None without strangers."""
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for each in measurements:
         if "beside_session_p99_ms" in each.details:
@@ -94,18 +98,18 @@ def build_beside_table(measurements: Sequence[Measurement]) -> Table | None:
     if not grouped:
         return None
     table = Table(
-        title="Beside strangers (usual > beside them; 99th percentiles)", title_justify="left"
+        title="Beside strangers (quiet > beside strangers; 99th percentiles)", title_justify="left"
     )
     for column in ("workload", "gateway", "connect, ms", "running sessions, ms", "CPU used"):
         table.add_column(column, justify="left" if column in ("workload", "gateway") else "right")
     for (workload, gateway), rounds in grouped.items():
 
         def both(name: str, rounds: list[dict[str, Any]] = rounds, *, percent: bool = False) -> str:
-            usual, now = (
+            quiet, beside = (
                 statistics.median(each[f"{part}_{name}"] for each in rounds)
                 for part in ("quiet", "beside")
             )
-            return f"{usual:.0%} > {now:.0%}" if percent else f"{usual:.2f} > {now:.2f}"
+            return f"{quiet:.0%} > {beside:.0%}" if percent else f"{quiet:.2f} > {beside:.2f}"
 
         table.add_row(
             workload,
@@ -154,9 +158,10 @@ def list_errors(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def compare(cells: dict[str, dict[str, Cell]], earlier: dict[str, Any]) -> Table:
-    """The run's medians against a stored run's; invalid and absent ones are left out."""
+    """The medians of a run and of an earlier one, without invalid ones."""
     table = Table(
-        title=f"Against {earlier['environment'].get('revision', 'an earlier run')} of {earlier['environment'].get('at', '?')}",
+        title=f"Compared with {earlier['environment'].get('revision', 'an earlier run')} "
+        f"of {earlier['environment'].get('at', '?')}",
         title_justify="left",
     )
     for column in ("workload", "gateway", "then", "now", "change"):
@@ -178,10 +183,11 @@ def compare(cells: dict[str, dict[str, Cell]], earlier: dict[str, Any]) -> Table
 
 
 def load_earlier(path: Path) -> dict[str, Any]:
-    """A stored run; ValueError when it is none of ours."""
+    """Read a stored run. Raises ValueError when the file is not one."""
     stored: dict[str, Any] = json.loads(path.read_text())
     if stored.get("schema") != SCHEMA:
         raise ValueError(
-            f"{path} is no benchmark result of this version (schema {stored.get('schema')} instead of {SCHEMA})"
+            f"{path} is not a result of this version of the benchmark "
+            f"(schema {stored.get('schema')} instead of {SCHEMA})"
         )
     return stored

@@ -1,4 +1,4 @@
-"""Runs workloads against gateways, in turns and in rounds, and keeps what each measurement was.
+"""Runs the workloads: the gateways take turns, in rounds.
 
 Never: reports a measurement with errors as valid.
 """
@@ -22,7 +22,7 @@ from bench.job import Job
 from bench.pki import BACKEND_NAME, GATEWAY_NAME, Pki
 from bench.workloads import Workload
 
-# Closing what a unit opened ends a little after its last byte.
+# Closing a connection takes a little longer than its last byte.
 _SETTLE_S = 0.05
 DIRECT = "direct"
 NOISE = 0.05
@@ -30,7 +30,11 @@ NOISE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a run is made; `syscalls` adds a short traced measurement to each, `retakes` is how often a noisy one is made again."""
+    """How to measure.
+
+    `syscalls` adds a short traced measurement to each. `retakes` is how often a noisy
+    measurement is repeated.
+    """
 
     directory: Path
     pki: Pki
@@ -47,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One gateway, one workload, one round: `cost` in the workload's unit, None when it is not valid."""
+    """One gateway, workload and round. `cost` is None when it is invalid."""
 
     workload: str
     gateway: str
@@ -63,13 +67,13 @@ class Measurement:
 
     @property
     def noisy(self) -> bool:
-        """Whether others took more than a twentieth of the gateway's CPUs meanwhile."""
+        """Whether other programs used more than NOISE of the gateway's CPUs."""
         return bool(self.details.get("others", 0.0) > NOISE)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where load goes: a gateway, or the backend itself (`running` None)."""
+    """What the load connects to: a gateway, or the backend (`running` is None)."""
 
     name: str
     running: Running | None
@@ -81,7 +85,7 @@ class Target:
         return self.running.port if self.running else self.backend.port
 
     def pids(self) -> list[int]:
-        """The processes whose use is measured."""
+        """The processes to measure."""
         return self.running.pids() if self.running else []
 
 
@@ -99,7 +103,7 @@ def run(
     workloads: Sequence[Workload],
     progress: Callable[[str], None],
 ) -> Iterator[Measurement]:
-    """Every measurement, as it is made. Gateways take turns inside a round, in an order that rotates."""
+    """Every measurement as it is made. The gateways' order rotates with the round."""
     with Backend(
         settings.pki.directory,
         processes=settings.processes,
@@ -142,7 +146,10 @@ def _attempt(
     targets: dict[str, Target],
     at: _Turn,
 ) -> Measurement:
-    """One measurement; a failure is a result too. Memory is measured on a gateway that has just started."""
+    """Measure once; a failure is a result too.
+
+    Memory is measured on a freshly started gateway.
+    """
     workload, turn, backend = at.workload, at.turn, at.backend
     name = gateway.name if gateway else DIRECT
     place = Place(
@@ -233,9 +240,8 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
             load.finish(holding=workload.mode == "idle")
         units = sum(result["units"] for result in results)
         wall_s = max(result["wall_s"] for result in results)
-        if (
-            not units or not wall_s
-        ):  # a load that stalls before its time is over measures nothing, whatever it has completed
+        # A load that stalled before its end has measured nothing.
+        if not units or not wall_s:
             return Measurement(
                 workload.name, target.name, turn, None, errors or {"no unit was completed": 1}
             )
@@ -246,7 +252,8 @@ def _measure(settings: Settings, target: Target, workload: Workload, turn: int) 
             "per_second": units / wall_s,
             "cpu_s": used.cpu_s,
             "busy": used.cpu_s / wall_s,
-            # How much of the gateway's CPUs others took; their caches suffer, so a noisy measurement costs more than a quiet one.
+            # The share of the gateway's CPUs that other programs used. They also evict
+            # its caches, so a noisy measurement is too high.
             "others": max(0.0, busy_s - used.cpu_s)
             / wall_s
             / max(1, len(settings.gateway_cpus or ())),
@@ -294,7 +301,7 @@ def _measure_beside(
 
 
 def _doubts(workload: Workload, backend: dict[str, int], facts: dict[str, Any]) -> dict[str, int]:
-    """What makes a measurement invalid though no connection failed."""
+    """Errors that make a measurement invalid although no connection failed."""
     found = {}
     if backend["errors"]:
         found["the backend saw a broken connection or message"] = backend["errors"]
@@ -306,7 +313,7 @@ def _doubts(workload: Workload, backend: dict[str, int], facts: dict[str, Any]) 
 
 
 def _trace(settings: Settings, target: Target, workload: Workload, load: Load) -> dict[str, float]:
-    """System calls per unit, in a short run of its own because tracing slows a gateway tenfold."""
+    """System calls per unit, in a separate run: tracing slows a gateway tenfold."""
     load.prepare(_job(settings, target, workload, seconds=min(1.0, settings.seconds)))
     with measure.counted_syscalls(target.pids(), settings.directory) as calls:
         load.go()

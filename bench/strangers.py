@@ -1,8 +1,9 @@
-"""Clients that never finish their handshake, many of them, from bytes made beforehand.
+"""Many clients that never finish their handshake.
 
-Run as `python -m bench.strangers`: one line of stdin is a `Strangers` as JSON; then a `ready`
-line, one more line of stdin, and connections until `seconds` are over or stdin ends; at
-last a `done` line with counts.
+`python -m bench.strangers` reads a `Strangers` as JSON from stdin, prints a `ready`
+line and waits for another line. It then makes connections until `seconds` are over or a
+line comes or stdin ends. At last it prints a `done` line with counts.
+
 Never: makes more than `most` connections; outlives its harness.
 """
 
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from bench.children import Child
 from bench.hellos import make_hello
 
-# Several, so that a bound on one client address does not help the gateway.
+# Several, so that a limit per client address does not help the gateway.
 _SOURCES = [f"127.0.1.{number}" for number in range(1, 17)]
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no TIME_WAIT on either side
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
@@ -33,7 +34,7 @@ _SPARE_FILES = 200
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """What they do. `rate` new ones a second; with `keep` that many are open all the time."""
+    """`rate` new ones a second; with `keep`, that many are open at the same time."""
 
     address: str
     port: int
@@ -46,27 +47,27 @@ class Strangers:
 
 
 def hello_of(kind: str, name: str) -> bytes:
-    """What they send: nothing, a whole hello, or one that asks for a HelloRetryRequest."""
+    """Their bytes: none, a whole hello, or one that gets a HelloRetryRequest."""
     if kind == "silent":
         return b""
     return make_hello(name, share=kind != "retry")
 
 
 class Crowd:
-    """Their connections, in one epoll loop."""
+    """The strangers' connections, in one epoll loop."""
 
     def __init__(self, job: Strangers) -> None:
         self._job = job
         self._hello = hello_of(job.hello, job.name)
         self._epoll = select.epoll()
-        self._open: dict[int, socket.socket] = {}  # in the order they came
+        self._open: dict[int, socket.socket] = {}  # the oldest first
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._most_open = max(1, hard - _SPARE_FILES)
         self.counts: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Until the time is over, or nobody listens."""
+        """Make connections until the time is over or stdin has something."""
         job = self._job
         began_at = time.monotonic()
         until_at = began_at + job.seconds
@@ -88,7 +89,7 @@ class Crowd:
 
     def _connect(self) -> None:
         if len(self._open) >= self._most_open:
-            # A gateway that keeps them all: more than this machine's files allow.
+            # The gateway closes none, and this process has no more descriptors.
             self._drop(next(iter(self._open)), "given up")
         sock = socket.socket()
         sock.setblocking(False)
@@ -119,7 +120,7 @@ class Crowd:
         self._open.pop(fd).close()
 
     def close(self) -> None:
-        """Leave, all at once."""
+        """Close all connections."""
         for sock in self._open.values():
             sock.close()
         self._open.clear()
@@ -127,7 +128,7 @@ class Crowd:
 
 
 class StrangersChild(Child):
-    """The process that makes them, seen from the harness."""
+    """The strangers' process, for the harness."""
 
     def __init__(self, job: Strangers, *, cpus: frozenset[int] | None = None) -> None:
         super().__init__("bench.strangers", cpus=cpus)
@@ -135,18 +136,18 @@ class StrangersChild(Child):
         self.hear(10)
 
     def go(self) -> None:
-        """Let them come."""
+        """Start the connections."""
         self.tell({})
 
     def stop(self) -> dict[str, int]:
-        """How many there were, by what became of them; ends them."""
+        """End them; returns how many there were, by how they ended."""
         self.tell({})
         counts: dict[str, int] = self.hear(30)["counts"]
         return counts
 
 
 def main() -> None:
-    """One job."""
+    """Run one job."""
     job = Strangers(**json.loads(sys.stdin.readline()))
     os.nice(5)
     crowd = Crowd(job)

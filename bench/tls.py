@@ -1,7 +1,10 @@
-"""TLS for the load generator and the backend: contexts by pyOpenSSL, then OpenSSL's own calls through its cffi binding.
+"""TLS for the load generator and the backend.
 
-Cheap, because both share a CPU that must not be the bottleneck. Results are values: a positive count, or one of `WANT_READ`, `WANT_WRITE`, `EOF`.
-Never: is used by the relay; what is measured must not share code with what measures it.
+pyOpenSSL makes the contexts. The rest calls OpenSSL through cffi, because both
+processes share a CPU that must not be the bottleneck. Results are values: a positive
+count, or `WANT_READ`, `WANT_WRITE`, `EOF`.
+
+Never: is used by the relay. The measured code and the measuring code share nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ SUITE = b"TLS_AES_128_GCM_SHA256"
 GROUP = b"X25519"
 BUFFER_BYTES = 65_536
 
-# Fixed numbers of OpenSSL's ssl.h: SSL_MODE_NO_AUTO_CHAIN keeps OpenSSL from building our own chain anew in every handshake.
+# Constants of OpenSSL's ssl.h. SSL_MODE_NO_AUTO_CHAIN: do not build the own
+# certificate's chain again in every handshake.
 _MODE_NO_AUTO_CHAIN = 0x8
 (
     _SSL_ERROR_SSL,
@@ -34,7 +38,7 @@ buffer = ffi.new("char[]", BUFFER_BYTES)
 
 
 class TlsError(Exception):
-    """A connection cannot go on; the text is OpenSSL's reason, for counting."""
+    """A connection failed; the text is OpenSSL's reason."""
 
 
 class AbandonedError(TlsError):
@@ -54,7 +58,7 @@ class Negotiated:
 def open_client_context(
     pki: Pki, *, server_name: str, same_cipher: bool, certificate: bool = True
 ) -> SSL.Context:
-    """The load generator's context: TLS 1.3, X25519, verifies the gateway, shows the client certificate."""
+    """The load generator's context. It verifies the gateway."""
     context = _open_context(SSL.TLS_CLIENT_METHOD, pki, same_cipher=same_cipher)
     if certificate:
         _use(context, pki, "client")
@@ -62,12 +66,12 @@ def open_client_context(
     param = lib.SSL_CTX_get0_param(context._context)  # noqa: SLF001  # pyOpenSSL has no public way to its SSL_CTX
     name = server_name.encode()
     if lib.X509_VERIFY_PARAM_set1_host(param, name, len(name)) != 1:
-        raise TlsError(f"OpenSSL does not take the name {server_name}")
+        raise TlsError(f"OpenSSL refuses the name {server_name}")
     return context
 
 
 def open_server_context(pki: Pki, *, same_cipher: bool, party: str = "backend") -> SSL.Context:
-    """The backend's context: TLS 1.3, X25519, requires and verifies the machine certificate, issues tickets."""
+    """The backend's context. It requires the machine certificate."""
     context = _open_context(SSL.TLS_SERVER_METHOD, pki, same_cipher=same_cipher)
     _use(context, pki, party)
     context.set_session_id(b"bench")
@@ -84,7 +88,7 @@ def _open_context(method: int, pki: Pki, *, same_cipher: bool) -> SSL.Context:
     context.load_verify_locations(str(pki.ca))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     context.set_mode(_MODE_NO_AUTO_CHAIN)
-    # A gateway may end a connection by FIN alone; what was lost by it is seen in the byte counts.
+    # A gateway may close with a bare FIN. The byte counts show whether data was lost.
     context.set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)
     return context
 
@@ -116,18 +120,21 @@ def open_server_ssl(context: SSL.Context, sock: socket.socket) -> Any:
 
 
 def handshake(ssl: Any) -> int:
-    """One step: 1 when it is complete, or what it waits for."""
+    """Do one step; 1 when the handshake is complete, or what it waits for."""
     result: int = lib.SSL_do_handshake(ssl)
     if result == 1:
         return 1
-    wanted = judge(ssl, result)
+    wanted = check_result(ssl, result)
     if wanted == EOF:
         raise AbandonedError("the peer closed the connection during the handshake")
     return wanted
 
 
-def judge(ssl: Any, result: int) -> int:
-    """What a failed OpenSSL call means: `WANT_READ`, `WANT_WRITE`, `EOF`, or a TlsError. Leaves the error queue empty."""
+def check_result(ssl: Any, result: int) -> int:
+    """The meaning of a failed OpenSSL call: `WANT_READ`, `WANT_WRITE` or `EOF`.
+
+    Raises TlsError. Leaves OpenSSL's error queue empty.
+    """
     error = lib.SSL_get_error(ssl, result)
     if error == _SSL_ERROR_WANT_READ:
         return WANT_READ
@@ -156,13 +163,13 @@ def describe(ssl: Any) -> Negotiated:
 
 
 def take_session(ssl: Any) -> Any:
-    """The connection's session for a later `open_client_ssl`; freed by Python."""
+    """The connection's session, for a later `open_client_ssl`."""
     session = lib.SSL_get1_session(ssl)
     return ffi.gc(session, lib.SSL_SESSION_free)
 
 
 def close(ssl: Any, sock: socket.socket) -> None:
-    """Sends close_notify if it can be sent, and closes."""
+    """Send close_notify if possible, and close."""
     lib.SSL_shutdown(ssl)
     lib.ERR_clear_error()
     lib.SSL_free(ssl)

@@ -1,4 +1,4 @@
-"""What a load generator does with its connections: one class per mode, over one epoll loop.
+"""The load generator's event loop, and the life of its connections.
 
 Never: blocks on a socket, or leaves a unit in flight when `measure` returns.
 """
@@ -34,7 +34,7 @@ def _on_gone() -> None:
 
 
 class Conn:
-    """One connection; `ready` is called when its socket is, `done` when a unit is complete."""
+    """One connection. `ready` is called when its socket is ready."""
 
     __slots__ = (
         "acc",
@@ -63,7 +63,7 @@ class Conn:
 
 
 class Traffic:
-    """The loop, and the usual life of a connection: connect, handshake, then units until there is nothing more to ask for."""
+    """The loop. A connection connects, does its handshake, then its units."""
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         self.job = job
@@ -85,22 +85,22 @@ class Traffic:
         )
 
     def expect(self, request: bytes, answer: bytes) -> None:
-        """Fixes what is asked and what is the right answer."""
+        """Set the request and its correct answer."""
         self.request = request
         self.expected = answer
         self.expected_body = answer[answer.find(b"\r\n\r\n") + 4 :]
 
-    # What modes define.
+    # The modes define these.
     def on_open(self, conn: Conn) -> None:
-        """The handshake is complete."""
+        """Called when the handshake is complete."""
         raise NotImplementedError
 
     def on_unit(self, conn: Conn) -> None:
-        """A unit is complete and counted."""
+        """Called when a unit is complete."""
         raise NotImplementedError
 
     def on_lost(self, conn: Conn) -> None:
-        """A connection failed; it is closed and counted already."""
+        """Called when a connection has failed, after it was counted and closed."""
 
     def warm_up(self) -> None:
         """Everything before the measured part."""
@@ -112,7 +112,7 @@ class Traffic:
 
     # The loop.
     def run(self, finished: Callable[[], bool]) -> None:
-        """Serves events until `finished`; raises StalledError when nothing moves or too much fails."""
+        """Serve events until `finished`. Raises StalledError."""
         conns, poll, monotonic = self.conns, self.epoll.poll, time.monotonic
         quiet_since = monotonic()
         while not finished():
@@ -137,10 +137,10 @@ class Traffic:
                     self.fail(conn, str(failure))
 
     def on_other(self, fd: int) -> None:
-        """An event that belongs to no open connection: one closed in this batch, or a mode's timer."""
+        """Handle an event of a timer, or of a connection closed in this batch."""
 
     def fail(self, conn: Conn, why: str) -> None:
-        """Counts an error and gives the connection up."""
+        """Count an error and close the connection."""
         self.tally.errors[why] += 1
         self.drop(conn)
         if self.tally.errors.total() >= _MAX_ERRORS:
@@ -148,7 +148,7 @@ class Traffic:
         self.on_lost(conn)
 
     def open(self) -> None:
-        """Starts one connection."""
+        """Start one connection."""
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,20 +164,20 @@ class Traffic:
         self.epoll.register(conn.fd, select.EPOLLOUT)
 
     def drop(self, conn: Conn) -> None:
-        """Closes a connection with close_notify."""
+        """Close a connection with close_notify."""
         if self.conns.pop(conn.fd, None) is conn:
             tls.close(conn.ssl, conn.sock)
             conn.ready = lambda _: _on_gone()
 
     def close(self) -> None:
-        """Closes everything."""
+        """Close everything."""
         for conn in list(self.conns.values()):
             self.drop(conn)
         self.epoll.close()
 
     # The life of a connection.
     def on_connected(self, conn: Conn) -> None:
-        """Writable for the first time: connected or refused."""
+        """Check that the connection is established, and start the handshake."""
         error = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise tls.TlsError(f"connect: {os.strerror(error)}")
@@ -186,7 +186,7 @@ class Traffic:
         self.on_handshake(conn)
 
     def on_handshake(self, conn: Conn) -> None:
-        """One handshake step."""
+        """Do a handshake step."""
         if tls.handshake(conn.ssl) != 1:
             return
         self.tally.handshakes += 1
@@ -196,17 +196,17 @@ class Traffic:
         self.on_open(conn)
 
     def ask(self, conn: Conn) -> None:
-        """Sends the fixed request and waits for its answer."""
+        """Send the fixed request and wait for its answer."""
         conn.ready = self.on_answer
         n = _write(conn.ssl, self.request, len(self.request))
         if n <= 0:
-            # 64 bytes on a connection with nothing in flight always fit.
-            tls.judge(conn.ssl, n)
-            raise tls.TlsError("request not taken")
+            # A small request always fits when nothing else is in flight.
+            tls.check_result(conn.ssl, n)
+            raise tls.TlsError("the request could not be written")
         self.tally.bytes_out += n
 
     def on_answer(self, conn: Conn) -> None:
-        """Readable: the fixed answer, whole in most cases."""
+        """Read the fixed answer, in most cases as a whole."""
         n = _read(conn.ssl, _buffer, tls.BUFFER_BYTES)
         if n <= 0:
             self.want_read(conn, n)
@@ -217,12 +217,12 @@ class Traffic:
             self.on_unit(conn)
 
     def want_read(self, conn: Conn, result: int) -> None:
-        """Not readable after all (a ticket), or ended, which no unit allows."""
-        if tls.judge(conn.ssl, result) == tls.EOF:
+        """Nothing to read (a ticket came), or an end, which is an error."""
+        if tls.check_result(conn.ssl, result) == tls.EOF:
             raise tls.TlsError("closed before the answer was complete")
 
     def complete(self, conn: Conn, data: bytes) -> bool:
-        """The slow way: an answer in pieces, or by a gateway that writes its own heads (`exact` false)."""
+        """Handle an answer in pieces, or with a head of the gateway's own."""
         conn.acc += data
         if self.job.exact:
             if not self.expected.startswith(conn.acc):
@@ -243,7 +243,7 @@ class Traffic:
 
 
 def check_status(head: wire.Head) -> None:
-    """Raises when the answer is not 200."""
+    """Raise TlsError when the status is not 200."""
     status = head.start.split(" ")[1]
     if status != "200":
         raise tls.TlsError(f"status {status}")

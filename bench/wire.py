@@ -1,7 +1,8 @@
-"""The messages of the benchmark: HTTP/1.1 small enough to be counted, so that layer 7 gateways can take part.
+"""The messages of the benchmark: minimal HTTP/1.1, which layer-7 gateways relay too.
 
-`GET /r/N` is answered by exactly N bytes; `GET /b/N` by a head and N bytes of the pattern; `POST /u` takes Content-Length bytes
-of the pattern and answers how many were right. Every byte has one right value.
+The answer to `GET /r/N` has exactly N bytes. The answer to `GET /b/N` is a head and N
+bytes of the pattern. `POST /u` sends Content-Length bytes of the pattern, and the
+answer is how many were correct. Every byte has one correct value.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from dataclasses import dataclass
 from bench.pki import GATEWAY_NAME
 
 REQUEST_BYTES = 64
-BROWSER_REQUEST_BYTES = 512  # what a browser's is like, with its cookies
-# A prime: a record that is lost, repeated or moved puts every later byte out of step.
+BROWSER_REQUEST_BYTES = 512  # as a browser's request with cookies
+# A prime: after a lost, repeated or moved record, every later byte differs.
 PATTERN_PERIOD = 65_521
 _stream = b"".join(
     hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(PATTERN_PERIOD // 32 + 1)
 )[:PATTERN_PERIOD]
-# Long enough that a slice of up to one period can start anywhere.
+# Twice, so that a slice of up to one period can start anywhere.
 PATTERN = _stream * 2
 MAX_HEAD_BYTES = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A parsed request or response head: `start` is its first line, `body_at` where the body begins."""
+    """A parsed head: `start` is its first line, `body_at` the offset of the body."""
 
     start: str
     length: int
@@ -33,13 +34,13 @@ class Head:
 
 
 def pattern_at(offset: int, size: int) -> bytes:
-    """`size` (at most a period) bytes of the pattern from a stream offset."""
+    """`size` bytes of the pattern (at most a period) from a stream offset."""
     start = offset % PATTERN_PERIOD
     return PATTERN[start : start + size]
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head at the start of `data`, or None while it is incomplete; ValueError when it is not HTTP/1 with a length."""
+    """The head of `data`; None while incomplete. Raises ValueError."""
     end = data.find(b"\r\n\r\n")
     if end < 0:
         if len(data) > MAX_HEAD_BYTES:
@@ -53,12 +54,12 @@ def parse_head(data: bytes) -> Head | None:
         if lowered == "content-length":
             length = int(value)
         elif lowered == "transfer-encoding":
-            raise ValueError("a chunked message, which this benchmark does not send")
+            raise ValueError("a chunked message, which the benchmark never sends")
     return Head(lines[0], length, end + 4)
 
 
 def render_request(path: str, size: int = REQUEST_BYTES, cookie: str = "") -> bytes:
-    """A GET of exactly `size` bytes, with or without a cookie."""
+    """A GET of exactly `size` bytes."""
     line = f"Cookie: {cookie}\r\n" if cookie else ""
     head = f"GET {path} HTTP/1.1\r\nHost: {GATEWAY_NAME}\r\n{line}X-Pad: "
     return head.encode() + b"x" * (size - len(head) - 4) + b"\r\n\r\n"
@@ -70,7 +71,7 @@ def render_upload_head(length: int) -> bytes:
 
 
 def render_response(size: int) -> bytes:
-    """A 200 of exactly `size` bytes, head included; the body is the pattern's start."""
+    """A 200 of exactly `size` bytes with its head; the body is the pattern's start."""
     for digits in range(1, 7):
         head_bytes = len("HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n") + digits
         length = size - head_bytes
@@ -87,5 +88,5 @@ def render_bulk_head(length: int) -> bytes:
 
 
 def render_receipt(good_bytes: int) -> bytes:
-    """The answer to an upload: how many bytes arrived as they should."""
+    """The answer to an upload: how many bytes were correct."""
     return f"HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{good_bytes:025d}".encode()

@@ -1,4 +1,4 @@
-"""The workloads: what is asked of a gateway, for how long, and in which unit its cost is given.
+"""The workloads: what a gateway has to do, and the unit of its cost.
 
 Never: runs anything; `runner` does.
 """
@@ -12,16 +12,17 @@ from bench.beside import Beside
 from bench.pki import COOKIE_NAME
 
 _BULK_BYTES = 32_000_000
-_TWICE_MAPPED = (
-    "relay",
-    "nginx",
-    "haproxy",
-)  # the gateways that have a second route in bench.holes
+_WITH_HOLE = ("relay", "nginx", "haproxy")  # those with a second route in bench.holes
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the report, for the gateways in `only` (all when it is empty). `cost` is what is compared: CPU time per unit, private memory per connection, or the 99th percentile of latency. It takes `least_s` where the run is not quick, however short other measurements are."""
+    """One row of the report.
+
+    `only` are the gateways that can do it; empty: all. `cost` is what is compared: CPU
+    time per unit, private memory per connection, or a 99th percentile of latency.
+    `least_s` is its minimum duration, except in a quick run.
+    """
 
     name: str
     what: str
@@ -96,7 +97,7 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             "connect-cookie",
-            "new connection to the backend that the request's cookie names; the gateways that can do it",
+            "new connection to the backend that the request's cookie names",
             "connects",
             "µs",
             connections=16,
@@ -141,7 +142,7 @@ WORKLOADS: dict[str, Workload] = {
                 "beside",
                 "ms",
                 cost="connecting",
-                only=_TWICE_MAPPED,
+                only=_WITH_HOLE,
                 least_s=20,
                 beside=beside,
             )
@@ -153,7 +154,7 @@ WORKLOADS: dict[str, Workload] = {
                 ),
                 (
                     "silent",
-                    "1,000 strangers that say nothing",
+                    "1,000 strangers that send nothing",
                     Beside(1000, hello="silent", keep=1000),
                 ),
                 (
@@ -168,7 +169,7 @@ WORKLOADS: dict[str, Workload] = {
                 ),
                 (
                     "tarpit",
-                    "200 clients a second of a pool that accepts and says nothing",
+                    "200 clients a second of a pool that accepts and sends nothing",
                     Beside(200, hole="tarpit"),
                 ),
             )
@@ -209,7 +210,7 @@ DEFAULT = ("request", "request-4k", "bulk-down", "bulk-up", "connect", "connect-
 
 
 def choose(names: str) -> list[Workload]:
-    """The workloads of a comma-separated list of names and groups; KeyError names the unknown one."""
+    """The workloads of a comma-separated list. Raises KeyError with an unknown name."""
     chosen: dict[str, Workload] = {}
     for name in filter(None, names.split(",")):
         for each in GROUPS.get(name, (name,)):

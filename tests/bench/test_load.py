@@ -1,4 +1,4 @@
-"""The load generator against our backend, and against a server on the stdlib's TLS that answers wrongly."""
+"""The load generator against the backend, and against a server with wrong answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def backend(bench_pki):
 
 
 def run(bench_pki, port, mode, **changes):
-    """Runs one job; what was counted in the measured part, and what the warm-up failed with."""
+    """Run a job; returns the measured part's counts and the warm-up's errors."""
     values = {
         "connections": 4,
         "seconds": 20.0,
@@ -123,7 +123,7 @@ def test_a_server_with_another_name_is_an_error(bench_pki, backend):
 
 @contextlib.contextmanager
 def answering(bench_pki, answer):
-    """A one-connection TLS server of the stdlib that gives one and the same answer to every request."""
+    """A stdlib TLS server for one connection that answers always the same."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(bench_pki.ca))
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(bench_pki.pem("backend"))
