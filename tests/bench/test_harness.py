@@ -117,7 +117,7 @@ def test_a_gateway_that_does_not_start_says_why(place):
         command=lambda program, _: [program, "-c", "raise SystemExit('no such luck')"],
     )
     with pytest.raises(
-        BenchError, match=r"broken did not start \(exit 1\); its output: no such luck"
+        BenchError, match=r"broken did not start \(exit status 1\); its output: no such luck"
     ):
         Running(broken, place)
 
