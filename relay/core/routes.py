@@ -52,7 +52,7 @@ class RouteTable(Generic[T]):
         return cls(exact, wildcard, default)
 
     def find(self, sni: str) -> T | None:
-        """The route for a name as in `Hello.sni`; "" is no name. None if none matches."""
+        """The route for a name as in `Hello.sni` ("" is none); None if none matches."""
         route = self._exact.get(sni)
         if route is None and self._wildcard:
             label, _, rest = sni.partition(".")
