@@ -1,6 +1,8 @@
 """What the supervisor has opened, and what a forked child must close of it.
 
-Never: closes in another order than the reverse of opening.
+Files are closed in the reverse order of opening, except with `add_last_closed`.
+
+Never: closes anything twice.
 """
 
 from __future__ import annotations
