@@ -248,7 +248,7 @@ class PoolState:
         """
         failed_at_ms = self._failed_backends.failed_at_ms(backend.index, self._retry_ms)
         if failed_at_ms and began_at * 1000 > failed_at_ms:
-            # The return comes first: a process that sees the failure end sees the return too.
+            # First, so that no process sees the failure end and misses the return.
             if self._stores_returns:
                 self._shared[backend.cell_returned] = monotonic_ms()
             self._failed_backends.answered(backend.index)
