@@ -1,6 +1,7 @@
 """`python -m tests.support.as_nobody …` is `relay …` as the user nobody, as a service manager would start it.
 
-One capability is left, that of reading every file: nobody may not be able to read this Python, or the keys.
+One capability is left, that of reading every file: nobody may not be able to read this
+Python, or the keys.
 """
 
 from __future__ import annotations

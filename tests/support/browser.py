@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-# As root Chromium needs --no-sandbox; the rest keeps it from talking to anybody but the page under test.
+# As root Chromium needs --no-sandbox; the rest keeps it from talking to anybody but the
+# page under test.
 SWITCHES = (
     "--headless",
     "--no-sandbox",

@@ -71,8 +71,9 @@ def render_toml(sections: dict[str, dict[str, Any]]) -> str:
 class Gateway:
     """One relay. Use as a context manager; `body` is the TOML of listeners and pools, keyword arguments are the other tables.
 
-    Defaults: 2 workers, `state_dir` and the access log in a short temporary directory, admin on a free port, and the user that runs the test.
-    `Gateway(body, relay={"workers": 1}, timeouts={"hello_s": 1})`.
+    Defaults: 2 workers, `state_dir` and the access log in a short temporary directory,
+    admin on a free port, and the user that runs the test. `Gateway(body,
+    relay={"workers": 1}, timeouts={"hello_s": 1})`.
     """
 
     def __init__(
@@ -178,7 +179,8 @@ class Gateway:
                 child.kill()
 
     def _pids_left(self) -> list[int]:
-        # Children of a dead supervisor belong to init. They still have its working directory.
+        # Children of a dead supervisor belong to init. They still have its working
+        # directory.
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             # It ended meanwhile, or belongs to another user.

@@ -1,7 +1,8 @@
 """The relay on a machine whose DNS server takes every question and answers none.
 
-`Gateway(body, module=SILENT)`: in a network of its own, where a UDP socket that nobody reads has
-the server's address. Its control socket is reached from outside, its listeners are not. Needs root.
+`Gateway(body, module=SILENT)`: in a network of its own, where a UDP socket that nobody
+reads has the server's address. Its control socket is reached from outside, its
+listeners are not. Needs root.
 """
 
 from __future__ import annotations

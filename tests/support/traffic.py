@@ -1,4 +1,4 @@
-"""Clients of a relay that is being changed meanwhile."""
+"""Clients that use a relay while a test changes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ PATIENCE_S = 20
 
 
 class Traffic:
-    """Clients that connect, ask, compare the answer and leave, over and over, until told to stop. What went wrong is in `failures`."""
+    """Clients that connect, ask and compare the answer, again and again, until its end.
+
+    Every error is in `failures`.
+    """
 
     def __init__(self, pki, port, clients=3):
         self.context = context_of(pki)
@@ -42,7 +45,7 @@ class Traffic:
             self.done[number] += 1
 
     def wait_for_more(self, count=10):
-        """Every client has been answered so many more times."""
+        """Wait until every client has had `count` more answers."""
         target = [done + count for done in self.done]
         wait_until(
             "the clients make progress",

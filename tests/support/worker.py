@@ -100,9 +100,11 @@ def _close_others(keep: set[int]) -> None:
 class RunningWorker:
     """A worker with one listener on a loopback port.
 
-    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are not taken by others;
-    `memory_spare` how many bytes of memory it gets (0: as many as there are); `beside` another worker of the same relay, whose scoreboard it shares;
-    `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to megabytes).
+    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are
+    not taken by others; `memory_spare` how many bytes of memory it gets (0: as many as
+    there are); `beside` another worker of the same relay, whose scoreboard it shares;
+    `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to
+    megabytes).
     """
 
     def __init__(
