@@ -19,7 +19,7 @@ LANDLOCK = "relay.sandbox.landlock"
 
 
 class _Finder(MetaPathFinder):
-    """Changes `relay.sandbox.landlock` right after its import, which is measured too."""
+    """Changes `relay.sandbox.landlock` after its import, which is measured too."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
