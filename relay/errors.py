@@ -22,7 +22,7 @@ class FastStrEnum(StrEnum):
 
 
 class Side(FastStrEnum):
-    """Which of a session's two TLS connections."""
+    """One of a session's two TLS connections."""
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
@@ -122,7 +122,7 @@ class Reason(FastStrEnum):
 class Problem:
     """One thing wrong with a configuration: where (key path or file), what, the remedy.
 
-    `temporary`: it may go away by itself, such as a name that does not resolve yet.
+    `temporary`: it may disappear by itself, such as a name that does not resolve yet.
     """
 
     where: str
@@ -159,7 +159,10 @@ class StartupError(RelayError):
 
 
 class FatalError(RelayError):
-    """The relay has served and cannot go on; for systemd not a failed start."""
+    """The relay was serving and cannot continue.
+
+    For systemd this is not a failed start.
+    """
 
 
 class ControlError(RelayError):
@@ -167,7 +170,10 @@ class ControlError(RelayError):
 
 
 class SessionError(RelayError):
-    """A session cannot go on. It never leaves the worker: one log line, one counter."""
+    """A session cannot continue.
+
+    The worker catches it, logs one line and adds one to a counter.
+    """
 
     def __init__(self, side: Side, reason: Reason, detail: str = "") -> None:
         self.side = side
@@ -191,7 +197,7 @@ SHORTAGES = frozenset(
 
 
 def is_shortage(error: BaseException | None) -> bool:
-    """Whether this error means that no memory, descriptor or port is left."""
+    """Whether this error means that memory, descriptors or ports are used up."""
     if isinstance(error, OSError):
         return error.errno in SHORTAGES
     return isinstance(error, MemoryError)

@@ -57,7 +57,7 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
     device.
     """
     # O_NONBLOCK: otherwise opening a FIFO waits for its writer. The type is checked
-    # after opening, because the name may lead to another file a moment later.
+    # after opening, because another file may have been put at this path before that.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -73,10 +73,10 @@ def read_regular(path: Path, limit_bytes: int) -> tuple[bytes, int]:
 
 
 def check_creation(directory: Path) -> None:
-    """Raise the OSError that creating a file here would meet. Creates nothing."""
-    # access() says yes to root in /proc and /sys, but nothing can be created there. So
-    # try a name that is too long for any file system, and look for another error than
-    # that.
+    """Raise the OSError that creating a file here would raise. Creates nothing."""
+    # For root, access() succeeds in /proc and /sys, but no file can be created there.
+    # So try a name that is too long for any file system: any error other than
+    # ENAMETOOLONG means that the directory refuses new files.
     try:
         (directory / _IMPOSSIBLE_NAME).mkdir()
     except OSError as error:

@@ -52,14 +52,14 @@ def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     )
 
 
-def compete(one: str, other: str) -> bool:
-    """Whether these addresses exclude each other for sockets without SO_REUSEPORT."""
+def conflict(one: str, other: str) -> bool:
+    """Whether two sockets without SO_REUSEPORT cannot both listen on these addresses."""
     if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
         return bool(one) and one == other
     return overlap(parse_address(one), parse_address(other))
 
 
-def why_no_host_name(name: str) -> str:
+def host_name_fault(name: str) -> str:
     """What is wrong with a DNS host name; "" if it is valid (RFC 1123, section 2.1)."""
     if not name:
         return "is empty"
@@ -102,7 +102,7 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
         raise _refuse(
             text, f"{_quoted(text)} has no port", f"write host:port, for example {_quoted(example)}"
         )
-    # int() alone would accept "+1", "1_0" and Arabic digits.
+    # int() also accepts "+1", "1_0" and Arabic digits.
     if not re.fullmatch(r"[0-9]{1,5}", port_text) or not min_port <= int(port_text) <= 65535:
         raise _refuse(
             text,
@@ -124,7 +124,7 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
             "write an IP address before the port; for all addresses of this machine write"
             f' "0.0.0.0:{port_text}" and "[::]:{port_text}"',
         )
-    if not is_ip(host) and (why := why_no_host_name(host)):
+    if not is_ip(host) and (why := host_name_fault(host)):
         raise _refuse(
             text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name"
         )

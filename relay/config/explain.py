@@ -1,6 +1,8 @@
-"""Translates pydantic's errors: what each key accepts, and what to do, in plain words.
+"""Translates pydantic's errors into messages for operators.
 
-Never: lets pydantic's own words ("tuple", "model", "input") reach an operator.
+Each says what the key accepts and what to do.
+
+Never: shows pydantic's own words ("tuple", "model", "input") to an operator.
 """
 
 from __future__ import annotations
@@ -185,9 +187,9 @@ def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
     meant = meant_key(key, holder)
     if meant:
         return "unknown key", f"did you mean {meant}?"
-    homes = _homes(key)
-    if homes:
-        return "unknown key here", f"it belongs in {' or '.join(homes)}"
+    sections = _sections_with(key)
+    if sections:
+        return "unknown key here", f"it belongs in {' or '.join(sections)}"
     return "unknown key", f"known here: {', '.join(_keys(holder))}"
 
 
@@ -203,7 +205,7 @@ def _keys(holder: type[BaseModel]) -> list[str]:
     return [each for each in holder.model_fields if (holder, each) != (Config, "source")]
 
 
-def _homes(key: str) -> list[str]:
+def _sections_with(key: str) -> list[str]:
     """The titles of the sections that have this key."""
     sections: dict[str, type[BaseModel]] = {
         "[[listener]]": Listener,
@@ -232,8 +234,8 @@ def translate(error: Mapping[str, Any], raw: Mapping[str, Any]) -> tuple[Loc, Pr
     if kind == "bad_path":
         return loc, Problem(where, error["msg"])
     if kind == "too_short":
-        # Pydantic also reports this if all given items were wrong. Those are then
-        # reported.
+        # Pydantic also reports this if every item is wrong. Each of them has its own
+        # error then.
         return (
             None
             if value

@@ -22,7 +22,7 @@ def parse_statuses(text: str) -> Statuses:
             raise ValueError("is not a list of HTTP statuses")
         first, last = int(match[1]), int(match[2] or match[1])
         if first < 200:
-            raise ValueError("has a status below 200, which is never a final one")
+            raise ValueError("has a status below 200, which is never final")
         if last < first:
             raise ValueError(f"has a range that ends before it begins: {first}-{last}")
         ranges.append((first, last))

@@ -20,7 +20,7 @@ from relay.config.validate import validate
 from relay.errors import ConfigError, Problem
 from relay.files import NotRegularError, read_regular
 
-DEFAULT_PLACES = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
+DEFAULT_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 MAX_FILE_BYTES = 4 * 1024 * 1024
 _EXAMPLE = "see conf/relay.toml for an example of every key"
 
@@ -28,12 +28,12 @@ _EXAMPLE = "see conf/relay.toml for an example of every key"
 def find_config(explicit: Path | None) -> Path:
     """The absolute path of the configuration file to use.
 
-    This is the given one, or the first of DEFAULT_PLACES that exists. Raises
+    This is the given one, or the first of DEFAULT_PATHS that exists. Raises
     ConfigError if none exists.
     """
     if explicit is not None:
         return explicit.absolute()
-    for candidate in DEFAULT_PLACES:
+    for candidate in DEFAULT_PATHS:
         try:
             candidate.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -41,7 +41,7 @@ def find_config(explicit: Path | None) -> Path:
         except OSError:
             pass  # it may exist; load_config says why it cannot be read
         return candidate.absolute()
-    looked = " and ".join(str(each.absolute()) for each in DEFAULT_PLACES)
+    looked = " and ".join(str(each.absolute()) for each in DEFAULT_PATHS)
     raise ConfigError(
         [
             Problem(
@@ -62,7 +62,7 @@ def load_config(path: Path) -> Config:
     raw = _parse(source, _read(source))
     try:
         config = validate(raw)
-    except RecursionError:  # older releases of tomli accept tables as deep as the stack
+    except RecursionError:  # older releases of tomli limit the depth of tables only by the stack
         raise ConfigError([_nested(source)]) from None
     return _absolute(config, source)
 
@@ -70,7 +70,8 @@ def load_config(path: Path) -> Config:
 def load_state_dir(path: Path) -> Path:
     """`relay.state_dir` alone, as an absolute path. Raises ConfigError.
 
-    With it, a running relay can be asked and stopped while its file has a mistake.
+    With it, commands can reach a running relay while its configuration file has a
+    mistake.
     """
     source = path.absolute()
     section = _parse(source, _read(source)).get("relay", {})
@@ -115,7 +116,7 @@ def _why_unreadable(error: Exception) -> tuple[str, str]:
     if isinstance(error, NotRegularError):
         return (
             "is not a regular file",
-            "write the configuration to a file, as a reload reads it again",
+            "write the configuration to a regular file: a reload reads it again",
         )
     if isinstance(error, FileNotFoundError):
         return "does not exist", "create it, or name another one with --config FILE"

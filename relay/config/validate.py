@@ -30,7 +30,8 @@ from relay.config.model import Config
 from relay.config.rules.general import check_rules
 from relay.errors import ConfigError, Problem
 
-# One round replaces every wrong key. More are needed only if that uncovers another one.
+# One round replaces every wrong key. Another round is needed only if a replacement
+# reveals a further wrong key.
 _ROUNDS = 4
 
 

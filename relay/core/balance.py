@@ -1,17 +1,17 @@
 """Which backend of a pool a session gets: in turn, by load, at random, or by hash.
 
-A session asks `pick` for a backend. When that one fails, the session asks again and
-names the backends it has tried. A backend that is not usable (down, or marked failed)
-is passed over, but tried when no other is left: see
-`core.candidates.Candidates.eligible`. Changes by operators come through `update`, which
-prepares what it can, so that the common pick is one look-up.
+A session calls `pick` for a backend. If that backend fails, the session calls `pick`
+again with the backends that it has tried. A backend that is not usable (down, or marked
+failed) is skipped, but it is tried if no other is left: see
+`core.candidates.Candidates.eligible`. `update` applies the changes by operators and
+prepares the turns, so that the common pick is one look-up.
 
 Measured with timeit, CPython 3.11, three backends, the caller's `usable` included: 0.18
 µs in turn and by hash, 2.9 µs by load, 2.6 µs at random, 4.1 µs by hash with a load
 factor.
 
-Never: knows addresses or sockets, asks for random numbers or the time; those are
-arguments.
+Never: knows addresses or sockets, draws random numbers or reads the clock; numbers and
+times are arguments.
 Next: `relay.worker.outbound.connect`
 """
 
@@ -40,7 +40,7 @@ def candidates_of(pool: Pool) -> list[Candidate]:
 def balancer_for(
     pool: Pool, offset: int, *, counts: Counts | None = None, chance: Chance | None = None
 ) -> Balancer:
-    """The balancer that a pool's settings ask for; `sticky` goes before `balance`.
+    """The balancer for a pool's settings; `sticky` takes precedence over `balance`.
 
     With `sticky = "cookie"` this is the balancer for clients without a cookie. `offset`
     is the worker's slot: the workers start their rounds at different backends.
@@ -71,10 +71,10 @@ class RoundRobin(BalancerBase):
 
     The order of turns repeats after sum(weights) / gcd(weights) turns. It is computed
     once and replayed, so the common pick is one list look-up. If the backend whose turn
-    it is cannot be had, its turn goes to another one by the same algorithm, run over
-    the other backends alone: each of them gets its own turns and its share of the lost
-    ones, both in proportion to its weight. In a slow start there is no period, and
-    every turn is computed.
+    it is cannot be used, the same algorithm gives the turn to one of the other
+    backends. Each of them gets its own turns and a share of the lost ones, both in
+    proportion to its weight. During a slow start there is no period, and every turn is
+    computed.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class RoundRobin(BalancerBase):
         self._plan()
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses. The turns go on if their weights are the same."""
+        """Use these statuses. The turns continue if the weights are unchanged."""
         super().update(statuses)
         self._plan()
 
@@ -144,8 +144,8 @@ class RoundRobin(BalancerBase):
 class LeastConnections(BalancerBase):
     """The backend with the fewest connections per weight, counted over all workers.
 
-    Equals take turns by weight, as in nginx, so that the weights still count in a pool
-    that is nearly idle.
+    Backends with equal load take turns by weight, as in nginx, so that the weights also
+    count in a pool that is nearly idle.
     """
 
     def __init__(
@@ -183,9 +183,9 @@ class LeastConnections(BalancerBase):
 class RandomOfTwo(BalancerBase):
     """The less loaded of two backends drawn by weight (Mitzenmacher, 2001).
 
-    This is nearly as even as the least load of all. Workers that look at the same
-    moment do not all choose the same backend. Without `counts` the first one drawn is
-    taken.
+    The result is nearly as even as choosing the least load of all backends, and workers
+    that choose at the same moment do not all choose the same backend. Without `counts`
+    the first backend drawn is used.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Balancer(Protocol):
         """The backends as they are now."""
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses, one per backend; none at all means as configured.
+        """Use these statuses, one per backend; an empty list means as configured.
 
         Raises ValueError like `Candidates`.
         """
@@ -37,11 +37,11 @@ class Balancer(Protocol):
     def pick(
         self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
     ) -> int | None:
-        """The backend to try next, or None. `now_at` matters in a slow start only."""
+        """The backend to try next, or None. `now_at` matters only during a slow start."""
 
 
 class BalancerBase:
-    """A balancer's candidates, which are replaced as a whole."""
+    """Holds a balancer's candidates; an update replaces all of them."""
 
     keyed = False
     why: Why = "balanced"
@@ -54,7 +54,7 @@ class BalancerBase:
         self.candidates = Candidates(configured, counts=counts, slow_start_s=slow_start_s)
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses, one per backend; none means as configured."""
+        """Use these statuses, one per backend; an empty list means as configured."""
         self.candidates = Candidates(
             self.candidates.configured,
             statuses,

@@ -26,8 +26,8 @@ Usable = Callable[[int], bool]
 Counts = Callable[[int], int]
 """How many connections a backend, given by its index, has over all workers."""
 
-# The part of its weight that a backend has at the start of its slow start. With 0, a
-# pool whose backends all come back at once would have no weight at all.
+# The fraction of its weight that a backend has when its slow start begins. With 0, the
+# weights of a pool would all be 0 if all its backends come back at the same moment.
 SLOW_START_FLOOR = 0.01
 
 
@@ -125,7 +125,7 @@ class Candidates:
         """From this time on `weights` holds; before it, ask `weights_at`."""
 
     def weights_at(self, now_at: float) -> Sequence[float]:
-        """The weights now: after a return, growing linearly over `slow_start_s`."""
+        """The weights now; a backend that came back regains its weight linearly."""
         if now_at >= self.slow_until_at:
             return self.weights
         span = self._slow_start_s

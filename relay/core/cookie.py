@@ -23,15 +23,15 @@ _TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )  # RFC 9110, section 5.6.2
 _VALUE_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'",;\\')  # RFC 6265, section 4.1.1
-_STATUS_BYTES = 13  # "HTTP/1.1 200 ": enough of a line to know what it is
+_STATUS_BYTES = 13  # "HTTP/1.1 200 ": enough to recognize a status line
 
 
 def opaque_value(secret: bytes, pool: str, route: str) -> str:
     """The value of the relay's own cookie for a backend: 32 hexadecimal digits.
 
-    The pool's name goes into the hash, so that the cookie of one site says nothing
+    The pool's name is part of the hash, so that the cookie of one site reveals nothing
     about that of another. Raises ValueError for a secret of less than 16 bytes: with a
-    cookie at hand, a shorter one can be found by trying.
+    cookie at hand, a shorter one can be found by brute force.
     """
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(
@@ -119,8 +119,8 @@ def render_set_cookie(
 class Inserter:
     """Inserts one line after the status line of a connection's first final response.
 
-    Every other byte passes unchanged and at once, so there is nothing to flush when the
-    peer ends. Interim responses (100, 103) pass with their whole head. Nothing is
+    Every other byte passes unchanged and immediately, so nothing needs to be flushed
+    when the peer closes. Interim responses (100, 103) pass with their whole head. Nothing is
     inserted after a 101, because the connection then speaks another protocol, nor into
     bytes that do not start like an HTTP/1 response.
     """

@@ -1,8 +1,8 @@
-"""Which backend a client's cookie chooses, and the cookie that says so the next time.
+"""Which backend a client's cookie chooses, and the cookie that the relay inserts.
 
-The value of the cookie names a backend. If it names none, or one that cannot be had,
-the value is hashed: all connections of one browser then go to the same backend, and go
-back when the named one can be had again.
+The value of the cookie names a backend. If it names none, or one that cannot be used,
+the value is hashed. All connections of one browser then go to the same backend, and
+return to the named backend when it is usable again.
 
 Never: logs a value or the secret.
 Next: `relay.core.rendezvous.Rendezvous.pick`
@@ -43,7 +43,7 @@ class CookieBalancer:
         ]
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over what operators have changed, and which backends came back."""
+        """Use these statuses: changes by operators, and backends that came back."""
         self._hashing.update(statuses)
 
     def pick(
@@ -55,8 +55,8 @@ class CookieBalancer:
         if named is not None and candidates.admits(named, tried, usable):
             return named, "failover" if tried else "cookie"
         other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
-        # If no backend is usable, one is tried anyway: then the one that knows the
-        # client.
+        # If no backend is usable, one is tried anyway. The named one is the best choice,
+        # because it has the client's session.
         if (
             named is not None
             and (other is None or not usable(other))
@@ -66,9 +66,9 @@ class CookieBalancer:
         return other, "hashed" if named is None and not tried else "failover"
 
     def inserter(self, index: int, found: SniffResult) -> Inserter | None:
-        """What inserts the relay's cookie into the response; None to insert nothing.
+        """The inserter of the relay's cookie for the response; None to insert nothing.
 
-        Only a request without a valid cookie of the relay gets one.
+        A cookie is inserted only if the request had no valid cookie of the relay.
         """
         if not self._lines or not found.http or self._table.find(found.values) is not None:
             return None

@@ -50,7 +50,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The worker did not end: SIGKILL."""
+    """The worker did not end: it gets SIGKILL."""
 
     pid: int
     why: str
@@ -58,14 +58,14 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The slot waits for its next start: until then its sockets take no clients."""
+    """Close the slot's sockets until its next start, so that no client waits there."""
 
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Close the slot's sockets, so that the kernel sends its clients to other slots."""
+    """Close the slot's sockets, so that the kernel gives its clients to other slots."""
 
     slot: int
     deaths: int
@@ -87,11 +87,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The next generation cannot serve: it is dropped."""
+    """The next generation cannot serve and is dropped."""
 
     generation: int
     why: str
 
 
-Decision = Commit | GiveUp  # what ends the start of a next generation
+Decision = Commit | GiveUp  # how the start of a next generation ends
 Action = Spawn | Drain | Quit | Overrun | Abort | Kill | Close | Park | Reopen | Decision

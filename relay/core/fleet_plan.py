@@ -1,24 +1,23 @@
 """Plans the workers: from how the fleet looks now to what the supervisor must do.
 
 `plan` is called after every event and at least once a second. It keeps no state: the
-same view and the same `now` give the same actions. Four rules carry it:
+same view and the same `now` give the same actions. It follows four rules:
 
 - *Targets.* A target is a generation and its number of slots; each slot should have a
   worker. The serving generation always is a target. During a reload the next generation
   is one too, on the same slots. A worker of any other generation is told to drain. So a
   reload adds a target, waits until all its slots serve, and makes it the serving one. A
-  failed reload removes the target. The old workers see neither.
+  failed reload removes the target. Neither affects the old workers.
 - *Death.* A worker that had served is replaced at once, so its successor serves the
   clients that are queued on its sockets. A worker that died before it served is
-  replaced at once the first time, then after 0.5, 1, 2 … 30 s. While a slot waits its
-  sockets are closed, because the kernel would queue clients on them that nobody serves.
-  When no slot is served or starting, one is tried after at most `lone_delay_s`. A slot
-  whose workers keep dying early is parked.
+  replaced at once the first time, then after 0.5, 1, 2 … 30 s. While a slot waits, its
+  sockets are closed; otherwise the kernel would queue clients that no worker serves. If
+  no slot has a worker, one slot is tried after at most `lone_delay_s`. A slot whose
+  workers keep dying early is parked.
 - *Room.* Only `old_generations` may drain at once. Beyond that, the oldest are told to
   end their sessions.
-- *Escalation.* A silent worker gets SIGABRT, which prints where it hangs, then SIGKILL.
-  A
-  worker that drains for too long gets SIGKILL.
+- *Escalation.* A worker without heartbeats gets SIGABRT, which makes it print where it
+  hangs, and then SIGKILL. A worker that drains for too long gets SIGKILL.
 
 Never: kills, forks or reads a clock. Every time is in seconds of one monotonic clock.
 """
@@ -48,7 +47,7 @@ from relay.core.fleet_view import Phase, Rules, Shutdown, Target, View, Worker
 def plan(now: float, view: View, rules: Rules) -> list[Action]:
     """What to do now, in order.
 
-    After it was done the view is another one, and the same action is not planned again.
+    When the actions are done the view has changed, so they are not planned again.
     """
     actions: list[Action] = [
         action
@@ -79,7 +78,7 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
 
 
 def _end(view: View, escalated: set[int]) -> list[Action]:
-    """The relay ends: tell each worker once."""
+    """Shut down: tell each worker once."""
     living = [
         worker
         for worker in view.workers
@@ -91,7 +90,7 @@ def _end(view: View, escalated: set[int]) -> list[Action]:
 
 
 def _fill(now: float, view: View, targets: Sequence[Target], rules: Rules) -> Iterator[Action]:
-    """Start what is missing, or close, park and reopen the slots that wait."""
+    """Start the missing workers; close, park or reopen the slots that wait."""
     start_times = _start_times(view)
     for number, missing in _missing(view, targets).items():
         slot = view.slots[number]
@@ -111,7 +110,7 @@ def _fill(now: float, view: View, targets: Sequence[Target], rules: Rules) -> It
 
 
 def _missing(view: View, targets: Sequence[Target]) -> dict[int, list[int]]:
-    """Slot -> the generations of which it has no worker and should."""
+    """By slot: the generations that should have a worker there and have none."""
     present = {
         (worker.slot, worker.generation)
         for worker in view.workers
@@ -144,8 +143,8 @@ def _start_times(view: View) -> dict[int, float]:
         and not worker.killed
         for worker in view.workers
     ):
-        # No slot is served. The next slot starts early. Only one at a time: if every
-        # worker dies with this configuration, that costs only a few starts a second.
+        # No slot is served, so one slot starts early. Only one at a time: if every worker
+        # dies with this configuration, this costs only a few starts per second.
         first = min(times, key=lambda number: (times[number], number))
         times[first] = min(times[first], max(view.slots[number].lone_start_at for number in times))
     return times
@@ -154,7 +153,7 @@ def _start_times(view: View) -> dict[int, float]:
 def _escalate(
     now: float, worker: Worker, trusted_from_at: float, rules: Rules
 ) -> Abort | Kill | None:
-    """End a worker that hangs or does not end when told."""
+    """End a worker that hangs, or that does not end when it is told to."""
     if worker.killed:
         return None
     if worker.aborted_at is not None:
@@ -174,7 +173,7 @@ def _escalate(
 
 
 def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) -> list[Overrun]:
-    """End the oldest generations when more drain than may."""
+    """End the oldest generations if more than `old_generations` drain."""
     draining: dict[int, list[int]] = {}
     for worker in view.workers:
         dying = (

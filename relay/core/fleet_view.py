@@ -1,4 +1,4 @@
-"""What the plan of the workers looks at: workers, slots, targets, and its limits.
+"""The input of `fleet_plan.plan`: workers, slots, targets, and its limits.
 
 Never: reads a clock. Every time is in seconds of one monotonic clock.
 """
@@ -73,7 +73,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What is remembered of a slot's dead workers.
+    """What the supervisor remembers about a slot's dead workers.
 
     `early_deaths` counts workers in a row that died before they served.
     `spawn_at` is the earliest next start, or the next try of a parked slot.
@@ -90,7 +90,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A generation that is to have a worker on each of its slots.
+    """A generation that should have a worker on each of its slots.
 
     `since_at`: when it became a target. `deaths`: how many of its workers died since.
     """
@@ -105,8 +105,8 @@ class Target:
 class View:
     """Everything `plan` looks at.
 
-    `next` is the generation that a reload starts. Silence before `trusted_from_at` does
-    not count, because the supervisor itself did not run.
+    `next` is the generation that a reload starts. Missing heartbeats before
+    `trusted_from_at` do not count, because the supervisor itself did not run then.
     """
 
     workers: tuple[Worker, ...]

@@ -1,7 +1,7 @@
 """Whether a backend is up, computed from the results of its health checks.
 
-    UNKNOWN   not checked yet; it is used, because a relay that has just started should
-              try a backend rather than refuse clients
+    UNKNOWN   not checked yet; used, because a relay that has just started should try a
+              backend rather than refuse clients
     UP        used
     DOWN      not used, unless the pool has no other backend
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 # Each interval varies by up to a tenth, so that several relays do not check a backend
-# in step.
+# at the same moments.
 JITTER = 0.1
 # The first check of every backend comes within this time, whatever the interval.
 FIRST_WITHIN_S = 1.0

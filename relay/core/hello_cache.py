@@ -1,17 +1,18 @@
-"""A cache of parsed ClientHellos: most clients send the same one but for random bytes.
+"""A cache of parsed ClientHellos: most clients send the same one, except random bytes.
 
 Theory of operation. The result of `parse_hello` does not depend on the random, the
 session id, the key shares and the pre-shared key. Two hellos that differ only there
-have the same result. For each size of hello, a `Struct` extracts all other bytes, and
-these are the key of the cache. There is one layout per size. Under a foreign layout the
-skipped range could cover the server name, and hellos for two names would share a key.
+have the same result. For each size of hello, a `Struct` extracts all other bytes, which
+are the key of the cache. There is one layout per size. With the layout of another hello
+the skipped range could cover the server name, and hellos for two names would share a
+key.
 Measured with timeit, CPython 3.11: 0.3 µs instead of 3.9 µs for 1,554 bytes.
 
 Some clients shuffle their extensions every time. After MAX_MISSES misses in a row, a
 size is not cached any more.
 
-Never: decides about a hello: an unknown one goes to `parse_hello`, and only hellos that
-`parse_hello` accepted are cached.
+Never: judges a hello itself: a hello that is not cached goes to `parse_hello`, and only
+hellos that `parse_hello` accepted are cached.
 Next: `relay.core.routes.RouteTable.find`
 """
 

@@ -1,19 +1,20 @@
 """The life of a session as data: which event leads from which state to which.
 
-    INTAKE        the ClientHello is peeked at until it is complete and has a route
-    INBOUND_TLS   TLS handshake with the client; its certificate is admitted or not
+    INTAKE        peek at the ClientHello until it is complete, and find its route
+    INBOUND_TLS   TLS handshake with the client; its certificate is admitted or refused
     SNIFF         read the first request, if its cookie chooses the backend
     CONNECT       choose a backend and open a TCP connection to it
     OUTBOUND_TLS  TLS handshake with the backend, with our machine certificate
-    RELAY         bytes are moved in both directions
-    HALF_CLOSED   one direction has ended, the other goes on
+    RELAY         move bytes in both directions
+    HALF_CLOSED   one direction has ended, the other continues
     CLOSED        both connections are closed; the access-log line is due
 
 Every state but CLOSED has a row for DEADLINE, PEER_GONE and DRAIN, so a session cannot
 get stuck. A deadline closes the session in every state except SNIFF: a client that
-sends nothing may speak a protocol in which the server speaks first.
+sends nothing may use a protocol in which the server speaks first.
 
-Never: acts. `relay.worker.driver.DrivenSession.advance` follows the table.
+Never: does anything itself: `relay.worker.driver.DrivenSession.advance` follows the
+table.
 """
 
 from __future__ import annotations

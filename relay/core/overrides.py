@@ -1,4 +1,4 @@
-"""What operators have changed about backends: settings with an author and an end.
+"""What operators have changed about backends: settings with an author and an end time.
 
 A setting with an end covers the setting without an end, which comes back when the time
 is over. A setting without an end replaces both.
@@ -98,8 +98,8 @@ def apply(override: Override, change: Change, now_at: float, configured: Mode) -
     """The override after a change.
 
     A mode that goes back to the configured one takes the weight back too, unless the
-    change names a weight. A mode without an end that equals the configured one is no
-    override.
+    change names a weight. A mode without an end that equals the configured one is not
+    an override.
     """
     mode, weight = override.mode, override.weight
     if change.mode is not None:
@@ -116,7 +116,7 @@ def apply(override: Override, change: Change, now_at: float, configured: Mode) -
 
 
 def _cover(old: Setting | None, value: str | int, change: Change, now_at: float) -> Setting:
-    """The new setting, on top of the one that has no end if the new one has an end."""
+    """The new setting; with an end, it covers the old setting that has no end."""
     new = Setting(value, change.by, now_at)
     if change.duration_s is None:
         return new

@@ -1,11 +1,11 @@
-"""A ClientHello that comes in pieces: how many bytes are needed before the next look.
+"""A ClientHello that arrives in pieces: how many bytes the next look needs.
 
 The relay peeks at the socket, so each look sees all bytes again. Without this, a client
 that sends its hello byte by byte, or in records of one byte, would make the relay read
 the same bytes again and again. Here each record is walked once, and the next look waits
 until the smallest number of bytes that can complete the hello is there.
 
-Never: decides about a hello, or keeps more of it than the four bytes with its length.
+Never: judges a hello, or keeps more of it than the four bytes with its length.
 Next: `relay.core.hello.parse_hello`
 """
 

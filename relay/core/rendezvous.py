@@ -1,8 +1,8 @@
 """Weighted rendezvous hashing: each key has its own order of backends.
 
-The order is the same in every worker and on every machine, and there is no table to
-keep. A backend that leaves gives up only its own keys, one that comes takes only its
-share.
+The order is the same in every worker and on every machine, and no table is needed. When
+a backend leaves, only its own keys move. When one is added, it gets only its share of
+the keys.
 
 With a load factor c of 1 or more, no backend gets more than c times its share of the
 current connections. The keys of a backend that has reached this bound go to their next
@@ -27,7 +27,7 @@ RANKS_REMEMBERED = 4096
 
 
 class Rendezvous(BalancerBase):
-    """The first backend in the key's order of preference that can be had."""
+    """Picks the first usable backend in the key's order of preference."""
 
     keyed = True
 
@@ -50,14 +50,14 @@ class Rendezvous(BalancerBase):
         self._prepare()
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Take over these statuses. Remembered orders stay if the weights stay."""
+        """Use these statuses. The cached orders stay valid if the weights are unchanged."""
         super().update(statuses)
         self._prepare()
 
     def _prepare(self) -> None:
         candidates = self.candidates
         self._slow_until_at = candidates.slow_until_at
-        # `tried` and `usable` are then the only reasons to pass a backend over.
+        # Then `tried` and `usable` are the only reasons to skip a backend.
         self._plain = (
             len(candidates.enabled) == len(candidates.configured)
             and not candidates.limited
@@ -127,7 +127,7 @@ def _below(
 ) -> list[int]:
     """The backends that may take one more connection within `factor` times their share.
 
-    There always is one; all are returned if rounding leaves none.
+    At least one always qualifies; if rounding excludes all, all are returned.
     """
     loads = [counts(i) for i in eligible]
     share = factor * (sum(loads) + 1) / sum(weights[i] for i in eligible)

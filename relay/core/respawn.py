@@ -11,7 +11,7 @@ from relay.core.fleet_view import Phase, Rules, Slot, Worker
 
 
 def after_death(now: float, slot: Slot, worker: Worker, rules: Rules) -> Slot:
-    """The slot after this worker ended without being asked."""
+    """The slot after this worker ended without being told to."""
     if worker.phase is not Phase.STARTING:
         return Slot(spawn_at=max(now, worker.started_at + rules.spacing_s))
     if now - worker.started_at >= rules.early_death_s:

@@ -3,7 +3,7 @@
 The rules. An exact pattern matches its name. `*.example.com` matches names with exactly
 one more label than `example.com`, as in certificates (RFC 6125, section 6.4.3): it
 matches `a.example.com`, but not `example.com` and not `a.b.example.com`. The label must
-be a valid label of a host name. A route without patterns takes every name, even one
+be a valid label of a host name. A route without patterns matches every name, even one
 that is not a host name, and clients that send no name. If several routes match, the
 first one in the configuration wins, whatever its kind of pattern.
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class RouteTable(Generic[T]):
-    """An immutable table from server names to routes of any type."""
+    """An immutable map from server names to routes of any type."""
 
     __slots__ = ("_default", "_exact", "_wildcard")
 
@@ -31,7 +31,7 @@ class RouteTable(Generic[T]):
 
     @classmethod
     def build(cls, entries: Sequence[tuple[tuple[str, ...], T]]) -> RouteTable[T]:
-        """A table of (patterns, route) in the order of the configuration.
+        """Build a table from (patterns, route) in the order of the configuration.
 
         A route without patterns is the default. Raises ValueError for a `*` that is not
         the whole first label; `config.rules` refuses such a pattern before.
@@ -42,7 +42,7 @@ class RouteTable(Generic[T]):
         for pattern, route in _patterns(entries):
             if not pattern:
                 default = route
-                break  # it takes everything, so the routes after it are never reached
+                break  # it matches everything, so the routes after it are never reached
             if pattern.startswith("*."):
                 wildcard.setdefault(pattern[2:], route)
             else:

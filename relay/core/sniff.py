@@ -5,9 +5,8 @@ CPython 3.11: 6 µs for a browser's head of 507 bytes.
 
 Theory of operation. Bytes are collected until the empty line that ends a head, or until
 they cannot be a head: at the first byte that no method has, at the end of a first line
-that is not a request line (such as the HTTP/2 preface), or after 64 KiB. Then the
-cookie is looked for, and nothing else. The result does not depend on how the bytes were
-cut into pieces.
+that is not a request line (such as the HTTP/2 preface), or after 64 KiB. Then only the
+cookie is looked for. The result does not depend on how the bytes were cut into pieces.
 
 The head is parsed more leniently than a server would: it only decides where the
 connection goes. A folded line (RFC 9112, section 5.2), a bare LF (section 2.2) or an
@@ -43,8 +42,8 @@ _MAX_METHOD_BYTES = 32  # the longest registered one has 17
 # Empty lines before a request, which some old clients send (RFC 9112, section 2.2).
 _MAX_BLANK_BYTES = 16
 # The characters of the registered methods. A token may have more (RFC 9110, section
-# 5.6.2), but with digits and punctuation many other protocols would look like HTTP
-# longer.
+# 5.6.2), but with digits and punctuation it would take more bytes to see that many
+# other protocols are not HTTP.
 _METHOD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
 _ONE_SEPARATOR = bytes.maketrans(b"?&", b";;")
 

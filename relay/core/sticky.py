@@ -38,7 +38,7 @@ def source_key(address: str, prefix_v4: int = 32, prefix_v6: int = 128) -> bytes
 def identity_key(
     spki_sha256: bytes, address: str, prefix_v4: int = 32, prefix_v6: int = 128
 ) -> bytes:
-    """The key of a client's public key, given as a hash.
+    """The hash key of a client's public key, which is given as a hash.
 
     A renewed certificate with the same public key keeps its backend. Without a public
     key (b"") the client's address decides.

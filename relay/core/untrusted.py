@@ -1,4 +1,4 @@
-"""How text that a peer chose becomes safe to show: names, status lines, cookie values.
+"""Makes text that a peer chose safe to show: names, status lines, cookie values.
 
 A certificate can hold a name of 90 kB. A name can hold line breaks, escape sequences
 for a terminal, or characters that reverse the reading direction. `clip` returns one

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relay.config.address import compete
+from relay.config.address import conflict
 from relay.config.model import Admin
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
@@ -174,7 +174,7 @@ class AdminProcess:
             return
         listener = current.listener
         if settings.listen not in (current.settings.listen, self.address):
-            if compete(settings.listen, self.address):
+            if conflict(settings.listen, self.address):
                 raise StartupError(
                     f"admin.listen: cannot listen on {settings.listen} while the relay's own"
                     f" admin process listens on {self.address}",

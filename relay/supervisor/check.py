@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.checker.resolver import look_up
-from relay.config.address import compete
+from relay.config.address import conflict
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.shared.entities import hosts_of
@@ -122,7 +122,7 @@ def _address_problems(config: Config, running: _Running) -> Iterator[Problem]:
     if config.admin.listen:
         wanted.append(("admin.listen", config.admin.listen, False))
     for where, address, freebind in wanted:
-        if any(compete(address, held) for held in (*running.listeners, running.admin)):
+        if any(conflict(address, held) for held in (*running.listeners, running.admin)):
             continue
         try:
             if config.admin.unix_path is not None and where == "admin.listen":
@@ -144,7 +144,7 @@ def _restart_warnings(config: Config, running: _Running) -> Iterator[Finding]:
         wanted.append(("admin.listen", config.admin.listen, (running.admin, *running.listeners)))
     for where, address, others in wanted:
         for held in others:
-            if compete(address, held):
+            if conflict(address, held):
                 holder = "the running relay"
                 if held == running.admin:
                     holder += "'s own admin process"

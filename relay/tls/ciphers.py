@@ -23,7 +23,7 @@ from relay.tls.certificates.findings import Finding, Level
 from relay.tls.cipher_offers import Offer, Suite, level_of, make_context, offer_of, suites_named
 
 # Appended to every list: a connection without the peer's certificate is not verified.
-NEVER = ":!aNULL:!eNULL"
+ALWAYS_EXCLUDED = ":!aNULL:!eNULL"
 
 _SEPARATORS = re.compile(r"[:, ;]|(?=@)")  # as in ssl_ciph.c; also splits DEFAULT@SECLEVEL=0
 _ANONYMOUS = ("ADH-", "AECDH-")
@@ -93,7 +93,7 @@ def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
 def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
     if rejected := tuple(_rejected_keys(tls12, tls13, groups)):
         return rejected
-    context = make_context(version, tls12 + NEVER, tls13, groups)
+    context = make_context(version, tls12 + ALWAYS_EXCLUDED, tls13, groups)
     if context is None:
         what = f"OpenSSL does not accept {_quoted(tls12)}"
         return (CipherProblem("ciphers_tls12", what, _GOOD_12, refused=True),)
@@ -112,7 +112,7 @@ def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[Cipher
 
 def _rejected_keys(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
     """The keys that OpenSSL does not accept, each tried alone."""
-    if make_context("TLSv1.2", tls12 + NEVER, "", "") is None:
+    if make_context("TLSv1.2", tls12 + ALWAYS_EXCLUDED, "", "") is None:
         what = f"OpenSSL knows no cipher with authentication and encryption in {_quoted(tls12)}"
         yield CipherProblem("ciphers_tls12", what, "see: openssl ciphers -v -tls1_2", refused=True)
     if make_context("TLSv1.2", "", tls13, "") is None:

@@ -13,7 +13,7 @@ from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.x509_fields import openssl_error_text
 from relay.tls.cipher_offers import VERSIONS
-from relay.tls.ciphers import GROUPS_REMEDY, NEVER, refused_ciphers
+from relay.tls.ciphers import ALWAYS_EXCLUDED, GROUPS_REMEDY, refused_ciphers
 from relay.tls.raw import (
     MODE_AUTO_RETRY,
     MODE_NO_AUTO_CHAIN,
@@ -58,7 +58,7 @@ def new_context(
     tls12 = (
         "ECDHE-ECDSA-AES128-GCM-SHA256"
         if settings.min_version == "TLSv1.3"
-        else settings.ciphers_tls12 + NEVER
+        else settings.ciphers_tls12 + ALWAYS_EXCLUDED
     )
     context.set_cipher_list(tls12.encode())
     context.set_tls13_ciphersuites(settings.ciphersuites_tls13.encode())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config.address import is_ip, parse_address, why_no_host_name
+from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.errors import ConfigError
 
 
@@ -102,4 +102,4 @@ def test_any_text_is_an_address_or_one_line_of_refusal(text):
         assert problem.remedy.isprintable()
     else:
         assert 0 <= port <= 65535
-        assert is_ip(host) or not why_no_host_name(host)
+        assert is_ip(host) or not host_name_fault(host)

@@ -187,9 +187,7 @@ def test_a_file_in_the_working_directory_is_found(write, tmp_path, monkeypatch):
 
 def test_all_paths_that_were_tried_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        loading, "DEFAULT_PLACES", (Path("relay.toml"), tmp_path / "etc/relay.toml")
-    )
+    monkeypatch.setattr(loading, "DEFAULT_PATHS", (Path("relay.toml"), tmp_path / "etc/relay.toml"))
     with pytest.raises(
         ConfigError, match=re.escape(f"{tmp_path}/relay.toml and {tmp_path}/etc/relay.toml")
     ):

@@ -1,1 +1,1 @@
-"""Rules beyond the shape of single keys: a file per part of the configuration."""
+"""Rules that types cannot express: one file per part of the configuration."""

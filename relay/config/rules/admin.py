@@ -1,11 +1,11 @@
-"""Rules of `[admin]`: where it listens, its host names, who may log in.
+"""Rules of `[admin]`: where it listens, its host names, its user and password.
 
 Never: reads the password file.
 """
 
 from __future__ import annotations
 
-from relay.config.address import is_ip, why_no_host_name
+from relay.config.address import host_name_fault, is_ip
 from relay.config.explain import quoted
 from relay.config.model import Admin
 from relay.config.rules.findings import Findings
@@ -20,7 +20,7 @@ def check_admin(found: Findings, admin: Admin) -> None:
             'write for example "unix:run/admin.sock"',
         )
     for index, host in enumerate(admin.hosts):
-        if not is_ip(host) and (why := why_no_host_name(host)):
+        if not is_ip(host) and (why := host_name_fault(host)):
             found.add(
                 f"admin.hosts[{index}]",
                 f"{quoted(host)} {why}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import why_no_host_name
+from relay.config.address import host_name_fault
 from relay.config.explain import quoted
 from relay.config.model import Allow
 from relay.config.rules.findings import Findings
@@ -43,7 +43,7 @@ def check_allow(found: Findings, where: str, allow: Allow, *, given: bool) -> No
                 )
     for index, pattern in enumerate(allow.san_dns):
         name = pattern.removeprefix("*.")
-        why = "has a * that is not its whole first label" if "*" in name else why_no_host_name(name)
+        why = "has a * that is not its whole first label" if "*" in name else host_name_fault(name)
         if why:
             found.add(
                 f"{where}.san_dns[{index}]",

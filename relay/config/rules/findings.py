@@ -20,8 +20,8 @@ _STEP = re.compile(r"[.\[]")
 class Findings:
     """The problems found so far.
 
-    `replaced` are the key paths whose value had the wrong shape. They were reported,
-    and hold a stand-in now, so the rules must not report them again.
+    `replaced` are the key paths whose value had the wrong shape. They were reported and
+    now hold a stand-in, so the rules must not report them again.
     """
 
     replaced: frozenset[str] = frozenset()

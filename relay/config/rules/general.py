@@ -1,4 +1,4 @@
-"""What must hold beyond the shape of single keys, for the configuration as a whole.
+"""The rules that types cannot express, for the configuration as a whole.
 
 Never: reads a file, resolves a name, or asks this machine anything. The same
 configuration has the same problems everywhere.
@@ -27,8 +27,8 @@ _NAMES_A_POOL = re.compile(r"listener(\[\d+\])?|listener.*\.(route(\[\d+\])?|poo
 def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[Problem]:
     """Every rule that `config` breaks, in the order of the file's sections.
 
-    `replaced`: key paths that were reported before and hold stand-ins. Nothing is said
-    about them.
+    `replaced`: key paths that were reported before and hold stand-ins. They are not
+    reported again.
     """
     found = Findings(replaced)
     _log(found, config.log)
@@ -52,7 +52,7 @@ def _log(found: Findings, log: Log) -> None:
             found.add(
                 "log.access",
                 f"{quoted(log.access)} has {shown}, which is not a strftime field",
-                "use fields like %Y%m%d or %H, and %% for a percent sign",
+                "use fields such as %Y%m%d or %H, and %% for a percent sign",
             )
     if not log.access.isprintable():
         found.add(
@@ -69,7 +69,7 @@ def _log(found: Findings, log: Log) -> None:
         found.add(
             "log.access_rotate_s",
             f"has no effect: log.access is {quoted(log.access)}, which is always the same file",
-            "put fields like %Y%m%d into log.access, or remove this key",
+            "put fields such as %Y%m%d into log.access, or remove this key",
             compared=["log.access"],
         )
 

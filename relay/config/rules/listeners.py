@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.config.address import is_ip, why_no_host_name
+from relay.config.address import host_name_fault, is_ip
 from relay.config.explain import nearest, quoted
 from relay.config.key_path import NAME, NAME_REMEDY, pool_path
 from relay.config.model import Config, Listener, Route
@@ -143,7 +143,7 @@ def _sni(found: Findings, where: str, pattern: str) -> None:
             'write "*.example.com" for all names with one more label; a route without sni takes'
             " everything",
         )
-    elif why := why_no_host_name(name):
+    elif why := host_name_fault(name):
         found.add(where, f"{quoted(pattern)} {why}", "write a host name, or *. and a host name")
 
 

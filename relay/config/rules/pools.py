@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import is_ip, parse_address, why_no_host_name
+from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
 from relay.config.model import Backend, Pool
@@ -61,7 +61,7 @@ def _backend(found: Findings, where: str, index: int, backend: Backend, pool: Po
         parse_address(backend.address, min_port=1)
     except ConfigError as error:
         found.add_error(f"{here}.address", error)
-    if backend.name and not is_ip(backend.name) and (why := why_no_host_name(backend.name)):
+    if backend.name and not is_ip(backend.name) and (why := host_name_fault(backend.name)):
         found.add(
             f"{here}.name",
             f"{quoted(backend.name)} {why}",

@@ -129,7 +129,7 @@ def _insertion(found: Findings, where: str, pool: Pool) -> None:
 
 
 def check_route_stickiness(found: Findings, where: str, route: Route, pool: Pool) -> None:
-    """Whether the route at this key path sees what its pool chooses by."""
+    """Whether the route at this key path can read what its pool chooses backends by."""
     if pool.sticky == "cookie" and route.alpn not in {(), HTTP1}:
         found.add(
             f"{where}.alpn",

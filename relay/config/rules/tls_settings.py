@@ -1,6 +1,6 @@
 """Rules of the TLS settings that routes and pools have in common.
 
-Never: asks OpenSSL whether it knows a cipher (see `tls.settings`).
+Never: asks OpenSSL whether it knows a cipher (see `tls.ciphers`).
 """
 
 from __future__ import annotations
