@@ -53,7 +53,7 @@ def overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
 
 
 def conflict(one: str, other: str) -> bool:
-    """Whether two sockets without SO_REUSEPORT cannot both listen on these addresses."""
+    """Whether sockets without SO_REUSEPORT cannot listen on both of these addresses."""
     if not one or not other or one.startswith("unix:") or other.startswith("unix:"):
         return bool(one) and one == other
     return overlap(parse_address(one), parse_address(other))

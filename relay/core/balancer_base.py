@@ -37,7 +37,7 @@ class Balancer(Protocol):
     def pick(
         self, key: bytes, tried: Container[int], usable: Usable, now_at: float = 0.0
     ) -> int | None:
-        """The backend to try next, or None. `now_at` matters only during a slow start."""
+        """The backend to try next, or None. `now_at` only matters in a slow start."""
 
 
 class BalancerBase:

@@ -120,9 +120,9 @@ class Inserter:
     """Inserts one line after the status line of a connection's first final response.
 
     Every other byte passes unchanged and immediately, so nothing needs to be flushed
-    when the peer closes. Interim responses (100, 103) pass with their whole head. Nothing is
-    inserted after a 101, because the connection then speaks another protocol, nor into
-    bytes that do not start like an HTTP/1 response.
+    when the peer closes. Interim responses (100, 103) pass with their whole head.
+    Nothing is inserted after a 101, because the connection then speaks another
+    protocol, nor into bytes that do not start like an HTTP/1 response.
     """
 
     __slots__ = ("_interim", "_line", "_start", "done")

@@ -55,8 +55,8 @@ class CookieBalancer:
         if named is not None and candidates.admits(named, tried, usable):
             return named, "failover" if tried else "cookie"
         other = self._hashing.pick(cookie_key(values[0]), tried, usable, now_at)
-        # If no backend is usable, one is tried anyway. The named one is the best choice,
-        # because it has the client's session.
+        # If no backend is usable, one is tried anyway. The named one is the best
+        # choice, because it has the client's session.
         if (
             named is not None
             and (other is None or not usable(other))

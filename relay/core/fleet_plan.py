@@ -143,8 +143,8 @@ def _start_times(view: View) -> dict[int, float]:
         and not worker.killed
         for worker in view.workers
     ):
-        # No slot is served, so one slot starts early. Only one at a time: if every worker
-        # dies with this configuration, this costs only a few starts per second.
+        # No slot is served, so one slot starts early. Only one at a time: if every
+        # worker dies with this configuration, this costs only a few starts per second.
         first = min(times, key=lambda number: (times[number], number))
         times[first] = min(times[first], max(view.slots[number].lone_start_at for number in times))
     return times

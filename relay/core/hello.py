@@ -11,7 +11,8 @@ not need are skipped by their length, because OpenSSL reads the same bytes again
 checks them.
 
 The parser accepts every hello that OpenSSL accepts, within two limits of the relay:
-MAX_HELLO_BYTES (OpenSSL accepts 131,396 bytes) and MAX_RECORDS (OpenSSL has no limit). `tests/tls/test_hello_beside_openssl.py` compares the two on mutated hellos.
+MAX_HELLO_BYTES (OpenSSL accepts 131,396 bytes) and MAX_RECORDS (OpenSSL has no limit).
+`tests/tls/test_hello_beside_openssl.py` compares the two on mutated hellos.
 
 Never: reads a socket, keeps state between calls, raises on what a peer sent.
 Next: `relay.core.routes.RouteTable.find`

@@ -50,7 +50,7 @@ class Rendezvous(BalancerBase):
         self._prepare()
 
     def update(self, statuses: Sequence[CandidateStatus]) -> None:
-        """Use these statuses. The cached orders stay valid if the weights are unchanged."""
+        """Use these statuses. Unchanged weights keep the cached orders valid."""
         super().update(statuses)
         self._prepare()
 

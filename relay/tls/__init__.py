@@ -1,1 +1,1 @@
-"""TLS: the only importer of OpenSSL and cryptography."""
+"""TLS: the only package besides `demo` that imports OpenSSL and cryptography."""

@@ -1,6 +1,6 @@
-"""Asks OpenSSL which suites a cipher list means, and what a client would offer with it.
+"""Asks OpenSSL which suites a cipher list enables, and what a client would offer.
 
-Never: decides whether that is acceptable (`tls.ciphers` does), or talks to a peer.
+Never: judges the result (that is `tls.ciphers`), or talks to a peer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Conte
 
 
 def suites_named(tls12: str, tls13: str) -> list[Suite]:
-    """The suites that one list means, whatever its security level is."""
+    """The suites that one list names, whatever its security level is."""
     context = make_context("TLSv1.2", tls12, tls13, "")
     if context is None:
         return []
@@ -104,7 +104,7 @@ def _numbers(data: bytes) -> tuple[int, ...]:
 def level_of(context: SSL.Context) -> int:
     """The context's security level: 0, 1, or 2 for 2 and above.
 
-    The bindings have no call for it, so it is found by what the level allows.
+    The bindings have no call for it, so the level is found by what it allows.
     """
     raw = context._context  # noqa: SLF001
     accepted = lib.SSL_CTX_use_certificate(raw, _weak_certificate()._x509)  # noqa: SLF001

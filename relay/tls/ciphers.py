@@ -1,9 +1,8 @@
 """Which cipher settings of a route or pool are refused, and which get a warning.
 
-A cipher list is a program: aliases add suites, `!` removes them, `@SECLEVEL` changes
-the meaning of everything. So the text is not interpreted here. OpenSSL makes a
-ClientHello with the same settings, and the suites in it are those that connections can
-use.
+A cipher list is like a program: aliases add suites, `!` removes them, and `@SECLEVEL`
+changes what all of it allows. So the relay does not interpret the text. OpenSSL makes a
+ClientHello with the same settings, and connections can use exactly the suites in it.
 
 Never: raises for a setting that OpenSSL does not accept, or looks at a certificate
 (that is `tls.certificates.lint`).
@@ -22,7 +21,8 @@ from relay.errors import Problem
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.cipher_offers import Offer, Suite, level_of, make_context, offer_of, suites_named
 
-# Appended to every list: a connection without the peer's certificate is not verified.
+# Appended to every list: suites without a certificate do not verify the peer, suites
+# without encryption let everybody read.
 ALWAYS_EXCLUDED = ":!aNULL:!eNULL"
 
 _SEPARATORS = re.compile(r"[:, ;]|(?=@)")  # as in ssl_ciph.c; also splits DEFAULT@SECLEVEL=0
@@ -139,7 +139,7 @@ def _level_problems(level: int) -> Iterator[CipherProblem]:
 
 
 def _named_problems(version: str, tls12: str, tls13: str) -> Iterator[CipherProblem]:
-    """Suites that should not be in the lists, whether or not they would be used."""
+    """Report suites that the lists should not name, even if they would not be used."""
     if version == "TLSv1.2":
         named, unknown = _named_on_purpose(tls12)
         if named:
@@ -196,10 +196,10 @@ def _is_broken(suite: Suite) -> bool:
 
 
 def _named_on_purpose(text: str) -> tuple[list[str], list[str]]:
-    """Suites that are never used, but that a word of the list means exclusively.
+    """The forbidden suites that the list asks for, and the words OpenSSL does not know.
 
-    Aliases such as HIGH include anonymous suites among many others; those are dropped
-    silently. The second list has the words that OpenSSL does not know.
+    A word asks for them if it stands for nothing else. Aliases such as HIGH include
+    anonymous suites among many others; those are dropped silently.
     """
     left = {suite.name for suite in suites_named(text, "")}
     named: dict[str, None] = {}
@@ -227,6 +227,6 @@ def _quoted(text: str) -> str:
 
 
 def _shown(names: list[str]) -> str:
-    """The first names, clipped: they are what an operator wrote."""
+    """The first names, clipped, because an operator may have written anything."""
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     return ", ".join(name[:60] for name in names[:_MAX_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""What building the TLS contexts of a configuration needs besides the configuration.
+"""What is needed to build TLS contexts, besides the configuration itself.
 
 Never: reads a file again that was already read, or resolves a host name.
 """

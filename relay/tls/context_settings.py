@@ -1,4 +1,4 @@
-"""What all TLS contexts have: versions, ciphers, options, certificate and key.
+"""Settings that all TLS contexts have: versions, ciphers, options, certificate, key.
 
 Never: decides which CAs a context trusts (that is `tls.trust_store`).
 """
@@ -27,9 +27,9 @@ from relay.tls.raw import (
 # direction. relay.tls.pump tells the two kinds of end apart.
 _OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_IGNORE_UNEXPECTED_EOF
 
-# OpenSSL searches all certificates from the peer for each issuer. Without this limit
-# 100 certificates in reverse order cost 7.7 ms of CPU, with it 2 ms. Current chains
-# have at most 4.
+# For each issuer, OpenSSL searches all certificates from the peer. Without this limit
+# 100 certificates in reverse order cost 7.7 ms of CPU, with it 2 ms. Usual chains have
+# at most 4 certificates.
 MAX_CAS = 10
 
 
@@ -78,7 +78,11 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
         and lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1  # noqa: SLF001
         # A root is not sent: the peer has it or does not trust it, and its bytes would
         # cost every handshake.
-        and all(_send(raw, issuer) for issuer in pair.chain[1:] if issuer.issuer != issuer.subject)
+        and all(
+            _add_intermediate(raw, issuer)
+            for issuer in pair.chain[1:]
+            if issuer.issuer != issuer.subject
+        )
         and lib.SSL_CTX_check_private_key(raw) == 1
     )
     if not accepted:
@@ -87,8 +91,8 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
         raise ConfigError([Problem(where, what, remedy)])
 
 
-def _send(raw: Pointer, issuer: Certificate) -> bool:
-    """Send an intermediate. The context owns the reference if it accepts it."""
+def _add_intermediate(raw: Pointer, issuer: Certificate) -> bool:
+    """Let the context send an intermediate; it then owns a reference to it."""
     lib.X509_up_ref(issuer.pointer)
     if lib.SSL_CTX_add_extra_chain_cert(raw, issuer.pointer) == 1:
         return True

@@ -1,9 +1,9 @@
 """Builds every TLS context of one configuration, before the workers are forked.
 
 So all workers have the same session-ticket keys, resume each other's sessions, and
-share the memory. A context is never changed afterwards. A reload builds a new
-generation with new ticket keys, so no client that the new configuration refuses can
-resume a session.
+share the memory of the contexts. A context is never changed afterwards. A reload builds
+a new generation with new ticket keys, so no client that the new configuration refuses
+can resume a session.
 
 Never: reads a socket; keeps a key anywhere but inside OpenSSL.
 Next: `relay.tls.stream.accept`
@@ -45,8 +45,9 @@ from relay.tls.trust_store import TrustedCas
 from relay.tls.verification import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
 
 # The lifetime of a ticket. A ticket holds only the client's leaf, so on a resumed
-# handshake the relay does not see that an intermediate from the client has expired.
-# This lifetime limits that time, except in TLS 1.3: a resumption issues a new ticket.
+# handshake the relay does not notice that an intermediate from the client has expired.
+# This lifetime limits how long that can last, except in TLS 1.3, where a resumption
+# issues a new ticket.
 TICKET_LIFETIME_S = 300
 
 
@@ -57,7 +58,7 @@ class InboundRoute:
     label: str
     pool: str
     context: Pointer
-    negotiates: bool
+    negotiates_alpn: bool
     rules: AllowRules
     ca_valid_until: dict[bytes, float]
     periods: ValidityPeriods  # of its own certificate and CAs
@@ -70,7 +71,7 @@ class InboundRoute:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BackendTarget:
-    """One backend, ready to connect to; its context accepts only its name."""
+    """One backend, ready to connect to. Its context accepts only its own name."""
 
     pool: str
     route: str
@@ -128,7 +129,7 @@ def build_generation(
 def build_steps(
     config: Config, number: int, context_inputs: ContextInputs
 ) -> Generator[None, None, Generation]:
-    """As `build_generation`, but yields after every few milliseconds of work."""
+    """Like `build_generation`, but yields after every few milliseconds of work."""
     cache = _FileCache(context_inputs)
     secrets, problems = load_secrets(config, context_inputs.files)
     routes: dict[str, RouteTable[InboundRoute]] = {}
@@ -213,7 +214,7 @@ def _inbound(
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
     lib.SSL_CTX_set_tlsext_servername_callback(raw, SERVER_NAME_CALLBACK)
-    # Tickets only: an in-memory cache would serve one worker, and be copied by fork.
+    # Tickets only: a session cache in memory would serve only one worker.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
     if not route.session_tickets:
@@ -233,7 +234,7 @@ def _inbound(
         label=route.label,
         pool=route.pool,
         context=raw,
-        negotiates=bool(protocols),
+        negotiates_alpn=bool(protocols),
         rules=compile_rules(route.allow),
         ca_valid_until=cas.valid_until,
         periods=own,

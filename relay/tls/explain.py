@@ -15,8 +15,8 @@ _MAX_ERRORS = 16
 # SSL_R_*_ALERT_* are this plus the alert's number (RFC 8446 section 6).
 _ALERT_BASE = 1000
 
-# Reason codes of OpenSSL's SSL library (sslerr.h), stable since 1.1. The numbers mean
-# something else in OpenSSL's other libraries.
+# Reason codes of OpenSSL's SSL library (sslerr.h), stable since 1.1. In OpenSSL's other
+# libraries the same numbers have other meanings.
 _SSL_LIBRARY, _LIBRARY_SHIFT = 20, 23
 # ERR_SYSTEM_FLAG of err.h: the rest of the code is an errno. A failed write leaves such
 # an entry, a failed read does not.
@@ -94,7 +94,7 @@ _OUTBOUND_ALERTS: dict[int, Reason] = {
     71: Reason.BACKEND_NO_SHARED_CIPHER,
     120: Reason.BACKEND_NO_SHARED_ALPN,
 }  # fmt: skip
-# What some alerts of a backend mean, if the reason does not say it.
+# Explains alerts of a backend whose reason does not say enough.
 _OUTBOUND_HINTS: dict[int, str] = {
     51: "it could not verify the relay's signature; check that machine_key and"
     " machine_certificate belong together",
@@ -194,8 +194,8 @@ def after_server_hello(failure: Failure) -> Failure:
 def after_handshake(failure: Failure) -> Failure:
     """Correct the reason of an alert in an established session.
 
-    There it does not mean that nothing is in common. A TLS 1.2 peer also sends one when
-    the relay refuses to renegotiate.
+    There such an alert does not mean that nothing is in common. For example, a TLS 1.2
+    peer sends it when the relay refuses to renegotiate.
     """
     if failure.alert not in _NOTHING_IN_COMMON:
         return failure

@@ -1,8 +1,8 @@
-"""Adds to a backend's failure what its operator needs: certificates, CAs, its answer.
+"""Adds facts to a backend's failure: its certificate, its CAs, its answer.
 
-It runs once per failure and never for a good connection, so it may parse certificates.
+This runs only for a connection that failed, so it may parse certificates.
 
-Never: raises for what a backend sent, or turns a failure into a success.
+Never: raises because of what a backend sent, or turns a failure into a success.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 _MAX_NAMES = 4
 _NAME_BYTES = 256
 _PEEK_BYTES = 64
-# OpenSSL has read these before it finds that this is not a TLS record.
+# OpenSSL reads this many bytes before it finds that they are not a TLS record.
 _HEADER_BYTES = 5
 _RANDOM_BYTES = 32
 _NO_RANDOM = bytes(_RANDOM_BYTES)
@@ -90,8 +90,8 @@ def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
     """Recognize an unread alert after a write that failed right after the handshake.
 
     OpenSSL reads nothing more after a failed write. So an alert of a TLS 1.3 backend
-    may stay in the socket, encrypted. Before the backend's first answer no other record
-    is as short.
+    may be left in the socket, encrypted. Before the backend's first answer, no other
+    record is this short.
     """
     if failure.reason is not Reason.BACKEND_GONE or failure.errno not in GONE_ERRNOS:
         return failure
@@ -110,7 +110,7 @@ def explain_unread(failure: Failure, sock: StreamSocket) -> Failure:
 
 def no_shared_alpn(wanted: str, chosen: str) -> Failure:
     """The failure of a backend that did not select the client's ALPN protocol."""
-    found = f"agreed on {chosen!r}" if chosen else "agreed on no protocol"
+    found = f"it agreed on {chosen!r}" if chosen else "it agreed on no protocol"
     detail = (
         f"{found} although the client speaks {wanted};"
         f" enable ALPN {wanted} at the backend, or remove {wanted} from alpn"
@@ -132,7 +132,7 @@ def _not_tls(failure: Failure, sock: StreamSocket) -> Failure:
     line = rest.splitlines()[0] if rest else b""
     if _HTTP_STATUS.match(line):
         said = _short(f"HTTP/{line.decode('latin-1')}")
-        return Failure(failure.reason, f'answered "{said}": it speaks plain HTTP on this port')
+        return Failure(failure.reason, f'it answered "{said}": it speaks plain HTTP on this port')
     if line:
         said = _short(line.decode("latin-1"))
         return Failure(
@@ -142,7 +142,7 @@ def _not_tls(failure: Failure, sock: StreamSocket) -> Failure:
     return Failure(failure.reason, f"its answer is not TLS ({failure.detail})")
 
 
-def _sent(ssl: Pointer) -> list[Pointer]:
+def _sent_certificates(ssl: Pointer) -> list[Pointer]:
     chain = lib.SSL_get_peer_cert_chain(ssl)
     if chain == NULL:
         return []
@@ -152,7 +152,10 @@ def _sent(ssl: Pointer) -> list[Pointer]:
 def _unknown_ca(ssl: Pointer) -> str:
     code = verification.refusal_code()
     if code == _SELF_SIGNED_LEAF:
-        return "is self-signed; have it issued by a CA, or add this certificate to backend_ca"
+        return (
+            "its certificate is self-signed; have it issued by a CA, or add this certificate to"
+            " backend_ca"
+        )
     at_fault = _load(verification.refused_at())
     if at_fault is None:
         return ""
@@ -163,11 +166,11 @@ def _unknown_ca(ssl: Pointer) -> str:
         )
     if code not in _ISSUER_MISSING:
         return ""
-    count = len(_sent(ssl))
+    count = len(_sent_certificates(ssl))
     issuer = _short(at_fault.issuer.rfc4514_string())
     missing = f'the issuer "{issuer}" is neither among them nor in backend_ca'
     return (
-        f"sent {count} certificate{'' if count == 1 else 's'}, and {missing}: if it is an"
+        f"it sent {count} certificate{'' if count == 1 else 's'}, and {missing}: if it is an"
         " intermediate of a CA in backend_ca, add it to the backend's chain file;"
         " otherwise add it to backend_ca"
     )
@@ -179,7 +182,7 @@ def _wrong_name(name: str) -> str:
         return ""
     kind = "IP" if _is_address(name) else "DNS"
     if not leaf.has_extension(SUBJECT_ALT_NAME):
-        no_names = "has no subjectAltName, and a CN does not count (RFC 9525)"
+        no_names = "its certificate has no subjectAltName, and a CN does not count (RFC 9525)"
         return f"{no_names}; reissue it with {kind}:{name}"
     found = leaf.alt_names
     if found is None:
@@ -190,7 +193,7 @@ def _wrong_name(name: str) -> str:
     shown = ", ".join(_short(each) for each in names[:_MAX_NAMES])
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     remedy = f'set name = "{_short(names[0])}" if that is the backend, or reissue it'
-    return f"is for {shown}{more}, not for {name}; {remedy} with {kind}:{name}"
+    return f"its certificate is for {shown}{more}, not for {name}; {remedy} with {kind}:{name}"
 
 
 def _is_address(name: str) -> bool:

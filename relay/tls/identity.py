@@ -1,14 +1,14 @@
 """The identity in a peer's certificate, and whether a route admits it.
 
-OpenSSL verifies the chain. What it skips on a resumed handshake is checked here on
-every handshake: the dates of the leaf and of the CA that issued it, and the allow
+OpenSSL verifies the chain. On a resumed handshake it skips that, so this module checks
+on every handshake: the dates of the leaf and of the CA that issued it, and the allow
 rules.
 
 Parsed identities are cached by the certificate's SHA-256. The cache is bounded in
 number and bytes, and holds only certificates that a trusted CA signed. Results that
 depend on the time are not cached. A refused certificate is parsed for the log only up
-to LARGE_BYTES: anybody can make a larger one that is costly to parse, so only its size,
-fingerprint and common name are logged.
+to LARGE_BYTES: any client can send a larger one that is costly to parse, so only its
+size, fingerprint and common name are logged.
 
 Names that cannot be read match no rule by name. A rule by fingerprint needs no names.
 

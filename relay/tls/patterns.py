@@ -1,6 +1,6 @@
 """The patterns of `allow`, matched against the names in a certificate.
 
-A star covers only what a reader of the pattern expects: a whole label of a host name,
+A star matches only what a reader of the pattern expects: a whole label of a host name,
 or a non-empty part of a path segment that every URL parser reads in the same way.
 Everything else matches literally.
 
@@ -74,7 +74,7 @@ def _match_all(patterns: tuple[tuple[str, ...], ...], segments: list[str]) -> bo
 
 
 def _match_one(parts: tuple[str, ...], segment: str) -> bool:
-    """Match a segment without `**`. A star covers at least one character."""
+    """Match a segment without `**`. A star matches at least one character."""
     if len(parts) == 1 or parts == _ANY:
         return parts != _ANY and segment == parts[0]
     first, *middle, last = parts
@@ -90,5 +90,5 @@ def _match_one(parts: tuple[str, ...], segment: str) -> bool:
 
 
 def _is_plain(segment: str) -> bool:
-    """Whether a star may cover this segment."""
+    """Whether a star may match this segment."""
     return segment not in _DOTS and _SEGMENT.fullmatch(segment) is not None

@@ -61,7 +61,7 @@ class Status(IntEnum):
 class _Alert:
     """The last alert that OpenSSL read, and its connection.
 
-    Another connection may have read one since, in a handshake or a write.
+    Another connection may have read an alert since, in a handshake or a write.
     """
 
     __slots__ = ("number", "ssl")
@@ -83,9 +83,9 @@ _INFO_CALLBACK: Any = ffi.callback("void(SSL *, int, int)", _on_info)
 
 
 def watch_alerts(ssl: Pointer) -> None:
-    """From now on tell a close_notify from a bare FIN.
+    """From now on distinguish a close_notify from a FIN without one.
 
-    Call it after the handshake, which would run the callback dozens of times.
+    Call it after the handshake, in which the callback would run dozens of times.
     """
     _last_alert.ssl = NULL  # a freed connection may have had the same address
     lib.SSL_set_info_callback(ssl, _INFO_CALLBACK)
@@ -175,7 +175,7 @@ class Pump:
 
         Returns the complement of `moved`, with BLOCKED or SINK_FAILED.
         """
-        # These bytes were read, so they must be delivered; they are counted then.
+        # These bytes were read, so they must be delivered. `push` counts them.
         error = lib.SSL_get_error(sink, -1)
         self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
         self.held = _VIEW[:size]

@@ -6,10 +6,10 @@ connections use the calls below.
 
 Two rules hold for every caller:
 
-- The error queue is empty between calls. `SSL_get_error` looks at it, so an error of
-  one connection would be reported for the next one. Successful reads and writes leave
-  it empty. After a failure, a handshake or parsing a certificate the caller must call
-  `ERR_clear_error`.
+- The error queue is empty between calls. `SSL_get_error` looks at it, so a leftover
+  error of one connection would be reported for the next one. Successful reads and
+  writes leave it empty. After a failure, a handshake or parsing a certificate the
+  caller must call `ERR_clear_error`.
 - A pointer to an `SSL` is owned by exactly one session, which calls `SSL_free` once.
 
 Never: decides anything.

@@ -8,11 +8,11 @@ at the socket, gives OpenSSL at most STEP_BYTES, and removes from the socket wha
 OpenSSL used. Bytes after the handshake's end stay there. When the handshake is done,
 OpenSSL gets the socket back, for `relay.tls.pump`.
 
-This costs 20 µs of CPU per handshake (3 % of a connection); asking how many bytes there
-are to read costs 0.5 µs. A peer can add bytes after that question, before OpenSSL
-reads. So slow steps (SLOW_S) and the last step of a full handshake are checked
-afterwards. If a peer did that, all handshakes of the worker are stepwise for the next
-CAREFUL_S.
+This costs 20 µs of CPU per handshake (3 % of a connection); asking the kernel for the
+number of unread bytes costs 0.5 µs. A peer can add bytes after that question, before
+OpenSSL reads. So slow steps (SLOW_S) and the last step of a full handshake are checked
+afterwards. If a peer has added bytes, all handshakes of the worker are stepwise for the
+next CAREFUL_S.
 
 This module also limits the size of a peer's certificates, as the bindings cannot change
 OpenSSL's own limit (100 kB). It counts what the peer sends after its first flight,
@@ -37,11 +37,11 @@ from relay.tls.stream import DONE, STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, P
 from relay.tls.tcp_info import FEW_BYTES, bytes_read, bytes_read_exactly, unread_bytes
 from relay.tls.verification import Check
 
-# More than an ordinary flight. At most 370 TLS 1.3 records (the shortest has 22 bytes).
+# More than a usual flight, and at most 370 TLS 1.3 records (the shortest has 22 bytes).
 STEP_BYTES: Final = FEW_BYTES
 # Two hellos and a certificate chain are far smaller, unless they come in tiny records.
 MAX_BYTES: Final = 262_144
-# For more than certificates: a signature (2 KB with RSA 16384) and a second hello.
+# Room for a signature (2 KB with RSA 16384) and a second hello besides certificates.
 ALLOWED_BYTES: Final = 4_096
 # A backend lists the CAs that it accepts in the same flight (RFC 8446, 4.2.4).
 CA_NAMES_BYTES: Final = 32_768

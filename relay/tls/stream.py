@@ -2,8 +2,8 @@
 
 An `SSL *` is bound to the socket's file descriptor, so OpenSSL reads and writes the
 socket without Python in between. `handshake` is called whenever the socket is ready. It
-returns a value and raises only what `check` raised. What OpenSSL found out about the
-peer's certificate is in `verification`.
+returns a value and raises only what `check` raised. `verification` has OpenSSL's result
+for the peer's certificate.
 
 Never: decides whether a peer is allowed (that is `identity.admit`), waits, or knows
 about sessions.

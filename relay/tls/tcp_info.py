@@ -26,7 +26,7 @@ class Peer(Protocol):
 
 
 def unread_bytes(fd: int) -> int:
-    """How many bytes there are to read now (tcp(7), FIONREAD)."""
+    """The number of bytes that can be read now (tcp(7), FIONREAD)."""
     fcntl.ioctl(fd, termios.FIONREAD, _unread, True)
     return int.from_bytes(_unread, sys.byteorder)
 

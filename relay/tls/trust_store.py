@@ -1,7 +1,7 @@
 """The CAs of one file in one OpenSSL store, which all contexts that trust them share.
 
-For example, 500 routes that trust the same 400 CAs share one store. It is never changed
-once a context has it.
+For example, 500 routes that trust the same 400 CAs share one store. The store is not
+changed after a context has got it.
 
 Never: checks a CA (that is `tls.certificates.lint_cas`).
 """
@@ -47,7 +47,8 @@ class TrustedCas:
     def use(self, context: SSL.Context) -> None:
         """Make a context trust these CAs and no others."""
         lib.X509_STORE_up_ref(self._store)
-        lib.SSL_CTX_set_cert_store(context._context, self._store)  # noqa: SLF001 (it owns the reference)
+        # The context owns the reference.
+        lib.SSL_CTX_set_cert_store(context._context, self._store)  # noqa: SLF001
 
     def ask_for(self, context: SSL.Context) -> None:
         """List these CAs in the context's certificate requests."""
@@ -56,7 +57,7 @@ class TrustedCas:
 
 
 def valid_until(authorities: Iterable[Certificate]) -> dict[bytes, float]:
-    """Until when each CA and the CAs above it in the file are valid, by subject DER."""
+    """By subject DER: until when a CA and the CAs above it in the file are valid."""
     paths: dict[bytes, list[tuple[float, bytes]]] = {}
     for each in authorities:
         limit = each.not_valid_after_utc.timestamp()

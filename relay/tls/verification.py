@@ -1,17 +1,17 @@
-"""The callbacks in which OpenSSL asks about a peer's certificate, and what they found.
+"""The callbacks that OpenSSL runs for a peer's certificate, and their results.
 
 OpenSSL calls `VERIFY_CALLBACK` for every certificate that it verifies. The callback
 never turns a refusal into an acceptance. It does two things:
 
-- It remembers the first certificate that failed: OpenSSL forgets it, and operators need
-  its name.
-- It calls the caller's `check` with a leaf that OpenSSL accepts. So a client that a
-  rule refuses gets an alert.
+- It keeps the first certificate that failed, because OpenSSL does not, and operators
+  need its name.
+- It calls the caller's `check` with a leaf that OpenSSL accepts. So a client that the
+  check refuses gets an alert.
 
-OpenSSL does not call it on a resumed handshake. There `SERVER_NAME_CALLBACK` calls
-`check` with the leaf in the ticket, after OpenSSL decided to resume and before it
-answers. There is one thread and one handshake step at a time, so one module-level state
-is enough.
+OpenSSL does not run it in a resumed handshake. In that case `SERVER_NAME_CALLBACK`
+calls `check` with the leaf in the ticket, after OpenSSL has decided to resume and
+before it answers. A worker has one thread and runs one handshake step at a time, so one
+module-level state is enough.
 
 Never: decides whether a peer is allowed (that is `identity.admit`).
 """
@@ -39,9 +39,9 @@ _BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
 
 
 class _State:
-    """What the current handshake step found out about the peer's certificate.
+    """The result of the current handshake step for the peer's certificate.
 
-    `check` is the caller's question about a leaf that OpenSSL accepts.
+    `check` is the caller's function that judges a leaf that OpenSSL accepts.
     """
 
     __slots__ = (
@@ -106,8 +106,8 @@ def _remember_refusal(store_context: Any, depth: int) -> None:
     if state.side is Side.OUTBOUND or state.code in _PURPOSE_CODES:
         der = to_der(current) if current != NULL else b""
         state.at_fault = der if len(der) <= LARGE_BYTES else b""
-    # Not remembered: otherwise any client could fill the memory with certificates that
-    # no trusted CA has signed.
+    # Not cached: otherwise any client could fill the memory with certificates that no
+    # trusted CA has signed.
     state.identity = identity_of(certificate, remember=False) if certificate != NULL else None
 
 

@@ -94,12 +94,12 @@ def _wait(session: Session, progress: Progress) -> None:
 def _agreed(session: Session) -> Handshake:
     """What the handshake has agreed on so far."""
     ssl, route = session.inbound.ssl, session.route
-    negotiates = route is not None and route.negotiates
+    negotiates_alpn = route is not None and route.negotiates_alpn
     return Handshake(
         stream.version(ssl),
         stream.cipher(ssl),
         stream.group(ssl),
-        stream.alpn(ssl).decode("ascii", "replace") if negotiates else "",
+        stream.alpn(ssl).decode("ascii", "replace") if negotiates_alpn else "",
         stream.resumed(ssl),
     )
 

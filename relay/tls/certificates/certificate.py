@@ -206,7 +206,7 @@ def subject_of(certificate: Certificate) -> str:
 
 
 def names_issuer(certificate: Certificate, issuer: Certificate) -> bool:
-    """Whether the names match, case aside (RFC 5280, 7.1)."""
+    """Whether the names match, ignoring case (RFC 5280, 7.1)."""
     wanted = lib.X509_get_issuer_name(certificate.pointer)
     return bool(lib.X509_NAME_cmp(wanted, lib.X509_get_subject_name(issuer.pointer)) == 0)
 

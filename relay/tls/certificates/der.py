@@ -1,11 +1,12 @@
 """Splits a certificate into its fields (X.690, RFC 5280), without validating them.
 
-OpenSSL has parsed the same bytes before, and decides what a certificate is. But its
-bindings do not return everything (extensions, the encoded public key), and cryptography
-refuses certificates that OpenSSL verifies: an underscore in a PrintableString, an
-encoded `critical: FALSE`, version 4. So this reader accepts what OpenSSL accepts,
-including lengths in more bytes than needed. It does not accept elements of indefinite
-length (BER); for those `tls.certificates.x509_fields` asks OpenSSL.
+OpenSSL has parsed the same bytes before, and decides what is a valid certificate. But
+its bindings do not return everything (extensions, the encoded public key), and
+cryptography refuses certificates that OpenSSL verifies: with an underscore in a
+PrintableString, an encoded `critical: FALSE`, or version 4. So this reader accepts what
+OpenSSL accepts, including lengths in more bytes than needed. It does not accept
+elements of indefinite length (BER); for those, `tls.certificates.x509_fields` asks
+OpenSSL.
 
 Never: reads more than a bounded number of elements, or raises anything but DerError.
 """

@@ -33,7 +33,7 @@ class KeyUsage(NamedTuple):
 
 
 def is_ca(certificate: Certificate) -> bool:
-    """Whether OpenSSL's check_ca takes it for a CA.
+    """Whether OpenSSL's check_ca considers it a CA.
 
     A keyUsage, if present, must have keyCertSign. Without basicConstraints, keyCertSign
     or a self-signed version 1 certificate is enough.

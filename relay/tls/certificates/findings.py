@@ -1,4 +1,4 @@
-"""What `relay check` reports about certificates: findings and their common words.
+"""What `relay check` reports about certificates: findings and shared texts.
 
 Never: checks a certificate, beyond its dates.
 """
@@ -24,8 +24,8 @@ Certificates = tuple[Certificate, ...]
 class Level(StrEnum):
     """The level of a finding.
 
-    Start and reload refuse an ERROR. A WARNING deserves an operator's attention. An
-    INFO is shown for completeness.
+    Start and reload refuse an ERROR, unless it is temporary. A WARNING works today, but
+    needs attention. An INFO is shown for completeness.
     """
 
     ERROR = "error"
@@ -49,9 +49,10 @@ class Finding:
     remedy: str
     where: str
     temporary: bool = False
-    """Time ends it.
+    """It may disappear by itself, such as a certificate that is not valid yet.
 
-    Start and reload accept it and disable only what uses the certificate.
+    Start and reload accept it, and disable only the routes or pools that use the
+    certificate.
     """
 
 

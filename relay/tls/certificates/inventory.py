@@ -45,8 +45,8 @@ def certificate_info(certificate: Certificate, file: str) -> CertificateInfo:
 def certificates_of(config: Config, files: Files | None = None) -> tuple[CertificateInfo, ...]:
     """Every certificate in every configured file, once per file and subject.
 
-    Of several with one subject, as after a CA's renewal, the one that expires first is
-    listed. Raises ConfigError with the problems of every file.
+    If several have the same subject, for example after a CA's renewal, the one that
+    expires first is listed. Raises ConfigError with the problems of every file.
     """
     problems: list[Problem] = []
     found: dict[tuple[str, str], CertificateInfo] = {}

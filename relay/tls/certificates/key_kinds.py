@@ -1,4 +1,4 @@
-"""Which kinds of keys work in TLS handshakes; OpenSSL loads several that do not.
+"""Which kinds of keys work in TLS handshakes. OpenSSL loads several that do not.
 
 Never: looks at a private key, or for keys that are too short (that is
 `tls.certificates.openssl`).
@@ -62,8 +62,8 @@ class KeyProblem(NamedTuple):
 def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> KeyProblem | None:
     """What is wrong with the kind of key of a certificate that the relay presents.
 
-    `groups` as configured. A TLS 1.2 server refuses a client's key (`to_servers`) on a
-    curve that the client does not offer. A TLS 1.2 client only uses its own list.
+    `groups` is the configured text. `to_servers`: the relay presents the certificate to
+    TLS 1.2 servers, which refuse a key on a curve that the relay does not offer.
     """
     algorithm, curve, bits = certificate.key
     named = {name.strip("?*-").lower() for name in groups.replace("/", ":").split(":")}
@@ -77,7 +77,7 @@ def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> K
         )
         return KeyProblem(what, f"for other peers {_REMEDY}", refused=False)
     if algorithm != _EC:
-        kind = _OTHERS.get(algorithm, f"of an unknown kind ({algorithm or 'unreadable'})")
+        kind = _OTHERS.get(algorithm, f"unknown kind ({algorithm or 'unreadable'})")
         return KeyProblem(f"has a key that TLS does not use: {kind}", _REMEDY, refused=True)
     if curve in _GOOD_CURVES:
         name, *others = _GOOD_CURVES[curve]
@@ -137,6 +137,6 @@ def _size_problem(algorithm: str, bits: int) -> KeyProblem | None:
     if algorithm.startswith("1.2.840.113549") and bits > _LONG_RSA_BITS:
         cost = f"{bits**3 / 2.2e10:.0f} ms of CPU"
         what = f"has an RSA key of {bits} bits: each handshake costs about {cost}"
-        remedy = "use EC P-256 or RSA of 3072 bits; both are strong enough for years"
+        remedy = "issue it with an EC key on P-256, or with RSA of 3072 bits"
         return KeyProblem(what, remedy, refused=False)
     return None

@@ -36,13 +36,15 @@ def parse_key(text: bytes) -> PKey:
 def key_matches(certificate: Certificate, key: PKey) -> bool:
     """Whether the certificate was issued for this key."""
     context = SSL.Context(SSL.TLS_METHOD)
-    # A weak certificate may be compared too; that it is weak has a finding of its own.
+    # Weak certificates are compared too; another finding reports the weakness.
     context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     try:
         if lib.SSL_CTX_use_certificate(raw, certificate.pointer) != 1:
             return dump_publickey(FILETYPE_ASN1, key) == certificate.spki
-        # OpenSSL accepts another algorithm's key, in case a second certificate follows.
+        # OpenSSL also accepts the key of another algorithm, because a second
+        # certificate may follow. So the key must be compared with the certificate as
+        # well.
         return bool(
             lib.SSL_CTX_use_PrivateKey(raw, key._pkey) == 1  # noqa: SLF001
             and lib.SSL_CTX_check_private_key(raw) == 1

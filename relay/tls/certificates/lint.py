@@ -1,8 +1,9 @@
-"""Checks every configured certificate for its use, with a remedy for each problem.
+"""Checks whether every configured certificate suits its use.
 
-It does what an operator would do by hand with `openssl x509 -purpose`. Where OpenSSL's
-decision matters, OpenSSL is asked (`tls.certificates.openssl`): an error here means
-that peers with OpenSSL would refuse the certificate in the handshake.
+This does what an operator would do by hand with `openssl x509 -purpose`, and gives a
+remedy for each problem. Where OpenSSL's decision matters, OpenSSL is asked
+(`tls.certificates.openssl`): an error means that peers with OpenSSL would refuse the
+certificate in the handshake.
 
 Never: raises for a bad file, looks at a private key beyond its file's mode, or changes
 anything.
@@ -152,7 +153,7 @@ class _Linter:
     def _once(
         self, key: tuple[object, ...], where: str, check: Callable[[], Iterable[Finding]]
     ) -> list[Finding]:
-        """The findings of a check that runs once per key, for however many wheres."""
+        """The findings of a check. For each key it runs once, whatever `where` is."""
         if key not in self._found:
             self._found[key] = list(check())
         self._wheres[key].append(where)

@@ -51,12 +51,12 @@ class _Bundle:
         self._strict = Verifier(certificates, strict=True)
 
     def verify(self, certificate: Certificate, *, strict: bool = False) -> VerifyFailure | None:
-        """Why OpenSSL would refuse a CA, dates aside; None if it accepts it.
+        """Why OpenSSL would refuse a CA, ignoring dates; None if it accepts it.
 
-        Several CAs may have one name and key, as after a renewal. A handshake picks the
-        one whose dates are good. Without dates OpenSSL picks any, and rejects it
-        because it is not the certificate in question. So that one is then verified
-        without the others.
+        Several CAs may have the same name and key, for example after a renewal. In a
+        handshake OpenSSL picks the one whose dates are good. Without dates it may pick
+        another one than `certificate`, and then refuses `certificate`. In that case
+        `certificate` is verified again without its namesakes.
         """
         failure = (self._strict if strict else self._default).verify(certificate)
         if failure is None or len(self.issuers.named(certificate.subject)) == 1:
@@ -73,8 +73,8 @@ def lint_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) ->
     out_of_date = {each: _date_errors(each, now) for each in certificates}
     faults = {each: list(_ca_faults(each, bundle, role)) for each in certificates}
     sound = [each for each in certificates if not faults[each]]
-    # An old CA beside its successor must not prevent a start. While some CA has no
-    # fault but its dates, time may mend the file: all findings are temporary.
+    # An old CA beside its successor must not prevent a start. If the only fault of some
+    # CA is its dates, the file may become usable by itself: all findings are temporary.
     served = any(is_valid(window, now) for window in windows_of(sound).values())
     level = Level.WARNING if served else Level.ERROR
     file = str(use.file)
@@ -105,9 +105,9 @@ def lint_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Findin
 
 
 def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> list[Certificate]:
-    """The CAs whose clients or servers would be accepted, dates aside."""
+    """The CAs whose clients or servers would be accepted, ignoring dates."""
     if all(not _date_errors(each, now) for each in certificates):
-        return list(certificates)  # no date problem, so no need to tell other faults apart
+        return list(certificates)  # without date problems, other faults do not matter here
     role = Role.SERVER if use.pool else Role.CLIENT
     bundle = _Bundle(certificates)
     return [each for each in certificates if not any(_ca_faults(each, bundle, role))]
@@ -134,7 +134,7 @@ def _lint_usable_ca(
             "is not a CA certificate: it is self-signed,"
             " so only the one peer that has it is trusted"
         )
-        remedy = "give the path of the CA's file, unless exactly this peer is meant"
+        remedy = "give the path of the CA's file, unless you want to trust exactly this peer"
         yield finding(Level.WARNING, what, remedy)
     elif strict := bundle.verify(certificate, strict=True):
         what = (
@@ -145,7 +145,7 @@ def _lint_usable_ca(
 
 
 def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterator[tuple[str, str]]:
-    """Why no certificate that this CA issued would be accepted, dates aside."""
+    """Why no certificate of this CA would be accepted, ignoring dates."""
     issuer = quoted(certificate.issuer.rfc4514_string())
     if not is_ca(certificate) and not is_self_signed(certificate):
         usage = key_usage_of(certificate)
@@ -155,7 +155,7 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
             else "it has no basicConstraints with CA:TRUE"
         )
         what = f"is not a CA certificate: {lacking}"
-        yield what, f"replace it by the certificate of its issuer, {issuer}"
+        yield what, f"replace it with the certificate of its issuer, {issuer}"
         return
     ekus = ekus_of(certificate)
     if ekus is not None and NEEDED_EKU[role] not in ekus:
@@ -166,7 +166,7 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
     if (weakness := weakness_of(certificate)) and weakness.refused:
         yield (
             weakness.what,
-            "replace this CA by one with an EC P-256 key or RSA of 2048 bits or more",
+            "replace this CA with one that has an EC P-256 key or RSA of 2048 bits or more",
         )
     if broken := extension_error(certificate):
         what = f"{broken}: OpenSSL refuses every certificate that it issued"

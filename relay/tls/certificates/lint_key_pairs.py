@@ -99,7 +99,7 @@ def lint_machine_issuer(use: PairUse, pair: KeyPair, backend_ca: Verifier) -> It
             f"is not issued by a CA of this pool's backend_ca: its issuer is {issuer};"
             " backends that trust only their own CA will refuse it"
         )
-        remedy = "nothing, if the backends trust another CA for clients on purpose"
+        remedy = "nothing needs to be done if the backends trust another CA for clients on purpose"
         yield Finding(Level.INFO, pair.file, subject_of(pair.leaf), what, remedy, use.where)
 
 
@@ -175,7 +175,7 @@ def _name_problems(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tup
 def _lint_file_mode(use: PairUse) -> Iterator[Finding]:
     try:
         mode = use.private_key.stat().st_mode & 0o7777
-    except OSError:  # it was readable a moment ago; the loader reports it if it is not
+    except OSError:  # the loader reports a file that cannot be read
         return
     if mode & 0o004:
         yield Finding(

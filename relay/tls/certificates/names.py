@@ -3,8 +3,8 @@
 A string's tag selects its encoding, as in OpenSSL; characters that the type does not
 allow are kept. So a PrintableString with an underscore is decoded like any other.
 
-Never: guesses text. A value that cannot be decoded is shown in hexadecimal, and rules
-do not see it.
+Never: guesses text. A value that cannot be decoded is shown in hexadecimal, and no rule
+is compared with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Asks OpenSSL about a certificate, with the calls that it makes in a handshake.
+"""Asks OpenSSL about a certificate, with the calls that OpenSSL makes in a handshake.
 
 Never: looks at the clock.
 """
@@ -62,10 +62,10 @@ class Weakness:
 
 
 class Verifier:
-    """Verifies chains against trusted certificates, dates aside.
+    """Verifies chains against trusted certificates, ignoring dates.
 
-    They are in one OpenSSL store, as filling a store is what costs. With `partial` a
-    path may end at any of them, and not only at a root.
+    One OpenSSL store holds them for all chains, because filling it is the costly part.
+    With `partial` a path may end at any of them, not only at a root.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ def verify(
     partial: bool = False,
     strict: bool = False,
 ) -> VerifyFailure | None:
-    """Verify one chain against its own trusted certificates, dates aside."""
+    """Verify one chain against its own trusted certificates, ignoring dates."""
     verifier = Verifier(trusted, role=role, partial=partial, strict=strict)
     return verifier.verify(leaf, untrusted)
 
@@ -148,8 +148,8 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
         return Weakness(f"is too weak for OpenSSL's default security level: {why}", refused=True)
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
-        # The call above accepts them, but verification in the peer's handshake does not
-        # (X509_V_ERR_CA_MD_TOO_WEAK).
+        # The call above accepts these signatures, but verification in the peer's
+        # handshake does not (X509_V_ERR_CA_MD_TOO_WEAK).
         return Weakness(
             f"is signed with {old}, which OpenSSL refuses at its default security level",
             refused=True,
@@ -164,7 +164,8 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
 def extension_error(certificate: Certificate) -> str:
     """The extension error that makes every OpenSSL refuse a certificate; "" for none.
 
-    OpenSSL does not report it: it looks for another issuer, and finds none.
+    OpenSSL itself does not report this error: it looks for another issuer, finds none,
+    and reports a missing issuer.
     """
     if not has_broken_extensions(certificate.pointer):
         return ""
@@ -215,7 +216,7 @@ class Issuers:
         return [each for each in self.named(certificate.issuer) if issued_by(certificate, each)]
 
     def above(self, chain: Iterable[Certificate]) -> list[Certificate]:
-        """All certificates that may be above one of these in a path, going by names."""
+        """All certificates that, by name, may be above one of these in a path."""
         found: dict[Name, list[Certificate]] = {}
         names = [certificate.issuer for certificate in chain]
         while names:

@@ -1,7 +1,7 @@
 """Reads certificate, key and CA files, and reports every problem of a file at once.
 
 Never: checks whether a certificate suits its use (that is `tls.certificates.lint`),
-keeps a key it was not asked for, or builds a TLS context.
+or builds a TLS context.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def read_certificates(
         remedy = remedy_for(data, "give the path of the file that contains a CERTIFICATE block")
         problems.append(Problem(where, f"{file} has no PEM certificate in it", remedy))
     elif any(block.label == _TRUSTED for block in every):
-        # Its trust settings would be lost, so it must not be skipped in silence.
+        # Its trust settings would be lost, so it must not be skipped silently.
         what = f"{file} contains a TRUSTED CERTIFICATE, a format that only OpenSSL reads"
         remedy = "convert each of them with: openssl x509 -in FILE -out NEW_FILE"
         problems.append(Problem(where, what, remedy))
@@ -146,7 +146,7 @@ def _read(where: str, file: Path, problems: list[Problem], files: Files) -> byte
 
 
 def _subject_in(der: bytes) -> str:
-    """The subject in parentheses, where at least that can be read."""
+    """The subject in parentheses; "" if it cannot be read."""
     try:
         return f' ("{Name(read_certificate(der).subject).rfc4514_string()}")'
     except DerError:

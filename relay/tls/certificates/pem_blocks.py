@@ -85,7 +85,7 @@ def _block(label: str, body: bytes) -> Block:
     try:
         data = binascii.a2b_base64(b"".join(_without_headers(lines)), strict_mode=True)
     except ValueError as error:
-        return Block(label, b"", f"has damaged base64 in it ({error})", text)
+        return Block(label, b"", f"contains damaged base64 ({error})", text)
     return Block(label, data, "" if data else "is empty", text)
 
 
@@ -98,7 +98,7 @@ def _without_headers(lines: list[bytes]) -> list[bytes]:
 
 
 def remedy_for(data: bytes, default: str) -> str:
-    """What to do about a file without the block that was looked for.
+    """What to do about a file without the expected block.
 
     `default` if the file's format is not recognized.
     """

@@ -4,7 +4,7 @@ OpenSSL has one error for all of them ("unsuitable certificate purpose"), but th
 operator needs to know which extension to change when reissuing the certificate.
 
 Never: decides whether a certificate is accepted (OpenSSL has already refused it), or
-raises for what a peer sent.
+raises because of what a peer sent.
 """
 
 from __future__ import annotations

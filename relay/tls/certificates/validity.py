@@ -35,8 +35,8 @@ def period_of_cas(
 ) -> ValidityPeriod:
     """When at least one CA of a file is valid together with its issuers.
 
-    The period contains now. If no CA is valid now, it is the next such period, or else
-    the last one.
+    It is the period that contains `now`. If no CA is valid now, it is the next period,
+    or the last one if none follows.
     """
     windows = list(windows_of(usable).values())
     if not windows:
@@ -74,7 +74,8 @@ def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
     for each, several in above.items():
         for one in several:
             below.setdefault(one, []).append(each)
-    # Windows only get narrower, so this ends. A change above a CA visits it again.
+    # Windows only get narrower, so this ends. When a window changes, the CAs below it
+    # are visited again.
     while stale:
         each = stale.popleft()
         narrower = _narrowed(found[each], [found[one] for one in above[each]])
@@ -108,7 +109,7 @@ def _at(edge: tuple[float, Certificate]) -> float:
 
 
 def _around(windows: Iterable[Window], now_at: float) -> list[Window]:
-    """The windows that cover now without a gap, else the next or the last group."""
+    """The overlapping windows around now; if there are none, the next or last group."""
     together: list[Window] = []
     until_at = float("-inf")
     for each in sorted(windows, key=lambda one: one.from_at):

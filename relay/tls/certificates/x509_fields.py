@@ -65,9 +65,9 @@ def key_bits(pointer: Pointer) -> int:
 def has_broken_extensions(pointer: Pointer) -> bool:
     """Whether OpenSSL refuses an `X509 *` for a repeated or malformed extension.
 
-    In a handshake OpenSSL then looks for another issuer, and reports that there is
-    none. Strict verification of the certificate alone, for any purpose, fails only for
-    this reason.
+    In a handshake OpenSSL then looks for another issuer and reports a missing one.
+    Strict verification of the certificate alone, for any purpose, fails only for this
+    reason.
     """
     store, context = lib.X509_STORE_new(), lib.X509_STORE_CTX_new()
     try:

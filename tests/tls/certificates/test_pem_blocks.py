@@ -122,7 +122,7 @@ def test_a_trusted_certificate_among_others_is_not_skipped(pki, tmp_path):
         (lambda ca: ca[:-30], "has no END line"),
         (lambda ca: ca[: len(ca) // 2], "has no END line"),
         (lambda ca: ca[:200] + b"\n-----END CERTIFICATE-----\n", "cannot be parsed"),
-        (lambda ca: ca[:100] + b"!" + ca[101:], "has damaged base64 in it"),
+        (lambda ca: ca[:100] + b"!" + ca[101:], "contains damaged base64"),
         (
             lambda ca: ca.replace(b"END CERTIFICATE", b"END PRIVATE KEY"),
             "ends with END PRIVATE KEY",
