@@ -14,8 +14,9 @@ from relay.errors import Reason
 _ENDED = {
     Reason.FINISHED: "",
     Reason.TRUNCATED: (
-        "the peer closed without close_notify: every byte received was delivered, but whether"
-        " more was to come is unknown; make the peer close TLS properly if this matters"
+        "the peer closed without close_notify: every byte received was delivered, but the"
+        " relay cannot tell whether more bytes were lost; if this matters, make the peer close TLS"
+        " properly"
     ),
     Reason.IDLE_TIMEOUT: (
         "no byte moved for timeouts.idle_s; raise it, or let the client send keep-alives, if"
@@ -30,8 +31,8 @@ _ENDED = {
         " relay.drain_timeout_s; raise it if sessions need longer"
     ),
     Reason.GENERATION_ENDED: (
-        "the session used an old configuration, and more than relay.old_generations of these"
-        " still had sessions; raise it, or reload less often"
+        "the session used an old configuration, and more than relay.old_generations old"
+        " configurations still had sessions; raise it, or reload less often"
     ),
     Reason.INBOUND_RESET: "the client reset the connection; see the client's log",
     Reason.OUTBOUND_RESET: "the backend reset the connection; see the backend's log",
@@ -63,12 +64,12 @@ _FIRST_BYTES = {
         " name, or add a route without sni as the last one"
     ),
     Reason.PER_CLIENT_LIMIT: (
-        "this client address has limits.per_client connections open already; raise it if many"
+        "this client address already has limits.per_client connections open; raise it if many"
         " clients share the address"
     ),
     Reason.HALF_OPEN_LIMIT: (
-        "a newer client needed the place of this one, which had waited longest in its"
-        " handshake; if the client addresses with this reason are a flood, block them, else"
+        "this connection had waited longest in its handshake, and a newer client needed its"
+        " place; if the client addresses with this reason are a flood, block them, otherwise"
         " raise the limit in the detail: limits.handshakes or limits.connections"
     ),
     Reason.HALF_OPEN_PER_CLIENT: (
@@ -93,8 +94,8 @@ _CLIENT = {
         "the client's certificate, or a CA above it, has expired; renew it, and compare the clocks"
     ),
     Reason.NOT_YET_VALID: (
-        "the client's certificate is valid from a time in the future; compare the clocks of"
-        " the client's CA and of this machine"
+        "the client's certificate is not valid yet; compare the clocks of the client's CA and of"
+        " this machine"
     ),
     Reason.WRONG_PURPOSE: (
         "the client's certificate, or a CA above it, is not for clients; reissue the one in"
@@ -133,14 +134,14 @@ _CLIENT = {
     ),
     Reason.SNI_MISMATCH: (
         "the server name in the handshake is not the one in the first bytes; look at this"
-        " client: it is broken, or an attack"
+        " client: it is broken, or it attacks"
     ),
     Reason.HANDSHAKE_TIMEOUT: (
         "the client did not finish the TLS handshake within timeouts.handshake_s; raise it for"
         " slow networks, otherwise look at the client"
     ),
     Reason.TLS_ERROR: (
-        "the client broke the TLS protocol; see OpenSSL's words in the detail, and update the"
+        "the client broke the TLS protocol; see OpenSSL's message in the detail, and update the"
         " client"
     ),
 }
@@ -183,7 +184,7 @@ _BACKEND = {
         " this pool, and relay status"
     ),
     Reason.CONNECTING_LIMIT: (
-        "max_connecting clients wait for backends of the pool already; find out why the"
+        "max_connecting clients already wait for backends of the pool; find out why the"
         " backends answer slowly, or raise the pool's max_connecting"
     ),
     Reason.BACKEND_UNRESOLVED: (
@@ -216,8 +217,8 @@ _BACKEND = {
         "the backend's certificate, or a CA above it, has expired; renew it, and compare the clocks"
     ),
     Reason.BACKEND_NOT_YET_VALID: (
-        "the backend's certificate is valid from a time in the future; compare the clocks of"
-        " the backend's CA and of this machine"
+        "the backend's certificate is not valid yet; compare the clocks of the backend's CA and"
+        " of this machine"
     ),
     Reason.BACKEND_WRONG_PURPOSE: (
         "the backend's certificate, or a CA above it, is not for servers; reissue the one in"
@@ -247,15 +248,15 @@ _BACKEND = {
         " the route's alpn with the backend's"
     ),
     Reason.BACKEND_NOT_TLS: (
-        "the backend did not answer with TLS; check the port in its address, and that TLS is"
-        " on there"
+        "the backend did not answer with TLS; check the port in its address, and that the"
+        " backend uses TLS on it"
     ),
     Reason.BACKEND_HANDSHAKE_TIMEOUT: (
         "the backend did not finish the TLS handshake within timeouts.handshake_s; see the"
         " backend's log and load"
     ),
     Reason.BACKEND_TLS_ERROR: (
-        "the backend broke the TLS protocol; see OpenSSL's words in the detail, and the"
+        "the backend broke the TLS protocol; see OpenSSL's message in the detail, and the"
         " backend's log"
     ),
     Reason.BACKEND_ALERT_OTHER: (

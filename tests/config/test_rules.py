@@ -56,12 +56,12 @@ CASES = {
             ),
         ),
         ["listener[1].name"],
-        '"https" is the name of listener[0] already',
+        '"https" is already the name of listener[0]',
     ),
     "two backends of one route": (
         ('route = "w2"', 'route = "w1"'),
         ["pool.web.backend[1].route"],
-        '"w1" is the route of pool.web.backend[0] already',
+        '"w1" is already the route of pool.web.backend[0]',
     ),
     # Addresses.
     "one address twice": (
@@ -143,7 +143,7 @@ CASES = {
     "a star alone": (
         (SNI, '["*"]'),
         ["listener.https.route[0].sni[0]"],
-        "a route without sni takes everything",
+        "a route without sni matches everything",
     ),
     "a star in the middle": (
         (SNI, '["a.*.example.com"]'),
@@ -183,21 +183,21 @@ CASES = {
         ["listener.https.route[0].sni"],
         "listener.https.route[1] and the routes after it can never match",
     ),
-    "a name that an earlier route takes": (
+    "a name that an earlier route matches": (
         ('pool = "rest"', 'sni = ["b.example.com", "APP.example.com"]\npool = "rest"'),
         ["listener.https.route[1].sni[1]"],
-        "can never match: listener.https.route[0].sni[0] takes it first",
+        "can never match: listener.https.route[0].sni[0] matches it first",
     ),
-    "a name that an earlier wildcard takes": (
+    "a name that an earlier wildcard matches": (
         (SNI, '["*.example.com"]'),
         ('pool = "rest"', 'sni = ["a.example.com"]\npool = "rest"'),
         ["listener.https.route[1].sni[0]"],
-        "takes it first",
+        "matches it first",
     ),
     "a name twice in one route": (
         (SNI, '["a.example.com", "a.example.com"]'),
         ["listener.https.route[0].sni[1]"],
-        "takes it first",
+        "matches it first",
     ),
     # TLS.
     "no certificate": (
@@ -263,7 +263,7 @@ CASES = {
     "a protocol twice": (
         (ROUTE, 'pool = "web"\nalpn = ["h2", "h2"]'),
         ["listener.https.route[0].alpn[1]"],
-        "in the list already",
+        "already in the list",
     ),
     "a short fingerprint": (
         (ROUTE, 'pool = "web"\nallow = {fingerprint_sha256 = ["AB:CD"]}'),
@@ -602,7 +602,7 @@ def test_the_same_name_on_two_listeners_is_no_collision(problems):
     assert problems((POOL, second)) == ()
 
 
-def test_a_wildcard_takes_one_label_only(problems):
+def test_a_wildcard_matches_one_label_only(problems):
     assert (
         problems(
             (SNI, '["*.example.com"]'),

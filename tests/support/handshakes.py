@@ -85,7 +85,7 @@ def generation_of(pki: Pki, number: int = 1, **differences: Any) -> Generation:
 
 
 def route_of(pki: Pki, **route: Any) -> InboundRoute:
-    """One route that takes every name."""
+    """One route that matches every name."""
     found = (
         generation_of(pki, routes=(route,))
         .routes["https"]

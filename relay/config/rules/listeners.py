@@ -34,7 +34,7 @@ def check_listener(found: Findings, where: str, listener: Listener, config: Conf
     elif names.count(listener.name) > 1 and where != first:
         found.add(
             f"{where}.name",
-            f"{quoted(listener.name)} is the name of {first} already",
+            f"{quoted(listener.name)} is already the name of {first}",
             "give each listener a name of its own",
         )
     if listener.accept_proxy:
@@ -83,7 +83,7 @@ def _files(found: Findings, where: str, route: Route) -> None:
             found.add(
                 f"{where}.{name}",
                 "does not apply: a passthrough route does not see inside TLS",
-                "remove it, or remove mode",
+                "remove mode, or remove this key",
                 compared=[f"{where}.mode"],
             )
     else:
@@ -114,7 +114,7 @@ def _alpn(found: Findings, where: str, protocols: Sequence[str]) -> None:
             )
         elif protocol in protocols[:index]:
             found.add(
-                f"{where}[{index}]", f"{quoted(protocol)} is in the list already", "remove it"
+                f"{where}[{index}]", f"{quoted(protocol)} is already in the list", "remove it"
             )
     if sum(len(each) + 1 for each in protocols) > _MAX_ALPN_BYTES:
         found.add(
@@ -140,7 +140,7 @@ def _sni(found: Findings, where: str, pattern: str) -> None:
         found.add(
             where,
             f"{quoted(pattern)} {what}",
-            'write "*.example.com" for all names with one more label; a route without sni takes'
+            'write "*.example.com" for all names with one more label; a route without sni matches'
             " everything",
         )
     elif why := host_name_fault(name):
@@ -148,14 +148,14 @@ def _sni(found: Findings, where: str, pattern: str) -> None:
 
 
 def _unreachable(found: Findings, where: str, routes: Sequence[Route]) -> None:
-    """Patterns and routes that no client reaches: the first match wins."""
+    """Report patterns and routes that no client can reach: the first match wins."""
     taken: dict[str, str] = {}
     for number, route in enumerate(routes):
         here = f"{where}.route[{number}]"
         if not route.sni and number < len(routes) - 1:
             found.add(
                 f"{here}.sni",
-                f"has no sni and takes every name, so {where}.route[{number + 1}] and the routes"
+                f"has no sni and matches every name, so {where}.route[{number + 1}] and the routes"
                 " after it can never match",
                 "move this route to the end, or give it sni",
             )
@@ -164,14 +164,13 @@ def _unreachable(found: Findings, where: str, routes: Sequence[Route]) -> None:
             path = f"{here}.sni[{index}]"
             first = taken.get(pattern)
             wildcard = taken.get(f"*.{pattern.partition('.')[2]}")
-            # A name beside its own wildcard in one route is no mistake: it gives the
-            # route its label.
+            # A route may have both a name and its wildcard: the name becomes its label.
             if first is None and wildcard and wildcard.rpartition(".sni")[0] != here:
                 first = wildcard
             if first is not None:
                 found.add(
                     path,
-                    f"{quoted(pattern)} can never match: {first} takes it first",
+                    f"{quoted(pattern)} can never match: {first} matches it first",
                     "move this route before the other one, or remove this name",
                     compared=[first],
                 )

@@ -53,7 +53,7 @@ def _backend(found: Findings, where: str, index: int, backend: Backend, pool: Po
         first = f"{where}.backend[{earlier.index(backend.route)}]"
         found.add(
             f"{here}.route",
-            f"{quoted(backend.route)} is the route of {first} already",
+            f"{quoted(backend.route)} is already the route of {first}",
             "give each backend of a pool a route of its own",
             compared=[f"{first}.route"],
         )
