@@ -13,8 +13,10 @@ from tests.support.gateway import wait_until
 from tests.support.peer import dial
 
 FIELDS = {
-    "time", "session", "listener", "route", "client", "sni", "alpn", "tls_version", "cipher", "group", "resumed", "subject", "issuer", "serial", "not_after",
-    "pool", "backend", "why", "outbound_tls_version", "outbound_cipher", "bytes_in", "bytes_out", "duration_s", "inbound_handshake_s", "outbound_handshake_s",
+    "time", "session", "listener", "route", "client", "sni", "alpn",
+    "tls_version", "cipher", "group", "resumed", "subject", "issuer", "serial", "not_after",
+    "pool", "backend", "why", "outbound_tls_version", "outbound_cipher",
+    "bytes_in", "bytes_out", "duration_s", "inbound_handshake_s", "outbound_handshake_s",
     "reason", "side", "remedy",
 }  # fmt: skip
 
@@ -113,7 +115,8 @@ def test_the_log_format_of_the_replaced_virtual_host_works(start, pki, simple):
         "there is a line", lambda: gateway.access_file.exists() and gateway.access_file.read_text()
     )
     assert re.fullmatch(
-        r'\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] 127\.0\.0\.1 TLSv1\.3 TLS_AES_128_GCM_SHA256 "TLS app\.example\.com" 5\n',
+        r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] 127\.0\.0\.1 "
+        r'TLSv1\.3 TLS_AES_128_GCM_SHA256 "TLS app\.example\.com" 5\n',
         line,
     ), line
 

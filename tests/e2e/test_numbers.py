@@ -15,7 +15,7 @@ from tests.support.programs import needs, run
 
 @pytest.fixture
 def settle(scrape):
-    """`settle(gateway, closed)`: the samples when so many sessions have been counted as closed."""
+    """`settle(gateway, closed)`: the samples after `closed` sessions have closed."""
 
     def wait(gateway, closed):
         def settled():

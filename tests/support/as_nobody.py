@@ -1,7 +1,7 @@
-"""`python -m tests.support.as_nobody …` is `relay …` as the user nobody, as a service manager would start it.
+"""Runs relay as the user nobody, as a service manager would start it.
 
-One capability is left, that of reading every file: nobody may not be able to read this
-Python, or the keys.
+`python -m tests.support.as_nobody …` is `relay …`. The process keeps one capability: to
+read every file. The user nobody may not be allowed to read this Python or the keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PR_SET_KEEPCAPS, CAP_DAC_READ_SEARCH, VERSION_3 = 8, 2, 0x20080522
 
 
 def become_nobody() -> None:
-    """For good, with one capability."""
+    """Become nobody for the rest of the process, with one capability."""
     libc = ctypes.CDLL(None, use_errno=True)
     entry = pwd.getpwnam("nobody")
     os.setgroups([])

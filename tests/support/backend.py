@@ -1,4 +1,7 @@
-"""A TLS backend on the standard library's ssl module (the system's OpenSSL): a second implementation for the relay to meet."""
+"""A TLS backend on the standard library's ssl module.
+
+It uses the system's OpenSSL, so relay meets a second implementation of TLS.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ PATIENCE_S = 20
 
 
 def echo(connection: ssl.SSLSocket) -> None:
-    """Send back what comes, until the client's end."""
+    """Send back what the client sends, until the client ends the connection."""
     while data := connection.recv(65536):
         connection.sendall(data)
     with contextlib.suppress(OSError, ssl.SSLError):
@@ -34,7 +37,10 @@ def name_itself(name: str) -> Serve:
 
 
 class TlsBackend:
-    """A listening mTLS backend, one thread per connection; `errors` has what its handshakes raised."""
+    """A listening mTLS backend, one thread per connection.
+
+    `errors` lists what its handshakes raised.
+    """
 
     def __init__(
         self,
@@ -63,9 +69,8 @@ class TlsBackend:
         self.alpn: list[str | None] = []
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
-        self._listener.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # inherited; else every test waits for delayed ACKs
+        # Accepted sockets inherit this. Without it every test waits for delayed ACKs.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()

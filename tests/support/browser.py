@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages; skips with the reason when there is none."""
+"""A headless Chromium for tests of pages; skips the test when there is none."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-# As root Chromium needs --no-sandbox; the rest keeps it from talking to anybody but the
-# page under test.
+# As root Chromium needs --no-sandbox. The other options keep it from connecting to
+# anything but the page under test.
 SWITCHES = (
     "--headless",
     "--no-sandbox",

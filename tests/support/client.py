@@ -9,7 +9,10 @@ PATIENCE_S = 20
 
 
 def context_of(pki, certificate=None) -> ssl.SSLContext:
-    """A context that trusts the test CA and shows a certificate (default: the good client's)."""
+    """A context that trusts the test CA and presents a certificate.
+
+    By default it presents the good client's.
+    """
     context = ssl.create_default_context(cafile=str(pki.ca))
     shown = certificate or pki.client
     context.load_cert_chain(shown.certificate, shown.key)
@@ -23,12 +26,14 @@ def talk(
     raw: socket.socket | None = None,
     context: ssl.SSLContext | None = None,
 ) -> bytes:
-    """Connect (or use `raw`, a connected socket), shake hands, say something, and return what comes back first."""
+    """Do a handshake, send `said`, and return the first data that comes back.
+
+    `raw` is a connected socket to use instead of a new one.
+    """
     connected = raw or socket.create_connection(("127.0.0.1", port), PATIENCE_S)
     connected.settimeout(PATIENCE_S)
-    connected.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )  # the request follows the handshake at once
+    # The request follows the handshake without a delay.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with (context or context_of(pki)).wrap_socket(
         connected, server_hostname="app.example.com"
     ) as tls:

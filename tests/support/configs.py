@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def write_body(pki, echo, listen=("127.0.0.1:0",), **listener):
-    """One listener on these addresses, a default route, and one pool with one backend."""
+    """One listener on these addresses, a default route, and a pool of one backend."""
     addresses = ", ".join(f'"{address}"' for address in listen)
     more = "\n".join(f"{key} = {value}" for key, value in listener.items())
     return f"""

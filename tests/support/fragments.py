@@ -1,4 +1,7 @@
-"""Handshakes cut into tiny records, as no TLS library sends them but every one accepts them."""
+"""Handshakes cut into tiny records.
+
+TLS libraries do not send such records, but all of them accept them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def split_records(data: bytes) -> list[bytes]:
 
 
 def cut_plain(data: bytes, size: int) -> bytes:
-    """A flight, cut into records of `size` bytes as far as it is not encrypted."""
+    """A flight whose unencrypted records are cut into records of `size` bytes."""
     out, encrypted = [], False
     for record in split_records(data):
         encrypted = encrypted or record[0] != HANDSHAKE
@@ -61,7 +64,10 @@ class _Direction:
 
 
 def cut_encrypted(data: bytes, size: int, secret: bytes) -> bytes:
-    """The same for a TLS 1.3 flight that is encrypted with this handshake traffic secret."""
+    """A TLS 1.3 flight, its encrypted part cut into records of `size` bytes too.
+
+    `secret` is the handshake traffic secret it was encrypted with.
+    """
     records = split_records(data)
     plain = [each for each in records if each[0] != DATA]
     reader, writer = _Direction(secret), _Direction(secret)
@@ -72,7 +78,10 @@ def cut_encrypted(data: bytes, size: int, secret: bytes) -> bytes:
 
 
 class FragmentingClient:
-    """A client that has sent its hello and read the answer; `flight` is what it sends next."""
+    """A client that has sent its hello and read the answer.
+
+    `flight` is what it sends next.
+    """
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, name: str, size: int, key_log: Path
@@ -100,7 +109,7 @@ class FragmentingClient:
             self.tls.do_handshake()
 
     def exchange(self, data: bytes, size: int) -> bytes:
-        """Send, and read so many bytes."""
+        """Send `data`, and read `size` bytes."""
         answer = b""
         while self._old and not self._is_done():
             self.received.write(self.sock.recv(65536))

@@ -1,4 +1,8 @@
-"""A real relay for a test: writes its configuration, starts `relay start` as a process of its own, waits until it accepts, and always ends it."""
+"""A real relay for a test.
+
+It writes the configuration, starts `relay start` as a process of its own, waits until
+it accepts, and always ends it.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,8 @@ import psutil
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = (
-    20.0  # generous: a loaded machine must not fail a test; a test that passes never waits for it
-)
+# A loaded machine must not fail a test. A test that passes does not wait this long.
+PATIENCE_S = 20.0
 
 
 def wait_until(
@@ -32,7 +35,10 @@ def wait_until(
     patience_s: float = PATIENCE_S,
     detail: Callable[[], str] = str,
 ) -> T:
-    """The first true value of `condition`; fails the test with `what` (and `detail()`) when there is none in time."""
+    """The first true value of `condition`.
+
+    Fails the test with `what` and `detail()` when it has no true value in time.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         value = condition()
@@ -44,7 +50,7 @@ def wait_until(
 
 
 def render_value(value: object) -> str:
-    """A TOML value; JSON's strings, numbers, booleans and arrays are TOML's too."""
+    """A TOML value. JSON strings, numbers, booleans and arrays are valid TOML."""
     if isinstance(value, Path):
         return json.dumps(str(value))
     if isinstance(value, dict):
@@ -69,11 +75,12 @@ def render_toml(sections: dict[str, dict[str, Any]]) -> str:
 
 
 class Gateway:
-    """One relay. Use as a context manager; `body` is the TOML of listeners and pools, keyword arguments are the other tables.
+    """One relay; a context manager.
 
-    Defaults: 2 workers, `state_dir` and the access log in a short temporary directory,
-    admin on a free port, and the user that runs the test. `Gateway(body,
-    relay={"workers": 1}, timeouts={"hello_s": 1})`.
+    `body` is the TOML of listeners and pools, keyword arguments are the other tables:
+    `Gateway(body, relay={"workers": 1}, timeouts={"hello_s": 1})`. Defaults: 2 workers,
+    `state_dir` and the access log in a short temporary directory, the admin listener on
+    a free port, and the user that runs the test.
     """
 
     def __init__(
@@ -101,7 +108,10 @@ class Gateway:
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, body: str, **sections: dict[str, Any]) -> None:
-        """(Re)write the configuration file; tables given here replace keys given before. Takes effect at start or reload."""
+        """Write the configuration file, which takes effect at start or reload.
+
+        Tables given here replace keys given before.
+        """
         tables: dict[str, dict[str, Any]] = {
             "relay": {
                 "workers": 2,
@@ -141,13 +151,13 @@ class Gateway:
     def _accepts(self) -> bool:
         code = self.running.poll()
         assert code is None, f"the relay ended with {code} instead of accepting\n{self.log()}"
-        # One that was killed leaves its file behind.
+        # A killed relay leaves its file behind.
         return (self.state_dir / "endpoints.json").exists() and self.endpoints["supervisor"][
             "pid"
         ] == self.pid
 
     def wait(self, patience_s: float = PATIENCE_S) -> int:
-        """Wait for its end; its exit code."""
+        """Wait until it has ended; returns its exit code."""
         try:
             return self.running.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -156,12 +166,15 @@ class Gateway:
             ) from None
 
     def stop(self) -> int:
-        """Drain, end, and its exit code."""
+        """Drain and end the relay; returns its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL for the supervisor and everything it started; safe to call at any time."""
+        """SIGKILL the supervisor and everything it started.
+
+        Safe to call at any time.
+        """
         if self.process is None:
             return
         # Only root sees the directory of a process that is not dumpable.
@@ -207,7 +220,7 @@ class Gateway:
         self.close()
 
     def close(self) -> None:
-        """End it whatever its state, and remove its directory."""
+        """End it in whatever state it is, and remove its directory."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -281,7 +294,10 @@ class Gateway:
         )
 
     def wait_for_log(self, text: str, count: int = 1) -> str:
-        """Wait until the relay's own log holds `text` at least `count` times; the whole log."""
+        """Wait until the relay's own log holds `text` at least `count` times.
+
+        Returns the whole log.
+        """
         return wait_until(
             f"the log says {text!r}",
             lambda: self.log() if self.log().count(text) >= count else "",
@@ -306,7 +322,7 @@ class Gateway:
     def command(
         self, *arguments: str, patience_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
-        """Run `relay ARGUMENTS --config …` and wait for its end."""
+        """Run `relay ARGUMENTS --config …` until it ends."""
         return subprocess.run(
             [sys.executable, "-m", *self.module, *arguments, "--config", str(self.config)],
             cwd=tempfile.gettempdir(),

@@ -1,4 +1,7 @@
-"""Our side of TLS and the stdlib's over a socket pair, stepped in turn by one thread: two TLS libraries meet, and nobody waits."""
+"""Handshakes between relay's TLS and the standard library's over a socket pair.
+
+One thread steps both sides in turn, so neither has to wait.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def config_of(
     backends: tuple[dict[str, Any], ...] = ({},),
     **pool: Any,
 ) -> Config:
-    """A configuration with one listener, `https`, and one pool, `main`; the dictionaries are what differs from the usual."""
+    """A configuration with one listener, `https`, and one pool, `main`.
+
+    The dictionaries hold what differs from the defaults.
+    """
     usual = {
         "pool": "main",
         "certificate": pki.gateway.certificate,
@@ -115,9 +121,8 @@ def client_context(
         context.load_cert_chain(files.certificate, files.key)
     if version is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # the tests of refusals speak old versions
+            # The tests of refusals use old TLS versions.
+            warnings.simplefilter("ignore", DeprecationWarning)
             context.minimum_version = context.maximum_version = version
     return context
 
@@ -169,28 +174,31 @@ def reset(sock: socket.socket) -> None:
 
 @dataclass(slots=True)
 class Meeting:
-    """What became of a handshake between us and a stdlib peer. `peer` and `sock` are open when it is done."""
+    """The result of a handshake between relay and a stdlib peer.
+
+    `peer` and `sock` are open when the handshake succeeded.
+    """
 
     ssl: Any
     sock: socket.socket
     peer: ssl.SSLSocket
     result: stream.Progress | Failure
     identity: Identity | None = (
-        None  # the peer's when we accepted it, else whose certificate we refused
+        None  # of the peer that was accepted, or whose certificate was refused
     )
     peer_error: OSError | None = None  # what the peer's handshake or its first read raised
     steps: int = 0
     established: bool = field(default=False)
-    accepted: Identity | None = None  # whom the check has let in
+    accepted: Identity | None = None  # the client that the check admitted
 
     @property
     def resumed(self) -> bool:
-        """As we see it."""
+        """Whether relay's side resumed a session."""
         return stream.resumed(self.ssl)
 
     @property
     def reason(self) -> str:
-        """The word for our failure, or done."""
+        """The reason word for relay's failure, or `done`."""
         return self.result.reason.value if isinstance(self.result, Failure) else self.result.value
 
     @property
@@ -229,7 +237,10 @@ def _run(
     peer: ssl.SSLSocket,
     check: Callable[[Identity], Failure | None] | None,
 ) -> Meeting:
-    """Step both until both are done, or one has failed and the other has heard of it. Nothing stays open when the check raises."""
+    """Step both until both are done, or one has failed and the other has seen it.
+
+    When the check raises, everything is closed.
+    """
     meeting = Meeting(ours, sock, peer, stream.STEP_WANT_READ)
     try:
         return _step_both(meeting, side, check)
@@ -258,9 +269,8 @@ def _step_both(
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass
             except OSError as error:
-                meeting.peer_error = error.with_traceback(
-                    None
-                )  # else the meeting would be in a cycle with this frame
+                # With the traceback, the meeting would be in a cycle with this frame.
+                meeting.peer_error = error.with_traceback(None)
                 peer_done = True
                 peer.shutdown(socket.SHUT_WR)
         if peer_done and isinstance(meeting.result, Failure):
@@ -268,9 +278,8 @@ def _step_both(
                 try:
                     assert _read(peer) == b""
                 except OSError as error:
-                    meeting.peer_error = error.with_traceback(
-                        None
-                    )  # else the meeting would be in a cycle with this frame
+                    # As above: no cycle with this frame.
+                    meeting.peer_error = error.with_traceback(None)
             return meeting
         if peer_done and meeting.result is stream.DONE:
             meeting.established = True
@@ -338,7 +347,7 @@ def _closing(meeting: Meeting) -> Iterator[Meeting]:
 
 
 def begin_session(route: InboundRoute, context: ssl.SSLContext) -> ssl.SSLSession:
-    """The session of a stdlib client that was let in without any check of ours."""
+    """The session of a stdlib client that was admitted without any check by relay."""
     with meet_client(route, context) as meeting:
         return session_of(meeting)
 

@@ -1,4 +1,4 @@
-"""ClientHellos: captured from real clients, and made to order."""
+"""ClientHellos: captured from real clients, and built for a test."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ HELLOS = {
 
 
 def records(message, sizes=()):
-    """The handshake message cut into records of these sizes, the rest in one."""
+    """The handshake message cut into records of these sizes, and one for the rest."""
     out, at = b"", 0
     for size in (*sizes, len(message)):
         piece = message[at : at + size]
@@ -44,7 +44,10 @@ def versions(*numbers):
 
 
 def hello(*extensions, version=0x0303, session=b""):
-    """A ClientHello in one record, made of these extensions; none at all leaves the extensions' length out."""
+    """A ClientHello with these extensions, in one record.
+
+    Without any, the length of the extensions is left out too.
+    """
     body = (
         version.to_bytes(2, "big")
         + bytes(32)

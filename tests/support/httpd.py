@@ -1,4 +1,8 @@
-"""The real httpd as the virtual host that the relay replaces: TLS in with client certificates, mod_proxy_balancer, TLS out."""
+"""The real httpd, with the virtual host that relay replaces.
+
+It accepts TLS with client certificates, and uses mod_proxy_balancer with TLS to its
+members.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Certificates made by hand, byte by byte: what OpenSSL verifies and `cryptography` will not make, or not even parse."""
+"""Certificates encoded by hand, byte by byte.
+
+OpenSSL verifies them, but `cryptography` cannot make them, and cannot parse some.
+"""
 
 from __future__ import annotations
 
@@ -93,16 +96,16 @@ def dns(*names: str) -> bytes:
 
 @dataclass(frozen=True)
 class Odd:
-    """How a certificate differs from a usual one."""
+    """How a certificate differs from an ordinary one."""
 
     subject: bytes = field(default_factory=lambda: name(attribute(CN, "odd")))
     extensions: tuple[bytes, ...] = ()
     version: bytes = field(default_factory=lambda: tlv(0xA0, integer(2)))
     serial: bytes = field(default_factory=lambda: integer(4711))
-    san: bytes | None = b""  # b"" is the usual one, None is none
+    san: bytes | None = b""  # b"" is the ordinary one, None leaves it out
     bend: Callable[[bytes], bytes] = lambda body: body
     key: Any = None
-    spki: bytes = b""  # of the key, where it is not the usual one
+    spki: bytes = b""  # the key's, if it is not the ordinary one
 
 
 def usual_san() -> bytes:
@@ -111,7 +114,10 @@ def usual_san() -> bytes:
 
 @dataclass(frozen=True)
 class Signer:
-    """A CA by its name and key; what its certificate is like does not matter to those that it issues."""
+    """A CA's name and key.
+
+    The rest of its certificate does not affect the certificates it issues.
+    """
 
     name: bytes
     key: Any
@@ -122,7 +128,7 @@ class Signer:
 
 
 def make_root(odd: Odd) -> tuple[bytes, Signer]:
-    """A self-signed CA's DER, and what issues below it."""
+    """A self-signed CA's DER, and the signer that issues below it."""
     signer = Signer(odd.subject, odd.key or ec.generate_private_key(ec.SECP256R1()))
     return make(replace(odd, key=signer.key), signer, ca=True)[0], signer
 
@@ -162,7 +168,10 @@ def pem(der: bytes, label: str = "CERTIFICATE") -> bytes:
 
 
 def rsa_pss(parameters: bytes = b"") -> tuple[Odd, bytes]:
-    """A certificate for an RSA-PSS key, and that key in PEM: `cryptography` makes plain RSA keys only."""
+    """A certificate for an RSA-PSS key, and that key in PEM.
+
+    `cryptography` makes plain RSA keys only.
+    """
     key = rsa.generate_private_key(65537, 2048)
     algorithm = sequence(oid("1.2.840.113549.1.1.10"), parameters)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
@@ -183,18 +192,27 @@ def write_odd(directory: Path, what: str, odd: Odd, issuer: Authority | Signer) 
     return files
 
 
+_NAMES = ("backend.example.com", "app.example.com")
+
+
 def _subject(text: str | bytes, tag: int) -> Odd:
     return Odd(subject=name(attribute(CN, text, tag)))
 
 
+def _with_names(*more: bytes) -> Odd:
+    """A subjectAltName with the ordinary DNS names, then these elements."""
+    names = (tlv(0x82, each.encode()) for each in _NAMES)
+    return Odd(san=extension(SAN, sequence(*names, *more)))
+
+
 def _long_lengths(body: bytes) -> bytes:
-    """The body's own length in four bytes, where two or fewer would do (BER)."""
+    """The body with its length in four bytes, where two or fewer are enough (BER)."""
     start = 2 + (body[1] & 0x7F if body[1] & 0x80 else 0)
     return b"\x30\x84" + (len(body) - start).to_bytes(4) + body[start:]
 
 
 _PRIVATE = extension("1.2.3.4.5", b"\x05\0")
-# What OpenSSL verifies, by the word for what is odd.
+# Certificates that OpenSSL verifies, by a word for what is unusual.
 SOUND: dict[str, Odd] = {
     "underscore": _subject("my_service", PRINTABLE),
     "ampersand": _subject("M&S", PRINTABLE),
@@ -207,14 +225,18 @@ SOUND: dict[str, Odd] = {
     "empty name": Odd(subject=name()),
     "empty value": _subject("", UTF8),
     "long common name": _subject("a" * 300, UTF8),
-    "two in one part": Odd(subject=name(tlv(0x31, sequence(oid(OU), tlv(UTF8, b"b")), sequence(oid(CN), tlv(UTF8, b"a"))))),
+    "two in one part": Odd(
+        subject=name(
+            tlv(0x31, sequence(oid(OU), tlv(UTF8, b"b")), sequence(oid(CN), tlv(UTF8, b"a")))
+        )
+    ),
     "critical FALSE": Odd(extensions=(extension("1.2.3.4.5", b"\x05\0", FALSE),)),
-    "critical FALSE of names": Odd(san=extension(SAN, dns("backend.example.com", "app.example.com"), FALSE)),
+    "critical FALSE of names": Odd(san=extension(SAN, dns(*_NAMES), FALSE)),
     "repeated": Odd(extensions=(_PRIVATE, _PRIVATE)),
-    "ip of 5 bytes": Odd(san=extension(SAN, sequence(tlv(0x82, b"backend.example.com"), tlv(0x82, b"app.example.com"), tlv(0x87, b"12345")))),
-    "x400": Odd(san=extension(SAN, sequence(tlv(0x82, b"backend.example.com"), tlv(0x82, b"app.example.com"), tlv(0xA3, sequence())))),
-    "edi": Odd(san=extension(SAN, sequence(tlv(0x82, b"backend.example.com"), tlv(0x82, b"app.example.com"), tlv(0xA5, tlv(0xA1, tlv(UTF8, b"party")))))),
-    "high bytes in names": Odd(san=extension(SAN, sequence(tlv(0x82, b"backend.example.com"), tlv(0x82, b"app.example.com"), tlv(0x82, b"m\xfcller"), tlv(0x86, b"a:\xfc")))),
+    "ip of 5 bytes": _with_names(tlv(0x87, b"12345")),
+    "x400": _with_names(tlv(0xA3, sequence())),
+    "edi": _with_names(tlv(0xA5, tlv(0xA1, tlv(UTF8, b"party")))),
+    "high bytes in names": _with_names(tlv(0x82, b"m\xfcller"), tlv(0x86, b"a:\xfc")),
     "version 4": Odd(version=tlv(0xA0, integer(3))),
     "aia": Odd(extensions=(extension(AIA, b"\x30\x03abc"),)),
     "sct": Odd(extensions=(extension(SCT, b"none"),)),
@@ -222,4 +244,4 @@ SOUND: dict[str, Odd] = {
     "zero serial": Odd(serial=integer(0)),
     "serial of 40 bytes": Odd(serial=tlv(2, b"\x7f" * 40)),
     "long lengths": Odd(bend=_long_lengths),
-}  # fmt: skip
+}

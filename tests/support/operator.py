@@ -1,4 +1,4 @@
-"""An operator of a relay: asks its page and interface over HTTP, with any headers."""
+"""An operator of a relay: sends requests to its page and API, with any headers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 
 
 class Operator:
-    """One relay's admin listener, seen from outside; `headers` go with every request, `source` is our own address."""
+    """One relay's admin listener, seen from outside.
+
+    `headers` go with every request, `source` is the operator's own address.
+    """
 
     def __init__(self, address: str, source: str = "", **headers: str) -> None:
         self.address = address
@@ -65,7 +68,7 @@ class Operator:
     def change(
         self, member: str, wanted: dict[str, Any] | bytes, token: str | None = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
-        """POST /api/pools/MEMBER with a token of the page, or another one."""
+        """POST /api/pools/MEMBER, by default with the page's token."""
         token = self.pools()["csrf"] if token is None else token
         body = wanted if isinstance(wanted, bytes) else json.dumps(wanted).encode()
         status, text, _ = self.ask(

@@ -1,4 +1,7 @@
-"""`python -m tests.support.own_etc …` is `relay …` with the directory OWN_ETC as its /etc, in a mount namespace of its own."""
+"""Runs relay with another /etc, in a mount namespace of its own.
+
+`python -m tests.support.own_etc …` is `relay …` with the directory OWN_ETC as /etc.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int) -> None:
-    """Raises OSError."""
+    """Raise OSError when a system call failed."""
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def leave() -> None:
-    """Mounts made from here on are ours alone."""
+    """Leave the mount namespace: later mounts are visible to this process only."""
     checked(libc.unshare(CLONE_NEWNS))
     checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
 

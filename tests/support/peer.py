@@ -1,4 +1,8 @@
-"""A TLS peer whose ends a test decides: close_notify, bare FIN and reset are three different things here, unlike in ssl.SSLSocket."""
+"""A TLS peer whose test decides how a connection ends.
+
+Unlike in ssl.SSLSocket, close_notify, a bare FIN and a reset are three different things
+here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,11 @@ _CHUNK = 65536
 
 
 class Peer:
-    """TLS over memory BIOs on a blocking socket with a timeout; the standard library's OpenSSL, not the relay's. `hello_only` leaves the rest to `handshake`."""
+    """TLS over memory BIOs on a blocking socket with a timeout.
+
+    It uses the standard library's OpenSSL, not relay's. With `hello_only`, call
+    `handshake` for the rest.
+    """
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class Peer:
             self.handshake()
 
     def handshake(self) -> None:
-        """The handshake, or what is left of it."""
+        """Do the handshake, or the rest of it."""
         try:
             self._do(self.tls.do_handshake)
         except BaseException:
@@ -63,7 +71,7 @@ class Peer:
                 self._flush()
                 data = self.sock.recv(_CHUNK)
                 if not data:
-                    # Not told to OpenSSL, which would break the other direction too.
+                    # OpenSSL is not told: it would stop the other direction too.
                     raise EOFError("the connection was closed without a close_notify") from None
                 self._in.write(data)
             except ssl.SSLError:
@@ -85,7 +93,10 @@ class Peer:
             self._do(self.tls.write, view[at : at + _CHUNK])
 
     def send_until_full(self) -> None:
-        """Send until nobody takes any more for a moment. What is cut off stays cut off: nothing can be sent afterwards."""
+        """Send until the other side takes no more for half a second.
+
+        The last record may be cut off, so nothing can be sent afterwards.
+        """
         self.sock.setblocking(False)
         while ready.select([], [self.sock], 0.5)[1]:
             self.tls.write(bytes(_CHUNK))
@@ -94,32 +105,34 @@ class Peer:
         self.sock.settimeout(PATIENCE_S)
 
     def unacknowledged(self) -> int:
-        """Bytes that the other kernel has not confirmed to have."""
+        """Bytes that the other kernel has not acknowledged."""
         return int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def receive_some(self) -> bytes:
-        """What is there next; b"" at a close_notify. Raises EOFError at a bare FIN, OSError at a reset."""
+        """The next data; b"" at a close_notify.
+
+        Raises EOFError at a bare FIN, OSError at a reset.
+        """
         try:
             return self._do(self.tls.read, _CHUNK)
         except ssl.SSLZeroReturnError:
             return b""
 
     def receive(self, size: int) -> bytes:
-        """Exactly that many bytes."""
+        """Receive exactly `size` bytes."""
         data = bytearray()
         while len(data) < size:
             chunk = self.receive_some()
             if not chunk:
                 raise AssertionError(f"the connection ended after {len(data)} of {size} bytes")
             data += chunk
-        assert len(data) == size, f"{len(data)} bytes came, {size} were awaited"
+        assert len(data) == size, f"{len(data)} bytes came, {size} were expected"
         return bytes(data)
 
     def close_notify(self) -> None:
-        """Say that nothing more comes, and go on reading."""
-        with contextlib.suppress(
-            ssl.SSLError
-        ):  # it wants the other's close_notify too, which is not due yet
+        """Send a close_notify; reading goes on."""
+        # `unwrap` also wants the other side's close_notify, which comes later.
+        with contextlib.suppress(ssl.SSLError):
             self.tls.unwrap()
         self._flush()
 
@@ -133,7 +146,11 @@ class Peer:
         self.sock.close()
 
     def close(self) -> None:
-        """As a well-behaved peer does: close_notify, then the socket, with nothing unread in it (a ticket, say): the kernel would reset the connection, and forget what it still has to send."""
+        """Close as a well-behaved peer does: close_notify, then the socket.
+
+        Unread data, such as a ticket, is read first. With unread data the kernel would
+        reset the connection and discard what it still has to send.
+        """
         with contextlib.suppress(OSError):
             self.close_notify()
         with contextlib.suppress(OSError):
@@ -143,7 +160,10 @@ class Peer:
         self.sock.close()
 
     def end(self) -> tuple[bytes, str]:
-        """Everything until the end, and which end it was: "close_notify", "fin", "reset" or the error's name."""
+        """Everything until the end, and a word for the end.
+
+        The word is "close_notify", "fin", "reset" or the error's name.
+        """
         data = bytearray()
         while True:
             try:
@@ -167,13 +187,16 @@ def dial(
     *,
     hello_only: bool = False,
 ) -> Peer:
-    """A client whose handshake is done, or has only begun."""
+    """A client that has done its handshake, or has only sent its hello."""
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
     return Peer(sock, context, server_side=False, name=name, session=session, hello_only=hello_only)
 
 
 class Door:
-    """A backend without threads: the test accepts when it wants to, and holds both ends of the relay in its hands."""
+    """A backend without threads.
+
+    The test decides when it accepts, and holds both ends of relay's connections.
+    """
 
     def __init__(
         self,
@@ -206,18 +229,22 @@ class Door:
         return sock
 
     def accept(self) -> Peer:
-        """The relay's next connection, its handshake done."""
+        """The relay's next connection, after its handshake."""
         return Peer(self.accept_tcp(), self.context, server_side=True)
 
     def close(self) -> None:
-        """Refuse from now on, and close every connection."""
+        """Refuse new connections, and close the open ones."""
         self.listener.close()
         for sock in self._accepted:
             sock.close()
 
 
 def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
-    """Every end sends the blob `times` times while it receives as much; the SHA-256 of what each has received. One thread: an SSL object takes no two."""
+    """Every end sends the blob `times` times while it receives as much.
+
+    Returns the SHA-256 of what each end received. One thread does it all, as two
+    threads cannot use one SSL object.
+    """
     total = len(blob) * times
     states = {end: hashlib.sha256() for end in ends}
     unsent, unread, pending = (
@@ -234,7 +261,8 @@ def exchange(ends: list[Peer], blob: bytes, times: int) -> list[bytes]:
         )
         if not readable and not writable:
             raise AssertionError(
-                f"nothing moves any more: unsent {list(unsent.values())}, unread {list(unread.values())}"
+                f"nothing moves any more: unsent {list(unsent.values())}, "
+                f"unread {list(unread.values())}"
             )
         for end in ends:
             if end.sock in writable:

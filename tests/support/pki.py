@@ -1,4 +1,7 @@
-"""The certificates that tests meet: one CA with everything good and everything wrong below it, written to files once per test run."""
+"""The certificates that tests use, written to files once per test run.
+
+One CA has issued good ones and one of each faulty kind.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,10 @@ class Pki:
     backend_self_signed: Files
 
     def client_matrix(self) -> dict[str, Files | None]:
-        """The certificates a client may come with, by the word for what is special about them; None is no certificate."""
+        """The certificates a client may present, by a word for each kind.
+
+        None stands for no certificate.
+        """
         return {
             "good": self.client,
             "none": None,
@@ -74,7 +80,7 @@ class Pki:
         }
 
     def backend_matrix(self) -> dict[str, Files]:
-        """The certificates a backend may come with, by the word for what is special about them."""
+        """The certificates a backend may present, by a word for each kind."""
         return {
             "good": self.backend,
             "wrong_name": self.backend_wrong_name,

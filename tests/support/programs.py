@@ -1,4 +1,7 @@
-"""Foreign programs as clients and backends: curl, openssl s_client, and an nginx in a directory of its own."""
+"""Foreign programs as clients and backends.
+
+They are curl, openssl s_client, and an nginx in a directory of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,20 @@ looks_into_processes = pytest.mark.skipif(
 
 
 def find(name: str) -> str | None:
-    """Where a program is. Servers are in /usr/sbin, which an ordinary user's PATH may lack."""
+    """The path of a program, or None.
+
+    Servers are in /usr/sbin, which the PATH of an ordinary user may lack.
+    """
     return shutil.which(
         name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
     )
 
 
 def program(name: str) -> str:
-    """Where a foreign program is; skips the test that needs it where it is not installed."""
+    """The path of a foreign program.
+
+    Skips the test when the program is not installed.
+    """
     path = find(name)
     if path is None:
         pytest.skip(f"{name} not installed")
@@ -52,7 +61,10 @@ def program(name: str) -> str:
 def run(
     name: str, *arguments: str | Path, said: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a foreign program to its end, with `said` on stdin. Skips where it is not installed."""
+    """Run a foreign program to its end, with `said` on stdin.
+
+    Skips the test when the program is not installed.
+    """
     return subprocess.run(
         [program(name), *arguments],
         input=said,
@@ -102,7 +114,10 @@ def curl(
 def s_client(
     pki: Pki, port: int, *options: str, files: Files | None, name: str = NAME, said: str = "hello"
 ) -> tuple[bool, str]:
-    """Connect, say a line, wait for its echo, leave. Whether the echo came, and everything s_client printed."""
+    """Connect, send a line, wait for its echo, and end.
+
+    Returns whether the echo came, and everything that s_client printed.
+    """
     identity = () if files is None else ("-cert", str(files.certificate), "-key", str(files.key))
     server_name = ("-servername", name) if name else ("-noservername",)
     command = [
@@ -145,7 +160,11 @@ def s_client(
 
 
 class Nginx:
-    """A mutual-TLS HTTP/1.1 and HTTP/2 backend. It answers with its name, the path, the HTTP version, and the client certificate it saw."""
+    """A mutual-TLS HTTP/1.1 and HTTP/2 backend.
+
+    It answers with its name, the path, the HTTP version, and the subject of the client
+    certificate.
+    """
 
     def __init__(
         self,
@@ -170,9 +189,10 @@ class Nginx:
             f"{kind}_temp_path {at}/{kind};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        user = "user root;" if os.geteuid() == 0 else ""  # keys and directory are ours alone
+        user = "user root;" if os.geteuid() == 0 else ""  # only root may read keys and directory
         return f"""
-daemon off; master_process on; worker_processes 1; {user} pid {at}/nginx.pid; error_log {at}/error.log info;
+daemon off; master_process on; worker_processes 1; {user}
+pid {at}/nginx.pid; error_log {at}/error.log info;
 events {{ worker_connections 256; }}
 http {{
   access_log off; {temporary}
@@ -180,7 +200,8 @@ http {{
     listen 127.0.0.1:{self.port} ssl http2;
     ssl_certificate {self._files.certificate}; ssl_certificate_key {self._files.key};
     ssl_client_certificate {self._client_ca}; ssl_verify_client on; ssl_protocols TLSv1.2 TLSv1.3;
-    location / {{ default_type text/plain; return 200 "nginx $request_uri $server_protocol $ssl_client_s_dn\\n"; }}
+    default_type text/plain;
+    location / {{ return 200 "nginx $request_uri $server_protocol $ssl_client_s_dn\\n"; }}
   }}
 }}
 """

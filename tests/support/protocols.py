@@ -1,4 +1,7 @@
-"""What backends say above TLS: a few protocols, each just enough of it to notice when a byte goes missing."""
+"""Backends of a few protocols above TLS.
+
+Each implements just enough to notice a missing byte.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
 
 def read_exactly(connection: ssl.SSLSocket, size: int) -> bytes:
-    """That many bytes. Raises EOFError when fewer come."""
+    """Read exactly `size` bytes. Raises EOFError when fewer come."""
     data = b""
     while len(data) < size:
         more = connection.recv(size - len(data))
@@ -35,7 +38,11 @@ def read_head(connection: ssl.SSLSocket) -> bytes:
 
 
 def http(name: str) -> Serve:
-    """HTTP/1.1 with keep-alive: every GET is answered with the backend's name, the path and which request of the connection this is."""
+    """HTTP/1.1 with keep-alive.
+
+    Every answer has the backend's name, the path and the request's number in its
+    connection.
+    """
 
     def serve(connection: ssl.SSLSocket) -> None:
         number = 0
@@ -91,9 +98,8 @@ def websocket(connection: ssl.SSLSocket) -> None:
         if line.lower().startswith(b"sec-websocket-key")
     )
     connection.sendall(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-        + accept_key(key)
-        + b"\r\n\r\n"
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n"
     )
     while True:
         opcode, payload = read_frame(connection)
@@ -120,7 +126,11 @@ def redis(connection: ssl.SSLSocket) -> None:
 
 
 def postgresql(connection: ssl.SSLSocket) -> None:
-    """Say nothing until the startup message has come, then that no password is needed, the server is ready; then echo messages until Terminate."""
+    """Answer the startup message, then echo messages until Terminate.
+
+    The answer says that no password is needed and that the server is ready. The server
+    sends nothing before it.
+    """
     (size,) = struct.unpack("!I", read_exactly(connection, 4))
     read_exactly(connection, size - 4)
     connection.sendall(b"R" + struct.pack("!II", 8, 0) + b"Z" + struct.pack("!I", 5) + b"I")

@@ -1,4 +1,7 @@
-"""select(2) as poll(2) does it: for descriptors of any number, as a long run of tests has many open."""
+"""`select` over poll(2), which takes descriptors of any number.
+
+A long test run has more files open than select(2) can handle.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Sequence
 def select(
     readers: Sequence[socket.socket], writers: Sequence[socket.socket], timeout_s: float
 ) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Those that can be read (or have ended), and those that can be written."""
+    """The sockets that can be read (or have ended), and those that can be written."""
     wanted: dict[int, int] = {}
     for socks, event in ((readers, _select.POLLIN), (writers, _select.POLLOUT)):
         for sock in socks:

@@ -1,4 +1,7 @@
-"""A TLS 1.3 client that writes records by hand: key updates, alerts and empty records in any number, which no TLS library would send."""
+"""A TLS 1.3 client that writes its records by hand.
+
+It sends key updates, alerts and empty records in any number, as no TLS library does.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ def expand(secret: bytes, label: str, size: int) -> bytes:
 
 
 class RecordWriter:
-    """A connected client whose sending direction was taken away from its TLS library."""
+    """A connected client that encrypts its records itself.
+
+    Its TLS library does the handshake and the receiving only.
+    """
 
     def __init__(
         self,
@@ -40,7 +46,10 @@ class RecordWriter:
         name: str = "app.example.com",
         before_finished: Callable[[], object] | None = None,
     ) -> None:
-        """`before_finished` is called when the server's flight is there and ours is not sent."""
+        """`before_finished` is called before the client's last flight is sent.
+
+        The server's flight has arrived by then.
+        """
         context.keylog_filename = str(key_log)
         self.peer: Peer = dial(port, context, name, hello_only=before_finished is not None)
         if before_finished is not None:
@@ -62,7 +71,10 @@ class RecordWriter:
         self._sequence = 0
 
     def record(self, kind: int, content: bytes) -> bytes:
-        """The next record, encrypted (RFC 8446, section 5.2); after a key update comes the next key."""
+        """The next record, encrypted (RFC 8446, section 5.2).
+
+        A key update changes the key for the records after it.
+        """
         inner = content + bytes((kind,))
         header = bytes((DATA, 3, 3)) + (len(inner) + 16).to_bytes(2, "big")
         sealed = header + self._cipher.encrypt(
@@ -74,11 +86,14 @@ class RecordWriter:
         return sealed
 
     def send(self, *records: bytes) -> None:
-        """Write records, and read nothing."""
+        """Write records without reading."""
         self.peer.sock.sendall(b"".join(records))
 
     def send_until_stuck(self, records: bytes) -> int:
-        """Write until the other side has taken nothing for STUCK_S; how many bytes it took."""
+        """Write until the other side has taken nothing for STUCK_S.
+
+        Returns how many bytes it took.
+        """
         sent = 0
         self.peer.sock.settimeout(STUCK_S)
         with contextlib.suppress(TimeoutError):

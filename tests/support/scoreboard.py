@@ -46,7 +46,7 @@ def open_scoreboards(**keywords: int) -> Scoreboards:
 
 
 def close_scoreboards() -> None:
-    """Close the descriptors of all. Mapped memory stays while it is used."""
+    """Close all descriptors. Mapped memory stays while it is used."""
     while _opened:
         _opened.pop().close_files()
 

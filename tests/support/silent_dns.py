@@ -1,8 +1,8 @@
-"""The relay on a machine whose DNS server takes every question and answers none.
+"""The relay on a machine whose DNS server accepts every question and answers none.
 
-`Gateway(body, module=SILENT)`: in a network of its own, where a UDP socket that nobody
-reads has the server's address. Its control socket is reached from outside, its
-listeners are not. Needs root.
+`Gateway(body, module=SILENT)` runs it in a network namespace of its own, where a UDP
+socket that is not read has the server's address. Its control socket can be reached from
+outside, its listeners cannot. Needs root.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ NAME = "app.example.com"
 
 
 def knock(port: int, data: bytes = b"", host: str = "127.0.0.1") -> socket.socket:
-    """A TCP connection that has sent these bytes, from this loopback address."""
+    """A TCP connection from this loopback address that has sent these bytes."""
     sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S, source_address=(host, 0))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if data:
@@ -26,7 +26,10 @@ def knock(port: int, data: bytes = b"", host: str = "127.0.0.1") -> socket.socke
 
 
 def last_flight(sock: socket.socket, pki: Pki, version: ssl.TLSVersion) -> list[bytes]:
-    """Send a hello, read the answer: the records of the client's last flight, not sent yet."""
+    """Send a hello and read the answer.
+
+    Returns the records of the client's last flight, which is not sent yet.
+    """
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = client_context(pki, pki.client, version=version)
     tls = context.wrap_bio(received, sent, server_hostname=NAME)

@@ -1,4 +1,7 @@
-"""The relay, started with --strict: `Gateway(body, module=("tests.support.strict_relay",))`."""
+"""Relay, started with --strict.
+
+`Gateway(body, module=("tests.support.strict_relay",))`.
+"""
 
 from __future__ import annotations
 

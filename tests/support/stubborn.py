@@ -1,4 +1,7 @@
-"""A TLS server on pyOpenSSL: unlike the standard library's it has no session id context."""
+"""A TLS server on pyOpenSSL.
+
+Unlike the standard library's, it has no session id context.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ PATIENCE_S = 20
 
 
 class StubbornServer:
-    """Verifies its clients, gives tickets, and answers every resumption with an alert.
+    """Verifies its clients, sends tickets, and refuses every resumption with an alert.
 
-    `handshakes` are the results: "full" for one that succeeded, else OpenSSL's words.
+    `handshakes` lists the results: "full" for success, OpenSSL's words for a failure.
     """
 
     def __init__(self, pki: Pki, version: int) -> None:

@@ -1,4 +1,4 @@
-"""Listeners, routes and pools as TOML, every part of which a test may choose."""
+"""Listeners, routes and pools as TOML; a test can choose every part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def route_table(
     client_ca: Path | None = None,
     **more: Any,
 ) -> str:
-    """`[[listener.route]]`, by default for every name, with the good certificate and the test CA."""
+    """`[[listener.route]]`.
+
+    By default it is for every name, with the good certificate and the test CA.
+    """
     shown = files or pki.gateway
     keys = {
         "pool": pool,
@@ -58,7 +61,8 @@ def pool_table(
         "backend_ca": backend_ca or pki.ca,
     }
     backends = "".join(
-        f"[[pool.{name}.backend]]\n{_lines({'route': f'w{number}', 'address': address, 'name': backend_name})}\n"
+        f"[[pool.{name}.backend]]\n"
+        f"{_lines({'route': f'w{number}', 'address': address, 'name': backend_name})}\n"
         for number, address in enumerate(addresses, 1)
     )
     return f"[pool.{name}]\n{_lines({**keys, **more})}\n{backends}"

@@ -12,9 +12,9 @@ PATIENCE_S = 20
 
 
 class Traffic:
-    """Clients that connect, ask and compare the answer, again and again, until its end.
+    """Clients that send requests and compare the answers until they are stopped.
 
-    Every error is in `failures`.
+    `failures` has every error.
     """
 
     def __init__(self, pki, port, clients=3):

@@ -1,4 +1,4 @@
-"""An HTTP/1 backend of a pool: it says who it is, and remembers every byte it was sent."""
+"""An HTTP/1 backend of a pool; it sends its name and keeps all that it received."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from tests.support.peer import Peer
 
 
 class Site:
-    """Serves one connection after the other's head: `answer(name, head)` makes a response; `heard` has what came, by connection."""
+    """Serves the requests of one connection in order.
+
+    `answer(name, head)` makes a response. `heard` has the received bytes of each
+    connection.
+    """
 
     def __init__(self, name: str, answer: Callable[[str, bytes], bytes] | None = None) -> None:
         self.name = name
@@ -45,9 +49,12 @@ def plain(name: str, head: bytes) -> bytes:
 
 
 def request(cookie: str = "", *, target: str = "/", field: str = "Cookie") -> bytes:
-    """A GET with this Cookie field, or none."""
+    """A GET with this Cookie field, or without one."""
     line = f"{field}: {cookie}\r\n" if cookie else ""
-    return f"GET {target} HTTP/1.1\r\nHost: app.example.com\r\nUser-Agent: test\r\n{line}Accept: */*\r\n\r\n".encode()
+    return (
+        f"GET {target} HTTP/1.1\r\nHost: app.example.com\r\nUser-Agent: test\r\n"
+        f"{line}Accept: */*\r\n\r\n"
+    ).encode()
 
 
 def response(peer: Peer) -> tuple[bytes, bytes]:

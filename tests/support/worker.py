@@ -1,4 +1,4 @@
-"""One real worker in a forked process, with its scoreboard and its access log to look into."""
+"""A real worker in a forked process, with access to its scoreboard and its logs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> Any
 def route_toml(pki: Pki, pool: str = "main", sni: str = "[]", extra: str = "") -> str:
     """One [[listener.route]]."""
     return (
-        f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\ncertificate = "{pki.gateway.certificate}"\n'
+        f'[[listener.route]]\nsni = {sni}\npool = "{pool}"\n'
+        f'certificate = "{pki.gateway.certificate}"\n'
         f'private_key = "{pki.gateway.key}"\nclient_ca = "{pki.ca}"\n{extra}\n'
     )
 
@@ -63,7 +64,10 @@ def pool_toml(
         f'[[pool.{name}.backend]]\nroute = "b{i}"\naddress = "{address}"\nname = "{backend_name}"\n'
         for i, address in enumerate(addresses, 1)
     )
-    return f'[pool.{name}]\nmachine_certificate = "{pki.machine.certificate}"\nmachine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n{extra}\n{backends}'
+    return (
+        f'[pool.{name}]\nmachine_certificate = "{pki.machine.certificate}"\n'
+        f'machine_key = "{pki.machine.key}"\nbackend_ca = "{pki.ca}"\n{extra}\n{backends}'
+    )
 
 
 def _take_files(spare: int) -> None:
@@ -80,7 +84,7 @@ _taken: list[bytearray] = []
 
 
 def _take_memory(spare: int) -> None:
-    """Use all the memory that is mapped already, and let the process have no more than `spare`."""
+    """Forbid to map more memory, and use all that is mapped but `spare` bytes."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (mapped, mapped))
     with contextlib.suppress(MemoryError):
@@ -90,7 +94,10 @@ def _take_memory(spare: int) -> None:
 
 
 def _close_others(keep: set[int]) -> None:
-    """Close what the test run had open when it forked: it would count as the worker's."""
+    """Close the files that the test run had open when it forked.
+
+    They would count as the worker's.
+    """
     for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         if fd > 2 and fd not in keep:
             with contextlib.suppress(OSError):
@@ -100,11 +107,11 @@ def _close_others(keep: set[int]) -> None:
 class RunningWorker:
     """A worker with one listener on a loopback port.
 
-    `files_limit` is its RLIMIT_NOFILE (0: as it is), `files_spare` how many of them are
-    not taken by others; `memory_spare` how many bytes of memory it gets (0: as many as
-    there are); `beside` another worker of the same relay, whose scoreboard it shares;
-    `send_buffer` the SO_SNDBUF of its clients' sockets (0: the kernel's, which grows to
-    megabytes).
+    `files_limit` is its RLIMIT_NOFILE (0: unchanged). `files_spare` is how many of
+    these descriptors stay free. `memory_spare` is how many bytes of memory it may still
+    take (0: no limit). `beside` is another worker of the same relay, whose scoreboard
+    it shares. `send_buffer` is the SO_SNDBUF of its clients' sockets (0: the kernel's,
+    which grows to megabytes).
     """
 
     def __init__(
@@ -183,12 +190,15 @@ class RunningWorker:
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
 
     def garbage(self) -> int:
-        """How many unreachable objects the worker's collector, which is off, would find now."""
+        """Run the worker's collector; returns how much garbage it found."""
         self.signal(signal.SIGUSR2)
         return int(os.read(self._garbage_read, 32))
 
     def memory(self, field: str) -> int:
-        """Bytes of a field of smaps_rollup; "Private" is the sum of the private ones."""
+        """Bytes of a field of smaps_rollup.
+
+        "Private" is the sum of the private fields.
+        """
         lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
         return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(field))
 
@@ -202,7 +212,7 @@ class RunningWorker:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def let_it_turn(self, ticks: int = 1) -> None:
-        """Wait until the worker's loop has lived through so many ticks of a second."""
+        """Wait until the worker's loop has had this many one-second ticks."""
         for _ in range(ticks):
             before = self.cells[HEARTBEAT_MS]
             wait_until(
@@ -210,26 +220,25 @@ class RunningWorker:
             )
 
     def messages(self) -> str:
-        """What the worker has to say for itself."""
+        """The worker's messages."""
         return self.messages_file.read_text()
 
     def records(self) -> list[dict[str, Any]]:
         """The access log so far."""
         if not self.access_log.exists():
             return []
-        whole, _, _ = self.access_log.read_text().rpartition(
-            "\n"
-        )  # the last line may be half written
+        # The last line may be half written.
+        whole, _, _ = self.access_log.read_text().rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def record(self, number: int = 0) -> dict[str, Any]:
-        """The access log's line number `number`, as soon as it is there."""
+        """Line `number` of the access log; waits until it is there."""
         return wait_until(lambda: self.records()[number : number + 1], f"access log line {number}")[
             0
         ]
 
     def value(self, name: str, *labels: str) -> int:
-        """A series of this worker."""
+        """The value of a series of this worker."""
         return self.snapshot().values[Series(name, labels)]
 
     def snapshot(self) -> Snapshot:
@@ -248,7 +257,7 @@ class RunningWorker:
         )
 
     def wait(self) -> int:
-        """The exit code, when the worker has ended by itself."""
+        """Wait until the worker has ended by itself; returns its exit code."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -259,12 +268,12 @@ class RunningWorker:
         raise AssertionError("the worker does not end")
 
     def cut_lifeline(self) -> None:
-        """What the worker sees when its supervisor dies."""
+        """Close the pipe that tells the worker that its supervisor lives."""
         os.close(self._lifeline)
         self._lifeline = -1
 
     def close(self) -> None:
-        """End it, and fail the test if it has crashed or has seen a bug."""
+        """End it; fails the test if it has crashed or has logged a bug."""
         code = 0
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -297,7 +306,7 @@ def client_context(
 
 
 def client_hello(context: ssl.SSLContext, name: str = "app.example.com") -> bytes:
-    """The first flight of a client that is not going to send another."""
+    """The first flight of a client that will not send another."""
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         context.wrap_bio(received, sent, server_hostname=name).do_handshake()
@@ -322,7 +331,7 @@ def connect(
 
 
 def receive(connection: ssl.SSLSocket, size: int) -> bytes:
-    """Exactly that many bytes."""
+    """Receive exactly `size` bytes."""
     data = bytearray()
     while len(data) < size:
         chunk = connection.recv(min(65536, size - len(data)))

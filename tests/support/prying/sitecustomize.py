@@ -1,6 +1,8 @@
-"""Put in the way of every Python that has this directory in PYTHONPATH: at SIGALRM a process says what it may do.
+"""At SIGALRM, a process tries what it may do, and says what worked.
 
-The attempts come as JSON in PRYING_ATTEMPTS, `[kind, argument]` each; what worked goes to stderr, as one line.
+Every Python that has this directory in PYTHONPATH imports this file. PRYING_ATTEMPTS
+holds the attempts as JSON, `[kind, argument]` each. What worked goes to stderr, as one
+line.
 """
 
 import contextlib
