@@ -1,4 +1,4 @@
-"""A configuration that is right, and what the loader says about changed ones."""
+"""A valid configuration, and the problems that the loader finds in changed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration may name as a file: nothing that makes its reader wait."""
+"""A configuration may name regular files only: nothing makes the relay wait."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ def test_a_pipe_is_refused_at_once_with_and_without_a_writer(tmp_path):
         read_regular(pipe, 10)
 
 
-def test_what_a_shell_puts_for_a_command_is_refused():
+def test_a_shells_process_substitution_is_refused():
     read, write = os.pipe()
     try:
         with pytest.raises(NotRegularError):

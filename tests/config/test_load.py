@@ -1,4 +1,4 @@
-"""Reading a file: what comes out, and what is said about a file that cannot be used."""
+"""Loading a file: the values, and the problems of a file that cannot be used."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_key_path_of_a_listener_has_its_name():
     assert listener_paths(["a.b"]) == ['listener."a.b"']
 
 
-def test_a_file_that_is_not_there_is_one_problem(tmp_path):
+def test_a_missing_file_is_one_problem(tmp_path):
     problem = only_problem(tmp_path / "none.toml")
     assert problem.where == str(tmp_path / "none.toml")
     assert "does not exist" in problem.what
@@ -204,6 +204,6 @@ def test_the_state_directory_is_found_in_a_file_with_mistakes(write, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["5", '""', '"a\\u0000b"', "[]"])
-def test_a_state_directory_that_is_none_is_a_problem(write, value):
+def test_an_invalid_state_directory_is_a_problem(write, value):
     with pytest.raises(ConfigError, match=r"relay\.state_dir: does not name a directory"):
         load_state_dir(write(("workers = 2", f"state_dir = {value}")))

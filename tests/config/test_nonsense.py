@@ -150,7 +150,7 @@ def test_any_table_is_a_configuration_or_problems(file, tree):
 
 
 def paths(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every value in the tree."""
+    """The path to every value in the tree."""
     items = (
         tree.items()
         if isinstance(tree, dict)
@@ -196,12 +196,12 @@ def test_a_damaged_file_is_a_configuration_or_problems(file, right, data):
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_every_damaged_key_is_told_whatever_else_is_wrong(file, right, data):
+def test_every_damaged_key_is_reported(file, right, data):
     tree = tomli.loads(right)
     leaves = [way for way in paths(tree) if not isinstance(_at(tree, way), dict | list)]
     damaged = data.draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=10, unique=True))
     for *way, last in damaged:
-        _at(tree, way)[last] = 4711.5  # no key takes this: the only numbers in it are whole
+        _at(tree, way)[last] = 4711.5  # no key accepts this
     lines = check(
         file,
         "\n".join(f"{json.dumps(key)} = {render(value)}" for key, value in tree.items()).encode(),

@@ -615,11 +615,11 @@ def test_a_wildcard_matches_one_label_only(problems):
     )
 
 
-def test_a_more_special_route_may_come_first(problems):
+def test_a_more_specific_route_may_come_first(problems):
     assert problems(('pool = "rest"', 'sni = ["*.example.com"]\npool = "rest"')) == ()
 
 
-def test_a_name_may_stand_beside_its_wildcard_in_one_route(problems):
+def test_one_route_may_have_a_name_and_its_wildcard(problems):
     assert problems((SNI, '["*.example.com", "app.example.com"]')) == ()
 
 

@@ -1,4 +1,4 @@
-"""OpenSSL decides what a cipher setting enables, whatever its spelling is."""
+"""Ciphers and groups: OpenSSL decides what a setting enables, however it is spelled."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def weaknesses(pki, **settings):
 
 
 @pytest.mark.parametrize(("key", "text", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_must_not_be_enabled_is_refused(pki, key, text, words):
+def test_forbidden_ciphers_are_refused(pki, key, text, words):
     refused = [each for each in weaknesses(pki, **{key: text}) if each.refused]
     assert refused
     assert all(each.key == key and each.remedy for each in refused)
@@ -106,7 +106,7 @@ def test_what_must_not_be_enabled_is_refused(pki, key, text, words):
 
 
 @pytest.mark.parametrize(("key", "text", "words"), WARNED.values(), ids=WARNED)
-def test_what_is_weak_is_warned_about_and_served(pki, key, text, words):
+def test_weak_ciphers_get_a_warning_and_are_served(pki, key, text, words):
     (told,) = [each for each in weaknesses(pki, **{key: text}) if words in each.what]
     assert (told.key, told.refused) == (key, False)
     assert told.remedy
@@ -115,18 +115,18 @@ def test_what_is_weak_is_warned_about_and_served(pki, key, text, words):
 
 
 @pytest.mark.parametrize("settings", FINE, ids=str)
-def test_what_is_sound_is_not_spoken_of(pki, settings):
+def test_sound_settings_give_no_finding(pki, settings):
     assert weaknesses(pki, **settings) == ()
     assert route_of(pki, **settings)
 
 
 @pytest.mark.parametrize("level", range(6))
-def test_the_level_is_the_one_that_openssl_has(level):
+def test_the_security_level_is_openssls(level):
     context = make_context("TLSv1.2", f"{GOOD}:@SECLEVEL={level}", "", "")
     assert level_of(context) == min(level, 2)
 
 
-def test_one_weak_setting_of_many_places_is_one_finding(pki):
+def test_one_weak_setting_in_many_sections_is_one_finding(pki):
     weak = {"ciphers_tls12": "DEFAULT@SECLEVEL=0"}
     found = lint_ciphers(config_of(pki, routes=(weak, weak), **weak))
     assert [each.level for each in found] == sorted(each.level for each in found)
@@ -134,7 +134,7 @@ def test_one_weak_setting_of_many_places_is_one_finding(pki):
     assert {each.where for each in found} == {", ".join(f"{at}.ciphers_tls12" for at in places)}
 
 
-def test_nothing_can_be_read_on_the_wire_of_what_is_served(pki):
+def test_no_accepted_setting_sends_plain_text(pki):
     """The peer offers every weak suite; the relay's own settings decide."""
     everything = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
     for version in (TLS12, TLS13):

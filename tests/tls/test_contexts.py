@@ -1,3 +1,5 @@
+"""TLS contexts in real handshakes: certificates, names, versions, ciphers, ALPN."""
+
 import socket
 import ssl
 import subprocess
@@ -130,7 +132,7 @@ def test_the_bytes_of_both_sides_arrive_after_the_handshake(pki, version):
         ("backend", "backend_wrong_name"),
     ],
 )
-def test_a_backend_is_verified_by_its_configured_name_never_its_cn(pki, name, reason):
+def test_a_backend_is_verified_by_its_configured_name_not_its_cn(pki, name, reason):
     with meet_backend(target_of(pki, name), server_context(pki, pki.backend)) as meeting:
         assert meeting.reason == reason
 
@@ -168,7 +170,7 @@ def test_the_backend_gets_its_name_as_sni_but_never_an_address(pki, version):
 
 
 @both_versions
-def test_a_backend_with_another_ca_is_known_to_reject_our_certificate(pki, version):
+def test_a_backend_that_rejects_our_certificate_is_recognized(pki, version):
     with meet_backend(
         target_of(pki), server_context(pki, pki.backend, version, ca=pki.foreign_ca)
     ) as meeting:
@@ -289,7 +291,7 @@ def finish(ours, sock):
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_a_client_that_asks_for_short_records_gets_all_of_a_long_write(pki, version):
+def test_a_client_with_short_records_gets_all_of_a_long_write(pki, version):
     with a_client_program(pki, route_of(pki), "-maxfraglen", "512", "-quiet", version) as (
         ours,
         sock,
@@ -342,7 +344,7 @@ def test_a_route_without_alpn_selects_nothing(pki, version):
 
 
 @both_versions
-def test_the_backend_is_offered_the_one_protocol_we_name(pki, version):
+def test_the_backend_is_offered_only_the_given_protocol(pki, version):
     context = server_context(pki, pki.backend, version)
     context.set_alpn_protocols(["http/1.1", "h2"])
     with meet_backend(target_of(pki), context, alpn=b"h2") as meeting:
@@ -430,7 +432,7 @@ def test_groups_are_the_configured_ones(pki):
         assert (meeting.reason, stream.group(meeting.ssl)) == ("done", "secp521r1")
 
 
-def test_no_list_brings_in_ciphers_without_authentication(pki):
+def test_no_list_enables_ciphers_without_authentication(pki):
     anonymous = "ADH-AES128-GCM-SHA256:AECDH-AES128-SHA"
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.maximum_version = TLS12
@@ -448,7 +450,7 @@ def test_no_list_brings_in_ciphers_without_authentication(pki):
 
 
 @pytest.mark.parametrize("kind", ["rsa-2048", "ec-p256"])
-def test_both_kinds_of_keys_serve_both_versions(pki, kind):
+def test_rsa_and_ec_keys_serve_both_versions(pki, kind):
     files = pki.write(
         pki.authority.issue(LeafSpec("gateway", dns=(NAME,), purposes=("server",), key_type=kind))
     )

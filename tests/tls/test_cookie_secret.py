@@ -22,7 +22,7 @@ def file(tmp_path):
     return write
 
 
-def test_white_space_around_the_secret_is_not_part_of_it(file):
+def test_white_space_around_the_secret_is_removed(file):
     assert load_secret("here", file(b"\n" + SECRET + b"\r\n")) == SECRET
 
 
@@ -35,7 +35,7 @@ def test_white_space_around_the_secret_is_not_part_of_it(file):
     ],
     ids=["short", "long", "open to all"],
 )
-def test_a_secret_that_is_none_is_refused_and_not_shown(file, data, mode, words):
+def test_an_unsuitable_secret_is_refused_and_not_shown(file, data, mode, words):
     made = file(data, mode)
     with pytest.raises(ConfigError, match=words) as caught:
         load_secret("pool.web.cookie_secret_file", made)
@@ -46,7 +46,7 @@ def test_a_secret_that_is_none_is_refused_and_not_shown(file, data, mode, words)
     assert SECRET[:8].decode() not in str(problem)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*none: No such file"):
         load_secret("here", tmp_path / "none")
 
@@ -57,7 +57,7 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
         load_secret("here", tmp_path / "pipe")
 
 
-def test_every_pool_that_inserts_cookies_is_looked_at_and_no_other(file, tmp_path):
+def test_only_pools_that_insert_cookies_have_a_secret(file, tmp_path):
     backend = [{"route": "w", "address": "192.0.2.1:1"}]
     pool = {"sticky": "cookie", "cookie": "R", "cookie_insert": True, "backend": backend}
     config = Config.model_validate(

@@ -1,3 +1,5 @@
+"""OpenSSL's errors, alerts and verify codes become reasons with a detail."""
+
 import errno
 
 import pytest
@@ -52,9 +54,7 @@ def put(*errors):
         (1120, Reason.ALERT_OTHER, Reason.BACKEND_NO_SHARED_ALPN),
     ],
 )
-def test_openssls_numbers_have_a_reason_per_side_and_the_queue_is_emptied(
-    number, inbound, outbound
-):
+def test_openssls_codes_have_a_reason_and_the_queue_is_emptied(number, inbound, outbound):
     for side, expected in ((Side.INBOUND, inbound), (Side.OUTBOUND, outbound)):
         put((SSL_LIBRARY, number))
         failure = explain_queue(side)
@@ -64,7 +64,7 @@ def test_openssls_numbers_have_a_reason_per_side_and_the_queue_is_emptied(
 
 
 @pytest.mark.parametrize("number", sorted({*explain._INBOUND, *explain._OUTBOUND}))
-def test_the_same_number_of_another_library_means_nothing_to_us(number):
+def test_the_same_number_of_another_library_is_ignored(number):
     for side, other in (
         (Side.INBOUND, Reason.TLS_ERROR),
         (Side.OUTBOUND, Reason.BACKEND_TLS_ERROR),
@@ -97,7 +97,7 @@ def test_an_empty_and_an_overlong_queue_are_explained_and_emptied():
     assert lib.ERR_peek_error() == 0
 
 
-def test_every_alert_there_can_be_has_a_reason_and_a_name():
+def test_every_alert_number_has_a_reason_and_a_name():
     for number in range(256):
         for side, who in ((Side.INBOUND, "client"), (Side.OUTBOUND, "backend")):
             failure = explain_alert(side, number)
@@ -126,7 +126,7 @@ def test_the_detail_says_which_certificate_of_a_chain_it_was():
     )
 
 
-def test_an_errno_is_a_peer_that_has_gone_and_zero_is_an_end():
+def test_an_errno_means_that_the_peer_has_gone():
     assert explain_errno(Side.INBOUND, 0) == Failure(Reason.PEER_GONE, "the connection was closed")
     assert explain_errno(Side.OUTBOUND, errno.ETIMEDOUT) == Failure(
         Reason.BACKEND_GONE, "Connection timed out"
@@ -142,7 +142,7 @@ def test_every_reason_has_a_remedy_of_one_line():
 
 
 @pytest.mark.parametrize("reason", [Reason.PROTOCOL_VERSION, Reason.BACKEND_PROTOCOL_VERSION])
-def test_nobody_is_told_to_lower_min_version_below_what_there_is(reason):
+def test_no_remedy_asks_for_an_impossible_min_version(reason):
     assert "lower" not in REMEDIES[reason]
     assert "TLS 1.3, or TLS 1.2 where" in REMEDIES[reason]
 
@@ -152,7 +152,7 @@ MALLOC_FAILURE = 256 | 1 << 18 | 2 << 18  # err.h
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("library", [SSL_LIBRARY, 15, 6])
-def test_memory_that_openssl_did_not_get_is_nobodys_fault(side, library):
+def test_openssls_lack_of_memory_is_not_blamed_on_a_peer(side, library):
     put((library, MALLOC_FAILURE), (SSL_LIBRARY, 199))
     assert explain_queue(side).reason is Reason.NO_RESOURCES
     assert lib.ERR_peek_error() == 0
@@ -160,7 +160,7 @@ def test_memory_that_openssl_did_not_get_is_nobodys_fault(side, library):
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE])
-def test_what_the_kernel_does_not_give_is_nobodys_fault(side, number):
+def test_the_kernels_shortages_are_not_blamed_on_a_peer(side, number):
     assert explain_errno(side, number).reason is Reason.NO_RESOURCES
     put((SYSTEM_LIBRARY, number))
     assert explain_queue(side).reason is Reason.NO_RESOURCES
@@ -168,7 +168,7 @@ def test_what_the_kernel_does_not_give_is_nobodys_fault(side, number):
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_memory_that_a_verification_did_not_get_is_nobodys_fault(side):
+def test_lack_of_memory_in_verification_is_not_blamed_on_a_peer(side):
     assert explain_verify(side, 17, 0).reason is Reason.NO_RESOURCES
 
 
@@ -177,7 +177,7 @@ def alert_of_a_backend(number):
 
 
 @pytest.mark.parametrize("number", range(256))
-def test_a_backends_alert_means_what_it_can_mean_at_its_stage(number):
+def test_a_backends_alert_is_explained_by_its_stage(number):
     """Before ServerHello: nothing in common. After it: the machine certificate."""
     common = {
         Reason.BACKEND_NO_SHARED_CIPHER,
@@ -195,12 +195,12 @@ def test_a_backends_alert_means_what_it_can_mean_at_its_stage(number):
     )
 
 
-def test_an_alert_after_the_handshake_is_told_once():
+def test_an_alert_after_the_handshake_says_so_once():
     once = after_handshake(alert_of_a_backend(40))
     assert after_handshake(once) == once
     assert once.detail == "the backend sent the alert handshake_failure after the handshake"
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_ech_required_has_its_name(side):
+def test_the_alert_ech_required_has_its_name(side):
     assert "ech_required" in explain_alert(side, 121).detail

@@ -220,7 +220,7 @@ class Changer:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_openssl_goes_on_with_is_read_to_the_same_name(openssl, seed):
+def test_a_hello_that_openssl_accepts_has_the_same_name(openssl, seed):
     changer = Changer(seed)
     seen = set()
     for number in range(CHANGED_HELLOS):
@@ -237,7 +237,7 @@ def test_what_openssl_goes_on_with_is_read_to_the_same_name(openssl, seed):
 
 
 @pytest.mark.parametrize("name", HELLOS)
-def test_every_captured_hello_is_one_that_openssl_goes_on_with(openssl, name):
+def test_openssl_accepts_every_captured_hello(openssl, name):
     verdict, read = openssl(HELLOS[name])
     assert verdict == "goes on"
     assert parse_hello(HELLOS[name]).sni == parse_name(read)

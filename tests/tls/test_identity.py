@@ -1,3 +1,5 @@
+"""The identity in a client's certificate, and whether a route admits it."""
+
 import contextlib
 import hashlib
 import ssl
@@ -104,7 +106,7 @@ RULES = [
 
 
 @pytest.mark.parametrize(("rules", "allowed"), RULES)
-def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
+def test_a_rule_allows_only_the_names_in_it(rules, allowed):
     refusal = admit(ALICE, gate(**rules), 1500)
     assert (refusal is None) is allowed
     if refusal is not None:
@@ -136,7 +138,7 @@ def test_a_rule_lets_in_whom_it_names_and_nobody_else(rules, allowed):
         ("*.corp", "bücher.corp", False),
         ("*.corp", "a.corp.", False),
         ("*.corp", "xn--bcher-kva.CORP", True),
-        ("*.kelvin", "a.\u212aelvin", False),  # its lower case is a k
+        ("*.kelvin", "a.\u212aelvin", False),  # the lower case of this character is a k
         ("a_b.corp", "A_B.corp", True),
         ("a.corp", "*.corp", False),
         ("a.corp", "a.corp\0.evil", False),
@@ -195,14 +197,12 @@ def test_a_wildcard_name_is_exactly_one_label(pattern, name, matches):
         ("spiffe://corp/[ab]", "spiffe://corp/a", False),
     ],
 )
-def test_one_star_is_one_segment_and_two_are_any_number(pattern, uri, matches):
+def test_one_star_is_one_segment_and_two_are_several(pattern, uri, matches):
     assert compile_rules(allow(san_uri=(pattern,))).allow(replace(ALICE, san_uri=(uri,))) is matches
 
 
-def test_a_name_made_to_be_slow_is_matched_in_time_of_its_length():
-    """A name with as many segments as fit into a certificate, and a pattern of many
-    stars.
-    """
+def test_a_hostile_name_is_matched_in_linear_time():
+    """A name with as many segments as fit into a certificate, and many stars."""
     rules = compile_rules(allow(san_uri=("spiffe:" + "/**/a" * 8 + "/end", "x/" + "*a" * 9 + "z")))
     begin = time.process_time()
     assert not rules.allow(replace(ALICE, san_uri=("spiffe:" + "/a" * 16_000, "x/" + "a" * 32_000)))
@@ -210,14 +210,14 @@ def test_a_name_made_to_be_slow_is_matched_in_time_of_its_length():
 
 
 @given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
-def test_a_pattern_without_stars_matches_itself_alone(pattern, name):
+def test_a_pattern_without_stars_matches_only_itself(pattern, name):
     pattern = pattern.replace("*", "x").strip() or "x"  # a configuration is stripped
     rules = compile_rules(allow(san_uri=(pattern,)))
     assert rules.allow(replace(ALICE, san_uri=(pattern,)))
     assert rules.allow(replace(ALICE, san_uri=(name,))) is (name == pattern)
 
 
-def test_the_dates_of_the_leaf_are_judged_to_the_second():
+def test_the_dates_of_the_leaf_are_exact_to_the_second():
     everybody = gate()
     assert admit(ALICE, everybody, 1000) is None
     assert admit(ALICE, everybody, 2000) is None
@@ -227,7 +227,7 @@ def test_the_dates_of_the_leaf_are_judged_to_the_second():
     assert admit(ALICE, everybody, 2000.1) == Failure(Reason.EXPIRED, "certificate has expired")
 
 
-def test_the_end_of_the_ca_is_the_end_of_its_certificates():
+def test_a_certificate_ends_with_its_ca():
     assert admit(ALICE, gate(1800), 1800) is None
     assert admit(ALICE, gate(1800), 1801) == Failure(
         Reason.EXPIRED, "the CA that issued the certificate has expired"
@@ -238,7 +238,7 @@ def test_the_end_of_the_ca_is_the_end_of_its_certificates():
     )
 
 
-def test_nobody_and_who_has_no_dates_are_refused():
+def test_no_certificate_and_unreadable_dates_are_refused():
     assert admit(None, gate(), 1500) == Failure(Reason.NO_CERTIFICATE)
     assert admit(replace(ALICE, not_after_at=0.0), gate(), 1500).reason is Reason.EXPIRED
 
@@ -252,7 +252,7 @@ def test_names_in_a_detail_are_one_short_line():
 
 
 def authority(subject, issuer, days, end=None):
-    """A CA certificate with these names; self-signed, as nothing verifies it here."""
+    """A CA certificate with these names; self-signed, because no test verifies it."""
     key = make_key("ec-p256")
     start = datetime(2030, 1, 1, tzinfo=UTC)
     name, above = (
@@ -373,7 +373,7 @@ def test_a_session_with_an_expired_certificate_is_refused_with_its_alert(pki, ve
 
 
 @both_versions
-def test_a_check_that_raises_on_a_resumption_lets_nobody_in(pki, version):
+def test_a_check_that_raises_refuses_a_resumption(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
 
@@ -402,7 +402,7 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
 
 
 @pytest.mark.parametrize("what", SOUND)
-def test_what_openssl_verifies_is_let_in_by_its_fingerprint(pki, tmp_path, what):
+def test_any_certificate_can_be_allowed_by_fingerprint(pki, tmp_path, what):
     """A rule by fingerprint needs no names, and no parser for the certificate."""
     files = write_odd(tmp_path, "odd", SOUND[what], pki.authority)
     fingerprint = certificate_digest(files)
@@ -447,7 +447,7 @@ def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules)
 
 
 @pytest.mark.parametrize("what", ["rest", "too many", "too many extensions"])
-def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, what):
+def test_an_unreadable_name_matches_no_rule_by_name(pki, tmp_path, what):
     """OpenSSL accepts these, so rules by name must not; the log line says why."""
     odd, said = {
         "rest": (
@@ -481,7 +481,7 @@ def test_what_cannot_be_read_as_a_name_matches_no_rule_by_name(pki, tmp_path, wh
             )
 
 
-def test_a_fault_in_a_name_is_no_end_of_text():
+def test_a_zero_byte_or_comma_does_not_end_a_name():
     """A zero byte or a comma inside a name does not turn it into another name."""
     names = alt_names_of(
         sequence(tlv(0x82, b"app.example.com\0.evil"), tlv(0x82, b"a, DNS:app.example.com"))
@@ -491,13 +491,13 @@ def test_a_fault_in_a_name_is_no_end_of_text():
 
 
 @given(st.binary(max_size=400))
-def test_no_bytes_make_the_readers_raise_anything_but_their_error(der):
+def test_the_readers_raise_only_their_own_error(der):
     for reader in (read_certificate, attributes_of, alt_names_of):
         with contextlib.suppress(DerError):
             reader(der)
 
 
-def test_no_bent_certificate_makes_the_parser_raise(pki):
+def test_no_changed_certificate_makes_the_parser_raise(pki):
     """Every byte changed in three ways; OpenSSL accepts many of these certificates."""
     der = pki.client_spiffe.issued.certificate.public_bytes(Encoding.DER)
     read = 0
@@ -560,7 +560,7 @@ def test_a_large_refused_certificate_is_logged_by_size_and_common_name(pki, tmp_
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_path, what):
+def test_a_large_verified_certificate_is_read_within_limits(pki, tmp_path, what):
     files = write_odd(tmp_path, "large", LARGE[what], pki.authority)
     route = route_of(pki, allow=allow(fingerprint_sha256=(certificate_digest(files),)))
     with meet_client(
@@ -573,7 +573,7 @@ def test_a_large_certificate_that_is_verified_is_read_within_bounds(pki, tmp_pat
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_what_a_refused_certificate_costs_is_bounded(pki, tmp_path, what):
+def test_a_refused_certificate_costs_a_bounded_time(pki, tmp_path, what):
     """Compared with OpenSSL's own parsing of the same bytes, for any machine."""
     der, _ = make(LARGE[what], pki.foreign_authority)
     pointer = pointer_of(der)
@@ -588,7 +588,7 @@ def cpu_of(work):
     return time.thread_time() - begun
 
 
-def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
+def test_a_subject_of_too_many_parts_is_shown_by_its_cn(pki):
     """A rule by name does not match it: its names are not read."""
     odd = Odd(subject=name(*[attribute(CN, "alice")] * 200))
     who = identity.identity_of(pointer_of(make(odd, pki.authority)[0]))
@@ -597,7 +597,7 @@ def test_a_subject_of_too_many_parts_is_told_by_its_common_name(pki):
     assert admit(who, gate(fingerprint_sha256=(who.fingerprint,)), time.time()) is None
 
 
-def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
+def test_the_cache_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "_CACHE_BYTES", 40_000)
     identity._known.clear()
     identity._known_bytes = 0
@@ -607,7 +607,7 @@ def test_what_is_remembered_is_bounded_in_bytes(pki, tmp_path, monkeypatch):
         assert sum(len(who.ou) * 2000 for who in identity._known.values()) <= 40_000
 
 
-def test_what_is_remembered_is_bounded(pki, monkeypatch):
+def test_the_cache_is_bounded_in_number(pki, monkeypatch):
     monkeypatch.setattr(identity, "_CACHE_ENTRIES", 3)
     identity._known.clear()
     route = route_of(pki)

@@ -1,3 +1,5 @@
+"""OpenSSL loads the relay's own settings once, before anything else imports it."""
+
 import json
 import os
 import subprocess
@@ -82,7 +84,7 @@ def count_tickets(pki, **environment):
     return json.loads(said.stdout)
 
 
-def test_a_preloaded_process_gives_one_ticket_and_cleans_its_environment(pki):
+def test_a_preloaded_process_sends_one_ticket(pki):
     assert count_tickets(pki) == {
         "loaded": True,
         "left": None,
@@ -105,7 +107,7 @@ def test_the_operators_own_openssl_configuration_is_respected(pki, tickets, tmp_
     }
 
 
-def test_an_operator_can_turn_our_settings_off_with_an_empty_file(pki):
+def test_an_empty_file_turns_our_settings_off(pki):
     assert count_tickets(pki, OPENSSL_CONF="/dev/null")["tickets"] == 2
 
 
@@ -120,7 +122,7 @@ def test_our_file_is_part_of_the_package_and_changes_nothing_else():
     ]
 
 
-def test_a_process_that_has_loaded_openssl_before_is_told_so():
+def test_a_process_with_openssl_loaded_is_told_so():
     code = (
         "import OpenSSL.SSL; from relay.tls.preload import load_openssl;"
         " raise SystemExit(3 if load_openssl() is False else 0)"

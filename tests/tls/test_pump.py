@@ -1,3 +1,5 @@
+"""The pump between two real TLS connections: bytes, ends, failures."""
+
 import contextlib
 import os
 import socket
@@ -154,7 +156,7 @@ def test_nothing_to_read_is_no_bytes_and_no_status(relaying):
     assert lib.ERR_peek_error() == 0
 
 
-def test_half_a_record_is_no_bytes_until_the_other_half_comes(relaying, pki):
+def test_half_a_record_gives_no_bytes_until_it_is_complete(relaying, pki):
     peer = relaying.client.peer
     # The stdlib writes whole records, so a second socket pair forwards it in pieces.
     ours, theirs = tcp_pair()
@@ -247,7 +249,7 @@ def test_a_sink_that_does_not_read_holds_one_record_and_loses_none(relaying, dir
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_close_notify_is_an_end_and_a_bare_fin_is_a_truncation(relaying, side):
+def test_close_notify_is_an_end_and_a_bare_fin_a_truncation(relaying, side):
     source, sink = (
         (relaying.client, relaying.backend)
         if side is Side.INBOUND
@@ -264,7 +266,7 @@ def test_a_close_notify_is_an_end_and_a_bare_fin_is_a_truncation(relaying, side)
     assert lib.ERR_peek_error() == 0
 
 
-def test_an_end_right_after_a_whole_record_is_told_with_the_bytes(relaying):
+def test_an_end_after_a_whole_record_comes_with_its_bytes(relaying):
     relaying.client.peer.send(PATTERN)
     say_close_notify(relaying.client.peer)
     assert relaying.until(relaying.client, Status.ENDED) == RECORD_BYTES
@@ -283,7 +285,7 @@ def test_after_a_bare_fin_the_other_direction_goes_on(relaying):
 
 
 @both_versions
-def test_a_close_notify_of_one_connection_does_not_count_for_another(pki, version):
+def test_one_connections_close_notify_is_not_anothers(pki, version):
     with relayed(pki, version) as one, relayed(pki, version) as other:
         say_close_notify(one.client.peer)
         wait_readable(one.client.sock)
@@ -297,7 +299,7 @@ def test_a_close_notify_of_one_connection_does_not_count_for_another(pki, versio
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_reset_source_has_failed_and_the_reason_is_who_went(relaying, side):
+def test_a_reset_source_has_failed_with_its_sides_reason(relaying, side):
     source = relaying.client if side is Side.INBOUND else relaying.backend
     reset(source.peer)
     relaying.until(source, Status.SOURCE_FAILED)
@@ -326,7 +328,7 @@ def test_a_source_that_sends_no_ciphertext_fails_alone(relaying, pki, side):
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_peer_that_ends_with_a_fatal_alert_has_failed_for_that_alert(relaying, side):
+def test_a_fatal_alert_is_the_reason_of_the_failure(relaying, side):
     source = relaying.client if side is Side.INBOUND else relaying.backend
     # The peer's OpenSSL gets garbage from the relay and sends an alert.
     source.sock.send(b"\x17\3\3\0\x40" + bytes(64))
@@ -361,7 +363,7 @@ def test_a_sink_that_has_reset_has_failed(relaying):
     assert lib.ERR_peek_error() == 0
 
 
-def test_a_sink_that_was_shut_takes_nothing_and_says_so(relaying):
+def test_a_sink_that_was_shut_down_has_failed(relaying):
     lib.SSL_set_shutdown(relaying.backend.ssl, BOTH_SHUT)
     relaying.client.peer.send(b"too late")
     relaying.until(relaying.client, Status.SINK_FAILED)
@@ -378,7 +380,7 @@ def test_every_explained_failure_leaves_the_error_queue_empty(relaying):
 
 
 @both_versions
-def test_key_updates_and_renegotiations_work_or_end_with_a_reason(pki, version):
+def test_key_updates_work_and_renegotiations_have_a_reason(pki, version):
     with (
         meet_backend(target_of(pki), server_context(pki, pki.backend), pair=tcp_pair) as backend,
         socket.create_server(("127.0.0.1", 0)) as listener,

@@ -1,3 +1,5 @@
+"""Session resumption with clients and backends, and what it must not allow."""
+
 import os
 import socket
 import ssl
@@ -147,7 +149,7 @@ def served_by_a_child(route):
 
 
 @both_versions
-def test_what_one_forked_process_began_another_resumes(pki, version):
+def test_one_forked_process_resumes_anothers_session(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
     with (
         served_by_a_child(route) as theirs,
@@ -165,7 +167,7 @@ def test_what_one_forked_process_began_another_resumes(pki, version):
 
 
 @both_versions
-def test_rules_and_dates_are_judged_after_a_resumption_too(pki, version):
+def test_rules_and_dates_are_checked_after_a_resumption(pki, version):
     route = route_of(pki, allow=allow(cn=("alice",)))
     context = client_context(pki, pki.client, version)
     session = begin_session(route, context)
@@ -231,7 +233,7 @@ def test_connections_to_a_backend_resume(pki, version):
 
 
 @both_versions
-def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, version):
+def test_an_old_session_is_renewed_by_a_resumed_connection(pki, version):
     member, context, now_at = member_of(pki), server_context(pki, pki.backend, version), time.time()
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
@@ -255,7 +257,7 @@ def test_a_session_is_renewed_from_a_resumed_connection_when_it_is_old(pki, vers
 
 @both_versions
 @pytest.mark.parametrize("shortest", ["leaf", "intermediate", "root"])
-def test_no_session_outlives_a_certificate_of_its_verified_chain(pki, version, shortest, tmp_path):
+def test_no_session_outlives_its_verified_chain(pki, version, shortest, tmp_path):
     ends = {"leaf": 30, "intermediate": 30, "root": 30} | {shortest: 2}
     until = {
         which: datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)

@@ -1,3 +1,5 @@
+"""One TLS connection: handshakes in steps, failures, and no leftovers."""
+
 import contextlib
 import errno
 import gc
@@ -74,7 +76,7 @@ STRANGE = {
 
 @both_sides
 @pytest.mark.parametrize("kind", STRANGE)
-def test_any_other_bytes_have_a_reason_and_leave_no_error(pki, side, kind):
+def test_other_bytes_have_a_reason_and_leave_no_error(pki, side, kind):
     data, inbound, outbound = STRANGE[kind]
     ours, theirs = tcp_pair()
     with ours, theirs:
@@ -221,7 +223,7 @@ def test_a_check_that_raises_refuses_and_the_caller_gets_the_exception(pki):
 
 
 @both_versions
-def test_whom_the_check_has_let_in_is_known_only_where_it_was_asked(pki, version):
+def test_the_accepted_identity_is_that_of_this_step(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
     with meet_client(route, context, check=lambda _who: None) as meeting:
         assert meeting.accepted == meeting.identity
@@ -338,7 +340,7 @@ def test_a_hello_with_flipped_bits_is_never_more_than_a_failure(pki):
 
 
 @both_versions
-def test_strangers_certificates_are_named_but_not_remembered(pki, version):
+def test_untrusted_certificates_are_named_but_not_cached(pki, version):
     route = route_of(pki)
     identity._known.clear()
     for number in range(20):
@@ -366,7 +368,7 @@ def private_bytes():
     return (int(pages[1]) - int(pages[2])) * resource.getpagesize()
 
 
-def test_two_thousand_handshakes_of_every_kind_leave_nothing_behind(pki):
+def test_two_thousand_handshakes_leak_nothing(pki):
     route, target = route_of(pki), target_of(pki)
     backend = server_context(pki, pki.backend)
     # One context for all connections of a client, as the stdlib's contexts are large.
@@ -411,7 +413,7 @@ def test_two_thousand_handshakes_of_every_kind_leave_nothing_behind(pki):
 
 
 @both_versions
-def test_a_handshake_of_ours_makes_no_garbage_for_the_collector(pki, version):
+def test_a_handshake_makes_no_garbage_for_the_collector(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
 
     def connect_once():
@@ -463,7 +465,7 @@ def test_errno_is_that_of_the_call_that_failed(pki):
 
 
 @pytest.mark.parametrize("context_version", [TLS12, TLS13])
-def test_a_handshake_goes_on_where_a_full_socket_stopped_it(pki, context_version):
+def test_a_handshake_continues_after_a_full_socket(pki, context_version):
     route, context = route_of(pki), client_context(pki, pki.client, context_version)
     ours, theirs = socket_pair()
     connection = stream.accept(route.context, ours.fileno())

@@ -25,9 +25,9 @@ NAME_CONSTRAINT_CODES = frozenset((47, 48, 49, 51, 52, 53))
 # Old signatures, by their object identifiers: RSA, ECDSA and DSA with MD5 or SHA-1.
 _OLD_HASHES = {
     "1.2.840.113549.1.1.4": "MD5",
-    "1.2.840.113549.1.1.5": "SHA1",
-    "1.2.840.10045.4.1": "SHA1",
-    "1.2.840.10040.4.3": "SHA1",
+    "1.2.840.113549.1.1.5": "SHA-1",
+    "1.2.840.10045.4.1": "SHA-1",
+    "1.2.840.10040.4.3": "SHA-1",
 }
 
 
@@ -145,7 +145,10 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
     context = SSL.Context(SSL.TLS_METHOD)
     if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
         why = openssl_error_text()
-        return Weakness(f"is too weak for OpenSSL's default security level: {why}", refused=True)
+        size = f" ({certificate.key.bits} bits)" if "key too small" in why else ""
+        return Weakness(
+            f"is too weak for OpenSSL's default security level: {why}{size}", refused=True
+        )
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
         # The call above accepts these signatures, but verification in the peer's

@@ -1,3 +1,5 @@
+"""The findings of `relay check` for good and faulty certificates."""
+
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
@@ -90,7 +92,7 @@ def bundle(tmp_path, *certificates):
     return file
 
 
-def test_good_certificates_are_listed_with_their_end_and_their_places(pki, linted):
+def test_good_certificates_are_listed_with_end_and_key_paths(pki, linted):
     findings = linted()
     assert bad(findings) == []
     assert [(finding.file, finding.subject, finding.where) for finding in findings] == [
@@ -132,7 +134,7 @@ def test_purposes_are_accepted_as_openssl_accepts_them(pki, linted, purposes, us
     )
 
 
-def test_what_the_certificate_lacks_is_named(pki, linted):
+def test_the_extension_at_fault_is_named(pki, linted):
     assert bad(linted(machine=pki.gateway)) == [
         ("error", CLIENT, "cannot serve as a client: its extendedKeyUsage has only serverAuth")
     ]
@@ -354,7 +356,7 @@ def test_a_sha1_signature_is_an_error_as_every_peer_would_refuse_it(pki, linted,
         (
             "error",
             CLIENT,
-            "is signed with SHA1, which OpenSSL refuses at its default security level",
+            "is signed with SHA-1, which OpenSSL refuses at its default security level",
         )
     ]
 

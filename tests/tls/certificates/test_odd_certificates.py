@@ -87,7 +87,7 @@ def test_a_backend_certificate_that_openssl_verifies_is_accepted(pki, tmp_path, 
 
 
 @odd
-def test_a_backend_certificate_of_a_foreign_ca_is_told_by_its_names(pki, tmp_path, what):
+def test_a_foreign_backend_certificate_is_shown_by_its_names(pki, tmp_path, what):
     files = write_odd(tmp_path, "backend", SOUND[what], pki.foreign_authority)
     with meet_backend(target_of(pki), server_context(pki, files)) as met:
         assert (met.reason, met.identity.issuer) == ("backend_unknown_ca", "CN=Foreign CA")
@@ -125,7 +125,7 @@ def test_an_odd_ca_counts_as_issuer_and_its_file_is_listed(pki, tmp_path, what):
 
 
 _SKI, _CRL_POINTS = "2.5.29.14", "2.5.29.31"
-# What OpenSSL refuses without an error of its own, and the finding.
+# Certificates that OpenSSL refuses without naming the fault, and the finding.
 BROKEN = {
     "a malformed key identifier": (
         Odd(extensions=(extension(_SKI, b"abc"),)),
@@ -188,7 +188,7 @@ def test_an_impossible_date_is_a_finding(pki, tmp_path, date):
     assert "has a date in a format that no TLS peer accepts" in error
 
 
-def test_names_that_are_too_many_to_read_are_not_called_missing(pki, tmp_path):
+def test_too_many_names_to_read_are_not_called_missing(pki, tmp_path):
     many = extension("2.5.29.17", dns("app.example.com", *(f"a{number}" for number in range(1100))))
     files = write_odd(tmp_path, "gateway", Odd(san=many), pki.authority)
     config = config_of(pki, routes=({"certificate": files.certificate, "private_key": files.key},))

@@ -1,3 +1,5 @@
+"""Certificate, key and CA files: what is read, and what is refused."""
+
 import os
 from pathlib import Path
 
@@ -263,7 +265,7 @@ def test_every_configured_certificate_is_listed_once(pki):
     ]
 
 
-def test_of_namesakes_in_one_file_the_first_to_expire_is_listed(pki, tmp_path):
+def test_of_equal_subjects_the_first_to_expire_is_listed(pki, tmp_path):
     renewed = Authority.root(
         "Test CA", not_after=pki.authority.certificate.not_valid_after_utc.replace(year=2999)
     )
