@@ -206,7 +206,7 @@ def test_usable_backends_come_first_then_the_others_once_each(weights, down, key
 
 
 @pytest.mark.parametrize("balancer", every((1, 2, 3)), ids=NAMES)
-def test_a_pool_whose_every_member_is_left_alone_tries_anyway(balancer):
+def test_a_pool_whose_backends_all_failed_tries_one_anyway(balancer):
     assert set(picks(balancer, 100, never)) == {0, 1, 2}
     assert set(picks(balancer, 100, never, tried=(0, 2))) == {1}
     assert set(picks(balancer, 10, never, tried=(0, 1, 2))) == {None}
@@ -287,7 +287,7 @@ def simulate(workers, open_connections, arrivals, chance, lasting=200):
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (4, 2, 1)])
 @pytest.mark.parametrize("kind", ["least connections", "random"])
-def test_balancing_by_load_gives_every_member_its_weight(kind, weights):
+def test_balancing_by_load_gives_every_backend_its_weight(kind, weights):
     count = [0] * len(weights)
     if kind == "random":
         workers = [
@@ -316,7 +316,7 @@ def test_the_least_load_wins_and_equals_take_turns():
     ] == [0, 1, 2]
 
 
-def test_of_two_drawn_the_one_with_less_load_is_picked():
+def test_the_less_loaded_of_two_drawn_backends_is_picked():
     count = [9, 0, 5]
     draws = iter([0.0, 0.99, 0.0, 0.0, 0.5, 0.99])
     balancer = RandomOfTwo(backends(1, 1, 1), lambda: next(draws), counts=count.__getitem__)
@@ -418,7 +418,7 @@ def test_draining_moves_only_the_backends_own_clients():
 
 
 @pytest.mark.parametrize("kind", [RoundRobin, Rendezvous, LeastConnections, RandomOfTwo])
-def test_a_full_member_is_passed_over_until_it_has_room_again(kind):
+def test_a_full_backend_is_skipped_until_it_has_room_again(kind):
     count = [2, 0]
     two = [Candidate("a", max_connections=2), Candidate("b")]
     extra = {LeastConnections: (), RandomOfTwo: (lottery(),)}
@@ -456,7 +456,7 @@ def test_a_slow_start_by_hash_only_brings_clients_back():
     assert len(back[0]) < 20 < len(back[-1])
 
 
-def test_a_pool_whose_every_member_comes_back_at_once_serves():
+def test_a_pool_whose_backends_all_come_back_at_once_serves():
     balancer = RoundRobin(backends(1, 1), slow_start_s=10)
     balancer.update([CandidateStatus(returned_at=100.0)] * 2)
     assert Counter(balancer.pick(b"", (), always, 100.0) for _ in range(10)) == {0: 5, 1: 5}

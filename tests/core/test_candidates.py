@@ -112,7 +112,7 @@ def test_without_slow_start_the_weight_is_whole_at_once():
     assert candidates.weights_at(100.0) == (1, 1)
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_statuses_are_refused():
     with pytest.raises(ValueError, match="drain the backend instead"):
         Candidates(backends(1), [CandidateStatus(weight=0)])
     with pytest.raises(ValueError, match="max_connections needs"):

@@ -93,7 +93,7 @@ def test_the_line_has_the_attributes_asked_for():
         ("A", "abc", {"same_site": "None", "secure": False}, "set both"),
     ],
 )
-def test_what_would_not_be_that_one_line_is_refused(name, value, settings, complaint):
+def test_a_cookie_that_is_not_one_valid_line_is_refused(name, value, settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         render_set_cookie(name, value, **settings)
 
@@ -151,7 +151,7 @@ def test_the_line_follows_the_first_final_status_line(before, after):
         CONTINUE + b"220 ready\r\n",
     ],
 )
-def test_what_is_no_final_http_1_response_passes_as_it_is(data):
+def test_bytes_of_no_final_response_pass_unchanged(data):
     assert insert(data) == insert(data, range(len(data))) == (data, True)
 
 
@@ -161,7 +161,7 @@ def test_a_response_that_ends_early_has_lost_nothing():
         assert insert(whole[:size]) == (whole[:size], False)
 
 
-def test_bytes_without_the_place_pass_without_a_copy():
+def test_bytes_after_the_status_line_pass_without_a_copy():
     inserter = Inserter(LINE)
     start, rest = b"HTTP/1.1 200", b" OK\r\n"
     assert inserter.feed(start) is start

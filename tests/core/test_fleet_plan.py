@@ -248,11 +248,11 @@ TABLE = {
         view(worker(1), worker(2, 1), slots=TWO, ending=Shutdown.DRAIN),
         [Drain(1), Drain(2)],
     ),
-    "the end tells nobody twice": (
+    "a shutdown tells no worker twice": (
         view(worker(1, stop_requested_at=NOW - 1), ending=Shutdown.DRAIN),
         [],
     ),
-    "the end starts nobody": (view(slots=TWO, ending=Shutdown.DRAIN), []),
+    "a shutdown starts no worker": (view(slots=TWO, ending=Shutdown.DRAIN), []),
     "the end now is said as such": (view(worker(1), ending=Shutdown.NOW), [Quit(1)]),
     "the end now does not wait for the drain timeout": (
         view(worker(1, stop_requested_at=NOW - 2, quitting=True), ending=Shutdown.NOW),

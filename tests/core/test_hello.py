@@ -190,7 +190,7 @@ def test_plain_http_is_called_plain_http(method):
         b"\xff" * 20,
     ],
 )
-def test_what_is_neither_tls_nor_http_is_called_not_tls(data):
+def test_other_protocols_are_called_not_tls(data):
     result = parse_hello(data)
     assert isinstance(result, Malformed)
     assert result.reason is Reason.NOT_TLS
@@ -319,7 +319,7 @@ def test_several_names_or_another_kind_of_name_are_refused():
 
 
 @pytest.mark.parametrize("one", [server_name(b"a.example.com"), alpn(b"h2"), versions(0x0304)])
-def test_an_extension_that_decides_something_may_not_come_twice(one):
+def test_an_extension_that_is_read_may_not_come_twice(one):
     assert "two extensions" in malformed(hello(one, one))
     assert isinstance(parse_hello(hello(one, extension(21, b""))), Hello)
 

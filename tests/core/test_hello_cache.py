@@ -77,7 +77,7 @@ def test_hellos_of_equal_and_other_sizes_are_not_mixed_up(data):
 
 
 @pytest.mark.parametrize("kind", [KEY_SHARE, PRE_SHARED_KEY])
-def test_a_stranger_cannot_make_one_name_be_taken_for_another(kind):
+def test_no_hello_can_get_the_cached_name_of_another(kind):
     # Its key share lies where other hellos of that size have their server name.
     ours, theirs = (hello(server_name(name)) for name in (b"a.example.com", b"b.example.com"))
     covering = hello(extension(kind, bytes(len(server_name(b"a.example.com")) - 4)))
@@ -107,14 +107,14 @@ def test_a_size_that_always_misses_is_not_cached_any_more(read):
     assert kept == [0]
 
 
-def test_sizes_without_end_are_not_remembered_without_end():
+def test_the_number_of_cached_sizes_is_bounded():
     hellos = HelloCache()
     for size in range(3 * hello_cache.MAX_SIZES):
         hellos.parse(hello(extension(21, bytes(size))))
     assert len(hellos._sizes) <= hello_cache.MAX_SIZES
 
 
-def test_what_is_no_hello_or_not_yet_one_is_answered_as_ever():
+def test_the_cache_answers_for_other_bytes_as_the_parser():
     hellos, data = HelloCache(), HELLOS["python_ssl"]
     hellos.parse(data)
     assert hellos.parse(data[:-1]) is NEED_DATA

@@ -102,7 +102,7 @@ def test_as_configured_takes_the_weight_back_too():
         ({"pool": "web", "backend": "w1", "mode": "drain", "by": 5}, "by must be text"),
     ],
 )
-def test_a_request_that_cannot_be_meant_is_refused_in_words(request_, why):
+def test_an_invalid_request_is_refused_with_the_fault(request_, why):
     with pytest.raises(ValueError, match=why):
         parse_change(request_)
 
@@ -121,7 +121,7 @@ CHANGES = st.builds(
 
 
 @given(st.lists(st.tuples(CHANGES, st.floats(0, 100)), max_size=12))
-def test_whatever_was_changed_is_the_same_after_a_restart(changes):
+def test_overrides_are_the_same_after_a_restart(changes):
     override, now_at = Override(), 0.0
     for one, later_s in changes:
         now_at += later_s

@@ -28,7 +28,7 @@ def test_a_look_says_what_reading_would_say_at_any_byte(name, sizes):
             wanted = arriving.wanted
 
 
-def test_who_waits_for_what_is_wanted_looks_seldom():
+def test_a_reader_that_waits_for_wanted_bytes_looks_seldom():
     """2,000 bytes in records of one byte are the worst case."""
     message = handshake(bytes(1_990))
     data, looks, size = records(message, [1] * 3_000), 0, 1
@@ -65,7 +65,7 @@ def test_the_parser_sees_any_bytes_that_cannot_be_a_hello(start, empties, chance
         b"\x16\x03\x01\x00\x09\x01" + (MAX_HELLO_BYTES + 1).to_bytes(3, "big"),
     ],
 )
-def test_what_can_be_no_hello_is_for_the_parser_at_once(broken):
+def test_bytes_that_are_no_hello_go_to_the_parser_at_once(broken):
     assert PartialHello().look(broken)
     assert parse_hello(broken) is not NEED_DATA
     later = records(HELLOS["python_ssl"][5:60]) + broken[:2]

@@ -73,7 +73,7 @@ def test_patterns_are_compared_without_case_and_trailing_dot():
     assert table.find("x.wild.example") == "app"
 
 
-def test_a_route_that_is_false_is_found_all_the_same():
+def test_a_route_that_is_falsy_is_found():
     assert RouteTable.build([(("a.example.com",), 0)]).find("a.example.com") == 0
     assert RouteTable.build([(("*.example.com",), 0), ((), 1)]).find("a.example.com") == 0
 
@@ -82,7 +82,7 @@ def test_a_route_that_is_false_is_found_all_the_same():
     "pattern",
     ["", ".", "*", "*.", "a.*.example.com", "*.*.example.com", "w*.example.com", "example.*"],
 )
-def test_a_pattern_that_cannot_be_meant_is_refused(pattern):
+def test_an_invalid_pattern_is_refused(pattern):
     with pytest.raises(ValueError, match="whole first label"):
         RouteTable.build([((pattern,), 1)])
 

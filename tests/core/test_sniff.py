@@ -161,7 +161,7 @@ def test_lenient_heads_are_http_and_the_body_is_not_read(head):
         (b"\r\n" * 9, NOT_HTTP),
     ],
 )
-def test_what_is_no_http_1_is_known_at_once(data, detail):
+def test_bytes_that_are_not_http_1_are_known_at_once(data, detail):
     found = sniff(data)
     assert found == bytewise(data) == SniffResult(http=False, detail=detail)
     assert found.values == ()
@@ -183,7 +183,7 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
     )
 
 
-def test_a_result_does_not_change_any_more():
+def test_a_result_does_not_change_later():
     sniffer = Sniffer("JSESSIONID")
     first = sniffer.feed(BROWSER)
     assert sniffer.feed(b"GET / HTTP/1.1\r\n\r\n") is first

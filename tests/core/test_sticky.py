@@ -45,7 +45,7 @@ def test_an_ipv6_key_is_the_whole_address(address):
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
-def test_what_is_no_address_is_its_own_key_and_never_raises(text):
+def test_a_text_that_is_not_an_address_is_its_own_key(text):
     key = source_key(text)
     assert isinstance(key, bytes)
     try:

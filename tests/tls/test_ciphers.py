@@ -57,7 +57,7 @@ REFUSED = {
         "without encryption (RFC 9150): TLS_SHA384_SHA384",
     ),
     "a tag of 64 bits in 1.3": (TLS13_KEY, "TLS_AES_128_CCM_8_SHA256", "nothing that OpenSSL"),
-    "a suite of nobody": (TLS13_KEY, "NO-SUCH", "OpenSSL does not accept"),
+    "an unknown suite": (TLS13_KEY, "NO-SUCH", "OpenSSL does not accept"),
     "a weak curve": (GROUPS_KEY, "sect163k1", "OpenSSL does not accept"),
     "a weak curve among others": (GROUPS_KEY, "P-256:P-192", "OpenSSL does not accept"),
 }  # fmt: skip

@@ -358,7 +358,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
 
 
 @both_versions
-def test_a_session_with_an_expired_certificate_is_refused_with_its_alert(pki, version):
+def test_a_session_of_an_expired_certificate_gets_its_alert(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
     with meet_client(

@@ -145,9 +145,9 @@ def weakness_of(certificate: Certificate) -> Weakness | None:
     context = SSL.Context(SSL.TLS_METHOD)
     if lib.SSL_CTX_use_certificate(context._context, certificate.pointer) != 1:  # noqa: SLF001
         why = openssl_error_text()
-        size = f" ({certificate.key.bits} bits)" if "key too small" in why else ""
+        bits = f" ({certificate.key.bits} bits)" if "key too small" in why else ""
         return Weakness(
-            f"is too weak for OpenSSL's default security level: {why}{size}", refused=True
+            f"is too weak for OpenSSL's default security level: {why}{bits}", refused=True
         )
     old = _OLD_HASHES.get(certificate.signature_algorithm)
     if old is not None and not is_self_signed(certificate):
