@@ -14,6 +14,7 @@ Next: `relay.shared.addresses.Addresses`
 from __future__ import annotations
 
 import contextlib
+import encodings.idna  # noqa: F401  getaddrinfo needs it, and would load it too late
 import logging
 import os
 import queue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -218,3 +220,14 @@ def test_look_up_returns_both_families_each_address_once():
     found = look_up("localhost")
     assert ("127.0.0.1", 0) in found or ("::1", 0) in found
     assert len(set(found)) == len(found)
+
+
+def test_a_look_up_loads_no_module():
+    """The checker may have lost the right to read Python's files by then."""
+    code = (
+        "import sys, relay.checker.resolver as resolver\n"
+        "before = set(sys.modules)\n"
+        "resolver.look_up('localhost')\n"
+        "assert set(sys.modules) == before, set(sys.modules) - before\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=30, check=True)
