@@ -1,4 +1,4 @@
-"""The file `health.json`, in which the checker tells the admin process what it knows.
+"""The file `health.json`: the checker's results, for admin process and supervisor.
 
 It is replaced in one step, at most once a second. Instants are Unix seconds, null if
 never:
@@ -120,7 +120,7 @@ class HealthFile:
         except OSError as error:
             self._failed = True
             log.error(
-                "%s: cannot be used: %s; the page shows health as it was; the checks go on",
+                "%s: cannot be used: %s; the admin page shows old health results; the checks go on",
                 self._path.parent,
                 error.strerror or error,
             )
@@ -155,7 +155,8 @@ class HealthFile:
         except OSError as error:
             if not self._failed:
                 log.error(
-                    "%s: cannot be written: %s; the page shows health as it was; the checks go on",
+                    "%s: cannot be written: %s; the admin page shows old health results;"
+                    " the checks go on",
                     self._path,
                     error.strerror or error,
                 )
@@ -164,7 +165,7 @@ class HealthFile:
             self._failed = False
 
     def inherit(self, monitors: Iterable[Monitor]) -> None:
-        """Use the entries of the checker before: since when a status holds, and why.
+        """Use the entries of the previous checker: since when a status holds, and why.
 
         Only for backends whose status in the scoreboard is the one in the file.
         """

@@ -73,7 +73,7 @@ def is_needed(entities: Entities) -> bool:
 
 
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
-    """Check until told to end. Returns the exit code of the process."""
+    """Check until asked to end. Returns the exit code of the process."""
     faulthandler.enable()
     confine_checker(spec.health_file.directory_fd)
     Checker(spec, resolve).run()

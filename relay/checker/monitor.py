@@ -1,4 +1,4 @@
-"""Health monitoring of one backend: when it is checked, and who is told of a change.
+"""Health monitoring of one backend: plans its checks, stores and logs each change.
 
 Never: opens a connection itself (that is `checker.probe`).
 Next: `relay.checker.backend_check.BackendCheck`
@@ -107,7 +107,7 @@ class Monitor:
         self.state = BackendHealth(status, time.monotonic())
         self.result: CheckResult | None = None
         self.inherited: Mapping[str, Any] = {}
-        """The backend's entry by the checker before this one, until the first check."""
+        """The previous checker's entry of the backend, until the first check."""
         self._good_endpoint = 0
         self._out_of_resources = False
         self._schedule()

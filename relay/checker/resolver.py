@@ -175,8 +175,8 @@ class Resolver:
         else:
             if name.error:
                 log.info("host %s: the name can be looked up again", name.host)
-            # Resolvers rotate the order of the addresses, so only a different set is
-            # news.
+            # Resolvers rotate the order of the addresses, so only another set is a
+            # change.
             if set(found) != set(name.known):
                 was = f", it was {_join(name.known)}" if name.known else ""
                 log.info("host %s is at %s%s", name.host, _join(found), was)

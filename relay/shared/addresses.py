@@ -3,7 +3,7 @@
 The checker looks the names up and writes; the workers read. Each host name has
 RESOLVED_CELLS consecutive cells:
 
-    sequence     odd while the checker writes, zero before it ever did
+    sequence     odd while the checker writes, 0 before its first write
     count        the number of addresses
     addresses    MAX_ADDRESSES times three cells: family and scope, high half, low half
 
@@ -45,7 +45,7 @@ def cell_of(layout: Layout, host: str) -> int:
 def write_addresses(shared: Cells, first: int, addresses: Sequence[Ip]) -> None:
     """Store at most MAX_ADDRESSES addresses.
 
-    Without any, readers return to the address that the configuration led to.
+    Without any, readers use the endpoint of the loaded configuration again.
     """
     if shared[first] % 2 == 0:  # already odd when a checker was killed while writing
         bump(shared, first)
@@ -88,8 +88,8 @@ def _address(cells: Sequence[int]) -> Ip | None:
 class Addresses:
     """The endpoints of one backend now.
 
-    `configured` is where the address led when the configuration was loaded; its socket
-    address is empty if the name had no address then.
+    `configured` is the endpoint that was found when the configuration was loaded; its
+    socket address is empty if the name had no address then.
     """
 
     __slots__ = ("_configured", "_endpoints", "_first", "_port", "_sequence", "_shared")

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from relay.config.model import Config
 from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
-from relay.shared.entities import HEALTH, RETRY_UNTIL_MS, Series
+from relay.shared.entities import HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, Series
 from relay.shared.messages import BackendFact, CheckedHealth, OverrideFact, PoolFact, facts_of
 from relay.shared.replies import BackendReply, DisabledRoute, PoolReply, PoolsReply
 from relay.shared.scoreboard import monotonic_ms
@@ -143,7 +143,7 @@ def _backend(
         if (count := values.get(Series("relay_backend_selected_total", (*key, why)), 0))
     }
     retry_ms = states.get(Series(RETRY_UNTIL_MS, key), 0)
-    state = {1: _UP, 2: _DOWN}.get(states.get(Series(HEALTH, key), 0), _UNCHECKED)
+    state = {HEALTH_UP: _UP, HEALTH_DOWN: _DOWN}.get(states.get(Series(HEALTH, key), 0), _UNCHECKED)
     waiting = is_waiting(retry_ms, now_ms)
     effective = str(mode["value"]) if mode else configured_mode
     return {

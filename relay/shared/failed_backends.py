@@ -4,7 +4,7 @@ A failed backend is not used until its `retry_until` has passed. Then one sessio
 all workers, tries it: the session claims the backend for a short time, and others use
 other backends meanwhile. A claim is one plain store. Two workers may claim a backend in
 the same moment; then both try it, which is harmless. A claim expires, so the claim of a
-worker that died blocks nobody for long.
+worker that died blocks the backend only for a short time.
 
 When all backends have failed, the first one that answers ends the outage: every other
 backend may be tried at once, by one session each. Otherwise the first one would get all
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from relay.core.candidates import Mode
+from relay.core.overrides import MODE_CODES
 from relay.shared.cell_layout import Layout
 from relay.shared.entities import (
     HEALTH,
@@ -30,9 +32,8 @@ from relay.shared.sealed_memory import Cells
 from relay.shared.state_cells import is_waiting
 
 MOST_TRIAL_MS = 2 * 3_600_000
-# Values of a MODE_OVERRIDE cell: drain and disabled. Such a backend cannot end an
-# outage.
-_NOT_SERVING = frozenset((2, 3))
+# Values of a MODE_OVERRIDE cell. Such a backend cannot end an outage.
+_NOT_SERVING = frozenset((MODE_CODES[Mode.DRAIN], MODE_CODES[Mode.DISABLED]))
 
 
 class FailedBackends:

@@ -1,9 +1,9 @@
 """Shared memory that only its maker and the processes forked from it can write.
 
-Each memory is an anonymous file that its maker maps once and then seals. Nobody can
-shorten it, so no reader dies of SIGBUS. Nobody can write it or map it writable,
-whatever descriptor they hold. So a process can write the memory it has inherited, and
-no other.
+Each memory is an anonymous file that its maker maps once and then seals. No process
+can shorten it, so no reader gets SIGBUS. No descriptor gives new write access: it can
+be neither written nor mapped writable. So a process can write the memory that it has
+inherited, and no other.
 
 Never: knows the meaning of a cell.
 """
@@ -65,7 +65,7 @@ class SealedMemory:
 
 
 class SealedFile:
-    """Bytes for readers, which nobody can change.
+    """Bytes for readers, which no process can change.
 
     `fd` is a descriptor for readers.
     """

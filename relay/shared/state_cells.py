@@ -5,7 +5,7 @@ overrides, and the addresses of host names. An entity that two generations have 
 block of cells for both, so old workers see what the new checker finds. A block is free
 again when no generation has its entity.
 
-Never: is added to, except for the two versions; every other write is a plain store.
+Never: adds to a cell, except to the two versions; every other write is a plain store.
 """
 
 from __future__ import annotations

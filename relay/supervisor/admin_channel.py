@@ -4,7 +4,7 @@ The channel is a socket pair with JSON lines. It carries requests to show and to
 override backends, and nothing else. A request may have an `id`, a number, that its
 reply repeats.
 
-The admin process answers strangers, so an attacker may take it over. Therefore its
+The admin process answers unknown clients, so an attacker may take it over. So its
 requests are bounded in size, in rate, and in the time that they take in one turn of the
 supervisor's loop. While it does not read its replies, its requests are not read.
 
@@ -36,7 +36,7 @@ TURN_S = 0.01
 RATE = 20
 BURST = 100
 COSTLY = 5
-COMPLAIN_S = 60.0
+REPEAT_S = 60.0  # the least time between two such messages
 MOST_DROPPED = 1_000_000  # dropped messages that one heartbeat may report
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class AdminChannel:
     """The channel to one admin process at a time. Call `step` once a turn.
 
     `answer` makes the reply to a request with one of BACKEND_COMMANDS. `heard_at` is
-    when the peer sent something last. `broken`: the peer did what the relay's own admin
+    when the peer last sent something. `broken`: the peer did what the relay's own admin
     process never does, and should be replaced.
     """
 
@@ -62,7 +62,7 @@ class AdminChannel:
         self._allowance = float(BURST)
         self._allowed_at = 0.0
         self._resume_at: float | None = None
-        self._complain_at = float("-inf")
+        self._repeat_at = float("-inf")
         self.broken = False
         self.heard_at = float("-inf")
         self.count_dropped: Callable[[int], None] = lambda _: None
@@ -178,8 +178,8 @@ class AdminChannel:
         try:
             return _line(self._answer(request), number)
         except Exception as error:
-            if time.monotonic() >= self._complain_at:
-                self._complain_at = time.monotonic() + COMPLAIN_S
+            if time.monotonic() >= self._repeat_at:
+                self._repeat_at = time.monotonic() + REPEAT_S
                 log.exception("bug: a request of the admin process failed; please report this")
             return _line(
                 {

@@ -145,7 +145,7 @@ class AdminProcess:
         self._child.request_stop()
 
     def restore(self) -> bool:
-        """Make the unix socket again if its file is gone. Whether it was.
+        """Make the unix socket again if its file is gone. True if it was.
 
         Raises StartupError.
         """

@@ -1,4 +1,4 @@
-"""Tells scripts, systemd and the log who serves where.
+"""Announces to scripts, systemd and the log where the relay accepts.
 
 Never: changes what is served.
 """
@@ -33,11 +33,11 @@ class Announcer:
 
     @property
     def served(self) -> bool:
-        """Whether clients could connect at any time: then no end is a failed start."""
+        """Whether the relay has served: after that, no error is a failed start."""
         return self._announced is not None
 
     def announce(self) -> None:
-        """Say who serves where: when all slots are served, and after every change."""
+        """Announce, when all slots are served and after every change."""
         fleet = self._status.fleet
         if fleet.ending is not Shutdown.NO or not fleet.complete:
             return

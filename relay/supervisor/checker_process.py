@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 def make_health_directory(state_dir: Path, identity: Identity) -> bool:
-    """Make the directory of health.json if it is missing. Whether it was.
+    """Make the directory of health.json if it is missing. True if it was.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""The life that the admin process and the checker share: started, watched, replaced.
+"""Starts, watches and replaces a child: the admin process and the checker.
 
 A child that dies early is started again after a growing delay. A child that is silent,
 or does not end when asked, gets SIGABRT, which makes it print where it hangs, then
@@ -93,7 +93,7 @@ class ChildProcess:
         return self.pid is None and now >= self._start_at
 
     def start(self, now: float, launch: Callable[[], int]) -> bool:
-        """Start the child. Whether it started.
+        """Start the child. True if it started.
 
         `launch` returns the pid, or raises OSError.
         """
@@ -143,7 +143,7 @@ class ChildProcess:
         why = self._why_it_hangs(now, heartbeat_at, silence_limit_s)
         if why:
             log.error(
-                "%s (pid %d) hangs: %s; it gets SIGABRT, which prints where",
+                "%s (pid %d) hangs: %s; it gets SIGABRT, to make it print where",
                 self.name,
                 self.pid,
                 why,

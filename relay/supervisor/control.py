@@ -27,7 +27,7 @@ REQUEST_BYTES = 4096
 CLIENTS = 32
 PATIENCE_S = 5.0
 TURN_S = 0.02  # what commands may take of one turn of the supervisor's loop
-COMPLAIN_S = 60.0  # at most one such message in this time
+REPEAT_S = 60.0  # the least time between two such messages
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class ControlServer:
         child_named: Callable[[int], str] = lambda _pid: "",
     ) -> None:
         self._child_named = child_named
-        self._complain_at = float("-inf")
+        self._repeat_at = float("-inf")
         self._turn_until_at: float | None = None
         self._listener = listener
         self._inode = _inode(_bound_path(listener))
@@ -171,8 +171,8 @@ class ControlServer:
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
         name = self._child_named(pid)
-        if name and time.monotonic() >= self._complain_at:
-            self._complain_at = time.monotonic() + COMPLAIN_S
+        if name and time.monotonic() >= self._repeat_at:
+            self._repeat_at = time.monotonic() + REPEAT_S
             log.error(
                 "%s (pid %d) connected to the control socket and was refused: it never has a"
                 " reason to connect, so an attacker may control it; investigate this machine",

@@ -1,4 +1,4 @@
-"""Which routes, pools and backends are disabled now, and why, as operators are told.
+"""Which routes, pools and backends are disabled now, and why: for operators.
 
 A certificate or CA file that is not valid now disables the routes or the pool that need
 it. A host name that has never resolved disables its backends. Workers decide the same
@@ -92,8 +92,8 @@ class Disabled:
             for each in self._watched
             if (why := each.periods.why_invalid(now_at))
         }
-        edges = (each.periods.next_change_after(now_at) for each in self._watched)
-        self._change_at = min(edges, default=float("inf"))
+        changes = (each.periods.next_change_after(now_at) for each in self._watched)
+        self._change_at = min(changes, default=float("inf"))
         shared = scoreboard.row(SHARED_ROW)
         for host in list(self._unresolved):
             if read_addresses(shared, cell_of(scoreboard.layout, host)):
@@ -108,8 +108,8 @@ class Disabled:
 
     def _queue_messages(self, before: Mapping[Component, str], prepared: Prepared) -> None:
         for component, why in self.now.items():
-            # Logged again when it is another file: one was renewed, but a second has
-            # expired too.
+            # Log it again if another file is the cause: one was renewed, but a second
+            # one has expired too.
             if _subject(before.get(component, "")) != _subject(why):
                 backend = component.kind == "backend"
                 remedy = _RESOLVE if backend else _RENEW.format(self._recheck_s)
@@ -118,22 +118,22 @@ class Disabled:
         known = _components_of(prepared) if gone else frozenset()
         for component in gone:
             if component in known:
-                said = f"{component} is no longer disabled"
-                self._messages.append((logging.INFO, said))
+                message = f"{component} is no longer disabled"
+                self._messages.append((logging.INFO, message))
         if self.no_route_left and before.keys() != self.now.keys():
-            said = "every route is disabled: no client is served"
-            self._messages.append((logging.ERROR, said))
+            message = "every route is disabled: no client is served"
+            self._messages.append((logging.ERROR, message))
 
     @property
-    def telling(self) -> bool:
+    def has_messages(self) -> bool:
         """Whether messages wait. One expired file may disable hundreds of routes."""
         return bool(self._messages)
 
     def _write_messages(self) -> None:
         until = time.monotonic() + TURN_S
         while self._messages and time.monotonic() < until:
-            level, said = self._messages.popleft()
-            log.log(level, "%s", said)
+            level, message = self._messages.popleft()
+            log.log(level, "%s", message)
 
     @property
     def no_route_left(self) -> bool:

@@ -23,13 +23,13 @@ from relay.tls.certificates.findings import Finding, Level
 
 def check_owners(config: Config) -> list[Finding]:
     """One warning for each weak step, even if it leads to many files."""
-    behind: dict[WeakStep, dict[Path, list[str]]] = {}
+    files_by_step: dict[WeakStep, dict[Path, list[str]]] = {}
     for where, file in _files_of(config):
         with contextlib.suppress(OSError):  # reading the file reports this error
             if weak := find_weak_step(file):
-                behind.setdefault(weak, {}).setdefault(file, []).append(where)
+                files_by_step.setdefault(weak, {}).setdefault(file, []).append(where)
     found = []
-    for weak, files in behind.items():
+    for weak, files in files_by_step.items():
         file, wheres = next(iter(files.items()))
         others = len(files) - 1
         more = f" (also {others} more files of the configuration)" if others else ""

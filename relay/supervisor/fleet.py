@@ -57,17 +57,17 @@ class Fleet:
 
     @property
     def complete(self) -> bool:
-        """Whether every slot is served that can be.
+        """Whether every slot that can be served is served.
 
         Before the relay has served once, only parked slots are left out. Later, slots
         that wait for their next start are left out too.
         """
         pids = self.serving_pids()
-        waits = [
+        left_out = [
             slot.closed if self._start.done else slot.parked for slot in self.slots.memory.all()
         ]
         return bool(pids) and all(
-            slot in pids or waits[slot] for slot in range(self.generations.serving.slots)
+            slot in pids or left_out[slot] for slot in range(self.generations.serving.slots)
         )
 
     @property
@@ -103,7 +103,7 @@ class Fleet:
         }
 
     def outgoing(self) -> list[Worker]:
-        """Workers of other generations that have not said yet that they drain."""
+        """Workers of other generations that have not reported that they drain."""
         return [
             worker
             for worker in self._views

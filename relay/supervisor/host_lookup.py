@@ -128,7 +128,7 @@ def kept_answers(
 def known_addresses(
     first: Mapping[str, tuple[Ip, ...]], scoreboard: Scoreboard
 ) -> dict[str, tuple[Ip, ...]]:
-    """The addresses of host names now: the checker's answer, or else `first`."""
+    """The addresses of host names now: the checker's answer, or `first` without one."""
     shared = scoreboard.row(SHARED_ROW)
     return {
         host: read_addresses(shared, cell_of(scoreboard.layout, host)) or found

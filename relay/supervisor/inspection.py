@@ -1,8 +1,8 @@
-"""Reads and judges a configuration and its files, looks up host names; in a child.
+"""Reads and checks a configuration and its files, and looks up host names: in a child.
 
 All of this can be slow: a file system or a resolver may hang. So it runs in a process
 of its own, which hands the result back to the supervisor. The result holds the bytes of
-every file that was judged, so what is used is what was judged.
+every file that was checked, so the relay uses exactly what was checked.
 
 Never: builds a TLS context, or changes anything.
 Next: `relay.supervisor.prepare.Preparation`

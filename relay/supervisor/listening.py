@@ -137,7 +137,7 @@ def _refuse_shared_port(where: str, host: str, port: int, *, freebind: bool) -> 
 
     Every process of the same user may join a port with SO_REUSEPORT. The kernel would
     then give that process half of the clients, without an error. Binding without
-    SO_REUSEPORT fails when anybody listens.
+    SO_REUSEPORT fails when any process listens.
     """
     _listen(where, host, port, shared=False, freebind=freebind).close()
 

@@ -1,4 +1,4 @@
-"""Whether another user than root and this one could change what a path leads to.
+"""Whether a user other than root and our own could change what a path leads to.
 
 Like sshd's StrictModes: a user who owns a directory or may write to it can rename and
 replace what is in it. A directory with the sticky bit, such as /tmp, is accepted on the

@@ -50,8 +50,8 @@ class _Child:
     kill_at: float = float("inf")
 
 
-class Orphans:
-    """Children whose answer is not needed any more; they are killed and reaped.
+class AbandonedChildren:
+    """Children whose answer is no longer needed; they are killed and reaped.
 
     A child that hangs in the kernel, for example on a file system that does not answer,
     cannot be killed. Nothing waits for it.
@@ -91,14 +91,14 @@ class Preparation:
         self,
         request: PrepareRequest,
         number: int,
-        orphans: Orphans,
+        abandoned: AbandonedChildren,
         let_go: Callable[[], None] = lambda: None,
         *,
         work: Callable[[PrepareRequest], bytes] = inspect_to_bytes,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._number = number
-        self._orphans = orphans
+        self._abandoned = abandoned
         self._patience_s = patience_s
         self._received = bytearray()
         self._steps: Generator[None, None, Prepared] | None = None
@@ -146,7 +146,10 @@ class Preparation:
         return None
 
     def _receive(self, now: float) -> bool:
-        """Read from the child. Whether its answer is complete. Raises as `step`."""
+        """Read from the child. True when its answer is complete.
+
+        Raises what `step` raises.
+        """
         try:
             while data := os.read(self.fd, _READ_BYTES):
                 self._received += data
@@ -203,17 +206,20 @@ class Preparation:
         ended = reap(child.pid)
         if ended is None:
             child.kill_at = time.monotonic() + _END_PATIENCE_S
-            self._orphans.take(child)
+            self._abandoned.take(child)
         return ended
 
     def _too_slow(self) -> StartupError:
-        """End the child, and say why."""
+        """End the child. Returns the error to raise."""
         what = f"checking the configuration and its files took longer than {self._patience_s:g} s"
-        hint = "its process was ended, and the log says where; check whether a file system hangs"
+        hint = (
+            "its process was ended, and the log has its traceback;"
+            " check whether a file system hangs"
+        )
         if self._child is not None:
             send(self._child.pid, signal.SIGABRT)
             self._child.kill_at = time.monotonic() + _END_PATIENCE_S
-            self._orphans.take(self._child)
+            self._abandoned.take(self._child)
             self._child = None
         return StartupError(what, hint)
 
@@ -226,7 +232,7 @@ class Preparation:
         """End the child, and drop what is half built."""
         if self._child is not None:
             send(self._child.pid, signal.SIGKILL)
-            self._orphans.take(self._child)
+            self._abandoned.take(self._child)
             self._child = None
         if self._steps is not None:
             self._steps.close()
@@ -264,8 +270,8 @@ def finish(request: PrepareRequest) -> Prepared:
 
     Raises ConfigError and StartupError.
     """
-    orphans = Orphans()
-    preparation = Preparation(request, 1, orphans)
+    abandoned = AbandonedChildren()
+    preparation = Preparation(request, 1, abandoned)
     poll = select.poll()
     poll.register(preparation.fd, select.POLLIN)
     try:
@@ -277,4 +283,4 @@ def finish(request: PrepareRequest) -> Prepared:
                 poll.poll(1000)
     finally:
         preparation.close()
-        orphans.wait(_END_PATIENCE_S)
+        abandoned.wait(_END_PATIENCE_S)

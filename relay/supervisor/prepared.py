@@ -1,6 +1,6 @@
 """The value `Prepared`: a configuration and all that is made from it before a fork.
 
-Related modules: `inspection` reads and judges the configuration in a child process,
+Related modules: `inspection` reads and checks the configuration in a child process,
 `prepare` runs that child and builds this value, `check` is `relay check`.
 
 Never: changes anything that a running generation uses.

@@ -12,7 +12,7 @@ from pathlib import Path
 from relay.supervisor.generations import Generations
 from relay.supervisor.host_lookup import known_addresses
 from relay.supervisor.inspection import PrepareRequest
-from relay.supervisor.prepare import Orphans, Preparation
+from relay.supervisor.prepare import AbandonedChildren, Preparation
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.scoreboards import Scoreboards
 
@@ -39,7 +39,7 @@ class Preparer:
         self._selector = selector
         self._let_go = let_go
         self._strict = strict
-        self._orphans = Orphans()
+        self._abandoned = AbandonedChildren()
         self._preparation: Preparation | None = None
 
     @property
@@ -70,7 +70,7 @@ class Preparer:
             renews,
         )
         self._preparation = Preparation(
-            request, generations.next_number, self._orphans, self._let_go
+            request, generations.next_number, self._abandoned, self._let_go
         )
         self._selector.register(self._preparation.fd, selectors.EVENT_READ, _wake_up)
 
@@ -90,7 +90,7 @@ class Preparer:
 
     def reap(self, now: float) -> None:
         """Reap children of earlier preparations."""
-        self._orphans.step(now)
+        self._abandoned.step(now)
 
     def _unregister(self, preparation: Preparation) -> None:
         if preparation.fd in self._selector.get_map():

@@ -1,4 +1,4 @@
-"""Which user workers and admin process run as, and how a process becomes it.
+"""Which users the workers and the admin process run as, and how they become them.
 
 The user is determined before anything starts. A child changes to it right after fork,
 for good.
@@ -45,7 +45,7 @@ class Identity:
 
 
 def find_identity(settings: Relay) -> Identity:
-    """The workers' user and group: as configured, or else this process's own.
+    """The workers' user and group: as configured, or this process's own.
 
     Raises StartupError, which begins with the key path, if this process cannot become
     them.

@@ -28,7 +28,7 @@ from relay.supervisor.signals import fork_with_signals_held
 EXIT_BUG = 70
 EXIT_CANNOT_START = 71
 EXIT_CONFIG = 78
-_STRANGERS_A_TURN = 100
+_ORPHANS_A_TURN = 100
 
 _own_children: set[int] = set()  # forked here and not reaped yet
 
@@ -112,7 +112,7 @@ def _run_child(
         messages.name_process(log_name)
         if identity is not None:
             become(identity)
-        # At SIGABRT a process that hangs prints where.
+        # At SIGABRT, a process that hangs prints its traceback.
         faulthandler.enable(all_threads=False)
         code = work() or 0
     except SystemExit as end:
@@ -181,7 +181,7 @@ def _fork_child() -> int:
 
 
 def reap(pid: int) -> ExitStatus | None:
-    """How a child ended; None while it runs. Only one call can return its end."""
+    """How a child ended; None while it runs. The kernel gives this only once."""
     try:
         done, status, usage = os.wait4(pid, os.WNOHANG)
     except ChildProcessError:
@@ -192,13 +192,13 @@ def reap(pid: int) -> ExitStatus | None:
     return ExitStatus(status, int((usage.ru_utime + usage.ru_stime) * 1e6)) if done else None
 
 
-def reap_strangers() -> None:
-    """Reap processes that were not started here.
+def reap_orphans() -> None:
+    """Reap adopted processes, which were not started here.
 
     The first process of a container adopts every orphan. Children that were started
     here are reaped by the code that started them.
     """
-    for _ in range(_STRANGERS_A_TURN):
+    for _ in range(_ORPHANS_A_TURN):
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -2,9 +2,11 @@
 
 Every turn of the supervisor's loop does a little of the reload that is under way:
 
-    preparing      a child inspects the new configuration, then its TLS contexts are
-    built starting       its workers start beside the serving ones handing over   one of
-    the two generations has lost, and its workers stop accepting
+    preparing      a child inspects the new configuration, then its TLS contexts
+                   are built
+    starting       its workers start beside the serving ones
+    handing over   one of the two generations has lost, and its workers stop
+                   accepting
 
 The answer is sent after the workers of the generation that lost have stopped accepting.
 So a client that connects after the answer meets the configuration that the answer
@@ -64,9 +66,9 @@ class Reloads:
         self._disabled = disabled
         self._rules = rules
         self._clients: list[Client] = []  # this reload answers them
-        self._waiting: list[Client] = []  # the next reload does
-        self._requested = False  # the next reload
-        self._is_renewal = False  # nobody requested this reload
+        self._waiting: list[Client] = []  # the next reload answers them
+        self._requested = False  # whether the next reload was requested
+        self._is_renewal = False  # this reload was not requested, a file was renewed
         self._renewal_problem = ""  # logged already
         self._recheck_at = 0.0
         self._reply: ReloadReply | FailureReply | None = None  # set while handing over
@@ -110,7 +112,7 @@ class Reloads:
         self._begin_requested()
 
     def abandon(self, why: str) -> None:
-        """The relay was told to end: give up, and answer everybody who waits."""
+        """The relay was told to end: give up, and answer all waiting clients."""
         self._preparer.close()
         self._reply, self._requested = None, False
         self._clients += self._waiting
@@ -251,7 +253,7 @@ class Reloads:
             )
 
     def _renewal_refused(self, why: str) -> None:
-        """Nobody requested it: log the same reason once, and answer nobody."""
+        """Log each reason once. No client waits for an answer."""
         if why != self._renewal_problem:
             log.warning("what is disabled stays disabled: %s", why)
         self._renewal_problem = why

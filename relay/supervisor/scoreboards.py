@@ -172,7 +172,8 @@ class Scoreboards:
         """Give readers a new view.
 
         `facts` are JSON types; `lasting` is a JSON object of facts that seldom change.
-        Either stays as it was if it is left out. `relay.admin.metrics` has the keys.
+        Either stays as it was if it is left out. `relay.shared.messages.Facts` has the
+        keys.
         """
         self._facts = self._facts if facts is None else facts
         self._lasting = self._lasting if lasting is None else lasting
@@ -260,11 +261,11 @@ class Scoreboards:
     def enter(self, scoreboard: Scoreboard) -> None:
         """In the child, before `close_files`: map the other generations for reading.
 
-        Limits per client count the connections of all generations.
+        A backend's connections are counted over all generations.
         """
         for each in self._generations.values():
             if each is not scoreboard:
-                with contextlib.suppress(OSError):  # then the limits miss its connections
+                with contextlib.suppress(OSError):  # then its connections are not counted
                     scoreboard.look_at(each)
 
     def close_files(self) -> None:

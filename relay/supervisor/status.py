@@ -66,7 +66,7 @@ class Status:
         }
 
     def publish(self) -> None:
-        """Tell readers of the scoreboard which counters there are, and these facts.
+        """Give readers of the scoreboard a new view: all counters, and these facts.
 
         `relay.shared.messages.Facts` has the keys.
         """

@@ -37,7 +37,7 @@ from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import finish
 from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.preparer import Preparer
-from relay.supervisor.process import raise_file_limit, reap_strangers
+from relay.supervisor.process import raise_file_limit, reap_orphans
 from relay.supervisor.reload import Reloads
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.signals import SignalPipe
@@ -93,8 +93,8 @@ class Supervisor:
         opened.add(self.notifier.close, self.notifier.close)
         self.generations = Generations(prepared, SlotSockets().extend(config, prepared.slots))
         opened.add(self.generations.close_files)
-        # A pipe to which nobody writes. When the supervisor dies its only write end
-        # closes, and every child sees the end of the pipe.
+        # A pipe that is never written to. When the supervisor dies, its only write end
+        # closes, and every child reads the end of file.
         self.lifeline_fd, lifeline_end = os.pipe()
         opened.add(lambda: os.close(self.lifeline_fd))
         opened.add(lambda: os.close(lifeline_end), lambda: os.close(lifeline_end))
@@ -118,7 +118,7 @@ class Supervisor:
         opened.add_last_closed(self.control.close, self.control.close_files)
 
     def _start_children(self, prepared: Prepared, work: Work, rules: Rules) -> None:
-        """Make what keeps the children running; they start in the loop."""
+        """Make the objects that keep the children running; the loop starts these."""
         workers = Workers(self.scoreboards, self.lifeline_fd, work, self._open_files.close_in_child)
         self.fleet = Fleet(workers, self.generations, rules)
         self._open_files.add(self.fleet.close)
@@ -132,7 +132,7 @@ class Supervisor:
         self._open_files.add(self.checker.close)
 
     def _connect_parts(self, rules: Rules, *, strict: bool) -> None:
-        """Make what works on the parts that exist now."""
+        """Make the objects that need the earlier ones."""
         messages.count_dropped(self._count_dropped)
         self.channel.count_dropped = self._count_dropped
         self.upkeep = Upkeep(self.state_dir, self.control, self.overrides, self.admin, self.checker)
@@ -195,7 +195,7 @@ class Supervisor:
             serving.slots,
             extra={"config": str(self._config_path), "generation": 1},
         )
-        # Workers share the memory of now; garbage collection would write to its pages.
+        # Workers share the memory that exists now. The collector would write to it.
         gc.collect()
         gc.freeze()
         while not self.fleet.ended:
@@ -214,7 +214,7 @@ class Supervisor:
 
     def _timeout_s(self) -> float:
         """How long the loop may wait for an event."""
-        if self.reloads.eager or self.disabled.telling:
+        if self.reloads.eager or self.disabled.has_messages:
             return 0
         if self.fleet.transition_pending or self.reloads.handing_over:
             return TRANSITION_S
@@ -250,7 +250,7 @@ class Supervisor:
         if not self.reloads.handing_over:
             self.announcer.announce()
         self.control.expire(now)
-        reap_strangers()
+        reap_orphans()
 
     def _keep_up(self, now: float, serving: Prepared) -> None:
         """What is done until the relay is told to end."""
@@ -285,8 +285,8 @@ class Supervisor:
         elif command == "reload":
             self.reloads.request(client)
         else:
-            # With `hold` the client sees the end of the relay, when its connection
-            # closes.
+            # With `hold` the connection stays open. When it closes, the client knows
+            # that the relay has ended.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
             self._end(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
 

@@ -30,7 +30,7 @@ def open_control(path: Path) -> socket.socket:
 
 
 def open_unix(where: str, path: Path, umask: int) -> socket.socket:
-    """A listening unix socket; replaces one on which nobody listens.
+    """A listening unix socket; replaces one on which no process listens.
 
     `where` is the configuration key, for messages. Raises StartupError.
     """

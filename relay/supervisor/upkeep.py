@@ -66,7 +66,7 @@ class Upkeep:
         self._try("the admin process's socket", self._admin.restore)
 
     def _try(self, what: str, restore: Callable[[], bool]) -> bool:
-        """Whether the file is there now. `restore` returns whether it was missing."""
+        """True if the file is there now. `restore` returns whether it was missing."""
         try:
             made = restore()
         except (OSError, StartupError) as error:

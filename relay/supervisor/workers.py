@@ -31,8 +31,8 @@ from relay.tls.contexts import Generation
 from relay.worker.main import WorkerSpec
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
-FUTURE_S = 1.0  # a heartbeat that is later than now by more than this is not believed
-REAPING_S = 0.02  # how long counters of ended workers are folded before the loop turns again
+FUTURE_S = 1.0  # a heartbeat further in the future is not valid
+REAPING_S = 0.02  # how long ended workers are reaped and counted in one turn of the loop
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Workers:
         closed = {one for each in sockets for one in each.all()} - kept
 
         def let_go() -> None:
-            # A listening socket that stays open here queues clients that nobody
+            # A listening socket that stays open here queues clients that no process
             # accepts.
             for one in closed:
                 one.close()
@@ -140,8 +140,8 @@ class Workers:
     def views(self) -> tuple[Worker, ...]:
         """The workers as the plan sees them.
 
-        A worker that drains although the supervisor did not tell it got SIGTERM from
-        somebody else. It counts as told, so its slot gets another worker.
+        A worker that drains without the supervisor's request got SIGTERM from another
+        process. It counts as requested, so the slot gets another worker.
         """
         found = []
         now = time.monotonic()
@@ -170,9 +170,9 @@ class Workers:
         return tuple(found)
 
     def reap(self) -> list[EndedWorker]:
-        """The workers that ended since the last call; their counters are in the totals.
+        """Reap ended workers, and add their counters to the totals.
 
-        With thousands of backends that takes long. Then the next call does the rest.
+        With thousands of backends this takes long. Then the next call does the rest.
         """
         ended = []
         views = {worker.pid: worker for worker in self.views()}
@@ -227,7 +227,7 @@ class Workers:
     def abort(self, pid: int, why: str) -> None:
         """SIGABRT: print where the worker hangs, and die."""
         process = self.processes[pid]
-        log.error("%s hangs: %s; it gets SIGABRT, which prints where", process, why)
+        log.error("%s hangs: %s; it gets SIGABRT, to make it print where", process, why)
         process.aborted_at = time.monotonic()
         send(pid, signal.SIGABRT)
 

@@ -49,9 +49,9 @@ class AddressRotation:
         """Mark the address failed for retry_s. True if it was not marked already."""
         if len(self._failed_until_at) >= _REMEMBERED:
             self._failed_until_at.clear()
-        news = self._failed_until_at.get(endpoint, 0.0) <= now
+        was_usable = self._failed_until_at.get(endpoint, 0.0) <= now
         self._failed_until_at[endpoint] = now + self._retry_s
-        return news
+        return was_usable
 
     def others_left(self, tries: int) -> bool:
         """Whether a session that tried this many addresses has another one to try."""

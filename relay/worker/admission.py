@@ -4,7 +4,7 @@ Theory of operation. A connection is half open from accept until the client's ha
 is done and its certificate is admitted. Waiting for a client costs only memory, so
 half-open connections never stop the accepting. At their limit, the one that has waited
 longest without progress is closed at once. Each client address has a limit of its own,
-so the connections of one stranger push out each other and not those of everybody.
+so a client that opens many connections pushes out its own first.
 
 `_half_open` is in the order of last progress, the stalest first. Bytes from the client
 are progress, but only MOST_PROGRESS times: a client that sends its handshake byte by
@@ -12,10 +12,10 @@ byte soon counts as one that waits. A connection whose bytes wait for us is not 
 
 Established sessions are bounded by limits.connections. At that limit the worker stops
 accepting, unless half-open clients hold some of the places. A few of those may be real
-clients that are about to finish, so each is given a moment. The moment is halved with
-each client that lets it pass, and doubled every second and with each client that
-finishes. Under a flood it is short at once, whatever the number of established
-sessions.
+clients that are about to finish, so the stalest gets a grace time before it is closed.
+The grace time is halved with each client that is closed, and doubled every second and
+with each client that finishes. Under a flood it is short at once, whatever the number
+of established sessions.
 
 Never: closes an established session; looks at a certificate.
 Next: `relay.worker.driver.start`
@@ -37,10 +37,10 @@ from relay.worker.loop import Loop
 MOST_PROGRESS = 16
 # At limits.connections a client in its handshake keeps its place this long without
 # progress, and three times as long with it; less while such clients do not finish.
-STALLED_S = 1.0
-_LEAST_STALLED_S = 0.001
-# How many of the stalest are looked at to find one that does not wait for us.
-_LOOKED_AT = 16
+GRACE_S = 1.0
+_LEAST_GRACE_S = 0.001
+# How many of the stalest are examined to find one that does not wait for us.
+_MOST_EXAMINED = 16
 _INFINITY = float("inf")
 _MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
 
@@ -62,7 +62,7 @@ class Pausable(Protocol):
     """A listening socket."""
 
     def pause(self) -> None:
-        """Accept nobody for now."""
+        """Stop accepting for now."""
 
     def resume(self) -> None:
         """Accept again."""
@@ -75,7 +75,7 @@ class _Progress:
 
     def __init__(self, now: float, key: Key | None) -> None:
         self.at = now
-        self.key = key  # of its address, if addresses have a limit
+        self.key = key  # see `address_key`; None if addresses have no limit
         self.times = 0
 
 
@@ -104,7 +104,7 @@ class Admission:
         self._half_open: Order = OrderedDict()
         self._of_client: dict[Key, Order] = {}
         self._waiting: list[Pausable] = []
-        self._stalled_s = STALLED_S
+        self._grace_s = GRACE_S
         self._look_at = _INFINITY
         self.timer_at = _INFINITY
 
@@ -119,12 +119,12 @@ class Admission:
         half_open = self._half_open
         if not half_open:
             return False
-        stalest, now, patience_s = _stalest(half_open), self._loop.now, self._stalled_s
+        stalest, now, grace_s = _stalest(half_open), self._loop.now, self._grace_s
         stalled_s, open_s = now - half_open[stalest].at, now - stalest.started_at
-        fresh = stalled_s < patience_s and open_s < 3 * patience_s
+        fresh = stalled_s < grace_s and open_s < 3 * grace_s
         if stalest.queued or (fresh and 2 * len(half_open) <= self._max_connections):
             return False  # mostly established sessions, and this client will soon be one
-        self._stalled_s = max(_LEAST_STALLED_S, patience_s / 2)
+        self._grace_s = max(_LEAST_GRACE_S, grace_s / 2)
         self._evict(stalest, Reason.HALF_OPEN_LIMIT, "limits.connections was reached")
         return True
 
@@ -134,17 +134,17 @@ class Admission:
         self._waiting.append(acceptor)
         if self._half_open:
             queued = _stalest(self._half_open).queued
-            self._look_at = self._loop.now + (_LEAST_STALLED_S if queued else self._stalled_s)
+            self._look_at = self._loop.now + (_LEAST_GRACE_S if queued else self._grace_s)
             self._loop.schedule(self)
 
     def on_tick(self) -> None:
         """Look again whether there is room."""
-        if self._stalled_s < STALLED_S:
-            self._stalled_s *= 2
+        if self._grace_s < GRACE_S:
+            self._grace_s *= 2
         if self._waiting and self.has_room():
             self._resume()
 
-    # What the loop calls when the stalest has had its moment; see `loop.Timed`.
+    # What the loop calls when the grace time of the stalest is over; see `loop.Timed`.
 
     def due_at(self) -> float:
         """When to look again."""
@@ -208,8 +208,8 @@ class Admission:
 
     def secured(self, session: Client) -> None:
         """The client is admitted: its connection is not half open any more."""
-        if self._stalled_s < STALLED_S:
-            self._stalled_s *= 2
+        if self._grace_s < GRACE_S:
+            self._grace_s *= 2
         self._leave(session)
 
     def _leave(self, session: Client) -> None:
@@ -241,7 +241,7 @@ class Admission:
 
 def _stalest(order: Order) -> Client:
     """The client that has waited longest, and does not wait for us."""
-    for session in islice(order, _LOOKED_AT):
+    for session in islice(order, _MOST_EXAMINED):
         if not session.queued:
             return session
     return next(iter(order))

@@ -86,10 +86,10 @@ class BackendState:
 
         True if sessions were stored until now.
         """
-        news = now_at >= self.resume_after_at
+        stored_until_now = now_at >= self.resume_after_at
         self.resume_after_at = now_at + NO_RESUMPTION_S
         self.session = None
-        return news
+        return stored_until_now
 
     def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float) -> None:
         """Store the session of a connection that has read application data.

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def explain_late(session: Session, failure: Failure) -> Failure:
-    """The failure as it is to be read when the backend's handshake was done before."""
+    """The failure as its cause is explained after the backend's handshake."""
     end = session.outbound
     failure = after_handshake(failure)
     if end is None:

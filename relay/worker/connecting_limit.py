@@ -11,7 +11,7 @@ collect such sessions for `connect_s` and `handshake_s`. Therefore:
   clients that have waited longest are the next to be served.
 - One backend gets a share of the limit only, so one that hangs leaves room for the
   others.
-- While all backends have failed, each gets TRYING_ANYWAY sessions.
+- While all backends have failed, each gets TRIES_IN_OUTAGE sessions.
 
 Never: picks a backend.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 # Sessions per worker that try a failed backend while the pool has no other: enough to
 # notice quickly that it is back, and few enough that hardly any client waits for it.
-TRYING_ANYWAY = 8
+TRIES_IN_OUTAGE = 8
 # The smallest share of a backend, or half the limit if that is less.
 LEAST_SHARE = 64
 # With 2, 3, or more pools, a pool may use a half, a third, or a quarter of a worker's

@@ -22,7 +22,7 @@ class Closable(Protocol):
     """A listening socket; see `relay.worker.listener.Acceptor.close`."""
 
     def close(self) -> None:
-        """Accept who is in the queue, and stop listening."""
+        """Accept the clients in the queue, and stop listening."""
 
 
 class Drain:
@@ -57,7 +57,7 @@ class Drain:
             self._timeout_s,
         )
         if self._stopping:
-            self.stop()  # asked for in the same turn: clients of the queues are closed too
+            self.stop()  # requested in the same turn; it now includes the queued clients
         self.check()
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""What moves a session: the calls of the loop, and the table of `relay.core.lifecycle`.
+"""Drives a session: the loop's calls, and the table of `relay.core.lifecycle`.
 
 Theory of operation. `advance` is the only place that changes a session's state. It also
 does what belongs to the border between two states: it gives back the client's half-open
@@ -36,8 +36,8 @@ from relay.worker.session import (
 from relay.worker.stages import STAGES, Work
 from relay.worker.worker import Worker
 
-# By then a backend had time to refuse our certificate. OpenSSL reads no alert after a
-# write that failed, so until then each write is preceded by a read.
+# After this many bytes a backend has had time to refuse our certificate. OpenSSL reads
+# no alert after a failed write, so until then each write is preceded by a read.
 LATE_ALERT_BYTES = 65_536
 
 
@@ -67,7 +67,7 @@ class DrivenSession(Session):
 
     def step(self) -> None:
         """Take a step of the current stage."""
-        if self.queued:  # False if a backend was given up since it was asked for
+        if self.queued:  # False if the backend was given up after the request
             self.queued = False
             self._do(STAGES[self.state].step)
 
@@ -218,7 +218,7 @@ class DrivenSession(Session):
         if event is Event.BACKEND_FAILED:
             self.drop_outbound()
         if state is State.CONNECT:
-            self.queued = False  # a step of the handshake that is over
+            self.queued = False  # drops a step of the handshake, which is over
             if was not in CONNECTING:
                 self._handle_client(self.on_early)
         elif state is State.SNIFF:
@@ -242,7 +242,7 @@ class DrivenSession(Session):
                 self.watch_client(IN | ET)
 
     def _handle_bytes(self, outbound: Connection) -> None:
-        """The session waits for the backend no more, and its sockets move bytes."""
+        """The backend is reached: from now on the sockets move bytes."""
         loop, on_inbound = self.worker.loop, self._inbound_handler(outbound)
         loop.handle(outbound.fd, self.on_first_reply)
         loop.handle(self.inbound.fd, on_inbound)

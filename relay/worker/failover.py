@@ -31,7 +31,7 @@ def give_up_resumption(session: Session, failure: Failure) -> Event:
     """Try the backend again without the TLS session, if that may be the cause.
 
     OpenSSL refuses every resumption if a server verifies its clients and has no session
-    id context. Other servers have forgotten the session's certificate, or its CA.
+    id context. Other servers no longer accept the session's certificate, or its CA.
     """
     end, backend = session.outbound, session.backend
     if end is None or backend is None or not _may_be_the_resumption(end, failure):

@@ -39,7 +39,7 @@ class FirstBytes:
         return True
 
     def keep(self, data: bytes) -> None:
-        """Keep bytes that no backend has taken, whatever they say."""
+        """Keep bytes that no backend has taken; they decide nothing."""
         self._pieces.append(data)
 
     @property

@@ -2,7 +2,7 @@
 
 `admit_client` is the only place that admits a client. OpenSSL's callbacks ask it about
 the certificate that the client sends, or that is in the ticket of a session it resumes.
-If they did not ask in the last step of the handshake, it is asked afterwards.
+If neither callback ran in the last step of the handshake, `_check` calls it.
 
 Never: lets a session go on if its client's certificate was not checked in this very
 handshake, full or resumed.
@@ -30,15 +30,16 @@ _OLD_CERTIFICATE = (
 )
 
 
-def admit_client(session: Session, who: Identity | None) -> Failure | None:
+def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     """Whether the route admits this client, whose certificate OpenSSL has verified."""
     route = session.route
     if route is None:
         return Failure(Reason.INTERNAL_ERROR, "a handshake without a route")
     now_at = time.time()
-    refusal = admit(who, route, now_at)
-    if refusal is None and who is not None:
-        valid_until_at = min(who.not_after_at, route.ca_valid_until.get(who.issuer_der, 0))
+    refusal = admit(identity, route, now_at)
+    if refusal is None and identity is not None:
+        ca_valid_until_at = route.ca_valid_until.get(identity.issuer_der, 0)
+        valid_until_at = min(identity.not_after_at, ca_valid_until_at)
         if valid_until_at <= now_at + TICKET_LIFETIME_S:
             # A ticket must not outlive the certificates it stands for. The client may
             # have a new certificate, and would be refused for the old one in its
@@ -105,7 +106,7 @@ def _agreed(session: Session) -> Handshake:
 
 
 def _check(session: Session) -> None:
-    """Raise SessionError unless the client is admitted, by its route's name."""
+    """Raise SessionError unless the client is admitted and its SNI is as peeked."""
     ssl = session.inbound.ssl
     session.inbound_tls = _agreed(session)
     # Before this moment the client had not proved that it has the certificate's key.
@@ -115,7 +116,7 @@ def _check(session: Session) -> None:
     if name != session.sni:
         detail = f"the peeked hello has {session.sni!r}, the handshake {name!r}"
         raise SessionError(Side.INBOUND, Reason.SNI_MISMATCH, detail)
-    if accepted is None:  # not asked in this step of the handshake
+    if accepted is None:  # no callback ran in this step of the handshake
         refusal = admit_client(session, session.identity)
         if refusal is not None:
             stream.close_notify(ssl)

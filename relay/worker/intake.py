@@ -7,7 +7,7 @@ If its server-name callback chose the route, clients would get in that the route
 refuses. Peeking leaves the socket readable, so level-triggered epoll would report it
 for ever. It is watched edge-triggered until the handshakes are done.
 
-When a hello comes in pieces, only its new records are walked over at each piece. A peek
+When a hello comes in pieces, each peek parses only the records that are new. A peek
 copies everything that has come, so for a large hello SO_RCVLOWAT tells the kernel to
 wake us every MORE_BYTES, and to make room for them. The bytes wait in the kernel: a
 client that has not sent its whole hello costs us one small object.
@@ -121,15 +121,15 @@ def _refuse_unresolved(session: Session, route: InboundRoute) -> NoReturn:
     """
     _answer(session, _ALERT + bytes((_INTERNAL_ERROR,)))
     backends = session.worker.pools[route.pool].backends
-    shown = ", ".join(f"{each.target.route} at {each.target.address}" for each in backends[:3])
+    first = ", ".join(f"{each.target.route} at {each.target.address}" for each in backends[:3])
     more = f" and {len(backends) - 3} more" if len(backends) > 3 else ""
-    what = f"no host name of pool {route.pool} has an address: {shown}{more}"
+    what = f"no host name of pool {route.pool} has an address: {first}{more}"
     raise SessionError(Side.INBOUND, Reason.BACKEND_UNRESOLVED, what)
 
 
 def _wait_for_rest(session: Session, arriving: PartialHello, size: int) -> None:
     sock = session.inbound.sock
-    # A peek shows the same bytes again and again, but never the end that follows them.
+    # A peek shows the bytes again, but not that the client has closed after them.
     if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
         detail = f"closed after {size} bytes of its hello"
         raise SessionError(Side.INBOUND, Reason.PEER_GONE, detail)

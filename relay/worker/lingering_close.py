@@ -27,7 +27,7 @@ PATIENCE_S = 1.0
 MOST = 256
 _BYTES = 65_536
 _READS_PER_EVENT = 4
-_MOST_READS = 256  # 16 MiB: a client that sends more is not waiting for an answer
+_MOST_READS = 256  # 16 MiB: a client that sends more does not wait for an answer
 _sink = bytearray(_BYTES)
 _INFINITY = float("inf")
 

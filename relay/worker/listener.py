@@ -62,7 +62,7 @@ class Acceptor:
     def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
         """Accept one client. If there are more, epoll reports the socket again.
 
-        An accept that finds nobody would cost a system call and an exception each time.
+        An accept on an empty queue would cost a system call and an exception each time.
         """
         worker = self._worker
         if not worker.admission.has_room():
@@ -79,7 +79,7 @@ class Acceptor:
                     error.strerror,
                 )
                 worker.admission.wait_for_room(self)
-            return  # any other error is the client's, who is gone (accept(2))
+            return  # any other error means that this client is gone (accept(2))
         self._start(worker, self._listener, sock, address)
 
     def pause(self) -> None:

@@ -47,7 +47,7 @@ class SessionLog:
             self.flush()
 
     def reopen(self) -> None:
-        """Open the file anew: it was moved away."""
+        """Open the file again: it was renamed."""
         self._log.reopen()
 
     def close(self) -> None:
@@ -57,10 +57,10 @@ class SessionLog:
 
 
 def record_of(session: Session, prefix: str) -> Record:
-    """Fill in a record by position: by name it would take twice as long."""
+    """The record of a session. Filled in by position: by name takes twice as long."""
     reason, side, detail = session.outcome
     reason = reason or Reason.INTERNAL_ERROR
-    route, who, host = session.route, session.identity, session.client_host
+    route, identity, host = session.route, session.identity, session.client_host
     choice, client, backend = session.choice, session.inbound_tls, session.outbound_tls
     return Record(
         session.time_at,
@@ -74,10 +74,10 @@ def record_of(session: Session, prefix: str) -> Record:
         client.cipher,
         client.group,
         client.resumed,
-        who.subject if who is not None else "",
-        who.issuer if who is not None else "",
-        who.serial if who is not None else "",
-        who.not_after_at if who is not None else 0.0,
+        identity.subject if identity is not None else "",
+        identity.issuer if identity is not None else "",
+        identity.serial if identity is not None else "",
+        identity.not_after_at if identity is not None else 0.0,
         route.pool if route is not None else "",
         choice.backend.target.route if choice is not None else "",
         choice.why if choice is not None else "",

@@ -17,7 +17,7 @@ Mixing the kinds of step costs 8 % CPU per connection (measured).
 Deadlines are lazy: a session that makes progress only changes what `due_at` returns.
 Its entry in the heap stays, and is looked at when it comes up.
 
-Never: knows what a session does; lets an exception of a handler out.
+Never: knows what a session does; ends because a handler raised an exception.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Timed(Protocol):
         """Take the step that `later` was asked for."""
 
     def on_bug(self) -> None:
-        """A handler of this raised: give up what it holds."""
+        """One of its handlers raised: close what it holds."""
 
 
 class Loop:

@@ -70,7 +70,7 @@ class WorkerSpec:
 
 
 def run_worker(spec: WorkerSpec) -> int:
-    """Serve until told to stop. Returns the exit code of the process."""
+    """Serve until asked to stop. Returns the exit code of the process."""
     # The supervisor sends ABRT to a worker that hangs: the traceback says where.
     faulthandler.enable()
     worker = _make_worker(spec)
@@ -81,8 +81,8 @@ def run_worker(spec: WorkerSpec) -> int:
     drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
     _Signals(worker, drain, spec)
     _announce(worker, spec)
-    # Sessions are freed without the collector. The objects of now stay, and are shared
-    # with the other workers.
+    # Sessions are freed without the collector. The objects that exist now stay, and are
+    # shared with the other workers.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -140,7 +140,7 @@ class _Signals:
     def _on_signal(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
         for number in os.read(self._read_fd, 64):
             if number == signal.SIGTERM:
-                self._drain.begin("told to")
+                self._drain.begin("SIGTERM")
             elif number == signal.SIGQUIT:
                 self._drain.stop()
             elif number == signal.SIGUSR1:

@@ -28,15 +28,14 @@ from relay.worker.failover import give_up, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import NO_OUTCOME, Handshake, Session
 
-# A server that selects no protocol speaks these: HTTP/1 is older than ALPN (RFC 7301,
-# 1).
+# A server that selects no protocol speaks one of these: HTTP/1 is older than ALPN.
 _OLDER_THAN_ALPN = frozenset(("http/1.1", "http/1.0"))
 
 log = logging.getLogger(__name__)
 
 
 def connect(session: Session) -> Event | None:
-    """Begin to connect, or go on when the socket says how that went."""
+    """Begin to connect; later, when the socket is ready, read the result."""
     end = session.outbound
     if end is None:
         attempt, session.attempt = session.attempt or _choose(session), None
@@ -95,8 +94,8 @@ def _choose(session: Session) -> Attempt:
         last = session.outcome
         if last.reason is not None:
             raise SessionError(Side.OUTBOUND, last.reason, last.detail)
-        none = pool.why_none()
-        raise SessionError(Side.OUTBOUND, none.reason, none.detail)
+        failure = pool.why_none()
+        raise SessionError(Side.OUTBOUND, failure.reason, failure.detail)
     session.choice, backend = choice, choice.backend
     session.tried = (*session.tried, backend.index)
     session.worker.cells[backend.cells_why[choice.why]] += 1
@@ -127,7 +126,7 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
 def _begin_handshake(
     session: Session, attempt: Attempt, sock: StreamSocket, endpoint: Endpoint | None
 ) -> Event | None:
-    """Take the first step at once: a near backend has accepted by now."""
+    """Take the first step at once: a backend nearby has already accepted."""
     worker, backend, target = session.worker, attempt.backend, attempt.backend.target
     session.outbound = end = Connection(sock)
     end.endpoint = endpoint

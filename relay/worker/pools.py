@@ -34,7 +34,7 @@ from relay.tls.identity import Identity
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import BackendState
 from relay.worker.backend_status import read_status
-from relay.worker.connecting_limit import TRYING_ANYWAY, ConnectingLimit
+from relay.worker.connecting_limit import TRIES_IN_OUTAGE, ConnectingLimit
 from relay.worker.trials import Trials
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class PoolState:
     """What a worker knows of one pool.
 
     `max_connections` is how many connections the worker may have, and `pools` how many
-    pools share them. `trial_s` is how long a session that tries a failed
-    backend keeps others from it.
+    pools share them. `trial_s` is how long a session that tries a failed backend keeps
+    other sessions from it.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class PoolState:
         self,
         client: str,
         tried: Container[int],
-        who: Identity | None = None,
+        identity: Identity | None = None,
         cookies: tuple[bytes, ...] = (),
     ) -> Choice | None:
         """The backend to try next; None if all usable ones were tried or are full."""
@@ -141,7 +141,7 @@ class PoolState:
             self.refresh()
         now_at = monotonic() if self._starts_slowly else 0.0
         balancer = self._balancer
-        key = self._key(client, who) if balancer.keyed else b""
+        key = self._key(client, identity) if balancer.keyed else b""
         skipped: set[int] = set()
         excluded: Container[int] = tried
         while True:
@@ -157,7 +157,7 @@ class PoolState:
             if self._usable(index):
                 return Choice(self.backends[index], why, self._trials.claim(index))
             # No backend is usable, and this one may be back.
-            if self.connecting.by_backend[index] < TRYING_ANYWAY:
+            if self.connecting.by_backend[index] < TRIES_IN_OUTAGE:
                 return Choice(self.backends[index], why, 0)
             skipped.add(index)
             excluded = [i for i in range(len(self.backends)) if i in tried or i in skipped]
@@ -178,7 +178,7 @@ class PoolState:
         return Failure(
             Reason.NO_BACKEND,
             f"every backend of pool {self.name} has failed, "
-            f"and {TRYING_ANYWAY} clients are trying each ({last})",
+            f"and {TRIES_IN_OUTAGE} clients are trying each ({last})",
         )
 
     def others_serve(self, backend: BackendState, tried: Container[int]) -> bool:
@@ -193,10 +193,10 @@ class PoolState:
         """What inserts the relay's cookie into the first response, if needed."""
         return self._cookies.inserter(backend.index, found) if self._cookies is not None else None
 
-    def _key(self, client: str, who: Identity | None) -> bytes:
+    def _key(self, client: str, identity: Identity | None) -> bytes:
         """What identifies the client for the balancer."""
-        if self._by_identity and who is not None:
-            return identity_key(who.spki_sha256, client, *self._prefixes)
+        if self._by_identity and identity is not None:
+            return identity_key(identity.spki_sha256, client, *self._prefixes)
         return source_key(client, *self._prefixes)
 
     def _connections(self, index: int) -> int:
@@ -232,7 +232,7 @@ class PoolState:
         self._trials.end(end)
 
     def release(self, backend: BackendState, claim: int) -> None:
-        """A trial ended before it began."""
+        """Give back the claim of a session that could not start to connect."""
         self._trials.release(backend, claim)
 
     def mark_failed(self, backend: BackendState, reason: Reason) -> bool:

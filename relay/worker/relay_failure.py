@@ -43,7 +43,7 @@ def note_truncation(session: Session) -> None:
 def _nothing_moved(session: Session) -> bool:
     """Whether another backend can still have the session.
 
-    What the backend holds may have gone out in part.
+    Bytes that are held for the backend may have been sent in part.
     """
     inbound, outbound = session.inbound, session.outbound
     if session.state is not State.RELAY or outbound is None:
@@ -61,7 +61,7 @@ def fail_source(
             if _nothing_moved(session):
                 return give_up_late(session, failure)
             if failure.reason is not Reason.BACKEND_GONE:
-                blame(session, failure)  # a TLS 1.3 backend refuses us only now
+                blame(session, failure)  # a TLS 1.3 backend may refuse our certificate late
     note_fault(session, side, failure)
     source.ended = source.truncated = source.shut = True
     source.held, source.closing = b"", False

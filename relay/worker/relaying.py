@@ -33,12 +33,7 @@ from relay.worker.connection import Connection
 from relay.worker.failover import give_up_late
 from relay.worker.first_bytes import FirstBytes
 from relay.worker.loop import GONE, IN, OUT
-from relay.worker.relay_failure import (
-    fail_sink,
-    fail_source,
-    note_fault,
-    note_truncation,
-)
+from relay.worker.relay_failure import fail_sink, fail_source, note_fault, note_truncation
 from relay.worker.session import Session
 
 
@@ -59,7 +54,7 @@ def begin(session: Session) -> Event | None:
 def too_slow(session: Session) -> Event:
     """Close an idle session: each side is told that nothing more comes (RFC 8446, 6.1).
 
-    A side that is owed bytes is not told so.
+    A side for which bytes are still held gets no close_notify.
     """
     for end in (session.inbound, session.outbound):
         if end is not None and not (end.held or end.shut):
@@ -69,10 +64,10 @@ def too_slow(session: Session) -> Event:
 
 
 def on_event(session: Session, side: Side, mask: int) -> Event | None:
-    """A socket takes bytes again, was reset, or is not only readable."""
+    """Handle any event: there are bytes to read or room to write, or a reset came."""
     end, other = _ends(session, side)
     event = _write_held(session, side, mask) if mask & (OUT | GONE) else None
-    # After an event the read waits: level-triggered epoll reports the socket again.
+    # If the write led to an event, do not read now: epoll reports the socket again.
     if event is None:
         if end.wants_write:
             end.wants_write = False
@@ -89,7 +84,8 @@ def unusual(session: Session, side: Side, moved: int) -> Event | None:
     """A transfer from this side ended with a `Pump.status`, after `moved` bytes."""
     pump = session.worker.pump
     status = pump.status
-    # Its reason is in OpenSSL's queue or in errno. The next call overwrites both.
+    # The cause of a failure is in OpenSSL's queue or in errno: read it before another
+    # call overwrites both.
     failed = None
     if status is Status.SOURCE_FAILED:
         failed = stream.failure(side)
@@ -119,7 +115,7 @@ def unusual(session: Session, side: Side, moved: int) -> Event | None:
 
 
 def _write_held(session: Session, side: Side, mask: int) -> Event | None:
-    """Write what the socket holds, if it takes it."""
+    """Write what is held for this socket, if it has room."""
     end, other = _ends(session, side)
     if mask & GONE and (end.held or end.closing):
         # Do not try: after a failed write OpenSSL does not read any more, and the peer
@@ -279,7 +275,7 @@ def _set_cork(end: Connection, value: int) -> None:
 
 
 def _finish(session: Session) -> Event | None:
-    """Whether both directions have ended and everything was delivered."""
+    """ENDED when both directions have ended and everything was delivered."""
     inbound, outbound = session.inbound, session.outbound
     if outbound is None or not (inbound.ended and outbound.ended):
         return _half_ended(session)
@@ -288,7 +284,7 @@ def _finish(session: Session) -> Event | None:
     if inbound.truncated:
         session.note(Reason.TRUNCATED, Side.INBOUND)
     # A backend's bare FIN counts only if it came first, and is noted then. After the
-    # client's close_notify it is the answer, as nginx gives it.
+    # client's close_notify it is a normal end: nginx closes like that.
     return Event.ENDED
 
 

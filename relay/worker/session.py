@@ -1,7 +1,7 @@
 """One client connection and its backend connection: their facts, and how they close.
 
 A session is in exactly one state of `relay.core.lifecycle`. The stages (`intake`,
-`inbound`, `first_request`, `outbound`, `relaying`) read and fill in what stands here.
+`inbound`, `first_request`, `outbound`, `relaying`) read and set its attributes.
 `relay.worker.driver` moves the session from state to state.
 
 Only the loop's handlers and its timer heap refer to a session, and nothing it owns
@@ -48,7 +48,7 @@ CONNECTING = frozenset((State.CONNECT, State.OUTBOUND_TLS))
 RELAYING = frozenset((State.RELAY, State.HALF_CLOSED))
 # Stands in `tried` for a backend that may be tried again at another address.
 RETRIABLE = -1
-# Nothing was sent to the client that a reset could take back.
+# With these reasons the client was sent nothing, so a reset destroys no answer.
 _UNANSWERED = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
 INFINITY = float("inf")
 

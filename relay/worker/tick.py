@@ -17,7 +17,7 @@ from relay.worker.worker import Worker
 
 
 def tick(worker: Worker, drain: Drain) -> None:
-    """Tell the supervisor that the worker lives, and do what could wait."""
+    """Send a heartbeat to the supervisor, and do what could wait."""
     worker.cells[HEARTBEAT_MS] = monotonic_ms()
     messages.flush()
     worker.usage.write(worker.cells)
@@ -35,7 +35,7 @@ def tick(worker: Worker, drain: Drain) -> None:
 def _close_sessions(sessions: Iterable[Session], backend: BackendState) -> None:
     """Close the sessions of a backend that is DOWN.
 
-    Those that are still connecting to it find another backend by themselves.
+    A session that is still connecting tries another backend when its attempt fails.
     """
     where = f"{backend.target.route} at {backend.target.address}"
     for session in [

@@ -25,7 +25,7 @@ PROVEN_S = 1.0
 class Trials:
     """The trials of one pool in one worker.
 
-    A claim is 0 for a session that tries nothing.
+    A claim is 0 for a session that tries no failed backend.
     """
 
     def __init__(self, failed_backends: FailedBackends, trial_s: float) -> None:

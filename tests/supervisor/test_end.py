@@ -82,7 +82,7 @@ def test_a_second_signal_or_stop_ends_a_drain_now(relay, pki, how):
     gateway = relay()
     with open_session(gateway, pki):
         assert gateway.command("drain").returncode == 0
-        gateway.wait_for_log("draining (told to)", count=2)
+        gateway.wait_for_log("draining (SIGTERM)", count=2)
         if how == "stop":
             assert gateway.command("stop").returncode == 0
         else:
@@ -106,7 +106,7 @@ def test_status_shows_sessions_while_the_relay_drains(relay, pki):
     port = gateway.port()
     with open_session(gateway, pki) as tls:
         assert gateway.command("drain").returncode == 0
-        gateway.wait_for_log("draining (told to)")
+        gateway.wait_for_log("draining (SIGTERM)")
         status = gateway.command("status")
         assert (status.returncode, status.stderr) == (0, "")
         assert ": draining, generation 1" in status.stdout

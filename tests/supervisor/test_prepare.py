@@ -22,7 +22,7 @@ from relay.errors import StartupError
 from relay.supervisor.control_client import ask
 from relay.supervisor.host_lookup import look_up_all
 from relay.supervisor.inspection import PrepareRequest, Refusal, inspect_to_bytes
-from relay.supervisor.prepare import Orphans, Preparation
+from relay.supervisor.prepare import AbandonedChildren, Preparation
 from tests.support.gateway import wait_until
 from tests.support.silent_dns import SILENT, possible
 from tests.support.timed_relay import FILE, TIMED
@@ -131,11 +131,11 @@ def end_with(code):
     return work
 
 
-def wait_for(preparation, orphans):
+def wait_for(preparation, abandoned):
     """Step it until it says something."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        orphans.step(time.monotonic())
+        abandoned.step(time.monotonic())
         prepared = preparation.step(time.monotonic())
         if prepared is not None:
             return prepared
@@ -146,20 +146,21 @@ def wait_for(preparation, orphans):
 @pytest.fixture
 def prepare(relay):
     """Prepares a configuration; its children are gone at the end."""
-    orphans = Orphans()
+    abandoned = AbandonedChildren()
 
     def make(work=inspect_to_bytes, patience_s=20.0):
         gateway = relay(start=False)
         wish = PrepareRequest(gateway.config)
-        made.append(Preparation(wish, 7, orphans, work=work, patience_s=patience_s))
-        return made[-1], orphans
+        made.append(Preparation(wish, 7, abandoned, work=work, patience_s=patience_s))
+        return made[-1], abandoned
 
     made = []
     yield make
     for one in made:
         one.close()
     wait_until(
-        "all children are reaped", lambda: orphans.step(time.monotonic()) or not orphans._children
+        "all children are reaped",
+        lambda: abandoned.step(time.monotonic()) or not abandoned._children,
     )
 
 
@@ -171,11 +172,11 @@ def test_a_generation_is_made_from_what_the_child_hands_back(prepare):
 
 
 def test_a_child_that_hangs_is_a_refusal(prepare):
-    preparation, orphans = prepare(hang, patience_s=0.2)
+    preparation, abandoned = prepare(hang, patience_s=0.2)
     with pytest.raises(
         StartupError, match=r"took longer than 0\.2 s; .* check whether a file system"
     ):
-        wait_for(preparation, orphans)
+        wait_for(preparation, abandoned)
 
 
 @pytest.mark.parametrize(
@@ -188,25 +189,25 @@ def test_a_child_that_hangs_is_a_refusal(prepare):
     ids=["exit", "killed", "half an answer"],
 )
 def test_a_child_that_dies_is_a_refusal(prepare, work, words):
-    preparation, orphans = prepare(work)
+    preparation, abandoned = prepare(work)
     with pytest.raises(StartupError, match=words):
-        wait_for(preparation, orphans)
+        wait_for(preparation, abandoned)
 
 
 def test_a_bug_in_the_child_is_a_refusal(prepare):
-    preparation, orphans = prepare(lambda wish: 1 / 0)
+    preparation, abandoned = prepare(lambda wish: 1 / 0)
     with pytest.raises(
         StartupError, match="before it had an answer; see its last messages in the log"
     ):
-        wait_for(preparation, orphans)
+        wait_for(preparation, abandoned)
 
 
 def test_a_cancelled_preparation_leaves_no_child_and_no_file(prepare):
-    preparation, orphans = prepare(hang)
+    preparation, abandoned = prepare(hang)
     pid, before = preparation._child.pid, len(list(Path("/proc/self/fd").iterdir()))
     preparation.close()
     wait_until(
-        "the child is gone", lambda: orphans.step(time.monotonic()) or not psutil.pid_exists(pid)
+        "the child is gone", lambda: abandoned.step(time.monotonic()) or not psutil.pid_exists(pid)
     )
     assert len(list(Path("/proc/self/fd").iterdir())) < before
 

@@ -100,7 +100,7 @@ def test_a_checker_without_its_directory_continues_checks(relay, pki, checked):
     assert gateway.command("reload").returncode == 0
     gateway.wait_for_log(
         "checker: cannot be used: Not a directory;"
-        " the page shows health as it was; the checks go on"
+        " the admin page shows old health results; the checks go on"
     )
     status = gateway.command("status").stdout
     assert "checker: pid " in status
