@@ -6,19 +6,19 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import chart, facts, report
 from bench.children import Backend, BenchError
-from bench.gateways import GATEWAYS, Gateway, Place, Running, raise_file_limit
+from bench.console import print_findings, print_summary, run_with_progress
+from bench.gateways import GATEWAYS, Gateway, Place
+from bench.measurement import Settings, as_rows
 from bench.pki import create_pki
-from bench.runner import DIRECT, NOISE, Measurement, Settings, as_rows, run
+from bench.running import Running, raise_file_limit
 from bench.workloads import DEFAULT, GROUPS, QUICK, WORKLOADS, Workload, choose
 
 INSTALL_HINT = """\
@@ -118,37 +118,28 @@ def main(
     earlier = _load_earlier(against)
     raise_file_limit()
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        directory = Path(temporary)
-        directory.chmod(0o755)
-        (directory / "pki").mkdir()
-        load_cpus, gateway_cpus = divide_cpus()
-        settings = Settings(
-            directory=directory,
-            pki=create_pki(directory / "pki"),
+        settings = _prepare(
+            Path(temporary),
             rounds=rounds or (1 if quick else 5),
             seconds=seconds or (0.7 if quick else 3.0),
             quick=quick,
             same_cipher=same_cipher,
             syscalls=syscalls,
-            load_cpus=load_cpus,
-            gateway_cpus=gateway_cpus,
             retakes=retakes if retakes is not None else 0 if quick else 3,
-            processes=max(1, len(load_cpus or ()) // 2),
         )
         environment = {
             **facts.describe_machine(),
             "gateways": {gateway.name: _describe(gateway, settings) for gateway in gateways},
         }
         try:
-            measurements = _run(settings, gateways, workloads, console)
+            measurements = run_with_progress(settings, gateways, workloads, console)
         except BenchError as failure:
             raise click.ClickException(str(failure)) from None
-    reference = (
-        "relay" if any(gateway.name == "relay" for gateway in gateways) else gateways[0].name
-    )
+    names = [gateway.name for gateway in gateways]
+    reference = "relay" if "relay" in names else names[0]
     cells = report.summarize(measurements, reference)
-    _print(console, environment, cells, reference)
-    _print_findings(console, measurements)
+    print_summary(console, environment, cells, reference)
+    print_findings(console, measurements)
     if earlier is not None:
         console.print(report.compare(cells, earlier))
     if json_file is not None:
@@ -157,10 +148,7 @@ def main(
             "environment": environment,
             "settings": _settings_row(settings),
             "reference": reference,
-            "summary": {
-                workload: {name: asdict(cell) for name, cell in row.items()}
-                for workload, row in cells.items()
-            },
+            "summary": report.as_rows(cells),
             "measurements": as_rows(measurements),
         }
         json_file.write_text(json.dumps(whole, indent=1))
@@ -168,6 +156,21 @@ def main(
         console.print("no chart: matplotlib is not installed, or nothing was measured")
     if any(not each.valid for each in measurements):
         sys.exit(1)
+
+
+def _prepare(directory: Path, **options: Any) -> Settings:
+    """Make the certificates and divide the CPUs."""
+    directory.chmod(0o755)
+    (directory / "pki").mkdir()
+    load_cpus, gateway_cpus = divide_cpus()
+    return Settings(
+        directory=directory,
+        pki=create_pki(directory / "pki"),
+        load_cpus=load_cpus,
+        gateway_cpus=gateway_cpus,
+        processes=max(1, len(load_cpus or ()) // 2),
+        **options,
+    )
 
 
 def _settings_row(settings: Settings) -> dict[str, Any]:
@@ -244,70 +247,6 @@ def _describe(gateway: Gateway, settings: Settings) -> dict[str, str]:
             }
     except BenchError as failure:
         return described | {"tls": "", "failure": str(failure)}
-
-
-def _run(
-    settings: Settings, gateways: list[Gateway], workloads: list[Workload], console: Console
-) -> list[Measurement]:
-    measurements: list[Measurement] = []
-    total = sum(
-        (
-            sum(each.name in (workload.only or (each.name,)) for each in gateways)
-            + (workload.cost == "latency")
-        )
-        * settings.rounds
-        for workload in workloads
-    )
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("", total=total)
-        for each in run(
-            settings, gateways, workloads, lambda what: progress.update(task, description=what)
-        ):
-            measurements.append(each)
-            progress.advance(task)
-    return measurements
-
-
-def _print(
-    console: Console,
-    environment: dict[str, Any],
-    cells: dict[str, dict[str, report.Cell]],
-    reference: str,
-) -> None:
-    console.print(
-        f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, "
-        f"revision {environment['revision'] or 'unknown'}"
-    )
-    console.print(
-        ", ".join(
-            f"{name} {about['version']} ({about['tls'] or 'TLS library unknown'})"
-            for name, about in environment["gateways"].items()
-        )
-    )
-    console.print(report.build_table(cells, [DIRECT, *GATEWAYS], reference))
-    for workload in cells:
-        console.print(f"[dim]{workload}: {WORKLOADS[workload].what}[/dim]")
-
-
-def _print_findings(console: Console, measurements: list[Measurement]) -> None:
-    beside = report.build_beside_table(measurements)
-    if beside is not None:
-        console.print(beside)
-    noisy = sum(each.noisy for each in measurements)
-    if noisy:
-        console.print(
-            f"[yellow]~[/yellow] in {noisy} of {len(measurements)} measurements other programs "
-            f"used more than {NOISE:.0%} of the gateway's CPU"
-        )
-    for line in report.list_errors(measurements):
-        console.print(f"[red]invalid:[/red] {line}")
 
 
 if __name__ == "__main__":

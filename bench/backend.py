@@ -26,32 +26,21 @@ from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
 
 from bench import tls, wire
+from bench.counters import (
+    ABANDONED,
+    AES_128,
+    BYTES_IN,
+    BYTES_OUT,
+    CONNECTIONS,
+    COUNTERS,
+    ERRORS,
+    FULL,
+    OTHER_CIPHER,
+    REQUESTS,
+    RESUMED,
+)
 from bench.pki import Pki
 
-COUNTERS = (
-    "connections",
-    "full_handshakes",
-    "resumed_handshakes",
-    "requests",
-    "bytes_in",
-    "bytes_out",
-    "errors",
-    "aes_128_gcm",
-    "other_cipher",
-    "abandoned",
-)
-(
-    _CONNECTIONS,
-    _FULL,
-    _RESUMED,
-    _REQUESTS,
-    _BYTES_IN,
-    _BYTES_OUT,
-    _ERRORS,
-    _AES_128,
-    _OTHER_CIPHER,
-    _ABANDONED,
-) = range(len(COUNTERS))
 _RECORDS_PER_TURN = 16
 _WRITE_BYTES = 16_384
 
@@ -97,9 +86,9 @@ class Session:
         wanted = tls.handshake(self.ssl)
         if wanted == 1:
             counts = self.server.counts
-            counts[_RESUMED if lib.SSL_session_reused(self.ssl) else _FULL] += 1
+            counts[RESUMED if lib.SSL_session_reused(self.ssl) else FULL] += 1
             counts[
-                _AES_128 if tls.describe(self.ssl).cipher == tls.SUITE.decode() else _OTHER_CIPHER
+                AES_128 if tls.describe(self.ssl).cipher == tls.SUITE.decode() else OTHER_CIPHER
             ] += 1
             self.ready = self.on_request
             self.on_request()
@@ -113,10 +102,10 @@ class Session:
                     self.server.drop(self)
                 return
             data = ffi.buffer(_buffer, n)[:]
-            self.server.counts[_BYTES_IN] += n
+            self.server.counts[BYTES_IN] += n
             answer = self.server.answers.get(data)
             if answer is not None and not self.acc and not self.sink_left:
-                self.server.counts[_REQUESTS] += 1
+                self.server.counts[REQUESTS] += 1
                 self.send(answer)
                 return
             self.on_data(data)
@@ -133,7 +122,7 @@ class Session:
             if head is None:
                 return
             self.acc = self.acc[head.body_at :]
-            self.server.counts[_REQUESTS] += 1
+            self.server.counts[REQUESTS] += 1
             method, path, _ = head.start.split(" ")
             if method == "POST":
                 self.sink_left, self.sink_offset, self.sink_good = head.length, 0, 0
@@ -167,7 +156,7 @@ class Session:
         """Write a small message, or keep it until there is room."""
         n = _write(self.ssl, data, len(data))
         if n > 0:
-            self.server.counts[_BYTES_OUT] += n
+            self.server.counts[BYTES_OUT] += n
             return
         if tls.check_result(self.ssl, n) != tls.WANT_WRITE:
             raise tls.TlsError("a write failed")
@@ -188,7 +177,7 @@ class Session:
                 break
             self.stream_left -= n
             self.stream_offset += n
-            self.server.counts[_BYTES_OUT] += n
+            self.server.counts[BYTES_OUT] += n
         if self.stream_left and self.ready != self.on_writable:
             self.ready = self.on_writable
             self.server.epoll.modify(self.fd, select.EPOLLOUT)
@@ -203,7 +192,7 @@ class Session:
             if n <= 0:
                 tls.check_result(self.ssl, n)
                 return
-            self.server.counts[_BYTES_OUT] += n
+            self.server.counts[BYTES_OUT] += n
             self.pending = b""
         self.on_stream()
 
@@ -241,10 +230,10 @@ class Server:
                 except tls.AbandonedError:
                     # Not an error: Envoy connects before its client's handshake is
                     # done, and closes when that handshake fails.
-                    self.counts[_ABANDONED] += 1
+                    self.counts[ABANDONED] += 1
                     self.drop(session)
                 except (tls.TlsError, ValueError):
-                    self.counts[_ERRORS] += 1
+                    self.counts[ERRORS] += 1
                     self.drop(session)
 
     def accept(self) -> None:
@@ -258,7 +247,7 @@ class Server:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             session = Session(self, sock)
             self.sessions[session.fd] = session
-            self.counts[_CONNECTIONS] += 1
+            self.counts[CONNECTIONS] += 1
             self.epoll.register(session.fd, select.EPOLLIN)
 
     def drop(self, session: Session) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from bench import measure
+from bench import usage
 from bench.children import Load
 from bench.holes import HoleKind
 from bench.job import Job
@@ -116,13 +116,13 @@ def _part(
             seconds=seconds,
         )
     )
-    before = measure.read_usage(pids())
+    before = usage.read_usage(pids())
     began_at = time.monotonic()
     for load in (sessions, arrivals):
         load.go()
     asked, connected = (load.result(seconds + _GIVE_UP_S) for load in (sessions, arrivals))
     wall_s = time.monotonic() - began_at
-    used = measure.difference(before, measure.read_usage(pids()))
+    used = usage.difference(before, usage.read_usage(pids()))
     for load in (sessions, arrivals):
         load.finish()
     errors: dict[str, int] = {}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from bench.runner import Measurement
+from bench.measurement import Measurement
 from bench.workloads import WORKLOADS
 
 SCHEMA = 1
@@ -46,6 +46,14 @@ def summarize(measurements: Sequence[Measurement], reference: str) -> dict[str, 
             for gateway, rounds in by_gateway.items()
         }
         for workload, by_gateway in grouped.items()
+    }
+
+
+def as_rows(cells: dict[str, dict[str, Cell]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Cells as JSON values."""
+    return {
+        workload: {name: asdict(cell) for name, cell in row.items()}
+        for workload, row in cells.items()
     }
 
 

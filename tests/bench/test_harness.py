@@ -13,12 +13,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from bench import gateways, measure, report
+from bench import gateways, report, usage
 from bench.__main__ import main
 from bench.children import Backend, BenchError, Load
-from bench.gateways import GATEWAYS, Place, Running
+from bench.gateways import GATEWAYS, Place
 from bench.job import Job
-from bench.runner import Measurement, Settings, run
+from bench.measurement import Measurement, Settings
+from bench.runner import run
+from bench.running import Running
 from bench.workloads import WORKLOADS, choose
 
 INSTALLED = [
@@ -302,7 +304,7 @@ def test_cpu_time_of_another_process_is_read_finer_than_a_clock_tick():
             child.stdin.write(b"\n")
             child.stdin.flush()
             assert child.stdout.readline() == b"done\n"
-            readings.append(measure.cpu_seconds(child.pid))
+            readings.append(usage.cpu_seconds(child.pid))
     assert readings == sorted(readings)
     assert readings[-1] > readings[0]
     assert any(

@@ -11,12 +11,14 @@ import pytest
 from bench import report
 from bench.beside import Beside
 from bench.children import Backend, Load
-from bench.gateways import GATEWAYS, Place, Running
+from bench.gateways import GATEWAYS, Place
 from bench.hellos import make_hello
 from bench.holes import Hole
 from bench.job import Job
+from bench.measurement import Settings
 from bench.pki import GATEWAY_NAME, HOLE_NAME
-from bench.runner import Settings, run
+from bench.runner import run
+from bench.running import Running
 from bench.strangers import Strangers, StrangersChild
 from bench.workloads import WORKLOADS, choose
 from relay.core.hello import Hello, parse_hello
