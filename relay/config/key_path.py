@@ -1,4 +1,4 @@
-"""Key paths: how every message names a place in the configuration.
+"""Key paths: how every message names a key or section of the configuration.
 
 `listener.https.route[1].min_version`, `pool.httpslb.backend[0].address`: listeners and
 pools by name, members of a list counted from 0. A listener whose name is missing,

@@ -5,7 +5,7 @@ that sends its hello byte by byte, or in records of one byte, would make the rel
 the same bytes again and again. Here each record is walked once, and the next look waits
 until the smallest number of bytes that can complete the hello is there.
 
-Never: judges a hello, or keeps more of it than the four bytes with its length.
+Never: accepts or refuses a hello; keeps more of it than its first four bytes.
 Next: `relay.core.hello.parse_hello`
 """
 

@@ -25,7 +25,7 @@ Next: `relay.core.cookie.CookieTable.find`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from relay.core.hello import NEED_DATA, Need
 
@@ -60,9 +60,6 @@ class SniffResult:
     """Why the bytes are not a request head; "" if http is True."""
 
 
-Progress: TypeAlias = SniffResult | Need
-
-
 class Sniffer:
     """One connection's first bytes.
 
@@ -83,7 +80,7 @@ class Sniffer:
         self._searched = 0
         self.result: SniffResult | None = None
 
-    def feed(self, data: bytes | bytearray | memoryview) -> Progress:
+    def feed(self, data: bytes | bytearray | memoryview) -> SniffResult | Need:
         """The result, or NEED_DATA. Once there is a result, it stays the same."""
         if self.result is not None:
             return self.result

@@ -1,6 +1,7 @@
 """Asks OpenSSL which suites a cipher list enables, and what a client would offer.
 
-Never: judges the result (that is `tls.ciphers`), or talks to a peer.
+Never: decides whether the result is acceptable (that is `tls.ciphers`), or talks to a
+peer.
 """
 
 from __future__ import annotations

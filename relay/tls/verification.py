@@ -41,7 +41,7 @@ _BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
 class _State:
     """The result of the current handshake step for the peer's certificate.
 
-    `check` is the caller's function that judges a leaf that OpenSSL accepts.
+    `check` is the caller's function. It admits or refuses a leaf that OpenSSL accepts.
     """
 
     __slots__ = (

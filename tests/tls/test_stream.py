@@ -378,14 +378,14 @@ def test_two_thousand_handshakes_leak_nothing(pki):
         for files in (pki.client, None, pki.client_foreign)
     ]
 
-    def judged(who):
+    def by_the_rules(who):
         return admit(who, route, who.not_before_at + 1)
 
     def round_of_ten():
         for context in clients:
-            with meet_client(route, context, check=judged):
+            with meet_client(route, context, check=by_the_rules):
                 pass
-        with meet_client(route, clients[0], check=judged) as meeting:
+        with meet_client(route, clients[0], check=by_the_rules) as meeting:
             session = session_of(meeting)
         with meet_client(route, clients[0], session=session) as meeting:
             assert meeting.resumed

@@ -8,10 +8,10 @@ from __future__ import annotations
 from relay.config.address import host_name_fault, is_ip
 from relay.config.explain import quoted
 from relay.config.model import Admin
-from relay.config.rules.findings import Findings
+from relay.config.rules.problem_list import ProblemList
 
 
-def check_admin(found: Findings, admin: Admin) -> None:
+def check_admin(found: ProblemList, admin: Admin) -> None:
     """The section `[admin]`."""
     if admin.unix_path is not None and (not admin.unix_path.name or not admin.listen.isprintable()):
         found.add(

@@ -10,12 +10,12 @@ import re
 from relay.config.address import host_name_fault
 from relay.config.explain import quoted
 from relay.config.model import Allow
-from relay.config.rules.findings import Findings
+from relay.config.rules.problem_list import ProblemList
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
-def check_allow(found: Findings, where: str, allow: Allow, *, given: bool) -> None:
+def check_allow(found: ProblemList, where: str, allow: Allow, *, given: bool) -> None:
     """The `allow` at this key path; `given`: the file has one."""
     # An empty list would allow every certificate of the CA, and nothing would show it.
     replaced = any(path.startswith(f"{where}.") for path in found.replaced)

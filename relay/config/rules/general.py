@@ -13,9 +13,9 @@ from relay.config.explain import nearest, quoted
 from relay.config.key_path import listener_paths, pool_path
 from relay.config.model import Config, Log
 from relay.config.rules.admin import check_admin
-from relay.config.rules.findings import Findings
 from relay.config.rules.listeners import check_listener
 from relay.config.rules.pools import check_pool
+from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.tls_settings import FILE_REMEDIES, POOL_FILES
 from relay.errors import ConfigError, Problem
 
@@ -30,7 +30,7 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
     `replaced`: key paths that were reported before and hold stand-ins. They are not
     reported again.
     """
-    found = Findings(replaced)
+    found = ProblemList(replaced)
     _log(found, config.log)
     _addresses(found, config)
     check_admin(found, config.admin)
@@ -44,7 +44,7 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
     return found.problems
 
 
-def _log(found: Findings, log: Log) -> None:
+def _log(found: ProblemList, log: Log) -> None:
     fields = [match[1] for match in _STRFTIME.finditer(log.access)]
     for each in fields:
         if each not in _STRFTIME_FIELDS:
@@ -74,7 +74,7 @@ def _log(found: Findings, log: Log) -> None:
         )
 
 
-def _addresses(found: Findings, config: Config) -> None:
+def _addresses(found: ProblemList, config: Config) -> None:
     """Every address that the relay binds."""
     taken: dict[str, tuple[str, tuple[str, int]]] = {}
     paths = listener_paths([each.name for each in config.listener])
@@ -113,7 +113,7 @@ def _addresses(found: Findings, config: Config) -> None:
         taken[where] = text, (host, port)
 
 
-def _files_of_pools(found: Findings, config: Config) -> None:
+def _files_of_pools(found: ProblemList, config: Config) -> None:
     """The files of every pool that is used by a route that terminates TLS."""
     terminating: dict[str, str] = {}
     paths = listener_paths([each.name for each in config.listener])
@@ -132,7 +132,7 @@ def _files_of_pools(found: Findings, config: Config) -> None:
                 )
 
 
-def _unused_pools(found: Findings, config: Config) -> None:
+def _unused_pools(found: ProblemList, config: Config) -> None:
     # If the pool of a route was replaced, any pool could be the one that was meant.
     if any(_NAMES_A_POOL.fullmatch(path) for path in found.replaced):
         return

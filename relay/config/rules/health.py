@@ -11,14 +11,14 @@ from relay.config.address import is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.http_statuses import parse_statuses
 from relay.config.model import Health, Pool
-from relay.config.rules.findings import Findings
+from relay.config.rules.problem_list import ProblemList
 from relay.errors import ConfigError
 
 # What a request line may contain (RFC 9112, section 3.2.1), percent signs included.
 _PATH = re.compile(r"/[!-~]*")
 
 
-def check_health(found: Findings, where: str, pool: Pool) -> None:
+def check_health(found: ProblemList, where: str, pool: Pool) -> None:
     """How the backends of the pool at this key path are checked and looked up."""
     if pool.health is not None:
         _check(found, f"{where}.health", pool.health)
@@ -34,7 +34,7 @@ def check_health(found: Findings, where: str, pool: Pool) -> None:
         )
 
 
-def _check(found: Findings, where: str, health: Health) -> None:
+def _check(found: ProblemList, where: str, health: Health) -> None:
     if health.http_get and (not _PATH.fullmatch(health.http_get) or "#" in health.http_get):
         found.add(
             f"{where}.http_get",

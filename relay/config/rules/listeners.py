@@ -12,7 +12,7 @@ from relay.config.explain import nearest, quoted
 from relay.config.key_path import NAME, NAME_REMEDY, pool_path
 from relay.config.model import Config, Listener, Route
 from relay.config.rules.allow import check_allow
-from relay.config.rules.findings import LATER, Findings
+from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.rules.stickiness import check_route_stickiness
 from relay.config.rules.tls_settings import FILE_REMEDIES, ROUTE_FILES, TLS_KEYS, check_tls
 
@@ -21,7 +21,7 @@ _MAX_ALPN_BYTES = 65_535
 _NOT_OF_PASSTHROUGH = TLS_KEYS | {"client_crl", "allow", "alpn", "session_tickets", *ROUTE_FILES}
 
 
-def check_listener(found: Findings, where: str, listener: Listener, config: Config) -> None:
+def check_listener(found: ProblemList, where: str, listener: Listener, config: Config) -> None:
     """The listener at this key path, with its routes."""
     names = [each.name for each in config.listener]
     first = f"listener[{names.index(listener.name)}]"
@@ -48,7 +48,7 @@ def check_listener(found: Findings, where: str, listener: Listener, config: Conf
     _unreachable(found, where, listener.route)
 
 
-def _route(found: Findings, where: str, route: Route, config: Config) -> None:
+def _route(found: ProblemList, where: str, route: Route, config: Config) -> None:
     for index, pattern in enumerate(route.sni):
         _sni(found, f"{where}.sni[{index}]", pattern)
     if route.pool in config.pool:
@@ -61,7 +61,7 @@ def _route(found: Findings, where: str, route: Route, config: Config) -> None:
     check_allow(found, f"{where}.allow", route.allow, given="allow" in route.model_fields_set)
 
 
-def _no_pool(found: Findings, where: str, route: Route, config: Config) -> None:
+def _no_pool(found: ProblemList, where: str, route: Route, config: Config) -> None:
     meant = nearest(route.pool, config.pool)
     pools = ", ".join(map(quoted, config.pool))
     remedy = (
@@ -72,7 +72,7 @@ def _no_pool(found: Findings, where: str, route: Route, config: Config) -> None:
     found.add(f"{where}.pool", f"there is no pool {quoted(route.pool)}", remedy, compared=["pool"])
 
 
-def _files(found: Findings, where: str, route: Route) -> None:
+def _files(found: ProblemList, where: str, route: Route) -> None:
     if route.mode == "passthrough":
         found.add(
             f"{where}.mode",
@@ -103,7 +103,7 @@ def _files(found: Findings, where: str, route: Route) -> None:
         )
 
 
-def _alpn(found: Findings, where: str, protocols: Sequence[str]) -> None:
+def _alpn(found: ProblemList, where: str, protocols: Sequence[str]) -> None:
     for index, protocol in enumerate(protocols):
         if not 1 <= len(protocol) <= 255 or not (protocol.isascii() and protocol.isprintable()):
             found.add(
@@ -124,7 +124,7 @@ def _alpn(found: Findings, where: str, protocols: Sequence[str]) -> None:
         )
 
 
-def _sni(found: Findings, where: str, pattern: str) -> None:
+def _sni(found: ProblemList, where: str, pattern: str) -> None:
     name = pattern.removeprefix("*.")
     if is_ip(name.strip("[]")):
         found.add(
@@ -147,7 +147,7 @@ def _sni(found: Findings, where: str, pattern: str) -> None:
         found.add(where, f"{quoted(pattern)} {why}", "write a host name, or *. and a host name")
 
 
-def _unreachable(found: Findings, where: str, routes: Sequence[Route]) -> None:
+def _unreachable(found: ProblemList, where: str, routes: Sequence[Route]) -> None:
     """Report patterns and routes that no client can reach: the first match wins."""
     taken: dict[str, str] = {}
     for number, route in enumerate(routes):

@@ -11,8 +11,8 @@ from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
 from relay.config.model import Backend, Pool
-from relay.config.rules.findings import LATER, Findings
 from relay.config.rules.health import check_health
+from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.rules.stickiness import check_stickiness
 from relay.config.rules.tls_settings import check_tls
 from relay.errors import ConfigError
@@ -22,7 +22,7 @@ from relay.errors import ConfigError
 _BACKEND_ROUTE = re.compile(r"""(?:(?![.;,"\\])[!-~]){1,64}""")
 
 
-def check_pool(found: Findings, where: str, name: str, pool: Pool) -> None:
+def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
     """The pool at this key path, with its backends."""
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", NAME_REMEDY)
@@ -39,7 +39,7 @@ def check_pool(found: Findings, where: str, name: str, pool: Pool) -> None:
         _backend(found, where, index, backend, pool)
 
 
-def _backend(found: Findings, where: str, index: int, backend: Backend, pool: Pool) -> None:
+def _backend(found: ProblemList, where: str, index: int, backend: Backend, pool: Pool) -> None:
     here = f"{where}.backend[{index}]"
     earlier = [each.route for each in pool.backend[:index]]
     if not _BACKEND_ROUTE.fullmatch(backend.route):

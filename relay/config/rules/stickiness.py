@@ -9,7 +9,7 @@ import re
 
 from relay.config.explain import quoted
 from relay.config.model import Config, Pool, Route
-from relay.config.rules.findings import Findings
+from relay.config.rules.problem_list import ProblemList
 
 HTTP1 = ("http/1.1",)
 
@@ -36,7 +36,7 @@ def alpn_of(config: Config, route: Route) -> tuple[str, ...]:
     return HTTP1 if pool is not None and pool.sticky == "cookie" and not route.alpn else route.alpn
 
 
-def check_stickiness(found: Findings, where: str, pool: Pool) -> None:
+def check_stickiness(found: ProblemList, where: str, pool: Pool) -> None:
     """How the pool at this key path chooses a backend."""
     if pool.sticky == "cookie":
         _cookie(found, where, pool)
@@ -66,7 +66,7 @@ def check_stickiness(found: Findings, where: str, pool: Pool) -> None:
         )
 
 
-def _no_cookie(found: Findings, where: str, pool: Pool) -> None:
+def _no_cookie(found: ProblemList, where: str, pool: Pool) -> None:
     given, sticky = pool.model_fields_set, f"{where}.sticky"
     what = f"has no effect with sticky = {quoted(pool.sticky)}"
     for key in _OF_COOKIES:
@@ -79,7 +79,7 @@ def _no_cookie(found: Findings, where: str, pool: Pool) -> None:
             found.add(f"{where}.{key}", what, "remove it", compared=[sticky])
 
 
-def _cookie(found: Findings, where: str, pool: Pool) -> None:
+def _cookie(found: ProblemList, where: str, pool: Pool) -> None:
     if not _TOKEN.fullmatch(pool.cookie):
         found.add(
             f"{where}.cookie",
@@ -99,7 +99,7 @@ def _cookie(found: Findings, where: str, pool: Pool) -> None:
             )
 
 
-def _insertion(found: Findings, where: str, pool: Pool) -> None:
+def _insertion(found: ProblemList, where: str, pool: Pool) -> None:
     if "cookie" not in pool.model_fields_set:
         found.add(
             f"{where}.cookie",
@@ -128,7 +128,7 @@ def _insertion(found: Findings, where: str, pool: Pool) -> None:
         )
 
 
-def check_route_stickiness(found: Findings, where: str, route: Route, pool: Pool) -> None:
+def check_route_stickiness(found: ProblemList, where: str, route: Route, pool: Pool) -> None:
     """Whether the route at this key path can read what its pool chooses backends by."""
     if pool.sticky == "cookie" and route.alpn not in {(), HTTP1}:
         found.add(

@@ -6,7 +6,7 @@ Never: asks OpenSSL whether it knows a cipher (see `tls.ciphers`).
 from __future__ import annotations
 
 from relay.config.model import Pool, Route
-from relay.config.rules.findings import Findings
+from relay.config.rules.problem_list import ProblemList
 
 ROUTE_FILES = ("certificate", "private_key", "client_ca")
 POOL_FILES = ("machine_certificate", "machine_key", "backend_ca")
@@ -31,7 +31,7 @@ FILE_REMEDIES = {
 }
 
 
-def check_tls(found: Findings, where: str, settings: Route | Pool) -> None:
+def check_tls(found: ProblemList, where: str, settings: Route | Pool) -> None:
     """The ciphers and groups of the route or pool at this key path."""
     for name in ("ciphers_tls12", "ciphersuites_tls13", "groups"):
         text = getattr(settings, name)

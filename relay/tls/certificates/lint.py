@@ -58,8 +58,8 @@ def lint(config: Config, now: datetime, files: Files | None = None) -> list[Find
 def lint_with_periods(config: Config, now: datetime, files: Files | None = None) -> LintResult:
     """Check every configured certificate; errors come first. `now` has a time zone.
 
-    A certificate without error or warning gets one INFO line. A file that is used in
-    several places is read, parsed and checked once.
+    A certificate without error or warning gets one INFO line. A file that several keys
+    name is read, parsed and checked once.
     """
     periods: dict[str, ValidityPeriod] = {}
     linter = _Linter(files or Files())

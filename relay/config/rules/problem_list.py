@@ -1,4 +1,4 @@
-"""Collects what the rules find, and drops what only repeats an earlier problem.
+"""Collects the problems that the rules find, without those already reported.
 
 Never: knows a rule.
 """
@@ -17,7 +17,7 @@ _STEP = re.compile(r"[.\[]")
 
 
 @dataclass(slots=True)
-class Findings:
+class ProblemList:
     """The problems found so far.
 
     `replaced` are the key paths whose value had the wrong shape. They were reported and
