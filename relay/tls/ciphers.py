@@ -51,25 +51,23 @@ class CipherProblem:
 
 def lint_ciphers(config: Config) -> list[Finding]:
     """The errors and warnings about the cipher settings of a configuration."""
-    wheres: dict[CipherProblem, list[str]] = {}
+    key_paths: dict[CipherProblem, list[str]] = {}
     for where, settings in _settings_of(config):
         for problem in cipher_problems(settings):
-            wheres.setdefault(problem, []).append(f"{where}.{problem.key}")
-    findings = [
-        Finding(
-            Level.ERROR if w.refused else Level.WARNING, "", "", w.what, w.remedy, ", ".join(at)
-        )
-        for w, at in wheres.items()
-    ]
+            key_paths.setdefault(problem, []).append(f"{where}.{problem.key}")
+    findings = []
+    for problem, paths in key_paths.items():
+        level = Level.ERROR if problem.refused else Level.WARNING
+        findings.append(Finding(level, "", "", problem.what, problem.remedy, ", ".join(paths)))
     return sorted(findings, key=lambda finding: list(Level).index(finding.level))
 
 
 def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
     """The cipher settings with which no context may be built."""
     return [
-        Problem(f"{where}.{w.key}", w.what, w.remedy)
-        for w in cipher_problems(settings)
-        if w.refused
+        Problem(f"{where}.{each.key}", each.what, each.remedy)
+        for each in cipher_problems(settings)
+        if each.refused
     ]
 
 
@@ -91,8 +89,22 @@ def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
 
 @lru_cache(maxsize=256)
 def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
-    if rejected := tuple(_rejected_keys(tls12, tls13, groups)):
-        return rejected
+    rejected = tuple(_rejected_keys(tls12, tls13, groups))
+    keys = {each.key for each in rejected}
+    # OpenSSL's default replaces a rejected key, so that the others are checked too.
+    found = _accepted_problems(
+        version,
+        "DEFAULT" if "ciphers_tls12" in keys else tls12,
+        "" if "ciphersuites_tls13" in keys else tls13,
+        "" if "groups" in keys else groups,
+    )
+    return (*rejected, *(each for each in found if each.key not in keys))
+
+
+def _accepted_problems(
+    version: str, tls12: str, tls13: str, groups: str
+) -> tuple[CipherProblem, ...]:
+    """The problems of settings that OpenSSL accepts one by one."""
     context = make_context(version, tls12 + ALWAYS_EXCLUDED, tls13, groups)
     if context is None:
         what = f"OpenSSL does not accept {_quoted(tls12)}"

@@ -120,6 +120,15 @@ def test_sound_settings_give_no_finding(pki, settings):
     assert route_of(pki, **settings)
 
 
+def test_a_rejected_key_does_not_hide_what_is_wrong_with_others(pki):
+    found = weaknesses(
+        pki, **{TLS12_KEY: "AES128-SHA:@SECLEVEL=0", TLS13_KEY: "NO-SUCH", GROUPS_KEY: "NO-SUCH"}
+    )
+    assert {each.key for each in found if each.refused} == {TLS12_KEY, TLS13_KEY, GROUPS_KEY}
+    assert any("security level to 0" in each.what for each in found)
+    assert any("forward secrecy" in each.what for each in found)
+
+
 @pytest.mark.parametrize("level", range(6))
 def test_the_security_level_is_openssls(level):
     context = make_context("TLSv1.2", f"{GOOD}:@SECLEVEL={level}", "", "")
