@@ -13,6 +13,7 @@ from bench import wire
 from bench.children import Backend, Load
 from bench.job import Job
 from bench.pki import BACKEND_NAME
+from tests.support.ports import held_port
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +108,8 @@ def test_paced_requests_keep_their_rate_and_every_one_has_a_latency(bench_pki, b
     assert all(latency > 0 for latency in result["latencies_us"])
 
 
-def test_nothing_listening_is_an_error_and_no_unit(bench_pki):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_nothing_listening_is_an_error_and_no_unit(bench_pki, stack):
+    port = stack.enter_context(held_port())
     result = run(bench_pki, port, "requests")
     assert result["units"] == 0
     assert result["errors"]["connect: Connection refused"] == 4

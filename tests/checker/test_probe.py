@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.gateway import wait_until
 from tests.support.http import answer, silent, status
+from tests.support.ports import held_port
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
@@ -108,9 +109,8 @@ def test_a_backend_that_speaks_first_passes_at_once(check, make_backend):
     assert result.ok
 
 
-def test_nobody_at_the_address_is_refused(check):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_nobody_at_the_address_is_refused(check, stack):
+    port = stack.enter_context(held_port())
     result = check(f"127.0.0.1:{port}")
     assert (result.label, result.reason, result.detail, result.tls_version) == (
         "connect_failed",
@@ -242,10 +242,9 @@ def test_a_check_sends_a_proxy_header_without_a_client(check, mute, version, hel
     assert received.startswith(hello + b"\x16\x03")  # a ClientHello follows
 
 
-def test_a_backend_passes_when_one_of_its_addresses_does(check, make_backend):
+def test_a_backend_passes_when_one_of_its_addresses_does(check, make_backend, stack):
     backend = make_backend()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        dead = free.getsockname()
+    dead = ("127.0.0.1", stack.enter_context(held_port()))
     endpoints = tuple(
         (socket.AF_INET, address) for address in (dead, ("127.0.0.1", backend.port), dead)
     )

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.support.gateway import PATIENCE_S, ROOT, wait_until
+from tests.support.ports import held_port
 from tests.support.programs import needs, program
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,12 +25,6 @@ def blocks(mark):
     found = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
     assert found, f"README.md has no commands between <!-- {mark} --> and <!-- /{mark} -->"
     return found
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def accepts(port):
@@ -74,8 +69,8 @@ def checkout(tmp_path):
 
 
 @needs("openssl", "curl")
-def test_the_first_configuration_serves_a_client(checkout):
-    gateway, backend = free_port(), free_port()
+def test_the_first_configuration_serves_a_client(checkout, stack):
+    gateway, backend = (stack.enter_context(held_port()) for _ in range(2))
     (certificates,) = blocks("first: certificates")
     configure, check = blocks("first: check")[0].strip().splitlines()
     start, ask = blocks("first: start")

@@ -15,7 +15,7 @@ import pytest
 from relay.demo.ca import Authority, LeafSpec, to_pem
 from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
-from tests.support.stub_relay import STUB, stub
+from tests.support.stub_relay import STUB, Clock, stub
 
 NOW = datetime.now(UTC)
 PAST = {"not_before": NOW - timedelta(days=60), "not_after": NOW - timedelta(days=1)}
@@ -262,10 +262,14 @@ def test_a_renewal_uses_the_running_configuration(relay, pki, echo):
 
 
 def test_a_certificate_that_expires_now_disables_its_route(relay, pki, echo):
-    ends = datetime.now(UTC) + timedelta(seconds=8)
-    shown = gateway_certificate(pki, not_after=ends)
-    gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
+    shown = gateway_certificate(pki, not_after=datetime.now(UTC) + timedelta(hours=1))
+    gateway = relay(
+        write_two(pki, echo, shown=shown), start=False, module=STUB, relay={"workers": 1}
+    )
+    clock = Clock(gateway.directory)
+    gateway.start()
     assert ask_bad(pki, gateway) == b"hello"
+    clock.shift(2 * 3600)
     gateway.wait_for_log("route https/bad.example.com is disabled: ")
     assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
     assert talk(pki, gateway.port()) == b"hello"
@@ -273,10 +277,16 @@ def test_a_certificate_that_expires_now_disables_its_route(relay, pki, echo):
 
 
 def test_a_certificate_that_becomes_valid_enables_its_route(relay, pki, echo):
-    begins = datetime.now(UTC) + timedelta(seconds=8)
-    shown = gateway_certificate(pki, not_before=begins)
-    gateway = relay(write_two(pki, echo, shown=shown), relay={"workers": 1})
+    """The relay's clock is half an hour slow, and is set right."""
+    shown = gateway_certificate(pki, not_before=datetime.now(UTC) - timedelta(minutes=10))
+    gateway = relay(
+        write_two(pki, echo, shown=shown), start=False, module=STUB, relay={"workers": 1}
+    )
+    clock = Clock(gateway.directory, -30 * 60)
+    gateway.start()
     gateway.wait_for_log("route https/bad.example.com is disabled: ")
+    assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
+    clock.shift(0)
     gateway.wait_for_log("route https/bad.example.com is no longer disabled")
     assert ask_bad(pki, gateway) == b"hello"
 

@@ -18,6 +18,7 @@ from relay.supervisor.control_client import ask
 from tests.support.client import context_of, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until
+from tests.support.ports import held_port
 from tests.support.programs import looks_into_processes
 from tests.support.stub_relay import STUB, stub
 from tests.support.traffic import Traffic
@@ -202,10 +203,8 @@ def test_a_port_in_use_refuses_the_reload(relay, pki, echo):
     gateway = relay()
     with (
         socket.create_server(("127.0.0.1", 0)) as stranger,
-        socket.create_server(("127.0.0.1", 0)) as free,
+        held_port() as port,
     ):
-        port = free.getsockname()[1]
-        free.close()
         gateway.write(
             write_body(
                 pki,
@@ -214,10 +213,10 @@ def test_a_port_in_use_refuses_the_reload(relay, pki, echo):
             )
         )
         refused = gateway.command("reload")
-    assert refused.returncode == 71
-    assert f"pid {os.getpid()}" in refused.stderr
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), 5)
+        assert refused.returncode == 71
+        assert f"pid {os.getpid()}" in refused.stderr
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 5)
     assert gateway.endpoints["generation"] == 1
 
 
@@ -359,11 +358,10 @@ def test_what_cannot_change_is_refused(relay, body):
     gateway.wait_for_log("relay.state_dir: cannot change from")
 
 
-def test_the_admin_address_moves_with_the_configuration(relay, body):
+def test_the_admin_address_moves_with_the_configuration(relay, body, stack):
     gateway = relay()
     before = gateway.admin_url
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = stack.enter_context(held_port())
     gateway.write(body, admin={"listen": f"127.0.0.1:{port}"})
     assert gateway.command("reload").returncode == 0
     assert gateway.admin_url == f"http://127.0.0.1:{port}" != before

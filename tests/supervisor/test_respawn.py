@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -50,7 +51,7 @@ def test_a_worker_drained_by_hand_is_replaced_at_once(relay, pki):
 
 def test_a_worker_that_hangs_prints_where_and_is_replaced(relay):
     gateway = relay(
-        start=False, module=STUB, env=stub(hang_s=1, abort_grace_s=1), relay={"workers": 1}
+        start=False, module=STUB, env=stub(hang_s=1, abort_grace_s=20), relay={"workers": 1}
     )
     (gateway.directory / "behave").write_text("mute")
     gateway.start()
@@ -201,7 +202,9 @@ def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
         assert page.status == 200
     pid = admin_pid(gateway)
     os.kill(pid, signal.SIGSTOP)
-    gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no heartbeat for 3.")
+    log = gateway.wait_for_log(f"the admin process (pid {pid}) hangs: no heartbeat for ")
+    silent_s = re.search(rf"pid {pid}\) hangs: no heartbeat for (\d+\.\d) s", log)
+    assert float(silent_s[1]) >= 3
     gateway.wait_for_log("the admin process was ended by SIG")
     wait_until(
         "there is another", lambda: admin_pid(gateway) not in (None, pid), detail=gateway.log
@@ -212,17 +215,20 @@ def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
 
 
 def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
-    """Its loop waits for a pipe to which nobody writes."""
+    """After its first heartbeat, its loop waits for a pipe to which nobody writes."""
     (short_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'relay.admin.main' in sys.orig_argv:\n"
         "    import asyncio, os\n"
-        "    async def hang(*_):\n"
+        "    short = asyncio.sleep\n"
+        "    async def hang(delay, *_):\n"
+        "        if delay < 1:\n"
+        "            return await short(delay)\n"
         "        os.read(os.pipe()[0], 1)\n"
         "    asyncio.sleep = hang\n"
     )
     gateway = relay(
-        start=False, module=STUB, env=stub(hang_s=3, start_timeout_s=3), relay={"workers": 1}
+        start=False, module=STUB, env=stub(hang_s=3, abort_grace_s=20), relay={"workers": 1}
     )
     gateway.environment["PYTHONPATH"] += os.pathsep + str(short_path)
     gateway.start()

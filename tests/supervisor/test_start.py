@@ -18,6 +18,7 @@ import pytest
 from tests.support.client import talk
 from tests.support.configs import write_body
 from tests.support.gateway import ROOT, wait_until
+from tests.support.ports import held_port
 
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="needs root, to give it up")
@@ -148,9 +149,8 @@ def test_without_admin_there_is_no_admin_process(relay):
     assert "admin: off" in gateway.command("status").stdout
 
 
-def test_the_listeners_of_a_refused_start_are_closed(relay, pki, echo):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def test_the_listeners_of_a_refused_start_are_closed(relay, pki, echo, stack):
+    port = stack.enter_context(held_port())
     gateway = relay(write_body(pki, echo, (f"127.0.0.1:{port}", "192.0.2.1:0")), start=False)
     refusal(gateway, 71)
     with socket.create_server(("127.0.0.1", port)):

@@ -11,11 +11,13 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from tests.support.gateway import wait_until
 from tests.support.pki import Pki
+from tests.support.ports import held_port
 
 PATIENCE_S = 20
 _MODULES = next(
@@ -54,8 +56,8 @@ class Httpd:
 
     def __init__(self, directory: Path, pki: Pki, ports: list[int]) -> None:
         self.directory = directory
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self._open = ExitStack()
+        self.port = self._open.enter_context(held_port())
         machine = directory / "machine.pem"
         machine.write_bytes(pki.machine.certificate.read_bytes() + pki.machine.key.read_bytes())
         loaded = (
@@ -135,3 +137,4 @@ MaxRequestWorkers 8
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(PATIENCE_S)
+        self._open.close()

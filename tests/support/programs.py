@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,7 @@ import pytest
 
 from tests.support.gateway import wait_until
 from tests.support.pki import Files, Pki
+from tests.support.ports import held_port
 
 PATIENCE_S = 20
 NAME = "app.example.com"
@@ -177,8 +179,8 @@ class Nginx:
         self.directory = directory
         self._client_ca = client_ca or pki.ca
         self._files = files or pki.backend
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self._open = ExitStack()
+        self.port = self._open.enter_context(held_port())
         self.address = f"127.0.0.1:{self.port}"
         (directory / "nginx.conf").write_text(self._configuration())
         self._process: subprocess.Popen[bytes] | None = None
@@ -244,3 +246,4 @@ http {{
             print(self.log())
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(PATIENCE_S)
+        self._open.close()

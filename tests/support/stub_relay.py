@@ -15,16 +15,22 @@ which is the gateway's, when it starts:
 
 Without the file, or if it is empty, the worker is the real one. A second word makes it
 apply to one generation only: `crash 2`.
+
+With a file `clock` there, which `Clock` makes, the wall clock of all forked processes
+is the real one plus the seconds in it.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import random
 import signal
+import struct
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.tls.preload import load_openssl
@@ -35,6 +41,33 @@ STUB = ("tests.support.stub_relay",)
 def stub(**rules: float) -> dict[str, str]:
     """The environment for these rules of `core.fleet_view.Rules`."""
     return {"STUB_RULES": json.dumps(rules)}
+
+
+class Clock:
+    """The wall clock of a relay that has not started: the real one until `shift`.
+
+    A test can so pass the end of a certificate without waiting for it.
+    """
+
+    def __init__(self, directory: Path, shift_s: float = 0) -> None:
+        self._file = directory / "clock"
+        self._file.write_bytes(struct.pack("d", shift_s))
+
+    def shift(self, shift_s: float) -> None:
+        """Set it to this much after the real one."""
+        with self._file.open("r+b") as file:
+            file.write(struct.pack("d", shift_s))
+
+
+def use_clock(file: Path) -> None:
+    """Let `time.time` follow the file; forked processes share the memory."""
+    from relay.supervisor import inspection
+
+    with file.open("r+b") as opened:
+        shift_s = memoryview(mmap.mmap(opened.fileno(), 8)).cast("d")
+    real = time.time
+    time.time = lambda: real() + shift_s[0]
+    inspection._now = lambda: datetime.fromtimestamp(time.time(), UTC)
 
 
 SCRIBBLES = (-1, 2**63 - 1, -(2**63), 1, 2, 3, 4, 5, 257, 2**31, 2**32, 2**62)
@@ -96,6 +129,8 @@ def main() -> int:
     from relay.errors import RelayError
     from relay.supervisor.main import run
 
+    if Path("clock").exists():
+        use_clock(Path("clock"))
     try:
         return run(
             Path(sys.argv[3]),

@@ -13,6 +13,7 @@ from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, monotonic_ms
 from tests.support.backend import name_itself
 from tests.support.peer import dial
+from tests.support.ports import held_port
 from tests.support.worker import client_context, client_hello, pool_toml, route_toml, wait_until
 
 QUICK = "[timeouts]\nconnect_s = 0.5\nhandshake_s = 30"
@@ -25,12 +26,6 @@ def ask(client):
     return name.decode()
 
 
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in made]
-
-
 def state(relay, name, backend="b1"):
     return relay.snapshot().states[Series(name, ("main", backend))]
 
@@ -39,6 +34,12 @@ def outage_of(relay, backends=("b1",)):
     return FailedBackends(
         relay.scoreboard.row(SHARED_ROW), relay.layout, [("main", each) for each in backends]
     )
+
+
+@pytest.fixture
+def ports(stack):
+    """Three ports that refuse connections."""
+    return [stack.enter_context(held_port()) for _ in range(3)]
 
 
 @pytest.fixture
@@ -77,8 +78,7 @@ def tarpit(stack):
     return begin
 
 
-def test_the_first_answer_after_an_outage_ends_it_for_all(start, backend, call):
-    ports = free_ports(3)
+def test_the_first_answer_after_an_outage_ends_it_for_all(start, backend, call, ports):
     relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
     call(relay).end()
     assert all(state(relay, RETRY_UNTIL_MS, f"b{i}") > monotonic_ms() for i in (1, 2, 3))
@@ -90,8 +90,7 @@ def test_the_first_answer_after_an_outage_ends_it_for_all(start, backend, call):
     assert all(state(relay, RETRY_UNTIL_MS, f"b{i}") == 0 for i in (1, 2, 3))
 
 
-def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backend, call):
-    ports = free_ports(3)
+def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backend, call, ports):
     addresses = [f"127.0.0.1:{port}" for port in ports]
     first = start(addresses, pool="retry_s = 3600")
     second = start(addresses, pool="retry_s = 3600", worker=first)
@@ -102,8 +101,7 @@ def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backen
     assert {ask(call(second)) for _ in range(6)} == {"b1", "b2", "b3"}
 
 
-def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backend, call):
-    ports = free_ports(3)
+def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backend, call, ports):
     relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
     call(relay).end()
     for number, port in list(enumerate(ports, 1))[:2]:
@@ -113,8 +111,8 @@ def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backen
     assert relay.value("relay_handshakes_total", "outbound", "backend_refused") - before <= 2
 
 
-def test_a_draining_backend_does_not_prevent_an_outage(start):
-    relay = start([f"127.0.0.1:{port}" for port in free_ports(3)], pool="retry_s = 3600")
+def test_a_draining_backend_does_not_prevent_an_outage(start, ports):
+    relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
     outage = outage_of(relay, ("b1", "b2", "b3"))
     for index in (0, 1):
         outage.fail(index, 3_600_000)
@@ -132,8 +130,9 @@ def test_only_one_session_tries_a_hung_backend(start, backend, tarpit, call, pki
     address, kept = tarpit()
     good = backend(name_itself("b2"))
     addresses = [address, good.address]
-    workers = [start(addresses, top=QUICK, pool="retry_s = 1")]
-    workers.append(start(addresses, top=QUICK, pool="retry_s = 1", worker=workers[0]))
+    # The pool's retry_s is long: however slow the machine, no more trials come due.
+    workers = [start(addresses, top=QUICK, pool="retry_s = 3600")]
+    workers.append(start(addresses, top=QUICK, pool="retry_s = 3600", worker=workers[0]))
     outage_of(workers[0]).fail(0, 1000)
     wait_until(lambda: state(workers[0], RETRY_UNTIL_MS) <= monotonic_ms(), "retry_s to be over")
     context, served = client_context(pki, pki.client), []
@@ -151,10 +150,15 @@ def test_only_one_session_tries_a_hung_backend(start, backend, tarpit, call, pki
         each.join(15)
     assert Counter(name for name, _ in served) == {"b2": 40}
     assert 1 <= len(kept) <= 3, (
-        "two workers may claim it in the same moment, and one try may be over before all came"
+        "two workers may claim it in the same moment, and a claim may be over before its try"
     )
-    slow = [seconds for _, seconds in served if seconds > 0.45]
-    assert len(slow) <= len(kept)
+
+    def records():
+        return [record for each in workers for record in each.records()]
+
+    wait_until(lambda: len(records()) == 40, "all records")
+    delayed = [record for record in records() if record["why"] == "failover"]
+    assert len(delayed) <= len(kept)
     assert max(seconds for _, seconds in served) < 5, "not handshake_s"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.httpd import httpd_program
+from tests.support.ports import held_port
 from tests.support.programs import Nginx, needs, program
 from tests.support.worker import client_context, wait_until
 
@@ -53,8 +54,7 @@ def test_nginx_agrees_on_h2(start, call, tmp_path, pki):
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @needs("openssl")
 def test_s_server_with_client_certificates_is_used_again(start, call, pki, stack, version):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = stack.enter_context(held_port())
     files = ["-cert", pki.backend.certificate, "-key", pki.backend.key, "-CAfile", pki.ca]
     command = [
         program("openssl"),
@@ -133,8 +133,7 @@ def httpd(pki, stack):
         (at / "htdocs" / "secret" / "index.html").write_text("for the machine alone\n")
         for each in (at, *at.rglob("*")):
             each.chmod(0o755)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = stack.enter_context(held_port())
         where = "/usr/lib/apache2/modules"
         names = ("mpm_event", "authz_core", "dir", "socache_shmcb", "ssl")
         modules = "\n".join(f"LoadModule {name}_module {where}/mod_{name}.so" for name in names)
