@@ -109,7 +109,7 @@ def test_a_backend_that_speaks_first_passes_at_once(check, make_backend):
     assert result.ok
 
 
-def test_nobody_at_the_address_is_refused(check, stack):
+def test_an_address_without_a_listener_is_refused(check, stack):
     port = stack.enter_context(held_port())
     result = check(f"127.0.0.1:{port}")
     assert (result.label, result.reason, result.detail, result.tls_version) == (

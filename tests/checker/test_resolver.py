@@ -97,7 +97,7 @@ def test_workers_read_the_latest_answer(world, resolver, said):
     ]
 
 
-def test_the_same_answer_in_another_order_is_no_news(world, resolver, said):
+def test_the_same_answer_in_another_order_is_no_change(world, resolver, said):
     resolver.answers[HOST] = ["192.0.2.7", "192.0.2.8"]
     world.start()
     world.until(lambda: len(said()) == 1)
@@ -128,7 +128,7 @@ def test_a_failed_look_up_keeps_the_last_answer_and_is_said_once(world, resolver
     assert again == f"host {HOST}: the name can be looked up again"
 
 
-def test_a_name_that_never_was_found_has_the_address_of_the_start(world, said):
+def test_a_name_never_found_keeps_the_address_of_the_start(world, said):
     world.start()
     world.until(said)
     assert world.addresses() == ["192.0.2.1"]

@@ -156,12 +156,12 @@ def test_a_missing_file_does_not_hide_other_problems(relay, pki, body):
     )
     said = relay(bad, start=False).command("check")
     assert said.returncode == 78
-    told = [
+    refusals = [
         line.split(": ")[0].removeprefix("error ")
         for line in said.stdout.splitlines()
         if line.startswith("error ")
     ]
-    assert sorted(told) == [
+    assert sorted(refusals) == [
         "listener.https.route[0].ciphers_tls12",
         "listener.https.route[0].groups",
         "pool.echo.ciphersuites_tls13",
@@ -304,7 +304,7 @@ def test_a_reload_keeps_the_admin_socket_on_the_same_port(relay, body):
     assert gateway.endpoints["admin"] != held
 
 
-def test_status_and_stop_work_although_the_file_has_a_mistake_now(relay, body):
+def test_status_and_stop_work_with_a_broken_file(relay, body):
     gateway = relay()
     gateway.write(body + "\n[mistake]\n")
     said = gateway.command("status")

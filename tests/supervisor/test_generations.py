@@ -191,7 +191,7 @@ def test_a_reload_that_is_given_up_leaves_no_memory_behind(relay, pki, body):
         reply = ask(gateway.state_dir, "reload", PATIENCE_S)
         assert not reply["ok"], reply
         wait_until(
-            "nobody of it is left", lambda: generations(gateway) == [1], PATIENCE_S, gateway.log
+            "no process of it is left", lambda: generations(gateway) == [1], PATIENCE_S, gateway.log
         )
         wait_until(
             "its memory is given back",

@@ -50,11 +50,11 @@ def group_of_another():
 # Each creates a state directory below one that only this user can write, and has a
 # part of the message.
 BAD = {
-    "everybody may write it": (
+    "every user may write it": (
         lambda at: directory(at / "run", 0o777),
         "{at}/run can be written by every user",
     ),
-    "everybody may make files in it": (
+    "every user may make files in it": (
         lambda at: directory(at / "run", 0o1777),
         "can be written by every user",
     ),
@@ -62,7 +62,7 @@ BAD = {
         lambda at: directory(at / "run", uid=other()),
         f"{{at}}/run is owned by {OTHER}",
     ),
-    "another user owns it and nobody may write": (
+    "another user owns it and no user may write": (
         lambda at: directory(at / "run", 0o555, uid=other()),
         "owned by",
     ),
@@ -70,7 +70,7 @@ BAD = {
         lambda at: directory(at / "run", 0o775, gid=group_of_another()),
         "by its group",
     ),
-    "everybody may write its parent": (
+    "every user may write its parent": (
         lambda at: directory(directory(at / "top", 0o777) / "run"),
         "{at}/top can be",
     ),
@@ -82,7 +82,7 @@ BAD = {
         lambda at: directory(directory(directory(at / "top", uid=other()) / "low") / "run"),
         "{at}/top is owned by",
     ),
-    "it is to be made where everybody may write": (
+    "it is to be made where every user may write": (
         lambda at: directory(at / "top", 0o777) / "new" / "run",
         "{at}/top can be",
     ),
@@ -100,7 +100,7 @@ BAD = {
         ),
         "is a symbolic link of",
     ),
-    "our link leads where everybody may write": (
+    "our link leads where every user may write": (
         lambda at: link(at / "run", directory(directory(at / "top", 0o777) / "real")),
         "{at}/top can be written",
     ),
@@ -158,7 +158,7 @@ def test_links_in_a_circle_are_an_error(short_path):
 
 @only_root
 @pytest.mark.parametrize(
-    "case", ["everybody may write it", "another user owns it", "another user's link leads to it"]
+    "case", ["every user may write it", "another user owns it", "another user's link leads to it"]
 )
 def test_check_and_start_refuse_it_and_create_nothing(relay, short_path, case):
     make, said = BAD[case]
@@ -218,7 +218,7 @@ def test_files_that_others_could_change_get_one_warning_each(relay, pki, echo, s
     assert f"chmod go-w {open_ca}" in file_line
 
 
-def test_a_password_that_everybody_may_read_is_warned_about(relay, echo, pki, short_path):
+def test_a_password_that_every_user_may_read_is_warned_about(relay, echo, pki, short_path):
     file = short_path / "password"
     file.write_text(hash_password("a good one") + "\n")
     body = listener_table(route_table(pki)) + pool_table(pki, [echo.address])

@@ -32,7 +32,7 @@ MOST_CPU_MS = 50
 
 
 def write_many(pki, file, echo, routes, address=""):
-    """So many routes that trust the same CA file."""
+    """This many routes that trust the same CA file."""
     text = ['[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n']
     text += [
         f'[[listener.route]]\nsni = ["r{number}.example.com"]\npool = "echo"\n'
@@ -119,13 +119,13 @@ def preparers(gateway):
     return [child for child in children if child.name() == "relay preparer"]
 
 
-def hang(wish):
+def hang(request):
     """What a child does whose file system does not answer."""
     signal.pause()
 
 
 def end_with(code):
-    def work(wish):
+    def work(request):
         os._exit(code)
 
     return work
@@ -150,8 +150,8 @@ def prepare(relay):
 
     def make(work=inspect_to_bytes, patience_s=20.0):
         gateway = relay(start=False)
-        wish = PrepareRequest(gateway.config)
-        made.append(Preparation(wish, 7, abandoned, work=work, patience_s=patience_s))
+        request = PrepareRequest(gateway.config)
+        made.append(Preparation(request, 7, abandoned, work=work, patience_s=patience_s))
         return made[-1], abandoned
 
     made = []
@@ -183,8 +183,8 @@ def test_a_child_that_hangs_is_a_refusal(prepare):
     ("work", "words"),
     [
         (end_with(3), "ended with exit code 3 before it had an answer"),
-        (lambda wish: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL before"),
-        (lambda wish: b"\x80\x05\x95", "ended in the middle of its answer"),
+        (lambda request: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL before"),
+        (lambda request: b"\x80\x05\x95", "ended in the middle of its answer"),
     ],
     ids=["exit", "killed", "half an answer"],
 )
@@ -195,7 +195,7 @@ def test_a_child_that_dies_is_a_refusal(prepare, work, words):
 
 
 def test_a_bug_in_the_child_is_a_refusal(prepare):
-    preparation, abandoned = prepare(lambda wish: 1 / 0)
+    preparation, abandoned = prepare(lambda request: 1 / 0)
     with pytest.raises(
         StartupError, match="before it had an answer; see its last messages in the log"
     ):

@@ -215,7 +215,7 @@ def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
 
 
 def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
-    """After its first heartbeat, its loop waits for a pipe to which nobody writes."""
+    """After its first heartbeat, its loop waits for a pipe that is never written to."""
     (short_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'relay.admin.main' in sys.orig_argv:\n"

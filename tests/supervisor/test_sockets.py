@@ -81,7 +81,7 @@ def test_an_address_with_connections_left_can_be_bound_again():
 
 
 def begin_to_connect(address, count, stack):
-    """So many clients that do not wait."""
+    """This many clients that do not wait."""
     clients = [
         stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET))
         for _ in range(count)
@@ -93,7 +93,7 @@ def begin_to_connect(address, count, stack):
 
 
 def accept_from(listener, count):
-    """So many clients, as they come."""
+    """Accept this many clients, as they come."""
     accepted = []
     while len(accepted) < count:
         assert select.select([listener], [], [], 20)[0], f"only {len(accepted)} of {count} came"
@@ -159,7 +159,7 @@ def test_an_additional_socket_gets_clients_once_its_slot_serves(body, tmp_path, 
         close_all(accept_from(one, 1))
 
 
-def test_where_no_socket_goes_nobody_waits():
+def test_when_no_socket_closes_nothing_waits():
     closing = ClosingSockets(set())
     assert closing.ready_to_close(5)
     closing.cancel()

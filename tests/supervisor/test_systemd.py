@@ -246,7 +246,7 @@ def test_the_unit_allows_every_system_call_of_the_relay(relay, pki):
     from tests.support.client import talk
     from tests.support.gateway import wait_until
 
-    # The unit starts it as an ordinary user, who becomes nobody else.
+    # The unit starts it as an ordinary user, which it stays.
     same_user = {"admin_user": "root"} if os.geteuid() == 0 else {}
     gateway = relay(start=False, relay={"workers": 1, **same_user})
     trace = gateway.directory / "trace"

@@ -188,7 +188,7 @@ FLOODS = {
 
 @only_root
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_of_the_admin_process_delays_nobody(gateway, pki, kind):
+def test_a_flood_of_the_admin_process_delays_no_other_request(gateway, pki, kind):
     done = threading.Event()
     with steal_channel(gateway) as line:
         line.settimeout(0.1)

@@ -17,46 +17,46 @@ A, B, C = ((socket.AF_INET, (f"192.0.2.{number}", 443)) for number in (1, 2, 3))
 
 
 @pytest.fixture
-def places():
+def rotation_and_names():
     """The rotation of a backend's addresses, and a function that changes them."""
     layout, shared = hosts_board(HOST)
 
     def resolve(*found):
-        write_addresses(shared, cell_of(layout, HOST), [(place[1][0], 0) for place in found])
+        write_addresses(shared, cell_of(layout, HOST), [(address, 0) for _, (address, _) in found])
 
     return AddressRotation(Addresses(f"{HOST}:443", A, layout, shared), 10.0), resolve
 
 
-def test_each_address_has_its_turn(places):
-    picker, resolve = places
-    assert [picker.pick(0.0) for _ in range(2)] == [A, A]
+def test_each_address_has_its_turn(rotation_and_names):
+    rotation, resolve = rotation_and_names
+    assert [rotation.pick(0.0) for _ in range(2)] == [A, A]
     resolve(A, B, C)
-    assert {picker.pick(0.0) for _ in range(3)} == {A, B, C}
-    assert sorted(picker.pick(0.0) for _ in range(9)) == sorted([A, B, C] * 3)
+    assert {rotation.pick(0.0) for _ in range(3)} == {A, B, C}
+    assert sorted(rotation.pick(0.0) for _ in range(9)) == sorted([A, B, C] * 3)
 
 
-def test_an_address_that_failed_has_no_turn_until_its_time_is_over(places):
-    picker, resolve = places
+def test_a_failed_address_has_no_turn_for_retry_s(rotation_and_names):
+    rotation, resolve = rotation_and_names
     resolve(A, B, C)
-    assert picker.failed(B, 0.0)
-    assert not picker.failed(B, 1.0)
-    assert {picker.pick(5.0) for _ in range(6)} == {A, C}
-    assert {picker.pick(11.0) for _ in range(3)} == {A, B, C}
+    assert rotation.failed(B, 0.0)
+    assert not rotation.failed(B, 1.0)
+    assert {rotation.pick(5.0) for _ in range(6)} == {A, C}
+    assert {rotation.pick(11.0) for _ in range(3)} == {A, B, C}
 
 
-def test_when_all_have_failed_they_are_tried_all_the_same(places):
-    picker, resolve = places
+def test_when_all_have_failed_they_are_tried_all_the_same(rotation_and_names):
+    rotation, resolve = rotation_and_names
     resolve(A, B)
     for each in (A, B):
-        picker.failed(each, 0.0)
-    assert {picker.pick(1.0) for _ in range(2)} == {A, B}
+        rotation.failed(each, 0.0)
+    assert {rotation.pick(1.0) for _ in range(2)} == {A, B}
 
 
-def test_failed_addresses_do_not_fill_the_memory(places):
-    picker, _ = places
+def test_failed_addresses_do_not_fill_the_memory(rotation_and_names):
+    rotation, _ = rotation_and_names
     for number in range(10_000):
-        picker.failed((socket.AF_INET, ("192.0.2.1", number)), 0.0)
-    assert len(picker._failed_until_at) <= 64
+        rotation.failed((socket.AF_INET, ("192.0.2.1", number)), 0.0)
+    assert len(rotation._failed_until_at) <= 64
 
 
 def resolve(relay, *addresses):

@@ -46,7 +46,7 @@ def test_a_backend_that_refuses_to_resume_gets_a_full_handshake(start, call, sta
         assert (record["reason"], record["backend"]) == ("finished", "b1")
     refused = [each for each in server.handshakes if each != "full"]
     assert server.handshakes.count("full") == 4
-    assert len(refused) == 1, "after that nobody asks for a resumption any more"
+    assert len(refused) == 1, "after that no session asks for a resumption"
     assert not is_marked_failed(relay)
     assert relay.value("relay_handshakes_total", "outbound", "backend_tls_error") == 0
     assert relay.value("relay_handshakes_total", "outbound", "backend_alert_other") == 0
@@ -220,7 +220,7 @@ def test_a_refusal_is_read_before_the_write_that_fails(start, call, door, pki):
     assert bad.address in record["detail"]
 
 
-def test_an_alert_after_the_handshake_is_not_a_failed_negotiation(start, door, pair):
+def test_a_late_handshake_failure_alert_is_no_failed_handshake(start, door, pair):
     """A TLS 1.2 server sends handshake_failure when it cannot renegotiate."""
     back = door(version=TLS12)
     relay = start([back.address])

@@ -32,7 +32,7 @@ def of_size(directory, size, authority):
 
 @pytest.fixture
 def connect(start, backend, pki, tmp_path, stack):
-    """A relay and a client whose certificate, of so many bytes, is not sent yet."""
+    """A relay and a client whose certificate, of this many bytes, is not sent yet."""
 
     def connect(version, size, *, authority=None, top=""):
         relay = start([backend().address], top=top)
@@ -81,9 +81,7 @@ def test_what_comes_in_pieces_is_added_up(paced, version, piece, size):
 
 @both_versions
 @pytest.mark.parametrize("piece", [600, 3_000, 7_000])
-def test_what_arrives_while_openssl_reads_is_no_part_of_a_record_s_header(
-    paced, monkeypatch, version, piece
-):
+def test_bytes_that_arrive_during_a_read_are_no_record_header(paced, monkeypatch, version, piece):
     """OpenSSL got a part of a record after the kernel was asked how much there is.
 
     The rest does not start with a record header.

@@ -165,7 +165,7 @@ def test_a_backend_gets_its_clients_back_when_it_is_up(sites, run, call):
     assert relay.record()["why"] == "failover"
 
 
-def test_the_request_goes_to_the_next_backend_when_its_own_refuses(sites, run, call, backend):
+def test_a_request_goes_on_when_its_own_backend_refuses(sites, run, call, backend):
     made, addresses = sites(2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refusing = f"127.0.0.1:{listener.getsockname()[1]}"

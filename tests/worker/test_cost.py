@@ -115,7 +115,7 @@ def traced(tmp_path):
     return counting
 
 
-def test_a_message_costs_two_reads_one_write_and_at_most_one_wait(start, door, pair, traced):
+def test_a_message_costs_two_reads_one_write_and_one_wait(start, door, pair, traced):
     # OpenSSL reads a record's five bytes of header and then its body.
     back = door()
     relay = start([back.address])

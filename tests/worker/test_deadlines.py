@@ -15,9 +15,7 @@ def let_pass(seconds):
     wait_until(lambda: time.monotonic() >= until, "time to pass")
 
 
-def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_both_sides(
-    start, door, pair
-):
+def test_an_idle_session_is_closed_cleanly_on_both_sides(start, door, pair):
     back = door()
     relay = start([back.address], top="[timeouts]\nidle_s = 0.5")
     client, server = pair(relay, back)
@@ -38,7 +36,7 @@ def test_a_session_in_which_nothing_is_said_for_idle_s_is_closed_properly_on_bot
     )
 
 
-def test_a_session_that_talks_outlives_idle_s_in_either_direction(start, door, pair):
+def test_bytes_in_either_direction_keep_a_session_past_idle_s(start, door, pair):
     back = door()
     relay = start([back.address], top="[timeouts]\nidle_s = 0.6")
     client, server = pair(relay, back)
@@ -65,7 +63,7 @@ def test_a_client_that_never_reads_is_given_up_after_idle_s(start, backend, call
     assert client.end()[1] in {"fin", "reset"}, "what was cut must not look whole"
 
 
-def test_a_side_that_does_not_end_after_the_other_is_closed_after_linger_s(start, door, pair):
+def test_a_side_that_does_not_end_is_closed_after_linger_s(start, door, pair):
     back = door()
     relay = start([back.address], top="[timeouts]\nlinger_s = 0.5")
     client, server = pair(relay, back)
@@ -79,7 +77,7 @@ def test_a_side_that_does_not_end_after_the_other_is_closed_after_linger_s(start
     assert relay.record()["reason"] == "linger_timeout"
 
 
-def test_a_side_that_goes_on_sending_after_the_other_has_ended_outlives_linger_s(start, door, pair):
+def test_a_side_that_goes_on_sending_outlives_linger_s(start, door, pair):
     back = door()
     relay = start([back.address], top="[timeouts]\nlinger_s = 0.6")
     client, server = pair(relay, back)
@@ -95,7 +93,7 @@ def test_a_side_that_goes_on_sending_after_the_other_has_ended_outlives_linger_s
     assert relay.record()["reason"] == "finished"
 
 
-def test_a_backend_that_stops_in_its_handshake_is_given_up_after_handshake_s(start, door, call):
+def test_a_stalled_backend_is_given_up_after_handshake_s(start, door, call):
     back = door()
     relay = start([back.address], top="[timeouts]\nhandshake_s = 0.4")
     client = call(relay)
@@ -108,7 +106,7 @@ def test_a_backend_that_stops_in_its_handshake_is_given_up_after_handshake_s(sta
     assert 0.4 <= record["duration_s"] < 5
 
 
-def test_every_backend_that_takes_no_connection_gets_its_own_deadline(start, call, stack):
+def test_every_backend_that_accepts_nothing_gets_a_deadline(start, call, stack):
     """A deadline that leads back to CONNECT must be followed by another one."""
     full = []
     for _ in range(3):

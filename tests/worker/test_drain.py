@@ -18,7 +18,7 @@ def test_a_worker_without_sessions_leaves_at_once(start, door):
     assert relay.wait() == 0
 
 
-def test_sigterm_lets_a_running_session_finish_and_takes_no_new_one(start, door, pair, pki):
+def test_sigterm_lets_a_session_finish_and_takes_no_new_one(start, door, pair, pki):
     back = door()
     relay = start([back.address], top=STAY)
     client, server = pair(relay, back)
@@ -36,9 +36,7 @@ def test_sigterm_lets_a_running_session_finish_and_takes_no_new_one(start, door,
         socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S)
 
 
-def test_clients_in_the_queue_of_a_full_worker_are_served_before_it_leaves(
-    start, door, pair, pki, stack
-):
+def test_a_full_worker_serves_its_queue_before_it_ends(start, door, pair, pki, stack):
     back = door()
     relay = start([back.address], top=f"{STAY}\n[limits]\nconnections = 1")
     client, server = pair(relay, back)
@@ -65,7 +63,7 @@ def test_clients_in_the_queue_of_a_full_worker_are_served_before_it_leaves(
     assert [record["reason"] for record in relay.records()] == ["finished"] * 4
 
 
-def test_the_end_of_the_drain_closes_hundreds_of_sessions_that_stay(start, backend, pki, stack):
+def test_the_end_of_the_drain_closes_hundreds_of_sessions(start, backend, pki, stack):
     relay = start([backend().address], top="[relay]\ndrain_timeout_s = 0.5")
     context = client_context(pki, pki.client)
     clients = []
@@ -84,9 +82,7 @@ def test_the_end_of_the_drain_closes_hundreds_of_sessions_that_stay(start, backe
     assert relay.messages().count("drain_timeout_s is over") == 1
 
 
-def test_a_client_that_has_not_shaken_hands_when_the_drain_ends_is_logged_as_such(
-    start, door, stack
-):
+def test_a_client_in_its_handshake_at_the_drains_end_is_logged(start, door, stack):
     relay = start([door().address], top="[relay]\ndrain_timeout_s = 0.3")
     sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
     wait_until(lambda: relay.value("relay_connections_active") == 1, "the client to be accepted")
@@ -150,7 +146,7 @@ def test_sigusr1_reopens_the_log_under_its_name(start, door, pair):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_that_is_the_supervisors_business_changes_nothing(start, door, pair, number):
+def test_a_signal_for_the_supervisor_changes_nothing(start, door, pair, number):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -179,9 +175,7 @@ def test_a_drain_in_the_middle_of_a_transfer_loses_no_byte(start, backend, call)
     assert relay.record()["bytes_out"] == len(blob)
 
 
-def test_who_is_in_the_queue_when_a_worker_is_told_to_drain_and_to_stop_at_once_is_in_the_log(
-    start, door, stack
-):
+def test_a_drain_and_a_stop_in_one_turn_log_the_queued_clients(start, door, stack):
     relay = start([door().address], top=STAY)
     relay.suspend()
     for _ in range(20):

@@ -32,9 +32,7 @@ def test_a_client_that_says_close_notify_still_gets_its_answer(start, door, pair
     assert (record["bytes_in"], record["bytes_out"]) == (17, 19)
 
 
-def test_a_client_that_sends_only_a_fin_still_gets_its_answer_and_is_logged_as_truncated(
-    start, door, pair
-):
+def test_a_bare_fin_of_the_client_gets_the_answer_and_is_logged(start, door, pair):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -51,7 +49,7 @@ def test_a_client_that_sends_only_a_fin_still_gets_its_answer_and_is_logged_as_t
     assert "close_notify" in record["remedy"]
 
 
-def test_a_backend_that_says_close_notify_still_hears_the_client_out(start, door, pair):
+def test_a_backend_that_ends_first_still_gets_the_clients_bytes(start, door, pair):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -79,7 +77,7 @@ def complain(client):
     [Peer.close, lambda client: client.sock.close(), complain],
     ids=["close_notify", "fin", "alert"],
 )
-def test_a_bare_fin_of_the_backend_is_passed_on_and_is_the_reason(start, door, pair, leave):
+def test_a_bare_fin_of_the_backend_is_passed_on_and_logged(start, door, pair, leave):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -92,9 +90,7 @@ def test_a_bare_fin_of_the_backend_is_passed_on_and_is_the_reason(start, door, p
     assert (record["reason"], record["side"]) == ("truncated", "outbound")
 
 
-def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_in_common(
-    start, door, pki, stack
-):
+def test_a_client_that_renegotiates_is_logged_as_alert_other(start, door, pki, stack):
     back = door()
     relay = start([back.address])
     command = [
@@ -132,9 +128,7 @@ def test_a_tls_12_client_that_wants_to_renegotiate_is_not_told_that_nothing_was_
     server.sock.close()
 
 
-def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_steps(
-    start, door, pair
-):
+def test_a_session_idle_past_linger_s_may_end_in_two_steps(start, door, pair):
     back = door()
     relay = start([back.address], top="[timeouts]\nlinger_s = 1")
     client, server = pair(relay, back)
@@ -150,7 +144,7 @@ def test_a_session_that_was_idle_for_longer_than_linger_s_may_still_end_in_two_s
     assert relay.record()["reason"] == "finished"
 
 
-def test_a_client_that_resets_ends_the_session_on_the_backends_side(start, door, pair):
+def test_a_clients_reset_ends_the_backends_side(start, door, pair):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -162,7 +156,7 @@ def test_a_client_that_resets_ends_the_session_on_the_backends_side(start, door,
     assert (record["reason"], record["side"]) == ("inbound_reset", "inbound")
 
 
-def test_a_backend_that_resets_ends_the_session_on_the_clients_side(start, door, pair):
+def test_a_backends_reset_ends_the_clients_side(start, door, pair):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -174,9 +168,7 @@ def test_a_backend_that_resets_ends_the_session_on_the_clients_side(start, door,
     assert (record["reason"], record["side"]) == ("outbound_reset", "outbound")
 
 
-def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_resets(
-    start, door, pki, stack
-):
+def test_an_answer_before_a_reset_reaches_a_sending_client(start, door, pki, stack):
     # An HTTP server refuses a large upload: it answers and closes without reading it
     # all, so its kernel resets the connection.
     back = door()
@@ -202,7 +194,7 @@ def test_an_answer_reaches_a_client_that_is_still_sending_when_the_backend_reset
     assert relay.record()["reason"] == "outbound_reset"
 
 
-def test_what_the_backend_sent_before_its_reset_is_delivered_to_a_slow_client(start, door, pair):
+def test_bytes_before_a_reset_reach_a_slow_client(start, door, pair):
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -236,7 +228,7 @@ def test_both_sides_may_end_at_the_same_moment(start, door, pair, version):
     assert relay.value("relay_backend_connections_active", "main", "b1") == 0
 
 
-def test_the_end_of_a_backend_waits_until_a_slow_client_has_taken_everything(start, backend, call):
+def test_a_backends_end_waits_until_a_slow_client_has_all_bytes(start, backend, call):
     blob = random.Random(5).randbytes(20 * MB)
 
     def send_and_leave(connection):
@@ -251,7 +243,7 @@ def test_the_end_of_a_backend_waits_until_a_slow_client_has_taken_everything(sta
     assert relay.record()["bytes_out"] == len(blob)
 
 
-def test_a_client_that_resets_while_the_relay_holds_bytes_for_it_is_let_go(start, backend, call):
+def test_a_client_that_resets_with_bytes_held_for_it_is_closed(start, backend, call):
     def send_for_ever(connection):
         while True:
             connection.sendall(b"x" * 65536)
@@ -265,7 +257,7 @@ def test_a_client_that_resets_while_the_relay_holds_bytes_for_it_is_let_go(start
     assert relay.value("relay_connections_active") == 0
 
 
-def test_a_client_that_leaves_while_the_backend_is_being_reached_is_noticed(start, door, call):
+def test_a_client_that_leaves_during_the_connect_is_noticed(start, door, call):
     back = door()
     relay = start([back.address])
     client = call(relay)

@@ -66,7 +66,7 @@ def ask(client):
 
 # Kinds of broken backends, and the reason of each.
 BROKEN = {
-    "a port that nobody listens on": ("backend_refused", lambda make: refusing_address()),
+    "a port without a listener": ("backend_refused", lambda make: refusing_address()),
     "one that accepts and closes": (
         "backend_gone",
         lambda make: make["plain"](socket.socket.close),
@@ -127,9 +127,7 @@ def broken(plain, backend, pki):
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_client_of_a_broken_backend_is_served_by_the_next_one(
-    start, backend, call, broken, what
-):
+def test_the_next_backend_serves_the_client_of_a_broken_one(start, backend, call, broken, what):
     address, reason = broken(what)
     good = backend(name_itself("b2"))
     relay = start([address, good.address], top=QUICK)
@@ -179,7 +177,7 @@ def test_the_only_backend_fails_with_reason_and_remedy(start, call, broken, what
 
 
 def test_when_all_backends_fail_the_last_reason_counts(start, call, broken):
-    refused, _ = broken("a port that nobody listens on")
+    refused, _ = broken("a port without a listener")
     foreign, _ = broken("one of a foreign CA")
     relay = start([refused, foreign], pool='sticky = "source"')
     reasons = {"b1": "backend_refused", "b2": "backend_unknown_ca"}
@@ -190,7 +188,7 @@ def test_when_all_backends_fail_the_last_reason_counts(start, call, broken):
     assert relay.value("relay_handshakes_total", "outbound", "backend_unknown_ca") == 1
 
 
-def test_backends_that_are_all_left_alone_are_tried_anyway(start, backend, call, pki):
+def test_when_all_backends_are_marked_failed_they_are_tried(start, backend, call, pki):
     address = refusing_address()
     relay = start([address], pool="retry_s = 3600")
     call(relay).end()

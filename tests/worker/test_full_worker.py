@@ -21,7 +21,7 @@ def check_service(client, server):
 
 @pytest.mark.serial
 @pytest.mark.parametrize("hello", ["retry", "silent", "whole"])
-def test_a_flood_keeps_no_client_out_where_most_places_are_established(start, door, pair, hello):
+def test_a_flood_keeps_no_client_out_of_a_nearly_full_worker(start, door, pair, hello):
     """Each stranger once kept its place for 1 s: 40 clients a second were accepted."""
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nconnections = 100")
@@ -46,7 +46,7 @@ def test_a_flood_keeps_no_client_out_where_most_places_are_established(start, do
         check_service(*each)
 
 
-def test_clients_that_drip_keep_no_place_where_most_are_established(start, door, pair, stack):
+def test_clients_that_drip_keep_no_place_in_a_nearly_full_worker(start, door, pair, stack):
     """A byte now and then once kept every place for as long as the timeouts allow."""
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nconnections = 10")

@@ -60,7 +60,7 @@ def read_to_end(sock):
 
 
 def half_open(relay, count):
-    """Wait until so many connections are open."""
+    """Wait until this many connections are open."""
     wait_until(lambda: relay.value("relay_connections_active") == count, f"{count} connections")
 
 
@@ -76,8 +76,8 @@ def check_service(client, server):
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_strangers_take_no_place_from_those_who_handshake(start, door, pair, stranger, kind):
-    """Whatever they stop at, the bound holds, nobody waits, and sessions stay."""
+def test_half_open_clients_take_no_place_from_finishing_ones(start, door, pair, stranger, kind):
+    """The bound holds at whatever step they stop, no client waits, sessions stay."""
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nhandshakes = 4")
     early = pair(relay, back)
@@ -114,9 +114,7 @@ def test_the_one_without_progress_for_longest_goes_first(start, door, visit, pki
     assert evicted(relay) == 2
 
 
-def test_a_client_that_drips_its_handshake_is_soon_counted_as_waiting(
-    start, door, visit, pki, tmp_path
-):
+def test_a_client_that_drips_its_handshake_soon_counts_as_stale(start, door, visit, pki, tmp_path):
     relay = start([door().address], top=f"{PATIENT}[limits]\nhandshakes = 2")
     context = client_context(pki, pki.client, version=ssl.TLSVersion.TLSv1_2)
     client = FragmentingClient(visit(relay), context, NAME, 1, tmp_path / "keys")
@@ -134,9 +132,7 @@ def test_a_client_that_drips_its_handshake_is_soon_counted_as_waiting(
     assert is_open(silent)
 
 
-def test_a_client_that_drips_its_handshake_is_closed_after_handshake_s(
-    start, door, visit, pki, tmp_path
-):
+def test_a_dripping_client_is_closed_after_handshake_s(start, door, visit, pki, tmp_path):
     relay = start([door().address], top="[timeouts]\nhandshake_s = 0.5")
     context = client_context(pki, pki.client, version=ssl.TLSVersion.TLSv1_2)
     client = FragmentingClient(visit(relay), context, NAME, 1, tmp_path / "keys")
@@ -227,7 +223,7 @@ def test_established_sessions_are_not_half_open(start, door, pair):
     assert relay.value("relay_connections_active") == 6
 
 
-def test_an_address_is_welcome_again_when_its_connections_are_gone(start, door, pair, visit):
+def test_an_address_is_served_again_when_its_connections_end(start, door, pair, visit):
     back = door()
     relay = start([back.address], top=f"{PATIENT}[limits]\nhalf_open_per_client = 2")
     for _ in range(3):

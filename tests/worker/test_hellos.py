@@ -171,9 +171,7 @@ def test_a_hello_that_drips_costs_little(start, backend, visit):
     assert {record["reason"] for record in relay.records()} == {"peer_gone"}
 
 
-def test_a_client_that_ends_in_the_middle_of_a_large_hello_is_noticed_at_once(
-    start, backend, visit
-):
+def test_a_client_that_ends_within_a_large_hello_is_noticed(start, backend, visit):
     relay = start([backend().address], top="[timeouts]\nhello_s = 60")
     client = visit(relay, records(b"\x01" + (60_000).to_bytes(3, "big") + bytes(9_000)))
     relay.let_it_turn()
@@ -233,9 +231,7 @@ def test_a_hello_of_ssl3_is_told_by_its_version(start, backend, visit, name):
 
 
 @pytest.mark.parametrize("version", [0x0304, 0x0400, 0xFFFF])
-def test_a_hello_of_a_newer_version_is_answered_with_one_that_is_known(
-    start, backend, visit, version
-):
+def test_a_hello_of_a_newer_version_gets_a_known_one(start, backend, visit, version):
     relay = start([backend().address])
     hello = bytearray(HELLOS["openssl4_tls12_only"])
     hello[9:11] = version.to_bytes(2, "big")
@@ -309,9 +305,7 @@ def test_a_name_that_is_no_host_name_reaches_the_default_route(
 
 
 @pytest.mark.parametrize(("sent", "shown"), ODD.values(), ids=ODD)
-def test_a_name_that_is_no_host_name_is_refused_where_no_route_takes_all(
-    start, backend, pki, sent, shown
-):
+def test_a_name_that_is_no_host_name_needs_a_default_route(start, backend, pki, sent, shown):
     relay = start([backend().address], sni=NAMED)
     client = raw_client(pki, relay.port, sent)
     with pytest.raises(SSL.Error, match="unrecognized name"):
@@ -322,7 +316,7 @@ def test_a_name_that_is_no_host_name_is_refused_where_no_route_takes_all(
     assert record["sni"].isprintable()
 
 
-def test_a_name_with_its_trailing_dot_and_capitals_is_the_same_name(start, backend, pki):
+def test_a_name_with_trailing_dot_and_capitals_is_the_same(start, backend, pki):
     relay = start([backend().address], sni=NAMED)
     client = raw_client(pki, relay.port, b"APP_1.Example.COM.")
     client.do_handshake()

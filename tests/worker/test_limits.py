@@ -19,9 +19,7 @@ def handshake(sock, pki):
     return Peer(sock, client_context(pki, pki.client), server_side=False, name="app.example.com")
 
 
-def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(
-    start, door, pair, pki, stack
-):
+def test_clients_above_limits_connections_wait_for_a_free_place(start, door, pair, pki, stack):
     back = door()
     relay = start([back.address], top="[limits]\nconnections = 2")
     first, second = pair(relay, back), pair(relay, back)
@@ -46,9 +44,7 @@ def test_clients_above_limits_connections_wait_and_are_served_when_one_leaves(
         assert relay.value("relay_connections_active") == 2
 
 
-def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(
-    start, door, pair, pki, stack
-):
+def test_an_address_above_per_client_is_refused_until_one_ends(start, door, pair, pki, stack):
     back = door()
     relay = start([back.address], top="[limits]\nper_client = 2")
     first, second = pair(relay, back), pair(relay, back)
@@ -77,7 +73,8 @@ def test_an_address_above_limits_per_client_is_refused_and_welcome_again_later(
     assert server.receive(1) == b"x"
 
 
-def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, backend, pki, stack):
+def test_few_file_descriptors_lose_no_client(start, backend, pki, stack):
+    """They mean fewer connections."""
     relay = start([backend().address], files_limit=180)
     context = client_context(pki, pki.client)
     first = [dial(relay.port, context) for _ in range(26)]
@@ -107,9 +104,8 @@ def test_few_file_descriptors_mean_fewer_connections_and_no_lost_client(start, b
             each.result(20)
 
 
-def test_a_worker_without_a_descriptor_to_spare_neither_spins_nor_blames_a_backend(
-    start, backend, pki, stack
-):
+def test_a_worker_without_descriptors_does_not_spin_or_blame(start, backend, pki, stack):
+    """No backend is marked failed."""
     # Others use the descriptors that the relay counts on: epoll, the signals' pipe and
     # the log take four, the rest is enough for five sessions.
     relay = start([backend().address], files_limit=180, files_spare=14)

@@ -31,7 +31,7 @@ class Reception:
         self.sessions.append(sock)
 
 
-def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_served(stack):
+def test_a_client_of_the_turn_that_stops_listening_is_served(stack):
     reception = Reception()
     listener = socket.create_server(("127.0.0.1", 0))
     drain = Drain(reception, [Acceptor(reception, HTTPS, listener, reception.start)], 30)
@@ -42,7 +42,7 @@ def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_ser
             clients.append(
                 stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
             )
-            drain.begin("told to")
+            drain.begin("SIGTERM")
             clients.append(
                 stack.enter_context(socket.create_connection(listener.getsockname(), PATIENCE_S))
             )
@@ -65,7 +65,8 @@ def test_whoever_connects_in_the_turn_in_which_the_worker_stops_listening_is_ser
         sock.close()
 
 
-def test_a_socket_that_does_not_listen_yet_costs_one_event_and_accepts_when_it_does(stack):
+def test_a_socket_that_does_not_listen_yet_costs_one_event(stack):
+    """It accepts once it listens."""
     reception = Reception()
     listener = stack.enter_context(socket.socket())
     listener.bind(("127.0.0.1", 0))

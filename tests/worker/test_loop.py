@@ -68,7 +68,7 @@ def fail(_):
     raise ValueError("a bug")
 
 
-def test_a_handler_that_raises_gives_its_owner_up_and_the_others_go_on(loop, ready, caplog):
+def test_a_handler_that_raises_ends_only_its_owner(loop, ready, caplog):
     bad, good = Owner(fail), Owner(stop(loop))
     loop.add(ready(), IN, bad.on_ready)
     loop.add(ready(), IN, good.on_ready)
@@ -104,9 +104,8 @@ def test_a_tick_that_raises_does_not_end_the_loop(caplog):
     assert "ValueError: a bug" in caplog.text
 
 
-def test_a_descriptor_that_was_given_up_gets_no_event_of_the_same_turn_and_is_closed_after_it(
-    loop, ready
-):
+def test_a_forgotten_descriptor_gets_no_more_events_of_its_turn(loop, ready):
+    """It is closed at the end of the turn."""
     seen, closed, fds = [], [], [ready(), ready()]
 
     def first(fd):
@@ -135,7 +134,7 @@ def test_a_descriptor_that_was_never_watched_can_be_given_up(loop):
     assert closed == [True]
 
 
-def test_a_deadline_that_has_moved_away_is_looked_at_again_and_kept(loop):
+def test_a_deadline_that_has_moved_away_is_kept(loop):
     began = time.monotonic()
     moved = Owner(stop(loop), due_at=began + 0.05)
     loop.schedule(moved)
@@ -144,7 +143,7 @@ def test_a_deadline_that_has_moved_away_is_looked_at_again_and_kept(loop):
     assert time.monotonic() - began >= 0.2
 
 
-def test_a_deadline_that_comes_nearer_is_not_missed_and_not_called_twice(loop):
+def test_a_deadline_that_comes_nearer_is_called_once(loop):
     calls = []
     near = Owner(calls.append, due_at=loop.now + 0.1)
     loop.schedule(near)
@@ -161,7 +160,7 @@ def test_a_deadline_that_comes_nearer_is_not_missed_and_not_called_twice(loop):
     assert calls == ["over"]
 
 
-def test_data_comes_before_handshakes_of_which_a_turn_makes_few(loop, ready):
+def test_data_comes_first_and_few_handshakes_fit_into_a_turn(loop, ready):
     order = []
 
     def data(_):
@@ -198,7 +197,7 @@ def test_steps_that_take_long_are_taken_one_a_turn(loop, ready):
     assert order == ["data", "step"] * 3
 
 
-def test_steps_of_one_lane_are_taken_together_and_no_lane_waits_for_long(loop):
+def test_steps_of_one_queue_are_taken_together_in_turn(loop):
     taken = []
     for queue, name in ((2, "c"), (0, "a"), (1, "b"), (2, "c"), (0, "a")):
         loop.later(Owner(lambda _, name=name: taken.append(name)), queue)
@@ -225,7 +224,7 @@ def test_what_can_wait_waits_until_there_is_nothing_to_do(loop):
 def test_what_can_wait_does_not_wait_for_ever(loop, ready):
     reader, turns = ready(), []
     loop.when_idle = lambda: setattr(loop, "running", False)
-    loop.add(reader, IN, turns.append)  # nobody reads it: there is always something to do
+    loop.add(reader, IN, turns.append)  # it is never read, so there is always something to do
     loop.run()
     assert len(turns) == BUSY_TURNS + 1
 

@@ -90,7 +90,7 @@ def test_the_first_answer_after_an_outage_ends_it_for_all(start, backend, call, 
     assert all(state(relay, RETRY_UNTIL_MS, f"b{i}") == 0 for i in (1, 2, 3))
 
 
-def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backend, call, ports):
+def test_the_end_of_an_outage_is_known_to_all_workers(start, backend, call, ports):
     addresses = [f"127.0.0.1:{port}" for port in ports]
     first = start(addresses, pool="retry_s = 3600")
     second = start(addresses, pool="retry_s = 3600", worker=first)
@@ -101,7 +101,7 @@ def test_what_one_worker_finds_out_after_an_outage_the_others_know(start, backen
     assert {ask(call(second)) for _ in range(6)} == {"b1", "b2", "b3"}
 
 
-def test_a_backend_that_stays_broken_after_an_outage_costs_one_try(start, backend, call, ports):
+def test_a_backend_still_broken_after_an_outage_costs_one_try(start, backend, call, ports):
     relay = start([f"127.0.0.1:{port}" for port in ports], pool="retry_s = 3600")
     call(relay).end()
     for number, port in list(enumerate(ports, 1))[:2]:
@@ -190,7 +190,7 @@ def test_a_claim_ends_with_its_session_and_by_itself(start, tarpit, backend, cal
 
 
 @pytest.mark.parametrize("nonsense", [-1, -(2**62), 2**62])
-def test_a_cell_that_says_nonsense_keeps_nobody_out(start, backend, call, nonsense):
+def test_an_impossible_value_in_a_cell_keeps_no_client_out(start, backend, call, nonsense):
     relay = start([backend(name_itself("b1")).address])
     cells = relay.scoreboard.row(SHARED_ROW)
     cells[relay.layout.cell(RETRY_UNTIL_MS, "main", "b1")] = nonsense
@@ -318,7 +318,7 @@ def test_outbound_waits_end_with_their_client(start, tarpit, pki, call):
     assert {each["reason"] for each in relay.records()} == {"peer_gone"}
 
 
-def test_a_hello_is_a_client_that_waits_for_nobody(start, tarpit, pki, stack):
+def test_half_open_clients_do_not_count_as_connecting(start, tarpit, pki, stack):
     """Half-open clients do not count towards max_connecting."""
     address, _ = tarpit()
     relay = start([address], pool="max_connecting = 1")

@@ -57,7 +57,7 @@ def test_a_server_that_speaks_first_is_heard_by_a_silent_client(start, door, pai
     assert server.receive(9) == b"EHLO me\r\n"
 
 
-def test_what_the_client_sent_before_the_backend_was_there_is_not_lost(start, door, call):
+def test_bytes_sent_before_there_is_a_backend_are_not_lost(start, door, call):
     back = door()
     client = call(start([back.address]))
     client.send(b"early bird")
@@ -65,9 +65,7 @@ def test_what_the_client_sent_before_the_backend_was_there_is_not_lost(start, do
     assert server.receive(10) == b"early bird"
 
 
-def test_a_client_that_sends_all_and_leaves_before_the_backend_was_there_is_still_delivered(
-    start, door, call
-):
+def test_all_bytes_of_a_client_that_left_early_are_delivered(start, door, call):
     back = door()
     relay = start([back.address])
     client = call(relay)
@@ -158,7 +156,7 @@ def test_a_client_that_resumes_is_logged_and_counted_as_resumed(start, backend, 
     ) == (1, 1)
 
 
-def test_the_backend_sees_a_resumption_from_the_second_connection_on(start, backend, call):
+def test_the_second_connection_to_a_backend_is_a_resumption(start, backend, call):
     back = backend(echo)
     relay = start([back.address])
     for number in range(4):
@@ -171,9 +169,7 @@ def test_the_backend_sees_a_resumption_from_the_second_connection_on(start, back
     assert relay.value("relay_handshakes_total", "outbound", "resumed") == 3
 
 
-def test_the_protocol_negotiated_with_the_client_is_what_the_backend_is_offered(
-    start, door, pair, pki
-):
+def test_the_backend_is_offered_the_clients_protocol(start, door, pair, pki):
     back = door(alpn=("http/1.1", "h2"))
     relay = start([back.address], route='alpn = ["h2", "http/1.1"]')
     client, server = pair(
@@ -193,7 +189,8 @@ def test_the_protocol_negotiated_with_the_client_is_what_the_backend_is_offered(
     )
 
 
-def test_the_backend_sees_the_machine_certificate_and_the_log_the_clients(start, door, pair):
+def test_the_backend_gets_the_machine_certificate(start, door, pair):
+    """The log has the client's certificate."""
     back = door()
     relay = start([back.address])
     client, server = pair(relay, back)
@@ -227,7 +224,7 @@ def test_an_idle_session_costs_at_most_80_kib_of_private_memory(start, door, pai
     assert each <= 80 * 1024, f"{each / 1024:.1f} KiB"
 
 
-def test_a_thousand_sessions_leave_nothing_for_the_collector_that_is_off(start, backend, pki):
+def test_a_thousand_sessions_leave_nothing_to_collect(start, backend, pki):
     relay = start([backend().address])
     context = client_context(pki, pki.client)
 

@@ -26,7 +26,7 @@ def served(relay, context):
 
 
 @pytest.mark.parametrize("spare", [2 * MB, 5 * MB])
-def test_no_memory_is_no_resources_and_nobody_is_blamed(start, backend, pki, stack, spare):
+def test_a_lack_of_memory_is_no_resources_and_no_peers_fault(start, backend, pki, stack, spare):
     relay = start([backend().address], memory_spare=spare, pool="retry_s = 3600")
     context, clients = client_context(pki, pki.client), []
     refused = 0

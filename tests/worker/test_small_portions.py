@@ -122,7 +122,7 @@ def test_no_step_takes_more_than_a_portion(pki, stack, fragmenting, version):
 
 @pytest.mark.parametrize("size", [100, 3 * STEP_BYTES])
 def test_after_a_step_that_was_slow_for_many_bytes_all_are_fed(pki, stack, monkeypatch, size):
-    """Bytes that come while OpenSSL reads are seen by nobody but the clock."""
+    """Only the time that the step took shows that bytes came while OpenSSL read."""
     ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
     relay = Ours(ours)
     relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())

@@ -1,4 +1,4 @@
-"""Who gets a ticket to resume with."""
+"""Which clients get a ticket to resume with."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def ask_twice(relay, context):
     return ask(relay, context, session)[0]
 
 
-def test_a_client_whose_issuer_only_it_has_shown_is_verified_anew_every_time(start, backend, pki):
+def test_a_client_with_its_own_intermediate_gets_no_resumption(start, backend, pki):
     # In TLS 1.2 the ticket is promised before the certificate is seen. A resumption
     # gives no new one there, so TICKET_LIFETIME_S is its limit.
     relay = start([backend().address])
@@ -51,7 +51,7 @@ def test_a_client_whose_issuer_only_it_has_shown_is_verified_anew_every_time(sta
 
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("tickets", [True, False])
-def test_who_wants_no_tickets_has_no_resumptions(start, backend, pki, version, tickets):
+def test_a_route_without_tickets_has_no_resumptions(start, backend, pki, version, tickets):
     relay = start([backend().address], route=f"session_tickets = {str(tickets).lower()}")
     assert ask_twice(relay, client_context(pki, pki.client, version=version)) == tickets
     assert [relay.record(i)["resumed"] for i in range(2)] == [False, tickets]
@@ -66,9 +66,7 @@ def test_a_client_gets_no_ticket_that_outlives_its_certificate(start, backend, p
     assert ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_2))
 
 
-def test_a_resumption_gives_no_ticket_that_outlives_the_certificate_either(
-    start, backend, pki, tmp_path
-):
+def test_a_resumption_gives_no_ticket_past_the_certificate(start, backend, pki, tmp_path):
     relay = start([backend().address])
     files, until_at = valid_for(pki, tmp_path, TICKET_LIFETIME_S + 6)
     context = client_context(pki, files, version=TLSVersion.TLSv1_3)
@@ -84,7 +82,7 @@ def test_a_resumption_gives_no_ticket_that_outlives_the_certificate_either(
 
 
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
-def test_a_client_that_offers_the_session_of_a_certificate_it_has_renewed(
+def test_a_client_that_offers_a_session_of_an_old_certificate(
     start, backend, pki, tmp_path, version
 ):
     relay = start([backend().address])
