@@ -5,7 +5,7 @@ Never: acts. `session`, `outbound` and `relaying` do.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket
@@ -14,9 +14,6 @@ from relay.tls.raw import Pointer
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
 from relay.worker.backend import BackendState
-
-if TYPE_CHECKING:
-    from relay.worker.pools import PoolState
 
 
 class Attempt(NamedTuple):
@@ -52,7 +49,6 @@ class Connection:
         "mask",  # what epoll reports; 0 when it does not watch the socket
         "offered",  # the TLS session that the backend was offered to resume
         "partial_record",  # OpenSSL may have a part of a record
-        "pool",  # the pool that waits for the backend
         "received",  # bytes of the handshake without the client's hello
         "resumed",
         "shut",  # we write nothing more
@@ -83,7 +79,6 @@ class Connection:
         self.instead: Failure | None = None
         self.first_step: Progress | Failure | None = None
         self.began_at = 0.0
-        self.pool: PoolState | None = None
         self.claim = 0
         self.endpoint: Endpoint | None = None
         self.waits = self.hurried = self.answered = False

@@ -118,23 +118,29 @@ class DrivenSession(Session):
             self._follow(relaying.unusual(self, Side.OUTBOUND, ~size))
 
     def on_first_reply(self, mask: int) -> None:
-        """Do what `on_outbound` does, until the backend has sent its first byte."""
-        if self.first is not None and self.first.inserter is not None:
+        """Do what `on_outbound` does, until the backend has sent its first byte.
+
+        `on_inbound_unanswered` may have read what this event announces, in the same
+        turn. So this looks first whether the backend may be read.
+        """
+        end, client, first = self.outbound, self.inbound, self.first
+        if end is None or end.ended or client.held or (first is not None and first.inserter):
             self._follow(relaying.on_event(self, Side.OUTBOUND, mask))
             return
         self.on_outbound(mask)
         end = self.outbound
         if self.bytes_out and end is not None:
             self.note_answer()
-            self.worker.loop.handle(end.fd, self.on_outbound)
-            self.worker.loop.handle(self.inbound.fd, self.on_inbound)
+            if not (end.ended or client.held):
+                self.worker.loop.handle(end.fd, self.on_outbound)
+                self.worker.loop.handle(client.fd, self.on_inbound)
 
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
         outbound = self.outbound
         if self.bytes_out or self.bytes_in > LATE_ALERT_BYTES:
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
-        elif self.state is State.RELAY:
+        elif self.state is State.RELAY and not self.inbound.held:
             self.on_first_reply(IN)
             if self.state is not State.RELAY or self.outbound is not outbound:
                 return
@@ -159,6 +165,7 @@ class DrivenSession(Session):
         too_slow = STAGES[self.state].too_slow
         if too_slow is not None:
             self._do(too_slow)
+            self.worker.loop.schedule(self)  # if the state goes on, it has another deadline
         else:
             self.advance(Event.DEADLINE, side=Side.INBOUND)
 
@@ -246,8 +253,8 @@ class DrivenSession(Session):
         loop, on_inbound = self.worker.loop, self._inbound_handler(outbound)
         loop.handle(outbound.fd, self.on_first_reply)
         loop.handle(self.inbound.fd, on_inbound)
-        if outbound.pool is not None and self.backend is not None:
-            outbound.pool.reached(self.backend, outbound)
+        if self.backend is not None:
+            self.worker.pools[self.backend.target.pool].reached(self.backend, outbound)
 
     def _inbound_handler(self, outbound: Connection) -> Handler:
         # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).

@@ -68,8 +68,9 @@ def handshake(session: Session) -> Event | None:
 
 def too_slow(session: Session) -> Event | None:
     """Give up the backend at the deadline of CONNECT or OUTBOUND_TLS."""
-    if session.backend is None:
-        return connect(session)  # its first step was still queued
+    if session.backend is None:  # its first step is still queued: take it now
+        session.queued = False
+        return connect(session)
     if session.state is State.CONNECT:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
     detail, end = "", session.outbound
@@ -131,9 +132,8 @@ def _begin_handshake(
     session.outbound = end = Connection(sock)
     end.endpoint = endpoint
     end.began_at = worker.loop.now
-    end.pool = pool = worker.pools[target.pool]
     end.hurried, end.instead = attempt.hurried, attempt.instead
-    pool.begin(backend, end, attempt.claim)
+    worker.pools[target.pool].begin(backend, end, attempt.claim)
     end.offered = backend.session_to_resume(time.time()) if end.instead is None else None
     alpn = session.inbound_tls.alpn.encode("ascii")
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)

@@ -195,19 +195,19 @@ class Session(ABC):
 
     def drop_outbound(self) -> None:
         """Close the connection to the backend. The session may go on with another."""
-        end = self.outbound
+        end, backend = self.outbound, self.backend
         if end is not None:
             if self.bytes_out:
                 self.note_answer()
             self.outbound = None
-            if end.pool is not None:
-                end.pool.left(self.backend, end)  # type: ignore[arg-type]
+            if backend is not None:
+                self.worker.pools[backend.target.pool].left(backend, end)
             if end.ssl is not None:
                 stream.free(end.ssl, established=end.established)
                 end.ssl = None
             self.worker.loop.forget(end.fd, end.sock.close)
-        if self.backend is not None:
-            self.worker.cells[self.backend.cell_active] -= 1
+        if backend is not None:
+            self.worker.cells[backend.cell_active] -= 1
             self.backend = None
 
     def close(self) -> None:
