@@ -34,10 +34,10 @@ MakeJob = Callable[..., Job]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Who connects beside the regular clients.
+    """The clients that connect beside the regular ones.
 
-    Either strangers, and what `hello` they send, or clients of a pool that does not
-    answer (`hole`).
+    They are strangers that send `hello`, or clients of a pool that does not answer
+    (`hole`).
     """
 
     rate: float
@@ -164,5 +164,5 @@ def _strangers(
 
 
 def _percentile(values: list[float], part: float) -> float:
-    """The percentile of sorted values; infinite when nobody was served."""
+    """The percentile of sorted values; infinite when no client was served."""
     return values[min(len(values) - 1, int(len(values) * part))] if values else float("inf")

@@ -1,6 +1,6 @@
 """A bar chart of the medians, one panel per workload, as PNG.
 
-Never: is required; without matplotlib there is no chart.
+Never: is required. Without matplotlib there is no chart.
 """
 
 from __future__ import annotations

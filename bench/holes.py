@@ -65,7 +65,7 @@ def with_hole(template: str, gateway: str, port: int) -> str:
 
 
 class Hole:
-    """A listening port that nobody serves.
+    """A listening port that no process accepts from.
 
     "tarpit": the kernel accepts connections. "blackhole": the queue is full, so the
     kernel drops every SYN.

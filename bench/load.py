@@ -70,7 +70,7 @@ def run_job(job: Job) -> None:
 def main() -> None:
     """Run jobs until stdin ends."""
     gc.disable()
-    # The harness has ended: nobody reads the result.
+    # The harness has ended: no process reads the result.
     with contextlib.suppress(BrokenPipeError):
         while True:
             run_job(Job(**json.loads(await_line())))

@@ -2,7 +2,7 @@
 
 `python -m bench.strangers` reads a `Strangers` as JSON from stdin, prints a `ready`
 line and waits for another line. It then makes connections until `seconds` are over or a
-line comes or stdin ends. At last it prints a `done` line with counts.
+line comes or stdin ends. Then it prints a `done` line with counts.
 
 Never: makes more than `most` connections; outlives its harness.
 """
@@ -47,7 +47,7 @@ class Strangers:
 
 
 def hello_of(kind: str, name: str) -> bytes:
-    """Their bytes: none, a whole hello, or one that gets a HelloRetryRequest."""
+    """What they send: nothing, a hello, or one that gets a HelloRetryRequest."""
     if kind == "silent":
         return b""
     return make_hello(name, share=kind != "retry")

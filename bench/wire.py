@@ -14,7 +14,7 @@ from bench.pki import GATEWAY_NAME
 
 REQUEST_BYTES = 64
 BROWSER_REQUEST_BYTES = 512  # as a browser's request with cookies
-# A prime: after a lost, repeated or moved record, every later byte differs.
+# A prime, so that after a lost, repeated or moved record every later byte differs.
 PATTERN_PERIOD = 65_521
 _stream = b"".join(
     hashlib.sha256(i.to_bytes(4, "big")).digest() for i in range(PATTERN_PERIOD // 32 + 1)

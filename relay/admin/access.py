@@ -7,7 +7,7 @@ CSRF token that only this page has. With `admin.user` set, both also need the lo
 Without a login, changes are possible only when `admin.listen` is a loopback address or
 a unix socket. /healthz and /readyz are open to everybody.
 
-Never: reads the password file; lets the response time tell how wrong a password was.
+Never: reads the password file; lets the response time show how wrong a password was.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Access:
         settings = self._settings
 
         def is_right() -> bool:
-            # Always compare both: the time must not tell which of them was wrong.
+            # Always compare both: the time must not show which of them was wrong.
             right = verify(password, settings.password)
             return hmac.compare_digest(user.encode(), settings.user.encode()) & right
 

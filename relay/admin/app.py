@@ -92,7 +92,7 @@ def _index(scoreboard: ViewReader, access: Access) -> Handler:
         facts = facts_of(snapshot.facts)
         state = (
             f"version {facts['version']}, {facts['openssl']}, "
-            f"configuration {facts['generation']}, {len(snapshot.workers)} workers, "
+            f"generation {facts['generation']}, {len(snapshot.workers)} workers, "
             f"{facts['state']}"
         )
         return HTMLResponse(

@@ -1,6 +1,7 @@
-"""uvicorn's HTTP protocol with limits of its own, as no proxy in front sets them.
+"""uvicorn's HTTP protocol with limits of its own.
 
-A request has a deadline and a maximum size, and the number of connections is bounded.
+There may be no proxy in front that sets limits. A request has a deadline and a maximum
+size, and the number of connections is bounded.
 
 Never: refuses a new connection; at the limit an old one is closed instead.
 """

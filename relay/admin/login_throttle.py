@@ -142,7 +142,7 @@ class LoginThrottle:
         if now >= self._next_log_at and address.failures >= 3:
             log.warning(
                 "wrong passwords on the admin page: %d since the last such message; the last one "
-                "came from %s, its number %d in a row; if no operator mistyped, find out which "
+                "came from %s, which has sent %d in a row; if no operator mistyped, find out which "
                 "program there is guessing",
                 self._unlogged,
                 client,

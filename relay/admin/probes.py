@@ -19,7 +19,7 @@ def why_unhealthy(snapshot: Snapshot, now_ms: int) -> str:
         return "the supervisor is still starting: no heartbeat yet"
     age_ms = now_ms - snapshot.supervisor_beat_ms
     if age_ms >= STALE_MS:
-        return f"the supervisor has sent no heartbeat for {age_ms // 1000} s; look at its log"
+        return f"the supervisor has sent no heartbeat for {age_ms // 1000} s; see its log"
     return ""
 
 
@@ -34,13 +34,13 @@ def why_not_ready(snapshot: Snapshot, now_ms: int) -> str:
     if not serving:
         return (
             f"none of {len(snapshot.workers)} workers is serving; "
-            "look in the relay's log for the reason"
+            "see the relay's log for the reason"
         )
     age_ms = now_ms - max(serving)
     if age_ms >= STALE_MS:
         return (
             f"none of {len(serving)} serving workers has sent a heartbeat "
-            f"for {age_ms // 1000} s; look at the relay's log"
+            f"for {age_ms // 1000} s; see the relay's log"
         )
     reasons = list(routes_disabled(facts).values())
     if reasons and all(reasons):

@@ -54,8 +54,8 @@ class SupervisorClient:
             dropped = messages.dropped()
             heartbeat = json.dumps({"command": "alive", "dropped": dropped - self._reported})
             with contextlib.suppress(OSError):
-                # Not into the middle of a request; the request shows just as well that
-                # the process is alive.
+                # Not in the middle of a request. The request itself shows that the
+                # process is alive.
                 if not self._sending:
                     self._socket.send(heartbeat.encode() + b"\n")
                     self._reported = dropped
@@ -74,12 +74,12 @@ class SupervisorClient:
                     return await self._reply(self._number)
             except TimeoutError:
                 raise RelayError(
-                    f"the supervisor did not answer within {TIMEOUT_S:g} s; look at its log"
+                    f"the supervisor did not answer within {TIMEOUT_S:g} s; see its log"
                 ) from None
             except OSError as error:
                 raise RelayError(
                     "the connection to the supervisor failed: "
-                    f"{error.strerror or error}; look at its log"
+                    f"{error.strerror or error}; see its log"
                 ) from None
 
     async def _send(self, line: bytes) -> None:

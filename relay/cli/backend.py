@@ -81,7 +81,7 @@ _for = click.option(
 )
 _LIST_EXIT_CODES = exit_codes("the list is printed")
 _CHANGE_EXIT_CODES = exit_codes(
-    "the change holds", {EXIT_USAGE: "wrong usage, or no backend of this name"}
+    "the change is made", {EXIT_USAGE: "wrong usage, or no backend of this name"}
 )
 
 
@@ -97,7 +97,7 @@ _CHANGE_EXIT_CODES = exit_codes(
 def backend() -> None:
     """List backends, or change one: drain, disable, weight.
 
-    A change holds across reloads and restarts, until it is cleared or its time is over.
+    A change survives reloads and restarts, until it is cleared or its time is over.
     """
 
 

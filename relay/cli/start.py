@@ -51,7 +51,7 @@ SECTION = "Run the relay"
     is_flag=True,
     help=(
         "Refuse a configuration of which a part cannot work now, such as a route whose"
-        " certificate has expired. Without it, that part is disabled. Holds for reloads too."
+        " certificate has expired. Without it, that part is disabled. Applies to reloads too."
     ),
 )
 def start(config_file: Path | None, *, strict: bool) -> int:

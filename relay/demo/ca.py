@@ -166,7 +166,7 @@ def self_signed(spec: LeafSpec) -> Leaf:
 def make_key(key_type: KeyType) -> Key:
     """Make a key: EC P-256 takes about 0.1 ms, RSA 2048 about 50 ms.
 
-    RSA 1024 is for tests that it is refused.
+    RSA 1024 exists because tests check that it is refused.
     """
     if key_type == "ec-p256":
         return ec.generate_private_key(ec.SECP256R1())

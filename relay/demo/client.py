@@ -50,7 +50,7 @@ class Client:
     def ask(self, certificate: str = "", *, name: str = NAME, source: str = "127.0.0.1") -> Answer:
         """Make one request over a new connection, with a certificate by its file name.
 
-        `source` is the client's address, one of loopback's.
+        `source` is the client's address; it must be a loopback address.
         """
         directory = self._lab.directory
         context = ssl.create_default_context(cafile=str(directory / "ca.pem"))

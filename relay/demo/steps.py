@@ -58,7 +58,7 @@ def show_request(_: Lab, client: Client) -> StepResult:
 
 
 def show_stickiness(_: Lab, client: Client) -> StepResult:
-    """The same client stays with its backend, other clients spread."""
+    """The same client stays with its backend, other clients are spread."""
     same = [client.ask("client").backend for _ in range(6)]
     others = {source: client.ask("client", source=source).backend for source in OTHER_CLIENTS}
     again = {source: client.ask("client", source=source).backend for source in OTHER_CLIENTS}
@@ -73,7 +73,7 @@ def show_stickiness(_: Lab, client: Client) -> StepResult:
         and len(set(others.values())) > 1,
         (
             f"127.0.0.1, six connections: {' '.join(each or 'refused' for each in same)}",
-            f"{len(others)} other addresses: {counts}; the second time {second}",
+            f"{len(others)} other addresses: {counts}; {second} the second time",
         ),
     )
 

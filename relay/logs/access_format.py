@@ -1,7 +1,8 @@
 """The formats of the access log: JSON, or an Apache LogFormat.
 
 A line is printable ASCII and ends with its only newline, whatever a peer put into its
-certificate or server name. It has at most LINE_BYTES, so that a pipe takes it whole.
+certificate or server name. It has at most LINE_BYTES, so that a write to a pipe is not
+split.
 
 Never: opens or writes a file, reads the clock (that is `logs.access_log`).
 Next: `relay.logs.access_log.AccessLog`

@@ -1,7 +1,7 @@
 """The access log's JSON lines.
 
-Lines are built by hand from cached parts: 2.6 µs a line, where json.dumps of the same
-takes 9. Every string passes through the json module's own quoting.
+Lines are built by hand from cached parts: a line takes 2.6 µs, json.dumps would take 9.
+The json module itself quotes every string.
 
 Never: emits a byte that is not printable ASCII, except the newline at the end.
 """

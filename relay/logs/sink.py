@@ -10,7 +10,7 @@ import select
 import socket
 import stat
 
-PIPE_BYTES = select.PIPE_BUF  # a pipe takes a write of this size whole, or not at all
+PIPE_BYTES = select.PIPE_BUF  # a write of this size to a pipe is not split
 
 
 class Sink:
@@ -37,8 +37,8 @@ class Sink:
                     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                     return cls(os.open(f"/proc/self/fd/{fd}", flags), poll_first=False)
                 except OSError:
-                    # It belongs to another user. After poll a pipe has room for a write
-                    # of PIPE_BUF, unless another process fills it first.
+                    # The pipe belongs to another user. After poll it has room for
+                    # PIPE_BUF bytes, unless another process fills it first.
                     return cls(_duplicate(fd), poll_first=True)
             return cls(_duplicate(fd), poll_first=False)
         except OSError:

@@ -39,7 +39,7 @@ def start(body):
 
 @pytest.fixture
 def guarded(start, tmp_path):
-    """A relay whose page wants a login; its address as this machine reaches it."""
+    """A relay whose page needs a login; its address as this machine reaches it."""
     file = tmp_path / "password"
     file.write_text(hash_password(PASSWORD) + "\n")
     gateway = start(admin={"listen": "0.0.0.0:0", "user": "alice", "password_file": file})
@@ -93,7 +93,7 @@ def test_wrong_passwords_hold_up_neither_probes_nor_the_right_one(guarded, sourc
     address, gateway = guarded
     with Flood(address, sources) as flood:
         wait_until("guesses are answered", lambda: len(flood.answers) > 5)
-        # Only then does the right password take precedence over all of the flood.
+        # From then on the right password takes precedence over the whole flood.
         wait_until("every address was wrong once", lambda: flood.checked == set(sources))
         ends_at = time.monotonic() + FLOOD_S
         took = []
@@ -206,7 +206,7 @@ def test_a_unix_socket_is_scraped_under_any_name(start, short_path):
 
 
 def test_a_scraper_without_a_host_header_is_served(start):
-    """HTTP/1.0 has none, and no browser leaves it out."""
+    """HTTP/1.0 has no Host header, and every browser sends one."""
     host, _, port = start(admin={"listen": "0.0.0.0:0"}).endpoints["admin"].rpartition(":")
     with socket.create_connection(("127.0.0.1", int(port)), timeout=10) as scraper:
         scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -269,7 +269,7 @@ def test_changes_that_pile_up_are_refused_and_probes_answer_meanwhile(start):
     operator = Operator(gateway.endpoints["admin"])
     token = operator.pools()["csrf"]
     statuses = []
-    gateway.signal(19)  # SIGSTOP: nobody answers the admin process
+    gateway.signal(19)  # SIGSTOP: the admin process gets no answer
     try:
         clients = [
             threading.Thread(

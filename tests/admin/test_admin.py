@@ -135,7 +135,7 @@ def test_it_is_not_ready_without_a_worker_that_serves_and_beats(world, admin):
     world.cells[PHASE] = 0
     assert admin.ask("/readyz")[:2] == (
         503,
-        "none of 0 workers is serving; look in the relay's log for the reason\n",
+        "none of 0 workers is serving; see the relay's log for the reason\n",
     )
 
 
@@ -143,9 +143,7 @@ def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
     world.scoreboards._head.cells[SUPERVISOR_BEAT] = monotonic_ms() - AGE_MS
     status, text, _ = admin.ask("/healthz")
     assert status == 503
-    assert re.fullmatch(
-        r"the supervisor has sent no heartbeat for 1[1-9] s; look at its log\n", text
-    )
+    assert re.fullmatch(r"the supervisor has sent no heartbeat for 1[1-9] s; see its log\n", text)
     world.scoreboards._head.cells[SUPERVISOR_BEAT] = 0
     assert admin.ask("/healthz")[0] == 503
 
@@ -251,7 +249,7 @@ def test_silent_clients_without_number_keep_nobody_from_being_served(admin):
 
 
 def test_a_flood_from_one_address_ends_no_connection_of_another(admin):
-    """The scraper's connection is the oldest, and still one of the flood is closed."""
+    """The scraper's connection is the oldest; a connection of the flood is closed."""
     admin.ask("/healthz")
     with contextlib.ExitStack() as stack:
         scraper = stack.enter_context(

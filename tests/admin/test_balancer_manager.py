@@ -49,7 +49,7 @@ def shared(body):
 
 @pytest.fixture
 def operator(shared):
-    """At a relay of its own kind for tests that put back what they change."""
+    """An operator of a relay that is shared by tests that undo their changes."""
     operator = Operator(shared.endpoints["admin"])
     yield operator
     for name in ("w1", "w2"):
@@ -214,7 +214,7 @@ def test_workers_obey_a_change(shared, operator, pki):
     assert operator.backend("w1")["elected"] == before
 
 
-def test_the_factor_is_changed_and_put_back(operator):
+def test_the_weight_is_changed_and_put_back(operator):
     assert operator.change("main/w2", {"weight": 9})[1]["now"] == "weight 9"
     assert (operator.backend("w2")["weight"], operator.backend("w2")["configured"]["weight"]) == (
         9,
@@ -659,7 +659,7 @@ def test_a_stopped_supervisor_delays_changes_but_not_the_page(
         assert (status, "did not answer within" in reply["error"]) == (503, True)
     finally:
         gateway.signal(signal.SIGCONT)
-    # The late answer to the first is not taken for the answer to the second.
+    # The late answer to the first request is not taken for the second one's.
     assert operator.change("main/w2", {"weight": 3})[1]["backend"] == "w2"
 
 

@@ -106,7 +106,7 @@ def test_a_click_changes_a_backend_and_another_changes_it_back(page, operator):
     assert operator.backend()["overridden"] is False
 
 
-def test_factor_and_duration_are_set_with_the_keyboard_alone(page, operator):
+def test_weight_and_duration_are_set_with_the_keyboard_alone(page, operator):
     from selenium.webdriver.common.keys import Keys
 
     summary = page.one(page.row("main/w2", "summary"))
@@ -118,7 +118,7 @@ def test_factor_and_duration_are_set_with_the_keyboard_alone(page, operator):
     page.browser.switch_to.active_element.send_keys(Keys.TAB)
     page.browser.switch_to.active_element.send_keys(Keys.CONTROL, "a")
     page.browser.switch_to.active_element.send_keys("12", Keys.ENTER)
-    page.wait_for(page.row("main/w2", "[data-cell=factor]"), "12")
+    page.wait_for(page.row("main/w2", "[data-cell=weight]"), "12")
     page.wait_for(page.row("main/w2", "[data-cell=status]"), "ends in 5 min")
     assert (operator.backend("w2")["weight"], operator.backend("w2")["mode"]) == (12, "enabled")
 
@@ -144,7 +144,7 @@ def test_a_page_without_the_token_changes_nothing_and_says_why(page, operator):
     page.press("main/w1", "disabled")
     page.wait_for("#toasts .failed", "no valid CSRF token")
     assert operator.backend()["mode"] == "enabled"
-    # It has a good one again with the next look.
+    # The next update of the page brings a valid token.
     page.press("main/w1", "disabled")
     page.wait_for(page.row("main/w1", "[data-cell=status]"), "disabled")
 
@@ -244,4 +244,4 @@ def test_the_page_says_that_the_relay_does_not_answer_and_recovers(page, gateway
     page.wait_for("#live", "does not answer")
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**offline, "offline": False})
     wait_until("it is live again", lambda: page.text("#live").strip() == "live")
-    page.browser.get_log("browser")  # what it said meanwhile
+    page.browser.get_log("browser")  # the messages so far

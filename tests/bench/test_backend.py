@@ -1,4 +1,4 @@
-"""The backend, spoken to by the system's OpenSSL through the stdlib."""
+"""The backend, tested by a client on the standard library's ssl module."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_a_made_hello_is_one(share, tls13):
 
 
 def open_connections(running):
-    """How many clients the gateway has. An ordinary user may not ask whose they are."""
+    """How many clients the gateway has; other users may not ask for the owner."""
     return sum(
         each.status == psutil.CONN_ESTABLISHED and each.laddr.port == running.port
         for each in psutil.net_connections("tcp")
@@ -83,7 +83,7 @@ def test_a_second_route_leads_to_a_pool_that_does_not_answer(gateway, place, kin
 
 
 def ask(place, running, name, units):
-    """A few connections by this name; with no units they are left alone unanswered."""
+    """A few connections to this name; with 0 units they never get an answer."""
     values = {"connections": 3, "warm_units": 0, "server_name": name, "address": "127.0.0.1"}
     mode, seconds = ("probe", 20.0) if units else ("lost", 0.2)
     job = Job(

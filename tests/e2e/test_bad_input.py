@@ -64,7 +64,7 @@ def hello(name="app.example.com"):
 
 
 def send(gateway, data, *, more=True):
-    """Send, and read to the end; what came back and how long it took."""
+    """Send, and read to the end; returns the data and how long it took."""
     started = time.monotonic()
     with socket.create_connection(gateway.address(), PATIENCE_S) as raw:
         answer = b""

@@ -40,7 +40,7 @@ def lines_of(done):
 
 @pytest.fixture
 def stopped(pki):
-    """Gateways that are not started: `stopped(body)`, to run commands with."""
+    """`stopped(body)`: a gateway that is not started, to run commands with."""
     made = []
 
     def make(body, **sections):

@@ -222,12 +222,12 @@ def test_none_of_them_sets_limits_of_its_supervisor(world, process):
     )
     assert there.may(process) == {("read", os.__file__)}
     there.gateway.wait_for_log("or set their limits")
-    if process != "checker":  # any signal but its own ones ends it
+    if process != "checker":  # any signal that it does not handle ends it
         os.kill(there.pid_of(process), signal.SIGABRT)
         there.gateway.wait_for_log("most recent call first")
 
 
-# What must go on working.
+# What must still work.
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_the_log_says_what_is_in_force(start, simple, logs):
         assert "Landlock is not in force: " in text
 
 
-# On kernels that know less.
+# Older kernels.
 
 FAKE_LIBC = """
 import errno, ctypes, os, sys

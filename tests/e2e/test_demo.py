@@ -58,7 +58,7 @@ class Demo:
             raise AssertionError(f"the demonstration did not end\n{self.said()}") from None
 
     def family(self):
-        """Every process that works below our directory, orphans too."""
+        """Every process that works below the directory, orphans too."""
         return [
             each
             for each in psutil.process_iter(["cwd"])
@@ -191,6 +191,6 @@ def test_a_step_that_does_not_show_what_it_should_is_named():
         )
     assert failed == [
         "1. A request with a client certificate is answered",
-        "2. The same client stays with its backend, other clients spread",
+        "2. The same client stays with its backend, other clients are spread",
     ]
     assert "3. A client without a certificate is refused" in output.getvalue()

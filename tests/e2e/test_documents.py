@@ -74,7 +74,7 @@ def test_the_first_configuration_serves_a_client(checkout, stack):
     (certificates,) = blocks("first: certificates")
     configure, check = blocks("first: check")[0].strip().splitlines()
     start, ask = blocks("first: start")
-    # What differs from machine to machine: free ports, and who runs this.
+    # Free ports, and the user that runs this, differ between machines.
     more = '[relay]\nuser = "root"\n' if os.geteuid() == 0 else ""
     more += '[admin]\nlisten = "127.0.0.1:0"\n'
 

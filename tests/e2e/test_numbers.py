@@ -1,4 +1,4 @@
-"""What Prometheus and probes are told is what the traffic was."""
+"""Metrics and probes report what the traffic was."""
 
 from __future__ import annotations
 

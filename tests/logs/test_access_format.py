@@ -1,4 +1,4 @@
-"""What a line looks like, and that no peer can make it look otherwise."""
+"""The format of a line, which no peer can change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay's own messages: always one line, from a process as the relay has them."""
+"""The relay's own messages: always one line, from processes set up as relay's are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def json_lines(code, check=True):
 
 
 def run_on_terminal(code):
-    """What a terminal is sent."""
+    """The output on a terminal."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen([sys.executable, "-c", SETUP + code], stderr=theirs)
     os.close(theirs)
@@ -130,7 +130,7 @@ FILL = b"x" * 4096
 
 
 def a_full_pipe():
-    """A pipe of one page that takes nothing more: its two ends."""
+    """A pipe of one page that is full; its two ends."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     os.write(write, FILL)
