@@ -57,7 +57,7 @@ def password() -> int:
     """Make the line for admin.password_file from a password.
 
     Asks for the password twice. If stdin is not a terminal, its first line is the
-    password.
+    password. Run `umask 077` before, so that only you can read the file.
     """
     from relay.shared.password import hash_password
 
