@@ -1,5 +1,6 @@
 """Which clients get a ticket to resume with."""
 
+import mmap
 import time
 from datetime import UTC, datetime, timedelta
 from ssl import SSLError, TLSVersion
@@ -8,18 +9,45 @@ import pytest
 
 from relay.demo.ca import LeafSpec
 from relay.tls.contexts import TICKET_LIFETIME_S
+from relay.worker import inbound
 from tests.support.pki import write
-from tests.support.worker import client_context, connect, receive, wait_until
+from tests.support.worker import client_context, connect, receive
+
+
+class Clock:
+    """What the workers take for `time`: the wall clock is `shift_s` later than it is.
+
+    Workers that are forked afterwards share the shift with the test.
+    """
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self._shift_s = memoryview(mmap.mmap(-1, 8)).cast("d")
+
+    def shift(self, shift_s: float) -> None:
+        self._shift_s[0] = shift_s
+
+    def time(self) -> float:
+        return time.time() + self._shift_s[0]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The wall clock by which workers judge a client's certificate."""
+    made = Clock()
+    monkeypatch.setattr(inbound, "time", made)
+    return made
 
 
 def valid_for(pki, directory, seconds):
-    """A client certificate that expires so soon, and when that is."""
+    """A client certificate that expires so soon."""
     until = (datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0)
     return write(
         directory,
         f"client-{seconds}",
         pki.authority.issue(LeafSpec("alice", purposes=("client",), not_after=until)),
-    ), until.timestamp()
+    )
 
 
 def ask(relay, context, session=None):
@@ -59,37 +87,34 @@ def test_a_route_without_tickets_has_no_resumptions(start, backend, pki, version
 
 def test_a_client_gets_no_ticket_that_outlives_its_certificate(start, backend, pki, tmp_path):
     relay = start([backend().address])
-    files, _ = valid_for(pki, tmp_path, TICKET_LIFETIME_S)
+    files = valid_for(pki, tmp_path, TICKET_LIFETIME_S)
     assert not ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_3))
     # In TLS 1.2 the ticket is promised before the certificate is seen, and a resumption
     # gives no new one.
     assert ask_twice(relay, client_context(pki, files, version=TLSVersion.TLSv1_2))
 
 
-def test_a_resumption_gives_no_ticket_past_the_certificate(start, backend, pki, tmp_path):
+def test_a_resumption_gives_no_ticket_past_the_certificate(start, backend, pki, tmp_path, clock):
     relay = start([backend().address])
-    files, until_at = valid_for(pki, tmp_path, TICKET_LIFETIME_S + 6)
+    files = valid_for(pki, tmp_path, TICKET_LIFETIME_S + 600)
     context = client_context(pki, files, version=TLSVersion.TLSv1_3)
     _, first = ask(relay, context)
     resumed, second = ask(relay, context, first)
     assert (resumed, second.id != first.id) == (True, True), "a new ticket"
-    wait_until(
-        lambda: time.time() > until_at - TICKET_LIFETIME_S,
-        "the certificate to be valid for less than a ticket",
-    )
+    clock.shift(601)  # the certificate is valid for less than a ticket
     resumed, third = ask(relay, context, second)
     assert (resumed, third.id) == (True, second.id), "no new ticket"
 
 
 @pytest.mark.parametrize("version", [TLSVersion.TLSv1_2, TLSVersion.TLSv1_3])
 def test_a_client_that_offers_a_session_of_an_old_certificate(
-    start, backend, pki, tmp_path, version
+    start, backend, pki, tmp_path, clock, version
 ):
     relay = start([backend().address])
-    files, until_at = valid_for(pki, tmp_path, 2)
+    files = valid_for(pki, tmp_path, TICKET_LIFETIME_S - 100)
     context = client_context(pki, files, version=version)
     _, session = ask(relay, context)
-    wait_until(lambda: time.time() > until_at, "the certificate to expire")
+    clock.shift(TICKET_LIFETIME_S)  # the certificate has expired
     context.load_cert_chain(pki.client.certificate, pki.client.key)
     if version is TLSVersion.TLSv1_3:
         assert not ask(relay, context, session)[0], "it comes in with the new one"
