@@ -280,9 +280,9 @@ def test_thousands_of_backends_take_less_than_a_turn(scoreboards):
         "retire": lambda: scoreboards.retire({2}),
     }
     for what, step in steps.items():
-        began = time.monotonic()
+        began = time.thread_time()  # of this process alone, on a busy machine too
         step()
-        assert time.monotonic() - began < TURN_S, what
+        assert time.thread_time() - began < TURN_S, what
 
 
 # Readers.
