@@ -97,20 +97,7 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
             )
             _mark_disabled(backend, why_pool or disabled.get(("backend", *key), ""))
             backends.append(backend)
-        busy = sum(backend["busy"] for backend in backends)
-        for backend in backends:
-            backend["load"] = round(backend["busy"] / busy, 4) if busy else 0.0
-        pools.append(
-            {
-                "name": pool["name"],
-                "balance": pool["balance"],
-                "sticky": pool["sticky"],
-                "checked": pool["checked"],
-                "busy": busy,
-                "disabled": why_pool,
-                "backends": backends,
-            }
-        )
+        pools.append(_pool(pool, backends, why_pool))
     routes: list[DisabledRoute] = [
         {"listener": parent, "route": name, "why": why}
         for (kind, parent, name), why in disabled.items()
@@ -121,6 +108,22 @@ def backends_reply(snapshot: Snapshot, state_dir: Path, health_fd: int = -1) -> 
         "pools": pools,
         "routes_disabled": routes,
         "inactive": [each for key, each in overrides.items() if key not in configured],
+    }
+
+
+def _pool(fact: PoolFact, backends: list[BackendReply], why_disabled: str) -> PoolReply:
+    """The pool with these backends. Sets their `load`."""
+    busy = sum(backend["busy"] for backend in backends)
+    for backend in backends:
+        backend["load"] = round(backend["busy"] / busy, 4) if busy else 0.0
+    return {
+        "name": fact["name"],
+        "balance": fact["balance"],
+        "sticky": fact["sticky"],
+        "checked": fact["checked"],
+        "busy": busy,
+        "disabled": why_disabled,
+        "backends": backends,
     }
 
 

@@ -52,7 +52,8 @@ class Announcer:
             self._state_dir.write_endpoints(endpoints)
         except OSError as error:
             log.error(
-                "%s: cannot write endpoints.json: %s; scripts that read it see the state before",
+                "%s: cannot write endpoints.json: %s; scripts read the old contents until a"
+                " later try succeeds",
                 self._state_dir.path,
                 error.strerror or error,
             )

@@ -117,7 +117,8 @@ def _forget(states: StateCells, backends: Iterable[tuple[str, str]], hosts: Iter
 class CheckerProcess:
     """The checker of the generation that serves.
 
-    `let_go` closes, in the child, the files that only the supervisor or a worker needs.
+    `close_in_child` closes, in the child, the files that only the supervisor or a
+    worker needs.
     """
 
     def __init__(
@@ -126,14 +127,14 @@ class CheckerProcess:
         lifeline_fd: int,
         *,
         health_file: Path,
-        let_go: Callable[[], None],
+        close_in_child: Callable[[], None],
         rules: Rules,
     ) -> None:
         self._rules = rules
         self._scoreboards = scoreboards
         self._lifeline_fd = lifeline_fd
         self._health_file = health_file
-        self._let_go = let_go
+        self._close_in_child = close_in_child
         self._prepared: Prepared | None = None  # the generation that it serves
         self._needed = False
         self._scoreboard: Scoreboard | None = None  # with `_row`, while it runs
@@ -217,13 +218,13 @@ class CheckerProcess:
             health_file,
         )
 
-        def let_go() -> None:
-            self._let_go()
+        def close_in_child() -> None:
+            self._close_in_child()
             health_file.open()
 
         self._scoreboards.share_with(scoreboard)
         try:
-            pid = start_checker(prepared.identity, let_go, lambda: run_checker(spec))
+            pid = start_checker(prepared.identity, close_in_child, lambda: run_checker(spec))
         except OSError:
             scoreboard.release(row)
             raise

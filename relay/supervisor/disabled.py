@@ -66,7 +66,7 @@ class Disabled:
         self._check_at = 0.0
         self._checked_at = 0.0
         self._messages: deque[tuple[int, str]] = deque()
-        self.now: dict[Component, str] = {}
+        self.reasons: dict[Component, str] = {}
         """Why each component is disabled."""
 
     def step(self, now: float, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
@@ -82,7 +82,7 @@ class Disabled:
         self._check_at = now + EVERY_S
         # The clock may have been set back, so disabled components are checked every
         # second.
-        if now_at >= self._change_at or self.now:
+        if now_at >= self._change_at or self.reasons:
             self._check(now_at, prepared, scoreboard)
 
     def _check(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
@@ -101,26 +101,26 @@ class Disabled:
         found.update(_without_address(prepared, self._unresolved))
         if self._unresolved:
             self._change_at = 0.0
-        before, self.now = self.now, found
+        before, self.reasons = self.reasons, found
         if before != found:
             self._queue_messages(before, prepared)
             self._on_change()
 
     def _queue_messages(self, before: Mapping[Component, str], prepared: Prepared) -> None:
-        for component, why in self.now.items():
+        for component, why in self.reasons.items():
             # Log it again if another file is the cause: one was renewed, but a second
             # one has expired too.
             if _subject(before.get(component, "")) != _subject(why):
                 backend = component.kind == "backend"
                 remedy = _RESOLVE if backend else _RENEW.format(self._recheck_s)
                 self._messages.append((logging.ERROR, f"{component} is disabled: {why}; {remedy}"))
-        gone = [component for component in before if component not in self.now]
+        gone = [component for component in before if component not in self.reasons]
         known = _components_of(prepared) if gone else frozenset()
         for component in gone:
             if component in known:
                 message = f"{component} is no longer disabled"
                 self._messages.append((logging.INFO, message))
-        if self.no_route_left and before.keys() != self.now.keys():
+        if self.no_route_left and before.keys() != self.reasons.keys():
             message = "every route is disabled: no client is served"
             self._messages.append((logging.ERROR, message))
 
@@ -141,8 +141,8 @@ class Disabled:
         if self._prepared is None:
             return False
         return all(
-            Component("route", listener.name, route.label) in self.now
-            or Component("pool", "", route.pool) in self.now
+            Component("route", listener.name, route.label) in self.reasons
+            or Component("pool", "", route.pool) in self.reasons
             for listener in self._prepared.config.listener
             for route in listener.route
         )
@@ -150,7 +150,7 @@ class Disabled:
     @property
     def awaited(self) -> frozenset[str]:
         """The key paths of files that are not valid now, whose renewal is awaited."""
-        disabled = [each.periods for each in self._watched if each.component in self.now]
+        disabled = [each.periods for each in self._watched if each.component in self.reasons]
         at = self._checked_at
         return frozenset(
             period.where
@@ -163,7 +163,7 @@ class Disabled:
         """As JSON types, for the admin page, the metrics and `relay status`."""
         return [
             {"kind": each.kind, "parent": each.parent, "name": each.name, "why": why}
-            for each, why in self.now.items()
+            for each, why in self.reasons.items()
         ]
 
 

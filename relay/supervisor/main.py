@@ -42,10 +42,10 @@ def run(
         if not supervisor.announcer.served:
             raise
         log.critical(
-            "the supervisor cannot go on; its workers let their sessions finish", exc_info=True
+            "the supervisor cannot continue; its workers finish their sessions", exc_info=True
         )
         raise FatalError(
-            f"the relay served and cannot go on: {error or type(error).__name__}"
+            f"the relay has served and cannot continue: {error or type(error).__name__}"
         ) from error
     finally:
         supervisor.close()

@@ -27,7 +27,7 @@ class OpenFiles:
             self._in_child.append(in_child)
 
     def add_last_closed(self, close: Close, in_child: Close) -> None:
-        """As `add`, for what `close` closes after everything else."""
+        """As `add`, but `close` closes it after everything else."""
         self._closers.insert(0, close)
         self._in_child.append(in_child)
 

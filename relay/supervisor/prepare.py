@@ -92,7 +92,7 @@ class Preparation:
         request: PrepareRequest,
         number: int,
         abandoned: AbandonedChildren,
-        let_go: Callable[[], None] = lambda: None,
+        close_in_child: Callable[[], None] = lambda: None,
         *,
         work: Callable[[PrepareRequest], bytes] = inspect_to_bytes,
         patience_s: float = PATIENCE_S,
@@ -107,13 +107,13 @@ class Preparation:
         os.set_blocking(self.fd, False)
 
         def send_answer() -> None:
-            with contextlib.suppress(OSError):  # `let_go` may have closed it
+            with contextlib.suppress(OSError):  # `close_in_child` may have closed it
                 os.close(self.fd)
             with os.fdopen(write_fd, "wb") as pipe:
                 pipe.write(work(request))
 
         try:
-            self._child: _Child | None = _Child(start_preparer(let_go, send_answer))
+            self._child: _Child | None = _Child(start_preparer(close_in_child, send_answer))
         except OSError as error:
             os.close(self.fd)
             what = f"cannot start a process that reads the configuration: {error.strerror}"

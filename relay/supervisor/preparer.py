@@ -20,7 +20,8 @@ from relay.supervisor.scoreboards import Scoreboards
 class Preparer:
     """One preparation at a time.
 
-    `let_go` closes, in the child that inspects the files, what the child does not need.
+    `close_in_child` closes, in the child that inspects the files, what the child does
+    not need.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Preparer:
         generations: Generations,
         scoreboards: Scoreboards,
         selector: selectors.BaseSelector,
-        let_go: Callable[[], None],
+        close_in_child: Callable[[], None],
         *,
         strict: bool,
     ) -> None:
@@ -37,7 +38,7 @@ class Preparer:
         self._generations = generations
         self._scoreboards = scoreboards
         self._selector = selector
-        self._let_go = let_go
+        self._close_in_child = close_in_child
         self._strict = strict
         self._abandoned = AbandonedChildren()
         self._preparation: Preparation | None = None
@@ -70,7 +71,7 @@ class Preparer:
             renews,
         )
         self._preparation = Preparation(
-            request, generations.next_number, self._abandoned, self._let_go
+            request, generations.next_number, self._abandoned, self._close_in_child
         )
         self._selector.register(self._preparation.fd, selectors.EVENT_READ, _wake_up)
 

@@ -53,24 +53,27 @@ class ExitStatus:
 
 
 def start_worker(
-    slot: int, identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
+    slot: int,
+    identity: Identity,
+    close_in_child: Callable[[], None],
+    work: Callable[[], int | None],
 ) -> int:
     """Fork a worker; returns its pid. Raises OSError if the kernel does not fork.
 
-    In the child `let_go` closes what is not its own, then it takes on the identity,
-    runs `work`, and ends with the result as its exit code.
+    The child calls `close_in_child`, which closes the files of other processes. Then it
+    takes on the identity, runs `work`, and ends with the result as its exit code.
     """
-    return _fork(f"worker {slot}", f"worker[{slot}]", identity, let_go, work)
+    return _fork(f"worker {slot}", f"worker[{slot}]", identity, close_in_child, work)
 
 
 def start_checker(
-    identity: Identity, let_go: Callable[[], None], work: Callable[[], int | None]
+    identity: Identity, close_in_child: Callable[[], None], work: Callable[[], int | None]
 ) -> int:
     """Fork the checker, as `start_worker` does."""
-    return _fork("checker", "checker", identity, let_go, work)
+    return _fork("checker", "checker", identity, close_in_child, work)
 
 
-def start_preparer(let_go: Callable[[], None], work: Callable[[], int | None]) -> int:
+def start_preparer(close_in_child: Callable[[], None], work: Callable[[], int | None]) -> int:
     """Fork the process that inspects a configuration. Raises OSError.
 
     It keeps the supervisor's rights, to read files that only the supervisor may read.
@@ -82,19 +85,19 @@ def start_preparer(let_go: Callable[[], None], work: Callable[[], int | None]) -
         end_with_parent(parent)
         return work()
 
-    return _fork("preparer", "preparer", None, let_go, work_under_parent)
+    return _fork("preparer", "preparer", None, close_in_child, work_under_parent)
 
 
 def _fork(
     name: str,
     log_name: str,
     identity: Identity | None,
-    let_go: Callable[[], None],
+    close_in_child: Callable[[], None],
     work: Callable[[], int | None],
 ) -> int:
     pid = _fork_child()
     if pid == 0:
-        _run_child(name, log_name, identity, let_go, work)
+        _run_child(name, log_name, identity, close_in_child, work)
     return pid
 
 
@@ -102,12 +105,12 @@ def _run_child(
     name: str,
     log_name: str,
     identity: Identity | None,
-    let_go: Callable[[], None],
+    close_in_child: Callable[[], None],
     work: Callable[[], int | None],
 ) -> NoReturn:
     code = EXIT_BUG
     try:
-        let_go()
+        close_in_child()
         name_process(f"relay {name}")
         messages.name_process(log_name)
         if identity is not None:
@@ -122,7 +125,7 @@ def _run_child(
             code = EXIT_CANNOT_START
             log.critical("%s ends: %s; %s", name, describe_shortage(error), HINT)
         else:
-            log.critical("%s ends with a bug", name, exc_info=True)
+            log.critical("bug: %s raised and ends; please report this", name, exc_info=True)
     finally:
         # Without a shutdown of the interpreter: that would run the supervisor's exit
         # handlers.

@@ -167,7 +167,7 @@ class Reloads:
             if prepared is None:
                 return
             if self._is_renewal:
-                log.info("a file of something disabled was renewed: reloading")
+                log.info("a file that disabled a part of the relay was renewed: reloading")
                 self._renewal_problem = ""
                 self._announcer.reload_begins()
             self._switchover.start(prepared)
@@ -202,7 +202,7 @@ class Reloads:
                 )
         self._reply = None
         if reply["ok"]:
-            log.info("generation %d serves; the workers before it drain", reply["generation"])
+            log.info("generation %d serves; the earlier workers drain", reply["generation"])
             self._announcer.announce()
             self._answer(reply)
         else:

@@ -126,7 +126,7 @@ class Supervisor:
             self.scoreboards,
             self.lifeline_fd,
             health_file=open_health_file(self.state_dir.path, prepared.identity),
-            let_go=self._close_in_child,
+            close_in_child=self._close_in_child,
             rules=rules,
         )
         self._open_files.add(self.checker.close)

@@ -75,14 +75,14 @@ class EndedWorker:
 class Workers:
     """All workers of all generations.
 
-    `work` runs in the child. `let_go` closes, in the child, the files that only the
-    supervisor needs.
+    `work` runs in the child. `close_in_child` closes, in the child, the files that only
+    the supervisor needs.
     """
 
     scoreboards: Scoreboards
     lifeline_fd: int
     work: Callable[[WorkerSpec], int | None]
-    let_go: Callable[[], None]
+    close_in_child: Callable[[], None]
     processes: dict[int, WorkerProcess] = field(default_factory=dict)
 
     def spawn(
@@ -113,17 +113,17 @@ class Workers:
         kept = {one for _, one in listeners}
         closed = {one for each in sockets for one in each.all()} - kept
 
-        def let_go() -> None:
+        def close_in_child() -> None:
             # A listening socket that stays open here queues clients that no process
             # accepts.
             for one in closed:
                 one.close()
             self.scoreboards.enter(scoreboard)
-            self.let_go()
+            self.close_in_child()
 
         self.scoreboards.share_with(scoreboard)
         try:
-            pid = start_worker(slot, identity, let_go, lambda: self.work(spec))
+            pid = start_worker(slot, identity, close_in_child, lambda: self.work(spec))
         except OSError:
             scoreboard.release(row)
             raise

@@ -77,8 +77,8 @@ class Drain:
         overrun = Reason.GENERATION_ENDED if worker.scoreboard.overrun else None
         if overrun:
             log.warning(
-                "closing %d sessions of this old configuration: relay.old_generations newer"
-                " configurations were loaded",
+                "closing %d sessions of this old generation: more old generations drain than"
+                " relay.old_generations allows",
                 len(worker.sessions),
             )
         for session in list(worker.sessions):

@@ -80,7 +80,7 @@ def _read(session: Session, first: FirstBytes) -> bool:
             failure = stream.failure(Side.INBOUND)
             reason = Reason.INBOUND_RESET if failure.reason is Reason.PEER_GONE else failure.reason
             raise SessionError(Side.INBOUND, reason, failure.detail)
-        else:  # the client's end, which the backend is told when it has the bytes
+        else:  # the client has ended; the backend is told after it has got the bytes
             end.ended, end.truncated = True, pump.status is Status.TRUNCATED
             return True
     session.on_wake(IN)  # There may be more, without an edge. Other sessions come first.

@@ -114,8 +114,9 @@ class Acceptor:
             except OSError as error:
                 if error.errno in _NO_RESOURCES:
                     log.warning(
-                        "cannot accept all waiting clients of listener %s: %s; they are left"
-                        " to the next process that listens, or reset; raise LimitNOFILE",
+                        "cannot accept all waiting clients of listener %s: %s; another process"
+                        " that listens there serves the rest, or they are reset; raise"
+                        " LimitNOFILE",
                         self._listener.name,
                         error.strerror,
                     )

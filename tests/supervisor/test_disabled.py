@@ -212,7 +212,7 @@ def test_it_comes_back_by_itself_when_the_file_is_renewed(relay, pki, echo, kind
     gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1})
     assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
     renew(old, make(pki))
-    gateway.wait_for_log("a file of something disabled was renewed: reloading")
+    gateway.wait_for_log("a file that disabled a part of the relay was renewed: reloading")
     gateway.wait_for_log("is no longer disabled")
     gateway.wait_for_log("generation 2 serves")  # now no earlier worker accepts any more
     assert ask_bad(pki, gateway) == b"hello"

@@ -206,7 +206,7 @@ def test_a_relay_that_served_never_exits_as_a_failed_start(relay, error):
     wait_until("the relay accepts", gateway._accepts, detail=gateway.log)
     (gateway.directory / "fail").write_text(str(error))
     assert gateway.wait() == 70
-    assert "relay: the relay served and cannot go on: " in gateway.log()
+    assert "relay: the relay has served and cannot continue: " in gateway.log()
 
 
 def test_usr1_makes_the_workers_reopen_the_access_log(relay, pki):
