@@ -143,15 +143,12 @@ def main(
     if earlier is not None:
         console.print(report.compare(cells, earlier))
     if json_file is not None:
-        whole = {
-            "schema": report.SCHEMA,
-            "environment": environment,
-            "settings": _settings_row(settings),
+        results = {
             "reference": reference,
             "summary": report.as_rows(cells),
             "measurements": as_rows(measurements),
         }
-        json_file.write_text(json.dumps(whole, indent=1))
+        _write_json(json_file, environment, settings, results)
     if chart_file is not None and not chart.draw_chart(cells, chart_file):
         console.print("no chart: matplotlib is not installed, or nothing was measured")
     if any(not each.valid for each in measurements):
@@ -171,6 +168,18 @@ def _prepare(directory: Path, **options: Any) -> Settings:
         processes=max(1, len(load_cpus or ()) // 2),
         **options,
     )
+
+
+def _write_json(
+    file: Path, environment: dict[str, Any], settings: Settings, results: dict[str, Any]
+) -> None:
+    whole = {
+        "schema": report.SCHEMA,
+        "environment": environment,
+        "settings": _settings_row(settings),
+        **results,
+    }
+    file.write_text(json.dumps(whole, indent=1))
 
 
 def _settings_row(settings: Settings) -> dict[str, Any]:

@@ -259,7 +259,7 @@ class Server:
 
 
 def main() -> None:
-    """Serve as the JSON object in the first argument says.
+    """Serve with the settings in the first argument, a JSON object.
 
     Its keys: `pki` (directory), `processes`, `same_cipher`, `party` (of the
     certificate).

@@ -84,7 +84,7 @@ class Result:
 
 
 def run_beside(
-    who: Beside,
+    group: Beside,
     make_job: MakeJob,
     pids: Callable[[], list[int]],
     cpus: frozenset[int] | None,
@@ -95,7 +95,7 @@ def run_beside(
     with contextlib.ExitStack() as stack:
         sessions, arrivals = (stack.enter_context(Load(cpus=cpus)) for _ in range(2))
         quiet = _part(make_job, sessions, arrivals, pids, quiet_s)
-        crowd = _strangers(stack, who, make_job, cpus, _LEAD_S + seconds + _GIVE_UP_S)
+        crowd = _strangers(stack, group, make_job, cpus, _LEAD_S + seconds + _GIVE_UP_S)
         time.sleep(min(_LEAD_S, seconds))
         beside = _part(make_job, sessions, arrivals, pids, seconds)
         return Result(quiet, beside, crowd())
@@ -141,21 +141,23 @@ def _part(
 
 def _strangers(
     stack: contextlib.ExitStack,
-    who: Beside,
+    group: Beside,
     make_job: MakeJob,
     cpus: frozenset[int] | None,
     seconds: float,
 ) -> Callable[[], dict[str, int]]:
     """Start them; returns the function that ends and counts them."""
-    job = make_job(mode="lost", rate=who.rate, connections=_EVERYONE, seconds=seconds, nice=5)
-    if who.hole:
+    job = make_job(mode="lost", rate=group.rate, connections=_EVERYONE, seconds=seconds, nice=5)
+    if group.hole:
         load = stack.enter_context(Load(cpus=cpus))
         load.prepare(replace(job, server_name=HOLE_NAME))
         load.go()
         return dict  # they end with the stack
     child = stack.enter_context(
         StrangersChild(
-            Strangers(job.address, job.port, GATEWAY_NAME, who.hello, who.rate, seconds, who.keep),
+            Strangers(
+                job.address, job.port, GATEWAY_NAME, group.hello, group.rate, seconds, group.keep
+            ),
             cpus=cpus,
         )
     )

@@ -63,7 +63,8 @@ def open_client_context(
     if certificate:
         _use(context, pki, "client")
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    param = lib.SSL_CTX_get0_param(context._context)  # noqa: SLF001  # pyOpenSSL has no public way to its SSL_CTX
+    # pyOpenSSL has no public way to its SSL_CTX.
+    param = lib.SSL_CTX_get0_param(context._context)  # noqa: SLF001
     name = server_name.encode()
     if lib.X509_VERIFY_PARAM_set1_host(param, name, len(name)) != 1:
         raise TlsError(f"OpenSSL refuses the name {server_name}")

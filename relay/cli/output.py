@@ -45,7 +45,7 @@ def discard_stdout() -> None:
 
 
 def echo_rows(prefix: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table on a terminal, else one line of key=value pairs per row."""
+    """Write a table on a terminal, otherwise one line of key=value pairs per row."""
     if not sys.stdout.isatty():
         for row in rows:
             pairs = zip(columns, row, strict=True)

@@ -1,9 +1,10 @@
-r"""The relay's own messages on stderr: a line each, text on a terminal, else JSON.
+r"""The relay's own messages on stderr, one line each.
 
-Each message is one write, so that lines of several processes do not mix. Messages that
-stderr does not accept are kept, up to KEEP_BYTES. Beyond that the oldest are dropped
-and counted, and a line reports the number once stderr accepts messages again. The loop
-of each process calls `flush` about once a second.
+A terminal gets text, any other stream gets JSON. Each message is one write, so that
+lines of several processes do not mix. Messages that stderr does not accept are kept, up
+to KEEP_BYTES. Beyond that the oldest are dropped and counted, and a line reports the
+number once stderr accepts messages again. The loop of each process calls `flush` about
+once a second.
 
 Never: waits for a reader, except LAST_FLUSH_S when a process ends; writes a control
 character or a line break inside a message, whatever a peer or a traceback contains.
@@ -106,7 +107,7 @@ class LineHandler(logging.Handler):
         self._unfinished = b""  # the rest of a partly written line
         self._lost = 0  # dropped, and not reported by a line yet
         self._uncounted = 0
-        self._failed = False  # the last write raised: nobody reads, or the disk is full
+        self._failed = False  # the last write raised: no reader, or a full disk
         self.dropped = 0
         self._count: Callable[[int], None] | None = None
 

@@ -278,7 +278,7 @@ def test_a_body_without_measure_is_refused(operator):
     assert operator.change("main/w1", b"x" * 10_000)[0] == 413
 
 
-# Who may not.
+# Refused requests.
 
 
 @pytest.mark.parametrize(

@@ -477,7 +477,7 @@ def test_where_a_log_is_written(access, places):
 
 def test_a_worker_of_an_ordinary_user_starts_no_process(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody else")
+        pytest.skip("needs root, to become another user")
     code = """
 import os, sys
 from relay.sandbox import confinement

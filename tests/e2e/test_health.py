@@ -139,7 +139,7 @@ def test_sessions_try_the_backends_when_all_are_down(pki, start, make_backend, b
     backend = make_backend()
     gateway = start(
         body([backend], {**QUICK, "http_get": "/", "timeout_s": 0.5}), relay={"workers": 1}
-    )  # an echo is no HTTP
+    )  # an echo is not HTTP
     wait_for_states(gateway, w1="down")
     assert talk(pki, gateway.port()) == b"hello"
 

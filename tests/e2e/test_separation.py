@@ -17,7 +17,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.operator import Operator
 from tests.support.tables import listener_table, pool_table, route_table
 
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
 # Runs without privileges as the user of relay's processes. It tries every way to read
 # the memory of the given pids, and prints those that work.
