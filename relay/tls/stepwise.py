@@ -104,6 +104,8 @@ class Handshaker:
                         end.partial_record or unread > _SHORT_BYTES or not _are_whole(end.sock)
                     )
                 progress = stream.handshake(end.ssl, side, check)
+                if progress is STEP_WANT_READ and _monotonic() - began_at <= SLOW_S:
+                    return progress
                 return self.check_after_step(end, side, progress, began_at)
             taken = bytes_read_exactly(end)
             more = 0 if taken is None else max(taken - end.hello - before, 0)

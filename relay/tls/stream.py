@@ -141,13 +141,17 @@ def _static(pointer: Any) -> str:
 
 def version(ssl: Pointer) -> str:
     """The negotiated protocol by OpenSSL's name: TLSv1.2, TLSv1.3."""
-    return _static(lib.SSL_get_version(ssl))
+    name = lib.SSL_get_version(ssl)
+    return _names.get(name) or _static(name)
 
 
 def cipher(ssl: Pointer) -> str:
     """The negotiated cipher suite by OpenSSL's name."""
     current = lib.SSL_get_current_cipher(ssl)
-    return "" if current == NULL else _static(lib.SSL_CIPHER_get_name(current))
+    if current == NULL:
+        return ""
+    name = lib.SSL_CIPHER_get_name(current)
+    return _names.get(name) or _static(name)
 
 
 def group(ssl: Pointer) -> str:

@@ -223,7 +223,8 @@ class Admission:
     def closed(self, session: Client) -> None:
         """A connection was closed, half open or not."""
         self._connections -= 1
-        self._leave(session)
+        if session in self._half_open:
+            self._leave(session)
         if self._per_client:
             left = self._clients[session.client_host] - 1
             if left:

@@ -15,6 +15,7 @@ Next: `relay.worker.stages.STAGES`
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
@@ -25,8 +26,6 @@ from relay.worker import relaying
 from relay.worker.connection import Connection
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.session import (
-    CONNECTING,
-    HALF_OPEN,
     INFINITY,
     RELAYING,
     STEP_QUEUES,
@@ -39,6 +38,14 @@ from relay.worker.worker import Worker
 # After this many bytes a backend has had time to refuse our certificate. OpenSSL reads
 # no alert after a failed write, so until then each write is preceded by a read.
 LATE_ALERT_BYTES = 65_536
+# CPython does not cache the attributes of an Enum: 25 ns for each in `advance`.
+_INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
+    State.INBOUND_TLS,
+    State.SNIFF,
+    State.RELAY,
+    State.CLOSED,
+)
+_BACKEND_FAILED = Event.BACKEND_FAILED
 
 
 def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Address) -> None:
@@ -69,7 +76,7 @@ class DrivenSession(Session):
         """Take a step of the current stage."""
         if self.queued:  # False if the backend was given up after the request
             self.queued = False
-            self._do(STAGES[self.state].step)
+            self._run(STAGES[self.state].step)
 
     def on_early(self, mask: int) -> None:
         """The client sends its first request, or leaves, before there is a backend."""
@@ -83,7 +90,9 @@ class DrivenSession(Session):
         """The client's socket is ready."""
         worker = self.worker
         if mask != IN:
-            self._follow(relaying.on_event(self, Side.INBOUND, mask))
+            event = relaying.on_event(self, Side.INBOUND, mask)
+            if event is not None:
+                self._run(None, event)
             return
         source, sink = self.inbound.ssl, self.outbound.ssl  # type: ignore[union-attr]
         size = read(source, BUFFER, RECORD_BYTES)
@@ -96,13 +105,17 @@ class DrivenSession(Session):
             worker.cells[self.cell_in] += size
             self.active_at = worker.loop.now
         else:
-            self._follow(relaying.unusual(self, Side.INBOUND, ~size))
+            event = relaying.unusual(self, Side.INBOUND, ~size)
+            if event is not None:
+                self._run(None, event)
 
     def on_outbound(self, mask: int) -> None:
         """The backend's socket is ready."""
         worker = self.worker
         if mask != IN:
-            self._follow(relaying.on_event(self, Side.OUTBOUND, mask))
+            event = relaying.on_event(self, Side.OUTBOUND, mask)
+            if event is not None:
+                self._run(None, event)
             return
         source, sink = self.outbound.ssl, self.inbound.ssl  # type: ignore[union-attr]
         size = read(source, BUFFER, RECORD_BYTES)
@@ -115,7 +128,9 @@ class DrivenSession(Session):
             worker.cells[self.cell_out] += size
             self.active_at = worker.loop.now
         else:
-            self._follow(relaying.unusual(self, Side.OUTBOUND, ~size))
+            event = relaying.unusual(self, Side.OUTBOUND, ~size)
+            if event is not None:
+                self._run(None, event)
 
     def on_first_reply(self, mask: int) -> None:
         """Do what `on_outbound` does, until the backend has sent its first byte.
@@ -125,7 +140,7 @@ class DrivenSession(Session):
         """
         end, client, first = self.outbound, self.inbound, self.first
         if end is None or end.ended or client.held or (first is not None and first.inserter):
-            self._follow(relaying.on_event(self, Side.OUTBOUND, mask))
+            self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
         self.on_outbound(mask)
         end = self.outbound
@@ -133,7 +148,6 @@ class DrivenSession(Session):
             self.note_answer()
             if not (end.ended or client.held):
                 self.worker.loop.handle(end.fd, self.on_outbound)
-                self.worker.loop.handle(client.fd, self.on_inbound)
 
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
@@ -164,7 +178,7 @@ class DrivenSession(Session):
         """The state has taken too long."""
         too_slow = STAGES[self.state].too_slow
         if too_slow is not None:
-            self._do(too_slow)
+            self._run(too_slow)
             self.worker.loop.schedule(self)  # if the state goes on, it has another deadline
         else:
             self.advance(Event.DEADLINE, side=Side.INBOUND)
@@ -181,29 +195,22 @@ class DrivenSession(Session):
 
     # The table.
 
-    def _do(self, work: Work | None) -> None:
-        """Do a stage's work and follow the event that it returns."""
-        if work is not None:
-            try:
-                event = work(self)
-            except SessionError as error:
-                self.refuse(error)
-            else:
-                self._follow(event)
-
-    def _follow(self, event: Event | None) -> None:
-        """Advance, and enter the next stage, as long as there are events."""
+    def _run(self, work: Work | None, event: Event | None = None) -> None:
+        """Do a stage's work, or follow an event, and enter the next stages."""
         try:
+            if work is not None:
+                event = work(self)
             while event is not None:
                 self.advance(event)
                 stage = STAGES[self.state]
-                if stage.queued and event is not Event.BACKEND_FAILED:
+                if stage.queued and event is not _BACKEND_FAILED:
                     self.on_wake(IN)
                     return
-                event = stage.enter(self) if stage.enter is not None else None
+                work = stage.enter
+                event = work(self) if work is not None else None
         except SessionError as error:
             self.refuse(error)
-        if self.early and self.state is State.RELAY:
+        if self.early and self.state is _RELAY:
             self._read_early()
 
     def advance(
@@ -212,7 +219,7 @@ class DrivenSession(Session):
         """Follow the table. Raises KeyError if it has no such row: a bug."""
         transition = TRANSITIONS[self.state][event]
         was, state = self.state, transition.state
-        if state is State.CLOSED:
+        if state is _CLOSED:
             self.note(reason or transition.reason, side, detail)
             self.close()
             return
@@ -222,20 +229,37 @@ class DrivenSession(Session):
         # Seldom true: a later state usually has a longer timeout.
         if now + worker.patience_s[state] < self.timer_at:
             worker.loop.schedule(self)
-        if event is Event.BACKEND_FAILED:
-            self.drop_outbound()
-        if state is State.CONNECT:
-            self.queued = False  # drops a step of the handshake, which is over
-            if was not in CONNECTING:
-                self._handle_client(self.on_early)
-        elif state is State.SNIFF:
-            self._handle_client(self.on_wake)
-        elif state is State.RELAY and self.outbound is not None:
-            self._handle_bytes(self.outbound)
-        if was in HALF_OPEN and state not in HALF_OPEN:
-            worker.admission.secured(self)
+        if state in _BORDERS:
+            _BORDERS[state](self, was)
 
     # The borders between states.
+
+    def enter_sniff(self, _was: State) -> None:
+        """The client is admitted, and its first request chooses the backend."""
+        self._handle_client(self.on_wake)
+        self.worker.admission.secured(self)
+
+    def enter_connect(self, was: State) -> None:
+        """A backend is to be chosen: the first one, or another one after a failure."""
+        self.queued = False  # drops a step of the handshake, which is over
+        if was is _INBOUND_TLS:
+            self._handle_client(self.on_early)
+            self.worker.admission.secured(self)
+        elif was is _SNIFF:
+            self._handle_client(self.on_early)
+        else:
+            self.drop_outbound()
+            if was is _RELAY:
+                self._handle_client(self.on_early)
+
+    def enter_relay(self, _was: State) -> None:
+        """The backend is reached: from now on the sockets move bytes."""
+        outbound, backend, loop = self.outbound, self.backend, self.worker.loop
+        if outbound is not None:
+            loop.handle(outbound.fd, self.on_first_reply)
+            loop.handle(self.inbound.fd, self._inbound_handler(outbound))
+            if backend is not None:
+                self.worker.pools[backend.target.pool].reached(backend, outbound)
 
     def _handle_client(self, handler: Handler) -> None:
         """Call this for each edge of the client's socket."""
@@ -248,14 +272,6 @@ class DrivenSession(Session):
             if end.mask != IN | ET:
                 self.watch_client(IN | ET)
 
-    def _handle_bytes(self, outbound: Connection) -> None:
-        """The backend is reached: from now on the sockets move bytes."""
-        loop, on_inbound = self.worker.loop, self._inbound_handler(outbound)
-        loop.handle(outbound.fd, self.on_first_reply)
-        loop.handle(self.inbound.fd, on_inbound)
-        if self.backend is not None:
-            self.worker.pools[self.backend.target.pool].reached(self.backend, outbound)
-
     def _inbound_handler(self, outbound: Connection) -> Handler:
         # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).
         may_refuse = self.outbound_tls.version == "TLSv1.3" and not outbound.resumed
@@ -267,3 +283,11 @@ class DrivenSession(Session):
         outbound = self.outbound
         if outbound is not None and not (outbound.held or self.inbound.ended):
             self._inbound_handler(outbound)(IN)
+
+
+# Done by `advance` when the state is entered; the argument is the state before.
+_BORDERS: dict[State, Callable[[DrivenSession, State], None]] = {
+    State.SNIFF: DrivenSession.enter_sniff,
+    State.CONNECT: DrivenSession.enter_connect,
+    State.RELAY: DrivenSession.enter_relay,
+}

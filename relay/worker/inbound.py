@@ -60,14 +60,17 @@ def step(session: Session) -> Event | None:
         return None
     if isinstance(progress, Failure):
         session.identity = verification.refused_identity()
-        session.inbound_tls = _agreed(session)
+        session.inbound_tls = _agreed(session, None)
         resumed = session.inbound_tls.resumed and session.identity is not None
         detail = progress.detail + (_OLD_CERTIFICATE if resumed else "")
         raise SessionError(Side.INBOUND, progress.reason, detail)
-    _check(session)
+    error = _check(session)
+    if error is not None:
+        session.inbound_tls = _agreed(session, None)
+        raise error
     end.established, end.stepwise = True, None
     seconds = time.monotonic() - session.started_at
-    session.inbound_tls = session.inbound_tls._replace(seconds=seconds)
+    session.inbound_tls = _agreed(session, seconds)
     worker.counters.handshake(
         Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
@@ -92,7 +95,7 @@ def _wait(session: Session, progress: Progress) -> None:
         session.on_wake(IN)
 
 
-def _agreed(session: Session) -> Handshake:
+def _agreed(session: Session, seconds: float | None) -> Handshake:
     """What the handshake has agreed on so far."""
     ssl, route = session.inbound.ssl, session.route
     negotiates_alpn = route is not None and route.negotiates_alpn
@@ -102,22 +105,23 @@ def _agreed(session: Session) -> Handshake:
         stream.group(ssl),
         stream.alpn(ssl).decode("ascii", "replace") if negotiates_alpn else "",
         stream.resumed(ssl),
+        seconds,
     )
 
 
-def _check(session: Session) -> None:
-    """Raise SessionError unless the client is admitted and its SNI is as peeked."""
+def _check(session: Session) -> SessionError | None:
+    """Why the client is not admitted, or its SNI is not as peeked. None if all is well."""
     ssl = session.inbound.ssl
-    session.inbound_tls = _agreed(session)
     # Before this moment the client had not proved that it has the certificate's key.
     accepted = verification.accepted_identity()
     session.identity = accepted or peer_identity(ssl)
     name = stream.server_name(ssl)
     if name != session.sni:
         detail = f"the peeked hello has {session.sni!r}, the handshake {name!r}"
-        raise SessionError(Side.INBOUND, Reason.SNI_MISMATCH, detail)
+        return SessionError(Side.INBOUND, Reason.SNI_MISMATCH, detail)
     if accepted is None:  # no callback ran in this step of the handshake
         refusal = admit_client(session, session.identity)
         if refusal is not None:
             stream.close_notify(ssl)
-            raise SessionError(Side.INBOUND, refusal.reason, refusal.detail)
+            return SessionError(Side.INBOUND, refusal.reason, refusal.detail)
+    return None

@@ -77,7 +77,9 @@ def step(session: Session) -> Event | None:
     if isinstance(hello, Malformed):
         _refuse_malformed(session, hello)
     session.sni = hello.sni
-    session.route = route = _route(session, hello.sni)
+    session.route = route = session.listener.routes.find(hello.sni)
+    if route is None:
+        _refuse_unknown(session, hello.sni)
     session.worker.counters.routed(session.listener.name, route.label)
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
@@ -88,12 +90,10 @@ def step(session: Session) -> Event | None:
     return Event.ROUTED
 
 
-def _route(session: Session, sni: str) -> InboundRoute:
-    route = session.listener.routes.find(sni)
-    if route is None:
-        _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
-        raise SessionError(Side.INBOUND, Reason.UNKNOWN_SNI if sni else Reason.NO_SNI)
-    return route
+def _refuse_unknown(session: Session, sni: str) -> NoReturn:
+    """Refuse: no route has this name."""
+    _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
+    raise SessionError(Side.INBOUND, Reason.UNKNOWN_SNI if sni else Reason.NO_SNI)
 
 
 def _refuse_malformed(session: Session, hello: Malformed) -> NoReturn:

@@ -88,8 +88,8 @@ def record_of(session: Session, prefix: str) -> Record:
         session.duration_s,
         client.seconds,
         backend.seconds,
-        reason.value,
-        side.value if side is not None else "",
+        reason._value_,  # without the Python calls of an Enum's `value`
+        side._value_ if side is not None else "",
         REMEDIES[reason],
         detail,
     )

@@ -22,6 +22,7 @@ from relay.sockets import StreamSocket, start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
 from relay.tls.explain_backend import explain_backend, no_shared_alpn
+from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import NO_RESUMPTION_S, BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.failover import give_up, give_up_resumption
@@ -53,9 +54,11 @@ def handshake(session: Session) -> Event | None:
     if progress is None:
         progress = session.worker.handshaker.step(end, Side.OUTBOUND)
     if progress is stream.DONE:
-        failure = _check_alpn(session, end)
-        if failure is not None:
-            return give_up(session, failure)
+        wanted = session.inbound_tls.alpn
+        if wanted and wanted not in _OLDER_THAN_ALPN:
+            failure = _check_alpn(end, wanted)
+            if failure is not None:
+                return give_up(session, failure)
         _note_handshake(session, end, backend)
         return Event.SECURED
     if progress is stream.STEP_MORE:
@@ -101,7 +104,7 @@ def _choose(session: Session) -> Attempt:
     session.tried = (*session.tried, backend.index)
     session.worker.cells[backend.cells_why[choice.why]] += 1
     hurried = choice.claim != 0 and pool.others_serve(backend, session.tried)
-    return Attempt(backend, claim=choice.claim, hurried=hurried)
+    return Attempt(backend, choice.claim, hurried)
 
 
 def _begin(session: Session, attempt: Attempt) -> Event | None:
@@ -112,8 +115,13 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
     worker.cells[backend.cell_active] += 1
     session.cell_in, session.cell_out = backend.cell_to, backend.cell_from
     session.since_at = worker.loop.now
+    sock: StreamSocket | None
+    endpoint: Endpoint | None = None
     try:
-        sock, endpoint = _open_socket(session, attempt)
+        if backend.rotation is None:
+            sock = start_connect(backend.target.family, backend.target.sockaddr)
+        else:
+            sock, endpoint = _open_socket(attempt, backend.rotation, worker.loop.now)
     except OSError as error:
         worker.pools[backend.target.pool].release(backend, attempt.claim)
         return give_up(session, explain_connect(error.errno or 0))
@@ -154,15 +162,13 @@ def _begin_handshake(
     return Event.CONNECTED
 
 
-def _open_socket(session: Session, attempt: Attempt) -> tuple[StreamSocket | None, Endpoint | None]:
-    """A socket that connects, and the address if the backend has several.
+def _open_socket(
+    attempt: Attempt, rotation: AddressRotation, now: float
+) -> tuple[StreamSocket | None, Endpoint | None]:
+    """A socket that connects, and its address, for a backend that has several.
 
-    The socket is None if the backend's host name has no address.
+    Both are None if the backend's host name has no address.
     """
-    target, rotation = attempt.backend.target, attempt.backend.rotation
-    if rotation is None:
-        return start_connect(target.family, target.sockaddr), None
-    now = session.worker.loop.now
     endpoint = attempt.endpoint or rotation.pick(now)
     if endpoint is None:
         return None, None
@@ -174,11 +180,8 @@ def _open_socket(session: Session, attempt: Attempt) -> tuple[StreamSocket | Non
         raise
 
 
-def _check_alpn(session: Session, end: Connection) -> Failure | None:
+def _check_alpn(end: Connection, wanted: str) -> Failure | None:
     """Whether the backend speaks the protocol that the client was promised."""
-    wanted = session.inbound_tls.alpn
-    if not wanted or wanted in _OLDER_THAN_ALPN:
-        return None
     chosen = stream.alpn(end.ssl).decode("ascii", "replace")
     if chosen == wanted:
         return None

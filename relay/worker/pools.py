@@ -229,7 +229,8 @@ class PoolState:
         """The session has given the backend up, or has ended."""
         if end.waits:
             self.reached(backend, end)
-        self._trials.end(end)
+        if end in self._trials.running:
+            self._trials.end(end)
 
     def release(self, backend: BackendState, claim: int) -> None:
         """Give back the claim of a session that could not start to connect."""

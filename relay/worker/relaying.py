@@ -21,7 +21,7 @@ Next: `relay.worker.driver.DrivenSession.advance`
 from __future__ import annotations
 
 import contextlib
-import socket
+from socket import IPPROTO_TCP, SHUT_WR, TCP_CORK
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
@@ -147,25 +147,16 @@ def _go_on(
 ) -> Event | None:
     """Watch both sockets, unless the event closes the session or drops the backend."""
     if event is None or event is Event.HALF_ENDED:
-        masks = _mask(end, other), _mask(other, end)
-        loop = session.worker.loop
-        if masks[0] != end.mask:
-            loop.watch(end.fd, end.mask, masks[0])
-        if masks[1] != other.mask:
-            loop.watch(other.fd, other.mask, masks[1])
-        end.mask, other.mask = masks
+        for this, sink in ((end, other), (other, end)):
+            # It is read unless it ended, its sink holds something, or OpenSSL must
+            # write first.
+            mask = 0 if this.ended or sink.held or this.wants_write else IN
+            if this.held or this.closing or this.wants_write:
+                mask |= OUT
+            if mask != this.mask:
+                session.worker.loop.watch(this.fd, this.mask, mask)
+                this.mask = mask
     return event
-
-
-def _mask(end: Connection, other: Connection) -> int:
-    """What can be done with a socket.
-
-    It is read unless it ended, its sink holds something, or OpenSSL must write first.
-    """
-    mask = IN if not end.ended and not other.held and not end.wants_write else 0
-    if end.held or end.closing or end.wants_write:
-        mask |= OUT
-    return mask
 
 
 def _ends(session: Session, side: Side) -> tuple[Connection, Connection]:
@@ -242,36 +233,33 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
     # A client that was lost (`shut`) waits for no answer. What it began to send must
     # not look complete to the backend.
     if not source.truncated or (source is session.inbound and not source.shut):
-        _set_cork(sink, 1)  # the alert and the FIN that follows go out in one segment
-        if not _send_close_notify(session, sink):
+        sink.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 1)  # the FIN goes out with the alert
+        result = lib.SSL_shutdown(sink.ssl)
+        if result < 0 and not _has_sent(session, sink, result):
             sink.closing = True
             return _half_ended(session)
     sink.shut = True
     if not sink.ended:  # if it has ended, the close that follows at once sends the FIN
         with contextlib.suppress(OSError):
-            sink.sock.shutdown(socket.SHUT_WR)
+            sink.sock.shutdown(SHUT_WR)
     event = _finish(session)
     if sink.ended and event is not Event.ENDED:
-        _set_cork(sink, 0)  # no FIN follows yet, so the alert goes out alone
+        sink.sock.setsockopt(
+            IPPROTO_TCP, TCP_CORK, 0
+        )  # no FIN follows yet, so the alert goes out alone
     return event
 
 
-def _send_close_notify(session: Session, sink: Connection) -> bool:
-    """Send a close_notify. False if the socket does not take it now."""
-    result = lib.SSL_shutdown(sink.ssl)
-    if result < 0:
-        error = lib.SSL_get_error(sink.ssl, result)
-        side = Side.INBOUND if sink is session.inbound else Side.OUTBOUND
-        failed = stream.failure(side)
-        if error == WANT_WRITE:
-            return False
-        if failed.reason is Reason.NO_RESOURCES:
-            note_fault(session, side, failed)
+def _has_sent(session: Session, sink: Connection, result: int) -> bool:
+    """False if the socket did not take a close_notify now; True if it never will."""
+    error = lib.SSL_get_error(sink.ssl, result)
+    side = Side.INBOUND if sink is session.inbound else Side.OUTBOUND
+    failed = stream.failure(side)
+    if error == WANT_WRITE:
+        return False
+    if failed.reason is Reason.NO_RESOURCES:
+        note_fault(session, side, failed)
     return True
-
-
-def _set_cork(end: Connection, value: int) -> None:
-    end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
 
 
 def _finish(session: Session) -> Event | None:

@@ -197,7 +197,7 @@ class Session(ABC):
         """Close the connection to the backend. The session may go on with another."""
         end, backend = self.outbound, self.backend
         if end is not None:
-            if self.bytes_out:
+            if self.bytes_out and not end.answered:
                 self.note_answer()
             self.outbound = None
             if backend is not None:

@@ -87,14 +87,17 @@ class Worker:
         """A client was accepted."""
         self.sessions.add(session)
         self.loop.live += 1
-        self.counters.accepted()
+        self.cells[self.counters.active] += 1
         self.admission.enter(session)
 
     def remove(self, session: Session) -> None:
         """A session was closed: count it and log it."""
         self.sessions.discard(session)
         self.loop.live -= 1
-        self.counters.closed(session.outcome.reason)
+        self.cells[self.counters.active] -= 1
+        reason = session.outcome.reason
+        if reason is not None:
+            self.cells[self.counters.closed[reason]] += 1
         if session.route is None:
             self.counters.routed(session.listener.name)
         self.admission.closed(session)
@@ -108,9 +111,10 @@ class Counters:
 
     def __init__(self, config: Config, layout: Layout, cells: Cells) -> None:
         self._cells = cells
-        self._active = layout.cell("relay_connections_active")
+        # `Worker.add` and `remove` count in these themselves.
+        self.active = layout.cell("relay_connections_active")
         self._log_dropped = layout.cell("relay_access_log_dropped_total")
-        self._closed = {
+        self.closed = {
             reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason
         }
         self._handshakes: dict[tuple[Side, Reason | None, bool], int] = {}
@@ -132,16 +136,6 @@ class Counters:
             for listener in config.listener
             for label in (*(route.label for route in listener.route), NO_ROUTE)
         }
-
-    def accepted(self) -> None:
-        """A client was accepted."""
-        self._cells[self._active] += 1
-
-    def closed(self, reason: Reason | None) -> None:
-        """A session was closed."""
-        self._cells[self._active] -= 1
-        if reason is not None:
-            self._cells[self._closed[reason]] += 1
 
     def routed(self, listener: str, label: str = NO_ROUTE) -> None:
         """A connection was given its route, or ended without one."""
