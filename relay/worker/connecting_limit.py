@@ -31,8 +31,10 @@ _SMALLEST_PART = 4
 class ConnectingLimit:
     """The number of connecting sessions, by the index of their backend.
 
-    `most` is the configured limit. `max_connections` is how many connections the
-    worker may have, and `pools` how many pools share them.
+    `PoolState.begin` and `reached` count in it; at `most` the next client is refused.
+
+    The argument `most` is the configured limit. `max_connections` is how many
+    connections the worker may have, and `pools` how many pools share them.
     """
 
     __slots__ = ("by_backend", "most", "reduced", "share", "total")
@@ -47,24 +49,9 @@ class ConnectingLimit:
         even = -(-most // backends) if backends else most
         self.share = max(1, even, min(LEAST_SHARE, most // 2))
 
-    @property
-    def full(self) -> bool:
-        """Whether the next client is to be refused."""
-        return self.total >= self.most
-
     def why_full(self, pool: str) -> str:
         """Why the next client is refused, for the access log."""
         why = f"{self.most} clients of this worker wait for the backends of pool {pool}"
         if self.reduced:
             why += "; more would leave other pools too few of limits.connections or open files"
         return why
-
-    def begin(self, backend: int) -> None:
-        """A session starts to connect to this backend."""
-        self.by_backend[backend] += 1
-        self.total += 1
-
-    def end(self, backend: int) -> None:
-        """The session has finished the handshake, or has given up."""
-        self.by_backend[backend] -= 1
-        self.total -= 1

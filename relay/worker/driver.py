@@ -256,8 +256,9 @@ class DrivenSession(Session):
         """The backend is reached: from now on the sockets move bytes."""
         outbound, backend, loop = self.outbound, self.backend, self.worker.loop
         if outbound is not None:
+            on_inbound = self._inbound_handler(outbound)
             loop.handle(outbound.fd, self.on_first_reply)
-            loop.handle(self.inbound.fd, self._inbound_handler(outbound))
+            loop.handle(self.inbound.fd, on_inbound)
             if backend is not None:
                 self.worker.pools[backend.target.pool].reached(backend, outbound)
 

@@ -110,7 +110,7 @@ def _agreed(session: Session, seconds: float | None) -> Handshake:
 
 
 def _check(session: Session) -> SessionError | None:
-    """Why the client is not admitted, or its SNI is not as peeked. None if all is well."""
+    """Why the client is not admitted, or its SNI is not as peeked; usually None."""
     ssl = session.inbound.ssl
     # Before this moment the client had not proved that it has the certificate's key.
     accepted = verification.accepted_identity()

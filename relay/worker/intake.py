@@ -83,7 +83,8 @@ def step(session: Session) -> Event | None:
     session.worker.counters.routed(session.listener.name, route.label)
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
-    if session.worker.pools[route.pool].has_no_address:
+    pool = session.worker.pools[route.pool]
+    if pool.unresolved and pool.has_no_address:
         _refuse_unresolved(session, route)
     end.unread = size
     end.ssl = stream.accept(route.context, end.fd)

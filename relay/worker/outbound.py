@@ -89,7 +89,7 @@ def too_slow(session: Session) -> Event | None:
 def _choose(session: Session) -> Attempt:
     """Choose the next backend. Raises SessionError if none is left."""
     pool = session.worker.pools[session.route.pool]  # type: ignore[union-attr]
-    if pool.connecting.full:
+    if pool.connecting.total >= pool.connecting.most:
         detail = pool.connecting.why_full(pool.name)
         raise SessionError(Side.OUTBOUND, Reason.CONNECTING_LIMIT, detail)
     cookies = session.first.found.values if session.first is not None else ()

@@ -83,7 +83,7 @@ class PoolState:
         without_address = [
             each.rotation for each in self.backends if each.rotation and not each.target.sockaddr
         ]
-        self._unresolved = without_address if len(without_address) == len(self.backends) else []
+        self.unresolved = without_address if len(without_address) == len(self.backends) else []
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
         self._starts_slowly = pool.slow_start_s > 0
@@ -122,9 +122,9 @@ class PoolState:
     @property
     def has_no_address(self) -> bool:
         """Whether no backend has ever had an address: no name was resolved."""
-        if self._unresolved and any(each.has_address for each in self._unresolved):
-            self._unresolved = []  # a resolved name keeps its last address
-        return bool(self._unresolved)
+        if any(each.has_address for each in self.unresolved):
+            self.unresolved = []  # a resolved name keeps its last address
+        return bool(self.unresolved)
 
     # Choosing.
 
@@ -215,14 +215,18 @@ class PoolState:
 
     def begin(self, backend: BackendState, end: Connection, claim: int) -> None:
         """A session starts to connect. With a claim it tries a failed backend."""
-        self.connecting.begin(backend.index)
+        connecting = self.connecting
+        connecting.by_backend[backend.index] += 1
+        connecting.total += 1
         end.waits, end.claim = True, claim
         if claim:
             self._trials.begin(backend, end)
 
     def reached(self, backend: BackendState, end: Connection) -> None:
         """The handshake with the backend is done."""
-        self.connecting.end(backend.index)
+        connecting = self.connecting
+        connecting.by_backend[backend.index] -= 1
+        connecting.total -= 1
         end.waits = False
 
     def left(self, backend: BackendState, end: Connection) -> None:
