@@ -56,8 +56,7 @@ class PoolState:
     """What a worker knows of one pool.
 
     `max_connections` is how many connections the worker may have, and `pools` how many
-    pools share them. `trial_s` is how long a session that tries a failed backend keeps
-    other sessions from it.
+    pools share them. `trial_s` is how long a claim of a failed backend lasts.
     """
 
     def __init__(
@@ -215,26 +214,23 @@ class PoolState:
 
     def begin(self, backend: BackendState, end: Connection, claim: int) -> None:
         """A session starts to connect. With a claim it tries a failed backend."""
-        connecting = self.connecting
-        connecting.by_backend[backend.index] += 1
-        connecting.total += 1
+        self.connecting.by_backend[backend.index] += 1
+        self.connecting.total += 1
         end.waits, end.claim = True, claim
         if claim:
             self._trials.begin(backend, end)
 
     def reached(self, backend: BackendState, end: Connection) -> None:
         """The handshake with the backend is done."""
-        connecting = self.connecting
-        connecting.by_backend[backend.index] -= 1
-        connecting.total -= 1
+        self.connecting.by_backend[backend.index] -= 1
+        self.connecting.total -= 1
         end.waits = False
 
     def left(self, backend: BackendState, end: Connection) -> None:
         """The session has given the backend up, or has ended."""
         if end.waits:
             self.reached(backend, end)
-        if end in self._trials.running:
-            self._trials.end(end)
+        self._trials.end(end)
 
     def release(self, backend: BackendState, claim: int) -> None:
         """Give back the claim of a session that could not start to connect."""

@@ -31,7 +31,7 @@ class Trials:
     def __init__(self, failed_backends: FailedBackends, trial_s: float) -> None:
         self._failed_backends = failed_backends
         self._trial_ms = int(trial_s * 1000)
-        self.running: dict[Connection, BackendState] = {}
+        self._trials: dict[Connection, BackendState] = {}
 
     def claim(self, index: int) -> int:
         """Reserve a failed backend for one session. Returns the claim."""
@@ -39,11 +39,11 @@ class Trials:
 
     def begin(self, backend: BackendState, connection: Connection) -> None:
         """The session with the claim starts to connect."""
-        self.running[connection] = backend
+        self._trials[connection] = backend
 
     def end(self, connection: Connection) -> None:
         """The session has given the backend up, or has ended."""
-        backend = self.running.pop(connection, None)
+        backend = self._trials.pop(connection, None)
         if backend is not None:
             self.release(backend, connection.claim)
 
@@ -56,9 +56,9 @@ class Trials:
         """End the trials that succeeded. Returns backends, and when they were tried."""
         proven = [
             (connection, backend)
-            for connection, backend in self.running.items()
+            for connection, backend in self._trials.items()
             if connection.established and connection.began_at + PROVEN_S < now
         ]
         for connection, _ in proven:
-            del self.running[connection]
+            del self._trials[connection]
         return [(backend, connection.began_at) for connection, backend in proven]
