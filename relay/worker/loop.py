@@ -162,6 +162,9 @@ class Loop:
                 wait = wake_at - now if wake_at > now else 0.0
             try:
                 events = poll(wait, EVENTS_PER_TURN)
+                # After SIGCONT Python reports no events if the time is over.
+                if not events and heap and heap[0][0] <= monotonic():
+                    events = poll(0, EVENTS_PER_TURN)
             except MemoryError:
                 time.sleep(0.01)  # other processes or passed deadlines may free memory
                 events = []

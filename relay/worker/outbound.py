@@ -71,9 +71,9 @@ def handshake(session: Session) -> Event | None:
 
 def too_slow(session: Session) -> Event | None:
     """Give up the backend at the deadline of CONNECT or OUTBOUND_TLS."""
-    if session.backend is None:  # its first step is still queued: take it now
+    if session.queued:  # this worker is late, perhaps not the backend: look once more
         session.queued = False
-        return connect(session)
+        return connect(session) if session.state is State.CONNECT else handshake(session)
     if session.state is State.CONNECT:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
     detail, end = "", session.outbound

@@ -4,15 +4,19 @@ import itertools
 import signal
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
 from relay.core.lifecycle import State
+from relay.errors import Reason
+from relay.tls import stream
 from relay.worker import outbound
 from relay.worker.connection import Connection
 from relay.worker.driver import DrivenSession
-from relay.worker.loop import IN, Loop
+from relay.worker.loop import HANDSHAKES_PER_TURN, IN, Loop
 from relay.worker.session import STEP_QUEUES
 from tests.support.peer import PATIENCE_S, Peer
 from tests.support.worker import client_context, wait_until
@@ -114,3 +118,42 @@ def test_a_step_that_the_deadline_took_is_not_taken_again(connecting):
     session.step()
     assert calls == [State.CONNECT]
     assert session.state is State.CONNECT
+
+
+@pytest.mark.parametrize("state", [State.CONNECT, State.OUTBOUND_TLS])
+def test_a_late_worker_does_not_blame_the_backend(connecting, monkeypatch, state):
+    """The backend has answered, and the step that would see it is queued."""
+    session, calls = connecting
+    loop, progress = session.worker.loop, stream.STEP_WANT_READ
+    session.worker.handshaker = SimpleNamespace(step=lambda _end, _side: progress)
+    monkeypatch.setattr(outbound, "give_up", lambda _session, failure: calls.append(failure))
+    session.backend, session.outbound = "b1", Connection(session.inbound.sock)
+    session.state = state
+    session.on_deadline()
+    assert session.state is State.OUTBOUND_TLS
+    if state is State.CONNECT:  # the handshake has time of its own
+        assert session.timer_at == loop.now + 5
+        assert calls == []
+    else:  # it had been late already, and goes on no further
+        assert session.timer_at <= loop.now
+        session.on_deadline()
+        assert [failure.reason for failure in calls] == [Reason.BACKEND_HANDSHAKE_TIMEOUT]
+
+
+def test_a_stopped_worker_blames_no_backend(start, door, call):
+    """The backend answers in time, to more sessions than get a step in one turn."""
+    behind = door()
+    relay = start([behind.address], top="[timeouts]\nhandshake_s = 1")
+    clients = [call(relay) for _ in range(3 * HANDSHAKES_PER_TURN)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        sockets = [behind.accept_tcp() for _ in clients]
+        assert all(sock.recv(1, socket.MSG_PEEK) for sock in sockets)
+        relay.suspend()
+        answered = [pool.submit(Peer, sock, behind.context, server_side=True) for sock in sockets]
+        time.sleep(1.2)  # longer than handshake_s
+        relay.signal(signal.SIGCONT)
+        servers = [each.result() for each in answered]
+    assert relay.value("relay_handshakes_total", "outbound", "backend_handshake_timeout") == 0
+    for server in servers:
+        server.send(b"hello")
+    assert [client.receive(5) for client in clients] == [b"hello"] * len(clients)
