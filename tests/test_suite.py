@@ -91,8 +91,9 @@ def test_no_foreign_program_is_taken_for_granted(path):
 
 
 def test_the_lowest_versions_are_those_of_pyproject():
-    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"]]
+    pyproject = tomli.loads((ROOT / "pyproject.toml").read_text())
+    project = pyproject["project"]
+    wanted = [*pyproject["build-system"]["requires"], *project["dependencies"]]
     for extra in project["optional-dependencies"].values():
         wanted += extra
     lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()

@@ -39,7 +39,8 @@ _COLUMNS = (
 )
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
+# click.ParamType is generic only in new versions of click.
+class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "duration"
 
     def convert(
@@ -54,7 +55,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in n
         return float(match[1]) * _UNITS_S[match[2]]
 
 
-class _BackendKey(click.ParamType):  # type: ignore[type-arg]  # see above
+class _BackendKey(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "pool/backend"
 
     def convert(

@@ -147,7 +147,7 @@ def test_the_next_relay_can_start_when_stop_has_returned(relay, pki):
 
 def test_children_of_a_killed_supervisor_drain(relay, pki):
     """A successor can start meanwhile."""
-    gateway = relay(relay={"workers": 1})
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 60})
     worker = gateway.workers()[0]
     children = [child.pid for child in psutil.Process(gateway.pid).children()]
     with open_session(gateway, pki) as tls:
