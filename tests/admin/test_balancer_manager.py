@@ -457,14 +457,7 @@ def test_a_change_survives_killed_workers_and_admin_process(start, pki):
 
 
 def _kill_admin(gateway):
-    import psutil
-
-    (admin,) = [
-        child
-        for child in psutil.Process(gateway.pid).children()
-        if "relay.admin.main" in child.cmdline()
-    ]
-    admin.kill()
+    gateway.child("relay.admin.main").kill()
 
 
 def _quietly(ask):

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from relay.sandbox import confinement, landlock, seccomp
@@ -53,16 +52,12 @@ class World:
         )
 
     def pid_of(self, process):
-        name = {"worker": "relay worker 0", "checker": "relay checker"}.get(process)
-
-        def found():
-            for child in psutil.Process(self.gateway.pid).children():
-                command = " ".join(child.cmdline())
-                if child.name() == name or (process == "admin" and "relay.admin.main" in command):
-                    return child.pid
-            return None
-
-        return wait_until(f"there is a {process}", found, detail=self.gateway.log)
+        name = {
+            "worker": "relay worker 0",
+            "checker": "relay checker",
+            "admin": "relay.admin.main",
+        }[process]
+        return self.gateway.child(name).pid
 
     def may(self, process):
         """The attempts that worked in that process."""

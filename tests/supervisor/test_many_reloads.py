@@ -111,8 +111,7 @@ def cost(pid):
 
 def processes(gateway):
     """The pids of the supervisor, the admin process and the checker."""
-    children = psutil.Process(gateway.pid).children()
-    (admin,) = [one.pid for one in children if "relay.admin.main" in one.cmdline()]
+    admin = gateway.child("relay.admin.main").pid
     checker = ask(gateway.state_dir, "status", PATIENCE_S)["checker"]["pid"]
     return {"supervisor": gateway.pid, "admin": admin, "checker": checker}
 

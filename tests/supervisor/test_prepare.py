@@ -137,8 +137,7 @@ def test_the_loop_answers_while_500_routes_are_disabled(relay, pki, echo):
 
 def preparers(gateway):
     """The processes that prepare a configuration now."""
-    children = psutil.Process(gateway.pid).children()
-    return [child for child in children if child.name() == "relay preparer"]
+    return gateway.children("relay preparer")
 
 
 def hang(request):

@@ -189,10 +189,7 @@ def test_a_relay_whose_workers_never_serve_does_not_start(relay):
 
 def admin_pid(gateway):
     """The pid of the admin process, None while there is none."""
-    for child in psutil.Process(gateway.pid).children():
-        if "relay.admin.main" in child.cmdline():
-            return child.pid
-    return None
+    return next((child.pid for child in gateway.children("relay.admin.main")), None)
 
 
 def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
@@ -239,7 +236,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
 
 def test_an_idle_or_busy_admin_process_does_not_count_as_hung(relay):
     gateway = relay(module=STUB, env=stub(hang_s=2.5), relay={"workers": 1})
-    pid = admin_pid(gateway)
+    pid = gateway.child("relay.admin.main").pid
     until = time.monotonic() + 4
     while time.monotonic() < until:
         with urllib.request.urlopen(f"{gateway.admin_url}/balancer-manager", timeout=10) as page:

@@ -51,18 +51,7 @@ def gateway(body):
 
 
 def admin_of(gateway):
-    def found():
-        # One that has just ended has no command line any more.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return [
-                child
-                for child in psutil.Process(gateway.pid).children()
-                if "relay.admin.main" in " ".join(child.cmdline())
-            ]
-        return []
-
-    (admin,) = wait_until("there is an admin process", found, detail=gateway.log)
-    return admin
+    return gateway.child("relay.admin.main")
 
 
 def steal_channel(gateway):
@@ -398,9 +387,7 @@ HEALTH_FILES = {
 def test_nonsense_of_the_checker_delays_neither_loop_nor_page(gateway, pki, kind, unchecked):
     path = gateway.state_dir / "checker" / "health.json"
     wait_until("the checker has written", path.exists)
-    (checker,) = [
-        child for child in psutil.Process(gateway.pid).children() if child.name() == "relay checker"
-    ]
+    checker = gateway.child("relay checker")
     checker.suspend()  # it would put its own file there
     in_place_of(path, HEALTH_FILES[kind])
     began = time.monotonic()

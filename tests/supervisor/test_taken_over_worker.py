@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 from relay.admin.metrics import parse_metrics
@@ -43,12 +42,7 @@ def read(gateway, path):
 
 
 def admin_pid(gateway):
-    (admin,) = [
-        one.pid
-        for one in psutil.Process(gateway.pid).children()
-        if "relay.admin.main" in one.cmdline()
-    ]
-    return admin
+    return gateway.child("relay.admin.main").pid
 
 
 def test_nothing_a_worker_writes_ends_another_process(relay, pki):

@@ -243,6 +243,25 @@ class Gateway:
         loaded: dict[str, Any] = json.loads((self.state_dir / "endpoints.json").read_text())
         return loaded
 
+    def children(self, name: str) -> list[psutil.Process]:
+        """The supervisor's children with this process name or word of the command line.
+
+        A child gets its name some milliseconds after its start.
+        """
+        found = []
+        for child in psutil.Process(self.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if name == child.name() or name in child.cmdline():
+                    found.append(child)
+        return found
+
+    def child(self, name: str) -> psutil.Process:
+        """The only child with this name, as soon as there is one. See `children`."""
+        [found] = wait_until(
+            f"there is a process {name}", lambda: self.children(name), detail=self.log
+        )
+        return found
+
     def address(self, listener: str = "https", index: int = 0) -> tuple[str, int]:
         """Host and port of a listener's address."""
         host, _, port = self.endpoints["listeners"][listener][index].rpartition(":")
