@@ -12,8 +12,15 @@ HINT = (
     "raise the memory limit (MemoryMax= of the unit, --memory of the container, ulimit -v), "
     "or lower relay.workers"
 )
-# Texts of the dynamic loader (in an ImportError) and of OpenSSL.
-_TEXTS = ("failed to map segment", "cannot allocate", "malloc failure", "out of memory")
+# Texts of the dynamic loader (in an ImportError), of OpenSSL, and of CPython (in a
+# SystemError): some of its C code fails without making a MemoryError.
+_TEXTS = (
+    "failed to map segment",
+    "cannot allocate",
+    "malloc failure",
+    "out of memory",
+    "error return without exception set",
+)
 
 
 def is_too_little_memory(error: BaseException) -> bool:

@@ -23,6 +23,7 @@ from relay.supervisor.control_client import ask
 from relay.supervisor.host_lookup import look_up_all
 from relay.supervisor.inspection import PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepare import AbandonedChildren, Preparation
+from tests.support.answer_time import unqueued_s
 from tests.support.gateway import wait_until
 from tests.support.silent_dns import SILENT, possible
 from tests.support.timed_relay import FILE, TIMED
@@ -52,15 +53,6 @@ def write_many(pki, file, echo, routes, address=""):
     return "".join(text)
 
 
-def queued_ms(task):
-    """How long a task was ready to run while other tasks had the CPUs.
-
-    It is the second field of schedstat (Documentation/scheduler/sched-stats.rst).
-    """
-    file = Path(f"/proc/{task}/schedstat")
-    return int(file.read_text().split()[1]) / 1e6 if file.exists() else 0.0
-
-
 class Asker:
     """Asks `relay status` again and again, and notes how long each answer takes.
 
@@ -76,13 +68,9 @@ class Asker:
 
     def _ask(self):
         while not self._done.wait(0.005):
-            begun_ms = self._clock_ms()
+            begun = unqueued_s(self.gateway.pid)
             ask(self.gateway.state_dir, "status", 20)
-            self.answers_ms.append(self._clock_ms() - begun_ms)
-
-    def _clock_ms(self):
-        queued = queued_ms("thread-self") + queued_ms(self.gateway.pid)
-        return 1000 * time.monotonic() - queued
+            self.answers_ms.append(1000 * (unqueued_s(self.gateway.pid) - begun))
 
     def __enter__(self):
         self._thread.start()
