@@ -9,11 +9,13 @@ import json
 import os
 import pwd
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -208,11 +210,30 @@ class Lab:
             "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
         }
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=stdout
-        )
-        self._stack.callback(_end, process)
+        # An exception inside Popen would leave a process that nobody ends.
+        with _interrupts_delayed():
+            process = subprocess.Popen(
+                command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=stdout
+            )
+            self._stack.callback(_end, process)
         return process
+
+
+@contextmanager
+def _interrupts_delayed() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM after the block; programs started in it do not wait."""
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in arrived:
+            signal.raise_signal(late)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -403,11 +403,15 @@ def test_two_thousand_handshakes_leak_nothing(pki):
     try:
         for _ in range(30):
             round_of_ten()
-        before_bytes, before_objects = private_bytes(), len(gc.get_objects())
-        for _ in range(200):
-            round_of_ten()
-        assert len(gc.get_objects()) - before_objects < 50
-        assert private_bytes() - before_bytes < 2_000_000
+        # A leak grows in both halves; the memory of earlier tests moves in one of them.
+        growths = []
+        for _ in range(2):
+            before_bytes, before_objects = private_bytes(), len(gc.get_objects())
+            for _ in range(100):
+                round_of_ten()
+            assert len(gc.get_objects()) - before_objects < 25
+            growths.append(private_bytes() - before_bytes)
+        assert min(growths) < 1_000_000
     finally:
         gc.enable()
 
