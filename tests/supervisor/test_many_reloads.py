@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -116,6 +117,14 @@ def processes(gateway):
     return {"supervisor": gateway.pid, "admin": admin, "checker": checker}
 
 
+def costs(gateway):
+    """What each process costs; None while the checker of an old generation ends."""
+    try:
+        return {name: cost(pid) for name, pid in processes(gateway).items()}
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return None
+
+
 def generations(gateway):
     return {
         worker["generation"] for worker in ask(gateway.state_dir, "status", PATIENCE_S)["workers"]
@@ -143,7 +152,7 @@ def test_no_reload_is_refused_for_room_and_no_counter_goes_back(relay, pki, echo
                     PATIENCE_S,
                     gateway.log,
                 )
-                watched[number] = {name: cost(pid) for name, pid in processes(gateway).items()}
+                watched[number] = wait_until("all are measured", partial(costs, gateway))
         for one in held:
             one.sendall(b"still")
             assert one.recv(5) == b"still", "a session of an old generation goes on"

@@ -228,6 +228,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
         "        os.read(os.pipe()[0], 1)\n"
         "    asyncio.sleep = hang\n"
     )
+    short_path.chmod(0o755)  # the admin process may have a user of its own
     gateway = relay(
         start=False, module=STUB, env=stub(hang_s=3, abort_grace_s=20), relay={"workers": 1}
     )
