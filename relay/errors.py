@@ -31,8 +31,8 @@ class Side(FastStrEnum):
 class Reason(FastStrEnum):
     """Why a session or a handshake ended.
 
-    A closed list: metric label, log field and test id are the same word. What to do
-    about each is in `relay.remedies`.
+    A closed list: metric label, log field and test id are the same word. The
+    remedy of each is in `relay.remedies`.
     """
 
     # Sessions that were established.

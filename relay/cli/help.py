@@ -72,7 +72,11 @@ class Group(_Documented, click.Group):
 
     command_class = Command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's interface
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write one section after the other, with their columns aligned."""
         sections: dict[str, list[tuple[str, str]]] = {}
         widest = max(map(len, self.commands), default=0)

@@ -1,8 +1,8 @@
 """The configuration as values: every key with its type and default.
 
 Types are strict: "300" is not a number and "yes" is not a boolean, so that a mistake is
-an error and not a guess. Names and fingerprints are normalised here. What the keys mean
-is in conf/relay.toml.
+an error and not a guess. Names and fingerprints are normalised here. conf/relay.toml
+explains the keys.
 
 Never: reads a file (see `config.load`) or compares one key with another (see
 `config.rules`).

@@ -59,7 +59,7 @@ class Acceptor:
             self._worker.loop.handle(fd, self.on_ready)
             self._mask = IN
 
-    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a listening socket has one kind of event)
+    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (it is always IN)
         """Accept one client. If there are more, epoll reports the socket again.
 
         An accept on an empty queue would cost a system call and an exception each time.

@@ -299,7 +299,9 @@ def test_a_backend_that_hangs_leaves_room_for_the_others(start, backend, tarpit,
     for number, each in enumerate(threads):
         each.start()
         # On a busy machine more than max_connecting could be connecting at once.
-        wait_until(lambda: number - len(served) - len(kept) < 5, "few to be connecting")  # noqa: B023
+        wait_until(
+            lambda number=number: number - len(served) - len(kept) < 5, "few to be connecting"
+        )
     for each in threads:
         each.join(15)
     assert len(kept) == 10
