@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from relay.config.model import Config, Listener, Route
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_REMEDY = "use 1 to 64 of A-Z a-z 0-9 _ . - and start with a letter or digit"
@@ -42,3 +44,11 @@ def listener_paths(names: Sequence[object]) -> list[str]:
         else f"listener[{index}]"
         for index, name in enumerate(names)
     ]
+
+
+def routes_of(config: Config) -> Iterator[tuple[str, Listener, Route]]:
+    """Every route with its path and its listener, in the configuration's order."""
+    paths = listener_paths([each.name for each in config.listener])
+    for where, listener in zip(paths, config.listener, strict=True):
+        for index, route in enumerate(listener.route):
+            yield f"{where}.route[{index}]", listener, route

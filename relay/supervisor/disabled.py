@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from relay.config.address import is_ip, parse_address
-from relay.config.key_path import listener_paths, pool_path
+from relay.config.key_path import pool_path, routes_of
 from relay.shared.addresses import cell_of, read_addresses
 from relay.shared.messages import DisabledFact
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
@@ -180,12 +180,9 @@ def _watched(prepared: Prepared) -> Iterator[_Watched]:
         return ValidityPeriods.of(found)
 
     config = prepared.config
-    paths = listener_paths([each.name for each in config.listener])
-    for where, listener in zip(paths, config.listener, strict=True):
-        for index, route in enumerate(listener.route):
-            at = f"{where}.route[{index}]"
-            component = Component("route", listener.name, route.label)
-            yield _Watched(component, periods_of(f"{at}.certificate", f"{at}.client_ca"))
+    for at, listener, route in routes_of(config):
+        component = Component("route", listener.name, route.label)
+        yield _Watched(component, periods_of(f"{at}.certificate", f"{at}.client_ca"))
     for name in config.pool:
         at = pool_path(name)
         periods = periods_of(f"{at}.machine_certificate", f"{at}.backend_ca")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from relay.config.key_path import listener_paths, pool_path
+from relay.config.key_path import pool_path, routes_of
 from relay.config.model import Config, Pool, Route
 from relay.errors import Problem
 from relay.tls.certificates.findings import Finding, Level
@@ -78,11 +78,9 @@ def cipher_problems(settings: Route | Pool) -> tuple[CipherProblem, ...]:
 
 
 def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
-    names = listener_paths([each.name for each in config.listener])
-    for where, listener in zip(names, config.listener, strict=True):
-        for index, route in enumerate(listener.route):
-            if route.mode == "terminate":
-                yield f"{where}.route[{index}]", route
+    for where, _, route in routes_of(config):
+        if route.mode == "terminate":
+            yield where, route
     for name, pool in config.pool.items():
         yield pool_path(name), pool
 

@@ -10,7 +10,7 @@ import re
 
 from relay.config.address import is_ip, overlap, parse_address
 from relay.config.explain import nearest, quoted
-from relay.config.key_path import listener_paths, pool_path
+from relay.config.key_path import listener_paths, pool_path, routes_of
 from relay.config.model import Config, Log
 from relay.config.rules.admin import check_admin
 from relay.config.rules.listeners import check_listener
@@ -116,11 +116,9 @@ def _addresses(found: ProblemList, config: Config) -> None:
 def _files_of_pools(found: ProblemList, config: Config) -> None:
     """The files of every pool that is used by a route that terminates TLS."""
     terminating: dict[str, str] = {}
-    paths = listener_paths([each.name for each in config.listener])
-    for where, listener in zip(paths, config.listener, strict=True):
-        for index, route in enumerate(listener.route):
-            if route.mode == "terminate":
-                terminating.setdefault(route.pool, f"{where}.route[{index}]")
+    for where, _, route in routes_of(config):
+        if route.mode == "terminate":
+            terminating.setdefault(route.pool, where)
     for name, first in terminating.items():
         for key in POOL_FILES:
             if name in config.pool and getattr(config.pool[name], key) is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.config.key_path import listener_paths, pool_path
+from relay.config.key_path import pool_path, routes_of
 from relay.config.model import Config
 
 
@@ -41,19 +41,16 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
 
     Without a private_key setting the key is expected in the certificate's file.
     """
-    for where, listener in zip(
-        listener_paths([each.name for each in config.listener]), config.listener, strict=True
-    ):
-        for index, route in enumerate(listener.route):
-            if route.certificate is not None:
-                yield PairUse(
-                    f"{where}.route[{index}].certificate",
-                    route.certificate,
-                    route.private_key or route.certificate,
-                    sni=route.sni,
-                    groups=route.groups,
-                    min_version=route.min_version,
-                )
+    for where, _, route in routes_of(config):
+        if route.certificate is not None:
+            yield PairUse(
+                f"{where}.certificate",
+                route.certificate,
+                route.private_key or route.certificate,
+                sni=route.sni,
+                groups=route.groups,
+                min_version=route.min_version,
+            )
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:
             yield PairUse(
@@ -68,16 +65,11 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
 
 def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     """Every CA file, in the configuration's order."""
-    for where, listener in zip(
-        listener_paths([each.name for each in config.listener]), config.listener, strict=True
-    ):
-        for index, route in enumerate(listener.route):
-            if route.client_ca is not None:
-                yield AuthorityUse(
-                    f"{where}.route[{index}].client_ca",
-                    route.client_ca,
-                    names_sent=route.send_ca_names,
-                )
+    for where, _, route in routes_of(config):
+        if route.client_ca is not None:
+            yield AuthorityUse(
+                f"{where}.client_ca", route.client_ca, names_sent=route.send_ca_names
+            )
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
             yield AuthorityUse(f"{pool_path(name)}.backend_ca", pool.backend_ca, pool=name)
