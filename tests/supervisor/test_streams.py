@@ -256,27 +256,13 @@ def test_orphans_that_it_adopts_are_reaped(relay, pki):
 
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to unshare")
+AS_PROCESS_1 = ("--pid", "--fork", "--mount-proc")  # options of unshare
 
 
 @only_root
 def test_as_process_1_of_a_container_it_serves_reaps_and_ends(relay, pki):
     gateway = relay(start=False)
-    with gateway.log_file.open("ab") as log:
-        command = [
-            program("unshare"),
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            sys.executable,
-            "-m",
-            "relay",
-            "start",
-            "--config",
-            str(gateway.config),
-        ]
-        gateway.process = subprocess.Popen(
-            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
-        )
+    gateway.launch(program("unshare"), *AS_PROCESS_1)
     wait_until(
         "the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log
     )
@@ -292,18 +278,7 @@ def test_as_process_1_of_a_container_it_serves_reaps_and_ends(relay, pki):
 def test_as_the_first_process_it_can_be_ended_while_it_starts(relay, number):
     """The kernel delivers no signal to process 1 that it has no handler for."""
     gateway = relay(start=False)
-    command = [
-        program("unshare"),
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        sys.executable,
-        "-m",
-        "relay",
-        "start",
-        "--config",
-        str(gateway.config),
-    ]
+    command = [program("unshare"), *AS_PROCESS_1, *gateway.start_command]
     with subprocess.Popen(
         command, env=gateway.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 
@@ -250,25 +249,7 @@ def test_the_unit_allows_every_system_call_of_the_relay(relay, pki):
     same_user = {"admin_user": "root"} if os.geteuid() == 0 else {}
     gateway = relay(start=False, relay={"workers": 1, **same_user})
     trace = gateway.directory / "trace"
-    with gateway.log_file.open("ab") as log:
-        command = [
-            program("strace"),
-            "-f",
-            "-qq",
-            "-e",
-            "signal=none",
-            "-o",
-            str(trace),
-            sys.executable,
-            "-m",
-            "relay",
-            "start",
-            "--config",
-            str(gateway.config),
-        ]
-        gateway.process = subprocess.Popen(
-            command, cwd=gateway.directory, env=gateway.environment, stdout=log, stderr=log
-        )
+    gateway.launch(program("strace"), "-f", "-qq", "-e", "signal=none", "-o", str(trace))
     wait_until(
         "it accepts",
         (gateway.state_dir / "endpoints.json").exists,

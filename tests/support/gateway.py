@@ -129,11 +129,16 @@ class Gateway:
 
     # Life.
 
-    def launch(self) -> Self:
-        """Start the process and return at once."""
+    @property
+    def start_command(self) -> list[str]:
+        """The command that starts this relay."""
+        return [sys.executable, "-m", *self.module, "start", "--config", str(self.config)]
+
+    def launch(self, *wrapper: str) -> Self:
+        """Start the process, by the command `wrapper` if given, and return at once."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.module, "start", "--config", str(self.config)],
+                [*wrapper, *self.start_command],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
