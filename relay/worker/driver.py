@@ -26,6 +26,7 @@ from relay.worker import relaying
 from relay.worker.connection import Connection
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.session import (
+    CONNECTING,
     INFINITY,
     RELAYING,
     STEP_QUEUES,
@@ -91,9 +92,7 @@ class DrivenSession(Session):
         """The client's socket is ready."""
         worker = self.worker
         if mask != IN:
-            event = relaying.on_event(self, Side.INBOUND, mask)
-            if event is not None:
-                self._run(None, event)
+            self._run(None, relaying.on_event(self, Side.INBOUND, mask))
             return
         source, sink = self.inbound.ssl, self.outbound.ssl  # type: ignore[union-attr]
         size = read(source, BUFFER, RECORD_BYTES)
@@ -106,17 +105,13 @@ class DrivenSession(Session):
             worker.cells[self.cell_in] += size
             self.active_at = worker.loop.now
         else:
-            event = relaying.unusual(self, Side.INBOUND, ~size)
-            if event is not None:
-                self._run(None, event)
+            self._run(None, relaying.unusual(self, Side.INBOUND, ~size))
 
     def on_outbound(self, mask: int) -> None:
         """The backend's socket is ready."""
         worker = self.worker
         if mask != IN:
-            event = relaying.on_event(self, Side.OUTBOUND, mask)
-            if event is not None:
-                self._run(None, event)
+            self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
         source, sink = self.outbound.ssl, self.inbound.ssl  # type: ignore[union-attr]
         size = read(source, BUFFER, RECORD_BYTES)
@@ -129,9 +124,7 @@ class DrivenSession(Session):
             worker.cells[self.cell_out] += size
             self.active_at = worker.loop.now
         else:
-            event = relaying.unusual(self, Side.OUTBOUND, ~size)
-            if event is not None:
-                self._run(None, event)
+            self._run(None, relaying.unusual(self, Side.OUTBOUND, ~size))
 
     def on_first_reply(self, mask: int) -> None:
         """Do what `on_outbound` does, until the backend has sent its first byte.
@@ -244,14 +237,11 @@ class DrivenSession(Session):
         """A backend is to be chosen: the first one, or another one after a failure."""
         self.queued = False  # drops a step of the handshake, which is over
         if was is _INBOUND_TLS:
-            self._handle_client(self.on_early)
             self.worker.admission.secured(self)
-        elif was is _SNIFF:
-            self._handle_client(self.on_early)
-        else:
+        elif was is not _SNIFF:
             self.drop_outbound()
-            if was is _RELAY:
-                self._handle_client(self.on_early)
+        if was not in CONNECTING:
+            self._handle_client(self.on_early)
 
     def enter_relay(self, _was: State) -> None:
         """The backend is reached: from now on the sockets move bytes."""
