@@ -14,40 +14,12 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from relay.config.load import load_config
-from relay.config.model import (
-    Allow,
-    Backend,
-    Config,
-    Health,
-    Limits,
-    Listener,
-    Log,
-    Pool,
-    Relay,
-    Route,
-    Timeouts,
-)
+from relay.config.model import Config
 from relay.errors import ConfigError
 
-KEYS = sorted(
-    {
-        key
-        for model in (
-            Allow,
-            Backend,
-            Config,
-            Health,
-            Limits,
-            Listener,
-            Log,
-            Pool,
-            Relay,
-            Route,
-            Timeouts,
-        )
-        for key in model.model_fields
-    }
-)
+# Every section derives from one model.
+SECTIONS = Config.__base__.__subclasses__()
+KEYS = sorted({key for section in SECTIONS for key in section.model_fields})
 
 TEXTS = st.sampled_from(
     [
