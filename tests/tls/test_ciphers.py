@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from relay.config.model import CIPHERS_TLS12
+from relay.config.values import CIPHERS_TLS12
 from relay.errors import ConfigError
 from relay.tls.cipher_offers import level_of, make_context
 from relay.tls.ciphers import cipher_problems, lint_ciphers
