@@ -42,6 +42,11 @@ from relay.tls.certificates.names import (
     unix_time,
     values_of,
 )
+from relay.tls.certificates.revocation_fields import (
+    NO_FIELDS,
+    RevocationFields,
+    revocation_fields,
+)
 from relay.tls.certificates.x509_fields import common_name, fields_of, to_der
 from relay.tls.explain import Failure
 from relay.tls.patterns import UriPattern, dns_pattern
@@ -81,6 +86,8 @@ class Identity:
     """The hash of the public key, which may outlive the certificate; b"" if unknown."""
     unread: str = ""
     """Which of the names cannot be read, for people; "" if all can be."""
+    for_lists: RevocationFields = NO_FIELDS
+    """What a revocation list is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,7 @@ def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
         issuer_der=fields.issuer,
         spki_sha256=hashlib.sha256(fields.spki).digest() if fields.spki else b"",
         unread=", ".join(filter(None, (unread, broken))),
+        for_lists=revocation_fields(fields),
     )
 
 

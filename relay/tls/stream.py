@@ -96,6 +96,7 @@ def handshake(ssl: Pointer, side: Side, check: Check | None = None) -> Progress 
     """
     _state.code = 0
     _state.accepted = _state.failure = None
+    _state.above = ()
     _state.check, _state.side = check, side
     _clear_error()
     result = _do_handshake(ssl)
