@@ -19,7 +19,7 @@ from relay.errors import Reason
 from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
 from relay.sockets import format_address
-from relay.tls.contexts import BackendTarget
+from relay.tls.generation import BackendTarget
 
 _DETAIL_CHARACTERS = 1024
 

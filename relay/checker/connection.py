@@ -13,9 +13,9 @@ from relay.errors import Side
 from relay.shared.addresses import Endpoint
 from relay.sockets import start_connect
 from relay.tls import stream
-from relay.tls.contexts import BackendTarget
 from relay.tls.explain import Failure, after_handshake
 from relay.tls.explain_backend import explain_backend, explain_rejection
+from relay.tls.generation import BackendTarget
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 
 _buffer = ffi.new("char[]", RECORD_BYTES)

@@ -48,7 +48,7 @@ from relay.shared.scoreboard import (
     add_to,
     monotonic_ms,
 )
-from relay.tls.contexts import Generation
+from relay.tls.generation import Generation
 
 BEAT_S = 1.0
 

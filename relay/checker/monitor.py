@@ -41,7 +41,7 @@ from relay.shared.entities import (
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
-from relay.tls.contexts import BackendTarget
+from relay.tls.generation import BackendTarget
 
 _CELL_VALUES = {
     HealthStatus.UNKNOWN: HEALTH_UNKNOWN,

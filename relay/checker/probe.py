@@ -36,8 +36,8 @@ from relay.errors import Reason, describe_error
 from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED
 from relay.tls import stream
-from relay.tls.contexts import BackendTarget
 from relay.tls.explain import Failure, explain_connect
+from relay.tls.generation import BackendTarget
 from relay.tls.identity import peer_identity
 
 # More than the round-trip time between any two places on earth. It makes the check of a

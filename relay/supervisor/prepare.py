@@ -28,7 +28,8 @@ from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, ins
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
 from relay.tls.context_inputs import ContextInputs
-from relay.tls.contexts import Generation, build_steps
+from relay.tls.contexts import build_steps
+from relay.tls.generation import Generation
 
 PATIENCE_S = 120.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on building

@@ -19,7 +19,7 @@ from relay.supervisor.privileges import Identity
 from relay.supervisor.scoreboards import Scoreboards
 from relay.tls.certificates.inventory import CertificateInfo
 from relay.tls.certificates.validity_periods import ValidityPeriod
-from relay.tls.contexts import Generation
+from relay.tls.generation import Generation
 
 
 @dataclass(frozen=True, slots=True, eq=False)

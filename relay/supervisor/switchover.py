@@ -18,7 +18,7 @@ from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import TURN_S
 from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.scoreboards import Scoreboards
-from relay.tls.contexts import Generation, free_steps
+from relay.tls.generation import Generation, free_steps
 
 
 class Switchover:

@@ -27,7 +27,7 @@ from relay.supervisor.privileges import Identity
 from relay.supervisor.process import ExitStatus, reap, send, start_worker
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import SlotSockets
-from relay.tls.contexts import Generation
+from relay.tls.generation import Generation
 from relay.worker.main import WorkerSpec
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}

@@ -32,15 +32,20 @@ class ContextInputs:
     ciphers_checked: bool = False
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
 
-    def periods_of(self, *wheres: str) -> ValidityPeriods:
-        """When the files behind all these configuration keys are valid."""
-        return ValidityPeriods.of(self.periods[where] for where in wheres if where in self.periods)
+
+def periods_of_route(periods: Mapping[str, ValidityPeriod], where: str) -> ValidityPeriods:
+    """When the certificate and the CAs of the route at this key path are valid."""
+    return _together(periods, f"{where}.certificate", f"{where}.client_ca")
 
 
-def periods_of_pool(context_inputs: ContextInputs, name: str) -> ValidityPeriods:
+def periods_of_pool(periods: Mapping[str, ValidityPeriod], name: str) -> ValidityPeriods:
     """When a pool's machine certificate and CAs are valid."""
     where = pool_path(name)
-    return context_inputs.periods_of(f"{where}.machine_certificate", f"{where}.backend_ca")
+    return _together(periods, f"{where}.machine_certificate", f"{where}.backend_ca")
+
+
+def _together(periods: Mapping[str, ValidityPeriod], *wheres: str) -> ValidityPeriods:
+    return ValidityPeriods.of(periods[where] for where in wheres if where in periods)
 
 
 def endpoint_of(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -262,10 +262,10 @@ class ClientRules(Protocol):
     @property
     def rules(self) -> AllowRules: ...  # noqa: D102
     @property
-    def ca_valid_until(self) -> dict[bytes, float]: ...  # noqa: D102
+    def ca_valid_until(self) -> Mapping[bytes, float]: ...  # noqa: D102
 
 
-def admit(who: Identity | None, route: ClientRules, now_at: float) -> Failure | None:
+def admit(who: Identity | None, trust: ClientRules, now_at: float) -> Failure | None:
     """Why the route does not admit a client, after a full or a resumed handshake.
 
     None admits it.
@@ -276,9 +276,9 @@ def admit(who: Identity | None, route: ClientRules, now_at: float) -> Failure | 
         return Failure(Reason.EXPIRED, "certificate has expired")
     if now_at < who.not_before_at:
         return Failure(Reason.NOT_YET_VALID, "certificate is not yet valid")
-    if now_at > route.ca_valid_until.get(who.issuer_der, now_at):
+    if now_at > trust.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
-    if not route.rules.allow(who):
+    if not trust.rules.allow(who):
         names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (
             who.unread and f" ({who.unread})"
         )

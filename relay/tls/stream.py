@@ -54,9 +54,15 @@ DONE, STEP_WANT_READ, STEP_WANT_WRITE = Progress.DONE, Progress.WANT_READ, Progr
 STEP_MORE = Progress.MORE
 
 
-def accept(context: Pointer, fd: int) -> Pointer:
-    """A server-side connection on a non-blocking socket. The caller must `free` it."""
-    ssl = _new(context, fd)
+def accept(owner: Pointer, material: Pointer, fd: int) -> Pointer:
+    """A server-side connection on a non-blocking socket. The caller must `free` it.
+
+    `owner` seals and opens the tickets; `material` has the certificate and the CAs. See
+    `relay.tls.generation`.
+    """
+    ssl = _new(owner, fd)
+    if material is not owner:
+        lib.SSL_set_SSL_CTX(ssl, material)
     lib.SSL_set_accept_state(ssl)
     return ssl
 

@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.raw import Pointer, ffi, lib
+from relay.tls.trust import CaTrust
 
 # Certificates per step; a step takes about 2 ms.
 STEP = 50
@@ -29,7 +30,7 @@ class TrustedCas:
     def __init__(self) -> None:
         self._store: Pointer = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
         self._named: dict[Name, Certificate] = {}  # one certificate of each name
-        self.valid_until: dict[bytes, float] = {}
+        self.trust = CaTrust()
 
     def fill(self, certificates: Iterable[Certificate]) -> Iterator[None]:
         """Add the CAs. Yields between steps."""
@@ -41,7 +42,7 @@ class TrustedCas:
             if number % STEP == 0:
                 yield
         lib.ERR_clear_error()
-        self.valid_until = valid_until(kept)
+        self.trust = CaTrust.of(kept, valid_until(kept))
         yield
 
     def use(self, context: SSL.Context) -> None:

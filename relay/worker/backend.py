@@ -14,7 +14,7 @@ from relay.shared.entities import (
     WEIGHT_OVERRIDE,
 )
 from relay.shared.scoreboard import Layout
-from relay.tls.contexts import BackendTarget
+from relay.tls.generation import BackendTarget
 from relay.tls.identity import identity_of
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.worker.address_rotation import AddressRotation

@@ -17,9 +17,9 @@ from functools import partial
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream, verification
-from relay.tls.contexts import TICKET_LIFETIME_S
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, admit, peer_identity
+from relay.tls.material import TICKET_LIFETIME_S
 from relay.tls.stream import Progress
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import Handshake, Session
@@ -36,9 +36,9 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     if route is None:
         return Failure(Reason.INTERNAL_ERROR, "a handshake without a route")
     now_at = time.time()
-    refusal = admit(identity, route, now_at)
+    refusal = admit(identity, route.trust, now_at)
     if refusal is None and identity is not None:
-        ca_valid_until_at = route.ca_valid_until.get(identity.issuer_der, 0)
+        ca_valid_until_at = route.trust.ca_valid_until.get(identity.issuer_der, 0)
         valid_until_at = min(identity.not_after_at, ca_valid_until_at)
         if valid_until_at <= now_at + TICKET_LIFETIME_S:
             # A ticket must not outlive the certificates it stands for. The client may

@@ -28,7 +28,7 @@ from relay.core.lifecycle import Event
 from relay.core.partial_hello import PartialHello
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
-from relay.tls.contexts import InboundRoute
+from relay.tls.generation import InboundRoute
 from relay.worker.loop import ET, IN
 from relay.worker.session import Session
 
@@ -87,7 +87,7 @@ def step(session: Session) -> Event | None:
     if pool.unresolved and pool.has_no_address:
         _refuse_unresolved(session, route)
     end.unread = size
-    end.ssl = stream.accept(route.context, end.fd)
+    end.ssl = stream.accept(route.owner, route.material, end.fd)
     return Event.ROUTED
 
 

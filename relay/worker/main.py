@@ -34,7 +34,7 @@ from relay.shared.scoreboard import (
     add_to,
     monotonic_ms,
 )
-from relay.tls.contexts import Generation
+from relay.tls.generation import Generation
 from relay.worker import driver, lingering_close
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor

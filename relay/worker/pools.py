@@ -28,8 +28,8 @@ from relay.shared.addresses import Addresses
 from relay.shared.entities import HEALTH_DOWN, HEALTH_VERSION, OVERRIDE_VERSION
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
-from relay.tls.contexts import BackendTarget
 from relay.tls.explain import Failure
+from relay.tls.generation import BackendTarget
 from relay.tls.identity import Identity
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import BackendState

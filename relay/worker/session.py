@@ -24,7 +24,7 @@ from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, StreamSocket
 from relay.tls import stream
-from relay.tls.contexts import InboundRoute
+from relay.tls.generation import InboundRoute
 from relay.tls.identity import Identity
 from relay.worker.backend import BackendState
 from relay.worker.connection import Attempt, Connection

@@ -17,7 +17,7 @@ from relay.errors import Reason, Side
 from relay.logs.access_log import AccessLog
 from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
-from relay.tls.contexts import Generation
+from relay.tls.generation import Generation
 from relay.tls.pump import Pump
 from relay.tls.stepwise import Handshaker
 from relay.worker.admission import Admission

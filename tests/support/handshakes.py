@@ -18,10 +18,11 @@ from typing import Any
 from relay.config.model import Allow, Backend, Config, Listener, Pool, Route
 from relay.errors import Side
 from relay.tls import stream, verification
-from relay.tls.contexts import BackendTarget, Generation, InboundRoute, build_generation
+from relay.tls.contexts import build_generation
 from relay.tls.explain import Failure
+from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.identity import Identity, peer_identity
-from relay.tls.raw import lib
+from relay.tls.raw import Pointer, lib
 from tests.support.pki import BACKEND_NAME, Files, Pki
 
 PATIENCE_S = 10
@@ -290,6 +291,11 @@ def _step_both(
     )
 
 
+def accept_on(route: InboundRoute, sock: socket.socket) -> Pointer:
+    """A connection that accepts a client of the route on this socket."""
+    return stream.accept(route.owner, route.material, sock.fileno())
+
+
 @contextmanager
 def meet_client(
     route: InboundRoute,
@@ -310,7 +316,13 @@ def meet_client(
         session=session,
     )
     yield from _closing(
-        _run(Side.INBOUND, stream.accept(route.context, ours.fileno()), ours, peer, check)
+        _run(
+            Side.INBOUND,
+            accept_on(route, ours),
+            ours,
+            peer,
+            check,
+        )
     )
 
 

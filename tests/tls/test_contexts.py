@@ -20,6 +20,7 @@ from tests.support.handshakes import (
     TLS12,
     TLS13,
     VERSIONS,
+    accept_on,
     client_context,
     generation_of,
     meet_backend,
@@ -268,7 +269,7 @@ class a_client_program:  # noqa: N801 (reads as a function)
             )
             self.sock, _ = listener.accept()
         self.sock.setblocking(False)
-        self.ssl = stream.accept(route.context, self.sock.fileno())
+        self.ssl = accept_on(route, self.sock)
 
     def __enter__(self):
         return self.ssl, self.sock, self.program

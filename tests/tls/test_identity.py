@@ -199,8 +199,8 @@ def test_a_client_whose_ca_expired_is_refused_when_it_resumes(pki, version, tmp_
     session = begin_session(route, context)
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
-        assert admit(meeting.identity, route, end.timestamp()) is None
-        assert admit(meeting.identity, route, end.timestamp() + 1) == Failure(
+        assert admit(meeting.identity, route.trust, end.timestamp()) is None
+        assert admit(meeting.identity, route.trust, end.timestamp() + 1) == Failure(
             Reason.EXPIRED, "the CA that issued the certificate has expired"
         )
 
@@ -229,7 +229,7 @@ def test_rules_hold_in_a_real_handshake_full_and_resumed(pki, version, rules, al
     route = route_of(pki, allow=allow(**rules))
 
     def check(who):
-        return admit(who, route, time.time())
+        return admit(who, route.trust, time.time())
 
     with meet_client(route, context, check=check) as meeting:
         assert meeting.reason == ("done" if allowed else "not_allowed")
@@ -250,7 +250,10 @@ def test_a_session_of_an_expired_certificate_gets_its_alert(pki, version):
     context, route = client_context(pki, pki.client, version), route_of(pki)
     session = begin_session(route, context)
     with meet_client(
-        route, context, session=session, check=lambda who: admit(who, route, who.not_after_at + 1)
+        route,
+        context,
+        session=session,
+        check=lambda who: admit(who, route.trust, who.not_after_at + 1),
     ) as meeting:
         assert (meeting.reason, meeting.resumed, meeting.identity.cn) == (
             "expired",
@@ -284,7 +287,7 @@ def test_a_fingerprint_is_the_one_that_openssl_prints(pki, version):
         with meet_client(
             route,
             client_context(pki, files, version),
-            check=lambda who: admit(who, route, time.time()),
+            check=lambda who: admit(who, route.trust, time.time()),
         ) as meeting:
             assert (meeting.reason == "done") is allowed
 
@@ -297,7 +300,9 @@ def test_any_certificate_can_be_allowed_by_fingerprint(pki, tmp_path, what):
     route = route_of(pki, allow=allow(fingerprint_sha256=(fingerprint,)))
     for version in VERSIONS.values():
         context = client_context(pki, files, version)
-        with meet_client(route, context, check=lambda who: admit(who, route, time.time())) as met:
+        with meet_client(
+            route, context, check=lambda who: admit(who, route.trust, time.time())
+        ) as met:
             assert (met.reason, met.identity.fingerprint, met.identity.unread) == (
                 "done",
                 fingerprint,
@@ -329,7 +334,7 @@ def test_the_names_of_an_odd_certificate_match_rules(pki, tmp_path, what, rules)
         with meet_client(
             route,
             client_context(pki, files),
-            check=lambda who, route=route: admit(who, route, time.time()),
+            check=lambda who, route=route: admit(who, route.trust, time.time()),
         ) as met:
             assert met.reason == reason
 
@@ -360,7 +365,7 @@ def test_an_unreadable_name_matches_no_rule_by_name(pki, tmp_path, what):
         with meet_client(
             route,
             client_context(pki, files),
-            check=lambda who, route=route: admit(who, route, time.time()),
+            check=lambda who, route=route: admit(who, route.trust, time.time()),
         ) as met:
             assert met.reason == reason
             assert met.identity.unread == said
@@ -452,7 +457,7 @@ def test_a_large_verified_certificate_is_read_within_limits(pki, tmp_path, what)
     files = write_odd(tmp_path, "large", LARGE[what], pki.authority)
     route = route_of(pki, allow=allow(fingerprint_sha256=(certificate_digest(files),)))
     with meet_client(
-        route, client_context(pki, files), check=lambda who: admit(who, route, time.time())
+        route, client_context(pki, files), check=lambda who: admit(who, route.trust, time.time())
     ) as met:
         assert met.reason == "done"
         who = met.identity

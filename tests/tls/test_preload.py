@@ -32,7 +32,7 @@ ours, theirs = socket.socketpair()
 ours.setblocking(False)
 incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 peer = client.wrap_bio(incoming, outgoing)
-connection = stream.accept(context._context, ours.fileno())
+connection = stream.accept(context._context, context._context, ours.fileno())
 done = False
 for _ in range(20):
     if not done:

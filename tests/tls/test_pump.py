@@ -22,6 +22,7 @@ from tests.support.handshakes import (
     PATIENCE_S,
     VERSIONS,
     Meeting,
+    accept_on,
     client_context,
     meet_backend,
     meet_client,
@@ -164,7 +165,7 @@ def test_half_a_record_gives_no_bytes_until_it_is_complete(relaying, pki):
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = peer.context.wrap_bio(incoming, outgoing, server_hostname=NAME)
         route = route_of(pki)
-        connection = stream.accept(route.context, ours.fileno())
+        connection = accept_on(route, ours)
         done = False
         for _ in range(MOST_STEPS):
             if not done:
@@ -406,7 +407,7 @@ def test_key_updates_work_and_renegotiations_have_a_reason(pki, version):
             with ours:
                 ours.setblocking(False)
                 route = route_of(pki)
-                connection = stream.accept(route.context, ours.fileno())
+                connection = accept_on(route, ours)
                 while stream.handshake(connection, Side.INBOUND) is not stream.DONE:
                     wait_readable(ours)
                 watch_alerts(connection)

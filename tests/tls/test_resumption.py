@@ -24,6 +24,7 @@ from tests.support.handshakes import (
     TLS12,
     TLS13,
     VERSIONS,
+    accept_on,
     allow,
     begin_session,
     client_context,
@@ -126,9 +127,7 @@ def served_by_a_child(route):
         code = 1
         try:
             theirs.close()
-            connection = stream.accept(
-                route.context, ours.fileno()
-            )  # blocking: the handshake is one step
+            connection = accept_on(route, ours)  # blocking: the handshake is one step
             assert stream.handshake(connection, Side.INBOUND) is stream.DONE
             said = b"resumed" if stream.resumed(connection) else b"full"
             assert lib.SSL_write(connection, said, len(said)) == len(said)
@@ -174,16 +173,16 @@ def test_rules_and_dates_are_checked_after_a_resumption(pki, version):
     with meet_client(route, context, session=session) as meeting:
         assert meeting.resumed
         who = peer_identity(meeting.ssl)
-    assert admit(who, route, time.time()) is None
-    assert admit(who, route, who.not_after_at + 1) == Failure(
+    assert admit(who, route.trust, time.time()) is None
+    assert admit(who, route.trust, who.not_after_at + 1) == Failure(
         Reason.EXPIRED, "certificate has expired"
     )
-    assert admit(who, route, who.not_before_at - 1) == Failure(
+    assert admit(who, route.trust, who.not_before_at - 1) == Failure(
         Reason.NOT_YET_VALID, "certificate is not yet valid"
     )
     # The same session under rules without this client, and with a CA that expires
     # first.
-    refusal = admit(who, route_of(pki, allow=allow(cn=("bob",))), time.time())
+    refusal = admit(who, route_of(pki, allow=allow(cn=("bob",))).trust, time.time())
     assert refusal.reason is Reason.NOT_ALLOWED
     assert "names in the certificate: alice; SHA-256 " in refusal.detail
 

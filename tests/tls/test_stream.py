@@ -24,6 +24,7 @@ from tests.support.handshakes import (
     TLS12,
     TLS13,
     VERSIONS,
+    accept_on,
     client_context,
     meet_backend,
     meet_client,
@@ -43,7 +44,7 @@ both_sides = pytest.mark.parametrize("side", Side)
 
 def begin(pki, side, ours):
     if side is Side.INBOUND:
-        return stream.accept(route_of(pki).context, ours.fileno())
+        return accept_on(route_of(pki), ours)
     target = target_of(pki)
     connection = stream.connect(target.context, ours.fileno(), target.server_name, b"", None)
     assert stream.handshake(connection, side) is stream.STEP_WANT_READ
@@ -118,7 +119,7 @@ def test_a_stale_error_is_never_blamed_on_a_handshake(pki, version):
     route, context = route_of(pki), client_context(pki, pki.client, version)
     ours, theirs = socket_pair()
     with ours:
-        connection = stream.accept(route.context, ours.fileno())
+        connection = accept_on(route, ours)
         peer = context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False)
         with peer:
             for _ in range(MOST_STEPS):
@@ -203,7 +204,7 @@ def test_a_check_that_raises_refuses_and_the_caller_gets_the_exception(pki):
 
     route, context = route_of(pki), client_context(pki, pki.client)
     ours, theirs = socket_pair()
-    connection = stream.accept(route.context, ours.fileno())
+    connection = accept_on(route, ours)
     with (
         ours,
         context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer,
@@ -256,7 +257,7 @@ def test_close_notify_without_a_finished_handshake_is_harmless(pki, version):
         assert lib.ERR_peek_error() == 0
     ours, theirs = socket_pair()
     with ours, theirs:
-        connection = stream.accept(route_of(pki).context, ours.fileno())
+        connection = accept_on(route_of(pki), ours)
         stream.close_notify(connection)
         assert lib.ERR_peek_error() == 0
         stream.free(connection, established=False)
@@ -294,7 +295,7 @@ def test_random_bytes_on_accept_are_a_failure_or_a_wait_for_more(pki):
     def holds(pieces):
         ours, theirs = socket_pair()
         with ours, theirs:
-            connection = stream.accept(route.context, ours.fileno())
+            connection = accept_on(route, ours)
             for piece in pieces:
                 theirs.send(piece)
                 result = stream.handshake(connection, Side.INBOUND)
@@ -329,7 +330,7 @@ def test_a_hello_with_flipped_bits_is_never_more_than_a_failure(pki):
             bent[at] ^= mask
         ours, theirs = socket_pair()
         with ours, theirs:
-            connection = stream.accept(route.context, ours.fileno())
+            connection = accept_on(route, ours)
             theirs.send(bent)
             result = stream.handshake(connection, Side.INBOUND)
             assert result is stream.STEP_WANT_READ or isinstance(result, Failure)
@@ -379,7 +380,7 @@ def test_two_thousand_handshakes_leak_nothing(pki):
     ]
 
     def by_the_rules(who):
-        return admit(who, route, who.not_before_at + 1)
+        return admit(who, route.trust, who.not_before_at + 1)
 
     def round_of_ten():
         for context in clients:
@@ -393,7 +394,7 @@ def test_two_thousand_handshakes_leak_nothing(pki):
             pass
         ours, theirs = socket_pair()
         with ours, theirs:
-            connection = stream.accept(route.context, ours.fileno())
+            connection = accept_on(route, ours)
             theirs.send(b"\x16\3\1\0\5hello")
             assert isinstance(stream.handshake(connection, Side.INBOUND), Failure)
             stream.free(connection, established=False)
@@ -423,7 +424,7 @@ def test_a_handshake_makes_no_garbage_for_the_collector(pki, version):
     def connect_once():
         ours, theirs = socket_pair()
         peer = context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False)
-        connection = stream.accept(route.context, ours.fileno())
+        connection = accept_on(route, ours)
         result = stream.STEP_WANT_READ
         done = False
         while not done or result is not stream.DONE:
@@ -472,7 +473,7 @@ def test_errno_is_that_of_the_call_that_failed(pki):
 def test_a_handshake_continues_after_a_full_socket(pki, context_version):
     route, context = route_of(pki), client_context(pki, pki.client, context_version)
     ours, theirs = socket_pair()
-    connection = stream.accept(route.context, ours.fileno())
+    connection = accept_on(route, ours)
     with (
         ours,
         context.wrap_socket(theirs, server_hostname=NAME, do_handshake_on_connect=False) as peer,

@@ -12,7 +12,7 @@ from relay.tls.explain import Failure
 from relay.tls.stepwise import Handshaker, unread_bytes
 from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient
-from tests.support.handshakes import route_of, tcp_pair, wait_readable
+from tests.support.handshakes import accept_on, route_of, tcp_pair, wait_readable
 from tests.support.odd import CN, SAN, Odd, attribute, dns, extension, name, write_odd
 from tests.support.peer import PATIENCE_S
 from tests.support.strangers import NAME, knock
@@ -105,7 +105,7 @@ def paced(pki, stack, tmp_path):
         ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
         theirs.settimeout(PATIENCE_S)
         end, handshaker = Connection(ours), Handshaker()
-        end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+        end.ssl = accept_on(route_of(pki), ours)
         stack.callback(stream.free, end.ssl, established=False)
         context = client_context(pki, of_size(tmp_path, size, pki.authority), version=version)
         made = []

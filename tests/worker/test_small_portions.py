@@ -15,7 +15,14 @@ from relay.tls.explain import Failure
 from relay.tls.stepwise import MAX_BYTES, STEP_BYTES, Handshaker, unread_bytes
 from relay.worker.connection import Connection
 from tests.support.fragments import FragmentingClient, cut_plain
-from tests.support.handshakes import route_of, server_context, target_of, tcp_pair, wait_readable
+from tests.support.handshakes import (
+    accept_on,
+    route_of,
+    server_context,
+    target_of,
+    tcp_pair,
+    wait_readable,
+)
 from tests.support.peer import PATIENCE_S
 from tests.support.strangers import NAME, knock
 from tests.support.worker import client_context, wait_until
@@ -100,7 +107,7 @@ def test_no_step_takes_more_than_a_portion(pki, stack, fragmenting, version):
     ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
     theirs.settimeout(PATIENCE_S)
     relay = Ours(ours)
-    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    relay.end.ssl = accept_on(route_of(pki), ours)
     stack.callback(stream.free, relay.end.ssl, established=False)
     made = []
     files = certificate(pki, 100)
@@ -125,7 +132,7 @@ def test_after_a_step_that_was_slow_for_many_bytes_all_are_fed(pki, stack, monke
     """Only the time that the step took shows that bytes came while OpenSSL read."""
     ours, theirs = (stack.enter_context(sock) for sock in tcp_pair())
     relay = Ours(ours)
-    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    relay.end.ssl = accept_on(route_of(pki), ours)
     stack.callback(stream.free, relay.end.ssl, established=False)
     monkeypatch.setattr("relay.tls.stepwise.SLOW_S", -1.0)
     hello = b"\x01" + (2 * size).to_bytes(3, "big") + bytes(size)
@@ -149,7 +156,7 @@ def test_an_end_is_seen_although_no_event_tells(pki, stack, gone):
     ours, theirs = tcp_pair()
     stack.enter_context(ours)
     relay = Ours(ours, careful())
-    relay.end.ssl = stream.accept(route_of(pki).context, ours.fileno())
+    relay.end.ssl = accept_on(route_of(pki), ours)
     stack.callback(stream.free, relay.end.ssl, established=False)
     theirs.sendall(b"\x16\x03\x01\x01\x00\x01")
     if gone == "before":

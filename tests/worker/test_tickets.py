@@ -8,7 +8,7 @@ from ssl import SSLError, TLSVersion
 import pytest
 
 from relay.demo.ca import LeafSpec
-from relay.tls.contexts import TICKET_LIFETIME_S
+from relay.tls.material import TICKET_LIFETIME_S
 from relay.worker import inbound
 from tests.support.pki import write
 from tests.support.worker import client_context, connect, receive

@@ -22,6 +22,7 @@ from relay.tls.identity import admit
 from tests.support.handshakes import (
     NAME,
     VERSIONS,
+    accept_on,
     client_context,
     config_of,
     meet_backend,
@@ -104,9 +105,9 @@ def test_a_ca_that_openssl_verifies_is_trusted(pki, tmp_path, what, version):
     assert errors(config_of(pki, routes=({"client_ca": file},))) == []
     route = route_of(pki, client_ca=file)
     context = client_context(pki, client, version)
-    with meet_client(route, context, check=lambda who: admit(who, route, time.time())) as met:
+    with meet_client(route, context, check=lambda who: admit(who, route.trust, time.time())) as met:
         assert met.reason == "done"
-        assert route.ca_valid_until[met.identity.issuer_der] > time.time()
+        assert route.trust.ca_valid_until[met.identity.issuer_der] > time.time()
         assert met.identity.issuer == load_authorities(WHERE, file)[0].subject.rfc4514_string()
 
 
@@ -294,7 +295,7 @@ def test_a_refused_extension_is_not_reported_as_a_missing_issuer(broken, side, v
     ours, theirs = (stack.enter_context(each) for each in socket_pair())
     peer = present_broken(broken, side, version, theirs)
     if side is Side.INBOUND:
-        handle = stream.accept(route_of(pki).context, ours.fileno())
+        handle = accept_on(route_of(pki), ours)
     else:
         target = target_of(pki)
         handle = stream.connect(target.context, ours.fileno(), target.server_name, b"", None)

@@ -1,0 +1,118 @@
+"""What is built from one configuration: its routes and backends, ready to use.
+
+A route has two TLS contexts. The *ticket owner* is made before the workers are forked,
+so every worker opens the tickets of every other. The *material* shows the certificate
+and holds the CAs. At first the owner is its own material. A renewal replaces the
+material, in each process for itself, and the owner stays: so tickets still count, as
+long as the CAs are the same.
+
+These objects live as long as their generation, and a renewal changes them in place. So
+a session that refers to its route always sees today's trust.
+
+A pointer to a context frees it when it is replaced, and a connection that uses it
+keeps it until it ends.
+
+Never: builds a context (that is `tls.material`).
+Next: `relay.tls.renewal.renew_steps`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.config.model import Config
+from relay.core.routes import RouteTable
+from relay.shared.addresses import Ip
+from relay.tls.certificates.pem import KeyPair
+from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
+from relay.tls.raw import NULL, Pointer
+from relay.tls.trust import BackendTrust, ClientTrust
+from relay.tls.trust_store import TrustedCas
+
+
+@dataclass(slots=True, eq=False)
+class InboundRoute:
+    """One route, ready to accept."""
+
+    where: str  # its configuration key
+    label: str
+    pool: str
+    owner: Pointer
+    alpn_callback: Any = field(repr=False)  # NULL if it negotiates no protocol
+
+    # Replaced by a renewal.
+    material: Pointer
+    pair: KeyPair
+    cas: TrustedCas = field(repr=False)
+    trust: ClientTrust
+    periods: ValidityPeriods = field(default_factory=ValidityPeriods)
+    pool_periods: ValidityPeriods = field(default_factory=ValidityPeriods)
+    valid_from_at: float = 0.0  # outside these two times (Unix time) it is disabled
+    valid_until_at: float = 0.0
+
+    @property
+    def negotiates_alpn(self) -> bool:
+        """Whether it selects a protocol from the client's list (RFC 7301)."""
+        return bool(self.alpn_callback != NULL)
+
+    def set_periods(self, own: ValidityPeriods, of_pool: ValidityPeriods) -> None:
+        """Set when the route's files, and its pool's, are valid."""
+        self.periods, self.pool_periods = own, of_pool
+        self.valid_from_at = max(own.from_at, of_pool.from_at)
+        self.valid_until_at = min(own.until_at, of_pool.until_at)
+
+
+@dataclass(slots=True, eq=False)
+class BackendTarget:
+    """One backend, ready to connect to. Its context accepts only its own name."""
+
+    where: str  # the configuration key of its pool
+    index: int  # in its pool
+    pool: str
+    route: str
+    address: str
+    family: int
+    sockaddr: tuple[Any, ...]  # () if the host name has no address
+    name: str
+    server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
+
+    # Replaced by a renewal.
+    context: Pointer
+    pair: KeyPair
+    cas: TrustedCas = field(repr=False)
+    trust: BackendTrust
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """One loaded configuration with everything built from it.
+
+    `inbound` has the routes of each listener in the order of the configuration, and
+    `routes` finds one of them by a server name. `periods` are by configuration key.
+    """
+
+    number: int
+    config: Config
+    inbound: dict[str, tuple[InboundRoute, ...]]
+    routes: dict[str, RouteTable[InboundRoute]]
+    targets: dict[str, tuple[BackendTarget, ...]]
+    secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
+    addresses: dict[str, tuple[Ip, ...]] = field(default_factory=dict)  # of backends' host names
+    periods: dict[str, ValidityPeriod] = field(default_factory=dict)
+
+
+def free_steps(generation: Generation) -> Iterator[None]:
+    """Free a generation's contexts in steps.
+
+    Freeing 500 at once would block the supervisor for 0.1 s.
+    """
+    kept: list[object] = [one for several in generation.inbound.values() for one in several]
+    kept += [one for several in generation.targets.values() for one in several]
+    generation.inbound.clear()
+    generation.routes.clear()
+    generation.targets.clear()
+    while kept:
+        kept.pop()
+        yield

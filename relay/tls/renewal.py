@@ -1,0 +1,131 @@
+"""Replaces certificates and CAs of a running generation, without a fork or a drain.
+
+The supervisor applies a renewal to its own objects, so that workers that it forks later
+inherit it. It sends the same renewal to its workers and its checker, which apply it
+too. A session that has begun its handshake keeps the context that it has.
+
+A renewed file is read and checked before, in the child that inspects files. Whatever
+fails here leaves that route or backend as it was.
+
+Never: reads a file; touches a ticket owner, a socket or a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from relay.config.model import Pool, Route
+from relay.files import Contents, Files
+from relay.tls.certificates.pem import KeyPair
+from relay.tls.certificates.validity_periods import ValidityPeriod
+from relay.tls.context_inputs import ContextInputs, periods_of_pool, periods_of_route
+from relay.tls.contexts import ParsedFiles
+from relay.tls.generation import BackendTarget, Generation, InboundRoute
+from relay.tls.material import backend_context, route_context
+from relay.tls.trust_store import TrustedCas
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What was renewed: certificates with their keys, and CA files.
+
+    `contents` has the bytes of all these files, private keys included. `periods` are by
+    configuration key, and only those that changed.
+    """
+
+    contents: Contents = field(repr=False)
+    pairs: frozenset[tuple[Path, Path]] = frozenset()
+    cas: frozenset[Path] = frozenset()
+    periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
+
+    def concerns_route(self, route: Route) -> bool:
+        """Whether the route needs another material."""
+        return (route.certificate, route.private_key) in self.pairs or route.client_ca in self.cas
+
+    def concerns_pool(self, pool: Pool) -> bool:
+        """Whether the backends of the pool need other contexts."""
+        return (
+            pool.machine_certificate,
+            pool.machine_key,
+        ) in self.pairs or pool.backend_ca in self.cas
+
+
+def renew(generation: Generation, renewal: Renewal) -> None:
+    """Apply a renewal at once. Raises ConfigError."""
+    for _ in renew_steps(generation, renewal):
+        pass
+
+
+def renew_steps(generation: Generation, renewal: Renewal) -> Iterator[None]:
+    """Apply a renewal; yields after every few milliseconds of work.
+
+    Raises ConfigError.
+    """
+    generation.periods.update(renewal.periods)
+    files = ParsedFiles(
+        ContextInputs(Files(renewal.contents), ciphers_checked=True, periods=generation.periods)
+    )
+    for listener in generation.config.listener:
+        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+            if renewal.concerns_route(route):
+                yield from _renew_route(live, route, renewal, files)
+                yield
+            live.set_periods(
+                periods_of_route(generation.periods, live.where),
+                periods_of_pool(generation.periods, live.pool),
+            )
+    for name, pool in generation.config.pool.items():
+        if renewal.concerns_pool(pool):
+            for target in generation.targets[name]:
+                yield from _renew_target(target, pool, renewal, files)
+                yield
+
+
+def _renew_route(
+    live: InboundRoute, route: Route, renewal: Renewal, files: ParsedFiles
+) -> Generator[None, None, None]:
+    where = live.where
+    pair, cas = yield from _renewed(
+        renewal,
+        files,
+        (f"{where}.certificate", route.certificate, route.private_key, live.pair),
+        (f"{where}.client_ca", route.client_ca, live.cas),
+    )
+    context = route_context(where, route, pair, cas, live.alpn_callback, ciphers_checked=True)
+    live.material, live.pair, live.cas = context, pair, cas
+    live.trust = replace(live.trust, cas=cas.trust)
+
+
+def _renew_target(
+    target: BackendTarget, pool: Pool, renewal: Renewal, files: ParsedFiles
+) -> Generator[None, None, None]:
+    where = target.where
+    pair, cas = yield from _renewed(
+        renewal,
+        files,
+        (f"{where}.machine_certificate", pool.machine_certificate, pool.machine_key, target.pair),
+        (f"{where}.backend_ca", pool.backend_ca, target.cas),
+    )
+    context = backend_context(
+        where, pool, target.index, target.name, pair, cas, ciphers_checked=True
+    )
+    target.context, target.pair, target.cas = context, pair, cas
+    target.trust = replace(target.trust, cas=cas.trust)
+
+
+def _renewed(
+    renewal: Renewal,
+    files: ParsedFiles,
+    pair_use: tuple[str, Path | None, Path | None, KeyPair],
+    cas_use: tuple[str, Path | None, TrustedCas],
+) -> Generator[None, None, tuple[KeyPair, TrustedCas]]:
+    """The pair and the CAs to use now: renewed, or as before."""
+    where, certificate, key, pair = pair_use
+    if certificate is not None and key is not None and (certificate, key) in renewal.pairs:
+        pair = files.pair(where, certificate, key)
+    where, file, cas = cas_use
+    if file is not None and file in renewal.cas:
+        cas = yield from files.cas(where, file)
+    return pair, cas
