@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
 from relay.tls.identity import AllowRules
 
 
@@ -22,30 +24,71 @@ def key_id(certificate: Certificate) -> bytes:
     return hashlib.sha256(certificate.spki).digest()
 
 
+class CaKey(NamedTuple):
+    """The key of a CA: its id (see `key_id`), and its subjectKeyIdentifier or b""."""
+
+    key_id: bytes
+    identifier: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class CaTrust:
     """The CAs of one file.
 
     `valid_until` maps a CA's subject (DER) to the Unix time until which it and the CAs
-    above it are valid. `keys` maps a subject (DER) to the key ids of the CAs with that
+    above it are valid. `keys` maps a subject (DER) to the keys of the CAs with that
     name. `digest` is different for different CAs: it is the trust generation, without
     which a ticket does not count.
     """
 
     valid_until: Mapping[bytes, float] = field(default_factory=dict)
-    keys: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
+    keys: Mapping[bytes, tuple[CaKey, ...]] = field(default_factory=dict)
     digest: bytes = b""
 
     @classmethod
     def of(cls, certificates: Iterable[Certificate], valid_until: Mapping[bytes, float]) -> CaTrust:
         """Describe these CAs."""
         kept = list(certificates)
-        keys: dict[bytes, frozenset[bytes]] = {}
+        keys: dict[bytes, tuple[CaKey, ...]] = {}
         for each in kept:
-            name = each.subject.public_bytes()
-            keys[name] = keys.get(name, frozenset()) | {key_id(each)}
+            name, key = each.subject.public_bytes(), _key_of(each)
+            keys[name] = (*(known for known in keys.get(name, ()) if known != key), key)
         together = b"".join(sorted(hashlib.sha256(each.der).digest() for each in kept))
         return cls(valid_until, keys, hashlib.sha256(together).digest())
+
+    def issuers_of(self, name: bytes, identifier: bytes) -> tuple[bytes, ...]:
+        """The ids of the keys that may have signed a certificate, if a CA here has.
+
+        `name` is the certificate's issuer (DER) and `identifier` the key identifier of
+        its authorityKeyIdentifier or b"": then every key of that name may have.
+        """
+        named = self.keys.get(name)
+        if named is None:  # perhaps the name is encoded in another way
+            if not identifier:
+                return ()
+            every = (key for several in self.keys.values() for key in several)
+            return tuple(key.key_id for key in every if key.identifier == identifier)
+        return tuple(
+            key.key_id
+            for key in named
+            if key.identifier == identifier or not (key.identifier and identifier)
+        )
+
+
+def _key_of(certificate: Certificate) -> CaKey:
+    identifier = certificate.extension(SUBJECT_KEY_ID) or b""
+    return CaKey(key_id(certificate), identifier[2:])  # after tag and length
+
+
+@dataclass(frozen=True, slots=True)
+class CrlPolicy:
+    """What follows if no list, or only an expired one, covers a certificate.
+
+    An expired list counts for `grace_s` more.
+    """
+
+    accepts_missing: bool = False
+    grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +97,7 @@ class ClientTrust:
 
     rules: AllowRules
     cas: CaTrust
+    crl: CrlPolicy | None = None  # None: nothing is looked up in revocation lists
 
     @property
     def ca_valid_until(self) -> Mapping[bytes, float]:
@@ -66,3 +110,4 @@ class BackendTrust:
     """Whom a pool trusts."""
 
     cas: CaTrust
+    crl: CrlPolicy | None = None

@@ -12,6 +12,7 @@ from relay.tls.certificates.der import SEQUENCE, DerError, Fields, inside
 from relay.tls.certificates.extension_values import BASIC_CONSTRAINTS, is_ca_in
 
 AUTHORITY_KEY_ID = bytes.fromhex("551d23")
+SUBJECT_KEY_ID = bytes.fromhex("551d0e")
 DISTRIBUTION_POINTS = bytes.fromhex("551d1f")
 _KEY_IDENTIFIER = 0x80  # the tag of RFC 5280, 4.2.1.1
 
