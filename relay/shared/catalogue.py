@@ -26,6 +26,25 @@ HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
 CHECK_OK = "ok"
 CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED = "connect_failed", "handshake_failed", "http_failed"
 CHECK_RESULTS = (CHECK_OK, CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED)
+# How the fetch of a revocation list ends.
+CRL_OK, CRL_NOT_MODIFIED = "ok", "not_modified"
+CRL_CONNECT_FAILED, CRL_TIMEOUT, CRL_HTTP_FAILED = "connect_failed", "timeout", "http_failed"
+CRL_REDIRECT_REFUSED, CRL_TOO_LARGE, CRL_TRUNCATED = "redirect_refused", "too_large", "truncated"
+# Not a list, one that no CA here has signed, or an older one than before; not written.
+CRL_INVALID, CRL_OLDER, CRL_NOT_KEPT = "invalid", "older", "not_kept"
+CRL_FETCH_RESULTS = (
+    CRL_OK,
+    CRL_NOT_MODIFIED,
+    CRL_CONNECT_FAILED,
+    CRL_TIMEOUT,
+    CRL_HTTP_FAILED,
+    CRL_REDIRECT_REFUSED,
+    CRL_TOO_LARGE,
+    CRL_TRUNCATED,
+    CRL_INVALID,
+    CRL_OLDER,
+    CRL_NOT_KEPT,
+)
 
 
 @dataclass(frozen=True, slots=True)
