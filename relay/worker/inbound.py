@@ -35,6 +35,9 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     route = session.route
     if route is None:
         return Failure(Reason.INTERNAL_ERROR, "a handshake without a route")
+    chain = verification.accepted_chain()
+    if chain:  # it may have been verified in an earlier step
+        session.chain = chain
     now_at = time.time()
     refusal = admit(identity, route.trust, now_at)
     if refusal is None and identity is not None:

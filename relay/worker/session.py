@@ -26,6 +26,8 @@ from relay.sockets import Address, StreamSocket
 from relay.tls import stream
 from relay.tls.generation import InboundRoute
 from relay.tls.identity import Identity
+from relay.tls.trust import ClientTrust
+from relay.tls.verification import Chain
 from relay.worker.backend import BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
@@ -96,6 +98,7 @@ class Session(ABC):
         "bytes_out",
         "cell_in",
         "cell_out",
+        "chain",  # above the client's leaf, as verified; () after a resumption
         "choice",  # the backend that was chosen last, and why
         "client_host",
         "client_port",
@@ -119,6 +122,7 @@ class Session(ABC):
         "time_at",
         "timer_at",
         "tried",  # the indexes of the backends that were tried
+        "trust",  # of the route when the handshake began: OpenSSL verifies by this
         "worker",
     )
 
@@ -142,7 +146,9 @@ class Session(ABC):
         self.first: FirstBytes | None = None
         self.sni = ""
         self.route: InboundRoute | None = None
+        self.trust: ClientTrust | None = None
         self.identity: Identity | None = None
+        self.chain: Chain = ()
         self.inbound_tls = self.outbound_tls = NO_HANDSHAKE
         self.attempt: Attempt | None = None
         self.choice: Choice | None = None
