@@ -144,14 +144,18 @@ def _extensions(der: bytes, at: int, stop: int) -> tuple[Extension, ...] | None:
     try:
         for part in children(der, at, stop, 3):
             if part.tag == _EXTENSIONS:
-                listed = read(der, part.start, part.stop)
-                every = children(der, listed.start, listed.stop, MAX_EXTENSIONS)
-                return tuple(_extension(der, each) for each in every)
+                return extensions_in(der, read(der, part.start, part.stop))
             if part.tag not in _UNIQUE_IDS:
                 raise DerError("has a field that no certificate has")
     except DerError:
         return None
     return ()
+
+
+def extensions_in(der: bytes, listed: Element) -> tuple[Extension, ...]:
+    """The extensions of a list of them. Raises DerError."""
+    every = children(der, listed.start, listed.stop, MAX_EXTENSIONS)
+    return tuple(_extension(der, each) for each in every)
 
 
 def _extension(der: bytes, element: Element) -> Extension:

@@ -1,0 +1,1 @@
+"""Certificate revocation lists: read, verify, and look certificates up."""

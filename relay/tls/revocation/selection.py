@@ -1,0 +1,188 @@
+"""Chooses which lists count for the CAs of one trust set, and applies deltas.
+
+For each key of a CA, and each scope, the newest complete list counts, with the newest
+delta that fits it. A list that would go back behind the one in use is refused: an old
+list is genuine, and lacks the newest revocations.
+
+Never: reads a file, or knows the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.findings import quoted
+from relay.tls.revocation.crl import RevocationList, at_text, check_date, find_signer, key_id
+from relay.tls.revocation.distribution_points import Scope
+from relay.tls.revocation.fields import CrlError
+from relay.tls.revocation.revoked_set import ListInfo, Packed, with_delta
+
+Key = tuple[bytes, Scope]
+"""The id of the issuer's key, and what the list covers."""
+
+Pack = Callable[[RevocationList, bytes], Packed]
+"""Packs the entries of a list, for the issuer with this key id. Raises CrlError."""
+
+
+class Accepted(NamedTuple):
+    """The number and the date of the list in use; an older one is refused."""
+
+    number: int | None
+    this_update: float
+
+
+@dataclass(slots=True)
+class Selection:
+    """The lists that count, with their entries, and what was found on the way.
+
+    With `errors` the selection must not be used. `unused` lists do no harm.
+    """
+
+    lists: list[tuple[ListInfo, Packed]] = field(default_factory=list)
+    errors: list[CrlError] = field(default_factory=list)
+    unused: list[CrlError] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The lists of one CA key and scope."""
+
+    signer: Certificate
+    complete: list[RevocationList] = field(default_factory=list)
+    deltas: list[RevocationList] = field(default_factory=list)
+
+
+def accepted_of(lists: Iterable[ListInfo]) -> dict[Key, Accepted]:
+    """What a set in use has accepted."""
+    return {
+        (each.issuer_key, each.scope): Accepted(each.number, each.this_update) for each in lists
+    }
+
+
+def select(
+    lists: Iterable[RevocationList],
+    cas: Sequence[Certificate],
+    now_at: float,
+    pack: Pack,
+    accepted: Mapping[Key, Accepted] | None = None,
+) -> Selection:
+    """Choose the lists that count for these CAs."""
+    selection = Selection()
+    named = {each.subject for each in cas}
+    groups: dict[Key, _Group] = {}
+    for crl in lists:
+        try:
+            signer = find_signer(crl, cas)
+            check_date(crl, now_at)
+        except CrlError as error:
+            (selection.errors if crl.issuer in named else selection.unused).append(error)
+        else:
+            group = groups.setdefault((key_id(signer.spki), crl.scope), _Group(signer))
+            (group.complete if crl.base_number is None else group.deltas).append(crl)
+    for key, group in groups.items():
+        try:
+            found = _combine(key, group, pack, selection.unused)
+            _check_progress(found[0], (accepted or {}).get(key))
+        except CrlError as error:
+            selection.errors.append(error)
+        else:
+            selection.lists.append(found)
+    return selection
+
+
+def _combine(
+    key: Key, group: _Group, pack: Pack, unused: list[CrlError]
+) -> tuple[ListInfo, Packed]:
+    if not group.complete:
+        raise CrlError(
+            f"{group.deltas[0]} has only changes, and there is no complete list of this CA",
+            "add the CA's complete list",
+        )
+    newest = max(group.complete, key=_age)
+    unused += [_superseded(each, newest) for each in group.complete if each is not newest]
+    delta = _delta_for(newest, group.deltas, unused)
+    packed = pack(newest, key[0])
+    info = ListInfo(
+        issuer_key=key[0],
+        issuer=group.signer.subject.rfc4514_string(),
+        number=newest.number,
+        this_update=newest.this_update,
+        next_update=newest.next_update,
+        scope=newest.scope,
+        source=newest.source,
+    )
+    if delta is None:
+        return info, packed
+    return (
+        ListInfo(
+            issuer_key=key[0],
+            issuer=info.issuer,
+            number=delta.number,
+            this_update=max(newest.this_update, delta.this_update),
+            next_update=newest.next_update,
+            scope=newest.scope,
+            source=f"{newest.source} and {delta.source}",
+            delta=delta.number,
+        ),
+        with_delta(packed, pack(delta, key[0])),
+    )
+
+
+def _delta_for(
+    complete: RevocationList, deltas: list[RevocationList], unused: list[CrlError]
+) -> RevocationList | None:
+    """The newest delta that adds something to a complete list."""
+    newer: list[RevocationList] = []
+    for delta in deltas:
+        if complete.number is None or delta.number is None or delta.base_number is None:
+            raise CrlError(
+                f"{delta} cannot be applied: {complete} has no number",
+                "have the CA number its lists, or use complete lists alone",
+            )
+        if delta.base_number > complete.number:
+            raise CrlError(
+                f"{delta} cannot be applied: it needs the complete list of number"
+                f" {delta.base_number} or later, and the newest is {complete}",
+                "get the CA's newest complete list",
+            )
+        if delta.number <= complete.number:
+            unused.append(_superseded(delta, complete))
+        else:
+            newer.append(delta)
+    newest = max(newer, key=_age, default=None)
+    unused += [_superseded(each, newest) for each in newer if newest and each is not newest]
+    return newest
+
+
+def _age(crl: RevocationList) -> tuple[int, float]:
+    return -1 if crl.number is None else crl.number, crl.this_update
+
+
+def _superseded(crl: RevocationList, newer: RevocationList) -> CrlError:
+    return CrlError(f"{crl} is not used: {newer} is newer", "remove the older list")
+
+
+def _check_progress(info: ListInfo, before: Accepted | None) -> None:
+    """Raise CrlError if a list is older than the one in use."""
+    if before is None:
+        return
+    remedy = "find out why the list went back; the newer list stays in use"
+    if info.number is not None and before.number is not None and info.number < before.number:
+        what = f"the list in use has the number {before.number}"
+    elif info.this_update < before.this_update:
+        what = (
+            f"it was issued on {at_text(info.this_update)}, and the list in use on"
+            f" {at_text(before.this_update)}"
+        )
+    else:
+        return
+    raise CrlError(
+        f"CRL{_number(info)} of {quoted(info.issuer)} in {info.source} is older: {what}", remedy
+    )
+
+
+def _number(info: ListInfo) -> str:
+    return "" if info.number is None else f" {info.number}"

@@ -1,0 +1,152 @@
+"""Revocation lists for tests, made with cryptography."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from relay.demo.ca import Authority, key_pem
+from relay.tls.certificates.pem_blocks import read_blocks
+from relay.tls.revocation.crl import RevocationList, parse_list
+from tests.support.programs import program
+
+HOLD, COMPROMISED, REMOVED = (
+    x509.ReasonFlags.certificate_hold,
+    x509.ReasonFlags.key_compromise,
+    x509.ReasonFlags.remove_from_crl,
+)
+REVOKED_AT = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
+
+
+def make_crl(
+    authority: Authority,
+    revoked: Iterable[Any] = (),
+    *,
+    number: int | None = 1,
+    base: int | None = None,
+    age: timedelta = timedelta(hours=1),
+    lasts: timedelta | None = timedelta(days=7),
+    authority_key: bool = True,
+    scope: dict[str, Any] | None = None,
+    extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
+    entry_extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
+    signer: Any = None,
+    algorithm: Any = None,
+) -> bytes:
+    """A list in DER.
+
+    `revoked` has certificates, serial numbers, or pairs of one of these and a reason.
+    `age` and `lasts` count from now and from the issue; `signer` is another key.
+    """
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(now - age)
+        .next_update(now - age + (lasts or timedelta(days=7)))
+    )
+    for each in revoked:
+        which, reason = each if isinstance(each, tuple) else (each, None)
+        entry = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(which if isinstance(which, int) else which.serial_number)
+            .revocation_date(REVOKED_AT)
+        )
+        if reason is not None:
+            entry = entry.add_extension(x509.CRLReason(reason), critical=False)
+        for extension, critical in entry_extensions:
+            entry = entry.add_extension(extension, critical=critical)
+        builder = builder.add_revoked_certificate(entry.build())
+    key = signer or authority.key
+    if number is not None:
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    if base is not None:
+        builder = builder.add_extension(x509.DeltaCRLIndicator(base), critical=True)
+    if authority_key:
+        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+        builder = builder.add_extension(own, critical=False)
+    if scope is not None:
+        builder = builder.add_extension(issuing_point(**scope), critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    if algorithm is None:
+        algorithm = hashes.SHA256()
+    return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+
+
+def issuing_point(*uris: str, **differences: Any) -> x509.IssuingDistributionPoint:
+    """An issuingDistributionPoint with these URIs and flags."""
+    uris = differences.pop("uris", uris)
+    return x509.IssuingDistributionPoint(
+        **{
+            "full_name": [x509.UniformResourceIdentifier(uri) for uri in uris] or None,
+            "relative_name": None,
+            "only_contains_user_certs": False,
+            "only_contains_ca_certs": False,
+            "only_some_reasons": None,
+            "indirect_crl": False,
+            "only_contains_attribute_certs": False,
+            **differences,
+        }
+    )
+
+
+def to_pem(*lists: bytes) -> bytes:
+    """Lists as one PEM text."""
+    return b"".join(x509.load_der_x509_crl(der).public_bytes(Encoding.PEM) for der in lists)
+
+
+def serial_of(certificate: x509.Certificate | int) -> bytes:
+    """A serial number as the DER of the INTEGER contains it."""
+    number = certificate if isinstance(certificate, int) else certificate.serial_number
+    return number.to_bytes(number.bit_length() // 8 + 1)
+
+
+def listed(
+    authority: Authority, *revoked: Any, source: str = "a.crl", **how: Any
+) -> RevocationList:
+    """A list, read."""
+    return parse_list(source, make_crl(authority, revoked, **how))
+
+
+def openssl_crl(
+    directory: Path,
+    authority: Authority,
+    revoked: Iterable[tuple[x509.Certificate, str]],
+    *options: str,
+    extensions: bool = True,
+) -> bytes:
+    """A list as `openssl ca` makes it, of these certificates with their reasons."""
+    directory.mkdir()
+    (directory / "index.txt").touch()
+    (directory / "number").write_text("11\n")
+    (directory / "ca.key").write_bytes(key_pem(authority.key))
+    authority.write(directory / "ca.pem")
+    configuration = directory / "ca.cnf"
+    configuration.write_text(
+        "[ca]\ndefault_ca = one\n[one]\n"
+        f"database = {directory}/index.txt\ncertificate = {directory}/ca.pem\n"
+        f"private_key = {directory}/ca.key\n"
+        + (f"crlnumber = {directory}/number\ncrl_extensions = two\n" if extensions else "")
+        + "default_md = sha256\ndefault_crl_days = 7\n[two]\nauthorityKeyIdentifier = keyid\n"
+    )
+    base = [program("openssl"), "ca", "-batch", "-config", str(configuration)]
+    for number, (certificate, reason) in enumerate(revoked):
+        file = directory / f"{number}.pem"
+        file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        _run([*base, "-revoke", str(file), "-crl_reason", reason])
+    _run([*base, "-gencrl", "-out", str(directory / "made.crl"), *options])
+    [block] = read_blocks((directory / "made.crl").read_bytes())
+    return block.data
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, check=False, timeout=30, capture_output=True)
+    assert done.returncode == 0, done.stderr

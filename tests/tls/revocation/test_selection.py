@@ -1,0 +1,169 @@
+"""Which of several lists count, deltas, and lists that go back."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from relay.demo.ca import Authority
+from relay.tls.revocation.crl import entries_of, key_id
+from relay.tls.revocation.revoked_set import RevokedSet, build, pack
+from relay.tls.revocation.selection import accepted_of, select
+from tests.support.crls import COMPROMISED, HOLD, REMOVED, listed, serial_of
+from tests.support.pki import parsed
+
+ROOT = Authority.root("Root")
+NAMESAKE = Authority.root("Root")
+OTHER = Authority.root("Other")
+CAS = [parsed(each.certificate) for each in (ROOT, NAMESAKE)]
+KEYS = [key_id(each.spki) for each in CAS]
+
+
+def chosen(*lists, cas=CAS, accepted=None):
+    return select(
+        lists,
+        cas,
+        datetime.now(UTC).timestamp(),
+        lambda crl, key: pack(key, entries_of(crl)),
+        accepted,
+    )
+
+
+def found_in(selection, serial, key=KEYS[0]):
+    return RevokedSet(build(selection.lists)).find(key, serial_of(serial))
+
+
+def sentences(found):
+    return " ".join(each.what for each in found)
+
+
+def test_entries_count_for_the_key_that_signed_them():
+    selection = chosen(listed(ROOT, 5), listed(NAMESAKE, 6))
+    assert selection.errors == []
+    assert found_in(selection, 5)
+    assert not found_in(selection, 6)
+    assert found_in(selection, 6, KEYS[1])
+    assert not found_in(selection, 5, KEYS[1])
+
+
+def test_the_newest_list_counts_in_any_order():
+    old, new = listed(ROOT, 5, number=1), listed(ROOT, 6, number=2)
+    for lists in ((old, new), (new, old)):
+        selection = chosen(*lists)
+        assert selection.errors == []
+        assert "CRL 1 of" in sentences(selection.unused)
+        assert found_in(selection, 6)
+        assert not found_in(selection, 5)
+
+
+def test_shards_and_complete_lists_count_together():
+    shards = [listed(ROOT, n, number=n, scope={"uris": (f"http://a/{n}",)}) for n in (1, 2, 3)]
+    selection = chosen(*shards, listed(ROOT, 4, number=1))
+    assert (selection.errors, selection.unused) == ([], [])
+    assert all(found_in(selection, n) for n in (1, 2, 3, 4))
+    lists = RevokedSet(build(selection.lists)).lists_of(KEYS[0])
+    assert {each.scope.uris for each in lists} == {(f"http://a/{n}",) for n in (1, 2, 3)} | {()}
+
+
+def test_a_list_of_a_foreign_ca_is_unused():
+    selection = chosen(listed(OTHER, 5), listed(ROOT, 6))
+    assert selection.errors == []
+    assert "belongs to no CA" in sentences(selection.unused)
+    assert len(selection.lists) == 1
+
+
+@pytest.mark.parametrize(
+    ("crl", "sentence"),
+    [
+        (listed(ROOT, signer=OTHER.key), "was not signed by this CA"),
+        (listed(ROOT, age=timedelta(hours=-1)), "was issued in the future"),
+        (listed(ROOT, 1, base=1, number=2), "there is no complete list of this CA"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_an_error(crl, sentence):
+    selection = chosen(crl)
+    assert selection.lists == []
+    assert sentence in sentences(selection.errors)
+
+
+def test_a_delta_adds_and_takes_out():
+    complete = listed(ROOT, (1, HOLD), 2, (3, HOLD), number=4)
+    delta = listed(ROOT, (1, REMOVED), (3, COMPROMISED), 9, number=6, base=4)
+    selection = chosen(delta, complete)
+    assert selection.errors == []
+    assert not found_in(selection, 1)
+    assert found_in(selection, 2).reason == "unspecified"
+    assert found_in(selection, 3).reason == "key compromise"
+    entry = found_in(selection, 9)
+    assert entry.source.number == 6
+    assert entry.source.delta == 6
+    assert entry.source.entries == 3
+
+
+def test_the_newest_delta_counts():
+    complete = listed(ROOT, number=4)
+    older = listed(ROOT, (1, HOLD), number=5, base=4)
+    newer = listed(ROOT, (1, REMOVED), 2, number=6, base=4)
+    selection = chosen(complete, newer, older)
+    assert "delta CRL 5" in sentences(selection.unused)
+    assert not found_in(selection, 1)
+    assert found_in(selection, 2)
+
+
+def test_a_delta_for_a_newer_complete_list_is_an_error():
+    selection = chosen(listed(ROOT, number=4), listed(ROOT, 1, number=9, base=5))
+    assert "it needs the complete list of number 5 or later" in sentences(selection.errors)
+    assert selection.lists == []
+
+
+def test_a_delta_older_than_the_complete_list_is_unused():
+    selection = chosen(listed(ROOT, number=9), listed(ROOT, 1, number=8, base=5))
+    assert selection.errors == []
+    assert "delta CRL 8" in sentences(selection.unused)
+    assert not found_in(selection, 1)
+
+
+def test_a_delta_of_another_scope_does_not_fit():
+    delta = listed(ROOT, 1, number=9, base=4, scope={"uris": ("http://a/1",)})
+    selection = chosen(listed(ROOT, number=4), delta)
+    assert "there is no complete list" in sentences(selection.errors)
+
+
+def test_a_delta_for_a_list_without_a_number_is_an_error():
+    selection = chosen(listed(ROOT, number=None), listed(ROOT, 1, number=9, base=4))
+    assert "has no number" in sentences(selection.errors)
+
+
+HOURS = [timedelta(hours=n) for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("number", "age", "sentence"),
+    [
+        (4, HOURS[1], "the list in use has the number 5"),
+        (4, HOURS[3], "the list in use has the number 5"),
+        (5, HOURS[3], "and the list in use on"),
+        (6, HOURS[3], "and the list in use on"),
+        (None, HOURS[3], "and the list in use on"),
+        (5, HOURS[2], ""),
+        (6, HOURS[1], ""),
+    ],
+)
+def test_a_list_that_goes_back_is_an_error(number, age, sentence):
+    before = chosen(listed(ROOT, number=5, age=HOURS[2]))
+    accepted = accepted_of(info for info, _ in before.lists)
+    after = chosen(listed(ROOT, number=number, age=age), accepted=accepted)
+    assert sentence in sentences(after.errors)
+    assert bool(after.errors) is bool(sentence)
+
+
+def test_a_delta_that_disappears_is_an_error():
+    complete, delta = listed(ROOT, number=4), listed(ROOT, 1, number=6, base=4)
+    accepted = accepted_of(info for info, _ in chosen(complete, delta).lists)
+    assert "has the number 6" in sentences(chosen(complete, accepted=accepted).errors)
+    assert chosen(listed(ROOT, 1, number=7), accepted=accepted).errors == []
+
+
+def test_a_removal_in_a_complete_list_revokes_nobody():
+    selection = chosen(listed(ROOT, (1, REMOVED), 2))
+    assert not found_in(selection, 1)
+    assert found_in(selection, 2)
