@@ -28,7 +28,8 @@ _ENDED = {
     ),
     Reason.DRAIN_TIMEOUT: (
         "the relay was stopping or reloading, and this session was still open after"
-        " relay.drain_timeout_s; raise it if sessions need longer"
+        " relay.drain_timeout_s (stop) or relay.reload_drain_s (reload); raise it if sessions"
+        " need longer"
     ),
     Reason.GENERATION_ENDED: (
         "the session used an old configuration, and more than relay.old_generations old"

@@ -14,7 +14,7 @@ from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
 from relay.cli.output import echo_rows
 
 if TYPE_CHECKING:
-    from relay.shared.replies import SlotStatus
+    from relay.shared.replies import SlotStatus, WorkerStatus
 
 SECTION = "Control the running relay"
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
@@ -26,6 +26,7 @@ _WORKER_COLUMNS = (
     "connections",
     "age_s",
     "heartbeat_age_s",
+    "drain_left_s",
 )
 
 
@@ -51,7 +52,7 @@ def status(config_file: Path | None) -> int:
     click.echo(f"admin: {_admin_url(reply['admin'])}")
     if reply.get("checker", {}).get("pid"):
         click.echo(f"checker: pid {reply['checker']['pid']}")
-    rows = [[str(dict(worker)[name]) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
+    rows = [[_shown(worker, name) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
     echo_rows("worker", _WORKER_COLUMNS, rows)
     for one in reply.get("disabled", ()):
         parent = f"{one['parent']}/" if one["parent"] else ""
@@ -60,6 +61,13 @@ def status(config_file: Path | None) -> int:
         if slot["parked"] or slot["next_start_in_s"] > 0:
             click.echo(_waiting_slot(slot))
     return EXIT_OK
+
+
+def _shown(worker: WorkerStatus, column: str) -> str:
+    value = dict(worker).get(column)
+    if value is not None:
+        return str(value)
+    return "no-limit" if worker["phase"] == "draining" else "-"
 
 
 def _admin_url(address: str) -> str:
@@ -93,7 +101,7 @@ def reload(config_file: Path | None) -> int:
     """Load the configuration and the certificates again.
 
     Returns when the new workers serve, or when the new configuration is refused.
-    Running sessions finish with the old configuration, within relay.drain_timeout_s.
+    Running sessions go on with the old configuration, at most relay.reload_drain_s.
     """
     started = time.monotonic()
     reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)

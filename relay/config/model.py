@@ -39,6 +39,8 @@ class Relay(_Section):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     state_dir: FilePath = Path("run")
     drain_timeout_s: Seconds = 30
+    # How long sessions on replaced workers may go on; 0 is no limit.
+    reload_drain_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0
     old_generations: Annotated[int, Field(ge=1, le=32)] = 8
     user: str = ""
     group: str = ""

@@ -20,7 +20,10 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Tell the worker to stop accepting and to finish its sessions (SIGTERM)."""
+    """Tell the worker to stop accepting and to finish its sessions (SIGTERM).
+
+    Its time depends on why: a reload replaced it, or the relay ends.
+    """
 
     pid: int
 

@@ -17,7 +17,8 @@ same view and the same `now` give the same actions. It follows four rules:
 - *Room.* Only `old_generations` may drain at once. Beyond that, the oldest are told to
   end their sessions.
 - *Escalation.* A worker without heartbeats gets SIGABRT, which makes it print where it
-  hangs, and then SIGKILL. A worker that drains for too long gets SIGKILL.
+  hangs, and then SIGKILL. A worker that drains for too long gets SIGKILL. A worker that
+  a reload replaced may drain without limit; the end of the relay sets it one.
 
 Never: kills, forks or reads a clock. Every time is in seconds of one monotonic clock.
 """
@@ -86,7 +87,11 @@ def _end(view: View, escalated: set[int]) -> list[Action]:
     ]
     if view.ending is Shutdown.NOW:  # also workers that drain already
         return [Quit(worker.pid) for worker in living if not worker.quitting]
-    return [Drain(worker.pid) for worker in living if worker.stop_requested_at is None]
+    return [
+        Drain(worker.pid)
+        for worker in living
+        if worker.stop_requested_at is None or worker.replaced
+    ]
 
 
 def _fill(now: float, view: View, targets: Sequence[Target], rules: Rules) -> Iterator[Action]:
@@ -161,10 +166,13 @@ def _escalate(
             return Kill(worker.pid, f"it did not end within {rules.abort_grace_s:g} s of SIGABRT")
         return None
     if worker.stop_requested_at is not None:
-        patience_s = (
-            rules.quit_grace_s if worker.quitting else rules.drain_timeout_s + rules.drain_grace_s
+        until_at = (
+            worker.stop_requested_at + rules.quit_grace_s
+            if worker.quitting
+            else worker.drain_until_at + rules.drain_grace_s
         )
-        if now >= worker.stop_requested_at + patience_s:
+        if now >= until_at:
+            patience_s = until_at - worker.stop_requested_at
             return Kill(worker.pid, f"it did not end within {patience_s:g} s of being told to")
     silent_s = now - max(worker.beat_at, worker.started_at, trusted_from_at)
     if silent_s > rules.hang_s:

@@ -5,6 +5,7 @@ Never: reads a clock. Every time is in seconds of one monotonic clock.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,8 +30,9 @@ class Shutdown(StrEnum):
 class Rules:
     """The limits `plan` works with, in seconds unless named otherwise."""
 
-    drain_timeout_s: float = 30
-    # A worker ends its own sessions at drain_timeout_s; one that cannot is killed
+    drain_timeout_s: float = 30  # when the relay stops, or one worker is told to by hand
+    reload_drain_s: float = 0  # for workers that a reload replaced; 0 is no limit
+    # A worker ends its own sessions when its time is over; one that cannot is killed
     # later.
     drain_grace_s: float = 3
     hang_s: float = 10
@@ -57,6 +59,8 @@ class Worker:
 
     `stop_requested_at`: when it was last told to drain or quit; `quitting`: to quit.
     `aborted_at`: when it got SIGABRT; `killed`: it got SIGKILL.
+    `drain_until_at`: until when it may drain; infinity is no limit. `replaced`: it was
+    told to drain because its generation is not wanted any more.
     """
 
     pid: int
@@ -69,6 +73,8 @@ class Worker:
     aborted_at: float | None = None
     killed: bool = False
     quitting: bool = False
+    drain_until_at: float = math.inf
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ class FailureReply(TypedDict):
 
 
 class WorkerStatus(TypedDict):
-    """A worker in `relay status`."""
+    """A worker in `relay status`.
+
+    `drain_left_s`: how long its sessions may go on; None is no limit.
+    """
 
     slot: int
     pid: int
@@ -42,6 +45,7 @@ class WorkerStatus(TypedDict):
     age_s: float
     heartbeat_age_s: float
     connections: int
+    drain_left_s: float | None
 
 
 class SlotStatus(TypedDict):

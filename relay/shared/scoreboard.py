@@ -2,7 +2,7 @@
 
 Shared memory, eight-byte cells, one writer per cell:
 
-    header    whether the generation has ended
+    header    whether the generation has ended, and until when its workers may drain
     rows      one per living worker and one for the checker, each written by its
               process only; a free row is zero
     states    shared by all generations; any process may store: `shared.state_cells`
@@ -16,6 +16,7 @@ of the generation may have written it.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -60,6 +61,11 @@ HEADER_CELLS = 8
 # Values of the header's first cell. OVERRUN: there are too many newer generations, so
 # this one ends its sessions.
 LIVING, OVERRUN, OVER = range(3)
+# Further cells of the header, written by the supervisor: when the generation's workers
+# must have ended, because a reload replaced them or because the relay stops. Monotonic
+# milliseconds; 0 if that has not happened.
+_REPLACED_UNTIL_MS, _STOP_UNTIL_MS = 1, 2
+_WITHOUT_LIMIT_MS = 1 << 62
 SHARED_ROW = -1
 PHASE_FREE, PHASE_STARTING, PHASE_SERVING, PHASE_DRAINING = range(4)
 SPARE_ROWS = 4  # for the checker, and for workers that drain while their successors serve
@@ -146,7 +152,28 @@ class Scoreboard:
         for segment in self.segments:
             segment.cells[0] = state
 
+    def limit_drain(self, *, replaced_until_at: float = 0, stop_until_at: float = 0) -> None:
+        """Set until when workers may drain; infinity is no limit, 0 is no change."""
+        for cell, until_at in (
+            (_REPLACED_UNTIL_MS, replaced_until_at),
+            (_STOP_UNTIL_MS, stop_until_at),
+        ):
+            if until_at:
+                self.segments[0].cells[cell] = (
+                    _WITHOUT_LIMIT_MS if math.isinf(until_at) else int(until_at * 1000)
+                )
+
     # Any process of the generation.
+
+    @property
+    def drain_limits_at(self) -> tuple[float, float]:
+        """Until when a replaced worker, and a worker of a relay that stops, may drain.
+
+        Infinity is no limit, 0 is not replaced or not stopping.
+        """
+        replaced_ms, stop_ms = self.segments[0].cells[_REPLACED_UNTIL_MS : _STOP_UNTIL_MS + 1]
+        replaced_at = math.inf if replaced_ms == _WITHOUT_LIMIT_MS else replaced_ms / 1000
+        return replaced_at, stop_ms / 1000
 
     def row(self, row: int) -> Cells:
         """The cells of one row, for `cells[i] += n`. SHARED_ROW gives the states."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 
 from relay.core.fleet_actions import (
     Abort,
@@ -29,10 +28,11 @@ from relay.core.fleet_view import Phase, Rules, Shutdown, Target, View, Worker
 from relay.errors import StartupError
 from relay.supervisor.first_start import ATTEMPTS, FirstStart
 from relay.supervisor.generations import Generations
-from relay.supervisor.prepared import Prepared
+from relay.supervisor.prepared import Prepared, configured_rules
 from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.slots import Slots
-from relay.supervisor.workers import EndedWorker, Workers
+from relay.supervisor.worker_process import EndedWorker
+from relay.supervisor.workers import Workers
 
 # How long workers are started before the loop turns; forking a large relay takes 6 ms.
 SPAWNING_S = 0.02
@@ -201,8 +201,10 @@ class Fleet:
         match action:
             case Spawn(slot, generation):
                 self._spawn(now, slot, generation)
+            case Drain(pid) if self.ending is Shutdown.NO:
+                self.workers.replace(pid, self._rules.reload_drain_s)
             case Drain(pid):
-                self.workers.drain(pid)
+                self.workers.drain(pid, self._rules.drain_timeout_s)
             case Quit(pid):
                 self.workers.quit(pid)
             case Overrun(generation, pids):
@@ -245,14 +247,10 @@ class Fleet:
 
     def _commit(self) -> None:
         """The next generation becomes the serving one; some limits come with it."""
-        before = self.generations.serving.config.relay
         self.generations.commit()
         relay = self.generations.serving.config.relay
-        self._rules = replace(
-            self._rules,
-            drain_timeout_s=max(before.drain_timeout_s, relay.drain_timeout_s),
-            old_generations=relay.old_generations,
-        )
+        self._rules = configured_rules(self._rules, relay)
+        self.workers.limit_drains(relay.reload_drain_s)
 
     def _on_end(self, now: float, ended: EndedWorker) -> None:
         worker, following = ended.process, self.generations.next

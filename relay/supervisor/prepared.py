@@ -9,9 +9,10 @@ Never: changes anything that a running generation uses.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from relay.config.model import Config
+from relay.config.model import Config, Relay
+from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.shared.entities import Entities
 from relay.shared.scoreboard import Scoreboard
@@ -36,6 +37,16 @@ class Prepared:
     password: str = field(default="", repr=False)
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)  # by key path
     unresolved: Mapping[str, str] = field(default_factory=dict)  # host name: error
+
+
+def configured_rules(rules: Rules, relay: Relay) -> Rules:
+    """The rules with the limits of this configuration."""
+    return replace(
+        rules,
+        drain_timeout_s=relay.drain_timeout_s,
+        reload_drain_s=relay.reload_drain_s,
+        old_generations=relay.old_generations,
+    )
 
 
 def begin_scoreboard(scoreboards: Scoreboards, prepared: Prepared) -> Scoreboard:

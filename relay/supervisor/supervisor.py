@@ -35,7 +35,7 @@ from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.open_files import OpenFiles
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import finish
-from relay.supervisor.prepared import Prepared, begin_scoreboard
+from relay.supervisor.prepared import Prepared, begin_scoreboard, configured_rules
 from relay.supervisor.preparer import Preparer
 from relay.supervisor.process import raise_file_limit, reap_orphans
 from relay.supervisor.reload import Reloads
@@ -69,10 +69,7 @@ class Supervisor:
         self._open_files = OpenFiles()
         try:
             prepared = finish(PrepareRequest(config_path, strict=strict))
-            rules = rules or Rules(
-                drain_timeout_s=prepared.config.relay.drain_timeout_s,
-                old_generations=prepared.config.relay.old_generations,
-            )
+            rules = rules or configured_rules(Rules(), prepared.config.relay)
             self._open(prepared, rules)
             self._start_children(prepared, work, rules)
             self._connect_parts(rules, strict=strict)

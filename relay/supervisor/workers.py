@@ -12,63 +12,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from relay.core.fleet_view import Phase, Worker
+from relay.core.fleet_view import Worker
 from relay.shared.replies import WorkerStatus
-from relay.shared.scoreboard import (
-    HEARTBEAT_MS,
-    OVERRUN,
-    PHASE,
-    PHASE_DRAINING,
-    PHASE_SERVING,
-    PID,
-    Scoreboard,
-)
+from relay.shared.scoreboard import OVERRUN, PID
 from relay.supervisor.privileges import Identity
-from relay.supervisor.process import ExitStatus, reap, send, start_worker
+from relay.supervisor.process import reap, send, start_worker
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import SlotSockets
+from relay.supervisor.worker_process import EndedWorker, WorkerProcess
 from relay.tls.generation import Generation
 from relay.worker.main import WorkerSpec
 
-PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
-FUTURE_S = 1.0  # a heartbeat further in the future is not valid
 REAPING_S = 0.02  # how long ended workers are reaped and counted in one turn of the loop
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class WorkerProcess:
-    """What the supervisor knows of one worker, besides what the worker's row says."""
-
-    pid: int
-    slot: int
-    generation: int
-    scoreboard: Scoreboard
-    row: int
-    started_at: float
-    stop_requested_at: float | None = None
-    aborted_at: float | None = None
-    killed: bool = False
-    quitting: bool = False
-
-    def __str__(self) -> str:
-        return f"worker {self.slot} (pid {self.pid})"
-
-    @property
-    def connections(self) -> int:
-        """How many clients it reports."""
-        cell = self.scoreboard.layout.cell("relay_connections_active")
-        return max(0, int(self.scoreboard.row(self.row)[cell]))
-
-
-@dataclass(frozen=True, slots=True)
-class EndedWorker:
-    """A worker that was reaped, as it was seen last, and how it ended."""
-
-    process: WorkerProcess
-    last_seen: Worker
-    status: ExitStatus
 
 
 @dataclass(slots=True)
@@ -129,7 +86,13 @@ class Workers:
             raise
         scoreboard.row(row)[PID] = pid
         self.processes[pid] = WorkerProcess(
-            pid, slot, generation.number, scoreboard, row, time.monotonic()
+            pid,
+            slot,
+            generation.number,
+            scoreboard,
+            row,
+            time.monotonic(),
+            generation.config.relay.drain_timeout_s,
         )
         log.info(
             "worker %d started",
@@ -138,36 +101,9 @@ class Workers:
         )
 
     def views(self) -> tuple[Worker, ...]:
-        """The workers as the plan sees them.
-
-        A worker that drains without the supervisor's request got SIGTERM from another
-        process. It counts as requested, so the slot gets another worker.
-        """
-        found = []
+        """The workers as the plan sees them."""
         now = time.monotonic()
-        for process in self.processes.values():
-            cells = process.scoreboard.row(process.row)
-            phase = PHASES.get(cells[PHASE], Phase.STARTING)
-            if phase is Phase.DRAINING and process.stop_requested_at is None:
-                process.stop_requested_at = now
-            beat_at = cells[HEARTBEAT_MS] / 1000
-            if beat_at > now + FUTURE_S:
-                beat_at = 0.0
-            found.append(
-                Worker(
-                    pid=process.pid,
-                    slot=process.slot,
-                    generation=process.generation,
-                    phase=phase,
-                    started_at=process.started_at,
-                    beat_at=beat_at,
-                    stop_requested_at=process.stop_requested_at,
-                    aborted_at=process.aborted_at,
-                    killed=process.killed,
-                    quitting=process.quitting,
-                )
-            )
-        return tuple(found)
+        return tuple(process.view(now) for process in self.processes.values())
 
     def reap(self) -> list[EndedWorker]:
         """Reap ended workers, and add their counters to the totals.
@@ -198,9 +134,28 @@ class Workers:
         """Count a worker that ended without being asked."""
         self.scoreboards.count("relay_worker_restarts_total")
 
-    def drain(self, pid: int) -> None:
-        """SIGTERM: stop accepting, finish the sessions."""
-        self.processes[pid].stop_requested_at = time.monotonic()
+    def replace(self, pid: int, drain_s: float) -> None:
+        """SIGTERM to a worker of a generation that is not wanted any more.
+
+        Its sessions may go on for `drain_s`; 0 is no limit.
+        """
+        process = self.processes[pid]
+        process.stop_requested_at, process.replaced = time.monotonic(), True
+        process.limit_drain(drain_s)
+        send(pid, signal.SIGTERM)
+
+    def limit_drains(self, drain_s: float) -> None:
+        """Another `drain_s` for the workers that were replaced already."""
+        for process in self.processes.values():
+            if process.replaced:
+                process.limit_drain(drain_s)
+
+    def drain(self, pid: int, drain_s: float) -> None:
+        """SIGTERM as the relay ends: also to workers that were replaced before."""
+        process = self.processes[pid]
+        process.stop_requested_at, process.replaced = time.monotonic(), False
+        process.drain_until_at = process.stop_requested_at + drain_s
+        process.scoreboard.limit_drain(stop_until_at=process.drain_until_at)
         send(pid, signal.SIGTERM)
 
     def quit(self, pid: int) -> None:
@@ -244,15 +199,5 @@ class Workers:
 
     def status(self, now: float) -> list[WorkerStatus]:
         """The workers for `relay status`; ages in seconds."""
-        return [
-            {
-                "slot": worker.slot,
-                "pid": worker.pid,
-                "generation": worker.generation,
-                "phase": worker.phase.value,
-                "age_s": round(now - worker.started_at, 1),
-                "heartbeat_age_s": round(max(0.0, now - worker.beat_at), 1),
-                "connections": self.processes[worker.pid].connections,
-            }
-            for worker in sorted(self.views(), key=lambda w: (w.slot, w.pid))
-        ]
+        processes = sorted(self.processes.values(), key=lambda one: (one.slot, one.pid))
+        return [process.status(now) for process in processes]

@@ -1,11 +1,17 @@
 """How a worker ends: it stops accepting, and lets its sessions finish in time.
 
+The time depends on why it ends. The supervisor writes it into the scoreboard, and may
+change it later: `reload_drain_s` from its replacement by a reload, `drain_timeout_s`
+from the stop of the relay. Without the supervisor, and after a SIGTERM of somebody
+else, it is the `drain_timeout_s` of the worker's own configuration.
+
 Never: closes a session before its time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -32,16 +38,33 @@ class Drain:
         self._worker = worker
         self._acceptors = acceptors
         self._timeout_s = timeout_s
-        self._until_at = 0.0  # 0 before `begin`
+        self._begun = False
+        self._until_at = math.inf  # set without the supervisor
+        self._limits_at: tuple[float, float] | None = None  # at the last SIGTERM
         self._closed = False
         self._stopping = False
 
-    def begin(self, why: str) -> None:
-        """Stop accepting after this turn. Clients that wait then are still served."""
-        if self._until_at:
-            return
-        self._until_at = time.monotonic() + self._timeout_s
-        self._worker.loop.after_turn(lambda: self._close(why))
+    def begin(self, why: str, *, supervised: bool = True) -> None:
+        """Stop accepting after this turn. Clients that wait then are still served.
+
+        `supervised`: the supervisor may be the one that asks.
+        """
+        limits_at = self._worker.scoreboard.drain_limits_at
+        by_supervisor = any(limits_at) and limits_at != self._limits_at
+        self._limits_at = limits_at
+        if not (supervised and by_supervisor):
+            self._until_at = min(self._until_at, time.monotonic() + self._timeout_s)
+        if not self._begun:
+            self._begun = True
+            self._worker.loop.after_turn(lambda: self._close(why))
+
+    def _limit(self) -> tuple[float, str]:
+        """Until when sessions may go on, and the key that says so."""
+        replaced_at, stop_at = self._worker.scoreboard.drain_limits_at
+        limits = [(self._until_at, "drain_timeout_s")]
+        limits += [(stop_at, "drain_timeout_s")] if stop_at else []
+        limits += [(replaced_at, "reload_drain_s")] if replaced_at else []
+        return min(limits)
 
     def _close(self, why: str) -> None:
         worker = self._worker
@@ -50,12 +73,10 @@ class Drain:
             acceptor.close()
         self._closed = worker.stops_when_empty = True
         worker.cells[PHASE] = PHASE_DRAINING  # a reload answers when it reads this
-        log.info(
-            "draining (%s): %d sessions have %g s to finish",
-            why,
-            len(worker.sessions),
-            self._timeout_s,
-        )
+        until_at, _ = self._limit()
+        left_s = round(until_at - time.monotonic(), 1)
+        how_long = "may go on" if math.isinf(until_at) else f"have {left_s:g} s to finish"
+        log.info("draining (%s): %d sessions %s", why, len(worker.sessions), how_long)
         if self._stopping:
             self.stop()  # requested in the same turn; it now includes the queued clients
         self.check()
@@ -66,8 +87,10 @@ class Drain:
             return
         if not self._worker.sessions:
             self._worker.loop.running = False
-        elif time.monotonic() >= self._until_at and not self._stopping:
-            log.warning("drain_timeout_s is over: closing %d sessions", len(self._worker.sessions))
+            return
+        until_at, key = self._limit()
+        if time.monotonic() >= until_at and not self._stopping:
+            log.warning("%s is over: closing %d sessions", key, len(self._worker.sessions))
             self.stop()
 
     def stop(self) -> None:

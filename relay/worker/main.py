@@ -148,7 +148,7 @@ class _Signals:
 
     def _on_lifeline(self, mask: int) -> None:  # noqa: ARG002 (a pipe)
         self._worker.loop.forget(self._lifeline_fd, lambda: os.close(self._lifeline_fd))
-        self._drain.begin("the supervisor is gone")
+        self._drain.begin("the supervisor is gone", supervised=False)
 
 
 def _ignore(_number: int, _frame: object) -> None:

@@ -74,6 +74,12 @@ def test_every_snippet_of_the_configuration_page_loads(snippet, tmp_path):
 
 def test_the_page_names_every_timeout_and_every_limit():
     keys = {*Timeouts.model_fields, *(f"limits.{key}" for key in Limits.model_fields)}
-    keys |= {f"relay.{key}" for key in ("drain_timeout_s", "old_generations", "state_dir")}
+    keys |= {f"relay.{key}" for key in ("drain_timeout_s", "reload_drain_s", "old_generations")}
+    keys |= {"relay.state_dir"}
     assert keys <= set(re.findall(r"`([a-z_.]+)`", CONFIGURATION))
-    assert {"drain_timeout_s", "old_generations", "state_dir"} <= Relay.model_fields.keys()
+    assert {
+        "drain_timeout_s",
+        "reload_drain_s",
+        "old_generations",
+        "state_dir",
+    } <= Relay.model_fields.keys()

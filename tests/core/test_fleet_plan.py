@@ -189,10 +189,31 @@ TABLE = {
         [Spawn(0, 1)],
     ),
     "a draining worker is killed after its time": (
-        view(worker(2), worker(1, stop_requested_at=NOW - 33)),
+        view(worker(2), worker(1, stop_requested_at=NOW - 33, drain_until_at=NOW - 3)),
         [Kill(1, "it did not end within 33 s of being told to")],
     ),
-    "a draining worker has its time": (view(worker(2), worker(1, stop_requested_at=NOW - 32)), []),
+    "a draining worker has its time": (
+        view(worker(2), worker(1, stop_requested_at=NOW - 32, drain_until_at=NOW - 2)),
+        [],
+    ),
+    "a replaced worker may drain without limit": (
+        view(worker(2), worker(1, stop_requested_at=NOW - 1e6, replaced=True)),
+        [],
+    ),
+    "a replaced worker whose time was shortened gets the grace of every worker": (
+        view(worker(2), worker(1, stop_requested_at=NOW - 99, drain_until_at=NOW, replaced=True)),
+        [],
+    ),
+    "the end of the relay is told to replaced workers too": (
+        view(
+            worker(2), worker(1, stop_requested_at=NOW - 99, replaced=True), ending=Shutdown.DRAIN
+        ),
+        [Drain(2), Drain(1)],
+    ),
+    "a replaced worker that hangs is aborted": (
+        view(worker(2), worker(1, stop_requested_at=NOW - 99, replaced=True, beat_at=NOW - 15)),
+        [Abort(1, "no heartbeat for 15.0 s")],
+    ),
     "a draining worker that is silent is aborted": (
         view(worker(2), worker(1, stop_requested_at=NOW - 20, beat_at=NOW - 15)),
         [Abort(1, "no heartbeat for 15.0 s")],
@@ -360,6 +381,8 @@ workers = st.builds(
     aborted_at=st.none() | instants,
     killed=st.booleans(),
     quitting=st.booleans(),
+    drain_until_at=instants,
+    replaced=st.booleans(),
 )
 views = st.builds(
     View,
@@ -414,5 +437,10 @@ def test_every_worker_is_told_or_killed_in_the_end(seen):
             elif isinstance(action, Abort):
                 living[action.pid] = replace(living[action.pid], aborted_at=now)
             elif isinstance(action, Drain):
-                living[action.pid] = replace(living[action.pid], stop_requested_at=now)
+                living[action.pid] = replace(
+                    living[action.pid],
+                    stop_requested_at=now,
+                    drain_until_at=now + RULES.drain_timeout_s,
+                    replaced=False,
+                )
     assert all(w.killed for w in living.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 
 import psutil
@@ -54,7 +55,7 @@ def generations(gateway):
 
 
 def test_the_oldest_of_too_many_old_generations_are_ended(relay, call):
-    gateway = relay(relay={"workers": 1, "old_generations": 2, "drain_timeout_s": 600})
+    gateway = relay(relay={"workers": 1, "old_generations": 2})
     clients = []
     for _ in range(3):
         clients.append(call(gateway))
@@ -73,7 +74,7 @@ def test_the_oldest_of_too_many_old_generations_are_ended(relay, call):
 
 
 def test_a_reload_may_change_old_generations(relay, call, body):
-    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
+    gateway = relay(relay={"workers": 1})
     clients = []
     for _ in range(3):
         clients.append(call(gateway))
@@ -92,9 +93,76 @@ def test_a_reload_may_change_old_generations(relay, call, body):
     )
 
 
+def old_worker(gateway):
+    """The only worker that drains."""
+    workers = ask(gateway.state_dir, "status", PATIENCE_S)["workers"]
+    [found] = [each for each in workers if each["phase"] == "draining"]
+    return found
+
+
+def test_sessions_of_a_replaced_worker_go_on(relay, call):
+    """`drain_timeout_s` is not for them: a worker checks its time once a second."""
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 0.2})
+    client = call(gateway)
+    reload(gateway)
+    assert "drain_left_s=no-limit" in gateway.command("status").stdout
+    reloaded_at = old_worker(gateway)["age_s"]
+    wait_until(
+        "its time would be over",
+        lambda: old_worker(gateway)["age_s"] > reloaded_at + 2.5,
+        PATIENCE_S,
+        gateway.log,
+    )
+    assert goes_on(client)
+    assert old_worker(gateway)["drain_left_s"] is None
+    assert gateway.stop() == 0
+    assert client.recv(5) == b""
+    gateway.wait_for_access(1, reason="drain_timeout")
+    assert "SIGKILL" not in gateway.log()
+
+
+@pytest.mark.parametrize("how", ["TERM", "supervisor"])
+def test_a_replaced_worker_can_be_given_a_time(relay, call, how):
+    """By a SIGTERM of somebody else, and by the end of its supervisor."""
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 0.5})
+    client = call(gateway)
+    reload(gateway)
+    pid = old_worker(gateway)["pid"] if how == "TERM" else gateway.pid
+    psutil.Process(pid).send_signal(signal.SIGTERM if how == "TERM" else signal.SIGKILL)
+    assert client.recv(5) == b""
+    gateway.wait_for_access(1, reason="drain_timeout")
+    gateway.wait_for_log("drain_timeout_s is over")
+
+
+def test_reload_drain_s_ends_sessions_of_replaced_workers(relay, call):
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600, "reload_drain_s": 0.5})
+    client = call(gateway)
+    reload(gateway)
+    assert client.recv(5) == b""
+    (record,) = gateway.wait_for_access(1, reason="drain_timeout")
+    assert "reload_drain_s" in record["remedy"]
+    log = gateway.wait_for_log("reload_drain_s is over")
+    assert "SIGKILL" not in log
+
+
+def test_the_newest_reload_drain_s_holds_for_all(relay, call, body):
+    gateway = relay(relay={"workers": 1, "reload_drain_s": 600})
+    client = call(gateway)
+    reload(gateway)
+    assert 590 < old_worker(gateway)["drain_left_s"] <= 600
+    gateway.write(body, relay={"reload_drain_s": 0})
+    reload(gateway)
+    assert old_worker(gateway)["drain_left_s"] is None
+    assert goes_on(client)
+    gateway.write(body, relay={"reload_drain_s": 0.3})
+    reload(gateway)
+    assert client.recv(5) == b""
+    assert "SIGKILL" not in gateway.wait_for_log("reload_drain_s is over")
+
+
 def test_a_backends_limit_counts_old_generations_too(relay, pki, echo, call):
     text = write_body(pki, echo) + "max_connections = 2\n"
-    gateway = relay(text, relay={"workers": 1, "drain_timeout_s": 600})
+    gateway = relay(text, relay={"workers": 1})
     first = call(gateway)
     reload(gateway)
     second = call(gateway)

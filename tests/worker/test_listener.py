@@ -17,7 +17,8 @@ class Reception:
 
     def __init__(self):
         self.loop = Loop()
-        self.admission = self
+        self.admission = self.scoreboard = self
+        self.drain_limits_at = (0.0, 0.0)
         self.cells = [0] * (PHASE + 1)
         self.sessions = []
 
