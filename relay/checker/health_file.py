@@ -18,7 +18,6 @@ Never: is read by a worker; workers read the scoreboard.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -28,11 +27,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from relay.checker.monitor import Monitor
+from relay.checker.own_directory import read_in, replace_in
 from relay.checker.resolver import HostName
 from relay.core.health import BackendHealth, HealthStatus
 from relay.shared.messages import HealthEntry, HostEntry
 
 EVERY_S = 1.0
+_MOST_BYTES = 64 << 20
 
 log = logging.getLogger(__name__)
 
@@ -139,19 +140,9 @@ class HealthFile:
         """Replace the file."""
         self.stale = False
         self._written_at = time.monotonic()
-        name, at = self._path.name, self._directory_fd
-        new = f"{name}.new"
+        text = json.dumps(contents) + "\n"
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=at)
-            descriptor = os.open(
-                new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=at
-            )
-            with os.fdopen(descriptor, "w") as file:
-                os.fchmod(descriptor, 0o644)  # whatever the umask is
-                json.dump(contents, file)
-                file.write("\n")
-            os.rename(new, name, src_dir_fd=at, dst_dir_fd=at)
+            replace_in(self._directory_fd, self._path.name, text.encode())
         except OSError as error:
             if not self._failed:
                 log.error(
@@ -171,14 +162,7 @@ class HealthFile:
         """
         entries: Any
         try:
-            with os.fdopen(
-                os.open(
-                    self._path.name,
-                    os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
-                    dir_fd=self._directory_fd,
-                )
-            ) as file:
-                entries = json.load(file)
+            entries = json.loads(read_in(self._directory_fd, self._path.name, _MOST_BYTES))
         except (OSError, ValueError):
             return
         if not isinstance(entries, dict):

@@ -60,6 +60,7 @@ class CrlServer:
         self.stopped.clear()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self._server.socket.listen(64)  # with the usual 5, the sixth client waits a second
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self

@@ -10,11 +10,14 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority, key_pem
+from relay.tls.certificates.der import read
 from relay.tls.certificates.pem_blocks import read_blocks
 from relay.tls.revocation.crl import RevocationList, parse_list
+from relay.tls.revocation.fields import read_fields
 from tests.support.programs import program
 
 HOLD, COMPROMISED, REMOVED = (
@@ -79,6 +82,34 @@ def make_crl(
     if algorithm is None:
         algorithm = hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+
+
+def make_large_crl(authority: Authority, count: int) -> bytes:
+    """A list of the serial numbers from 1 on, in DER.
+
+    Put in by hand: cryptography's builder takes a minute for 100,000 entries.
+    """
+    small = make_crl(authority, [1])
+    fields = read_fields(small)
+    start, stop = fields.entries
+    date = small[start + 5 : stop]
+    entries = b"".join(
+        _element(0x30, _element(2, number.to_bytes(5)) + date) for number in range(1, count + 1)
+    )
+    signed_start, signed_stop = fields.signed
+    inside = read(small, signed_start, signed_stop)
+    parts = small[inside.start : start - 2], _element(0x30, entries), small[stop:signed_stop]
+    signed = _element(0x30, b"".join(parts))
+    signature = authority.key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return _element(0x30, signed + fields.algorithm + _element(3, b"\0" + signature))
+
+
+def _element(tag: int, contents: bytes) -> bytes:
+    size = len(contents)
+    if size < 128:
+        return bytes((tag, size)) + contents
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, 128 + len(length))) + length + contents
 
 
 def issuing_point(*uris: str, **differences: Any) -> x509.IssuingDistributionPoint:
