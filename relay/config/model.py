@@ -22,6 +22,7 @@ from relay.config.values import (
     OUTBOUND_GROUPS,
     DnsNames,
     FilePath,
+    FilePaths,
     Fingerprints,
     Seconds,
     Strings,
@@ -109,6 +110,18 @@ class Allow(_Section):
     fingerprint_sha256: Fingerprints = ()
 
 
+class Crl(_Section):
+    """`crl`: revocation lists of the CAs of a route or a pool, and what they decide."""
+
+    files: FilePaths = ()
+    urls: Strings = ()
+    from_certificates: bool = False
+    hosts: DnsNames = ()
+    missing: Literal["refuse", "accept"] = "refuse"
+    expired: Literal["refuse", "grace"] = "refuse"
+    grace_s: Seconds = 86_400
+
+
 class Route(_Section):
     """`[[listener.route]]`: server names, pool, certificate, the clients' CAs."""
 
@@ -118,7 +131,8 @@ class Route(_Section):
     certificate: FilePath | None = None
     private_key: FilePath | None = None
     client_ca: FilePath | None = None
-    client_crl: Annotated[tuple[FilePath, ...], Field(strict=False)] = ()
+    client_crl: FilePaths = ()
+    crl: Crl | None = None
     allow: Allow = Allow()
     min_version: TlsVersion = "TLSv1.2"
     ciphers_tls12: str = CIPHERS_TLS12
@@ -132,6 +146,11 @@ class Route(_Section):
     def label(self) -> str:
         """The route's name in logs and metrics: its first SNI pattern, or "default"."""
         return self.sni[0] if self.sni else "default"
+
+    @property
+    def revocation(self) -> Crl | None:
+        """The setting `crl`, or what its short form `client_crl` stands for."""
+        return self.crl or (Crl(files=self.client_crl) if self.client_crl else None)
 
 
 class Listener(_Section):
@@ -186,6 +205,8 @@ class Pool(_Section):
     machine_certificate: FilePath | None = None
     machine_key: FilePath | None = None
     backend_ca: FilePath | None = None
+    backend_crl: FilePaths = ()
+    crl: Crl | None = None
     min_version: TlsVersion = "TLSv1.2"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
@@ -197,6 +218,11 @@ class Pool(_Section):
     send_proxy: Literal["", "v1", "v2"] = ""
     health: Health | None = None
     backend: Annotated[tuple[Backend, ...], Field(strict=False, min_length=1)]
+
+    @property
+    def revocation(self) -> Crl | None:
+        """The setting `crl`, or what its short form `backend_crl` stands for."""
+        return self.crl or (Crl(files=self.backend_crl) if self.backend_crl else None)
 
 
 class Config(_Section):

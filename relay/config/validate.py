@@ -45,6 +45,7 @@ def validate(raw: dict[str, Any]) -> Config:
     if "source" in raw:  # a field of the model, but not a key of the file
         problems["source"] = Problem("source", *unknown_key("source", Config))
         del raw["source"]
+    _name_tables(raw)
     misspelt: set[str] = set()
     config = _validate(raw, problems, misspelt)
     found = list(problems.values())
@@ -53,6 +54,27 @@ def validate(raw: dict[str, Any]) -> Config:
     if found or config is None:
         raise ConfigError(found)
     return config
+
+
+def _name_tables(raw: dict[str, Any]) -> None:
+    """Take a table that is named like the short form of `crl` for `crl`."""
+    pools, listeners = raw.get("pool"), raw.get("listener")
+    routes = [
+        route
+        for each in (listeners if isinstance(listeners, list) else [])
+        if isinstance(each, dict) and isinstance(each.get("route"), list)
+        for route in each["route"]
+    ]
+    sections = [
+        ("backend_crl", each) for each in (pools.values() if isinstance(pools, dict) else [])
+    ]
+    for short, section in (*sections, *(("client_crl", each) for each in routes)):
+        if (
+            isinstance(section, dict)
+            and isinstance(section.get(short), dict)
+            and "crl" not in section
+        ):
+            section["crl"] = section.pop(short)
 
 
 def _validate(

@@ -38,6 +38,7 @@ def _bare_hex(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 # DNS names are compared without case (RFC 4343), so they are kept in lower case.
 DnsNames = Annotated[Strings, AfterValidator(_lower)]

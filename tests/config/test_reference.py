@@ -17,6 +17,7 @@ from relay.config.model import (
     Allow,
     Backend,
     Config,
+    Crl,
     Health,
     Limits,
     Listener,
@@ -41,12 +42,21 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "[[listener]]": Listener,
     "[[listener.route]]": Route,
     "[listener.route.allow]": Allow,
+    "[listener.route.crl]": Crl,
     "[pool.httpslb]": Pool,
+    "[pool.httpslb.crl]": Crl,
     "[pool.httpslb.health]": Health,
     "[[pool.httpslb.backend]]": Backend,
 }
 # Keys that other sections of the file stand for.
-TABLES = {(Listener, "route"), (Route, "allow"), (Pool, "health"), (Pool, "backend")}
+TABLES = {
+    (Listener, "route"),
+    (Route, "allow"),
+    (Route, "crl"),
+    (Pool, "crl"),
+    (Pool, "health"),
+    (Pool, "backend"),
+}
 # Optional in the model, because a passthrough route needs none. All other routes and
 # pools need them, so the reference has them uncommented.
 FILES = {
@@ -148,7 +158,6 @@ def test_every_key_of_the_reference_is_explained():
 SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "accept_proxy"): "true",
     ("[[listener.route]]", "mode"): '"passthrough"',
-    ("[[listener.route]]", "client_crl"): '["a.crl"]',
     ("[pool.httpslb]", "send_proxy"): '"v2"',
 }
 

@@ -509,11 +509,6 @@ LATER = {
         "listener.https.accept_proxy",
     ),
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
-    "revocation lists": (
-        ROUTE,
-        'pool = "web"\nclient_crl = ["a.crl"]',
-        "listener.https.route[0].client_crl",
-    ),
 }
 
 
@@ -559,6 +554,12 @@ NOT_SET = [
     ),
     ('route = "w1"', 'route = "w1"\nstandby = true\nmax_connections = 9'),
     (ROUTE, 'pool = "web"\nmode = "terminate"\nclient_crl = []'),
+    (ROUTE, 'pool = "web"\nclient_crl = ["a.crl", "b.crl"]'),
+    (ROUTE, 'pool = "web"\ncrl = {files = ["a.crl"], missing = "accept", expired = "grace"}'),
+    (ROUTE, 'pool = "web"\nclient_crl = {files = ["a.crl"]}'),
+    (POOL, '[pool.web]\nbackend_crl = ["a.crl"]'),
+    (POOL, '[pool.web]\nbackend_crl = {urls = ["http://pki.example.com/a"], hosts = ["b.c"]}'),
+    (POOL, '[pool.web]\ncrl = {from_certificates = true, hosts = ["pki.example.com", "::1"]}'),
     ('route = "w1"', 'route = "w1"\nstandby = false\nweight = 256'),
     ('name = "https"', 'name = "https"\naccept_proxy = false'),
     ('access = "-"', 'access = "%Y%m%d.log"\naccess_rotate_s = 3600'),

@@ -13,12 +13,20 @@ from relay.config.key_path import NAME, NAME_REMEDY, pool_path
 from relay.config.model import Config, Listener, Route
 from relay.config.rules.allow import check_allow
 from relay.config.rules.problem_list import LATER, ProblemList
+from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
 from relay.config.rules.tls_settings import FILE_REMEDIES, ROUTE_FILES, TLS_KEYS, check_tls
 
 # RFC 7301, section 3.1: the length of the list has two bytes.
 _MAX_ALPN_BYTES = 65_535
-_NOT_OF_PASSTHROUGH = TLS_KEYS | {"client_crl", "allow", "alpn", "session_tickets", *ROUTE_FILES}
+_NOT_OF_PASSTHROUGH = TLS_KEYS | {
+    "client_crl",
+    "crl",
+    "allow",
+    "alpn",
+    "session_tickets",
+    *ROUTE_FILES,
+}
 
 
 def check_listener(found: ProblemList, where: str, listener: Listener, config: Config) -> None:
@@ -56,6 +64,7 @@ def _route(found: ProblemList, where: str, route: Route, config: Config) -> None
     else:
         _no_pool(found, where, route, config)
     _files(found, where, route)
+    check_revocation(found, where, route, "client_crl")
     check_tls(found, where, route)
     _alpn(found, f"{where}.alpn", route.alpn)
     check_allow(found, f"{where}.allow", route.allow, given="allow" in route.model_fields_set)
@@ -95,12 +104,6 @@ def _files(found: ProblemList, where: str, route: Route) -> None:
                     FILE_REMEDIES[name],
                     compared=[f"{where}.mode"],
                 )
-    if route.client_crl:
-        found.add(
-            f"{where}.client_crl",
-            f"revocation lists are {LATER}",
-            "remove it; until then exclude revoked certificates with allow, or replace the CA",
-        )
 
 
 def _alpn(found: ProblemList, where: str, protocols: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from relay.config.key_path import NAME, NAME_REMEDY
 from relay.config.model import Backend, Pool
 from relay.config.rules.health import check_health
 from relay.config.rules.problem_list import LATER, ProblemList
+from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_stickiness
 from relay.config.rules.tls_settings import check_tls
 from relay.errors import ConfigError
@@ -34,6 +35,7 @@ def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
             "remove it; backends see the relay's address",
         )
     check_health(found, where, pool)
+    check_revocation(found, where, pool, "backend_crl")
     check_tls(found, where, pool)
     for index, backend in enumerate(pool.backend):
         _backend(found, where, index, backend, pool)
