@@ -110,8 +110,17 @@ _CLIENT = {
         " and its intermediates only, or raise limits.certificate_chain_bytes"
     ),
     Reason.REVOKED: (
-        "the client's certificate is on the route's client_crl; issue a new one if this client"
-        " is wanted"
+        "the client's certificate, or a CA above it, is on a revocation list of the route;"
+        " issue a new one if this client is wanted"
+    ),
+    Reason.CRL_MISSING: (
+        "no revocation list covers the client's certificate, or a CA above it, so the relay"
+        " cannot know whether it is revoked; add the list of the CA in the detail to the"
+        ' route\'s crl, or set crl.missing = "accept"'
+    ),
+    Reason.CRL_EXPIRED: (
+        "the revocation list has expired, and a newer one may revoke the client; get the CA's"
+        ' current list, or set crl.expired = "grace" to use the old one for crl.grace_s'
     ),
     Reason.NOT_ALLOWED: (
         "the client's certificate is valid, but matches no entry of the route's allow; add one"
@@ -231,6 +240,20 @@ _BACKEND = {
     Reason.BACKEND_CHAIN_TOO_LONG: (
         "the backend sent more certificates than the limit allows; let it send its certificate"
         " and its intermediates only, or raise limits.certificate_chain_bytes"
+    ),
+    Reason.BACKEND_REVOKED: (
+        "the backend's certificate, or a CA above it, is on a revocation list of the pool;"
+        " issue a new one for the backend"
+    ),
+    Reason.BACKEND_CRL_MISSING: (
+        "no revocation list covers the backend's certificate, or a CA above it, so the relay"
+        " cannot know whether it is revoked; add the list of the CA in the detail to the"
+        ' pool\'s backend_crl, or set backend_crl.missing = "accept"'
+    ),
+    Reason.BACKEND_CRL_EXPIRED: (
+        "the revocation list has expired, and a newer one may revoke the backend; get the CA's"
+        ' current list, or set backend_crl.expired = "grace" to use the old one for'
+        " backend_crl.grace_s"
     ),
     Reason.BACKEND_REJECTED_OUR_CERTIFICATE: (
         "the backend does not accept the pool's machine_certificate; compare the backend's"

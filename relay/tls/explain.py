@@ -119,7 +119,7 @@ _VERIFY: dict[int, tuple[Reason, Reason]] = {
         ((9,), Reason.NOT_YET_VALID, Reason.BACKEND_NOT_YET_VALID),
         ((26,), Reason.WRONG_PURPOSE, Reason.BACKEND_WRONG_PURPOSE),
         ((17,), Reason.NO_RESOURCES, Reason.NO_RESOURCES),  # OUT_OF_MEM
-        ((23,), Reason.REVOKED, Reason.BACKEND_INVALID_CERTIFICATE),
+        ((23,), Reason.REVOKED, Reason.BACKEND_REVOKED),
         ((62, 64), Reason.INVALID_CERTIFICATE, Reason.BACKEND_WRONG_NAME),
     )
     for code in codes

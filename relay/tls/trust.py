@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
@@ -31,6 +31,9 @@ class CaKey(NamedTuple):
     identifier: bytes
 
 
+Issuers: TypeAlias = dict[tuple[bytes, bytes], tuple[bytes, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class CaTrust:
     """The CAs of one file.
@@ -44,6 +47,8 @@ class CaTrust:
     valid_until: Mapping[bytes, float] = field(default_factory=dict)
     keys: Mapping[bytes, tuple[CaKey, ...]] = field(default_factory=dict)
     digest: bytes = b""
+    issuers: Issuers = field(default_factory=dict)
+    """By name (DER) and key identifier: see `issuers_of`."""
 
     @classmethod
     def of(cls, certificates: Iterable[Certificate], valid_until: Mapping[bytes, float]) -> CaTrust:
@@ -54,7 +59,7 @@ class CaTrust:
             name, key = each.subject.public_bytes(), _key_of(each)
             keys[name] = (*(known for known in keys.get(name, ()) if known != key), key)
         together = b"".join(sorted(hashlib.sha256(each.der).digest() for each in kept))
-        return cls(valid_until, keys, hashlib.sha256(together).digest())
+        return cls(valid_until, keys, hashlib.sha256(together).digest(), _issuers(keys))
 
     def issuers_of(self, name: bytes, identifier: bytes) -> tuple[bytes, ...]:
         """The ids of the keys that may have signed a certificate, if a CA here has.
@@ -62,17 +67,28 @@ class CaTrust:
         `name` is the certificate's issuer (DER) and `identifier` the key identifier of
         its authorityKeyIdentifier or b"": then every key of that name may have.
         """
+        found = self.issuers.get((name, identifier))
+        if found is not None:
+            return found
         named = self.keys.get(name)
         if named is None:  # perhaps the name is encoded in another way
             if not identifier:
                 return ()
             every = (key for several in self.keys.values() for key in several)
             return tuple(key.key_id for key in every if key.identifier == identifier)
-        return tuple(
-            key.key_id
-            for key in named
-            if key.identifier == identifier or not (key.identifier and identifier)
-        )
+        return tuple(key.key_id for key in named if not (key.identifier and identifier))
+
+
+def _issuers(keys: Mapping[bytes, tuple[CaKey, ...]]) -> Issuers:
+    """The usual cases, for look-ups in handshakes."""
+    found: Issuers = {}
+    for name, named in keys.items():
+        found[name, b""] = tuple(key.key_id for key in named)
+        for identifier in {key.identifier for key in named} - {b""}:
+            found[name, identifier] = tuple(
+                key.key_id for key in named if key.identifier in {identifier, b""}
+            )
+    return found
 
 
 def _key_of(certificate: Certificate) -> CaKey:

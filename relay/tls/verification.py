@@ -32,13 +32,15 @@ Check = Callable[[Identity], Failure | None]
 # The certificates above a leaf in its verified chain, its issuer first.
 Chain: TypeAlias = tuple[Identity, ...]
 
-_CERT_REJECTED = lib.X509_V_ERR_CERT_REJECTED
+_CERT_REJECTED, _CERT_REVOKED = lib.X509_V_ERR_CERT_REJECTED, lib.X509_V_ERR_CERT_REVOKED
+_REVOKED = frozenset((Reason.REVOKED, Reason.BACKEND_REVOKED))
 # X509_V_ERR_* of x509_vfy.h: INVALID_PURPOSE, INVALID_CA by its old and new number,
 # KEYUSAGE_NO_CERTSIGN.
 _PURPOSE_CODES = frozenset((26, 24, 79, 32))
 _ISSUER_UNKNOWN = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 _MAX_ANCHORS = 64
-_BAD_CERTIFICATE, _CERTIFICATE_EXPIRED = 42, 45  # RFC 8446, 6
+_BAD_CERTIFICATE = 42  # RFC 8446, 6
+_ALERTS = {Reason.REVOKED: 44, Reason.EXPIRED: 45}
 
 
 class _State:
@@ -94,8 +96,9 @@ def _on_verify(ok: int, store_context: Any) -> int:
             state.accepted = who
             return 1
         state.code = _CERT_REJECTED
-        # OpenSSL sends the alert bad_certificate for it.
-        lib.X509_STORE_CTX_set_error(store_context, _CERT_REJECTED)
+        # OpenSSL sends the alert certificate_revoked or bad_certificate for it.
+        revoked = state.failure.reason in _REVOKED
+        lib.X509_STORE_CTX_set_error(store_context, _CERT_REVOKED if revoked else _CERT_REJECTED)
         return 0
     if state.code == 0:
         _remember_refusal(store_context, depth)
@@ -150,7 +153,7 @@ def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:
         return EXTENSION_OK
     state.identity, state.failure = who, failure
     state.code, state.depth = _CERT_REJECTED, 0
-    alert[0] = _CERTIFICATE_EXPIRED if failure.reason is Reason.EXPIRED else _BAD_CERTIFICATE
+    alert[0] = _ALERTS.get(failure.reason, _BAD_CERTIFICATE)
     return EXTENSION_REFUSED
 
 

@@ -25,6 +25,7 @@ from tests.support.handshakes import (
     TLS13,
     VERSIONS,
     accept_on,
+    begin_session,
     client_context,
     meet_backend,
     meet_client,
@@ -236,6 +237,25 @@ def test_the_accepted_identity_is_that_of_this_step(pki, version):
         assert (meeting.reason, meeting.accepted) == ("done", None)
     with meet_client(route, context, check=lambda _who: Failure(Reason.NOT_ALLOWED)) as meeting:
         assert (meeting.reason, meeting.accepted) == ("not_allowed", None)
+
+
+ALERTS = {
+    Reason.NOT_ALLOWED: "SSLV3_ALERT_BAD_CERTIFICATE",
+    Reason.CRL_MISSING: "SSLV3_ALERT_BAD_CERTIFICATE",
+    Reason.REVOKED: "SSLV3_ALERT_CERTIFICATE_REVOKED",
+}
+
+
+@both_versions
+@pytest.mark.parametrize("reason", ALERTS)
+def test_a_refused_client_gets_the_alert_of_the_reason(pki, version, reason):
+    route, context = route_of(pki), client_context(pki, pki.client, version)
+    session = begin_session(route, context)
+    for offered in (None, session):
+        with meet_client(
+            route, context, session=offered, check=lambda _who: Failure(reason, "why")
+        ) as meeting:
+            assert (meeting.result, meeting.alert) == (Failure(reason, "why"), ALERTS[reason])
 
 
 @both_versions
