@@ -26,6 +26,7 @@ class Files:
     def __init__(self, contents: Contents | None = None) -> None:
         self._given = contents
         self._read: dict[tuple[Path, int], tuple[bytes, int]] = dict(contents or {})
+        self._handed_on: dict[tuple[Path, int], bytes | None] = {}
 
     def read(self, path: Path, limit_bytes: int) -> tuple[bytes, int]:
         """Like `read_regular`, but a file is read once. Failed reads are repeated."""
@@ -37,10 +38,22 @@ class Files:
             found = self._read[path, limit_bytes] = read_regular(path, limit_bytes)
         return found
 
+    def hand_on(self, path: Path, limit_bytes: int, data: bytes | None) -> None:
+        """Let `contents` have other bytes for a file that was read; None: leave it out.
+
+        `read` still gives the bytes on disk.
+        """
+        self._handed_on[path, limit_bytes] = data
+
     @property
     def contents(self) -> Contents:
-        """Everything read so far."""
-        return dict(self._read)
+        """Everything read so far, for other processes."""
+        found: dict[tuple[Path, int], tuple[bytes, int]] = {}
+        for key, (data, mode) in self._read.items():
+            handed_on = self._handed_on.get(key, data)
+            if handed_on is not None:
+                found[key] = handed_on, mode
+        return found
 
 
 class NotRegularError(OSError):

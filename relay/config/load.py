@@ -15,8 +15,11 @@ from typing import Any
 import tomli
 from pydantic import BaseModel, ValidationError
 
+from relay.config.explain import Loc, key_path_of
 from relay.config.model import Config, Relay
 from relay.config.validate import validate
+from relay.config.values import CREDENTIAL
+from relay.credentials import DIRECTORY, directory_of_credentials
 from relay.errors import ConfigError, Problem
 from relay.files import NotRegularError, read_regular
 
@@ -64,7 +67,11 @@ def load_config(path: Path) -> Config:
         config = validate(raw)
     except RecursionError:  # older releases of tomli limit the depth of tables only by the stack
         raise ConfigError([_nested(source)]) from None
-    return _absolute(config, source)
+    anchor = _Anchor(source.parent, raw)
+    anchored: Config = anchor.of(config, ())
+    if anchor.problems:
+        raise ConfigError(anchor.problems)
+    return _absolute(anchored, source)
 
 
 def load_state_dir(path: Path) -> Path:
@@ -168,6 +175,7 @@ def _syntax(message: str, text: str) -> tuple[str, int, int]:
 
 
 def _absolute(config: Config, source: Path) -> Config:
+    """Also the paths of the keys that have other values beside paths."""
     base = source.parent
     access = config.log.access
     if access not in {"", "-"} and not Path(access).is_absolute():
@@ -176,34 +184,60 @@ def _absolute(config: Config, source: Path) -> Config:
         directory = str(base).replace("%", "%%") if "%" in access else str(base)
         # Path would drop a trailing slash, which says that a directory is meant.
         access = os.path.join(directory, access)  # noqa: PTH118
-    anchored: Config = _anchor(config, base)
     unix_path = config.admin.unix_path
     admin = (
-        anchored.admin
+        config.admin
         if unix_path is None
-        else anchored.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
+        else config.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
     )
-    return anchored.model_copy(
+    return config.model_copy(
         update={
-            "log": anchored.log.model_copy(update={"access": access}),
+            "log": config.log.model_copy(update={"access": access}),
             "admin": admin,
             "source": source,
         }
     )
 
 
-def _anchor(value: Any, base: Path) -> Any:
-    """The same value with every relative path in it made absolute."""
-    if isinstance(value, Path):
-        return base / value
-    if isinstance(value, tuple):
-        return tuple(_anchor(each, base) for each in value)
-    if isinstance(value, Mapping):
-        return {name: _anchor(each, base) for name, each in value.items()}
-    if isinstance(value, BaseModel):
-        changed = {name: _anchor(getattr(value, name), base) for name in type(value).model_fields}
-        # model_copy marks the given fields as set; a default must stay a default.
-        return value.model_copy(
-            update={name: new for name, new in changed.items() if new != getattr(value, name)}
+class _Anchor:
+    """Makes every path of a configuration absolute, and notes what cannot be found."""
+
+    def __init__(self, base: Path, raw: Mapping[str, Any]) -> None:
+        self._base = base
+        self._raw = raw
+        self._credentials = directory_of_credentials()
+        self.problems: list[Problem] = []
+
+    def of(self, value: Any, loc: Loc) -> Any:
+        """The same value with every relative path in it made absolute."""
+        if isinstance(value, Path):
+            return self._file(value, loc)
+        if isinstance(value, tuple):
+            return tuple(self.of(each, (*loc, index)) for index, each in enumerate(value))
+        if isinstance(value, Mapping):
+            return {name: self.of(each, (*loc, name)) for name, each in value.items()}
+        if isinstance(value, BaseModel):
+            changed = {
+                name: self.of(getattr(value, name), (*loc, name))
+                for name in type(value).model_fields
+            }
+            # model_copy marks the given fields as set; a default must stay a default.
+            return value.model_copy(
+                update={name: new for name, new in changed.items() if new != getattr(value, name)}
+            )
+        return value
+
+    def _file(self, path: Path, loc: Loc) -> Path:
+        text = str(path)
+        if not text.startswith(CREDENTIAL) or loc == ("source",):
+            return self._base / path
+        name = text.removeprefix(CREDENTIAL)
+        if self._credentials is not None:
+            return self._credentials / name
+        what = f"names the credential {name}, but systemd gave this process none"
+        remedy = (
+            f"add LoadCredential={name}:FILE to the unit; to run a command by hand, set"
+            f" {DIRECTORY}=/run/credentials/relay.service"
         )
-    return value
+        self.problems.append(Problem(key_path_of(loc, self._raw), what, remedy))
+        return path

@@ -24,6 +24,7 @@ from relay.config.values import (
     FilePath,
     FilePaths,
     Fingerprints,
+    OwnPath,
     Seconds,
     Strings,
     TlsVersion,
@@ -38,7 +39,7 @@ class Relay(_Section):
     """`[relay]`: the processes."""
 
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    state_dir: FilePath = Path("run")
+    state_dir: OwnPath = Path("run")
     drain_timeout_s: Seconds = 30
     # How long sessions on replaced workers may go on; 0 is no limit.
     reload_drain_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0
@@ -130,6 +131,7 @@ class Route(_Section):
     mode: Literal["terminate", "passthrough"] = "terminate"
     certificate: FilePath | None = None
     private_key: FilePath | None = None
+    key_passphrase_file: FilePath | None = None
     client_ca: FilePath | None = None
     client_crl: FilePaths = ()
     crl: Crl | None = None
@@ -204,6 +206,7 @@ class Pool(_Section):
     cookie_same_site: Literal["Lax", "Strict", "None", ""] = "Lax"
     machine_certificate: FilePath | None = None
     machine_key: FilePath | None = None
+    key_passphrase_file: FilePath | None = None
     backend_ca: FilePath | None = None
     backend_crl: FilePaths = ()
     crl: Crl | None = None

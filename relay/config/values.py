@@ -13,6 +13,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+CREDENTIAL = "credential:"
+_LONGEST_CREDENTIAL = 255
+
 
 def _parse_path(value: object) -> object:
     # An empty string would become Path("."). A pasted PEM would become a file name, and
@@ -29,6 +32,29 @@ def _parse_path(value: object) -> object:
     return Path(value.strip())
 
 
+def _parse_file(value: object) -> object:
+    path = _parse_path(value)
+    if not str(path).startswith(CREDENTIAL):
+        return path
+    # systemd has the same rule for these names.
+    name = str(path).removeprefix(CREDENTIAL)
+    if name in {"", ".", ".."} or {"/", ":"} & {*name} or len(name) > _LONGEST_CREDENTIAL:
+        raise PydanticCustomError(
+            "bad_path",
+            "is not the name of a credential; write a file name without / and : after"
+            ' "credential:", for example "credential:server.key"',
+        )
+    return path
+
+
+def _parse_own_path(value: object) -> object:
+    path = _parse_path(value)
+    if str(path).startswith(CREDENTIAL):
+        what = "cannot be a credential: the relay writes there; name a path"
+        raise PydanticCustomError("bad_path", what)
+    return path
+
+
 def _lower(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
@@ -37,8 +63,11 @@ def _bare_hex(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.replace(":", "").lower() for value in values)
 
 
-FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+# A file that the relay reads: its path, or credential:NAME (see `config.load`).
+FilePath = Annotated[Path, BeforeValidator(_parse_file)]
 FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
+# A file or directory that the relay writes.
+OwnPath = Annotated[Path, BeforeValidator(_parse_own_path)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 # DNS names are compared without case (RFC 4343), so they are kept in lower case.
 DnsNames = Annotated[Strings, AfterValidator(_lower)]

@@ -6,6 +6,9 @@ A password file has one line:
     pbkdf2_sha256:ITERATIONS:SALT:HASH     base64
     PASSWORD                               then the file's mode must be 0600
 
+systemd shows the access list of a credential as its group's mode, so a plain password
+may be a credential of mode 0440.
+
 Comparing takes the same time wherever the passwords differ.
 
 Never: puts a password, or its hash, into a message.
@@ -21,6 +24,7 @@ import os
 import stat
 from pathlib import Path
 
+from relay.credentials import is_credential, shown
 from relay.errors import ConfigError, Problem
 from relay.files import read_regular
 
@@ -72,7 +76,7 @@ def load_password(path: Path) -> str:
         data, mode = read_regular(path, FILE_BYTES)
     except OSError as error:
         raise ConfigError(
-            [Problem(WHERE, f"{path} cannot be read: {error.strerror or error}", remedy)]
+            [Problem(WHERE, f"{shown(path)} cannot be read: {error.strerror or error}", remedy)]
         ) from None
     try:
         line = data.decode().strip("\r\n")
@@ -80,17 +84,23 @@ def load_password(path: Path) -> str:
         line = ""
     if not line or len(data) > FILE_BYTES or "\n" in line or not line.isprintable():
         raise ConfigError(
-            [Problem(WHERE, f"{path} does not hold one line with a password or its hash", remedy)]
+            [
+                Problem(
+                    WHERE,
+                    f"{shown(path)} does not hold one line with a password or its hash",
+                    remedy,
+                )
+            ]
         )
     if line.startswith(("scrypt:", "pbkdf2_sha256:")):
         if not _is_valid_hash(line):
-            raise ConfigError([Problem(WHERE, f"the hash in {path} cannot be used", remedy)])
-    elif mode & 0o077:
+            raise ConfigError([Problem(WHERE, f"the hash in {shown(path)} cannot be used", remedy)])
+    elif mode & (0o007 if is_credential(path) else 0o077):
         raise ConfigError(
             [
                 Problem(
                     WHERE,
-                    f"{path} holds a plain password and has mode {stat.S_IMODE(mode):04o}, "
+                    f"{shown(path)} holds a plain password and has mode {stat.S_IMODE(mode):04o}, "
                     "so other users can read it",
                     f"chmod 600 {path}, or {remedy}",
                 )

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from relay.config.key_path import pool_path
 from relay.config.model import Config
+from relay.credentials import shown
 from relay.supervisor.path_ownership import WeakStep, find_weak_step
 from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.findings import Finding, Level
+from relay.tls.certificates.passphrase import passphrase_key
 
 
 def check_owners(config: Config) -> list[Finding]:
@@ -35,12 +37,12 @@ def check_owners(config: Config) -> list[Finding]:
         more = f" (also {others} more files of the configuration)" if others else ""
         what = f"can be changed by another user: {weak}{more}"
         paths = ", ".join(dict.fromkeys(wheres))
-        found.append(Finding(Level.WARNING, str(file), "", what, weak.remedy, paths))
+        found.append(Finding(Level.WARNING, shown(file), "", what, weak.remedy, paths))
     password = config.admin.password_file
     if password is not None and _everyone_may_read(password):
         what = "every user of this machine can read this password or its hash"
         found.append(
-            Finding(Level.WARNING, str(password), "", what, f"chmod o-r {password}", _PASSWORD)
+            Finding(Level.WARNING, shown(password), "", what, f"chmod o-r {password}", _PASSWORD)
         )
     return found
 
@@ -53,8 +55,11 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
     if config.admin.password_file is not None:
         yield _PASSWORD, config.admin.password_file
     for pair in pairs_of(config):
-        yield pair.where, pair.certificate
-        yield pair.where, pair.private_key
+        certificate, private_key, passphrase = pair.files
+        yield pair.where, certificate
+        yield pair.where, private_key
+        if passphrase is not None:
+            yield passphrase_key(pair.where), passphrase
     for use in authorities_of(config):
         yield use.where, use.file
     for name, pool in config.pool.items():

@@ -226,7 +226,8 @@ def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
     for pair in pairs_of(config):
         if pair.where in wheres:
             with contextlib.suppress(ConfigError):
-                found = load_key_pair(pair.where, pair.certificate, pair.private_key, files)
+                certificate, private_key, passphrase = pair.files
+                found = load_key_pair(pair.where, certificate, private_key, files, passphrase)
                 periods.append(period_of_pair(pair.where, found))
     for use in authorities_of(config):
         if use.where in wheres:

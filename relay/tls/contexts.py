@@ -21,6 +21,7 @@ from relay.config.rules.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.alpn import selector
+from relay.tls.certificates.configured import PairFiles
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
 from relay.tls.cookie_secret import load_secrets
@@ -101,16 +102,17 @@ class ParsedFiles:
 
     def __init__(self, context_inputs: ContextInputs) -> None:
         self.context_inputs = context_inputs
-        self._pairs: dict[tuple[Path, Path], KeyPair] = {}
+        self._pairs: dict[PairFiles, KeyPair] = {}
         self._cas: dict[Path, TrustedCas] = {}
 
-    def pair(self, where: str, certificate: Path, key: Path) -> KeyPair:
+    def pair(self, where: str, files: PairFiles) -> KeyPair:
         """A certificate and its key. Raises ConfigError."""
-        if (certificate, key) not in self._pairs:
-            self._pairs[certificate, key] = load_key_pair(
-                where, certificate, key, self.context_inputs.files
+        if files not in self._pairs:
+            certificate, key, passphrase = files
+            self._pairs[files] = load_key_pair(
+                where, certificate, key, self.context_inputs.files, passphrase
             )
-        return self._pairs[certificate, key]
+        return self._pairs[files]
 
     def cas(self, where: str, file: Path) -> Generator[None, None, TrustedCas]:
         """The CAs of a file. Raises ConfigError."""
@@ -134,7 +136,8 @@ def _inbound(
         what = "needs certificate, private_key and client_ca"
         raise ConfigError([Problem(where, what, "set all three")])
     cas = yield from files.cas(f"{where}.client_ca", route.client_ca)
-    pair = files.pair(f"{where}.certificate", route.certificate, route.private_key)
+    key_files = PairFiles(route.certificate, route.private_key, route.key_passphrase_file)
+    pair = files.pair(f"{where}.certificate", key_files)
     callback: Any = NULL
     if protocols:
         callback = selector(tuple(name.encode("ascii") for name in protocols))
@@ -164,7 +167,8 @@ def _outbound(
         what = "needs machine_certificate, machine_key and backend_ca"
         raise ConfigError([Problem(where, what, "set all three")])
     cas = yield from files.cas(f"{where}.backend_ca", pool.backend_ca)
-    pair = files.pair(f"{where}.machine_certificate", pool.machine_certificate, pool.machine_key)
+    key_files = PairFiles(pool.machine_certificate, pool.machine_key, pool.key_passphrase_file)
+    pair = files.pair(f"{where}.machine_certificate", key_files)
     host, port = parse_address(backend.address)
     name = backend.name or host
     checked = files.context_inputs.ciphers_checked

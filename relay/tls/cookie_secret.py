@@ -12,6 +12,7 @@ from pathlib import Path
 from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.core.cookie import MIN_SECRET_BYTES
+from relay.credentials import file_remedy, shown
 from relay.errors import ConfigError, Problem
 from relay.files import Files
 
@@ -51,15 +52,26 @@ def load_secret(where: str, file: Path, files: Files | None = None) -> bytes:
         data, mode = (files or Files()).read(file, _MAX_BYTES)
     except OSError as error:
         raise ConfigError(
-            [Problem(where, f"cannot read {file}: {error.strerror}", _REMEDY)]
+            [
+                Problem(
+                    where,
+                    f"cannot read {shown(file)}: {error.strerror}",
+                    file_remedy(file, _REMEDY),
+                )
+            ]
         ) from None
     secret = data.strip()
     if len(secret) < MIN_SECRET_BYTES:
-        what = f"{file} has {len(secret)} bytes; it needs at least {MIN_SECRET_BYTES} random bytes"
+        what = (
+            f"{shown(file)} has {len(secret)} bytes; it needs at least {MIN_SECRET_BYTES} random"
+            " bytes"
+        )
         raise ConfigError([Problem(where, what, _REMEDY)])
     if len(secret) > _MAX_BYTES:
-        raise ConfigError([Problem(where, f"{file} has more than {_MAX_BYTES} bytes", _REMEDY)])
+        raise ConfigError(
+            [Problem(where, f"{shown(file)} has more than {_MAX_BYTES} bytes", _REMEDY)]
+        )
     if mode & stat.S_IROTH:
-        what = f"every user of this machine can read {file}"
+        what = f"every user of this machine can read {shown(file)}"
         raise ConfigError([Problem(where, what, f"chmod 600 {file}")])
     return secret

@@ -32,6 +32,7 @@ _NEEDED = [
     "d2i_X509_bio", "ERR_clear_error", "ERR_get_error", "ERR_GET_REASON", "ERR_peek_error",
     "ERR_reason_error_string", "EVP_get_digestbyname", "EVP_PKEY_bits", "EVP_PKEY_free",
     "i2d_PUBKEY_bio", "i2d_X509_bio", "i2d_X509_NAME", "OBJ_txt2nid", "OPENSSL_free",
+    "PEM_write_bio_PrivateKey",
     "sk_X509_free", "sk_X509_NAME_num", "sk_X509_NAME_value", "sk_X509_new_null", "sk_X509_num",
     "sk_X509_push", "sk_X509_value", "SSL_CB_READ_ALERT", "SSL_CIPHER_find",
     "SSL_CIPHER_get_bits", "SSL_CIPHER_get_name", "SSL_CIPHER_get_version",

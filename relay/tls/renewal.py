@@ -18,6 +18,7 @@ from pathlib import Path
 
 from relay.config.model import Pool, Route
 from relay.files import Contents, Files
+from relay.tls.certificates.configured import PairFiles
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.context_inputs import ContextInputs, periods_of_pool, periods_of_route
@@ -90,7 +91,7 @@ def _renew_route(
     pair, cas = yield from _renewed(
         renewal,
         files,
-        (f"{where}.certificate", route.certificate, route.private_key, live.pair),
+        (f"{where}.certificate", _files_of(route), live.pair),
         (f"{where}.client_ca", route.client_ca, live.cas),
     )
     context = route_context(where, route, pair, cas, live.alpn_callback, ciphers_checked=True)
@@ -105,7 +106,7 @@ def _renew_target(
     pair, cas = yield from _renewed(
         renewal,
         files,
-        (f"{where}.machine_certificate", pool.machine_certificate, pool.machine_key, target.pair),
+        (f"{where}.machine_certificate", _files_of(pool), target.pair),
         (f"{where}.backend_ca", pool.backend_ca, target.cas),
     )
     context = backend_context(
@@ -118,14 +119,24 @@ def _renew_target(
 def _renewed(
     renewal: Renewal,
     files: ParsedFiles,
-    pair_use: tuple[str, Path | None, Path | None, KeyPair],
+    pair_use: tuple[str, PairFiles | None, KeyPair],
     cas_use: tuple[str, Path | None, TrustedCas],
 ) -> Generator[None, None, tuple[KeyPair, TrustedCas]]:
     """The pair and the CAs to use now: renewed, or as before."""
-    where, certificate, key, pair = pair_use
-    if certificate is not None and key is not None and (certificate, key) in renewal.pairs:
-        pair = files.pair(where, certificate, key)
+    where, pair_files, pair = pair_use
+    if pair_files is not None and pair_files[:2] in renewal.pairs:
+        pair = files.pair(where, pair_files)
     where, file, cas = cas_use
     if file is not None and file in renewal.cas:
         cas = yield from files.cas(where, file)
     return pair, cas
+
+
+def _files_of(settings: Route | Pool) -> PairFiles | None:
+    if isinstance(settings, Route):
+        certificate, key = settings.certificate, settings.private_key
+    else:
+        certificate, key = settings.machine_certificate, settings.machine_key
+    if certificate is None or key is None:
+        return None
+    return PairFiles(certificate, key, settings.key_passphrase_file)

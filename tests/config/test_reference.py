@@ -68,7 +68,12 @@ FILES = {
     "backend_ca",
 }
 # Optional and without a default to show: the reference has an example.
-EXAMPLE_ONLY = {("[admin]", "password_file"), ("[pool.httpslb]", "cookie_secret_file")}
+EXAMPLE_ONLY = {
+    ("[admin]", "password_file"),
+    ("[[listener.route]]", "key_passphrase_file"),
+    ("[pool.httpslb]", "cookie_secret_file"),
+    ("[pool.httpslb]", "key_passphrase_file"),
+}
 
 _HEADER = re.compile(r"(# )?(\[+[a-z.]+\]+)(\s+#.*)?")
 _KEY = re.compile(r"(# )?([a-z0-9_]+) = .+")

@@ -17,6 +17,7 @@ from relay.config.rules.listeners import check_listener
 from relay.config.rules.pools import check_pool
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.tls_settings import FILE_REMEDIES, POOL_FILES
+from relay.config.values import CREDENTIAL
 from relay.errors import ConfigError, Problem
 
 _STRFTIME = re.compile(r"%(.?)", re.DOTALL)
@@ -54,6 +55,12 @@ def _log(found: ProblemList, log: Log) -> None:
                 f"{quoted(log.access)} has {shown}, which is not a strftime field",
                 "use fields such as %Y%m%d or %H, and %% for a percent sign",
             )
+    if log.access.startswith(CREDENTIAL):
+        found.add(
+            "log.access",
+            "cannot be a credential: the relay writes there",
+            'name a file, or "-" for stdout',
+        )
     if not log.access.isprintable():
         found.add(
             "log.access",

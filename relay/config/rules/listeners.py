@@ -25,6 +25,7 @@ _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "allow",
     "alpn",
     "session_tickets",
+    "key_passphrase_file",
     *ROUTE_FILES,
 }
 

@@ -32,7 +32,8 @@ FILE_REMEDIES = {
 
 
 def check_tls(found: ProblemList, where: str, settings: Route | Pool) -> None:
-    """The ciphers and groups of the route or pool at this key path."""
+    """The passphrase, ciphers and groups of the route or pool at this key path."""
+    _passphrase(found, where, settings)
     for name in ("ciphers_tls12", "ciphersuites_tls13", "groups"):
         text = getattr(settings, name)
         if not text:
@@ -54,4 +55,25 @@ def check_tls(found: ProblemList, where: str, settings: Route | Pool) -> None:
             'has no effect with min_version = "TLSv1.3"',
             "remove it, or lower min_version",
             compared=[f"{where}.min_version"],
+        )
+
+
+def _passphrase(found: ProblemList, where: str, settings: Route | Pool) -> None:
+    name = "private_key" if isinstance(settings, Route) else "machine_key"
+    key = getattr(settings, name)
+    if settings.key_passphrase_file is None:
+        return
+    if key is None:
+        found.add(
+            f"{where}.key_passphrase_file",
+            f"has no effect without {name}",
+            f"remove it, or set {name} to the encrypted key",
+            compared=[f"{where}.{name}", f"{where}.mode"],
+        )
+    elif key == settings.key_passphrase_file:
+        found.add(
+            f"{where}.key_passphrase_file",
+            f"is the same file as {name}",
+            "name a file that has only the passphrase of the key",
+            compared=[f"{where}.{name}"],
         )

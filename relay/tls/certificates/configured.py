@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from relay.config.key_path import pool_path, routes_of
 from relay.config.model import Config
+
+
+class PairFiles(NamedTuple):
+    """The files of one certificate and its key. The passphrase is the key's, if any."""
+
+    certificate: Path
+    private_key: Path
+    passphrase: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +27,7 @@ class PairUse:
     """One use of a certificate and its key, in a route or as a machine certificate."""
 
     where: str
-    certificate: Path
-    private_key: Path
+    files: PairFiles
     sni: tuple[str, ...] = ()
     pool: str = ""  # set for a machine certificate, empty for a route's
     groups: str = ""
@@ -45,8 +53,11 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
         if route.certificate is not None:
             yield PairUse(
                 f"{where}.certificate",
-                route.certificate,
-                route.private_key or route.certificate,
+                PairFiles(
+                    route.certificate,
+                    route.private_key or route.certificate,
+                    route.key_passphrase_file,
+                ),
                 sni=route.sni,
                 groups=route.groups,
                 min_version=route.min_version,
@@ -55,8 +66,11 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
         if pool.machine_certificate is not None:
             yield PairUse(
                 f"{pool_path(name)}.machine_certificate",
-                pool.machine_certificate,
-                pool.machine_key or pool.machine_certificate,
+                PairFiles(
+                    pool.machine_certificate,
+                    pool.machine_key or pool.machine_certificate,
+                    pool.key_passphrase_file,
+                ),
                 pool=name,
                 groups=pool.groups,
                 min_version=pool.min_version,

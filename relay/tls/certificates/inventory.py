@@ -51,7 +51,7 @@ def certificates_of(config: Config, files: Files | None = None) -> tuple[Certifi
     problems: list[Problem] = []
     found: dict[tuple[str, str], CertificateInfo] = {}
     files = files or Files()
-    named = {use.certificate: use.where for use in pairs_of(config)} | {
+    named = {use.files.certificate: use.where for use in pairs_of(config)} | {
         use.file: use.where for use in authorities_of(config)
     }
     for file, where in named.items():

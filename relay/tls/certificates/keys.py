@@ -1,11 +1,9 @@
 """Parses a private key, and compares it with a certificate.
 
-Never: asks for a passphrase, or shows a byte of a key.
+Never: asks for a passphrase, or shows a byte of a key or of a passphrase.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from OpenSSL import SSL
 from OpenSSL.crypto import (
@@ -18,14 +16,14 @@ from OpenSSL.crypto import (
 )
 
 from relay.tls.certificates.certificate import Certificate
-from relay.tls.raw import lib
+from relay.tls.raw import NULL, ffi, lib
 
 
-def parse_key(text: bytes) -> PKey:
+def parse_key(text: bytes, passphrase: bytes = b"") -> PKey:
     """A private key from its PEM block. Raises ValueError with OpenSSL's error text."""
     try:
-        # Without this callback OpenSSL would ask for a passphrase on the terminal.
-        return load_privatekey(FILETYPE_PEM, text, passphrase=_no_passphrase)
+        # Without a passphrase OpenSSL would ask for one on the terminal.
+        return load_privatekey(FILETYPE_PEM, text, passphrase=passphrase)
     except (Error, ValueError) as error:
         texts = [entry[-1] for entry in error.args[0] if entry[-1]] if _is_queue(error) else []
         raise ValueError("; ".join(texts) or "OpenSSL does not recognize its format") from None
@@ -53,8 +51,16 @@ def key_matches(certificate: Certificate, key: PKey) -> bool:
         lib.ERR_clear_error()
 
 
-def _no_passphrase(*_: Any) -> bytes:
-    return b""
+def plain_pem(key: PKey) -> bytes:
+    """A private key as PKCS#8 PEM, not encrypted. Raises ValueError."""
+    bio = ffi.gc(lib.BIO_new(lib.BIO_s_mem()), lib.BIO_free)
+    pkey = key._pkey  # noqa: SLF001 (the pointer has no public name)
+    if lib.PEM_write_bio_PrivateKey(bio, pkey, NULL, NULL, 0, NULL, NULL) != 1:
+        lib.ERR_clear_error()
+        raise ValueError("OpenSSL cannot write it")
+    data = ffi.new("char **")
+    size = lib.BIO_get_mem_data(bio, data)
+    return bytes(ffi.buffer(data[0], size))
 
 
 def _is_queue(error: Exception) -> bool:

@@ -22,7 +22,13 @@ from typing import NamedTuple
 from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.files import Files
-from relay.tls.certificates.configured import AuthorityUse, PairUse, authorities_of, pairs_of
+from relay.tls.certificates.configured import (
+    AuthorityUse,
+    PairFiles,
+    PairUse,
+    authorities_of,
+    pairs_of,
+)
 from relay.tls.certificates.findings import (
     Certificates,
     Finding,
@@ -35,9 +41,11 @@ from relay.tls.certificates.lint_key_pairs import (
     lint_key_kind,
     lint_key_pair,
     lint_machine_issuer,
+    lint_passphrase,
     lint_route_names,
 )
 from relay.tls.certificates.openssl import Issuers, Verifier
+from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.certificates.pem import KeyPair, load_authorities, load_key_pair
 from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
@@ -93,7 +101,7 @@ class _Linter:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._pairs: dict[tuple[Path, Path], KeyPair] = {}
+        self._pairs: dict[PairFiles, KeyPair] = {}
         self._bundles: dict[Path, Certificates] = {}
         self._verifiers: dict[Path, Verifier] = {}
         self._found: dict[tuple[object, ...], list[Finding]] = {}
@@ -102,10 +110,12 @@ class _Linter:
 
     def pair(self, use: PairUse) -> KeyPair:
         """A certificate with its key. Raises ConfigError."""
-        key = use.certificate, use.private_key
-        if key not in self._pairs:
-            self._pairs[key] = load_key_pair(use.where, *key, self._files)
-        return self._pairs[key]
+        if use.files not in self._pairs:
+            certificate, private_key, passphrase = use.files
+            self._pairs[use.files] = load_key_pair(
+                use.where, certificate, private_key, self._files, passphrase
+            )
+        return self._pairs[use.files]
 
     def bundle(self, use: AuthorityUse) -> Certificates:
         """The CAs of a file. Raises ConfigError."""
@@ -121,13 +131,15 @@ class _Linter:
 
     def lint_pair(self, use: PairUse, pair: KeyPair, known: Issuers, now: datetime) -> None:
         """Check a certificate that the relay presents, alone and with its settings."""
-        key = (use.certificate, use.private_key, bool(use.pool))
+        key = (use.files, bool(use.pool))
         found = self._once(key, use.where, partial(lint_key_pair, use, pair, known, now))
         names = () if use.pool else lint_route_names(use, pair)
         by_settings = [*lint_key_kind(use, pair), *names]
         if by_settings:
             settings = (*key, use.sni, use.groups, use.min_version)
             self._once(settings, use.where, lambda: by_settings)
+        passphrase = partial(lint_passphrase, use, pair)
+        self._once(("passphrase", use.files), passphrase_key(use.where), passphrase)
         lines = partial(info_lines, (*found, *by_settings), use.where, pair.file, pair.chain)
         self._once((*key, bool(by_settings)), use.where, lines)
 
@@ -136,7 +148,7 @@ class _Linter:
         verifier = self._verifiers.get(backend_ca.file)
         if verifier is None:
             verifier = self._verifiers[backend_ca.file] = Verifier(self._bundles[backend_ca.file])
-        key = (use.certificate, use.private_key, backend_ca.file)
+        key = (use.files, backend_ca.file)
         self._once(key, use.where, partial(lint_machine_issuer, use, pair, verifier))
 
     def lint_bundle(self, use: AuthorityUse, bundle: Certificates, now: datetime) -> ValidityPeriod:

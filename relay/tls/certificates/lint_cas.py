@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from relay.credentials import shown
 from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.configured import AuthorityUse
 from relay.tls.certificates.extensions import NEEDED_EKU, ekus_of, is_ca, key_usage_of
@@ -77,7 +78,7 @@ def lint_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) ->
     # CA is its dates, the file may become usable by itself: all findings are temporary.
     served = any(is_valid(window, now) for window in windows_of(sound).values())
     level = Level.WARNING if served else Level.ERROR
-    file = str(use.file)
+    file = shown(use.file)
     for certificate in certificates:
         subject = subject_of(certificate)
         found = [
@@ -101,7 +102,7 @@ def lint_names(use: AuthorityUse, certificates: Certificates) -> Iterator[Findin
             f" for {MAX_CA_NAMES_BYTES}: every handshake would fail"
         )
         remedy = "set send_ca_names = false in the route, or put fewer CAs in the file"
-        yield Finding(Level.ERROR, str(use.file), "", what, remedy, use.where)
+        yield Finding(Level.ERROR, shown(use.file), "", what, remedy, use.where)
 
 
 def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> list[Certificate]:
@@ -125,7 +126,7 @@ def _lint_usable_ca(
     use: AuthorityUse, certificate: Certificate, bundle: _Bundle, now: datetime
 ) -> Iterator[Finding]:
     def finding(level: Level, what: str, remedy: str) -> Finding:
-        return Finding(level, str(use.file), subject_of(certificate), what, remedy, use.where)
+        return Finding(level, shown(use.file), subject_of(certificate), what, remedy, use.where)
 
     for _, what, _ in date_problems(certificate, now):
         yield finding(Level.WARNING, what, "add its successor to the file, and reload")

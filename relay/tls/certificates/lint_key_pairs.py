@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from relay.credentials import shown
 from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.configured import PairUse
 from relay.tls.certificates.extensions import NEEDED_EKU, ekus_of, key_usage_of
@@ -26,6 +27,7 @@ from relay.tls.certificates.openssl import (
     verify,
     weakness_of,
 )
+from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.certificates.pem import KeyPair
 
 _STRONG_KEY = "issue it with an EC P-256 key or RSA of 2048 bits or more, signed with SHA-256"
@@ -70,6 +72,14 @@ def lint_key_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) ->
         )
         yield finding(Level.INFO, what, "nothing needs to be done for peers with default settings")
     yield from _lint_file_mode(use)
+
+
+def lint_passphrase(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
+    """Report a passphrase that the key does not need."""
+    if use.files.passphrase is not None and not pair.encrypted:
+        what = f"has no effect: the private key in {shown(use.files.private_key)} is not encrypted"
+        remedy = "remove key_passphrase_file, or encrypt the key with: openssl pkey -aes256"
+        yield Finding(Level.WARNING, "", "", what, remedy, passphrase_key(use.where))
 
 
 def lint_key_kind(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
@@ -174,15 +184,15 @@ def _name_problems(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tup
 
 def _lint_file_mode(use: PairUse) -> Iterator[Finding]:
     try:
-        mode = use.private_key.stat().st_mode & 0o7777
+        mode = use.files.private_key.stat().st_mode & 0o7777
     except OSError:  # the loader reports a file that cannot be read
         return
     if mode & 0o004:
         yield Finding(
             Level.WARNING,
-            str(use.private_key),
+            shown(use.files.private_key),
             "",
             f"every user of this machine can read this private key (mode {mode:04o})",
-            f"chmod 600 {use.private_key}",
+            f"chmod 600 {use.files.private_key}",
             use.where,
         )

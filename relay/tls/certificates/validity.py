@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from relay.credentials import shown
 from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.openssl import Issuers
 from relay.tls.certificates.pem import KeyPair
@@ -45,10 +46,10 @@ def period_of_cas(
     together = _around(open_at or [max(windows, key=lambda one: one.until_at)], now.timestamp())
     first = min(together, key=lambda one: one.from_at)
     last = max(together, key=lambda one: one.until_at)
-    begins, ends = _named(str(file), first.first), _named(str(file), last.last)
+    begins, ends = _named(shown(file), first.first), _named(shown(file), last.last)
     if len(windows) > 1:
-        begins = f"every CA in {file} (the next to become valid: {subject_of(first.first)})"
-        ends = f"every CA in {file} (the last: {subject_of(last.last)})"
+        begins = f"every CA in {shown(file)} (the next to become valid: {subject_of(first.first)})"
+        ends = f"every CA in {shown(file)} (the last: {subject_of(last.last)})"
     return ValidityPeriod(where, first.from_at, last.until_at, begins, ends)
 
 

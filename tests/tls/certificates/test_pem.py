@@ -17,7 +17,8 @@ from relay.demo.ca import Authority, LeafSpec, key_pem, to_pem
 from relay.errors import ConfigError
 from relay.tls.certificates.inventory import certificate_info, certificates_of
 from relay.tls.certificates.keys import key_matches
-from relay.tls.certificates.pem import MAX_FILE_BYTES, load_authorities, load_key_pair
+from relay.tls.certificates.pem import load_authorities, load_key_pair
+from relay.tls.certificates.pem_file import MAX_FILE_BYTES
 from tests.support.pki import parsed
 from tests.support.programs import output_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -22,7 +23,7 @@ GOOD = {"not_before": NOW - timedelta(days=1), "not_after": NOW + timedelta(days
 def why_invalid(*authorities, days=0):
     """Why a file with these CAs is not valid this many days from now; "" if it is."""
     cas = [parsed(each.certificate) for each in authorities]
-    period = period_of_cas("client_ca", "ca.pem", cas, NOW)
+    period = period_of_cas("client_ca", Path("ca.pem"), cas, NOW)
     return period.why_invalid((NOW + timedelta(days=days)).timestamp())
 
 
@@ -83,7 +84,7 @@ def test_a_path_of_a_thousand_cas_takes_no_time():
     chain = [parsed(each.certificate) for each in deep]
     begun = time.process_time()
     assert len(valid_until(reversed(chain))) == len(chain)
-    assert period_of_cas("client_ca", "ca.pem", chain, NOW).why_invalid(NOW.timestamp()) == ""
+    assert period_of_cas("client_ca", Path("ca.pem"), chain, NOW).why_invalid(NOW.timestamp()) == ""
     assert time.process_time() - begun < 3
 
 
