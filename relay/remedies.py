@@ -124,8 +124,8 @@ _CLIENT = {
         ' current list, or set crl.expired = "grace" to use the old one for crl.grace_s'
     ),
     Reason.NOT_ALLOWED: (
-        "the client's certificate is valid, but matches no entry of the route's allow; add one"
-        " if this client is wanted"
+        "the client's certificate is valid, but the route's allow or deny keeps it out; if this"
+        " client is wanted, add an entry to allow, or remove the entry of deny in the detail"
     ),
     Reason.PROTOCOL_VERSION: (
         "the client offers no TLS version that the route accepts; update the client: it must"

@@ -23,7 +23,7 @@ from relay.config.values import (
     DnsNames,
     FilePath,
     FilePaths,
-    Fingerprints,
+    HexNumbers,
     OwnPath,
     Seconds,
     Strings,
@@ -101,14 +101,22 @@ class Allow(_Section):
     """`allow`: which certificates of the CA are allowed; one matching entry is enough.
 
     Without `allow`, every certificate of the CA is allowed. An `allow` without any
-    entry is an error (see `config.rules.allow`).
+    entry is an error (see `config.rules.access`).
     """
 
     cn: Strings = ()
     san_dns: DnsNames = ()
     san_uri: Strings = ()
+    ip: Strings = ()
+    email: Strings = ()
     ou: Strings = ()
-    fingerprint_sha256: Fingerprints = ()
+    issuer: Strings = ()
+    serial: HexNumbers = ()
+    fingerprint_sha256: HexNumbers = ()
+
+
+class Deny(Allow):
+    """`deny`: the same keys, judged before `allow`; one matching entry is enough."""
 
 
 class Crl(_Section):
@@ -136,6 +144,7 @@ class Route(_Section):
     client_crl: FilePaths = ()
     crl: Crl | None = None
     allow: Allow = Allow()
+    deny: Deny = Deny()
     min_version: TlsVersion = "TLSv1.2"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13

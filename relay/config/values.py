@@ -72,7 +72,7 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 # DNS names are compared without case (RFC 4343), so they are kept in lower case.
 DnsNames = Annotated[Strings, AfterValidator(_lower)]
 # Lower-case hexadecimal digits without colons.
-Fingerprints = Annotated[Strings, AfterValidator(_bare_hex)]
+HexNumbers = Annotated[Strings, AfterValidator(_bare_hex)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 

@@ -20,13 +20,13 @@ from relay.config.model import Backend, Config, Pool, Route
 from relay.config.rules.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
+from relay.tls.access_rules import compile_rules
 from relay.tls.alpn import selector
 from relay.tls.certificates.configured import PairFiles
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
-from relay.tls.identity import compile_rules
 from relay.tls.material import backend_context, route_context
 from relay.tls.raw import NULL
 from relay.tls.trust import BackendTrust, ClientTrust
@@ -152,7 +152,7 @@ def _inbound(
         material=context,
         pair=pair,
         cas=cas,
-        trust=ClientTrust(compile_rules(route.allow), cas.trust),
+        trust=ClientTrust(compile_rules(route.allow, route.deny), cas.trust),
     )
     periods = files.context_inputs.periods
     made.set_periods(periods_of_route(periods, where), periods_of_pool(periods, route.pool))

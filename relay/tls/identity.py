@@ -10,7 +10,8 @@ depend on the time are not cached. A refused certificate is parsed for the log o
 to LARGE_BYTES: any client can send a larger one that is costly to parse, so only its
 size, fingerprint and common name are logged.
 
-Names that cannot be read match no rule by name. A rule by fingerprint needs no names.
+`relay.tls.access_rules` compares the names. A certificate can have names that cannot be
+read: `Identity.unreadable` says of which kinds.
 
 Never: trusts a certificate that OpenSSL did not verify, now or when the resumed session
 was established.
@@ -20,13 +21,10 @@ Next: `relay.worker.outbound.connect`
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from relay.config.model import Allow
-from relay.core.untrusted import clip_names
 from relay.errors import Reason
 from relay.tls.certificates.der import DerError, Fields
 from relay.tls.certificates.names import (
@@ -37,6 +35,7 @@ from relay.tls.certificates.names import (
     Attribute,
     alt_names_of,
     attributes_of,
+    has_unreadable,
     render,
     serial_text,
     unix_time,
@@ -49,7 +48,6 @@ from relay.tls.certificates.revocation_fields import (
 )
 from relay.tls.certificates.x509_fields import common_name, fields_of, to_der
 from relay.tls.explain import Failure
-from relay.tls.patterns import UriPattern, dns_pattern
 from relay.tls.raw import NULL, Pointer, ffi, lib
 
 LARGE_BYTES = 8192
@@ -88,55 +86,10 @@ class Identity:
     """Which of the names cannot be read, for people; "" if all can be."""
     for_lists: RevocationFields = NO_FIELDS
     """What a revocation list is compared with."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllowRules:
-    """A route's `allow` rules, compiled.
-
-    One matching entry is enough. Without entries every certificate of the CA is
-    allowed.
-    """
-
-    cn: frozenset[str]
-    ou: frozenset[str]
-    fingerprints: frozenset[str]
-    dns: tuple[re.Pattern[str], ...]
-    uri: tuple[UriPattern, ...]
-    any_entry: bool
-
-    def allow(self, who: Identity) -> bool:
-        """Whether the rules allow this certificate."""
-        return (
-            not self.any_entry
-            or not self.cn.isdisjoint(who.cn)
-            or not self.ou.isdisjoint(who.ou)
-            or who.fingerprint in self.fingerprints
-            or any(p.fullmatch(name) for p in self.dns for name in who.san_dns)
-            or any(p.matches(name) for p in self.uri for name in who.san_uri)
-        )
-
-
-def compile_rules(allow: Allow) -> AllowRules:
-    """Compile `allow`; `tls.patterns` defines the wildcards."""
-    dns = tuple(map(dns_pattern, allow.san_dns))
-    uri = tuple(map(UriPattern.parse, allow.san_uri))
-    fingerprints = frozenset(f.replace(":", "").upper() for f in allow.fingerprint_sha256)
-    entries: Iterable[object] = (
-        *allow.cn,
-        *allow.ou,
-        *allow.san_dns,
-        *allow.san_uri,
-        *allow.fingerprint_sha256,
-    )
-    return AllowRules(
-        frozenset(allow.cn),
-        frozenset(allow.ou),
-        fingerprints,
-        dns,
-        uri,
-        any_entry=any(True for _ in entries),
-    )
+    san_ip: tuple[bytes, ...] = ()
+    san_email: tuple[str, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+    """The keys of `allow` for which the certificate has a value that cannot be read."""
 
 
 _known: dict[bytes, Identity] = {}
@@ -175,9 +128,8 @@ def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
 
 def _remember(who: Identity, size: int, fingerprint: bytes) -> Identity:
     global _known_bytes
-    _known_bytes += (
-        1024 + size + 64 * (len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri))
-    )
+    names = len(who.cn) + len(who.ou) + len(who.san_dns) + len(who.san_uri)
+    _known_bytes += 1024 + size + 64 * (names + len(who.san_ip) + len(who.san_email))
     if len(_known) >= _CACHE_ENTRIES or _known_bytes > _CACHE_BYTES:
         _known.clear()
         _known_bytes = 0
@@ -213,6 +165,9 @@ def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
         spki_sha256=hashlib.sha256(fields.spki).digest() if fields.spki else b"",
         unread=", ".join(filter(None, (unread, broken))),
         for_lists=revocation_fields(fields),
+        san_ip=names.ip,
+        san_email=names.email,
+        unreadable=names.skipped | _unreadable(subject, unread),
     )
 
 
@@ -231,6 +186,11 @@ def _subject(certificate: Pointer, fields: Fields) -> tuple[list[Attribute], str
     return attributes, render(attributes), ""
 
 
+def _unreadable(subject: list[Attribute], unread: str) -> frozenset[str]:
+    kinds = {"cn": COMMON_NAME, "ou": ORGANIZATIONAL_UNIT}
+    return frozenset(kind for kind, oid in kinds.items() if unread or has_unreadable(subject, oid))
+
+
 def _shown(name: bytes) -> str:
     try:
         return render(attributes_of(name))
@@ -238,18 +198,28 @@ def _shown(name: bytes) -> str:
         return f"(unreadable: {error})"
 
 
+_NO_ALT_NAMES = AltNames(skipped=frozenset(("san_dns", "san_uri", "ip", "email")))
+
+
 def _alt_names(fields: Fields) -> tuple[AltNames, str]:
     if fields.extensions is None:
-        return AltNames(), "its extensions cannot be read"
+        return _NO_ALT_NAMES, "its extensions cannot be read"
     found = [each.value for each in fields.extensions if each.oid == SUBJECT_ALT_NAME]
     if not found:
         return AltNames(), ""
     if len(found) > 1:
-        return AltNames(), "it has several subjectAltName extensions"
+        return _NO_ALT_NAMES, "it has several subjectAltName extensions"
     try:
         return alt_names_of(found[0]), ""
     except DerError as error:
-        return AltNames(), f"its subjectAltName {error}"
+        return _NO_ALT_NAMES, f"its subjectAltName {error}"
+
+
+class AccessRules(Protocol):
+    """A route's `allow` and `deny`; see `tls.access_rules`."""
+
+    def allow(self, who: Identity) -> bool: ...  # noqa: D102
+    def why_not(self, who: Identity) -> str: ...  # noqa: D102
 
 
 class ClientRules(Protocol):
@@ -260,7 +230,7 @@ class ClientRules(Protocol):
     """
 
     @property
-    def rules(self) -> AllowRules: ...  # noqa: D102
+    def rules(self) -> AccessRules: ...  # noqa: D102
     @property
     def ca_valid_until(self) -> Mapping[bytes, float]: ...  # noqa: D102
 
@@ -279,11 +249,5 @@ def admit(who: Identity | None, trust: ClientRules, now_at: float) -> Failure | 
     if now_at > trust.ca_valid_until.get(who.issuer_der, now_at):
         return Failure(Reason.EXPIRED, "the CA that issued the certificate has expired")
     if not trust.rules.allow(who):
-        names = clip_names((*who.cn, *who.san_dns, *who.san_uri)) + (
-            who.unread and f" ({who.unread})"
-        )
-        return Failure(
-            Reason.NOT_ALLOWED,
-            f"names in the certificate: {names}; SHA-256 {who.fingerprint}",
-        )
+        return Failure(Reason.NOT_ALLOWED, trust.rules.why_not(who))
     return None

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from relay.tls.access_rules import AccessRules
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
-from relay.tls.identity import AllowRules
 
 
 def key_id(certificate: Certificate) -> bytes:
@@ -111,7 +111,7 @@ class CrlPolicy:
 class ClientTrust:
     """Whom a route trusts."""
 
-    rules: AllowRules
+    rules: AccessRules
     cas: CaTrust
     crl: CrlPolicy | None = None  # None: nothing is looked up in revocation lists
 

@@ -55,6 +55,7 @@ PLACES = {
     "[[listener]]": (0, None),
     "[[listener.route]]": (MINIMAL.index("[[listener.route]]"), MINIMAL.index("[pool.app]")),
     "[listener.route.allow]": (MINIMAL.index("[pool.app]"),) * 2,
+    "[listener.route.deny]": (MINIMAL.index("[pool.app]"),) * 2,
     "[pool.app]": (MINIMAL.index("[pool.app]"), MINIMAL.index("machine_certificate")),
     "[pool.app.health]": (MINIMAL.index("[[pool.app.backend]]"),) * 2,
 }

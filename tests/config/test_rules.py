@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -332,6 +333,21 @@ CASES = {
         ["listener.https.route[0].allow.san_dns[0]"],
         "not its whole first label",
     ),
+    "a deny that lists nothing": (
+        (ROUTE, 'pool = "web"\ndeny = {}'),
+        ["listener.https.route[0].deny"],
+        "denies no client",
+    ),
+    "a deny of empty lists": (
+        (ROUTE, 'pool = "web"\ndeny = {cn = [], issuer = [], ip = [], email = [], serial = []}'),
+        ["listener.https.route[0].deny"],
+        "denies no client",
+    ),
+    "an allow of empty new lists": (
+        (ROUTE, 'pool = "web"\nallow = {issuer = [], ip = [], email = [], serial = []}'),
+        ["listener.https.route[0].allow"],
+        "which would allow every client",
+    ),
     # Health checks and names.
     "a health path without slash": (
         (POOL, '[pool.web]\nhealth = {http_get = "health"}'),
@@ -501,6 +517,103 @@ def test_a_broken_rule_is_one_problem_at_its_key_path(problems, case):
     assert all(each.remedy and "\n" not in str(each) for each in found)
 
 
+ENTRIES = {
+    "ip": {
+        "10.1.2.3/8": 'write "10.0.0.0/8" for the range, or "10.1.2.3" for the address',
+        "2001:db8::1/32": 'write "2001:db8::/32" for the range',
+        "10.0.0.0/33": "is not an IP address or a range",
+        "10.0.0": "is not an IP address or a range",
+        "10.0.0.0/": "is not an IP address or a range",
+        "010.0.0.1": "is not an IP address or a range",
+        "alice": "is not an IP address or a range",
+        "": "is not an IP address or a range",
+        "[2001:db8::1]": "is not an IP address or a range",
+        "fe80::1%eth0": "has a scope",
+        "::ffff:10.0.0.1": 'is an IPv4 address written as IPv6; write for example "10.0.0.1"',
+        "::ffff:0:0/96": "is an IPv4 address written as IPv6",
+    },
+    "email": {
+        "alice": "has no @",
+        "": "has no @",
+        "@example.com": "before the @",
+        "*@*.example.com": "has a domain that",
+        "a*@example.com": "before the @",
+        "alice@": "has a domain that is empty",
+        "alice@exam ple.com": "has a domain that",
+        "al ice@example.com": "before the @",
+        "alice@b@example.com": "before the @",
+        "älice@example.com": "before the @",
+        "alice@bücher.example": "xn--",
+    },
+    "serial": {
+        "": "is not a serial number",
+        "xyz": "is not a serial number",
+        "0x12": "is not a serial number",
+        "12 34": "is not a serial number",
+        "serial=0A": "openssl x509 -in FILE -noout -serial",
+        "f" * 130: "at most 128",
+    },
+    "issuer": {
+        "": "neither the name of a CA nor its key id",
+        "Clients CA": "neither the name of a CA nor its key id",
+        "abc": "neither the name of a CA nor its key id",
+        "ab:cd:e": "neither the name of a CA nor its key id",
+        "CN": "neither the name of a CA nor its key id",
+        "CN=": "has a value that is empty",
+        "CN=a,": 'has the part "", which is not TYPE=value',
+        "CN=a,b": 'has the part "b", which is not TYPE=value',
+        "XX=a": 'has the unknown type "XX"',
+        "1.2.=a": 'has the unknown type "1.2."',
+        "CN=#0c0161": "in hexadecimal",
+        "CN=a\\": "has a backslash before a character that needs none",
+        "CN=a\\q": "has a backslash before a character that needs none",
+        "CN=\\ff": "not UTF-8",
+        "CN=a\\00": "not printable",
+        "/C=DE/CN=a": 'has the unknown type "/C"',
+    },
+}
+
+
+@pytest.mark.parametrize("table", ["allow", "deny"])
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [(kind, text, words) for kind, each in ENTRIES.items() for text, words in each.items()],
+)
+def test_an_entry_that_cannot_match_is_a_problem(problems, table, kind, text, words):
+    written = json.dumps(text, ensure_ascii=False)
+    (found,) = problems((ROUTE, f'pool = "web"\n{table} = {{{kind} = [{written}]}}'))
+    assert found.where == f"listener.https.route[0].{table}.{kind}[0]"
+    assert words in f"{found.what}; {found.remedy}"
+    assert str(found).isprintable()
+
+
+SAME = {
+    "cn": ("alice", "Alice"),
+    "san_dns": ("A.corp", "a.corp"),
+    "san_uri": ("spiffe://corp/*", "spiffe://corp/*"),
+    "ip": ("10.0.0.1", "10.0.0.1/32"),
+    "email": ("alice@example.com", "alice@EXAMPLE.com"),
+    "ou": ("ops", "ops"),
+    "issuer": ("CN=a,O=b", "cn=A, o=B"),
+    "serial": ("0A:0B", "a0b"),
+    "fingerprint_sha256": ("AB" * 32, ":".join(["ab"] * 32)),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_an_entry_of_allow_that_is_denied_is_a_problem(problems, kind):
+    allowed, denied = SAME[kind]
+    lists = f'allow = {{{kind} = ["{allowed}"]}}\ndeny = {{{kind} = ["{denied}"]}}'
+    (found,) = problems((ROUTE, f'pool = "web"\n{lists}'))
+    assert found.where == f"listener.https.route[0].deny.{kind}[0]"
+    assert f"is also in allow.{kind}, and deny is judged first" in found.what
+
+
+def test_a_contradiction_is_not_told_of_a_replaced_list(problems):
+    (found,) = problems((ROUTE, 'pool = "web"\nallow = {cn = ["a", 1]}\ndeny = {cn = ["b"]}'))
+    assert found.where == "listener.https.route[0].allow.cn[1]"
+
+
 LATER = {
     "passthrough": (ROUTE, 'pool = "web"\nmode = "passthrough"', "listener.https.route[0].mode"),
     "a PROXY header in": (
@@ -523,6 +636,11 @@ NOT_SET = [
     (SNI, '["a_b.example.com", "_a.b", "*._c.example.com", "d_"]'),
     ("192.0.2.2:443", 'w_2.example.com:443"\nname = "_w2.example.com'),
     (ROUTE, 'pool = "web"\nallow = {san_dns = ["a_b.corp"]}'),
+    (ROUTE, 'pool = "web"\nallow = {ip = ["10.0.0.0/8", "::1", "2001:db8::/32", "0.0.0.0/0"]}'),
+    (ROUTE, 'pool = "web"\nallow = {email = ["*@example.com", "a.b+c@x.example"]}'),
+    (ROUTE, 'pool = "web"\nallow = {serial = ["0A:FF", "00", "-05", "0000000a"]}'),
+    (ROUTE, 'pool = "web"\ndeny = {issuer = ["CN=A\\\\, B+OU=x,DC=c", "AB:CD", "1.2.3=d"]}'),
+    (ROUTE, 'pool = "web"\nallow = {cn = ["a"]}\ndeny = {cn = ["b"], ou = ["a"]}'),
     (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
     (POOL, '[pool.web]\nsticky = "source"'),
     (POOL, "[pool.web]\nhealth = {}"),

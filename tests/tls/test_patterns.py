@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.tls.identity import compile_rules
+from relay.tls.access_rules import compile_rules
 from tests.support.handshakes import allow
 from tests.support.identities import ALICE
 

@@ -11,7 +11,7 @@ from relay.config.address import host_name_fault, is_ip
 from relay.config.explain import nearest, quoted
 from relay.config.key_path import NAME, NAME_REMEDY, pool_path
 from relay.config.model import Config, Listener, Route
-from relay.config.rules.allow import check_allow
+from relay.config.rules.access import check_access
 from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
@@ -21,8 +21,9 @@ from relay.config.rules.tls_settings import FILE_REMEDIES, ROUTE_FILES, TLS_KEYS
 _MAX_ALPN_BYTES = 65_535
 _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "client_crl",
-    "crl",
     "allow",
+    "deny",
+    "crl",
     "alpn",
     "session_tickets",
     "key_passphrase_file",
@@ -68,7 +69,7 @@ def _route(found: ProblemList, where: str, route: Route, config: Config) -> None
     check_revocation(found, where, route, "client_crl")
     check_tls(found, where, route)
     _alpn(found, f"{where}.alpn", route.alpn)
-    check_allow(found, f"{where}.allow", route.allow, given="allow" in route.model_fields_set)
+    check_access(found, where, route)
 
 
 def _no_pool(found: ProblemList, where: str, route: Route, config: Config) -> None:

@@ -34,7 +34,8 @@ _SHORT = {
 # One byte per character; OpenSSL reads all of these as Latin-1.
 _BYTE_STRINGS = frozenset((18, 19, 20, 22, 26, 27))
 _ENCODINGS = {12: "utf-8", 30: "utf-16-be", 28: "utf-32-be"}
-_DNS, _URI, _IP = 0x82, 0x86, 0x87
+_EMAIL, _DNS, _URI, _IP = 0x81, 0x82, 0x86, 0x87
+_KINDS = {_EMAIL: "email", _DNS: "san_dns", _URI: "san_uri", _IP: "ip"}
 MAX_ATTRIBUTES = 128
 MAX_ALT_NAMES = 1024
 # A SPIFFE ID has at most 2048 bytes; rules are not meant for longer names.
@@ -53,11 +54,16 @@ class Attribute(NamedTuple):
 
 
 class AltNames(NamedTuple):
-    """The subject alternative names that the relay uses; an IP is 4 or 16 bytes."""
+    """The subject alternative names that the relay uses; an IP is 4 or 16 bytes.
+
+    `skipped`: the kinds, by their keys in `allow`, of which a name cannot be compared.
+    """
 
     dns: tuple[str, ...] = ()
     uri: tuple[str, ...] = ()
     ip: tuple[bytes, ...] = ()
+    email: tuple[str, ...] = ()
+    skipped: frozenset[str] = frozenset()
 
 
 def attributes_of(name: bytes) -> list[Attribute]:
@@ -144,24 +150,37 @@ def values_of(attributes: list[Attribute], oid: bytes) -> tuple[str, ...]:
     )
 
 
+def has_unreadable(attributes: list[Attribute], oid: bytes) -> bool:
+    """Whether `values_of` leaves out an attribute with this OID."""
+    return any(
+        each.oid == oid and (each.value is None or len(each.raw) > MAX_NAME_BYTES)
+        for each in attributes
+    )
+
+
 def alt_names_of(value: bytes) -> AltNames:
     """The names of a subjectAltName extension. Raises DerError if it is malformed.
 
-    Other kinds of names (x400Address, ediPartyName) are skipped. So are DNS names and
-    URIs that are not ASCII: no client and no rule can refer to them.
+    Other kinds of names (x400Address, ediPartyName) are skipped. So are DNS names, URIs
+    and mail addresses that are not ASCII: no rule can refer to them.
     """
-    dns: list[str] = []
-    uri: list[str] = []
+    texts: dict[int, list[str]] = {_EMAIL: [], _DNS: [], _URI: []}
     ip: list[bytes] = []
+    skipped: set[str] = set()
     for each in inside(value, SEQUENCE, MAX_ALT_NAMES):
-        size = each.stop - each.start
-        if each.tag in {_DNS, _URI}:
-            raw = value[each.start : each.stop]
-            if size <= MAX_NAME_BYTES and raw.isascii() and b"\0" not in raw:
-                (dns if each.tag == _DNS else uri).append(raw.decode("ascii"))
-        elif each.tag == _IP and size in {4, 16}:
-            ip.append(value[each.start : each.stop])
-    return AltNames(tuple(dns), tuple(uri), tuple(ip))
+        kind = _KINDS.get(each.tag)
+        if kind is None:
+            continue
+        raw = value[each.start : each.stop]
+        if each.tag == _IP and len(raw) in {4, 16}:
+            ip.append(raw)
+        elif each.tag != _IP and len(raw) <= MAX_NAME_BYTES and raw.isascii() and b"\0" not in raw:
+            texts[each.tag].append(raw.decode("ascii"))
+        else:
+            skipped.add(kind)
+    return AltNames(
+        tuple(texts[_DNS]), tuple(texts[_URI]), tuple(ip), tuple(texts[_EMAIL]), frozenset(skipped)
+    )
 
 
 def unix_time(tag: int, text: bytes) -> float | None:

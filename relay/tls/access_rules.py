@@ -1,0 +1,236 @@
+"""A route's `allow` and `deny`, compiled, and compared with a client's certificate.
+
+`deny` is judged first, and fails closed: it compares without case, its patterns are
+wide (see `tls.patterns`), and a certificate with a name that cannot be read is denied
+if `deny` has entries for names of that kind. In `allow` such a name matches nothing.
+
+The issuer is the CA that signed the client's certificate. Its name is compared with the
+issuer in that certificate, whose chain OpenSSL has verified, and its key id with the
+authorityKeyIdentifier in it. OpenSSL has compared that with the subjectKeyIdentifier of
+the CA, if the CA has one.
+
+Never: verifies a certificate; allows what `deny` cannot judge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from itertools import groupby
+from operator import attrgetter
+
+from relay.config.distinguished_name import NameKey, fold, name_key, parse_name
+from relay.config.model import Allow, Deny
+from relay.core.untrusted import clip, clip_names
+from relay.tls.certificates.der import DerError, dotted
+from relay.tls.certificates.names import attributes_of
+from relay.tls.identity import Identity
+from relay.tls.patterns import UriPattern, dns_pattern
+
+_V4_IN_V6 = bytes(10) + b"\xff\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entries of `allow` or `deny`.
+
+    Each dictionary maps the value to compare to the entry's text. A mail address is
+    "local@domain", or "@domain" for all of a domain. An IP range is the number of its
+    address's bytes, its first and its last address.
+    """
+
+    wide: bool
+    kinds: frozenset[str]  # that have entries
+    cn: dict[str, str]
+    ou: dict[str, str]
+    email: dict[str, str]
+    dns: tuple[tuple[re.Pattern[str], str], ...]
+    uri: tuple[tuple[UriPattern, str], ...]
+    ip: tuple[tuple[int, bytes, bytes, str], ...]
+    issuer_names: dict[NameKey, str]
+    issuer_key_ids: dict[bytes, str]
+    serials: dict[bytes, str]
+    fingerprints: dict[str, str]
+
+    @classmethod
+    def of(cls, table: Allow, *, wide: bool) -> Entries:
+        """Compile the entries of a table that `config.rules.access` has accepted."""
+        to_text = _caseless if wide else str
+        named = [text for text in table.issuer if "=" in text]
+        by_key = [text for text in table.issuer if "=" not in text]
+        return cls(
+            wide,
+            frozenset(kind for kind in type(table).model_fields if getattr(table, kind)),
+            {to_text(text): text for text in table.cn},
+            {to_text(text): text for text in table.ou},
+            {_mail_key(text.removeprefix("*"), wide=wide): text for text in table.email},
+            tuple((dns_pattern(text, wide=wide), text) for text in table.san_dns),
+            tuple((UriPattern.parse(text, wide=wide), text) for text in table.san_uri),
+            tuple(map(_ip_range, table.ip)),
+            {parse_name(text): text for text in named},
+            {bytes.fromhex(text.replace(":", "")): text for text in by_key},
+            {_serial_contents(text): text for text in table.serial},
+            {text.replace(":", "").upper(): text for text in table.fingerprint_sha256},
+        )
+
+    def match(self, who: Identity) -> tuple[str, str] | None:
+        """The kind and the text of the first entry that matches; None if none does."""
+        return next(self._matches(who), None)
+
+    def _matches(self, who: Identity) -> Iterator[tuple[str, str]]:
+        if found := self.fingerprints.get(who.fingerprint):
+            yield "fingerprint_sha256", found
+        if self.serials and (found := self.serials.get(who.for_lists.serial)):
+            yield "serial", found
+        for kind, entries, names in (("cn", self.cn, who.cn), ("ou", self.ou, who.ou)):
+            if entries:
+                for name in map(_caseless, names) if self.wide else names:
+                    if name in entries:
+                        yield kind, entries[name]
+        for pattern, text in self.dns:
+            if any(map(pattern.fullmatch, who.san_dns)):
+                yield "san_dns", text
+        for uri, text in self.uri:
+            if any(map(uri.matches, who.san_uri)):
+                yield "san_uri", text
+        if self.email:
+            for key in _mail_keys(who.san_email, wide=self.wide):
+                if key in self.email:
+                    yield "email", self.email[key]
+        for size, first, last, text in self.ip:
+            if any(len(raw) == size and first <= raw <= last for raw in map(_plain, who.san_ip)):
+                yield "ip", text
+        if self.issuer_names and (found := self.issuer_names.get(issuer_key(who.issuer_der))):
+            yield "issuer", found
+        if found := self.issuer_key_ids.get(who.for_lists.issuer_key_id):
+            yield "issuer", found
+
+    def cannot_judge(self, who: Identity) -> str:
+        """The kind of names of which one cannot be compared with the entries, or ""."""
+        unreadable = self.kinds & who.unreadable
+        if unreadable:
+            return min(unreadable)
+        by_key = self.issuer_key_ids and not who.for_lists.issuer_key_id
+        by_name = self.issuer_names and not issuer_key(who.issuer_der)
+        return "issuer" if by_key or by_name else ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Which clients a route lets in, of those with a certificate of its CAs.
+
+    Without entries in `allowed`, all that `denied` does not name.
+    """
+
+    allowed: Entries
+    denied: Entries
+    any_entry: bool
+
+    def allow(self, who: Identity) -> bool:
+        """Whether the rules let this client in."""
+        return not self.any_entry or self._allow(who)
+
+    def _allow(self, who: Identity) -> bool:
+        if self.denied.kinds and (self.denied.match(who) or self.denied.cannot_judge(who)):
+            return False
+        return (
+            not self.allowed.kinds
+            # The most common entry; this saves 0.9 µs for `match`.
+            or not self.allowed.cn.keys().isdisjoint(who.cn)
+            or self.allowed.match(who) is not None
+        )
+
+    def why_not(self, who: Identity) -> str:
+        """Why they do not, for people."""
+        if found := self.denied.match(who):
+            kind, text = found
+            why = f'deny.{kind} has "{clip(text, 128)}"'
+        elif (kind := self.denied.cannot_judge(who)) == "issuer":
+            why = "it does not say which key signed it, so deny.issuer cannot be judged"
+        elif kind:
+            why = f"it has a name that cannot be read, so deny.{kind} cannot be judged"
+        else:
+            why = "no entry of allow matches"
+        return f"{why}; {self._described(who)}"
+
+    def _described(self, who: Identity) -> str:
+        """What the certificate has, of the kinds that the rules name."""
+        kinds = self.allowed.kinds | self.denied.kinds
+        addresses = (str(ip_address(raw)) for raw in who.san_ip)
+        names = clip_names((*who.cn, *who.san_dns, *who.san_uri, *who.san_email, *addresses))
+        parts = [f"names in the certificate: {names}{who.unread and f' ({who.unread})'}"]
+        if "ou" in kinds and who.ou:
+            parts.append(f"OU {clip_names(who.ou)}")
+        if "issuer" in kinds:
+            key_id = who.for_lists.issuer_key_id.hex(":").upper() or "unknown"
+            parts.append(f"issuer {clip(who.issuer, 256)}, key id {clip(key_id, 256)}")
+        if "serial" in kinds:
+            parts.append(f"serial {who.serial}")
+        return "; ".join((*parts, f"SHA-256 {who.fingerprint}"))
+
+
+def compile_rules(allow: Allow, deny: Deny | None = None) -> AccessRules:
+    """Compile both tables of a route."""
+    allowed = Entries.of(allow, wide=False)
+    denied = Entries.of(deny or Deny(), wide=True)
+    return AccessRules(allowed, denied, any_entry=bool(allowed.kinds or denied.kinds))
+
+
+@lru_cache(maxsize=256)
+def issuer_key(der: bytes) -> NameKey:
+    """A name in a certificate, to be compared; () if it is empty or cannot be read.
+
+    A value that cannot be decoded starts with NUL, which no entry contains.
+    """
+    try:
+        attributes = attributes_of(der)
+    except DerError:
+        return ()
+    return name_key(
+        [
+            [
+                (dotted(each.oid), f"\0{each.raw.hex()}" if each.value is None else each.value)
+                for each in part
+            ]
+            for _, part in groupby(attributes, key=attrgetter("rdn"))
+        ]
+    )
+
+
+@lru_cache(maxsize=1024)
+def _caseless(text: str) -> str:
+    return fold(text).casefold()
+
+
+def _mail_key(address: str, *, wide: bool) -> str:
+    """The address to compare: its domain without case, in `deny` all of it."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.lower() if wide else local}@{domain.lower()}"
+
+
+def _mail_keys(addresses: Iterable[str], *, wide: bool) -> Iterator[str]:
+    for address in addresses:
+        local, at, domain = address.rpartition("@")
+        if at and (local or wide):
+            yield _mail_key(address, wide=wide)
+            yield _mail_key(f"@{domain}", wide=wide)
+
+
+def _ip_range(text: str) -> tuple[int, bytes, bytes, str]:
+    network = ip_network(text)
+    first, last = network.network_address.packed, network.broadcast_address.packed
+    return len(first), first, last, text
+
+
+def _plain(raw: bytes) -> bytes:
+    """An IPv4 address that is written as IPv6 is the same address."""
+    return raw[12:] if raw.startswith(_V4_IN_V6) and len(raw) == 16 else raw
+
+
+def _serial_contents(text: str) -> bytes:
+    """The contents of a serial number's INTEGER (X.690, 8.3): the fewest bytes."""
+    number = int(text, 16)
+    return number.to_bytes((number + (number < 0)).bit_length() // 8 + 1, signed=True)
