@@ -19,9 +19,11 @@ import heapq
 import itertools
 import logging
 import os
+import pickle
 import random
 import selectors
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +50,9 @@ from relay.shared.scoreboard import (
     add_to,
     monotonic_ms,
 )
+from relay.shared.update_channel import UpdateReceiver
 from relay.tls.generation import Generation
+from relay.tls.renewal import Renewal, renew
 
 BEAT_S = 1.0
 
@@ -65,6 +69,7 @@ class CheckerSpec:
     layout: Layout
     lifeline_fd: int
     health_file: HealthFile
+    update_end: socket.socket  # of `relay.shared.update_channel`
 
 
 def is_needed(entities: Entities) -> bool:
@@ -93,6 +98,9 @@ class Checker:
         self._running = True
         self._health_file = spec.health_file
         self._listen_to_supervisor(spec.lifeline_fd)
+        self._generation = spec.generation
+        self._updates = UpdateReceiver(spec.update_end)
+        self._selector.register(self._updates.fd, selectors.EVENT_READ, self._on_update)
         self._monitors = self._make_monitors(spec)
         self._health_file.inherit(self._monitors)
         self._resolver = self._make_resolver(spec, resolve)
@@ -150,6 +158,20 @@ class Checker:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.register(read_fd, selectors.EVENT_READ, self._end)
         self._selector.register(lifeline_fd, selectors.EVENT_READ, self._end)
+
+    def _on_update(self) -> None:
+        """Apply what the supervisor has sent.
+
+        If that fails, the checker ends, and the next one inherits the new state.
+        """
+        for update in self._updates.receive():
+            message = pickle.loads(update.data)  # noqa: S301 (from the supervisor)
+            if isinstance(message, Renewal):
+                renew(self._generation, message)
+            for fd in update.files:
+                os.close(fd)
+        if self._updates.ended:
+            self._end()
 
     def _end(self) -> None:
         self._running = False

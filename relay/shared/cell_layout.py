@@ -21,7 +21,7 @@ from typing import Literal
 from relay.shared.entities import KINDS, Entities, Key, Kind, Series
 
 # The first cells of every row.
-HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE, CPU_US, RESIDENT_BYTES = range(7)
+HEARTBEAT_MS, PID, SLOT, GENERATION, PHASE, CPU_US, RESIDENT_BYTES, UPDATE = range(8)
 RESERVED_CELLS = 8
 
 Group = Literal["gauges", "counters", "states"]

@@ -28,6 +28,7 @@ from relay.shared.cell_layout import (
     PID,
     RESIDENT_BYTES,
     SLOT,
+    UPDATE,
     Layout,
 )
 from relay.shared.sealed_memory import Cells, SealedMemory, map_for_reading
@@ -50,6 +51,7 @@ __all__ = [
     "RESIDENT_BYTES",
     "SHARED_ROW",
     "SLOT",
+    "UPDATE",
     "Cells",
     "Layout",
     "Scoreboard",

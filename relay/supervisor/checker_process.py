@@ -36,11 +36,13 @@ from relay.shared.entities import (
 )
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
 from relay.shared.state_cells import StateCells, bump
+from relay.shared.update_channel import UpdateSender
 from relay.supervisor.children import ChildProcess
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import start_checker
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.updates import Updates
 
 STOP_PATIENCE_S = 2.0
 RESOLVER_LOOK_S = 2.0  # how often the files of name resolution are compared
@@ -129,8 +131,11 @@ class CheckerProcess:
         health_file: Path,
         close_in_child: Callable[[], None],
         rules: Rules,
+        updates: Updates,
     ) -> None:
         self._rules = rules
+        self._updates = updates
+        self._sender: UpdateSender | None = None  # while it runs
         self._scoreboards = scoreboards
         self._lifeline_fd = lifeline_fd
         self._health_file = health_file
@@ -206,7 +211,12 @@ class CheckerProcess:
     def _launch(self, prepared: Prepared) -> int:
         """Fork the checker; returns its pid. Raises OSError."""
         scoreboard = self._scoreboards.generation(prepared.generation.number)
-        row = self._scoreboards.lease(scoreboard, CHECKER_SLOT)
+        sender = UpdateSender()
+        try:
+            row = self._scoreboards.lease(scoreboard, CHECKER_SLOT)
+        except OSError:
+            sender.close_both()
+            raise
         health_file = HealthFile(self._health_file)
         self._resolver = resolver_identity()
         spec = CheckerSpec(
@@ -216,18 +226,23 @@ class CheckerProcess:
             scoreboard.layout,
             self._lifeline_fd,
             health_file,
+            sender.child_end,
         )
 
         def close_in_child() -> None:
             self._close_in_child()
+            sender.close()
             health_file.open()
 
         self._scoreboards.share_with(scoreboard)
         try:
             pid = start_checker(prepared.identity, close_in_child, lambda: run_checker(spec))
         except OSError:
+            sender.close_both()
             scoreboard.release(row)
             raise
+        self._updates.started(sender, scoreboard.number)
+        self._sender = sender
         self._scoreboard, self._row = scoreboard, row
         return pid
 
@@ -246,6 +261,9 @@ class CheckerProcess:
         assert self._scoreboard is not None  # noqa: S101  for mypy
         self._scoreboards.fold(self._scoreboard, self._row)
         self._scoreboard = None
+        if self._sender is not None:
+            self._updates.ended(self._sender)
+            self._sender = None
 
     def _clear_findings(self, prepared: Prepared) -> None:
         """Forget findings about what the new configuration dropped or changed."""

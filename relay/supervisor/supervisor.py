@@ -47,6 +47,7 @@ from relay.supervisor.status import Status
 from relay.supervisor.switchover import Switchover
 from relay.supervisor.systemd import Notifier
 from relay.supervisor.unix_sockets import open_control
+from relay.supervisor.updates import Updates
 from relay.supervisor.upkeep import Upkeep
 from relay.supervisor.workers import Workers
 from relay.worker.main import WorkerSpec
@@ -116,7 +117,15 @@ class Supervisor:
 
     def _start_children(self, prepared: Prepared, work: Work, rules: Rules) -> None:
         """Make the objects that keep the children running; the loop starts these."""
-        workers = Workers(self.scoreboards, self.lifeline_fd, work, self._open_files.close_in_child)
+        self.updates = Updates()
+        self._open_files.add(self.updates.close_files, self.updates.close_files)
+        workers = Workers(
+            self.scoreboards,
+            self.lifeline_fd,
+            work,
+            self._open_files.close_in_child,
+            self.updates,
+        )
         self.fleet = Fleet(workers, self.generations, rules)
         self._open_files.add(self.fleet.close)
         self.checker = CheckerProcess(
@@ -125,6 +134,7 @@ class Supervisor:
             health_file=open_health_file(self.state_dir.path, prepared.identity),
             close_in_child=self._close_in_child,
             rules=rules,
+            updates=self.updates,
         )
         self._open_files.add(self.checker.close)
 
@@ -239,6 +249,7 @@ class Supervisor:
         if decision is not None:
             self.reloads.decided(now, decision)
         self.reloads.step(now)
+        self.updates.step()
         if self.fleet.ending is Shutdown.NO:
             self._keep_up(now, self.generations.serving)
         self.overrides.step(time.time())

@@ -18,6 +18,7 @@ from relay.shared.scoreboard import (
     PHASE_SERVING,
     Scoreboard,
 )
+from relay.shared.update_channel import UpdateSender
 from relay.supervisor.process import ExitStatus
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
@@ -34,6 +35,7 @@ class WorkerProcess:
     scoreboard: Scoreboard
     row: int
     started_at: float
+    sender: UpdateSender
     drain_timeout_s: float
     stop_requested_at: float | None = None
     aborted_at: float | None = None

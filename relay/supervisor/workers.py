@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from relay.core.fleet_view import Worker
 from relay.shared.replies import WorkerStatus
 from relay.shared.scoreboard import OVERRUN, PID
+from relay.shared.update_channel import UpdateSender
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import reap, send, start_worker
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import SlotSockets
+from relay.supervisor.updates import Updates
 from relay.supervisor.worker_process import EndedWorker, WorkerProcess
 from relay.tls.generation import Generation
 from relay.worker.main import WorkerSpec
@@ -40,6 +42,7 @@ class Workers:
     lifeline_fd: int
     work: Callable[[WorkerSpec], int | None]
     close_in_child: Callable[[], None]
+    updates: Updates
     processes: dict[int, WorkerProcess] = field(default_factory=dict)
 
     def spawn(
@@ -56,8 +59,13 @@ class Workers:
         `own`.
         """
         scoreboard = self.scoreboards.generation(generation.number)
-        row = self.scoreboards.lease(scoreboard, slot)
         listeners = own.of_slot(slot)
+        sender = UpdateSender()
+        try:
+            row = self.scoreboards.lease(scoreboard, slot)
+        except OSError:
+            sender.close_both()
+            raise
         spec = WorkerSpec(
             slot=slot,
             row=row,
@@ -66,6 +74,8 @@ class Workers:
             scoreboard=scoreboard,
             layout=scoreboard.layout,
             lifeline_fd=self.lifeline_fd,
+            update_end=sender.child_end,
+            update=self.updates.number,
         )
         kept = {one for _, one in listeners}
         closed = {one for each in sockets for one in each.all()} - kept
@@ -75,6 +85,7 @@ class Workers:
             # accepts.
             for one in closed:
                 one.close()
+            sender.close()
             self.scoreboards.enter(scoreboard)
             self.close_in_child()
 
@@ -82,8 +93,10 @@ class Workers:
         try:
             pid = start_worker(slot, identity, close_in_child, lambda: self.work(spec))
         except OSError:
+            sender.close_both()
             scoreboard.release(row)
             raise
+        self.updates.started(sender, generation.number)
         scoreboard.row(row)[PID] = pid
         self.processes[pid] = WorkerProcess(
             pid,
@@ -119,6 +132,7 @@ class Workers:
             status = reap(process.pid)
             if status is not None:
                 del self.processes[process.pid]
+                self.updates.ended(process.sender)
                 self.scoreboards.fold(process.scoreboard, process.row, process.slot, status.cpu_us)
                 ended.append(EndedWorker(process, views[process.pid], status))
         return ended

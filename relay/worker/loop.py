@@ -50,7 +50,17 @@ Handler = Callable[[int], None]
 log = logging.getLogger(__name__)
 
 
-class Timed(Protocol):
+class Stepped(Protocol):
+    """Something that takes steps."""
+
+    def step(self) -> None:
+        """Take the step that `later` was asked for."""
+
+    def on_bug(self) -> None:
+        """One of its handlers raised: close what it holds."""
+
+
+class Timed(Stepped, Protocol):
     """Something with steps and a deadline (CLOCK_MONOTONIC seconds)."""
 
     timer_at: float  # the loop's: of the entry in the heap, or infinity
@@ -60,12 +70,6 @@ class Timed(Protocol):
 
     def on_deadline(self) -> None:
         """The deadline has passed."""
-
-    def step(self) -> None:
-        """Take the step that `later` was asked for."""
-
-    def on_bug(self) -> None:
-        """One of its handlers raised: close what it holds."""
 
 
 class Loop:
@@ -81,7 +85,7 @@ class Loop:
         self.when_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
-        self._step_queues: list[deque[Timed]] = [deque() for _ in range(step_queues)]
+        self._step_queues: list[deque[Stepped]] = [deque() for _ in range(step_queues)]
         self._waiting = 0  # steps in all queues
         self._queue = 0  # of the last steps
         self._heap: list[tuple[float, int, Timed]] = []
@@ -128,7 +132,7 @@ class Loop:
         """Call this at the end of this turn, as `forget` does."""
         self._closing.append(call)
 
-    def later(self, session: Timed, queue: int = 0) -> None:
+    def later(self, session: Stepped, queue: int = 0) -> None:
         """Call `session.step()` soon, together with other steps of its queue."""
         self._step_queues[queue].append(session)
         self._waiting += 1

@@ -29,18 +29,21 @@ from relay.shared.scoreboard import (
     PHASE_SERVING,
     PID,
     SLOT,
+    UPDATE,
     Layout,
     Scoreboard,
     add_to,
     monotonic_ms,
 )
+from relay.shared.update_channel import UpdateReceiver
 from relay.tls.generation import Generation
 from relay.worker import driver, lingering_close
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
-from relay.worker.session import STEP_QUEUES, Listener
+from relay.worker.session import UPDATE_QUEUE, Listener
 from relay.worker.tick import tick
+from relay.worker.updates import Updates
 from relay.worker.worker import Worker
 
 # Descriptors of a worker besides two per session: listening sockets, epoll, logs,
@@ -67,6 +70,8 @@ class WorkerSpec:
     scoreboard: Scoreboard
     layout: Layout
     lifeline_fd: int
+    update_end: socket.socket  # of `relay.shared.update_channel`
+    update: int  # the number of the last update, which is part of the generation
 
 
 def run_worker(spec: WorkerSpec) -> int:
@@ -80,6 +85,7 @@ def run_worker(spec: WorkerSpec) -> int:
     ]
     drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
     _Signals(worker, drain, spec)
+    Updates(worker, spec.generation, UpdateReceiver(spec.update_end), drain.begin)
     _announce(worker, spec)
     # Sessions are freed without the collector. The objects that exist now stay, and are
     # shared with the other workers.
@@ -95,7 +101,7 @@ def _make_worker(spec: WorkerSpec) -> Worker:
     connections = spec.generation.config.limits.connections
     max_connections, max_lingering_closes = _raise_fd_limit(connections)
     return Worker(
-        loop=Loop(len(STEP_QUEUES)),
+        loop=Loop(UPDATE_QUEUE + 1),
         slot=spec.slot,
         row=spec.row,
         generation=spec.generation,
@@ -115,6 +121,7 @@ def _announce(worker: Worker, spec: WorkerSpec) -> None:
     cells[SLOT] = spec.slot
     cells[GENERATION] = spec.generation.number
     cells[HEARTBEAT_MS] = monotonic_ms()
+    cells[UPDATE] = spec.update
     worker.usage.write(cells)
     confine_worker(spec.generation.config.log.access)
     cells[PHASE] = PHASE_SERVING

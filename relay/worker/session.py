@@ -44,6 +44,7 @@ STEP_QUEUES = {
     State.CONNECT: 3,
     State.OUTBOUND_TLS: 4,
 }
+UPDATE_QUEUE = len(STEP_QUEUES)  # of `relay.worker.updates`
 # Until its certificate is admitted, a client is half open (see `admission`).
 HALF_OPEN = frozenset((State.INTAKE, State.INBOUND_TLS))
 CONNECTING = frozenset((State.CONNECT, State.OUTBOUND_TLS))

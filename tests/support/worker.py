@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -20,8 +21,10 @@ import psutil
 
 from relay.config.load import load_config
 from relay.shared.entities import Series, entities_of
-from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_SERVING
+from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, UPDATE
+from relay.shared.sealed_memory import SealedFile
 from relay.shared.snapshot import Snapshot
+from relay.shared.update_channel import UpdateSender
 from relay.tls.contexts import build_generation
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
@@ -147,6 +150,7 @@ class RunningWorker:
         read_fd, self._lifeline = os.pipe()
         garbage_fd, self._garbage_write = os.pipe()
         self._garbage_read = garbage_fd
+        self.updates, self._update = UpdateSender(), 0
         spec = WorkerSpec(
             0,
             self.row,
@@ -155,12 +159,15 @@ class RunningWorker:
             self.scoreboard,
             self.layout,
             read_fd,
+            self.updates.child_end,
+            0,
         )
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
             try:
                 os.close(self._lifeline)
+                self.updates.close()
                 signal.signal(
                     signal.SIGUSR2, lambda *_: os.write(self._garbage_write, b"%d\n" % gc.collect())
                 )
@@ -173,6 +180,7 @@ class RunningWorker:
                             read_fd,
                             self._garbage_write,
                             listener.fileno(),
+                            self.updates.child_end.fileno(),
                             logging.root.handlers[0].stream.fileno(),
                         }
                     )
@@ -185,9 +193,26 @@ class RunningWorker:
             finally:
                 os._exit(code)
         os.close(read_fd)
+        self.updates.child_end.close()
         listener.close()
         self.cells = self.scoreboard.row(self.row)
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
+
+    def update(self, message: object) -> None:
+        """Send the worker an update, and wait until it has applied it."""
+        self.send_update(message)
+        wait_until(lambda: self.cells[UPDATE] == self._update, "the worker to apply an update")
+
+    def send_update(self, message: object) -> None:
+        """Send the worker an update."""
+        self._update += 1
+        data = SealedFile("test-update", pickle.dumps(message))
+        self.updates.send(self._update, data)
+        data.close()
+
+    def wait_until_it_drains(self) -> None:
+        """Wait until the worker has stopped accepting."""
+        wait_until(lambda: self.cells[PHASE] == PHASE_DRAINING, "the worker to drain")
 
     def garbage(self) -> int:
         """Run the worker's collector; returns how much garbage it found."""
@@ -279,6 +304,7 @@ class RunningWorker:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGQUIT)
             code = self.wait()
+        self.updates.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
         os.close(self._garbage_read)

@@ -1,0 +1,115 @@
+"""Applies what the supervisor sends while the worker runs, a little in each turn.
+
+The supervisor reads the number of the last applied update in the worker's row. If an
+update cannot be applied, the worker drains: its successor inherits the new state.
+
+Never: reads a file from a disk; holds up sessions for longer than a handshake does.
+Next: `relay.tls.renewal.renew_steps`
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from relay.errors import ConfigError, describe_error
+from relay.shared.scoreboard import UPDATE
+from relay.shared.update_channel import Update, UpdateReceiver
+from relay.tls.generation import Generation
+from relay.tls.renewal import Renewal, renew_steps
+from relay.worker.loop import IN
+from relay.worker.session import UPDATE_QUEUE
+from relay.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+class Updates:
+    """The worker's end of its channel.
+
+    `fail` is called if an update cannot be applied.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        generation: Generation,
+        receiver: UpdateReceiver,
+        fail: Callable[[str], None],
+    ) -> None:
+        self._worker = worker
+        self._generation = generation
+        self._receiver = receiver
+        self._fail = fail
+        self._waiting: deque[Update] = deque()
+        self._number = 0  # of the update that is being applied
+        self._steps: Iterator[None] | None = None
+        worker.loop.add(receiver.fd, IN, self.on_ready)
+
+    def on_ready(self, mask: int) -> None:  # noqa: ARG002 (a socket)
+        """Updates have come."""
+        try:
+            self._waiting += self._receiver.receive()
+        except OSError as error:
+            self._give_up(describe_error(error))
+            return
+        if self._receiver.ended:
+            self._worker.loop.forget(self._receiver.fd, self._receiver.close)
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._steps is None and self._waiting:
+            update = self._waiting.popleft()
+            self._number, self._steps = update.number, self._apply(update)
+            self._worker.loop.later(self, UPDATE_QUEUE)
+
+    def step(self) -> None:
+        """Do a few milliseconds of the work, when the loop has time."""
+        if self._steps is None:
+            return
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._worker.cells[UPDATE] = self._number
+            self._steps = None
+            self._begin()
+        except (ConfigError, MemoryError, OSError) as error:
+            self._give_up(describe_error(error))
+        else:
+            self._worker.loop.later(self, UPDATE_QUEUE)
+
+    def on_bug(self) -> None:
+        """A step raised."""
+        self._give_up("a bug; its traceback is above")
+
+    def _give_up(self, why: str) -> None:
+        self._steps = None
+        self._waiting.clear()
+        log.error("certificates cannot be renewed in this worker: %s; it drains", why)
+        self._fail("it could not apply an update")
+
+    def _apply(self, update: Update) -> Iterator[None]:
+        message = pickle.loads(update.data)  # noqa: S301 (from the supervisor)
+        try:
+            match message:
+                case Renewal():
+                    yield from renew_steps(self._generation, message)
+                    self._forget_sessions(message)
+                case _:
+                    raise TypeError(f"an unknown update: {type(message).__name__}")
+        finally:
+            for fd in update.files:
+                os.close(fd)
+
+    def _forget_sessions(self, renewal: Renewal) -> None:
+        """Resume no TLS session with a backend from before the renewal.
+
+        OpenSSL verifies no certificate in a resumption.
+        """
+        for name, pool in self._generation.config.pool.items():
+            if renewal.concerns_pool(pool):
+                for backend in self._worker.pools[name].backends:
+                    backend.session = None
