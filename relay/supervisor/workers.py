@@ -105,6 +105,7 @@ class Workers:
             scoreboard,
             row,
             time.monotonic(),
+            sender,
             generation.config.relay.drain_timeout_s,
         )
         log.info(
