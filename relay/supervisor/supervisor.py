@@ -21,11 +21,12 @@ import relay
 from relay.core.fleet_view import Rules, Shutdown
 from relay.logs import messages
 from relay.sandbox.confinement import describe
-from relay.supervisor.admin_channel import BACKEND_COMMANDS, AdminChannel
+from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.checker_process import CheckerProcess, open_health_file
 from relay.supervisor.children import STALLED_S
+from relay.supervisor.commands import Commands
 from relay.supervisor.control import Client, ControlServer
 from relay.supervisor.control_client import control_path
 from relay.supervisor.disabled import Disabled
@@ -119,13 +120,8 @@ class Supervisor:
         """Make the objects that keep the children running; the loop starts these."""
         self.updates = Updates()
         self._open_files.add(self.updates.close_files, self.updates.close_files)
-        workers = Workers(
-            self.scoreboards,
-            self.lifeline_fd,
-            work,
-            self._open_files.close_in_child,
-            self.updates,
-        )
+        close_in_child = self._open_files.close_in_child
+        workers = Workers(self.scoreboards, self.lifeline_fd, work, close_in_child, self.updates)
         self.fleet = Fleet(workers, self.generations, rules)
         self._open_files.add(self.fleet.close)
         self.checker = CheckerProcess(
@@ -169,6 +165,7 @@ class Supervisor:
         self.reloads = Reloads(
             self.fleet, preparer, switchover, self.announcer, self.disabled, rules
         )
+        self.commands = Commands(self.overrides, self.status, self.reloads, self._end)
 
     def _close_in_child(self) -> None:
         """In a child other than a worker: close the files of supervisor and workers."""
@@ -285,18 +282,7 @@ class Supervisor:
             # SIGCHLD only wakes the loop; every turn reaps.
 
     def _on_command(self, request: dict[str, Any], client: Client) -> None:
-        command = request["command"]
-        if command in BACKEND_COMMANDS:
-            client.reply(self.overrides.answer(request))
-        elif command == "status":
-            client.reply(self.status.reply())
-        elif command == "reload":
-            self.reloads.request(client)
-        else:
-            # With `hold` the connection stays open. When it closes, the client knows
-            # that the relay has ended.
-            client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
-            self._end(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
+        self.commands.carry_out(request, client)
 
     def _end(self, ending: Shutdown, why: str) -> None:
         if self.fleet.ending in (ending, Shutdown.NOW):
