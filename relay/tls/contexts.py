@@ -29,7 +29,7 @@ from relay.tls.cookie_secret import load_secrets
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.material import backend_context, route_context
 from relay.tls.raw import NULL
-from relay.tls.trust import BackendTrust, ClientTrust
+from relay.tls.trust import BackendTrust, ClientTrust, CrlPolicy
 from relay.tls.trust_store import TrustedCas
 
 
@@ -152,7 +152,9 @@ def _inbound(
         material=context,
         pair=pair,
         cas=cas,
-        trust=ClientTrust(compile_rules(route.allow, route.deny), cas.trust),
+        trust=ClientTrust(
+            compile_rules(route.allow, route.deny), cas.trust, CrlPolicy.of(route.revocation)
+        ),
     )
     periods = files.context_inputs.periods
     made.set_periods(periods_of_route(periods, where), periods_of_pool(periods, route.pool))
@@ -189,5 +191,5 @@ def _outbound(
         context=context,
         pair=pair,
         cas=cas,
-        trust=BackendTrust(cas.trust),
+        trust=BackendTrust(cas.trust, CrlPolicy.of(pool.revocation)),
     )

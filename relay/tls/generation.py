@@ -28,6 +28,7 @@ from relay.shared.addresses import Ip
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 from relay.tls.raw import NULL, Pointer
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import BackendTrust, ClientTrust
 from relay.tls.trust_store import TrustedCas
 
@@ -47,6 +48,7 @@ class InboundRoute:
     pair: KeyPair
     cas: TrustedCas = field(repr=False)
     trust: ClientTrust
+    revoked: RevokedSet | None = field(default=None, repr=False)
     periods: ValidityPeriods = field(default_factory=ValidityPeriods)
     pool_periods: ValidityPeriods = field(default_factory=ValidityPeriods)
     valid_from_at: float = 0.0  # outside these two times (Unix time) it is disabled
@@ -83,6 +85,7 @@ class BackendTarget:
     pair: KeyPair
     cas: TrustedCas = field(repr=False)
     trust: BackendTrust
+    revoked: RevokedSet | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

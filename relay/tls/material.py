@@ -29,7 +29,11 @@ from relay.tls.raw import (
     lib,
 )
 from relay.tls.trust_store import TrustedCas
-from relay.tls.verification import SERVER_NAME_CALLBACK, VERIFY_CALLBACK
+from relay.tls.verification import (
+    NO_TLS12_TICKETS_CALLBACK,
+    SERVER_NAME_CALLBACK,
+    VERIFY_CALLBACK,
+)
 
 # The lifetime of a ticket. A ticket holds only the client's leaf, so on a resumed
 # handshake the relay does not notice that an intermediate from the client has expired.
@@ -57,7 +61,8 @@ def route_context(
     use_pair(context, f"{where}.certificate", pair)
     raw: Pointer = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    lib.SSL_CTX_set_tlsext_servername_callback(raw, SERVER_NAME_CALLBACK)
+    callback = SERVER_NAME_CALLBACK if _may_resume_tls12(route, cas) else NO_TLS12_TICKETS_CALLBACK
+    lib.SSL_CTX_set_tlsext_servername_callback(raw, callback)
     # Tickets only: a session cache in memory would serve only one worker.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
@@ -70,6 +75,18 @@ def route_context(
     if alpn_callback != NULL:
         lib.SSL_CTX_set_alpn_select_cb(raw, alpn_callback, NULL)
     return raw
+
+
+def _may_resume_tls12(route: Route, cas: TrustedCas) -> bool:
+    """Whether TLS 1.2 clients get tickets.
+
+    There a ticket is promised before the certificate is seen. With revocation lists, a
+    resumption must not skip an intermediate that only the client has sent.
+    """
+    lists = route.revocation
+    if lists is None:
+        return True
+    return cas.trust.closed and lists.missing == "refuse" and not lists.from_certificates
 
 
 def backend_context(

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from relay.config.model import Crl
 from relay.tls.access_rules import AccessRules
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
@@ -49,6 +50,9 @@ class CaTrust:
     digest: bytes = b""
     issuers: Issuers = field(default_factory=dict)
     """By name (DER) and key identifier: see `issuers_of`."""
+    key_ids: frozenset[bytes] = frozenset()
+    closed: bool = True
+    """Whether the file has the issuer of each CA: then no chain leaves it again."""
 
     @classmethod
     def of(cls, certificates: Iterable[Certificate], valid_until: Mapping[bytes, float]) -> CaTrust:
@@ -59,7 +63,14 @@ class CaTrust:
             name, key = each.subject.public_bytes(), _key_of(each)
             keys[name] = (*(known for known in keys.get(name, ()) if known != key), key)
         together = b"".join(sorted(hashlib.sha256(each.der).digest() for each in kept))
-        return cls(valid_until, keys, hashlib.sha256(together).digest(), _issuers(keys))
+        return cls(
+            valid_until,
+            keys,
+            hashlib.sha256(together).digest(),
+            _issuers(keys),
+            frozenset(key.key_id for several in keys.values() for key in several),
+            all(each.issuer.public_bytes() in keys for each in kept),
+        )
 
     def issuers_of(self, name: bytes, identifier: bytes) -> tuple[bytes, ...]:
         """The ids of the keys that may have signed a certificate, if a CA here has.
@@ -105,6 +116,14 @@ class CrlPolicy:
 
     accepts_missing: bool = False
     grace_s: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Crl | None) -> CrlPolicy | None:
+        """The policy that these settings ask for; None without lists."""
+        if settings is None:
+            return None
+        grace_s = settings.grace_s if settings.expired == "grace" else 0.0
+        return cls(settings.missing == "accept", grace_s)
 
 
 @dataclass(frozen=True, slots=True)

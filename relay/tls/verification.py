@@ -26,7 +26,7 @@ from relay.tls.certificates.purpose import forbidding_extension, subject_in
 from relay.tls.certificates.x509_fields import has_broken_extensions, to_der
 from relay.tls.explain import Failure, explain_verify
 from relay.tls.identity import LARGE_BYTES, Identity, identity_of, peer_identity
-from relay.tls.raw import EXTENSION_OK, EXTENSION_REFUSED, NULL, Pointer, ffi, lib
+from relay.tls.raw import EXTENSION_OK, EXTENSION_REFUSED, NULL, OP_NO_TICKET, Pointer, ffi, lib
 
 Check = Callable[[Identity], Failure | None]
 # The certificates above a leaf in its verified chain, its issuer first.
@@ -157,6 +157,13 @@ def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:
     return EXTENSION_REFUSED
 
 
+def _on_server_name_no_ticket(ssl: Any, alert: Any, arg: Any) -> int:
+    # In TLS 1.2 this is the last moment: the ServerHello promises a ticket or none.
+    if not lib.SSL_session_reused(ssl) and ffi.string(lib.SSL_get_version(ssl)) == b"TLSv1.2":
+        lib.SSL_set_options(ssl, OP_NO_TICKET)
+    return _on_server_name(ssl, alert, arg)
+
+
 def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
     state.bug = bug
 
@@ -168,6 +175,14 @@ VERIFY_CALLBACK: Any = ffi.callback(
 )
 SERVER_NAME_CALLBACK: Any = ffi.callback(
     "int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug
+)
+
+# The same, for a route that gives TLS 1.2 clients no ticket.
+NO_TLS12_TICKETS_CALLBACK: Any = ffi.callback(
+    "int(SSL *, int *, void *)",
+    _on_server_name_no_ticket,
+    error=EXTENSION_REFUSED,
+    onerror=_on_bug,
 )
 
 

@@ -20,7 +20,10 @@ from relay.tls import stream, verification
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, admit, peer_identity
 from relay.tls.material import TICKET_LIFETIME_S
+from relay.tls.revocation.judge import why_revoked
 from relay.tls.stream import Progress
+from relay.tls.trust import ClientTrust
+from relay.tls.verification import Chain
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import Handshake, Session
 
@@ -38,19 +41,29 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     chain = verification.accepted_chain()
     if chain:  # it may have been verified in an earlier step
         session.chain = chain
-    now_at = time.time()
-    refusal = admit(identity, route.trust, now_at)
+    now_at, trust = time.time(), route.trust
+    refusal = admit(identity, trust, now_at)
     if refusal is None and identity is not None:
-        ca_valid_until_at = route.trust.ca_valid_until.get(identity.issuer_der, 0)
-        valid_until_at = min(identity.not_after_at, ca_valid_until_at)
-        if valid_until_at <= now_at + TICKET_LIFETIME_S:
-            # A ticket must not outlive the certificates it stands for. The client may
-            # have a new certificate, and would be refused for the old one in its
-            # ticket. If the issuer is an intermediate that the client sent, no ticket
-            # is given at all: it has the leaf only, and the issuer's expiry could not
-            # be checked.
+        if trust.crl is not None:
+            revoked = route.revoked
+            refusal = why_revoked(Side.INBOUND, identity, session.chain, trust, revoked, now_at)
+        if not _may_resume(identity, session.chain, trust, now_at):
             stream.forbid_resumption(session.inbound.ssl)
     return refusal
+
+
+def _may_resume(who: Identity, chain: Chain, trust: ClientTrust, now_at: float) -> bool:
+    """Whether a ticket can stand for these certificates.
+
+    It must not outlive them: the client may have a new certificate, and would be
+    refused for the old one in its ticket. And it has the leaf only. Above an
+    intermediate that the client sent, nothing could be checked.
+    """
+    valid_until_at = min(who.not_after_at, trust.ca_valid_until.get(who.issuer_der, 0))
+    if valid_until_at <= now_at + TICKET_LIFETIME_S:
+        return False
+    known = trust.cas.key_ids
+    return all(above.spki_sha256 in known for above in chain)
 
 
 def step(session: Session) -> Event | None:
@@ -107,7 +120,7 @@ def _agreed(session: Session, seconds: float | None) -> Handshake:
         stream.cipher(ssl),
         stream.group(ssl),
         stream.alpn(ssl).decode("ascii", "replace") if negotiates_alpn else "",
-        stream.resumed(ssl),
+        not session.chain and stream.resumed(ssl),  # a chain: a full handshake
         seconds,
     )
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from relay.config.model import Crl
 from relay.demo.ca import LeafSpec
 from relay.errors import Reason, Side
 from relay.shared.entities import entities_of
@@ -103,6 +104,45 @@ def test_a_session_of_one_route_does_not_resume_at_another(pki, version):
         table.find("a.example.com"), context, name="a.example.com", session=session
     ) as meeting:
         assert meeting.resumed
+
+
+@both_versions
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("lists", "given"),
+    [
+        ({}, True),
+        ({"missing": "accept"}, False),
+        ({"from_certificates": True, "hosts": ("pki.test",)}, False),
+    ],
+)
+def test_lists_that_may_not_cover_a_sent_issuer_end_tickets(pki, version, lists, given, named):
+    # In TLS 1.2 the ticket is promised before the client's chain is seen.
+    route = route_of(pki, crl=Crl(files=(pki.directory / "a.crl",), **lists))
+    context = client_context(pki, pki.client, version)
+    context.check_hostname = False
+    name = NAME if named else None
+    with meet_client(route, context, name=name, check=lambda _who: None) as meeting:
+        session = session_of(meeting)
+    expected = given or version is TLS13
+    assert session.has_ticket == expected
+    with meet_client(
+        route, context, name=name, session=session, check=lambda _who: None
+    ) as meeting:
+        assert (meeting.reason, meeting.resumed) == ("done", expected)
+
+
+def test_a_file_without_a_cas_issuer_ends_tls_12_tickets_with_lists(pki, tmp_path):
+    ca = pki.intermediate.write(tmp_path / "cas.pem")
+    ca.write_bytes(ca.read_bytes() + pki.foreign_ca.read_bytes())
+    crl = Crl(files=(pki.directory / "a.crl",))
+    for lists, closed in ((None, False), (crl, False), (crl, True)):
+        if closed:
+            ca.write_bytes(ca.read_bytes() + pki.ca.read_bytes())
+        route = route_of(pki, crl=lists, client_ca=ca)
+        foreign = client_context(pki, pki.client_foreign, TLS12)
+        with meet_client(route, foreign, check=lambda _who: None) as meeting:
+            assert session_of(meeting).has_ticket == (closed or lists is None)
 
 
 @both_versions

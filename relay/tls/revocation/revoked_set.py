@@ -132,7 +132,7 @@ class RevokedSet:
     Raises ValueError if the buffer is not one that `build` made.
     """
 
-    __slots__ = ("_by_key", "_count", "_details", "_hashes", "lists")
+    __slots__ = ("_by_key", "_count", "_details", "_hashes", "lists", "passed")
 
     def __init__(self, buffer: Any) -> None:
         view = memoryview(buffer).cast("B")
@@ -146,6 +146,7 @@ class RevokedSet:
         if zlib.crc32(header) != checksum:
             raise ValueError("the header of the set of revoked certificates is damaged")
         self.lists: tuple[ListInfo, ...] = tuple(map(_decode, json.loads(header)))
+        self.passed: dict[str, Any] = {}  # of `tls.revocation.judge`
         self._count: int = count
         self._hashes: Any = view[start : start + 8 * count].cast("Q")
         self._details: Any = view[start + 8 * count :].cast("I")

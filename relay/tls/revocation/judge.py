@@ -1,0 +1,211 @@
+"""Decides whether a certificate, or a CA above it, is revoked.
+
+This runs in every handshake, full and resumed, and for open sessions after a change. A
+full handshake has shown the verified chain: each certificate in it is looked up under
+the key of the one above, except the last, which is trusted itself. A resumed one has
+only the leaf. Its issuer is found among the trusted CAs, because a client whose issuer
+is not there gets no ticket. A CA that is revoked is no longer among them, and another
+trust generation does not count its tickets.
+
+A certificate that no list covers is refused, unless the policy accepts it. Being on a
+list counts even if the list has expired, or covers other certificates.
+
+Never: trusts a name where the key is known; raises because of a certificate.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, Protocol
+
+from relay.errors import Reason, Side
+from relay.tls.certificates.der import DerError
+from relay.tls.explain import Failure
+from relay.tls.identity import Identity
+from relay.tls.revocation.distribution_points import uris_of
+from relay.tls.revocation.revoked_set import ListInfo, RevokedSet
+from relay.tls.trust import CaTrust, CrlPolicy
+from relay.tls.verification import Chain
+
+FOREVER = float("inf")
+_MOST_PASSED = 256
+
+
+class _Reasons(NamedTuple):
+    revoked: Reason
+    missing: Reason
+    expired: Reason
+
+
+_REASONS = {
+    Side.INBOUND: _Reasons(Reason.REVOKED, Reason.CRL_MISSING, Reason.CRL_EXPIRED),
+    Side.OUTBOUND: _Reasons(
+        Reason.BACKEND_REVOKED, Reason.BACKEND_CRL_MISSING, Reason.BACKEND_CRL_EXPIRED
+    ),
+}
+
+
+class Trust(Protocol):
+    """What a `ClientTrust` and a `BackendTrust` have in common."""
+
+    @property
+    def cas(self) -> CaTrust: ...  # noqa: D102
+    @property
+    def crl(self) -> CrlPolicy | None: ...  # noqa: D102
+
+
+def why_revoked(
+    side: Side,
+    who: Identity,
+    chain: Chain,
+    trust: Trust,
+    revoked: RevokedSet | None,
+    now_at: float,
+) -> Failure | None:
+    """Why this peer is refused; None if it is not.
+
+    `chain` are the certificates above `who` that a full handshake has verified, or ()
+    after a resumed one. Without a set, no list covers anything.
+    """
+    policy = trust.crl
+    if policy is None:
+        return None
+    if not chain:
+        return _judge_leaf(side, who, trust.cas, policy, revoked, now_at)
+    found = _judge(side, who, 0, chain[0].spki_sha256, policy, revoked, now_at)
+    if isinstance(found, Failure):
+        return found
+    return None if len(chain) == 1 else _judge_above(side, chain, policy, revoked, now_at)
+
+
+def _judge_leaf(
+    side: Side,
+    who: Identity,
+    cas: CaTrust,
+    policy: CrlPolicy,
+    revoked: RevokedSet | None,
+    now_at: float,
+) -> Failure | None:
+    """Look a leaf up under every key that may have signed it."""
+    keys = cas.issuers_of(who.issuer_der, who.for_lists.issuer_key_id)
+    for key in keys:
+        found = _judge(side, who, 0, key, policy, revoked, now_at)
+        if isinstance(found, Failure):
+            return found
+    if keys or policy.accepts_missing:
+        return None
+    detail = f'the CA that issued it, "{who.issuer}", is not trusted here, so no list covers it'
+    return Failure(_REASONS[side].missing, detail)
+
+
+def _judge_above(
+    side: Side, chain: Chain, policy: CrlPolicy, revoked: RevokedSet | None, now_at: float
+) -> Failure | None:
+    """Look the CAs above a leaf up, except the last: many leaves have the same ones."""
+    passed = None if revoked is None else revoked.passed.get(chain[0].fingerprint)
+    if passed is not None and now_at <= passed[2] and passed[0] == chain and passed[1] == policy:
+        return None
+    until_at = FOREVER
+    for depth, each in enumerate(chain[:-1], 1):
+        found = _judge(side, each, depth, chain[depth].spki_sha256, policy, revoked, now_at)
+        if isinstance(found, Failure):
+            return found
+        until_at = min(until_at, found)
+    if revoked is not None:
+        if len(revoked.passed) >= _MOST_PASSED:
+            revoked.passed.clear()
+        revoked.passed[chain[0].fingerprint] = (chain, policy, until_at)
+    return None
+
+
+def _judge(
+    side: Side,
+    who: Identity,
+    depth: int,
+    issuer_key: bytes,
+    policy: CrlPolicy,
+    revoked: RevokedSet | None,
+    now_at: float,
+) -> Failure | float:
+    """Look one certificate up under the key of its issuer.
+
+    Returns until when it passes, if it does and the set stays the same.
+    """
+    if revoked is None:
+        lists: tuple[ListInfo, ...] = ()
+    else:
+        entry = revoked.find(issuer_key, who.for_lists.serial)
+        if entry is not None:
+            detail = f"{entry.sentence}, {_next_update(entry.source)}"
+            return Failure(_REASONS[side].revoked, _which(who, depth) + detail)
+        lists = revoked.lists_of(issuer_key)
+    expired = False
+    for each in lists:
+        scope = each.scope
+        if (scope.uris or scope.only) and not _covers(each, who):
+            continue
+        until_at = FOREVER if each.next_update is None else each.next_update + policy.grace_s
+        if now_at <= until_at:
+            return until_at
+        expired = True
+    if expired:
+        return _expired(side, who, depth, lists, now_at)
+    return FOREVER if policy.accepts_missing else _missing(side, who, depth, lists)
+
+
+def _covers(each: ListInfo, who: Identity) -> bool:
+    fields = who.for_lists
+    if fields.is_ca is None:
+        return False
+    try:
+        uris = uris_of(fields.points) if each.scope.uris and fields.points else ()
+    except DerError:
+        uris = ()
+    return each.scope.covers(is_ca=fields.is_ca, uris=uris)
+
+
+# Sentences.
+
+
+def _which(who: Identity, depth: int) -> str:
+    return f'its issuer "{who.subject}" (certificate {depth} of its chain) is ' if depth else ""
+
+
+def _next_update(each: ListInfo) -> str:
+    return (
+        "no next update" if each.next_update is None else f"next update {_text(each.next_update)}"
+    )
+
+
+def _text(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+
+
+def _missing(side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...]) -> Failure:
+    what = f'the certificate "{who.subject}" (number {depth} of its chain)' if depth else "it"
+    if not lists:
+        detail = f'there is no revocation list of "{who.issuer}", which issued {what}'
+        return Failure(_REASONS[side].missing, detail)
+    try:
+        named = ", ".join(uris_of(who.for_lists.points)[:2]) if who.for_lists.points else ""
+    except DerError:
+        named = "what cannot be read"
+    scopes = "; ".join(f"{each.name}: {each.scope}" for each in lists[:2])
+    detail = (
+        f"no revocation list covers {what}: its distribution points are {named or 'none'},"
+        f" and the lists of its issuer have only a part ({scopes})"
+    )
+    return Failure(_REASONS[side].missing, detail)
+
+
+def _expired(
+    side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...], now_at: float
+) -> Failure:
+    covering = [each for each in lists if _covers(each, who) and each.next_update is not None]
+    newest = max(covering, key=lambda each: each.next_update or 0.0)
+    ended_at = newest.next_update or 0.0
+    hours = int((now_at - ended_at) // 3600)
+    ago = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+    what = f' for the certificate "{who.subject}" (number {depth} of its chain)' if depth else ""
+    detail = f"{newest.name}{what} has expired {_text(ended_at)}, {ago} ago"
+    return Failure(_REASONS[side].expired, detail)
