@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from relay.errors import Reason
 from relay.shared.catalogue import (
+    CRL_OK,
     FAMILIES,
     HANDSHAKE_OK,
     HANDSHAKE_RESUMED,
@@ -27,6 +28,7 @@ from relay.shared.catalogue import (
 )
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
+    CRL_LAST_SUCCESS_S,
     HEALTH,
     HEALTH_DOWN,
     RETRY_UNTIL_MS,
@@ -42,11 +44,12 @@ _LATEST_S = 253_402_300_799  # the end of 9999, the last year that a certificate
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
-# These families have some 60 possible label values. Series that are zero are left out,
+# These families have many possible label values. Series that are zero are left out,
 # except for the successful results.
 _ALWAYS_PRESENT = {
     "relay_sessions_closed_total": {Reason.FINISHED.value},
     "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED},
+    "relay_crl_fetch_total": {CRL_OK},
 }
 
 
@@ -83,9 +86,10 @@ class RelayCollector(Collector):
             "relay_route_disabled": [
                 (labels, float(bool(why))) for labels, why in routes_disabled(facts).items()
             ],
-            "relay_backend_certificate_not_after_timestamp_seconds": _backend_certificates(
-                snapshot
+            "relay_backend_certificate_not_after_timestamp_seconds": _instants(
+                BACKEND_NOT_AFTER_S, snapshot
             ),
+            "relay_crl_last_success_timestamp_seconds": _instants(CRL_LAST_SUCCESS_S, snapshot),
             "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
             "relay_worker_cpu_seconds_total": cpu_s,
             "relay_worker_resident_bytes": resident_bytes,
@@ -157,8 +161,8 @@ def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMe
     return made
 
 
-def _of_backends(name: str, snapshot: Snapshot) -> Rows:
-    """One shared value of every configured backend."""
+def _states(name: str, snapshot: Snapshot) -> Rows:
+    """One shared value of every configured entity that has it."""
     return [
         (series.labels, value) for series, value in snapshot.states.items() if series.name == name
     ]
@@ -177,7 +181,7 @@ def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
                 and ("backend", *labels) not in disabled
             ),
         )
-        for labels, until_ms in _of_backends(RETRY_UNTIL_MS, snapshot)
+        for labels, until_ms in _states(RETRY_UNTIL_MS, snapshot)
     ]
 
 
@@ -200,12 +204,9 @@ def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
     return found
 
 
-def _backend_certificates(snapshot: Snapshot) -> Rows:
-    return [
-        (labels, not_after_at)
-        for labels, not_after_at in _of_backends(BACKEND_NOT_AFTER_S, snapshot)
-        if 0 < not_after_at <= _LATEST_S
-    ]
+def _instants(name: str, snapshot: Snapshot) -> Rows:
+    """A shared Unix time of every entity for which it is known."""
+    return [(labels, at) for labels, at in _states(name, snapshot) if 0 < at <= _LATEST_S]
 
 
 def _certificates(facts: Facts) -> Rows:

@@ -29,12 +29,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.checker.check import check_settings
+from relay.checker.crl_cache import CrlCache
+from relay.checker.crl_fetcher import CrlFetcher
+from relay.checker.crl_sources import sources_of
 from relay.checker.health_file import HealthFile, render_health
 from relay.checker.monitor import CheckerContext, Monitor
 from relay.checker.resolver import Resolve, Resolver, look_up
+from relay.config.model import Config
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
-from relay.shared.entities import CHECKED_BACKEND, HOST, Entities, hosts_of
+from relay.shared.entities import (
+    CHECKED_BACKEND,
+    CRL_LAST_SUCCESS_S,
+    HOST,
+    Entities,
+    fetches_lists,
+    hosts_of,
+)
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import (
     CHECKER_SLOT,
@@ -72,9 +83,9 @@ class CheckerSpec:
     update_end: socket.socket  # of `relay.shared.update_channel`
 
 
-def is_needed(entities: Entities) -> bool:
-    """Whether a configuration with these entities needs a checker."""
-    return bool(entities[CHECKED_BACKEND.name] or entities[HOST.name])
+def is_needed(config: Config, entities: Entities) -> bool:
+    """Whether this configuration, with these entities, needs a checker."""
+    return bool(entities[CHECKED_BACKEND.name] or entities[HOST.name] or fetches_lists(config))
 
 
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
@@ -105,6 +116,8 @@ class Checker:
         self._health_file.inherit(self._monitors)
         self._resolver = self._make_resolver(spec, resolve)
         self._selector.register(self._resolver.fd, selectors.EVENT_READ, self._on_answers)
+        self._lists = self._make_fetcher(spec)
+        self._selector.register(self._lists.fd, selectors.EVENT_READ, self._lists.on_ready)
         dropped = spec.layout.cell("relay_messages_dropped_total")
         messages.count_dropped(lambda lines: add_to(self._cells, dropped, lines))
         self._cells[PID] = os.getpid()
@@ -146,6 +159,21 @@ class Checker:
             resolve=resolve,
             unresolved=[host for host, found in spec.generation.addresses.items() if not found],
         )
+
+    def _make_fetcher(self, spec: CheckerSpec) -> CrlFetcher:
+        layout, sources = spec.layout, sources_of(spec.generation)
+        cells = {url: layout.cell(CRL_LAST_SUCCESS_S, url) for url in sources}
+
+        def on_result(url: str, result: str, confirmed_at: float) -> None:
+            self._cells[layout.cell("relay_crl_fetch_total", result)] += 1
+            if confirmed_at and url in cells:
+                self._shared[cells[url]] = int(confirmed_at)
+
+        cache = CrlCache(spec.health_file.directory_fd)
+        cache.keep_only(sources)
+        fetcher = CrlFetcher(cache, chance=random.random, on_result=on_result)
+        fetcher.use(sources)
+        return fetcher
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -197,6 +225,7 @@ class Checker:
                 self._cells[HEARTBEAT_MS] = monotonic_ms()
                 messages.flush()
                 beat_at = now + BEAT_S
+                self._lists.tick()
             if now >= self._health_file.due_at:
                 contents = render_health(self._number, self._monitors, self._resolver.all)
                 self._health_file.write(contents)

@@ -137,6 +137,19 @@ FAMILIES: dict[str, Family] = {
             source="admin",
         ),
         Family(
+            "relay_crl_fetch_total",
+            "counter",
+            f"Fetches of revocation lists ended, by result: {', '.join(CRL_FETCH_RESULTS)}.",
+            ("result",),
+        ),
+        Family(
+            "relay_crl_last_success_timestamp_seconds",
+            "gauge",
+            "When the server of a revocation list last had it or confirmed it, Unix time.",
+            ("url",),
+            source="admin",
+        ),
+        Family(
             "relay_worker_restarts_total",
             "counter",
             "Workers that ended unexpectedly and were replaced.",

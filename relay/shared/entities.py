@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.config.address import is_ip, parse_address
-from relay.config.model import Config
+from relay.config.model import Config, Crl
 from relay.errors import Reason, Side
 from relay.shared.catalogue import (
     CHECK_RESULTS,
+    CRL_FETCH_RESULTS,
     FROM_BACKEND,
     HANDSHAKE_BUCKETS_S,
     HANDSHAKE_OK,
@@ -41,6 +42,9 @@ HEALTH_UNKNOWN, HEALTH_UP, HEALTH_DOWN = range(3)
 # By the checker: Unix time at which the backend's certificate expires, 0 if not seen
 # yet.
 BACKEND_NOT_AFTER_S = "backend_not_after_s"
+# By the checker: Unix time at which the server of a revocation list last confirmed it,
+# 0 if never. Label: url.
+CRL_LAST_SUCCESS_S = "crl_last_success_s"
 # By the checker, or without health checks by a worker: when the backend came back, 0 if
 # never.
 RETURNED_AT_MS = "returned_at_ms"
@@ -94,6 +98,8 @@ class Kind:
 def _relay_counters() -> Iterator[Series]:
     yield Series("relay_access_log_dropped_total")
     yield Series("relay_messages_dropped_total")
+    for result in CRL_FETCH_RESULTS:
+        yield Series("relay_crl_fetch_total", (result,))
     for reason in Reason:
         yield Series("relay_sessions_closed_total", (reason.value,))
     for side in Side:
@@ -145,9 +151,11 @@ CHECKED_BACKEND = Kind(
 HOST = Kind(
     "host", 1, states=tuple(Series(RESOLVED, (str(number),)) for number in range(RESOLVED_CELLS))
 )
+CRL_URL = Kind("crl_url", 1, states=(Series(CRL_LAST_SUCCESS_S),))
 SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, SLOT)
+    kind.name: kind
+    for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, CRL_URL, SLOT)
 }
 
 Key = tuple[str, ...]
@@ -165,6 +173,18 @@ def hosts_of(config: Config) -> dict[str, float]:
             if not is_ip(host):
                 found[host] = min(pool.resolve_s, found.get(host, pool.resolve_s))
     return found
+
+
+def fetches_lists(config: Config) -> bool:
+    """Whether revocation lists are fetched, from configured or from other URLs."""
+    return any(each.urls or each.from_certificates for each in _revocations(config))
+
+
+def _revocations(config: Config) -> Iterator[Crl]:
+    """The settings for revocation lists of all routes and pools."""
+    for listener in config.listener:
+        yield from (route.revocation for route in listener.route if route.revocation)
+    yield from (pool.revocation for pool in config.pool.values() if pool.revocation)
 
 
 def entities_of(config: Config) -> Entities:
@@ -186,4 +206,8 @@ def entities_of(config: Config) -> Entities:
             for backend in pool.backend
         ],
         HOST.name: [(host,) for host in hosts_of(config)],
+        CRL_URL.name: [
+            (url,)
+            for url in dict.fromkeys(url for each in _revocations(config) for url in each.urls)
+        ],
     }

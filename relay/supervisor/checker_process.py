@@ -169,7 +169,7 @@ class CheckerProcess:
             self._child.watch(now, self._heartbeat_at(), self._rules.hang_s)
             return
         if outdated:
-            self._needed = is_needed(prepared.entities)
+            self._needed = is_needed(prepared.config, prepared.entities)
             self._clear_findings(prepared)
             self._prepared = prepared
             self._child.start_afresh(now)

@@ -30,6 +30,7 @@ class TrustedCas:
     def __init__(self) -> None:
         self._store: Pointer = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
         self._named: dict[Name, Certificate] = {}  # one certificate of each name
+        self.certificates: tuple[Certificate, ...] = ()
         self.trust = CaTrust()
 
     def fill(self, certificates: Iterable[Certificate]) -> Iterator[None]:
@@ -42,6 +43,7 @@ class TrustedCas:
             if number % STEP == 0:
                 yield
         lib.ERR_clear_error()
+        self.certificates = tuple(kept)
         self.trust = CaTrust.of(kept, valid_until(kept))
         yield
 
