@@ -63,7 +63,7 @@ from relay.shared.scoreboard import (
 )
 from relay.shared.update_channel import UpdateReceiver
 from relay.tls.generation import Generation
-from relay.tls.renewal import Renewal, renew
+from relay.tls.renewal import Renewal, map_sets, renew
 
 BEAT_S = 1.0
 
@@ -195,7 +195,7 @@ class Checker:
         for update in self._updates.receive():
             message = pickle.loads(update.data)  # noqa: S301 (from the supervisor)
             if isinstance(message, Renewal):
-                renew(self._generation, message)
+                renew(self._generation, message, map_sets(message, update.files))
             for fd in update.files:
                 os.close(fd)
         if self._updates.ended:

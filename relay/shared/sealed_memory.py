@@ -93,6 +93,22 @@ def map_for_reading(fd: int) -> Cells:
     return memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)).cast("q")
 
 
+def map_bytes(fd: int) -> mmap.mmap:
+    """The content of a sealed file, without a copy: all processes share the memory."""
+    # MAP_PRIVATE: without /proc, `fd` may be writable, and then Linux before 6.7 does
+    # not share a sealed file. Nobody writes, so no page is copied.
+    return mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+
+
+def shared_copy(name: str, data: bytes) -> mmap.mmap:
+    """These bytes in memory that processes forked from this one share."""
+    file = SealedFile(name, data)
+    try:
+        return map_bytes(file.fd)
+    finally:
+        file.close()
+
+
 def read_all(fd: int) -> bytes:
     """The whole content of a file. Raises OSError."""
     size = os.fstat(fd).st_size

@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from relay.checker.resolver import look_up
 from relay.config.address import conflict
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
+from relay.files import Files
 from relay.shared.entities import hosts_of
 from relay.supervisor.control_client import ask
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_backends
-from relay.supervisor.inspection import access_log_problems, read_password
+from relay.supervisor.inspection import access_log_problems, fetched_lists, read_password
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
 from relay.supervisor.privileges import find_identity
 from relay.supervisor.slot_sockets import listen_addresses
@@ -31,6 +33,7 @@ from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.lint import lint
 from relay.tls.ciphers import lint_ciphers
 from relay.tls.contexts import build_generation
+from relay.tls.revocation.lint_lists import lint_lists
 
 CHECK_PATIENCE_S = 2.0
 
@@ -62,7 +65,10 @@ class CheckReport:
 
 def check_all(config: Config) -> CheckReport:
     """Check the certificates, ciphers, owners, addresses and directories."""
-    findings = lint(config, datetime.now(UTC)) + lint_ciphers(config) + check_owners(config)
+    now = datetime.now(UTC)
+    files = Files()
+    findings = lint(config, now, files) + lint_ciphers(config) + check_owners(config)
+    findings += lint_lists(config, now, files, partial(fetched_lists, config), {}).findings
     problems: list[Problem] = []
     try:
         problems += access_log_problems(config, find_identity(config.relay))

@@ -17,8 +17,10 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from relay.checker.crl_cache import cached_list
 from relay.checker.resolver import Resolve, look_up
 from relay.config.load import load_config
 from relay.config.model import Config
@@ -48,6 +50,9 @@ from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
+from relay.tls.revocation.lint_lists import lint_lists
+from relay.tls.revocation.selection import Accepted, Key
+from relay.tls.revocation.trust_sets import TrustSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class PrepareRequest:
     `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse
     what would only disable a route, pool or backend. `renews`: prepare the running
     configuration again, but only if the certificate or CA file of one of these keys is
-    valid now.
+    valid now. `accepted`: the revocation lists in use, by the name of their trust set.
     """
 
     path: Path
@@ -65,6 +70,7 @@ class PrepareRequest:
     known: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
     strict: bool = False
     renews: frozenset[str] = frozenset()
+    accepted: Mapping[str, Mapping[Key, Accepted]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Inspection:
     periods: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
+    revoked: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # see `RevokedSet`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +110,19 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     config = _config_of(request)
     identity = find_identity(config.relay)
     files = Files()
-    findings, periods = lint_with_periods(config, _now(), files)
+    now = _now()
+    findings, periods = lint_with_periods(config, now, files)
     findings += lint_ciphers(config) + check_owners(config)
+    checked = lint_lists(config, now, files, partial(fetched_lists, config), request.accepted)
+    findings += checked.findings
     errors = [one for one in findings if one.level is Level.ERROR]
     problems = [as_problem(one) for one in errors if request.strict or not one.temporary]
     problems += access_log_problems(config, identity)
     password, password_problems = read_password(config)
     problems += password_problems
     warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
+    # The reason for a part that is disabled is logged elsewhere.
+    warnings += [as_problem(one) for one in checked.findings if one.temporary]
     answers = look_up_all(hosts_of(config), resolve)
     failed = failed_hosts(answers, request.known)
     if request.strict:
@@ -135,7 +147,13 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
         periods=periods,
         password=password,
         warnings=tuple(warnings),
+        revoked=checked.sets,
     )
+
+
+def fetched_lists(config: Config, trust_set: TrustSet) -> tuple[Path, ...]:
+    """Where the checker keeps the lists that it has fetched for a trust set."""
+    return tuple(cached_list(config.relay.state_dir, url) for url in trust_set.urls)
 
 
 def _config_of(request: PrepareRequest) -> Config:

@@ -15,6 +15,8 @@ from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.prepare import AbandonedChildren, Preparation
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.scoreboards import Scoreboards
+from relay.tls.generation import Generation
+from relay.tls.revocation.selection import Accepted, Key, accepted_of
 
 
 class Preparer:
@@ -69,6 +71,7 @@ class Preparer:
             ),
             self._strict,
             renews,
+            accepted_by(generations.serving.generation),
         )
         self._preparation = Preparation(
             request, generations.next_number, self._abandoned, self._close_in_child
@@ -108,6 +111,11 @@ class Preparer:
             self._unregister(self._preparation)
             self._preparation.close()
             self._preparation = None
+
+
+def accepted_by(generation: Generation) -> dict[str, dict[Key, Accepted]]:
+    """The numbers and dates of the lists in use, by the name of their trust set."""
+    return {name: accepted_of(each.lists) for name, each in generation.revoked.items()}
 
 
 def _wake_up(_events: int) -> None:

@@ -16,6 +16,7 @@ from relay.errors import ConfigError, Problem
 from relay.files import Files
 from relay.shared.addresses import Ip
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
+from relay.tls.revocation.revoked_set import RevokedSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,14 @@ class ContextInputs:
 
     `files` holds the same bytes that were checked. `addresses` are those of the
     backends' host names; a name that does not resolve has none. `periods` are by
-    configuration key.
+    configuration key, and `revoked` by the name of the trust set.
     """
 
     files: Files = field(default_factory=Files)
     addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
     ciphers_checked: bool = False
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
+    revoked: Mapping[str, RevokedSet] = field(default_factory=dict)
 
 
 def periods_of_route(periods: Mapping[str, ValidityPeriod], where: str) -> ValidityPeriods:

@@ -16,7 +16,7 @@ from typing import Any
 
 from relay.config.address import is_ip, parse_address
 from relay.config.key_path import listener_paths, pool_path
-from relay.config.model import Backend, Config, Pool, Route
+from relay.config.model import Backend, Config, Crl, Pool, Route
 from relay.config.rules.stickiness import alpn_of
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
@@ -29,6 +29,8 @@ from relay.tls.cookie_secret import load_secrets
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.material import backend_context, route_context
 from relay.tls.raw import NULL
+from relay.tls.revocation.revoked_set import RevokedSet
+from relay.tls.revocation.trust_sets import set_name
 from relay.tls.trust import BackendTrust, ClientTrust, CrlPolicy
 from relay.tls.trust_store import TrustedCas
 
@@ -94,6 +96,7 @@ def build_steps(
         secrets,
         dict(context_inputs.addresses),
         dict(context_inputs.periods),
+        dict(context_inputs.revoked),
     )
 
 
@@ -128,6 +131,12 @@ class ParsedFiles:
             self._cas[file] = found
         return found
 
+    def revoked_by(self, cas: Path | None, crl: Crl | None) -> RevokedSet | None:
+        """What is on the revocation lists of these CAs."""
+        if cas is None or crl is None:
+            return None
+        return self.context_inputs.revoked.get(set_name(cas, crl))
+
 
 def _inbound(
     files: ParsedFiles, where: str, route: Route, protocols: tuple[str, ...]
@@ -142,7 +151,10 @@ def _inbound(
     if protocols:
         callback = selector(tuple(name.encode("ascii") for name in protocols))
     checked = files.context_inputs.ciphers_checked
-    context = route_context(where, route, pair, cas, callback, ciphers_checked=checked)
+    revoked = files.revoked_by(route.client_ca, route.revocation)
+    rules = compile_rules(route.allow, route.deny)
+    trust = ClientTrust(rules, cas.trust(revoked), CrlPolicy.of(route.revocation))
+    context = route_context(where, route, pair, cas, trust.cas, callback, ciphers_checked=checked)
     made = InboundRoute(
         where=where,
         label=route.label,
@@ -152,9 +164,8 @@ def _inbound(
         material=context,
         pair=pair,
         cas=cas,
-        trust=ClientTrust(
-            compile_rules(route.allow, route.deny), cas.trust, CrlPolicy.of(route.revocation)
-        ),
+        trust=trust,
+        revoked=revoked,
     )
     periods = files.context_inputs.periods
     made.set_periods(periods_of_route(periods, where), periods_of_pool(periods, route.pool))
@@ -175,6 +186,7 @@ def _outbound(
     name = backend.name or host
     checked = files.context_inputs.ciphers_checked
     context = backend_context(where, pool, index, name, pair, cas, ciphers_checked=checked)
+    revoked = files.revoked_by(pool.backend_ca, pool.revocation)
     family, sockaddr = endpoint_of(
         f"{where}.backend[{index}].address", host, port, files.context_inputs.addresses
     )
@@ -191,5 +203,6 @@ def _outbound(
         context=context,
         pair=pair,
         cas=cas,
-        trust=BackendTrust(cas.trust, CrlPolicy.of(pool.revocation)),
+        trust=BackendTrust(cas.trust(revoked), CrlPolicy.of(pool.revocation)),
+        revoked=revoked,
     )

@@ -104,6 +104,7 @@ class Generation:
     secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
     addresses: dict[str, tuple[Ip, ...]] = field(default_factory=dict)  # of backends' host names
     periods: dict[str, ValidityPeriod] = field(default_factory=dict)
+    revoked: dict[str, RevokedSet] = field(default_factory=dict)  # by the trust set's name
 
 
 def free_steps(generation: Generation) -> Iterator[None]:
@@ -116,6 +117,7 @@ def free_steps(generation: Generation) -> Iterator[None]:
     generation.inbound.clear()
     generation.routes.clear()
     generation.targets.clear()
+    generation.revoked.clear()
     while kept:
         kept.pop()
         yield

@@ -28,6 +28,7 @@ from relay.tls.raw import (
     Pointer,
     lib,
 )
+from relay.tls.trust import CaTrust
 from relay.tls.trust_store import TrustedCas
 from relay.tls.verification import (
     NO_TLS12_TICKETS_CALLBACK,
@@ -47,6 +48,7 @@ def route_context(
     route: Route,
     pair: KeyPair,
     cas: TrustedCas,
+    trust: CaTrust,
     alpn_callback: Any,
     *,
     ciphers_checked: bool,
@@ -54,21 +56,24 @@ def route_context(
     """A context that accepts the clients of a route. Raises ConfigError.
 
     `alpn_callback` is NULL for a route without ALPN. A ticket counts in this context if
-    the route and its CAs were the same when it was issued (`set_session_id`).
+    the route and the trust generation were the same when it was issued. The CAs in
+    `trust` are those of `cas` that are not revoked.
     """
     context = new_context(SSL.TLS_SERVER_METHOD, where, route, ciphers_checked=ciphers_checked)
     cas.use(context)
     use_pair(context, f"{where}.certificate", pair)
     raw: Pointer = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
-    callback = SERVER_NAME_CALLBACK if _may_resume_tls12(route, cas) else NO_TLS12_TICKETS_CALLBACK
+    callback = (
+        SERVER_NAME_CALLBACK if _may_resume_tls12(route, trust) else NO_TLS12_TICKETS_CALLBACK
+    )
     lib.SSL_CTX_set_tlsext_servername_callback(raw, callback)
     # Tickets only: a session cache in memory would serve only one worker.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_timeout(TICKET_LIFETIME_S)
     if not route.session_tickets:
         context.set_options(SSL.OP_NO_TICKET)
-    context.set_session_id(hashlib.sha256(where.encode() + b"\0" + cas.trust.digest).digest())
+    context.set_session_id(hashlib.sha256(where.encode() + b"\0" + trust.digest).digest())
     lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
     if route.send_ca_names:
         cas.ask_for(context)
@@ -77,7 +82,7 @@ def route_context(
     return raw
 
 
-def _may_resume_tls12(route: Route, cas: TrustedCas) -> bool:
+def _may_resume_tls12(route: Route, trust: CaTrust) -> bool:
     """Whether TLS 1.2 clients get tickets.
 
     There a ticket is promised before the certificate is seen. With revocation lists, a
@@ -86,7 +91,7 @@ def _may_resume_tls12(route: Route, cas: TrustedCas) -> bool:
     lists = route.revocation
     if lists is None:
         return True
-    return cas.trust.closed and lists.missing == "refuse" and not lists.from_certificates
+    return trust.closed and lists.missing == "refuse" and not lists.from_certificates
 
 
 def backend_context(

@@ -12,12 +12,13 @@ Never: reads a file; touches a ticket owner, a socket or a session.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relay.config.model import Pool, Route
+from relay.config.model import Crl, Pool, Route
 from relay.files import Contents, Files
+from relay.shared.sealed_memory import map_bytes
 from relay.tls.certificates.configured import PairFiles
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod
@@ -25,48 +26,76 @@ from relay.tls.context_inputs import ContextInputs, periods_of_pool, periods_of_
 from relay.tls.contexts import ParsedFiles
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.material import backend_context, route_context
+from relay.tls.revocation.revoked_set import RevokedSet
+from relay.tls.revocation.trust_sets import set_name
 from relay.tls.trust_store import TrustedCas
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What was renewed: certificates with their keys, and CA files.
+    """What was renewed: certificates with their keys, CA files, and revocation lists.
 
     `contents` has the bytes of all these files, private keys included. `periods` are by
-    configuration key, and only those that changed.
+    configuration key, and only those that changed. The revoked certificates of a trust
+    set are in a file of sealed memory of their own, which comes with the renewal:
+    `revoked` says which one, by the name of the set.
     """
 
     contents: Contents = field(repr=False)
     pairs: frozenset[tuple[Path, Path]] = frozenset()
     cas: frozenset[Path] = frozenset()
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
+    revoked: Mapping[str, int] = field(default_factory=dict)
 
     def concerns_route(self, route: Route) -> bool:
-        """Whether the route needs another material."""
-        return (route.certificate, route.private_key) in self.pairs or route.client_ca in self.cas
+        """Whether the route's material or trust changes."""
+        return (
+            (route.certificate, route.private_key) in self.pairs
+            or route.client_ca in self.cas
+            or self._has_lists(route.client_ca, route.revocation)
+        )
 
     def concerns_pool(self, pool: Pool) -> bool:
-        """Whether the backends of the pool need other contexts."""
+        """Whether contexts or trust of the pool's backends change."""
         return (
-            pool.machine_certificate,
-            pool.machine_key,
-        ) in self.pairs or pool.backend_ca in self.cas
+            (pool.machine_certificate, pool.machine_key) in self.pairs
+            or pool.backend_ca in self.cas
+            or self._has_lists(pool.backend_ca, pool.revocation)
+        )
+
+    def _has_lists(self, cas: Path | None, crl: Crl | None) -> bool:
+        return cas is not None and crl is not None and set_name(cas, crl) in self.revoked
 
 
-def renew(generation: Generation, renewal: Renewal) -> None:
+def map_sets(renewal: Renewal, fds: Sequence[int]) -> dict[str, RevokedSet]:
+    """The sets of a renewal, in these files. Raises OSError and ValueError."""
+    return {name: RevokedSet(map_bytes(fds[index])) for name, index in renewal.revoked.items()}
+
+
+def renew(
+    generation: Generation, renewal: Renewal, revoked: Mapping[str, RevokedSet] | None = None
+) -> None:
     """Apply a renewal at once. Raises ConfigError."""
-    for _ in renew_steps(generation, renewal):
+    for _ in renew_steps(generation, renewal, revoked):
         pass
 
 
-def renew_steps(generation: Generation, renewal: Renewal) -> Iterator[None]:
+def renew_steps(
+    generation: Generation, renewal: Renewal, revoked: Mapping[str, RevokedSet] | None = None
+) -> Iterator[None]:
     """Apply a renewal; yields after every few milliseconds of work.
 
-    Raises ConfigError.
+    `revoked` are its sets (see `map_sets`). Raises ConfigError.
     """
     generation.periods.update(renewal.periods)
+    generation.revoked.update(revoked or {})
     files = ParsedFiles(
-        ContextInputs(Files(renewal.contents), ciphers_checked=True, periods=generation.periods)
+        ContextInputs(
+            Files(renewal.contents),
+            ciphers_checked=True,
+            periods=generation.periods,
+            revoked=generation.revoked,
+        )
     )
     for listener in generation.config.listener:
         for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
@@ -94,9 +123,14 @@ def _renew_route(
         (f"{where}.certificate", _files_of(route), live.pair),
         (f"{where}.client_ca", route.client_ca, live.cas),
     )
-    context = route_context(where, route, pair, cas, live.alpn_callback, ciphers_checked=True)
-    live.material, live.pair, live.cas = context, pair, cas
-    live.trust = replace(live.trust, cas=cas.trust)
+    revoked = files.revoked_by(route.client_ca, route.revocation)
+    trust = replace(live.trust, cas=cas.trust(revoked))
+    same = pair is live.pair and cas is live.cas and trust.cas.digest == live.trust.cas.digest
+    if not same:
+        live.material = route_context(
+            where, route, pair, cas, trust.cas, live.alpn_callback, ciphers_checked=True
+        )
+    live.pair, live.cas, live.trust, live.revoked = pair, cas, trust, revoked
 
 
 def _renew_target(
@@ -109,11 +143,13 @@ def _renew_target(
         (f"{where}.machine_certificate", _files_of(pool), target.pair),
         (f"{where}.backend_ca", pool.backend_ca, target.cas),
     )
-    context = backend_context(
-        where, pool, target.index, target.name, pair, cas, ciphers_checked=True
-    )
-    target.context, target.pair, target.cas = context, pair, cas
-    target.trust = replace(target.trust, cas=cas.trust)
+    revoked = files.revoked_by(pool.backend_ca, pool.revocation)
+    if pair is not target.pair or cas is not target.cas:
+        target.context = backend_context(
+            where, pool, target.index, target.name, pair, cas, ciphers_checked=True
+        )
+    target.pair, target.cas, target.revoked = pair, cas, revoked
+    target.trust = replace(target.trust, cas=cas.trust(revoked))
 
 
 def _renewed(

@@ -15,6 +15,8 @@ from OpenSSL import SSL
 
 from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.raw import Pointer, ffi, lib
+from relay.tls.revocation.revoked_cas import revoked_cas
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import CaTrust
 
 # Certificates per step; a step takes about 2 ms.
@@ -31,7 +33,8 @@ class TrustedCas:
         self._store: Pointer = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
         self._named: dict[Name, Certificate] = {}  # one certificate of each name
         self.certificates: tuple[Certificate, ...] = ()
-        self.trust = CaTrust()
+        self._trust = CaTrust()
+        self._without: tuple[RevokedSet, CaTrust] | None = None
 
     def fill(self, certificates: Iterable[Certificate]) -> Iterator[None]:
         """Add the CAs. Yields between steps."""
@@ -44,8 +47,23 @@ class TrustedCas:
                 yield
         lib.ERR_clear_error()
         self.certificates = tuple(kept)
-        self.trust = CaTrust.of(kept, valid_until(kept))
+        self._trust = CaTrust.of(kept, valid_until(kept))
         yield
+
+    def trust(self, revoked: RevokedSet | None = None) -> CaTrust:
+        """Whom these CAs make trusted, without the CAs that are revoked themselves.
+
+        Those stay in the store: so OpenSSL shows the whole chain of their peers, and
+        the refusal can say which CA was revoked.
+        """
+        if revoked is None:
+            return self._trust
+        if self._without is None or self._without[0] is not revoked:
+            gone = revoked_cas(self.certificates, revoked)
+            kept = [each for each in self.certificates if each not in gone]
+            trust = CaTrust.of(kept, valid_until(kept)) if gone else self._trust
+            self._without = revoked, trust
+        return self._without[1]
 
     def use(self, context: SSL.Context) -> None:
         """Make a context trust these CAs and no others."""

@@ -19,7 +19,7 @@ from relay.errors import ConfigError, describe_error
 from relay.shared.scoreboard import UPDATE
 from relay.shared.update_channel import Update, UpdateReceiver
 from relay.tls.generation import Generation
-from relay.tls.renewal import Renewal, renew_steps
+from relay.tls.renewal import Renewal, map_sets, renew_steps
 from relay.worker.loop import IN
 from relay.worker.session import UPDATE_QUEUE
 from relay.worker.worker import Worker
@@ -96,7 +96,8 @@ class Updates:
         try:
             match message:
                 case Renewal():
-                    yield from renew_steps(self._generation, message)
+                    sets = map_sets(message, update.files)
+                    yield from renew_steps(self._generation, message, sets)
                     self._forget_sessions(message)
                 case _:
                     raise TypeError(f"an unknown update: {type(message).__name__}")

@@ -137,6 +137,11 @@ class Certificate:
             return None
 
     @property
+    def serial(self) -> bytes:
+        """The serial number, as the DER of the INTEGER contains it."""
+        return self._fields.serial
+
+    @property
     def serial_text(self) -> str:
         """The serial number as `openssl x509 -serial` prints it."""
         return serial_text(self._fields.serial)

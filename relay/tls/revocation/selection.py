@@ -9,7 +9,7 @@ Never: reads a file, or knows the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ class _Group:
     """The lists of one CA key and scope."""
 
     signer: Certificate
+    needed: bool = False
     complete: list[RevocationList] = field(default_factory=list)
     deltas: list[RevocationList] = field(default_factory=list)
 
@@ -68,29 +69,55 @@ def select(
     now_at: float,
     pack: Pack,
     accepted: Mapping[Key, Accepted] | None = None,
+    *,
+    fetched: Iterable[RevocationList] = (),
 ) -> Selection:
-    """Choose the lists that count for these CAs."""
+    """Choose the lists that count for these CAs.
+
+    A list of `lists` that cannot be used is an error; one of `fetched` is unused.
+    """
     selection = Selection()
+    accepted = accepted or {}
     named = {each.subject for each in cas}
     groups: dict[Key, _Group] = {}
-    for crl in lists:
+    every = [(crl, True) for crl in lists] + [(crl, False) for crl in fetched]
+    for crl, needed in every:
         try:
             signer = find_signer(crl, cas)
             check_date(crl, now_at)
         except CrlError as error:
-            (selection.errors if crl.issuer in named else selection.unused).append(error)
+            failed = needed and crl.issuer in named
+            (selection.errors if failed else selection.unused).append(error)
         else:
             group = groups.setdefault((key_id(signer.spki), crl.scope), _Group(signer))
+            group.needed = group.needed or needed
             (group.complete if crl.base_number is None else group.deltas).append(crl)
     for key, group in groups.items():
         try:
             found = _combine(key, group, pack, selection.unused)
-            _check_progress(found[0], (accepted or {}).get(key))
+            _check_progress(found[0], accepted.get(key))
         except CrlError as error:
-            selection.errors.append(error)
+            (selection.errors if group.needed else selection.unused).append(error)
         else:
             selection.lists.append(found)
+    if not selection.errors:
+        selection.errors += _lost(selection.lists, cas, accepted)
     return selection
+
+
+def _lost(
+    lists: Iterable[tuple[ListInfo, Packed]],
+    cas: Iterable[Certificate],
+    accepted: Mapping[Key, Accepted],
+) -> Iterator[CrlError]:
+    """The CAs whose lists are all gone: their revocations would be forgotten."""
+    left = {issuer_key for issuer_key, _ in accepted} - {info.issuer_key for info, _ in lists}
+    for name, issuer_key in {(each.subject, key_id(each.spki)) for each in cas}:
+        if issuer_key in left:
+            yield CrlError(
+                f"the list of {quoted(name.rfc4514_string())} that is in use is gone",
+                "put it back; until then it stays in use",
+            )
 
 
 def _combine(
