@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections.abc import Callable
+from functools import partial
 
 from relay.errors import Side
 from relay.shared.addresses import Endpoint
 from relay.sockets import start_connect
-from relay.tls import stream
+from relay.tls import stream, verification
 from relay.tls.explain import Failure, after_handshake
 from relay.tls.explain_backend import explain_backend, explain_rejection
 from relay.tls.generation import BackendTarget
+from relay.tls.identity import Identity
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 
 _buffer = ffi.new("char[]", RECORD_BYTES)
@@ -55,14 +58,11 @@ class CheckConnection:
             target.context, self._sock.fileno(), target.server_name, alpn, None
         )
 
-    def handshake(self, name: str) -> Failure | bool:
-        """Go on with the handshake.
-
-        True when it is done. `name` is the expected one.
-        """
-        progress = stream.handshake(self._ssl, Side.OUTBOUND)
+    def handshake(self, target: BackendTarget) -> Failure | bool:
+        """Go on with the handshake. True when it is done."""
+        progress = stream.handshake(self._ssl, Side.OUTBOUND, partial(_why_revoked, target))
         if isinstance(progress, Failure):
-            return explain_backend(progress, self._ssl, self._sock, name)
+            return explain_backend(progress, self._ssl, self._sock, target.name)
         if progress is stream.DONE:
             self.established = True
             return True
@@ -124,3 +124,7 @@ class CheckConnection:
             stream.free(self._ssl, established=self.established)
             self._ssl = None
         self._sock.close()
+
+
+def _why_revoked(target: BackendTarget, who: Identity) -> Failure | None:
+    return target.why_revoked(who, verification.accepted_chain(), time.time())

@@ -177,7 +177,7 @@ class Probe:
         self._handshake(connection)
 
     def _handshake(self, connection: CheckConnection) -> None:
-        done = connection.handshake(self._target.name)
+        done = connection.handshake(self._target)
         if isinstance(done, Failure):
             self._explain(done)
         elif done:

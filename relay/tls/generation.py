@@ -24,13 +24,18 @@ from typing import Any
 
 from relay.config.model import Config
 from relay.core.routes import RouteTable
+from relay.errors import Side
 from relay.shared.addresses import Ip
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
+from relay.tls.explain import Failure
+from relay.tls.identity import Identity
 from relay.tls.raw import NULL, Pointer
+from relay.tls.revocation.judge import why_revoked
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import BackendTrust, ClientTrust
 from relay.tls.trust_store import TrustedCas
+from relay.tls.verification import Chain
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +64,12 @@ class InboundRoute:
         """Whether it selects a protocol from the client's list (RFC 7301)."""
         return bool(self.alpn_callback != NULL)
 
+    def why_revoked(self, who: Identity, chain: Chain, now_at: float) -> Failure | None:
+        """Why today's revocation lists refuse a client; see `tls.revocation.judge`."""
+        if self.trust.crl is None:
+            return None
+        return why_revoked(Side.INBOUND, who, chain, self.trust, self.revoked, now_at)
+
     def set_periods(self, own: ValidityPeriods, of_pool: ValidityPeriods) -> None:
         """Set when the route's files, and its pool's, are valid."""
         self.periods, self.pool_periods = own, of_pool
@@ -86,6 +97,12 @@ class BackendTarget:
     cas: TrustedCas = field(repr=False)
     trust: BackendTrust
     revoked: RevokedSet | None = field(default=None, repr=False)
+
+    def why_revoked(self, who: Identity, chain: Chain, now_at: float) -> Failure | None:
+        """Why today's revocation lists refuse the backend."""
+        if self.trust.crl is None:
+            return None
+        return why_revoked(Side.OUTBOUND, who, chain, self.trust, self.revoked, now_at)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,9 +1,12 @@
-"""One backend in one worker: its cells in the scoreboard, and a TLS session to resume.
+"""One backend in one worker: its cells, its certificate, and a TLS session to resume.
 
 Never: opens a connection, or chooses a backend for a client.
 """
 
 from __future__ import annotations
+
+import time
+from typing import NamedTuple, Protocol
 
 from relay.errors import Reason
 from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
@@ -14,9 +17,13 @@ from relay.shared.entities import (
     WEIGHT_OVERRIDE,
 )
 from relay.shared.scoreboard import Layout
+from relay.tls import verification
+from relay.tls.explain import Failure
 from relay.tls.generation import BackendTarget
-from relay.tls.identity import identity_of
+from relay.tls.identity import Identity
 from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.tls.trust import BackendTrust
+from relay.tls.verification import Chain
 from relay.worker.address_rotation import AddressRotation
 
 # The stored session is replaced by a newer one after this time. Ticket lifetimes are
@@ -24,6 +31,21 @@ from relay.worker.address_rotation import AddressRotation
 RENEW_S = 60.0
 # A backend that refuses to resume sessions gets full handshakes for this time.
 NO_RESUMPTION_S = 600.0
+
+
+class BackendPeer(NamedTuple):
+    """A backend's certificate, the chain above it, and the trust that verified them."""
+
+    identity: Identity
+    chain: Chain
+    trust: BackendTrust
+
+
+class BackendConnection(Protocol):
+    """The part of a `Connection` that admission uses."""
+
+    peer: BackendPeer | None
+    trust: BackendTrust | None
 
 
 class BackendState:
@@ -40,6 +62,7 @@ class BackendState:
         "cells_why",
         "failure",
         "index",
+        "peer",  # of the session
         "renew_at",
         "resume_after_at",
         "rotation",
@@ -64,6 +87,7 @@ class BackendState:
         }
         self.rotation: AddressRotation | None = None  # None if the address is an IP address
         self.session: Pointer = None  # to resume; freed by cffi
+        self.peer: BackendPeer | None = None
         self.renew_at = 0.0
         self.valid_until_at = 0.0
         self.resume_after_at = 0.0
@@ -72,9 +96,16 @@ class BackendState:
     def session_to_resume(self, now_at: float) -> Pointer:
         """The session of an earlier connection, or None.
 
-        Never one whose certificate chain has expired since it was verified.
+        Never one whose certificates have expired or were revoked since they were
+        verified, or were verified by other CAs.
         """
-        return self.session if now_at < self.valid_until_at else None
+        peer = self.peer
+        if self.session is None or peer is None or now_at >= self.valid_until_at:
+            return None
+        target = self.target
+        if peer.trust is not target.trust or target.why_revoked(peer.identity, peer.chain, now_at):
+            self.session = self.peer = None
+        return self.session
 
     def drop_session(self, session: Pointer) -> None:
         """Do not offer this session again. A newer session is kept."""
@@ -91,33 +122,24 @@ class BackendState:
         self.session = None
         return stored_until_now
 
-    def keep_session(self, ssl: Pointer, *, resumed: bool, now_at: float) -> None:
+    def keep_session(
+        self, ssl: Pointer, peer: BackendPeer | None, *, resumed: bool, now_at: float
+    ) -> None:
         """Store the session of a connection that has read application data.
 
         In TLS 1.3 its ticket has arrived only then.
         """
-        if (resumed and now_at < self.renew_at) or now_at < self.resume_after_at:
+        if (resumed and now_at < self.renew_at) or now_at < self.resume_after_at or peer is None:
             return
-        if not resumed:
-            self.valid_until_at = _chain_valid_until(ssl)
         session = lib.SSL_get1_session(ssl)
         if session != NULL:
             self.session = ffi.gc(session, lib.SSL_SESSION_free)
+            self.peer = peer
+            self.valid_until_at = min(each.not_after_at for each in (peer.identity, *peer.chain))
             self.renew_at = now_at + RENEW_S
 
-
-def _chain_valid_until(ssl: Pointer) -> float:
-    """When the verified chain's first certificate expires, Unix time.
-
-    0 without a chain, so the session is never resumed.
-    """
-    chain = lib.SSL_get0_verified_chain(ssl)
-    if chain == NULL:
-        return 0.0
-    return min(
-        (
-            identity_of(lib.sk_X509_value(chain, i)).not_after_at
-            for i in range(lib.sk_X509_num(chain))
-        ),
-        default=0.0,
-    )
+    def admit(self, end: BackendConnection, identity: Identity) -> Failure | None:
+        """Why the backend is refused, whose certificate OpenSSL has just verified."""
+        chain = verification.accepted_chain()
+        end.peer = BackendPeer(identity, chain, end.trust or self.target.trust)
+        return self.target.why_revoked(identity, chain, time.time())

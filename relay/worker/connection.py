@@ -13,7 +13,8 @@ from relay.tls.explain import Failure
 from relay.tls.raw import Pointer
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
-from relay.worker.backend import BackendState
+from relay.tls.trust import BackendTrust
+from relay.worker.backend import BackendPeer, BackendState
 
 
 class Attempt(NamedTuple):
@@ -49,6 +50,7 @@ class Connection:
         "mask",  # what epoll reports; 0 when it does not watch the socket
         "offered",  # the TLS session that the backend was offered to resume
         "partial_record",  # OpenSSL may have a part of a record
+        "peer",  # the backend's certificates, as verified now or before it resumed
         "received",  # bytes of the handshake without the client's hello
         "resumed",
         "shut",  # we write nothing more
@@ -56,6 +58,7 @@ class Connection:
         "ssl",
         "stepwise",  # the handshake, if OpenSSL is fed in small portions
         "truncated",  # it ended without close_notify
+        "trust",  # of the pool when the handshake began: OpenSSL verifies by this
         "unread",  # bytes of the hello that are known to be in the socket
         "waits",  # it counts among the sessions that wait for the backend
         "wants_write",  # OpenSSL must write first: the answer to a key update
@@ -76,6 +79,8 @@ class Connection:
         self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
         # A backend.
         self.offered: Pointer = None
+        self.peer: BackendPeer | None = None
+        self.trust: BackendTrust | None = None
         self.instead: Failure | None = None
         self.first_step: Progress | Failure | None = None
         self.began_at = 0.0

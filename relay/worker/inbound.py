@@ -20,7 +20,6 @@ from relay.tls import stream, verification
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity, admit, peer_identity
 from relay.tls.material import TICKET_LIFETIME_S
-from relay.tls.revocation.judge import why_revoked
 from relay.tls.stream import Progress
 from relay.tls.trust import ClientTrust
 from relay.tls.verification import Chain
@@ -44,9 +43,7 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     now_at, trust = time.time(), route.trust
     refusal = admit(identity, trust, now_at)
     if refusal is None and identity is not None:
-        if trust.crl is not None:
-            revoked = route.revoked
-            refusal = why_revoked(Side.INBOUND, identity, session.chain, trust, revoked, now_at)
+        refusal = route.why_revoked(identity, session.chain, now_at)
         if not _may_resume(identity, session.chain, trust, now_at):
             stream.forbid_resumption(session.inbound.ssl)
     return refusal

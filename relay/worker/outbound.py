@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from functools import partial
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, SessionError, Side, is_shortage
@@ -52,13 +53,12 @@ def handshake(session: Session) -> Event | None:
         return None
     progress, end.first_step = end.first_step, None
     if progress is None:
-        progress = session.worker.handshaker.step(end, Side.OUTBOUND)
+        progress = session.worker.handshaker.step(end, Side.OUTBOUND, partial(backend.admit, end))
     if progress is stream.DONE:
-        wanted = session.inbound_tls.alpn
-        if wanted and wanted not in _OLDER_THAN_ALPN:
-            failure = _check_alpn(end, wanted)
-            if failure is not None:
-                return give_up(session, failure)
+        failure = _check_peer(end, backend) or _check_alpn(end, session.inbound_tls.alpn)
+        if failure is not None:
+            stream.close_notify(end.ssl)
+            return give_up(session, failure)
         _note_handshake(session, end, backend)
         return Event.SECURED
     if progress is stream.STEP_MORE:
@@ -142,11 +142,14 @@ def _begin_handshake(
     end.began_at = worker.loop.now
     end.hurried, end.instead = attempt.hurried, attempt.instead
     worker.pools[target.pool].begin(backend, end, attempt.claim)
-    end.offered = backend.session_to_resume(time.time()) if end.instead is None else None
+    if end.instead is None:
+        end.offered = backend.session_to_resume(time.time())
+        end.peer = backend.peer if end.offered is not None else None
     alpn = session.inbound_tls.alpn.encode("ascii")
+    end.trust = target.trust
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
     began_at = time.monotonic()
-    progress = stream.handshake(end.ssl, Side.OUTBOUND)
+    progress = stream.handshake(end.ssl, Side.OUTBOUND, partial(backend.admit, end))
     if isinstance(progress, Failure):
         refused = progress.errno and progress.reason is Reason.BACKEND_GONE
         if refused and progress.errno not in GONE_ERRNOS:
@@ -180,18 +183,27 @@ def _open_socket(
         raise
 
 
+def _check_peer(end: Connection, backend: BackendState) -> Failure | None:
+    """Whether a backend that has resumed a session may still do so."""
+    end.resumed, peer = stream.resumed(end.ssl), end.peer
+    if peer is None:
+        return Failure(Reason.INTERNAL_ERROR, "the backend's certificate was not checked")
+    # The lists may have changed since the session was offered.
+    if end.resumed:
+        return backend.target.why_revoked(peer.identity, peer.chain, time.time())
+    return None
+
+
 def _check_alpn(end: Connection, wanted: str) -> Failure | None:
     """Whether the backend speaks the protocol that the client was promised."""
-    chosen = stream.alpn(end.ssl).decode("ascii", "replace")
-    if chosen == wanted:
+    if not wanted or wanted in _OLDER_THAN_ALPN:
         return None
-    stream.close_notify(end.ssl)
-    return no_shared_alpn(wanted, chosen)
+    chosen = stream.alpn(end.ssl).decode("ascii", "replace")
+    return None if chosen == wanted else no_shared_alpn(wanted, chosen)
 
 
 def _note_handshake(session: Session, end: Connection, backend: BackendState) -> None:
     end.established, end.stepwise = True, None
-    end.resumed = stream.resumed(end.ssl)
     seconds = time.monotonic() - session.since_at
     session.outbound_tls = Handshake(
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds

@@ -197,7 +197,7 @@ class Session(ABC):
         if end is None or backend is None or end.answered:
             return
         end.answered = True
-        backend.keep_session(end.ssl, resumed=end.resumed, now_at=time.time())
+        backend.keep_session(end.ssl, end.peer, resumed=end.resumed, now_at=time.time())
         self.worker.pools[backend.target.pool].answered(backend, end.began_at)
 
     def drop_outbound(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,10 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority, key_pem
+from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.der import read
 from relay.tls.certificates.pem_blocks import read_blocks
-from relay.tls.revocation.crl import RevocationList, parse_list
+from relay.tls.revocation.crl import RevocationList, entries_of, parse_list
 from relay.tls.revocation.fields import read_fields
+from relay.tls.revocation.revoked_set import RevokedSet, build, pack
+from relay.tls.revocation.selection import select
 from tests.support.programs import program
 
 HOLD, COMPROMISED, REMOVED = (
@@ -145,6 +149,15 @@ def listed(
 ) -> RevocationList:
     """A list, read."""
     return parse_list(source, make_crl(authority, revoked, **how))
+
+
+def revoked_set(authority: Authority, *revoked: Any, **how: Any) -> RevokedSet:
+    """The set of one list, without the detour over files."""
+    crl = listed(authority, *revoked, **how)
+    cas = [Certificate.from_der(authority.certificate.public_bytes(Encoding.DER))]
+    found = select([crl], cas, time.time(), lambda each, key: pack(key, entries_of(each)))
+    assert found.errors == []
+    return RevokedSet(build(found.lists))
 
 
 def openssl_crl(

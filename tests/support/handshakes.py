@@ -23,6 +23,7 @@ from relay.tls.explain import Failure
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.identity import Identity, peer_identity
 from relay.tls.raw import Pointer, lib
+from relay.tls.verification import Chain
 from tests.support.pki import BACKEND_NAME, Files, Pki
 
 PATIENCE_S = 10
@@ -191,6 +192,7 @@ class Meeting:
     steps: int = 0
     established: bool = field(default=False)
     accepted: Identity | None = None  # the client that the check admitted
+    chain: Chain = ()  # what a full handshake has verified above the peer's leaf
 
     @property
     def resumed(self) -> bool:
@@ -260,6 +262,7 @@ def _step_both(
         if meeting.result is not stream.DONE and not isinstance(meeting.result, Failure):
             meeting.result = stream.handshake(ours, side, check)
             meeting.accepted = verification.accepted_identity()
+            meeting.chain = verification.accepted_chain() or meeting.chain
             if isinstance(meeting.result, Failure):
                 meeting.identity = verification.refused_identity()
                 sock.shutdown(socket.SHUT_WR)
@@ -333,6 +336,7 @@ def meet_backend(
     *,
     session: Any = None,
     alpn: bytes = b"",
+    check: Callable[[Identity], Failure | None] = lambda _who: None,
     pair: Callable[[], tuple[socket.socket, socket.socket]] = socket_pair,
 ) -> Iterator[Meeting]:
     """Connect to a stdlib backend."""
@@ -346,7 +350,7 @@ def meet_backend(
             stream.connect(target.context, ours.fileno(), target.server_name, alpn, session),
             ours,
             peer,
-            None,
+            check,
         )
     )
 

@@ -6,7 +6,10 @@ import ssl
 import time
 import traceback
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +21,9 @@ from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.identity import admit, peer_identity
 from relay.tls.raw import ffi, lib
-from relay.worker.backend import RENEW_S, BackendState
+from relay.tls.trust import CrlPolicy
+from relay.worker.backend import RENEW_S, BackendPeer, BackendState
+from tests.support.crls import revoked_set
 from tests.support.handshakes import (
     NAME,
     PATIENCE_S,
@@ -243,6 +248,22 @@ def member_of(pki, **pool):
     return BackendState(0, target_of(pki, **pool), scoreboard_of(entities_of(config)).layout)
 
 
+def keep(member, meeting, *, resumed=False, now_at=None):
+    """Keep the session, as a worker does after the backend's first answer."""
+    peer = member.peer
+    if not resumed:
+        peer = BackendPeer(meeting.identity, meeting.chain, member.target.trust)
+    member.keep_session(meeting.ssl, peer, resumed=resumed, now_at=now_at or time.time())
+
+
+def admit_backend(member, who):
+    """What a worker asks for in a full handshake."""
+    end = SimpleNamespace(trust=member.target.trust, peer=None)
+    found = member.admit(end, who)
+    assert end.peer.identity is who
+    return found
+
+
 def backend_says(meeting, word=b"reply"):
     """Read something from the backend, and with it the TLS 1.3 ticket."""
     meeting.peer.send(word)
@@ -261,7 +282,7 @@ def test_connections_to_a_backend_resume(pki, version):
     assert member.session_to_resume(time.time()) is None
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
+        keep(member, meeting, resumed=meeting.resumed)
     for _ in range(3):
         with meet_backend(
             member.target, context, session=member.session_to_resume(time.time())
@@ -276,7 +297,7 @@ def test_an_old_session_is_renewed_by_a_resumed_connection(pki, version):
     member, context, now_at = member_of(pki), server_context(pki, pki.backend, version), time.time()
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=now_at)
+        keep(member, meeting, now_at=now_at)
     first, until_at = member.session, member.valid_until_at
     for later_s, kept in ((1, True), (RENEW_S + 1, False)):
         with meet_backend(
@@ -284,7 +305,7 @@ def test_an_old_session_is_renewed_by_a_resumed_connection(pki, version):
         ) as meeting:
             assert meeting.resumed
             backend_says(meeting)
-            member.keep_session(meeting.ssl, resumed=True, now_at=now_at + later_s)
+            keep(member, meeting, resumed=True, now_at=now_at + later_s)
         assert (member.session is first) is kept
     # The chain was verified in the first handshake; a resumption does not extend it.
     assert member.valid_until_at == until_at
@@ -311,7 +332,7 @@ def test_no_session_outlives_its_verified_chain(pki, version, shortest, tmp_path
     member = member_of(pki, backend_ca=root.write(tmp_path / "root.pem"))
     with meet_backend(member.target, server_context(pki, pki.write(issued), version)) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
+        keep(member, meeting)
     end_at = until[shortest].timestamp()
     assert member.valid_until_at == end_at
     assert member.session_to_resume(end_at - 1) is not None
@@ -330,7 +351,7 @@ def test_a_backend_without_tickets_costs_only_a_full_handshake(pki, version):
         ) as meeting:
             assert meeting.reason == "done"
             backend_says(meeting)
-            member.keep_session(meeting.ssl, resumed=meeting.resumed, now_at=time.time())
+            keep(member, meeting, resumed=meeting.resumed)
 
 
 @both_versions
@@ -338,7 +359,7 @@ def test_a_restarted_backend_is_verified_in_a_full_handshake(pki, version):
     member = member_of(pki)
     with meet_backend(member.target, server_context(pki, pki.backend, version)) as meeting:
         backend_says(meeting)
-        member.keep_session(meeting.ssl, resumed=False, now_at=time.time())
+        keep(member, meeting)
     for files, reason in (
         (pki.backend, "done"),
         (pki.backend_wrong_name, "backend_wrong_name"),
@@ -350,3 +371,31 @@ def test_a_restarted_backend_is_verified_in_a_full_handshake(pki, version):
             session=member.session_to_resume(time.time()),
         ) as meeting:
             assert (meeting.reason, meeting.resumed) == (reason, False)
+
+
+@both_versions
+@pytest.mark.parametrize("change", ["nothing", "revoked", "no list", "other CAs"])
+def test_a_kept_session_is_judged_before_it_is_offered(pki, version, change):
+    member = member_of(pki)
+    member.target.trust = replace(member.target.trust, crl=CrlPolicy())
+    member.target.revoked = revoked_set(pki.authority)
+    context = server_context(pki, pki.backend, version)
+    with meet_backend(member.target, context, check=partial(admit_backend, member)) as meeting:
+        assert meeting.reason == "done"
+        backend_says(meeting)
+        keep(member, meeting)
+    certificate = pki.backend.issued.certificate
+    if change == "revoked":
+        member.target.revoked = revoked_set(pki.authority, certificate)
+    elif change == "no list":
+        member.target.revoked = None
+    elif change == "other CAs":
+        member.target.trust = replace(member.target.trust)
+    offered = member.session_to_resume(time.time())
+    assert (offered is not None) == (change == "nothing")
+    with meet_backend(
+        member.target, context, session=offered, check=partial(admit_backend, member)
+    ) as meeting:
+        expected = {"revoked": "backend_revoked", "no list": "backend_crl_missing"}
+        assert meeting.reason == expected.get(change, "done")
+        assert meeting.resumed == (change == "nothing")
