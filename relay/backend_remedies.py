@@ -57,8 +57,9 @@ BACKEND = {
         "OpenSSL refused the backend's certificate; reissue it without the fault in the detail"
     ),
     Reason.BACKEND_CHAIN_TOO_LONG: (
-        "the backend sent more certificates than the limit allows; let it send its certificate"
-        " and its intermediates only, or raise limits.certificate_chain_bytes"
+        "the backend's certificate chain is longer than the limit in the detail allows; let it"
+        " send its certificate and its intermediates only, or raise the limit:"
+        " limits.certificate_chain_bytes, or the pool's max_chain_depth"
     ),
     Reason.BACKEND_REVOKED: (
         "the backend's certificate, or a CA above it, is on a revocation list of the pool;"
@@ -80,7 +81,8 @@ BACKEND = {
     ),
     Reason.BACKEND_PROTOCOL_VERSION: (
         "the backend offers no TLS version that the pool accepts; update the backend: it must"
-        " speak TLS 1.3, or TLS 1.2 where the pool's min_version is TLSv1.2"
+        " speak TLS 1.3, or TLS 1.2 where the pool's min_version is TLSv1.2; where its max_version"
+        " is TLSv1.2, it must speak TLS 1.2"
     ),
     Reason.BACKEND_NO_SHARED_CIPHER: (
         "the backend shares no cipher or group with the pool; compare its settings with the"

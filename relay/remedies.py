@@ -107,8 +107,9 @@ _CLIENT = {
         "OpenSSL refused the client's certificate; reissue it without the fault in the detail"
     ),
     Reason.CHAIN_TOO_LONG: (
-        "the client sent more certificates than the limit allows; let it send its certificate"
-        " and its intermediates only, or raise limits.certificate_chain_bytes"
+        "the client's certificate chain is longer than the limit in the detail allows; let it"
+        " send its certificate and its intermediates only, or raise the limit:"
+        " limits.certificate_chain_bytes, or the route's max_chain_depth"
     ),
     Reason.REVOKED: (
         "the client's certificate, or a CA above it, is on a revocation list of the route;"
@@ -129,7 +130,8 @@ _CLIENT = {
     ),
     Reason.PROTOCOL_VERSION: (
         "the client offers no TLS version that the route accepts; update the client: it must"
-        " speak TLS 1.3, or TLS 1.2 where the route's min_version is TLSv1.2"
+        " speak TLS 1.3, or TLS 1.2 where the route's min_version is TLSv1.2; where its max_version"
+        " is TLSv1.2, it must speak TLS 1.2"
     ),
     Reason.NO_SHARED_CIPHER: (
         "the client offers no cipher that the route accepts; compare its ciphers with the"
@@ -182,7 +184,7 @@ _CLIENT_ALERTS = {
     ),
     Reason.ALERT_PROTOCOL_VERSION: (
         "the client does not accept the TLS version that was chosen; compare its versions with"
-        " the route's min_version"
+        " the route's min_version and max_version"
     ),
     Reason.ALERT_OTHER: (
         "the client ended the connection with the alert in the detail; see the client's log"

@@ -19,7 +19,9 @@ from relay.config.values import (
     CIPHERS_TLS12,
     CIPHERSUITES_TLS13,
     INBOUND_GROUPS,
+    MAX_CAS,
     OUTBOUND_GROUPS,
+    ChainDepth,
     DnsNames,
     FilePath,
     FilePaths,
@@ -145,7 +147,11 @@ class Route(_Section):
     crl: Crl | None = None
     allow: Allow = Allow()
     deny: Deny = Deny()
+    partial_chain: bool = False
+    strict_x509: bool = False
+    max_chain_depth: ChainDepth = MAX_CAS
     min_version: TlsVersion = "TLSv1.2"
+    max_version: TlsVersion = "TLSv1.3"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = INBOUND_GROUPS
@@ -219,7 +225,11 @@ class Pool(_Section):
     backend_ca: FilePath | None = None
     backend_crl: FilePaths = ()
     crl: Crl | None = None
+    partial_chain: bool = False
+    strict_x509: bool = False
+    max_chain_depth: ChainDepth = MAX_CAS
     min_version: TlsVersion = "TLSv1.2"
+    max_version: TlsVersion = "TLSv1.3"
     ciphers_tls12: str = CIPHERS_TLS12
     ciphersuites_tls13: str = CIPHERSUITES_TLS13
     groups: str = OUTBOUND_GROUPS

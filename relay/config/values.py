@@ -76,6 +76,12 @@ HexNumbers = Annotated[Strings, AfterValidator(_bare_hex)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
 
+# The most CAs in a verified chain. For each issuer, OpenSSL searches all certificates
+# from the peer. Without this limit 100 certificates in reverse order cost 7.7 ms of
+# CPU, with it 2 ms. Usual chains have at most 4 certificates.
+MAX_CAS = 10
+ChainDepth = Annotated[int, Field(ge=1, le=MAX_CAS)]
+
 CIPHERS_TLS12 = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
     ":ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"

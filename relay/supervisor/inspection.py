@@ -251,7 +251,9 @@ def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
         if use.where in wheres:
             with contextlib.suppress(ConfigError):
                 usable = usable_cas(use, load_authorities(use.where, use.file, files), now)
-                periods.append(period_of_cas(use.where, use.file, usable, now))
+                periods.append(
+                    period_of_cas(use.where, use.file, usable, now, partial=use.rules.partial_chain)
+                )
     return any(not period.why_invalid(now.timestamp()) for period in periods)
 
 

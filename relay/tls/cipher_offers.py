@@ -40,11 +40,14 @@ class Offer:
     failure: str = ""
 
 
-def make_context(version: str, tls12: str, tls13: str, groups: str) -> SSL.Context | None:
+def make_context(
+    version: str, tls12: str, tls13: str, groups: str, *, newest: str = "TLSv1.3"
+) -> SSL.Context | None:
     """A context with these settings; None if OpenSSL does not accept them."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
     context.set_min_proto_version(VERSIONS[version])
+    context.set_max_proto_version(VERSIONS[newest])
     accepted = (
         (not tls12 or lib.SSL_CTX_set_cipher_list(raw, tls12.encode()) == 1)
         and (not tls13 or lib.SSL_CTX_set_ciphersuites(raw, tls13.encode()) == 1)

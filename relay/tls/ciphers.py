@@ -36,6 +36,7 @@ _MIN_BITS = 112  # what OpenSSL's security level 2 requires
 _MAX_SHOWN = 4
 _MAX_CHARACTERS = 160
 _GOOD_12 = "use ciphers with GCM or CHACHA20, or remove the key to get the default"
+Versions = tuple[str, str]  # min_version and max_version
 GROUPS_REMEDY = "separate names with colons, for example X25519:P-256"
 
 
@@ -74,7 +75,9 @@ def refused_ciphers(where: str, settings: Route | Pool) -> list[Problem]:
 def cipher_problems(settings: Route | Pool) -> tuple[CipherProblem, ...]:
     """What is weak, or unknown to OpenSSL, in the settings of one route or pool."""
     s = settings
-    return _problems(s.min_version, s.ciphers_tls12, s.ciphersuites_tls13, s.groups)
+    return _problems(
+        (s.min_version, s.max_version), s.ciphers_tls12, s.ciphersuites_tls13, s.groups
+    )
 
 
 def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
@@ -86,12 +89,12 @@ def _settings_of(config: Config) -> Iterator[tuple[str, Route | Pool]]:
 
 
 @lru_cache(maxsize=256)
-def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
+def _problems(versions: Versions, tls12: str, tls13: str, groups: str) -> tuple[CipherProblem, ...]:
     rejected = tuple(_rejected_keys(tls12, tls13, groups))
     keys = {each.key for each in rejected}
     # OpenSSL's default replaces a rejected key, so that the others are checked too.
     found = _accepted_problems(
-        version,
+        versions,
         "DEFAULT" if "ciphers_tls12" in keys else tls12,
         "" if "ciphersuites_tls13" in keys else tls13,
         "" if "groups" in keys else groups,
@@ -100,15 +103,16 @@ def _problems(version: str, tls12: str, tls13: str, groups: str) -> tuple[Cipher
 
 
 def _accepted_problems(
-    version: str, tls12: str, tls13: str, groups: str
+    versions: Versions, tls12: str, tls13: str, groups: str
 ) -> tuple[CipherProblem, ...]:
     """The problems of settings that OpenSSL accepts one by one."""
-    context = make_context(version, tls12 + ALWAYS_EXCLUDED, tls13, groups)
+    oldest, newest = versions
+    context = make_context(oldest, tls12 + ALWAYS_EXCLUDED, tls13, groups, newest=newest)
     if context is None:
         what = f"OpenSSL does not accept {_quoted(tls12)}"
         return (CipherProblem("ciphers_tls12", what, _GOOD_12, refused=True),)
     offer = offer_of(context)
-    named = list(_named_problems(version, tls12, tls13))
+    named = list(_named_problems(oldest, tls12, tls13))
     if offer.failure:
         if not any(each.refused for each in named):
             key = "groups" if re.search("group|key share", offer.failure) else "ciphersuites_tls13"
@@ -117,7 +121,7 @@ def _accepted_problems(
                 CipherProblem(key, what, "remove the key to get the default", refused=True)
             )
         return (*_level_problems(level_of(context)), *named)
-    return (*_level_problems(level_of(context)), *named, *_offered_problems(version, offer))
+    return (*_level_problems(level_of(context)), *named, *_offered_problems(versions, offer))
 
 
 def _rejected_keys(tls12: str, tls13: str, groups: str) -> Iterator[CipherProblem]:
@@ -175,12 +179,17 @@ def _named_problems(version: str, tls12: str, tls13: str) -> Iterator[CipherProb
         yield CipherProblem("ciphersuites_tls13", what, remedy, refused=False)
 
 
-def _offered_problems(version: str, offer: Offer) -> Iterator[CipherProblem]:
+def _offered_problems(versions: Versions, offer: Offer) -> Iterator[CipherProblem]:
     key = "ciphers_tls12"
     usable = [suite for suite in offer.suites if not suite.tls13]
-    if version == "TLSv1.2" and not usable:
+    oldest, newest = versions
+    if oldest == "TLSv1.2" and not usable:
         what = "enables no cipher that the relay can use in TLS 1.2"
-        yield CipherProblem(key, what, f'{_GOOD_12}; or set min_version = "TLSv1.3"', refused=True)
+        other = '; or set min_version = "TLSv1.3"' if newest == "TLSv1.3" else ""
+        yield CipherProblem(key, what, f"{_GOOD_12}{other}", refused=True)
+    if newest == "TLSv1.2" and not offer.groups and usable:
+        what = "has no group that TLS 1.2 can use, so ciphers with ECDHE cannot be agreed on"
+        yield CipherProblem("groups", what, "add X25519 or P-256", refused=True)
     if weak := [suite.name for suite in offer.suites if _is_broken(suite)]:
         yield CipherProblem(key, f"enables broken ciphers: {_shown(weak)}", _GOOD_12, refused=True)
     if cbc := [suite.name for suite in usable if suite.name.endswith("-SHA")]:

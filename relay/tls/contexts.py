@@ -22,7 +22,7 @@ from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.access_rules import compile_rules
 from relay.tls.alpn import selector
-from relay.tls.certificates.configured import PairFiles
+from relay.tls.certificates.configured import ChainRules, PairFiles
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
 from relay.tls.cookie_secret import load_secrets
@@ -106,7 +106,7 @@ class ParsedFiles:
     def __init__(self, context_inputs: ContextInputs) -> None:
         self.context_inputs = context_inputs
         self._pairs: dict[PairFiles, KeyPair] = {}
-        self._cas: dict[Path, TrustedCas] = {}
+        self._cas: dict[tuple[Path, ChainRules], TrustedCas] = {}
 
     def pair(self, where: str, files: PairFiles) -> KeyPair:
         """A certificate and its key. Raises ConfigError."""
@@ -117,18 +117,18 @@ class ParsedFiles:
             )
         return self._pairs[files]
 
-    def cas(self, where: str, file: Path) -> Generator[None, None, TrustedCas]:
+    def cas(self, where: str, file: Path, rules: ChainRules) -> Generator[None, None, TrustedCas]:
         """The CAs of a file. Raises ConfigError."""
-        found = self._cas.get(file)
+        found = self._cas.get((file, rules))
         if found is None:
             problems: list[Problem] = []
-            found = TrustedCas()
+            found = TrustedCas(rules)
             yield from found.fill(
                 read_certificates(where, file, problems, self.context_inputs.files)
             )
             if problems:
                 raise ConfigError(problems)
-            self._cas[file] = found
+            self._cas[file, rules] = found
         return found
 
     def revoked_by(self, cas: Path | None, crl: Crl | None) -> RevokedSet | None:
@@ -144,7 +144,7 @@ def _inbound(
     if route.certificate is None or route.private_key is None or route.client_ca is None:
         what = "needs certificate, private_key and client_ca"
         raise ConfigError([Problem(where, what, "set all three")])
-    cas = yield from files.cas(f"{where}.client_ca", route.client_ca)
+    cas = yield from files.cas(f"{where}.client_ca", route.client_ca, ChainRules.of(route))
     key_files = PairFiles(route.certificate, route.private_key, route.key_passphrase_file)
     pair = files.pair(f"{where}.certificate", key_files)
     callback: Any = NULL
@@ -179,7 +179,7 @@ def _outbound(
     if pool.machine_certificate is None or pool.machine_key is None or pool.backend_ca is None:
         what = "needs machine_certificate, machine_key and backend_ca"
         raise ConfigError([Problem(where, what, "set all three")])
-    cas = yield from files.cas(f"{where}.backend_ca", pool.backend_ca)
+    cas = yield from files.cas(f"{where}.backend_ca", pool.backend_ca, ChainRules.of(pool))
     key_files = PairFiles(pool.machine_certificate, pool.machine_key, pool.key_passphrase_file)
     pair = files.pair(f"{where}.machine_certificate", key_files)
     host, port = parse_address(backend.address)

@@ -106,9 +106,15 @@ _OUTBOUND_HINTS: dict[int, str] = {
 # Alerts that mean "nothing in common", but only in answer to a ClientHello.
 _NOTHING_IN_COMMON = frozenset((40, 70, 71, 86, 120))
 
+_CHAIN_TOO_LONG = 22  # X509_V_ERR_CERT_CHAIN_TOO_LONG
+# X509_V_ERR_* that only strict_x509 causes.
+_STRICT_CODES = frozenset(range(80, 95))
 _VERIFY_DETAILS = {
+    # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+    2: "a CA of its chain is trusted, but its issuer is not; add the issuer to the file of CAs,"
+    " or set partial_chain = true",
     # X509_V_ERR_INVALID_EXTENSION
-    41: "the certificate has an extension twice, or one that cannot be parsed; reissue it"
+    41: "the certificate has an extension twice, or one that cannot be parsed; reissue it",
 }
 # X509_V_ERR_* (x509_vfy.h). A code that is not here is INVALID_CERTIFICATE.
 _VERIFY: dict[int, tuple[Reason, Reason]] = {
@@ -118,6 +124,7 @@ _VERIFY: dict[int, tuple[Reason, Reason]] = {
         ((10,), Reason.EXPIRED, Reason.BACKEND_EXPIRED),
         ((9,), Reason.NOT_YET_VALID, Reason.BACKEND_NOT_YET_VALID),
         ((26,), Reason.WRONG_PURPOSE, Reason.BACKEND_WRONG_PURPOSE),
+        ((_CHAIN_TOO_LONG,), Reason.CHAIN_TOO_LONG, Reason.BACKEND_CHAIN_TOO_LONG),
         ((17,), Reason.NO_RESOURCES, Reason.NO_RESOURCES),  # OUT_OF_MEM
         ((23,), Reason.REVOKED, Reason.BACKEND_REVOKED),
         ((62, 64), Reason.INVALID_CERTIFICATE, Reason.BACKEND_WRONG_NAME),
@@ -149,6 +156,11 @@ def explain_verify(side: Side, code: int, depth: int) -> Failure:
         code, (Reason.INVALID_CERTIFICATE, Reason.BACKEND_INVALID_CERTIFICATE)
     )
     which = "" if depth == 0 else f" (certificate {depth} of its chain)"
+    if code == _CHAIN_TOO_LONG:
+        cas = "1 CA" if depth == 1 else f"{depth} CAs"
+        text, which = f"its chain has more than {cas} (max_chain_depth)", ""
+    elif code in _STRICT_CODES:
+        which += ", which strict_x509 refuses"
     return Failure(inbound if side is Side.INBOUND else outbound, text + which)
 
 

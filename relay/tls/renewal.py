@@ -19,7 +19,7 @@ from pathlib import Path
 from relay.config.model import Crl, Pool, Route
 from relay.files import Contents, Files
 from relay.shared.sealed_memory import map_bytes
-from relay.tls.certificates.configured import PairFiles
+from relay.tls.certificates.configured import ChainRules, PairFiles
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.context_inputs import ContextInputs, periods_of_pool, periods_of_route
@@ -122,6 +122,7 @@ def _renew_route(
         files,
         (f"{where}.certificate", _files_of(route), live.pair),
         (f"{where}.client_ca", route.client_ca, live.cas),
+        ChainRules.of(route),
     )
     revoked = files.revoked_by(route.client_ca, route.revocation)
     trust = replace(live.trust, cas=cas.trust(revoked))
@@ -142,6 +143,7 @@ def _renew_target(
         files,
         (f"{where}.machine_certificate", _files_of(pool), target.pair),
         (f"{where}.backend_ca", pool.backend_ca, target.cas),
+        ChainRules.of(pool),
     )
     revoked = files.revoked_by(pool.backend_ca, pool.revocation)
     if pair is not target.pair or cas is not target.cas:
@@ -157,6 +159,7 @@ def _renewed(
     files: ParsedFiles,
     pair_use: tuple[str, PairFiles | None, KeyPair],
     cas_use: tuple[str, Path | None, TrustedCas],
+    rules: ChainRules,
 ) -> Generator[None, None, tuple[KeyPair, TrustedCas]]:
     """The pair and the CAs to use now: renewed, or as before."""
     where, pair_files, pair = pair_use
@@ -164,7 +167,7 @@ def _renewed(
         pair = files.pair(where, pair_files)
     where, file, cas = cas_use
     if file is not None and file in renewal.cas:
-        cas = yield from files.cas(where, file)
+        cas = yield from files.cas(where, file, rules)
     return pair, cas
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 from relay.config.model import Crl
 from relay.tls.access_rules import AccessRules
 from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.configured import DEFAULT_RULES, ChainRules
 from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
 
 
@@ -52,11 +53,16 @@ class CaTrust:
     """By name (DER) and key identifier: see `issuers_of`."""
     key_ids: frozenset[bytes] = frozenset()
     closed: bool = True
-    """Whether the file has the issuer of each CA: then no chain leaves it again."""
+    """Whether no chain leaves the file again: it ends there, or has every issuer."""
 
     @classmethod
-    def of(cls, certificates: Iterable[Certificate], valid_until: Mapping[bytes, float]) -> CaTrust:
-        """Describe these CAs."""
+    def of(
+        cls,
+        certificates: Iterable[Certificate],
+        valid_until: Mapping[bytes, float],
+        rules: ChainRules = DEFAULT_RULES,
+    ) -> CaTrust:
+        """Describe these CAs; `rules` are those for the chains that lead to them."""
         kept = list(certificates)
         keys: dict[bytes, tuple[CaKey, ...]] = {}
         for each in kept:
@@ -66,10 +72,10 @@ class CaTrust:
         return cls(
             valid_until,
             keys,
-            hashlib.sha256(together).digest(),
+            hashlib.sha256(together + repr(rules).encode()).digest(),
             _issuers(keys),
             frozenset(key.key_id for several in keys.values() for key in several),
-            all(each.issuer.public_bytes() in keys for each in kept),
+            rules.partial_chain or all(each.issuer.public_bytes() in keys for each in kept),
         )
 
     def issuers_of(self, name: bytes, identifier: bytes) -> tuple[bytes, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from OpenSSL import SSL
 
 from relay.tls.certificates.certificate import Certificate, Name
+from relay.tls.certificates.configured import DEFAULT_RULES, ChainRules
 from relay.tls.raw import Pointer, ffi, lib
 from relay.tls.revocation.revoked_cas import revoked_cas
 from relay.tls.revocation.revoked_set import RevokedSet
@@ -24,13 +25,17 @@ STEP = 50
 
 
 class TrustedCas:
-    """The CAs of one file.
+    """The CAs of one file, and the rules for the chains that lead to them.
 
     After `fill`, which works in steps, contexts can `use` them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules: ChainRules = DEFAULT_RULES) -> None:
+        self._rules = rules
         self._store: Pointer = ffi.gc(lib.X509_STORE_new(), lib.X509_STORE_free)
+        partial = lib.X509_V_FLAG_PARTIAL_CHAIN if rules.partial_chain else 0
+        strict = lib.X509_V_FLAG_X509_STRICT if rules.strict_x509 else 0
+        lib.X509_STORE_set_flags(self._store, partial | strict)
         self._named: dict[Name, Certificate] = {}  # one certificate of each name
         self.certificates: tuple[Certificate, ...] = ()
         self._trust = CaTrust()
@@ -47,7 +52,7 @@ class TrustedCas:
                 yield
         lib.ERR_clear_error()
         self.certificates = tuple(kept)
-        self._trust = CaTrust.of(kept, valid_until(kept))
+        self._trust = self._describe(kept)
         yield
 
     def trust(self, revoked: RevokedSet | None = None) -> CaTrust:
@@ -61,9 +66,13 @@ class TrustedCas:
         if self._without is None or self._without[0] is not revoked:
             gone = revoked_cas(self.certificates, revoked)
             kept = [each for each in self.certificates if each not in gone]
-            trust = CaTrust.of(kept, valid_until(kept)) if gone else self._trust
+            trust = self._describe(kept) if gone else self._trust
             self._without = revoked, trust
         return self._without[1]
+
+    def _describe(self, kept: list[Certificate]) -> CaTrust:
+        limits = valid_until(kept, partial=self._rules.partial_chain)
+        return CaTrust.of(kept, limits, self._rules)
 
     def use(self, context: SSL.Context) -> None:
         """Make a context trust these CAs and no others."""
@@ -77,12 +86,16 @@ class TrustedCas:
             lib.SSL_CTX_add_client_CA(context._context, certificate.pointer)  # noqa: SLF001
 
 
-def valid_until(authorities: Iterable[Certificate]) -> dict[bytes, float]:
-    """By subject DER: until when a CA and the CAs above it in the file are valid."""
+def valid_until(authorities: Iterable[Certificate], *, partial: bool = False) -> dict[bytes, float]:
+    """By subject DER: until when a CA and the CAs above it in the file are valid.
+
+    `partial`: a chain ends at the first of them, so the CAs above it do not count.
+    """
     paths: dict[bytes, list[tuple[float, bytes]]] = {}
     for each in authorities:
         limit = each.not_valid_after_utc.timestamp()
-        subject, issuer = each.subject.public_bytes(), each.issuer.public_bytes()
+        subject = each.subject.public_bytes()
+        issuer = subject if partial else each.issuer.public_bytes()
         paths.setdefault(subject, []).append((limit, issuer))
     forever = float("inf")
     # A path ends at a root, or at a CA whose issuer is not in the file.

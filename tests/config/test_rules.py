@@ -231,6 +231,27 @@ CASES = {
         ["listener.https.route[0].ciphers_tls12"],
         "has no effect",
     ),
+    "a newest version before the oldest": (
+        (ROUTE, 'pool = "web"\nmin_version = "TLSv1.3"\nmax_version = "TLSv1.2"'),
+        ["listener.https.route[0].max_version"],
+        '"TLSv1.2" is older than min_version, "TLSv1.3"; raise it, or lower min_version',
+    ),
+    "a pool's newest version before the oldest": (
+        (POOL, '[pool.web]\nmin_version = "TLSv1.3"\nmax_version = "TLSv1.2"'),
+        ["pool.web.max_version"],
+        "is older than min_version",
+    ),
+    "suites for a version that is off": (
+        (
+            ROUTE,
+            (
+                'pool = "web"\nmax_version = "TLSv1.2"\n'
+                'ciphersuites_tls13 = "TLS_AES_128_GCM_SHA256"'
+            ),
+        ),
+        ["listener.https.route[0].ciphersuites_tls13"],
+        'has no effect with max_version = "TLSv1.2"',
+    ),
     "no ciphers": (
         (POOL, '[pool.web]\nciphersuites_tls13 = " "'),
         ["pool.web.ciphersuites_tls13"],
@@ -574,6 +595,14 @@ ENTRIES = {
 }
 
 
+@pytest.mark.parametrize("depth", [0, 11])
+def test_a_chain_depth_out_of_bounds_is_a_problem(problems, depth):
+    for section, where in ((ROUTE, "listener.https.route[0]"), (POOL, "pool.web")):
+        (found,) = problems((section, f"{section}\nmax_chain_depth = {depth}"))
+        assert found.where == f"{where}.max_chain_depth"
+        assert found.what == f"must be a whole number from 1 to 10, not {depth}"
+
+
 @pytest.mark.parametrize("table", ["allow", "deny"])
 @pytest.mark.parametrize(
     ("kind", "text", "words"),
@@ -633,6 +662,14 @@ def test_a_feature_of_later_versions_is_refused(problems, old, new, where):
 
 
 NOT_SET = [
+    (
+        ROUTE,
+        (
+            'pool = "web"\nmin_version = "TLSv1.2"\nmax_version = "TLSv1.2"\n'
+            "partial_chain = true\nstrict_x509 = true\nmax_chain_depth = 1"
+        ),
+    ),
+    (POOL, '[pool.web]\nmax_version = "TLSv1.3"\npartial_chain = true\nmax_chain_depth = 10'),
     (SNI, '["a_b.example.com", "_a.b", "*._c.example.com", "d_"]'),
     ("192.0.2.2:443", 'w_2.example.com:443"\nname = "_w2.example.com'),
     (ROUTE, 'pool = "web"\nallow = {san_dns = ["a_b.corp"]}'),

@@ -77,6 +77,8 @@ WARNED = {
 FINE = [
     {},
     {"min_version": "TLSv1.3"},
+    {"max_version": "TLSv1.2"},
+    {"min_version": "TLSv1.3", "max_version": "TLSv1.3"},
     {TLS12_KEY: GOOD},
     {TLS12_KEY: "HIGH:!kRSA:!SHA"},  # its anonymous suites are dropped silently
     {TLS12_KEY: f"{CIPHERS_TLS12}:!aNULL:!MD5:!RC4:!3DES"},
@@ -127,6 +129,18 @@ def test_a_rejected_key_does_not_hide_what_is_wrong_with_others(pki):
     assert {each.key for each in found if each.refused} == {TLS12_KEY, TLS13_KEY, GROUPS_KEY}
     assert any("security level to 0" in each.what for each in found)
     assert any("forward secrecy" in each.what for each in found)
+
+
+def test_a_group_of_tls13_alone_is_refused_below_it(pki):
+    settings = {GROUPS_KEY: "X25519MLKEM768", "max_version": "TLSv1.2"}
+    (found,) = weaknesses(pki, **settings)
+    assert (found.key, found.refused) == (GROUPS_KEY, True)
+    assert "no group that TLS 1.2 can use" in found.what
+    settings[GROUPS_KEY] = "X25519MLKEM768:P-256"
+    assert weaknesses(pki, **settings) == ()
+    client = client_context(pki, pki.client, TLS12)
+    with meet_client(route_of(pki, **settings), client) as meeting:
+        assert meeting.reason == "done"
 
 
 @pytest.mark.parametrize("level", range(6))

@@ -10,7 +10,18 @@ from relay.config.rules.problem_list import ProblemList
 
 ROUTE_FILES = ("certificate", "private_key", "client_ca")
 POOL_FILES = ("machine_certificate", "machine_key", "backend_ca")
-TLS_KEYS = frozenset({"min_version", "ciphers_tls12", "ciphersuites_tls13", "groups"})
+TLS_KEYS = frozenset(
+    {
+        "partial_chain",
+        "strict_x509",
+        "max_chain_depth",
+        "min_version",
+        "max_version",
+        "ciphers_tls12",
+        "ciphersuites_tls13",
+        "groups",
+    }
+)
 FILE_REMEDIES = {
     "certificate": (
         "name the PEM file with the certificate shown to clients, leaf first, then its chain"
@@ -49,6 +60,20 @@ def check_tls(found: ProblemList, where: str, settings: Route | Pool) -> None:
                 "contains characters that no cipher or group has in its name",
                 "write OpenSSL's names, separated by colons",
             )
+    if settings.min_version > settings.max_version:
+        found.add(
+            f"{where}.max_version",
+            f'"{settings.max_version}" is older than min_version, "{settings.min_version}"',
+            "raise it, or lower min_version",
+            compared=[f"{where}.min_version"],
+        )
+    if settings.max_version == "TLSv1.2" and "ciphersuites_tls13" in settings.model_fields_set:
+        found.add(
+            f"{where}.ciphersuites_tls13",
+            'has no effect with max_version = "TLSv1.2"',
+            "remove it, or raise max_version",
+            compared=[f"{where}.max_version"],
+        )
     if settings.min_version == "TLSv1.3" and "ciphers_tls12" in settings.model_fields_set:
         found.add(
             f"{where}.ciphers_tls12",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relay.config.key_path import pool_path, routes_of
-from relay.config.model import Config
+from relay.config.model import Config, Pool, Route
+from relay.config.values import MAX_CAS
 
 
 class PairFiles(NamedTuple):
@@ -20,6 +21,22 @@ class PairFiles(NamedTuple):
     certificate: Path
     private_key: Path
     passphrase: Path | None = None
+
+
+class ChainRules(NamedTuple):
+    """How the chains of a route's clients, or of a pool's backends, are verified."""
+
+    partial_chain: bool = False
+    strict_x509: bool = False
+    max_chain_depth: int = MAX_CAS
+
+    @classmethod
+    def of(cls, settings: Route | Pool) -> ChainRules:
+        """The rules of this route or pool."""
+        return cls(settings.partial_chain, settings.strict_x509, settings.max_chain_depth)
+
+
+DEFAULT_RULES = ChainRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,7 @@ class AuthorityUse:
     file: Path
     pool: str = ""
     names_sent: bool = False  # the certificate request lists the names of these CAs
+    rules: ChainRules = DEFAULT_RULES
 
 
 def pairs_of(config: Config) -> Iterator[PairUse]:
@@ -82,8 +100,12 @@ def authorities_of(config: Config) -> Iterator[AuthorityUse]:
     for where, _, route in routes_of(config):
         if route.client_ca is not None:
             yield AuthorityUse(
-                f"{where}.client_ca", route.client_ca, names_sent=route.send_ca_names
+                f"{where}.client_ca",
+                route.client_ca,
+                names_sent=route.send_ca_names,
+                rules=ChainRules.of(route),
             )
     for name, pool in config.pool.items():
         if pool.backend_ca is not None:
-            yield AuthorityUse(f"{pool_path(name)}.backend_ca", pool.backend_ca, pool=name)
+            where = f"{pool_path(name)}.backend_ca"
+            yield AuthorityUse(where, pool.backend_ca, pool=name, rules=ChainRules.of(pool))

@@ -103,7 +103,7 @@ class _Linter:
         self._files = files
         self._pairs: dict[PairFiles, KeyPair] = {}
         self._bundles: dict[Path, Certificates] = {}
-        self._verifiers: dict[Path, Verifier] = {}
+        self._verifiers: dict[tuple[Path, bool], Verifier] = {}
         self._found: dict[tuple[object, ...], list[Finding]] = {}
         self._periods: dict[tuple[object, ...], ValidityPeriod] = {}
         self._wheres: defaultdict[tuple[object, ...], list[str]] = defaultdict(list)
@@ -145,21 +145,25 @@ class _Linter:
 
     def lint_machine_issuer(self, use: PairUse, pair: KeyPair, backend_ca: AuthorityUse) -> None:
         """Compare a machine certificate with the CAs of the pool's backends."""
-        verifier = self._verifiers.get(backend_ca.file)
+        ends = backend_ca.file, backend_ca.rules.partial_chain
+        verifier = self._verifiers.get(ends)
         if verifier is None:
-            verifier = self._verifiers[backend_ca.file] = Verifier(self._bundles[backend_ca.file])
-        key = (use.files, backend_ca.file)
+            bundle = self._bundles[backend_ca.file]
+            verifier = self._verifiers[ends] = Verifier(bundle, partial=ends[1])
+        key = (use.files, *ends)
         self._once(key, use.where, partial(lint_machine_issuer, use, pair, verifier))
 
     def lint_bundle(self, use: AuthorityUse, bundle: Certificates, now: datetime) -> ValidityPeriod:
         """Check the CAs of a file."""
-        key = ("bundle", use.file, bool(use.pool))
+        key = ("bundle", use.file, bool(use.pool), use.rules)
         self._once(key, use.where, partial(lint_bundle, use, bundle, now))
         if use.names_sent:
             self._once(("names", use.file), use.where, partial(lint_names, use, bundle))
         if key not in self._periods:
             usable = usable_cas(use, bundle, now)
-            self._periods[key] = period_of_cas(use.where, use.file, usable, now)
+            self._periods[key] = period_of_cas(
+                use.where, use.file, usable, now, partial=use.rules.partial_chain
+            )
         return replace(self._periods[key], where=use.where)
 
     def _once(

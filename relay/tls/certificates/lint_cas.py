@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from relay.config.values import MAX_CAS
 from relay.credentials import shown
 from relay.tls.certificates.certificate import Certificate, subject_of
-from relay.tls.certificates.configured import AuthorityUse
+from relay.tls.certificates.configured import AuthorityUse, ChainRules
 from relay.tls.certificates.extensions import NEEDED_EKU, ekus_of, is_ca, key_usage_of
 from relay.tls.certificates.findings import (
     REISSUE,
@@ -36,6 +37,7 @@ from relay.tls.certificates.openssl import (
     verify,
     weakness_of,
 )
+from relay.tls.certificates.strict import strict_failure
 from relay.tls.certificates.validity import is_valid, windows_of
 
 # RFC 8446, 4.2.4: at most 2^16 bytes for this list and the request's other extensions.
@@ -45,13 +47,13 @@ MAX_CA_NAMES_BYTES = 65_000
 class _Bundle:
     """The CAs of one file, verified by OpenSSL with all of them trusted."""
 
-    def __init__(self, certificates: Certificates) -> None:
+    def __init__(self, certificates: Certificates, rules: ChainRules) -> None:
         self.certificates = certificates
+        self.rules = rules
         self.issuers = Issuers(certificates)
-        self._default = Verifier(certificates)
-        self._strict = Verifier(certificates, strict=True)
+        self._verifier = Verifier(certificates, partial=rules.partial_chain)
 
-    def verify(self, certificate: Certificate, *, strict: bool = False) -> VerifyFailure | None:
+    def verify(self, certificate: Certificate) -> VerifyFailure | None:
         """Why OpenSSL would refuse a CA, ignoring dates; None if it accepts it.
 
         Several CAs may have the same name and key, for example after a renewal. In a
@@ -59,24 +61,43 @@ class _Bundle:
         another one than `certificate`, and then refuses `certificate`. In that case
         `certificate` is verified again without its namesakes.
         """
-        failure = (self._strict if strict else self._default).verify(certificate)
+        failure = self._verifier.verify(certificate)
         if failure is None or len(self.issuers.named(certificate.subject)) == 1:
             return failure
+        partial = self.rules.partial_chain
+        return verify(certificate, (), (certificate, *self._above(certificate)), partial=partial)
+
+    def verify_strictly(self, certificate: Certificate) -> VerifyFailure | None:
+        """Why strict verification would refuse what a CA issued."""
+        above = self._above(certificate)
+        return strict_failure(certificate, above, partial=self.rules.partial_chain)
+
+    def _above(self, certificate: Certificate) -> list[Certificate]:
         above = self.issuers.above((certificate,))
-        others = [each for each in above if each.subject != certificate.subject]
-        return verify(certificate, (), (certificate, *others), strict=strict)
+        return [each for each in above if each.subject != certificate.subject]
+
+    def depth(self, certificate: Certificate) -> int:
+        """The CAs of the shortest chain from this CA to a root; 1 without a limit."""
+        depth, level = 1, [certificate]
+        if self.rules.partial_chain or self.rules.max_chain_depth == MAX_CAS:
+            return depth
+        while depth <= self.rules.max_chain_depth and not any(map(is_self_signed, level)):
+            level = [above for each in level for above in self.issuers.of(each)]
+            depth += 1
+        return depth
 
 
 def lint_bundle(use: AuthorityUse, certificates: Certificates, now: datetime) -> Iterator[Finding]:
     """Check the CAs of one file. A CA without error or warning gets an INFO line."""
     role = Role.SERVER if use.pool else Role.CLIENT
-    bundle = _Bundle(certificates)
+    bundle = _Bundle(certificates, use.rules)
     out_of_date = {each: _date_errors(each, now) for each in certificates}
     faults = {each: list(_ca_faults(each, bundle, role)) for each in certificates}
     sound = [each for each in certificates if not faults[each]]
     # An old CA beside its successor must not prevent a start. If the only fault of some
     # CA is its dates, the file may become usable by itself: all findings are temporary.
-    served = any(is_valid(window, now) for window in windows_of(sound).values())
+    windows = windows_of(sound, partial=use.rules.partial_chain)
+    served = any(is_valid(window, now) for window in windows.values())
     level = Level.WARNING if served else Level.ERROR
     file = shown(use.file)
     for certificate in certificates:
@@ -110,7 +131,7 @@ def usable_cas(use: AuthorityUse, certificates: Certificates, now: datetime) -> 
     if all(not _date_errors(each, now) for each in certificates):
         return list(certificates)  # without date problems, other faults do not matter here
     role = Role.SERVER if use.pool else Role.CLIENT
-    bundle = _Bundle(certificates)
+    bundle = _Bundle(certificates, use.rules)
     return [each for each in certificates if not any(_ca_faults(each, bundle, role))]
 
 
@@ -131,13 +152,11 @@ def _lint_usable_ca(
     for _, what, _ in date_problems(certificate, now):
         yield finding(Level.WARNING, what, "add its successor to the file, and reload")
     if not is_ca(certificate):
-        what = (
-            "is not a CA certificate: it is self-signed,"
-            " so only the one peer that has it is trusted"
-        )
+        why = "it is self-signed" if is_self_signed(certificate) else "partial_chain is set"
+        what = f"is not a CA certificate: {why}, so only the one peer that has it is trusted"
         remedy = "give the path of the CA's file, unless you want to trust exactly this peer"
         yield finding(Level.WARNING, what, remedy)
-    elif strict := bundle.verify(certificate, strict=True):
+    elif not use.rules.strict_x509 and (strict := bundle.verify_strictly(certificate)):
         what = (
             "would be refused by strict verification (X509_STRICT):"
             f" {strict.text}{if_other(strict, certificate)}"
@@ -148,7 +167,8 @@ def _lint_usable_ca(
 def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterator[tuple[str, str]]:
     """Why no certificate of this CA would be accepted, ignoring dates."""
     issuer = quoted(certificate.issuer.rfc4514_string())
-    if not is_ca(certificate) and not is_self_signed(certificate):
+    alone = is_self_signed(certificate) or bundle.rules.partial_chain
+    if not is_ca(certificate) and not alone:
         usage = key_usage_of(certificate)
         lacking = (
             "its keyUsage lacks keyCertSign"
@@ -160,8 +180,9 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
         return
     ekus = ekus_of(certificate)
     if ekus is not None and NEEDED_EKU[role] not in ekus:
+        cannot = f"issue {role} certificates" if is_ca(certificate) else f"serve as a {role}"
         yield (
-            f"cannot issue {role} certificates: its extendedKeyUsage has only {', '.join(ekus)}",
+            f"cannot {cannot}: its extendedKeyUsage has only {', '.join(ekus)}",
             f"use the CA that issues the {role} certificates",
         )
     if (weakness := weakness_of(certificate)) and weakness.refused:
@@ -179,6 +200,18 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
             f"is an intermediate, and its issuer {issuer} is not in this file:"
             " OpenSSL accepts a chain only if it ends with a root"
         )
-        yield what, "append the root to the file"
+        yield (
+            what,
+            "append the root to the file, or set partial_chain = true to trust this CA without it",
+        )
     elif failure:
         yield f"is refused by OpenSSL: {failure.text}{if_other(failure, certificate)}", "replace it"
+    elif bundle.rules.strict_x509 and (strict := bundle.verify_strictly(certificate)):
+        what = f"is refused by strict_x509: {strict.text}{if_other(strict, certificate)}"
+        yield what, "reissue it, or remove strict_x509"
+    elif (depth := bundle.depth(certificate)) > bundle.rules.max_chain_depth:
+        what = (
+            f"the chains of certificates that it issued have {depth} CAs or more, and"
+            f" max_chain_depth is {bundle.rules.max_chain_depth}"
+        )
+        yield what, "raise max_chain_depth"

@@ -32,14 +32,14 @@ def period_of_pair(where: str, pair: KeyPair) -> ValidityPeriod:
 
 
 def period_of_cas(
-    where: str, file: Path, usable: Iterable[Certificate], now: datetime
+    where: str, file: Path, usable: Iterable[Certificate], now: datetime, *, partial: bool = False
 ) -> ValidityPeriod:
     """When at least one CA of a file is valid together with its issuers.
 
     It is the period that contains `now`. If no CA is valid now, it is the next period,
     or the last one if none follows.
     """
-    windows = list(windows_of(usable).values())
+    windows = list(windows_of(usable, partial=partial).values())
     if not windows:
         return ValidityPeriod(where)
     open_at = [each for each in windows if each.from_at <= each.until_at]
@@ -62,12 +62,14 @@ class Window(NamedTuple):
     last: Certificate
 
 
-def windows_of(cas: Iterable[Certificate]) -> dict[Certificate, Window]:
+def windows_of(cas: Iterable[Certificate], *, partial: bool = False) -> dict[Certificate, Window]:
     """The window of each CA of a file.
 
-    An intermediate is useless without its issuer.
+    An intermediate is useless without its issuer, unless chains may be `partial`.
     """
     found = {each: Window(_begin(each), _end(each), each, each) for each in cas}
+    if partial:
+        return found
     issuers = Issuers(found)
     above = {each: _above(each, issuers) for each in found}
     stale = deque(each for each in found if above[each])
