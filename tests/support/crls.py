@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from relay.tls.revocation.crl import RevocationList, entries_of, parse_list
 from relay.tls.revocation.fields import read_fields
 from relay.tls.revocation.revoked_set import RevokedSet, build, pack
 from relay.tls.revocation.selection import select
+from tests.support.odd import ECDSA_SHA256, extension, integer, oid, sequence, tlv
 from tests.support.programs import program
 
 HOLD, COMPROMISED, REMOVED = (
@@ -68,8 +70,8 @@ def make_crl(
         )
         if reason is not None:
             entry = entry.add_extension(x509.CRLReason(reason), critical=False)
-        for extension, critical in entry_extensions:
-            entry = entry.add_extension(extension, critical=critical)
+        for added, critical in entry_extensions:
+            entry = entry.add_extension(added, critical=critical)
         builder = builder.add_revoked_certificate(entry.build())
     key = signer or authority.key
     if number is not None:
@@ -81,8 +83,8 @@ def make_crl(
         builder = builder.add_extension(own, critical=False)
     if scope is not None:
         builder = builder.add_extension(issuing_point(**scope), critical=True)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical=critical)
+    for added, critical in extensions:
+        builder = builder.add_extension(added, critical=critical)
     if algorithm is None:
         algorithm = hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
@@ -194,3 +196,26 @@ def openssl_crl(
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, check=False, timeout=30, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def large_crl(authority: Authority, entries: int, *revoked: x509.Certificate, number: int) -> bytes:
+    """A list with so many random entries and these certificates, made in a second."""
+    now = datetime.now(UTC)
+    date = tlv(0x17, b"261126100000Z")
+    # A positive serial number of 16 bytes that does not start with zero bits alone.
+    random = os.urandom(15 * entries)
+    head = bytes((0x30, 2 + 16 + len(date), 2, 16, 0x55))
+    made = [head + random[at : at + 15] + date for at in range(0, 15 * entries, 15)]
+    made += [sequence(integer(each.serial_number), date) for each in revoked]
+    algorithm = sequence(oid(ECDSA_SHA256))
+    body = sequence(
+        integer(1),
+        algorithm,
+        authority.certificate.subject.public_bytes(),
+        *(tlv(0x17, f"{at:%y%m%d%H%M%SZ}".encode()) for at in (now, now + timedelta(days=7))),
+        sequence(*made),
+        tlv(0xA0, sequence(extension("2.5.29.20", integer(number)))),
+    )
+    assert isinstance(authority.key, ec.EllipticCurvePrivateKey)
+    signature = authority.key.sign(body, ec.ECDSA(hashes.SHA256()))
+    return sequence(body, algorithm, tlv(3, b"\0" + signature))

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from relay.core.untrusted import clip
 from relay.errors import Problem
-from relay.files import read_regular
+from relay.files import Files
 from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.certificates.der import SEQUENCE, DerError, Extension, dotted, inside
 from relay.tls.certificates.extension_values import KEY_USAGE, usages_in
@@ -83,10 +82,13 @@ class RevocationList:
         return f"{kind}{number} of {quoted(self.issuer.rfc4514_string())} in {self.source}"
 
 
-def read_lists(where: str, file: Path, problems: list[Problem]) -> list[RevocationList]:
+def read_lists(
+    where: str, file: Path, problems: list[Problem], files: Files
+) -> list[RevocationList]:
     """The lists of a PEM or DER file. Adds to `problems` what is wrong."""
     try:
-        data, _ = read_regular(file, MAX_LIST_BYTES)
+        data, _ = files.read(file, MAX_LIST_BYTES)
+        files.hand_on(file, MAX_LIST_BYTES, None)  # other processes get the revoked set
     except OSError as error:
         what = f"{file} cannot be read: {error.strerror}"
         remedy = "give the path of a revocation list that the user who starts the relay may read"
@@ -249,7 +251,8 @@ def _describe(data: bytes, blocks: list[Block]) -> str:
         return "it looks like an HTML page"
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         return "it is UTF-16 text"
-    return f"it starts with {clip(data[:20].decode('latin-1'))!r}"
+    # A few of its bytes would help, but a link may lead to a secret file.
+    return "it is neither DER nor PEM"
 
 
 def _unique(extensions: tuple[Extension, ...]) -> dict[bytes, bytes]:

@@ -48,7 +48,7 @@ def lint_lists(
 ) -> CheckedLists:
     """Check all lists. `accepted` has what the sets in use have, by their names."""
     checked = CheckedLists()
-    builder = SetBuilder(now.timestamp())
+    builder = SetBuilder(now.timestamp(), files)
     for name, trust_set in trust_sets_of(config).items():
         try:
             cas = load_authorities(trust_set.where, trust_set.cas, files)

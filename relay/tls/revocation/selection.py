@@ -32,6 +32,7 @@ class Accepted(NamedTuple):
 
     number: int | None
     this_update: float
+    name: str
 
 
 @dataclass(slots=True)
@@ -59,7 +60,8 @@ class _Group:
 def accepted_of(lists: Iterable[ListInfo]) -> dict[Key, Accepted]:
     """What a set in use has accepted."""
     return {
-        (each.issuer_key, each.scope): Accepted(each.number, each.this_update) for each in lists
+        (each.issuer_key, each.scope): Accepted(each.number, each.this_update, each.name)
+        for each in lists
     }
 
 
@@ -111,12 +113,12 @@ def _lost(
     accepted: Mapping[Key, Accepted],
 ) -> Iterator[CrlError]:
     """The CAs whose lists are all gone: their revocations would be forgotten."""
-    left = {issuer_key for issuer_key, _ in accepted} - {info.issuer_key for info, _ in lists}
-    for name, issuer_key in {(each.subject, key_id(each.spki)) for each in cas}:
+    left = {key_id(each.spki) for each in cas} - {info.issuer_key for info, _ in lists}
+    for (issuer_key, _), before in accepted.items():
         if issuer_key in left:
             yield CrlError(
-                f"the list of {quoted(name.rfc4514_string())} that is in use is gone",
-                "put it back; until then it stays in use",
+                f"{before.name} is in use, and no list has taken its place",
+                "put back the list of this CA",
             )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relay.errors import Problem
+from relay.files import Files
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.revocation.crl import RevocationList, entries_of, read_lists
 from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, build, pack
@@ -34,11 +35,12 @@ class BuiltSet:
 
 
 class SetBuilder:
-    """Builds sets at one time (Unix time)."""
+    """Builds sets at one time (Unix time), from these files."""
 
-    def __init__(self, now_at: float) -> None:
+    def __init__(self, now_at: float, files: Files) -> None:
         self._now_at = now_at
-        self._files: dict[Path, tuple[list[RevocationList], list[Problem]]] = {}
+        self._files = files
+        self._read_lists: dict[Path, tuple[list[RevocationList], list[Problem]]] = {}
         self._packed: dict[tuple[int, bytes], Packed] = {}
 
     def build(
@@ -77,10 +79,10 @@ class SetBuilder:
         return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
 
     def _read(self, file: Path) -> tuple[list[RevocationList], list[Problem]]:
-        if file not in self._files:
+        if file not in self._read_lists:
             problems: list[Problem] = []
-            self._files[file] = read_lists("", file, problems), problems
-        return self._files[file]
+            self._read_lists[file] = read_lists("", file, problems, self._files), problems
+        return self._read_lists[file]
 
     def _pack(self, crl: RevocationList, issuer_key: bytes) -> Packed:
         # The lists live as long as this object, so their ids are their own.

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority
+from relay.files import Files
 from relay.tls.revocation.crl import (
     check_date,
     entries_of,
@@ -60,7 +61,7 @@ def test_der_and_pem_are_read_alike():
         (b"\xef\xbb\xbf\n<html>", "it looks like an HTML page"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "named CERTIFICATE"),
         (b"\xff\xfe-\0-\0", "it is UTF-16 text"),
-        (b"no such host\n", "it starts with 'no such host"),
+        (b"no such host\n", "it is neither DER nor PEM"),
         (b"0", "ends in the middle of an element"),
         (b"0\x03\x02\x01\x05", "fields of a list in their order"),
         (b"-----BEGIN X509 CRL-----\nMIIB\n", "has no END line; the file was truncated"),
@@ -94,7 +95,7 @@ def test_a_huge_file_is_refused_without_reading_it(tmp_path):
     with file.open("wb") as stream:
         stream.truncate(200_000_000)
     problems = []
-    assert read_lists("here", file, problems) == []
+    assert read_lists("here", file, problems, Files()) == []
     assert "is larger than 64 MiB" in problems[0].what
 
 
@@ -102,7 +103,7 @@ def test_a_huge_file_is_refused_without_reading_it(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
     file = tmp_path if kind == "directory" else tmp_path / "none.crl"
     problems = []
-    assert read_lists("here", file, problems) == []
+    assert read_lists("here", file, problems, Files()) == []
     assert str(file) in problems[0].what
 
 

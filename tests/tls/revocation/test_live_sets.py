@@ -7,6 +7,7 @@ import pytest
 
 from relay.config.model import Crl
 from relay.demo.ca import Authority, to_pem
+from relay.files import Files
 from relay.shared.sealed_memory import SealedFile
 from relay.tls.certificates.pem import load_authorities
 from relay.tls.context_inputs import ContextInputs
@@ -42,7 +43,7 @@ def buffer_of(config, tmp_path, *lists):
         (tmp_path / f"{number}.crl").write_bytes(data)
     cas = load_authorities("", trust_set.cas)
     fetched = [tmp_path / f"{number}.crl" for number in range(len(lists))]
-    built = SetBuilder(2e9).build(replace(trust_set, files=()), cas, fetched)
+    built = SetBuilder(2e9, Files()).build(replace(trust_set, files=()), cas, fetched)
     assert built.errors == ()
     return name, built.buffer
 

@@ -1,0 +1,115 @@
+"""A relay whose clients are looked up in revocation lists from files."""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+import pytest
+
+from tests.support.client import context_of, talk
+from tests.support.crls import make_crl, to_pem
+from tests.support.gateway import Gateway
+from tests.support.tables import listener_table, pool_table, route_table
+
+LARGE = 200_000
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "ca.crl"
+
+
+@pytest.fixture
+def body(pki, echo, file):
+    return listener_table(route_table(pki, client_crl=[file])) + pool_table(pki, [echo.address])
+
+
+def serves(pki, gateway, files):
+    """Whether this client gets an answer."""
+    try:
+        return talk(pki, gateway.port(), context=context_of(pki, files)) == b"hello"
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
+def renew(gateway, file, data):
+    file.write_bytes(data)
+    return gateway.command("reload")
+
+
+def test_a_revoked_client_is_refused_with_the_list(start, pki, body, file):
+    revoked = pki.client_spiffe
+    file.write_bytes(to_pem(make_crl(pki.authority, [revoked.issued.certificate], number=17)))
+    gateway = start(body)
+    assert serves(pki, gateway, pki.client)
+    assert not serves(pki, gateway, revoked)
+    [line] = gateway.wait_for_access(reason="revoked")
+    words = f'revoked 2026-11-26, CRL 17 of "CN=Test CA" from {file}, next update '
+    assert words in line["detail"]
+
+
+def test_a_newer_list_takes_effect_with_a_reload(start, pki, body, file):
+    file.write_bytes(make_crl(pki.authority, number=1))
+    gateway = start(body)
+    assert serves(pki, gateway, pki.client)
+    newer = make_crl(pki.authority, [pki.client.issued.certificate], number=2)
+    assert renew(gateway, file, newer).returncode == 0
+    assert not serves(pki, gateway, pki.client)
+    assert serves(pki, gateway, pki.client_spiffe)
+
+
+@pytest.mark.parametrize("kind", ["older", "foreign", "forged", "page", "empty", "missing"])
+def test_a_bad_list_leaves_the_good_one_in_use(start, pki, body, file, kind):
+    revoked = pki.client.issued.certificate
+    file.write_bytes(make_crl(pki.authority, [revoked], number=5))
+    gateway = start(body)
+    bad = {
+        "older": make_crl(pki.authority, number=4),
+        "foreign": make_crl(pki.foreign_authority, number=9),
+        "forged": make_crl(pki.authority, number=9, signer=pki.foreign_authority.key),
+        "page": b"<!DOCTYPE html>",
+        "empty": b"",
+        "missing": b"",
+    }[kind]
+    file.write_bytes(bad)
+    if kind == "missing":
+        file.unlink()
+    done = gateway.command("reload")
+    assert done.returncode != 0
+    assert "ca.crl" in done.stderr
+    assert not serves(pki, gateway, pki.client)
+    assert serves(pki, gateway, pki.client_spiffe)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda pki: make_crl(pki.foreign_authority), 'the CA "CN=Test CA" has no list'),
+        (lambda _: b"<html>", "it looks like an HTML page"),
+        (lambda pki: make_crl(pki.authority, scope={"indirect_crl": True}), "indirect list"),
+    ],
+    ids=["foreign", "page", "indirect"],
+)
+def test_a_start_with_a_bad_list_is_refused(pki, body, file, make, words):
+    file.write_bytes(make(pki))
+    gateway = Gateway(body).launch()
+    try:
+        assert gateway.wait() == 78
+        checked = gateway.command("check")
+    finally:
+        gateway.close()
+    assert words in gateway.log() or words in checked.stdout
+    assert checked.returncode == 78
+    assert words in checked.stdout + checked.stderr
+
+
+def test_relay_check_shows_each_list(pki, body, file):
+    file.write_bytes(make_crl(pki.authority, [1, 2, 3], number=17))
+    gateway = Gateway(body)
+    try:
+        checked = gateway.command("check")
+    finally:
+        gateway.close()
+    assert checked.returncode == 0
+    assert re.search(r"CRL 17 of .*valid until .*revoked: 3", checked.stdout)
