@@ -14,18 +14,25 @@ import socket
 import ssl
 import time
 import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from relay import files as relay_files
 from relay.config.load import load_config
 from relay.shared.entities import Series, entities_of
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, UPDATE
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.snapshot import Snapshot
 from relay.shared.update_channel import UpdateSender
+from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
+from relay.tls.renewal import Renewal
+from relay.tls.revocation.lint_lists import lint_lists
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.worker.main import WorkerSpec, run_worker
 from tests.support.pki import BACKEND_NAME, Files, Pki
 from tests.support.scoreboard import open_scoreboards
@@ -132,7 +139,7 @@ class RunningWorker:
         self.messages_file = self.access_log.with_suffix(".messages")
         file = directory / "relay.toml"
         file.write_text(f'[log]\naccess = "{self.access_log}"\n{toml}')
-        config = load_config(file)
+        self.config = config = load_config(file)
         self.scoreboards = open_scoreboards() if beside is None else beside.scoreboards
         self.scoreboard = (
             self.scoreboards.begin(1, entities_of(config), 2)
@@ -146,7 +153,8 @@ class RunningWorker:
         if send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.port: int = listener.getsockname()[1]
-        generation = build_generation(config, 1)
+        revoked = {name: RevokedSet(data) for name, data in self._sets().items()}
+        generation = build_generation(config, 1, ContextInputs(revoked=revoked))
         read_fd, self._lifeline = os.pipe()
         garbage_fd, self._garbage_write = os.pipe()
         self._garbage_read = garbage_fd
@@ -198,16 +206,31 @@ class RunningWorker:
         self.cells = self.scoreboard.row(self.row)
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
 
-    def update(self, message: object) -> None:
+    def _sets(self) -> dict[str, bytes]:
+        """The sets of revoked certificates that the files of lists make now."""
+        return lint_lists(
+            self.config, datetime.now(UTC), relay_files.Files(), lambda _set: (), {}
+        ).sets
+
+    def renew_lists(self) -> None:
+        """Send the worker what the files of revocation lists contain now."""
+        sets = self._sets()
+        files = [SealedFile("test-set", data) for data in sets.values()]
+        indexes = {name: index for index, name in enumerate(sets)}
+        self.update(Renewal({}, revoked=indexes), [file.fd for file in files])
+        for file in files:
+            file.close()
+
+    def update(self, message: object, files: Sequence[int] = ()) -> None:
         """Send the worker an update, and wait until it has applied it."""
-        self.send_update(message)
+        self.send_update(message, files)
         wait_until(lambda: self.cells[UPDATE] == self._update, "the worker to apply an update")
 
-    def send_update(self, message: object) -> None:
+    def send_update(self, message: object, files: Sequence[int] = ()) -> None:
         """Send the worker an update."""
         self._update += 1
         data = SealedFile("test-update", pickle.dumps(message))
-        self.updates.send(self._update, data)
+        self.updates.send(self._update, data, files)
         data.close()
 
     def wait_until_it_drains(self) -> None:

@@ -1,10 +1,40 @@
+import mmap
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from relay.worker import inbound
 from tests.support.backend import TlsBackend, echo
 from tests.support.peer import Door, Peer, dial
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
+
+
+class Clock:
+    """What the workers take for `time`: the wall clock is `shift_s` later than it is.
+
+    Workers that are forked afterwards share the shift with the test.
+    """
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self._shift_s = memoryview(mmap.mmap(-1, 8)).cast("d")
+
+    def shift(self, shift_s: float) -> None:
+        self._shift_s[0] = shift_s
+
+    def time(self) -> float:
+        return time.time() + self._shift_s[0]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The wall clock by which workers judge a client's certificate."""
+    made = Clock()
+    monkeypatch.setattr(inbound, "time", made)
+    return made
 
 
 @pytest.fixture
@@ -18,14 +48,17 @@ def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
         sni="[]",
         route="",
         pool="",
+        client_ca=None,
+        backend_ca=None,
         files_limit=0,
         files_spare=0,
         memory_spare=0,
         worker=None,
     ):
         listener = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]'
-        routes = route_toml(pki, sni=sni, extra=route)
-        toml = f"{top}\n{listener}\n{routes}\n{pool_toml(pki, addresses, extra=pool)}"
+        routes = route_toml(replace(pki, ca=client_ca or pki.ca), sni=sni, extra=route)
+        pools = pool_toml(replace(pki, ca=backend_ca or pki.ca), addresses, extra=pool)
+        toml = f"{top}\n{listener}\n{routes}\n{pools}"
         running = RunningWorker(
             tmp_path,
             toml,

@@ -1,7 +1,5 @@
 """Which clients get a ticket to resume with."""
 
-import mmap
-import time
 from datetime import UTC, datetime, timedelta
 from ssl import SSLError, TLSVersion
 
@@ -9,35 +7,8 @@ import pytest
 
 from relay.demo.ca import LeafSpec
 from relay.tls.material import TICKET_LIFETIME_S
-from relay.worker import inbound
 from tests.support.pki import write
 from tests.support.worker import client_context, connect, receive
-
-
-class Clock:
-    """What the workers take for `time`: the wall clock is `shift_s` later than it is.
-
-    Workers that are forked afterwards share the shift with the test.
-    """
-
-    monotonic = staticmethod(time.monotonic)
-
-    def __init__(self) -> None:
-        self._shift_s = memoryview(mmap.mmap(-1, 8)).cast("d")
-
-    def shift(self, shift_s: float) -> None:
-        self._shift_s[0] = shift_s
-
-    def time(self) -> float:
-        return time.time() + self._shift_s[0]
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The wall clock by which workers judge a client's certificate."""
-    made = Clock()
-    monkeypatch.setattr(inbound, "time", made)
-    return made
 
 
 def valid_for(pki, directory, seconds):
