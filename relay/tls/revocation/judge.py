@@ -72,6 +72,10 @@ def why_revoked(
         return None
     if not chain:
         return _judge_leaf(side, who, trust.cas, policy, revoked, now_at)
+    if chain[-1].spki_sha256 not in trust.cas.key_ids:
+        # A list of the CA above it has it: with partial_chain the chain ends before.
+        detail = f'the CA "{chain[-1].subject}", where its chain ends, is revoked itself'
+        return Failure(_REASONS[side].revoked, detail)
     found = _judge(side, who, 0, chain[0].spki_sha256, policy, revoked, now_at)
     if isinstance(found, Failure):
         return found

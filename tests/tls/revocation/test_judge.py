@@ -13,9 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority, LeafSpec, _builder, _leaf_extensions, make_key, to_pem
 from relay.errors import Reason, Side
+from relay.tls.certificates.configured import ChainRules
+from relay.tls.explain import Failure
 from relay.tls.identity import Identity, _parse
 from relay.tls.revocation.crl import entries_of, parse_list
 from relay.tls.revocation.judge import why_revoked
+from relay.tls.revocation.revoked_cas import revoked_cas
 from relay.tls.revocation.revoked_set import RevokedSet, build, pack
 from relay.tls.revocation.selection import select
 from relay.tls.trust import CaTrust, ClientTrust, CrlPolicy
@@ -369,3 +372,22 @@ def test_a_resumption_below_an_unknown_ca_is_refused_with_its_name():
     assert found.detail == (
         'the CA that issued it, "CN=Issuing", is not trusted here, so no list covers it'
     )
+
+
+def test_a_chain_that_ends_at_a_revoked_intermediate_is_refused():
+    """With partial_chain, the root that revoked it is not in the chain."""
+    lists = (make_crl(ROOT, [ISSUING.certificate]), EMPTY)
+    case = Case(GOOD, lists, (ISSUING,), trusted=(ROOT, ISSUING))
+    cas = [parsed(each.certificate) for each in case.trusted]
+    revoked = set_of(case)
+    gone = revoked_cas(cas, revoked)
+    rules = ChainRules(partial_chain=True)
+    trust = ClientTrust(None, CaTrust.of([e for e in cas if e not in gone], {}, rules), case.policy)
+    chain = (identity(ISSUING.certificate),)
+    found = why_revoked(Side.INBOUND, identity(GOOD), chain, trust, revoked, time.time())
+    assert found == Failure(
+        Reason.REVOKED, 'the CA "CN=Issuing", where its chain ends, is revoked itself'
+    )
+    unrevoked = set_of(Case(GOOD, (EMPTY,), trusted=(ROOT, ISSUING)))
+    trust = ClientTrust(None, CaTrust.of(cas, {}, rules), case.policy)
+    assert why_revoked(Side.INBOUND, identity(GOOD), chain, trust, unrevoked, time.time()) is None
