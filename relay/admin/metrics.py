@@ -5,6 +5,7 @@ Never: writes the scoreboard; lets a counter go back.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Protocol
@@ -91,6 +92,7 @@ class RelayCollector(Collector):
             ),
             "relay_crl_last_success_timestamp_seconds": _instants(CRL_LAST_SUCCESS_S, snapshot),
             "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
+            **lists_in(facts, time.time()),
             "relay_worker_cpu_seconds_total": cpu_s,
             "relay_worker_resident_bytes": resident_bytes,
             "relay_build_info": [((facts["version"], facts["openssl"]), 1)],
@@ -216,6 +218,26 @@ def _certificates(facts: Facts) -> Rows:
         key = (certificate["file"], certificate["subject"])
         ends[key] = min(ends.get(key, certificate["not_after"]), certificate["not_after"])
     return list(ends.items())
+
+
+def lists_in(facts: Facts, now_at: float) -> dict[str, Rows]:
+    """The families of the revocation lists in use."""
+    labelled = [((one["issuer"], one["source"]), one) for one in facts["crls"]]
+    dated = [
+        (labels, until_at, one["grace_s"])
+        for labels, one in labelled
+        if (until_at := one["next_update"]) is not None
+    ]
+    return {
+        "relay_crl_next_update_timestamp_seconds": [
+            (labels, until_at) for labels, until_at, _ in dated
+        ],
+        "relay_crl_entries": [(labels, one["entries"]) for labels, one in labelled],
+        "relay_crl_in_grace": [
+            (labels, float(until_at < now_at <= until_at + grace_s))
+            for labels, until_at, grace_s in dated
+        ],
+    }
 
 
 def parse_metrics(text: str) -> dict[str, float]:

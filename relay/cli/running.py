@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
 from relay.cli.output import echo_rows
 
 if TYPE_CHECKING:
+    from relay.shared.messages import CrlFact
     from relay.shared.replies import SlotStatus, WorkerStatus
 
 SECTION = "Control the running relay"
@@ -57,10 +59,40 @@ def status(config_file: Path | None) -> int:
     for one in reply.get("disabled", ()):
         parent = f"{one['parent']}/" if one["parent"] else ""
         click.echo(f"{one['kind']} {parent}{one['name']} is disabled: {one['why']}")
+    for line in list_lines(reply.get("crls", ()), time.time()):
+        click.echo(line)
     for slot in reply["slots"]:
         if slot["parked"] or slot["next_start_in_s"] > 0:
             click.echo(_waiting_slot(slot))
     return EXIT_OK
+
+
+def list_lines(lists: Sequence[CrlFact], now_at: float) -> Iterator[str]:
+    """One line for all revocation lists, and one for each that has expired."""
+    if not lists:
+        return
+    revoked = sum(one["entries"] for one in lists)
+    ends = [at for one in lists if (at := one["next_update"]) is not None and at >= now_at]
+    due = f", next update {_instant(min(ends))}" if ends else ""
+    yield f"revocation lists: {len(lists)}, revoked certificates: {revoked}{due}"
+    for one in lists:
+        until_at = one["next_update"]
+        if until_at is not None and until_at < now_at:
+            in_grace = now_at <= until_at + one["grace_s"]
+            then = (
+                f"it counts until {_instant(until_at + one['grace_s'])}"
+                if in_grace
+                else "what it covers is refused"
+            )
+            number = "" if one["number"] is None else f" {one['number']}"
+            yield (
+                f'CRL{number} of "{one["issuer"]}" from {one["source"]} expired on'
+                f" {_instant(until_at)}: {then}"
+            )
+
+
+def _instant(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _shown(worker: WorkerStatus, column: str) -> str:

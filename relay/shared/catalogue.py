@@ -137,6 +137,27 @@ FAMILIES: dict[str, Family] = {
             source="admin",
         ),
         Family(
+            "relay_crl_next_update_timestamp_seconds",
+            "gauge",
+            "When the next revocation list of this CA is due and this one expires, Unix time.",
+            ("issuer", "source"),
+            source="admin",
+        ),
+        Family(
+            "relay_crl_entries",
+            "gauge",
+            "Revoked certificates on the revocation list.",
+            ("issuer", "source"),
+            source="admin",
+        ),
+        Family(
+            "relay_crl_in_grace",
+            "gauge",
+            "1 while the revocation list has expired and still counts, otherwise 0.",
+            ("issuer", "source"),
+            source="admin",
+        ),
+        Family(
             "relay_crl_fetch_total",
             "counter",
             f"Fetches of revocation lists ended, by result: {', '.join(CRL_FETCH_RESULTS)}.",

@@ -39,6 +39,21 @@ class DisabledFact(TypedDict):
     why: str
 
 
+class CrlFact(TypedDict):
+    """A revocation list in use. Instants are Unix seconds.
+
+    Without `next_update` it does not expire; otherwise it counts for `grace_s` more.
+    """
+
+    issuer: str
+    source: str
+    number: int | None
+    this_update: float
+    next_update: float | None
+    entries: int
+    grace_s: float
+
+
 class BackendFact(TypedDict):
     """A backend as configured."""
 
@@ -103,6 +118,7 @@ class RunningFacts(TypedDict):
     slots: int
     overrides: list[OverrideFact]
     disabled: list[DisabledFact]
+    crls: list[CrlFact]
 
 
 class Facts(ConfigFacts, RunningFacts):
@@ -123,6 +139,7 @@ def facts_of(published: Mapping[str, Any]) -> Facts:
         slots=0,
         overrides=[],
         disabled=[],
+        crls=[],
     )
     return cast("Facts", {**unpublished, **published})
 

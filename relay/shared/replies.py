@@ -12,6 +12,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from relay.shared.messages import (
     CheckedHealth,
+    CrlFact,
     DisabledFact,
     OverriddenSetting,
     OverrideFact,
@@ -74,6 +75,7 @@ class StatusReply(TypedDict):
     admin: str
     checker: ProcessStatus
     disabled: list[DisabledFact]
+    crls: list[CrlFact]
 
 
 class ReloadReply(TypedDict):

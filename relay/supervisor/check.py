@@ -68,7 +68,8 @@ def check_all(config: Config) -> CheckReport:
     now = datetime.now(UTC)
     files = Files()
     findings = lint(config, now, files) + lint_ciphers(config) + check_owners(config)
-    findings += lint_lists(config, now, files, partial(fetched_lists, config), {}).findings
+    lists = lint_lists(config, now, files, partial(fetched_lists, config), {})
+    findings += lists.findings + lists.dates
     problems: list[Problem] = []
     try:
         problems += access_log_problems(config, find_identity(config.relay))

@@ -117,12 +117,12 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     findings += checked.findings
     errors = [one for one in findings if one.level is Level.ERROR]
     problems = [as_problem(one) for one in errors if request.strict or not one.temporary]
+    if request.strict:
+        problems += [as_problem(one) for one in checked.dates if one.level is Level.ERROR]
     problems += access_log_problems(config, identity)
     password, password_problems = read_password(config)
     problems += password_problems
     warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
-    # The reason for a part that is disabled is logged elsewhere.
-    warnings += [as_problem(one) for one in checked.findings if one.temporary]
     answers = look_up_all(hosts_of(config), resolve)
     failed = failed_hosts(answers, request.known)
     if request.strict:
@@ -151,9 +151,9 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     )
 
 
-def fetched_lists(config: Config, trust_set: TrustSet) -> tuple[Path, ...]:
-    """Where the checker keeps the lists that it has fetched for a trust set."""
-    return tuple(cached_list(config.relay.state_dir, url) for url in trust_set.urls)
+def fetched_lists(config: Config, trust_set: TrustSet) -> dict[Path, str]:
+    """Where the checker keeps what it has fetched for a trust set, with the URLs."""
+    return {cached_list(config.relay.state_dir, url): url for url in trust_set.urls}
 
 
 def _config_of(request: PrepareRequest) -> Config:

@@ -18,6 +18,7 @@ from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
+from relay.supervisor.list_dates import ListDates
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.scoreboards import Scoreboards
 from relay.tls.raw import openssl_version
@@ -41,6 +42,7 @@ class Status:
     checker: CheckerProcess
     overrides: OverrideStore
     disabled: Disabled
+    lists: ListDates
     scoreboards: Scoreboards
     state: RelayState = RelayState.STARTING
     started_at: float = field(default_factory=time.time)
@@ -63,6 +65,7 @@ class Status:
             "admin": self.admin.address,
             "checker": {"pid": self.checker.pid},
             "disabled": self.disabled.facts(),
+            "crls": self.lists.facts(),
         }
 
     def publish(self) -> None:
@@ -80,6 +83,7 @@ class Status:
             "slots": prepared.slots,
             "overrides": self.overrides.facts(),
             "disabled": self.disabled.facts(),
+            "crls": self.lists.facts(),
         }
         self.scoreboards.publish(facts, prepared.description)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
+from datetime import timedelta
 
 import pytest
 
@@ -113,3 +115,35 @@ def test_relay_check_shows_each_list(pki, body, file):
         gateway.close()
     assert checked.returncode == 0
     assert re.search(r"CRL 17 of .*valid until .*revoked: 3", checked.stdout)
+
+
+def test_operators_see_which_lists_are_in_use(start, pki, echo, file, scrape):
+    table = {"files": [file], "expired": "grace", "grace_s": 86_400 * 3}
+    body = listener_table(route_table(pki, crl=table)) + pool_table(pki, [echo.address])
+    file.write_bytes(make_crl(pki.authority, [1, 2], number=17, age=timedelta(days=8)))
+    gateway = start(body)
+    assert serves(pki, gateway, pki.client), "the grace lasts for 3 days"
+    gateway.wait_for_log("CRL 17 of")
+    samples = scrape(gateway)
+    labels = f"{{issuer=CN=Test CA,source={file}}}"
+    assert samples[f"relay_crl_entries{labels}"] == 2
+    assert samples[f"relay_crl_in_grace{labels}"] == 1
+    ends_at = samples[f"relay_crl_next_update_timestamp_seconds{labels}"]
+    assert ends_at == pytest.approx(time.time() - 86_400, abs=60)
+    shown = gateway.command("status").stdout
+    assert "revocation lists: 1, revoked certificates: 2\n" in shown
+    assert f'CRL 17 of "CN=Test CA" from {file} expired on ' in shown
+    assert "it counts until" in shown
+
+
+def test_an_expired_list_refuses_its_clients_but_no_start(start, pki, echo, file):
+    bad = route_table(pki, sni=["other.example.com"])
+    good = route_table(pki, client_crl=[file])
+    file.write_bytes(make_crl(pki.authority, age=timedelta(days=8)))
+    gateway = start(listener_table(bad, good) + pool_table(pki, [echo.address]))
+    assert not serves(pki, gateway, pki.client)
+    gateway.wait_for_access(reason="crl_expired")
+    gateway.wait_for_log("what it covers is refused")
+    newer = make_crl(pki.authority, number=2)
+    assert renew(gateway, file, newer).returncode == 0
+    assert serves(pki, gateway, pki.client)

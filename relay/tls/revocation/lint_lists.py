@@ -27,15 +27,19 @@ from relay.tls.revocation.selection import Accepted, Key
 from relay.tls.revocation.set_builder import BuiltSet, SetBuilder
 from relay.tls.revocation.trust_sets import CrlUse, TrustSet, trust_sets_of
 
-Fetched = Callable[[TrustSet], Iterable[Path]]
-"""The files with fetched lists of a set, which need not exist."""
+Fetched = Callable[[TrustSet], Mapping[Path, str]]
+"""The files with fetched lists of a set, which need not exist, and their URLs."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedLists:
-    """The sets of a configuration by name, without those that have errors."""
+    """The sets of a configuration by name, without those that have errors.
+
+    `dates` are about lists, each once for each use: their dates change by themselves.
+    """
 
     findings: list[Finding] = field(default_factory=list)
+    dates: list[Finding] = field(default_factory=list)
     sets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
@@ -55,15 +59,14 @@ def lint_lists(
         except ConfigError:
             continue  # it has a finding of its own
         built = builder.build(trust_set, cas, fetched(trust_set), accepted.get(name))
-        checked.findings.extend(lint_set(trust_set, cas, built, now))
+        checked.findings.extend(lint_set(trust_set, cas, built))
         if not built.errors:
             checked.sets[name] = built.buffer
+            checked.dates.extend(_lint_dates(trust_set, built, now))
     return checked
 
 
-def lint_set(
-    trust_set: TrustSet, cas: Iterable[Certificate], built: BuiltSet, now: datetime
-) -> Iterator[Finding]:
+def lint_set(trust_set: TrustSet, cas: Iterable[Certificate], built: BuiltSet) -> Iterator[Finding]:
     """Check one set that was built."""
     yield from (_finding(Level.ERROR, problem) for problem in built.errors)
     yield from (_finding(Level.WARNING, problem) for problem in built.unused)
@@ -75,8 +78,6 @@ def lint_set(
     for use in trust_set.uses:
         for ca in _without_list(left, built.lists):
             yield _missing(trust_set, use, ca)
-        for info in built.lists:
-            yield from _lint_dates(use, info, now)
     for ca, entry in gone.items():
         what = f"is {entry.sentence}" if entry else "is below a CA that is revoked"
         yield Finding(
@@ -132,7 +133,13 @@ def _peers(use: CrlUse) -> str:
     return "the backends" if use.pool else "the clients"
 
 
-def _lint_dates(use: CrlUse, info: ListInfo, now: datetime) -> Iterator[Finding]:
+def _lint_dates(trust_set: TrustSet, built: BuiltSet, now: datetime) -> Iterator[Finding]:
+    for use in trust_set.uses:
+        for info in built.lists:
+            yield from _lint_date(use, info, now)
+
+
+def _lint_date(use: CrlUse, info: ListInfo, now: datetime) -> Iterator[Finding]:
     scope = f" ({info.scope})" if str(info.scope) else ""
     name = f"{info.name}{scope}"
     if info.next_update is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from relay.errors import Problem
 from relay.files import Files
@@ -19,6 +20,8 @@ from relay.tls.revocation.crl import RevocationList, entries_of, read_lists
 from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, build, pack
 from relay.tls.revocation.selection import Accepted, Key, select
 from relay.tls.revocation.trust_sets import TrustSet
+
+NONE: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,13 @@ class SetBuilder:
         self,
         trust_set: TrustSet,
         cas: Iterable[Certificate],
-        fetched: Iterable[Path] = (),
+        fetched: Mapping[Path, str] = NONE,
         accepted: Mapping[Key, Accepted] | None = None,
     ) -> BuiltSet:
         """Build a set.
 
         `fetched` are files with lists that may be missing or unusable: then they do not
-        count. `accepted` is what the set in use has.
+        count; the values are their URLs. `accepted` is what the set in use has.
         """
         use = trust_set.uses[0]
         errors: list[Problem] = []
@@ -65,9 +68,9 @@ class SetBuilder:
             lists += found
             where = f"{use.files_where}[{index}]"
             errors += [replace(problem, where=where) for problem in problems]
-        for file in fetched:
+        for file, url in fetched.items():
             if file.exists():
-                found, problems = self._read(file)
+                found, problems = self._read(file, url)
                 fetched_lists += found
                 unused += [replace(problem, where=use.where) for problem in problems]
         selection = select(
@@ -78,10 +81,13 @@ class SetBuilder:
         buffer = build([] if errors else selection.lists)
         return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
 
-    def _read(self, file: Path) -> tuple[list[RevocationList], list[Problem]]:
+    def _read(self, file: Path, url: str = "") -> tuple[list[RevocationList], list[Problem]]:
         if file not in self._read_lists:
             problems: list[Problem] = []
-            self._read_lists[file] = read_lists("", file, problems, self._files), problems
+            found = read_lists("", file, problems, self._files)
+            if url:
+                found = [replace(each, source=url) for each in found]
+            self._read_lists[file] = found, problems
         return self._read_lists[file]
 
     def _pack(self, crl: RevocationList, issuer_key: bytes) -> Packed:

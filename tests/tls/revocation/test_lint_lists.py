@@ -48,11 +48,11 @@ def check(pki, tmp_path):
             config,
             now or datetime.now(UTC),
             Files(),
-            lambda _set: names[len(lists) :],
+            lambda _set: {name: f"http://pki/{name.name}" for name in names[len(lists) :]},
             {name: accepted},
         )
         buffer = checked.sets.get(name)
-        return checked.findings, None if buffer is None else RevokedSet(buffer)
+        return checked.findings + checked.dates, None if buffer is None else RevokedSet(buffer)
 
     return run
 

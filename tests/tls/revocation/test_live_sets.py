@@ -42,7 +42,7 @@ def buffer_of(config, tmp_path, *lists):
     for number, data in enumerate(lists):
         (tmp_path / f"{number}.crl").write_bytes(data)
     cas = load_authorities("", trust_set.cas)
-    fetched = [tmp_path / f"{number}.crl" for number in range(len(lists))]
+    fetched = {tmp_path / f"{number}.crl": f"http://pki/{number}" for number in range(len(lists))}
     built = SetBuilder(2e9, Files()).build(replace(trust_set, files=()), cas, fetched)
     assert built.errors == ()
     return name, built.buffer
