@@ -73,7 +73,7 @@ class CaTrust:
             valid_until,
             keys,
             hashlib.sha256(together + repr(rules).encode()).digest(),
-            _issuers(keys),
+            issuers_in(keys),
             frozenset(key.key_id for several in keys.values() for key in several),
             rules.partial_chain or all(each.issuer.public_bytes() in keys for each in kept),
         )
@@ -96,7 +96,7 @@ class CaTrust:
         return tuple(key.key_id for key in named if not (key.identifier and identifier))
 
 
-def _issuers(keys: Mapping[bytes, tuple[CaKey, ...]]) -> Issuers:
+def issuers_in(keys: Mapping[bytes, tuple[CaKey, ...]]) -> Issuers:
     """The usual cases, for look-ups in handshakes."""
     found: Issuers = {}
     for name, named in keys.items():

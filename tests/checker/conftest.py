@@ -31,12 +31,23 @@ def check(generation):
     Fails if the check leaves a socket open.
     """
 
-    def run(address, *, endpoints=None, first=0, route=None, pool=None, settings=None, **health):
+    def run(
+        address,
+        *,
+        endpoints=None,
+        first=0,
+        route=None,
+        pool=None,
+        settings=None,
+        revoked=None,
+        **health,
+    ):
         made = generation([address], route=route, health={"timeout_s": 5, **health}, **(pool or {}))
         pool_settings, (target,) = (
             made.config.pool["main"].model_copy(update=settings or {}),
             made.targets["main"],
         )
+        target.revoked = revoked
         clockwork, results = Clockwork(), []
         BackendCheck(
             target,

@@ -6,9 +6,13 @@ import socket
 import ssl
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 
+from relay.errors import Reason
+from relay.remedies import REMEDIES
+from tests.support.crls import COMPROMISED, revoked_set
 from tests.support.gateway import wait_until
 from tests.support.http import answer, silent, status
 from tests.support.ports import held_port
@@ -51,6 +55,29 @@ def test_a_good_backend_passes(pki, check, make_backend, version):
     assert result.address == backend.address
     (peer,) = wait_until("the backend has seen us", lambda: backend.peers)
     assert peer["subject"] == ((("commonName", "relay machine"),),)
+
+
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_a_revoked_backend_fails(pki, check, make_backend, version):
+    certificate = pki.backend.issued.certificate
+    cases = {
+        "ok": revoked_set(pki.authority),
+        "backend_revoked": revoked_set(pki.authority, (certificate, COMPROMISED)),
+        "backend_crl_missing": None,
+        "backend_crl_expired": revoked_set(
+            pki.authority, age=timedelta(days=3), lasts=timedelta(days=1)
+        ),
+    }
+    backend = make_backend(version=version)
+    for reason, revoked in cases.items():
+        result = check(backend.address, pool={"backend_crl": ["a.crl"]}, revoked=revoked)
+        assert result.reason == reason
+        if reason == "backend_revoked":
+            assert result.detail.startswith(
+                'revoked 2026-11-26 (key compromise), CRL 1 of "CN=Test CA" from a.crl, next update'
+            )
+            assert "the backend's certificate: subject CN=backend" in result.detail
+            assert result.remedy == REMEDIES[Reason.BACKEND_REVOKED]
 
 
 def test_no_check_resumes_a_session(check, make_backend):

@@ -22,12 +22,13 @@ from relay.errors import Reason, Side
 from relay.tls.certificates.der import DerError
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity
-from relay.tls.revocation.distribution_points import uris_of
+from relay.tls.revocation.distribution_points import Scope, uris_of
 from relay.tls.revocation.revoked_set import ListInfo, RevokedSet
 from relay.tls.trust import CaTrust, CrlPolicy
 from relay.tls.verification import Chain
 
 FOREVER = float("inf")
+COMPLETE = Scope()
 _MOST_PASSED = 256
 
 
@@ -146,7 +147,7 @@ def _judge(
     expired = False
     for each in lists:
         scope = each.scope
-        if (scope.uris or scope.only) and not _covers(each, who):
+        if (scope.uris or scope.only) and not _covers(scope, who):
             continue
         until_at = FOREVER if each.next_update is None else each.next_update + policy.grace_s
         if now_at <= until_at:
@@ -157,15 +158,16 @@ def _judge(
     return FOREVER if policy.accepts_missing else _missing(side, who, depth, lists)
 
 
-def _covers(each: ListInfo, who: Identity) -> bool:
+def _covers(scope: Scope, who: Identity) -> bool:
+    """Whether a list with this scope, which is not complete, covers a certificate."""
     fields = who.for_lists
     if fields.is_ca is None:
         return False
     try:
-        uris = uris_of(fields.points) if each.scope.uris and fields.points else ()
+        uris = uris_of(fields.points) if scope.uris and fields.points else ()
     except DerError:
         uris = ()
-    return each.scope.covers(is_ca=fields.is_ca, uris=uris)
+    return scope.covers(is_ca=fields.is_ca, uris=uris)
 
 
 # Sentences.
@@ -205,7 +207,7 @@ def _missing(side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...])
 def _expired(
     side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...], now_at: float
 ) -> Failure:
-    covering = [each for each in lists if _covers(each, who) and each.next_update is not None]
+    covering = [each for each in lists if each.scope == COMPLETE or _covers(each.scope, who)]
     newest = max(covering, key=lambda each: each.next_update or 0.0)
     ended_at = newest.next_update or 0.0
     hours = int((now_at - ended_at) // 3600)
