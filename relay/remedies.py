@@ -101,7 +101,8 @@ _CLIENT = {
     ),
     Reason.WRONG_PURPOSE: (
         "the client's certificate, or a CA above it, is not for clients; reissue the one in"
-        " the detail with the usage it lacks"
+        " the detail with the usage it lacks, or see accept_server_certificates if it is for"
+        " servers"
     ),
     Reason.INVALID_CERTIFICATE: (
         "OpenSSL refused the client's certificate; reissue it without the fault in the detail"

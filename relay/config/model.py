@@ -147,6 +147,7 @@ class Route(_Section):
     crl: Crl | None = None
     allow: Allow = Allow()
     deny: Deny = Deny()
+    accept_server_certificates: bool = False
     partial_chain: bool = False
     strict_x509: bool = False
     max_chain_depth: ChainDepth = MAX_CAS

@@ -128,9 +128,12 @@ class AccessRules:
     allowed: Entries
     denied: Entries
     any_entry: bool
+    accept_servers: bool = False  # also those whose certificate is for servers only
 
     def allow(self, who: Identity) -> bool:
         """Whether the rules let this client in."""
+        if not (who.tls_use.for_clients or self.accept_servers):
+            return False
         return not self.any_entry or self._allow(who)
 
     def _allow(self, who: Identity) -> bool:
@@ -152,6 +155,8 @@ class AccessRules:
             why = "it does not say which key signed it, so deny.issuer cannot be judged"
         elif kind:
             why = f"it has a name that cannot be read, so deny.{kind} cannot be judged"
+        elif not (who.tls_use.for_clients or self.accept_servers):
+            why = "it is for servers only, and accept_server_certificates is not set"
         else:
             why = "no entry of allow matches"
         return f"{why}; {self._described(who)}"
@@ -172,11 +177,14 @@ class AccessRules:
         return "; ".join((*parts, f"SHA-256 {who.fingerprint}"))
 
 
-def compile_rules(allow: Allow, deny: Deny | None = None) -> AccessRules:
+def compile_rules(
+    allow: Allow, deny: Deny | None = None, *, accept_servers: bool = False
+) -> AccessRules:
     """Compile both tables of a route."""
     allowed = Entries.of(allow, wide=False)
     denied = Entries.of(deny or Deny(), wide=True)
-    return AccessRules(allowed, denied, any_entry=bool(allowed.kinds or denied.kinds))
+    any_entry = bool(allowed.kinds or denied.kinds)
+    return AccessRules(allowed, denied, any_entry, accept_servers)
 
 
 @lru_cache(maxsize=256)

@@ -152,7 +152,7 @@ def _inbound(
         callback = selector(tuple(name.encode("ascii") for name in protocols))
     checked = files.context_inputs.ciphers_checked
     revoked = files.revoked_by(route.client_ca, route.revocation)
-    rules = compile_rules(route.allow, route.deny)
+    rules = compile_rules(route.allow, route.deny, accept_servers=route.accept_server_certificates)
     trust = ClientTrust(rules, cas.trust(revoked), CrlPolicy.of(route.revocation))
     context = route_context(where, route, pair, cas, trust.cas, callback, ciphers_checked=checked)
     made = InboundRoute(

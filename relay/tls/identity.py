@@ -41,6 +41,7 @@ from relay.tls.certificates.names import (
     unix_time,
     values_of,
 )
+from relay.tls.certificates.purpose import ANY_USE, TlsUse, tls_use_of
 from relay.tls.certificates.revocation_fields import (
     NO_FIELDS,
     RevocationFields,
@@ -88,6 +89,7 @@ class Identity:
     """What a revocation list is compared with."""
     san_ip: tuple[bytes, ...] = ()
     san_email: tuple[str, ...] = ()
+    tls_use: TlsUse = ANY_USE
     unreadable: frozenset[str] = frozenset()
     """The keys of `allow` for which the certificate has a value that cannot be read."""
 
@@ -165,6 +167,7 @@ def _parse(certificate: Pointer, der: bytes, fingerprint: bytes) -> Identity:
         spki_sha256=hashlib.sha256(fields.spki).digest() if fields.spki else b"",
         unread=", ".join(filter(None, (unread, broken))),
         for_lists=revocation_fields(fields),
+        tls_use=tls_use_of(fields),
         san_ip=names.ip,
         san_email=names.email,
         unreadable=names.skipped | _unreadable(subject, unread),

@@ -34,6 +34,7 @@ from relay.tls.verification import (
     NO_TLS12_TICKETS_CALLBACK,
     SERVER_NAME_CALLBACK,
     VERIFY_CALLBACK,
+    VERIFY_EITHER_USE,
 )
 
 # The lifetime of a ticket. A ticket holds only the client's leaf, so on a resumed
@@ -74,7 +75,8 @@ def route_context(
     if not route.session_tickets:
         context.set_options(SSL.OP_NO_TICKET)
     context.set_session_id(hashlib.sha256(where.encode() + b"\0" + trust.digest).digest())
-    lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_CALLBACK)
+    verify = VERIFY_EITHER_USE if route.accept_server_certificates else VERIFY_CALLBACK
+    lib.SSL_CTX_set_verify(raw, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
     if route.send_ca_names:
         cas.ask_for(context)
     if alpn_callback != NULL:

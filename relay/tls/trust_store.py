@@ -36,6 +36,9 @@ class TrustedCas:
         partial = lib.X509_V_FLAG_PARTIAL_CHAIN if rules.partial_chain else 0
         strict = lib.X509_V_FLAG_X509_STRICT if rules.strict_x509 else 0
         lib.X509_STORE_set_flags(self._store, partial | strict)
+        if rules.accept_server_certificates:
+            # `tls.verification.VERIFY_EITHER_USE` checks the purpose instead.
+            lib.X509_STORE_set_purpose(self._store, lib.X509_PURPOSE_ANY)
         self._named: dict[Name, Certificate] = {}  # one certificate of each name
         self.certificates: tuple[Certificate, ...] = ()
         self._trust = CaTrust()

@@ -36,7 +36,8 @@ _CERT_REJECTED, _CERT_REVOKED = lib.X509_V_ERR_CERT_REJECTED, lib.X509_V_ERR_CER
 _REVOKED = frozenset((Reason.REVOKED, Reason.BACKEND_REVOKED))
 # X509_V_ERR_* of x509_vfy.h: INVALID_PURPOSE, INVALID_CA by its old and new number,
 # KEYUSAGE_NO_CERTSIGN.
-_PURPOSE_CODES = frozenset((26, 24, 79, 32))
+_INVALID_PURPOSE = 26
+_PURPOSE_CODES = frozenset((_INVALID_PURPOSE, 24, 79, 32))
 _ISSUER_UNKNOWN = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 _MAX_ANCHORS = 64
 _BAD_CERTIFICATE = 42  # RFC 8446, 6
@@ -119,6 +120,30 @@ def _remember_anchor(certificate: Pointer) -> Identity:
     return who
 
 
+def _on_verify_either_use(ok: int, store_context: Any) -> int:
+    """Like `_on_verify`, for a store that accepts any purpose.
+
+    The peer's certificate, and each CA above it, must be for TLS clients or servers.
+    """
+    if ok != 1:
+        return _on_verify(ok, store_context)
+    depth: int = lib.X509_STORE_CTX_get_error_depth(store_context)
+    who = identity_of(lib.X509_STORE_CTX_get_current_cert(store_context))
+    fault = who.tls_use.issuer_fault if depth else who.tls_use.leaf_fault
+    if not fault:
+        return _on_verify(ok, store_context)
+    lib.X509_STORE_CTX_set_error(store_context, _INVALID_PURPOSE)
+    _remember_refusal(store_context, depth)
+    if depth:
+        fault = _about_issuer(who.subject, depth, fault)
+    state.failure = Failure(Reason.WRONG_PURPOSE, fault)
+    return 0
+
+
+def _about_issuer(subject: str, depth: int, fault: str) -> str:
+    return f'its issuer "{subject}" (certificate {depth} of its chain) may not issue it: {fault}'
+
+
 def _remember_refusal(store_context: Any, depth: int) -> None:
     state.code = lib.X509_STORE_CTX_get_error(store_context)
     state.depth = depth
@@ -173,6 +198,9 @@ def _on_bug(_kind: Any, bug: BaseException, _traceback: Any) -> None:
 VERIFY_CALLBACK: Any = ffi.callback(
     "int(int, X509_STORE_CTX *)", _on_verify, error=0, onerror=_on_bug
 )
+VERIFY_EITHER_USE: Any = ffi.callback(
+    "int(int, X509_STORE_CTX *)", _on_verify_either_use, error=0, onerror=_on_bug
+)
 SERVER_NAME_CALLBACK: Any = ffi.callback(
     "int(SSL *, int *, void *)", _on_server_name, error=EXTENSION_REFUSED, onerror=_on_bug
 )
@@ -196,11 +224,7 @@ def explain_refusal(side: Side) -> Failure:
     if not fault:
         return found
     if issuer:
-        subject = subject_in(state.at_fault)
-        fault = (
-            f'its issuer "{subject}" (certificate {state.depth} of its chain)'
-            f" may not issue it: {fault}"
-        )
+        fault = _about_issuer(subject_in(state.at_fault), state.depth, fault)
     return Failure(found.reason, fault)
 
 

@@ -231,6 +231,16 @@ CASES = {
         ["listener.https.route[0].ciphers_tls12"],
         "has no effect",
     ),
+    "server certificates without an allow": (
+        (ROUTE, 'pool = "web"\naccept_server_certificates = true'),
+        ["listener.https.route[0].accept_server_certificates"],
+        "needs an allow",
+    ),
+    "server certificates with a deny alone": (
+        (ROUTE, 'pool = "web"\naccept_server_certificates = true\ndeny = {cn = ["a"]}'),
+        ["listener.https.route[0].accept_server_certificates"],
+        "needs an allow",
+    ),
     "a newest version before the oldest": (
         (ROUTE, 'pool = "web"\nmin_version = "TLSv1.3"\nmax_version = "TLSv1.2"'),
         ["listener.https.route[0].max_version"],
@@ -662,6 +672,7 @@ def test_a_feature_of_later_versions_is_refused(problems, old, new, where):
 
 
 NOT_SET = [
+    (ROUTE, 'pool = "web"\naccept_server_certificates = true\nallow = {san_dns = ["a.example"]}'),
     (
         ROUTE,
         (

@@ -63,6 +63,14 @@ def check_access(found: ProblemList, where: str, route: Route) -> None:
                 if fault:
                     found.add(f"{here}.{kind}[{index}]", f"{quoted(text)} {fault[0]}", fault[1])
     _contradictions(found, where, route)
+    allows = any(getattr(route.allow, kind) for kind in Allow.model_fields)
+    if route.accept_server_certificates and not allows:
+        found.add(
+            f"{where}.accept_server_certificates",
+            "needs an allow: public CAs issue certificates for servers to anybody",
+            "name the clients in allow, for example by san_dns, or remove it",
+            compared=[f"{where}.allow"],
+        )
 
 
 def _contradictions(found: ProblemList, where: str, route: Route) -> None:

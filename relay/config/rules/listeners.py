@@ -21,6 +21,7 @@ from relay.config.rules.tls_settings import FILE_REMEDIES, ROUTE_FILES, TLS_KEYS
 _MAX_ALPN_BYTES = 65_535
 _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "client_crl",
+    "accept_server_certificates",
     "allow",
     "deny",
     "crl",

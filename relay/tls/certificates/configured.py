@@ -29,11 +29,13 @@ class ChainRules(NamedTuple):
     partial_chain: bool = False
     strict_x509: bool = False
     max_chain_depth: int = MAX_CAS
+    accept_server_certificates: bool = False
 
     @classmethod
     def of(cls, settings: Route | Pool) -> ChainRules:
         """The rules of this route or pool."""
-        return cls(settings.partial_chain, settings.strict_x509, settings.max_chain_depth)
+        servers = isinstance(settings, Route) and settings.accept_server_certificates
+        return cls(settings.partial_chain, settings.strict_x509, settings.max_chain_depth, servers)
 
 
 DEFAULT_RULES = ChainRules()

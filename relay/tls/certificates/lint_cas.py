@@ -178,13 +178,16 @@ def _ca_faults(certificate: Certificate, bundle: _Bundle, role: Role) -> Iterato
         what = f"is not a CA certificate: {lacking}"
         yield what, f"replace it with the certificate of its issuer, {issuer}"
         return
+    needed = {NEEDED_EKU[role]}
+    if bundle.rules.accept_server_certificates:
+        needed |= set(NEEDED_EKU.values())
     ekus = ekus_of(certificate)
-    if ekus is not None and NEEDED_EKU[role] not in ekus:
+    if ekus is not None and needed.isdisjoint(ekus):
         cannot = f"issue {role} certificates" if is_ca(certificate) else f"serve as a {role}"
-        yield (
-            f"cannot {cannot}: its extendedKeyUsage has only {', '.join(ekus)}",
-            f"use the CA that issues the {role} certificates",
-        )
+        remedy = f"use the CA that issues the {role} certificates"
+        if role is Role.CLIENT and "serverAuth" in ekus:
+            remedy += ", or set accept_server_certificates = true and name the clients in allow"
+        yield f"cannot {cannot}: its extendedKeyUsage has only {', '.join(ekus)}", remedy
     if (weakness := weakness_of(certificate)) and weakness.refused:
         yield (
             weakness.what,

@@ -3,11 +3,15 @@
 OpenSSL has one error for all of them ("unsuitable certificate purpose"), but the
 operator needs to know which extension to change when reissuing the certificate.
 
-Never: decides whether a certificate is accepted (OpenSSL has already refused it), or
-raises because of what a peer sent.
+For a route with accept_server_certificates, OpenSSL does not look at the purpose, and
+`tls_use_of` decides: a certificate must be for TLS clients or for TLS servers.
+
+Never: raises because of what a peer sent; takes what it cannot read for permission.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from relay.core.untrusted import clip
 from relay.errors import Side
@@ -26,8 +30,74 @@ from relay.tls.certificates.names import attributes_of, render
 # Microsoft's and Netscape's "server gated crypto" count as serverAuth.
 _SERVER_USES = frozenset(("serverAuth", "1.3.6.1.4.1.311.10.3.3", "2.16.840.1.113730.4.1"))
 _CLIENT_USES = frozenset(("clientAuth",))
+_EITHER_USE = _CLIENT_USES | _SERVER_USES
 _MAX_USES = 8
+# The bits of nsCertType, and of keyUsage, that OpenSSL accepts (v3_purp.c).
+_NETSCAPE_LEAF, _NETSCAPE_CA = 0xC0, 0x04
+_SIGNING_USAGES = frozenset(("digitalSignature", "keyAgreement"))
+_PUBLIC_CAS = (
+    ": public CAs have issued certificates for servers only since 2026; use a CA of your own"
+    " for clients, or set accept_server_certificates = true, and name the clients in allow"
+)
+_OF_PURPOSE = frozenset((EXTENDED_KEY_USAGE, KEY_USAGE, NETSCAPE_TYPE))
 NAME_CHARACTERS = 128  # of one name in a message
+
+
+class TlsUse(NamedTuple):
+    """What a certificate may be used for in TLS.
+
+    The faults say why it may be neither a client's nor a server's: as a leaf, and as
+    the certificate of an issuer.
+    """
+
+    for_clients: bool = True
+    leaf_fault: str = ""
+    issuer_fault: str = ""
+
+
+ANY_USE = TlsUse()
+
+
+def tls_use_of(fields: Fields) -> TlsUse:
+    """Read it from the fields of a certificate that OpenSSL has verified."""
+    if fields.extensions is None:
+        fault = "its extensions cannot be read"
+        return TlsUse(for_clients=True, leaf_fault=fault, issuer_fault=fault)
+    if not any(each.oid in _OF_PURPOSE for each in fields.extensions):
+        return ANY_USE
+    try:
+        uses = _value(fields, EXTENDED_KEY_USAGE)
+        for_clients = uses is None or "clientAuth" in uses_in(uses)
+        either = _either_fault(fields)
+        return TlsUse(
+            for_clients,
+            either or _usage_fault(fields) or _netscape_bits_fault(fields, _NETSCAPE_LEAF),
+            either or _netscape_bits_fault(fields, _NETSCAPE_CA),
+        )
+    except DerError:
+        fault = "its usage extensions cannot be read"
+        return TlsUse(for_clients=True, leaf_fault=fault, issuer_fault=fault)
+
+
+def _either_fault(fields: Fields) -> str:
+    value = _value(fields, EXTENDED_KEY_USAGE)
+    if value is None or not _EITHER_USE.isdisjoint(uses := uses_in(value)):
+        return ""
+    return f"its extendedKeyUsage ({_shown(uses)}) lacks clientAuth and serverAuth"
+
+
+def _usage_fault(fields: Fields) -> str:
+    value = _value(fields, KEY_USAGE)
+    if value is None or not _SIGNING_USAGES.isdisjoint(found := usages_in(value)):
+        return ""
+    return f"its keyUsage ({', '.join(found) or 'empty'}) lacks digitalSignature"
+
+
+def _netscape_bits_fault(fields: Fields, accepted: int) -> str:
+    value = _value(fields, NETSCAPE_TYPE)
+    if value is None or (len(value) > 3 and value[3] & accepted):
+        return ""
+    return "its nsCertType forbids it; reissue it without this extension"
 
 
 def subject_in(der: bytes) -> str:
@@ -88,11 +158,14 @@ def _extended_fault(fields: Fields, side: Side) -> str:
     needed = _CLIENT_USES if side is Side.INBOUND else _SERVER_USES
     if not needed.isdisjoint(uses):
         return ""
-    shown = uses[:_MAX_USES]
-    if len(uses) > _MAX_USES:
-        shown.append("…")
-    lacks = "clientAuth" if side is Side.INBOUND else "serverAuth"
-    return f"its extendedKeyUsage ({', '.join(shown)}) lacks {lacks}"
+    if side is Side.OUTBOUND:
+        return f"its extendedKeyUsage ({_shown(uses)}) lacks serverAuth"
+    hint = _PUBLIC_CAS if "serverAuth" in uses else ""
+    return f"its extendedKeyUsage ({_shown(uses)}) lacks clientAuth{hint}"
+
+
+def _shown(uses: list[str]) -> str:
+    return ", ".join([*uses[:_MAX_USES], *(["…"] if len(uses) > _MAX_USES else [])])
 
 
 def _netscape_fault(fields: Fields) -> str:
