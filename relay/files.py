@@ -38,12 +38,16 @@ class Files:
             found = self._read[path, limit_bytes] = read_regular(path, limit_bytes)
         return found
 
-    def hand_on(self, path: Path, limit_bytes: int, data: bytes | None) -> None:
-        """Let `contents` have other bytes for a file that was read; None: leave it out.
+    def hand_on(self, path: Path, limit_bytes: int, data: bytes) -> None:
+        """Let `contents` have these bytes for a file that was read.
 
         `read` still gives the bytes on disk.
         """
         self._handed_on[path, limit_bytes] = data
+
+    def leave_out(self, path: Path, limit_bytes: int) -> None:
+        """Let `contents` lack a file, unless it is handed on for another use."""
+        self._handed_on.setdefault((path, limit_bytes), None)
 
     @property
     def contents(self) -> Contents:

@@ -62,6 +62,7 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.shared.update_channel import UpdateReceiver
+from relay.tls.after_fork import reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew
 
@@ -91,6 +92,7 @@ def is_needed(config: Config, entities: Entities) -> bool:
 def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
     """Check until asked to end. Returns the exit code of the process."""
     faulthandler.enable()
+    reload_provider_keys(spec.generation)
     confine_checker(spec.health_file.directory_fd)
     Checker(spec, resolve).run()
     return 0

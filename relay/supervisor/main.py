@@ -7,6 +7,7 @@ fatal.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from relay.config.load import load_config
@@ -16,6 +17,7 @@ from relay.logs import messages
 from relay.sandbox.confinement import hide_memory
 from relay.supervisor.signals import EarlySignals
 from relay.supervisor.supervisor import Supervisor, Work
+from relay.tls.certificates.provider_keys import leave_to_children
 from relay.worker.main import run_worker
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,11 @@ def run(
     is left open. Raises FatalError later.
     """
     hide_memory()
+    leave_to_children()
     early = EarlySignals()
     messages.setup(load_config(config_path).log.level, process="supervisor")
+    if openssl_conf := os.environ.get("OPENSSL_CONF"):
+        log.info("OpenSSL uses the settings in %s (OPENSSL_CONF)", openssl_conf)
     supervisor = Supervisor(config_path, work, rules, strict=strict)
     try:
         if early.hung_up:

@@ -8,22 +8,25 @@ Never: decides when (`relay.core.fleet_plan.plan` does).
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import relay
+from relay.errors import StartupError
 from relay.logs import messages
 from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
+from relay.tls.certificates.provider_keys import load_from_now_on
 
 EXIT_BUG = 70
 EXIT_CANNOT_START = 71
@@ -113,6 +116,7 @@ def _run_child(
         close_in_child()
         name_process(f"relay {name}")
         messages.name_process(log_name)
+        load_from_now_on()
         if identity is not None:
             become(identity)
         # At SIGABRT, a process that hangs prints its traceback.
@@ -120,6 +124,9 @@ def _run_child(
         code = work() or 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else EXIT_BUG
+    except StartupError as error:
+        code = EXIT_CANNOT_START
+        log.critical("%s ends: %s; %s", name, error.what, error.hint)
     except BaseException as error:
         if is_too_little_memory(error):
             code = EXIT_CANNOT_START
@@ -145,8 +152,10 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     for option, descriptor in descriptors.items():
         arguments += [option, str(descriptor)]
     package_root = str(Path(relay.__file__).resolve().parents[1])
+    # With it, Python's own OpenSSL would open the device that holds the private keys.
+    inherited = {name: value for name, value in os.environ.items() if name != "OPENSSL_CONF"}
     environment = {
-        **os.environ,
+        **inherited,
         "PYTHONPATH": os.pathsep.join(
             filter(None, (package_root, os.environ.get("PYTHONPATH", "")))
         ),
@@ -156,8 +165,7 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     if pid == 0:
         try:
             become(identity)
-            for descriptor in descriptors.values():
-                os.set_inheritable(descriptor, True)
+            _hand_over(descriptors.values())
             os.execve(sys.executable, arguments, environment)  # noqa: S606  no shell is wanted
         except OSError as error:
             # The usual cause is a virtual environment below /root.
@@ -172,6 +180,17 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
         finally:
             os._exit(EXIT_CANNOT_START)
     return pid
+
+
+def _hand_over(descriptors: Collection[int]) -> None:
+    """Let the next program inherit these descriptors and 0 to 2, and no others.
+
+    A library, such as a provider of OpenSSL, may have opened some for all programs.
+    """
+    for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 (names are enough)
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # the descriptor of this listing
+                os.set_inheritable(descriptor, descriptor in descriptors)
 
 
 def _fork_child() -> int:

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
@@ -124,7 +123,8 @@ def level_of(context: SSL.Context) -> int:
 def _weak_certificate() -> X509:
     """A certificate with RSA 1024: security level 1 accepts it and level 2 does not."""
     public = rsa.RSAPublicNumbers(65_537, (1 << 1023) | 1).public_key()
-    signer = ec.generate_private_key(ec.SECP256R1())
+    # An OPENSSL_CONF for a TPM may send ECDSA and RSA signatures there, but not these.
+    signer = ed25519.Ed25519PrivateKey.generate()
     name = x509.Name([])
     begin = datetime(2000, 1, 1, tzinfo=UTC)
     builder = (
@@ -135,7 +135,7 @@ def _weak_certificate() -> X509:
         .serial_number(1)
     )
     return X509.from_cryptography(
-        builder.not_valid_before(begin).not_valid_after(begin).sign(signer, hashes.SHA256())
+        builder.not_valid_before(begin).not_valid_after(begin).sign(signer, None)
     )
 
 

@@ -72,7 +72,7 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
     lib.ERR_clear_error()
     accepted = (
         lib.SSL_CTX_use_certificate(raw, pair.leaf.pointer) == 1
-        and lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1  # noqa: SLF001
+        and (pair.key is None or lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1)  # noqa: SLF001
         # A root is not sent: the peer has it or does not trust it, and its bytes would
         # cost every handshake.
         and all(
@@ -80,7 +80,7 @@ def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
             for issuer in pair.chain[1:]
             if issuer.issuer != issuer.subject
         )
-        and lib.SSL_CTX_check_private_key(raw) == 1
+        and (pair.key is None or lib.SSL_CTX_check_private_key(raw) == 1)
     )
     if not accepted:
         what = f"OpenSSL does not accept {pair.file}: {openssl_error_text()}"

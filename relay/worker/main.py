@@ -36,6 +36,7 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.shared.update_channel import UpdateReceiver
+from relay.tls.after_fork import reload_provider_keys
 from relay.tls.generation import Generation
 from relay.worker import driver, lingering_close
 from relay.worker.drain import Drain
@@ -78,6 +79,7 @@ def run_worker(spec: WorkerSpec) -> int:
     """Serve until asked to stop. Returns the exit code of the process."""
     # The supervisor sends ABRT to a worker that hangs: the traceback says where.
     faulthandler.enable()
+    reload_provider_keys(spec.generation)
     worker = _make_worker(spec)
     acceptors = [
         Acceptor(worker, Listener(name, spec.generation.routes[name]), sock, driver.start)

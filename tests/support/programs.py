@@ -78,9 +78,9 @@ def run(
     )
 
 
-def output_of(name: str, *arguments: str | Path) -> str:
+def output_of(name: str, *arguments: str | Path, env: dict[str, str] | None = None) -> str:
     """What a foreign program prints; fails the test when the program does."""
-    done = run(name, *arguments)
+    done = run(name, *arguments, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import relay
+from relay.supervisor.check import openssl_conf_findings
 from relay.tls.preload import OPENSSL_CONF
 
 # A separate process, as the settings are read once. It counts the tickets that a TLS
@@ -136,3 +137,14 @@ def test_a_process_with_openssl_loaded_is_told_so():
         ).returncode
         == 3
     )
+
+
+def test_check_tells_what_an_own_configuration_lacks(tmp_path):
+    own = tmp_path / "openssl.cnf"
+    assert list(openssl_conf_findings("")) == []
+    [missing] = openssl_conf_findings(str(own))
+    assert (missing.level, "cannot be read" in missing.what) == ("warning", True)
+    own.write_text("[default]\n")
+    [found] = openssl_conf_findings(str(own))
+    assert (found.level, "NumTickets = 1" in found.remedy) == ("info", True)
+    assert list(openssl_conf_findings(str(OPENSSL_CONF))) == []

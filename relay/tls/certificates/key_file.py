@@ -20,15 +20,21 @@ from relay.errors import Problem
 from relay.files import Files
 from relay.tls.certificates.keys import parse_key, plain_pem
 from relay.tls.certificates.passphrase import READ_BYTES, passphrase_key, read_passphrase
-from relay.tls.certificates.pem_blocks import Block, read_blocks, remedy_for
+from relay.tls.certificates.pem_blocks import Block, key_blocks, read_blocks, remedy_for
 from relay.tls.certificates.pem_file import MAX_FILE_BYTES, read_pem_file
+from relay.tls.certificates.provider_keys import REMEDY, ProviderKey, openssl_conf
 
 
 class LoadedKey(NamedTuple):
-    """A private key, and whether a passphrase protects its file."""
+    """A private key, None if a forked process will load it.
 
-    key: PKey
-    encrypted: bool
+    `encrypted`: a passphrase protects its file. `provider`: what loads it, if a
+    provider of OpenSSL does.
+    """
+
+    key: PKey | None
+    encrypted: bool = False
+    provider: ProviderKey | None = None
 
 
 def read_key(
@@ -52,7 +58,7 @@ def read_key(
         problems.append(Problem(where, what, remedy))
 
     blocks = read_blocks(data)
-    keys = [block for block in blocks if block.label.endswith("PRIVATE KEY")]
+    keys = key_blocks(blocks)
     if not keys:
         remedy = (
             "set private_key (in a pool: machine_key), or append the key to the certificate file"
@@ -66,6 +72,8 @@ def read_key(
         problem(what, "keep only the key that belongs to the certificate")
         return None
     [block] = keys
+    if block.for_provider and not block.fault:
+        return _load_by_provider(where, file, block, passphrase_file, problems, files)
     if block.encrypted and not block.fault:
         key = _decrypt(where, file, block, passphrase_file, problems, files)
         if key is None:
@@ -76,7 +84,7 @@ def read_key(
     try:
         if block.fault:
             raise ValueError(block.fault)
-        return LoadedKey(parse_key(block.text), encrypted=False)
+        return LoadedKey(parse_key(block.text))
     except ValueError as error:
         problem(
             f"the private key in {shown(file)} cannot be parsed: {clip(str(error), 200)}",
@@ -102,7 +110,7 @@ def _decrypt(
         problems.append(Problem(where, what, remedy))
         return None
     passphrase = read_passphrase(where, passphrase_file, problems, files)
-    files.hand_on(passphrase_file, READ_BYTES, None)
+    files.leave_out(passphrase_file, READ_BYTES)
     if passphrase is None:
         return None
     try:
@@ -117,4 +125,32 @@ def _decrypt(
         if lines > 1:
             remedy += f"; the file has {lines} lines, and the relay takes them as one passphrase"
         problems.append(Problem(passphrase_key(where), what, remedy))
+        return None
+
+
+def _load_by_provider(
+    where: str,
+    file: Path,
+    block: Block,
+    passphrase_file: Path | None,
+    problems: list[Problem],
+    files: Files,
+) -> LoadedKey | None:
+    passphrase: bytes | None = b""
+    if passphrase_file is not None:
+        passphrase = read_passphrase(where, passphrase_file, problems, files)
+        if passphrase is not None:
+            # The relay's processes load the key again.
+            files.hand_on(passphrase_file, READ_BYTES, files.read(passphrase_file, READ_BYTES)[0])
+    if passphrase is None:
+        return None
+    provider = ProviderKey(block.text, passphrase)
+    try:
+        return LoadedKey(provider.load(), provider=provider)
+    except ValueError as error:
+        what = (
+            f'the "{block.label}" in {shown(file)} is a key of an OpenSSL provider, and OpenSSL'
+            f" cannot load it: {clip(str(error), 200)} (OPENSSL_CONF is {openssl_conf()})"
+        )
+        problems.append(Problem(where, what, REMEDY))
         return None

@@ -76,7 +76,7 @@ def lint_key_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) ->
 
 def lint_passphrase(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
     """Report a passphrase that the key does not need."""
-    if use.files.passphrase is not None and not pair.encrypted:
+    if use.files.passphrase is not None and not pair.encrypted and pair.provider is None:
         what = f"has no effect: the private key in {shown(use.files.private_key)} is not encrypted"
         remedy = "remove key_passphrase_file, or encrypt the key with: openssl pkey -aes256"
         yield Finding(Level.WARNING, "", "", what, remedy, passphrase_key(use.where))

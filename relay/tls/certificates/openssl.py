@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from OpenSSL import SSL
 
 from relay.tls.certificates.certificate import Certificate, Name, names_issuer
@@ -188,8 +188,10 @@ def issued_by(certificate: Certificate, issuer: Certificate) -> bool:
             below.verify_directly_issued_by(above)
         except InvalidSignature:
             return False
-        except (TypeError, ValueError, UnsupportedAlgorithm):
-            pass  # cryptography refuses old signatures such as SHA-1; OpenSSL verifies them
+        except (TypeError, ValueError, UnsupportedAlgorithm, InternalError):
+            # cryptography refuses old signatures such as SHA-1. It has an InternalError
+            # if OPENSSL_CONF prefers the signatures of a TPM. OpenSSL verifies both.
+            lib.ERR_clear_error()
         else:
             return True
     verifier = Verifier((issuer,), partial=True)

@@ -23,6 +23,7 @@ from relay.tls.certificates.key_file import read_key
 from relay.tls.certificates.keys import key_matches
 from relay.tls.certificates.pem_blocks import Block, read_blocks, remedy_for
 from relay.tls.certificates.pem_file import read_pem_file
+from relay.tls.certificates.provider_keys import ProviderKey
 
 _ORDER = "put the leaf first, then its issuer, and so on"
 _CERTIFICATES, _TRUSTED = frozenset(("CERTIFICATE", "X509 CERTIFICATE")), "TRUSTED CERTIFICATE"
@@ -36,13 +37,15 @@ class KeyPair:
 
     `file` is the certificate's, as messages name it. `chain[0]` is the leaf that `key`
     belongs to. The rest is sent after it, in the file's order. `encrypted`: a
-    passphrase protects the key's file.
+    passphrase protects the key's file. `provider`: what loads the key, if a provider of
+    OpenSSL does; then `key` is None in the supervisor.
     """
 
     file: str
     chain: tuple[Certificate, ...]
-    key: PKey = field(repr=False)
+    key: PKey | None = field(repr=False)
     encrypted: bool = False
+    provider: ProviderKey | None = None
 
     @property
     def leaf(self) -> Certificate:
@@ -65,11 +68,12 @@ def load_key_pair(
     files = files or Files()
     chain = tuple(read_certificates(where, certificate, problems, files))
     loaded = read_key(where, private_key, certificate, passphrase_file, problems, files)
-    if chain and loaded is not None:
-        problems += _mismatch(where, certificate, private_key, chain, loaded.key)
+    if chain and loaded is not None and loaded.key is not None:
+        mismatch = _mismatch(where, certificate, private_key, chain, loaded.key)
+        problems += map(_of_device, mismatch) if loaded.provider else mismatch
     if problems or loaded is None:
         raise ConfigError(problems)
-    return KeyPair(shown(certificate), chain, loaded.key, loaded.encrypted)
+    return KeyPair(shown(certificate), chain, *loaded)
 
 
 def load_authorities(where: str, file: Path, files: Files | None = None) -> tuple[Certificate, ...]:
@@ -130,6 +134,14 @@ def _subject_in(der: bytes) -> str:
         return f' ("{Name(read_certificate(der).subject).rfc4514_string()}")'
     except DerError:
         return ""
+
+
+def _of_device(mismatch: Problem) -> Problem:
+    remedy = (
+        f"{mismatch.remedy}; the device must also show the key's public half: in a PKCS#11 token,"
+        " give both the same id"
+    )
+    return Problem(mismatch.where, mismatch.what, remedy)
 
 
 def _mismatch(

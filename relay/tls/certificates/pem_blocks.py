@@ -13,7 +13,8 @@ import binascii
 import re
 from typing import NamedTuple
 
-_LINE = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,40})-----")
+# RFC 7468, section 3: a label has any printable characters but hyphens.
+_LINE = re.compile(rb"-----(BEGIN|END) ([ -,.-~]{1,64})-----")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\s]{100,}")
 _PKCS7 = bytes.fromhex("06092a864886f70d0107")
 
@@ -35,6 +36,36 @@ _REMEDY_BY_LABEL = {
 }
 
 
+# Labels whose private key is in the file, and known labels of other things. Any other
+# label is for a provider of OpenSSL, such as "TSS2 PRIVATE KEY".
+_KEY_LABELS = frozenset(
+    (
+        "PRIVATE KEY",
+        "ENCRYPTED PRIVATE KEY",
+        "RSA PRIVATE KEY",
+        "EC PRIVATE KEY",
+        "DSA PRIVATE KEY",
+        "OPENSSH PRIVATE KEY",
+    )
+)
+_OTHER_LABELS = _REMEDY_BY_LABEL.keys() | {
+    "CERTIFICATE",
+    "X509 CERTIFICATE",
+    "ATTRIBUTE CERTIFICATE",
+    "RSA PUBLIC KEY",
+    "DSA PUBLIC KEY",
+    "EC PARAMETERS",
+    "DSA PARAMETERS",
+    "DH PARAMETERS",
+    "X9.42 DH PARAMETERS",
+    "PARAMETERS",
+    "SSL SESSION PARAMETERS",
+    "OPENSSH PUBLIC KEY",
+    "PGP PUBLIC KEY BLOCK",
+    "PGP PRIVATE KEY BLOCK",
+}
+
+
 class Block(NamedTuple):
     """One block: `data` is the decoded base64; `fault` says why there is none."""
 
@@ -42,6 +73,11 @@ class Block(NamedTuple):
     data: bytes
     fault: str
     text: bytes  # the block as PEM, with plain line ends
+
+    @property
+    def for_provider(self) -> bool:
+        """Whether only a provider of OpenSSL can make a key of it."""
+        return self.label not in _KEY_LABELS and self.label not in _OTHER_LABELS
 
     @property
     def encrypted(self) -> bool:
@@ -71,6 +107,12 @@ def read_blocks(data: bytes) -> list[Block]:
     if start >= 0:
         found.append(_damaged(label, "has no END line; the file was truncated"))
     return found
+
+
+def key_blocks(blocks: list[Block]) -> list[Block]:
+    """The private keys of a file, or else what a provider may make a key of."""
+    keys = [block for block in blocks if block.label.endswith("PRIVATE KEY")]
+    return keys or [block for block in blocks if block.for_provider]
 
 
 def _damaged(label: str, fault: str) -> Block:

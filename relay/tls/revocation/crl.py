@@ -88,7 +88,7 @@ def read_lists(
     """The lists of a PEM or DER file. Adds to `problems` what is wrong."""
     try:
         data, _ = files.read(file, MAX_LIST_BYTES)
-        files.hand_on(file, MAX_LIST_BYTES, None)  # other processes get the revoked set
+        files.leave_out(file, MAX_LIST_BYTES)  # other processes get the revoked set
     except OSError as error:
         what = f"{file} cannot be read: {error.strerror}"
         remedy = "give the path of a revocation list that the user who starts the relay may read"

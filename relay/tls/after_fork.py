@@ -1,0 +1,59 @@
+"""Loads the keys of OpenSSL's providers, in each process that uses them.
+
+The supervisor builds the contexts of their certificates without a key. See
+`relay.tls.certificates.provider_keys`.
+
+Never: does anything about keys that are in files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from relay.errors import StartupError
+from relay.tls.certificates.pem import KeyPair
+from relay.tls.certificates.provider_keys import REMEDY
+from relay.tls.generation import Generation
+from relay.tls.material import backend_context, route_context
+
+
+def reload_provider_keys(generation: Generation) -> None:
+    """Build the contexts with keys of a device, in this forked process.
+
+    Raises StartupError.
+    """
+    for listener in generation.config.listener:
+        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+            if live.pair.provider is not None:
+                live.pair = _reloaded(live.where, live.pair)
+                live.material = route_context(
+                    live.where,
+                    route,
+                    live.pair,
+                    live.cas,
+                    live.trust.cas,
+                    live.alpn_callback,
+                    ciphers_checked=True,
+                )
+    for name, pool in generation.config.pool.items():
+        for target in generation.targets[name]:
+            if target.pair.provider is not None:
+                target.pair = _reloaded(target.where, target.pair)
+                target.context = backend_context(
+                    target.where,
+                    pool,
+                    target.index,
+                    target.name,
+                    target.pair,
+                    target.cas,
+                    ciphers_checked=True,
+                )
+
+
+def _reloaded(where: str, pair: KeyPair) -> KeyPair:
+    assert pair.provider is not None  # noqa: S101  for mypy
+    try:
+        return replace(pair, key=pair.provider.load())
+    except ValueError as error:
+        what = f"{where}: this process cannot load the private key of {pair.file}: {error}"
+        raise StartupError(what, REMEDY) from None

@@ -1,0 +1,55 @@
+"""A relay whose keys never leave a token: a provider of OpenSSL signs with them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from relay.demo.ca import LeafSpec
+from tests.support.client import talk
+from tests.support.gateway import wait_until
+from tests.support.pki import GATEWAY_NAMES
+from tests.support.tables import listener_table, pool_table, route_table
+from tests.support.token import needs_token, software_token
+
+pytestmark = needs_token
+
+GATEWAY = LeafSpec("gateway", dns=GATEWAY_NAMES, purposes=("server",))
+
+
+@pytest.fixture
+def token():
+    with software_token() as found:
+        yield found
+
+
+def body_of(pki, echo, token, files, machine=None, **pool):
+    route = route_table(pki, files=files, key_passphrase_file=token.pin_file)
+    if machine is None:
+        return listener_table(route) + pool_table(pki, [echo.address])
+    return listener_table(route) + pool_table(
+        pki, [echo.address], files=machine, key_passphrase_file=token.pin_file, **pool
+    )
+
+
+def test_keys_of_a_token_serve_clients_and_backends(start, pki, echo, token):
+    """Also after a reload, and after a worker was killed."""
+    gateway_files = token.issue(pki.authority, GATEWAY)
+    machine = token.issue(pki.authority, LeafSpec("machine", purposes=("client",)))
+    health = {"interval_s": 0.2, "timeout_s": 5}
+    body = body_of(pki, echo, token, gateway_files, machine, health=health)
+    gateway = start(body, env=token.environment)
+    for _ in range(20):
+        assert talk(pki, gateway.port()) == b"hello"
+    gateway.write(body, timeouts={"idle_s": 299})
+    done = gateway.command("reload")
+    assert done.returncode == 0, done
+    for _ in range(20):
+        assert talk(pki, gateway.port()) == b"hello"
+    old = gateway.workers()
+    os.kill(old[0], 9)
+    wait_until("another worker serves", lambda: gateway.workers()[0] != old[0], detail=gateway.log)
+    for _ in range(20):
+        assert talk(pki, gateway.port()) == b"hello"
+    assert "open sesame" not in gateway.log()
