@@ -44,6 +44,14 @@ class Reason(FastStrEnum):
     GENERATION_ENDED = "generation_ended"
     INBOUND_RESET = "inbound_reset"
     OUTBOUND_RESET = "outbound_reset"
+    # The relay judged the session again, or an operator ended it.
+    REVOKED_DURING_SESSION = "revoked_during_session"
+    NOT_ALLOWED_DURING_SESSION = "not_allowed_during_session"
+    EXPIRED_DURING_SESSION = "expired_during_session"
+    BACKEND_REVOKED_DURING_SESSION = "backend_revoked_during_session"
+    BACKEND_NOT_TRUSTED_DURING_SESSION = "backend_not_trusted_during_session"
+    BACKEND_EXPIRED_DURING_SESSION = "backend_expired_during_session"
+    KICKED = "kicked"
 
     # The first bytes.
     HELLO_TIMEOUT = "hello_timeout"

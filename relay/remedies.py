@@ -40,6 +40,37 @@ _ENDED = {
     Reason.OUTBOUND_RESET: "the backend reset the connection; see the backend's log",
 }
 
+_JUDGED_AGAIN = {
+    Reason.REVOKED_DURING_SESSION: (
+        "the client's certificate, or a CA above it, was revoked while its session was open;"
+        " issue a new certificate if this client is wanted"
+    ),
+    Reason.NOT_ALLOWED_DURING_SESSION: (
+        "the route's client_ca, allow or deny was changed while the session was open, and no"
+        " longer admits this client; see the detail, and undo the change if the client is wanted"
+    ),
+    Reason.EXPIRED_DURING_SESSION: (
+        "the client's certificate, or a CA above it, expired while the session was open; renew"
+        ' it in time, or set at_expiry = "finish" or expiry_grace_s in the route'
+    ),
+    Reason.BACKEND_REVOKED_DURING_SESSION: (
+        "the backend's certificate, or a CA above it, was revoked while the session was open;"
+        " give the backend a new certificate"
+    ),
+    Reason.BACKEND_NOT_TRUSTED_DURING_SESSION: (
+        "the pool's backend_ca was changed while the session was open, and the backend's"
+        " certificate no longer leads to one of its CAs; renew the certificate, or add its CA"
+    ),
+    Reason.BACKEND_EXPIRED_DURING_SESSION: (
+        "the backend's certificate, or a CA above it, expired while the session was open; renew"
+        ' it in time, or set at_expiry = "finish" or expiry_grace_s in the pool'
+    ),
+    Reason.KICKED: (
+        "an operator ended the client's sessions with relay kick and keeps it out for a time;"
+        " see who and why in the detail; let the client in again with: relay kick --undo"
+    ),
+}
+
 _FIRST_BYTES = {
     Reason.HELLO_TIMEOUT: (
         "the client connected but sent no complete ClientHello within timeouts.hello_s;"
@@ -213,6 +244,7 @@ _RELAY = {
 
 REMEDIES: dict[Reason, str] = {
     **_ENDED,
+    **_JUDGED_AGAIN,
     **_FIRST_BYTES,
     **_CLIENT,
     **_CLIENT_ALERTS,

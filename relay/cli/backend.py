@@ -5,8 +5,6 @@ Never: changes anything itself. The supervisor does, and keeps it across restart
 
 from __future__ import annotations
 
-import getpass
-import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.cli.client import ask_relay, config_option, exit_codes
+from relay.cli.client import ask_relay, config_option, exit_codes, user_name
+from relay.cli.durations import Duration
 from relay.cli.help import EXIT_USAGE, Group
 from relay.cli.output import echo_rows, say
 from relay.core.overrides import MAX_WEIGHT
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from relay.shared.messages import OverriddenSetting
     from relay.shared.replies import BackendReply, PoolReply
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 1}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
 _COLUMNS = (
     "backend",
     "address",
@@ -40,21 +37,6 @@ _COLUMNS = (
 
 
 # click.ParamType is generic only in new versions of click.
-class _Duration(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Seconds of "90", "90s", "10m", "2h" or "1d"."""
-        match = _DURATION.fullmatch(str(value))
-        if match is None or float(match[1]) == 0:
-            self.fail(
-                f"{value!r} is not a duration; write for example 90s, 10m, 2h or 1d", param, ctx
-            )
-        return float(match[1]) * _UNITS_S[match[2]]
-
-
 class _BackendKey(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "pool/backend"
 
@@ -76,7 +58,7 @@ _key = click.argument("key", type=_BackendKey(), metavar="POOL/BACKEND")
 _for = click.option(
     "--for",
     "duration_s",
-    type=_Duration(),
+    type=Duration(),
     metavar="TIME",
     help="Undo the change after this time: 90s, 10m, 2h, 1d. Default: never.",
 )
@@ -150,19 +132,12 @@ def _until(until_at: float | None) -> str:
 
 def _change(config_file: Path | None, key: tuple[str, str], **wanted: Any) -> int:
     pool, name = key
-    by = f"{_user()} (relay backend)"
+    by = f"{user_name()} (relay backend)"
     reply = ask_relay(config_file, "override", pool=pool, backend=name, by=by, **wanted)
     click.echo(f"{pool}/{name}: {reply['now']}")
     if "warning" in reply:
         say(reply["warning"])
     return 0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _example(command: str, more: str = " --for 10m") -> dict[str, Any]:

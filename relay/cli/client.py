@@ -5,6 +5,7 @@ Never: imports OpenSSL.
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,6 +18,8 @@ from relay.errors import ControlError
 if TYPE_CHECKING:
     from relay.shared.replies import (
         BackendsReply,
+        KickReply,
+        KicksReply,
         OverrideReply,
         ReloadReply,
         ShutdownReply,
@@ -36,6 +39,14 @@ config_option = click.option(
     metavar="FILE",
     help="Configuration file. Default: ./relay.toml, then /etc/relay/relay.toml.",
 )
+
+
+def user_name() -> str:
+    """Who runs this command, for the relay's log."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 class RefusedError(ControlError):
@@ -60,6 +71,12 @@ def ask_relay(config_file: Path | None, command: Literal["backends"]) -> Backend
 def ask_relay(
     config_file: Path | None, command: Literal["override"], **arguments: Any
 ) -> OverrideReply: ...
+@overload
+def ask_relay(config_file: Path | None, command: Literal["kicks"]) -> KicksReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["kick"], **arguments: Any
+) -> KickReply: ...
 @overload
 def ask_relay(
     config_file: Path | None, command: Literal["reload"], patience_s: float

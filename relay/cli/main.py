@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, running, start, tools
+from relay.cli import backend, kick, running, start, tools
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -132,6 +132,7 @@ for command in (
     running.drain,
     running.stop,
     backend.backend,
+    kick.kick,
     tools.demo,
     tools.password,
     tools.version,

@@ -21,10 +21,12 @@ from relay.config.values import (
     INBOUND_GROUPS,
     MAX_CAS,
     OUTBOUND_GROUPS,
+    AtExpiry,
     ChainDepth,
     DnsNames,
     FilePath,
     FilePaths,
+    Grace,
     HexNumbers,
     OwnPath,
     Seconds,
@@ -158,6 +160,8 @@ class Route(_Section):
     groups: str = INBOUND_GROUPS
     send_ca_names: bool = True
     session_tickets: bool = True  # a ticket costs 41 µs of CPU per full handshake
+    at_expiry: AtExpiry = "close"
+    expiry_grace_s: Grace = 0
     alpn: Strings = ()
 
     @property
@@ -237,6 +241,8 @@ class Pool(_Section):
     retry_s: Seconds = 10
     max_connecting: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     on_down: Literal["keep", "close"] = "keep"
+    at_expiry: AtExpiry = "close"
+    expiry_grace_s: Grace = 0
     resolve_s: Seconds = 30
     send_proxy: Literal["", "v1", "v2"] = ""
     health: Health | None = None

@@ -75,6 +75,9 @@ DnsNames = Annotated[Strings, AfterValidator(_lower)]
 HexNumbers = Annotated[Strings, AfterValidator(_bare_hex)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000, allow_inf_nan=False)]
 TlsVersion = Literal["TLSv1.2", "TLSv1.3"]
+# What happens to an open session when the peer's certificate expires.
+AtExpiry = Literal["close", "finish"]
+Grace = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 
 # The most CAs in a verified chain. For each issuer, OpenSSL searches all certificates
 # from the peer. Without this limit 100 certificates in reverse order cost 7.7 ms of

@@ -71,6 +71,11 @@ FAMILIES: dict[str, Family] = {
         Family("relay_connections_active", "gauge", "Client connections open now."),
         Family("relay_sessions_closed_total", "counter", "Sessions ended, by reason.", ("reason",)),
         Family(
+            "relay_sessions_unjudged_total",
+            "counter",
+            "Sessions closed because it could not be told whether they are still trusted.",
+        ),
+        Family(
             "relay_handshakes_total",
             "counter",
             "TLS handshakes ended, by side and result: ok, resumed, or the reason of the failure.",

@@ -33,6 +33,9 @@ from relay.shared.catalogue import (
 # CPU microseconds of a slot's ended workers; label: slot; in the totals only.
 SLOT_CPU_US = "slot_cpu_us"
 
+# A worker's gauge: how many sessions the operators' kicks have ended in it.
+KICKED_SESSIONS = "kicked_sessions"
+
 # States of a backend. Labels: pool, backend. Instants are CLOCK_MONOTONIC milliseconds.
 # A process stores a value and never adds to one.
 RETRY_UNTIL_MS = "retry_until_ms"  # by any worker whose connection to the backend failed
@@ -98,6 +101,7 @@ class Kind:
 def _relay_counters() -> Iterator[Series]:
     yield Series("relay_access_log_dropped_total")
     yield Series("relay_messages_dropped_total")
+    yield Series("relay_sessions_unjudged_total")
     for result in CRL_FETCH_RESULTS:
         yield Series("relay_crl_fetch_total", (result,))
     for reason in Reason:
@@ -113,7 +117,7 @@ def _relay_counters() -> Iterator[Series]:
 RELAY = Kind(
     "relay",
     0,
-    (Series("relay_connections_active"),),
+    (Series("relay_connections_active"), Series(KICKED_SESSIONS)),
     tuple(_relay_counters()),
     (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)),
 )

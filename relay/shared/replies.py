@@ -102,6 +102,40 @@ class OverrideReply(TypedDict):
     warning: NotRequired[str]
 
 
+class KickFact(TypedDict):
+    """A client that is kept out. `kind` is address, fingerprint or name."""
+
+    target: str
+    kind: str
+    by: str
+    why: str
+    left_s: float
+
+
+class KickReply(TypedDict):
+    """The reply to `kick`, sent when the workers have ended the client's sessions.
+
+    `ended` is the number of these sessions. `left_s` is for how long the client is kept
+    out, 0 if it is not. `silent` are the pids of the workers that have not answered.
+    `lifted`: an earlier kick of this client no longer counts.
+    """
+
+    ok: Literal[True]
+    target: str
+    kind: str
+    ended: int
+    left_s: float
+    lifted: bool
+    silent: list[int]
+
+
+class KicksReply(TypedDict):
+    """The reply to `kicks`: who is kept out now."""
+
+    ok: Literal[True]
+    kicks: list[KickFact]
+
+
 class BackendSettings(TypedDict):
     """A backend's mode and weight as configured."""
 
@@ -178,4 +212,13 @@ class BackendsReply(PoolsReply):
     ok: Literal[True]
 
 
-Reply = StatusReply | ReloadReply | ShutdownReply | OverrideReply | BackendsReply | FailureReply
+Reply = (
+    StatusReply
+    | ReloadReply
+    | ShutdownReply
+    | OverrideReply
+    | BackendsReply
+    | KickReply
+    | KicksReply
+    | FailureReply
+)

@@ -12,6 +12,7 @@ from typing import Any
 from relay.core.fleet_view import Shutdown
 from relay.supervisor.admin_channel import BACKEND_COMMANDS
 from relay.supervisor.control import Client
+from relay.supervisor.kicks import Kicks
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.reload import Reloads
 from relay.supervisor.status import Status
@@ -25,11 +26,13 @@ class Commands:
         overrides: OverrideStore,
         status: Status,
         reloads: Reloads,
+        kicks: Kicks,
         end: Callable[[Shutdown, str], None],
     ) -> None:
         self._overrides = overrides
         self._status = status
         self._reloads = reloads
+        self.kicks = kicks
         self._end = end
 
     def carry_out(self, request: dict[str, Any], client: Client) -> None:
@@ -41,6 +44,8 @@ class Commands:
             client.reply(self._status.reply())
         elif command == "reload":
             self._reloads.request(client)
+        elif command in ("kick", "kicks"):
+            self.kicks.answer(request, client)
         else:
             # With `hold` the connection stays open. When it closes, the client knows
             # that the relay has ended.

@@ -1,7 +1,7 @@
 """The server's side of the control socket: one JSON line in, one JSON line out.
 
-It serves `relay status`, `reload`, `drain`, `stop` and `backend`; `control_client` asks
-it.
+It serves `relay status`, `reload`, `drain`, `stop`, `kick` and `backend`;
+`control_client` asks it.
 
 Never: waits for a client.
 """
@@ -22,7 +22,7 @@ from relay.shared.replies import Reply
 from relay.supervisor.process import EXIT_BUG
 
 EXIT_USAGE = 64  # the client asked for something that does not exist
-COMMANDS = ("status", "reload", "drain", "stop", "backends", "override")
+COMMANDS = ("status", "reload", "drain", "stop", "backends", "override", "kick", "kicks")
 REQUEST_BYTES = 4096
 CLIENTS = 32
 PATIENCE_S = 5.0
@@ -50,6 +50,11 @@ class Client:
     def fileno(self) -> int:
         """For the selector."""
         return self._connection.fileno()
+
+    @property
+    def uid(self) -> int:
+        """The user of the process that asks, by the kernel."""
+        return _credentials(self._connection)[1]
 
     def on_ready(self, events: int) -> None:
         """The socket is readable or writable."""
@@ -167,9 +172,7 @@ class ControlServer:
 
         None of them has a reason to, so an attacker may control it.
         """
-        pid, _, _ = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        pid, _ = _credentials(connection)
         name = self._child_named(pid)
         if name and time.monotonic() >= self._repeat_at:
             self._repeat_at = time.monotonic() + REPEAT_S
@@ -222,6 +225,13 @@ class ControlServer:
             self.forget(client)
         self._selector.unregister(self._listener)
         self._listener.close()
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int]:
+    """Pid and user of the process at the other end, when it connected."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(found)
+    return pid, uid
 
 
 def _bound_path(listener: socket.socket) -> Path:

@@ -144,6 +144,7 @@ class Fleet:
         """
         for ended in self.workers.reap():
             self._on_end(now, ended)
+        self.workers.updates.step()
         decision = self._carry_out(now)
         self.retire()
         self.slots.served(self.serving_pids())

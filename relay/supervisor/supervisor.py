@@ -33,6 +33,7 @@ from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.generations import Generations
 from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.kicks import Kicks
 from relay.supervisor.list_dates import ListDates
 from relay.supervisor.open_files import OpenFiles
 from relay.supervisor.override_store import OverrideStore
@@ -79,8 +80,7 @@ class Supervisor:
         except BaseException:
             self.close()
             raise
-        self._turn_at = time.monotonic()
-        self._beat_at = 0.0
+        self._turn_at, self._beat_at = time.monotonic(), 0.0
 
     def _open(self, prepared: Prepared, rules: Rules) -> None:
         """Open the state directory, the sockets and the shared memory."""
@@ -168,7 +168,8 @@ class Supervisor:
         self.reloads = Reloads(
             self.fleet, preparer, switchover, self.announcer, self.disabled, rules
         )
-        self.commands = Commands(self.overrides, self.status, self.reloads, self._end)
+        kicks = Kicks(self.fleet.workers, self.updates)
+        self.commands = Commands(self.overrides, self.status, self.reloads, kicks, self._end)
 
     def _close_in_child(self) -> None:
         """In a child other than a worker: close the files of supervisor and workers."""
@@ -230,6 +231,7 @@ class Supervisor:
             self.notifier.watchdog_at,
             self.fleet.next_start_at,
             self.channel.resume_at,
+            self.commands.kicks.due_at,
         )
         return max(0.001, due_at - time.monotonic())
 
@@ -245,11 +247,11 @@ class Supervisor:
             self._beat_at = now
             self.scoreboards.beat()
         self.notifier.watchdog(now)
+        self.commands.kicks.step(now)
         decision = self.fleet.step(now)
         if decision is not None:
             self.reloads.decided(now, decision)
         self.reloads.step(now)
-        self.updates.step()
         if self.fleet.ending is Shutdown.NO:
             self._keep_up(now, self.generations.serving)
         self.overrides.step(time.time())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from relay.core.fleet_view import Worker
+from relay.core.kicks import Kick
 from relay.shared.replies import WorkerStatus
 from relay.shared.scoreboard import OVERRUN, PID
 from relay.shared.update_channel import UpdateSender
@@ -43,6 +44,7 @@ class Workers:
     work: Callable[[WorkerSpec], int | None]
     close_in_child: Callable[[], None]
     updates: Updates
+    kicks: tuple[Kick, ...] = ()  # of `relay kick`, for workers that are forked later
     processes: dict[int, WorkerProcess] = field(default_factory=dict)
 
     def spawn(
@@ -76,6 +78,7 @@ class Workers:
             lifeline_fd=self.lifeline_fd,
             update_end=sender.child_end,
             update=self.updates.number,
+            kicks=self.kicks,
         )
         kept = {one for _, one in listeners}
         closed = {one for each in sockets for one in each.all()} - kept

@@ -153,7 +153,12 @@ def _inbound(
     checked = files.context_inputs.ciphers_checked
     revoked = files.revoked_by(route.client_ca, route.revocation)
     rules = compile_rules(route.allow, route.deny, accept_servers=route.accept_server_certificates)
-    trust = ClientTrust(rules, cas.trust(revoked), CrlPolicy.of(route.revocation))
+    trust = ClientTrust(
+        rules,
+        cas.trust(revoked),
+        CrlPolicy.of(route.revocation),
+        expiry_grace_s=_expiry_grace_s(route),
+    )
     context = route_context(where, route, pair, cas, trust.cas, callback, ciphers_checked=checked)
     made = InboundRoute(
         where=where,
@@ -203,6 +208,15 @@ def _outbound(
         context=context,
         pair=pair,
         cas=cas,
-        trust=BackendTrust(cas.trust(revoked), CrlPolicy.of(pool.revocation)),
+        trust=BackendTrust(
+            cas.trust(revoked),
+            CrlPolicy.of(pool.revocation),
+            expiry_grace_s=_expiry_grace_s(pool),
+        ),
         revoked=revoked,
     )
+
+
+def _expiry_grace_s(settings: Route | Pool) -> float:
+    """How long a session outlives its peer's certificate."""
+    return settings.expiry_grace_s if settings.at_expiry == "close" else float("inf")

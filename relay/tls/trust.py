@@ -139,6 +139,7 @@ class ClientTrust:
     rules: AccessRules
     cas: CaTrust
     crl: CrlPolicy | None = None  # None: nothing is looked up in revocation lists
+    expiry_grace_s: float = 0.0  # how long a session outlives its certificate
 
     @property
     def ca_valid_until(self) -> Mapping[bytes, float]:
@@ -152,3 +153,4 @@ class BackendTrust:
 
     cas: CaTrust
     crl: CrlPolicy | None = None
+    expiry_grace_s: float = 0.0  # how long a session outlives the certificate

@@ -24,6 +24,7 @@ from relay.tls.pump import BUFFER, read, write
 from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
 from relay.worker.connection import Connection
+from relay.worker.kicked import refuse_address
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.session import (
     CONNECTING,
@@ -57,6 +58,11 @@ def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Addre
     if worker.admission.too_many_from(session.client_host):
         session.refuse(SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT))
         return
+    if worker.kicks is not None:
+        kicked = refuse_address(worker.kicks, session.client_host)
+        if kicked is not None:
+            session.refuse(kicked)
+            return
     worker.loop.schedule(session)
     session.on_wake(IN)
 

@@ -23,6 +23,9 @@ from relay.tls.material import TICKET_LIFETIME_S
 from relay.tls.stream import Progress
 from relay.tls.trust import ClientTrust
 from relay.tls.verification import Chain
+from relay.worker import expiry
+from relay.worker.judgement import judge_cas
+from relay.worker.kicked import refuse_identity
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import Handshake, Session
 
@@ -44,6 +47,12 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     refusal = admit(identity, trust, now_at)
     if refusal is None and identity is not None:
         refusal = route.why_revoked(identity, session.chain, now_at)
+        then, kicks = session.trust, session.worker.kicks
+        if refusal is None and then is not trust and then is not None:
+            # Renewed during the handshake, which OpenSSL verifies by the earlier trust.
+            refusal = judge_cas(identity, session.chain, then, trust).failure
+        if refusal is None and kicks is not None:
+            refusal = refuse_identity(kicks, identity)
         if not _may_resume(identity, session.chain, trust, now_at):
             stream.forbid_resumption(session.inbound.ssl)
     return refusal
@@ -84,12 +93,25 @@ def step(session: Session) -> Event | None:
     end.established, end.stepwise = True, None
     seconds = time.monotonic() - session.started_at
     session.inbound_tls = _agreed(session, seconds)
+    _note_expiry(session)
     worker.counters.handshake(
         Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
     if session.route is not None and worker.pools[session.route.pool].cookie:
         return Event.NEEDS_REQUEST
     return Event.SECURED
+
+
+def _note_expiry(session: Session) -> None:
+    """Note the instant before which none of the client's certificates expires."""
+    who, route = session.identity, session.route
+    if who is None or route is None:
+        return
+    trust = route.trust
+    at = min(who.not_after_at, trust.ca_valid_until.get(who.issuer_der, who.not_after_at))
+    for above in session.chain:
+        at = min(at, above.not_after_at)
+    expiry.note(session, at + trust.expiry_grace_s)
 
 
 def _wait(session: Session, progress: Progress) -> None:

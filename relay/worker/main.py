@@ -20,6 +20,7 @@ import socket
 from dataclasses import dataclass
 from functools import partial
 
+from relay.core.kicks import Kick
 from relay.logs import messages
 from relay.sandbox.confinement import confine_worker
 from relay.shared.scoreboard import (
@@ -39,7 +40,9 @@ from relay.shared.update_channel import UpdateReceiver
 from relay.tls.after_fork import reload_provider_keys
 from relay.tls.generation import Generation
 from relay.worker import driver, lingering_close
+from relay.worker.closings import Closings
 from relay.worker.drain import Drain
+from relay.worker.expiry import Expiry
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
 from relay.worker.session import UPDATE_QUEUE, Listener
@@ -73,6 +76,7 @@ class WorkerSpec:
     lifeline_fd: int
     update_end: socket.socket  # of `relay.shared.update_channel`
     update: int  # the number of the last update, which is part of the generation
+    kicks: tuple[Kick, ...] = ()  # of `relay kick`, until now
 
 
 def run_worker(spec: WorkerSpec) -> int:
@@ -87,14 +91,16 @@ def run_worker(spec: WorkerSpec) -> int:
     ]
     drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
     _Signals(worker, drain, spec)
-    Updates(worker, spec.generation, UpdateReceiver(spec.update_end), drain.begin)
+    closings = Closings(worker.loop)
+    receiver = UpdateReceiver(spec.update_end)
+    Updates(worker, spec.generation, receiver, closings.add, drain.begin)
     _announce(worker, spec)
     # Sessions are freed without the collector. The objects that exist now stay, and are
     # shared with the other workers.
     gc.collect()
     gc.freeze()
     gc.disable()
-    worker.loop.run(partial(tick, worker, drain))
+    worker.loop.run(partial(tick, worker, drain, Expiry(worker, closings.add)))
     worker.log.close()
     return 0
 
@@ -111,6 +117,7 @@ def _make_worker(spec: WorkerSpec) -> Worker:
         layout=spec.layout,
         max_connections=max_connections,
         max_lingering_closes=max_lingering_closes,
+        kicks=spec.kicks,
     )
 
 

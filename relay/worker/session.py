@@ -105,6 +105,7 @@ class Session(ABC):
         "client_port",
         "duration_s",
         "early",  # the client sent something while we were busy with the backend
+        "expires_at",  # Unix time; no certificate of it expires earlier
         "first",
         "identity",
         "inbound",
@@ -149,6 +150,7 @@ class Session(ABC):
         self.route: InboundRoute | None = None
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None
+        self.expires_at = INFINITY
         self.chain: Chain = ()
         self.inbound_tls = self.outbound_tls = NO_HANDSHAKE
         self.attempt: Attempt | None = None

@@ -12,11 +12,12 @@ from relay.logs import messages
 from relay.shared.scoreboard import HEARTBEAT_MS, monotonic_ms
 from relay.worker.backend import BackendState
 from relay.worker.drain import Drain
+from relay.worker.expiry import Expiry
 from relay.worker.session import RELAYING, Session
 from relay.worker.worker import Worker
 
 
-def tick(worker: Worker, drain: Drain) -> None:
+def tick(worker: Worker, drain: Drain, expiry: Expiry) -> None:
     """Send a heartbeat to the supervisor, and do what could wait."""
     worker.cells[HEARTBEAT_MS] = monotonic_ms()
     messages.flush()
@@ -30,6 +31,9 @@ def tick(worker: Worker, drain: Drain) -> None:
         for backend in pool.on_tick(worker.loop.now):
             _close_sessions(worker.sessions, backend)
     worker.admission.on_tick()
+    expiry.on_tick(worker.loop.now)
+    if worker.kicks is not None and worker.loop.now >= worker.kicks.until_at:
+        worker.kicks = None
 
 
 def _close_sessions(sessions: Iterable[Session], backend: BackendState) -> None:

@@ -13,13 +13,17 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from relay.core.kicks import kept_out
 from relay.errors import ConfigError, describe_error
 from relay.shared.scoreboard import UPDATE
 from relay.shared.update_channel import Update, UpdateReceiver
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew_steps
+from relay.tls.trust_update import TrustUpdate, apply_trust
+from relay.worker.judgement import Closing, Judgement
+from relay.worker.kicked import KickUpdate, sessions_of
 from relay.worker.loop import IN
 from relay.worker.session import UPDATE_QUEUE
 from relay.worker.worker import Worker
@@ -30,7 +34,8 @@ log = logging.getLogger(__name__)
 class Updates:
     """The worker's end of its channel.
 
-    `fail` is called if an update cannot be applied.
+    `close` gets the sessions that end because of an update. `fail` is called if an
+    update cannot be applied.
     """
 
     def __init__(
@@ -38,12 +43,15 @@ class Updates:
         worker: Worker,
         generation: Generation,
         receiver: UpdateReceiver,
+        close: Callable[[Iterable[Closing]], None],
         fail: Callable[[str], None],
     ) -> None:
         self._worker = worker
         self._generation = generation
         self._receiver = receiver
+        self._close = close
         self._fail = fail
+        self._judgement = Judgement(worker, close)
         self._waiting: deque[Update] = deque()
         self._number = 0  # of the update that is being applied
         self._steps: Iterator[None] | None = None
@@ -99,11 +107,25 @@ class Updates:
                     sets = map_sets(message, update.files)
                     yield from renew_steps(self._generation, message, sets)
                     self._forget_sessions(message)
+                    self._judgement.again()
+                case TrustUpdate():
+                    apply_trust(self._generation, message)
+                    self._judgement.again()
+                case KickUpdate():
+                    self._kick(message)
                 case _:
                     raise TypeError(f"an unknown update: {type(message).__name__}")
         finally:
             for fd in update.files:
                 os.close(fd)
+
+    def _kick(self, update: KickUpdate) -> None:
+        worker = self._worker
+        worker.kicks = kept_out(update.kept_out, worker.loop.now)
+        if update.end is not None:
+            closings = sessions_of(update.end, worker.sessions)
+            worker.cells[worker.counters.kicked] += len(closings)
+            self._close(closings)
 
     def _forget_sessions(self, renewal: Renewal) -> None:
         """Resume no TLS session with a backend from before the renewal.

@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 import os
 from bisect import bisect_left
+from collections.abc import Iterable
 
 from relay.config.model import Config, Timeouts
 from relay.core.hello_cache import HelloCache
+from relay.core.kicks import Kick, kept_out
 from relay.core.lifecycle import State
 from relay.errors import Reason, Side
 from relay.logs.access_log import AccessLog
 from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
+from relay.shared.entities import KICKED_SESSIONS
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
 from relay.tls.generation import Generation
 from relay.tls.pump import Pump
@@ -43,6 +46,7 @@ class Worker:
         layout: Layout,
         max_connections: int,
         max_lingering_closes: int,
+        kicks: Iterable[Kick] = (),
     ) -> None:
         config = generation.config
         self.loop = loop
@@ -55,6 +59,8 @@ class Worker:
         self.numbers = itertools.count(1)
         self.stops_when_empty = False
         self.admission = Admission(config.limits, max_connections, loop)
+        self.kicks = kept_out(kicks, loop.now)
+        self.look_at_dates_at = float("inf")  # Unix time; of `relay.worker.expiry`
         self.lingering_closes = LingeringCloses(loop, max_lingering_closes)
         self.hellos = HelloCache()
         self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
@@ -114,6 +120,8 @@ class Counters:
         # `Worker.add` and `remove` count in these themselves.
         self.active = layout.cell("relay_connections_active")
         self._log_dropped = layout.cell("relay_access_log_dropped_total")
+        self._unjudged = layout.cell("relay_sessions_unjudged_total")
+        self.kicked = layout.cell(KICKED_SESSIONS)  # `worker.updates` counts in it
         self.closed = {
             reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason
         }
@@ -156,6 +164,10 @@ class Counters:
             first = self._seconds[side]
             cells[first + bisect_left(HANDSHAKE_BUCKETS_S, seconds)] += 1
             cells[first + len(HANDSHAKE_BUCKETS_S) + 1] += int(seconds * 1_000_000)
+
+    def sessions_unjudged(self, sessions: int) -> None:
+        """These sessions could not be judged again, and are closed."""
+        self._cells[self._unjudged] += sessions
 
     def log_lines_dropped(self, lines: int) -> None:
         """The access log could not take these lines."""

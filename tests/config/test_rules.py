@@ -452,6 +452,16 @@ CASES = {
         ["pool.web.on_down"],
         "has no effect without health checks",
     ),
+    "a grace time of clients that may finish": (
+        (ROUTE, 'pool = "web"\nat_expiry = "finish"\nexpiry_grace_s = 60'),
+        ["listener.https.route[0].expiry_grace_s"],
+        'has no effect with at_expiry = "finish"',
+    ),
+    "a grace time of backends that may finish": (
+        (POOL, '[pool.web]\nat_expiry = "finish"\nexpiry_grace_s = 60'),
+        ["pool.web.expiry_grace_s"],
+        'has no effect with at_expiry = "finish"',
+    ),
     "a load factor without hashing": (
         (POOL, "[pool.web]\nload_factor = 1.5"),
         ["pool.web.load_factor"],

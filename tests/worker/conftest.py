@@ -1,5 +1,3 @@
-import mmap
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,26 +5,9 @@ import pytest
 
 from relay.worker import inbound
 from tests.support.backend import TlsBackend, echo
+from tests.support.clock import Clock
 from tests.support.peer import Door, Peer, dial
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
-
-
-class Clock:
-    """What the workers take for `time`: the wall clock is `shift_s` later than it is.
-
-    Workers that are forked afterwards share the shift with the test.
-    """
-
-    monotonic = staticmethod(time.monotonic)
-
-    def __init__(self) -> None:
-        self._shift_s = memoryview(mmap.mmap(-1, 8)).cast("d")
-
-    def shift(self, shift_s: float) -> None:
-        self._shift_s[0] = shift_s
-
-    def time(self) -> float:
-        return time.time() + self._shift_s[0]
 
 
 @pytest.fixture

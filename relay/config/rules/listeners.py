@@ -15,7 +15,13 @@ from relay.config.rules.access import check_access
 from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
-from relay.config.rules.tls_settings import FILE_REMEDIES, ROUTE_FILES, TLS_KEYS, check_tls
+from relay.config.rules.tls_settings import (
+    FILE_REMEDIES,
+    ROUTE_FILES,
+    TLS_KEYS,
+    check_expiry,
+    check_tls,
+)
 
 # RFC 7301, section 3.1: the length of the list has two bytes.
 _MAX_ALPN_BYTES = 65_535
@@ -28,6 +34,8 @@ _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "alpn",
     "session_tickets",
     "key_passphrase_file",
+    "at_expiry",
+    "expiry_grace_s",
     *ROUTE_FILES,
 }
 
@@ -69,6 +77,7 @@ def _route(found: ProblemList, where: str, route: Route, config: Config) -> None
     _files(found, where, route)
     check_revocation(found, where, route, "client_crl")
     check_tls(found, where, route)
+    check_expiry(found, where, route)
     _alpn(found, f"{where}.alpn", route.alpn)
     check_access(found, where, route)
 

@@ -15,7 +15,7 @@ from relay.config.rules.health import check_health
 from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_stickiness
-from relay.config.rules.tls_settings import check_tls
+from relay.config.rules.tls_settings import check_expiry, check_tls
 from relay.errors import ConfigError
 
 # The characters of a cookie value (RFC 6265, section 4.1.1) without the dot: a cookie
@@ -37,6 +37,7 @@ def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
     check_health(found, where, pool)
     check_revocation(found, where, pool, "backend_crl")
     check_tls(found, where, pool)
+    check_expiry(found, where, pool)
     for index, backend in enumerate(pool.backend):
         _backend(found, where, index, backend, pool)
 

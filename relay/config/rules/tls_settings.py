@@ -42,6 +42,17 @@ FILE_REMEDIES = {
 }
 
 
+def check_expiry(found: ProblemList, where: str, settings: Route | Pool) -> None:
+    """What the route or pool at this key path does with expired sessions."""
+    if settings.at_expiry == "finish" and settings.expiry_grace_s:
+        found.add(
+            f"{where}.expiry_grace_s",
+            'has no effect with at_expiry = "finish"',
+            'remove it, or set at_expiry = "close"',
+            compared=[f"{where}.at_expiry"],
+        )
+
+
 def check_tls(found: ProblemList, where: str, settings: Route | Pool) -> None:
     """The passphrase, ciphers and groups of the route or pool at this key path."""
     _passphrase(found, where, settings)
