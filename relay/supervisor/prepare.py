@@ -252,7 +252,10 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         found.addresses,
         ciphers_checked=True,
         periods=found.periods,
-        revoked={name: RevokedSet(shared_copy(name, data)) for name, data in found.revoked.items()},
+        revoked={
+            name: RevokedSet(shared_copy(f"revoked-{name}", data))
+            for name, data in found.revoked.items()
+        },
     )
     for problem in found.warnings:
         log.warning("%s", problem)

@@ -56,13 +56,14 @@ PLACES = {
     "[[listener.route]]": (MINIMAL.index("[[listener.route]]"), MINIMAL.index("[pool.app]")),
     "[listener.route.allow]": (MINIMAL.index("[pool.app]"),) * 2,
     "[listener.route.deny]": (MINIMAL.index("[pool.app]"),) * 2,
+    "[listener.route.crl]": (MINIMAL.index("[pool.app]"),) * 2,
     "[pool.app]": (MINIMAL.index("[pool.app]"), MINIMAL.index("machine_certificate")),
     "[pool.app.health]": (MINIMAL.index("[[pool.app.backend]]"),) * 2,
 }
 
 
 def _complete(snippet: str) -> str:
-    start, end = PLACES[snippet.partition("\n")[0]]
+    start, end = PLACES[snippet.partition("\n")[0].partition("  #")[0].strip()]
     return MINIMAL[:start] + snippet + (MINIMAL[end:] if end is not None else "")
 
 

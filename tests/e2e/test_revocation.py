@@ -6,12 +6,14 @@ import re
 import ssl
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.support.client import context_of, talk
-from tests.support.crls import make_crl, to_pem
+from tests.support.crls import large_crl, make_crl, to_pem
 from tests.support.gateway import Gateway
+from tests.support.programs import looks_into_processes
 from tests.support.tables import listener_table, pool_table, route_table
 
 LARGE = 200_000
@@ -147,3 +149,35 @@ def test_an_expired_list_refuses_its_clients_but_no_start(start, pki, echo, file
     newer = make_crl(pki.authority, number=2)
     assert renew(gateway, file, newer).returncode == 0
     assert serves(pki, gateway, pki.client)
+
+
+def revoked_bytes(pid):
+    """The resident memory of a process's sets of revoked certificates, and its part."""
+    mapped = part = 0
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        key, *values = line.split()
+        if not key.endswith(":"):
+            name = " ".join(values[4:])
+        elif "memfd:revoked" in name and key == "Rss:":
+            mapped += 1024 * int(values[0])
+        elif "memfd:revoked" in name and key == "Pss:":
+            part += 1024 * int(values[0])
+    return mapped, part
+
+
+@looks_into_processes
+def test_all_workers_share_the_memory_of_a_large_list(start, pki, body, file):
+    revoked = [pki.client.issued.certificate]
+    file.write_bytes(large_crl(pki.authority, LARGE, *revoked, number=1))
+    gateway = start(body, relay={"workers": 3})
+    for _ in range(6):
+        assert not serves(pki, gateway, pki.client)
+        assert serves(pki, gateway, pki.client_spiffe)
+    parts = [revoked_bytes(pid) for pid in (gateway.pid, *gateway.workers().values())]
+    size = 12 * (LARGE + 1)
+    assert max(mapped for mapped, _ in parts) <= size + 65_536
+    # The parts of all processes together are one copy.
+    assert sum(part for _, part in parts) <= size + 65_536
+    for pid in gateway.workers().values():
+        assert "memfd:revoked" in Path(f"/proc/{pid}/maps").read_text()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from relay.tls.certificates.der import SEQUENCE, DerError, Element, children, inside, read
 
-CRL_DISTRIBUTION_POINTS = bytes.fromhex("551d1f")
 _MOST_POINTS, _MOST_NAMES = 64, 64
 # Context tags: of a DistributionPoint, a DistributionPointName and a GeneralName.
 _POINT_NAME, _REASONS, _CRL_ISSUER = 0xA0, 0x81, 0xA2
