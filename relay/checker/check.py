@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from relay.config.http_statuses import Statuses, parse_statuses
 from relay.config.model import Config, Health, Pool
 from relay.shared.catalogue import CHECK_OK
+from relay.tls.revocation.reports import ListReports
 
 # The header of a connection that the gateway makes for itself, not for a client:
 # UNKNOWN in version 1, LOCAL in version 2 (PROXY protocol, 2.1 and 2.2).
@@ -25,6 +26,7 @@ class CheckSettings:
     """How the backends of a pool are checked.
 
     Without a `path`, a check is a TLS handshake only. `alpn` is the protocol to offer.
+    `reports` takes where the backend's certificate says its revocation list is.
     """
 
     timeout_s: float
@@ -32,6 +34,7 @@ class CheckSettings:
     statuses: Statuses = ()
     alpn: bytes = b""
     proxy_header: bytes = b""
+    reports: ListReports | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,9 @@ class CheckResult:
         return self.label == CHECK_OK
 
 
-def check_settings(pool: Pool, health: Health, config: Config, name: str) -> CheckSettings:
+def check_settings(
+    pool: Pool, health: Health, config: Config, name: str, reports: ListReports | None = None
+) -> CheckSettings:
     """How the backends of the pool `name` are checked.
 
     A check offers the ALPN protocol that sessions may offer, because some servers
@@ -80,4 +85,5 @@ def check_settings(pool: Pool, health: Health, config: Config, name: str) -> Che
         parse_statuses(health.http_status),
         alpn.encode("ascii"),
         _PROXY_HEADERS[pool.send_proxy],
+        reports,
     )

@@ -20,6 +20,7 @@ from relay.tls.explain_backend import explain_backend, explain_rejection
 from relay.tls.generation import BackendTarget
 from relay.tls.identity import Identity
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
+from relay.tls.revocation.reports import ListReports
 
 _buffer = ffi.new("char[]", RECORD_BYTES)
 _view = ffi.buffer(_buffer)
@@ -58,9 +59,15 @@ class CheckConnection:
             target.context, self._sock.fileno(), target.server_name, alpn, None
         )
 
-    def handshake(self, target: BackendTarget) -> Failure | bool:
+    def handshake(
+        self, target: BackendTarget, reports: ListReports | None = None
+    ) -> Failure | bool:
         """Go on with the handshake. True when it is done."""
         progress = stream.handshake(self._ssl, Side.OUTBOUND, partial(_why_revoked, target))
+        who = verification.accepted_identity() or verification.refused_identity()
+        if reports is not None and who is not None:
+            chain = verification.accepted_chain()
+            reports.report(self._ssl, who, chain, target.trust.crl)
         if isinstance(progress, Failure):
             return explain_backend(progress, self._ssl, self._sock, target.name)
         if progress is stream.DONE:

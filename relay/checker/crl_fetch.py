@@ -49,12 +49,13 @@ Verify = Callable[[bytes], tuple[ListFacts, ...]]
 class Source:
     """A URL: the other hosts that it may redirect to, and who verifies its list.
 
-    `verify` is called in a thread.
+    `verify` is called in a thread. `trusted` are the CAs (DER) that it verifies with.
     """
 
     url: str
     hosts: frozenset[str]
     verify: Verify
+    trusted: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

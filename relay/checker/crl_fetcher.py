@@ -85,7 +85,8 @@ class CrlFetcher:
     """The fetches of a checker. `fd` is readable when `on_ready` is to be called.
 
     Call `tick` about once a second. `on_result` gets the URL, one of
-    CRL_FETCH_RESULTS, and when the server last confirmed the list.
+    CRL_FETCH_RESULTS, when the server last confirmed the list that is kept, and that
+    list's digest ("" for none).
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class CrlFetcher:
         cache: CrlCache,
         *,
         chance: Callable[[], float],
-        on_result: Callable[[str, str, float], None],
+        on_result: Callable[[str, str, float, str], None],
     ) -> None:
         self._cache = cache
         self._chance = chance
@@ -108,21 +109,22 @@ class CrlFetcher:
     # Main thread.
 
     def use(self, sources: Mapping[str, Source]) -> None:
-        """Fetch these URLs from now on, and verify kept lists again.
+        """Fetch these URLs from now on.
 
-        Call it whenever the CAs or the URLs have changed.
+        Call it whenever the CAs or the URLs may have changed. If CAs have gone, the
+        kept list is verified again. If CAs have come, what has failed is tried again.
         """
         for url in self._states.keys() - sources.keys():
             del self._states[url]
         for url, source in sources.items():
             state = self._states.setdefault(url, _State(source))
-            state.source, state.kept = source, None
-            state.again = state.running_since is not None
-            state.due_at = 0.0
-
-    def add(self, source: Source) -> None:
-        """Fetch one more URL from now on."""
-        self._states.setdefault(source.url, _State(source))
+            before, state.source = state.source.trusted, source
+            gone = before - source.trusted
+            if gone:
+                state.kept = None
+            if gone or (source.trusted - before and (state.failures or state.running_since)):
+                state.again = state.running_since is not None
+                state.due_at = 0.0
 
     def tick(self) -> None:
         """Start the fetches that are due."""
@@ -163,8 +165,8 @@ class CrlFetcher:
             if state is None:
                 continue  # no longer configured
             hung, state.running_since = state.hangs, None
-            if not state.again:  # otherwise the CAs have changed meanwhile
-                state.kept = outcome.kept
+            # If CAs have gone meanwhile, the list has to be verified again.
+            state.kept = None if state.again else outcome.kept
             if outcome.result in {CRL_OK, CRL_NOT_MODIFIED}:
                 self._succeeded(state, outcome)
             elif not hung:
@@ -183,7 +185,7 @@ class CrlFetcher:
         fresh = Freshness(kept.next_update, kept.next_publish, outcome.max_age_s)
         wall = time.time()
         self._plan(state, wait_after_success(wall, fresh, self._chance()))
-        self._on_result(outcome.url, outcome.result, kept.note.fetched_at)
+        self._on_result(outcome.url, outcome.result, kept.note.fetched_at, kept.digest)
 
     def _failed(self, state: _State, outcome: Outcome) -> None:
         state.failures += 1
@@ -200,7 +202,8 @@ class CrlFetcher:
             )
         until = kept.next_update if kept is not None else None
         self._plan(state, wait_after_failure(wall, state.failures, until, self._chance()))
-        self._on_result(outcome.url, outcome.result, kept.note.fetched_at if kept else 0.0)
+        at, digest = (kept.note.fetched_at, kept.digest) if kept is not None else (0.0, "")
+        self._on_result(outcome.url, outcome.result, at, digest)
 
     def _plan(self, state: _State, wait_s: float) -> None:
         state.due_at, state.due_wall_at = time.monotonic() + wait_s, time.time() + wait_s

@@ -29,9 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.checker.check import check_settings
-from relay.checker.crl_cache import CrlCache
-from relay.checker.crl_fetcher import CrlFetcher
-from relay.checker.crl_sources import sources_of
+from relay.checker.crl_lists import CrlLists
 from relay.checker.health_file import HealthFile, render_health
 from relay.checker.monitor import CheckerContext, Monitor
 from relay.checker.resolver import Resolve, Resolver, look_up
@@ -40,7 +38,6 @@ from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
 from relay.shared.entities import (
     CHECKED_BACKEND,
-    CRL_LAST_SUCCESS_S,
     HOST,
     Entities,
     fetches_lists,
@@ -65,6 +62,7 @@ from relay.shared.update_channel import UpdateReceiver
 from relay.tls.after_fork import reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew
+from relay.tls.revocation.reports import ListReports
 
 BEAT_S = 1.0
 
@@ -82,6 +80,8 @@ class CheckerSpec:
     lifeline_fd: int
     health_file: HealthFile
     update_end: socket.socket  # of `relay.shared.update_channel`
+    reports: socket.socket  # the readable end of `relay.shared.list_reports`
+    report_end: socket.socket  # the other one: the checker sees certificates, too
 
 
 def is_needed(config: Config, entities: Entities) -> bool:
@@ -118,8 +118,15 @@ class Checker:
         self._health_file.inherit(self._monitors)
         self._resolver = self._make_resolver(spec, resolve)
         self._selector.register(self._resolver.fd, selectors.EVENT_READ, self._on_answers)
-        self._lists = self._make_fetcher(spec)
-        self._selector.register(self._lists.fd, selectors.EVENT_READ, self._lists.on_ready)
+        self._lists = CrlLists(
+            spec.generation,
+            spec.health_file.directory_fd,
+            spec.reports,
+            spec.layout,
+            self._shared,
+            self._cells,
+        )
+        self._lists.register(self._selector)
         dropped = spec.layout.cell("relay_messages_dropped_total")
         messages.count_dropped(lambda lines: add_to(self._cells, dropped, lines))
         self._cells[PID] = os.getpid()
@@ -141,7 +148,9 @@ class Checker:
         for name, pool in config.pool.items():
             if pool.health is not None:
                 targets = spec.generation.targets[name]
-                settings = check_settings(pool, pool.health, config, name)
+                settings = check_settings(
+                    pool, pool.health, config, name, ListReports(spec.report_end)
+                )
                 failed_backends = FailedBackends(
                     self._shared, spec.layout, [(each.pool, each.route) for each in targets]
                 )
@@ -161,21 +170,6 @@ class Checker:
             resolve=resolve,
             unresolved=[host for host, found in spec.generation.addresses.items() if not found],
         )
-
-    def _make_fetcher(self, spec: CheckerSpec) -> CrlFetcher:
-        layout, sources = spec.layout, sources_of(spec.generation)
-        cells = {url: layout.cell(CRL_LAST_SUCCESS_S, url) for url in sources}
-
-        def on_result(url: str, result: str, confirmed_at: float) -> None:
-            self._cells[layout.cell("relay_crl_fetch_total", result)] += 1
-            if confirmed_at and url in cells:
-                self._shared[cells[url]] = int(confirmed_at)
-
-        cache = CrlCache(spec.health_file.directory_fd)
-        cache.keep_only(sources)
-        fetcher = CrlFetcher(cache, chance=random.random, on_result=on_result)
-        fetcher.use(sources)
-        return fetcher
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -198,6 +192,8 @@ class Checker:
             message = pickle.loads(update.data)  # noqa: S301 (from the supervisor)
             if isinstance(message, Renewal):
                 renew(self._generation, message, map_sets(message, update.files))
+                if message.cas:
+                    self._lists.renewed()
             for fd in update.files:
                 os.close(fd)
         if self._updates.ended:

@@ -177,7 +177,7 @@ class Probe:
         self._handshake(connection)
 
     def _handshake(self, connection: CheckConnection) -> None:
-        done = connection.handshake(self._target)
+        done = connection.handshake(self._target, self._settings.reports)
         if isinstance(done, Failure):
             self._explain(done)
         elif done:

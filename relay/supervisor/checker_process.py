@@ -227,6 +227,8 @@ class CheckerProcess:
             self._lifeline_fd,
             health_file,
             sender.child_end,
+            self._updates.reports.reader(),
+            self._updates.reports.writer(),
         )
 
         def close_in_child() -> None:
@@ -236,7 +238,8 @@ class CheckerProcess:
 
         self._scoreboards.share_with(scoreboard)
         try:
-            pid = start_checker(prepared.identity, close_in_child, lambda: run_checker(spec))
+            with spec.reports, spec.report_end:
+                pid = start_checker(prepared.identity, close_in_child, lambda: run_checker(spec))
         except OSError:
             sender.close_both()
             scoreboard.release(row)

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from relay.checker.crl_cache import cached_list
+from relay.checker.crl_learned import hosts_in, is_on, read_learned
 from relay.checker.resolver import Resolve, look_up
 from relay.config.load import load_config
 from relay.config.model import Config
@@ -50,6 +51,7 @@ from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
+from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.selection import Accepted, Key
 from relay.tls.revocation.trust_sets import TrustSet
@@ -151,9 +153,15 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     )
 
 
-def fetched_lists(config: Config, trust_set: TrustSet) -> dict[Path, str]:
-    """Where the checker keeps what it has fetched for a trust set, with the URLs."""
-    return {cached_list(config.relay.state_dir, url): url for url in trust_set.urls}
+def fetched_lists(config: Config, trust_set: TrustSet) -> FetchedLists:
+    """What the checker has fetched for a trust set, where it keeps it."""
+    state_dir = config.relay.state_dir
+    files = {cached_list(state_dir, url): url for url in trust_set.urls}
+    if not trust_set.from_certificates:
+        return FetchedLists(files)
+    found, hosts = read_learned(state_dir), hosts_in(trust_set.uses[0].crl)
+    learned = {cached_list(state_dir, url): url for url in found.urls if is_on(url, hosts)}
+    return FetchedLists(files, learned, found.issuers)
 
 
 def _config_of(request: PrepareRequest) -> Config:

@@ -3,6 +3,8 @@
 Each child has a channel of its own. A child that is forked later inherits what the
 supervisor has applied to its own objects before, so it needs no earlier update.
 
+One more channel is for all workers together: on it they report to the checker.
+
 Never: waits for a child; knows what an update means.
 Next: `relay.worker.updates.Updates`
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from relay.shared.list_reports import ReportChannel
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.update_channel import UpdateSender
 
@@ -20,6 +23,7 @@ class Updates:
 
     def __init__(self) -> None:
         self.number = 0
+        self.reports = ReportChannel()
         self._generations: dict[UpdateSender, int] = {}
 
     def started(self, sender: UpdateSender, generation: int) -> None:
@@ -62,3 +66,4 @@ class Updates:
         for sender in self._generations:
             sender.close()
         self._generations.clear()
+        self.reports.close()

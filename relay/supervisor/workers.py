@@ -78,6 +78,7 @@ class Workers:
             lifeline_fd=self.lifeline_fd,
             update_end=sender.child_end,
             update=self.updates.number,
+            reports=self.updates.reports.writer(),
             kicks=self.kicks,
         )
         kept = {one for _, one in listeners}
@@ -94,7 +95,8 @@ class Workers:
 
         self.scoreboards.share_with(scoreboard)
         try:
-            pid = start_worker(slot, identity, close_in_child, lambda: self.work(spec))
+            with spec.reports:
+                pid = start_worker(slot, identity, close_in_child, lambda: self.work(spec))
         except OSError:
             sender.close_both()
             scoreboard.release(row)

@@ -117,11 +117,13 @@ def _key_of(certificate: Certificate) -> CaKey:
 class CrlPolicy:
     """What follows if no list, or only an expired one, covers a certificate.
 
-    An expired list counts for `grace_s` more.
+    An expired list counts for `grace_s` more. `learns`: certificates say where the
+    lists are.
     """
 
     accepts_missing: bool = False
     grace_s: float = 0.0
+    learns: bool = False
 
     @classmethod
     def of(cls, settings: Crl | None) -> CrlPolicy | None:
@@ -129,7 +131,7 @@ class CrlPolicy:
         if settings is None:
             return None
         grace_s = settings.grace_s if settings.expired == "grace" else 0.0
-        return cls(settings.missing == "accept", grace_s)
+        return cls(settings.missing == "accept", grace_s, settings.from_certificates)
 
 
 @dataclass(frozen=True, slots=True)

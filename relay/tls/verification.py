@@ -249,6 +249,17 @@ def accepted_chain() -> Chain:
     return state.above
 
 
+def verified_chain(ssl: Pointer) -> list[bytes]:
+    """The DER of each certificate that OpenSSL verified in this handshake, leaf first.
+
+    Also if `check` refused the leaf afterwards. [] if the session was resumed.
+    """
+    chain = lib.SSL_get0_verified_chain(ssl)
+    if chain == NULL:
+        return []
+    return [to_der(lib.sk_X509_value(chain, at)) for at in range(lib.sk_X509_num(chain))]
+
+
 def refusal_code() -> int:
     """The X509_V_ERR_* code of the last handshake step, or 0."""
     return state.code

@@ -82,6 +82,7 @@ def step(session: Session) -> Event | None:
         return None
     if isinstance(progress, Failure):
         session.identity = verification.refused_identity()
+        _report_lists(session)
         session.inbound_tls = _agreed(session, None)
         resumed = session.inbound_tls.resumed and session.identity is not None
         detail = progress.detail + (_OLD_CERTIFICATE if resumed else "")
@@ -90,6 +91,7 @@ def step(session: Session) -> Event | None:
     if error is not None:
         session.inbound_tls = _agreed(session, None)
         raise error
+    _report_lists(session)
     end.established, end.stepwise = True, None
     seconds = time.monotonic() - session.started_at
     session.inbound_tls = _agreed(session, seconds)
@@ -112,6 +114,13 @@ def _note_expiry(session: Session) -> None:
     for above in session.chain:
         at = min(at, above.not_after_at)
     expiry.note(session, at + trust.expiry_grace_s)
+
+
+def _report_lists(session: Session) -> None:
+    """Tell the checker where the lists of a verified chain are, if that is wanted."""
+    who, chain, route = session.identity, session.chain, session.route
+    if chain and who is not None and route is not None and route.trust.crl is not None:
+        session.worker.reports.report(session.inbound.ssl, who, chain, route.trust.crl)
 
 
 def _wait(session: Session, progress: Progress) -> None:

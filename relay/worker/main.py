@@ -39,6 +39,7 @@ from relay.shared.scoreboard import (
 from relay.shared.update_channel import UpdateReceiver
 from relay.tls.after_fork import reload_provider_keys
 from relay.tls.generation import Generation
+from relay.tls.revocation.reports import ListReports
 from relay.worker import driver, lingering_close
 from relay.worker.closings import Closings
 from relay.worker.drain import Drain
@@ -76,6 +77,7 @@ class WorkerSpec:
     lifeline_fd: int
     update_end: socket.socket  # of `relay.shared.update_channel`
     update: int  # the number of the last update, which is part of the generation
+    reports: socket.socket  # of `relay.shared.list_reports`
     kicks: tuple[Kick, ...] = ()  # of `relay kick`, until now
 
 
@@ -116,6 +118,7 @@ def _make_worker(spec: WorkerSpec) -> Worker:
         scoreboard=spec.scoreboard,
         layout=spec.layout,
         max_connections=max_connections,
+        reports=ListReports(spec.reports),
         max_lingering_closes=max_lingering_closes,
         kicks=spec.kicks,
     )

@@ -54,6 +54,9 @@ def handshake(session: Session) -> Event | None:
     progress, end.first_step = end.first_step, None
     if progress is None:
         progress = session.worker.handshaker.step(end, Side.OUTBOUND, partial(backend.admit, end))
+    if end.peer is not None and (progress is stream.DONE or isinstance(progress, Failure)):
+        policy, peer = backend.target.trust.crl, end.peer
+        session.worker.reports.report(end.ssl, peer.identity, peer.chain, policy)
     if progress is stream.DONE:
         failure = _check_peer(end, backend) or _check_alpn(end, session.inbound_tls.alpn)
         if failure is not None:

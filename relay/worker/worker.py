@@ -22,6 +22,7 @@ from relay.shared.entities import KICKED_SESSIONS
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
 from relay.tls.generation import Generation
 from relay.tls.pump import Pump
+from relay.tls.revocation.reports import ListReports
 from relay.tls.stepwise import Handshaker
 from relay.worker.admission import Admission
 from relay.worker.lingering_close import LingeringCloses
@@ -46,6 +47,7 @@ class Worker:
         layout: Layout,
         max_connections: int,
         max_lingering_closes: int,
+        reports: ListReports,
         kicks: Iterable[Kick] = (),
     ) -> None:
         config = generation.config
@@ -65,6 +67,7 @@ class Worker:
         self.hellos = HelloCache()
         self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
         self.pump = Pump()
+        self.reports = reports
         self.patience_s = _patience_s(config.timeouts)
         self.pools = {
             name: PoolState(

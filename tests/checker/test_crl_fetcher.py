@@ -22,7 +22,7 @@ from relay.demo.ca import Authority
 from relay.shared.backends_view import HEALTH_FILE
 from tests.support.clockwork import Clockwork
 from tests.support.crl_server import CrlServer
-from tests.support.crls import make_crl, make_large_crl
+from tests.support.crls import large_crl, make_crl
 from tests.support.pki import parsed
 
 ROOT, OTHER = Authority.root("Root"), Authority.root("Other")
@@ -51,13 +51,21 @@ class World:
             chance=lambda: 0.0,
             on_result=lambda *result: self.results.append(result),
         )
-        verify = verifier([parsed(ca.certificate) for ca in cas])
-        self.sources = {
-            url: Source(url, frozenset(hosts), verify) for url in urls or [self.server.url()]
-        }
-        self.fetcher.use(self.sources)
+        self.urls, self.hosts = urls or [self.server.url()], hosts
+        self.trust(*cas)
         self.clockwork = Clockwork()
         self.clockwork.selector.register(self.fetcher.fd, 1, self.fetcher.on_ready)
+
+    def trust(self, *cas):
+        """Verify with these CAs from now on."""
+        parsed_cas = [parsed(ca.certificate) for ca in cas]
+        trusted = frozenset(each.der for each in parsed_cas)
+        self.fetcher.use(
+            {
+                url: Source(url, frozenset(self.hosts), verifier(parsed_cas), trusted)
+                for url in self.urls
+            }
+        )
 
     def until(self, condition):
         def met():
@@ -72,7 +80,7 @@ class World:
             state.due_at = 0.0
         before = len(self.results)
         self.until(lambda: len(self.results) >= before + len(self.fetcher._states))
-        return [result for _, result, _ in self.results[before:]]
+        return [result for _, result, *_ in self.results[before:]]
 
     def kept(self, url=None):
         file = cached_list(self.state_dir, url or self.server.url())
@@ -105,7 +113,7 @@ def test_a_list_is_fetched_verified_and_kept(world, said):
     before = time.time()
     assert world.fetch() == ["ok"]
     assert world.kept() == good
-    [(counted, _, at)] = world.results
+    [(counted, _, at, _)] = world.results
     assert (counted, before <= at <= time.time()) == (url, True)
     [line] = said()
     assert line.startswith(f'{url}: fetched CRL 17 of "CN=Root" of ')
@@ -134,7 +142,7 @@ def test_a_restart_asks_only_for_changes_and_remembers_the_time(world):
     world.server.stop()
     world.begin()
     assert world.fetch() == ["connect_failed"]
-    assert [at for _, _, at in world.results][1] == world.results[2][2] > 0
+    assert [at for _, _, at, _ in world.results][1] == world.results[2][2] > 0
     assert world.kept() is not None
 
 
@@ -272,7 +280,7 @@ def test_a_server_that_hangs_delays_no_other_list(world):
     hangs = world.server.put(path="/hangs", hang=True)
     good = world.server.put(make_crl(ROOT))
     world.begin(hangs, good)
-    world.until(lambda: [result for url, result, _ in world.results if url == good] == ["ok"])
+    world.until(lambda: [result for url, result, *_ in world.results if url == good] == ["ok"])
 
 
 def test_a_resolver_that_hangs_counts_as_a_failure_once(world, said, monkeypatch):
@@ -281,7 +289,7 @@ def test_a_resolver_that_hangs_counts_as_a_failure_once(world, said, monkeypatch
     monkeypatch.setattr(crl_fetcher, "HANGS_S", 0.1)
     world.begin("http://crl.example.com/")
     world.until(lambda: world.results)
-    assert world.results == [("http://crl.example.com/", "timeout", 0.0)]
+    assert world.results == [("http://crl.example.com/", "timeout", 0.0, "")]
     assert "the resolver hangs" in said()[0]
     release.set()
     world.until(lambda: not world.fetcher._states["http://crl.example.com/"].running_since)
@@ -292,22 +300,33 @@ def test_other_cas_are_used_at_once_and_verify_the_kept_list_again(world):
     world.server.put(make_crl(OTHER), etag='"1"')
     world.begin(cas=[OTHER])
     world.fetch()
-    verify = verifier([parsed(ROOT.certificate)])
     count = len(world.results)
-    world.fetcher.use({url: Source(url, frozenset(), verify) for url in world.sources})
+    world.trust(ROOT)
     world.until(lambda: len(world.results) > count)
-    assert [result for _, result, _ in world.results] == ["ok", "invalid"]
+    assert [result for _, result, *_ in world.results] == ["ok", "invalid"]
     assert world.server.answers == [200, 200], "a 304 would confirm a list of no CA"
+
+
+def test_a_ca_more_changes_nothing_unless_something_has_failed(world):
+    world.server.put(make_crl(ROOT))
+    world.begin(cas=[ROOT])
+    world.fetch()
+    world.trust(ROOT, OTHER)
+    assert world.due_in() > 3600
+    world.server.put(make_crl(NAMESAKE, number=9))
+    world.fetch()
+    world.trust(ROOT, OTHER, NAMESAKE)
+    world.until(lambda: len(world.results) == 3)
+    assert [result for _, result, *_ in world.results] == ["ok", "invalid", "ok"]
 
 
 def test_cas_that_change_during_a_fetch_lead_to_another(world):
     world.server.put(make_crl(ROOT), portion_s=0.001)
     world.begin(cas=[OTHER])
     world.until(lambda: world.server.requests)
-    verify = verifier([parsed(ROOT.certificate)])
-    world.fetcher.use({url: Source(url, frozenset(), verify) for url in world.sources})
+    world.trust(ROOT)
     world.until(lambda: len(world.results) == 2)
-    assert [result for _, result, _ in world.results] == ["invalid", "ok"]
+    assert [result for _, result, *_ in world.results] == ["invalid", "ok"]
 
 
 def test_a_url_that_is_no_longer_configured_is_forgotten(world):
@@ -407,7 +426,7 @@ def test_lists_of_other_urls_are_removed(world):
 
 def test_a_large_list_keeps_the_loop_free(world):
     """While a list of 500,000 entries is read, the loop has its turn."""
-    world.server.put(make_large_crl(ROOT, 500_000))
+    world.server.put(large_crl(ROOT, 500_000, number=1))
     world.begin()
     turns = []
 
@@ -425,7 +444,7 @@ def test_threads_are_few_when_servers_answer(world):
     urls = [world.server.put(make_crl(ROOT), path=f"/{number}") for number in range(20)]
     world.begin(*urls)
     world.fetch()
-    assert [result for _, result, _ in world.results] == ["ok"] * 20
+    assert [result for _, result, *_ in world.results] == ["ok"] * 20
     for _ in range(5):
         world.fetch()
     assert world.fetcher._threads <= 20

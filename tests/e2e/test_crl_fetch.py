@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 
 import pytest
 
 from relay.checker.crl_cache import cached_list
+from relay.demo.ca import Leaf, LeafSpec
+from tests.support.client import context_of, talk
 from tests.support.crl_server import CrlServer
-from tests.support.crls import make_crl
+from tests.support.crls import make_crl, with_points
 from tests.support.gateway import wait_until
+from tests.support.pki import BACKEND_NAME
 from tests.support.tables import listener_table, pool_table, route_table
 
 
@@ -86,3 +90,82 @@ def test_a_reload_asks_for_changes_and_forgets_urls(start, server, body, pki):
     wait_until("it asked again", lambda: server.count("/second") >= 2, detail=gateway.log)
     assert kept(gateway, second) == good
     assert server.answers == [200, 200, 304]
+
+
+@pytest.fixture
+def chain(pki, server):
+    """A client below an intermediate; both certificates say where their lists are."""
+    middle = pki.intermediate
+    urls = {"root": server.url("/root.crl"), "middle": server.url("/middle.crl")}
+    above = with_points(pki.authority, middle.certificate, urls["root"])
+    leaf = middle.issue(LeafSpec("carol", purposes=("client",)))
+    certificate = with_points(middle, leaf.certificate, "ldap://x/cn=y", urls["middle"])
+    return urls, pki.write(Leaf(certificate, leaf.key, (above,)))
+
+
+def test_lists_are_found_in_the_certificates_of_clients(start, server, echo, pki, chain):
+    urls, client = chain
+    crl = {"from_certificates": True, "hosts": ["127.0.0.1"]}
+    pool = pool_table(pki, [echo.address])
+    gateway = start(listener_table(route_table(pki, crl=crl)) + pool, relay={"workers": 1})
+    context = context_of(pki, client)
+    lists = {"root": make_crl(pki.authority), "middle": make_crl(pki.intermediate)}
+    for name, body in lists.items():
+        server.put(body, path=f"/{name}.crl")
+    assert refused(gateway, pki, context)
+    assert gateway.wait_for_access()[-1]["reason"] == "crl_missing"
+    for name, body in lists.items():
+        wait_for_list(gateway, urls[name], body)
+    assert gateway.command("reload").returncode == 0
+    assert talk(pki, gateway.port(), context=context) == b"hello"
+    # The list of an intermediate that is in no file here counts.
+    server.put(
+        make_crl(pki.intermediate, [client.issued.certificate], number=2), path="/middle.crl"
+    )
+    gateway.write(listener_table(route_table(pki, crl=crl, session_tickets=False)) + pool)
+    assert gateway.command("reload").returncode == 0
+    gateway.wait_for_log(f"{urls['middle']}: fetched CRL 2 of ")
+    assert gateway.command("reload").returncode == 0
+    assert refused(gateway, pki, context)
+    line = gateway.wait_for_access(reason="revoked")[-1]
+    assert "CRL 2 of" in line["detail"]
+
+
+def refused(gateway, pki, context):
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        talk(pki, gateway.port(), context=context)
+    return True
+
+
+@pytest.mark.parametrize("health", [None, {"interval_s": 0.2}])
+def test_lists_are_found_in_the_certificates_of_backends(
+    start, server, pki, chain, make_backend, health
+):
+    urls, _ = chain
+    middle, lists = pki.intermediate, {}
+    above = with_points(pki.authority, middle.certificate, urls["root"])
+    leaf = middle.issue(LeafSpec("b", dns=(BACKEND_NAME,), purposes=("server",)))
+    shown = pki.write(
+        Leaf(with_points(middle, leaf.certificate, urls["middle"]), leaf.key, (above,))
+    )
+    for name, issuer in (("root", pki.authority), ("middle", middle)):
+        lists[name] = make_crl(issuer)
+        server.put(lists[name], path=f"/{name}.crl")
+    crl = {"from_certificates": True, "hosts": ["127.0.0.1"]}
+    more = {} if health is None else {"health": health}
+    pool = pool_table(pki, [make_backend(files=shown).address], crl=crl, retry_s=0.1, **more)
+    gateway = start(listener_table(route_table(pki)) + pool, relay={"workers": 1})
+    if health is None:
+        assert not answers(gateway, pki)
+        assert gateway.wait_for_access()[-1]["reason"] == "backend_crl_missing"
+    for name, body in lists.items():
+        wait_for_list(gateway, urls[name], body)
+    assert gateway.command("reload").returncode == 0
+    wait_until("a session passes", lambda: answers(gateway, pki), detail=gateway.log)
+
+
+def answers(gateway, pki):
+    try:
+        return talk(pki, gateway.port()) == b"hello"
+    except (ssl.SSLError, ConnectionError):
+        return False

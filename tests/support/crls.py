@@ -17,10 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority, key_pem
 from relay.tls.certificates.certificate import Certificate
-from relay.tls.certificates.der import read
 from relay.tls.certificates.pem_blocks import read_blocks
 from relay.tls.revocation.crl import RevocationList, entries_of, parse_list
-from relay.tls.revocation.fields import read_fields
 from relay.tls.revocation.revoked_set import RevokedSet, build, pack
 from relay.tls.revocation.selection import select
 from tests.support.odd import ECDSA_SHA256, extension, integer, oid, sequence, tlv
@@ -88,34 +86,6 @@ def make_crl(
     if algorithm is None:
         algorithm = hashes.SHA256()
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
-
-
-def make_large_crl(authority: Authority, count: int) -> bytes:
-    """A list of the serial numbers from 1 on, in DER.
-
-    Put in by hand: cryptography's builder takes a minute for 100,000 entries.
-    """
-    small = make_crl(authority, [1])
-    fields = read_fields(small)
-    start, stop = fields.entries
-    date = small[start + 5 : stop]
-    entries = b"".join(
-        _element(0x30, _element(2, number.to_bytes(5)) + date) for number in range(1, count + 1)
-    )
-    signed_start, signed_stop = fields.signed
-    inside = read(small, signed_start, signed_stop)
-    parts = small[inside.start : start - 2], _element(0x30, entries), small[stop:signed_stop]
-    signed = _element(0x30, b"".join(parts))
-    signature = authority.key.sign(signed, ec.ECDSA(hashes.SHA256()))
-    return _element(0x30, signed + fields.algorithm + _element(3, b"\0" + signature))
-
-
-def _element(tag: int, contents: bytes) -> bytes:
-    size = len(contents)
-    if size < 128:
-        return bytes((tag, size)) + contents
-    length = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes((tag, 128 + len(length))) + length + contents
 
 
 def issuing_point(*uris: str, **differences: Any) -> x509.IssuingDistributionPoint:
@@ -219,3 +189,24 @@ def large_crl(authority: Authority, entries: int, *revoked: x509.Certificate, nu
     assert isinstance(authority.key, ec.EllipticCurvePrivateKey)
     signature = authority.key.sign(body, ec.ECDSA(hashes.SHA256()))
     return sequence(body, algorithm, tlv(3, b"\0" + signature))
+
+
+def with_points(issuer: Authority, certificate: x509.Certificate, *urls: str) -> x509.Certificate:
+    """The same certificate, issued with these URLs as its distribution points."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(certificate.subject)
+        .issuer_name(certificate.issuer)
+        .public_key(certificate.public_key())
+        .serial_number(certificate.serial_number)
+        .not_valid_before(certificate.not_valid_before_utc)
+        .not_valid_after(certificate.not_valid_after_utc)
+    )
+    for each in certificate.extensions:
+        builder = builder.add_extension(each.value, critical=each.critical)
+    points = [
+        x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+        for url in urls
+    ]
+    builder = builder.add_extension(x509.CRLDistributionPoints(points), critical=False)
+    return builder.sign(issuer.key, hashes.SHA256())

@@ -24,6 +24,7 @@ import psutil
 from relay import files as relay_files
 from relay.config.load import load_config
 from relay.shared.entities import Series, entities_of
+from relay.shared.list_reports import ReportChannel
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, UPDATE
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.snapshot import Snapshot
@@ -159,6 +160,7 @@ class RunningWorker:
         garbage_fd, self._garbage_write = os.pipe()
         self._garbage_read = garbage_fd
         self.updates, self._update = UpdateSender(), 0
+        self.reports = ReportChannel()
         spec = WorkerSpec(
             0,
             self.row,
@@ -169,6 +171,7 @@ class RunningWorker:
             read_fd,
             self.updates.child_end,
             0,
+            self.reports.writer(),
         )
         self.pid = os.fork()
         if self.pid == 0:
@@ -189,6 +192,7 @@ class RunningWorker:
                             self._garbage_write,
                             listener.fileno(),
                             self.updates.child_end.fileno(),
+                            spec.reports.fileno(),
                             logging.root.handlers[0].stream.fileno(),
                         }
                     )
@@ -202,6 +206,7 @@ class RunningWorker:
                 os._exit(code)
         os.close(read_fd)
         self.updates.child_end.close()
+        spec.reports.close()
         listener.close()
         self.cells = self.scoreboard.row(self.row)
         wait_until(lambda: self.cells[PHASE] == PHASE_SERVING, "the worker to serve")
@@ -328,6 +333,7 @@ class RunningWorker:
                 os.kill(self.pid, signal.SIGQUIT)
             code = self.wait()
         self.updates.close()
+        self.reports.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
         os.close(self._garbage_read)

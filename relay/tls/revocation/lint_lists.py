@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
@@ -21,14 +20,15 @@ from relay.tls.certificates.extensions import is_ca
 from relay.tls.certificates.findings import Finding, Level, day, days, quoted
 from relay.tls.certificates.pem import load_authorities
 from relay.tls.revocation.crl import key_id
+from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.revoked_cas import revoked_cas
 from relay.tls.revocation.revoked_set import ListInfo, RevokedSet
 from relay.tls.revocation.selection import Accepted, Key
 from relay.tls.revocation.set_builder import BuiltSet, SetBuilder
 from relay.tls.revocation.trust_sets import CrlUse, TrustSet, trust_sets_of
 
-Fetched = Callable[[TrustSet], Mapping[Path, str]]
-"""The files with fetched lists of a set, which need not exist, and their URLs."""
+Fetched = Callable[[TrustSet], FetchedLists]
+"""What the checker has fetched for a set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,10 +73,12 @@ def select(
     accepted: Mapping[Key, Accepted] | None = None,
     *,
     fetched: Iterable[RevocationList] = (),
+    learned: Sequence[Certificate] = (),
 ) -> Selection:
     """Choose the lists that count for these CAs.
 
-    A list of `lists` that cannot be used is an error; one of `fetched` is unused.
+    A list of `lists` that cannot be used is an error; one of `fetched` is unused. The
+    intermediates in `learned` may have signed lists, too.
     """
     selection = Selection()
     accepted = accepted or {}
@@ -85,7 +87,7 @@ def select(
     every = [(crl, True) for crl in lists] + [(crl, False) for crl in fetched]
     for crl, needed in every:
         try:
-            signer = find_signer(crl, cas)
+            signer = find_signer(crl, (*cas, *learned))
             check_date(crl, now_at)
         except CrlError as error:
             failed = needed and crl.issuer in named

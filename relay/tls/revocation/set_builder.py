@@ -8,20 +8,19 @@ Never: decides whether a start goes on (that is `tls.revocation.lint_lists`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from relay.errors import Problem
 from relay.files import Files
 from relay.tls.certificates.certificate import Certificate
-from relay.tls.revocation.crl import RevocationList, entries_of, read_lists
+from relay.tls.revocation.crl import RevocationList, entries_of, find_signer, read_lists
+from relay.tls.revocation.fetched import FetchedLists, learned_issuers
+from relay.tls.revocation.fields import CrlError
 from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, build, pack
 from relay.tls.revocation.selection import Accepted, Key, select
 from relay.tls.revocation.trust_sets import TrustSet
-
-NONE: Mapping[Path, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +49,17 @@ class SetBuilder:
         self,
         trust_set: TrustSet,
         cas: Iterable[Certificate],
-        fetched: Mapping[Path, str] = NONE,
+        fetched: FetchedLists | None = None,
         accepted: Mapping[Key, Accepted] | None = None,
     ) -> BuiltSet:
         """Build a set.
 
-        `fetched` are files with lists that may be missing or unusable: then they do not
-        count; the values are their URLs. `accepted` is what the set in use has.
+        Of `fetched`, what is missing or unusable does not count. `accepted` is what the
+        set in use has.
         """
         use = trust_set.uses[0]
+        cas, fetched = tuple(cas), fetched or FetchedLists()
+        issuers = learned_issuers(cas, fetched.issuers)
         errors: list[Problem] = []
         unused: list[Problem] = []
         lists: list[RevocationList] = []
@@ -68,18 +69,32 @@ class SetBuilder:
             lists += found
             where = f"{use.files_where}[{index}]"
             errors += [replace(problem, where=where) for problem in problems]
-        for file, url in fetched.items():
-            if file.exists():
-                found, problems = self._read(file, url)
-                fetched_lists += found
-                unused += [replace(problem, where=use.where) for problem in problems]
+        for file, url in fetched.files.items():
+            found, problems = self._read_fetched(file, url)
+            fetched_lists += found
+            unused += [replace(problem, where=use.where) for problem in problems]
+        for file, url in fetched.learned.items():
+            # Most of them may be of another trust set, which is not worth a word.
+            found, _ = self._read_fetched(file, url)
+            fetched_lists += [one for one in found if _is_signed(one, (*cas, *issuers))]
         selection = select(
-            lists, tuple(cas), self._now_at, self._pack, accepted, fetched=fetched_lists
+            lists,
+            cas,
+            self._now_at,
+            self._pack,
+            accepted,
+            fetched=_unlike(fetched_lists, lists),
+            learned=issuers,
         )
         errors += [Problem(use.where, each.what, each.remedy) for each in selection.errors]
         unused += [Problem(use.where, each.what, each.remedy) for each in selection.unused]
         buffer = build([] if errors else selection.lists)
         return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
+
+    def _read_fetched(self, file: Path, url: str) -> tuple[list[RevocationList], list[Problem]]:
+        # Not a link: the directory belongs to another user, and a message could show
+        # what the link leads to.
+        return self._read(file, url) if file.is_file() and not file.is_symlink() else ([], [])
 
     def _read(self, file: Path, url: str = "") -> tuple[list[RevocationList], list[Problem]]:
         if file not in self._read_lists:
@@ -96,3 +111,22 @@ class SetBuilder:
         if key not in self._packed:
             self._packed[key] = pack(issuer_key, entries_of(crl))
         return self._packed[key]
+
+
+def _is_signed(crl: RevocationList, cas: Iterable[Certificate]) -> bool:
+    try:
+        find_signer(crl, cas)
+    except CrlError:
+        return False
+    return True
+
+
+def _unlike(
+    lists: Iterable[RevocationList], others: Iterable[RevocationList]
+) -> Iterator[RevocationList]:
+    """Each list once, and none that is among the others: URLs may name one list."""
+    seen = {each.der for each in others}
+    for each in lists:
+        if each.der not in seen:
+            seen.add(each.der)
+            yield each

@@ -10,6 +10,7 @@ from relay.demo.ca import Authority
 from relay.demo.ca import to_pem as certificates_to_pem
 from relay.files import Files
 from relay.tls.revocation.crl import key_id
+from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.revocation.selection import accepted_of
@@ -48,7 +49,9 @@ def check(pki, tmp_path):
             config,
             now or datetime.now(UTC),
             Files(),
-            lambda _set: {name: f"http://pki/{name.name}" for name in names[len(lists) :]},
+            lambda _set: FetchedLists(
+                {name: f"http://pki/{name.name}" for name in names[len(lists) :]}
+            ),
             {name: accepted},
         )
         buffer = checked.sets.get(name)

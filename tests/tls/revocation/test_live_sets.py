@@ -13,6 +13,7 @@ from relay.tls.certificates.pem import load_authorities
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
 from relay.tls.renewal import Renewal, map_sets, renew
+from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.revocation.set_builder import SetBuilder
 from relay.tls.revocation.trust_sets import trust_sets_of
@@ -43,7 +44,7 @@ def buffer_of(config, tmp_path, *lists):
         (tmp_path / f"{number}.crl").write_bytes(data)
     cas = load_authorities("", trust_set.cas)
     fetched = {tmp_path / f"{number}.crl": f"http://pki/{number}" for number in range(len(lists))}
-    built = SetBuilder(2e9, Files()).build(replace(trust_set, files=()), cas, fetched)
+    built = SetBuilder(2e9, Files()).build(replace(trust_set, files=()), cas, FetchedLists(fetched))
     assert built.errors == ()
     return name, built.buffer
 
