@@ -38,6 +38,7 @@ _REVOKED = frozenset((Reason.REVOKED, Reason.BACKEND_REVOKED))
 # KEYUSAGE_NO_CERTSIGN.
 _INVALID_PURPOSE = 26
 _PURPOSE_CODES = frozenset((_INVALID_PURPOSE, 24, 79, 32))
+_CHAIN_TOO_LONG, _SELF_SIGNED_IN_CHAIN = 22, 19
 _ISSUER_UNKNOWN = 20  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 _MAX_ANCHORS = 64
 _BAD_CERTIFICATE = 42  # RFC 8446, 6
@@ -154,6 +155,10 @@ def _remember_refusal(store_context: Any, depth: int) -> None:
         # The extension is at fault, and not a missing issuer.
         state.code = lib.X509_V_ERR_INVALID_EXTENSION
         lib.X509_STORE_CTX_set_error(store_context, state.code)
+    elif state.code == _CHAIN_TOO_LONG and current != NULL and _is_self_issued(current):
+        # Its chain ends here, at a root that is not trusted.
+        state.code = _SELF_SIGNED_IN_CHAIN
+        lib.X509_STORE_CTX_set_error(store_context, state.code)
     state.at_fault = b""
     # Only for these failures: otherwise any client could make the relay copy large
     # certificates.
@@ -163,6 +168,11 @@ def _remember_refusal(store_context: Any, depth: int) -> None:
     # Not cached: otherwise any client could fill the memory with certificates that no
     # trusted CA has signed.
     state.identity = identity_of(certificate, remember=False) if certificate != NULL else None
+
+
+def _is_self_issued(certificate: Pointer) -> bool:
+    issuer = lib.X509_get_issuer_name(certificate)
+    return bool(lib.X509_NAME_cmp(issuer, lib.X509_get_subject_name(certificate)) == 0)
 
 
 def _on_server_name(ssl: Any, alert: Any, _arg: Any) -> int:

@@ -13,10 +13,12 @@ import signal
 import psutil
 import pytest
 
+from relay.demo.ca import LeafSpec
 from relay.shared.backends_view import HEALTH_FILE
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.http import answer, status
+from tests.support.pki import BACKEND_NAME
 from tests.support.stub_relay import STUB, stub
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -273,3 +275,22 @@ def test_a_backend_with_a_host_name_is_looked_up_and_used(pki, start, make_backe
     )
     assert (names[0]["host"], names[0]["error"]) == ("localhost", "")
     assert set(names[0]["addresses"]) <= {"127.0.0.1", "::1"}
+
+
+def test_the_checks_obey_the_pools_rules_for_chains(pki, start, make_backend, body, tmp_path):
+    """Without partial_chain no check could succeed; with strict_x509 one fails."""
+    alone = pki.intermediate.write(tmp_path / "alone.pem")
+    spec = {"dns": (BACKEND_NAME,), "purposes": ("server",)}
+    sound, malformed = (
+        pki.write(
+            pki.intermediate.issue(LeafSpec("backend", key_identifiers=given, **spec)),
+            with_intermediates=False,
+        )
+        for given in (True, False)
+    )
+    backends = [make_backend(files=sound), make_backend(files=malformed)]
+    rules = {"backend_ca": alone, "partial_chain": True, "strict_x509": True}
+    gateway = start(body(backends, **rules), relay={"workers": 1})
+    wait_for_states(gateway, w1="up", w2="down")
+    assert "which strict_x509 refuses" in gateway.log()
+    assert talk(pki, gateway.port()) == b"hello"

@@ -192,6 +192,23 @@ def test_max_chain_depth_counts_the_cas(pki, version, below):
         assert enough or said in detail
 
 
+@both_versions
+@pytest.mark.parametrize("root_sent", [True, False])
+def test_an_unknown_ca_is_not_told_as_a_long_chain(pki, version, root_sent):
+    """A chain of as many CAs as are accepted, whose root is not trusted."""
+    intermediate = pki.foreign_authority.intermediate("Foreign Intermediate")
+    authorities = (pki.foreign_authority, intermediate)
+    for depth, authority in enumerate(authorities, 1):
+        client = client_of(pki, authority, chain=True)
+        if root_sent:
+            client.certificate.write_bytes(
+                client.certificate.read_bytes() + pki.foreign_ca.read_bytes()
+            )
+        reason, detail = accepts(pki, client, version, max_chain_depth=depth)
+        assert reason == "unknown_ca"
+        assert "max_chain_depth" not in detail
+
+
 def test_max_chain_depth_counts_from_the_trusted_ca(pki, tmp_path):
     alone = write_cas(tmp_path, "alone", pki.intermediate)
     client = client_of(pki, pki.intermediate)

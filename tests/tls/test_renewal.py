@@ -17,6 +17,7 @@ from tests.support.handshakes import (
     NAME,
     VERSIONS,
     accept_on,
+    allow,
     begin_session,
     client_context,
     generation_of,
@@ -25,7 +26,7 @@ from tests.support.handshakes import (
     server_context,
     session_of,
 )
-from tests.support.pki import write
+from tests.support.pki import BACKEND_NAME, write
 
 both_versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 
@@ -187,3 +188,39 @@ def test_a_handshake_that_has_begun_ends_with_the_old_material(pki, paths, gener
             renew(generation, renewal_of(paths, pair=True))
         assert stream.handshake(begun, Side.INBOUND) is stream.STEP_WANT_READ
         stream.free(begun, established=False)
+
+
+@both_versions
+def test_the_rules_for_chains_outlive_a_renewal(pki, tmp_path, version):
+    """An issuing CA alone, and a certificate for servers, before and after."""
+    ca = tmp_path / "ca"
+    first, second = (pki.authority.intermediate(f"Issuing {number}") for number in (1, 2))
+    first.write(ca)
+    rules = {
+        "client_ca": ca,
+        "partial_chain": True,
+        "accept_server_certificates": True,
+        "max_chain_depth": 1,
+        "allow": allow(cn=("carla",)),
+    }
+    generation = generation_of(pki, routes=(rules,), backend_ca=ca, partial_chain=True)
+    route, target = generation.routes["https"].find(NAME), generation.targets["main"][0]
+    names = {"dns": (BACKEND_NAME,), "purposes": ("server",)}
+    peers = {
+        authority: pki.write(authority.issue(LeafSpec("carla", **names)), with_intermediates=False)
+        for authority in (first, second)
+    }
+
+    def reasons():
+        for files in peers.values():
+            with meet_client(route, client_context(pki, files, version)) as meeting:
+                yield meeting.reason
+            with meet_backend(target, server_context(pki, files, version)) as meeting:
+                yield meeting.reason
+
+    assert [*reasons()] == ["done", "done", "unknown_ca", "backend_unknown_ca"]
+    second.write(ca)
+    renew(generation, renewal_of(tmp_path, cas=True))
+    assert [*reasons()] == ["unknown_ca", "backend_unknown_ca", "done", "done"]
+    until = second.certificate.not_valid_after_utc.timestamp()
+    assert list(route.trust.ca_valid_until.values()) == [until]
