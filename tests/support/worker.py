@@ -214,7 +214,7 @@ class RunningWorker:
     def _sets(self) -> dict[str, bytes]:
         """The sets of revoked certificates that the files of lists make now."""
         return lint_lists(
-            self.config, datetime.now(UTC), relay_files.Files(), lambda _set: (), {}
+            self.config, datetime.now(UTC), relay_files.Files(), lambda _set: {}, {}
         ).sets
 
     def renew_lists(self) -> None:

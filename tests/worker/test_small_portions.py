@@ -8,12 +8,14 @@ import threading
 
 import pytest
 
-from relay.demo.ca import LeafSpec
+from relay.demo.ca import LeafSpec, to_pem
 from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.stepwise import MAX_BYTES, STEP_BYTES, Handshaker, unread_bytes
 from relay.worker.connection import Connection
+from tests.support.crls import make_crl
+from tests.support.crls import to_pem as lists_to_pem
 from tests.support.fragments import FragmentingClient, cut_plain
 from tests.support.handshakes import (
     accept_on,
@@ -45,6 +47,31 @@ def fragmenting(pki, tmp_path, stack):
         return FragmentingClient(stack.enter_context(sock), context, NAME, size, tmp_path / "keys")
 
     return connect
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_chain_of_an_earlier_step_is_looked_up(
+    start, backend, fragmenting, pki, tmp_path, version, revoked
+):
+    # The last step sees the leaf only, and its issuer has a namesake that revoked it.
+    issuer, twin = (pki.authority.intermediate("Twin") for _ in range(2))
+    files = pki.write(issuer.issue(LeafSpec("alice", purposes=("client",), key_identifiers=False)))
+    leaf, cas, crl = files.issued.certificate, tmp_path / "cas.pem", tmp_path / "lists.pem"
+    cas.write_bytes(to_pem(each.certificate for each in (pki.authority, issuer, twin)))
+    lists = make_crl(issuer, [leaf] if revoked else []), make_crl(twin, [leaf])
+    crl.write_bytes(lists_to_pem(make_crl(pki.authority), *lists))
+    relay = start([backend().address], route=f'client_crl = ["{crl}"]', client_ca=cas)
+    client = fragmenting(knock(relay.port), version, 16, files=files)
+    each = len(client.flight) // 6 + 1
+    for at in range(0, len(client.flight), each):
+        with contextlib.suppress(OSError):  # it may have been refused already
+            client.sock.sendall(client.flight[at : at + each])
+        relay.let_it_turn()
+    if not revoked:
+        assert client.exchange(b"hello", 5) == b"hello"
+        client.sock.close()
+    assert relay.record()["reason"] == ("revoked" if revoked else "truncated")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
