@@ -59,14 +59,16 @@ def lint_lists(
         except ConfigError:
             continue  # it has a finding of its own
         built = builder.build(trust_set, cas, fetched(trust_set), accepted.get(name))
-        checked.findings.extend(lint_set(trust_set, cas, built))
+        checked.findings.extend(lint_set(trust_set, cas, built, now))
         if not built.errors:
             checked.sets[name] = built.buffer
             checked.dates.extend(_lint_dates(trust_set, built, now))
     return checked
 
 
-def lint_set(trust_set: TrustSet, cas: Iterable[Certificate], built: BuiltSet) -> Iterator[Finding]:
+def lint_set(
+    trust_set: TrustSet, cas: Iterable[Certificate], built: BuiltSet, now: datetime
+) -> Iterator[Finding]:
     """Check one set that was built."""
     yield from (_finding(Level.ERROR, problem) for problem in built.errors)
     yield from (_finding(Level.WARNING, problem) for problem in built.unused)
@@ -74,7 +76,7 @@ def lint_set(trust_set: TrustSet, cas: Iterable[Certificate], built: BuiltSet) -
         return
     every = tuple(cas)
     gone = revoked_cas(every, RevokedSet(built.buffer))
-    left = tuple(each for each in every if each not in gone)
+    left = tuple(each for each in every if each not in gone and each.not_valid_after_utc >= now)
     for use in trust_set.uses:
         for ca in _without_list(left, built.lists):
             yield _missing(trust_set, use, ca)
@@ -97,12 +99,15 @@ def _finding(level: Level, problem: Problem) -> Finding:
 def _without_list(
     cas: tuple[Certificate, ...], lists: tuple[ListInfo, ...]
 ) -> Iterator[Certificate]:
-    """The CAs without a list that covers what they issue, each key once."""
+    """The CAs without a list that covers what they issue, each key once.
+
+    And certificates that are no CA, if no CA here could have a list with them.
+    """
     issuers = {each.issuer for each in cas if each.issuer != each.subject}
     seen: set[bytes] = set()
     for each in cas:
         issuer_key = key_id(each.spki)
-        if issuer_key in seen or not is_ca(each):
+        if issuer_key in seen or (not is_ca(each) and _has_issuer(each, cas)):
             continue
         seen.add(issuer_key)
         # What lists must not leave out: CA certificates if it has issued one of this
@@ -111,6 +116,10 @@ def _without_list(
         scopes = [info.scope for info in lists if info.issuer_key == issuer_key]
         if not any(scope.only != left_out for scope in scopes):
             yield each
+
+
+def _has_issuer(certificate: Certificate, cas: tuple[Certificate, ...]) -> bool:
+    return any(each.subject == certificate.issuer and is_ca(each) for each in cas)
 
 
 def _missing(trust_set: TrustSet, use: CrlUse, ca: Certificate) -> Finding:
@@ -124,9 +133,12 @@ def _missing(trust_set: TrustSet, use: CrlUse, ca: Certificate) -> Finding:
     else:
         level, what = Level.ERROR, f"{_peers(use)} would be refused"
         remedy = f'add its list to {use.files_where}, or set crl.missing = "accept"'
-    return Finding(
-        level, "", "", f"{trust_set.cas}: the CA {subject} has no list: {what}", remedy, use.where
-    )
+    if is_ca(ca):
+        what = f"the CA {subject} has no list: {what}"
+    else:
+        what = f"{subject} is not a CA, and no list covers it"
+        remedy = 'trust the CA that issued it, or set crl.missing = "accept"'
+    return Finding(level, "", "", f"{trust_set.cas}: {what}", remedy, use.where)
 
 
 def _peers(use: CrlUse) -> str:

@@ -93,6 +93,20 @@ def test_a_ca_without_a_list_is_an_error(check):
     assert worst(check([ROOT, BELOW], [to_pem(make_crl(BELOW), make_crl(ROOT))])[0]) == []
 
 
+def test_a_trusted_peer_that_no_list_covers_is_an_error(check, pki):
+    alone = pki.client_self_signed.issued
+    [problem] = worst(check([ROOT, alone], [make_crl(ROOT)])[0])
+    assert problem.startswith("error: ")
+    assert '"CN=selma" is not a CA, and no list covers it' in problem
+    issued = ROOT.client("pinned")
+    assert worst(check([ROOT, issued], [make_crl(ROOT)])[0]) == []
+
+
+def test_a_ca_that_has_expired_needs_no_list(check):
+    old = Authority.root("Old", not_after=datetime.now(UTC) - timedelta(minutes=1))
+    assert worst(check([ROOT, old], [make_crl(ROOT)])[0]) == []
+
+
 def test_an_accepted_ca_without_a_list_is_a_warning(check):
     [problem] = worst(check([ROOT, OTHER], [make_crl(ROOT)], missing="accept")[0])
     assert problem.startswith("warning: ")
