@@ -21,6 +21,7 @@ from relay.supervisor.path_ownership import WeakStep, find_weak_step
 from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.passphrase import passphrase_key
+from relay.tls.revocation.trust_sets import trust_sets_of
 
 
 def check_owners(config: Config) -> list[Finding]:
@@ -62,6 +63,10 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
             yield passphrase_key(pair.where), passphrase
     for use in authorities_of(config):
         yield use.where, use.file
+    # A list is signed, but a user who can replace it can bring back an older one.
+    for trust_set in trust_sets_of(config).values():
+        for file in trust_set.files:
+            yield trust_set.uses[0].files_where, file
     for name, pool in config.pool.items():
         if pool.cookie_secret_file is not None:
             yield f"{pool_path(name)}.cookie_secret_file", pool.cookie_secret_file

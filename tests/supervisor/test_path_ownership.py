@@ -10,6 +10,7 @@ import pytest
 
 from relay.shared.password import hash_password
 from relay.supervisor.path_ownership import find_weak_step
+from tests.support.crls import make_crl
 from tests.support.tables import listener_table, pool_table, route_table
 
 only_root = pytest.mark.skipif(
@@ -189,6 +190,8 @@ def test_files_that_others_could_change_get_one_warning_each(relay, pki, echo, s
         copies[name] = theirs / file.name
         copies[name].write_bytes(file.read_bytes())
         copies[name].chmod(0o600)
+    copies["list"] = theirs / "ca.crl"
+    copies["list"].write_bytes(make_crl(pki.authority))
     open_ca = short_path / "open.pem"
     open_ca.write_bytes(pki.ca.read_bytes())
     open_ca.chmod(0o666)
@@ -199,6 +202,7 @@ def test_files_that_others_could_change_get_one_warning_each(relay, pki, echo, s
         backend_ca=copies["ca"],
         machine_certificate=copies["certificate"],
         machine_key=copies["key"],
+        backend_crl=[copies["list"]],
     )
     gateway = relay(listener_table(route) + pool, start=False)
     if command == "start":
@@ -212,7 +216,7 @@ def test_files_that_others_could_change_get_one_warning_each(relay, pki, echo, s
     assert len(told) == 2, told
     (directory_line,) = [line for line in told if f"{theirs} is owned by {OTHER}" in line]
     assert "pool.main." in directory_line
-    assert "2 more files" in directory_line
+    assert "3 more files" in directory_line
     (file_line,) = [line for line in told if f"{open_ca} can be written by every user" in line]
     assert "listener.https.route[0].client_ca" in file_line
     assert f"chmod go-w {open_ca}" in file_line

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from relay.credentials import shown
 from relay.errors import Problem
 from relay.files import Files
 from relay.tls.certificates.certificate import Certificate, Name
@@ -90,11 +91,11 @@ def read_lists(
         data, _ = files.read(file, MAX_LIST_BYTES)
         files.leave_out(file, MAX_LIST_BYTES)  # other processes get the revoked set
     except OSError as error:
-        what = f"{file} cannot be read: {error.strerror}"
+        what = f"{shown(file)} cannot be read: {error.strerror}"
         remedy = "give the path of a revocation list that the user who starts the relay may read"
         problems.append(Problem(where, what, remedy))
         return []
-    return parse_lists(where, str(file), data, problems)
+    return parse_lists(where, shown(file), data, problems)
 
 
 def parse_lists(
