@@ -198,7 +198,12 @@ def meant_key(key: str, holder: type[BaseModel]) -> str:
     keys = _keys(holder)
     # An abbreviation is a better hint than a similar spelling.
     longer = [each for each in keys if len(key) >= 4 and each.startswith(key)]
-    return longer[0] if len(longer) == 1 else nearest(key, keys, 0.7)
+    if len(longer) == 1:
+        return longer[0]
+    # "san_ip" is meant for ip, "dns" for san_dns.
+    last = key.rpartition("_")[2]
+    ending = [each for each in keys if each == last or each.endswith(f"_{key}")]
+    return ending[0] if len(ending) == 1 else nearest(key, keys, 0.7)
 
 
 def _keys(holder: type[BaseModel]) -> list[str]:

@@ -19,14 +19,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from itertools import groupby
-from operator import attrgetter
 
-from relay.config.distinguished_name import NameKey, fold, name_key, parse_name
+from relay.config.distinguished_name import NameKey, fold, parse_name
 from relay.config.model import Allow, Deny
 from relay.core.untrusted import clip, clip_names
-from relay.tls.certificates.der import DerError, dotted
-from relay.tls.certificates.names import attributes_of
+from relay.tls.certificates.name_keys import key_of_name
 from relay.tls.identity import Identity
 from relay.tls.patterns import UriPattern, dns_pattern
 
@@ -103,7 +100,7 @@ class Entries:
         for size, first, last, text in self.ip:
             if any(len(raw) == size and first <= raw <= last for raw in map(_plain, who.san_ip)):
                 yield "ip", text
-        if self.issuer_names and (found := self.issuer_names.get(issuer_key(who.issuer_der))):
+        if self.issuer_names and (found := self.issuer_names.get(key_of_name(who.issuer_der))):
             yield "issuer", found
         if found := self.issuer_key_ids.get(who.for_lists.issuer_key_id):
             yield "issuer", found
@@ -114,7 +111,7 @@ class Entries:
         if unreadable:
             return min(unreadable)
         by_key = self.issuer_key_ids and not who.for_lists.issuer_key_id
-        by_name = self.issuer_names and not issuer_key(who.issuer_der)
+        by_name = self.issuer_names and not key_of_name(who.issuer_der)
         return "issuer" if by_key or by_name else ""
 
 
@@ -185,27 +182,6 @@ def compile_rules(
     denied = Entries.of(deny or Deny(), wide=True)
     any_entry = bool(allowed.kinds or denied.kinds)
     return AccessRules(allowed, denied, any_entry, accept_servers)
-
-
-@lru_cache(maxsize=256)
-def issuer_key(der: bytes) -> NameKey:
-    """A name in a certificate, to be compared; () if it is empty or cannot be read.
-
-    A value that cannot be decoded starts with NUL, which no entry contains.
-    """
-    try:
-        attributes = attributes_of(der)
-    except DerError:
-        return ()
-    return name_key(
-        [
-            [
-                (dotted(each.oid), f"\0{each.raw.hex()}" if each.value is None else each.value)
-                for each in part
-            ]
-            for _, part in groupby(attributes, key=attrgetter("rdn"))
-        ]
-    )
 
 
 @lru_cache(maxsize=1024)

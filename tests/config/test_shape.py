@@ -212,3 +212,18 @@ def test_ten_mistakes_are_ten_problems(problems):
         for each in found
         if each.where not in {"log.access", "listener.https.route[0].min_version"}
     )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("san_ip", "ip"),
+        ("san_email", "email"),
+        ("dns", "san_dns"),
+        ("issuers", "issuer"),
+        ("sha256", "fingerprint_sha256"),
+    ],
+)
+def test_an_unknown_key_of_allow_names_the_one_that_was_meant(problems, wrong, meant):
+    (found,) = problems(('pool = "web"', f'pool = "web"\nallow = {{{wrong} = ["x"]}}'))
+    assert found.remedy == f"did you mean {meant}?"

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from relay.config.key_path import routes_of
 from relay.config.model import Config
 from relay.errors import ConfigError
 from relay.files import Files
@@ -36,6 +37,7 @@ from relay.tls.certificates.findings import (
     info_lines,
     merge_findings,
 )
+from relay.tls.certificates.lint_access import lint_access
 from relay.tls.certificates.lint_cas import lint_bundle, lint_names, usable_cas
 from relay.tls.certificates.lint_key_pairs import (
     lint_key_kind,
@@ -91,6 +93,9 @@ def lint_with_periods(config: Config, now: datetime, files: Files | None = None)
         periods[pair_use.where] = period_of_pair(pair_use.where, pair)
         if pair_use.pool in backend_cas:
             linter.lint_machine_issuer(pair_use, pair, backend_cas[pair_use.pool])
+    cas_of = {use.where: bundle for use, bundle in bundles}
+    for where, _, route in routes_of(config):
+        findings += lint_access(where, route, cas_of.get(f"{where}.client_ca", ()))
     for use, bundle in bundles:
         periods[use.where] = linter.lint_bundle(use, bundle, now)
     return LintResult(merge_findings([*findings, *linter.findings()]), periods)
