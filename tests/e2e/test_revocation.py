@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 import time
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from relay.demo.ca import LeafSpec
+from tests.support.backend import name_itself
 from tests.support.client import context_of, talk
 from tests.support.crls import large_crl, make_crl, to_pem
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, wait_until
+from tests.support.pki import BACKEND_NAME
 from tests.support.programs import looks_into_processes
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -149,6 +153,36 @@ def test_an_expired_list_refuses_its_clients_but_no_start(start, pki, echo, file
     newer = make_crl(pki.authority, number=2)
     assert renew(gateway, file, newer).returncode == 0
     assert serves(pki, gateway, pki.client)
+
+
+def test_a_revoked_backend_goes_down_and_comes_back(start, pki, make_backend, file):
+    spec = LeafSpec("backend", dns=(BACKEND_NAME,), purposes=("server",))
+    own = pki.write(pki.authority.issue(spec))
+    backends = make_backend(name_itself("one"), files=own), make_backend(name_itself("two"))
+    file.write_bytes(make_crl(pki.authority, number=1))
+    pool = pool_table(
+        pki,
+        [each.address for each in backends],
+        backend_crl=[file],
+        health={"interval_s": 0.2, "rise": 1, "fall": 1},
+    )
+    gateway = start(listener_table(route_table(pki)) + pool)
+    gateway.wait_for_log("pool main: backend w1 is up")
+    gateway.wait_for_log("pool main: backend w2 is up")
+    revoked = [own.issued.certificate]
+    assert renew(gateway, file, make_crl(pki.authority, revoked, number=2)).returncode == 0
+    log = gateway.wait_for_log("pool main: backend w1 is down")
+    [line] = [json.loads(each)["message"] for each in log.splitlines() if "w1 is down" in each]
+    assert "backend_revoked" in line
+    assert f'revoked 2026-11-26, CRL 2 of "CN=Test CA" from {file}, next update ' in line
+    assert {talk(pki, gateway.port()) for _ in range(4)} == {b"two\n"}
+    assert renew(gateway, file, make_crl(pki.authority, number=3)).returncode == 0
+    answers = set()
+    wait_until(
+        "both backends are used",
+        lambda: answers.add(talk(pki, gateway.port())) or answers == {b"one\n", b"two\n"},
+        detail=gateway.log,
+    )
 
 
 def revoked_bytes(pid):
