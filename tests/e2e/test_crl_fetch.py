@@ -169,3 +169,28 @@ def answers(gateway, pki):
         return talk(pki, gateway.port()) == b"hello"
     except (ssl.SSLError, ConnectionError):
         return False
+
+
+def test_a_start_without_a_network_uses_the_lists_of_the_last_one(start, server, body, pki):
+    revoked = pki.write(pki.authority.client("mallory"))
+    good = make_crl(pki.authority, [revoked.issued.certificate], number=3)
+    url = server.put(good, etag='"3"')
+    gateway = start(body(url))
+    wait_for_list(gateway, url, good)
+    assert gateway.stop() == 0
+    server.stop()
+    gateway.start()
+    assert talk(pki, gateway.port()) == b"hello"
+    assert refused(gateway, pki, context_of(pki, revoked))
+    line = gateway.wait_for_access(reason="revoked")[-1]
+    assert f'CRL 3 of "CN=Test CA" from {url}' in line["detail"]
+    gateway.wait_for_log(
+        f"{url}: the revocation list cannot be fetched: Connection refused; the last good one is"
+        " kept: CRL 3 of "
+    )
+    # What the directory holds counts because of its signature only.
+    assert gateway.stop() == 0
+    cached_list(gateway.state_dir, url).write_bytes(make_crl(pki.foreign_authority))
+    gateway.start()
+    assert refused(gateway, pki, None)
+    assert gateway.wait_for_access(reason="crl_missing")
