@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from relay.checker.crl_cache import CrlCache
 from relay.checker.crl_download import TOTAL_S
 from relay.checker.crl_fetch import Kept, Outcome, Source, fetch
-from relay.core.crl_schedule import Freshness, wait_after_failure, wait_after_success
+from relay.core.crl_schedule import LEAST_S, Freshness, wait_after_failure, wait_after_success
 from relay.shared.catalogue import (
     CRL_CONNECT_FAILED,
     CRL_HTTP_FAILED,
@@ -74,6 +74,7 @@ class _State:
     due_at: float = 0.0
     due_wall_at: float = 0.0
     running_since: float | None = None
+    ended_at: float = -LEAST_S
     hangs: bool = False
     again: bool = False
     failures: int = 0
@@ -128,6 +129,7 @@ class CrlFetcher:
 
     def tick(self) -> None:
         """Start the fetches that are due."""
+        self._add_thread()
         now, wall = time.monotonic(), time.time()
         for state in self._states.values():
             since = state.running_since
@@ -139,17 +141,28 @@ class CrlFetcher:
                 why = f"it has not ended after {HANGS_S:g} s; the resolver hangs"
                 self._failed(state, Outcome(state.source.url, CRL_TIMEOUT, why, state.kept))
 
+    def fetch_now(self) -> None:
+        """Fetch all lists, except those that were fetched a moment ago."""
+        now = time.monotonic()
+        for state in self._states.values():
+            if now - state.ended_at >= LEAST_S:
+                state.due_at = 0.0
+        self.tick()
+
     def _begin(self, state: _State, now: float) -> None:
         """Give the URL to an idle thread, or to a new one."""
         state.running_since, state.hangs, state.again = now, False, False
         self._wanted.put((state.source, state.kept))
         self._running += 1
+        self._add_thread()
+
+    def _add_thread(self) -> None:
+        """Start a thread if URLs wait for one."""
         if self._threads < min(self._running, THREADS):
-            # If this user may not have more threads, the URL waits for an existing one.
+            # If this user may not have more threads now, the next `tick` tries again.
             with contextlib.suppress(RuntimeError):
-                threading.Thread(
-                    target=self._work, name=f"crl {self._threads}", daemon=True
-                ).start()
+                name = f"crl {self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
                 self._threads += 1
 
     def on_ready(self) -> None:
@@ -165,6 +178,7 @@ class CrlFetcher:
             if state is None:
                 continue  # no longer configured
             hung, state.running_since = state.hangs, None
+            state.ended_at = time.monotonic()
             # If CAs have gone meanwhile, the list has to be verified again.
             state.kept = None if state.again else outcome.kept
             if outcome.result in {CRL_OK, CRL_NOT_MODIFIED}:

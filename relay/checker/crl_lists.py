@@ -63,6 +63,10 @@ class CrlLists:
         """Call it about once a second."""
         self._fetcher.tick()
 
+    def fetch_now(self) -> None:
+        """Ask all servers whether they have newer lists."""
+        self._fetcher.fetch_now()
+
     def renewed(self) -> None:
         """CAs of the generation may have changed."""
         self._learned.use(learning_sets(self._generation))

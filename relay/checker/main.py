@@ -4,7 +4,8 @@ Its loop waits for sockets, timers, answers of the resolver, and the signal to e
 is forked like a worker, because it needs the TLS contexts with the machine
 certificates. Each generation has one checker, or none if there is nothing to check.
 
-TERM and QUIT end it at once; it ignores INT, HUP and USR1. The lifeline is a pipe that
+TERM and QUIT end it at once, HUP makes it fetch revocation lists at once; it ignores
+INT and USR1. The lifeline is a pipe that
 the supervisor never writes to: end of file means that the supervisor is gone, and the
 checker ends too.
 
@@ -173,14 +174,14 @@ class Checker:
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for number in (signal.SIGTERM, signal.SIGQUIT):
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, _wake)
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         # The fork copied the supervisor's handler, and the checker has no children.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._selector.register(read_fd, selectors.EVENT_READ, self._end)
+        self._selector.register(read_fd, selectors.EVENT_READ, lambda: self._on_signal(read_fd))
         self._selector.register(lifeline_fd, selectors.EVENT_READ, self._end)
 
     def _on_update(self) -> None:
@@ -198,6 +199,11 @@ class Checker:
                 os.close(fd)
         if self._updates.ended:
             self._end()
+
+    def _on_signal(self, fd: int) -> None:
+        if set(os.read(fd, 64)) - {signal.SIGHUP}:
+            self._end()
+        self._lists.fetch_now()
 
     def _end(self) -> None:
         self._running = False

@@ -11,32 +11,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from relay.checker.health_file import HealthFile
 from relay.checker.main import CheckerSpec, is_needed, run_checker
-from relay.config.model import Config
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.sandbox.confinement import resolver_identity
-from relay.shared.addresses import write_addresses
 from relay.shared.backends_view import HEALTH_FILE
-from relay.shared.cell_layout import state_offset
-from relay.shared.entities import (
-    BACKEND,
-    BACKEND_NOT_AFTER_S,
-    CHECKED_BACKEND,
-    HEALTH,
-    HEALTH_UNKNOWN,
-    HEALTH_VERSION,
-    HOST,
-    RELAY,
-    Key,
-)
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
-from relay.shared.state_cells import StateCells, bump
 from relay.shared.update_channel import UpdateSender
+from relay.supervisor.checker_findings import forget_findings
 from relay.supervisor.children import ChildProcess
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
@@ -82,38 +68,6 @@ def open_health_file(state_dir: Path, identity: Identity) -> Path:
             "remove it, or choose another relay.state_dir",
         ) from None
     return file
-
-
-def _checked_backends(config: Config) -> dict[tuple[str, str], tuple[str, str | None]]:
-    """The backends with health checks: (pool, route) to (address, name)."""
-    return {
-        (name, backend.route): (backend.address, backend.name)
-        for name, pool in config.pool.items()
-        if pool.health is not None
-        for backend in pool.backend
-    }
-
-
-def _forget(states: StateCells, backends: Iterable[tuple[str, str]], hosts: Iterable[Key]) -> None:
-    """Clear what a checker has found, for every generation that shares the cells."""
-    found: list[tuple[int, int]] = []
-    for backend in backends:
-        for kind, name, value in (
-            (BACKEND, HEALTH, HEALTH_UNKNOWN),
-            (CHECKED_BACKEND, BACKEND_NOT_AFTER_S, 0),
-        ):
-            base = states.base(kind.name, backend)
-            if base is not None:
-                found.append((base + state_offset(name)[1], value))
-    for cell, value in found:
-        states.cells[cell] = value
-    version = states.base(RELAY.name, ())
-    if found and version is not None:
-        bump(states.cells, version + state_offset(HEALTH_VERSION)[1])
-    for host in hosts:
-        first = states.base(HOST.name, host)
-        if first is not None:
-            write_addresses(states.cells, first, ())
 
 
 class CheckerProcess:
@@ -273,15 +227,8 @@ class CheckerProcess:
         before = self._prepared
         if before is None:
             return
-        kept = _checked_backends(prepared.config)
-        changed = [
-            backend
-            for backend, target in _checked_backends(before.config).items()
-            if kept.get(backend) != target
-        ]
-        hosts = set(before.entities[HOST.name]) - set(prepared.entities[HOST.name])
         for states in self._scoreboards.states():
-            _forget(states, changed, hosts)
+            forget_findings(states, before.config, prepared.config)
         if not self._needed:
             try:
                 self._health_file.unlink(missing_ok=True)

@@ -448,3 +448,29 @@ def test_threads_are_few_when_servers_answer(world):
     for _ in range(5):
         world.fetch()
     assert world.fetcher._threads <= 20
+
+
+def test_without_a_thread_the_fetch_waits_until_there_is_one(world, monkeypatch):
+    world.server.put(make_crl(ROOT))
+    with monkeypatch.context() as none:
+        none.setattr(threading.Thread, "start", out_of_threads)
+        world.begin()
+        world.fetcher.tick()
+        world.fetcher.tick()
+    world.until(lambda: world.results)
+    assert [result for _, result, *_ in world.results] == ["ok"]
+
+
+def out_of_threads(_thread):
+    raise RuntimeError("can't start new thread")
+
+
+def test_an_operator_can_ask_for_newer_lists(world, monkeypatch):
+    world.server.put(make_crl(ROOT))
+    world.begin()
+    world.fetch()
+    world.fetcher.fetch_now()
+    assert world.fetcher._running == 0, "it was fetched a moment ago"
+    monkeypatch.setattr(crl_fetcher, "LEAST_S", 0.0)
+    world.fetcher.fetch_now()
+    world.until(lambda: len(world.results) == 2)
