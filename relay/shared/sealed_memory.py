@@ -88,6 +88,22 @@ class SealedFile:
         os.close(self.fd)
 
 
+class SharedBytes:
+    """Bytes that processes forked from this one share; `fd` hands them on to others.
+
+    The descriptor is closed with this object, in each process for itself.
+    """
+
+    __slots__ = ("fd", "map")
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.fd = SealedFile(name, data).fd
+        self.map = map_bytes(self.fd)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 def map_for_reading(fd: int) -> Cells:
     """The cells of a memory that another process writes."""
     return memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)).cast("q")
@@ -98,15 +114,6 @@ def map_bytes(fd: int) -> mmap.mmap:
     # MAP_PRIVATE: without /proc, `fd` may be writable, and then Linux before 6.7 does
     # not share a sealed file. Nobody writes, so no page is copied.
     return mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-
-
-def shared_copy(name: str, data: bytes) -> mmap.mmap:
-    """These bytes in memory that processes forked from this one share."""
-    file = SealedFile(name, data)
-    try:
-        return map_bytes(file.fd)
-    finally:
-        file.close()
 
 
 def read_all(fd: int) -> bytes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from relay.shared.sealed_memory import SealedFile, read_all
 
-MOST_FILES = 250
+MOST_FILES = 250  # of one message, with the bytes; the kernel allows 253
 _MESSAGE_BYTES = 32
 
 
@@ -44,12 +44,13 @@ class UpdateSender:
 
     def send(self, number: int, data: SealedFile, files: Sequence[int] = ()) -> None:
         """Send an update, now or in a later `step`. The caller keeps the files."""
-        if len(files) >= MOST_FILES:
-            raise ValueError(f"an update has {len(files)} files, at most {MOST_FILES - 1} fit")
-        message = b"%d" % number
+        every = [data.fd, *files]
         self.step()
-        if self._unsent or not self._try(message, [data.fd, *files]):
-            self._unsent.append((message, [os.dup(fd) for fd in (data.fd, *files)]))
+        for at in range(0, len(every), MOST_FILES):
+            portion = every[at : at + MOST_FILES]
+            message = b"%d %d" % (number, len(every) - at - len(portion))
+            if self._unsent or not self._try(message, portion):
+                self._unsent.append((message, [os.dup(fd) for fd in portion]))
 
     @property
     def pending(self) -> bool:
@@ -91,6 +92,7 @@ class UpdateReceiver:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._socket.setblocking(False)
+        self._received: list[int] = []  # the files of an update that is not complete
         self.ended = False
 
     @property
@@ -112,17 +114,25 @@ class UpdateReceiver:
             if not data:
                 self.ended = True
                 break
+            self._received += fds
             if not fds or flags & socket.MSG_CTRUNC:
-                _close(fds)
+                _close(self._received)
+                self._received = []
                 raise OSError("an update came without all its files: too many files are open")
+            number, left = map(int, data.split())
+            if left:
+                continue
+            (first, *others), self._received = self._received, []
             try:
-                found.append(Update(int(data), read_all(fds[0]), tuple(fds[1:])))
+                found.append(Update(number, read_all(first), tuple(others)))
             finally:
-                os.close(fds[0])
+                os.close(first)
         return found
 
     def close(self) -> None:
         """Close the child's end."""
+        _close(self._received)
+        self._received = []
         self._socket.close()
 
 

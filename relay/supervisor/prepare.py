@@ -24,14 +24,13 @@ from dataclasses import dataclass
 
 from relay.errors import ConfigError, StartupError
 from relay.files import Files
-from relay.shared.sealed_memory import shared_copy
 from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_steps
 from relay.tls.generation import Generation
-from relay.tls.revocation.revoked_set import RevokedSet
+from relay.tls.revocation.revoked_set import shared_set
 
 PATIENCE_S = 120.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on building
@@ -252,10 +251,7 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         found.addresses,
         ciphers_checked=True,
         periods=found.periods,
-        revoked={
-            name: RevokedSet(shared_copy(f"revoked-{name}", data))
-            for name, data in found.revoked.items()
-        },
+        revoked={name: shared_set(name, data) for name, data in found.revoked.items()},
     )
     for problem in found.warnings:
         log.warning("%s", problem)

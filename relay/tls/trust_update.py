@@ -9,38 +9,68 @@ Never: changes what a new handshake is verified by (old workers accept no client
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from relay.shared.sealed_memory import map_bytes
 from relay.tls.generation import Generation
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import BackendTrust, ClientTrust
 
 
 @dataclass(frozen=True, slots=True)
 class TrustUpdate:
-    """`routes` are by listener and label, `pools` by name."""
+    """`routes` are by listener and label, `pools` by name.
+
+    The sets of revoked certificates are in files that come with the update, one for
+    each of `sets`: the names of the routes and pools that use it.
+    """
 
     routes: Mapping[tuple[str, str], ClientTrust]
     pools: Mapping[str, BackendTrust]
+    sets: tuple[frozenset[tuple[str, str] | str], ...] = ()
 
 
-def trust_of(generation: Generation) -> TrustUpdate:
-    """What this generation trusts now."""
-    return TrustUpdate(
-        {
-            (listener, route.label): route.trust
-            for listener, routes in generation.inbound.items()
-            for route in reversed(routes)  # of two with one label, the first one is used
-        },
-        {name: targets[0].trust for name, targets in generation.targets.items() if targets},
-    )
+def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
+    """What this generation trusts now, and descriptors of the sets that come with it.
+
+    They are valid as long as the generation uses these sets.
+    """
+    users: dict[RevokedSet, set[tuple[str, str] | str]] = {}
+    routes: dict[tuple[str, str], ClientTrust] = {}
+    pools: dict[str, BackendTrust] = {}
+    for listener, several in generation.inbound.items():
+        for route in several:
+            key = listener, route.label
+            if key not in routes:  # of two with one label, the first one is used
+                routes[key] = route.trust
+                if route.revoked is not None:
+                    users.setdefault(route.revoked, set()).add(key)
+    for name, targets in generation.targets.items():
+        for target in targets[:1]:
+            pools[name] = target.trust
+            if target.revoked is not None:
+                users.setdefault(target.revoked, set()).add(name)
+    shared = {each: names for each, names in users.items() if each.memory is not None}
+    update = TrustUpdate(routes, pools, tuple(map(frozenset, shared.values())))
+    return update, [each.memory.fd for each in shared if each.memory is not None]
 
 
-def apply_trust(generation: Generation, update: TrustUpdate) -> None:
-    """Judge the peers of this older generation by the update."""
+def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int]) -> None:
+    """Judge the peers of this older generation by the update.
+
+    Raises OSError and ValueError.
+    """
+    sets: dict[tuple[str, str] | str, RevokedSet] = {}
+    for names, fd in zip(update.sets, fds, strict=True):
+        revoked = RevokedSet(map_bytes(fd))
+        sets.update(dict.fromkeys(names, revoked))
     for listener, routes in generation.inbound.items():
         for route in routes:
-            route.trust = update.routes.get((listener, route.label), route.trust)
+            key = listener, route.label
+            if key in update.routes:
+                route.trust, route.revoked = update.routes[key], sets.get(key)
     for name, targets in generation.targets.items():
         for target in targets:
-            target.trust = update.pools.get(name, target.trust)
+            if name in update.pools:
+                target.trust, target.revoked = update.pools[name], sets.get(name)

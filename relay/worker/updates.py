@@ -109,7 +109,7 @@ class Updates:
                     self._forget_sessions(message)
                     self._judgement.again()
                 case TrustUpdate():
-                    apply_trust(self._generation, message)
+                    apply_trust(self._generation, message, update.files)
                     self._judgement.again()
                 case KickUpdate():
                     self._kick(message)

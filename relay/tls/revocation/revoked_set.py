@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from relay.shared.sealed_memory import SharedBytes
 from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.fields import REASONS, REMOVED, RevokedEntry
 
@@ -129,12 +130,14 @@ def build(lists: Sequence[tuple[ListInfo, Packed]]) -> bytes:
 class RevokedSet:
     """Looks certificates up in a buffer, which must not change any more.
 
-    Raises ValueError if the buffer is not one that `build` made.
+    `memory` holds the buffer, if other processes can get it. Raises ValueError if the
+    buffer is not one that `build` made.
     """
 
-    __slots__ = ("_by_key", "_count", "_details", "_hashes", "lists", "passed")
+    __slots__ = ("_by_key", "_count", "_details", "_hashes", "lists", "memory", "passed")
 
-    def __init__(self, buffer: Any) -> None:
+    def __init__(self, buffer: Any, memory: SharedBytes | None = None) -> None:
+        self.memory = memory
         view = memoryview(buffer).cast("B")
         if len(view) < _HEAD.size:
             raise ValueError("the set of revoked certificates is too short")
@@ -181,6 +184,12 @@ class RevokedSet:
             REASONS[reason] if reason < len(REASONS) else REASONS[0],
             self.lists[index] if index < len(self.lists) else _UNKNOWN,
         )
+
+
+def shared_set(name: str, buffer: bytes) -> RevokedSet:
+    """A set in memory that other processes can get. Raises OSError without memory."""
+    memory = SharedBytes(f"revoked-{name}", buffer)
+    return RevokedSet(memory.map, memory)
 
 
 def _encode(info: ListInfo) -> dict[str, object]:

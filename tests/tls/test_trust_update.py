@@ -1,0 +1,68 @@
+"""Today's trust for workers of an older generation, with its revoked certificates."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+from relay.config.model import Crl
+from relay.tls.context_inputs import ContextInputs
+from relay.tls.contexts import build_generation
+from relay.tls.revocation.distribution_points import Scope
+from relay.tls.revocation.fields import RevokedEntry
+from relay.tls.revocation.revoked_set import ListInfo, build, pack, shared_set
+from relay.tls.revocation.trust_sets import trust_sets_of
+from relay.tls.trust_update import apply_trust, trust_of
+from tests.support.handshakes import config_of
+
+KEY = b"k" * 32
+
+
+def generation(pki, *serials, crl=True):
+    """A route and a pool with the same set, and a route without one."""
+    settings = {"crl": Crl(files=(Path("a.crl"),))} if crl else {}
+    config = config_of(
+        pki, routes=({"client_ca": pki.ca, "sni": ("a.example.com",), **settings}, {}), **settings
+    )
+    info = ListInfo(KEY, "CN=Root", 1, 1.0, 2.0, Scope(), "a.crl")
+    packed = pack(KEY, [RevokedEntry(serial, 1, 1) for serial in serials])
+    sets = {name: shared_set(name, build([(info, packed)])) for name in trust_sets_of(config)}
+    return build_generation(config, 1, ContextInputs(revoked=sets))
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_an_older_generation_gets_todays_revoked_certificates(pki):
+    older, serving = generation(pki), generation(pki, b"\5")
+    update, fds = trust_of(serving)
+    assert len(fds) == 1
+    apply_trust(older, update, fds)
+    first, second = older.inbound["https"]
+    [target] = older.targets["main"]
+    assert first.revoked is target.revoked
+    assert first.revoked.find(KEY, b"\5")
+    assert second.revoked is None
+
+
+def test_lists_that_the_settings_no_longer_have_are_gone(pki):
+    older = generation(pki, b"\5")
+    update, fds = trust_of(generation(pki, crl=False))
+    assert fds == []
+    apply_trust(older, update, fds)
+    assert older.inbound["https"][0].revoked is None
+    assert older.inbound["https"][0].trust.crl is None
+
+
+def test_the_descriptors_end_with_their_generation(pki):
+    gc.collect()
+    before = open_files()
+    made = generation(pki, b"\5")
+    _, [fd] = trust_of(made)
+    assert os.fstat(fd).st_size
+    assert open_files() > before
+    del made
+    gc.collect()
+    assert open_files() == before
