@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import subprocess
 import threading
 import time
 
@@ -11,6 +14,9 @@ import pytest
 from relay.checker.crl_download import FetchError, Validators, download
 from relay.shared import catalogue
 from tests.support.crl_server import CrlServer
+from tests.support.gateway import wait_until
+from tests.support.ports import held_port
+from tests.support.programs import needs, program
 
 LIST = b"the bytes of a list" * 100
 SHORT_S = 0.5
@@ -245,3 +251,59 @@ def test_the_second_address_is_used_if_the_first_refuses(server, monkeypatch):
     closed = [(*found[0][:4], ("127.0.0.1", 1))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: closed + found)
     assert download(url).body == LIST
+
+
+NGINX = """
+daemon off; pid {0}/pid; error_log {0}/error.log; worker_processes 1; events {{}}
+http {{
+  access_log off; gzip on; gzip_types *; gzip_min_length 1;
+  client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};
+  uwsgi_temp_path {0}; scgi_temp_path {0};
+  server {{
+    listen 127.0.0.1:{1}; root {0}/www;
+    location /moved {{ return 302 /ca.crl; }}
+    location /hour {{ expires 1h; alias {0}/www/ca.crl; }}
+  }}
+}}
+"""
+
+
+@needs("nginx")
+def test_nginx_answers_and_confirms_by_etag(tmp_path):
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "ca.crl").write_bytes(LIST)
+    for path in (tmp_path, tmp_path / "www"):
+        path.chmod(0o755)
+    with held_port() as port:
+        (tmp_path / "nginx.conf").write_text(
+            ("user root;" if os.geteuid() == 0 else "") + NGINX.format(tmp_path, port)
+        )
+        server = subprocess.Popen(
+            [
+                program("nginx"),
+                "-e",
+                str(tmp_path / "error.log"),
+                "-c",
+                str(tmp_path / "nginx.conf"),
+            ]
+        )
+        try:
+            base = f"http://127.0.0.1:{port}"
+            wait_until("nginx serves", lambda: accepts(port))
+            found = download(f"{base}/ca.crl")
+            assert found.body == LIST
+            assert found.validators.etag
+            assert found.validators.last_modified
+            assert download(f"{base}/ca.crl", known=found.validators).body is None
+            assert download(f"{base}/moved").body == LIST
+            assert download(f"{base}/hour").max_age_s == 3600
+            assert failure(f"{base}/none") == ("http_failed", "the server answered 404")
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def accepts(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
