@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
-from hypothesis import given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from relay.config.distinguished_name import parse_name
@@ -179,6 +179,28 @@ def test_an_unknown_issuer_key_is_denied_and_never_allowed():
     assert not allows(who, allow={"issuer": ("AB:CD",)})
     assert allows(who, deny={"issuer": ("CN=other",)})
     assert not allows(replace(who, issuer_der=b""), deny={"issuer": ("CN=other",)})
+
+
+LABELS = st.text("abAB.-_*%/@ :1é", max_size=12)
+
+
+@settings(max_examples=300)
+@given(
+    kind=st.sampled_from(["cn", "ou", "san_dns", "san_uri", "email"]),
+    entry=LABELS | st.sampled_from(["*.a", "a*b", "**", "*/a", "a/**", "*@a.b", "a@a.b"]),
+    name=LABELS,
+)
+def test_what_allow_would_match_deny_matches_too(kind, entry, name):
+    """deny is never narrower than allow."""
+    fields = {"email": "san_email"}
+    who = replace(WHO, **{fields.get(kind, kind): (name,)})
+    if allows(who, allow={kind: (entry,)}):
+        event("matches")
+        assert not allows(who, deny={kind: (entry,)})
+    who = replace(who, **{fields.get(kind, kind): (entry,)})
+    if allows(who, allow={kind: (entry,)}):
+        event("equal")
+        assert not allows(who, deny={kind: (entry,)})
 
 
 SAID = [

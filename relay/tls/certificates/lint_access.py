@@ -22,6 +22,11 @@ from relay.tls.certificates.revocation_fields import SUBJECT_KEY_ID
 
 def lint_access(where: str, route: Route, cas: Certificates) -> Iterator[Finding]:
     """Warn about entries in the wrong form, and about CAs that have no key id."""
+    kinds = [kind for kind in type(route.allow).model_fields if getattr(route.allow, kind)]
+    if route.accept_server_certificates and kinds == ["issuer"]:
+        what = "with accept_server_certificates, lets in everybody who has a certificate of this CA"
+        remedy = "name the clients, for example by san_dns"
+        yield Finding(Level.WARNING, "", "", what, remedy, f"{where}.allow.issuer")
     subjects = {key_of_name(each.subject.public_bytes()): each for each in cas}
     by_key = False
     for key, table in (("allow", route.allow), ("deny", route.deny)):

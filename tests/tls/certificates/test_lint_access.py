@@ -60,3 +60,9 @@ def test_a_ca_without_a_key_id_is_told_if_key_ids_are_compared(linted):
     (found,) = linted(deny=Deny(issuer=("AB:CD",)))
     assert (found.where, found.subject) == (f"{ROUTE}.client_ca", "CN=A,O=Corp,C=DE")
     assert "has no subjectKeyIdentifier" in found.what
+
+
+@pytest.mark.parametrize("more", [{}, {"san_dns": ("a.example",)}])
+def test_server_certificates_of_a_whole_ca_are_told(linted, more):
+    found = linted(allow=allow(issuer=("CN=Test CA",), **more), accept_server_certificates=True)
+    assert [each.where for each in found] == ([] if more else [f"{ROUTE}.allow.issuer"])
