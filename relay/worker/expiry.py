@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from relay.core.lifecycle import State
 from relay.errors import Reason, SessionError, Side
@@ -31,6 +31,10 @@ SETTLE_S = 10.0
 # Looking at a session takes 1 µs. More of them wait for the next tick.
 PER_TICK = 4_000
 _GOLDEN = 0.618_033_988_749_895  # spreads consecutive numbers evenly
+_REASONS = {
+    Side.INBOUND: Reason.EXPIRED_DURING_SESSION,
+    Side.OUTBOUND: Reason.BACKEND_EXPIRED_DURING_SESSION,
+}
 _NOT_LOOKED_AT = HALF_OPEN | {State.CLOSED}
 
 Closing = tuple[Session, SessionError]
@@ -89,15 +93,25 @@ class Expiry:
         """Why the session ends now, or None. Sets when it is to be looked at again."""
         more_s = session.number * _GOLDEN % 1 * JITTER_S
         session.expires_at = INFINITY
-        route, who = session.route, session.identity
-        if route is not None and who is not None:
-            until_at = valid_until(who, session.chain, route.trust.cas)
-            end_at = until_at + route.trust.expiry_grace_s + more_s
+        for side, until_at, grace_s in _dates(session):
+            end_at = until_at + grace_s + more_s
             if end_at <= now_at:
-                reason = Reason.EXPIRED_DURING_SESSION
-                return SessionError(Side.INBOUND, reason, _when(until_at))
-            session.expires_at = end_at
+                return SessionError(side, _REASONS[side], _when(until_at))
+            session.expires_at = min(session.expires_at, end_at)
         return None
+
+
+def _dates(session: Session) -> Iterator[tuple[Side, float, float]]:
+    """Until when each peer is valid, and how long the session may outlive that."""
+    route, who = session.route, session.identity
+    if route is not None and who is not None:
+        until_at = valid_until(who, session.chain, route.trust.cas)
+        yield Side.INBOUND, until_at, route.trust.expiry_grace_s
+    end, backend = session.outbound, session.backend
+    if end is not None and end.peer is not None and backend is not None:
+        trust = backend.target.trust
+        until_at = valid_until(end.peer.identity, end.peer.chain, trust.cas)
+        yield Side.OUTBOUND, until_at, trust.expiry_grace_s
 
 
 def note(session: Session, at: float) -> None:

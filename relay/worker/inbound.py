@@ -24,10 +24,10 @@ from relay.tls.stream import Progress
 from relay.tls.trust import ClientTrust
 from relay.tls.verification import Chain
 from relay.worker import expiry
-from relay.worker.judgement import judge_cas
 from relay.worker.kicked import refuse_identity
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import Handshake, Session
+from relay.worker.verdicts import why_not_trusted
 
 _OLD_CERTIFICATE = (
     "; the client resumed an old session, so its previous certificate was checked;"
@@ -50,7 +50,7 @@ def admit_client(session: Session, identity: Identity | None) -> Failure | None:
         then, kicks = session.trust, session.worker.kicks
         if refusal is None and then is not trust and then is not None:
             # Renewed during the handshake, which OpenSSL verifies by the earlier trust.
-            refusal = judge_cas(identity, session.chain, then, trust).failure
+            refusal = why_not_trusted(Side.INBOUND, identity, session.chain, then.cas, trust.cas)
         if refusal is None and kicks is not None:
             refusal = refuse_identity(kicks, identity)
         if not _may_resume(identity, session.chain, trust, now_at):

@@ -23,12 +23,14 @@ from relay.sockets import StreamSocket, start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
 from relay.tls.explain_backend import explain_backend, no_shared_alpn
+from relay.worker import expiry
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import NO_RESUMPTION_S, BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.failover import give_up, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import NO_OUTCOME, Handshake, Session
+from relay.worker.verdicts import why_not_trusted
 
 # A server that selects no protocol speaks one of these: HTTP/1 is older than ALPN.
 _OLDER_THAN_ALPN = frozenset(("http/1.1", "http/1.0"))
@@ -187,14 +189,15 @@ def _open_socket(
 
 
 def _check_peer(end: Connection, backend: BackendState) -> Failure | None:
-    """Whether a backend that has resumed a session may still do so."""
+    """Why the backend is refused by what has changed since OpenSSL verified it."""
     end.resumed, peer = stream.resumed(end.ssl), end.peer
     if peer is None:
         return Failure(Reason.INTERNAL_ERROR, "the backend's certificate was not checked")
-    # The lists may have changed since the session was offered.
-    if end.resumed:
-        return backend.target.why_revoked(peer.identity, peer.chain, time.time())
-    return None
+    who, chain, target = peer.identity, peer.chain, backend.target
+    then, now = (end.trust or peer.trust).cas, target.trust.cas
+    # The lists may have changed since the session was offered, or during the handshake.
+    failure = target.why_revoked(who, chain, time.time())
+    return failure or why_not_trusted(Side.OUTBOUND, who, chain, then, now)
 
 
 def _check_alpn(end: Connection, wanted: str) -> Failure | None:
@@ -207,6 +210,10 @@ def _check_alpn(end: Connection, wanted: str) -> Failure | None:
 
 def _note_handshake(session: Session, end: Connection, backend: BackendState) -> None:
     end.established, end.stepwise = True, None
+    peer = end.peer
+    if peer is not None:
+        at = min(each.not_after_at for each in (peer.identity, *peer.chain))
+        expiry.note(session, at + backend.target.trust.expiry_grace_s)
     seconds = time.monotonic() - session.since_at
     session.outbound_tls = Handshake(
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds

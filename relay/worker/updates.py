@@ -51,7 +51,7 @@ class Updates:
         self._receiver = receiver
         self._close = close
         self._fail = fail
-        self._judgement = Judgement(worker, close)
+        self._judgement = Judgement(worker, generation, close)
         self._waiting: deque[Update] = deque()
         self._number = 0  # of the update that is being applied
         self._steps: Iterator[None] | None = None

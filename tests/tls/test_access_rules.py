@@ -43,7 +43,6 @@ from tests.support.odd import (
     tlv,
     write_odd,
 )
-from tests.support.programs import output_of
 
 EMAIL, DNS, URI, IP = 0x81, 0x82, 0x86, 0x87
 BITS = 3
@@ -364,27 +363,3 @@ def test_a_certificate_with_an_unreadable_name_is_denied(pki, tmp_path, kind):
             check=lambda who, route=route: admit(who, route.trust, time.time()),
         ) as met:
             assert met.reason == ("not_allowed" if denied == kind else "done")
-
-
-def indefinite(body):
-    """The body with an indefinite length (BER), which the relay leaves to OpenSSL."""
-    start = 2 + (body[1] & 0x7F if body[1] & 0x80 else 0)
-    return b"\x30\x80" + body[start:] + b"\0\0"
-
-
-@pytest.mark.parametrize("serial", [0x7F, 0x80, 0xABCDEF, 0, -1, -5, -300])
-def test_an_odd_encoding_does_not_change_a_serial_number(pki, tmp_path, serial):
-    odd = Odd(serial=integer(serial), bend=indefinite)
-    files = write_odd(tmp_path, "odd", odd, pki.authority)
-    printed = output_of("openssl", "x509", "-in", files.certificate, "-noout", "-serial")
-    text = printed.strip().removeprefix("serial=")
-    for denied, reason in ((text, "not_allowed"), ("0123456789", "done")):
-        route = route_of(pki, deny=Deny(serial=(denied,)))
-        with meet_client(
-            route,
-            client_context(pki, files),
-            check=lambda who, route=route: admit(who, route.trust, time.time()),
-        ) as met:
-            assert met.reason == reason
-            assert met.identity.for_lists.serial == integer(serial)[2:]
-            assert met.identity.serial == text

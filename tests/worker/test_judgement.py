@@ -1,7 +1,9 @@
 """Sessions that are judged again when their route's trust changes, in one worker."""
 
+import contextlib
 import ssl
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,8 +13,10 @@ from relay.tls.access_rules import compile_rules
 from relay.tls.trust import CaTrust, ClientTrust
 from relay.tls.trust_store import valid_until
 from relay.tls.trust_update import TrustUpdate
-from tests.support.peer import dial
-from tests.support.pki import parsed, write
+from relay.worker import expiry
+from tests.support.clock import Clock
+from tests.support.peer import Peer, dial
+from tests.support.pki import BACKEND_NAME, parsed, write
 from tests.support.renewals import renewal
 from tests.support.worker import client_context, connect, receive
 
@@ -177,3 +181,83 @@ def test_many_sessions_end_while_others_are_served(start, backend, pki, call, tw
     assert echoes(other)
     assert all(client.end()[0] == b"" for client in mine)
     assert relay.value("relay_sessions_closed_total", "not_allowed_during_session") == 450
+
+
+@pytest.fixture
+def foreign_backend(pki, backend, tmp_path):
+    """A backend whose certificate is from the other CA."""
+    spec = LeafSpec("foreign", dns=(BACKEND_NAME,), purposes=("server",))
+    return backend(files=write(tmp_path, "foreign", pki.foreign_authority.issue(spec)))
+
+
+def test_sessions_with_a_backend_of_a_removed_ca_end(
+    start, backend, pki, call, two_cas, foreign_backend
+):
+    relay = start([backend().address, foreign_backend.address], pool="retry_s = 60")
+    relay.update(renewal(cas=(pki.ca, two_cas)))
+    clients = [call(relay) for _ in range(6)]
+    assert all(map(echoes, clients))
+    relay.update(renewal(cas=(pki.ca, pki.ca)))
+    ended = {relay.record(i)["backend"] for i in range(3)}
+    assert ended == {"b2"}
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("backend_not_trusted_during_session", "outbound")
+    assert "is no longer in backend_ca" in record["detail"]
+    relay.let_it_turn()
+    assert relay.value("relay_sessions_closed_total", "backend_not_trusted_during_session") == 3
+
+
+def test_a_handshake_with_a_backend_across_a_renewal_is_judged(
+    start, pki, call, two_cas, door, tmp_path
+):
+    """OpenSSL verifies the backend by the CAs of the handshake's beginning."""
+    spec = LeafSpec("foreign", dns=(BACKEND_NAME,), purposes=("server",))
+    foreign = door(write(tmp_path, "foreign", pki.foreign_authority.issue(spec)))
+    relay = start([foreign.address])
+    relay.update(renewal(cas=(pki.ca, two_cas)))
+    client = call(relay)
+    waiting = foreign.accept_tcp()
+    relay.update(renewal(cas=(pki.ca, pki.ca)))
+    server = Peer(waiting, foreign.context, server_side=True, hello_only=True)
+    with contextlib.suppress(ssl.SSLError, EOFError, OSError):
+        server.handshake()
+        server.receive_some()
+    assert client.end()[0] == b""
+    assert relay.record()["reason"] == "backend_unknown_ca"
+
+
+def test_a_backends_certificate_that_expires_ends_its_sessions(
+    start, backend, pki, call, tmp_path, monkeypatch
+):
+    clock = Clock()
+    monkeypatch.setattr(expiry, "time", clock)
+    monkeypatch.setattr(expiry, "SETTLE_S", 0.0)
+    until = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    spec = LeafSpec("short", dns=(BACKEND_NAME,), purposes=("server",), not_after=until)
+    short = backend(files=write(tmp_path, "short", pki.authority.issue(spec)))
+    relay = start([backend().address, short.address])
+    clients = [call(relay) for _ in range(4)]
+    assert all(map(echoes, clients))
+    clock.shift(3_600 + expiry.JITTER_S + 1)
+    records = [relay.record(i) for i in range(2)]
+    assert {(one["reason"], one["side"], one["backend"]) for one in records} == {
+        ("backend_expired_during_session", "outbound", "b2")
+    }
+    relay.let_it_turn()
+    assert relay.value("relay_sessions_closed_total", "backend_expired_during_session") == 2
+
+
+def test_sessions_may_outlive_a_backends_certificate(
+    start, backend, pki, call, tmp_path, monkeypatch
+):
+    clock = Clock()
+    monkeypatch.setattr(expiry, "time", clock)
+    monkeypatch.setattr(expiry, "SETTLE_S", 0.0)
+    until = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    spec = LeafSpec("short", dns=(BACKEND_NAME,), purposes=("server",), not_after=until)
+    short = backend(files=write(tmp_path, "short", pki.authority.issue(spec)))
+    relay = start([short.address], pool='at_expiry = "finish"')
+    client = call(relay)
+    clock.shift(7_200)
+    relay.let_it_turn(2)
+    assert echoes(client)

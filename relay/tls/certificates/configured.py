@@ -51,7 +51,6 @@ class PairUse:
     pool: str = ""  # set for a machine certificate, empty for a route's
     groups: str = ""
     min_version: str = ""
-    max_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,6 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
                 sni=route.sni,
                 groups=route.groups,
                 min_version=route.min_version,
-                max_version=route.max_version,
             )
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:
@@ -96,7 +94,6 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
                 pool=name,
                 groups=pool.groups,
                 min_version=pool.min_version,
-                max_version=pool.max_version,
             )
 
 

@@ -59,23 +59,17 @@ class KeyProblem(NamedTuple):
     refused: bool
 
 
-def key_problem(
-    certificate: Certificate, groups: str, *, to_servers: bool, only_tls12: bool = False
-) -> KeyProblem | None:
+def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> KeyProblem | None:
     """What is wrong with the kind of key of a certificate that the relay presents.
 
     `groups` is the configured text. `to_servers`: the relay presents the certificate to
     TLS 1.2 servers, which refuse a key on a curve that the relay does not offer.
-    `only_tls12`: max_version is TLSv1.2.
     """
     algorithm, curve, bits = certificate.key
     named = {name.strip("?*-").lower() for name in groups.replace("/", ":").split(":")}
     if algorithm in _GOOD:
         restricted = _pss_problem(certificate.spki) if algorithm == _RSA_PSS else None
         return restricted or _size_problem(algorithm, bits)
-    if algorithm.startswith(_ML_DSA) and only_tls12:
-        what = "has an ML-DSA key, which needs TLS 1.3, and max_version is TLSv1.2"
-        return KeyProblem(what, f"raise max_version, or {_REMEDY}", refused=True)
     if algorithm.startswith(_ML_DSA):
         what = (
             "has an ML-DSA key, which peers accept only with TLS 1.3"

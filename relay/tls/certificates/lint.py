@@ -141,7 +141,7 @@ class _Linter:
         names = () if use.pool else lint_route_names(use, pair)
         by_settings = [*lint_key_kind(use, pair), *names]
         if by_settings:
-            settings = (*key, use.sni, use.groups, use.min_version, use.max_version)
+            settings = (*key, use.sni, use.groups, use.min_version)
             self._once(settings, use.where, lambda: by_settings)
         passphrase = partial(lint_passphrase, use, pair)
         self._once(("passphrase", use.files), passphrase_key(use.where), passphrase)

@@ -85,9 +85,7 @@ def lint_passphrase(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
 def lint_key_kind(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
     """Check that peers can handshake with this kind of key under these settings."""
     to_servers = bool(use.pool) and use.min_version == "TLSv1.2"
-    only_tls12 = use.max_version == "TLSv1.2"
-    problem = key_problem(pair.leaf, use.groups, to_servers=to_servers, only_tls12=only_tls12)
-    if problem:
+    if problem := key_problem(pair.leaf, use.groups, to_servers=to_servers):
         level = Level.ERROR if problem.refused else Level.WARNING
         subject = subject_of(pair.leaf)
         yield Finding(level, pair.file, subject, problem.what, problem.remedy, use.where)

@@ -21,7 +21,6 @@ _MAX_CN_BYTES = 256
 # x509_vfy.h: X509_V_FLAG_NO_CHECK_TIME, and X509_V_ERR_INVALID_PURPOSE.
 _STRICT_ALONE = lib.X509_V_FLAG_X509_STRICT | lib.X509_V_FLAG_PARTIAL_CHAIN | 0x200000
 _INVALID_PURPOSE = 26
-_NEGATIVE = 0x100  # V_ASN1_NEG of asn1.h
 
 
 def to_der(pointer: Pointer) -> bytes:
@@ -114,7 +113,7 @@ def _fields_from_openssl(pointer: Pointer) -> Fields:
     lib.ERR_clear_error()
     return Fields(
         lib.X509_get_version(pointer) + 1,
-        _integer(lib.X509_get_serialNumber(pointer)),
+        _string(lib.X509_get_serialNumber(pointer)),
         b"",
         _name_der(lib.X509_get_issuer_name(pointer)),
         _time(lib.X509_getm_notBefore(pointer)),
@@ -129,14 +128,6 @@ def _string(value: Pointer) -> bytes:
     size = lib.ASN1_STRING_length(ffi.cast("ASN1_STRING *", value))
     data = lib.ASN1_STRING_get0_data(ffi.cast("ASN1_STRING *", value))
     return bytes(ffi.buffer(data, size)) if size > 0 else b""
-
-
-def _integer(value: Pointer) -> bytes:
-    """The contents of the INTEGER. OpenSSL keeps its absolute value and its sign."""
-    number = int.from_bytes(_string(value))
-    if lib.ASN1_STRING_type(ffi.cast("ASN1_STRING *", value)) & _NEGATIVE:
-        number = -number
-    return number.to_bytes((number + (number < 0)).bit_length() // 8 + 1, signed=True)
 
 
 def _time(value: Pointer) -> tuple[int, bytes]:

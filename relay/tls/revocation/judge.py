@@ -83,6 +83,32 @@ def why_revoked(
     return None if len(chain) == 1 else _judge_above(side, chain, policy, revoked, now_at)
 
 
+def why_revoked_since(
+    side: Side, who: Identity, chain: Chain, cas: CaTrust, revoked: RevokedSet | None
+) -> Failure | None:
+    """Why a peer that was admitted earlier is revoked now.
+
+    A list that is missing or has expired meanwhile ends no session: it cannot show that
+    anything is wrong with the peer. It keeps new ones out.
+    """
+    if revoked is None:
+        return None
+    fields = who.for_lists
+    keys = cas.issuers_of(who.issuer_der, fields.issuer_key_id)
+    if chain:
+        keys = (chain[0].spki_sha256,)
+    looked_up = [(who, 0, key) for key in keys]
+    looked_up += [
+        (each, depth, chain[depth].spki_sha256) for depth, each in enumerate(chain[:-1], 1)
+    ]
+    for each, depth, key in looked_up:
+        entry = revoked.find(key, each.for_lists.serial)
+        if entry is not None:
+            detail = f"{entry.sentence}, {_next_update(entry.source)}"
+            return Failure(_REASONS[side].revoked, _which(each, depth) + detail)
+    return None
+
+
 def _judge_leaf(
     side: Side,
     who: Identity,

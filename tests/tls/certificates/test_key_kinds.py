@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from relay.demo.ca import Authority, LeafSpec
@@ -252,13 +252,3 @@ def test_a_very_long_rsa_key_is_warned_about_with_its_price(pki):
 
     problem = key_problem(Long, "", to_servers=False)
     assert (problem.refused, "16384 bits" in problem.what) == (False, True)
-
-
-def test_an_ml_dsa_key_is_an_error_below_tls13(pki, tmp_path):
-    key = mldsa.MLDSA44PrivateKey.generate()
-    files = write_odd(tmp_path, "key", Odd(key=key), pki.authority)
-    shown = {"certificate": files.certificate, "private_key": files.key}
-    assert findings(pki, routes=(shown,)) == []
-    [error] = findings(pki, routes=({**shown, "max_version": "TLSv1.2"},))
-    assert "has an ML-DSA key, which needs TLS 1.3" in error.what
-    assert error.remedy.startswith("raise max_version, or ")
