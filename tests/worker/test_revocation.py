@@ -212,6 +212,24 @@ def test_accepting_missing_lists_resumes_nobody_whose_issuer_was_sent(
     assert relay.record(2)["reason"] == "revoked"
 
 
+@both_versions
+def test_an_issuing_ca_alone_needs_its_own_list_only(start, backend, pki, lists, tmp_path, version):
+    relay = start(
+        [backend().address],
+        route=f'client_crl = ["{lists.below}"]\npartial_chain = true',
+        client_ca=pki.intermediate.write(tmp_path / "below.pem"),
+    )
+    files = pki.client_intermediate_sent
+    context = client_context(pki, files, version=version)
+    _, _, session = ask(relay, context)
+    assert ask(relay, context, session)[1], "with partial_chain its chain ends at that CA"
+    lists.publish(below=[certificate_of(files)])
+    relay.renew_lists()
+    for offered in (session, None):
+        with pytest.raises(SSLError, match="certificate revoked"):
+            ask(relay, context, offered)
+
+
 # Backends.
 
 
