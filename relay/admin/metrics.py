@@ -93,6 +93,9 @@ class RelayCollector(Collector):
             "relay_crl_last_success_timestamp_seconds": _instants(CRL_LAST_SUCCESS_S, snapshot),
             "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
             **lists_in(facts, time.time()),
+            "relay_ocsp_response_next_update_timestamp_seconds": [
+                ((one["listener"], one["route"]), one["next_update"]) for one in facts["staples"]
+            ],
             "relay_worker_cpu_seconds_total": cpu_s,
             "relay_worker_resident_bytes": resident_bytes,
             "relay_build_info": [((facts["version"], facts["openssl"]), 1)],

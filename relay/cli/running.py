@@ -61,6 +61,12 @@ def status(config_file: Path | None) -> int:
         click.echo(f"{one['kind']} {parent}{one['name']} is disabled: {one['why']}")
     for line in list_lines(reply.get("crls", ()), time.time()):
         click.echo(line)
+    for staple in reply.get("staples", ()):
+        if staple["why"]:
+            click.echo(
+                f"route {staple['listener']}/{staple['route']} staples nothing:"
+                f" {staple['file']} {staple['why']}"
+            )
     for slot in reply["slots"]:
         if slot["parked"] or slot["next_start_in_s"] > 0:
             click.echo(_waiting_slot(slot))

@@ -144,6 +144,7 @@ class Route(_Section):
     certificate: FilePath | None = None
     private_key: FilePath | None = None
     key_passphrase_file: FilePath | None = None
+    ocsp_response: FilePath | None = None
     client_ca: FilePath | None = None
     client_crl: FilePaths = ()
     crl: Crl | None = None

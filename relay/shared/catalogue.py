@@ -142,6 +142,13 @@ FAMILIES: dict[str, Family] = {
             source="admin",
         ),
         Family(
+            "relay_ocsp_response_next_update_timestamp_seconds",
+            "gauge",
+            "Until when the OCSP response of a route may be stapled, Unix time; 0: it is not.",
+            ("listener", "route"),
+            source="admin",
+        ),
+        Family(
             "relay_crl_next_update_timestamp_seconds",
             "gauge",
             "When the next revocation list of this CA is due and this one expires, Unix time.",

@@ -39,6 +39,19 @@ class DisabledFact(TypedDict):
     why: str
 
 
+class StapleFact(TypedDict):
+    """The OCSP response of a route.
+
+    `next_update` is Unix seconds, 0 while nothing is stapled; then `why` says why.
+    """
+
+    listener: str
+    route: str
+    file: str
+    next_update: float
+    why: str
+
+
 class CrlFact(TypedDict):
     """A revocation list in use. Instants are Unix seconds.
 
@@ -119,6 +132,7 @@ class RunningFacts(TypedDict):
     overrides: list[OverrideFact]
     disabled: list[DisabledFact]
     crls: list[CrlFact]
+    staples: list[StapleFact]
 
 
 class Facts(ConfigFacts, RunningFacts):
@@ -140,6 +154,7 @@ def facts_of(published: Mapping[str, Any]) -> Facts:
         overrides=[],
         disabled=[],
         crls=[],
+        staples=[],
     )
     return cast("Facts", {**unpublished, **published})
 

@@ -17,6 +17,7 @@ from relay.shared.messages import (
     OverriddenSetting,
     OverrideFact,
     ProcessStatus,
+    StapleFact,
 )
 
 
@@ -76,6 +77,7 @@ class StatusReply(TypedDict):
     checker: ProcessStatus
     disabled: list[DisabledFact]
     crls: list[CrlFact]
+    staples: list[StapleFact]
 
 
 class ReloadReply(TypedDict):

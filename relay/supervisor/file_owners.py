@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config.key_path import pool_path
+from relay.config.key_path import pool_path, routes_of
 from relay.config.model import Config
 from relay.credentials import shown
 from relay.supervisor.path_ownership import WeakStep, find_weak_step
@@ -67,6 +67,9 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
     for trust_set in trust_sets_of(config).values():
         for file in trust_set.files:
             yield trust_set.uses[0].files_where, file
+    for where, _, route in routes_of(config):
+        if route.ocsp_response is not None:
+            yield f"{where}.ocsp_response", route.ocsp_response
     for name, pool in config.pool.items():
         if pool.cookie_secret_file is not None:
             yield f"{pool_path(name)}.cookie_secret_file", pool.cookie_secret_file

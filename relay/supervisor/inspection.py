@@ -51,6 +51,7 @@ from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
+from relay.tls.lint_staples import lint_staples
 from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.selection import Accepted, Key
@@ -117,6 +118,7 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
     findings += lint_ciphers(config) + check_owners(config)
     checked = lint_lists(config, now, files, partial(fetched_lists, config), request.accepted)
     findings += checked.findings
+    findings += lint_staples(config, now, files)
     errors = [one for one in findings if one.level is Level.ERROR]
     problems = [as_problem(one) for one in errors if request.strict or not one.temporary]
     if request.strict:

@@ -17,8 +17,8 @@ from relay.shared.replies import StatusReply
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
+from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
-from relay.supervisor.list_dates import ListDates
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.scoreboards import Scoreboards
 from relay.tls.raw import openssl_version
@@ -42,7 +42,7 @@ class Status:
     checker: CheckerProcess
     overrides: OverrideStore
     disabled: Disabled
-    lists: ListDates
+    dates: FileDates
     scoreboards: Scoreboards
     state: RelayState = RelayState.STARTING
     started_at: float = field(default_factory=time.time)
@@ -65,7 +65,8 @@ class Status:
             "admin": self.admin.address,
             "checker": {"pid": self.checker.pid},
             "disabled": self.disabled.facts(),
-            "crls": self.lists.facts(),
+            "crls": self.dates.lists.facts(),
+            "staples": self.dates.staples.facts(),
         }
 
     def publish(self) -> None:
@@ -83,7 +84,8 @@ class Status:
             "slots": prepared.slots,
             "overrides": self.overrides.facts(),
             "disabled": self.disabled.facts(),
-            "crls": self.lists.facts(),
+            "crls": self.dates.lists.facts(),
+            "staples": self.dates.staples.facts(),
         }
         self.scoreboards.publish(facts, prepared.description)
 

@@ -30,11 +30,11 @@ from relay.supervisor.commands import Commands
 from relay.supervisor.control import Client, ControlServer
 from relay.supervisor.control_client import control_path
 from relay.supervisor.disabled import Disabled
+from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.generations import Generations
 from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.kicks import Kicks
-from relay.supervisor.list_dates import ListDates
 from relay.supervisor.open_files import OpenFiles
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import finish
@@ -141,7 +141,7 @@ class Supervisor:
         self.channel.count_dropped = self._count_dropped
         self.upkeep = Upkeep(self.state_dir, self.control, self.overrides, self.admin, self.checker)
         self.disabled = Disabled(self._publish, rules.recheck_s)
-        self.lists = ListDates(self._publish)
+        self.dates = FileDates(self._publish)
         self.status = Status(
             self._config_path,
             self.fleet,
@@ -149,7 +149,7 @@ class Supervisor:
             self.checker,
             self.overrides,
             self.disabled,
-            self.lists,
+            self.dates,
             self.scoreboards,
         )
         self.announcer = Announcer(self.status, self.state_dir, self.notifier)
@@ -269,7 +269,7 @@ class Supervisor:
         self.upkeep.step(now, serving.identity)
         scoreboard = self.scoreboards.generation(self.generations.number)
         self.disabled.step(now, time.time(), serving, scoreboard)
-        self.lists.step(now, time.time(), serving)
+        self.dates.step(now, time.time(), serving)
 
     # Events.
 

@@ -33,6 +33,7 @@ def reload_provider_keys(generation: Generation) -> None:
                     live.cas,
                     live.trust.cas,
                     live.alpn_callback,
+                    live.staple,
                     ciphers_checked=True,
                 )
     for name, pool in generation.config.pool.items():

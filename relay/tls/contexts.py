@@ -27,10 +27,13 @@ from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
+from relay.tls.lint_staples import read_response
 from relay.tls.material import backend_context, route_context
+from relay.tls.ocsp_response import ResponseError
 from relay.tls.raw import NULL
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.revocation.trust_sets import set_name
+from relay.tls.staple import Staple
 from relay.tls.trust import BackendTrust, ClientTrust, CrlPolicy
 from relay.tls.trust_store import TrustedCas
 
@@ -131,6 +134,21 @@ class ParsedFiles:
             self._cas[file, rules] = found
         return found
 
+    def response(self, file: Path) -> bytes:
+        """The bytes of an OCSP response; b"" if it cannot be read."""
+        try:
+            return read_response(file, self.context_inputs.files)
+        except ResponseError:
+            return b""
+
+    def staple(self, file: Path | None, pair: KeyPair, cas: TrustedCas) -> Staple | None:
+        """What a route with this certificate staples; None without a file for it."""
+        if file is None:
+            return None
+        staple = Staple(file)
+        staple.set(self.response(file), pair.chain, cas.certificates)
+        return staple
+
     def revoked_by(self, cas: Path | None, crl: Crl | None) -> RevokedSet | None:
         """What is on the revocation lists of these CAs."""
         if cas is None or crl is None:
@@ -159,13 +177,17 @@ def _inbound(
         CrlPolicy.of(route.revocation),
         expiry_grace_s=_expiry_grace_s(route),
     )
-    context = route_context(where, route, pair, cas, trust.cas, callback, ciphers_checked=checked)
+    staple = files.staple(route.ocsp_response, pair, cas)
+    context = route_context(
+        where, route, pair, cas, trust.cas, callback, staple, ciphers_checked=checked
+    )
     made = InboundRoute(
         where=where,
         label=route.label,
         pool=route.pool,
         owner=context,
         alpn_callback=callback,
+        staple=staple,
         material=context,
         pair=pair,
         cas=cas,

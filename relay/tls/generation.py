@@ -33,6 +33,7 @@ from relay.tls.identity import Identity
 from relay.tls.raw import NULL, Pointer
 from relay.tls.revocation.judge import why_revoked
 from relay.tls.revocation.revoked_set import RevokedSet
+from relay.tls.staple import Staple
 from relay.tls.trust import BackendTrust, ClientTrust
 from relay.tls.trust_store import TrustedCas
 from relay.tls.verification import Chain
@@ -47,6 +48,7 @@ class InboundRoute:
     pool: str
     owner: Pointer
     alpn_callback: Any = field(repr=False)  # NULL if it negotiates no protocol
+    staple: Staple | None = field(repr=False)
 
     # Replaced by a renewal.
     material: Pointer

@@ -28,6 +28,7 @@ from relay.tls.raw import (
     Pointer,
     lib,
 )
+from relay.tls.staple import Staple
 from relay.tls.trust import CaTrust
 from relay.tls.trust_store import TrustedCas
 from relay.tls.verification import (
@@ -51,6 +52,7 @@ def route_context(
     cas: TrustedCas,
     trust: CaTrust,
     alpn_callback: Any,
+    staple: Staple | None,
     *,
     ciphers_checked: bool,
 ) -> Pointer:
@@ -81,6 +83,8 @@ def route_context(
         cas.ask_for(context)
     if alpn_callback != NULL:
         lib.SSL_CTX_set_alpn_select_cb(raw, alpn_callback, NULL)
+    if staple is not None:
+        staple.use(raw)
     return raw
 
 

@@ -32,6 +32,7 @@ _NEEDED = [
     "d2i_X509_bio", "ERR_clear_error", "ERR_get_error", "ERR_GET_REASON", "ERR_peek_error",
     "ERR_reason_error_string", "EVP_get_digestbyname", "EVP_PKEY_bits", "EVP_PKEY_free",
     "i2d_PUBKEY_bio", "i2d_X509_bio", "i2d_X509_NAME", "OBJ_txt2nid", "OPENSSL_free",
+    "OPENSSL_malloc",
     "PEM_write_bio_PrivateKey",
     "sk_X509_free", "sk_X509_NAME_num", "sk_X509_NAME_value", "sk_X509_new_null", "sk_X509_num",
     "sk_X509_push", "sk_X509_value", "SSL_CB_READ_ALERT", "SSL_CIPHER_find",
@@ -40,6 +41,7 @@ _NEEDED = [
     "SSL_CTX_clear_mode", "SSL_CTX_get0_param", "SSL_CTX_set1_curves_list",
     "SSL_CTX_set_alpn_select_cb", "SSL_CTX_set_cert_store", "SSL_CTX_set_cipher_list",
     "SSL_CTX_set_ciphersuites", "SSL_CTX_set_post_handshake_auth",
+    "SSL_CTX_set_tlsext_status_cb",
     "SSL_CTX_set_tlsext_servername_callback", "SSL_CTX_set_verify", "SSL_CTX_set_verify_depth",
     "SSL_CTX_use_certificate", "SSL_CTX_use_PrivateKey", "SSL_do_handshake", "SSL_ERROR_SSL",
     "SSL_ERROR_WANT_READ", "SSL_ERROR_WANT_WRITE", "SSL_ERROR_ZERO_RETURN", "SSL_free",
@@ -53,7 +55,9 @@ _NEEDED = [
     "SSL_session_reused", "SSL_set_accept_state", "SSL_set_alpn_protos", "SSL_set_bio",
     "SSL_set_connect_state", "SSL_set_fd", "SSL_set_info_callback", "SSL_set_options",
     "SSL_set_session", "SSL_set_shutdown", "SSL_set_SSL_CTX", "SSL_set_tlsext_host_name",
-    "SSL_shutdown", "SSL_TLSEXT_ERR_ALERT_FATAL", "SSL_TLSEXT_ERR_OK", "SSL_write",
+    "SSL_set_tlsext_status_ocsp_resp",
+    "SSL_shutdown", "SSL_TLSEXT_ERR_ALERT_FATAL",
+    "SSL_TLSEXT_ERR_NOACK", "SSL_TLSEXT_ERR_OK", "SSL_write",
     "TLSEXT_NAMETYPE_host_name",
     "X509_CHECK_FLAG_NEVER_CHECK_SUBJECT", "X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS",
     "X509_digest", "X509_free", "X509_get_issuer_name", "X509_get_pubkey",
@@ -96,6 +100,7 @@ BOTH_SHUT: Final[int] = lib.SSL_SENT_SHUTDOWN | lib.SSL_RECEIVED_SHUTDOWN
 READ_ALERT: Final[int] = lib.SSL_CB_READ_ALERT
 HOST_NAME: Final[int] = lib.TLSEXT_NAMETYPE_host_name
 EXTENSION_OK: Final[int] = lib.SSL_TLSEXT_ERR_OK
+EXTENSION_NO_ACK: Final[int] = lib.SSL_TLSEXT_ERR_NOACK
 EXTENSION_REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 NO_PARTIAL_WILDCARDS: Final[int] = lib.X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
 NEVER_CHECK_SUBJECT: Final[int] = lib.X509_CHECK_FLAG_NEVER_CHECK_SUBJECT

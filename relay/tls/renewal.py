@@ -33,7 +33,7 @@ from relay.tls.trust_store import TrustedCas
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What was renewed: certificates with their keys, CA files, and revocation lists.
+    """What was renewed: certificates with their keys, CAs, OCSP responses, and lists.
 
     `contents` has the bytes of all these files, private keys included. `periods` are by
     configuration key, and only those that changed. The revoked certificates of a trust
@@ -44,6 +44,7 @@ class Renewal:
     contents: Contents = field(repr=False)
     pairs: frozenset[tuple[Path, Path]] = frozenset()
     cas: frozenset[Path] = frozenset()
+    responses: frozenset[Path] = frozenset()  # OCSP responses
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
     revoked: Mapping[str, int] = field(default_factory=dict)
 
@@ -52,6 +53,7 @@ class Renewal:
         return (
             (route.certificate, route.private_key) in self.pairs
             or route.client_ca in self.cas
+            or route.ocsp_response in self.responses
             or self._has_lists(route.client_ca, route.revocation)
         )
 
@@ -129,8 +131,19 @@ def _renew_route(
     same = pair is live.pair and cas is live.cas and trust.cas.digest == live.trust.cas.digest
     if not same:
         live.material = route_context(
-            where, route, pair, cas, trust.cas, live.alpn_callback, ciphers_checked=True
+            where,
+            route,
+            pair,
+            cas,
+            trust.cas,
+            live.alpn_callback,
+            live.staple,
+            ciphers_checked=True,
         )
+    if live.staple is not None:
+        renewed = live.staple.file in renewal.responses
+        latest = files.response(live.staple.file) if renewed else None
+        live.staple.set(latest, pair.chain, cas.certificates)
     live.pair, live.cas, live.trust, live.revoked = pair, cas, trust, revoked
 
 

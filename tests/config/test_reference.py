@@ -74,6 +74,7 @@ FILES = {
 EXAMPLE_ONLY = {
     ("[admin]", "password_file"),
     ("[[listener.route]]", "key_passphrase_file"),
+    ("[[listener.route]]", "ocsp_response"),
     ("[pool.httpslb]", "cookie_secret_file"),
     ("[pool.httpslb]", "key_passphrase_file"),
 }

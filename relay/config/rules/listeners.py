@@ -34,6 +34,7 @@ _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "alpn",
     "session_tickets",
     "key_passphrase_file",
+    "ocsp_response",
     "at_expiry",
     "expiry_grace_s",
     *ROUTE_FILES,

@@ -1,0 +1,99 @@
+"""A relay that staples an OCSP response to its handshakes."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from relay.demo.ca import key_pem
+from tests.support.gateway import wait_until
+from tests.support.programs import NAME, output_of, program
+from tests.support.responses import response
+from tests.support.tables import listener_table, pool_table, route_table
+
+WHERE = "listener.https.route[0].ocsp_response"
+METRIC = "relay_ocsp_response_next_update_timestamp_seconds{listener=https,route=default}"
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "ocsp.der"
+
+
+@pytest.fixture
+def body(pki, echo, file):
+    return listener_table(route_table(pki, ocsp_response=file)) + pool_table(pki, [echo.address])
+
+
+def shown(pki, port, version):
+    """What a client that asks for a response prints."""
+    done = subprocess.run(
+        [
+            *(program("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", version, "-status"),
+            *("-servername", NAME, "-CAfile", pki.ca),
+            *("-cert", pki.client.certificate, "-key", pki.client.key),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert "Verify return code: 0 (ok)" in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_a_client_that_asks_gets_the_response(start, pki, body, file, scrape, version):
+    file.write_bytes(response(pki.gateway.issued, pki.authority))
+    gateway = start(body)
+    text = shown(pki, gateway.port(), version)
+    assert "OCSP Response Status: successful" in text
+    assert "Cert Status: good" in text
+    wait_until("the metric is there", lambda: scrape(gateway)[METRIC] > 0, detail=gateway.log)
+    checked = gateway.command("check")
+    assert (checked.returncode, "is stapled until" in checked.stdout) == (0, True)
+
+
+def test_a_response_made_by_openssl_is_stapled(start, pki, body, file, tmp_path):
+    """As its own responder, which signs with the CA's key."""
+    ca, index, key = pki.ca, tmp_path / "index.txt", tmp_path / "ca.key"
+    issued = pki.gateway.issued.certificate
+    until = issued.not_valid_after_utc.strftime("%y%m%d%H%M%SZ")
+    index.write_text(f"V\t{until}\t\t{issued.serial_number:X}\tunknown\t/CN=gateway\n")
+    key.write_bytes(key_pem(pki.authority.key))
+    request = tmp_path / "request.der"
+    leaf = tmp_path / "leaf.pem"
+    leaf.write_bytes(issued.public_bytes(Encoding.PEM))
+    output_of("openssl", "ocsp", "-issuer", ca, "-cert", leaf, "-no_nonce", "-reqout", request)
+    output_of(
+        *("openssl", "ocsp", "-index", index, "-CA", ca, "-rsigner", ca, "-rkey", key),
+        *("-reqin", request, "-respout", file, "-ndays", "1"),
+    )
+    gateway = start(body)
+    assert "Cert Status: good" in shown(pki, gateway.port(), "-tls1_3")
+
+
+def test_a_response_that_does_not_fit_disables_nothing(start, pki, body, file, scrape):
+    file.write_bytes(response(pki.machine.issued, pki.authority))
+    gateway = start(body)
+    assert "OCSP response: no response sent" in shown(pki, gateway.port(), "-tls1_3")
+    [line] = [line for line in gateway.log().splitlines() if "is not stapled" in line]
+    assert WHERE in line
+    wait_until("the metric is there", lambda: scrape(gateway).get(METRIC) == 0, detail=gateway.log)
+    status = gateway.command("status").stdout
+    assert f"route https/default staples nothing: {file} is about the certificate" in status
+
+
+def test_a_response_is_not_stapled_after_its_end(start, pki, body, file, scrape):
+    file.write_bytes(response(pki.gateway.issued, pki.authority, next_update=timedelta(seconds=4)))
+    gateway = start(body)
+    assert "Cert Status: good" in shown(pki, gateway.port(), "-tls1_3")
+    told = "is not stapled any more: it has expired"
+    wait_until("the end is told", lambda: told in gateway.log(), detail=gateway.log)
+    assert "OCSP response: no response sent" in shown(pki, gateway.port(), "-tls1_3")
+    assert gateway.log().count(told) == 1
+    assert scrape(gateway)[METRIC] == 0
