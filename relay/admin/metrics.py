@@ -100,6 +100,9 @@ class RelayCollector(Collector):
             "relay_worker_resident_bytes": resident_bytes,
             "relay_build_info": [((facts["version"], facts["openssl"]), 1)],
             "relay_config_generation": [((), facts["generation"])],
+            "relay_config_last_reload_successful": [((), float(facts["last_reload_ok"]))],
+            "relay_config_last_reload_timestamp_seconds": [((), facts["last_reload_at"])],
+            "relay_files_pending": _files_pending(facts),
         }
         for family in FAMILIES.values():
             if family.kind == "histogram":
@@ -212,6 +215,12 @@ def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
 def _instants(name: str, snapshot: Snapshot) -> Rows:
     """A shared Unix time of every entity for which it is known."""
     return [(labels, at) for labels, at in _states(name, snapshot) if 0 < at <= _LATEST_S]
+
+
+def _files_pending(facts: Facts) -> Rows:
+    """Every file with certificates, and every pending file."""
+    found = {(one["file"],): 0.0 for one in facts["certificates"]}
+    return list((found | {(one["file"],): 1.0 for one in facts["pending"]}).items())
 
 
 def _certificates(facts: Facts) -> Rows:

@@ -42,11 +42,10 @@ _WORKER_COLUMNS = (
 def status(config_file: Path | None) -> int:
     """Show generation, listeners, workers and disabled parts."""
     reply = ask_relay(config_file, "status")
-    started = datetime.fromtimestamp(reply["started_at"], UTC).astimezone()
     click.echo(
         f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']},"
         f" generation {reply['generation']},"
-        f" since {started.isoformat(sep=' ', timespec='seconds')}"
+        f" since {_at(reply['started_at'])}"
     )
     click.echo(f"configuration {reply['config']}")
     for name, addresses in reply["listeners"].items():
@@ -54,6 +53,11 @@ def status(config_file: Path | None) -> int:
     click.echo(f"admin: {_admin_url(reply['admin'])}")
     if reply.get("checker", {}).get("pid"):
         click.echo(f"checker: pid {reply['checker']['pid']}")
+    if reply.get("watcher", {}).get("pid"):
+        click.echo(f"watcher: pid {reply['watcher']['pid']}")
+    if "last_reload" in reply:
+        how = "succeeded" if reply["last_reload"]["ok"] else "failed; the last that succeeded was"
+        click.echo(f"last reload: {how}, {_at(reply['last_reload']['at'])}")
     rows = [[_shown(worker, name) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
     echo_rows("worker", _WORKER_COLUMNS, rows)
     for one in reply.get("disabled", ()):
@@ -67,6 +71,10 @@ def status(config_file: Path | None) -> int:
                 f"route {staple['listener']}/{staple['route']} staples nothing:"
                 f" {staple['file']} {staple['why']}"
             )
+    for pending in reply.get("pending", ()):
+        click.echo(
+            f"{pending['file']} is not in use since {_at(pending['since'])}: {pending['why']}"
+        )
     for slot in reply["slots"]:
         if slot["parked"] or slot["next_start_in_s"] > 0:
             click.echo(_waiting_slot(slot))
@@ -101,6 +109,11 @@ def _instant(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def _at(unix_s: float) -> str:
+    local = datetime.fromtimestamp(unix_s, UTC).astimezone()
+    return local.isoformat(sep=" ", timespec="seconds")
+
+
 def _shown(worker: WorkerStatus, column: str) -> str:
     value = dict(worker).get(column)
     if value is not None:
@@ -127,10 +140,10 @@ def _waiting_slot(slot: SlotStatus) -> str:
     section=SECTION,
     examples=["relay reload --config /etc/relay/relay.toml"],
     exit_codes=exit_codes(
-        "the new workers serve",
+        "the new workers serve, or the renewed files are in use",
         {
             EXIT_CANNOT_START: "this machine does not allow it now; the old workers still serve",
-            EXIT_CONFIG: "the new configuration is refused; the old workers still serve",
+            EXIT_CONFIG: "the configuration, or a renewed file, is refused; see its message",
         },
     ),
 )
@@ -138,12 +151,20 @@ def _waiting_slot(slot: SlotStatus) -> str:
 def reload(config_file: Path | None) -> int:
     """Load the configuration and the certificates again.
 
-    Returns when the new workers serve, or when the new configuration is refused.
-    Running sessions go on with the old configuration, at most relay.reload_drain_s.
+    If only certificate, key or CA files have changed, the running workers get them, and
+    no session ends. Otherwise new workers start, and running sessions go on with the
+    old configuration, at most relay.reload_drain_s. Returns when done, or refused.
     """
     started = time.monotonic()
     reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)
-    click.echo(f"generation {reply['generation']} serves, after {time.monotonic() - started:.1f} s")
+    after_s = time.monotonic() - started
+    if "renewed" not in reply:
+        click.echo(f"generation {reply['generation']} serves, after {after_s:.1f} s")
+        return EXIT_OK
+    for file in reply["renewed"]:
+        click.echo(f"renewed in place: {file}")
+    what = "goes on" if reply["renewed"] else "goes on: nothing has changed"
+    click.echo(f"generation {reply['generation']} {what}, after {after_s:.1f} s")
     return EXIT_OK
 
 

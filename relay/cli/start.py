@@ -110,7 +110,7 @@ def check(config_file: Path | None) -> int:
 
 def _show_findings(findings: list[Finding]) -> None:
     if not sys.stdout.isatty():
-        from relay.supervisor.inspection import as_problem
+        from relay.tls.certificates.findings import as_problem
 
         for one in findings:
             click.echo(f"{one.level} {as_problem(one)}")

@@ -45,6 +45,8 @@ class Relay(_Section):
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
     state_dir: OwnPath = Path("run")
     drain_timeout_s: Seconds = 30
+    # How often the certificate, key and CA files are looked at; 0 is never.
+    watch_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 2
     # How long sessions on replaced workers may go on; 0 is no limit.
     reload_drain_s: Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False)] = 0
     old_generations: Annotated[int, Field(ge=1, le=32)] = 8

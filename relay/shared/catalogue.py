@@ -25,6 +25,7 @@ WHYS = ("cookie", "hashed", "sticky", "balanced", "failover")
 HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
 CHECK_OK = "ok"
 CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED = "connect_failed", "handshake_failed", "http_failed"
+RENEWAL_RESULTS = ("renewed", "refused", "failed")
 CHECK_RESULTS = (CHECK_OK, CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED)
 # How the fetch of a revocation list ends.
 CRL_OK, CRL_NOT_MODIFIED = "ok", "not_modified"
@@ -221,8 +222,33 @@ FAMILIES: dict[str, Family] = {
         Family(
             "relay_config_generation",
             "gauge",
-            "Number of the configuration in use: 1 at start, one more after every reload.",
+            "Number of the configuration in use: 1 at start, one more after a reload of settings.",
             source="admin",
+        ),
+        Family(
+            "relay_config_last_reload_successful",
+            "gauge",
+            "1 if the last reload took all settings and files, otherwise 0.",
+            source="admin",
+        ),
+        Family(
+            "relay_config_last_reload_timestamp_seconds",
+            "gauge",
+            "When a reload last succeeded, or the relay started, Unix time.",
+            source="admin",
+        ),
+        Family(
+            "relay_files_pending",
+            "gauge",
+            "1 while the file differs from what is in use and cannot be used, otherwise 0.",
+            ("file",),
+            source="admin",
+        ),
+        Family(
+            "relay_renewals_total",
+            "counter",
+            "Sets of files that had changed, by result: renewed, refused, failed.",
+            ("result",),
         ),
     )
 }

@@ -24,6 +24,7 @@ from relay.shared.catalogue import (
     HANDSHAKE_OK,
     HANDSHAKE_RESUMED,
     NO_ROUTE,
+    RENEWAL_RESULTS,
     TO_BACKEND,
     WHYS,
 )
@@ -122,7 +123,14 @@ RELAY = Kind(
     (Series(HEALTH_VERSION), Series(OVERRIDE_VERSION)),
 )
 # In the totals only.
-SUPERVISOR = Kind("supervisor", 0, counters=(Series("relay_worker_restarts_total"),))
+SUPERVISOR = Kind(
+    "supervisor",
+    0,
+    counters=(
+        Series("relay_worker_restarts_total"),
+        *(Series("relay_renewals_total", (result,)) for result in RENEWAL_RESULTS),
+    ),
+)
 ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
 BACKEND = Kind(
     "backend",

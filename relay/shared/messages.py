@@ -67,6 +67,14 @@ class CrlFact(TypedDict):
     grace_s: float
 
 
+class PendingFact(TypedDict):
+    """A file that differs from what is in use. `since` is Unix seconds."""
+
+    file: str
+    why: str
+    since: float
+
+
 class BackendFact(TypedDict):
     """A backend as configured."""
 
@@ -121,6 +129,7 @@ class RunningFacts(TypedDict):
     """Facts that change while a configuration is used.
 
     `state` is starting, serving or draining; `started_at` is Unix seconds.
+    `last_reload_at` is when the last reload or renewal succeeded.
     """
 
     generation: int
@@ -133,6 +142,9 @@ class RunningFacts(TypedDict):
     disabled: list[DisabledFact]
     crls: list[CrlFact]
     staples: list[StapleFact]
+    pending: list[PendingFact]
+    last_reload_ok: bool
+    last_reload_at: float
 
 
 class Facts(ConfigFacts, RunningFacts):
@@ -155,6 +167,9 @@ def facts_of(published: Mapping[str, Any]) -> Facts:
         disabled=[],
         crls=[],
         staples=[],
+        pending=[],
+        last_reload_ok=True,
+        last_reload_at=0.0,
     )
     return cast("Facts", {**unpublished, **published})
 

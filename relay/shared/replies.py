@@ -16,6 +16,7 @@ from relay.shared.messages import (
     DisabledFact,
     OverriddenSetting,
     OverrideFact,
+    PendingFact,
     ProcessStatus,
     StapleFact,
 )
@@ -31,6 +32,7 @@ class FailureReply(TypedDict):
     error: str
     code: NotRequired[int]
     problems: NotRequired[list[str]]
+    renewed: NotRequired[list[str]]
     id: NotRequired[int]
 
 
@@ -78,13 +80,27 @@ class StatusReply(TypedDict):
     disabled: list[DisabledFact]
     crls: list[CrlFact]
     staples: list[StapleFact]
+    pending: list[PendingFact]
+    watcher: ProcessStatus
+    last_reload: LastReload
+
+
+class LastReload(TypedDict):
+    """The last reload: whether it succeeded, and when one last did (Unix seconds)."""
+
+    ok: bool
+    at: float
 
 
 class ReloadReply(TypedDict):
-    """The reply to `reload`, sent when the new workers serve."""
+    """The reply to `reload`, sent when the new workers serve.
+
+    `renewed`: no setting has changed, and these files were renewed in place.
+    """
 
     ok: Literal[True]
     generation: int
+    renewed: NotRequired[list[str]]
 
 
 class ShutdownReply(TypedDict):

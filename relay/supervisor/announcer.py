@@ -83,8 +83,9 @@ class Announcer:
         """Tell systemd that a reload begins."""
         self._notifier.reloading()
 
-    def reload_failed(self) -> None:
-        """Tell systemd that the reload is over and the relay serves as before."""
+    def reload_is_over(self, *, succeeded: bool) -> None:
+        """Tell systemd and the readers of metrics that the reload is over."""
+        self._status.reload_is_over(succeeded=succeeded)
         self._notifier.ready(self._status.line())
 
     def end(self, ending: Shutdown) -> None:

@@ -1,4 +1,4 @@
-"""Starts, watches and replaces a child: the admin process and the checker.
+"""Starts, watches and replaces a child: the admin process, the checker, the watcher.
 
 A child that dies early is started again after a growing delay. A child that is silent,
 or does not end when asked, gets SIGABRT, which makes it print where it hangs, then
@@ -171,6 +171,13 @@ class ChildProcess:
         self.pid = None
         self._on_end()
         return str(status)
+
+    def abandon(self) -> None:
+        """SIGKILL. Returns when the child has ended, or after `stop_patience_s`."""
+        self.kill()
+        deadline = time.monotonic() + self._stop_patience_s
+        while self._reap() is None and self.pid is not None and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def close(self) -> None:
         """End the child: SIGTERM, then SIGKILL. Returns when it has ended."""

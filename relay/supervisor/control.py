@@ -133,7 +133,7 @@ class ControlServer:
         on_command: Callable[[dict[str, Any], Client], None],
         child_named: Callable[[int], str] = lambda _pid: "",
     ) -> None:
-        self._child_named = child_named
+        self.child_named = child_named
         self._repeat_at = float("-inf")
         self._turn_until_at: float | None = None
         self._listener = listener
@@ -173,7 +173,7 @@ class ControlServer:
         None of them has a reason to, so an attacker may control it.
         """
         pid, _ = _credentials(connection)
-        name = self._child_named(pid)
+        name = self.child_named(pid)
         if name and time.monotonic() >= self._repeat_at:
             self._repeat_at = time.monotonic() + REPEAT_S
             log.error(

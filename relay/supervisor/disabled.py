@@ -3,7 +3,7 @@
 A certificate or CA file that is not valid now disables the routes or the pool that need
 it. A host name that has never resolved disables its backends. Workers decide the same
 by themselves, from the same dates and addresses. This module reports it, and names the
-files whose renewal `relay.supervisor.reload` waits for.
+files whose renewal is awaited.
 
 Never: disables anything itself.
 Next: `relay.worker.intake.step`
@@ -27,7 +27,7 @@ from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeri
 
 EVERY_S = 1.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on messages
-_RENEW = "renew that file; the relay checks it every {:g} s and recovers by itself"
+_RENEW = "renew that file; the relay notices it and recovers by itself"
 _RESOLVE = "check that this machine's name resolution works; the relay asks again by itself"
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ class _Watched(NamedTuple):
 class Disabled:
     """What is disabled of the serving generation; calls `on_change` when it changes."""
 
-    def __init__(self, on_change: Callable[[], None], recheck_s: float) -> None:
+    def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        self._recheck_s = recheck_s
         self._prepared: Prepared | None = None
         self._watched: tuple[_Watched, ...] = ()
         self._unresolved: dict[str, str] = {}
@@ -112,7 +111,7 @@ class Disabled:
             # one has expired too.
             if _subject(before.get(component, "")) != _subject(why):
                 backend = component.kind == "backend"
-                remedy = _RESOLVE if backend else _RENEW.format(self._recheck_s)
+                remedy = _RESOLVE if backend else _RENEW
                 self._messages.append((logging.ERROR, f"{component} is disabled: {why}; {remedy}"))
         gone = [component for component in before if component not in self.reasons]
         known = _components_of(prepared) if gone else frozenset()

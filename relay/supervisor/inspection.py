@@ -10,12 +10,11 @@ Next: `relay.supervisor.prepare.Preparation`
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from relay.checker.resolver import Resolve, look_up
 from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
-from relay.files import Contents, Files
+from relay.files import Contents, Files, Fingerprint
 from relay.logs.access_log import check_access_log
 from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.shared.addresses import Ip
@@ -42,15 +41,15 @@ from relay.supervisor.host_lookup import (
     unresolved_backends,
 )
 from relay.supervisor.privileges import Identity, acting_as, find_identity
-from relay.tls.certificates.configured import authorities_of, pairs_of
-from relay.tls.certificates.findings import Finding, Level
+from relay.supervisor.renewal_check import Renewed, Running, check_renewal
+from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
+from relay.tls.certificates.file_sets import SetKey, file_sets
+from relay.tls.certificates.findings import Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_of
 from relay.tls.certificates.lint import lint_with_periods
-from relay.tls.certificates.lint_cas import usable_cas
-from relay.tls.certificates.pem import load_authorities, load_key_pair
-from relay.tls.certificates.validity import period_of_cas, period_of_pair
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
+from relay.tls.cookie_secret import load_secrets
 from relay.tls.lint_staples import lint_staples
 from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
@@ -63,16 +62,16 @@ class PrepareRequest:
     """What to prepare: a file, and the configuration that runs now, if any.
 
     `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse
-    what would only disable a route, pool or backend. `renews`: prepare the running
-    configuration again, but only if the certificate or CA file of one of these keys is
-    valid now. `accepted`: the revocation lists in use, by the name of their trust set.
+    what would only disable a route, pool or backend. `renews`: only look for renewed
+    files, in these sets. `accepted`: the revocation lists in use, by the name of their
+    trust set.
     """
 
     path: Path
-    running: Config | None = None
+    running: Running | None = None
     known: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
     strict: bool = False
-    renews: frozenset[str] = frozenset()
+    renews: frozenset[SetKey] = frozenset()
     accepted: Mapping[str, Mapping[Key, Accepted]] = field(default_factory=dict)
 
 
@@ -92,25 +91,63 @@ class Inspection:
     periods: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)
     warnings: tuple[Problem, ...]
+    digests: Digests
+    fingerprints: Mapping[Path, Fingerprint]
+    others: Mapping[tuple[Path, int], bytes]
     revoked: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # see `RevokedSet`
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no Inspection: problems, or one failure and a hint.
-
-    `unchanged`: the renewed file that was looked for is not there yet.
-    """
+    """Why there is no Inspection: problems, or one failure and a hint."""
 
     problems: tuple[Problem, ...] = ()
     what: str = ""
     hint: str = ""
-    unchanged: bool = False
 
 
-def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
-    """Inspect a configuration. Raises ConfigError (all problems) or StartupError."""
-    config = _config_of(request)
+def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection | Renewed:
+    """Inspect a configuration, or only the files of the running one.
+
+    The files are enough if nothing else has changed. Raises ConfigError (all problems)
+    or StartupError.
+    """
+    running = request.running
+    if running is not None and request.renews:
+        return _look_for_renewed(running, request.renews)
+    config = load_config(request.path)
+    if running is not None:
+        problems = list(_changes_that_need_a_restart(running.config, config))
+        if problems:
+            raise ConfigError(problems)
+        if _is_unchanged(running, config):
+            return _look_for_renewed(running, None)
+    return _inspect_all(request, config, resolve)
+
+
+def _is_unchanged(running: Running, config: Config) -> bool:
+    """Whether everything is as it was, apart from certificates, keys and CAs."""
+    if config != running.config:
+        return False
+    secrets, problems = load_secrets(config)
+    password, password_problems = read_password(config)
+    return (
+        not problems
+        and not password_problems
+        and are_unchanged(running.others)
+        and secrets == running.in_use.generation.secrets
+        and password == running.password
+        and find_identity(config.relay) == running.identity
+        and _slots_of(config) == running.slots
+    )
+
+
+def _look_for_renewed(running: Running, only: frozenset[SetKey] | None) -> Renewed:
+    found = check_renewal(running.in_use, _now(), only)
+    return replace(found, description=_describe(running.config, found.certificates))
+
+
+def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> Inspection:
     identity = find_identity(config.relay)
     files = Files()
     now = _now()
@@ -151,6 +188,9 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection:
         periods=periods,
         password=password,
         warnings=tuple(warnings),
+        digests=digests_of(file_sets(config), files),
+        fingerprints=files.fingerprints,
+        others=other_digests(file_sets(config), files),
         revoked=checked.sets,
     )
 
@@ -164,17 +204,6 @@ def fetched_lists(config: Config, trust_set: TrustSet) -> FetchedLists:
     found, hosts = read_learned(state_dir), hosts_in(trust_set.uses[0].crl)
     learned = {cached_list(state_dir, url): url for url in found.urls if is_on(url, hosts)}
     return FetchedLists(files, learned, found.issuers)
-
-
-def _config_of(request: PrepareRequest) -> Config:
-    if request.renews and request.running is not None:
-        return request.running
-    config = load_config(request.path)
-    if request.running is not None:
-        problems = list(_changes_that_need_a_restart(request.running, config))
-        if problems:
-            raise ConfigError(problems)
-    return config
 
 
 def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
@@ -213,15 +242,6 @@ def read_password(config: Config) -> tuple[str, list[Problem]]:
         return "", list(error.problems)
 
 
-def as_problem(finding: Finding) -> Problem:
-    """A finding as one line that names the file and the certificate's subject."""
-    about = " ".join(
-        filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
-    )
-    what = f"{about}: {finding.what}" if about else finding.what
-    return Problem(finding.where, what, finding.remedy)
-
-
 def _slots_of(config: Config) -> int:
     """The number of workers: as configured, or the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
@@ -247,41 +267,14 @@ def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
     return json.dumps(facts).encode()
 
 
-def _is_renewed(config: Config, wheres: frozenset[str], now: datetime) -> bool:
-    """Whether the files of one of these keys are valid now (and readable)."""
-    files = Files()
-    periods = []
-    for pair in pairs_of(config):
-        if pair.where in wheres:
-            with contextlib.suppress(ConfigError):
-                certificate, private_key, passphrase = pair.files
-                found = load_key_pair(pair.where, certificate, private_key, files, passphrase)
-                periods.append(period_of_pair(pair.where, found))
-    for use in authorities_of(config):
-        if use.where in wheres:
-            with contextlib.suppress(ConfigError):
-                usable = usable_cas(use, load_authorities(use.where, use.file, files), now)
-                periods.append(
-                    period_of_cas(use.where, use.file, usable, now, partial=use.rules.partial_chain)
-                )
-    return any(not period.why_invalid(now.timestamp()) for period in periods)
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
 def inspect_to_bytes(request: PrepareRequest, resolve: Resolve = look_up) -> bytes:
-    """What the child writes to the supervisor: a pickled `Inspection` or `Refusal`."""
-    found: Inspection | Refusal
+    """What the child writes to the supervisor: what was found, or a `Refusal`."""
+    found: Inspection | Renewed | Refusal
     try:
-        config = request.running
-        if (
-            config is not None
-            and request.renews
-            and not _is_renewed(config, request.renews, _now())
-        ):
-            return pickle.dumps(Refusal(unchanged=True), pickle.HIGHEST_PROTOCOL)
         found = inspect(request, resolve)
     except ConfigError as error:
         found = Refusal(problems=error.problems)

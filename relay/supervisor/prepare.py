@@ -27,6 +27,7 @@ from relay.files import Files
 from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
+from relay.supervisor.renewal_check import Renewed
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_steps
 from relay.tls.generation import Generation
@@ -38,10 +39,6 @@ _READ_BYTES = 1 << 20
 _END_PATIENCE_S = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class UnchangedError(Exception):
-    """No file was renewed, so a renewal has nothing to do."""
 
 
 @dataclass(slots=True)
@@ -104,6 +101,7 @@ class Preparation:
         self._patience_s = patience_s
         self._received = bytearray()
         self._steps: Generator[None, None, Prepared] | None = None
+        self._renewed: Renewed | None = None
         self._ended: ExitStatus | None = None
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.fd, False)
@@ -130,13 +128,15 @@ class Preparation:
         """Whether contexts are built, so that `step` must be called at once."""
         return self._steps is not None
 
-    def step(self, now: float, turn_s: float = TURN_S) -> Prepared | None:
+    def step(self, now: float, turn_s: float = TURN_S) -> Prepared | Renewed | None:
         """Go on for about `turn_s`; None until it is done.
 
-        Raises ConfigError, StartupError and UnchangedError; then it is over.
+        Raises ConfigError and StartupError; then it is over.
         """
         if self._steps is None and not self._receive(now):
             return None
+        if self._renewed is not None:
+            return self._renewed
         assert self._steps is not None  # noqa: S101  for mypy
         until = time.monotonic() + turn_s
         while time.monotonic() < until:
@@ -163,12 +163,13 @@ class Preparation:
             return False
         found = self._decode()
         if isinstance(found, Refusal):
-            if found.unchanged:
-                raise UnchangedError
             if found.problems:
                 raise ConfigError(found.problems)
             raise StartupError(found.what, found.hint)
-        self._steps = _build(found, self._number)
+        if isinstance(found, Renewed):
+            self._renewed = found
+        else:
+            self._steps = _build(found, self._number)
         return True
 
     def _is_ending(self, now: float) -> bool:
@@ -181,7 +182,7 @@ class Preparation:
             self._child = None
         return self._ended is None and now < self._deadline_at
 
-    def _decode(self) -> Inspection | Refusal:
+    def _decode(self) -> Inspection | Renewed | Refusal:
         """The child's answer. Raises StartupError if there is none."""
         ended = self._ended or self._reap()
         if not self._received:
@@ -193,7 +194,7 @@ class Preparation:
             )
             raise StartupError(what, hint)
         try:
-            found: Inspection | Refusal = pickle.loads(self._received)  # noqa: S301  its own child
+            found: Inspection | Renewed | Refusal = pickle.loads(self._received)  # noqa: S301  its own child
         except (EOFError, pickle.UnpicklingError):
             what = "the process that checks the configuration ended in the middle of its answer"
             raise StartupError(what, "see the system's log for what ended it") from None
@@ -268,6 +269,9 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         password=found.password,
         periods=found.periods,
         unresolved=found.unresolved,
+        digests=found.digests,
+        fingerprints=found.fingerprints,
+        others=found.others,
     )
 
 
@@ -283,7 +287,7 @@ def finish(request: PrepareRequest) -> Prepared:
     try:
         while True:
             prepared = preparation.step(time.monotonic())
-            if prepared is not None:
+            if isinstance(prepared, Prepared):
                 return prepared
             if not preparation.building:
                 poll.poll(1000)

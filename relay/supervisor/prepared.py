@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from relay.config.model import Config, Relay
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
+from relay.files import Fingerprint
 from relay.shared.entities import Entities
 from relay.shared.scoreboard import Scoreboard
 from relay.supervisor.privileges import Identity
+from relay.supervisor.renewal_check import InUse, Renewed, Running
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.set_reading import Digests
 from relay.tls.certificates.inventory import CertificateInfo
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.generation import Generation
@@ -37,6 +41,27 @@ class Prepared:
     password: str = field(default="", repr=False)
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)  # by key path
     unresolved: Mapping[str, str] = field(default_factory=dict)  # host name: error
+    digests: Digests = field(default_factory=dict)  # of the files in use
+    fingerprints: Mapping[Path, Fingerprint] = field(default_factory=dict)
+    others: Mapping[tuple[Path, int], bytes] = field(default_factory=dict)  # see `Running`
+
+
+def running(prepared: Prepared) -> Running:
+    """A preparation's view of what runs."""
+    in_use = InUse(prepared.generation, prepared.digests, prepared.certificates)
+    return Running(in_use, prepared.others, prepared.identity, prepared.slots, prepared.password)
+
+
+def renewed(prepared: Prepared, found: Renewed) -> Prepared:
+    """The same generation after its objects were renewed."""
+    return replace(
+        prepared,
+        certificates=found.certificates,
+        description=found.description,
+        periods={**prepared.periods, **found.renewal.periods},
+        digests={**prepared.digests, **found.digests},
+        fingerprints={**prepared.fingerprints, **found.fingerprints},
+    )
 
 
 def configured_rules(rules: Rules, relay: Relay) -> Rules:

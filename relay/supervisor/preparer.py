@@ -13,8 +13,10 @@ from relay.supervisor.generations import Generations
 from relay.supervisor.host_lookup import known_addresses
 from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.prepare import AbandonedChildren, Preparation
-from relay.supervisor.prepared import Prepared
+from relay.supervisor.prepared import Prepared, running
+from relay.supervisor.renewal_check import Renewed
 from relay.supervisor.scoreboards import Scoreboards
+from relay.tls.certificates.file_sets import SetKey
 from relay.tls.generation import Generation
 from relay.tls.revocation.selection import Accepted, Key, accepted_of
 
@@ -55,16 +57,15 @@ class Preparer:
         """Whether it builds TLS contexts, so that `step` must be called at once."""
         return self._preparation is not None and self._preparation.building
 
-    def begin(self, renews: frozenset[str]) -> None:
+    def begin(self, renews: frozenset[SetKey] = frozenset()) -> None:
         """Begin to prepare. Raises StartupError.
 
-        `renews` is not empty for a renewal: then the running configuration is prepared
-        again if a file that one of these keys names is valid now.
+        With `renews`, only look for renewed files in these sets.
         """
         generations = self._generations
         request = PrepareRequest(
             self._config_path,
-            generations.serving.config,
+            running(generations.serving),
             known_addresses(
                 generations.serving.generation.addresses,
                 self._scoreboards.generation(generations.number),
@@ -78,10 +79,10 @@ class Preparer:
         )
         self._selector.register(self._preparation.fd, selectors.EVENT_READ, _wake_up)
 
-    def step(self, now: float) -> Prepared | None:
+    def step(self, now: float) -> Prepared | Renewed | None:
         """Go on for one turn; None until it is done.
 
-        Raises ConfigError, StartupError and UnchangedError. Call `close` after that.
+        Raises ConfigError and StartupError. Call `close` after that.
         """
         if self._preparation is None:
             return None

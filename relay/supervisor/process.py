@@ -1,7 +1,7 @@
 """Starts, reaps and signals processes.
 
-Workers, the checker and the preparer are forked; the admin process is forked and
-executed.
+Workers, the checker, the preparer and the watcher are forked; the admin process is
+forked and executed.
 
 Never: decides when (`relay.core.fleet_plan.plan` does).
 """
@@ -82,13 +82,23 @@ def start_preparer(close_in_child: Callable[[], None], work: Callable[[], int | 
     It keeps the supervisor's rights, to read files that only the supervisor may read.
     It ends when the supervisor ends.
     """
+    return _fork("preparer", "preparer", None, close_in_child, _under_parent(work))
+
+
+def start_watcher(close_in_child: Callable[[], None], work: Callable[[], None]) -> int:
+    """Fork the process that looks at files, with the same rights. Raises OSError."""
+    return _fork("watcher", "watcher", None, close_in_child, _under_parent(work))
+
+
+def _under_parent(work: Callable[[], int | None]) -> Callable[[], int | None]:
+    """The work of a child that ends when the supervisor ends."""
     parent = os.getpid()
 
     def work_under_parent() -> int | None:
         end_with_parent(parent)
         return work()
 
-    return _fork("preparer", "preparer", None, close_in_child, work_under_parent)
+    return work_under_parent
 
 
 def _fork(

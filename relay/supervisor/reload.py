@@ -1,16 +1,17 @@
-"""Reloads, from the request to the answer.
+"""Reloads and renewals, from the request to the answer.
 
-Every turn of the supervisor's loop does a little of the reload that is under way:
+Every turn of the supervisor's loop does a little of what is under way:
 
-    preparing      a child inspects the new configuration, then its TLS contexts
-                   are built
-    starting       its workers start beside the serving ones
+    preparing      a child inspects the configuration and its files; if a setting has
+                   changed, the TLS contexts of the next generation are built
+    renewing       no setting has changed: the running processes get the renewed files
+    starting       otherwise the new workers start beside the serving ones
     handing over   one of the two generations has lost, and its workers stop
                    accepting
 
-The answer is sent after the workers of the generation that lost have stopped accepting.
-So a client that connects after the answer meets the configuration that the answer
-names.
+The answer is sent after the workers of the generation that lost have stopped accepting,
+or after all workers use the renewed files. So a client that connects after the answer
+meets what the answer names.
 
 Never: touches the serving generation before the next one serves.
 """
@@ -29,11 +30,14 @@ from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
-from relay.supervisor.prepare import UnchangedError
+from relay.supervisor.prepared import Prepared
 from relay.supervisor.preparer import Preparer
 from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
+from relay.supervisor.renewal_check import Renewed
+from relay.supervisor.renewals import Renewals, reply_to
 from relay.supervisor.status import RelayState
 from relay.supervisor.switchover import Switchover
+from relay.tls.certificates.file_sets import SetKey
 
 _SHORTAGE_REMEDY = "raise LimitNOFILE or MemoryMax, or lower relay.workers; then reload again"
 
@@ -46,8 +50,7 @@ class Reloads:
     A request waits during another reload, and while the relay starts, because the file
     may have changed after it was read. One reload then answers all requests that wait.
 
-    While something is disabled, the relay also reloads by itself when the file at fault
-    was renewed.
+    Without a request, the relay renews files in place when they have changed.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Reloads:
         switchover: Switchover,
         announcer: Announcer,
         disabled: Disabled,
+        renewals: Renewals,
         rules: Rules,
     ) -> None:
         self._fleet = fleet
@@ -64,13 +68,13 @@ class Reloads:
         self._switchover = switchover
         self._announcer = announcer
         self._disabled = disabled
+        self._renewals = renewals
         self._rules = rules
         self._clients: list[Client] = []  # this reload answers them
         self._waiting: list[Client] = []  # the next reload answers them
         self._requested = False  # whether the next reload was requested
-        self._is_renewal = False  # this reload was not requested, a file was renewed
-        self._renewal_problem = ""  # logged already
-        self._recheck_at = 0.0
+        self._due: frozenset[SetKey] = frozenset()  # looked at without a request
+        self._found: Renewed | None = None  # put into use for a request
         self._reply: ReloadReply | FailureReply | None = None  # set while handing over
         self._handover_until_at = 0.0
 
@@ -79,6 +83,7 @@ class Reloads:
         """Whether there is something to do at once, so that the loop must not wait."""
         return (
             self._preparer.building
+            or self._renewals.building
             or self._switchover.dismantling
             or (self._requested and not self._busy)
         )
@@ -89,9 +94,16 @@ class Reloads:
         return self._reply is not None
 
     @property
+    def renewing(self) -> bool:
+        """Whether workers are about to use renewed files."""
+        return self._renewals.busy
+
+    @property
     def _busy(self) -> bool:
         return (
             self._preparer.running
+            or self._renewals.busy
+            or self._found is not None
             or self._fleet.generations.next is not None
             or self.handing_over
             or self._announcer.state is RelayState.STARTING
@@ -107,14 +119,17 @@ class Reloads:
         self._requested = True
         if client is not None:
             self._waiting.append(client)
-        if self._is_renewal:  # the requested reload does the same, and more
+        if self._due:  # the requested reload looks at all sets
             self._preparer.close()
+            self._renewals.failed(self._due)
+            self._due = frozenset()
         self._begin_requested()
 
     def abandon(self, why: str) -> None:
         """The relay was told to end: give up, and answer all waiting clients."""
         self._preparer.close()
-        self._reply, self._requested = None, False
+        self._renewals.abandon()
+        self._reply, self._found, self._requested = None, None, False
         self._clients += self._waiting
         self._waiting = []
         self._answer(
@@ -134,6 +149,9 @@ class Reloads:
         self._begin_requested()
         self._begin_renewal(now)
         self._prepare(now)
+        self._renewals.step(now)
+        if self._found is not None and not self._renewals.busy:
+            self._answer_renewed(self._found)
         if self._reply is not None:
             self._hand_over(now, self._reply)
 
@@ -141,36 +159,46 @@ class Reloads:
         """Begin the reload that was requested, if none is under way."""
         if not self._requested or self._busy:
             return
-        self._requested = self._is_renewal = False
+        self._requested = False
         self._clients, self._waiting = self._waiting, []
         self._announcer.reload_begins()
         with self._refusing():
-            self._preparer.begin(frozenset())
+            self._preparer.begin()
 
     def _begin_renewal(self, now: float) -> None:
-        """While something is disabled, look regularly for a renewed file."""
-        if now < self._recheck_at:
-            return
-        self._recheck_at = now + self._rules.recheck_s
+        """Look at files that have changed, or that are awaited."""
         if self._busy or self._requested or self._fleet.ending is not Shutdown.NO:
             return
-        awaited = self._disabled.awaited
-        if awaited:
-            self._is_renewal = True
+        self._due = self._renewals.due(now, lambda: self._disabled.awaited)
+        if self._due:
             with self._refusing():
-                self._preparer.begin(awaited)
+                self._preparer.begin(self._due)
 
     def _prepare(self, now: float) -> None:
-        """Go on preparing. When it is done, start the next generation."""
+        """Go on preparing. When done, start the next generation, or renew files."""
         with self._refusing():
             prepared = self._preparer.step(now)
-            if prepared is None:
-                return
-            if self._is_renewal:
-                log.info("a file that disabled a part of the relay was renewed: reloading")
-                self._renewal_problem = ""
-                self._announcer.reload_begins()
-            self._switchover.start(prepared)
+            if isinstance(prepared, Prepared):
+                self._switchover.start(prepared)
+            elif prepared is not None:
+                self._preparer.close()
+                self._found = None if self._due else prepared
+                self._due = frozenset()
+                self._renewals.begin(now, prepared)
+
+    def _answer_renewed(self, found: Renewed) -> None:
+        """All workers use what could be renewed."""
+        self._found = None
+        reply = reply_to(found, self._fleet.generations.number)
+        if reply["ok"]:
+            if not found.files:
+                log.info("nothing has changed; generation %d goes on", reply["generation"])
+            self._announcer.reload_is_over(succeeded=True)
+            self._answer(reply)
+            return
+        for problem in reply.get("problems", ()):
+            log.error("reload refused: %s", problem)
+        self._fail(reply)
 
     def decided(self, now: float, decision: Decision) -> None:
         """The next generation serves or was given up: begin to hand over."""
@@ -203,6 +231,7 @@ class Reloads:
         self._reply = None
         if reply["ok"]:
             log.info("generation %d serves; the earlier workers drain", reply["generation"])
+            self._announcer.reload_is_over(succeeded=True)
             self._announcer.announce()
             self._answer(reply)
         else:
@@ -215,8 +244,6 @@ class Reloads:
         """An exception in this context ends the reload, and nothing else."""
         try:
             yield
-        except UnchangedError:
-            self._preparer.close()
         except (ConfigError, StartupError) as error:
             self._preparer.close()
             self._refused(error)
@@ -235,8 +262,9 @@ class Reloads:
 
     def _refused(self, error: ConfigError | StartupError) -> None:
         problems: Iterable[object] = [error] if isinstance(error, StartupError) else error.problems
-        if self._is_renewal:
-            self._renewal_refused("; ".join(map(str, problems)))
+        if self._due:
+            self._renewals.failed(self._due, "; ".join(map(str, problems)))
+            self._due = frozenset()
             return
         for problem in problems:
             log.error("reload refused: %s", problem)
@@ -252,15 +280,8 @@ class Reloads:
                 }
             )
 
-    def _renewal_refused(self, why: str) -> None:
-        """Log each reason once. No client waits for an answer."""
-        if why != self._renewal_problem:
-            log.warning("what is disabled stays disabled: %s", why)
-        self._renewal_problem = why
-        self._announcer.reload_failed()
-
     def _fail(self, reply: FailureReply) -> None:
-        self._announcer.reload_failed()
+        self._announcer.reload_is_over(succeeded=False)
         self._answer(reply)
 
     def _answer(self, reply: ReloadReply | FailureReply) -> None:

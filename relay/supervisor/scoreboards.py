@@ -151,14 +151,14 @@ class Scoreboards:
         with self._totals.writing():
             scoreboard.release(row)
 
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter without labels that the supervisor itself counts.
+    def count(self, name: str, by: int = 1, labels: tuple[str, ...] = ()) -> None:
+        """Add to a counter that the supervisor itself counts.
 
         A forked child counts nothing, because its memory ends with it.
         """
         if self._is_child:
             return
-        self._totals.add(kind_of(name), (), Series(name), by)
+        self._totals.add(kind_of(name), (), Series(name, labels), by)
         with self._totals.writing():
             pass
 

@@ -20,8 +20,12 @@ from relay.supervisor.disabled import Disabled
 from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.override_store import OverrideStore
+from relay.supervisor.pending_files import PendingFiles
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.watcher import Watcher
 from relay.tls.raw import openssl_version
+
+RETRY_S = 1.0
 
 
 class RelayState(StrEnum):
@@ -43,9 +47,14 @@ class Status:
     overrides: OverrideStore
     disabled: Disabled
     dates: FileDates
+    watcher: Watcher
+    pending: PendingFiles
     scoreboards: Scoreboards
     state: RelayState = RelayState.STARTING
     started_at: float = field(default_factory=time.time)
+    last_reload_ok: bool = True
+    last_reload_at: float = field(default_factory=time.time)
+    _publish_at: float = float("inf")
 
     def reply(self) -> StatusReply:
         """The reply to `relay status`."""
@@ -67,7 +76,31 @@ class Status:
             "disabled": self.disabled.facts(),
             "crls": self.dates.lists.facts(),
             "staples": self.dates.staples.facts(),
+            "pending": self.pending.facts(),
+            "watcher": {"pid": self.watcher.pid},
+            "last_reload": {"ok": self.last_reload_ok, "at": self.last_reload_at},
         }
+
+    def reload_is_over(self, *, succeeded: bool) -> None:
+        """A reload that was requested has succeeded, or was refused."""
+        self.last_reload_ok = succeeded
+        if succeeded:
+            self.last_reload_at = time.time()
+        self.publish_soon()
+
+    def publish_soon(self) -> None:
+        """Let the next `step` publish."""
+        self._publish_at = min(self._publish_at, time.monotonic())
+
+    def step(self, now: float) -> None:
+        """Publish what is due. Without memory or descriptors, try again later."""
+        if now >= self._publish_at:
+            try:
+                self.publish()
+            except OSError:
+                self._publish_at = now + RETRY_S
+            else:
+                self._publish_at = float("inf")
 
     def publish(self) -> None:
         """Give readers of the scoreboard a new view: all counters, and these facts.
@@ -86,6 +119,9 @@ class Status:
             "disabled": self.disabled.facts(),
             "crls": self.dates.lists.facts(),
             "staples": self.dates.staples.facts(),
+            "pending": self.pending.facts(),
+            "last_reload_ok": self.last_reload_ok,
+            "last_reload_at": self.last_reload_at,
         }
         self.scoreboards.publish(facts, prepared.description)
 
@@ -102,5 +138,9 @@ class Status:
         worker = self.fleet.workers.processes.get(pid)
         if worker is not None:
             return f"worker {worker.slot}"
-        names = {self.admin.pid: "the admin process", self.checker.pid: "the checker"}
+        names = {
+            self.admin.pid: "the admin process",
+            self.checker.pid: "the checker",
+            self.watcher.pid: "the watcher",
+        }
         return names.get(pid, "")

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import selectors
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,12 +35,14 @@ from relay.supervisor.generations import Generations
 from relay.supervisor.inspection import PrepareRequest
 from relay.supervisor.kicks import Kicks
 from relay.supervisor.open_files import OpenFiles
+from relay.supervisor.operator_signals import OperatorSignals
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import finish
 from relay.supervisor.prepared import Prepared, begin_scoreboard, configured_rules
 from relay.supervisor.preparer import Preparer
 from relay.supervisor.process import raise_file_limit, reap_orphans
 from relay.supervisor.reload import Reloads
+from relay.supervisor.renewals import Renewals
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.signals import SignalPipe
 from relay.supervisor.slot_sockets import SlotSockets
@@ -52,6 +53,7 @@ from relay.supervisor.systemd import Notifier
 from relay.supervisor.unix_sockets import open_control
 from relay.supervisor.updates import Updates
 from relay.supervisor.upkeep import Upkeep
+from relay.supervisor.watcher import Watcher
 from relay.supervisor.workers import Workers
 from relay.worker.main import WorkerSpec
 
@@ -113,7 +115,7 @@ class Supervisor:
         self.overrides = OverrideStore(path, self.scoreboards, config, self._publish)
         self.channel = AdminChannel(self.selector, self.overrides.answer)
         opened.add(self.channel.close, self.channel.close_files)
-        self.control = ControlServer(control, self.selector, self._on_command, self._child_name)
+        self.control = ControlServer(control, self.selector, self._on_command)
         # A client that waits for the end may then start the next relay at once.
         opened.add_last_closed(self.control.close, self.control.close_files)
 
@@ -134,14 +136,19 @@ class Supervisor:
             updates=self.updates,
         )
         self._open_files.add(self.checker.close)
+        self.watcher = Watcher(self.selector, self._close_in_child, rules)
+        self._open_files.add(self.watcher.close, self.watcher.close_files)
 
     def _connect_parts(self, rules: Rules, *, strict: bool) -> None:
         """Make the objects that need the earlier ones."""
         messages.count_dropped(self._count_dropped)
         self.channel.count_dropped = self._count_dropped
         self.upkeep = Upkeep(self.state_dir, self.control, self.overrides, self.admin, self.checker)
-        self.disabled = Disabled(self._publish, rules.recheck_s)
+        self.disabled = Disabled(self._publish)
         self.dates = FileDates(self._publish)
+        renewals = Renewals(
+            self.generations, self.fleet.workers, self.watcher, self._publish_soon, rules
+        )
         self.status = Status(
             self._config_path,
             self.fleet,
@@ -150,8 +157,11 @@ class Supervisor:
             self.overrides,
             self.disabled,
             self.dates,
+            self.watcher,
+            renewals.pending,
             self.scoreboards,
         )
+        self.control.child_named = self.status.child_name
         self.announcer = Announcer(self.status, self.state_dir, self.notifier)
         preparer = Preparer(
             self._config_path,
@@ -166,10 +176,13 @@ class Supervisor:
             self.fleet, self.admin, self.overrides, self.scoreboards, self._publish
         )
         self.reloads = Reloads(
-            self.fleet, preparer, switchover, self.announcer, self.disabled, rules
+            self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, rules
         )
         kicks = Kicks(self.fleet.workers, self.updates)
-        self.commands = Commands(self.overrides, self.status, self.reloads, kicks, self._end)
+        self.operator = OperatorSignals(self.fleet, self.announcer, self.reloads, self.upkeep)
+        self.commands = Commands(
+            self.overrides, self.status, self.reloads, kicks, self.operator.end
+        )
 
     def _close_in_child(self) -> None:
         """In a child other than a worker: close the files of supervisor and workers."""
@@ -183,8 +196,8 @@ class Supervisor:
     def _publish(self) -> None:
         self.status.publish()
 
-    def _child_name(self, pid: int) -> str:
-        return self.status.child_name(pid)
+    def _publish_soon(self) -> None:
+        self.status.publish_soon()
 
     def close(self) -> None:
         """Close everything, last opened first."""
@@ -224,7 +237,7 @@ class Supervisor:
         """How long the loop may wait for an event."""
         if self.reloads.eager or self.disabled.has_messages:
             return 0
-        if self.fleet.transition_pending or self.reloads.handing_over:
+        if self.fleet.transition_pending or self.reloads.handing_over or self.reloads.renewing:
             return TRANSITION_S
         due_at = min(
             self._beat_at + BEAT_S,
@@ -256,6 +269,7 @@ class Supervisor:
             self._keep_up(now, self.generations.serving)
         self.overrides.step(time.time())
         self.scoreboards.step()
+        self.status.step(time.monotonic())
         self.channel.step(now)
         if not self.reloads.handing_over:
             self.announcer.announce()
@@ -266,6 +280,7 @@ class Supervisor:
         """What is done until the relay is told to end."""
         self.admin.step(now, serving, self.scoreboards, self.lifeline_fd, self.channel)
         self.checker.step(now, serving)
+        self.watcher.step(now, serving)
         self.upkeep.step(now, serving.identity)
         scoreboard = self.scoreboards.generation(self.generations.number)
         self.disabled.step(now, time.time(), serving, scoreboard)
@@ -274,27 +289,7 @@ class Supervisor:
     # Events.
 
     def _on_signals(self) -> None:
-        for number in self.signals.read():
-            if number is signal.SIGHUP:
-                self.upkeep.look(self.generations.serving.identity)
-                self.reloads.request(None)
-            elif number in (signal.SIGTERM, signal.SIGINT):
-                again = self.fleet.ending is not Shutdown.NO
-                self._end(Shutdown.NOW if again else Shutdown.DRAIN, number.name)
-            elif number is signal.SIGQUIT:
-                self._end(Shutdown.NOW, number.name)
-            elif number is signal.SIGUSR1:
-                self.fleet.workers.signal_all(signal.SIGUSR1)
-            # SIGCHLD only wakes the loop; every turn reaps.
+        self.operator.take(self.signals.read())
 
     def _on_command(self, request: dict[str, Any], client: Client) -> None:
         self.commands.carry_out(request, client)
-
-    def _end(self, ending: Shutdown, why: str) -> None:
-        if self.fleet.ending in (ending, Shutdown.NOW):
-            return
-        how = "draining, then stopping" if ending is Shutdown.DRAIN else "stopping now"
-        log.info("%s: %s", why, how)
-        self.announcer.end(ending)
-        self.fleet.end(ending)
-        self.reloads.abandon(why)

@@ -253,6 +253,7 @@ def test_a_confined_worker_makes_new_log_files(start, simple, pki, logs, name):
             detail=gateway.log,
         )
     before = lines()
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     assert talk(pki, gateway.port()) == b"hello"
     wait_until("the next generation writes too", lambda: lines() > before, detail=gateway.log)
@@ -299,6 +300,7 @@ def test_a_confined_checker_resolves_and_checks_and_is_shown(start, pki, echo):
     assert operator.ask("/balancer-manager")[0] == 200
     assert "cannot be written" not in gateway.log()
     gateway.wait_for_log("localhost is at 127.0.0.1")
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     wait_until(
         "it is shown again",

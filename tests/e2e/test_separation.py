@@ -120,6 +120,7 @@ def test_a_reload_and_a_respawn_keep_memory_private(busy):
     before = gateway.workers()
     os.kill(before[0], signal.SIGKILL)
     gateway.wait_for_workers(lambda workers: len(workers) == 2 and workers[0] != before[0])
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     processes = list(gateway.workers().values())
     assert ways_in("nobody", processes) == {pid: [] for pid in processes}

@@ -64,6 +64,7 @@ def test_a_manager_hears_ready_signs_of_life_reloads_and_the_end(start, simple, 
         assert hear("WATCHDOG=1")
     after = psutil.Process(gateway.pid).cpu_times()
     assert after.user + after.system - before.user - before.system < 1
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     assert "MONOTONIC_USEC=" in hear("RELOADING=1")
     assert "generation 2" in hear("READY=1")
@@ -150,6 +151,7 @@ def test_as_root_the_workers_are_nobody_and_cannot_read_the_keys(start, pki, ech
 
     visit(1)
     assert log.stat().st_uid == nobody
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     visit(2)
     os.kill(gateway.workers()[0], signal.SIGKILL)

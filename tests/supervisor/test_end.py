@@ -95,6 +95,7 @@ def test_a_second_signal_or_stop_ends_a_drain_now(relay, pki, how):
 def test_stop_ends_draining_workers_of_an_old_generation_now(relay, pki):
     gateway = relay()
     with open_session(gateway, pki):
+        gateway.change_a_setting()
         assert gateway.command("reload").returncode == 0
         assert gateway.command("stop").returncode == 0
     gateway.wait_for_access(1, reason="drain_timeout")

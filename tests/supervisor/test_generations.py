@@ -39,6 +39,7 @@ def call(pki, stack):
 
 
 def reload(gateway):
+    gateway.change_a_setting()
     reply = ask(gateway.state_dir, "reload", PATIENCE_S)
     assert reply["ok"], reply
 

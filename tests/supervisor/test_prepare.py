@@ -93,6 +93,7 @@ def test_the_loop_answers_during_a_large_reload(relay, pki, echo, tmp_path):
     with Asker(gateway) as asker:
         while len(tries) < TRIES and (not tries or tries[-1]["cpu_ms"] >= MOST_CPU_MS):
             (gateway.directory / FILE).unlink()
+            gateway.change_a_setting()
             reloaded = gateway.command("reload", patience_s=150)
             assert reloaded.returncode == 0, reloaded
             gateway.wait_for_log(f"of generation {1 + len(tries)} ended", count=2)

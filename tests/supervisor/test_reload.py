@@ -27,6 +27,7 @@ from tests.support.traffic import Traffic
 def test_a_reload_answers_when_the_new_workers_serve(relay, pki):
     gateway = relay()
     before = gateway.endpoints
+    gateway.change_a_setting()
     done = gateway.command("reload")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("generation 2 serves")
@@ -39,6 +40,7 @@ def test_a_reload_answers_when_the_new_workers_serve(relay, pki):
 
 def test_a_hangup_signal_reloads_too(relay):
     gateway = relay()
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     wait_until(
         "generation 2 serves", lambda: gateway.endpoints["generation"] == 2, detail=gateway.log
@@ -54,6 +56,7 @@ def test_sessions_of_the_old_generation_go_on_until_they_end(relay, pki):
     ) as tls:
         tls.sendall(b"before")
         assert tls.recv(100) == b"before"
+        gateway.change_a_setting()
         assert gateway.command("reload").returncode == 0
         tls.sendall(b"after")
         assert tls.recv(100) == b"after"
@@ -72,6 +75,7 @@ def test_a_reload_answers_when_no_old_worker_accepts(relay, pki):
     old = gateway.workers()
     os.kill(old[1], signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
+        gateway.change_a_setting()
         reload = pool.submit(gateway.command, "reload")
         gateway.wait_for_log(
             f"worker 0 (pid {old[0]}) of generation 1 ended"
@@ -93,6 +97,7 @@ def test_the_end_of_the_relay_answers_a_reload_that_hands_over(
     old = gateway.workers()
     os.kill(old[1], signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
+        gateway.change_a_setting()
         reload = pool.submit(gateway.command, "reload")
         gateway.wait_for_log(f"worker 0 (pid {old[0]}) of generation 1 ended")
         gateway.signal(signal.SIGTERM)
@@ -108,6 +113,7 @@ def test_connections_that_are_queued_during_a_reload_are_served(relay, pki):
         os.kill(pid, signal.SIGSTOP)
     queued = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(40)]
     old = gateway.workers()
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     for slot, pid in old.items():
         gateway.wait_for_log(
@@ -167,6 +173,7 @@ def test_too_few_open_files_refuse_a_reload_and_are_no_bug(relay, pki, spare):
     limits = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
     files = psutil.Process(gateway.pid).num_fds()
     resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (files + spare, limits[1]))
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("reload refused: ")
     resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, limits)
@@ -174,6 +181,7 @@ def test_too_few_open_files_refuse_a_reload_and_are_no_bug(relay, pki, spare):
     assert "LimitNOFILE" in gateway.log()
     assert "bug" not in gateway.log()
     assert talk(pki, gateway.port()) == b"hello"
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
 
 
@@ -257,6 +265,7 @@ def test_a_new_generation_that_cannot_serve_is_given_up(relay, pki):
     gateway = relay(module=STUB, env=stub(start_timeout_s=5))
     before = gateway.workers()
     (gateway.directory / "behave").write_text("crash 2")
+    gateway.change_a_setting()
     failed = gateway.command("reload")
     assert failed.returncode == 71
     assert "generation 1 goes on" in failed.stderr
@@ -293,6 +302,7 @@ def test_no_client_notices_a_failed_reload_to_more_workers(relay, pki, echo, bod
 def test_a_hangup_during_a_reload_is_not_lost(relay):
     gateway = relay(module=STUB, env=stub(start_timeout_s=6), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
     gateway.signal(signal.SIGHUP)
@@ -305,6 +315,7 @@ def test_reloads_requested_during_a_reload_wait_for_the_next(relay, body):
     """If they were refused, `systemctl reload` after a SIGHUP would fail."""
     gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
     with ThreadPoolExecutor(3) as pool:
@@ -315,6 +326,7 @@ def test_reloads_requested_during_a_reload_wait_for_the_next(relay, body):
         os.kill(late, signal.SIGKILL)
         assert [one.result() for one in waiting] == [{"ok": True, "generation": 3}] * 3
     assert gateway.log().count("reload given up") == 1
+    gateway.change_a_setting()
     assert ask(gateway.state_dir, "reload", 60) == {"ok": True, "generation": 4}
 
 
@@ -323,6 +335,7 @@ def test_a_reload_requested_during_the_start_waits(relay):
     (gateway.directory / "behave").write_text("slow")
     gateway.launch()
     gateway.wait_for_log("worker 0 started")
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, gateway.state_dir, "reload", 60)
@@ -332,6 +345,7 @@ def test_a_reload_requested_during_the_start_waits(relay):
 def test_the_end_of_the_relay_answers_reloads_that_wait(relay):
     gateway = relay(module=STUB, env=stub(start_timeout_s=60), relay={"workers": 1})
     (gateway.directory / "behave").write_text("late 2")
+    gateway.change_a_setting()
     gateway.signal(signal.SIGHUP)
     gateway.wait_for_log("worker 0 started", count=2)
     with ThreadPoolExecutor(2) as pool:
@@ -385,6 +399,7 @@ def test_counters_never_go_back_over_a_reload(relay, pki):
         talk(pki, gateway.port())
     before = connections()
     old = gateway.workers()[0]
+    gateway.change_a_setting()
     gateway.command("reload")
     gateway.wait_for_log(f"worker 0 (pid {old}) of generation 1 ended")
     assert before == 5

@@ -307,6 +307,7 @@ def test_workers_of_root_are_an_unprivileged_user(relay, pki):
     assert status["NoNewPrivs"] == "1"
     assert talk(pki, gateway.port()) == b"hello"
     # Sockets, keys and state stay with the supervisor, so it can do this again.
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     assert talk(pki, gateway.port()) == b"hello"
 

@@ -165,6 +165,7 @@ def test_a_relay_tells_its_whole_life(relay, manager):
     assert seen[-1]["STATUS"] == "generation 1, 2 of 2 workers serve"
     assert (gateway.state_dir / "endpoints.json").exists()
     told_until(listener, "WATCHDOG")
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     seen = told_until(listener, "READY")
     assert [message for message in seen if "RELOADING" in message]
@@ -257,6 +258,7 @@ def test_the_unit_allows_every_system_call_of_the_relay(relay, pki):
         detail=gateway.log,
     )
     assert talk(pki, gateway.port()) == b"hello"
+    gateway.change_a_setting()
     assert gateway.command("reload", patience_s=60).returncode == 0
     assert gateway.command("drain").returncode == 0
     gateway.wait(60)

@@ -134,6 +134,7 @@ def test_nonsense_of_the_admin_process_ends_nothing(gateway, pki):
             answers(gateway, pki)
         admin.resume()
     assert "bug" not in gateway.log()
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     answers(gateway, pki)
 

@@ -161,6 +161,7 @@ def test_the_admin_process_can_only_read_the_scoreboard(relay):
 @only_root
 def test_worker_and_checker_write_only_their_generation(relay, pki):
     gateway = relay(relay={"workers": 1})
+    gateway.change_a_setting()
     assert ask(gateway.state_dir, "reload", PATIENCE_S)["ok"]
     worker = gateway.workers()[0]
     writable = set()

@@ -33,6 +33,7 @@ def everything_is_back(gateway):
     )
     wait_until("it can be asked", lambda: reachable(gateway), detail=gateway.log)
     assert gateway.endpoints["supervisor"]["pid"] == gateway.pid
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     assert gateway.command("start").returncode == 71, "the lock is there too"
 
@@ -190,6 +191,7 @@ def test_a_full_disk_ends_nothing_and_files_are_written_later(relay, pki, small_
     gateway.state_dir = small_disk / "run"
     gateway.start()
     fill(small_disk)
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     changed = gateway.command("backend", "weight", "echo/w1", "7")
     assert changed.returncode == 0
@@ -220,6 +222,7 @@ def test_a_disk_that_becomes_read_only_ends_nothing(relay, pki, small_disk):
     # Files open for writing prevent a read-only remount, so mount another over it.
     for how in (["--bind", str(small_disk)], ["-o", "remount,ro,bind"]):
         subprocess.run([program("mount"), *how, str(small_disk)], timeout=20, check=True)
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     assert reachable(gateway)
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=10) as page:

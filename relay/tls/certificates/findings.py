@@ -61,6 +61,15 @@ def file_finding(problem: Problem) -> Finding:
     return Finding(Level.ERROR, "", "", problem.what, problem.remedy, problem.where)
 
 
+def as_problem(finding: Finding) -> Problem:
+    """A finding as one line that names the file and the certificate's subject."""
+    about = " ".join(
+        filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
+    )
+    what = f"{about}: {finding.what}" if about else finding.what
+    return Problem(finding.where, what, finding.remedy)
+
+
 def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Make one finding of those that differ only in `where`, and put errors first."""
     wheres: dict[tuple[Level, str, str, str, str, bool], dict[str, None]] = {}

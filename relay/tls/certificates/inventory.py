@@ -5,7 +5,9 @@ Never: reads a private key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
@@ -48,12 +50,16 @@ def certificates_of(config: Config, files: Files | None = None) -> tuple[Certifi
     If several have the same subject, for example after a CA's renewal, the one that
     expires first is listed. Raises ConfigError with the problems of every file.
     """
-    problems: list[Problem] = []
-    found: dict[tuple[str, str], CertificateInfo] = {}
-    files = files or Files()
     named = {use.files.certificate: use.where for use in pairs_of(config)} | {
         use.file: use.where for use in authorities_of(config)
     }
+    return certificates_in(named, files or Files())
+
+
+def certificates_in(named: Mapping[Path, str], files: Files) -> tuple[CertificateInfo, ...]:
+    """Like `certificates_of`, for files with the configuration key of each."""
+    problems: list[Problem] = []
+    found: dict[tuple[str, str], CertificateInfo] = {}
     for file, where in named.items():
         for certificate in read_certificates(where, file, problems, files):
             info = certificate_info(certificate, str(file))

@@ -5,7 +5,7 @@ Never: checks a CA that the relay trusts (that is `tls.certificates.lint_cas`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -167,19 +167,25 @@ def _name_problems(leaf: Certificate, patterns: tuple[str, ...]) -> Iterator[tup
         )
         yield what, "issue it with the names that clients connect to"
         return
-    missing = [
-        pattern
-        for pattern in patterns
-        if pattern.lower() not in carried
-        and f"*.{pattern.lower().partition('.')[2]}" not in carried
-    ]
-    if missing:
+    if missing := missing_names(leaf, patterns):
         more = f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
         what = (
             f"does not carry {', '.join(missing[:_MAX_NAMES])}{more} of the route's sni:"
             " clients that connect by that name will refuse it"
         )
         yield what, "issue it with every name of the route, or give those names their own route"
+
+
+def missing_names(leaf: Certificate, patterns: Iterable[str]) -> list[str]:
+    """The names that the certificate does not carry; a wildcard covers one label."""
+    names = leaf.alt_names
+    carried = {name.lower() for name in names.dns} if names else set()
+    return [
+        pattern
+        for pattern in patterns
+        if pattern.lower() not in carried
+        and f"*.{pattern.lower().partition('.')[2]}" not in carried
+    ]
 
 
 def _lint_file_mode(use: PairUse) -> Iterator[Finding]:

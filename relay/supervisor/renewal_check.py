@@ -1,0 +1,242 @@
+"""Reads and checks renewed files: in the child that inspects files.
+
+The child is a copy of the supervisor, so it has the certificates in use. It compares
+the files with them, checks the sets that have changed, and tries the good ones with its
+own copy of the TLS contexts. A set with any fault keeps what is in use; other sets do
+not wait for it.
+
+Never: changes anything outside the child.
+Next: `relay.tls.renewal.renew_steps`
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from relay.config.model import Config
+from relay.errors import ConfigError, Problem
+from relay.files import Files, Fingerprint
+from relay.supervisor.privileges import Identity
+from relay.supervisor.set_reading import Digests, Reading, read_steadily
+from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.configured import authorities_of, pairs_of
+from relay.tls.certificates.file_sets import FileSet, SetKey, file_sets
+from relay.tls.certificates.findings import Finding, Level, as_problem
+from relay.tls.certificates.inventory import CertificateInfo, certificates_in
+from relay.tls.certificates.lint import LintResult, lint_with_periods
+from relay.tls.certificates.openssl import Issuers
+from relay.tls.certificates.passphrase import passphrase_key
+from relay.tls.certificates.pem import KeyPair, load_authorities, load_key_pair
+from relay.tls.certificates.succession import reasons_to_keep, warnings_of
+from relay.tls.generation import Generation
+from relay.tls.renewal import Renewal, renew
+
+_INCOMPLETE = "it is read again soon; write a new file and rename it into place"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSet:
+    """A set that keeps what is in use, and why."""
+
+    key: SetKey
+    name: str
+    files: tuple[Path, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What was found: sets to renew, sets with a fault, and sets without a change.
+
+    `digests` are of all sets to renew.
+    """
+
+    renewal: Renewal = field(repr=False)
+    sets: tuple[FileSet, ...]
+    files: tuple[Path, ...]  # the files of these sets that have other bytes
+    refused: tuple[RefusedSet, ...]
+    unchanged: frozenset[SetKey]
+    warnings: tuple[Problem, ...]
+    digests: Digests
+    fingerprints: Mapping[Path, Fingerprint]
+    certificates: tuple[CertificateInfo, ...]
+    description: bytes = b""  # see `relay.supervisor.prepared.Prepared`
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """What the supervisor uses now: live objects, with the digests of their files."""
+
+    generation: Generation
+    digests: Digests
+    certificates: tuple[CertificateInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What runs now: the files in use, and what else a reload reads anew."""
+
+    in_use: InUse
+    others: Mapping[tuple[Path, int], bytes]  # digests of all other files
+    identity: Identity
+    slots: int
+    password: str = field(repr=False)
+
+    @property
+    def config(self) -> Config:
+        """Its configuration."""
+        return self.in_use.generation.config
+
+
+def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None = None) -> Renewed:
+    """Look for renewed files, in all sets or only in these."""
+    every = file_sets(in_use.generation.config)
+    sets = [each for each in every if only is None or each.key in only]
+    reading = read_steadily(sets, in_use.digests)
+    found = _check(in_use, now, reading)
+    good = [each for each in reading.changed if each.key not in found.problems]
+    named = {each.files[0]: each.wheres[0] for each in good}
+    renewed = {str(file) for file in named}
+    return Renewed(
+        renewal=_renewal_of(good, reading.files, found.lint),
+        sets=tuple(good),
+        files=tuple(
+            dict.fromkeys(
+                path for each in good for path in _other_files(each, in_use, reading.digests)
+            )
+        ),
+        refused=tuple(
+            RefusedSet(each.key, str(each), each.files, tuple(found.problems[each.key]))
+            for each in reading.changed
+            if each.key in found.problems
+        ),
+        unchanged=frozenset(each.key for each in sets if each not in reading.changed),
+        warnings=tuple(found.warnings),
+        digests={each.key: reading.digests[each.key] for each in good},
+        fingerprints={
+            path: reading.files.fingerprints[path] for each in good for path in each.files
+        },
+        certificates=(
+            *(each for each in in_use.certificates if each.file not in renewed),
+            *certificates_in(named, reading.files),
+        ),
+    )
+
+
+def _other_files(each: FileSet, in_use: InUse, digests: Digests) -> Iterator[Path]:
+    """The files of a set whose bytes are not those in use."""
+    before = in_use.digests.get(each.key, ())
+    for number, path in enumerate(each.files):
+        if before[number : number + 1] != digests[each.key][number : number + 1]:
+            yield path
+
+
+@dataclass(slots=True)
+class _Checked:
+    """What is wrong with each set that must not be used, and what is only worse."""
+
+    lint: LintResult
+    problems: dict[SetKey, list[Problem]] = field(default_factory=dict)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def refuse(self, key: SetKey, problems: Iterable[Problem]) -> None:
+        """Add to the problems of a set, if there are any."""
+        for problem in problems:
+            self.problems.setdefault(key, []).append(problem)
+
+
+def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
+    config = in_use.generation.config
+    wheres = {where for each in reading.changed for where in each.wheres}
+    lint = lint_with_periods(config, now, reading.files, wheres)
+    checked = _Checked(lint)
+    for each in reading.changed:
+        checked.refuse(each.key, _unsteady_problems(each, reading.unsteady))
+        for finding in lint.findings:
+            if finding.level is not Level.INFO and _concerns(finding, each):
+                if finding.level is Level.ERROR:
+                    checked.refuse(each.key, [as_problem(finding)])
+                else:
+                    checked.warnings.append(as_problem(finding))
+    _compare(in_use, reading, checked)
+    _try_out(in_use, reading, checked)
+    return checked
+
+
+def _unsteady_problems(each: FileSet, unsteady: Collection[Path]) -> Iterator[Problem]:
+    for path in each.files:
+        if path in unsteady:
+            yield Problem(each.wheres[0], f"{path} is being written", _INCOMPLETE)
+
+
+def _concerns(finding: Finding, each: FileSet) -> bool:
+    wheres = finding.where.split(", ")
+    return any(
+        where in wheres or (each.kind == "pair" and passphrase_key(where) in wheres)
+        for where in each.wheres
+    )
+
+
+def _compare(in_use: InUse, reading: Reading, checked: _Checked) -> None:
+    """Compare renewed certificates with those in use."""
+    config, files = in_use.generation.config, reading.files
+    pairs = {each.key: each for each in reading.changed if each.kind == "pair"}
+    before, known = _pairs_in_use(in_use.generation), _issuers(in_use.generation, files)
+    for use in pairs_of(config):
+        each = pairs.get(("pair", tuple(use.files)))
+        old = before.get(use.where)
+        if each is None or old is None or each.key in checked.problems:
+            continue
+        certificate, key, passphrase = use.files
+        new = load_key_pair(use.where, certificate, key, files, passphrase)
+        checked.refuse(each.key, reasons_to_keep(use, old, new, known))
+        checked.warnings += warnings_of(use, old, new)
+
+
+def _pairs_in_use(generation: Generation) -> dict[str, KeyPair]:
+    """By configuration key."""
+    found = {
+        f"{live.where}.certificate": live.pair
+        for several in generation.inbound.values()
+        for live in several
+    }
+    for targets in generation.targets.values():
+        for target in targets:
+            found[f"{target.where}.machine_certificate"] = target.pair
+    return found
+
+
+def _issuers(generation: Generation, files: Files) -> Issuers:
+    found: list[Certificate] = []
+    for use in authorities_of(generation.config):
+        with contextlib.suppress(ConfigError):  # reported elsewhere, if it has changed
+            found += load_authorities(use.where, use.file, files)
+    return Issuers(found)
+
+
+def _try_out(in_use: InUse, reading: Reading, checked: _Checked) -> None:
+    """Build the contexts, as every process will. They are this child's own."""
+    good = [each for each in reading.changed if each.key not in checked.problems]
+    try:
+        renew(in_use.generation, _renewal_of(good, reading.files, checked.lint))
+    except ConfigError:
+        for each in good:
+            try:
+                renew(in_use.generation, _renewal_of([each], reading.files, checked.lint))
+            except ConfigError as error:
+                checked.refuse(each.key, error.problems)
+
+
+def _renewal_of(sets: Collection[FileSet], files: Files, lint: LintResult) -> Renewal:
+    paths = {path for each in sets for path in each.files}
+    wheres = {where for each in sets for where in each.wheres}
+    return Renewal(
+        contents={key: read for key, read in files.contents.items() if key[0] in paths},
+        pairs=frozenset(each.pair[:2] for each in sets if each.kind == "pair"),
+        cas=frozenset(each.files[0] for each in sets if each.kind == "cas"),
+        periods={where: each for where, each in lint.periods.items() if where in wheres},
+    )
