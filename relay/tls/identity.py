@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from relay.errors import Reason
@@ -194,6 +195,7 @@ def _unreadable(subject: list[Attribute], unread: str) -> frozenset[str]:
     return frozenset(kind for kind, oid in kinds.items() if unread or has_unreadable(subject, oid))
 
 
+@lru_cache(maxsize=256)  # the issuers
 def _shown(name: bytes) -> str:
     try:
         return render(attributes_of(name))

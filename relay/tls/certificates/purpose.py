@@ -11,6 +11,7 @@ Never: raises because of what a peer sent; takes what it cannot read for permiss
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from relay.core.untrusted import clip
@@ -39,7 +40,7 @@ _PUBLIC_CAS = (
     ": public CAs have issued certificates for servers only since 2026; use a CA of your own"
     " for clients, or set accept_server_certificates = true, and name the clients in allow"
 )
-_OF_PURPOSE = frozenset((EXTENDED_KEY_USAGE, KEY_USAGE, NETSCAPE_TYPE))
+_OF_PURPOSE = (EXTENDED_KEY_USAGE, KEY_USAGE, NETSCAPE_TYPE)
 NAME_CHARACTERS = 128  # of one name in a message
 
 
@@ -63,38 +64,38 @@ def tls_use_of(fields: Fields) -> TlsUse:
     if fields.extensions is None:
         fault = "its extensions cannot be read"
         return TlsUse(for_clients=True, leaf_fault=fault, issuer_fault=fault)
-    if not any(each.oid in _OF_PURPOSE for each in fields.extensions):
-        return ANY_USE
+    values = {each.oid: each.value for each in fields.extensions}
+    return _tls_use(*map(values.get, _OF_PURPOSE))
+
+
+@lru_cache(maxsize=256)  # the same few values in all certificates of a CA
+def _tls_use(uses: bytes | None, usage: bytes | None, netscape: bytes | None) -> TlsUse:
     try:
-        uses = _value(fields, EXTENDED_KEY_USAGE)
         for_clients = uses is None or "clientAuth" in uses_in(uses)
-        either = _either_fault(fields)
+        either = _either_fault(uses)
         return TlsUse(
             for_clients,
-            either or _usage_fault(fields) or _netscape_bits_fault(fields, _NETSCAPE_LEAF),
-            either or _netscape_bits_fault(fields, _NETSCAPE_CA),
+            either or _usage_fault(usage) or _netscape_bits_fault(netscape, _NETSCAPE_LEAF),
+            either or _netscape_bits_fault(netscape, _NETSCAPE_CA),
         )
     except DerError:
         fault = "its usage extensions cannot be read"
         return TlsUse(for_clients=True, leaf_fault=fault, issuer_fault=fault)
 
 
-def _either_fault(fields: Fields) -> str:
-    value = _value(fields, EXTENDED_KEY_USAGE)
+def _either_fault(value: bytes | None) -> str:
     if value is None or not _EITHER_USE.isdisjoint(uses := uses_in(value)):
         return ""
     return f"its extendedKeyUsage ({_shown(uses)}) lacks clientAuth and serverAuth"
 
 
-def _usage_fault(fields: Fields) -> str:
-    value = _value(fields, KEY_USAGE)
+def _usage_fault(value: bytes | None) -> str:
     if value is None or not _SIGNING_USAGES.isdisjoint(found := usages_in(value)):
         return ""
     return f"its keyUsage ({', '.join(found) or 'empty'}) lacks digitalSignature"
 
 
-def _netscape_bits_fault(fields: Fields, accepted: int) -> str:
-    value = _value(fields, NETSCAPE_TYPE)
+def _netscape_bits_fault(value: bytes | None, accepted: int) -> str:
     if value is None or (len(value) > 3 and value[3] & accepted):
         return ""
     return "its nsCertType forbids it; reissue it without this extension"
