@@ -125,6 +125,18 @@ def test_a_leaf_in_client_ca_is_that_client_alone(pki, version, tmp_path):
     assert accepts(pki, pki.client, version, client_ca=only)[0] == "unknown_ca"
 
 
+@both_versions
+def test_a_leaf_in_client_ca_cannot_issue(pki, version, tmp_path):
+    owner = pki.client.issued
+    below = Authority(owner.certificate, owner.key, ())
+    only = tmp_path / "only.pem"
+    only.write_bytes(pki.client.certificate.read_bytes())
+    made = client_of(pki, below, chain=True)
+    reason, detail = accepts(pki, made, version, client_ca=only, partial_chain=True)
+    assert reason == "invalid_certificate"
+    assert "it is not a CA: its basicConstraints say CA:FALSE" in detail
+
+
 def test_other_rules_are_another_trust_generation(pki):
     routes = ({}, {"partial_chain": True}, {"strict_x509": True}, {"max_chain_depth": 3})
     digests = [route_of(pki, **each).trust.cas.digest for each in routes]

@@ -129,10 +129,12 @@ def _san_uri(text: str) -> _Fault:
 
 def _ip(text: str) -> _Fault:
     remedy = 'write an address or a range, for example "192.0.2.7" or "10.0.0.0/8"'
+    address, slash, length = text.partition("/")
+    if slash and not re.fullmatch("[0-9]{1,3}", length):
+        return "does not end in the number of bits that count", remedy
     try:
         network = ip_network(text)
     except ValueError:
-        address, slash, _ = text.partition("/")
         try:
             wide = ip_network(text, strict=False)
         except ValueError:
