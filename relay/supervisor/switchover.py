@@ -1,6 +1,7 @@
 """Switches everything that belongs to a generation to the next one, together.
 
-That is the workers, the admin process, the overrides and the published counters.
+That is the workers, the admin process, the overrides, the published counters and the
+trust of old workers.
 
 Never: decides whether the next generation serves (`relay.core.fleet_plan.plan` does).
 """
@@ -18,6 +19,7 @@ from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.prepare import TURN_S
 from relay.supervisor.prepared import Prepared, begin_scoreboard
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.trust_updates import TrustUpdates
 from relay.tls.generation import Generation, free_steps
 
 
@@ -37,6 +39,7 @@ class Switchover:
         self._overrides = overrides
         self._scoreboards = scoreboards
         self._publish = publish
+        self._trust_updates = TrustUpdates(fleet.generations, fleet.workers)
         self._before: Generation | None = None
         self._next: Generation | None = None
         self._dismantling: Iterator[None] | None = None
@@ -81,7 +84,8 @@ class Switchover:
         self._publish()
 
     def step(self) -> None:
-        """Free TLS contexts of the generation that lost, for about TURN_S."""
+        """Send trust to old workers; free TLS contexts, for about TURN_S."""
+        self._trust_updates.step()
         if self._dismantling is None:
             return
         until = time.monotonic() + TURN_S

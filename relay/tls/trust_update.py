@@ -9,13 +9,15 @@ Never: changes what a new handshake is verified by (old workers accept no client
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.shared.sealed_memory import map_bytes
 from relay.tls.generation import Generation
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import BackendTrust, ClientTrust
+
+SETS = 200  # in one update; see `shared.update_channel.MOST_FILES`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,18 @@ def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
     shared = {each: names for each, names in users.items() if each.memory is not None}
     update = TrustUpdate(routes, pools, tuple(map(frozenset, shared.values())))
     return update, [each.memory.fd for each in shared if each.memory is not None]
+
+
+def parts(update: TrustUpdate, fds: Sequence[int]) -> Iterator[tuple[TrustUpdate, Sequence[int]]]:
+    """The same update in parts that have few enough files for one message."""
+    left_routes, left_pools = dict(update.routes), dict(update.pools)
+    for start in range(SETS, len(update.sets), SETS):
+        sets = update.sets[start : start + SETS]
+        names = frozenset().union(*sets)
+        routes = {key: left_routes.pop(key) for key in update.routes if key in names}
+        pools = {name: left_pools.pop(name) for name in update.pools if name in names}
+        yield TrustUpdate(routes, pools, sets), fds[start : start + SETS]
+    yield TrustUpdate(left_routes, left_pools, update.sets[:SETS]), fds[:SETS]
 
 
 def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int]) -> None:

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 from relay.config.model import Crl
+from relay.tls import trust_update
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
 from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.fields import RevokedEntry
 from relay.tls.revocation.revoked_set import ListInfo, build, pack, shared_set
 from relay.tls.revocation.trust_sets import trust_sets_of
-from relay.tls.trust_update import apply_trust, trust_of
+from relay.tls.trust_update import TrustUpdate, apply_trust, parts, trust_of
 from tests.support.handshakes import config_of
 
 KEY = b"k" * 32
@@ -66,3 +67,20 @@ def test_the_descriptors_end_with_their_generation(pki):
     del made
     gc.collect()
     assert open_files() == before
+
+
+def test_an_update_with_many_sets_comes_in_parts(pki, monkeypatch):
+    monkeypatch.setattr(trust_update, "SETS", 2)
+    routes = {("https", str(number)): object() for number in range(7)}
+    pools = {"web": object(), "api": object()}
+    sets = (*(frozenset([key]) for key in list(routes)[:4]), frozenset([("https", "4"), "web"]))
+    found = list(parts(TrustUpdate(routes, pools, sets), range(5)))
+    assert [list(fds) for _, fds in found] == [[2, 3], [4], [0, 1]]
+    assert sum(len(each.routes) + len(each.pools) for each, _ in found) == 9
+    assert {key: trust for each, _ in found for key, trust in each.routes.items()} == routes
+    for each, fds in found:
+        assert len(each.sets) == len(fds)
+        names = {*each.routes, *each.pools}
+        assert all(names >= one for one in each.sets)
+    [only] = parts(TrustUpdate(routes, pools), [])
+    assert only == (TrustUpdate(routes, pools), [])
