@@ -218,8 +218,9 @@ def _instants(name: str, snapshot: Snapshot) -> Rows:
 
 
 def _files_pending(facts: Facts) -> Rows:
-    """Every file with certificates, and every pending file."""
+    """Every file with certificates or revocation lists, and every pending file."""
     found = {(one["file"],): 0.0 for one in facts["certificates"]}
+    found |= {(file,): 0.0 for file in facts["list_files"]}
     return list((found | {(one["file"],): 1.0 for one in facts["pending"]}).items())
 
 

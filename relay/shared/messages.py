@@ -118,9 +118,13 @@ class OverrideFact(TypedDict):
 
 
 class ConfigFacts(TypedDict):
-    """Facts of one configuration. A route is its listener, its label and its pool."""
+    """Facts of one configuration. A route is its listener, its label and its pool.
+
+    `list_files` are the files with revocation lists.
+    """
 
     certificates: list[CertificateFact]
+    list_files: list[str]
     routes: list[tuple[str, str, str]]
     pools: list[PoolFact]
 
@@ -155,6 +159,7 @@ def facts_of(published: Mapping[str, Any]) -> Facts:
     """The facts, with a default for each that is not published yet."""
     unpublished = Facts(
         certificates=[],
+        list_files=[],
         routes=[],
         pools=[],
         generation=0,

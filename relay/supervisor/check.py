@@ -24,7 +24,8 @@ from relay.shared.entities import hosts_of
 from relay.supervisor.control_client import ask
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_backends
-from relay.supervisor.inspection import access_log_problems, fetched_lists, read_password
+from relay.supervisor.inspection import access_log_problems, read_password
+from relay.supervisor.list_sets import fetched_lists
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
 from relay.supervisor.privileges import find_identity
 from relay.supervisor.slot_sockets import listen_addresses

@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from relay.checker.crl_cache import cached_list
-from relay.checker.crl_learned import hosts_in, is_on, read_learned
 from relay.checker.resolver import Resolve, look_up
 from relay.config.load import load_config
 from relay.config.model import Config
@@ -40,10 +38,11 @@ from relay.supervisor.host_lookup import (
     look_up_all,
     unresolved_backends,
 )
+from relay.supervisor.list_sets import all_sets, fetched_lists
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.renewal_check import Renewed, Running, check_renewal
 from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
-from relay.tls.certificates.file_sets import SetKey, file_sets
+from relay.tls.certificates.file_sets import SetKey
 from relay.tls.certificates.findings import Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_of
 from relay.tls.certificates.lint import lint_with_periods
@@ -51,10 +50,9 @@ from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.lint_staples import lint_staples
-from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.selection import Accepted, Key
-from relay.tls.revocation.trust_sets import TrustSet
+from relay.tls.revocation.trust_sets import trust_sets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +186,11 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
         periods=periods,
         password=password,
         warnings=tuple(warnings),
-        digests=digests_of(file_sets(config), files),
+        digests=digests_of(all_sets(config), files),
         fingerprints=files.fingerprints,
-        others=other_digests(file_sets(config), files),
+        others=other_digests(all_sets(config), files),
         revoked=checked.sets,
     )
-
-
-def fetched_lists(config: Config, trust_set: TrustSet) -> FetchedLists:
-    """What the checker has fetched for a trust set, where it keeps it."""
-    state_dir = config.relay.state_dir
-    files = {cached_list(state_dir, url): url for url in trust_set.urls}
-    if not trust_set.from_certificates:
-        return FetchedLists(files)
-    found, hosts = read_learned(state_dir), hosts_in(trust_set.uses[0].crl)
-    learned = {cached_list(state_dir, url): url for url in found.urls if is_on(url, hosts)}
-    return FetchedLists(files, learned, found.issuers)
 
 
 def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
@@ -256,6 +243,12 @@ def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:
         "certificates": [
             {"file": each.file, "subject": each.subject, "not_after": each.not_after_at}
             for each in certificates
+        ],
+        "list_files": [
+            str(file)
+            for file in dict.fromkeys(
+                file for each in trust_sets_of(config).values() for file in each.files
+            )
         ],
         "routes": [
             (listener.name, route.label, route.pool)

@@ -12,13 +12,12 @@ from pathlib import Path
 from relay.supervisor.generations import Generations
 from relay.supervisor.host_lookup import known_addresses
 from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.list_renewal import accepted_by
 from relay.supervisor.prepare import AbandonedChildren, Preparation
 from relay.supervisor.prepared import Prepared, running
 from relay.supervisor.renewal_check import Renewed
 from relay.supervisor.scoreboards import Scoreboards
 from relay.tls.certificates.file_sets import SetKey
-from relay.tls.generation import Generation
-from relay.tls.revocation.selection import Accepted, Key, accepted_of
 
 
 class Preparer:
@@ -112,11 +111,6 @@ class Preparer:
             self._unregister(self._preparation)
             self._preparation.close()
             self._preparation = None
-
-
-def accepted_by(generation: Generation) -> dict[str, dict[Key, Accepted]]:
-    """The numbers and dates of the lists in use, by the name of their trust set."""
-    return {name: accepted_of(each.lists) for name, each in generation.revoked.items()}
 
 
 def _wake_up(_events: int) -> None:

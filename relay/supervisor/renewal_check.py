@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
 from relay.files import Files, Fingerprint
+from relay.supervisor.list_renewal import RenewedLists, renew_lists
+from relay.supervisor.list_sets import all_sets
 from relay.supervisor.privileges import Identity
 from relay.supervisor.set_reading import Digests, Reading, read_steadily
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.configured import authorities_of, pairs_of
-from relay.tls.certificates.file_sets import FileSet, SetKey, file_sets
+from relay.tls.certificates.file_sets import FileSet, SetKey
 from relay.tls.certificates.findings import Finding, Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_in
 from relay.tls.certificates.lint import LintResult, lint_with_periods
@@ -34,6 +36,7 @@ from relay.tls.certificates.pem import KeyPair, load_authorities, load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, renew
+from relay.tls.revocation.revoked_set import RevokedSet
 
 _INCOMPLETE = "it is read again soon; write a new file and rename it into place"
 
@@ -58,6 +61,7 @@ class Renewed:
     renewal: Renewal = field(repr=False)
     sets: tuple[FileSet, ...]
     files: tuple[Path, ...]  # the files of these sets that have other bytes
+    revoked: Mapping[str, bytes] = field(repr=False)  # for `Renewal.revoked`
     refused: tuple[RefusedSet, ...]
     unchanged: frozenset[SetKey]
     warnings: tuple[Problem, ...]
@@ -94,23 +98,40 @@ class Running:
 
 def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None = None) -> Renewed:
     """Look for renewed files, in all sets or only in these."""
-    every = file_sets(in_use.generation.config)
+    every = all_sets(in_use.generation.config)
     sets = [each for each in every if only is None or each.key in only]
+    # Lists are looked at with the CAs that they belong to.
+    cas = {each.files[0] for each in sets if each.kind == "cas"}
+    sets += [
+        each for each in every if each.kind == "crl" and each.files[0] in cas and each not in sets
+    ]
     reading = read_steadily(sets, in_use.digests)
+    cas = {each.files[0] for each in reading.changed if each.kind == "cas"}
+    changed = [
+        each
+        for each in sets
+        if each in reading.changed or (each.kind == "crl" and each.files[0] in cas)
+    ]
+    reading = replace(reading, changed=changed)
     found = _check(in_use, now, reading)
     good = [each for each in reading.changed if each.key not in found.problems]
-    named = {each.files[0]: each.wheres[0] for each in good}
+    named = {each.files[0]: each.wheres[0] for each in good if each.kind != "crl"}
     renewed = {str(file) for file in named}
     return Renewed(
-        renewal=_renewal_of(good, reading.files, found.lint),
+        renewal=_renewal_of(good, reading.files, found),
         sets=tuple(good),
         files=tuple(
             dict.fromkeys(
                 path for each in good for path in _other_files(each, in_use, reading.digests)
             )
         ),
+        revoked={
+            name: buffer
+            for each in good
+            for name, buffer in found.lists.buffers.get(each.key, {}).items()
+        },
         refused=tuple(
-            RefusedSet(each.key, str(each), each.files, tuple(found.problems[each.key]))
+            RefusedSet(each.key, str(each), each.own_files, tuple(found.problems[each.key]))
             for each in reading.changed
             if each.key in found.problems
         ),
@@ -118,7 +139,10 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
         warnings=tuple(found.warnings),
         digests={each.key: reading.digests[each.key] for each in good},
         fingerprints={
-            path: reading.files.fingerprints[path] for each in good for path in each.files
+            path: reading.files.fingerprints[path]
+            for each in good
+            for path in each.files
+            if path in reading.files.fingerprints
         },
         certificates=(
             *(each for each in in_use.certificates if each.file not in renewed),
@@ -140,6 +164,7 @@ class _Checked:
     """What is wrong with each set that must not be used, and what is only worse."""
 
     lint: LintResult
+    lists: RenewedLists = field(default_factory=RenewedLists)
     problems: dict[SetKey, list[Problem]] = field(default_factory=dict)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -163,8 +188,21 @@ def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
                 else:
                     checked.warnings.append(as_problem(finding))
     _compare(in_use, reading, checked)
+    _renew_lists(in_use, now, reading, checked)
     _try_out(in_use, reading, checked)
     return checked
+
+
+def _renew_lists(in_use: InUse, now: datetime, reading: Reading, checked: _Checked) -> None:
+    """Work out the revoked certificates of changed lists, or of changed CAs."""
+    bad = checked.problems
+    keys = {each.key for each in reading.changed if each.kind == "crl" and each.key not in bad}
+    refused = {path for kind, paths in bad if kind == "cas" for path in paths if path is not None}
+    found = renew_lists(in_use.generation, keys, reading.files, refused, now)
+    for key, problems in found.problems.items():
+        checked.refuse(key, problems)
+    checked.warnings += found.warnings
+    checked.lists = found
 
 
 def _unsteady_problems(each: FileSet, unsteady: Collection[Path]) -> Iterator[Problem]:
@@ -222,21 +260,30 @@ def _try_out(in_use: InUse, reading: Reading, checked: _Checked) -> None:
     """Build the contexts, as every process will. They are this child's own."""
     good = [each for each in reading.changed if each.key not in checked.problems]
     try:
-        renew(in_use.generation, _renewal_of(good, reading.files, checked.lint))
+        _try(in_use, good, reading, checked)
     except ConfigError:
         for each in good:
             try:
-                renew(in_use.generation, _renewal_of([each], reading.files, checked.lint))
+                _try(in_use, [each], reading, checked)
             except ConfigError as error:
                 checked.refuse(each.key, error.problems)
 
 
-def _renewal_of(sets: Collection[FileSet], files: Files, lint: LintResult) -> Renewal:
-    paths = {path for each in sets for path in each.files}
+def _try(in_use: InUse, sets: Collection[FileSet], reading: Reading, checked: _Checked) -> None:
+    buffers = [checked.lists.buffers.get(each.key, {}) for each in sets]
+    revoked = {name: RevokedSet(buffer) for each in buffers for name, buffer in each.items()}
+    renew(in_use.generation, _renewal_of(sets, reading.files, checked), revoked)
+
+
+def _renewal_of(sets: Collection[FileSet], files: Files, checked: _Checked) -> Renewal:
+    paths = {path for each in sets if each.kind != "crl" for path in each.files}
     wheres = {where for each in sets for where in each.wheres}
+    names = [name for each in sets for name in checked.lists.buffers.get(each.key, ())]
+    lint = checked.lint
     return Renewal(
         contents={key: read for key, read in files.contents.items() if key[0] in paths},
         pairs=frozenset(each.pair[:2] for each in sets if each.kind == "pair"),
         cas=frozenset(each.files[0] for each in sets if each.kind == "cas"),
         periods={where: each for where, each in lint.periods.items() if where in wheres},
+        revoked={name: index for index, name in enumerate(names)},
     )

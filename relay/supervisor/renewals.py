@@ -20,6 +20,7 @@ from relay.errors import ConfigError, describe_error
 from relay.shared.replies import FailureReply, ReloadReply
 from relay.shared.scoreboard import UPDATE
 from relay.supervisor.generations import Generations
+from relay.supervisor.list_sets import all_sets
 from relay.supervisor.pending_files import PendingFiles
 from relay.supervisor.prepared import renewed
 from relay.supervisor.process import EXIT_CONFIG
@@ -27,8 +28,10 @@ from relay.supervisor.renewal_check import Renewed
 from relay.supervisor.watcher import Watcher
 from relay.supervisor.worker_process import WorkerProcess
 from relay.supervisor.workers import Workers
-from relay.tls.certificates.file_sets import FileSet, SetKey, file_sets
+from relay.tls.certificates.file_sets import FileSet, SetKey
 from relay.tls.renewal import renew_steps
+from relay.tls.revocation.revoked_set import RevokedSet, shared_set
+from relay.tls.trust_update import trust_of
 
 TURN_S = 0.005
 EVERY_S = 1.0
@@ -84,7 +87,7 @@ class Renewals:
             due |= self.pending.keys | self._retry
             self._retry = frozenset()
             if wheres := set(awaited()):
-                sets = file_sets(self._generations.serving.config)
+                sets = all_sets(self._generations.serving.config)
                 due |= {each.key for each in sets if not wheres.isdisjoint(each.wheres)}
         if now >= self._tell_at:
             self._tell_at = now + EVERY_S
@@ -164,10 +167,18 @@ class Renewals:
 
     def _put_into_use(self, found: Renewed) -> Iterator[None]:
         prepared = self._generations.serving
-        yield from renew_steps(prepared.generation, found.renewal)
+        sets: dict[str, RevokedSet] = {}
+        for name in found.renewal.revoked:
+            sets[name] = shared_set(name, found.revoked[name])
+            yield
+        yield from renew_steps(prepared.generation, found.renewal, sets)
         data = pickle.dumps(found.renewal, pickle.HIGHEST_PROTOCOL)
         number = prepared.generation.number
-        self._sent = self._workers.updates.send(data, to=lambda generation: generation == number)
+        update, fds = trust_of(prepared.generation)
+        updates = self._workers.updates
+        updates.send(pickle.dumps(update), fds, lambda generation: generation < number)
+        fds = [each.memory.fd for each in sets.values() if each.memory is not None]
+        self._sent = updates.send(data, fds, lambda generation: generation == number)
         self._generations.serving = renewed(prepared, found)
         for problem in found.warnings:
             log.warning("%s", problem)

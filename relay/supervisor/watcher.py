@@ -23,9 +23,10 @@ from relay.core.fleet_view import Rules
 from relay.files import fingerprint
 from relay.supervisor.children import ChildProcess
 from relay.supervisor.file_watch import FileWatch
+from relay.supervisor.list_sets import Watched, watched
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import start_watcher
-from relay.tls.certificates.file_sets import SetKey, file_sets
+from relay.tls.certificates.file_sets import SetKey
 
 STOP_PATIENCE_S = 2.0
 _READ_BYTES = 1 << 16
@@ -51,6 +52,7 @@ class Watcher:
         self._received = b""
         self._beat_at = 0.0
         self._number = 0  # the generation whose files it watches
+        self._watched = Watched((), 0.0)
         self._sets: tuple[SetKey, ...] = ()
         self._child = ChildProcess(
             "the watcher",
@@ -68,7 +70,9 @@ class Watcher:
     def step(self, now: float, prepared: Prepared) -> None:
         """Start, replace or end it, as the serving generation needs."""
         self._child.begin_turn(now)
-        watch_s = prepared.config.relay.watch_s
+        if self._number != prepared.generation.number:
+            self._watched = watched(prepared.config)
+        watch_s = self._watched.every_s
         if self._child.pid is not None:
             if self._number != prepared.generation.number:
                 self._child.request_stop()
@@ -83,14 +87,14 @@ class Watcher:
 
     def _launch(self, prepared: Prepared) -> int:
         """Fork it; returns its pid. Raises OSError."""
-        sets = file_sets(prepared.config)
-        watch = FileWatch([each.files for each in sets], prepared.fingerprints)
+        wanted = self._watched
+        watch = FileWatch([each.files for each in wanted.sets], prepared.fingerprints)
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
 
         def work() -> None:
             with contextlib.suppress(OSError):  # `close_in_child` may have closed it
                 os.close(read_fd)
-            _watch(watch, prepared.config.relay.watch_s, write_fd)
+            _watch(watch, wanted.every_s, write_fd)
 
         try:
             pid = start_watcher(self._close_in_child, work)
@@ -100,7 +104,7 @@ class Watcher:
         finally:
             os.close(write_fd)
         os.set_blocking(read_fd, False)
-        self._sets = tuple(each.key for each in sets)
+        self._sets = tuple(each.key for each in wanted.sets)
         self._read_fd, self._received, self._beat_at = read_fd, b"", 0.0
         self._selector.register(read_fd, selectors.EVENT_READ, lambda _events: self._read())
         return pid

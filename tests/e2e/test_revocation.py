@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import socket
 import ssl
 import time
 from datetime import timedelta
@@ -215,3 +218,97 @@ def test_all_workers_share_the_memory_of_a_large_list(start, pki, body, file):
     assert sum(part for _, part in parts) <= size + 65_536
     for pid in gateway.workers().values():
         assert "memfd:revoked" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def open_session(pki, gateway, stack, files):
+    """A session of this client that stays open."""
+    raw = socket.create_connection(("127.0.0.1", gateway.port()), 20)
+    context = context_of(pki, files)
+    tls = stack.enter_context(context.wrap_socket(raw, server_hostname="app.example.com"))
+    tls.sendall(b"hello")
+    assert tls.recv(5) == b"hello"
+    return tls
+
+
+WATCHED = {"watch_s": 0.2}
+
+
+def test_a_list_on_disk_is_in_use_within_seconds(start, pki, body, file, stack):
+    file.write_bytes(make_crl(pki.authority, number=1))
+    gateway = start(body, relay=WATCHED)
+    theirs = open_session(pki, gateway, stack, pki.client)
+    other = open_session(pki, gateway, stack, pki.client_spiffe)
+    new = file.with_suffix(".new")
+    new.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
+    new.rename(file)
+    assert theirs.recv(1) == b""
+    gateway.wait_for_access(reason="revoked_during_session")
+    assert not serves(pki, gateway, pki.client)
+    other.sendall(b"hello")
+    assert other.recv(5) == b"hello"
+    assert gateway.endpoints["generation"] == 1
+    assert f"renewed in place: {file}; generation 1 goes on" in gateway.log()
+
+
+def test_a_bad_list_on_disk_is_pending_until_a_good_one_comes(start, pki, body, file, scrape):
+    file.write_bytes(make_crl(pki.authority, number=5))
+    gateway = start(body, relay=WATCHED)
+    file.write_bytes(make_crl(pki.authority, number=4))
+    gateway.wait_for_log("the list in use has the number 5")
+    shown = gateway.command("status").stdout
+    assert str(file) in shown
+    assert scrape(gateway)[f"relay_files_pending{{file={file}}}"] == 1
+    assert serves(pki, gateway, pki.client)
+    file.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=6))
+    gateway.wait_for_log("renewed in place")
+    assert not serves(pki, gateway, pki.client)
+    wait_until(
+        "no file is pending", lambda: scrape(gateway)[f"relay_files_pending{{file={file}}}"] == 0
+    )
+
+
+def test_a_ca_and_its_list_are_renewed_together(start, pki, echo, tmp_path):
+    ca, file = tmp_path / "ca.pem", tmp_path / "ca.crl"
+    ca.write_bytes(pki.ca.read_bytes())
+    file.write_bytes(make_crl(pki.authority))
+    route = route_table(pki, client_ca=ca, client_crl=[file])
+    gateway = start(listener_table(route) + pool_table(pki, [echo.address]), relay=WATCHED)
+    assert not serves(pki, gateway, pki.client_foreign)
+    ca.write_bytes(pki.ca.read_bytes() + pki.foreign_ca.read_bytes())
+    gateway.wait_for_log('the CA \\"CN=Foreign CA\\" has no list')
+    assert not serves(pki, gateway, pki.client_foreign)
+    gateway.wait_for_access(reason="crl_missing")
+    both = to_pem(make_crl(pki.authority, number=2), make_crl(pki.foreign_authority))
+    file.write_bytes(both)
+    wait_until("the new CA has a list", lambda: serves(pki, gateway, pki.client_foreign))
+    assert serves(pki, gateway, pki.client)
+
+
+def test_sessions_of_an_older_generation_see_a_new_list(start, pki, body, file, stack):
+    file.write_bytes(make_crl(pki.authority, number=1))
+    gateway = start(body, relay=WATCHED)
+    theirs = open_session(pki, gateway, stack, pki.client)
+    gateway.write(body, timeouts={"idle_s": 299})
+    assert gateway.command("reload").returncode == 0
+    assert gateway.endpoints["generation"] == 2
+    theirs.sendall(b"hello")
+    assert theirs.recv(5) == b"hello"
+    file.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
+    assert theirs.recv(1) == b""
+    gateway.wait_for_access(reason="revoked_during_session")
+
+
+def test_a_worker_that_is_replaced_has_the_renewed_list(start, pki, body, file):
+    file.write_bytes(make_crl(pki.authority, number=1))
+    gateway = start(body, relay=WATCHED)
+    revoked = [pki.client.issued.certificate]
+    assert renew(gateway, file, make_crl(pki.authority, revoked, number=2)).returncode == 0
+    before = gateway.workers()
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    gateway.wait_for_workers(
+        lambda now: now.keys() == before.keys() and not (set(now.values()) & set(before.values()))
+    )
+    for _ in range(4):
+        assert not serves(pki, gateway, pki.client)
+        assert serves(pki, gateway, pki.client_spiffe)

@@ -1,5 +1,7 @@
 """The files that are renewed together: a certificate with its key, or a file of CAs.
 
+A third kind is a file of CAs with its revocation lists (`supervisor.list_sets`).
+
 Never: opens one of these files.
 """
 
@@ -10,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.config.key_path import routes_of
 from relay.config.model import Config
 from relay.tls.certificates.configured import PairFiles, authorities_of, pairs_of
 from relay.tls.certificates.passphrase import READ_BYTES
 from relay.tls.certificates.pem_file import MAX_FILE_BYTES
 
-SetKind = Literal["pair", "cas"]
+SetKind = Literal["pair", "cas", "crl"]
 SetKey = tuple[SetKind, tuple[Path | None, ...]]
 
 
@@ -28,8 +29,9 @@ class FileSet:
     """
 
     kind: SetKind
-    named: tuple[Path | None, ...]  # as in PairFiles, or one CA file
+    named: tuple[Path | None, ...]  # as in PairFiles, or a CA file and its lists
     wheres: tuple[str, ...]
+    list_bytes: int = 0  # how much of a revocation list is read
 
     @property
     def key(self) -> SetKey:
@@ -43,6 +45,8 @@ class FileSet:
 
     def read_bytes(self, path: Path) -> int:
         """How much of a file is read."""
+        if self.kind == "crl" and path != self.named[0]:
+            return self.list_bytes
         is_passphrase = self.kind == "pair" and path not in self.named[:2]
         return READ_BYTES if is_passphrase else MAX_FILE_BYTES
 
@@ -54,15 +58,17 @@ class FileSet:
         assert key is not None  # noqa: S101  for mypy
         return PairFiles(certificate, key, passphrase)
 
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """Without the CA file that lists belong to: it is a set of its own."""
+        return self.files[1:] if self.kind == "crl" else self.files
+
     def __str__(self) -> str:
-        return " with ".join(map(str, self.files[:2]))
+        return (" and " if self.kind == "crl" else " with ").join(map(str, self.own_files[:2]))
 
 
 def file_sets(config: Config) -> tuple[FileSet, ...]:
-    """Every set of a configuration, each once.
-
-    CAs with revocation lists are not here: both are read again by a reload.
-    """
+    """Every set of certificates and keys of a configuration, each once."""
     wheres: dict[SetKey, list[str]] = {}
     for key, where in _uses(config):
         wheres.setdefault(key, []).append(where)
@@ -72,16 +78,5 @@ def file_sets(config: Config) -> tuple[FileSet, ...]:
 def _uses(config: Config) -> Iterator[tuple[SetKey, str]]:
     for pair in pairs_of(config):
         yield ("pair", tuple(pair.files)), pair.where
-    with_lists = set(_cas_with_lists(config))
     for use in authorities_of(config):
-        if use.file not in with_lists:
-            yield ("cas", (use.file,)), use.where
-
-
-def _cas_with_lists(config: Config) -> Iterator[Path | None]:
-    for _, _, route in routes_of(config):
-        if route.revocation is not None:
-            yield route.client_ca
-    for pool in config.pool.values():
-        if pool.revocation is not None:
-            yield pool.backend_ca
+        yield ("cas", (use.file,)), use.where

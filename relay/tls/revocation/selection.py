@@ -10,7 +10,7 @@ Never: reads a file, or knows the configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from relay.tls.certificates.certificate import Certificate
@@ -98,8 +98,7 @@ def select(
             (group.complete if crl.base_number is None else group.deltas).append(crl)
     for key, group in groups.items():
         try:
-            found = _combine(key, group, pack, selection.unused)
-            _check_progress(found[0], accepted.get(key))
+            found = _combine(key, group, pack, selection.unused, accepted.get(key))
         except CrlError as error:
             (selection.errors if group.needed else selection.unused).append(error)
         else:
@@ -125,7 +124,7 @@ def _lost(
 
 
 def _combine(
-    key: Key, group: _Group, pack: Pack, unused: list[CrlError]
+    key: Key, group: _Group, pack: Pack, unused: list[CrlError], before: Accepted | None
 ) -> tuple[ListInfo, Packed]:
     if not group.complete:
         raise CrlError(
@@ -135,7 +134,6 @@ def _combine(
     newest = max(group.complete, key=_age)
     unused += [_superseded(each, newest) for each in group.complete if each is not newest]
     delta = _delta_for(newest, group.deltas, unused)
-    packed = pack(newest, key[0])
     info = ListInfo(
         issuer_key=key[0],
         issuer=group.signer.subject.rfc4514_string(),
@@ -145,21 +143,17 @@ def _combine(
         scope=newest.scope,
         source=newest.source,
     )
-    if delta is None:
-        return info, packed
-    return (
-        ListInfo(
-            issuer_key=key[0],
-            issuer=info.issuer,
+    if delta is not None:
+        info = replace(
+            info,
             number=delta.number,
             this_update=max(newest.this_update, delta.this_update),
-            next_update=newest.next_update,
-            scope=newest.scope,
             source=f"{newest.source} and {delta.source}",
             delta=delta.number,
-        ),
-        with_delta(packed, pack(delta, key[0])),
-    )
+        )
+    _check_progress(info, before)
+    packed = pack(newest, key[0])
+    return info, packed if delta is None else with_delta(packed, pack(delta, key[0]))
 
 
 def _delta_for(
