@@ -45,7 +45,7 @@ _NEEDED = [
     "SSL_CTX_set_tlsext_servername_callback", "SSL_CTX_set_verify", "SSL_CTX_set_verify_depth",
     "SSL_CTX_use_certificate", "SSL_CTX_use_PrivateKey", "SSL_do_handshake", "SSL_ERROR_SSL",
     "SSL_ERROR_WANT_READ", "SSL_ERROR_WANT_WRITE", "SSL_ERROR_ZERO_RETURN", "SSL_free",
-    "SSL_get0_alpn_selected", "SSL_get0_group_name",
+    "SSL_get0_alpn_selected", "SSL_get0_group_name", "SSL_get0_verified_chain",
     "SSL_get1_session", "SSL_get_certificate", "SSL_get_client_CA_list",
     "SSL_get_current_cipher", "SSL_get_error", "SSL_get_peer_cert_chain",
     "SSL_get_peer_certificate", "SSL_get_server_random", "SSL_get_servername",
