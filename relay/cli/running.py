@@ -56,8 +56,8 @@ def status(config_file: Path | None) -> int:
     if reply.get("watcher", {}).get("pid"):
         click.echo(f"watcher: pid {reply['watcher']['pid']}")
     if "last_reload" in reply:
-        how = "succeeded" if reply["last_reload"]["ok"] else "failed; the last that succeeded was"
-        click.echo(f"last reload: {how}, {_at(reply['last_reload']['at'])}")
+        how = "succeeded" if reply["last_reload"]["ok"] else "failed; the last success was"
+        click.echo(f"last reload: {how} at {_at(reply['last_reload']['at'])}")
     rows = [[_shown(worker, name) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
     echo_rows("worker", _WORKER_COLUMNS, rows)
     for one in reply.get("disabled", ()):

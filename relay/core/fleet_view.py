@@ -47,7 +47,8 @@ class Rules:
     park_s: float = 60
     start_timeout_s: float = 30
     old_generations: int = 8  # that may drain at once
-    recheck_s: float = 15  # how often the files of disabled routes and pools are read again
+    recheck_s: float = 15  # how often files that could not be used are read again
+    loud_s: float = 60  # from then on it is an error that a file is not used
     # A worker stops accepting milliseconds after it is told to. A reload waits this
     # long.
     handover_s: float = 2

@@ -17,8 +17,6 @@ from relay.errors import Problem
 from relay.shared.messages import PendingFact
 from relay.tls.certificates.file_sets import SetKey
 
-LOUD_AFTER_S = 60.0  # from then on it is an error that a file is not in use
-
 log = logging.getLogger(__name__)
 
 
@@ -74,10 +72,10 @@ class PendingFiles:
         self._sets.clear()
         return had_any
 
-    def step(self, now_at: float) -> None:
-        """Log as an error, once, what has lasted too long."""
+    def step(self, now_at: float, loud_s: float) -> None:
+        """Log as an error, once, what has lasted this long."""
         for pending in self._sets.values():
-            if not pending.is_loud and now_at - pending.since_at >= LOUD_AFTER_S:
+            if not pending.is_loud and now_at - pending.since_at >= loud_s:
                 pending.is_loud = True
                 since = datetime.fromtimestamp(pending.since_at).astimezone()
                 log.error(

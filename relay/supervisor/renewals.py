@@ -91,7 +91,7 @@ class Renewals:
                 due |= {each.key for each in sets if not wheres.isdisjoint(each.wheres)}
         if now >= self._tell_at:
             self._tell_at = now + EVERY_S
-            self.pending.step(time.time())
+            self.pending.step(time.time(), self._rules.loud_s)
         return frozenset(due)
 
     def failed(self, keys: Collection[SetKey], why: str = "") -> None:
