@@ -31,7 +31,6 @@ from relay.supervisor.workers import Workers
 from relay.tls.certificates.file_sets import FileSet, SetKey
 from relay.tls.renewal import renew_steps
 from relay.tls.revocation.revoked_set import RevokedSet, shared_set
-from relay.tls.trust_update import trust_of
 
 TURN_S = 0.005
 EVERY_S = 1.0
@@ -174,9 +173,7 @@ class Renewals:
         yield from renew_steps(prepared.generation, found.renewal, sets)
         data = pickle.dumps(found.renewal, pickle.HIGHEST_PROTOCOL)
         number = prepared.generation.number
-        update, fds = trust_of(prepared.generation)
         updates = self._workers.updates
-        updates.send(pickle.dumps(update), fds, lambda generation: generation < number)
         fds = [each.memory.fd for each in sets.values() if each.memory is not None]
         self._sent = updates.send(data, fds, lambda generation: generation == number)
         self._generations.serving = renewed(prepared, found)

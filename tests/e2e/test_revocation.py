@@ -17,6 +17,7 @@ import pytest
 from relay.demo.ca import LeafSpec
 from tests.support.backend import name_itself
 from tests.support.client import context_of, talk
+from tests.support.crl_server import CrlServer
 from tests.support.crls import large_crl, make_crl, to_pem
 from tests.support.gateway import Gateway, wait_until
 from tests.support.pki import BACKEND_NAME
@@ -312,3 +313,14 @@ def test_a_worker_that_is_replaced_has_the_renewed_list(start, pki, body, file):
     for _ in range(4):
         assert not serves(pki, gateway, pki.client)
         assert serves(pki, gateway, pki.client_spiffe)
+
+
+def test_fetched_lists_are_noticed_without_a_watch(start, pki, echo):
+    with CrlServer() as server:
+        url = server.put(make_crl(pki.authority))
+        body = listener_table(route_table(pki, crl={"urls": [url]})) + pool_table(
+            pki, [echo.address]
+        )
+        gateway = start(body, relay={"watch_s": 0})
+        wait_until("the fetched list is in use", lambda: serves(pki, gateway, pki.client))
+    assert gateway.endpoints["generation"] == 1
