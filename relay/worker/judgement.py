@@ -11,14 +11,14 @@ Next: `relay.worker.verdicts.Verdicts`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from relay.core.lifecycle import State
-from relay.errors import SessionError, Side
+from relay.errors import Reason, SessionError, Side
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.revocation.revoked_set import RevokedSet
-from relay.worker.connection import Connection
 from relay.worker.session import HALF_OPEN, RELAYING, UPDATE_QUEUE, Session
 from relay.worker.verdicts import PASSED, Check, Trust, Verdict, Verdicts
 from relay.worker.worker import Worker
@@ -26,8 +26,12 @@ from relay.worker.worker import Worker
 PER_TURN = 2_000
 _NOT_JUDGED = HALF_OPEN | {State.CLOSED}
 
+_BUG = Verdict(SessionError(Side.INBOUND, Reason.INTERNAL_ERROR), known=False)
+
 Closing = tuple[Session, SessionError]
 Place = InboundRoute | BackendTarget
+
+log = logging.getLogger(__name__)
 
 
 class _Basis(NamedTuple):
@@ -94,6 +98,7 @@ class Judgement:
             self._worker.loop.later(self, UPDATE_QUEUE)
         else:
             self._passed = self._now
+            self._verdicts, self._checks = {}, {}
             self._worker.look_at_dates_at = 0.0  # sessions may expire at another time now
 
     def on_bug(self) -> None:
@@ -109,31 +114,35 @@ class Judgement:
             if state in _NOT_JUDGED or route is None or who is None:
                 continue
             verdict = PASSED
-            if route in routes:
-                trust = session.trust
-                if route is not at_route or trust is not at_trust:
-                    at_route, at_trust = route, trust
-                    check = self._check(Side.INBOUND, route, trust)
-                if check is not None:
-                    verdict = check(who, session.chain)
-                # The dates of the CAs, and the grace time, may have changed too.
-                session.trust, session.expires_at = route.trust, 0.0
-            if targets and verdict is PASSED and state in RELAYING:
-                end, backend = session.outbound, session.backend
-                if end is not None and backend is not None and backend.target in targets:
-                    verdict = self._judge_backend(end, backend.target)
-                    session.expires_at = 0.0
+            try:
+                if route in routes:
+                    trust = session.trust
+                    if route is not at_route or trust is not at_trust:
+                        at_route, at_trust = route, trust
+                        check = self._check(Side.INBOUND, route, trust)
+                    if check is not None:
+                        verdict = check(who, session.chain)
+                    # The dates of the CAs, and the grace time, may have changed too.
+                    session.trust, session.expires_at = route.trust, 0.0
+                if targets and verdict is PASSED and state in RELAYING:
+                    verdict = self._judge_backend(session)
+            except Exception:
+                log.exception("bug: a session cannot be judged, and is closed; please report this")
+                verdict = _BUG
             if verdict.error is not None:
                 unjudged += not verdict.known
                 yield session, verdict.error
         if unjudged:
             self._worker.counters.sessions_unjudged(unjudged)
 
-    def _judge_backend(self, end: Connection, target: BackendTarget) -> Verdict:
-        peer, trust = end.peer, end.trust
-        if peer is None:
+    def _judge_backend(self, session: Session) -> Verdict:
+        end, backend = session.outbound, session.backend
+        if end is None or backend is None or end.peer is None:
             return PASSED
-        end.trust = target.trust
+        peer, trust, target = end.peer, end.trust, backend.target
+        if target not in self._new_targets:
+            return PASSED
+        end.trust, session.expires_at = target.trust, 0.0
         check = self._check(Side.OUTBOUND, target, trust)
         return check(peer.identity, peer.chain) if check is not None else PASSED
 

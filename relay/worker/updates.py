@@ -95,9 +95,10 @@ class Updates:
 
     def _give_up(self, why: str) -> None:
         self._steps = None
-        self._waiting.clear()
         log.error("certificates cannot be renewed in this worker: %s; it drains", why)
+        self._judgement.again()  # a part of it may have been applied
         self._fail("it could not apply an update")
+        self._begin()
 
     def _apply(self, update: Update) -> Iterator[None]:
         message = pickle.loads(update.data)  # noqa: S301 (from the supervisor)

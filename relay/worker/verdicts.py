@@ -2,7 +2,7 @@
 
 Nearly all sessions share the trust that admitted them and the end of their chain, so
 what is found for one holds for the others. It is kept by the address of what it was
-found for, which lives at least as long as the sessions that are judged.
+found for: a comparison by value costs more than the judgement.
 
 Never: looks at a session's state, or at the clock.
 Next: `relay.tls.standing.standing`
@@ -97,7 +97,7 @@ class Verdicts:
     `has_new_lists`: they are looked up in its revocation lists too.
     """
 
-    __slots__ = ("_by_chain", "_by_peer", "_has_new_lists", "_place", "_side")
+    __slots__ = ("_by_chain", "_by_peer", "_has_new_lists", "_kept", "_place", "_side")
 
     def __init__(self, side: Side, place: Place, *, has_new_lists: bool) -> None:
         self._side = side
@@ -105,12 +105,14 @@ class Verdicts:
         self._has_new_lists = has_new_lists
         self._by_peer: dict[int, Verdict] = {}
         self._by_chain: dict[tuple[int, ...], Verdict] = {}
+        self._kept: list[object] = []  # so that no address is used for something else
 
     def since(self, then: Trust) -> Check | None:
         """What judges a peer that was admitted by the trust of then.
 
         None if every one of them passes.
         """
+        self._kept.append(then)
         now, checks = self._place.trust, list[Check]()
         if self._has_new_lists:
             checks.append(self._judge_lists)
@@ -137,6 +139,7 @@ class Verdicts:
                 detail = words.lost if is_known else words.unknown
                 verdict = Verdict(SessionError(self._side, words.not_trusted, detail), is_known)
             known[key] = verdict
+            self._kept.append((who, chain))
         return verdict
 
     def _judge_rules(self, rules: AccessRules, who: Identity, _chain: Chain) -> Verdict:
@@ -147,6 +150,7 @@ class Verdicts:
                 reason = Reason.NOT_ALLOWED_DURING_SESSION
                 verdict = Verdict(SessionError(self._side, reason, rules.why_not(who)))
             self._by_peer[id(who)] = verdict
+            self._kept.append(who)
         return verdict
 
     def _judge_lists(self, who: Identity, chain: Chain) -> Verdict:
@@ -154,6 +158,7 @@ class Verdicts:
         verdict = self._by_chain.get(key)
         if verdict is None:
             verdict = self._by_chain[key] = self._look_up(who, chain)
+            self._kept.append((who, chain))
         return verdict
 
     def _look_up(self, who: Identity, chain: Chain) -> Verdict:

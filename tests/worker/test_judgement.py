@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from relay.config.model import Allow, Deny
-from relay.demo.ca import LeafSpec
+from relay.demo.ca import Authority, LeafSpec
 from relay.tls.access_rules import compile_rules
 from relay.tls.trust import CaTrust, ClientTrust
 from relay.tls.trust_store import valid_until
 from relay.tls.trust_update import TrustUpdate
 from relay.worker import expiry
 from tests.support.clock import Clock
+from tests.support.judged import judge, make_sessions
 from tests.support.peer import Peer, dial
 from tests.support.pki import BACKEND_NAME, parsed, write
 from tests.support.renewals import renewal
@@ -261,3 +262,21 @@ def test_sessions_may_outlive_a_backends_certificate(
     clock.shift(7_200)
     relay.let_it_turn(2)
     assert echoes(client)
+
+
+def test_a_bug_in_judging_closes_that_session_and_judges_the_others(caplog):
+    class Broken:
+        def allow(self, who):
+            if who.fingerprint.endswith("7"):
+                raise RuntimeError("a bug")
+            return True
+
+    cas = Authority.root("Root"), Authority.root("Other")
+    made, route, target = make_sessions(cas, 3_000)
+    broken = ClientTrust(Broken(), route.trust.cas)
+    _, closed = judge((made, route, target), lambda place, _: setattr(place, "trust", broken))
+    wrong = {session for session in made if session.identity.fingerprint.endswith("7")}
+    assert {session for session, _ in closed} == wrong
+    assert {error.reason for _, error in closed} == {"internal_error"}
+    assert all(session.trust is broken for session in made - wrong)
+    assert "bug: a session cannot be judged" in caplog.text
