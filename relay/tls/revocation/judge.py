@@ -27,9 +27,9 @@ from relay.tls.revocation.revoked_set import ListInfo, RevokedSet
 from relay.tls.trust import CaTrust, CrlPolicy
 from relay.tls.verification import Chain
 
-FOREVER = float("inf")
-COMPLETE = Scope()
-_MOST_PASSED = 256
+FOREVER, NEVER = float("inf"), float("-inf")
+# What is kept of earlier judgements with the same set.
+_MOST_PASSED, _MOST_COVERED = 256, 8192
 
 
 class _Reasons(NamedTuple):
@@ -162,38 +162,51 @@ def _judge(
 
     Returns until when it passes, if it does and the set stays the same.
     """
-    if revoked is None:
-        lists: tuple[ListInfo, ...] = ()
-    else:
+    covered_until_at = NEVER
+    if revoked is not None:
         entry = revoked.find(issuer_key, who.for_lists.serial)
         if entry is not None:
             detail = f"{entry.sentence}, {_next_update(entry.source)}"
             return Failure(_REASONS[side].revoked, _which(who, depth) + detail)
-        lists = revoked.lists_of(issuer_key)
-    expired = False
-    for each in lists:
-        scope = each.scope
-        if (scope.uris or scope.only) and not _covers(scope, who):
-            continue
-        until_at = FOREVER if each.next_update is None else each.next_update + policy.grace_s
-        if now_at <= until_at:
-            return until_at
-        expired = True
-    if expired:
+        end_at = revoked.ends.get(issuer_key)
+        covered_until_at = _covered_until(revoked, who, issuer_key) if end_at is None else end_at
+    until_at = covered_until_at + policy.grace_s
+    if now_at <= until_at:
+        return until_at
+    lists = () if revoked is None else revoked.lists_of(issuer_key)
+    if covered_until_at != NEVER:
         return _expired(side, who, depth, lists, now_at)
     return FOREVER if policy.accepts_missing else _missing(side, who, depth, lists)
 
 
-def _covers(scope: Scope, who: Identity) -> bool:
-    """Whether a list with this scope, which is not complete, covers a certificate."""
-    fields = who.for_lists
-    if fields.is_ca is None:
-        return False
+def _covered_until(revoked: RevokedSet, who: Identity, issuer_key: bytes) -> float:
+    """Until when a list covers a certificate; NEVER if none does."""
+    key = who.fingerprint, issuer_key
+    until_at = revoked.covered.get(key)
+    if until_at is None:
+        covering = _covering(revoked.lists_of(issuer_key), who)
+        until_at = max((each.ends_at for each in covering), default=NEVER)
+        if len(revoked.covered) >= _MOST_COVERED:
+            revoked.covered.clear()
+        revoked.covered[key] = until_at
+    return until_at
+
+
+def _covering(lists: tuple[ListInfo, ...], who: Identity) -> list[ListInfo]:
+    """The lists whose scope has a certificate."""
+    is_ca = who.for_lists.is_ca
+    if is_ca is None:  # it cannot be read: only complete lists have it for certain
+        return [each for each in lists if each.scope == Scope()]
+    uris = _uris_of(who)
+    return [each for each in lists if each.scope.covers(is_ca=is_ca, uris=uris)]
+
+
+def _uris_of(who: Identity) -> tuple[str, ...]:
+    points = who.for_lists.points
     try:
-        uris = uris_of(fields.points) if scope.uris and fields.points else ()
+        return uris_of(points) if points else ()
     except DerError:
-        uris = ()
-    return scope.covers(is_ca=fields.is_ca, uris=uris)
+        return ()
 
 
 # Sentences.
@@ -218,10 +231,7 @@ def _missing(side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...])
     if not lists:
         detail = f'there is no revocation list of "{who.issuer}", which issued {what}'
         return Failure(_REASONS[side].missing, detail)
-    try:
-        named = ", ".join(uris_of(who.for_lists.points)[:2]) if who.for_lists.points else ""
-    except DerError:
-        named = "what cannot be read"
+    named = ", ".join(_uris_of(who)[:2])
     scopes = "; ".join(f"{each.name}: {each.scope}" for each in lists[:2])
     detail = (
         f"no revocation list covers {what}: its distribution points are {named or 'none'},"
@@ -233,9 +243,8 @@ def _missing(side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...])
 def _expired(
     side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...], now_at: float
 ) -> Failure:
-    covering = [each for each in lists if each.scope == COMPLETE or _covers(each.scope, who)]
-    newest = max(covering, key=lambda each: each.next_update or 0.0)
-    ended_at = newest.next_update or 0.0
+    newest = max(_covering(lists, who), key=lambda each: each.ends_at)
+    ended_at = newest.ends_at
     hours = int((now_at - ended_at) // 3600)
     ago = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
     what = f' for the certificate "{who.subject}" (number {depth} of its chain)' if depth else ""

@@ -54,6 +54,11 @@ class ListInfo:
     delta: int | None = None  # the number of the delta that was applied
 
     @property
+    def ends_at(self) -> float:
+        """The next update, or infinity."""
+        return float("inf") if self.next_update is None else self.next_update
+
+    @property
     def name(self) -> str:
         """For messages."""
         number = "" if self.number is None else f" {self.number}"
@@ -134,7 +139,17 @@ class RevokedSet:
     buffer is not one that `build` made.
     """
 
-    __slots__ = ("_by_key", "_count", "_details", "_hashes", "lists", "memory", "passed")
+    __slots__ = (
+        "_by_key",
+        "_count",
+        "_details",
+        "_hashes",
+        "covered",
+        "ends",
+        "lists",
+        "memory",
+        "passed",
+    )
 
     def __init__(self, buffer: Any, memory: SharedBytes | None = None) -> None:
         self.memory = memory
@@ -149,13 +164,21 @@ class RevokedSet:
         if zlib.crc32(header) != checksum:
             raise ValueError("the header of the set of revoked certificates is damaged")
         self.lists: tuple[ListInfo, ...] = tuple(map(_decode, json.loads(header)))
-        self.passed: dict[str, Any] = {}  # of `tls.revocation.judge`
+        # What `tls.revocation.judge` has found with this set.
+        self.passed: dict[str, Any] = {}
+        self.covered: dict[tuple[str, bytes], float] = {}
         self._count: int = count
         self._hashes: Any = view[start : start + 8 * count].cast("Q")
         self._details: Any = view[start + 8 * count :].cast("I")
         self._by_key: dict[bytes, tuple[ListInfo, ...]] = {}
         for each in self.lists:
             self._by_key[each.issuer_key] = (*self._by_key.get(each.issuer_key, ()), each)
+        # Until when everything is covered that a key has signed, if one list covers it.
+        self.ends: dict[bytes, float] = {
+            key: lists[0].ends_at
+            for key, lists in self._by_key.items()
+            if len(lists) == 1 and lists[0].scope == Scope()
+        }
 
     def __len__(self) -> int:
         return self._count

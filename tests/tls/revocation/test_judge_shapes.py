@@ -70,7 +70,7 @@ lists = st.builds(
     Listed,
     st.sampled_from(KEYS),
     st.frozensets(serials, max_size=2),
-    st.sampled_from([None, NOW - 100, NOW - 10, NOW, NOW + 10]),
+    st.sampled_from([None, 0.0, NOW - 100, NOW - 10, NOW, NOW + 10]),
     scopes,
 )
 policies = st.builds(CrlPolicy, st.booleans(), st.sampled_from([0.0, 50.0]))
