@@ -117,6 +117,37 @@ def test_a_client_no_longer_allowed_cannot_resume_its_session(start, pki, echo, 
     assert "allow" in line["remedy"]
 
 
+# By kind: the client, the rules that let it in, and those that no longer do.
+CHANGES = {
+    "deny": ("client", {}, {"deny": {"issuer": ["CN=Test CA"]}}, "deny.issuer has"),
+    "allow": ("client_spiffe", {}, {"allow": {"email": ["*@example.com"]}}, "no entry of allow"),
+    "consent": (
+        "client_wrong_purpose",
+        {"allow": {"cn": ["alice"]}, "accept_server_certificates": True},
+        {"allow": {"cn": ["alice"]}},
+        "it is for servers only",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_of_rules_ends_the_sessions_it_excludes(start, pki, echo, kind):
+    name, before, after, words = CHANGES[kind]
+
+    def body(rules):
+        return listener_table(route_table(pki, **rules)) + pool_table(pki, [echo.address])
+
+    gateway = start(body(before))
+    peer = dial(gateway.port(), context_of(pki, getattr(pki, name)))
+    peer.send(b"hello")
+    assert peer.receive(5) == b"hello"
+    gateway.write(body(after))
+    assert gateway.command("reload").returncode == 0
+    (line,) = gateway.wait_for_access(reason="not_allowed_during_session")
+    assert words in line["detail"]
+    peer.sock.close()
+
+
 def test_reloads_that_change_the_number_of_workers_lose_no_request(start, pki, simple):
     gateway = start(simple)
     kept = dial(gateway.port(), context_of(pki))
