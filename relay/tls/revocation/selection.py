@@ -10,6 +10,7 @@ Never: reads a file, or knows the configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -45,6 +46,14 @@ class Selection:
     lists: list[tuple[ListInfo, Packed]] = field(default_factory=list)
     errors: list[CrlError] = field(default_factory=list)
     unused: list[CrlError] = field(default_factory=list)
+
+    @contextmanager
+    def noting(self, group: _Group) -> Iterator[None]:
+        """Note a CrlError about the lists of a group."""
+        try:
+            yield
+        except CrlError as error:
+            (self.errors if group.needed else self.unused).append(error)
 
 
 @dataclass(slots=True)
@@ -96,25 +105,28 @@ def select(
             group = groups.setdefault((key_id(signer.spki), crl.scope), _Group(signer))
             group.needed = group.needed or needed
             (group.complete if crl.base_number is None else group.deltas).append(crl)
+    chosen: list[tuple[_Group, _Choice]] = []
     for key, group in groups.items():
-        try:
-            found = _combine(key, group, pack, selection.unused, accepted.get(key))
-        except CrlError as error:
-            (selection.errors if group.needed else selection.unused).append(error)
-        else:
-            selection.lists.append(found)
+        with selection.noting(group):
+            choice = _choose(key, group, selection.unused)
+            _check_progress(choice.info, accepted.get(key))
+            chosen.append((group, choice))
     if not selection.errors:
-        selection.errors += _lost(selection.lists, cas, accepted)
+        selection.errors += _lost([choice.info for _, choice in chosen], cas, accepted)
+    # Packing is costly, and a bad list is looked at again and again.
+    for group, choice in () if selection.errors else chosen:
+        with selection.noting(group):
+            selection.lists.append((choice.info, choice.pack(pack)))
     return selection
 
 
 def _lost(
-    lists: Iterable[tuple[ListInfo, Packed]],
+    lists: Iterable[ListInfo],
     cas: Iterable[Certificate],
     accepted: Mapping[Key, Accepted],
 ) -> Iterator[CrlError]:
     """The CAs whose lists are all gone: their revocations would be forgotten."""
-    left = {key_id(each.spki) for each in cas} - {info.issuer_key for info, _ in lists}
+    left = {key_id(each.spki) for each in cas} - {info.issuer_key for info in lists}
     for (issuer_key, _), before in accepted.items():
         if issuer_key in left:
             yield CrlError(
@@ -123,9 +135,23 @@ def _lost(
             )
 
 
-def _combine(
-    key: Key, group: _Group, pack: Pack, unused: list[CrlError], before: Accepted | None
-) -> tuple[ListInfo, Packed]:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The lists of a group that count."""
+
+    info: ListInfo
+    complete: RevocationList
+    delta: RevocationList | None
+
+    def pack(self, pack: Pack) -> Packed:
+        """Their entries together."""
+        packed = pack(self.complete, self.info.issuer_key)
+        if self.delta is None:
+            return packed
+        return with_delta(packed, pack(self.delta, self.info.issuer_key))
+
+
+def _choose(key: Key, group: _Group, unused: list[CrlError]) -> _Choice:
     if not group.complete:
         raise CrlError(
             f"{group.deltas[0]} has only changes, and there is no complete list of this CA",
@@ -151,9 +177,7 @@ def _combine(
             source=f"{newest.source} and {delta.source}",
             delta=delta.number,
         )
-    _check_progress(info, before)
-    packed = pack(newest, key[0])
-    return info, packed if delta is None else with_delta(packed, pack(delta, key[0]))
+    return _Choice(info, newest, delta)
 
 
 def _delta_for(
