@@ -21,8 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from relay.core.lifecycle import State
 from relay.errors import Reason, SessionError, Side
+from relay.tls.identity import Identity
 from relay.tls.standing import valid_until
+from relay.tls.verification import Chain
 from relay.worker.session import HALF_OPEN, INFINITY, Session
+from relay.worker.verdicts import Trust
 from relay.worker.worker import Worker
 
 JITTER_S = 10.0
@@ -114,8 +117,15 @@ def _dates(session: Session) -> Iterator[tuple[Side, float, float]]:
         yield Side.OUTBOUND, until_at, trust.expiry_grace_s
 
 
-def note(session: Session, at: float) -> None:
-    """No certificate of the session expires before this time."""
+def note(session: Session, who: Identity, chain: Chain, trust: Trust) -> None:
+    """A peer was admitted: the session is looked at when something of it expires.
+
+    A CA may be renewed in time, so this is only the earliest possible end.
+    """
+    at = trust.cas.valid_until.get(who.issuer_der, INFINITY)  # a resumption has no chain
+    for each in (who, *chain):
+        at = min(at, each.not_after_at)
+    at += trust.expiry_grace_s
     if at < session.expires_at:
         session.expires_at, worker = at, session.worker
         worker.look_at_dates_at = min(worker.look_at_dates_at, at)

@@ -95,25 +95,15 @@ def step(session: Session) -> Event | None:
     end.established, end.stepwise = True, None
     seconds = time.monotonic() - session.started_at
     session.inbound_tls = _agreed(session, seconds)
-    _note_expiry(session)
+    who, route = session.identity, session.route
+    if who is not None and route is not None:
+        expiry.note(session, who, session.chain, route.trust)
     worker.counters.handshake(
         Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
     if session.route is not None and worker.pools[session.route.pool].cookie:
         return Event.NEEDS_REQUEST
     return Event.SECURED
-
-
-def _note_expiry(session: Session) -> None:
-    """Note the instant before which none of the client's certificates expires."""
-    who, route = session.identity, session.route
-    if who is None or route is None:
-        return
-    trust = route.trust
-    at = min(who.not_after_at, trust.ca_valid_until.get(who.issuer_der, who.not_after_at))
-    for above in session.chain:
-        at = min(at, above.not_after_at)
-    expiry.note(session, at + trust.expiry_grace_s)
 
 
 def _report_lists(session: Session) -> None:

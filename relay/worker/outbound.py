@@ -212,8 +212,7 @@ def _note_handshake(session: Session, end: Connection, backend: BackendState) ->
     end.established, end.stepwise = True, None
     peer = end.peer
     if peer is not None:
-        at = min(each.not_after_at for each in (peer.identity, *peer.chain))
-        expiry.note(session, at + backend.target.trust.expiry_grace_s)
+        expiry.note(session, peer.identity, peer.chain, backend.target.trust)
     seconds = time.monotonic() - session.since_at
     session.outbound_tls = Handshake(
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds

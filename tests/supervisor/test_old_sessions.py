@@ -174,3 +174,33 @@ client_ca = "{pki.ca}"
 
 def with_route(body, route):
     return body.replace("\n[[listener.route]]", f"{route}\n[[listener.route]]", 1)
+
+
+def test_renewed_files_end_sessions_in_all_generations(
+    relay, body, pki, bob, dial, on_both, tmp_path
+):
+    """Without a reload: the files are watched."""
+    cas, crl = tmp_path / "cas.pem", tmp_path / "a.crl"
+    cas.write_bytes(pki.ca.read_bytes() + pki.foreign_ca.read_bytes())
+    crl.write_bytes(make_crl(pki.authority, number=1))
+    settings = f'crl = {{ files = ["{crl}"], missing = "accept" }}'
+    text = body.replace(f'client_ca = "{pki.ca}"', f'client_ca = "{cas}"\n{settings}')
+    gateway = relay(text, relay={"watch_s": 0.2})
+    foreign, alice, other = [], [], []
+    for idle_s in (298, 299):
+        gateway.write(text, timeouts={"idle_s": idle_s})
+        reload(gateway)
+        foreign += on_both(gateway, context_of(pki, pki.client_foreign))
+        alice += on_both(gateway, context_of(pki))
+        other.append(dial(gateway, bob))
+    generation = gateway.endpoints["generation"]
+    crl.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
+    wait_for_ends(alice)
+    assert all(map(echoes, [*foreign, *other]))
+    cas.write_bytes(pki.ca.read_bytes())
+    wait_for_ends(foreign)
+    assert all(map(echoes, other))
+    gateway.wait_for_access(len(alice), reason="revoked_during_session")
+    gateway.wait_for_access(len(foreign), reason="not_allowed_during_session")
+    assert gateway.endpoints["generation"] == generation
+    assert len(gateway.access()) == len(alice) + len(foreign)
