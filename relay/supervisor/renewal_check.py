@@ -35,6 +35,7 @@ from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.certificates.pem import KeyPair, load_authorities, load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
+from relay.tls.lint_staples import reasons_to_keep as reasons_to_keep_response
 from relay.tls.renewal import Renewal, renew
 from relay.tls.revocation.revoked_set import RevokedSet
 
@@ -115,7 +116,7 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
     reading = replace(reading, changed=changed)
     found = _check(in_use, now, reading)
     good = [each for each in reading.changed if each.key not in found.problems]
-    named = {each.files[0]: each.wheres[0] for each in good if each.kind != "crl"}
+    named = {each.files[0]: each.wheres[0] for each in good if each.kind not in {"crl", "response"}}
     renewed = {str(file) for file in named}
     return Renewed(
         renewal=_renewal_of(good, reading.files, found),
@@ -181,6 +182,9 @@ def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
     checked = _Checked(lint)
     for each in reading.changed:
         checked.refuse(each.key, _unsteady_problems(each, reading.unsteady))
+        if each.kind == "response":
+            reasons = reasons_to_keep_response(config, each.files[0], now, reading.files)
+            checked.refuse(each.key, reasons)
         for finding in lint.findings:
             if finding.level is not Level.INFO and _concerns(finding, each):
                 if finding.level is Level.ERROR:
@@ -284,6 +288,7 @@ def _renewal_of(sets: Collection[FileSet], files: Files, checked: _Checked) -> R
         contents={key: read for key, read in files.contents.items() if key[0] in paths},
         pairs=frozenset(each.pair[:2] for each in sets if each.kind == "pair"),
         cas=frozenset(each.files[0] for each in sets if each.kind == "cas"),
+        responses=frozenset(each.files[0] for each in sets if each.kind == "response"),
         periods={where: each for where, each in lint.periods.items() if where in wheres},
         revoked={name: index for index, name in enumerate(names)},
     )

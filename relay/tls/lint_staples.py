@@ -18,9 +18,10 @@ from relay.credentials import file_remedy, shown
 from relay.errors import Problem
 from relay.files import Files
 from relay.tls.certificates.certificate import Certificate, subject_of
+from relay.tls.certificates.file_sets import MAX_RESPONSE_BYTES
 from relay.tls.certificates.findings import Finding, Level, day
 from relay.tls.certificates.pem import read_certificates
-from relay.tls.ocsp_response import MAX_RESPONSE_BYTES, ResponseError, check_response
+from relay.tls.ocsp_response import ResponseError, check_response
 
 # RFC 7633: a client refuses such a certificate without a stapled response.
 _TLS_FEATURE = bytes.fromhex("2b06010505070118")  # 1.3.6.1.5.5.7.1.24
@@ -45,6 +46,23 @@ def lint_staples(config: Config, now: datetime, files: Files) -> Iterator[Findin
             yield Finding(
                 Level.WARNING, shown(_file(route)), subject, what, remedy, f"{where}.ocsp_response"
             )
+
+
+def reasons_to_keep(config: Config, file: Path, now: datetime, files: Files) -> Iterator[Problem]:
+    """Why a renewed response must not take the place of the one in use.
+
+    A response for another certificate may: that certificate may come a moment later.
+    """
+    for where, _, route in routes_of(config):
+        chain = _certificates(route.certificate, files)
+        if route.ocsp_response == file and chain:
+            known = _certificates(route.client_ca, files)
+            try:
+                check_response(read_response(file, files), chain, known, now.timestamp())
+            except ResponseError as error:
+                if not error.early:
+                    what = f"{shown(file)} {error.what}"
+                    yield Problem(f"{where}.ocsp_response", what, error.remedy)
 
 
 def must_staple(certificate: Certificate) -> bool:

@@ -25,19 +25,22 @@ from relay.tls.certificates.openssl import issued_by
 from relay.tls.revocation.fields import CrlError
 from relay.tls.revocation.signatures import check_algorithm, is_signed_with
 
-MAX_RESPONSE_BYTES = 64 * 1024
 # As for revocation lists: clocks differ.
 _AHEAD_S = 300
 _FETCH = "have the job that fetches it ask the CA's responder for this certificate, as DER"
 
 
 class ResponseError(ValueError):
-    """Why a response cannot be stapled, and what to do."""
+    """Why a response cannot be stapled, and what to do.
 
-    def __init__(self, what: str, remedy: str = _FETCH) -> None:
+    `early`: it may be right for the next certificate.
+    """
+
+    def __init__(self, what: str, remedy: str = _FETCH, *, early: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.remedy = remedy
+        self.early = early
 
 
 class UsableResponse(NamedTuple):
@@ -102,11 +105,13 @@ def _about(
     except ValueError:  # cryptography reads lazily
         raise ResponseError("is malformed") from None
     if serial in serials:
-        raise ResponseError("is about a certificate of another CA with the same serial number")
+        what = "is about a certificate of another CA with the same serial number"
+        raise ResponseError(what, early=True)
     others = ", ".join(f"{each:X}" for each in serials[:3])
     raise ResponseError(
         f"is about the certificate {others}, and not about {leaf.serial_text}: it is older or"
-        " newer than the certificate"
+        " newer than the certificate",
+        early=True,
     )
 
 

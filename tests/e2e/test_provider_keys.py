@@ -53,3 +53,22 @@ def test_keys_of_a_token_serve_clients_and_backends(start, pki, echo, token):
     for _ in range(20):
         assert talk(pki, gateway.port()) == b"hello"
     assert "open sesame" not in gateway.log()
+
+
+def test_a_certificate_of_a_tokens_key_is_renewed_without_a_reload(start, pki, echo, token):
+    files = token.issue(pki.authority, GATEWAY)
+    body = body_of(pki, echo, token, files)
+    gateway = start(body, env=token.environment, relay={"watch_s": 0.2})
+    assert talk(pki, gateway.port()) == b"hello"
+    new = token.issue(pki.authority, GATEWAY)
+    new.key.rename(files.key)
+    new.certificate.rename(files.certificate)
+    renewed = "renewed in place"
+    wait_until("the new ones are in use", lambda: renewed in gateway.log(), detail=gateway.log)
+    for _ in range(10):
+        assert talk(pki, gateway.port()) == b"hello"
+    assert gateway.endpoints["generation"] == 1
+    os.kill(gateway.workers()[0], 9)
+    wait_until("there is a worker", lambda: gateway.log().count("worker 0 started") == 2)
+    for _ in range(10):
+        assert talk(pki, gateway.port()) == b"hello"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay.demo.ca import key_pem
+from relay.demo.ca import LeafSpec, key_pem
 from tests.support.gateway import wait_until
+from tests.support.pki import GATEWAY_NAMES, write
 from tests.support.programs import NAME, output_of, program
 from tests.support.responses import response
 from tests.support.tables import listener_table, pool_table, route_table
@@ -97,3 +99,56 @@ def test_a_response_is_not_stapled_after_its_end(start, pki, body, file, scrape)
     assert "OCSP response: no response sent" in shown(pki, gateway.port(), "-tls1_3")
     assert gateway.log().count(told) == 1
     assert scrape(gateway)[METRIC] == 0
+
+
+FAST = {"watch_s": 0.2}
+
+
+def replace(file, data):
+    """As a job that fetches a response does."""
+    new = file.with_suffix(".new")
+    new.write_bytes(data)
+    new.rename(file)
+
+
+def test_a_renewed_response_is_stapled_without_a_reload(start, pki, body, file):
+    """A bad one keeps what is in use, and is told."""
+    file.write_bytes(b"")
+    gateway = start(body, relay=FAST)
+    port, workers = gateway.port(), gateway.workers()
+    assert "OCSP response: no response sent" in shown(pki, port, "-tls1_3")
+    replace(file, response(pki.gateway.issued, pki.authority))
+    stapled = "OCSP Response Status: successful"
+    wait_until("it is stapled", lambda: stapled in shown(pki, port, "-tls1_3"), detail=gateway.log)
+    replace(file, b"<html>")
+    told = "is not an OCSP response in DER but HTML"
+    wait_until("the bad one is told", lambda: told in gateway.log(), detail=gateway.log)
+    assert stapled in shown(pki, port, "-tls1_3")
+    file.unlink()
+    wait_until("the gap is told", lambda: "cannot be read" in gateway.log(), detail=gateway.log)
+    assert stapled in shown(pki, port, "-tls1_3")
+    assert (gateway.endpoints["generation"], gateway.workers()) == (1, workers)
+
+
+def stapled_for(pki, port):
+    """The serial number of the certificate that the stapled response is about."""
+    found = re.search(r"Serial Number: ([0-9A-F]+)", shown(pki, port, "-tls1_3"))
+    return int(found[1], 16) if found else None
+
+
+def test_response_and_certificate_may_come_one_after_the_other(start, pki, echo, file, tmp_path):
+    spec = LeafSpec("gateway", dns=GATEWAY_NAMES, purposes=("server",))
+    old, new = pki.authority.issue(spec), pki.authority.issue(spec)
+    files = write(tmp_path, "gateway", old)
+    file.write_bytes(response(old, pki.authority))
+    route = route_table(pki, files=files, ocsp_response=file)
+    body = listener_table(route) + pool_table(pki, [echo.address])
+    gateway = start(body, relay=FAST)
+    replace(file, response(new, pki.authority))
+    renewed = f"renewed in place: {file}"
+    wait_until("the response is read", lambda: renewed in gateway.log(), detail=gateway.log)
+    port = gateway.port()
+    assert stapled_for(pki, port) == old.certificate.serial_number
+    write(tmp_path, "gateway", new)
+    serial = new.certificate.serial_number
+    wait_until("both are new", lambda: stapled_for(pki, port) == serial, detail=gateway.log)

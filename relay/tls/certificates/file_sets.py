@@ -1,6 +1,6 @@
-"""The files that are renewed together: a certificate with its key, or a file of CAs.
+"""The files that are renewed together: a certificate with its key, CAs, a response.
 
-A third kind is a file of CAs with its revocation lists (`supervisor.list_sets`).
+A fourth kind is a file of CAs with its revocation lists (`supervisor.list_sets`).
 
 Never: opens one of these files.
 """
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from relay.config.key_path import routes_of
 from relay.config.model import Config
 from relay.tls.certificates.configured import PairFiles, authorities_of, pairs_of
 from relay.tls.certificates.passphrase import READ_BYTES
 from relay.tls.certificates.pem_file import MAX_FILE_BYTES
 
-SetKind = Literal["pair", "cas", "crl"]
+# Most responses have less than 3 kB.
+MAX_RESPONSE_BYTES = 64 * 1024
+
+SetKind = Literal["pair", "cas", "crl", "response"]
 SetKey = tuple[SetKind, tuple[Path | None, ...]]
 
 
@@ -29,7 +33,7 @@ class FileSet:
     """
 
     kind: SetKind
-    named: tuple[Path | None, ...]  # as in PairFiles, or a CA file and its lists
+    named: tuple[Path | None, ...]  # as in PairFiles, or a CA file and its lists, or one file
     wheres: tuple[str, ...]
     list_bytes: int = 0  # how much of a revocation list is read
 
@@ -47,6 +51,8 @@ class FileSet:
         """How much of a file is read."""
         if self.kind == "crl" and path != self.named[0]:
             return self.list_bytes
+        if self.kind == "response":
+            return MAX_RESPONSE_BYTES
         is_passphrase = self.kind == "pair" and path not in self.named[:2]
         return READ_BYTES if is_passphrase else MAX_FILE_BYTES
 
@@ -78,5 +84,8 @@ def file_sets(config: Config) -> tuple[FileSet, ...]:
 def _uses(config: Config) -> Iterator[tuple[SetKey, str]]:
     for pair in pairs_of(config):
         yield ("pair", tuple(pair.files)), pair.where
+    for where, _, route in routes_of(config):
+        if route.ocsp_response is not None:
+            yield ("response", (route.ocsp_response,)), f"{where}.ocsp_response"
     for use in authorities_of(config):
         yield ("cas", (use.file,)), use.where

@@ -9,6 +9,7 @@ Never: shows a byte of a key or of a passphrase.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,11 @@ def read_key(
         others = b"".join(each.text for each in blocks if each is not block)
         files.hand_on(file, MAX_FILE_BYTES, others + plain_pem(key))
         return LoadedKey(key, encrypted=True)
+    if passphrase_file is not None:
+        # It has no effect. The watcher compares it with what was read here.
+        with contextlib.suppress(OSError):
+            files.read(passphrase_file, READ_BYTES)
+        files.leave_out(passphrase_file, READ_BYTES)
     try:
         if block.fault:
             raise ValueError(block.fault)
