@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from relay.checker.crl_cache import CrlCache
 from relay.checker.crl_download import TOTAL_S
 from relay.checker.crl_fetch import Kept, Outcome, Source, fetch
-from relay.core.crl_schedule import LEAST_S, Freshness, wait_after_failure, wait_after_success
+from relay.core.crl_schedule import Freshness, wait_after_failure, wait_after_success
 from relay.shared.catalogue import (
     CRL_CONNECT_FAILED,
     CRL_HTTP_FAILED,
@@ -43,6 +43,8 @@ THREADS = 64
 # A fetch that takes longer than this hangs in the resolver, which has no time limit. It
 # counts as failed, and there is no other fetch of that URL until it has ended.
 HANGS_S = TOTAL_S + 5.0
+# What was fetched a moment ago is not fetched again for an operator who reloads.
+MOMENT_S = 1.0
 # A failure that goes on is logged again after this time.
 REPEAT_S = 3600.0
 
@@ -74,7 +76,7 @@ class _State:
     due_at: float = 0.0
     due_wall_at: float = 0.0
     running_since: float | None = None
-    ended_at: float = -LEAST_S
+    ended_at: float = -MOMENT_S
     hangs: bool = False
     again: bool = False
     failures: int = 0
@@ -145,7 +147,7 @@ class CrlFetcher:
         """Fetch all lists, except those that were fetched a moment ago."""
         now = time.monotonic()
         for state in self._states.values():
-            if now - state.ended_at >= LEAST_S:
+            if now - state.ended_at >= MOMENT_S:
                 state.due_at = 0.0
         self.tick()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.sandbox.confinement import resolver_identity
 from relay.shared.backends_view import HEALTH_FILE
+from relay.shared.entities import fetches_lists
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
 from relay.shared.update_channel import UpdateSender
 from relay.supervisor.checker_findings import forget_findings
 from relay.supervisor.children import ChildProcess
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
-from relay.supervisor.process import start_checker
+from relay.supervisor.process import send, start_checker
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.updates import Updates
 
@@ -202,6 +204,12 @@ class CheckerProcess:
         self._sender = sender
         self._scoreboard, self._row = scoreboard, row
         return pid
+
+    def fetch_lists(self) -> None:
+        """Let it ask for newer revocation lists at once: an operator wants a reload."""
+        prepared = self._prepared
+        if self._child.pid is not None and prepared and fetches_lists(prepared.config):
+            send(self._child.pid, signal.SIGHUP)
 
     def renew(self) -> None:
         """Replace it: its directory was made again, and it has the old one open."""

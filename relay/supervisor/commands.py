@@ -11,6 +11,7 @@ from typing import Any
 
 from relay.core.fleet_view import Shutdown
 from relay.supervisor.admin_channel import BACKEND_COMMANDS
+from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.control import Client
 from relay.supervisor.kicks import Kicks
 from relay.supervisor.override_store import OverrideStore
@@ -27,12 +28,14 @@ class Commands:
         status: Status,
         reloads: Reloads,
         kicks: Kicks,
+        checker: CheckerProcess,
         end: Callable[[Shutdown, str], None],
     ) -> None:
         self._overrides = overrides
         self._status = status
         self._reloads = reloads
         self.kicks = kicks
+        self._checker = checker
         self._end = end
 
     def carry_out(self, request: dict[str, Any], client: Client) -> None:
@@ -43,6 +46,7 @@ class Commands:
         elif command == "status":
             client.reply(self._status.reply())
         elif command == "reload":
+            self._checker.fetch_lists()
             self._reloads.request(client)
         elif command in ("kick", "kicks"):
             self.kicks.answer(request, client)

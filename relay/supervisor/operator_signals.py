@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from relay.core.fleet_view import Shutdown
 from relay.supervisor.announcer import Announcer
+from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.reload import Reloads
 from relay.supervisor.upkeep import Upkeep
@@ -22,18 +23,25 @@ class OperatorSignals:
     """HUP, TERM, INT, QUIT and USR1 from operators and the service manager."""
 
     def __init__(
-        self, fleet: Fleet, announcer: Announcer, reloads: Reloads, upkeep: Upkeep
+        self,
+        fleet: Fleet,
+        announcer: Announcer,
+        reloads: Reloads,
+        upkeep: Upkeep,
+        checker: CheckerProcess,
     ) -> None:
         self._fleet = fleet
         self._announcer = announcer
         self._reloads = reloads
         self._upkeep = upkeep
+        self._checker = checker
 
     def take(self, numbers: Iterable[signal.Signals]) -> None:
         """Act on signals, in order."""
         for number in numbers:
             if number is signal.SIGHUP:
                 self._upkeep.look(self._fleet.generations.serving.identity)
+                self._checker.fetch_lists()
                 self._reloads.request(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 again = self._fleet.ending is not Shutdown.NO

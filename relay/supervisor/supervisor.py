@@ -179,9 +179,11 @@ class Supervisor:
             self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, rules
         )
         kicks = Kicks(self.fleet.workers, self.updates)
-        self.operator = OperatorSignals(self.fleet, self.announcer, self.reloads, self.upkeep)
+        self.operator = OperatorSignals(
+            self.fleet, self.announcer, self.reloads, self.upkeep, self.checker
+        )
         self.commands = Commands(
-            self.overrides, self.status, self.reloads, kicks, self.operator.end
+            self.overrides, self.status, self.reloads, kicks, self.checker, self.operator.end
         )
 
     def _close_in_child(self) -> None:

@@ -471,6 +471,6 @@ def test_an_operator_can_ask_for_newer_lists(world, monkeypatch):
     world.fetch()
     world.fetcher.fetch_now()
     assert world.fetcher._running == 0, "it was fetched a moment ago"
-    monkeypatch.setattr(crl_fetcher, "LEAST_S", 0.0)
+    monkeypatch.setattr(crl_fetcher, "MOMENT_S", 0.0)
     world.fetcher.fetch_now()
     world.until(lambda: len(world.results) == 2)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import ssl
+from datetime import timedelta
 
 import pytest
 
@@ -89,7 +92,9 @@ def test_a_reload_asks_for_changes_and_forgets_urls(start, server, body, pki):
     wait_until("the other is gone", lambda: kept(gateway, first) is None, detail=gateway.log)
     wait_until("it asked again", lambda: server.count("/second") >= 2, detail=gateway.log)
     assert kept(gateway, second) == good
-    assert server.answers == [200, 200, 304]
+    # The earlier checker is asked to fetch, and the next one fetches at its start.
+    assert server.answers[:2] == [200, 200]
+    assert set(server.answers[2:]) == {304}
 
 
 @pytest.fixture
@@ -107,34 +112,44 @@ def test_lists_are_found_in_the_certificates_of_clients(start, server, echo, pki
     urls, client = chain
     crl = {"from_certificates": True, "hosts": ["127.0.0.1"]}
     pool = pool_table(pki, [echo.address])
-    gateway = start(listener_table(route_table(pki, crl=crl)) + pool, relay={"workers": 1})
+    gateway = start(
+        listener_table(route_table(pki, crl=crl)) + pool, relay={"workers": 1, "watch_s": 0.2}
+    )
     context = context_of(pki, client)
     lists = {"root": make_crl(pki.authority), "middle": make_crl(pki.intermediate)}
     for name, body in lists.items():
         server.put(body, path=f"/{name}.crl")
     assert refused(gateway, pki, context)
     assert gateway.wait_for_access()[-1]["reason"] == "crl_missing"
+    wait_until("both lists count", lambda: answers(gateway, pki, context), detail=gateway.log)
     for name, body in lists.items():
-        wait_for_list(gateway, urls[name], body)
-    assert gateway.command("reload").returncode == 0
-    assert talk(pki, gateway.port(), context=context) == b"hello"
+        assert kept(gateway, urls[name]) == body
     # The list of an intermediate that is in no file here counts.
     server.put(
         make_crl(pki.intermediate, [client.issued.certificate], number=2), path="/middle.crl"
     )
-    gateway.write(listener_table(route_table(pki, crl=crl, session_tickets=False)) + pool)
-    assert gateway.command("reload").returncode == 0
-    gateway.wait_for_log(f"{urls['middle']}: fetched CRL 2 of ")
-    assert gateway.command("reload").returncode == 0
+    ask_until(gateway, f"{urls['middle']}: fetched CRL 2 of ")
+    wait_until("it is revoked", lambda: not answers(gateway, pki, context), detail=gateway.log)
     assert refused(gateway, pki, context)
     line = gateway.wait_for_access(reason="revoked")[-1]
     assert "CRL 2 of" in line["detail"]
 
 
+def ask_until(gateway, text, how="command"):
+    """Reload until the log says this. What was just fetched is not fetched again."""
+
+    def said():
+        if how == "command":
+            assert gateway.command("reload").returncode == 0
+        else:
+            gateway.signal(signal.SIGHUP)
+        return text in gateway.log()
+
+    wait_until(f"the log says {text}", said, detail=gateway.log)
+
+
 def refused(gateway, pki, context):
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        talk(pki, gateway.port(), context=context)
-    return True
+    return not answers(gateway, pki, context)
 
 
 @pytest.mark.parametrize("health", [None, {"interval_s": 0.2}])
@@ -154,19 +169,18 @@ def test_lists_are_found_in_the_certificates_of_backends(
     crl = {"from_certificates": True, "hosts": ["127.0.0.1"]}
     more = {} if health is None else {"health": health}
     pool = pool_table(pki, [make_backend(files=shown).address], crl=crl, retry_s=0.1, **more)
-    gateway = start(listener_table(route_table(pki)) + pool, relay={"workers": 1})
+    gateway = start(listener_table(route_table(pki)) + pool, relay={"workers": 1, "watch_s": 0.2})
     if health is None:
         assert not answers(gateway, pki)
         assert gateway.wait_for_access()[-1]["reason"] == "backend_crl_missing"
     for name, body in lists.items():
         wait_for_list(gateway, urls[name], body)
-    assert gateway.command("reload").returncode == 0
     wait_until("a session passes", lambda: answers(gateway, pki), detail=gateway.log)
 
 
-def answers(gateway, pki):
+def answers(gateway, pki, context=None):
     try:
-        return talk(pki, gateway.port()) == b"hello"
+        return talk(pki, gateway.port(), context=context) == b"hello"
     except (ssl.SSLError, ConnectionError):
         return False
 
@@ -194,3 +208,50 @@ def test_a_start_without_a_network_uses_the_lists_of_the_last_one(start, server,
     gateway.start()
     assert refused(gateway, pki, None)
     assert gateway.wait_for_access(reason="crl_missing")
+
+
+def test_who_is_revoked_at_the_server_is_out_within_seconds(start, server, body, pki):
+    """The first list ends soon, so the relay asks for the next one soon."""
+    short = {"age": timedelta(0), "lasts": timedelta(seconds=10)}
+    mallory = pki.write(pki.authority.client("mallory"))
+    url = server.put(make_crl(pki.authority, number=1, **short))
+    gateway = start(body(url, expired="grace"), relay={"watch_s": 0.2})
+    wait_until("the first list is used", lambda: answers(gateway, pki), detail=gateway.log)
+    context = context_of(pki, mallory)
+    raw = socket.create_connection(gateway.address(), 20)
+    with context.wrap_socket(raw, server_hostname="app.example.com") as live:
+        live.sendall(b"hello")
+        assert live.recv(64) == b"hello"
+        next_list = make_crl(
+            pki.authority, [mallory.issued.certificate], number=2, age=timedelta(0)
+        )
+        server.put(next_list)
+        assert ended(live), "an open session ends"
+    gateway.wait_for_access(reason="revoked_during_session")
+    assert refused(gateway, pki, context)
+    assert answers(gateway, pki)
+    assert gateway.endpoints["generation"] == 1
+
+
+def ended(live):
+    live.settimeout(20)
+    try:
+        return live.recv(64) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
+
+
+@pytest.mark.parametrize("how", ["command", "signal"])
+def test_a_reload_makes_the_relay_ask_at_once(start, server, body, pki, how):
+    mallory = pki.write(pki.authority.client("mallory"))
+    url = server.put(make_crl(pki.authority, number=1))
+    gateway = start(body(url), relay={"watch_s": 0.2})
+    context = context_of(pki, mallory)
+    wait_until("the first list is used", lambda: answers(gateway, pki), detail=gateway.log)
+    server.put(make_crl(pki.authority, [mallory.issued.certificate], number=2))
+    ask_until(gateway, "fetched CRL 2 of ", how)
+    wait_until(
+        "the new list is used", lambda: not answers(gateway, pki, context), detail=gateway.log
+    )
+    assert refused(gateway, pki, context)
+    assert gateway.wait_for_access(reason="revoked")
