@@ -22,6 +22,7 @@ from relay.tls.explain import Failure
 from relay.tls.generation import BackendTarget
 from relay.tls.identity import Identity
 from relay.tls.raw import NULL, Pointer, ffi, lib
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.trust import BackendTrust
 from relay.tls.verification import Chain
 from relay.worker.address_rotation import AddressRotation
@@ -44,6 +45,7 @@ class BackendPeer(NamedTuple):
 class BackendConnection(Protocol):
     """The part of a `Connection` that admission uses."""
 
+    looked_up: RevokedSet | None
     peer: BackendPeer | None
     trust: BackendTrust | None
 
@@ -142,4 +144,5 @@ class BackendState:
         """Why the backend is refused, whose certificate OpenSSL has just verified."""
         chain = verification.accepted_chain()
         end.peer = BackendPeer(identity, chain, end.trust or self.target.trust)
+        end.looked_up = self.target.revoked
         return self.target.why_revoked(identity, chain, time.time())

@@ -11,6 +11,7 @@ from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket
 from relay.tls.explain import Failure
 from relay.tls.raw import Pointer
+from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
 from relay.tls.trust import BackendTrust
@@ -47,6 +48,7 @@ class Connection:
         "hello",  # bytes of the client's hello and of what came with it
         "hurried",  # the handshake gets connect_s at most, as other backends can serve
         "instead",  # the failure of the resumption that this full handshake repeats
+        "looked_up",  # the revocation lists that the backend was looked up in
         "mask",  # what epoll reports; 0 when it does not watch the socket
         "offered",  # the TLS session that the backend was offered to resume
         "partial_record",  # OpenSSL may have a part of a record
@@ -81,6 +83,7 @@ class Connection:
         self.offered: Pointer = None
         self.peer: BackendPeer | None = None
         self.trust: BackendTrust | None = None
+        self.looked_up: RevokedSet | None = None
         self.instead: Failure | None = None
         self.first_step: Progress | Failure | None = None
         self.began_at = 0.0

@@ -150,6 +150,7 @@ def _begin_handshake(
     if end.instead is None:
         end.offered = backend.session_to_resume(time.time())
         end.peer = backend.peer if end.offered is not None else None
+        end.looked_up = target.revoked
     alpn = session.inbound_tls.alpn.encode("ascii")
     end.trust = target.trust
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
@@ -196,7 +197,8 @@ def _check_peer(end: Connection, backend: BackendState) -> Failure | None:
     who, chain, target = peer.identity, peer.chain, backend.target
     then, now = (end.trust or peer.trust).cas, target.trust.cas
     # The lists may have changed since the session was offered, or during the handshake.
-    failure = target.why_revoked(who, chain, time.time())
+    same = end.looked_up is not None and end.looked_up is target.revoked
+    failure = None if same else target.why_revoked(who, chain, time.time())
     return failure or why_not_trusted(Side.OUTBOUND, who, chain, then, now)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from relay.demo.ca import Authority, LeafSpec
 from tests.support.crls import COMPROMISED, make_crl
+from tests.support.peer import Peer
 from tests.support.pki import BACKEND_NAME, Pki, write
 from tests.support.worker import client_context, connect, receive, wait_until
 
@@ -271,6 +272,33 @@ def test_a_kept_session_does_not_resume_to_a_revoked_backend(start, backend, pki
     lists.publish()
     relay.renew_lists()
     wait_until(lambda: serves(relay, context), "the backend to be used again")
+
+
+@both_versions
+@pytest.mark.parametrize("revoked", [False, True])
+def test_lists_that_change_while_a_backend_resumes_count(
+    start, door, call, pki, lists, version, revoked
+):
+    back = door(version=version)
+    relay = start([back.address], pool=lists.pool)
+    client = call(relay)
+    server = back.accept()
+    server.send(b"hello")  # with it, the relay gets a session to resume
+    assert client.receive(5) == b"hello"
+    client.close()
+    server.close()
+    client = call(relay)
+    sock = back.accept_tcp()  # the relay has offered the session, and waits
+    lists.publish(certificate_of(pki.backend) if revoked else 1)
+    relay.renew_lists()
+    server = Peer(sock, back.context, server_side=True)
+    assert server.tls.session_reused
+    if revoked:
+        record = relay.record(1)
+        assert (record["reason"], record["side"]) == ("backend_revoked", "outbound")
+    else:
+        server.send(b"again")
+        assert client.receive(5) == b"again"
 
 
 def serves(relay, context):
