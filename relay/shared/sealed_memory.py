@@ -97,11 +97,13 @@ class SharedBytes:
     __slots__ = ("fd", "map")
 
     def __init__(self, name: str, data: bytes) -> None:
+        self.fd = -1
         self.fd = SealedFile(name, data).fd
         self.map = map_bytes(self.fd)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def map_for_reading(fd: int) -> Cells:
