@@ -19,13 +19,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
 from relay.config.distinguished_name import NameKey, fold, parse_name
 from relay.config.model import Allow, Deny
 from relay.core.untrusted import clip, clip_names
 from relay.tls.certificates.name_keys import key_of_name
 from relay.tls.identity import Identity
-from relay.tls.patterns import UriPattern, dns_pattern
+from relay.tls.patterns import UriPattern, dns_pattern, wide_forms
 
 _V4_IN_V6 = bytes(10) + b"\xff\xff"
 
@@ -34,9 +35,9 @@ _V4_IN_V6 = bytes(10) + b"\xff\xff"
 class Entries:
     """The entries of `allow` or `deny`.
 
-    Each dictionary maps the value to compare to the entry's text. A mail address is
-    "local@domain", or "@domain" for all of a domain. An IP range is the number of its
-    address's bytes, its first and its last address.
+    Each dictionary maps the value to compare to the entry's text, so that long lists
+    cost no more than short ones. A mail address is "local@domain", or "@domain" for all
+    of a domain. An IP range is its first and its last address.
     """
 
     wide: bool
@@ -44,9 +45,12 @@ class Entries:
     cn: dict[str, str]
     ou: dict[str, str]
     email: dict[str, str]
-    dns: tuple[tuple[re.Pattern[str], str], ...]
-    uri: tuple[tuple[UriPattern, str], ...]
-    ip: tuple[tuple[int, bytes, bytes, str], ...]
+    dns: dict[str, str]
+    uri: dict[str, str]
+    ip: dict[bytes, str]
+    dns_patterns: tuple[tuple[re.Pattern[str], str], ...]
+    uri_patterns: tuple[tuple[UriPattern, str], ...]
+    ip_ranges: tuple[tuple[bytes, bytes, str], ...]
     issuer_names: dict[NameKey, str]
     issuer_key_ids: dict[bytes, str]
     serials: dict[bytes, str]
@@ -56,6 +60,9 @@ class Entries:
     def of(cls, table: Allow, *, wide: bool) -> Entries:
         """Compile the entries of a table that `config.rules.access` has accepted."""
         to_text = _caseless if wide else str
+        dns = [text for text in table.san_dns if text.startswith("*.")]
+        uri = [text for text in table.san_uri if "*" in text]
+        ranges = [_ip_range(text) for text in table.ip]
         named = [text for text in table.issuer if "=" in text]
         by_key = [text for text in table.issuer if "=" not in text]
         return cls(
@@ -64,9 +71,12 @@ class Entries:
             {to_text(text): text for text in table.cn},
             {to_text(text): text for text in table.ou},
             {_mail_key(text.removeprefix("*"), wide=wide): text for text in table.email},
-            tuple((dns_pattern(text, wide=wide), text) for text in table.san_dns),
-            tuple((UriPattern.parse(text, wide=wide), text) for text in table.san_uri),
-            tuple(map(_ip_range, table.ip)),
+            {_dns_key(text, wide=wide): text for text in table.san_dns if text not in dns},
+            {_uri_key(text, wide=wide): text for text in table.san_uri if text not in uri},
+            {first: text for first, last, text in ranges if first == last},
+            tuple((dns_pattern(text, wide=wide), text) for text in dns),
+            tuple((UriPattern.parse(text, wide=wide), text) for text in uri),
+            tuple(each for each in ranges if each[0] != each[1]),
             {parse_name(text): text for text in named},
             {bytes.fromhex(text.replace(":", "")): text for text in by_key},
             {_serial_contents(text): text for text in table.serial},
@@ -82,24 +92,30 @@ class Entries:
             yield "fingerprint_sha256", found
         if self.serials and (found := self.serials.get(who.for_lists.serial)):
             yield "serial", found
-        for kind, entries, names in (("cn", self.cn, who.cn), ("ou", self.ou, who.ou)):
-            if entries:
-                for name in map(_caseless, names) if self.wide else names:
-                    if name in entries:
-                        yield kind, entries[name]
-        for pattern, text in self.dns:
+        if self.cn:
+            yield from _found("cn", self.cn, map(_caseless, who.cn) if self.wide else who.cn)
+        if self.ou:
+            yield from _found("ou", self.ou, map(_caseless, who.ou) if self.wide else who.ou)
+        if self.dns:
+            yield from _found(
+                "san_dns", self.dns, (_dns_key(name, wide=self.wide) for name in who.san_dns)
+            )
+        if self.uri:
+            yield from _found("san_uri", self.uri, _uri_keys(who.san_uri, wide=self.wide))
+        if self.email:
+            yield from _found("email", self.email, _mail_keys(who.san_email, wide=self.wide))
+        if self.ip:
+            yield from _found("ip", self.ip, map(_plain, who.san_ip))
+        for pattern, text in self.dns_patterns:
             if any(map(pattern.fullmatch, who.san_dns)):
                 yield "san_dns", text
-        for uri, text in self.uri:
+        for uri, text in self.uri_patterns:
             if any(map(uri.matches, who.san_uri)):
                 yield "san_uri", text
-        if self.email:
-            for key in _mail_keys(who.san_email, wide=self.wide):
-                if key in self.email:
-                    yield "email", self.email[key]
-        for size, first, last, text in self.ip:
-            if any(len(raw) == size and first <= raw <= last for raw in map(_plain, who.san_ip)):
-                yield "ip", text
+        for first, last, text in self.ip_ranges:
+            for raw in map(_plain, who.san_ip):
+                if len(raw) == len(first) and first <= raw <= last:
+                    yield "ip", text
         if self.issuer_names and (found := self.issuer_names.get(key_of_name(who.issuer_der))):
             yield "issuer", found
         if found := self.issuer_key_ids.get(who.for_lists.issuer_key_id):
@@ -184,9 +200,29 @@ def compile_rules(
     return AccessRules(allowed, denied, any_entry, accept_servers)
 
 
+_Key = TypeVar("_Key", str, bytes)
+
+
+def _found(kind: str, entries: dict[_Key, str], keys: Iterable[_Key]) -> Iterator[tuple[str, str]]:
+    return ((kind, entries[key]) for key in keys if key in entries)
+
+
 @lru_cache(maxsize=1024)
 def _caseless(text: str) -> str:
     return fold(text).casefold()
+
+
+def _dns_key(name: str, *, wide: bool) -> str:
+    return name.lower().removesuffix(".") if wide else name.lower()
+
+
+def _uri_key(text: str, *, wide: bool) -> str:
+    return wide_forms(text)[-1] if wide else text
+
+
+def _uri_keys(uris: Iterable[str], *, wide: bool) -> Iterator[str]:
+    for uri in uris:
+        yield from wide_forms(uri) if wide else (uri,)
 
 
 def _mail_key(address: str, *, wide: bool) -> str:
@@ -203,10 +239,9 @@ def _mail_keys(addresses: Iterable[str], *, wide: bool) -> Iterator[str]:
             yield _mail_key(f"@{domain}", wide=wide)
 
 
-def _ip_range(text: str) -> tuple[int, bytes, bytes, str]:
+def _ip_range(text: str) -> tuple[bytes, bytes, str]:
     network = ip_network(text)
-    first, last = network.network_address.packed, network.broadcast_address.packed
-    return len(first), first, last, text
+    return network.network_address.packed, network.broadcast_address.packed, text
 
 
 def _plain(raw: bytes) -> bytes:

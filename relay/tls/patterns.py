@@ -49,7 +49,7 @@ class UriPattern:
     def parse(cls, text: str, *, wide: bool = False) -> UriPattern:
         """Parse a pattern. `config.rules.access` refuses `**` inside a segment."""
         if wide:
-            text = _decoded(text).lower()
+            text = wide_forms(text)[-1]
         parts = (_ANY if each == "**" else tuple(each.split("*")) for each in text.split("/"))
         return cls(tuple(parts), wide)
 
@@ -57,7 +57,7 @@ class UriPattern:
         """Whether the pattern matches this name."""
         if not self.wide:
             return self._matches(uri)
-        return self._matches(uri.lower()) or self._matches(_decoded(uri).lower())
+        return any(map(self._matches, wide_forms(uri)))
 
     def _matches(self, uri: str) -> bool:
         segments = uri.split("/")
@@ -104,6 +104,9 @@ class UriPattern:
         return self.wide or (segment not in _DOTS and _SEGMENT.fullmatch(segment) is not None)
 
 
-def _decoded(uri: str) -> str:
-    """The URI without percent-encoding (RFC 3986, 2.1)."""
-    return _ENCODED.sub(lambda match: chr(int(match[1], 16)), uri) if "%" in uri else uri
+def wide_forms(uri: str) -> tuple[str, ...]:
+    """The URI in lower case: as it is, and without percent-encoding (RFC 3986, 2.1)."""
+    as_is = uri.lower()
+    if "%" not in uri:
+        return (as_is,)
+    return as_is, _ENCODED.sub(lambda match: chr(int(match[1], 16)), uri).lower()
