@@ -20,6 +20,16 @@ WHERE = "listener.https.route[0].ocsp_response"
 METRIC = "relay_ocsp_response_next_update_timestamp_seconds{listener=https,route=default}"
 
 
+FAST = {"watch_s": 0.2}
+
+
+def replace(file, data):
+    """As a job that fetches a response does."""
+    new = file.with_suffix(".new")
+    new.write_bytes(data)
+    new.rename(file)
+
+
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "ocsp.der"
@@ -91,24 +101,16 @@ def test_a_response_that_does_not_fit_disables_nothing(start, pki, body, file, s
 
 
 def test_a_response_is_not_stapled_after_its_end(start, pki, body, file, scrape):
-    file.write_bytes(response(pki.gateway.issued, pki.authority, next_update=timedelta(seconds=4)))
-    gateway = start(body)
+    file.write_bytes(response(pki.gateway.issued, pki.authority))
+    gateway = start(body, relay=FAST)
     assert "Cert Status: good" in shown(pki, gateway.port(), "-tls1_3")
+    soon = timedelta(seconds=5)
+    replace(file, response(pki.gateway.issued, pki.authority, next_update=soon))
     told = "is not stapled any more: it has expired"
     wait_until("the end is told", lambda: told in gateway.log(), detail=gateway.log)
     assert "OCSP response: no response sent" in shown(pki, gateway.port(), "-tls1_3")
     assert gateway.log().count(told) == 1
     assert scrape(gateway)[METRIC] == 0
-
-
-FAST = {"watch_s": 0.2}
-
-
-def replace(file, data):
-    """As a job that fetches a response does."""
-    new = file.with_suffix(".new")
-    new.write_bytes(data)
-    new.rename(file)
 
 
 def test_a_renewed_response_is_stapled_without_a_reload(start, pki, body, file):
