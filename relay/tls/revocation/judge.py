@@ -23,7 +23,7 @@ from relay.tls.certificates.der import DerError
 from relay.tls.explain import Failure
 from relay.tls.identity import Identity
 from relay.tls.revocation.distribution_points import Scope, uris_of
-from relay.tls.revocation.revoked_set import ListInfo, RevokedSet
+from relay.tls.revocation.revoked_set import Entry, ListInfo, RevokedSet
 from relay.tls.trust import CaTrust, CrlPolicy
 from relay.tls.verification import Chain
 
@@ -94,18 +94,19 @@ def why_revoked_since(
     if revoked is None:
         return None
     fields = who.for_lists
-    keys = cas.issuers_of(who.issuer_der, fields.issuer_key_id)
     if chain:
-        keys = (chain[0].spki_sha256,)
-    looked_up = [(who, 0, key) for key in keys]
-    looked_up += [
-        (each, depth, chain[depth].spki_sha256) for depth, each in enumerate(chain[:-1], 1)
-    ]
-    for each, depth, key in looked_up:
-        entry = revoked.find(key, each.for_lists.serial)
+        keys: tuple[bytes, ...] = (chain[0].spki_sha256,)
+    else:
+        keys = cas.issuers_of(who.issuer_der, fields.issuer_key_id)
+    for key in keys:
+        entry = revoked.find(key, fields.serial)
         if entry is not None:
-            detail = f"{entry.sentence}, {_next_update(entry.source)}"
-            return Failure(_REASONS[side].revoked, _which(each, depth) + detail)
+            return _revoked(side, who, 0, entry)
+    for depth in range(1, len(chain)):
+        each = chain[depth - 1]
+        entry = revoked.find(chain[depth].spki_sha256, each.for_lists.serial)
+        if entry is not None:
+            return _revoked(side, each, depth, entry)
     return None
 
 
@@ -166,8 +167,7 @@ def _judge(
     if revoked is not None:
         entry = revoked.find(issuer_key, who.for_lists.serial)
         if entry is not None:
-            detail = f"{entry.sentence}, {_next_update(entry.source)}"
-            return Failure(_REASONS[side].revoked, _which(who, depth) + detail)
+            return _revoked(side, who, depth, entry)
         end_at = revoked.ends.get(issuer_key)
         covered_until_at = _covered_until(revoked, who, issuer_key) if end_at is None else end_at
     until_at = covered_until_at + policy.grace_s
@@ -210,6 +210,11 @@ def _uris_of(who: Identity) -> tuple[str, ...]:
 
 
 # Sentences.
+
+
+def _revoked(side: Side, who: Identity, depth: int, entry: Entry) -> Failure:
+    detail = f"{entry.sentence}, {_next_update(entry.source)}"
+    return Failure(_REASONS[side].revoked, _which(who, depth) + detail)
 
 
 def _which(who: Identity, depth: int) -> str:
