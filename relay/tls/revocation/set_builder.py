@@ -94,7 +94,11 @@ class SetBuilder:
     def _read_fetched(self, file: Path, url: str) -> tuple[list[RevocationList], list[Problem]]:
         # Not a link: the directory belongs to another user, and a message could show
         # what the link leads to.
-        return self._read(file, url) if file.is_file() and not file.is_symlink() else ([], [])
+        try:
+            is_there = file.is_file() and not file.is_symlink()
+        except OSError:  # this user may not look into the directory, as with `relay check`
+            is_there = False
+        return self._read(file, url) if is_there else ([], [])
 
     def _read(self, file: Path, url: str = "") -> tuple[list[RevocationList], list[Problem]]:
         if file not in self._read_lists:

@@ -109,3 +109,12 @@ def test_a_list_that_revokes_a_ca_gives_the_route_another_material(config, tmp_p
     assert route.material != material
     assert plain.material == other
     assert len(route.trust.cas.keys) == 1
+
+
+def test_a_directory_that_cannot_be_looked_into_has_no_lists(config, tmp_path):
+    [trust_set] = trust_sets_of(config).values()
+    (tmp_path / "a.crl").write_bytes(make_crl(ROOT, [5]))
+    files = replace(trust_set, files=(tmp_path / "a.crl",))
+    unreadable = FetchedLists({tmp_path / ("x" * 300): "http://pki/a"})
+    found = SetBuilder(2e9, Files()).build(files, load_authorities("", trust_set.cas), unreadable)
+    assert (found.errors, found.unused, len(found.lists)) == ((), (), 1)
