@@ -98,6 +98,7 @@ def test_the_examples_are_there():
         "apache-vhost",
         "minimal",
         "several-tenants",
+        "partners",
         "postgresql",
         "grpc-h2",
     }
