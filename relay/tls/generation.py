@@ -61,6 +61,12 @@ class InboundRoute:
     valid_from_at: float = 0.0  # outside these two times (Unix time) it is disabled
     valid_until_at: float = 0.0
 
+    verified_by: ClientTrust = field(init=False, repr=False)
+    """The trust that `material` has; on an old worker, `trust` may be newer."""
+
+    def __post_init__(self) -> None:
+        self.verified_by = self.trust
+
     @property
     def negotiates_alpn(self) -> bool:
         """Whether it selects a protocol from the client's list (RFC 7301)."""
@@ -99,6 +105,12 @@ class BackendTarget:
     cas: TrustedCas = field(repr=False)
     trust: BackendTrust
     revoked: RevokedSet | None = field(default=None, repr=False)
+
+    verified_by: BackendTrust = field(init=False, repr=False)
+    """The trust that `context` has; on an old worker, `trust` may be newer."""
+
+    def __post_init__(self) -> None:
+        self.verified_by = self.trust
 
     def why_revoked(self, who: Identity, chain: Chain, now_at: float) -> Failure | None:
         """Why today's revocation lists refuse the backend."""

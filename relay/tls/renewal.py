@@ -144,7 +144,8 @@ def _renew_route(
         renewed = live.staple.file in renewal.responses
         latest = files.response(live.staple.file) if renewed else None
         live.staple.set(latest, pair.chain, cas.certificates)
-    live.pair, live.cas, live.trust, live.revoked = pair, cas, trust, revoked
+    live.pair, live.cas, live.revoked = pair, cas, revoked
+    live.trust = live.verified_by = trust
 
 
 def _renew_target(
@@ -164,7 +165,7 @@ def _renew_target(
             where, pool, target.index, target.name, pair, cas, ciphers_checked=True
         )
     target.pair, target.cas, target.revoked = pair, cas, revoked
-    target.trust = replace(target.trust, cas=cas.trust(revoked))
+    target.trust = target.verified_by = replace(target.trust, cas=cas.trust(revoked))
 
 
 def _renewed(

@@ -143,6 +143,6 @@ class BackendState:
     def admit(self, end: BackendConnection, identity: Identity) -> Failure | None:
         """Why the backend is refused, whose certificate OpenSSL has just verified."""
         chain = verification.accepted_chain()
-        end.peer = BackendPeer(identity, chain, end.trust or self.target.trust)
+        end.peer = BackendPeer(identity, chain, end.trust or self.target.verified_by)
         end.looked_up = self.target.revoked
         return self.target.why_revoked(identity, chain, time.time())

@@ -87,7 +87,7 @@ def step(session: Session) -> Event | None:
     if pool.unresolved and pool.has_no_address:
         _refuse_unresolved(session, route)
     end.unread = size
-    session.trust = route.trust
+    session.trust = route.verified_by
     end.ssl = stream.accept(route.owner, route.material, end.fd)
     return Event.ROUTED
 

@@ -152,7 +152,7 @@ def _begin_handshake(
         end.peer = backend.peer if end.offered is not None else None
         end.looked_up = target.revoked
     alpn = session.inbound_tls.alpn.encode("ascii")
-    end.trust = target.trust
+    end.trust = target.verified_by
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
     began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND, partial(backend.admit, end))

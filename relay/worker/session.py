@@ -124,7 +124,7 @@ class Session(ABC):
         "time_at",
         "timer_at",
         "tried",  # the indexes of the backends that were tried
-        "trust",  # of the route when the handshake began: OpenSSL verifies by this
+        "trust",  # that has admitted it; in a handshake, the one that OpenSSL verifies by
         "worker",
     )
 

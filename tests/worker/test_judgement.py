@@ -10,7 +10,7 @@ import pytest
 from relay.config.model import Allow, Deny
 from relay.demo.ca import Authority, LeafSpec
 from relay.tls.access_rules import compile_rules
-from relay.tls.trust import CaTrust, ClientTrust
+from relay.tls.trust import BackendTrust, CaTrust, ClientTrust
 from relay.tls.trust_store import valid_until
 from relay.tls.trust_update import TrustUpdate
 from relay.worker import expiry
@@ -280,3 +280,30 @@ def test_a_bug_in_judging_closes_that_session_and_judges_the_others(caplog):
     assert {error.reason for _, error in closed} == {"internal_error"}
     assert all(session.trust is broken for session in made - wrong)
     assert "bug: a session cannot be judged" in caplog.text
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_old_worker_admits_nobody_whom_the_new_settings_refuse(
+    start, backend, pki, two_cas, version
+):
+    """OpenSSL verifies clients from its queue by the CAs that the worker began with."""
+    relay = start([backend().address])
+    relay.update(renewal(cas=(pki.ca, two_cas)))
+    foreign = client_context(pki, pki.client_foreign, version=version)
+    session = ask(relay, foreign)
+    relay.update(TrustUpdate({ROUTE: trust_of(pki.authority)}, {}))
+    for offered in (session, None):
+        with pytest.raises(OSError, match="alert"):
+            ask(relay, foreign, offered)
+    assert reasons(relay, 3) == ["finished", "unknown_ca", "unknown_ca"]
+    ask(relay, client_context(pki, pki.client, version=version))
+
+
+def test_an_old_worker_uses_no_backend_that_the_new_settings_refuse(start, backend, pki, call):
+    relay = start([backend().address])
+    ask(relay, client_context(pki, pki.client))
+    cas = trust_of(pki.foreign_authority).cas
+    relay.update(TrustUpdate({}, {"main": BackendTrust(cas)}))
+    for _ in range(2):  # the first one is offered the session of the earlier connection
+        assert call(relay).end()[0] == b""
+    assert reasons(relay, 3)[1:] == ["backend_unknown_ca"] * 2
