@@ -90,7 +90,10 @@ class RelayCollector(Collector):
             "relay_backend_certificate_not_after_timestamp_seconds": _instants(
                 BACKEND_NOT_AFTER_S, snapshot
             ),
-            "relay_crl_last_success_timestamp_seconds": _instants(CRL_LAST_SUCCESS_S, snapshot),
+            "relay_crl_last_success_timestamp_seconds": [
+                (labels, at if 0 < at <= _LATEST_S else 0)
+                for labels, at in _states(CRL_LAST_SUCCESS_S, snapshot)
+            ],
             "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
             **lists_in(facts, time.time()),
             "relay_ocsp_response_next_update_timestamp_seconds": [

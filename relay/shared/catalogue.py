@@ -179,7 +179,8 @@ FAMILIES: dict[str, Family] = {
         Family(
             "relay_crl_last_success_timestamp_seconds",
             "gauge",
-            "When the server of a revocation list last had it or confirmed it, Unix time.",
+            "When the server of a revocation list last had it or confirmed it, Unix time; 0 if"
+            " never.",
             ("url",),
             source="admin",
         ),
