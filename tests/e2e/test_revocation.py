@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import ssl
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -324,3 +325,28 @@ def test_fetched_lists_are_noticed_without_a_watch(start, pki, echo):
         gateway = start(body, relay={"watch_s": 0})
         wait_until("the fetched list is in use", lambda: serves(pki, gateway, pki.client))
     assert gateway.endpoints["generation"] == 1
+
+
+@pytest.mark.serial
+def test_no_handshake_waits_while_a_large_list_is_loaded(start, pki, body, file):
+    revoked = [pki.client_spiffe.issued.certificate]
+    file.write_bytes(large_crl(pki.authority, LARGE, number=1))
+    gateway = start(body)
+    larger = large_crl(pki.authority, LARGE, *revoked, number=2)
+    durations = []
+    done = threading.Event()
+
+    def load():
+        renew(gateway, file, larger)
+        done.set()
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    while not done.is_set():
+        before = time.monotonic()
+        assert serves(pki, gateway, pki.client)
+        durations.append(time.monotonic() - before)
+    loading.join(20)
+    assert len(durations) > 20
+    assert max(durations) < 1
+    assert not serves(pki, gateway, pki.client_spiffe)
