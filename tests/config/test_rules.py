@@ -14,6 +14,16 @@ POOL = "[pool.web]"
 ROUTE = 'pool = "web"'
 
 CASES = {
+    "a passphrase in the file of the key": (
+        ('private_key = "ssl/server.pem"', 'private_key = "k"\nkey_passphrase_file = "k"'),
+        ["listener.https.route[0].key_passphrase_file"],
+        "is the same file as private_key",
+    ),
+    "a passphrase in the file of the machine key": (
+        ('machine_key = "ssl/client.pem"', 'machine_key = "k"\nkey_passphrase_file = "k"'),
+        ["pool.web.key_passphrase_file"],
+        "is the same file as machine_key",
+    ),
     # Names that refer to something.
     "a pool that is not there": (
         (ROUTE, 'pool = "web"\n'),

@@ -69,6 +69,7 @@ def test_check_says_what_it_needs_to_load_the_key(begin, tpm):
     _, gateway = begin(key)
     checked = gateway.command("check")
     assert checked.returncode == 0, checked
+    assert f"{key}: is a key of an OpenSSL provider: each process" in checked.stdout
     del gateway.environment["OPENSSL_CONF"]
     checked = gateway.command("check")
     assert checked.returncode == 78

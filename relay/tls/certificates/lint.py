@@ -44,6 +44,7 @@ from relay.tls.certificates.lint_key_pairs import (
     lint_key_pair,
     lint_machine_issuer,
     lint_passphrase,
+    lint_provider,
     lint_route_names,
 )
 from relay.tls.certificates.openssl import Issuers, Verifier
@@ -156,6 +157,7 @@ class _Linter:
             self._once(settings, use.where, lambda: by_settings)
         passphrase = partial(lint_passphrase, use, pair)
         self._once(("passphrase", use.files), passphrase_key(use.where), passphrase)
+        self._once(("provider", use.files), use.where, partial(lint_provider, use, pair))
         lines = partial(info_lines, (*found, *by_settings), use.where, pair.file, pair.chain)
         self._once((*key, bool(by_settings)), use.where, lines)
 

@@ -82,6 +82,16 @@ def lint_passphrase(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "", "", what, remedy, passphrase_key(use.where))
 
 
+def lint_provider(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
+    """Say what cannot be checked about a key in a device."""
+    if pair.provider is not None:
+        what = (
+            "is a key of an OpenSSL provider: each process of the relay loads it, as its own user,"
+            " which cannot be tried here"
+        )
+        yield Finding(Level.INFO, shown(use.files.private_key), "", what, "", use.where)
+
+
 def lint_key_kind(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
     """Check that peers can handshake with this kind of key under these settings."""
     to_servers = bool(use.pool) and use.min_version == "TLSv1.2"
