@@ -18,25 +18,30 @@ NameKey: TypeAlias = tuple[tuple[tuple[str, str], ...], ...]
 _TYPES = {
     "CN": "2.5.4.3",
     "SN": "2.5.4.4",
+    "SURNAME": "2.5.4.4",
     "SERIALNUMBER": "2.5.4.5",
     "C": "2.5.4.6",
     "L": "2.5.4.7",
     "ST": "2.5.4.8",
+    "S": "2.5.4.8",  # as Windows writes it
     "STREET": "2.5.4.9",
     "O": "2.5.4.10",
     "OU": "2.5.4.11",
     "TITLE": "2.5.4.12",
     "GN": "2.5.4.42",
+    "GIVENNAME": "2.5.4.42",
     "DNQUALIFIER": "2.5.4.46",
     "ORGANIZATIONIDENTIFIER": "2.5.4.97",
     "DC": "0.9.2342.19200300.100.1.25",
     "UID": "0.9.2342.19200300.100.1.1",
     "EMAILADDRESS": "1.2.840.113549.1.9.1",
+    "E": "1.2.840.113549.1.9.1",
 }
 _OID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 _SPACES = re.compile(r"[ \t\n\v\f\r]+")
 # An escape (RFC 4514, 3), or any character that is not a backslash.
 _PIECE = re.compile(r"\\([0-9A-Fa-f]{2})|\\(.)|([^\\])", re.DOTALL)
+_MUST_ESCAPE = frozenset('";<>')
 _ESCAPABLE = frozenset(' "#+,;<=>\\')
 
 
@@ -72,7 +77,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 def _pair(text: str) -> tuple[str, str]:
     kind, equals, value = text.partition("=")
-    kind = kind.strip()
+    kind = kind.strip().removeprefix("OID.")
     if not equals or not kind:
         raise ValueError(f'has the part "{text.strip()}", which is not TYPE=value')
     oid = kind if _OID.fullmatch(kind) else _TYPES.get(kind.upper(), "")
@@ -91,6 +96,8 @@ def _unescape(text: str) -> str:
         piece = _PIECE.match(text, at)
         if piece is None or (piece[2] and piece[2] not in _ESCAPABLE):
             raise ValueError("has a backslash before a character that needs none")
+        if piece[3] and piece[3] in _MUST_ESCAPE:
+            raise ValueError(f"has {piece[3]} without a backslash before it")
         data += bytes.fromhex(piece[1]) if piece[1] else (piece[2] or piece[3]).encode()
         at = piece.end()
     try:

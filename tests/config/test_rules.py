@@ -623,6 +623,8 @@ ENTRIES = {
         "CN=a\\q": "has a backslash before a character that needs none",
         "CN=\\ff": "not UTF-8",
         "CN=a\\00": "not printable",
+        'CN=a,O="Example, Inc."': 'has " without a backslash before it',
+        "CN=a;O=b": "has ; without a backslash before it",
         "/C=DE/CN=a": 'has the unknown type "/C"',
     },
 }

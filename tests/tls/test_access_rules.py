@@ -268,6 +268,22 @@ def test_the_type_of_a_string_does_not_matter_in_an_issuer():
     assert keys == {parse_name("CN=Müller")} == {parse_name("cn=M\\c3\\bcller")}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("S=Bavaria", "ST=Bavaria"),
+        ("E=a@b", "emailAddress=A@B"),
+        ("OID.2.5.4.3=a", "CN=a"),
+        ("2.5.4.3=a", "cn = a "),
+        ('CN=a\\,b\\;\\"c\\"', "CN=A\\2cB\\3b\\22C\\22"),
+        ("CN=\\#1", "CN=\\231"),
+        ("CN=a=b", "CN=a\\=b"),
+    ],
+)
+def test_spellings_of_one_name_are_equal(one, other):
+    assert parse_name(one) == parse_name(other)
+
+
 def test_parts_with_several_values_match_in_any_order():
     both = [sequence(tlv(6, bytes.fromhex("550403")), tlv(12, b"a"))]
     both.append(sequence(tlv(6, bytes.fromhex("55040b")), tlv(12, b"b")))
