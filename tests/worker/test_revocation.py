@@ -231,6 +231,28 @@ def test_an_issuing_ca_alone_needs_its_own_list_only(start, backend, pki, lists,
             ask(relay, context, offered)
 
 
+def test_many_renewed_lists_leak_nothing(start, backend, pki, lists):
+    relay = start([backend().address], route=lists.route, pool=lists.pool)
+    context = client_context(pki, pki.client)
+
+    def sets_mapped():
+        return Path(f"/proc/{relay.pid}/maps").read_text().count("memfd:")
+
+    def renew(times):
+        session = None
+        for _ in range(times):
+            lists.publish(*range(1, 200))
+            relay.renew_lists()
+            _, _, session = ask(relay, context, session)
+
+    renew(40)
+    before = relay.memory("Private"), relay.open_files(), sets_mapped()
+    renew(200)
+    wait_until(lambda: relay.open_files() <= before[1], "the sessions' descriptors to be closed")
+    assert sets_mapped() <= before[2]
+    assert relay.memory("Private") - before[0] < 1_000_000
+
+
 # Backends.
 
 
