@@ -189,12 +189,12 @@ def find_signer(crl: RevocationList, cas: Iterable[Certificate]) -> Certificate:
             "remove it, or add its CA to the CA file",
         )
     alike = [each for each in namesakes if _may_have_key(each, crl.authority_key)]
-    signed = memoryview(crl.der)[slice(*crl.fields.signed)]
+    signed = crl.der[slice(*crl.fields.signed)]
     tried: dict[bytes, bool] = {}
     for each in alike:
         if each.spki not in tried:
             tried[each.spki] = is_signed_with(
-                each.spki, crl.fields.algorithm, crl.fields.signature, bytes(signed)
+                each.spki, crl.fields.algorithm, crl.fields.signature, signed
             )
     signers = [each for each in alike if tried[each.spki]]
     if not signers:

@@ -18,7 +18,7 @@ from relay.tls.certificates.certificate import Certificate
 from relay.tls.revocation.crl import RevocationList, entries_of, find_signer, read_lists
 from relay.tls.revocation.fetched import FetchedLists, learned_issuers
 from relay.tls.revocation.fields import CrlError
-from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, build, pack
+from relay.tls.revocation.revoked_set import MOST_LISTS, ListInfo, Packed, RevokedSet, build, pack
 from relay.tls.revocation.selection import Accepted, Key, select
 from relay.tls.revocation.trust_sets import TrustSet
 
@@ -88,6 +88,9 @@ class SetBuilder:
         )
         errors += [Problem(use.where, each.what, each.remedy) for each in selection.errors]
         unused += [Problem(use.where, each.what, each.remedy) for each in selection.unused]
+        if len(selection.lists) > MOST_LISTS:
+            what = f"there are {len(selection.lists)} lists that count, and {MOST_LISTS} fit"
+            errors.append(Problem(use.where, what, "have the CAs split their lists less"))
         buffer = build([] if errors else selection.lists)
         return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
 

@@ -9,6 +9,7 @@ from relay.config.model import Crl
 from relay.demo.ca import Authority
 from relay.demo.ca import to_pem as certificates_to_pem
 from relay.files import Files
+from relay.tls.revocation import set_builder
 from relay.tls.revocation.crl import key_id
 from relay.tls.revocation.fetched import FetchedLists
 from relay.tls.revocation.lint_lists import lint_lists
@@ -200,6 +201,15 @@ def test_a_list_that_goes_back_or_vanishes_is_an_error(check):
     assert check([ROOT], [make_crl(ROOT, number=6)], accepted=accepted)[1] is not None
     # Nothing is forgotten with a CA that is not trusted any more.
     assert check([OTHER], [make_crl(OTHER)], accepted=accepted)[1] is not None
+
+
+def test_too_many_lists_are_an_error(check, monkeypatch):
+    monkeypatch.setattr(set_builder, "MOST_LISTS", 2)
+    shards = [make_crl(ROOT, scope={"uris": (f"http://a/{number}",)}) for number in range(3)]
+    assert check([ROOT], shards[:2])[1] is not None
+    findings, revoked = check([ROOT], shards)
+    assert revoked is None
+    assert "there are 3 lists that count, and 2 fit" in worst(findings)[0]
 
 
 def test_a_revoked_ca_is_named(check):
