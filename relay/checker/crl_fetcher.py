@@ -37,6 +37,7 @@ from relay.shared.catalogue import (
     CRL_TOO_LARGE,
     CRL_TRUNCATED,
 )
+from relay.shared.messages import FetchEntry
 
 # At most. Threads start on demand.
 THREADS = 64
@@ -82,6 +83,7 @@ class _State:
     failures: int = 0
     logged: tuple[str, str] = ("", "")
     logged_at: float = 0.0
+    failing_since: float | None = None  # Unix time
 
 
 class CrlFetcher:
@@ -197,7 +199,7 @@ class CrlFetcher:
             log.info("%s: fetched %s", outcome.url, kept)
         elif state.failures:
             log.info("%s: can be fetched again; it still has %s", outcome.url, kept)
-        state.failures, state.logged = 0, ("", "")
+        state.failures, state.logged, state.failing_since = 0, ("", ""), None
         fresh = Freshness(kept.next_update, kept.next_publish, outcome.max_age_s)
         wall = time.time()
         self._plan(state, wait_after_success(wall, fresh, self._chance()))
@@ -206,6 +208,7 @@ class CrlFetcher:
     def _failed(self, state: _State, outcome: Outcome) -> None:
         state.failures += 1
         kept, now, wall = outcome.kept, time.monotonic(), time.time()
+        state.failing_since = state.failing_since or round(wall, 3)
         what = (outcome.result, outcome.why)
         if what != state.logged or now >= state.logged_at + REPEAT_S:
             state.logged, state.logged_at = what, now
@@ -223,6 +226,18 @@ class CrlFetcher:
 
     def _plan(self, state: _State, wait_s: float) -> None:
         state.due_at, state.due_wall_at = time.monotonic() + wait_s, time.time() + wait_s
+
+    def entries(self) -> list[FetchEntry]:
+        """What is known of each URL, for the health file."""
+        return [
+            {
+                "url": url,
+                "error": state.logged[1],
+                "failing_since": state.failing_since,
+                "confirmed_at": state.kept.note.fetched_at if state.kept is not None else None,
+            }
+            for url, state in self._states.items()
+        ]
 
     # Threads.
 

@@ -17,6 +17,7 @@ from relay.checker.crl_learned import Learned
 from relay.checker.crl_sources import learning_sets, sources_of
 from relay.shared.entities import CRL_LAST_SUCCESS_S
 from relay.shared.list_reports import ListReport, receive_report
+from relay.shared.messages import FetchEntry
 from relay.shared.scoreboard import Cells, Layout
 from relay.tls.generation import Generation
 
@@ -26,7 +27,7 @@ _MOST_REPORTS = 64  # in one turn of the loop
 class CrlLists:
     """The lists of a generation: fetched, and learned from workers' reports.
 
-    `cells` is the checker's own row.
+    `cells` is the checker's own row. `on_change`: `entries` are others now.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class CrlLists:
         layout: Layout,
         shared: Cells,
         cells: Cells,
+        on_change: Callable[[], None],
     ) -> None:
         self._generation = generation
         self._reports = reports
         self._layout = layout
         self._shared = shared
         self._cells = cells
+        self._on_change = on_change
         self._learned = Learned(directory_fd, learning_sets(generation))
         cache = CrlCache(directory_fd)
         sources = sources_of(generation, self._learned)
@@ -58,6 +61,10 @@ class CrlLists:
         )
         for fd, call in on_events:
             selector.register(fd, selectors.EVENT_READ, call)
+
+    def entries(self) -> list[FetchEntry]:
+        """What is known of each URL, for the health file."""
+        return self._fetcher.entries()
 
     def tick(self) -> None:
         """Call it about once a second."""
@@ -87,6 +94,7 @@ class CrlLists:
 
     def _on_result(self, url: str, result: str, confirmed_at: float, digest: str) -> None:
         self._cells[self._layout.cell("relay_crl_fetch_total", result)] += 1
+        self._on_change()
         if digest:
             self._learned.fetched(url, digest)
         if confirmed_at:

@@ -6,6 +6,8 @@ never:
     {"generation": 1, "pid": 10, "written_at": 1.5,
      "names": [{"host": "b.example.com", "addresses": ["192.0.2.1"],
                 "answered_at": 1.5, "error": ""}],
+     "lists": [{"url": "http://a.example.com/a.crl", "error": "",
+                "failing_since": null, "confirmed_at": 1.5}],
      "pool/backend": {"state": "up|down|unknown", "since": 1.5, "reason": "in words",
                       "remedy": "", "in_a_row": 3, "last_check_at": 1.5,
                       "duration_s": 0.01, "address": "192.0.2.1:443",
@@ -30,7 +32,7 @@ from relay.checker.monitor import Monitor
 from relay.checker.own_directory import read_in, replace_in
 from relay.checker.resolver import HostName
 from relay.core.health import BackendHealth, HealthStatus
-from relay.shared.messages import HealthEntry, HostEntry
+from relay.shared.messages import FetchEntry, HealthEntry, HostEntry
 
 EVERY_S = 1.0
 _MOST_BYTES = 64 << 20
@@ -39,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 def render_health(
-    generation: int, monitors: Iterable[Monitor], names: Iterable[HostName]
+    generation: int,
+    monitors: Iterable[Monitor],
+    names: Iterable[HostName],
+    lists: Iterable[FetchEntry] = (),
 ) -> dict[str, Any]:
     """The contents of the file now."""
     now, wall = time.monotonic(), time.time()
@@ -61,6 +66,7 @@ def render_health(
         "pid": os.getpid(),
         "written_at": round(wall, 3),
         "names": hosts,
+        "lists": list(lists),
         **{key_of(monitor): _entry(monitor, unix_time) for monitor in monitors},
     }
 

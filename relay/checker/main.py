@@ -126,6 +126,7 @@ class Checker:
             spec.layout,
             self._shared,
             self._cells,
+            self._on_change,
         )
         self._lists.register(self._selector)
         dropped = spec.layout.cell("relay_messages_dropped_total")
@@ -231,7 +232,9 @@ class Checker:
                 beat_at = now + BEAT_S
                 self._lists.tick()
             if now >= self._health_file.due_at:
-                contents = render_health(self._number, self._monitors, self._resolver.all)
+                contents = render_health(
+                    self._number, self._monitors, self._resolver.all, self._lists.entries()
+                )
                 self._health_file.write(contents)
             wake_at = min(
                 beat_at, self._health_file.due_at, self._timers[0][0] if self._timers else beat_at

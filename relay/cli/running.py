@@ -65,6 +65,11 @@ def status(config_file: Path | None) -> int:
         click.echo(f"{one['kind']} {parent}{one['name']} is disabled: {one['why']}")
     for line in list_lines(reply.get("crls", ()), time.time()):
         click.echo(line)
+    for fetch in reply.get("fetches", ()):
+        if fetch["error"]:
+            since = fetch["failing_since"]
+            when = f" since {_at(since)}" if since is not None else ""
+            click.echo(f"revocation list {fetch['url']} cannot be fetched{when}: {fetch['error']}")
     for staple in reply.get("staples", ()):
         if staple["why"]:
             click.echo(

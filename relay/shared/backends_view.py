@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from relay.config.model import Config
+from relay.core.untrusted import clip
 from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.entities import HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, Series
-from relay.shared.messages import BackendFact, CheckedHealth, OverrideFact, PoolFact, facts_of
+from relay.shared.messages import (
+    BackendFact,
+    CheckedHealth,
+    FetchEntry,
+    OverrideFact,
+    PoolFact,
+    facts_of,
+)
 from relay.shared.replies import BackendReply, DisabledRoute, PoolReply, PoolsReply
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
@@ -202,6 +210,43 @@ def read_health(path: Path, directory_fd: int = -1) -> dict[str, dict[str, Any]]
     Empty when the file does not exist or is not valid. Values of the wrong type are
     dropped.
     """
+    entries: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for backend, entry in _load(path, directory_fd).items():
+        if isinstance(entry, dict):
+            for key in _HEALTH_KEYS:
+                value = entry.get(key)
+                if key in _NUMERIC_KEYS:
+                    if _is_number(value):
+                        entries[backend][key] = value
+                elif isinstance(value, str):
+                    entries[backend][key] = value[:TEXT_CHARACTERS]
+    return dict(entries)
+
+
+def read_fetches(path: Path) -> list[FetchEntry]:
+    """The fetched revocation lists in the health file, without invalid entries."""
+    found = _load(path, -1).get("lists")
+    return [
+        {
+            "url": clip(each["url"], TEXT_CHARACTERS),
+            "error": clip(each["error"], TEXT_CHARACTERS),
+            "failing_since": _number_in(each, "failing_since"),
+            "confirmed_at": _number_in(each, "confirmed_at"),
+        }
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict)
+        and isinstance(each.get("url"), str)
+        and isinstance(each.get("error"), str)
+    ]
+
+
+def _number_in(entry: dict[str, Any], key: str) -> float | None:
+    value = entry.get(key)
+    return value if _is_number(value) else None
+
+
+def _load(path: Path, directory_fd: int) -> dict[str, Any]:
+    """The contents of the health file; empty if it does not exist or is not valid."""
     try:
         opened = (
             os.open(path.name, _HEALTH_FLAGS, dir_fd=directory_fd)
@@ -217,17 +262,7 @@ def read_health(path: Path, directory_fd: int = -1) -> dict[str, dict[str, Any]]
         data = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return {}
-    entries: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for backend, entry in data.items() if isinstance(data, dict) else ():
-        if isinstance(entry, dict):
-            for key in _HEALTH_KEYS:
-                value = entry.get(key)
-                if key in _NUMERIC_KEYS:
-                    if _is_number(value):
-                        entries[backend][key] = value
-                elif isinstance(value, str):
-                    entries[backend][key] = value[:TEXT_CHARACTERS]
-    return dict(entries)
+    return data if isinstance(data, dict) else {}
 
 
 def _is_number(value: object) -> bool:

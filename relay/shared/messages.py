@@ -235,6 +235,19 @@ class HealthEntry(CheckedHealth):
     address: str
 
 
+class FetchEntry(TypedDict):
+    """A URL of a revocation list in health.json.
+
+    `error` is empty if the last fetch succeeded. `confirmed_at` is when the server last
+    had the list that is kept.
+    """
+
+    url: str
+    error: str
+    failing_since: float | None
+    confirmed_at: float | None
+
+
 class HostEntry(TypedDict):
     """A backend's host name in health.json, and the resolver's last answer."""
 

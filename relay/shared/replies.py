@@ -14,6 +14,7 @@ from relay.shared.messages import (
     CheckedHealth,
     CrlFact,
     DisabledFact,
+    FetchEntry,
     OverriddenSetting,
     OverrideFact,
     PendingFact,
@@ -79,6 +80,7 @@ class StatusReply(TypedDict):
     checker: ProcessStatus
     disabled: list[DisabledFact]
     crls: list[CrlFact]
+    fetches: list[FetchEntry]
     staples: list[StapleFact]
     pending: list[PendingFact]
     watcher: ProcessStatus

@@ -12,7 +12,9 @@ from enum import StrEnum
 from pathlib import Path
 
 import relay
-from relay.shared.messages import RunningFacts
+from relay.shared.backends_view import HEALTH_FILE, read_fetches
+from relay.shared.entities import fetches_lists
+from relay.shared.messages import FetchEntry, RunningFacts
 from relay.shared.replies import StatusReply
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
@@ -73,6 +75,7 @@ class Status:
             "listeners": fleet.generations.sockets.endpoints(),
             "admin": self.admin.address,
             "checker": {"pid": self.checker.pid},
+            "fetches": self._fetches(),
             "disabled": self.disabled.facts(),
             "crls": self.dates.lists.facts(),
             "staples": self.dates.staples.facts(),
@@ -101,6 +104,11 @@ class Status:
                 self._publish_at = now + RETRY_S
             else:
                 self._publish_at = float("inf")
+
+    def _fetches(self) -> list[FetchEntry]:
+        config = self.fleet.generations.serving.config
+        file = config.relay.state_dir / HEALTH_FILE
+        return read_fetches(file) if fetches_lists(config) else []
 
     def publish(self) -> None:
         """Give readers of the scoreboard a new view: all counters, and these facts.

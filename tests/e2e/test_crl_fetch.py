@@ -67,6 +67,19 @@ def test_a_confined_checker_fetches_and_counts(start, server, body, pki, scrape)
     assert at == pytest.approx(cached_list(gateway.state_dir, url).stat().st_mtime, abs=2)
     assert samples[f"relay_crl_last_success_timestamp_seconds{{url={missing}}}"] == 0
     assert gateway.log().count(missing) == 1
+    status = wait_until("the failure is shown", lambda: shown(gateway, missing), detail=gateway.log)
+    assert status.endswith(": the server answered 404")
+    assert not shown(gateway, url)
+    server.put(good, path="/missing.crl")
+    ask_until(gateway, f"{missing}: fetched CRL 3 of ")
+    wait_until("it is over", lambda: not shown(gateway, missing), detail=gateway.log)
+
+
+def shown(gateway, url):
+    """The line of `relay status` about a list that cannot be fetched; "" for none."""
+    lines = gateway.command("status").stdout.splitlines()
+    start = f"revocation list {url} cannot be fetched since "
+    return next((line for line in lines if line.startswith(start)), "")
 
 
 def test_a_deleted_directory_gets_its_lists_again(start, server, body, pki):
