@@ -197,10 +197,13 @@ def _hand_over(descriptors: Collection[int]) -> None:
 
     A library, such as a provider of OpenSSL, may have opened some for all programs.
     """
-    for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 (names are enough)
-        if descriptor > 2:
-            with contextlib.suppress(OSError):  # the descriptor of this listing
-                os.set_inheritable(descriptor, descriptor in descriptors)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    with contextlib.suppress(OSError):  # without /proc
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 (names are enough)
+            if descriptor > 2 and descriptor not in descriptors:
+                with contextlib.suppress(OSError):  # the descriptor of this listing
+                    os.set_inheritable(descriptor, False)
 
 
 def _fork_child() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from relay.demo.ca import LeafSpec
 from tests.support.client import talk
 from tests.support.gateway import wait_until
 from tests.support.pki import GATEWAY_NAMES
+from tests.support.programs import looks_into_processes
 from tests.support.tables import listener_table, pool_table, route_table
 from tests.support.token import needs_token, software_token
 
@@ -72,3 +74,14 @@ def test_a_certificate_of_a_tokens_key_is_renewed_without_a_reload(start, pki, e
     wait_until("there is a worker", lambda: gateway.log().count("worker 0 started") == 2)
     for _ in range(10):
         assert talk(pki, gateway.port()) == b"hello"
+
+
+@looks_into_processes
+def test_the_admin_process_gets_no_way_to_the_token(start, pki, echo, token):
+    body = body_of(pki, echo, token, token.issue(pki.authority, GATEWAY))
+    gateway = start(body, env=token.environment)
+    assert talk(pki, gateway.port()) == b"hello"
+    admin = gateway.child("relay.admin.main")
+    assert "OPENSSL_CONF" not in admin.environ()
+    opened = [str(link.readlink()) for link in Path(f"/proc/{admin.pid}/fd").iterdir()]
+    assert not [path for path in opened if "relay-token-" in path]

@@ -26,7 +26,9 @@ def parse_key(text: bytes, passphrase: bytes = b"") -> PKey:
         return load_privatekey(FILETYPE_PEM, text, passphrase=passphrase)
     except (Error, ValueError) as error:
         texts = [entry[-1] for entry in error.args[0] if entry[-1]] if _is_queue(error) else []
-        raise ValueError("; ".join(texts) or "OpenSSL does not recognize its format") from None
+        raise ValueError(
+            "; ".join(dict.fromkeys(texts)) or "OpenSSL does not recognize its format"
+        ) from None
     finally:
         lib.ERR_clear_error()
 
