@@ -113,6 +113,28 @@ def test_a_client_below_a_revoked_intermediate_is_refused(
 
 
 @both_versions
+@pytest.mark.parametrize("name", ["client_intermediate_sent", "client_intermediate_missing"])
+def test_a_chain_that_ends_before_the_root_is_looked_up_too(
+    start, backend, pki, lists, both_cas, version, name
+):
+    """With partial_chain the root that revoked the intermediate is not in the chain."""
+    rules = f"{lists.route}\npartial_chain = true"
+    relay = start([backend().address], route=rules, client_ca=both_cas)
+    context = client_context(pki, getattr(pki, name), version=version)
+    _, _, session = ask(relay, context)
+    assert ask(relay, context, session)[1], "its issuer is in client_ca"
+    lists.publish(pki.intermediate.certificate)
+    relay.renew_lists()
+    for offered in (session, None):
+        with pytest.raises(SSLError, match="certificate revoked"):
+            ask(relay, context, offered)
+    for number in (2, 3):
+        record = relay.record(number)
+        assert (record["reason"], record["resumed"]) == ("revoked", False)
+        assert 'the CA "CN=Test Intermediate CA", where its chain ends, is' in record["detail"]
+
+
+@both_versions
 def test_a_leaf_of_an_intermediate_is_looked_up_under_its_key(
     start, backend, pki, lists, both_cas, version
 ):
