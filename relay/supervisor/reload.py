@@ -189,6 +189,7 @@ class Reloads:
     def _answer_renewed(self, found: Renewed) -> None:
         """All workers use what could be renewed."""
         self._found = None
+        self._switchover.stay()
         reply = reply_to(found, self._fleet.generations.number)
         if reply["ok"]:
             if not found.files:

@@ -83,6 +83,10 @@ class Switchover:
         self._overrides.use(config)
         self._publish()
 
+    def stay(self) -> None:
+        """A reload has changed no setting: put right what it always does."""
+        self._overrides.write_cells()
+
     def step(self) -> None:
         """Send trust to old workers; free TLS contexts, for about TURN_S."""
         self._trust_updates.step()

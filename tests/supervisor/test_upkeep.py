@@ -79,6 +79,7 @@ def test_a_deleted_directory_is_restored_with_its_files(relay, pki, checked):
 
 def test_a_hangup_makes_it_again_at_once(relay):
     gateway = relay()
+    gateway.change_a_setting()
     shutil.rmtree(gateway.state_dir)
     gateway.signal(signal.SIGHUP)
     wait_until(
@@ -98,6 +99,7 @@ def test_a_checker_without_its_directory_continues_checks(relay, pki, checked):
     shutil.rmtree(directory)
     directory.write_text("in the way")
     gateway.wait_for_log("cannot be restored: File exists")
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
     gateway.wait_for_log(
         "checker: cannot be used: Not a directory;"
@@ -123,6 +125,7 @@ def test_what_another_relay_has_taken_is_left_to_it(relay):
             other.bind(str(theirs))
             inode = theirs.stat().st_ino
             gateway.wait_for_log("cannot be restored: another relay uses it now")
+            gateway.change_a_setting()
             gateway.signal(signal.SIGHUP)
             gateway.wait_for_log("generation 2 serves")
             assert gateway.stop() == 0
