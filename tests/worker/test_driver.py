@@ -125,9 +125,10 @@ def test_a_late_worker_does_not_blame_the_backend(connecting, monkeypatch, state
     """The backend has answered, and the step that would see it is queued."""
     session, calls = connecting
     loop, progress = session.worker.loop, stream.STEP_WANT_READ
-    session.worker.handshaker = SimpleNamespace(step=lambda _end, _side: progress)
+    session.worker.handshaker = SimpleNamespace(step=lambda *_: progress)
     monkeypatch.setattr(outbound, "give_up", lambda _session, failure: calls.append(failure))
-    session.backend, session.outbound = "b1", Connection(session.inbound.sock)
+    session.backend = SimpleNamespace(admit=lambda *_: None)
+    session.outbound = Connection(session.inbound.sock)
     session.state = state
     session.on_deadline()
     assert session.state is State.OUTBOUND_TLS
