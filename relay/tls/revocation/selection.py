@@ -48,12 +48,12 @@ class Selection:
     unused: list[CrlError] = field(default_factory=list)
 
     @contextmanager
-    def noting(self, group: _Group) -> Iterator[None]:
-        """Note a CrlError about the lists of a group."""
+    def noting(self, group: _Group, *, in_use: bool) -> Iterator[None]:
+        """Note a CrlError about the lists of a group, of which one may be in use."""
         try:
             yield
         except CrlError as error:
-            (self.errors if group.needed else self.unused).append(error)
+            (self.errors if group.needed or in_use else self.unused).append(error)
 
 
 @dataclass(slots=True)
@@ -105,17 +105,17 @@ def select(
             group = groups.setdefault((key_id(signer.spki), crl.scope), _Group(signer))
             group.needed = group.needed or needed
             (group.complete if crl.base_number is None else group.deltas).append(crl)
-    chosen: list[tuple[_Group, _Choice]] = []
+    chosen: list[tuple[Key, _Group, _Choice]] = []
     for key, group in groups.items():
-        with selection.noting(group):
+        with selection.noting(group, in_use=key in accepted):
             choice = _choose(key, group, selection.unused)
             _check_progress(choice.info, accepted.get(key))
-            chosen.append((group, choice))
+            chosen.append((key, group, choice))
     if not selection.errors:
-        selection.errors += _lost([choice.info for _, choice in chosen], cas, accepted)
+        selection.errors += _lost([choice.info for _, _, choice in chosen], cas, accepted)
     # Packing is costly, and a bad list is looked at again and again.
-    for group, choice in () if selection.errors else chosen:
-        with selection.noting(group):
+    for key, group, choice in () if selection.errors else chosen:
+        with selection.noting(group, in_use=key in accepted):
             selection.lists.append((choice.info, choice.pack(pack)))
     return selection
 
@@ -125,10 +125,21 @@ def _lost(
     cas: Iterable[Certificate],
     accepted: Mapping[Key, Accepted],
 ) -> Iterator[CrlError]:
-    """The CAs whose lists are all gone: their revocations would be forgotten."""
-    left = {key_id(each.spki) for each in cas} - {info.issuer_key for info in lists}
-    for (issuer_key, _), before in accepted.items():
-        if issuer_key in left:
+    """The lists that are gone: what they revoke would be forgotten.
+
+    A complete list takes the place of all others of its CA. New scopes do so too: the
+    CA may have split its lists in another way.
+    """
+    trusted = {key_id(each.spki) for each in cas}
+    found = {(info.issuer_key, info.scope) for info in lists}
+    replaced = {
+        issuer_key
+        for issuer_key, scope in found
+        if scope == Scope() or (issuer_key, scope) not in accepted
+    }
+    for (issuer_key, scope), before in accepted.items():
+        left = issuer_key in trusted and issuer_key not in replaced
+        if left and (issuer_key, scope) not in found:
             yield CrlError(
                 f"{before.name} is in use, and no list has taken its place",
                 "put back the list of this CA",

@@ -167,3 +167,36 @@ def test_a_removal_in_a_complete_list_revokes_nobody():
     selection = chosen(listed(ROOT, (1, REMOVED), 2))
     assert not found_in(selection, 1)
     assert found_in(selection, 2)
+
+
+def accepted_by(*lists):
+    return accepted_of(info for info, _ in chosen(*lists).lists)
+
+
+def shard(which, **how):
+    return listed(ROOT, scope={"uris": (f"http://a/{which}",)}, **how)
+
+
+def test_a_shard_that_vanishes_is_an_error():
+    accepted = accepted_by(shard(1), shard(2))
+    assert "no list has taken its place" in sentences(chosen(shard(2), accepted=accepted).errors)
+
+
+@pytest.mark.parametrize("shards", [(), (3, 4), (2, 3)])
+def test_a_ca_may_split_its_lists_in_another_way(shards):
+    accepted = accepted_by(shard(1), shard(2))
+    lists = map(shard, shards) if shards else [listed(ROOT)]
+    assert chosen(*lists, accepted=accepted).errors == []
+
+
+def test_a_fetched_list_that_goes_back_leaves_the_set_in_use():
+    accepted = accepted_by(shard(1, number=5), shard(2))
+    found = select(
+        [shard(2)],
+        CAS,
+        datetime.now(UTC).timestamp(),
+        lambda crl, key: pack(key, entries_of(crl)),
+        accepted,
+        fetched=[shard(1, number=4)],
+    )
+    assert "has the number 5" in sentences(found.errors)
