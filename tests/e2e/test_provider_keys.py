@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
 
 from relay.demo.ca import LeafSpec
-from tests.support.client import talk
+from tests.support.client import context_of, talk
 from tests.support.gateway import wait_until
 from tests.support.pki import GATEWAY_NAMES
 from tests.support.programs import looks_into_processes
@@ -74,6 +76,27 @@ def test_a_certificate_of_a_tokens_key_is_renewed_without_a_reload(start, pki, e
     wait_until("there is a worker", lambda: gateway.log().count("worker 0 started") == 2)
     for _ in range(10):
         assert talk(pki, gateway.port()) == b"hello"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_every_worker_resumes_the_sessions_of_a_tokens_key(start, pki, echo, token, version):
+    """The ticket owner has no key; each worker has a material of its own."""
+    body = body_of(pki, echo, token, token.issue(pki.authority, GATEWAY))
+    gateway = start(body, env=token.environment)
+    context = context_of(pki)
+    context.minimum_version = context.maximum_version = version
+
+    def visit(session):
+        raw = socket.create_connection(("127.0.0.1", gateway.port()), 20)
+        with context.wrap_socket(raw, server_hostname="app.example.com", session=session) as tls:
+            tls.sendall(b"hello")
+            assert tls.recv(5) == b"hello"
+            return tls.session, tls.session_reused
+
+    session, _ = visit(None)
+    for _ in range(20):
+        session, reused = visit(session)
+        assert reused
 
 
 @looks_into_processes
