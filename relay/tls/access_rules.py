@@ -71,8 +71,8 @@ class Entries:
             {to_text(text): text for text in table.cn},
             {to_text(text): text for text in table.ou},
             {_mail_key(text.removeprefix("*"), wide=wide): text for text in table.email},
-            {_dns_key(text, wide=wide): text for text in table.san_dns if text not in dns},
-            {_uri_key(text, wide=wide): text for text in table.san_uri if text not in uri},
+            {_dns_key(text, wide=wide): text for text in table.san_dns if text[:2] != "*."},
+            {_uri_key(text, wide=wide): text for text in table.san_uri if "*" not in text},
             {first: text for first, last, text in ranges if first == last},
             tuple((dns_pattern(text, wide=wide), text) for text in dns),
             tuple((UriPattern.parse(text, wide=wide), text) for text in uri),
@@ -228,7 +228,7 @@ def _uri_keys(uris: Iterable[str], *, wide: bool) -> Iterator[str]:
 def _mail_key(address: str, *, wide: bool) -> str:
     """The address to compare: its domain without case, in `deny` all of it."""
     local, _, domain = address.rpartition("@")
-    return f"{local.lower() if wide else local}@{domain.lower()}"
+    return f"{local.lower() if wide else local}@{_dns_key(domain, wide=wide)}"
 
 
 def _mail_keys(addresses: Iterable[str], *, wide: bool) -> Iterator[str]:

@@ -133,6 +133,7 @@ SPELLINGS = [
     ("ou", "ou", "Ops", "ops"),
     ("email", "san_email", "ALICE@example.com", "alice@example.com"),
     ("email", "san_email", "@example.com", "*@example.com"),
+    ("email", "san_email", "a@example.com.", "*@example.com"),
     ("san_dns", "san_dns", "a_b.corp", "*.corp"),
     ("san_dns", "san_dns", "*.corp", "*.corp"),
     ("san_dns", "san_dns", "alice.corp.", "alice.corp"),

@@ -39,12 +39,12 @@ def lint_access(where: str, route: Route, cas: Certificates) -> Iterator[Finding
                 yield from _lint_key_id(here, text, cas)
     if by_key:
         for each in cas:
-            if not each.has_extension(SUBJECT_KEY_ID):
+            if not each.has_extension(SUBJECT_KEY_ID) and not route.strict_x509:
                 what = (
                     "has no subjectKeyIdentifier, so OpenSSL cannot compare the key id in"
                     " certificates that it issued: they may have that of another CA"
                 )
-                remedy = "reissue it with subjectKeyIdentifier, or name the issuer by its subject"
+                remedy = "reissue it with subjectKeyIdentifier, or set strict_x509 = true"
                 subject = subject_of(each)
                 file = str(route.client_ca)
                 yield Finding(Level.WARNING, file, subject, what, remedy, f"{where}.client_ca")
