@@ -66,6 +66,10 @@ class Files:
         """
         self._handed_on[path, limit_bytes] = data
 
+    def forget(self, path: Path, limit_bytes: int) -> None:
+        """Let a file count as not read: its bytes may mean something else later."""
+        self._read.pop((path, limit_bytes), None)
+
     def leave_out(self, path: Path, limit_bytes: int) -> None:
         """Let `contents` lack a file, unless it is handed on for another use."""
         self._handed_on.setdefault((path, limit_bytes), None)

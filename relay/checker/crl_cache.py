@@ -87,6 +87,10 @@ class CrlCache:
         except OSError:
             return False
 
+    def touch(self, url: str) -> None:
+        """Let the supervisor read the list of a URL again. Raises OSError."""
+        os.utime(_name(url) + _LIST, dir_fd=self._fd, follow_symlinks=False)
+
     def store(self, url: str, body: bytes) -> None:
         """Replace the list of a URL. Raises OSError."""
         replace_in(self._fd, _name(url) + _LIST, body, durable=True)

@@ -198,6 +198,9 @@ class CrlFetcher:
         if outcome.is_new:
             log.info("%s: fetched %s", outcome.url, kept)
         elif state.failures:
+            # It may not have counted before: the clock was behind.
+            with contextlib.suppress(OSError):
+                self._cache.touch(outcome.url)
             log.info("%s: can be fetched again; it still has %s", outcome.url, kept)
         state.failures, state.logged, state.failing_since = 0, ("", ""), None
         fresh = Freshness(kept.next_update, kept.next_publish, outcome.max_age_s)

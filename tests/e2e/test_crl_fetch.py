@@ -12,10 +12,11 @@ import pytest
 
 from relay.checker.crl_cache import cached_list
 from relay.demo.ca import Leaf, LeafSpec
+from relay.tls.revocation.crl import FUTURE_S
 from tests.support.client import context_of, talk
 from tests.support.crl_server import CrlServer
 from tests.support.crls import make_crl, with_points
-from tests.support.gateway import wait_until
+from tests.support.gateway import Gateway, wait_until
 from tests.support.pki import BACKEND_NAME
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -268,3 +269,21 @@ def test_a_reload_makes_the_relay_ask_at_once(start, server, body, pki, how):
     )
     assert refused(gateway, pki, context)
     assert gateway.wait_for_access(reason="revoked")
+
+
+def test_a_list_that_came_too_early_counts_when_its_time_has_come(start, server, body, pki):
+    """As after a start with a clock that is behind: the kept list is of the future."""
+    early = make_crl(pki.authority, age=timedelta(seconds=-FUTURE_S - 4))
+    url = server.put(early)
+    gateway = Gateway(body(url), relay={"watch_s": 0.2})
+    try:
+        file = cached_list(gateway.state_dir, url)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(early)
+        gateway.start()
+        gateway.wait_for_log("was issued in the future", count=2)
+        assert not answers(gateway, pki)
+        wait_until("the list counts", lambda: answers(gateway, pki), detail=gateway.log)
+    finally:
+        print(gateway.log())
+        gateway.close()

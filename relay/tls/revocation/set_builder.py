@@ -15,7 +15,14 @@ from pathlib import Path
 from relay.errors import Problem
 from relay.files import Files
 from relay.tls.certificates.certificate import Certificate
-from relay.tls.revocation.crl import RevocationList, entries_of, find_signer, read_lists
+from relay.tls.revocation.crl import (
+    FUTURE_S,
+    MAX_LIST_BYTES,
+    RevocationList,
+    entries_of,
+    find_signer,
+    read_lists,
+)
 from relay.tls.revocation.fetched import FetchedLists, learned_issuers
 from relay.tls.revocation.fields import CrlError
 from relay.tls.revocation.revoked_set import MOST_LISTS, ListInfo, Packed, RevokedSet, build, pack
@@ -77,6 +84,7 @@ class SetBuilder:
             # Most of them may be of another trust set, which is not worth a word.
             found, _ = self._read_fetched(file, url)
             fetched_lists += [one for one in found if _is_signed(one, (*cas, *issuers))]
+        self._forget_early(fetched_lists, fetched)
         selection = select(
             lists,
             cas,
@@ -93,6 +101,16 @@ class SetBuilder:
             errors.append(Problem(use.where, what, "have the CAs split their lists less"))
         buffer = build([] if errors else selection.lists)
         return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
+
+    def _forget_early(self, lists: Iterable[RevocationList], fetched: FetchedLists) -> None:
+        """Let files whose lists do not count yet be read again when they are touched.
+
+        The clock was behind at the start of the relay, and may be right later.
+        """
+        early = {each.source for each in lists if each.this_update > self._now_at + FUTURE_S}
+        for file, url in (*fetched.files.items(), *fetched.learned.items()):
+            if url in early:
+                self._files.forget(file, MAX_LIST_BYTES)
 
     def _read_fetched(self, file: Path, url: str) -> tuple[list[RevocationList], list[Problem]]:
         # Not a link: the directory belongs to another user, and a message could show
