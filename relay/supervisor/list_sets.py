@@ -8,16 +8,18 @@ Never: opens a list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.checker.crl_cache import cached_list
 from relay.checker.crl_learned import hosts_in, is_on, learned_file, read_learned
 from relay.config.model import Config
+from relay.errors import StartupError
 from relay.tls.certificates.file_sets import FileSet, SetKey, file_sets
 from relay.tls.revocation.crl import MAX_LIST_BYTES
 from relay.tls.revocation.fetched import FetchedLists
+from relay.tls.revocation.revoked_set import RevokedSet, shared_set
 from relay.tls.revocation.trust_sets import TrustSet, trust_sets_of
 
 # How often the fetched lists are looked at when relay.watch_s is 0.
@@ -81,3 +83,19 @@ def fetched_lists(config: Config, trust_set: TrustSet) -> FetchedLists:
     found, hosts = read_learned(state_dir), hosts_in(trust_set.uses[0].crl)
     learned = {cached_list(state_dir, url): url for url in found.urls if is_on(url, hosts)}
     return FetchedLists(files, learned, found.issuers)
+
+
+def share_sets(buffers: Mapping[str, bytes]) -> Generator[None, None, dict[str, RevokedSet]]:
+    """Put sets into memory that processes forked from this one share, one per step.
+
+    Raises StartupError.
+    """
+    sets: dict[str, RevokedSet] = {}
+    for name, buffer in buffers.items():
+        try:
+            sets[name] = shared_set(name, buffer)
+        except OSError as error:
+            what = f"no memory for the revoked certificates: {error.strerror or error}"
+            raise StartupError(what, "give the relay more memory or open files") from None
+        yield
+    return sets

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from relay.errors import ConfigError, StartupError
 from relay.files import Files
 from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
+from relay.supervisor.list_sets import share_sets
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
 from relay.supervisor.renewal_check import Renewed
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_steps
 from relay.tls.generation import Generation
-from relay.tls.revocation.revoked_set import shared_set
 
 PATIENCE_S = 120.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on building
@@ -247,12 +247,13 @@ class Preparation:
 
 def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
     """Build the TLS contexts step by step; log the warnings."""
+    revoked = yield from share_sets(found.revoked)
     context_inputs = ContextInputs(
         Files(found.contents),
         found.addresses,
         ciphers_checked=True,
         periods=found.periods,
-        revoked={name: shared_set(name, data) for name, data in found.revoked.items()},
+        revoked=revoked,
     )
     for problem in found.warnings:
         log.warning("%s", problem)
