@@ -54,6 +54,8 @@ class CaTrust:
     key_ids: frozenset[bytes] = frozenset()
     closed: bool = True
     """Whether no chain leaves the file again: it ends there, or has every issuer."""
+    revoked_ids: frozenset[bytes] = frozenset()
+    """The key ids of CAs in the file that do not count, because they are revoked."""
 
     @classmethod
     def of(
@@ -61,21 +63,27 @@ class CaTrust:
         certificates: Iterable[Certificate],
         valid_until: Mapping[bytes, float],
         rules: ChainRules = DEFAULT_RULES,
+        revoked: Iterable[Certificate] = (),
     ) -> CaTrust:
-        """Describe these CAs; `rules` are those for the chains that lead to them."""
+        """Describe these CAs; `rules` are those for the chains that lead to them.
+
+        The revoked ones do not belong to them.
+        """
         kept = list(certificates)
         keys: dict[bytes, tuple[CaKey, ...]] = {}
         for each in kept:
             name, key = each.subject.public_bytes(), _key_of(each)
             keys[name] = (*(known for known in keys.get(name, ()) if known != key), key)
+        ids = frozenset(key.key_id for several in keys.values() for key in several)
         together = b"".join(sorted(hashlib.sha256(each.der).digest() for each in kept))
         return cls(
             valid_until,
             keys,
             hashlib.sha256(together + repr(rules).encode()).digest(),
             issuers_in(keys),
-            frozenset(key.key_id for several in keys.values() for key in several),
+            ids,
             rules.partial_chain or all(each.issuer.public_bytes() in keys for each in kept),
+            frozenset(map(key_id, revoked)) - ids,
         )
 
     def issuers_of(self, name: bytes, identifier: bytes) -> tuple[bytes, ...]:

@@ -69,13 +69,13 @@ class TrustedCas:
         if self._without is None or self._without[0] is not revoked:
             gone = revoked_cas(self.certificates, revoked)
             kept = [each for each in self.certificates if each not in gone]
-            trust = self._describe(kept) if gone else self._trust
+            trust = self._describe(kept, gone) if gone else self._trust
             self._without = revoked, trust
         return self._without[1]
 
-    def _describe(self, kept: list[Certificate]) -> CaTrust:
+    def _describe(self, kept: list[Certificate], gone: Iterable[Certificate] = ()) -> CaTrust:
         limits = valid_until(kept, partial=self._rules.partial_chain)
-        return CaTrust.of(kept, limits, self._rules)
+        return CaTrust.of(kept, limits, self._rules, gone)
 
     def use(self, context: SSL.Context) -> None:
         """Make a context trust these CAs and no others."""

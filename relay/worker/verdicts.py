@@ -135,12 +135,18 @@ class Verdicts:
             verdict = PASSED
             found = standing(who, chain, then, self._place.trust.cas)
             if found is not Standing.TRUSTED:
-                words, is_known = _WORDS[self._side], found is Standing.GONE
-                detail = words.lost if is_known else words.unknown
-                verdict = Verdict(SessionError(self._side, words.not_trusted, detail), is_known)
+                verdict = self._lost(chain, found)
             known[key] = verdict
             self._kept.append((who, chain))
         return verdict
+
+    def _lost(self, chain: Chain, found: Standing) -> Verdict:
+        words, is_known = _WORDS[self._side], found is Standing.GONE
+        if chain and chain[-1].spki_sha256 in self._place.trust.cas.revoked_ids:
+            detail = f'the CA "{chain[-1].subject}", where its chain ends, is revoked itself'
+            return Verdict(SessionError(self._side, words.revoked, detail))
+        detail = words.lost if is_known else words.unknown
+        return Verdict(SessionError(self._side, words.not_trusted, detail), is_known)
 
     def _judge_rules(self, rules: AccessRules, who: Identity, _chain: Chain) -> Verdict:
         verdict = self._by_peer.get(id(who))

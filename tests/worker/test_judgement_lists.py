@@ -158,3 +158,27 @@ def _lives(client):
         return echoes(client)
     except (EOFError, OSError):
         return False
+
+
+def test_sessions_of_a_trusted_ca_that_is_revoked_itself_end(
+    start, backend, pki, call, publish, tmp_path
+):
+    """With partial_chain their chains end at this CA, and so does what is looked up."""
+    cas = tmp_path / "cas.pem"
+    pki.intermediate.write(cas)
+    cas.write_bytes(cas.read_bytes() + pki.ca.read_bytes())
+    publish(authority=pki.intermediate, name="below")
+    files = f'["{tmp_path}/root.crl", "{tmp_path}/below.crl"]'
+    publish()
+    route = f"client_crl = {files}\npartial_chain = true"
+    relay = start([backend().address], route=route, client_ca=cas)
+    below = call(relay, context=client_context(pki, pki.client_intermediate_sent))
+    beside = call(relay)
+    assert echoes(below)
+    assert echoes(beside)
+    publish(pki.intermediate.certificate)
+    relay.renew_lists()
+    assert below.end()[0] == b""
+    assert echoes(beside)
+    assert relay.record()["reason"] == "revoked_during_session"
+    assert "Intermediate" in relay.record()["detail"]

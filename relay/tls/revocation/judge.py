@@ -33,15 +33,21 @@ _MOST_PASSED, _MOST_COVERED = 256, 8192
 
 
 class _Reasons(NamedTuple):
+    untrusted: Reason
     revoked: Reason
     missing: Reason
     expired: Reason
 
 
 _REASONS = {
-    Side.INBOUND: _Reasons(Reason.REVOKED, Reason.CRL_MISSING, Reason.CRL_EXPIRED),
+    Side.INBOUND: _Reasons(
+        Reason.UNKNOWN_CA, Reason.REVOKED, Reason.CRL_MISSING, Reason.CRL_EXPIRED
+    ),
     Side.OUTBOUND: _Reasons(
-        Reason.BACKEND_REVOKED, Reason.BACKEND_CRL_MISSING, Reason.BACKEND_CRL_EXPIRED
+        Reason.BACKEND_UNKNOWN_CA,
+        Reason.BACKEND_REVOKED,
+        Reason.BACKEND_CRL_MISSING,
+        Reason.BACKEND_CRL_EXPIRED,
     ),
 }
 
@@ -74,9 +80,7 @@ def why_revoked(
     if not chain:
         return _judge_leaf(side, who, trust.cas, policy, revoked, now_at)
     if chain[-1].spki_sha256 not in trust.cas.key_ids:
-        # A list of the CA above it has it: with partial_chain the chain ends before.
-        detail = f'the CA "{chain[-1].subject}", where its chain ends, is revoked itself'
-        return Failure(_REASONS[side].revoked, detail)
+        return _untrusted(side, chain[-1], trust.cas)
     found = _judge(side, who, 0, chain[0].spki_sha256, policy, revoked, now_at)
     if isinstance(found, Failure):
         return found
@@ -210,6 +214,15 @@ def _uris_of(who: Identity) -> tuple[str, ...]:
 
 
 # Sentences.
+
+
+def _untrusted(side: Side, end: Identity, cas: CaTrust) -> Failure:
+    """The chain ends at a CA that does not count any more."""
+    what = f'the CA "{end.subject}", where its chain ends, is'
+    if end.spki_sha256 in cas.revoked_ids:
+        # A list of the CA above it has it: with partial_chain the chain ends before.
+        return Failure(_REASONS[side].revoked, f"{what} revoked itself")
+    return Failure(_REASONS[side].untrusted, f"{what} no longer trusted")
 
 
 def _revoked(side: Side, who: Identity, depth: int, entry: Entry) -> Failure:

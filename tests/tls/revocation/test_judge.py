@@ -128,11 +128,17 @@ def test_a_chain_that_ends_at_a_revoked_intermediate_is_refused():
     revoked = set_of(case)
     gone = revoked_cas(cas, revoked)
     rules = ChainRules(partial_chain=True)
-    trust = ClientTrust(None, CaTrust.of([e for e in cas if e not in gone], {}, rules), case.policy)
+    kept = [each for each in cas if each not in gone]
+    trust = ClientTrust(None, CaTrust.of(kept, {}, rules, gone), case.policy)
     chain = (identity(ISSUING.certificate),)
     found = why_revoked(Side.INBOUND, identity(GOOD), chain, trust, revoked, time.time())
     assert found == Failure(
         Reason.REVOKED, 'the CA "CN=Issuing", where its chain ends, is revoked itself'
+    )
+    removed = ClientTrust(None, CaTrust.of([parsed(ROOT.certificate)], {}, rules), case.policy)
+    found = why_revoked(Side.INBOUND, identity(GOOD), chain, removed, revoked, time.time())
+    assert found == Failure(
+        Reason.UNKNOWN_CA, 'the CA "CN=Issuing", where its chain ends, is no longer trusted'
     )
     unrevoked = set_of(Case(GOOD, (EMPTY,), trusted=(ROOT, ISSUING)))
     trust = ClientTrust(None, CaTrust.of(cas, {}, rules), case.policy)
