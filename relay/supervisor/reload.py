@@ -190,7 +190,7 @@ class Reloads:
         """All workers use what could be renewed."""
         self._found = None
         self._switchover.stay()
-        reply = reply_to(found, self._fleet.generations.number)
+        reply = reply_to(found, self._fleet.generations.number, self._renewals.problem)
         if reply["ok"]:
             if not found.files:
                 log.info("nothing has changed; generation %d goes on", reply["generation"])

@@ -23,7 +23,7 @@ from relay.supervisor.generations import Generations
 from relay.supervisor.list_sets import all_sets
 from relay.supervisor.pending_files import PendingFiles
 from relay.supervisor.prepared import renewed
-from relay.supervisor.process import EXIT_CONFIG
+from relay.supervisor.process import EXIT_CANNOT_START, EXIT_CONFIG
 from relay.supervisor.renewal_check import Renewed
 from relay.supervisor.watcher import Watcher
 from relay.supervisor.worker_process import WorkerProcess
@@ -62,6 +62,8 @@ class Renewals:
         self._recheck_at = self._tell_at = 0.0
         self._retry: frozenset[SetKey] = frozenset()
         self._failure = ""  # logged already
+        self.problem = ""
+        """Why the last renewal was not put into use, if it was not."""
         self._sets: tuple[FileSet, ...] = ()  # that are put into use
         self._steps: Iterator[None] | None = None
         self._sent = 0  # the number of the update that the workers must apply
@@ -117,7 +119,7 @@ class Renewals:
 
     def begin(self, now: float, found: Renewed) -> None:
         """Put into use what can be used, and note the rest."""
-        self._failure = ""
+        self._failure = self.problem = ""
         changed = False
         for refused in found.refused:
             name, files = refused.name, refused.files
@@ -159,10 +161,18 @@ class Renewals:
                 if time.monotonic() >= until:
                     return
         except (ConfigError, MemoryError, OSError) as error:
-            self._retry |= {each.key for each in self._sets}
-            self._count("failed")
-            self._tell_failure(f"renewed files cannot be put into use: {describe_error(error)}")
+            self._give_up(describe_error(error))
+        except Exception as error:
+            log.exception("bug: renewed files were not put into use; please report this")
+            self._give_up(f"a bug ({type(error).__name__}: {error})")
         self._steps = None
+
+    def _give_up(self, why: str) -> None:
+        """Some routes may have the renewed files; all get them at the next try."""
+        self.problem = f"renewed files cannot be put into use: {why}"
+        self._retry |= {each.key for each in self._sets}
+        self._count("failed")
+        self._tell_failure(self.problem)
 
     def _put_into_use(self, found: Renewed) -> Iterator[None]:
         prepared = self._generations.serving
@@ -205,8 +215,13 @@ class Renewals:
         self._steps, self._sent = None, 0
 
 
-def reply_to(found: Renewed, generation: int) -> ReloadReply | FailureReply:
-    """The answer to a reload that had only files to renew. One bad set is a failure."""
+def reply_to(found: Renewed, generation: int, problem: str) -> ReloadReply | FailureReply:
+    """The answer to a reload that had only files to renew. One bad set is a failure.
+
+    `problem`: why nothing was put into use.
+    """
+    if problem:
+        return {"ok": False, "code": EXIT_CANNOT_START, "error": problem}
     files = [str(path) for path in found.files]
     problems = [str(problem) for refused in found.refused for problem in refused.problems]
     if not problems:

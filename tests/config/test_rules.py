@@ -38,6 +38,11 @@ CASES = {
         ["listener.https.route[1].pool", "pool.rest"],
         'add a [pool.zzz]; there are: "web", "rest"',
     ),
+    "a look at files all the time": (
+        ("workers = 2", "watch_s = 0.01"),
+        ["relay.watch_s"],
+        "set it to 0.1 or more",
+    ),
     "an unused pool": (
         (POOL, '[pool.idle]\nbackend = [{route = "x", address = "192.0.2.9:1"}]\n[pool.web]'),
         ["pool.idle"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -423,6 +424,32 @@ def test_a_watcher_that_hangs_stops_nothing_and_is_replaced(world, pki):
     new = leaf(pki)
     new.write(relay.files.certificate, relay.files.key)
     relay.wait_for(pki, new)
+
+
+looks_into_processes = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root sees the files of a process that is not dumpable"
+)
+
+
+@looks_into_processes
+@pytest.mark.parametrize("spare", [0, 1, 2, 3])
+def test_too_few_open_files_delay_a_renewal(world, pki, spare):
+    """It is told once, tried again, and is no bug."""
+    relay = world(module=STUB, env=stub(recheck_s=0.2))
+    gateway, new = relay.gateway, leaf(pki)
+    limits = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+    files = psutil.Process(gateway.pid).num_fds()
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (files + spare, limits[1]))
+    new.write(relay.files.certificate, relay.files.key)
+    wait_until(
+        "it is told, or renewed with the few files",
+        lambda: "the relay tries again" in gateway.log() or "renewed in place" in gateway.log(),
+        detail=gateway.log,
+    )
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, limits)
+    relay.wait_for(pki, new)
+    assert "bug" not in gateway.log()
+    assert gateway.log().count("the relay tries again") <= 2
 
 
 def test_a_certificate_in_the_metrics_follows(world, pki, scrape):

@@ -106,6 +106,33 @@ def test_the_loop_answers_during_a_large_reload(relay, pki, echo, tmp_path):
 
 
 @pytest.mark.serial
+def test_the_loop_answers_while_500_routes_are_renewed(relay, pki, echo, tmp_path):
+    """Their CAs and their certificate, in place."""
+    file, names = tmp_path / "cas.pem", LeafSpec("gateway", dns=("*.example.com",))
+    others = [Authority.root(f"CA {number}").certificate for number in range(100)]
+    file.write_bytes(to_pem([pki.authority.certificate, *others]))
+    shown = pki.write(pki.authority.issue(replace(names, purposes=("server",))))
+    text = write_many(pki, file, echo, 500)
+    text = text.replace(str(pki.gateway.certificate), str(shown.certificate))
+    gateway = relay(text.replace(str(pki.gateway.key), str(shown.key)), module=TIMED)
+    tries = []
+    with Asker(gateway) as asker:
+        while len(tries) < TRIES and (not tries or tries[-1]["cpu_ms"] >= MOST_CPU_MS):
+            (gateway.directory / FILE).unlink()
+            file.write_bytes(to_pem([pki.authority.certificate, *others[len(tries) + 1 :]]))
+            renewed = pki.authority.issue(replace(names, purposes=("server",)))
+            renewed.write(shown.certificate, shown.key)
+            reloaded = gateway.command("reload", patience_s=150)
+            assert reloaded.stdout.count("renewed in place: ") == 3, reloaded
+            tries.append(json.loads((gateway.directory / FILE).read_text()))
+    assert tries[-1]["cpu_ms"] < MOST_CPU_MS, tries
+    answers = sorted(asker.answers_ms)
+    assert len(answers) > 10
+    assert answers[len(answers) // 2] < MOST_CPU_MS, answers
+    assert gateway.endpoints["generation"] == 1
+
+
+@pytest.mark.serial
 def test_the_loop_answers_while_500_routes_are_disabled(relay, pki, echo):
     """And when they come back."""
     past = datetime.now(UTC) - timedelta(days=1)

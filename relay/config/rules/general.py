@@ -11,7 +11,7 @@ import re
 from relay.config.address import is_ip, overlap, parse_address
 from relay.config.explain import nearest, quoted
 from relay.config.key_path import listener_paths, pool_path, routes_of
-from relay.config.model import Config, Log
+from relay.config.model import Config, Log, Relay
 from relay.config.rules.admin import check_admin
 from relay.config.rules.listeners import check_listener
 from relay.config.rules.pools import check_pool
@@ -20,6 +20,7 @@ from relay.config.rules.tls_settings import FILE_REMEDIES, POOL_FILES
 from relay.config.values import CREDENTIAL
 from relay.errors import ConfigError, Problem
 
+LEAST_WATCH_S = 0.1
 _STRFTIME = re.compile(r"%(.?)", re.DOTALL)
 _STRFTIME_FIELDS = frozenset("aAbBCdFgGhHIjmMpSTuUVwWyYz%")
 _NAMES_A_POOL = re.compile(r"listener(\[\d+\])?|listener.*\.(route(\[\d+\])?|pool)")
@@ -32,6 +33,7 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
     reported again.
     """
     found = ProblemList(replaced)
+    _watch(found, config.relay)
     _log(found, config.log)
     _addresses(found, config)
     check_admin(found, config.admin)
@@ -43,6 +45,13 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
     _files_of_pools(found, config)
     _unused_pools(found, config)
     return found.problems
+
+
+def _watch(found: ProblemList, relay: Relay) -> None:
+    if 0 < relay.watch_s < LEAST_WATCH_S:
+        what = f"{relay.watch_s:g} s would keep a process busy with looking at files"
+        remedy = f"set it to {LEAST_WATCH_S:g} or more, or to 0 for never"
+        found.add("relay.watch_s", what, remedy)
 
 
 def _log(found: ProblemList, log: Log) -> None:
