@@ -60,7 +60,7 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.shared.update_channel import UpdateReceiver
-from relay.tls.after_fork import reload_provider_keys
+from relay.tls.after_fork import release_provider_keys, reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew
 from relay.tls.revocation.reports import ListReports
@@ -96,6 +96,7 @@ def run_checker(spec: CheckerSpec, resolve: Resolve = look_up) -> int:
     reload_provider_keys(spec.generation)
     confine_checker(spec.health_file.directory_fd)
     Checker(spec, resolve).run()
+    release_provider_keys(spec.generation)
     return 0
 
 

@@ -42,6 +42,7 @@ from relay.supervisor.list_sets import all_sets, fetched_lists
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.renewal_check import Renewed, Running, check_renewal
 from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
+from relay.tls.after_fork import release_provider_keys
 from relay.tls.certificates.file_sets import SetKey
 from relay.tls.certificates.findings import Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_of
@@ -142,6 +143,7 @@ def _is_unchanged(running: Running, config: Config) -> bool:
 
 def _look_for_renewed(running: Running, only: frozenset[SetKey] | None) -> Renewed:
     found = check_renewal(running.in_use, _now(), only)
+    release_provider_keys(running.in_use.generation)  # that it has tried out
     return replace(found, description=_describe(running.config, found.certificates))
 
 

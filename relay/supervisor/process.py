@@ -27,6 +27,7 @@ from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
 from relay.supervisor.privileges import Identity, become, end_with_parent, name_process
 from relay.supervisor.signals import fork_with_signals_held
 from relay.tls.certificates.provider_keys import load_from_now_on
+from relay.tls.devices import reopen_devices
 
 EXIT_BUG = 70
 EXIT_CANNOT_START = 71
@@ -127,6 +128,7 @@ def _run_child(
         name_process(f"relay {name}")
         messages.name_process(log_name)
         load_from_now_on()
+        reopen_devices()
         if identity is not None:
             become(identity)
         # At SIGABRT, a process that hangs prints its traceback.

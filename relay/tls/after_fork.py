@@ -9,12 +9,14 @@ Never: does anything about keys that are in files.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 from relay.errors import StartupError
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.provider_keys import REMEDY
 from relay.tls.generation import Generation
 from relay.tls.material import backend_context, route_context
+from relay.tls.raw import NULL
 
 
 def reload_provider_keys(generation: Generation) -> None:
@@ -49,6 +51,19 @@ def reload_provider_keys(generation: Generation) -> None:
                     target.cas,
                     ciphers_checked=True,
                 )
+
+
+def release_provider_keys(generation: Generation) -> None:
+    """Drop these contexts before the process ends, so that the device unloads the keys.
+
+    A process that ends by `os._exit` frees nothing by itself.
+    """
+    for live in chain(*generation.inbound.values()):
+        if live.pair.provider is not None:
+            live.pair, live.material = replace(live.pair, key=None), live.owner
+    for target in chain(*generation.targets.values()):
+        if target.pair.provider is not None:
+            target.pair, target.context = replace(target.pair, key=None), NULL
 
 
 def _reloaded(where: str, pair: KeyPair) -> KeyPair:

@@ -37,7 +37,7 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.shared.update_channel import UpdateReceiver
-from relay.tls.after_fork import reload_provider_keys
+from relay.tls.after_fork import release_provider_keys, reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.revocation.reports import ListReports
 from relay.worker import driver, lingering_close
@@ -104,6 +104,7 @@ def run_worker(spec: WorkerSpec) -> int:
     gc.disable()
     worker.loop.run(partial(tick, worker, drain, Expiry(worker, closings.add)))
     worker.log.close()
+    release_provider_keys(spec.generation)
     return 0
 
 
