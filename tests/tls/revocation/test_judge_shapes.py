@@ -120,16 +120,18 @@ def set_of(listed):
 @given(
     st.lists(certificates, min_size=2, max_size=4),
     st.frozensets(st.sampled_from(KEYS)),
+    st.frozensets(st.sampled_from(KEYS)),
     st.lists(lists, max_size=5),
     policies,
 )
-def test_full_handshakes(chain, trusted, listed, policy):
-    expected = None if chain[-1][0].spki_sha256 in trusted else Reason.REVOKED
+def test_full_handshakes(chain, trusted, gone, listed, policy):
+    end = chain[-1][0].spki_sha256
+    expected = None if end in trusted else Reason.REVOKED if end in gone else Reason.UNKNOWN_CA
     for (certificate, uris), (above, _) in pairwise(chain):
         expected = expected or verdict(certificate, uris, above.spki_sha256, listed, policy)
     (who, _), *above = chain
     revoked = set_of(listed)
-    trust = ClientTrust(None, CaTrust(key_ids=trusted), policy)
+    trust = ClientTrust(None, CaTrust(key_ids=trusted, revoked_ids=gone - trusted), policy)
     issuers = tuple(each for each, _ in above)
     for _ in range(2):  # the second time, the upper part is remembered
         found = why_revoked(Side.INBOUND, who, issuers, trust, revoked, NOW)
