@@ -126,8 +126,9 @@ def read_entries(der: bytes, entries: tuple[int, int]) -> Iterator[RevokedEntry]
     while at < stop:
         # The usual form, without a call: all lengths are below 128.
         size = serial_size = date_size = 128
-        if at + 4 < stop:
-            size, serial_size = der[at + 1], der[at + 3]
+        lead = 0
+        if at + 5 < stop:
+            size, serial_size, lead = der[at + 1], der[at + 3], der[at + 4]
             date_at = at + 4 + serial_size
             if date_at + 1 < stop:
                 date_size = der[date_at + 1]
@@ -135,10 +136,11 @@ def read_entries(der: bytes, entries: tuple[int, int]) -> Iterator[RevokedEntry]
         begin = date_at + 2 + date_size if date_size < 128 else stop + 1
         if (
             size < 128
-            and serial_size < 128
+            and 0 < serial_size < 128
             and begin <= after <= stop
             and der[at] == SEQUENCE
             and der[at + 2] == INTEGER
+            and (0 < lead < 255 or (lead ^ der[at + 5]) & 0x80)  # as short as it can be
             and der[date_at] in {_UTC_TIME, _GENERALIZED_TIME}
         ):
             serial, date, more = der[at + 4 : date_at], der[date_at:begin], der[begin:after]
@@ -177,7 +179,19 @@ def _split_entry(der: bytes, at: int, stop: int) -> tuple[int, bytes, bytes, byt
     # In the short form, as the usual entries have it.
     text = der[date.start : date.stop][:127]
     whole = bytes((date.tag, len(text))) + text
-    return entry.after, der[serial.start : serial.stop], whole, der[date.after : entry.after]
+    number = _shortest(der[serial.start : serial.stop])
+    return entry.after, number, whole, der[date.after : entry.after]
+
+
+def _shortest(number: bytes) -> bytes:
+    """The contents of an INTEGER without needless bytes (X.690, 8.3.2).
+
+    A certificate's have none, because OpenSSL parses no other.
+    """
+    if not number:
+        raise DerError("has an entry without a serial number")
+    value = int.from_bytes(number, signed=True)
+    return value.to_bytes((value + (value < 0)).bit_length() // 8 + 1, signed=True)
 
 
 def _day_of(date: bytes) -> int:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay.demo.ca import Authority
 from relay.files import Files
+from relay.tls.certificates.der import DerError
 from relay.tls.revocation.crl import (
     check_date,
     entries_of,
@@ -18,8 +19,9 @@ from relay.tls.revocation.crl import (
     parse_lists,
     read_lists,
 )
-from relay.tls.revocation.fields import CrlError
+from relay.tls.revocation.fields import CrlError, read_entries
 from tests.support.crls import COMPROMISED, listed, make_crl, openssl_crl, serial_of, to_pem
+from tests.support.odd import sequence, tlv
 from tests.support.pki import parsed
 from tests.support.programs import needs
 
@@ -164,6 +166,29 @@ def test_long_entries_are_read_like_short_ones():
         (b"\7", 1),
         (b"\1\x2c", 1),
     ]
+
+
+@pytest.mark.parametrize("number", [5, 0x80, 0xFF, 0, 2**159 - 1])
+@pytest.mark.parametrize("needless", [1, 2, 30])
+def test_needless_bytes_hide_no_serial_number(number, needless):
+    """OpenSSL reads no certificate that has them, so the list's are left out."""
+    usual = serial_of(number)
+    entry = sequence(tlv(2, bytes(needless) + usual), tlv(0x17, b"261126100000Z"))
+    [found] = read_entries(entry, (0, len(entry)))
+    assert found.serial == usual
+
+
+@pytest.mark.parametrize(("spelled", "usual"), [("ff85", "85"), ("ffff85", "85"), ("ff", "ff")])
+def test_negative_serial_numbers_have_one_spelling(spelled, usual):
+    entry = sequence(tlv(2, bytes.fromhex(spelled)), tlv(0x17, b"261126100000Z"))
+    [found] = read_entries(entry, (0, len(entry)))
+    assert found.serial == bytes.fromhex(usual)
+
+
+def test_an_entry_without_a_serial_number_is_refused():
+    entry = sequence(tlv(2, b""), tlv(0x17, b"261126100000Z"))
+    with pytest.raises(DerError, match="without a serial number"):
+        list(read_entries(entry, (0, len(entry))))
 
 
 def test_a_list_from_the_future_is_refused():
