@@ -8,11 +8,15 @@ Never: changes a store of OpenSSL.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.openssl import issued_by
 from relay.tls.revocation.crl import key_id
 from relay.tls.revocation.revoked_set import Entry, RevokedSet
+
+Certificates: TypeAlias = Sequence[Certificate]
 
 
 def revoked_cas(
@@ -27,11 +31,20 @@ def revoked_cas(
     for each in every:
         for issuer in by_name.get(each.issuer, ()):
             entry = revoked.find(key_id(issuer.spki), each.serial)
-            if entry is not None:
+            # A namesake may have issued another certificate with this number.
+            if entry is not None and issuer in _signers(each, by_name):
                 found[each] = entry
     if found:
         _add_below(every, by_name, found)
     return found
+
+
+def _signers(certificate: Certificate, by_name: dict[object, list[Certificate]]) -> Certificates:
+    """The CAs that signed a certificate; if it cannot be told, all that may have."""
+    named = by_name.get(certificate.issuer, ())
+    if len(named) == 1:
+        return named
+    return [each for each in named if issued_by(certificate, each)] or named
 
 
 def _add_below(
@@ -44,9 +57,11 @@ def _add_below(
     while more:
         more = False
         for each in every:
-            issuers = [one for one in by_name.get(each.issuer, ()) if one is not each]
             # A root needs no issuer, and a namesake of it may be revoked.
-            below = each.issuer != each.subject and issuers
-            if each not in found and below and all(one in found for one in issuers):
+            if each in found or each.issuer == each.subject:
+                continue
+            if not found.keys().isdisjoint(by_name.get(each.issuer, ())) and all(
+                one in found for one in _signers(each, by_name)
+            ):
                 found[each] = None
                 more = True
