@@ -170,7 +170,7 @@ BAD = {
         "its signature does not verify",
     ),
     "a list of the future": (
-        make_crl(ROOT, age=timedelta(minutes=-10)),
+        make_crl(ROOT, age=timedelta(days=-1)),
         "invalid",
         "was issued in the future",
     ),
