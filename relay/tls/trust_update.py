@@ -1,8 +1,9 @@
 """Today's trust, for workers of older generations: plain values, no key, no context.
 
 Their sessions go on after a reload, and are judged by what the serving generation
-trusts. A route is found again by its listener and its label, a pool by its name. If the
-new configuration no longer has it, the sessions keep the trust that they have.
+trusts. A route is found again by its listener and one of its server names, a pool by
+its name. If the new configuration no longer has it, its rules stay as they are; its CA
+file and its revocation lists count as they are today, if they are still in use.
 
 Never: changes what a new handshake is verified by (old workers accept no clients).
 """
@@ -10,14 +11,21 @@ Never: changes what a new handshake is verified by (old workers accept no client
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
 
+from relay.config.model import Crl, Route
 from relay.shared.sealed_memory import map_bytes
-from relay.tls.generation import Generation
+from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.revocation.revoked_set import RevokedSet
-from relay.tls.trust import BackendTrust, ClientTrust
+from relay.tls.revocation.trust_sets import set_name
+from relay.tls.trust import BackendTrust, CaTrust, ClientTrust
 
 SETS = 200  # in one update; see `shared.update_channel.MOST_FILES`
+_SET = ""  # stands for a listener, which has a name, before the name of a trust set
+
+RouteKey: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +33,16 @@ class TrustUpdate:
     """`routes` are by listener and label, `pools` by name.
 
     The sets of revoked certificates are in files that come with the update, one for
-    each of `sets`: the names of the routes and pools that use it.
+    each of `sets`: the names of the routes and pools that use it, and of the trust set.
+    `labels` are by listener and server name. `cas` are by file.
     """
 
-    routes: Mapping[tuple[str, str], ClientTrust]
+    routes: Mapping[RouteKey, ClientTrust]
     pools: Mapping[str, BackendTrust]
-    sets: tuple[frozenset[tuple[str, str] | str], ...] = ()
+    sets: tuple[frozenset[RouteKey | str], ...] = ()
+    labels: Mapping[RouteKey, str] = field(default_factory=dict)
+    pool_names: frozenset[str] = frozenset()
+    cas: Mapping[Path, CaTrust] = field(default_factory=dict)
 
 
 def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
@@ -38,23 +50,35 @@ def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
 
     They are valid as long as the generation uses these sets.
     """
-    users: dict[RevokedSet, set[tuple[str, str] | str]] = {}
-    routes: dict[tuple[str, str], ClientTrust] = {}
+    users: dict[RevokedSet, set[RouteKey | str]] = {}
+    for name, revoked in generation.revoked.items():
+        users.setdefault(revoked, set()).add((_SET, name))
+    routes: dict[RouteKey, ClientTrust] = {}
+    labels: dict[RouteKey, str] = {}
     pools: dict[str, BackendTrust] = {}
-    for listener, several in generation.inbound.items():
-        for route in several:
-            key = listener, route.label
+    cas: dict[Path, CaTrust] = {}
+    for listener in generation.config.listener:
+        for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
+            key = listener.name, route.label
+            for name in (route.label, *settings.sni):
+                labels.setdefault((listener.name, name), route.label)
+            if settings.client_ca is not None:
+                cas.setdefault(settings.client_ca, route.trust.cas)
             if key not in routes:  # of two with one label, the first one is used
                 routes[key] = route.trust
                 if route.revoked is not None:
                     users.setdefault(route.revoked, set()).add(key)
     for name, targets in generation.targets.items():
+        backend_ca = generation.config.pool[name].backend_ca
         for target in targets[:1]:
             pools[name] = target.trust
+            if backend_ca is not None:
+                cas.setdefault(backend_ca, target.trust.cas)
             if target.revoked is not None:
                 users.setdefault(target.revoked, set()).add(name)
     shared = {each: names for each, names in users.items() if each.memory is not None}
-    update = TrustUpdate(routes, pools, tuple(map(frozenset, shared.values())))
+    sets = tuple(map(frozenset, shared.values()))
+    update = TrustUpdate(routes, pools, sets, labels, frozenset(pools), cas)
     return update, [each.memory.fd for each in shared if each.memory is not None]
 
 
@@ -66,8 +90,10 @@ def parts(update: TrustUpdate, fds: Sequence[int]) -> Iterator[tuple[TrustUpdate
         names = frozenset().union(*sets)
         routes = {key: left_routes.pop(key) for key in update.routes if key in names}
         pools = {name: left_pools.pop(name) for name in update.pools if name in names}
-        yield TrustUpdate(routes, pools, sets), fds[start : start + SETS]
-    yield TrustUpdate(left_routes, left_pools, update.sets[:SETS]), fds[:SETS]
+        part = replace(update, routes=routes, pools=pools, sets=sets)
+        yield part, fds[start : start + SETS]
+    part = replace(update, routes=left_routes, pools=left_pools, sets=update.sets[:SETS])
+    yield part, fds[:SETS]
 
 
 def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int]) -> None:
@@ -75,16 +101,47 @@ def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int])
 
     Raises OSError and ValueError.
     """
-    sets: dict[tuple[str, str] | str, RevokedSet] = {}
+    sets: dict[RouteKey | str, RevokedSet] = {}
     for names, fd in zip(update.sets, fds, strict=True):
         revoked = RevokedSet(map_bytes(fd))
         sets.update(dict.fromkeys(names, revoked))
-    for listener, routes in generation.inbound.items():
-        for route in routes:
-            key = listener, route.label
-            if key in update.routes:
+    for listener in generation.config.listener:
+        for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
+            key = _today(update, (listener.name, route.label), settings)
+            if key is None:
+                _judge_by_files(route, settings.client_ca, settings.revocation, update, sets)
+            elif key in update.routes:
                 route.trust, route.revoked = update.routes[key], sets.get(key)
     for name, targets in generation.targets.items():
+        pool = generation.config.pool[name]
         for target in targets:
             if name in update.pools:
                 target.trust, target.revoked = update.pools[name], sets.get(name)
+            elif name not in update.pool_names:
+                _judge_by_files(target, pool.backend_ca, pool.revocation, update, sets)
+
+
+def _today(update: TrustUpdate, key: RouteKey, settings: Route) -> RouteKey | None:
+    """The key that a route has today. None if no route has one of its names."""
+    if key in update.routes:
+        return key
+    for name in (key[1], *settings.sni):
+        if (key[0], name) in update.labels:
+            return key[0], update.labels[key[0], name]
+    return None
+
+
+def _judge_by_files(
+    place: InboundRoute | BackendTarget,
+    file: Path | None,
+    crl: Crl | None,
+    update: TrustUpdate,
+    sets: Mapping[RouteKey | str, RevokedSet],
+) -> None:
+    """A route or pool that is gone: its CAs and lists count as they are today."""
+    if file is None:
+        return
+    if file in update.cas and update.cas[file] is not place.trust.cas:
+        place.trust = replace(place.trust, cas=update.cas[file])
+    if crl is not None:
+        place.revoked = sets.get((_SET, set_name(file, crl)), place.revoked)

@@ -130,6 +130,34 @@ CHANGES = {
 }
 
 
+RENAMED = {
+    "order": ("https", ("b.example.com", "app.example.com"), {"deny": {"cn": ["alice"]}}),
+    "listener": ("web", ("app.example.com",), {}),
+}
+
+
+@pytest.mark.parametrize("kind", RENAMED)
+def test_a_renamed_route_still_judges_its_old_sessions(start, pki, echo, tmp_path, kind):
+    listener, names, rules = RENAMED[kind]
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(pki.ca.read_bytes() + pki.foreign_ca.read_bytes())
+
+    def body(name, sni, **more):
+        route = route_table(pki, client_ca=ca, sni=list(sni), **more)
+        return listener_table(route, name=name) + pool_table(pki, [echo.address])
+
+    gateway = start(body("https", ("app.example.com", "b.example.com")), relay={"watch_s": 0.1})
+    peer = dial(gateway.port(), context_of(pki), name="app.example.com")
+    peer.send(b"hello")
+    assert peer.receive(5) == b"hello"
+    gateway.write(body(listener, names, **rules))
+    assert gateway.command("reload").returncode == 0
+    if not rules:
+        ca.write_bytes(pki.foreign_ca.read_bytes())
+    gateway.wait_for_access(reason="not_allowed_during_session")
+    peer.sock.close()
+
+
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_change_of_rules_ends_the_sessions_it_excludes(start, pki, echo, kind):
     name, before, after, words = CHANGES[kind]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from relay.config.model import Crl
+from relay.config.model import Crl, Deny
 from relay.tls import trust_update
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
@@ -14,18 +15,18 @@ from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.fields import RevokedEntry
 from relay.tls.revocation.revoked_set import ListInfo, build, pack, shared_set
 from relay.tls.revocation.trust_sets import trust_sets_of
+from relay.tls.trust import CaTrust
 from relay.tls.trust_update import TrustUpdate, apply_trust, parts, trust_of
 from tests.support.handshakes import config_of
 
 KEY = b"k" * 32
 
 
-def generation(pki, *serials, crl=True):
+def generation(pki, *serials, crl=True, sni=("a.example.com",), deny=None):
     """A route and a pool with the same set, and a route without one."""
     settings = {"crl": Crl(files=(Path("a.crl"),))} if crl else {}
-    config = config_of(
-        pki, routes=({"client_ca": pki.ca, "sni": ("a.example.com",), **settings}, {}), **settings
-    )
+    first = {"client_ca": pki.ca, "sni": sni, "deny": deny, **settings}
+    config = config_of(pki, routes=(first, {}), **settings)
     info = ListInfo(KEY, "CN=Root", 1, 1.0, 2.0, Scope(), "a.crl")
     packed = pack(KEY, [RevokedEntry(serial, 1, 1) for serial in serials])
     sets = {name: shared_set(name, build([(info, packed)])) for name in trust_sets_of(config)}
@@ -55,6 +56,45 @@ def test_lists_that_the_settings_no_longer_have_are_gone(pki):
     apply_trust(older, update, fds)
     assert older.inbound["https"][0].revoked is None
     assert older.inbound["https"][0].trust.crl is None
+
+
+def test_a_route_is_found_again_by_any_of_its_names(pki):
+    older = generation(pki, sni=("a.example.com", "b.example.com"))
+    deny = Deny(cn=("alice",))
+    serving = generation(pki, b"\5", sni=("b.example.com",), deny=deny)
+    update, fds = trust_of(serving)
+    apply_trust(older, update, fds)
+    first, second = older.inbound["https"]
+    assert first.trust.rules == update.routes["https", "b.example.com"].rules
+    assert first.revoked.find(KEY, b"\5")
+    assert second.trust.rules != first.trust.rules
+
+
+def test_a_route_that_is_gone_has_the_lists_and_cas_of_today(pki):
+    older, serving = generation(pki), generation(pki, b"\5", sni=("other.example.com",))
+    [first, _], rules = older.inbound["https"], older.inbound["https"][0].trust.rules
+    serving.inbound["https"][0].trust = trust = replace(first.trust, cas=CaTrust())
+    update, fds = trust_of(serving)
+    apply_trust(older, update, fds)
+    assert first.trust.cas is trust.cas
+    assert first.trust.rules is rules
+    assert first.revoked.find(KEY, b"\5")
+
+
+def test_a_pool_that_is_gone_has_the_lists_and_cas_of_today(pki):
+    older, serving = generation(pki), generation(pki, b"\5")
+    older.targets["before"] = older.targets.pop("main")
+    older.config.pool["before"] = older.config.pool["main"]
+    [target] = serving.targets["main"]
+    target.trust = replace(target.trust, cas=CaTrust())
+    # The file is that of a route, too, and the first use of a file counts.
+    serving.inbound["https"][0].trust = replace(
+        serving.inbound["https"][0].trust, cas=target.trust.cas
+    )
+    apply_trust(older, *trust_of(serving))
+    [target] = older.targets["before"]
+    assert target.trust.cas == CaTrust()
+    assert target.revoked.find(KEY, b"\5")
 
 
 def test_the_descriptors_end_with_their_generation(pki):
