@@ -200,8 +200,7 @@ _CLIENT_ALERTS = {
         " client, or complete the chain in the certificate file"
     ),
     Reason.ALERT_CERTIFICATE_EXPIRED: (
-        "the client says that the route's certificate has expired; renew it and reload, and"
-        " compare the clocks"
+        "the client says that the route's certificate has expired; renew it, and compare the clocks"
     ),
     Reason.ALERT_CERTIFICATE_UNKNOWN: (
         "the client refused the route's certificate; check that the certificate has the name"

@@ -189,7 +189,8 @@ def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
             if finding.level is not Level.INFO and _concerns(finding, each):
                 if finding.level is Level.ERROR:
                     checked.refuse(each.key, [as_problem(finding)])
-                else:
+                elif not finding.temporary:
+                    # A certificate that lives for days "expires soon" at each renewal.
                     checked.warnings.append(as_problem(finding))
     _compare(in_use, reading, checked)
     _renew_lists(in_use, now, reading, checked)

@@ -302,6 +302,18 @@ def test_a_worse_certificate_is_used_with_a_warning(world, pki):
     assert "before the certificate that it replaces" in relay.gateway.log()
 
 
+def test_a_certificate_that_lives_for_hours_is_no_news(world, pki):
+    """Otherwise the log would have a warning every hour."""
+    relay = world()
+    for hours in (5, 6):
+        new = leaf(pki, not_after=NOW + timedelta(hours=hours))
+        new.write(relay.files.certificate, relay.files.key)
+        assert relay.gateway.command("reload").returncode == 0
+        assert relay.serial(pki) == new.certificate.serial_number
+    assert "in 0 days" not in relay.gateway.log()
+    assert relay.gateway.log().count("before the certificate that it replaces") == 1
+
+
 def test_a_default_route_keeps_a_certificate_of_other_names(world, pki):
     relay = world(sni=())
     old = relay.serial(pki)

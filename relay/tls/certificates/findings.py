@@ -107,14 +107,14 @@ def date_problems(certificate: Certificate, now: datetime) -> Iterator[DateProbl
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         what = f"expired on {day(end)}, {days(now - end)} ago"
-        yield DateProblem(Level.ERROR, what, "renew it, and reload")
+        yield DateProblem(Level.ERROR, what, "renew it")
     elif now < begin:
         what = f"is not valid before {day(begin)}, {days(begin - now)} from now"
         remedy = "compare this machine's clock with the CA's, or reissue the certificate"
         yield DateProblem(Level.ERROR, what, remedy)
     elif end - now < SOON:
         what = f"expires on {day(end)}, in {days(end - now)}"
-        yield DateProblem(Level.WARNING, what, "renew it, and reload")
+        yield DateProblem(Level.WARNING, what, "renew it")
 
 
 def if_other(failure: VerifyFailure, certificate: Certificate) -> str:

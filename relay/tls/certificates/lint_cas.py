@@ -150,7 +150,7 @@ def _lint_usable_ca(
         return Finding(level, shown(use.file), subject_of(certificate), what, remedy, use.where)
 
     for _, what, _ in date_problems(certificate, now):
-        yield finding(Level.WARNING, what, "add its successor to the file, and reload")
+        yield finding(Level.WARNING, what, "add its successor to the file")
     if not is_ca(certificate):
         why = "it is self-signed" if is_self_signed(certificate) else "partial_chain is set"
         what = f"is not a CA certificate: {why}, so only the one peer that has it is trusted"
