@@ -177,6 +177,23 @@ def test_a_file_that_grows_is_not_used_before_it_is_whole(world, pki, tmp_path):
     relay.wait_for(pki, new.issued)
 
 
+def test_a_directory_that_disappears_and_comes_back(world, pki, tmp_path):
+    """As a volume that is unmounted: what is in use stays in use."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    first, second = write(volume, "gateway", leaf(pki)), leaf(pki)
+    relay = world(first.certificate, first.key)
+    shutil.rmtree(volume)
+    log = relay.gateway.wait_for_log("what is in use stays in use")
+    assert f"{first.certificate} does not exist" in log
+    assert relay.serial(pki) == first.issued.certificate.serial_number
+    assert len(relay.pending()) == 2
+    volume.mkdir()
+    second.write(first.certificate, first.key)
+    relay.wait_for(pki, second)
+    assert relay.pending() == []
+
+
 # What is not used.
 
 

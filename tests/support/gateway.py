@@ -132,7 +132,8 @@ class Gateway:
         """Change a setting by nearly nothing, so that a reload makes a generation."""
         text = self.config.read_text()
         before = re.search(r"^watch_s = (\S+)\n", text, re.MULTILINE)
-        watch_s = float(before[1]) + 0.001 if before else 2.001
+        # Once an hour is nearly never.
+        watch_s = (float(before[1]) or 3600) + 0.001 if before else 2.001
         text = text.replace(before[0], "") if before else text
         self.config.write_text(text.replace("[relay]\n", f"[relay]\nwatch_s = {watch_s}\n", 1))
 
