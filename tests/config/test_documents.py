@@ -15,6 +15,7 @@ from relay.remedies import REMEDIES
 ROOT = Path(__file__).resolve().parents[2]
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+MIGRATION = (ROOT / "docs" / "migration-from-httpd.md").read_text(encoding="utf-8")
 MINIMAL = (ROOT / "conf" / "examples" / "minimal.toml").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```toml\n(.*?)^```", CONFIGURATION, re.MULTILINE | re.DOTALL)
 
@@ -85,3 +86,26 @@ def test_the_page_names_every_timeout_and_every_limit():
         "old_generations",
         "state_dir",
     } <= Relay.model_fields.keys()
+
+
+# Every directive of httpd 2.4 about revocation, depth and passphrases.
+DIRECTIVES = re.findall(
+    r"\w+",
+    """
+SSLCARevocationFile SSLCARevocationPath SSLCARevocationCheck
+SSLProxyCARevocationFile SSLProxyCARevocationPath SSLProxyCARevocationCheck
+SSLVerifyDepth SSLProxyVerifyDepth SSLPassPhraseDialog
+SSLOCSPEnable SSLOCSPDefaultResponder SSLOCSPOverrideResponder SSLOCSPNoVerify
+SSLOCSPProxyURL SSLOCSPResponderCertificateFile SSLOCSPResponderTimeout
+SSLOCSPResponseMaxAge SSLOCSPResponseTimeSkew SSLOCSPUseRequestNonce
+SSLUseStapling SSLStaplingCache SSLStaplingErrorCacheTimeout SSLStaplingFakeTryLater
+SSLStaplingForceURL SSLStaplingResponderTimeout SSLStaplingResponseMaxAge
+SSLStaplingResponseTimeSkew SSLStaplingReturnResponderErrors SSLStaplingStandardCacheTimeout
+""",
+)
+
+
+@pytest.mark.parametrize("directive", DIRECTIVES)
+def test_the_migration_page_says_what_becomes_of(directive):
+    rows = [row for row in MIGRATION.splitlines() if row.startswith("|")]
+    assert any(re.search(rf"`{directive}\b", row.split(" | ")[0]) for row in rows)
