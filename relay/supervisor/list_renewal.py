@@ -1,6 +1,7 @@
 """Works out the revoked certificates of trust sets whose files have changed.
 
-It runs in the child that inspects files. A set with a bad list keeps what is in use.
+It runs in the child that inspects files. For a bad list, what is in use stays in use:
+the newer lists of other CAs count nevertheless.
 
 Never: takes a CA that has no list for an error: its peers are refused, and the lists of
 other CAs must not wait.
@@ -30,7 +31,10 @@ from relay.tls.revocation.trust_sets import TrustSet
 
 @dataclass(slots=True)
 class RenewedLists:
-    """By the key of a set of files: the buffers of its trust sets, or its faults."""
+    """By the key of a set of files: the buffers of its trust sets, and its faults.
+
+    With both, the buffers have what can be used, and what is in use for the rest.
+    """
 
     buffers: dict[SetKey, dict[str, bytes]] = field(default_factory=dict)
     problems: dict[SetKey, list[Problem]] = field(default_factory=dict)
@@ -50,17 +54,21 @@ def renew_lists(
     """
     found = RenewedLists()
     builder = SetBuilder(now.timestamp(), files)
-    accepted = accepted_by(generation)
     for key, several in trust_sets_by_key(generation.config).items():
         for each in several if key in keys else ():
             cas = _cas_of(generation, each, files, refused_cas)
             built = builder.build(
-                each, cas, fetched_lists(generation.config, each), accepted.get(each.name)
+                each,
+                cas,
+                fetched_lists(generation.config, each),
+                in_use=generation.revoked.get(each.name),
             )
             if built.errors:
                 found.problems.setdefault(key, []).extend(built.errors)
+            if built.is_partial or not built.errors:
+                found.buffers.setdefault(key, {})[each.name] = built.buffer
+            if built.errors:
                 continue
-            found.buffers.setdefault(key, {})[each.name] = built.buffer
             found.warnings += [
                 as_problem(finding)
                 for finding in lint_set(each, cas, built, now)

@@ -3,7 +3,7 @@
 The child is a copy of the supervisor, so it has the certificates in use. It compares
 the files with them, checks the sets that have changed, and tries the good ones with its
 own copy of the TLS contexts. A set with any fault keeps what is in use; other sets do
-not wait for it.
+not wait for it, nor does a revocation list for another one.
 
 Never: changes anything outside the child.
 Next: `relay.tls.renewal.renew_steps`
@@ -32,7 +32,7 @@ from relay.tls.certificates.inventory import CertificateInfo, certificates_in
 from relay.tls.certificates.lint import LintResult, lint_with_periods
 from relay.tls.certificates.openssl import Issuers
 from relay.tls.certificates.passphrase import passphrase_key
-from relay.tls.certificates.pem import KeyPair, load_authorities, load_key_pair
+from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
 from relay.tls.lint_staples import reasons_to_keep as reasons_to_keep_response
@@ -56,11 +56,13 @@ class RefusedSet:
 class Renewed:
     """What was found: sets to renew, sets with a fault, and sets without a change.
 
-    `digests` are of all sets to renew.
+    `digests` are of all sets to renew. Of the `partial` sets, which have faults, only
+    some revocation lists are renewed.
     """
 
     renewal: Renewal = field(repr=False)
     sets: tuple[FileSet, ...]
+    partial: tuple[FileSet, ...]
     files: tuple[Path, ...]  # the files of these sets that have other bytes
     revoked: Mapping[str, bytes] = field(repr=False)  # for `Renewal.revoked`
     refused: tuple[RefusedSet, ...]
@@ -118,9 +120,11 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
     good = [each for each in reading.changed if each.key not in found.problems]
     named = {each.files[0]: each.wheres[0] for each in good if each.kind not in {"crl", "response"}}
     renewed = {str(file) for file in named}
+    partial, buffers = found.partial(reading), found.lists.buffers
     return Renewed(
-        renewal=_renewal_of(good, reading.files, found),
+        renewal=_renewal_of([*good, *partial], reading.files, found),
         sets=tuple(good),
+        partial=tuple(partial),
         files=tuple(
             dict.fromkeys(
                 path for each in good for path in _other_files(each, in_use, reading.digests)
@@ -128,8 +132,8 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
         ),
         revoked={
             name: buffer
-            for each in good
-            for name, buffer in found.lists.buffers.get(each.key, {}).items()
+            for each in (*good, *partial)
+            for name, buffer in buffers.get(each.key, {}).items()
         },
         refused=tuple(
             RefusedSet(each.key, str(each), each.own_files, tuple(found.problems[each.key]))
@@ -173,6 +177,11 @@ class _Checked:
         """Add to the problems of a set, if there are any."""
         for problem in problems:
             self.problems.setdefault(key, []).append(problem)
+
+    def partial(self, reading: Reading) -> list[FileSet]:
+        """The sets with a fault of which some revocation lists can be used."""
+        keys = self.problems.keys() & self.lists.buffers.keys()
+        return [each for each in reading.changed if each.key in keys]
 
 
 def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
@@ -228,7 +237,7 @@ def _compare(in_use: InUse, reading: Reading, checked: _Checked) -> None:
     """Compare renewed certificates with those in use."""
     config, files = in_use.generation.config, reading.files
     pairs = {each.key: each for each in reading.changed if each.kind == "pair"}
-    before, known = _pairs_in_use(in_use.generation), _issuers(in_use.generation, files)
+    before, known = in_use.generation.pairs(), _issuers(in_use.generation, files)
     for use in pairs_of(config):
         each = pairs.get(("pair", tuple(use.files)))
         old = before.get(use.where)
@@ -238,19 +247,6 @@ def _compare(in_use: InUse, reading: Reading, checked: _Checked) -> None:
         new = load_key_pair(use.where, certificate, key, files, passphrase)
         checked.refuse(each.key, reasons_to_keep(use, old, new, known))
         checked.warnings += warnings_of(use, old, new)
-
-
-def _pairs_in_use(generation: Generation) -> dict[str, KeyPair]:
-    """By configuration key."""
-    found = {
-        f"{live.where}.certificate": live.pair
-        for several in generation.inbound.values()
-        for live in several
-    }
-    for targets in generation.targets.values():
-        for target in targets:
-            found[f"{target.where}.machine_certificate"] = target.pair
-    return found
 
 
 def _issuers(generation: Generation, files: Files) -> Issuers:
@@ -264,6 +260,7 @@ def _issuers(generation: Generation, files: Files) -> Issuers:
 def _try_out(in_use: InUse, reading: Reading, checked: _Checked) -> None:
     """Build the contexts, as every process will. They are this child's own."""
     good = [each for each in reading.changed if each.key not in checked.problems]
+    good += checked.partial(reading)
     try:
         _try(in_use, good, reading, checked)
     except ConfigError:
@@ -272,6 +269,7 @@ def _try_out(in_use: InUse, reading: Reading, checked: _Checked) -> None:
                 _try(in_use, [each], reading, checked)
             except ConfigError as error:
                 checked.refuse(each.key, error.problems)
+                checked.lists.buffers.pop(each.key, None)
 
 
 def _try(in_use: InUse, sets: Collection[FileSet], reading: Reading, checked: _Checked) -> None:

@@ -131,7 +131,7 @@ class Renewals:
             self.pending.remove(key, renewed=False)
         if changed or before != self.pending.keys:
             self._publish()
-        if found.sets:
+        if found.sets or found.partial:
             self._until_at = now + self._rules.hang_s
             self._sets = found.sets
             self._steps = self._put_into_use(found)
@@ -192,9 +192,7 @@ class Renewals:
         for each in found.sets:
             self.pending.remove(each.key, renewed=True)
             self._count("renewed")
-        log.info(
-            "renewed in place: %s; generation %d goes on", ", ".join(map(str, found.files)), number
-        )
+        log.info("renewed in place: %s; generation %d goes on", _renewed_in(found), number)
         self._publish()
 
     def _late_workers(self) -> list[WorkerProcess]:
@@ -215,6 +213,12 @@ class Renewals:
         self._steps, self._sent = None, 0
 
 
+def _renewed_in(found: Renewed) -> str:
+    """What was renewed, for people."""
+    good_lists = (f"the good lists of {each}" for each in found.partial)
+    return ", ".join((*map(str, found.files), *good_lists))
+
+
 def reply_to(found: Renewed, generation: int, problem: str) -> ReloadReply | FailureReply:
     """The answer to a reload that had only files to renew. One bad set is a failure.
 
@@ -223,10 +227,11 @@ def reply_to(found: Renewed, generation: int, problem: str) -> ReloadReply | Fai
     if problem:
         return {"ok": False, "code": EXIT_CANNOT_START, "error": problem}
     files = [str(path) for path in found.files]
+    renewed = _renewed_in(found)
     problems = [str(problem) for refused in found.refused for problem in refused.problems]
     if not problems:
         return {"ok": True, "generation": generation, "renewed": files}
-    others = f"; renewed in place: {', '.join(files)}" if files else ""
+    others = f"; renewed in place: {renewed}" if renewed else ""
     return {
         "ok": False,
         "code": EXIT_CONFIG,

@@ -137,6 +137,14 @@ class Generation:
     periods: dict[str, ValidityPeriod] = field(default_factory=dict)
     revoked: dict[str, RevokedSet] = field(default_factory=dict)  # by the trust set's name
 
+    def pairs(self) -> dict[str, KeyPair]:
+        """Every certificate with its key, by configuration key."""
+        routes = (one for several in self.inbound.values() for one in several)
+        targets = (one for several in self.targets.values() for one in several)
+        return {f"{each.where}.certificate": each.pair for each in routes} | {
+            f"{each.where}.machine_certificate": each.pair for each in targets
+        }
+
 
 def free_steps(generation: Generation) -> Iterator[None]:
     """Free a generation's contexts in steps.

@@ -269,6 +269,36 @@ def test_a_bad_list_on_disk_is_pending_until_a_good_one_comes(start, pki, body, 
     )
 
 
+@pytest.mark.parametrize("bad", [b"<html>503</html>", None], ids=["page", "missing"])
+def test_a_bad_list_holds_up_no_revocation_of_another_ca(start, pki, echo, tmp_path, bad):
+    """Of the bad one, what is in use stays in use."""
+    ca, ours, theirs = tmp_path / "ca.pem", tmp_path / "ours.crl", tmp_path / "theirs.crl"
+    ca.write_bytes(pki.ca.read_bytes() + pki.foreign_ca.read_bytes())
+    foreign = pki.client_foreign.issued.certificate
+    ours.write_bytes(make_crl(pki.authority))
+    theirs.write_bytes(make_crl(pki.foreign_authority, [foreign]))
+    route = route_table(pki, client_ca=ca, client_crl=[ours, theirs])
+    gateway = start(listener_table(route) + pool_table(pki, [echo.address]), relay=WATCHED)
+    assert serves(pki, gateway, pki.client)
+    if bad is None:
+        theirs.unlink()
+    else:
+        theirs.write_bytes(bad)
+    gateway.wait_for_log("what is in use stays in use")
+    ours.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
+    gateway.wait_for_log("renewed in place: the good lists of")
+    assert not serves(pki, gateway, pki.client)
+    assert not serves(pki, gateway, pki.client_foreign)
+    assert serves(pki, gateway, pki.client_spiffe)
+    assert str(theirs) in gateway.command("status").stdout
+    said = gateway.command("reload")
+    assert said.returncode == 78
+    assert "renewed in place" not in said.stderr, "nothing is newer"
+    theirs.write_bytes(make_crl(pki.foreign_authority, number=2))
+    wait_until("the good list counts", lambda: serves(pki, gateway, pki.client_foreign))
+    assert not serves(pki, gateway, pki.client)
+
+
 def test_a_ca_and_its_list_are_renewed_together(start, pki, echo, tmp_path):
     ca, file = tmp_path / "ca.pem", tmp_path / "ca.crl"
     ca.write_bytes(pki.ca.read_bytes())

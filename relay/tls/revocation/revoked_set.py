@@ -187,6 +187,17 @@ class RevokedSet:
         """The lists that were signed with this key."""
         return self._by_key.get(issuer_key, ())
 
+    def packed(self, index: int) -> Packed:
+        """The entries of one list, to build another set with them."""
+        entries = zip(self._hashes, self._details, strict=True)
+        return Packed(
+            [
+                wanted << 32 | detail ^ index
+                for wanted, detail in entries
+                if detail & _LIST_MASK == index
+            ]
+        )
+
     def find(self, issuer_key: bytes, serial: bytes) -> Entry | None:
         """The entry of a certificate, if it is revoked.
 

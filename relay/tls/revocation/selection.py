@@ -2,7 +2,8 @@
 
 For each key of a CA, and each scope, the newest complete list counts, with the newest
 delta that fits it. A list that would go back behind the one in use is refused: an old
-list is genuine, and lacks the newest revocations.
+list is genuine, and lacks the newest revocations. What it would have replaced stays in
+use, and the lists of other CAs do not wait.
 
 Never: reads a file, or knows the configuration.
 """
@@ -19,7 +20,7 @@ from relay.tls.certificates.findings import quoted
 from relay.tls.revocation.crl import RevocationList, at_text, check_date, find_signer, key_id
 from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.fields import CrlError
-from relay.tls.revocation.revoked_set import ListInfo, Packed, with_delta
+from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, with_delta
 
 Key = tuple[bytes, Scope]
 """The id of the issuer's key, and what the list covers."""
@@ -40,12 +41,14 @@ class Accepted(NamedTuple):
 class Selection:
     """The lists that count, with their entries, and what was found on the way.
 
-    With `errors` the selection must not be used. `unused` lists do no harm.
+    With `errors` the selection must not be used, unless it `is_partial`: then `lists`
+    has newer ones, and for the bad ones what is in use. `unused` lists do no harm.
     """
 
     lists: list[tuple[ListInfo, Packed]] = field(default_factory=list)
     errors: list[CrlError] = field(default_factory=list)
     unused: list[CrlError] = field(default_factory=list)
+    is_partial: bool = False
 
     @contextmanager
     def noting(self, group: _Group, *, in_use: bool) -> Iterator[None]:
@@ -83,14 +86,17 @@ def select(
     *,
     fetched: Iterable[RevocationList] = (),
     learned: Sequence[Certificate] = (),
+    in_use: RevokedSet | None = None,
+    unread: bool = False,
 ) -> Selection:
     """Choose the lists that count for these CAs.
 
     A list of `lists` that cannot be used is an error; one of `fetched` is unused. The
-    intermediates in `learned` may have signed lists, too.
+    intermediates in `learned` may have signed lists, too. With the set `in_use`, the
+    good lists count although others are bad, or `unread`.
     """
     selection = Selection()
-    accepted = accepted or {}
+    accepted = accepted_of(in_use.lists) if in_use is not None else accepted or {}
     named = {each.subject for each in cas}
     groups: dict[Key, _Group] = {}
     every = [(crl, True) for crl in lists] + [(crl, False) for crl in fetched]
@@ -111,20 +117,38 @@ def select(
             choice = _choose(key, group, selection.unused)
             _check_progress(choice.info, accepted.get(key))
             chosen.append((key, group, choice))
+    gone = list(_gone([choice.info for _, _, choice in chosen], cas, accepted))
     if not selection.errors:
-        selection.errors += _lost([choice.info for _, _, choice in chosen], cas, accepted)
+        selection.errors += [_lost(accepted[key]) for key in gone]
     # Packing is costly, and a bad list is looked at again and again.
-    for key, group, choice in () if selection.errors else chosen:
+    news = in_use is not None and any(_is_newer(each.info, accepted) for _, _, each in chosen)
+    for key, group, choice in chosen if news or not (selection.errors or unread) else ():
         with selection.noting(group, in_use=key in accepted):
             selection.lists.append((choice.info, choice.pack(pack)))
+    if in_use is not None and (selection.errors or unread):
+        selection.is_partial = any(_is_newer(info, accepted) for info, _ in selection.lists)
+        _keep(selection, in_use, {*gone, *groups})
     return selection
 
 
-def _lost(
+def _keep(selection: Selection, in_use: RevokedSet, failed: set[Key]) -> None:
+    """Add what is in use of those lists of which no successor can be used."""
+    failed -= {(info.issuer_key, info.scope) for info, _ in selection.lists}
+    for index, info in enumerate(in_use.lists):
+        if (info.issuer_key, info.scope) in failed:
+            selection.lists.append((info, in_use.packed(index)))
+
+
+def _is_newer(info: ListInfo, accepted: Mapping[Key, Accepted]) -> bool:
+    before = accepted.get((info.issuer_key, info.scope))
+    return before is None or before[:2] != (info.number, info.this_update)
+
+
+def _gone(
     lists: Iterable[ListInfo],
     cas: Iterable[Certificate],
     accepted: Mapping[Key, Accepted],
-) -> Iterator[CrlError]:
+) -> Iterator[Key]:
     """The lists that are gone: what they revoke would be forgotten.
 
     A complete list takes the place of all others of its CA. New scopes do so too: the
@@ -137,13 +161,17 @@ def _lost(
         for issuer_key, scope in found
         if scope == Scope() or (issuer_key, scope) not in accepted
     }
-    for (issuer_key, scope), before in accepted.items():
+    for issuer_key, scope in accepted:
         left = issuer_key in trusted and issuer_key not in replaced
         if left and (issuer_key, scope) not in found:
-            yield CrlError(
-                f"{before.name} is in use, and no list has taken its place",
-                "put back the list of this CA",
-            )
+            yield issuer_key, scope
+
+
+def _lost(before: Accepted) -> CrlError:
+    return CrlError(
+        f"{before.name} is in use, and no list has taken its place",
+        "put back the list of this CA",
+    )
 
 
 @dataclass(frozen=True, slots=True)

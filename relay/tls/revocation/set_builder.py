@@ -34,13 +34,15 @@ from relay.tls.revocation.trust_sets import TrustSet
 class BuiltSet:
     """The revoked certificates of a set, and what was found on the way.
 
-    With `errors` it must not be used. `unused` are lists that do no harm.
+    With `errors` it must not be used, unless it `is_partial`: then it has newer lists,
+    and for the bad ones what is in use. `unused` are lists that do no harm.
     """
 
     buffer: bytes
     lists: tuple[ListInfo, ...]
     errors: tuple[Problem, ...] = ()
     unused: tuple[Problem, ...] = ()
+    is_partial: bool = False
 
 
 class SetBuilder:
@@ -58,11 +60,12 @@ class SetBuilder:
         cas: Iterable[Certificate],
         fetched: FetchedLists | None = None,
         accepted: Mapping[Key, Accepted] | None = None,
+        in_use: RevokedSet | None = None,
     ) -> BuiltSet:
         """Build a set.
 
         Of `fetched`, what is missing or unusable does not count. `accepted` is what the
-        set in use has.
+        set in use has, or give it as `in_use`: then the set may be partial.
         """
         use = trust_set.uses[0]
         cas, fetched = tuple(cas), fetched or FetchedLists()
@@ -93,14 +96,18 @@ class SetBuilder:
             accepted,
             fetched=_unlike(fetched_lists, lists),
             learned=issuers,
+            in_use=in_use,
+            unread=bool(errors),
         )
         errors += [Problem(use.where, each.what, each.remedy) for each in selection.errors]
         unused += [Problem(use.where, each.what, each.remedy) for each in selection.unused]
         if len(selection.lists) > MOST_LISTS:
             what = f"there are {len(selection.lists)} lists that count, and {MOST_LISTS} fit"
             errors.append(Problem(use.where, what, "have the CAs split their lists less"))
-        buffer = build([] if errors else selection.lists)
-        return BuiltSet(buffer, RevokedSet(buffer).lists, tuple(errors), tuple(unused))
+            selection.is_partial = False
+        buffer = build(selection.lists if selection.is_partial or not errors else [])
+        count = RevokedSet(buffer).lists
+        return BuiltSet(buffer, count, tuple(errors), tuple(unused), selection.is_partial)
 
     def _forget_early(self, lists: Iterable[RevocationList], fetched: FetchedLists) -> None:
         """Let files whose lists do not count yet be read again when they are touched.

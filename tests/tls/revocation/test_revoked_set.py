@@ -44,6 +44,14 @@ def test_a_certificate_is_found_if_and_only_if_it_is_revoked(ours, theirs, tried
         assert (revoked.find(OTHER, serial) is not None) is (serial in theirs)
 
 
+@given(st.lists(SERIALS, min_size=1, max_size=4))
+def test_the_entries_of_each_list_come_out_as_they_went_in(lists):
+    packed = [made([(serial, DAY, 1) for serial in each]) for each in lists]
+    revoked = RevokedSet(build(packed))
+    for index, (_, expected) in enumerate(packed):
+        assert revoked.packed(index).entries == sorted(expected.entries)
+
+
 @given(
     st.dictionaries(
         st.binary(min_size=1, max_size=20),

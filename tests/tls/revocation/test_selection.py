@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from relay.demo.ca import Authority
 from relay.tls.revocation.crl import entries_of, key_id
@@ -16,15 +17,17 @@ NAMESAKE = Authority.root("Root")
 OTHER = Authority.root("Other")
 CAS = [parsed(each.certificate) for each in (ROOT, NAMESAKE)]
 KEYS = [key_id(each.spki) for each in CAS]
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
 
 
-def chosen(*lists, cas=CAS, accepted=None):
+def chosen(*lists, cas=CAS, accepted=None, **more):
     return select(
         lists,
         cas,
         datetime.now(UTC).timestamp(),
         lambda crl, key: pack(key, entries_of(crl)),
         accepted,
+        **more,
     )
 
 
@@ -200,3 +203,60 @@ def test_a_fetched_list_that_goes_back_leaves_the_set_in_use():
         fetched=[shard(1, number=4)],
     )
     assert "has the number 5" in sentences(found.errors)
+
+
+def in_use(*lists):
+    return RevokedSet(build(chosen(*lists).lists))
+
+
+SPLIT = [listed(NAMESAKE, 9, number=n, scope={"uris": (f"http://a/{n}",)}) for n in (4, 5)]
+BAD = {
+    "older": [listed(NAMESAKE, number=1)],
+    "forged": [listed(NAMESAKE, number=9, signer=OTHER.key)],
+    "of the future": [listed(NAMESAKE, number=9, age=timedelta(hours=-1))],
+    "gone": [],
+    "a delta alone": [listed(NAMESAKE, number=9, base=7)],
+    "strange entries": [listed(NAMESAKE, 1, number=9, entry_extensions=[(UNKNOWN, True)])],
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_bad_list_does_not_hold_up_another_cas(bad):
+    """What it would have replaced stays, and the newer list of the other CA counts."""
+    before = in_use(listed(ROOT, 5), listed(NAMESAKE, 6, 7, number=3))
+    found = chosen(listed(ROOT, 8, number=2), *bad, in_use=before)
+    assert found.errors
+    assert found.is_partial
+    assert found_in(found, 8)
+    assert not found_in(found, 5)
+    assert all(found_in(found, n, KEYS[1]) for n in (6, 7))
+    [kept] = RevokedSet(build(found.lists)).lists_of(KEYS[1])
+    assert (kept.number, kept.entries) == (3, 2)
+    again = chosen(listed(ROOT, 8, number=2), *bad, in_use=RevokedSet(build(found.lists)))
+    assert again.errors
+    assert not again.is_partial, "nothing is newer than what is in use now"
+
+
+def test_a_file_that_cannot_be_read_holds_up_no_other():
+    before = in_use(listed(ROOT, 5), listed(NAMESAKE, 6))
+    found = chosen(listed(ROOT, 8, number=2), in_use=before, unread=True)
+    assert found.is_partial
+    assert found_in(found, 8)
+    assert found_in(found, 6, KEYS[1])
+
+
+def test_a_ca_that_is_gone_keeps_no_list_in_a_partial_set():
+    before = in_use(listed(ROOT, 5), listed(NAMESAKE, 6))
+    found = chosen(listed(ROOT, 8, number=2), cas=CAS[:1], in_use=before, unread=True)
+    assert found.is_partial
+    assert not found_in(found, 6, KEYS[1])
+
+
+def test_a_new_split_counts_beside_a_bad_list_and_after_it():
+    before = in_use(listed(ROOT, 5, number=5), listed(NAMESAKE, 6, number=3))
+    found = chosen(listed(ROOT, number=4), *SPLIT, in_use=before)
+    assert found.is_partial
+    assert found_in(found, 9, KEYS[1])
+    assert not found_in(found, 6, KEYS[1])
+    after = chosen(listed(ROOT, number=6), *SPLIT, in_use=RevokedSet(build(found.lists)))
+    assert after.errors == []
