@@ -35,6 +35,7 @@ from relay.tls.certificates.findings import Finding, Level
 from relay.tls.certificates.lint import lint
 from relay.tls.ciphers import lint_ciphers
 from relay.tls.contexts import build_generation
+from relay.tls.lint_key_suites import lint_key_suites
 from relay.tls.lint_staples import lint_staples
 from relay.tls.revocation.lint_lists import lint_lists
 
@@ -73,6 +74,7 @@ def check_all(config: Config) -> CheckReport:
     findings = lint(config, now, files) + lint_ciphers(config) + check_owners(config)
     lists = lint_lists(config, now, files, partial(fetched_lists, config), {})
     findings += lists.findings + lists.dates
+    findings += lint_key_suites(config, files)
     findings += lint_staples(config, now, files)
     findings += openssl_conf_findings(os.environ.get("OPENSSL_CONF", ""))
     problems: list[Problem] = []

@@ -50,6 +50,7 @@ from relay.tls.certificates.lint import lint_with_periods
 from relay.tls.certificates.validity_periods import ValidityPeriod
 from relay.tls.ciphers import lint_ciphers
 from relay.tls.cookie_secret import load_secrets
+from relay.tls.lint_key_suites import lint_key_suites
 from relay.tls.lint_staples import lint_staples
 from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.selection import Accepted, Key
@@ -155,6 +156,7 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
     findings += lint_ciphers(config) + check_owners(config)
     checked = lint_lists(config, now, files, partial(fetched_lists, config), request.accepted)
     findings += checked.findings
+    findings += lint_key_suites(config, files)
     findings += lint_staples(config, now, files)
     errors = [one for one in findings if one.level is Level.ERROR]
     problems = [as_problem(one) for one in errors if request.strict or not one.temporary]

@@ -35,6 +35,7 @@ from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.certificates.pem import load_authorities, load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
+from relay.tls.lint_key_suites import suites_lost
 from relay.tls.lint_staples import reasons_to_keep as reasons_to_keep_response
 from relay.tls.renewal import Renewal, renew
 from relay.tls.revocation.revoked_set import RevokedSet
@@ -201,7 +202,7 @@ def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
                 elif not finding.temporary:
                     # A certificate that lives for days "expires soon" at each renewal.
                     checked.warnings.append(as_problem(finding))
-    _compare(in_use, reading, checked)
+    _compare(in_use, now, reading, checked)
     _renew_lists(in_use, now, reading, checked)
     _try_out(in_use, reading, checked)
     return checked
@@ -233,7 +234,7 @@ def _concerns(finding: Finding, each: FileSet) -> bool:
     )
 
 
-def _compare(in_use: InUse, reading: Reading, checked: _Checked) -> None:
+def _compare(in_use: InUse, now: datetime, reading: Reading, checked: _Checked) -> None:
     """Compare renewed certificates with those in use."""
     config, files = in_use.generation.config, reading.files
     pairs = {each.key: each for each in reading.changed if each.kind == "pair"}
@@ -245,7 +246,11 @@ def _compare(in_use: InUse, reading: Reading, checked: _Checked) -> None:
             continue
         certificate, key, passphrase = use.files
         new = load_key_pair(use.where, certificate, key, files, passphrase)
-        checked.refuse(each.key, reasons_to_keep(use, old, new, known))
+        worse = [*reasons_to_keep(use, old, new, known), *suites_lost(use, old, new)]
+        if old.leaf.not_valid_after_utc > now:
+            checked.refuse(each.key, worse)
+        else:  # what is in use serves nobody
+            checked.warnings += worse
         checked.warnings += warnings_of(use, old, new)
 
 

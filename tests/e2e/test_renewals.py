@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -329,6 +330,29 @@ def test_a_certificate_that_lives_for_hours_is_no_news(world, pki):
         assert relay.serial(pki) == new.certificate.serial_number
     assert "in 0 days" not in relay.gateway.log()
     assert relay.gateway.log().count("before the certificate that it replaces") == 1
+
+
+def test_a_key_that_no_suite_of_the_route_names_is_not_used(start, pki, echo, tmp_path):
+    """As when an ACME client goes over from RSA to ECDSA by itself."""
+    files = write(tmp_path, "gateway", leaf(pki, key_type="rsa-2048"))
+    route = route_table(pki, files=files, ciphers_tls12="ECDHE-RSA-AES128-GCM-SHA256")
+    gateway = start(listener_table(route) + pool_table(pki, [echo.address]), relay=FAST)
+    leaf(pki).write(files.certificate, files.key)
+    gateway.wait_for_log("has an EC key, and ciphers_tls12 has no suite for it")
+    context = context_of(pki)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert talk(pki, gateway.port(), context=context) == b"hello"
+
+
+def test_an_expired_certificate_is_replaced_by_a_narrower_one(start, pki, echo, tmp_path):
+    old = leaf(pki, not_before=NOW - timedelta(days=9), not_after=NOW - timedelta(days=1))
+    files = write(tmp_path, "gateway", old)
+    route = route_table(pki, files=files, sni=["app.example.com", "www.example.com"])
+    gateway = start(listener_table(route) + pool_table(pki, [echo.address]), relay=FAST)
+    leaf(pki, names=("app.example.com",)).write(files.certificate, files.key)
+    gateway.wait_for_log("does not carry www.example.com")
+    gateway.wait_for_log("no longer disabled")
+    assert talk(pki, gateway.port()) == b"hello"
 
 
 def test_a_default_route_keeps_a_certificate_of_other_names(world, pki):

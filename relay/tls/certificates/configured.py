@@ -51,6 +51,8 @@ class PairUse:
     pool: str = ""  # set for a machine certificate, empty for a route's
     groups: str = ""
     min_version: str = ""
+    max_version: str = ""
+    ciphers_tls12: str = ""  # of a route with TLS 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def pairs_of(config: Config) -> Iterator[PairUse]:
                 sni=route.sni,
                 groups=route.groups,
                 min_version=route.min_version,
+                max_version=route.max_version,
+                ciphers_tls12=route.ciphers_tls12 if route.min_version == "TLSv1.2" else "",
             )
     for name, pool in config.pool.items():
         if pool.machine_certificate is not None:

@@ -97,6 +97,14 @@ def key_problem(certificate: Certificate, groups: str, *, to_servers: bool) -> K
     return KeyProblem(what, _REMEDY, refused=True)
 
 
+def kind_in_suites(certificate: Certificate) -> str:
+    """The kind of key that a TLS 1.2 suite must name; empty if none names it."""
+    algorithm = certificate.key.algorithm
+    if algorithm in _GOOD and not algorithm.startswith("1.3.101."):
+        return "RSA"
+    return "ECDSA" if algorithm == _EC or algorithm in _GOOD else ""
+
+
 def _pss_problem(spki: bytes) -> KeyProblem | None:
     """A hash or salt restriction that TLS cannot satisfy (RSA-PSS, RFC 4055, 3.1)."""
     try:
