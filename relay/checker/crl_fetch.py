@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -17,8 +17,30 @@ from typing import NamedTuple
 from relay.checker.crl_cache import CrlCache, Note
 from relay.checker.crl_download import Document, FetchError, Validators, download
 from relay.shared.catalogue import CRL_INVALID, CRL_NOT_KEPT, CRL_NOT_MODIFIED, CRL_OK, CRL_OLDER
+from relay.tls.certificates.certificate import Name
+from relay.tls.revocation.distribution_points import Scope
 
 log = logging.getLogger(__name__)
+
+
+class Kind(NamedTuple):
+    """What a list is about."""
+
+    issuer: Name
+    issuer_key: bytes
+    scope: Scope
+    is_delta: bool
+
+    def replaces(self, other: Kind) -> bool:
+        """Whether a list of this kind may take the place of another one's.
+
+        A CA may have a new key, or one list where it had several.
+        """
+        return (
+            self.issuer == other.issuer
+            and self.scope in {other.scope, Scope()}
+            and self.is_delta <= other.is_delta
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +48,11 @@ class ListFacts:
     """What was read of a list whose signature is right. Times are Unix time.
 
     `name` is for messages. Numbers and times are comparable between lists with the same
-    `kind`: of one issuer's key, and with one scope.
+    `kind`.
     """
 
     name: str
-    kind: Hashable
+    kind: Kind
     number: int | None
     this_update: float
     next_update: float | None
@@ -139,6 +161,7 @@ def _keep(
     is_new = kept is None or kept.digest != digest
     if kept is not None:
         _refuse_older(facts, kept.facts)
+        _refuse_others(facts, kept.facts)
     # An unchanged list stays as it is: a new file would be read and verified again.
     if is_new or not cache.has(source.url):
         cache.store(source.url, body)
@@ -159,6 +182,19 @@ def _refuse_older(facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> None
         )
         if older_number or new.this_update < known.this_update:
             raise FetchError(CRL_OLDER, f"the server has an older list: {new}")
+
+
+def _refuse_others(facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> None:
+    """Raise FetchError for a genuine list that is about other certificates.
+
+    An attacker who can answer in the server's place could hide all revocations with it.
+    """
+    now_at = time.time()
+    for one in kept:
+        counts = one.next_update is None or one.next_update > now_at
+        if counts and not any(new.kind.replaces(one.kind) for new in facts):
+            what = ", ".join(each.name for each in facts)
+            raise FetchError(CRL_INVALID, f"the server has another list now: {what}")
 
 
 def _digest(body: bytes) -> str:

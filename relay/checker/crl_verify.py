@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from relay.checker.crl_download import FetchError
-from relay.checker.crl_fetch import ListFacts, Verify
+from relay.checker.crl_fetch import Kind, ListFacts, Verify
 from relay.errors import Problem
 from relay.shared.catalogue import CRL_INVALID
 from relay.tls.certificates.certificate import Certificate
@@ -53,7 +53,7 @@ def _verified(crl: RevocationList, cas: Sequence[Certificate]) -> ListFacts:
     number = "" if crl.number is None else f" {crl.number}"
     return ListFacts(
         f"{'delta CRL' if is_delta else 'CRL'}{number} of {quoted(crl.issuer.rfc4514_string())}",
-        (key_id(signer.spki), crl.scope, is_delta),
+        Kind(crl.issuer, key_id(signer.spki), crl.scope, is_delta),
         crl.number,
         crl.this_update,
         crl.next_update,

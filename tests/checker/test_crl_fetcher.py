@@ -22,7 +22,7 @@ from relay.demo.ca import Authority
 from relay.shared.backends_view import HEALTH_FILE
 from tests.support.clockwork import Clockwork
 from tests.support.crl_server import CrlServer
-from tests.support.crls import large_crl, make_crl
+from tests.support.crls import large_crl, make_crl, to_pem
 from tests.support.pki import parsed
 
 ROOT, OTHER = Authority.root("Root"), Authority.root("Other")
@@ -179,6 +179,21 @@ BAD = {
         "older",
         "the server has an older list: CRL 4",
     ),
+    "genuine, of CAs only": (
+        make_crl(ROOT, number=6, age=timedelta(minutes=1), scope={"only_contains_ca_certs": True}),
+        "invalid",
+        'the server has another list now: CRL 6 of "CN=Root"',
+    ),
+    "genuine, a shard": (
+        make_crl(ROOT, number=6, age=timedelta(minutes=1), scope={"uris": ("http://a/1",)}),
+        "invalid",
+        "the server has another list now: CRL 6",
+    ),
+    "genuine, a delta": (
+        make_crl(ROOT, number=6, age=timedelta(minutes=1), base=5),
+        "invalid",
+        "the server has another list now: delta CRL 6",
+    ),
     "an earlier date": (
         make_crl(ROOT, number=6, age=timedelta(hours=2)),
         "older",
@@ -206,7 +221,42 @@ def test_a_bad_answer_leaves_the_last_good_list(world, said, case):
     assert world.kept() == ROOTS_LIST
 
 
-@pytest.mark.parametrize("case", [case for case in BAD if BAD[case][1] == "invalid"])
+AT_FIRST = [case for case in BAD if BAD[case][1] == "invalid" and "genuine" not in case]
+
+
+def test_a_list_of_another_trusted_ca_does_not_replace_one(world):
+    """An attacker on the way could hide all revocations with it."""
+    world.server.put(ROOTS_LIST)
+    world.begin(cas=(ROOT, OTHER))
+    world.fetch()
+    world.server.put(make_crl(OTHER))
+    assert world.fetch() == ["invalid"]
+    assert world.kept() == ROOTS_LIST
+    both = to_pem(make_crl(OTHER), make_crl(ROOT, number=6, age=timedelta(minutes=1)))
+    world.server.put(both)
+    assert world.fetch() == ["ok"]
+    assert world.kept() == both
+
+
+def test_a_ca_may_have_a_new_key(world):
+    world.server.put(ROOTS_LIST)
+    world.begin(cas=(ROOT, NAMESAKE))
+    world.fetch()
+    world.server.put(make_crl(NAMESAKE))
+    assert world.fetch() == ["ok"]
+
+
+def test_one_list_may_replace_a_shard_and_an_expired_one_is_replaced_by_any(world):
+    world.server.put(make_crl(ROOT, scope={"uris": ("http://a/1",)}))
+    world.begin(cas=(ROOT, OTHER))
+    world.fetch()
+    world.server.put(make_crl(ROOT, age=timedelta(minutes=40), lasts=timedelta(minutes=10)))
+    assert world.fetch() == ["ok"]
+    world.server.put(make_crl(OTHER))
+    assert world.fetch() == ["ok"]
+
+
+@pytest.mark.parametrize("case", AT_FIRST)
 def test_a_bad_answer_at_first_keeps_nothing(world, said, case):
     world.server.put(BAD[case][0])
     world.begin()

@@ -39,6 +39,11 @@ class Scope:
             return False
         return not self.uris or any(uri in self.uris for uri in uris)
 
+    def is_covered_by(self, others: Sequence[Scope]) -> bool:
+        """Whether others, shards or not, are about its kinds of certificates."""
+        kinds = (self.only,) if self.only else ("user", "ca")
+        return all(any(other.only in {"", kind} for other in others) for kind in kinds)
+
     def __str__(self) -> str:
         """For people; "" for a complete list."""
         shard = f"the certificates of {self.uris[0]}" if self.uris else ""

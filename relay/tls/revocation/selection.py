@@ -151,20 +151,18 @@ def _gone(
 ) -> Iterator[Key]:
     """The lists that are gone: what they revoke would be forgotten.
 
-    A complete list takes the place of all others of its CA. New scopes do so too: the
-    CA may have split its lists in another way.
+    A complete list takes the place of all others of its CA. New scopes do so too if
+    they are about the same kind of certificates: the CA may have split its lists in
+    another way.
     """
     trusted = {key_id(each.spki) for each in cas}
     found = {(info.issuer_key, info.scope) for info in lists}
-    replaced = {
-        issuer_key
-        for issuer_key, scope in found
-        if scope == Scope() or (issuer_key, scope) not in accepted
-    }
-    for issuer_key, scope in accepted:
-        left = issuer_key in trusted and issuer_key not in replaced
-        if left and (issuer_key, scope) not in found:
-            yield issuer_key, scope
+    for key in accepted:
+        issuer_key, scope = key
+        new = [each for of_key, each in found - accepted.keys() if of_key == issuer_key]
+        is_whole = (issuer_key, Scope()) in found or scope.is_covered_by(new)
+        if issuer_key in trusted and key not in found and not is_whole:
+            yield key
 
 
 def _lost(before: Accepted) -> CrlError:

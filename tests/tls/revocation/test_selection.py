@@ -192,6 +192,19 @@ def test_a_ca_may_split_its_lists_in_another_way(shards):
     assert chosen(*lists, accepted=accepted).errors == []
 
 
+USERS, ONLY_CAS = ({f"only_contains_{which}_certs": True} for which in ("user", "ca"))
+
+
+@pytest.mark.parametrize("before", [{}, USERS], ids=["all", "users"])
+def test_a_list_of_other_certificates_takes_no_ones_place(before):
+    """A CA may publish both: one must not hide the other's revocations."""
+    accepted = accepted_by(listed(ROOT, 5, **({"scope": before} if before else {})))
+    of_cas = listed(ROOT, number=9, scope=ONLY_CAS)
+    assert "no list has taken its place" in sentences(chosen(of_cas, accepted=accepted).errors)
+    both = (of_cas, listed(ROOT, number=9, scope={"uris": ("http://a/1",), **USERS}))
+    assert chosen(*both, accepted=accepted).errors == []
+
+
 def test_a_fetched_list_that_goes_back_leaves_the_set_in_use():
     accepted = accepted_by(shard(1, number=5), shard(2))
     found = select(
