@@ -136,13 +136,15 @@ class Kicks:
         if request.undo:
             log.warning("kick of %s is undone by %s", shown, request.by)
         else:
+            why = f" ({request.why})" if request.why else ""
+            then = f"is kept out for {left_s:.0f} s" if left_s else "may connect again"
             log.warning(
-                "kick of %s by %s%s: %d sessions are ended, and the client is kept out for %.0f s",
+                "kick of %s by %s%s: sessions ended: %d; the client %s",
                 shown,
                 request.by,
-                f" ({request.why})" if request.why else "",
+                why,
                 ended,
-                left_s,
+                then,
             )
         order.client.reply(
             {

@@ -74,6 +74,15 @@ def _fetched_files(config: Config, trust_set: TrustSet) -> Iterable[Path]:
         yield learned_file(state_dir)  # it changes with each list that it names
 
 
+def name_of(config: Config, file: Path) -> str:
+    """A renewed file for operators: a fetched list is known by its URL."""
+    for each in trust_sets_of(config).values():
+        for url in each.urls:
+            if file == cached_list(config.relay.state_dir, url):
+                return url
+    return str(file)
+
+
 def fetched_lists(config: Config, trust_set: TrustSet) -> FetchedLists:
     """What the checker has fetched for a trust set, where it keeps it."""
     state_dir = config.relay.state_dir

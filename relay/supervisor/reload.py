@@ -192,7 +192,7 @@ class Reloads:
         self._switchover.stay()
         reply = reply_to(found, self._fleet.generations.number, self._renewals.problem)
         if reply["ok"]:
-            if not found.files:
+            if not found.names:
                 log.info("nothing has changed; generation %d goes on", reply["generation"])
             self._announcer.reload_is_over(succeeded=True)
             self._answer(reply)

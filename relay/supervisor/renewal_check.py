@@ -21,7 +21,7 @@ from relay.config.model import Config
 from relay.errors import ConfigError, Problem
 from relay.files import Files, Fingerprint
 from relay.supervisor.list_renewal import RenewedLists, renew_lists
-from relay.supervisor.list_sets import all_sets
+from relay.supervisor.list_sets import all_sets, name_of
 from relay.supervisor.privileges import Identity
 from relay.supervisor.set_reading import Digests, Reading, read_steadily
 from relay.tls.certificates.certificate import Certificate
@@ -64,7 +64,7 @@ class Renewed:
     renewal: Renewal = field(repr=False)
     sets: tuple[FileSet, ...]
     partial: tuple[FileSet, ...]
-    files: tuple[Path, ...]  # the files of these sets that have other bytes
+    names: tuple[str, ...]  # of the files of these sets that have other bytes
     revoked: Mapping[str, bytes] = field(repr=False)  # for `Renewal.revoked`
     refused: tuple[RefusedSet, ...]
     unchanged: frozenset[SetKey]
@@ -126,9 +126,11 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
         renewal=_renewal_of([*good, *partial], reading.files, found),
         sets=tuple(good),
         partial=tuple(partial),
-        files=tuple(
+        names=tuple(
             dict.fromkeys(
-                path for each in good for path in _other_files(each, in_use, reading.digests)
+                name_of(in_use.generation.config, path)
+                for each in good
+                for path in _other_files(each, in_use, reading.digests)
             )
         ),
         revoked={

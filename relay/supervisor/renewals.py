@@ -216,7 +216,7 @@ class Renewals:
 def _renewed_in(found: Renewed) -> str:
     """What was renewed, for people."""
     good_lists = (f"the good lists of {each}" for each in found.partial)
-    return ", ".join((*map(str, found.files), *good_lists))
+    return ", ".join((*found.names, *good_lists))
 
 
 def reply_to(found: Renewed, generation: int, problem: str) -> ReloadReply | FailureReply:
@@ -226,16 +226,16 @@ def reply_to(found: Renewed, generation: int, problem: str) -> ReloadReply | Fai
     """
     if problem:
         return {"ok": False, "code": EXIT_CANNOT_START, "error": problem}
-    files = [str(path) for path in found.files]
+    names = list(found.names)
     renewed = _renewed_in(found)
     problems = [str(problem) for refused in found.refused for problem in refused.problems]
     if not problems:
-        return {"ok": True, "generation": generation, "renewed": files}
+        return {"ok": True, "generation": generation, "renewed": names}
     others = f"; renewed in place: {renewed}" if renewed else ""
     return {
         "ok": False,
         "code": EXIT_CONFIG,
         "error": f"these files were refused, what is in use stays in use{others}",
         "problems": problems,
-        "renewed": files,
+        "renewed": names,
     }

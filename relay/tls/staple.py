@@ -17,6 +17,8 @@ from relay.tls.certificates.certificate import Certificate
 from relay.tls.ocsp_response import ResponseError, check_response
 from relay.tls.raw import EXTENSION_NO_ACK, EXTENSION_OK, NULL, Pointer, ffi, lib
 
+_NOTHING = "is missing, empty or not readable"
+
 
 class Staple:
     """The response of one route. A renewal replaces it in place."""
@@ -50,7 +52,7 @@ class Staple:
             try:
                 usable = check_response(candidate, chain, known, now_at)
             except ResponseError as error:
-                self.why = self.why or error.what
+                self.why = self.why or (error.what if candidate else _NOTHING)
             else:
                 self._response, self.until_at, self.why = usable.der, usable.until_at, ""
                 return

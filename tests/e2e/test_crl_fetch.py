@@ -242,6 +242,7 @@ def test_who_is_revoked_at_the_server_is_out_within_seconds(start, server, body,
         server.put(next_list)
         assert ended(live), "an open session ends"
     gateway.wait_for_access(reason="revoked_during_session")
+    gateway.wait_for_log(f"renewed in place: {url}; generation 1 goes on", count=2)
     assert refused(gateway, pki, context)
     assert answers(gateway, pki)
     assert gateway.endpoints["generation"] == 1

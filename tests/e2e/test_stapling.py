@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import threading
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -12,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from relay.demo.ca import LeafSpec, key_pem
 from tests.support.gateway import wait_until
 from tests.support.pki import GATEWAY_NAMES, write
-from tests.support.programs import NAME, output_of, program
+from tests.support.programs import NAME, needs, output_of, program
 from tests.support.responses import response
 from tests.support.tables import listener_table, pool_table, route_table
 
@@ -87,6 +91,45 @@ def test_a_response_made_by_openssl_is_stapled(start, pki, body, file, tmp_path)
     )
     gateway = start(body)
     assert "Cert Status: good" in shown(pki, gateway.port(), "-tls1_3")
+
+
+@needs("openssl")
+def test_the_command_of_the_page_fetches_a_response(start, pki, body, file, tmp_path):
+    """From a responder of a private CA, which no system trusts."""
+    answer = response(pki.gateway.issued, pki.authority)
+
+    class Responder(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/ocsp-response")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    (tmp_path / "server.pem").write_bytes(pki.gateway.issued.certificate.public_bytes(Encoding.PEM))
+    shutil.copy(pki.ca, tmp_path / "ca.pem")
+    page = (Path(__file__).parents[2] / "docs" / "operation.md").read_text(encoding="utf-8")
+    command = page.partition("## An OCSP response")[2].partition("```sh\n")[2].partition("```")[0]
+    first, rest = command.split("\n", 1)
+    assert first.startswith("url=")
+    with HTTPServer(("127.0.0.1", 0), Responder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        script = f"set -e; url=http://127.0.0.1:{server.server_port}\n{rest}"
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=tmp_path, timeout=20, capture_output=True, check=False
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    gateway = start(body)
+    assert "Cert Status: good" in shown(pki, gateway.port(), "-tls1_3")
+
+
+def test_a_response_that_is_not_there_yet_is_called_missing(start, body, file):
+    status = start(body).command("status").stdout
+    assert f"route https/default staples nothing: {file} is missing" in status
 
 
 def test_a_response_that_does_not_fit_disables_nothing(start, pki, body, file, scrape):

@@ -86,7 +86,8 @@ def test_a_kick_ends_sessions_in_all_workers_of_all_generations(relay, body, pki
     assert line["detail"].startswith("by ")
     assert f"(uid {os.getuid()}): stolen laptop; kept out for another" in line["detail"]
     log = gateway.wait_for_log("kick of CN=alice by ")
-    assert f"(uid {os.getuid()}) (stolen laptop): {len(mine)} sessions are ended" in log
+    assert f"(uid {os.getuid()}) (stolen laptop): sessions ended: {len(mine)}; the" in log
+    assert "the client is kept out for 3" in log
 
 
 def test_a_kick_holds_for_later_workers_and_generations(relay, body, pki, bob, dial):
@@ -136,6 +137,7 @@ def test_a_kick_without_time_keeps_nobody_out(relay, pki, dial):
     assert said.stdout == "ended 1 session of CN=alice; new ones are accepted\n"
     assert is_ended(mine)
     assert talk(pki, gateway.port()) == b"hello"
+    gateway.wait_for_log("sessions ended: 1; the client may connect again")
 
 
 @pytest.mark.parametrize(
