@@ -176,6 +176,8 @@ def _inbound(
         cas.trust(revoked),
         CrlPolicy.of(route.revocation),
         expiry_grace_s=_expiry_grace_s(route),
+        ca_file=route.client_ca,
+        lists=set_name(route.client_ca, route.revocation) if route.revocation else "",
     )
     staple = files.staple(route.ocsp_response, pair, cas)
     context = route_context(
@@ -234,6 +236,8 @@ def _outbound(
             cas.trust(revoked),
             CrlPolicy.of(pool.revocation),
             expiry_grace_s=_expiry_grace_s(pool),
+            ca_file=pool.backend_ca,
+            lists=set_name(pool.backend_ca, pool.revocation) if pool.revocation else "",
         ),
         revoked=revoked,
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from relay.config.model import Crl
@@ -150,6 +151,8 @@ class ClientTrust:
     cas: CaTrust
     crl: CrlPolicy | None = None  # None: nothing is looked up in revocation lists
     expiry_grace_s: float = 0.0  # how long a session outlives its certificate
+    ca_file: Path | None = None
+    lists: str = ""  # the name of the trust set; see `revocation.trust_sets`
 
     @property
     def ca_valid_until(self) -> Mapping[bytes, float]:
@@ -164,3 +167,5 @@ class BackendTrust:
     cas: CaTrust
     crl: CrlPolicy | None = None
     expiry_grace_s: float = 0.0  # how long a session outlives the certificate
+    ca_file: Path | None = None
+    lists: str = ""  # the name of the trust set

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from relay.config.model import Crl, Route
+from relay.config.model import Route
 from relay.shared.sealed_memory import map_bytes
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.revocation.revoked_set import RevokedSet
-from relay.tls.revocation.trust_sets import set_name
 from relay.tls.trust import BackendTrust, CaTrust, ClientTrust
 
 SETS = 200  # in one update; see `shared.update_channel.MOST_FILES`
@@ -34,7 +33,7 @@ class TrustUpdate:
 
     The sets of revoked certificates are in files that come with the update, one for
     each of `sets`: the names of the routes and pools that use it, and of the trust set.
-    `labels` are by listener and server name. `cas` are by file.
+    `labels` are by listener and server name. `cas` are by file and trust set.
     """
 
     routes: Mapping[RouteKey, ClientTrust]
@@ -42,7 +41,7 @@ class TrustUpdate:
     sets: tuple[frozenset[RouteKey | str], ...] = ()
     labels: Mapping[RouteKey, str] = field(default_factory=dict)
     pool_names: frozenset[str] = frozenset()
-    cas: Mapping[Path, CaTrust] = field(default_factory=dict)
+    cas: Mapping[tuple[Path | None, str], CaTrust] = field(default_factory=dict)
 
 
 def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
@@ -56,24 +55,21 @@ def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
     routes: dict[RouteKey, ClientTrust] = {}
     labels: dict[RouteKey, str] = {}
     pools: dict[str, BackendTrust] = {}
-    cas: dict[Path, CaTrust] = {}
+    cas: dict[tuple[Path | None, str], CaTrust] = {}
     for listener in generation.config.listener:
         for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
             key = listener.name, route.label
             for name in (route.label, *settings.sni):
                 labels.setdefault((listener.name, name), route.label)
-            if settings.client_ca is not None:
-                cas.setdefault(settings.client_ca, route.trust.cas)
+            cas.setdefault((route.trust.ca_file, route.trust.lists), route.trust.cas)
             if key not in routes:  # of two with one label, the first one is used
                 routes[key] = route.trust
                 if route.revoked is not None:
                     users.setdefault(route.revoked, set()).add(key)
     for name, targets in generation.targets.items():
-        backend_ca = generation.config.pool[name].backend_ca
         for target in targets[:1]:
             pools[name] = target.trust
-            if backend_ca is not None:
-                cas.setdefault(backend_ca, target.trust.cas)
+            cas.setdefault((target.trust.ca_file, target.trust.lists), target.trust.cas)
             if target.revoked is not None:
                 users.setdefault(target.revoked, set()).add(name)
     shared = {each: names for each, names in users.items() if each.memory is not None}
@@ -109,16 +105,15 @@ def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int])
         for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
             key = _today(update, (listener.name, route.label), settings)
             if key is None:
-                _judge_by_files(route, settings.client_ca, settings.revocation, update, sets)
+                _judge_by_files(route, update, sets)
             elif key in update.routes:
                 route.trust, route.revoked = update.routes[key], sets.get(key)
     for name, targets in generation.targets.items():
-        pool = generation.config.pool[name]
         for target in targets:
             if name in update.pools:
                 target.trust, target.revoked = update.pools[name], sets.get(name)
             elif name not in update.pool_names:
-                _judge_by_files(target, pool.backend_ca, pool.revocation, update, sets)
+                _judge_by_files(target, update, sets)
 
 
 def _today(update: TrustUpdate, key: RouteKey, settings: Route) -> RouteKey | None:
@@ -133,15 +128,16 @@ def _today(update: TrustUpdate, key: RouteKey, settings: Route) -> RouteKey | No
 
 def _judge_by_files(
     place: InboundRoute | BackendTarget,
-    file: Path | None,
-    crl: Crl | None,
     update: TrustUpdate,
     sets: Mapping[RouteKey | str, RevokedSet],
 ) -> None:
-    """A route or pool that is gone: its CAs and lists count as they are today."""
-    if file is None:
-        return
-    if file in update.cas and update.cas[file] is not place.trust.cas:
-        place.trust = replace(place.trust, cas=update.cas[file])
-    if crl is not None:
-        place.revoked = sets.get((_SET, set_name(file, crl)), place.revoked)
+    """A route or pool that is gone: its CAs and lists count as they are today.
+
+    They are those that it had last, here or in a later configuration.
+    """
+    file, lists = place.trust.ca_file, place.trust.lists
+    others = (cas for (path, _), cas in update.cas.items() if path == file)
+    today = update.cas.get((file, lists)) or next(others, None)
+    if today is not None:
+        place.trust = replace(place.trust, cas=today)
+    place.revoked = sets.get((_SET, lists), place.revoked)

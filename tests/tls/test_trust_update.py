@@ -81,16 +81,25 @@ def test_a_route_that_is_gone_has_the_lists_and_cas_of_today(pki):
     assert first.revoked.find(KEY, b"\5")
 
 
+def test_a_route_that_is_gone_has_the_lists_that_it_had_last(pki):
+    older = generation(pki, crl=False)
+    apply_trust(older, *trust_of(last := generation(pki)))
+    [first, _] = older.inbound["https"]
+    assert first.revoked.find(KEY, b"\5") is None
+    apply_trust(older, *trust_of(serving := generation(pki, b"\5", sni=("other.example.com",))))
+    assert first.revoked.find(KEY, b"\5")
+    del last, serving
+
+
 def test_a_pool_that_is_gone_has_the_lists_and_cas_of_today(pki):
     older, serving = generation(pki), generation(pki, b"\5")
     older.targets["before"] = older.targets.pop("main")
     older.config.pool["before"] = older.config.pool["main"]
     [target] = serving.targets["main"]
     target.trust = replace(target.trust, cas=CaTrust())
-    # The file is that of a route, too, and the first use of a file counts.
-    serving.inbound["https"][0].trust = replace(
-        serving.inbound["https"][0].trust, cas=target.trust.cas
-    )
+    # The file is that of a route, too.
+    route = serving.inbound["https"][0]
+    route.trust = replace(route.trust, cas=target.trust.cas)
     apply_trust(older, *trust_of(serving))
     [target] = older.targets["before"]
     assert target.trust.cas == CaTrust()
