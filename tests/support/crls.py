@@ -191,6 +191,24 @@ def large_crl(authority: Authority, entries: int, *revoked: x509.Certificate, nu
     return sequence(body, algorithm, tlv(3, b"\0" + signature))
 
 
+def with_name(authority: Authority, name: str) -> Authority:
+    """The same key in a root of another name."""
+    root = authority.certificate
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(root.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(root.not_valid_before_utc)
+        .not_valid_after(root.not_valid_after_utc)
+    )
+    for each in root.extensions:
+        builder = builder.add_extension(each.value, critical=each.critical)
+    return Authority(builder.sign(authority.key, hashes.SHA256()), authority.key)
+
+
 def with_points(issuer: Authority, certificate: x509.Certificate, *urls: str) -> x509.Certificate:
     """The same certificate, issued with these URLs as its distribution points."""
     builder = (

@@ -18,12 +18,13 @@ from relay.tls.revocation.crl import entries_of, parse_list
 from relay.tls.revocation.revoked_set import RevokedSet, build, pack
 from relay.tls.revocation.selection import select
 from relay.tls.trust import CaTrust, ClientTrust, CrlPolicy
-from tests.support.crls import COMPROMISED, HOLD, REMOVED, make_crl
+from tests.support.crls import COMPROMISED, HOLD, REMOVED, make_crl, with_name
 from tests.support.pki import parsed
 
 ROOT = Authority.root("Root")
 ISSUING = ROOT.intermediate("Issuing")
 NAMESAKE = ROOT.intermediate("Issuing")
+RENAMED = with_name(ISSUING, "Renamed")
 OLD = timedelta(days=3)
 A, B = "http://crl.test/a.crl", "http://crl.test/b.crl"
 
@@ -279,6 +280,12 @@ CASES = {
         (ROOTS, make_crl(ISSUING, [GOOD], age=OLD, lasts=timedelta(days=1))),
         policy=CrlPolicy(grace_s=2.5 * 86400),
         reason=Reason.REVOKED,
+    ),
+    "its CA's list expired, another name's of the same key not": Case(
+        GOOD,
+        (ROOTS, make_crl(ISSUING, age=OLD, lasts=timedelta(days=1)), make_crl(RENAMED)),
+        reason=Reason.CRL_EXPIRED,
+        trusted=(ROOT, ISSUING, RENAMED),
     ),
     "an issuer that the client sent": Case(
         GOOD,

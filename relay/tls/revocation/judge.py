@@ -198,6 +198,8 @@ def _covered_until(revoked: RevokedSet, who: Identity, issuer_key: bytes) -> flo
 
 def _covering(lists: tuple[ListInfo, ...], who: Identity) -> list[ListInfo]:
     """The lists whose scope has a certificate."""
+    if len({each.issuer for each in lists}) > 1:  # CAs of other names have the same key
+        lists = tuple(each for each in lists if each.issuer == who.issuer)
     is_ca = who.for_lists.is_ca
     if is_ca is None:  # it cannot be read: only complete lists have it for certain
         return [each for each in lists if each.scope == Scope()]

@@ -22,8 +22,11 @@ from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.fields import CrlError
 from relay.tls.revocation.revoked_set import ListInfo, Packed, RevokedSet, with_delta
 
-Key = tuple[bytes, Scope]
-"""The id of the issuer's key, and what the list covers."""
+Key = tuple[bytes, str, Scope]
+"""The id of the issuer's key, its name, and what the list covers.
+
+A CA that got another name may have kept its key, and each name has its own lists.
+"""
 
 Pack = Callable[[RevocationList, bytes], Packed]
 """Packs the entries of a list, for the issuer with this key id. Raises CrlError."""
@@ -71,10 +74,11 @@ class _Group:
 
 def accepted_of(lists: Iterable[ListInfo]) -> dict[Key, Accepted]:
     """What a set in use has accepted."""
-    return {
-        (each.issuer_key, each.scope): Accepted(each.number, each.this_update, each.name)
-        for each in lists
-    }
+    return {_key(each): Accepted(each.number, each.this_update, each.name) for each in lists}
+
+
+def _key(info: ListInfo) -> Key:
+    return info.issuer_key, info.issuer, info.scope
 
 
 def select(
@@ -108,7 +112,8 @@ def select(
             failed = needed and crl.issuer in named
             (selection.errors if failed else selection.unused).append(error)
         else:
-            group = groups.setdefault((key_id(signer.spki), crl.scope), _Group(signer))
+            key = (key_id(signer.spki), signer.subject.rfc4514_string(), crl.scope)
+            group = groups.setdefault(key, _Group(signer))
             group.needed = group.needed or needed
             (group.complete if crl.base_number is None else group.deltas).append(crl)
     chosen: list[tuple[Key, _Group, _Choice]] = []
@@ -133,14 +138,14 @@ def select(
 
 def _keep(selection: Selection, in_use: RevokedSet, failed: set[Key]) -> None:
     """Add what is in use of those lists of which no successor can be used."""
-    failed -= {(info.issuer_key, info.scope) for info, _ in selection.lists}
+    failed -= {_key(info) for info, _ in selection.lists}
     for index, info in enumerate(in_use.lists):
-        if (info.issuer_key, info.scope) in failed:
+        if _key(info) in failed:
             selection.lists.append((info, in_use.packed(index)))
 
 
 def _is_newer(info: ListInfo, accepted: Mapping[Key, Accepted]) -> bool:
-    before = accepted.get((info.issuer_key, info.scope))
+    before = accepted.get(_key(info))
     return before is None or before[:2] != (info.number, info.this_update)
 
 
@@ -156,12 +161,12 @@ def _gone(
     another way.
     """
     trusted = {key_id(each.spki) for each in cas}
-    found = {(info.issuer_key, info.scope) for info in lists}
+    found = set(map(_key, lists))
     for key in accepted:
-        issuer_key, scope = key
-        new = [each for of_key, each in found - accepted.keys() if of_key == issuer_key]
-        is_whole = (issuer_key, Scope()) in found or scope.is_covered_by(new)
-        if issuer_key in trusted and key not in found and not is_whole:
+        *issuer, scope = key
+        new = [each for *other, each in found - accepted.keys() if other == issuer]
+        is_whole = (*key[:2], Scope()) in found or scope.is_covered_by(new)
+        if key[0] in trusted and key not in found and not is_whole:
             yield key
 
 
@@ -199,7 +204,7 @@ def _choose(key: Key, group: _Group, unused: list[CrlError]) -> _Choice:
     delta = _delta_for(newest, group.deltas, unused)
     info = ListInfo(
         issuer_key=key[0],
-        issuer=group.signer.subject.rfc4514_string(),
+        issuer=key[1],
         number=newest.number,
         this_update=newest.this_update,
         next_update=newest.next_update,

@@ -9,7 +9,7 @@ from relay.demo.ca import Authority
 from relay.tls.revocation.crl import entries_of, key_id
 from relay.tls.revocation.revoked_set import RevokedSet, build, pack
 from relay.tls.revocation.selection import accepted_of, select
-from tests.support.crls import COMPROMISED, HOLD, REMOVED, listed, serial_of
+from tests.support.crls import COMPROMISED, HOLD, REMOVED, listed, serial_of, with_name
 from tests.support.pki import parsed
 
 ROOT = Authority.root("Root")
@@ -190,6 +190,22 @@ def test_a_ca_may_split_its_lists_in_another_way(shards):
     accepted = accepted_by(shard(1), shard(2))
     lists = map(shard, shards) if shards else [listed(ROOT)]
     assert chosen(*lists, accepted=accepted).errors == []
+
+
+def test_a_ca_that_kept_its_key_has_lists_of_both_names():
+    renamed = with_name(ROOT, "Renamed")
+    cas = [CAS[0], parsed(renamed.certificate)]
+    lists = (listed(ROOT, 5, number=9), listed(renamed, 6, number=2))
+    for each in (lists, lists[::-1]):
+        selection = chosen(*each, cas=cas)
+        assert (selection.errors, selection.unused) == ([], [])
+        assert found_in(selection, 5)
+        assert found_in(selection, 6)
+    accepted = accepted_of(info for info, _ in selection.lists)
+    assert chosen(*lists, cas=cas, accepted=accepted).errors == []
+    assert "no list has taken its place" in sentences(
+        chosen(lists[0], cas=cas, accepted=accepted).errors
+    )
 
 
 USERS, ONLY_CAS = ({f"only_contains_{which}_certs": True} for which in ("user", "ca"))
