@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
 from relay.files import Files
-from relay.tls.certificates.certificate import Certificate, subject_of
+from relay.tls.certificates.certificate import Certificate, Name, subject_of
 from relay.tls.certificates.extensions import is_ca
 from relay.tls.certificates.findings import Finding, Level, day, days, quoted
 from relay.tls.certificates.pem import load_authorities
@@ -99,21 +99,23 @@ def _finding(level: Level, problem: Problem) -> Finding:
 def _without_list(
     cas: tuple[Certificate, ...], lists: tuple[ListInfo, ...]
 ) -> Iterator[Certificate]:
-    """The CAs without a list that covers what they issue, each key once.
+    """The CAs without a list that covers what they issue, each key and name once.
 
     And certificates that are no CA, if no CA here could have a list with them.
     """
     issuers = {each.issuer for each in cas if each.issuer != each.subject}
-    seen: set[bytes] = set()
+    seen: set[tuple[bytes, Name]] = set()
     for each in cas:
         issuer_key = key_id(each.spki)
-        if issuer_key in seen or (not is_ca(each) and _has_issuer(each, cas)):
+        if (issuer_key, each.subject) in seen or (not is_ca(each) and _has_issuer(each, cas)):
             continue
-        seen.add(issuer_key)
+        seen.add((issuer_key, each.subject))
+        names = {ca.subject.rfc4514_string() for ca in cas if ca.subject == each.subject}
         # What lists must not leave out: CA certificates if it has issued one of this
         # file, all others if it has not.
         left_out = "user" if each.subject in issuers else "ca"
-        scopes = [info.scope for info in lists if info.issuer_key == issuer_key]
+        own = (info for info in lists if info.issuer_key == issuer_key and info.issuer in names)
+        scopes = [info.scope for info in own]
         if not any(scope.only != left_out for scope in scopes):
             yield each
 

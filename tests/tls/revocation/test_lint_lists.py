@@ -16,7 +16,7 @@ from relay.tls.revocation.lint_lists import lint_lists
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.revocation.selection import accepted_of
 from relay.tls.revocation.trust_sets import trust_sets_of
-from tests.support.crls import make_crl, serial_of, to_pem
+from tests.support.crls import make_crl, serial_of, to_pem, with_name
 from tests.support.handshakes import config_of
 from tests.support.pki import parsed
 
@@ -101,6 +101,13 @@ def test_a_trusted_peer_that_no_list_covers_is_an_error(check, pki):
     assert '"CN=selma" is not a CA, and no list covers it' in problem
     issued = ROOT.client("pinned")
     assert worst(check([ROOT, issued], [make_crl(ROOT)])[0]) == []
+
+
+def test_a_ca_needs_a_list_although_another_name_of_its_key_has_one(check):
+    renamed = with_name(ROOT, "Renamed")
+    [problem] = worst(check([ROOT, renamed], [make_crl(ROOT)])[0])
+    assert 'the CA "CN=Renamed" has no list: the clients would be refused' in problem
+    assert worst(check([ROOT, renamed], [make_crl(ROOT), make_crl(renamed)])[0]) == []
 
 
 def test_a_ca_that_has_expired_needs_no_list(check):
