@@ -1,6 +1,6 @@
 """A route's `allow` and `deny`, compiled, and compared with a client's certificate.
 
-`deny` is judged first, and fails closed: it compares without case, its patterns are
+`deny` is judged first, and fails closed: it compares as people read, its patterns are
 wide (see `tls.patterns`), and a certificate with a name that cannot be read is denied
 if `deny` has entries for names of that kind. In `allow` such a name matches nothing.
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TypeVar
+from unicodedata import category, normalize
 
 from relay.config.distinguished_name import NameKey, fold, parse_name
 from relay.config.model import Allow, Deny
@@ -209,6 +210,11 @@ def _found(kind: str, entries: dict[_Key, str], keys: Iterable[_Key]) -> Iterato
 
 @lru_cache(maxsize=1024)
 def _caseless(text: str) -> str:
+    """A name as people read it: without case, width and invisible characters."""
+    if not (text.isascii() and text.isprintable()):
+        for _ in range(2):  # folding the case may leave other forms (Unicode, 3.13)
+            text = normalize("NFKC", text).casefold()
+        text = "".join(each for each in text if category(each) not in {"Cc", "Cf"})
     return fold(text).casefold()
 
 

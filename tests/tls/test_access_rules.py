@@ -380,3 +380,25 @@ def test_a_certificate_with_an_unreadable_name_is_denied(pki, tmp_path, kind):
             check=lambda who, route=route: admit(who, route.trust, time.time()),
         ) as met:
             assert met.reason == ("not_allowed" if denied == kind else "done")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "RENÉE  SMITH",
+        "Rene\u0301e Smith",
+        "Renée\u00a0Smith",
+        "Ren\u200bée\u2060 Smith",
+        "Ren\u00adée \u202eSmith",
+        "Renée\0 Smith",
+        "\uff32\uff45née \U0001d412mith",
+    ],
+)
+@pytest.mark.parametrize("kind", ["cn", "ou"])
+def test_deny_compares_names_as_people_read_them(kind, spelled):
+    who = replace(ALICE, **{kind: (spelled,)})
+    for entry in ("Renée Smith", spelled):
+        rules = compile_rules(Allow(), Deny(**{kind: (entry,)}))
+        assert not rules.allow(who)
+        assert rules.allow(replace(ALICE, **{kind: ("Renee Smith",)}))
+    assert not compile_rules(Allow(**{kind: ("Renée Smith",)})).allow(who)
