@@ -68,12 +68,13 @@ BACKEND = {
     Reason.BACKEND_CRL_MISSING: (
         "no revocation list covers the backend's certificate, or a CA above it, so the relay"
         " cannot know whether it is revoked; add the list of the CA in the detail to the"
-        ' pool\'s crl, or set crl.missing = "accept"'
+        " pool's crl, or see relay status if it is to be fetched; or set crl.missing ="
+        ' "accept"'
     ),
     Reason.BACKEND_CRL_EXPIRED: (
         "the revocation list has expired, and a newer one may revoke the backend; get the CA's"
-        ' current list, or set crl.expired = "grace" to use the old one for'
-        " crl.grace_s"
+        " current list, or see relay status if it is to be fetched; or set crl.expired ="
+        ' "grace" to use the old one for crl.grace_s'
     ),
     Reason.BACKEND_REJECTED_OUR_CERTIFICATE: (
         "the backend does not accept the pool's machine_certificate; compare the backend's"

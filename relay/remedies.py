@@ -150,11 +150,13 @@ _CLIENT = {
     Reason.CRL_MISSING: (
         "no revocation list covers the client's certificate, or a CA above it, so the relay"
         " cannot know whether it is revoked; add the list of the CA in the detail to the"
-        ' route\'s crl, or set crl.missing = "accept"'
+        " route's crl, or see relay status if it is to be fetched; or set crl.missing ="
+        ' "accept"'
     ),
     Reason.CRL_EXPIRED: (
         "the revocation list has expired, and a newer one may revoke the client; get the CA's"
-        ' current list, or set crl.expired = "grace" to use the old one for crl.grace_s'
+        " current list, or see relay status if it is to be fetched; or set crl.expired ="
+        ' "grace" to use the old one for crl.grace_s'
     ),
     Reason.NOT_ALLOWED: (
         "the client's certificate is valid, but the route's allow or deny keeps it out; if this"

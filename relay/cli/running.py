@@ -13,6 +13,7 @@ import click
 from relay.cli.client import ask_relay, config_option, exit_codes
 from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
 from relay.cli.output import echo_rows
+from relay.dates import minute
 
 if TYPE_CHECKING:
     from relay.shared.messages import CrlFact
@@ -92,26 +93,22 @@ def list_lines(lists: Sequence[CrlFact], now_at: float) -> Iterator[str]:
         return
     revoked = sum(one["entries"] for one in lists)
     ends = [at for one in lists if (at := one["next_update"]) is not None and at >= now_at]
-    due = f", next update {_instant(min(ends))}" if ends else ""
+    due = f", next update {minute(min(ends))}" if ends else ""
     yield f"revocation lists: {len(lists)}, revoked certificates: {revoked}{due}"
     for one in lists:
         until_at = one["next_update"]
         if until_at is not None and until_at < now_at:
             in_grace = now_at <= until_at + one["grace_s"]
             then = (
-                f"it counts until {_instant(until_at + one['grace_s'])}"
+                f"it counts until {minute(until_at + one['grace_s'])}"
                 if in_grace
                 else "what it covers is refused"
             )
             number = "" if one["number"] is None else f" {one['number']}"
             yield (
                 f'CRL{number} of "{one["issuer"]}" from {one["source"]} expired on'
-                f" {_instant(until_at)}: {then}"
+                f" {minute(until_at)}: {then}"
             )
-
-
-def _instant(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _at(unix_s: float) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relay.shared.replies import Reply
+from relay.shared.replies import FailureReply, Reply
 from relay.supervisor.process import EXIT_BUG
 
 EXIT_USAGE = 64  # the client asked for something that does not exist
@@ -31,6 +31,11 @@ REPEAT_S = 60.0  # the least time between two such messages
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 log = logging.getLogger(__name__)
+
+
+def refused(why: str) -> FailureReply:
+    """The answer to a request that asks for something that does not exist."""
+    return {"ok": False, "code": EXIT_USAGE, "error": why}
 
 
 class Client:

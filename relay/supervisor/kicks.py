@@ -20,9 +20,9 @@ from typing import Any
 from relay.core.kicks import MOST_KICKS, Kick, KickRequest, Target, parse_request
 from relay.core.untrusted import clip
 from relay.shared.entities import KICKED_SESSIONS
-from relay.shared.replies import FailureReply, KicksReply
+from relay.shared.replies import KicksReply
 from relay.shared.scoreboard import UPDATE
-from relay.supervisor.control import EXIT_USAGE, Client
+from relay.supervisor.control import Client, refused
 from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.updates import Updates
 from relay.supervisor.worker_process import WorkerProcess
@@ -72,7 +72,7 @@ class Kicks:
         try:
             asked = parse_request(request, uid=client.uid)
         except ValueError as error:
-            client.reply(_refused(str(error)))
+            client.reply(refused(str(error)))
             return
         self._requests.append((asked, client))
         self.step(time.monotonic())
@@ -111,7 +111,7 @@ class Kicks:
             kept[request.target] = kick
         if len(kept) > MOST_KICKS:
             what = f"{MOST_KICKS} clients are kept out already, which is the limit"
-            client.reply(_refused(f"{what}; let one in with: relay kick --undo CLIENT"))
+            client.reply(refused(f"{what}; let one in with: relay kick --undo CLIENT"))
             return
         update = KickUpdate(tuple(kept.values()), None if request.undo else kick)
         before = _ended(self._workers.processes.values())
@@ -182,7 +182,3 @@ def _ended(processes: Iterable[WorkerProcess]) -> dict[int, int]:
         each.pid: int(each.scoreboard.row(each.row)[each.scoreboard.layout.cell(KICKED_SESSIONS)])
         for each in processes
     }
-
-
-def _refused(why: str) -> FailureReply:
-    return {"ok": False, "code": EXIT_USAGE, "error": why}

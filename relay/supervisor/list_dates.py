@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from relay.config.model import Config
+from relay.dates import minute
 from relay.shared.messages import CrlFact
 from relay.supervisor.prepared import Prepared
 from relay.tls.revocation.revoked_set import ListInfo
@@ -98,15 +98,15 @@ class ListDates:
                 "%s: %s expired on %s and counts until %s; get the CA's newest list",
                 use.where,
                 use.info.name,
-                _text(use.info.next_update),
-                _text(until),
+                minute(use.info.next_update or 0.0),
+                minute(until),
             )
         else:
             log.error(
                 "%s: %s expired on %s: what it covers is refused; get the CA's newest list",
                 use.where,
                 use.info.name,
-                _text(use.info.next_update),
+                minute(use.info.next_update or 0.0),
             )
 
     def facts(self) -> list[CrlFact]:
@@ -136,7 +136,3 @@ def _uses(config: Config, lists: dict[str, tuple[ListInfo, ...]]) -> Iterator[_U
             grace_s = use.crl.grace_s if use.crl.expired == "grace" else 0.0
             for info in lists.get(name, ()):
                 yield _Use(info, use.where, grace_s)
-
-
-def _text(at: float | None) -> str:
-    return f"{datetime.fromtimestamp(at or 0.0, UTC):%Y-%m-%d %H:%M} UTC"

@@ -76,6 +76,8 @@ def _fetched_files(config: Config, trust_set: TrustSet) -> Iterable[Path]:
 
 def name_of(config: Config, file: Path) -> str:
     """A renewed file for operators: a fetched list is known by its URL."""
+    if file == learned_file(config.relay.state_dir):
+        return "lists that certificates name"
     for each in trust_sets_of(config).values():
         for url in each.urls:
             if file == cached_list(config.relay.state_dir, url):

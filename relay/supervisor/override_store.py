@@ -41,7 +41,7 @@ from relay.shared.entities import (
 from relay.shared.messages import OverrideFact
 from relay.shared.replies import BackendsReply, FailureReply, OverrideReply
 from relay.shared.state_cells import bump
-from relay.supervisor.control import EXIT_USAGE
+from relay.supervisor.control import refused
 from relay.supervisor.override_file import FILE, load, save
 from relay.supervisor.scoreboards import Scoreboards
 
@@ -188,12 +188,12 @@ class OverrideStore:
         try:
             change = parse_change(request)
         except ValueError as error:
-            return _refused(str(error))
+            return refused(str(error))
         configured = self._backends.get(change.key)
         if configured is None and change.key not in self._overrides:
-            return _refused(_unknown(change.key, self._backends))
+            return refused(_unknown(change.key, self._backends))
         if configured is None and (change.mode not in (None, "none") or change.weight):
-            return _refused(
+            return refused(
                 f"the configuration has no backend {'/'.join(change.key)};"
                 " its override can only be cleared"
             )
@@ -225,10 +225,6 @@ class OverrideStore:
         if warning:
             reply["warning"] = warning
         return reply
-
-
-def _refused(why: str) -> FailureReply:
-    return {"ok": False, "code": EXIT_USAGE, "error": why}
 
 
 def _unknown(key: BackendKey, known: Iterable[BackendKey]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from relay.errors import Problem
 from relay.tls.certificates.certificate import subject_of
 from relay.tls.certificates.configured import PairUse
-from relay.tls.certificates.findings import Level
+from relay.tls.certificates.findings import Level, day
 from relay.tls.certificates.lint_chain import lint_chain
 from relay.tls.certificates.lint_key_pairs import missing_names
 from relay.tls.certificates.openssl import Issuers, Role
@@ -50,8 +50,8 @@ def warnings_of(use: PairUse, before: KeyPair, after: KeyPair) -> Iterator[Probl
     if after.leaf.not_valid_after_utc < before.leaf.not_valid_after_utc:
         end, earlier = before.leaf.not_valid_after_utc, after.leaf.not_valid_after_utc
         what = (
-            f"{subject} expires on {earlier:%Y-%m-%d %H:%M} UTC, before the certificate that it"
-            f" replaces ({end:%Y-%m-%d %H:%M} UTC)"
+            f"{subject} expires on {day(earlier)}, before the certificate that it replaces"
+            f" ({day(end)})"
         )
         yield Problem(use.where, what, "check that an older file was not copied over a newer one")
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+
+from relay.dates import minute
 
 _FOREVER = float("inf")
 
@@ -29,10 +30,10 @@ class ValidityPeriod:
         """Why it is not valid at this time; "" if it is."""
         if now_at > self.until_at:
             ago = _duration(now_at - self.until_at)
-            return f"{self.where}: {self.ends} expired on {_day(self.until_at)}, {ago} ago"
+            return f"{self.where}: {self.ends} expired on {minute(self.until_at)}, {ago} ago"
         if now_at < self.from_at:
             later = _duration(self.from_at - now_at)
-            begin = _day(self.from_at)
+            begin = minute(self.from_at)
             return f"{self.where}: {self.begins} is not valid before {begin}, {later} from now"
         return ""
 
@@ -63,10 +64,6 @@ class ValidityPeriods:
         """The next time at which a period begins or ends."""
         edges = [edge for period in self.periods for edge in (period.from_at, period.until_at)]
         return min((edge for edge in edges if edge > now_at), default=_FOREVER)
-
-
-def _day(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _duration(seconds: float) -> str:

@@ -15,9 +15,9 @@ Never: trusts a name where the key is known; raises because of a certificate.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple, Protocol
 
+from relay.dates import minute
 from relay.errors import Reason, Side
 from relay.tls.certificates.der import DerError
 from relay.tls.explain import Failure
@@ -238,12 +238,8 @@ def _which(who: Identity, depth: int) -> str:
 
 def _next_update(each: ListInfo) -> str:
     return (
-        "no next update" if each.next_update is None else f"next update {_text(each.next_update)}"
+        "no next update" if each.next_update is None else f"next update {minute(each.next_update)}"
     )
-
-
-def _text(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def _missing(side: Side, who: Identity, depth: int, lists: tuple[ListInfo, ...]) -> Failure:
@@ -268,5 +264,5 @@ def _expired(
     hours = int((now_at - ended_at) // 3600)
     ago = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
     what = f' for the certificate "{who.subject}" (number {depth} of its chain)' if depth else ""
-    detail = f"{newest.name}{what} has expired {_text(ended_at)}, {ago} ago"
+    detail = f"{newest.name}{what} has expired {minute(ended_at)}, {ago} ago"
     return Failure(_REASONS[side].expired, detail)
