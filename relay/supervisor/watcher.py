@@ -1,4 +1,4 @@
-"""Keeps the watcher running: a process that looks at certificate, key and CA files.
+"""Keeps the watcher running: a process that looks whether files have changed.
 
 It compares their fingerprints every `watch_s` seconds and reports which sets of files
 have changed. It is a process of its own, because a file system may hang, and the
