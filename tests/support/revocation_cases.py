@@ -287,6 +287,13 @@ CASES = {
         reason=Reason.CRL_EXPIRED,
         trusted=(ROOT, ISSUING, RENAMED),
     ),
+    "another name of the same key has a list": Case(
+        GOOD,
+        (ROOTS, make_crl(RENAMED)),
+        reason=Reason.CRL_MISSING,
+        says=f'{UNKNOWN} "CN=Issuing"',
+        trusted=(ROOT, ISSUING, RENAMED),
+    ),
     "an issuer that the client sent": Case(
         GOOD,
         (ROOTS,),

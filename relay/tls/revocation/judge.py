@@ -177,7 +177,7 @@ def _judge(
     until_at = covered_until_at + policy.grace_s
     if now_at <= until_at:
         return until_at
-    lists = () if revoked is None else revoked.lists_of(issuer_key)
+    lists = () if revoked is None else _lists_of(revoked, who, issuer_key)
     if covered_until_at != NEVER:
         return _expired(side, who, depth, lists, now_at)
     return FOREVER if policy.accepts_missing else _missing(side, who, depth, lists)
@@ -188,7 +188,7 @@ def _covered_until(revoked: RevokedSet, who: Identity, issuer_key: bytes) -> flo
     key = who.fingerprint, issuer_key
     until_at = revoked.covered.get(key)
     if until_at is None:
-        covering = _covering(revoked.lists_of(issuer_key), who)
+        covering = _covering(_lists_of(revoked, who, issuer_key), who)
         until_at = max((each.ends_at for each in covering), default=NEVER)
         if len(revoked.covered) >= _MOST_COVERED:
             revoked.covered.clear()
@@ -196,10 +196,14 @@ def _covered_until(revoked: RevokedSet, who: Identity, issuer_key: bytes) -> flo
     return until_at
 
 
+def _lists_of(revoked: RevokedSet, who: Identity, issuer_key: bytes) -> tuple[ListInfo, ...]:
+    """The lists of a certificate's issuer, by its key, and by its name if need be."""
+    lists = revoked.lists_of(issuer_key)
+    return tuple(each for each in lists if not each.shares_key or each.issuer == who.issuer)
+
+
 def _covering(lists: tuple[ListInfo, ...], who: Identity) -> list[ListInfo]:
     """The lists whose scope has a certificate."""
-    if len({each.issuer for each in lists}) > 1:  # CAs of other names have the same key
-        lists = tuple(each for each in lists if each.issuer == who.issuer)
     is_ca = who.for_lists.is_ca
     if is_ca is None:  # it cannot be read: only complete lists have it for certain
         return [each for each in lists if each.scope == Scope()]

@@ -40,7 +40,8 @@ class ListInfo:
     """One list that is part of a set. Times are Unix time.
 
     `number` and `this_update` are those of the newest delta, if there is one. With
-    `next_update` None the list does not expire.
+    `next_update` None the list does not expire. `shares_key`: CAs of other names have
+    the same key.
     """
 
     issuer_key: bytes
@@ -52,6 +53,7 @@ class ListInfo:
     source: str
     entries: int = 0
     delta: int | None = None  # the number of the delta that was applied
+    shares_key: bool = False
 
     @property
     def ends_at(self) -> float:
@@ -177,7 +179,7 @@ class RevokedSet:
         self.ends: dict[bytes, float] = {
             key: lists[0].ends_at
             for key, lists in self._by_key.items()
-            if len(lists) == 1 and lists[0].scope == Scope()
+            if len(lists) == 1 and lists[0].scope == Scope() and not lists[0].shares_key
         }
 
     def __len__(self) -> int:
@@ -238,6 +240,7 @@ def _encode(info: ListInfo) -> dict[str, object]:
         "source": info.source,
         "entries": info.entries,
         "delta": info.delta,
+        "shares_key": info.shares_key,
     }
 
 
@@ -252,4 +255,5 @@ def _decode(value: dict[str, Any]) -> ListInfo:
         value["source"],
         value["entries"],
         value["delta"],
+        value["shares_key"],
     )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from relay.tls.certificates.certificate import Certificate
+from relay.tls.certificates.certificate import Certificate, Name
 from relay.tls.certificates.findings import quoted
 from relay.tls.revocation.crl import RevocationList, at_text, check_date, find_signer, key_id
 from relay.tls.revocation.distribution_points import Scope
@@ -64,9 +64,9 @@ class Selection:
 
 @dataclass(slots=True)
 class _Group:
-    """The lists of one CA key and scope."""
+    """The lists of one CA key, name and scope."""
 
-    signer: Certificate
+    shares_key: bool
     needed: bool = False
     complete: list[RevocationList] = field(default_factory=list)
     deltas: list[RevocationList] = field(default_factory=list)
@@ -102,6 +102,9 @@ def select(
     selection = Selection()
     accepted = accepted_of(in_use.lists) if in_use is not None else accepted or {}
     named = {each.subject for each in cas}
+    names: dict[bytes, set[Name]] = {}
+    for each in (*cas, *learned):
+        names.setdefault(key_id(each.spki), set()).add(each.subject)
     groups: dict[Key, _Group] = {}
     every = [(crl, True) for crl in lists] + [(crl, False) for crl in fetched]
     for crl, needed in every:
@@ -113,7 +116,7 @@ def select(
             (selection.errors if failed else selection.unused).append(error)
         else:
             key = (key_id(signer.spki), signer.subject.rfc4514_string(), crl.scope)
-            group = groups.setdefault(key, _Group(signer))
+            group = groups.setdefault(key, _Group(len(names[key[0]]) > 1))
             group.needed = group.needed or needed
             (group.complete if crl.base_number is None else group.deltas).append(crl)
     chosen: list[tuple[Key, _Group, _Choice]] = []
@@ -210,6 +213,7 @@ def _choose(key: Key, group: _Group, unused: list[CrlError]) -> _Choice:
         next_update=newest.next_update,
         scope=newest.scope,
         source=newest.source,
+        shares_key=group.shares_key,
     )
     if delta is not None:
         info = replace(
