@@ -128,8 +128,9 @@ class Reloads:
     def abandon(self, why: str) -> None:
         """The relay was told to end: give up, and answer all waiting clients."""
         self._preparer.close()
+        self._renewals.failed(self._due)
         self._renewals.abandon()
-        self._reply, self._found, self._requested = None, None, False
+        self._reply, self._found, self._requested, self._due = None, None, False, frozenset()
         self._clients += self._waiting
         self._waiting = []
         self._answer(
@@ -166,8 +167,8 @@ class Reloads:
             self._preparer.begin()
 
     def _begin_renewal(self, now: float) -> None:
-        """Look at files that have changed, or that are awaited."""
-        if self._busy or self._requested or self._fleet.ending is not Shutdown.NO:
+        """Look at files that have changed or are awaited, also while it drains."""
+        if self._busy or self._requested or self._fleet.ending is Shutdown.NOW:
             return
         self._due = self._renewals.due(now, lambda: self._disabled.awaited)
         if self._due:

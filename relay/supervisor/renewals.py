@@ -209,7 +209,9 @@ class Renewals:
         self._workers.scoreboards.count("relay_renewals_total", labels=(result,))
 
     def abandon(self) -> None:
-        """The relay was told to end."""
+        """The relay was told to end. What is not in use yet is looked at again."""
+        if self._steps is not None:
+            self._retry |= {each.key for each in self._sets}
         self._steps, self._sent = None, 0
 
 

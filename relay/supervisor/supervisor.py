@@ -225,6 +225,7 @@ class Supervisor:
             self._turn(time.monotonic())
             for key, events in self.selector.select(self._timeout_s()):
                 key.data(events)
+        self.reloads.abandon("all workers have ended")
         self._answer_last_clients()
         log.info("all workers have ended")
         return 0
@@ -269,6 +270,8 @@ class Supervisor:
         self.reloads.step(now)
         if self.fleet.ending is Shutdown.NO:
             self._keep_up(now, self.generations.serving)
+        elif self.fleet.ending is Shutdown.DRAIN:
+            self.watcher.step(now, self.generations.serving)
         self.overrides.step(time.time())
         self.scoreboards.step()
         self.status.step(time.monotonic())

@@ -550,6 +550,20 @@ def test_a_ca_that_is_removed_refuses_its_clients(world, pki):
 RENEWALS, LONG = 20, 20
 
 
+def test_a_ca_that_is_removed_ends_sessions_while_the_relay_drains(world, pki):
+    relay = world()
+    gateway = relay.gateway
+    peer = dial(gateway.port(), context_of(pki))
+    peer.send(b"hello")
+    assert peer.receive(5) == b"hello"
+    gateway.signal(signal.SIGTERM)
+    gateway.wait_for_log("to finish")
+    shutil.copy(pki.foreign_ca, relay.ca)
+    gateway.wait_for_access(reason="not_allowed_during_session")
+    assert gateway.wait() == 0
+    peer.sock.close()
+
+
 def test_renewals_under_load_lose_nothing_and_leak_nothing(world, pki):
     """`bench/renewals.py` does the same a thousand times."""
     relay = world()
