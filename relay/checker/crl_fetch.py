@@ -31,16 +31,15 @@ class Kind(NamedTuple):
     scope: Scope
     is_delta: bool
 
-    def replaces(self, other: Kind) -> bool:
-        """Whether a list of this kind may take the place of another one's.
+    def replaces(self, other: Kind, url: str) -> bool:
+        """Whether a list of this kind may take the place of another one's at this URL.
 
-        A CA may have a new key, or one list where it had several.
+        A CA may have a new key, one list where it had several, or a part for the URL.
         """
-        return (
-            self.issuer == other.issuer
-            and self.scope in {other.scope, Scope()}
-            and self.is_delta <= other.is_delta
+        fits = self.scope in {other.scope, Scope()} or (
+            url in self.scope.uris and self.scope.only in {"", other.scope.only}
         )
+        return self.issuer == other.issuer and fits and self.is_delta <= other.is_delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ def _keep(
     is_new = kept is None or kept.digest != digest
     if kept is not None:
         _refuse_older(facts, kept.facts)
-        _refuse_others(facts, kept.facts)
+        _refuse_others(source.url, facts, kept.facts)
     # An unchanged list stays as it is: a new file would be read and verified again.
     if is_new or not cache.has(source.url):
         cache.store(source.url, body)
@@ -184,7 +183,7 @@ def _refuse_older(facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> None
             raise FetchError(CRL_OLDER, f"the server has an older list: {new}")
 
 
-def _refuse_others(facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> None:
+def _refuse_others(url: str, facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> None:
     """Raise FetchError for a genuine list that is about other certificates.
 
     An attacker who can answer in the server's place could hide all revocations with it.
@@ -192,7 +191,7 @@ def _refuse_others(facts: Iterable[ListFacts], kept: Iterable[ListFacts]) -> Non
     now_at = time.time()
     for one in kept:
         counts = one.next_update is None or one.next_update > now_at
-        if counts and not any(new.kind.replaces(one.kind) for new in facts):
+        if counts and not any(new.kind.replaces(one.kind, url) for new in facts):
             what = ", ".join(each.name for each in facts)
             raise FetchError(CRL_INVALID, f"the server has another list now: {what}")
 

@@ -246,6 +246,20 @@ def test_a_ca_may_have_a_new_key(world):
     assert world.fetch() == ["ok"]
 
 
+def test_a_list_may_become_the_shard_of_its_url(world):
+    """Some CAs write the URL into every list when they begin to split them."""
+    url = world.server.put(ROOTS_LIST)
+    world.begin()
+    world.fetch()
+    for scope, result in (
+        ({"uris": (url,), "only_contains_ca_certs": True}, "invalid"),
+        ({"uris": (f"{url}2",)}, "invalid"),
+        ({"uris": (f"{url}2", url)}, "ok"),
+    ):
+        world.server.put(make_crl(ROOT, number=6, age=timedelta(minutes=1), scope=scope))
+        assert world.fetch() == [result]
+
+
 def test_one_list_may_replace_a_shard_and_an_expired_one_is_replaced_by_any(world):
     world.server.put(make_crl(ROOT, scope={"uris": ("http://a/1",)}))
     world.begin(cas=(ROOT, OTHER))
