@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,17 +82,24 @@ def kick(
         why=why,
         undo=undo,
     )
-    click.echo(_undone(reply) if undo else _done(reply))
+    click.echo(_undone(config_file, reply) if undo else _done(reply))
     if reply["silent"]:
         pids = ", ".join(map(str, reply["silent"]))
         say(f"no answer yet from the workers with pid {pids}; they act when they run again")
     return EXIT_OK
 
 
-def _undone(reply: KickReply) -> str:
-    if reply["lifted"]:
-        return f"{reply['target']} may connect again"
-    return f"{reply['target']} was not kept out; see: relay kick --list"
+def _undone(config_file: Path | None, reply: KickReply) -> str:
+    target = reply["target"]
+    if not reply["lifted"]:
+        return f"{target} was not kept out; see: relay kick --list"
+    if reply["kind"] == "address":
+        for other in ask_relay(config_file, "kicks")["kicks"]:
+            if other["kind"] == "address" and ip_network(target).overlaps(
+                ip_network(other["target"])
+            ):
+                return f"the kick of {target} is undone; that of {other['target']} still holds"
+    return f"{target} may connect again"
 
 
 def _done(reply: KickReply) -> str:

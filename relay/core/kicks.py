@@ -87,7 +87,7 @@ def parse_request(request: Mapping[str, Any], uid: int) -> KickRequest:
         raise ValueError("target must be text")  # noqa: TRY004  one kind of error
     is_number = isinstance(duration_s, int | float) and not isinstance(duration_s, bool)
     if not is_number or not 0 <= duration_s <= LONGEST_S:
-        raise ValueError(f"duration_s must be a number of seconds from 0 to {LONGEST_S}")
+        raise ValueError(f"duration_s must be from 0 to {LONGEST_S} s, which is 365 days")
     return KickRequest(
         parse_target(text),
         float(duration_s),

@@ -126,7 +126,13 @@ def test_a_kick_of_an_address_ends_and_refuses_everybody_there(relay, pki, bob, 
     assert all(map(is_ended, mine))
     with pytest.raises(REFUSED):
         talk(pki, gateway.port(), context=bob)
-    assert gateway.command("kick", "--undo", "127.0.0.1").returncode == 0
+    assert gateway.command("kick", "127.0.0.0/8", "--for", "1m").returncode == 0
+    undone = gateway.command("kick", "--undo", "127.0.0.1").stdout
+    assert undone == "the kick of 127.0.0.1 is undone; that of 127.0.0.0/8 still holds\n"
+    with pytest.raises(REFUSED):
+        talk(pki, gateway.port(), context=bob)
+    undone = gateway.command("kick", "--undo", "127.0.0.0/8").stdout
+    assert undone == "127.0.0.0/8 may connect again\n"
     assert talk(pki, gateway.port(), context=bob) == b"hello"
 
 
