@@ -23,7 +23,13 @@ from relay.files import Files, Fingerprint
 from relay.supervisor.list_renewal import RenewedLists, renew_lists
 from relay.supervisor.list_sets import all_sets, name_of
 from relay.supervisor.privileges import Identity
-from relay.supervisor.set_reading import Digests, Reading, read_steadily
+from relay.supervisor.set_reading import (
+    Digests,
+    Reading,
+    other_files,
+    pending_files,
+    read_steadily,
+)
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.file_sets import FileSet, SetKey
@@ -102,7 +108,8 @@ class Running:
 
 def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None = None) -> Renewed:
     """Look for renewed files, in all sets or only in these."""
-    every = all_sets(in_use.generation.config)
+    config = in_use.generation.config
+    every = all_sets(config)
     sets = [each for each in every if only is None or each.key in only]
     # Lists are looked at with the CAs that they belong to.
     cas = {each.files[0] for each in sets if each.kind == "cas"}
@@ -118,6 +125,9 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
     ]
     reading = replace(reading, changed=changed)
     found = _check(in_use, now, reading)
+    others = {
+        each.key: other_files(each, in_use.digests, reading.digests) for each in reading.changed
+    }
     good = [each for each in reading.changed if each.key not in found.problems]
     named = {each.files[0]: each.wheres[0] for each in good if each.kind not in {"crl", "response"}}
     renewed = {str(file) for file in named}
@@ -127,11 +137,7 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
         sets=tuple(good),
         partial=tuple(partial),
         names=tuple(
-            dict.fromkeys(
-                name_of(in_use.generation.config, path)
-                for each in good
-                for path in _other_files(each, in_use, reading.digests)
-            )
+            dict.fromkeys(name_of(config, path) for each in good for path in others[each.key])
         ),
         revoked={
             name: buffer
@@ -139,9 +145,9 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
             for name, buffer in buffers.get(each.key, {}).items()
         },
         refused=tuple(
-            RefusedSet(each.key, str(each), each.own_files, tuple(found.problems[each.key]))
+            RefusedSet(each.key, str(each), pending_files(each, others[each.key]), tuple(problems))
             for each in reading.changed
-            if each.key in found.problems
+            if (problems := found.problems.get(each.key))
         ),
         unchanged=frozenset(each.key for each in sets if each not in reading.changed),
         warnings=tuple(found.warnings),
@@ -157,14 +163,6 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
             *certificates_in(named, reading.files),
         ),
     )
-
-
-def _other_files(each: FileSet, in_use: InUse, digests: Digests) -> Iterator[Path]:
-    """The files of a set whose bytes are not those in use."""
-    before = in_use.digests.get(each.key, ())
-    for number, path in enumerate(each.files):
-        if before[number : number + 1] != digests[each.key][number : number + 1]:
-            yield path
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from relay.files import Files, Fingerprint, fingerprint
@@ -88,3 +89,18 @@ def digests_of(sets: Iterable[FileSet], files: Files) -> Digests:
     """The SHA-256 of every file of each set; None for a file that was not read."""
     found = files.digests()
     return {each.key: tuple(map(found.get, each.files)) for each in sets}
+
+
+def other_files(each: FileSet, before: Digests, now: Digests) -> tuple[Path, ...]:
+    """The files of a set whose bytes are not those in use."""
+    pairs = zip_longest(each.files, now[each.key], before.get(each.key, ()))
+    changed = {path for path, new, old in pairs if new != old}
+    return tuple(path for path in each.own_files if path in changed)
+
+
+def pending_files(each: FileSet, others: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of a refused set that operators see: of many lists, those that differ.
+
+    A certificate and its key are shown together, because one may be bad for the other.
+    """
+    return (others if each.kind == "crl" else ()) or each.own_files

@@ -285,6 +285,9 @@ def test_a_bad_list_holds_up_no_revocation_of_another_ca(start, pki, echo, tmp_p
     else:
         theirs.write_bytes(bad)
     gateway.wait_for_log("what is in use stays in use")
+    shown = gateway.command("status").stdout
+    assert f"{theirs} is not in use since" in shown
+    assert f"{ours} is not in use since" not in shown
     ours.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
     gateway.wait_for_log("renewed in place: the good lists of")
     assert not serves(pki, gateway, pki.client)
