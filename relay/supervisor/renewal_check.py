@@ -11,7 +11,6 @@ Next: `relay.tls.renewal.renew_steps`
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,6 +19,7 @@ from pathlib import Path
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
 from relay.files import Files, Fingerprint
+from relay.supervisor.known_cas import known_issuers, lost_cas
 from relay.supervisor.list_renewal import RenewedLists, renew_lists
 from relay.supervisor.list_sets import all_sets, name_of
 from relay.supervisor.privileges import Identity
@@ -30,15 +30,13 @@ from relay.supervisor.set_reading import (
     pending_files,
     read_steadily,
 )
-from relay.tls.certificates.certificate import Certificate
-from relay.tls.certificates.configured import authorities_of, pairs_of
+from relay.tls.certificates.configured import pairs_of
 from relay.tls.certificates.file_sets import FileSet, SetKey
 from relay.tls.certificates.findings import Finding, Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_in
 from relay.tls.certificates.lint import LintResult, lint_with_periods
-from relay.tls.certificates.openssl import Issuers
 from relay.tls.certificates.passphrase import passphrase_key
-from relay.tls.certificates.pem import load_authorities, load_key_pair
+from relay.tls.certificates.pem import load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
 from relay.tls.lint_key_suites import suites_lost
@@ -238,7 +236,10 @@ def _compare(in_use: InUse, now: datetime, reading: Reading, checked: _Checked) 
     """Compare renewed certificates with those in use."""
     config, files = in_use.generation.config, reading.files
     pairs = {each.key: each for each in reading.changed if each.kind == "pair"}
-    before, known = in_use.generation.pairs(), _issuers(in_use.generation, files)
+    before, known = in_use.generation.pairs(), known_issuers(in_use.generation, files)
+    cas = [each for each in reading.changed if each.kind == "cas"]
+    good = [each for each in cas if each.key not in checked.problems]
+    checked.warnings += lost_cas(in_use.generation, good, files)
     for use in pairs_of(config):
         each = pairs.get(("pair", tuple(use.files)))
         old = before.get(use.where)
@@ -252,14 +253,6 @@ def _compare(in_use: InUse, now: datetime, reading: Reading, checked: _Checked) 
         else:  # what is in use serves nobody
             checked.warnings += worse
         checked.warnings += warnings_of(use, old, new)
-
-
-def _issuers(generation: Generation, files: Files) -> Issuers:
-    found: list[Certificate] = []
-    for use in authorities_of(generation.config):
-        with contextlib.suppress(ConfigError):  # reported elsewhere, if it has changed
-            found += load_authorities(use.where, use.file, files)
-    return Issuers(found)
 
 
 def _try_out(in_use: InUse, reading: Reading, checked: _Checked) -> None:

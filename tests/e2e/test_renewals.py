@@ -560,6 +560,7 @@ def test_a_ca_that_is_removed_ends_sessions_while_the_relay_drains(world, pki):
     gateway.wait_for_log("to finish")
     shutil.copy(pki.foreign_ca, relay.ca)
     gateway.wait_for_access(reason="not_allowed_during_session")
+    gateway.wait_for_log('no longer has \\"CN=Test CA\\": whoever it vouched for is refused')
     assert gateway.wait() == 0
     peer.sock.close()
 
