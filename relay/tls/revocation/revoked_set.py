@@ -189,16 +189,14 @@ class RevokedSet:
         """The lists that were signed with this key."""
         return self._by_key.get(issuer_key, ())
 
-    def packed(self, index: int) -> Packed:
-        """The entries of one list, to build another set with them."""
-        entries = zip(self._hashes, self._details, strict=True)
-        return Packed(
-            [
-                wanted << 32 | detail ^ index
-                for wanted, detail in entries
-                if detail & _LIST_MASK == index
-            ]
-        )
+    def packed(self, indexes: Iterable[int]) -> dict[int, Packed]:
+        """The entries of some of the lists, to build another set with them."""
+        found: dict[int, list[int]] = {index: [] for index in indexes}
+        for wanted, detail in zip(self._hashes, self._details, strict=True):
+            index = detail & _LIST_MASK
+            if index in found:
+                found[index].append(wanted << 32 | detail ^ index)
+        return {index: Packed(entries) for index, entries in found.items()}
 
     def find(self, issuer_key: bytes, serial: bytes) -> Entry | None:
         """The entry of a certificate, if it is revoked.

@@ -142,9 +142,9 @@ def select(
 def _keep(selection: Selection, in_use: RevokedSet, failed: set[Key]) -> None:
     """Add what is in use of those lists of which no successor can be used."""
     failed -= {_key(info) for info, _ in selection.lists}
-    for index, info in enumerate(in_use.lists):
-        if _key(info) in failed:
-            selection.lists.append((info, in_use.packed(index)))
+    kept = {index: info for index, info in enumerate(in_use.lists) if _key(info) in failed}
+    packed = in_use.packed(kept)
+    selection.lists += [(info, packed[index]) for index, info in kept.items()]
 
 
 def _is_newer(info: ListInfo, accepted: Mapping[Key, Accepted]) -> bool:

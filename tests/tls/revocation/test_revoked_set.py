@@ -48,8 +48,11 @@ def test_a_certificate_is_found_if_and_only_if_it_is_revoked(ours, theirs, tried
 def test_the_entries_of_each_list_come_out_as_they_went_in(lists):
     packed = [made([(serial, DAY, 1) for serial in each]) for each in lists]
     revoked = RevokedSet(build(packed))
+    found = revoked.packed(range(len(lists)))
+    assert found.keys() == set(range(len(lists)))
     for index, (_, expected) in enumerate(packed):
-        assert revoked.packed(index).entries == sorted(expected.entries)
+        assert found[index].entries == sorted(expected.entries)
+    assert revoked.packed([]) == {}
 
 
 @given(
