@@ -126,7 +126,7 @@ def select(
             _check_progress(choice.info, accepted.get(key))
             chosen.append((key, group, choice))
     gone = list(_gone([choice.info for _, _, choice in chosen], cas, accepted))
-    if not selection.errors:
+    if not (selection.errors or unread):  # otherwise the reason is known
         selection.errors += [_lost(accepted[key]) for key in gone]
     # Packing is costly, and a bad list is looked at again and again.
     news = in_use is not None and any(_is_newer(each.info, accepted) for _, _, each in chosen)

@@ -270,6 +270,7 @@ def test_a_file_that_cannot_be_read_holds_up_no_other():
     before = in_use(listed(ROOT, 5), listed(NAMESAKE, 6))
     found = chosen(listed(ROOT, 8, number=2), in_use=before, unread=True)
     assert found.is_partial
+    assert found.errors == [], "why the file cannot be read is told, and not what follows"
     assert found_in(found, 8)
     assert found_in(found, 6, KEYS[1])
 
