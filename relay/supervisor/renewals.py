@@ -192,7 +192,8 @@ class Renewals:
         for each in found.sets:
             self.pending.remove(each.key, renewed=True)
             self._count("renewed")
-        log.info("renewed in place: %s; generation %d goes on", _renewed_in(found), number)
+        if what := _renewed_in(found):
+            log.info("renewed in place: %s; generation %d goes on", what, number)
         self._publish()
 
     def _late_workers(self) -> list[WorkerProcess]:

@@ -302,6 +302,21 @@ def test_a_bad_list_holds_up_no_revocation_of_another_ca(start, pki, echo, tmp_p
     assert not serves(pki, gateway, pki.client)
 
 
+def test_a_bad_ca_file_is_not_said_to_be_renewed_with_its_lists(start, pki, echo, file, tmp_path):
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(pki.ca.read_bytes())
+    file.write_bytes(make_crl(pki.authority))
+    route = route_table(pki, client_ca=ca, client_crl=[file])
+    gateway = start(listener_table(route) + pool_table(pki, [echo.address]), relay=WATCHED)
+    ca.write_bytes(b"")
+    gateway.wait_for_log(f"{ca}: what is in use stays in use")
+    file.write_bytes(make_crl(pki.authority, [pki.client.issued.certificate], number=2))
+    gateway.wait_for_log(f"renewed in place: {file}; generation 1 goes on")
+    assert f"renewed in place: {ca}" not in gateway.log()
+    assert not serves(pki, gateway, pki.client)
+    assert serves(pki, gateway, pki.client_spiffe)
+
+
 def test_a_ca_and_its_list_are_renewed_together(start, pki, echo, tmp_path):
     ca, file = tmp_path / "ca.pem", tmp_path / "ca.crl"
     ca.write_bytes(pki.ca.read_bytes())
@@ -311,8 +326,12 @@ def test_a_ca_and_its_list_are_renewed_together(start, pki, echo, tmp_path):
     assert not serves(pki, gateway, pki.client_foreign)
     ca.write_bytes(pki.ca.read_bytes() + pki.foreign_ca.read_bytes())
     gateway.wait_for_log('the CA \\"CN=Foreign CA\\" has no list')
-    assert not serves(pki, gateway, pki.client_foreign)
-    gateway.wait_for_access(reason="crl_missing")
+
+    def lacks_a_list():
+        assert not serves(pki, gateway, pki.client_foreign)
+        return "crl_missing" in {line["reason"] for line in gateway.access()}
+
+    wait_until("the workers have the new CA", lacks_a_list)
     both = to_pem(make_crl(pki.authority, number=2), make_crl(pki.foreign_authority))
     file.write_bytes(both)
     wait_until("the new CA has a list", lambda: serves(pki, gateway, pki.client_foreign))
