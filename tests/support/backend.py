@@ -88,6 +88,7 @@ class TlsBackend:
     def _serve(self, sock: socket.socket) -> None:
         sock.settimeout(PATIENCE_S)
         try:
+            sock.getpeername()  # a socket that was reset is left open by wrap_socket
             with self.context.wrap_socket(
                 sock, server_side=True, suppress_ragged_eofs=False
             ) as connection:
