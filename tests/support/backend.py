@@ -99,6 +99,7 @@ class TlsBackend:
                 self.serve(connection)
         except (OSError, ssl.SSLError, ValueError) as error:
             self.errors.append(str(error))
+            sock.close()  # after wrap_socket this does nothing
 
     def close(self) -> None:
         """Stop listening and reset every connection."""
