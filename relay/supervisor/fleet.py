@@ -134,6 +134,15 @@ class Fleet:
         self.generations.start_next(prepared, now)
         self.slots.memory.forget(prepared.slots)
 
+    def retry_slots(self, now: float) -> None:
+        """After a reload that starts no generation: no slot waits any more."""
+        try:
+            self.slots.reopen_all(now)
+        except StartupError as error:
+            log.error("a slot stays closed: %s", error)
+        else:
+            self.slots.memory.forget(self.generations.serving.slots)
+
     # Actions.
 
     def step(self, now: float) -> Decision | None:

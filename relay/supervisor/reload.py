@@ -151,7 +151,7 @@ class Reloads:
         self._begin_renewal(now)
         self._prepare(now)
         self._renewals.step(now)
-        if self._found is not None and not self._renewals.busy:
+        if self._found is not None and not self._renewals.busy and self._switchover.stay(now):
             self._answer_renewed(self._found)
         if self._reply is not None:
             self._hand_over(now, self._reply)
@@ -190,7 +190,6 @@ class Reloads:
     def _answer_renewed(self, found: Renewed) -> None:
         """All workers use what could be renewed."""
         self._found = None
-        self._switchover.stay()
         reply = reply_to(found, self._fleet.generations.number, self._renewals.problem)
         if reply["ok"]:
             if not found.names:

@@ -22,6 +22,8 @@ from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.trust_updates import TrustUpdates
 from relay.tls.generation import Generation, free_steps
 
+SLOTS_S = 2.0  # how long a reload waits for the worker of a slot that was closed
+
 
 class Switchover:
     """From the start of a next generation until one of the two is gone."""
@@ -43,6 +45,7 @@ class Switchover:
         self._before: Generation | None = None
         self._next: Generation | None = None
         self._dismantling: Iterator[None] | None = None
+        self._staying_until_at = 0.0  # 0 if no reload waits for the slots
 
     @property
     def dismantling(self) -> bool:
@@ -83,9 +86,19 @@ class Switchover:
         self._overrides.use(config)
         self._publish()
 
-    def stay(self) -> None:
-        """A reload has changed no setting: put right what it always does."""
-        self._overrides.write_cells()
+    def stay(self, now: float) -> bool:
+        """A reload has changed no setting: put right what it always does.
+
+        Call it until it is True: when no slot waits for its worker, or after a while.
+        """
+        if not self._staying_until_at:
+            self._staying_until_at = now + SLOTS_S
+            self._overrides.write_cells()
+            self._fleet.retry_slots(now)
+        if not self._fleet.complete and now < self._staying_until_at:
+            return False
+        self._staying_until_at = 0.0
+        return True
 
     def step(self) -> None:
         """Send trust to old workers; free TLS contexts, for about TURN_S."""
