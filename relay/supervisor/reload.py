@@ -104,7 +104,7 @@ class Reloads:
             self._preparer.running
             or self._renewals.busy
             or self._found is not None
-            or self._fleet.generations.next is not None
+            or (self._fleet.generations.next is not None and self._fleet.ending is Shutdown.NO)
             or self.handing_over
             or self._announcer.state is RelayState.STARTING
         )

@@ -550,12 +550,17 @@ def test_a_ca_that_is_removed_refuses_its_clients(world, pki):
 RENEWALS, LONG = 20, 20
 
 
-def test_a_ca_that_is_removed_ends_sessions_while_the_relay_drains(world, pki):
+@pytest.mark.parametrize("reloads", [False, True])
+def test_a_ca_that_is_removed_ends_sessions_while_the_relay_drains(world, pki, reloads):
     relay = world()
     gateway = relay.gateway
     peer = dial(gateway.port(), context_of(pki))
     peer.send(b"hello")
     assert peer.receive(5) == b"hello"
+    if reloads:  # another generation starts, and is told to end with the rest
+        gateway.change_a_setting()
+        gateway.signal(signal.SIGHUP)
+        gateway.wait_for_log('"generation": 2')
     gateway.signal(signal.SIGTERM)
     gateway.wait_for_log("to finish")
     shutil.copy(pki.foreign_ca, relay.ca)
