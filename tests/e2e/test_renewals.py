@@ -352,6 +352,7 @@ def test_an_expired_certificate_is_replaced_by_a_narrower_one(start, pki, echo, 
     leaf(pki, names=("app.example.com",)).write(files.certificate, files.key)
     gateway.wait_for_log("does not carry www.example.com")
     gateway.wait_for_log("no longer disabled")
+    gateway.wait_for_log("renewed in place")  # by every worker
     assert talk(pki, gateway.port()) == b"hello"
 
 
