@@ -166,10 +166,11 @@ class Gateway:
     def _accepts(self) -> bool:
         code = self.running.poll()
         assert code is None, f"the relay ended with {code} instead of accepting\n{self.log()}"
-        # A killed relay leaves its file behind.
-        return (self.state_dir / "endpoints.json").exists() and self.endpoints["supervisor"][
-            "pid"
-        ] == self.pid
+        # A killed relay leaves its file behind, and the next one removes it.
+        try:
+            return self.endpoints["supervisor"]["pid"] == self.pid
+        except FileNotFoundError:
+            return False
 
     def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Wait until it has ended; returns its exit code."""
