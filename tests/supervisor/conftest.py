@@ -1,6 +1,10 @@
+import socket
+
 import pytest
 
+from relay.demo.ca import LeafSpec
 from tests.support.backend import TlsBackend
+from tests.support.client import PATIENCE_S, context_of, echoes
 from tests.support.configs import write_body
 from tests.support.gateway import Gateway
 
@@ -35,3 +39,24 @@ def relay(body):
     yield make
     for gateway in made:
         gateway.close()
+
+
+@pytest.fixture
+def bob(pki):
+    """A context of another client."""
+    return context_of(pki, pki.write(pki.authority.issue(LeafSpec("bob", purposes=("client",)))))
+
+
+@pytest.fixture
+def dial(stack):
+    """Open a session that stays open until the test ends."""
+
+    def dial(gateway, context):
+        sock = socket.create_connection(("127.0.0.1", gateway.port()), PATIENCE_S)
+        stack.callback(sock.close)
+        client = context.wrap_socket(sock, server_hostname="app.example.com")
+        stack.callback(client.close)
+        assert echoes(client)
+        return client
+
+    return dial

@@ -5,47 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import time
 
 import pytest
 
-from relay.demo.ca import LeafSpec
 from relay.supervisor import kicks as module
 from relay.supervisor.control_client import ask
 from relay.supervisor.kicks import Kicks
 from relay.supervisor.updates import Updates
 from relay.supervisor.workers import Workers
-from tests.support.client import PATIENCE_S, context_of, talk
+from tests.support.client import PATIENCE_S, context_of, echoes, talk
 
 REFUSED = (ssl.SSLError, ConnectionError)
-
-
-@pytest.fixture
-def bob(pki):
-    """A context of another client."""
-    return context_of(pki, pki.write(pki.authority.issue(LeafSpec("bob", purposes=("client",)))))
-
-
-@pytest.fixture
-def dial(stack):
-    """Open a session that stays open until the test ends."""
-
-    def dial(gateway, context):
-        sock = socket.create_connection(("127.0.0.1", gateway.port()), PATIENCE_S)
-        stack.callback(sock.close)
-        client = context.wrap_socket(sock, server_hostname="app.example.com")
-        stack.callback(client.close)
-        assert echoes(client)
-        return client
-
-    return dial
-
-
-def echoes(client):
-    client.sendall(b"hello")
-    return client.recv(5) == b"hello"
 
 
 def is_ended(client):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 
 import pytest
@@ -11,30 +10,9 @@ import pytest
 from relay.demo.ca import LeafSpec
 from relay.supervisor.control_client import ask
 from tests.support.backend import TlsBackend
-from tests.support.client import PATIENCE_S, context_of, talk
+from tests.support.client import PATIENCE_S, context_of, echoes, talk
 from tests.support.configs import write_body
 from tests.support.crls import COMPROMISED, make_crl
-
-
-@pytest.fixture
-def bob(pki):
-    """A context of another client."""
-    return context_of(pki, pki.write(pki.authority.issue(LeafSpec("bob", purposes=("client",)))))
-
-
-@pytest.fixture
-def dial(stack):
-    """Open a session that stays open until the test ends."""
-
-    def dial(gateway, context):
-        sock = socket.create_connection(("127.0.0.1", gateway.port()), PATIENCE_S)
-        stack.callback(sock.close)
-        client = context.wrap_socket(sock, server_hostname="app.example.com")
-        stack.callback(client.close)
-        assert echoes(client)
-        return client
-
-    return dial
 
 
 @pytest.fixture
@@ -48,11 +26,6 @@ def on_both(dial):
         return found
 
     return on_both
-
-
-def echoes(client):
-    client.sendall(b"hello")
-    return client.recv(5) == b"hello"
 
 
 def workers_with_sessions(gateway):

@@ -39,3 +39,9 @@ def talk(
     ) as tls:
         tls.sendall(said)
         return tls.recv(65536)
+
+
+def echoes(client: ssl.SSLSocket) -> bool:
+    """Whether the backend of this open session sends back what it gets."""
+    client.sendall(b"hello")
+    return client.recv(5) == b"hello"
