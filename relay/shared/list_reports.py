@@ -80,7 +80,7 @@ def receive_report(sock: socket.socket) -> ListReport | None:
 
 
 def parse_report(data: bytes, most: int = _MOST) -> ListReport:
-    """Parse a report, or a file with the same keys. What cannot be read is left out."""
+    """Parse a report, or a file with the same keys. It skips what it cannot read."""
     try:
         found: Any = json.loads(data)
         urls = tuple(each for each in found["urls"] if isinstance(each, str))

@@ -1,7 +1,7 @@
 """The CAs of a running configuration, beside those in its files.
 
-Never: decides whether a renewed file is used. Whoever takes a CA away means it, or has
-lost it by accident: only the operator knows.
+Never: decides whether a renewed file is used. A CA may be missing on purpose or by
+accident, and only the operator knows which.
 """
 
 from __future__ import annotations

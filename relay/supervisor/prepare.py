@@ -194,7 +194,8 @@ class Preparation:
             )
             raise StartupError(what, hint)
         try:
-            found: Inspection | Renewed | Refusal = pickle.loads(self._received)  # noqa: S301  its own child
+            found: Inspection | Renewed | Refusal
+            found = pickle.loads(self._received)  # noqa: S301  its own child
         except (EOFError, pickle.UnpicklingError):
             what = "the process that checks the configuration ended in the middle of its answer"
             raise StartupError(what, "see the system's log for what ended it") from None

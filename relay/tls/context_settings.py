@@ -69,10 +69,11 @@ def new_context(
 def use_pair(context: SSL.Context, where: str, pair: KeyPair) -> None:
     """Present a certificate. Raises ConfigError for the configuration key `where`."""
     raw = context._context  # noqa: SLF001 (the pointer has no public name)
+    key = pair.key._pkey if pair.key is not None else None  # noqa: SLF001
     lib.ERR_clear_error()
     accepted = (
         lib.SSL_CTX_use_certificate(raw, pair.leaf.pointer) == 1
-        and (pair.key is None or lib.SSL_CTX_use_PrivateKey(raw, pair.key._pkey) == 1)  # noqa: SLF001
+        and (key is None or lib.SSL_CTX_use_PrivateKey(raw, key) == 1)
         # A root is not sent: the peer has it or does not trust it, and its bytes would
         # cost every handshake.
         and all(

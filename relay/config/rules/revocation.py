@@ -69,7 +69,7 @@ def _hosts(found: ProblemList, here: str, crl: Crl) -> None:
     if crl.from_certificates and not crl.hosts:
         found.add(
             f"{here}.hosts",
-            "is missing: with from_certificates, whoever issues a certificate names the URLs",
+            "is missing: with from_certificates, the CA of a certificate names the URLs",
             'list the hosts that lists may be fetched from, for example ["pki.example.com"]',
             compared=[f"{here}.from_certificates"],
         )
