@@ -199,7 +199,9 @@ def _check_peer(end: Connection, backend: BackendState) -> Failure | None:
     # The lists may have changed since the session was offered, or during the handshake.
     same = end.looked_up is not None and end.looked_up is target.revoked
     failure = None if same else target.why_revoked(who, chain, time.time())
-    return failure or why_not_trusted(Side.OUTBOUND, who, chain, then, now)
+    if failure is None and then is not now:  # renewed during the handshake
+        failure = why_not_trusted(Side.OUTBOUND, who, chain, then, now)
+    return failure
 
 
 def _check_alpn(end: Connection, wanted: str) -> Failure | None:
