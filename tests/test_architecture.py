@@ -171,7 +171,7 @@ def test_a_package_holds_a_docstring_and_nothing_else(name):
 def test_the_core_imports_only_values(name):
     for module in imported(MODULES[name]):
         assert module.partition(".")[0] in PURE or module.startswith(
-            ("relay.core", "relay.config.model", "relay.errors")
+            ("relay.core", "relay.config.pool_model", "relay.errors")
         ), f"{name} imports {module}"
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.config.http_statuses import Statuses, parse_statuses
-from relay.config.model import Config, Health, Pool
+from relay.config.model import Config
+from relay.config.pool_model import Health, Pool
 from relay.shared.catalogue import CHECK_OK
 from relay.tls.revocation.reports import ListReports
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from relay.checker.own_directory import read_in, replace_in
 from relay.config.crl_url import parse_crl_url
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.files import read_regular
 from relay.shared.backends_view import HEALTH_FILE
 from relay.shared.list_reports import ListReport, parse_report

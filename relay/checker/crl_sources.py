@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from relay.checker.crl_fetch import Source
 from relay.checker.crl_learned import Learned, LearningSet, hosts_in, is_on
 from relay.checker.crl_verify import verifier
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.generation import Generation
 from relay.tls.revocation.fetched import learned_issuers

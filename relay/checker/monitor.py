@@ -16,7 +16,7 @@ from typing import Any
 from relay.checker import failure as failures
 from relay.checker.backend_check import BackendCheck
 from relay.checker.check import CheckResult, CheckSettings
-from relay.config.model import Health
+from relay.config.pool_model import Health
 from relay.core.health import (
     BackendHealth,
     CheckOutcome,

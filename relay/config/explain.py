@@ -18,7 +18,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from relay.config.key_path import key_path, listener_paths
-from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.errors import Problem
 
 Loc = tuple[int | str, ...]

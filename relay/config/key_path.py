@@ -14,7 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from relay.config.model import Config, Listener, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_REMEDY = "use 1 to 64 of A-Z a-z 0-9 _ . - and start with a letter or digit"

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from math import gcd
 
-from relay.config.model import Pool
+from relay.config.pool_model import Pool
 from relay.core.balancer_base import Balancer, BalancerBase, Why, next_turn
 from relay.core.candidates import Candidate, CandidateStatus, Counts, Usable
 from relay.core.rendezvous import Rendezvous

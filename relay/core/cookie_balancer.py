@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from relay.config.model import Pool
+from relay.config.pool_model import Pool
 from relay.core.balance import candidates_of
 from relay.core.candidates import CandidateStatus, Counts, Usable
 from relay.core.cookie import CookieTable, Inserter, render_set_cookie

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.config.address import is_ip, parse_address
-from relay.config.model import Config, Crl
+from relay.config.model import Config
+from relay.config.section import Crl
 from relay.errors import Reason, Side
 from relay.shared.catalogue import (
     CHECK_RESULTS,

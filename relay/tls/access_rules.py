@@ -23,7 +23,7 @@ from typing import TypeVar
 from unicodedata import category, normalize
 
 from relay.config.distinguished_name import NameKey, fold, parse_name
-from relay.config.model import Allow, Deny
+from relay.config.listener_model import Allow, Deny
 from relay.core.untrusted import clip, clip_names
 from relay.tls.certificates.name_keys import key_of_name
 from relay.tls.identity import Identity

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from relay.config.key_path import pool_path, routes_of
-from relay.config.model import Config, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.model import Config
+from relay.config.pool_model import Pool
 from relay.errors import Problem
 from relay.tls.certificates.findings import Finding, Level
 from relay.tls.cipher_offers import Offer, Suite, level_of, make_context, offer_of, suites_named

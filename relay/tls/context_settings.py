@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-from relay.config.model import Pool, Route
+from relay.config.listener_model import Route
+from relay.config.pool_model import Pool
 from relay.errors import ConfigError, Problem
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.pem import KeyPair

@@ -16,8 +16,11 @@ from typing import Any
 
 from relay.config.address import is_ip, parse_address
 from relay.config.key_path import listener_paths, pool_path
-from relay.config.model import Backend, Config, Crl, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.config.rules.stickiness import alpn_of
+from relay.config.section import Crl
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.access_rules import compile_rules

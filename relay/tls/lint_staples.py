@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relay.config.key_path import routes_of
-from relay.config.model import Config, Route
+from relay.config.listener_model import Route
+from relay.config.model import Config
 from relay.credentials import file_remedy, shown
 from relay.errors import Problem
 from relay.files import Files

@@ -17,7 +17,8 @@ from typing import Any
 from OpenSSL import SSL
 
 from relay.config.address import is_ip
-from relay.config.model import Pool, Route
+from relay.config.listener_model import Route
+from relay.config.pool_model import Pool
 from relay.errors import ConfigError, Problem
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.context_settings import new_context, use_pair

@@ -16,7 +16,9 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relay.config.model import Crl, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.pool_model import Pool
+from relay.config.section import Crl
 from relay.files import Contents, Files
 from relay.shared.sealed_memory import map_bytes
 from relay.tls.certificates.configured import ChainRules, PairFiles

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.tls.access_rules import AccessRules
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.configured import DEFAULT_RULES, ChainRules

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from relay.config.model import Route
+from relay.config.listener_model import Route
 from relay.shared.sealed_memory import map_bytes
 from relay.tls.generation import BackendTarget, Generation, InboundRoute
 from relay.tls.revocation.revoked_set import RevokedSet

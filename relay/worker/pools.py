@@ -16,7 +16,7 @@ from collections.abc import Container
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from relay.config.model import Pool
+from relay.config.pool_model import Pool
 from relay.core.balance import balancer_for
 from relay.core.candidates import CandidateStatus
 from relay.core.cookie import Inserter

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from relay.admin.metrics import RelayCollector
-from relay.config.model import Health
+from relay.config.pool_model import Health
 from relay.errors import Reason
 from relay.shared.catalogue import FAMILIES, HANDSHAKE_BUCKETS_S
 from relay.shared.entities import (

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.config.listener_model import Route
 from relay.config.load import load_config
-from relay.config.model import Pool, Route
+from relay.config.pool_model import Pool
 from relay.credentials import file_remedy, is_credential, shown
 
 DIRECTORY = "/run/credentials/relay.service"

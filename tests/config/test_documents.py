@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from relay.config.load import load_config
-from relay.config.model import Limits, Pool, Relay, Timeouts
+from relay.config.model import Limits, Relay, Timeouts
+from relay.config.pool_model import Pool
 from relay.errors import Reason
 from relay.remedies import REMEDIES
 

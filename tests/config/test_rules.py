@@ -687,7 +687,7 @@ LATER = {
     "passthrough": (ROUTE, 'pool = "web"\nmode = "passthrough"', "listener.https.route[0].mode"),
     "a PROXY header in": (
         'name = "https"',
-        'name = "https"\naccept_proxy = true',
+        'name = "https"\naccept_proxy = { from = ["10.0.0.0/8"] }',
         "listener.https.accept_proxy",
     ),
     "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
@@ -773,7 +773,7 @@ def test_tls_settings_of_a_passthrough_route_are_refused(problems):
     found = problems((ROUTE, 'pool = "web"\nmode = "passthrough"\nalpn = ["h2"]'))
     base = "listener.https.route[0]"
     assert [each.where for each in found] == [
-        f"{base}.{key}" for key in ("mode", "alpn", "certificate", "client_ca", "private_key")
+        f"{base}.{key}" for key in ("alpn", "certificate", "client_ca", "private_key", "mode")
     ]
 
 

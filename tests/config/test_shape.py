@@ -57,8 +57,8 @@ CASES = {
         "is empty; say where to accept connections",
     ),
     "a word for a boolean": (
-        ('name = "https"', 'name = "https"\naccept_proxy = "no"'),
-        "listener.https.accept_proxy",
+        ('name = "https"', 'name = "https"\nfreebind = "no"'),
+        "listener.https.freebind",
         'must be true or false, not "no"; TOML\'s booleans',
     ),
     "a string for a table": (
@@ -112,8 +112,8 @@ CASES = {
         "unknown key; did you mean machine_certificate?",
     ),
     "a key in the wrong section": (
-        ("[admin]", "[admin]\nidle_s = 3"),
-        "admin.idle_s",
+        ("[admin]", "[admin]\nhello_s = 3"),
+        "admin.hello_s",
         "unknown key here; it belongs in [timeouts]",
     ),
     "a key from nowhere": (
@@ -124,7 +124,7 @@ CASES = {
     "a key that only the model has": (
         ("[relay]", 'source = "x"\n[relay]'),
         "source",
-        "unknown key; known here: relay, admin",
+        "unknown key here; it belongs in [pool.NAME]",
     ),
     "an odd key": (("[admin]", '[admin]\n"a b\\n" = 3'), 'admin."a b\\n"', "unknown key"),
 }

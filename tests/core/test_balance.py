@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.config.model import Backend, Pool
+from relay.config.pool_model import Backend, Pool
 from relay.core.balance import LeastConnections, RandomOfTwo, RoundRobin, balancer_for
 from relay.core.candidates import Candidate, CandidateStatus, Mode
 from relay.core.rendezvous import Rendezvous, rank

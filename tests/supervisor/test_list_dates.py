@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.supervisor.list_dates import REPEAT_S, ListDates
 from relay.tls.revocation.distribution_points import Scope
 from relay.tls.revocation.revoked_set import ListInfo, RevokedSet, build, pack

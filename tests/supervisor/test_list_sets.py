@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from relay.checker.crl_cache import cached_list
-from relay.config.model import Crl, Relay
+from relay.config.model import Relay
+from relay.config.section import Crl
 from relay.errors import StartupError
 from relay.supervisor.list_sets import FETCHED_WATCH_S, all_sets, share_sets, watched
 from relay.tls.revocation.revoked_set import build

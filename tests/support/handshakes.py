@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relay.config.model import Allow, Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Allow, Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.errors import Side
 from relay.tls import stream, verification
 from relay.tls.contexts import build_generation
@@ -78,9 +80,7 @@ def config_of(
             **pool,
         }
     )
-    listener = Listener.model_construct(
-        name="https", listen=("127.0.0.1:0",), accept_proxy=False, route=made
-    )
+    listener = Listener.model_construct(name="https", listen=("127.0.0.1:0",), route=made)
     return Config.model_construct(
         **{name: value.default for name, value in Config.model_fields.items()}
         | {"listener": (listener,), "pool": {"main": whole}}

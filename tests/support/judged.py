@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay.config.model import Allow, Deny
+from relay.config.listener_model import Allow, Deny
 from relay.core.lifecycle import State
 from relay.demo.ca import LeafSpec
 from relay.tls.access_rules import compile_rules

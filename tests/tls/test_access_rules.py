@@ -12,7 +12,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from relay.config.distinguished_name import parse_name
-from relay.config.model import Allow, Deny
+from relay.config.listener_model import Allow, Deny
 from relay.tls.access_rules import compile_rules
 from relay.tls.certificates.name_keys import key_of_name
 from relay.tls.certificates.names import attributes_of, render

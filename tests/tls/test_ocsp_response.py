@@ -13,7 +13,9 @@ from cryptography.x509 import ocsp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.demo.ca import Authority, LeafSpec
 from relay.files import Files
 from relay.tls.certificates.findings import Level

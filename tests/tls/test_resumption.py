@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.demo.ca import LeafSpec
 from relay.errors import Reason, Side
 from relay.shared.entities import entities_of

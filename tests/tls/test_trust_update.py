@@ -7,7 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from relay.config.model import Crl, Deny
+from relay.config.listener_model import Deny
+from relay.config.section import Crl
 from relay.tls import trust_update
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation

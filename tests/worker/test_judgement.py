@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.config.model import Allow, Deny
+from relay.config.listener_model import Allow, Deny
 from relay.demo.ca import Authority, LeafSpec
 from relay.tls.access_rules import compile_rules
 from relay.tls.trust import BackendTrust, CaTrust, ClientTrust

@@ -12,7 +12,7 @@ from ipaddress import IPv6Network, ip_network
 from relay.config.address import host_name_fault
 from relay.config.distinguished_name import fold, parse_name
 from relay.config.explain import quoted
-from relay.config.model import Allow, Route
+from relay.config.listener_model import Allow, Route
 from relay.config.rules.problem_list import ProblemList
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")

@@ -13,6 +13,7 @@ from relay.config.explain import nearest, quoted
 from relay.config.key_path import listener_paths, pool_path, routes_of
 from relay.config.model import Config, Log, Relay
 from relay.config.rules.admin import check_admin
+from relay.config.rules.later import check_later
 from relay.config.rules.listeners import check_listener
 from relay.config.rules.pools import check_pool
 from relay.config.rules.problem_list import ProblemList
@@ -42,6 +43,7 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
         check_listener(found, where, listener, config)
     for name, pool in config.pool.items():
         check_pool(found, pool_path(name), name, pool)
+    check_later(found, config)
     _files_of_pools(found, config)
     _unused_pools(found, config)
     return found.problems

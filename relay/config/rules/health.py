@@ -10,7 +10,7 @@ import re
 from relay.config.address import is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.http_statuses import parse_statuses
-from relay.config.model import Health, Pool
+from relay.config.pool_model import Health, Pool
 from relay.config.rules.problem_list import ProblemList
 from relay.errors import ConfigError
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from relay.config.address import host_name_fault, is_ip
 from relay.config.explain import nearest, quoted
 from relay.config.key_path import NAME, NAME_REMEDY, pool_path
-from relay.config.model import Config, Listener, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
 from relay.config.rules.access import check_access
-from relay.config.rules.problem_list import LATER, ProblemList
+from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
 from relay.config.rules.tls_settings import (
@@ -57,12 +58,6 @@ def check_listener(found: ProblemList, where: str, listener: Listener, config: C
             f"{quoted(listener.name)} is already the name of {first}",
             "give each listener a name of its own",
         )
-    if listener.accept_proxy:
-        found.add(
-            f"{where}.accept_proxy",
-            f"true is {LATER}",
-            "remove it; clients must connect without a PROXY header",
-        )
     for index, route in enumerate(listener.route):
         _route(found, f"{where}.route[{index}]", route, config)
     _unreachable(found, where, listener.route)
@@ -96,11 +91,6 @@ def _no_pool(found: ProblemList, where: str, route: Route, config: Config) -> No
 
 def _files(found: ProblemList, where: str, route: Route) -> None:
     if route.mode == "passthrough":
-        found.add(
-            f"{where}.mode",
-            f'"passthrough" is {LATER}',
-            "remove it, and give the route certificate, private_key and client_ca",
-        )
         for name in sorted(route.model_fields_set & _NOT_OF_PASSTHROUGH):
             found.add(
                 f"{where}.{name}",

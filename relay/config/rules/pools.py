@@ -10,9 +10,9 @@ import re
 from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
-from relay.config.model import Backend, Pool
+from relay.config.pool_model import Backend, Pool
 from relay.config.rules.health import check_health
-from relay.config.rules.problem_list import LATER, ProblemList
+from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_stickiness
 from relay.config.rules.tls_settings import check_expiry, check_tls
@@ -28,12 +28,6 @@ def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", NAME_REMEDY)
     check_stickiness(found, where, pool)
-    if pool.send_proxy:
-        found.add(
-            f"{where}.send_proxy",
-            f"{quoted(pool.send_proxy)} is {LATER}",
-            "remove it; backends see the relay's address",
-        )
     check_health(found, where, pool)
     check_revocation(found, where, pool, "backend_crl")
     check_tls(found, where, pool)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from relay.config.address import host_name_fault, is_ip
 from relay.config.crl_url import parse_crl_url
 from relay.config.explain import quoted
-from relay.config.model import Crl, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.pool_model import Pool
 from relay.config.rules.problem_list import ProblemList
+from relay.config.section import Crl
 
 
 def check_revocation(found: ProblemList, where: str, settings: Route | Pool, short: str) -> None:

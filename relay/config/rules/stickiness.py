@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 
 from relay.config.explain import quoted
-from relay.config.model import Config, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.model import Config
+from relay.config.pool_model import Pool
 from relay.config.rules.problem_list import ProblemList
 
 HTTP1 = ("http/1.1",)

@@ -5,7 +5,8 @@ Never: asks OpenSSL whether it knows a cipher (see `tls.ciphers`).
 
 from __future__ import annotations
 
-from relay.config.model import Pool, Route
+from relay.config.listener_model import Route
+from relay.config.pool_model import Pool
 from relay.config.rules.problem_list import ProblemList
 
 ROUTE_FILES = ("certificate", "private_key", "client_ca")

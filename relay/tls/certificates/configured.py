@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relay.config.key_path import pool_path, routes_of
-from relay.config.model import Config, Pool, Route
+from relay.config.listener_model import Route
+from relay.config.model import Config
+from relay.config.pool_model import Pool
 from relay.config.values import MAX_CAS
 
 

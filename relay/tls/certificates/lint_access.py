@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from relay.config.distinguished_name import NameKey, parse_name
 from relay.config.explain import quoted
-from relay.config.model import Route
+from relay.config.listener_model import Route
 from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.findings import Certificates, Finding, Level
 from relay.tls.certificates.name_keys import key_of_name

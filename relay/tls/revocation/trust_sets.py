@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay.config.key_path import pool_path, routes_of
-from relay.config.model import Config, Crl
+from relay.config.model import Config
+from relay.config.section import Crl
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.errors import ConfigError
 from relay.files import Files
 from relay.tls.certificates.findings import Level

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.demo.ca import Authority, LeafSpec, _builder, _ca_extensions, _name, make_key, to_pem
 from relay.tls.certificates.findings import Level
 from relay.tls.certificates.lint import lint

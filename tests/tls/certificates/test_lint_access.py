@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from relay.config.model import Deny
+from relay.config.listener_model import Deny
 from relay.demo.ca import to_pem
 from relay.tls.certificates.findings import Level
 from relay.tls.certificates.lint import lint

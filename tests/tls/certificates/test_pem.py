@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from relay.config.model import Backend, Config, Listener, Pool, Route
+from relay.config.listener_model import Listener, Route
+from relay.config.model import Config
+from relay.config.pool_model import Backend, Pool
 from relay.demo.ca import Authority, LeafSpec, key_pem, to_pem
 from relay.errors import ConfigError
 from relay.tls.certificates.inventory import certificate_info, certificates_of

@@ -7,7 +7,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.demo.ca import Authority, LeafSpec
 from relay.files import Files
 from relay.tls.revocation.fetched import FetchedLists, learned_issuers

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import pytest
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.demo.ca import Authority
 from relay.demo.ca import to_pem as certificates_to_pem
 from relay.files import Files

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.model import Crl
+from relay.config.section import Crl
 from relay.demo.ca import Authority, to_pem
 from relay.files import Files
 from relay.shared.sealed_memory import SealedFile

@@ -1,0 +1,66 @@
+"""Refuses keys that the configuration has and this version does not support yet.
+
+Never: refuses a key that is left at its default.
+"""
+
+from __future__ import annotations
+
+from relay.config.explain import quoted
+from relay.config.key_path import listener_paths, pool_path
+from relay.config.model import Config
+from relay.config.rules.problem_list import LATER, ProblemList
+from relay.config.section import Section
+
+_RELAY = ("drain_delay_s",)
+_LISTENER = (
+    "accept_proxy",
+    "per_client_rate",
+    "per_client_burst",
+    "per_client_prefix_v4",
+    "per_client_prefix_v6",
+    "max_session_s",
+    "idle_s",
+    "linger_s",
+    "keepalive",
+    "user_timeout_s",
+    "log_probes",
+    "probes_from",
+)
+_ROUTE = ("mode", "starttls")
+_POOL = (
+    "cookie_separator",
+    "cookie_in_url",
+    "idle_s",
+    "linger_s",
+    "keepalive",
+    "user_timeout_s",
+    "source",
+    "sni",
+    "starttls",
+    "send_proxy",
+    "send_proxy_tlvs",
+    "send_proxy_certificate",
+)
+_BACKEND = ("sni", "peer_user")
+
+
+def check_later(found: ProblemList, config: Config) -> None:
+    """Every key of this configuration that is not supported yet."""
+    _refuse(found, "relay", config.relay, _RELAY)
+    paths = listener_paths([each.name for each in config.listener])
+    for where, listener in zip(paths, config.listener, strict=True):
+        _refuse(found, where, listener, _LISTENER)
+        for index, route in enumerate(listener.route):
+            _refuse(found, f"{where}.route[{index}]", route, _ROUTE)
+    for name, pool in config.pool.items():
+        _refuse(found, pool_path(name), pool, _POOL)
+        for index, backend in enumerate(pool.backend):
+            _refuse(found, f"{pool_path(name)}.backend[{index}]", backend, _BACKEND)
+
+
+def _refuse(found: ProblemList, where: str, section: Section, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        value = getattr(section, key)
+        if key in section.model_fields_set and value != type(section).model_fields[key].default:
+            shown = quoted(value) if isinstance(value, str) else "this setting"
+            found.add(f"{where}.{key}", f"{shown} is {LATER}", "remove it")
