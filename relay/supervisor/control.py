@@ -135,7 +135,7 @@ class ControlServer:
         self,
         listener: socket.socket,
         selector: selectors.BaseSelector,
-        on_command: Callable[[dict[str, Any], Client], None],
+        on_command: Callable[[dict[str, Any], Client], None] = lambda _request, _client: None,
         child_named: Callable[[int], str] = lambda _pid: "",
     ) -> None:
         self.child_named = child_named

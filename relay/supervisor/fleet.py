@@ -8,30 +8,15 @@ from __future__ import annotations
 import logging
 import time
 
-from relay.core.fleet_actions import (
-    Abort,
-    Action,
-    Close,
-    Commit,
-    Decision,
-    Drain,
-    GiveUp,
-    Kill,
-    Overrun,
-    Park,
-    Quit,
-    Reopen,
-    Spawn,
-)
+from relay.core.fleet_actions import Commit, Decision, GiveUp, Spawn
 from relay.core.fleet_plan import next_start_at, plan
 from relay.core.fleet_view import Phase, Rules, Shutdown, Target, View, Worker
 from relay.errors import StartupError
 from relay.supervisor.first_start import ATTEMPTS, FirstStart
 from relay.supervisor.generations import Generations
 from relay.supervisor.prepared import Prepared, configured_rules
-from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.slots import Slots
-from relay.supervisor.worker_process import EndedWorker
+from relay.supervisor.worker_actions import WorkerActions
 from relay.supervisor.workers import Workers
 
 # How long workers are started before the loop turns; forking a large relay takes 6 ms.
@@ -49,6 +34,7 @@ class Fleet:
         self.slots = Slots(generations, rules)
         self.ending = Shutdown.NO
         self._rules = rules
+        self._actions = WorkerActions(workers, generations, self.slots, rules)
         self._start = FirstStart(rules)
         self._trusted_from_at = 0.0
         self._views: tuple[Worker, ...] = ()
@@ -152,12 +138,13 @@ class Fleet:
         Raises StartupError if the relay cannot start.
         """
         for ended in self.workers.reap():
-            self._on_end(now, ended)
+            self._actions.on_end(now, ended, self.ending)
         self.workers.updates.step()
         decision = self._carry_out(now)
         self.retire()
         self.slots.served(self.serving_pids())
         if not self._start.done and self.ending is Shutdown.NO:
+            self._start.fork_error = self._actions.fork_error
             self._start.check(
                 now, complete=self.complete, failing_slot=self.slots.memory.failing(ATTEMPTS)
             )
@@ -188,7 +175,7 @@ class Fleet:
                     case Spawn() if time.monotonic() > spawning_until_at:
                         pass  # it is planned again at the next turn
                     case _:
-                        self._do(now, action)
+                        self._actions.do(now, action, self.ending)
         self._views = self.workers.views()
         return decision
 
@@ -207,85 +194,12 @@ class Fleet:
             trusted_from_at=self._trusted_from_at,
         )
 
-    def _do(self, now: float, action: Action) -> None:
-        match action:
-            case Spawn(slot, generation):
-                self._spawn(now, slot, generation)
-            case Drain(pid) if self.ending is Shutdown.NO:
-                self.workers.replace(pid, self._rules.reload_drain_s)
-            case Drain(pid):
-                self.workers.drain(pid, self._rules.drain_timeout_s)
-            case Quit(pid):
-                self.workers.quit(pid)
-            case Overrun(generation, pids):
-                self.workers.overrun(generation, pids)
-            case Abort(pid, why):
-                self.workers.abort(pid, why)
-            case Kill(pid, why):
-                self.workers.kill(pid, why)
-            case Close(slot):
-                self.slots.close(slot)
-            case Park(slot, deaths):
-                self.slots.park(now, slot, deaths)
-            case Reopen(slot):
-                self.slots.reopen(now, slot)
-
-    def _spawn(self, now: float, slot: int, number: int) -> None:
-        following = self.generations.next
-        if following is not None and number == following.number:
-            try:
-                self._fork(slot, following.prepared, following.sockets)
-            except OSError as error:
-                following.deaths += 1
-                log.error("worker %d cannot be started: %s", slot, error)
-            return
-        try:
-            self.slots.prepare_start(slot)
-            self._fork(slot, self.generations.serving, self.generations.sockets)
-        except (OSError, StartupError) as error:
-            self._start.fork_error = error
-            log.error(
-                "worker %d cannot be started: %s; tried again %s",
-                slot,
-                error,
-                self.slots.memory.failed(now, slot),
-            )
-
-    def _fork(self, slot: int, prepared: Prepared, own: SlotSockets) -> None:
-        every = self.generations.all_sockets()
-        self.workers.spawn(slot, prepared.generation, every, own, prepared.identity)
-
     def _commit(self) -> None:
         """The next generation becomes the serving one; some limits come with it."""
         self.generations.commit()
         relay = self.generations.serving.config.relay
-        self._rules = configured_rules(self._rules, relay)
+        self._rules = self._actions.rules = configured_rules(self._rules, relay)
         self.workers.limit_drains(relay.reload_drain_s)
-
-    def _on_end(self, now: float, ended: EndedWorker) -> None:
-        worker, following = ended.process, self.generations.next
-        age_s = now - worker.started_at
-        if worker.stop_requested_at is not None or self.ending is not Shutdown.NO:
-            log.info(
-                "%s of generation %d %s after %.1f s, as asked",
-                worker,
-                worker.generation,
-                ended.status,
-                age_s,
-            )
-        elif following is not None and worker.generation == following.number:
-            following.deaths += 1
-            log.error(
-                "%s of the new generation %d %s after %.1f s",
-                worker,
-                worker.generation,
-                ended.status,
-                age_s,
-            )
-        else:
-            self.workers.count_restart()
-            when = self.slots.memory.died(now, worker.slot, ended.last_seen)
-            log.error("%s %s after %.1f s; it is replaced %s", worker, ended.status, age_s, when)
 
     def close(self) -> None:
         """Close the sockets; after a failed start also kill the workers.

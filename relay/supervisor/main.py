@@ -15,8 +15,9 @@ from relay.core.fleet_view import Rules
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import hide_memory
+from relay.supervisor.parts import Parts, Work
 from relay.supervisor.signals import EarlySignals
-from relay.supervisor.supervisor import Supervisor, Work
+from relay.supervisor.supervisor import Supervisor
 from relay.tls.certificates.provider_keys import leave_to_children
 from relay.worker.main import run_worker
 
@@ -38,13 +39,13 @@ def run(
     messages.setup(load_config(config_path).log.level, process="supervisor")
     if openssl_conf := os.environ.get("OPENSSL_CONF"):
         log.info("OpenSSL uses the settings in %s (OPENSSL_CONF)", openssl_conf)
-    supervisor = Supervisor(config_path, work, rules, strict=strict)
+    parts = Parts(config_path, work, rules, strict=strict)
     try:
         if early.hung_up:
-            supervisor.reloads.request(None)
-        return supervisor.run()
+            parts.reloads.request(None)
+        return Supervisor(parts).run()
     except (RelayError, OSError, MemoryError) as error:
-        if not supervisor.announcer.served:
+        if not parts.announcer.served:
             raise
         log.critical(
             "the supervisor cannot continue; its workers finish their sessions", exc_info=True
@@ -53,5 +54,5 @@ def run(
             f"the relay has served and cannot continue: {error or type(error).__name__}"
         ) from error
     finally:
-        supervisor.close()
+        parts.close()
         messages.last_flush()

@@ -19,12 +19,11 @@ Never: touches the serving generation before the next one serves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from relay.core.fleet_actions import Decision, GiveUp
 from relay.core.fleet_view import Phase, Rules, Shutdown
-from relay.errors import ConfigError, StartupError, describe_error, is_shortage
 from relay.shared.replies import FailureReply, ReloadReply
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client
@@ -32,14 +31,19 @@ from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.preparer import Preparer
-from relay.supervisor.process import EXIT_BUG, EXIT_CANNOT_START, EXIT_CONFIG
+from relay.supervisor.process import EXIT_CANNOT_START
+from relay.supervisor.reload_refusals import (
+    bug_reply,
+    known_refusal,
+    log_refusal,
+    reasons_of,
+    refuse,
+)
 from relay.supervisor.renewal_check import Renewed
 from relay.supervisor.renewals import Renewals, reply_to
 from relay.supervisor.status import RelayState
 from relay.supervisor.switchover import Switchover
 from relay.tls.certificates.file_sets import SetKey
-
-_SHORTAGE_REMEDY = "raise LimitNOFILE or MemoryMax, or lower relay.workers; then reload again"
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +118,7 @@ class Reloads:
     def request(self, client: Client | None) -> None:
         """Reload for a client, which is answered later, or for SIGHUP (None)."""
         if self._fleet.ending is not Shutdown.NO:
-            _refuse(client, f"the relay is {self._announcer.state}")
+            refuse(client, f"the relay is {self._announcer.state}")
             return
         self._requested = True
         if client is not None:
@@ -245,41 +249,19 @@ class Reloads:
         """An exception in this context ends the reload, and nothing else."""
         try:
             yield
-        except (ConfigError, StartupError) as error:
-            self._preparer.close()
-            self._refused(error)
         except Exception as error:
             self._preparer.close()
-            if is_shortage(error):
-                what = f"this machine gave the relay too little: {describe_error(error)}"
-                self._refused(StartupError(what, _SHORTAGE_REMEDY))
-                return
-            log.exception("bug: the reload failed; the old generation goes on; please report this")
-            why = (
-                f"{type(error).__name__}: {error}; this is a bug, its traceback is in the log;"
-                " the old generation goes on"
-            )
-            self._fail({"ok": False, "code": EXIT_BUG, "error": why})
-
-    def _refused(self, error: ConfigError | StartupError) -> None:
-        problems: Iterable[object] = [error] if isinstance(error, StartupError) else error.problems
-        if self._due:
-            self._renewals.failed(self._due, "; ".join(map(str, problems)))
-            self._due = frozenset()
-            return
-        for problem in problems:
-            log.error("reload refused: %s", problem)
-        if isinstance(error, StartupError):
-            self._fail({"ok": False, "code": EXIT_CANNOT_START, "error": str(error)})
-        else:
-            self._fail(
-                {
-                    "ok": False,
-                    "code": EXIT_CONFIG,
-                    "error": "the new configuration was refused, the old one goes on",
-                    "problems": [str(problem) for problem in problems],
-                }
-            )
+            refusal = known_refusal(error)
+            if refusal is None:
+                log.exception(
+                    "bug: the reload failed; the old generation goes on; please report this"
+                )
+                self._fail(bug_reply(error))
+            elif self._due:
+                self._renewals.failed(self._due, "; ".join(reasons_of(refusal)))
+                self._due = frozenset()
+            else:
+                self._fail(log_refusal(refusal))
 
     def _fail(self, reply: FailureReply) -> None:
         self._announcer.reload_is_over(succeeded=False)
@@ -290,9 +272,3 @@ class Reloads:
         clients, self._clients = self._clients, []
         for client in clients:
             client.reply(reply)
-
-
-def _refuse(client: Client | None, why: str) -> None:
-    log.warning("reload refused: %s", why)
-    if client is not None:
-        client.reply({"ok": False, "code": EXIT_CANNOT_START, "error": why})
