@@ -20,12 +20,11 @@ _ENDED = {
         " properly"
     ),
     Reason.IDLE_TIMEOUT: (
-        "no byte moved for timeouts.idle_s; raise it, or let the client send keep-alives, if"
+        "no byte moved for idle_s; raise it, or let the client send keep-alives, if"
         " such sessions are wanted"
     ),
     Reason.LINGER_TIMEOUT: (
-        "one side closed, then no byte moved for timeouts.linger_s; raise it if the other side"
-        " needs longer"
+        "one side closed, then no byte moved for linger_s; raise it if the other side needs longer"
     ),
     Reason.DRAIN_TIMEOUT: (
         "the relay was stopping or reloading, and this session was still open after"

@@ -164,7 +164,7 @@ class DrivenSession(Session):
 
     def due_at(self) -> float:
         """When the state has taken too long."""
-        state, patience_s = self.state, self.worker.patience_s
+        state, patience_s = self.state, self.patience_s
         if state is State.CLOSED:
             return INFINITY
         if state in RELAYING:
@@ -227,7 +227,7 @@ class DrivenSession(Session):
         worker = self.worker
         self.since_at = now = worker.loop.now
         # Seldom true: a later state usually has a longer timeout.
-        if now + worker.patience_s[state] < self.timer_at:
+        if now + self.patience_s[state] < self.timer_at:
             worker.loop.schedule(self)
         if state in _BORDERS:
             _BORDERS[state](self, was)

@@ -80,6 +80,7 @@ def step(session: Session) -> Event | None:
     session.route = route = session.listener.routes.find(hello.sni)
     if route is None:
         _refuse_unknown(session, hello.sni)
+    session.patience_s = session.listener.patience[route.pool]
     session.worker.counters.routed(session.listener.name, route.label)
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)

@@ -46,6 +46,7 @@ from relay.worker.drain import Drain
 from relay.worker.expiry import Expiry
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
+from relay.worker.patience import patience_by_pool
 from relay.worker.session import UPDATE_QUEUE, Listener
 from relay.worker.tick import tick
 from relay.worker.updates import Updates
@@ -87,9 +88,9 @@ def run_worker(spec: WorkerSpec) -> int:
     faulthandler.enable()
     reload_provider_keys(spec.generation)
     worker = _make_worker(spec)
+    listeners = _listeners(spec.generation)
     acceptors = [
-        Acceptor(worker, Listener(name, spec.generation.routes[name]), sock, driver.start)
-        for name, sock in spec.listeners
+        Acceptor(worker, listeners[name], sock, driver.start) for name, sock in spec.listeners
     ]
     drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
     _Signals(worker, drain, spec)
@@ -106,6 +107,15 @@ def run_worker(spec: WorkerSpec) -> int:
     worker.log.close()
     release_provider_keys(spec.generation)
     return 0
+
+
+def _listeners(generation: Generation) -> dict[str, Listener]:
+    """What a session needs of each [[listener]], by its name."""
+    config = generation.config
+    return {
+        each.name: Listener(each.name, generation.routes[each.name], patience_by_pool(config, each))
+        for each in config.listener
+    }
 
 
 def _make_worker(spec: WorkerSpec) -> Worker:

@@ -83,7 +83,7 @@ def too_slow(session: Session) -> Event | None:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
     detail, end = "", session.outbound
     if end is not None and end.hurried:
-        connect_s = session.worker.patience_s[State.CONNECT]
+        connect_s = session.patience_s[State.CONNECT]
         detail = (
             f"the handshake took longer than connect_s ({connect_s:g} s), which is its limit"
             " while other backends can serve and this one had failed before"

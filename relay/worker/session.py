@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.lifecycle import Event, State
@@ -31,6 +32,7 @@ from relay.tls.verification import Chain
 from relay.worker.backend import BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
+from relay.worker.patience import Patience
 from relay.worker.pools import Choice
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Listener(NamedTuple):
 
     name: str
     routes: RouteTable[InboundRoute]
+    patience: Mapping[str, Patience] = {}  # by pool
 
 
 class Handshake(NamedTuple):
@@ -115,6 +118,7 @@ class Session(ABC):
         "outbound",
         "outbound_tls",
         "outcome",
+        "patience_s",  # how long each state may take
         "queued",  # a step is due
         "route",
         "since_at",  # when the state began
@@ -142,6 +146,7 @@ class Session(ABC):
         self.time_at = time.time()
         self.started_at = self.since_at = self.active_at = worker.loop.now
         self.duration_s = 0.0
+        self.patience_s = worker.patience_s
         self.timer_at = INFINITY
         self.queued = self.early = False
         self.arriving: PartialHello | None = None

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from relay.config.model import Config, Timeouts
 from relay.core.hello_cache import HelloCache
 from relay.core.kicks import Kick, kept_out
-from relay.core.lifecycle import State
 from relay.errors import Reason, Side
 from relay.logs.access_log import AccessLog
 from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
@@ -28,6 +27,7 @@ from relay.worker.admission import Admission
 from relay.worker.lingering_close import LingeringCloses
 from relay.worker.log_record import SessionLog
 from relay.worker.loop import Loop
+from relay.worker.patience import general_patience
 from relay.worker.pools import PoolState
 from relay.worker.resource_usage import Usage
 from relay.worker.session import Session
@@ -68,7 +68,7 @@ class Worker:
         self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
         self.pump = Pump()
         self.reports = reports
-        self.patience_s = _patience_s(config.timeouts)
+        self.patience_s = general_patience(config.timeouts)
         self.pools = {
             name: PoolState(
                 name,
@@ -175,19 +175,6 @@ class Counters:
     def log_lines_dropped(self, lines: int) -> None:
         """The access log could not take these lines."""
         self._cells[self._log_dropped] += lines
-
-
-def _patience_s(timeouts: Timeouts) -> dict[State, float]:
-    """How long each state may take; RELAY and HALF_CLOSED: without moving a byte."""
-    return {
-        State.INTAKE: timeouts.hello_s,
-        State.INBOUND_TLS: timeouts.handshake_s,
-        State.SNIFF: timeouts.sniff_s,
-        State.CONNECT: timeouts.connect_s,
-        State.OUTBOUND_TLS: timeouts.handshake_s,
-        State.RELAY: timeouts.idle_s,
-        State.HALF_CLOSED: timeouts.linger_s,
-    }
 
 
 def _trial_s(timeouts: Timeouts) -> float:

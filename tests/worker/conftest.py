@@ -26,6 +26,7 @@ def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
         addresses,
         *,
         top="",
+        listener="",
         sni="[]",
         route="",
         pool="",
@@ -36,10 +37,10 @@ def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
         memory_spare=0,
         worker=None,
     ):
-        listener = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]'
+        head = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{listener}'
         routes = route_toml(replace(pki, ca=client_ca or pki.ca), sni=sni, extra=route)
         pools = pool_toml(replace(pki, ca=backend_ca or pki.ca), addresses, extra=pool)
-        toml = f"{top}\n{listener}\n{routes}\n{pools}"
+        toml = f"{top}\n{head}\n{routes}\n{pools}"
         running = RunningWorker(
             tmp_path,
             toml,

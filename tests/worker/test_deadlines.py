@@ -6,6 +6,8 @@ The client's hello_s and handshake_s are in test_strangers, connect_s in test_fa
 import socket
 import time
 
+import pytest
+
 from tests.support.worker import wait_until
 
 
@@ -91,6 +93,40 @@ def test_a_side_that_goes_on_sending_outlives_linger_s(start, door, pair):
     server.close()
     assert client.end() == (b"", "close_notify")
     assert relay.record()["reason"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"top": "[timeouts]\nidle_s = 60", "listener": "idle_s = 0.5"},
+        {"listener": "idle_s = 60", "pool": "idle_s = 0.5"},
+    ],
+    ids=["listener over general", "pool over listener"],
+)
+def test_the_nearest_idle_s_counts(start, door, pair, own):
+    back = door()
+    relay = start([back.address], **own)
+    client, server = pair(relay, back)
+    client.send(b"x")
+    assert server.receive(1) == b"x"
+    assert client.end() == (b"", "close_notify")
+    assert relay.record()["reason"] == "idle_timeout"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"listener": "linger_s = 0.5"}, {"listener": "linger_s = 60", "pool": "linger_s = 0.5"}],
+    ids=["listener over general", "pool over listener"],
+)
+def test_the_nearest_linger_s_counts(start, door, pair, own):
+    back = door()
+    relay = start([back.address], top="[timeouts]\nlinger_s = 60", **own)
+    client, server = pair(relay, back)
+    client.close_notify()
+    client.fin()
+    assert server.end() == (b"", "close_notify")
+    assert client.end()[1] == "fin"
+    assert relay.record()["reason"] == "linger_timeout"
 
 
 def test_a_stalled_backend_is_given_up_after_handshake_s(start, door, call):

@@ -19,8 +19,6 @@ _LISTENER = (
     "per_client_prefix_v4",
     "per_client_prefix_v6",
     "max_session_s",
-    "idle_s",
-    "linger_s",
     "keepalive",
     "user_timeout_s",
     "log_probes",
@@ -30,8 +28,6 @@ _ROUTE = ("mode", "starttls")
 _POOL = (
     "cookie_separator",
     "cookie_in_url",
-    "idle_s",
-    "linger_s",
     "keepalive",
     "user_timeout_s",
     "source",
