@@ -10,16 +10,9 @@ from dataclasses import dataclass
 from relay.config.http_statuses import Statuses, parse_statuses
 from relay.config.model import Config
 from relay.config.pool_model import Health, Pool
+from relay.core.proxy_header_out import SendProxy
 from relay.shared.catalogue import CHECK_OK
 from relay.tls.revocation.reports import ListReports
-
-# The header of a connection that the gateway makes for itself, not for a client:
-# UNKNOWN in version 1, LOCAL in version 2 (PROXY protocol, 2.1 and 2.2).
-_PROXY_HEADERS = {
-    "": b"",
-    "v1": b"PROXY UNKNOWN\r\n",
-    "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +20,8 @@ class CheckSettings:
     """How the backends of a pool are checked.
 
     Without a `path`, a check is a TLS handshake only. `alpn` is the protocol to offer.
-    `reports` takes where the backend's certificate says its revocation list is.
+    `proxy_header` is sent first, or first inside TLS. `reports` takes where the
+    backend's certificate says its revocation list is.
     """
 
     timeout_s: float
@@ -35,6 +29,7 @@ class CheckSettings:
     statuses: Statuses = ()
     alpn: bytes = b""
     proxy_header: bytes = b""
+    header_inside_tls: bool = False
     reports: ListReports | None = None
 
 
@@ -79,12 +74,14 @@ def check_settings(
         for route in listener.route
         if route.pool == name and route.alpn
     ]
+    send = SendProxy.of(pool)
     alpn = "" if not offered else "http/1.1" if health.http_get else offered[0][0]
     return CheckSettings(
         health.timeout_s,
         health.http_get,
         parse_statuses(health.http_status),
         alpn.encode("ascii"),
-        _PROXY_HEADERS[pool.send_proxy],
+        send.own if send is not None else b"",
+        send is not None and send.inside_tls,
         reports,
     )

@@ -5,7 +5,7 @@ with a `ProbeResult`. Stages:
 
     CONNECT    TCP, then the PROXY header if the pool sends one
     HANDSHAKE  always in full, never resumed: every check verifies the chain, its dates
-               and the name
+               and the name; then the PROXY header if the pool sends it inside TLS
     LISTEN     TLS 1.3 only, for LISTEN_S: a backend that refuses the relay's
                certificate does so, by an alert or by closing, after the relay's side of
                the handshake is done (RFC 8446, 4.4.2.4); in TLS 1.2 during it
@@ -160,7 +160,7 @@ class Probe:
             self._explain(explain_connect(code))
             return
         try:
-            if self._settings.proxy_header:
+            if self._settings.proxy_header and not self._settings.header_inside_tls:
                 connection.send_header(self._settings.proxy_header)
         except OSError as error:
             self._explain(explain_connect(error.errno or 0))
@@ -188,6 +188,12 @@ class Probe:
         self._version = stream.version(connection.ssl)
         peer = peer_identity(connection.ssl)
         self._not_after_at = peer.not_after_at if peer is not None else 0.0
+        if self._settings.header_inside_tls:
+            # A new connection has room for it.
+            sent = connection.write(self._settings.proxy_header)
+            if isinstance(sent, Failure):
+                self._explain(sent)
+                return
         if self._version == "TLSv1.3":
             self._stage = Stage.LISTEN
             self._set_deadline(min(self._check_deadline_at, self._established_at + LISTEN_S))

@@ -25,6 +25,21 @@ from relay.config.values import (
     TlsVersion,
 )
 
+# The parts of a PROXY v2 header that `send_proxy_tlvs` can name.
+PROXY_TLVS = (
+    "alpn",
+    "authority",
+    "unique_id",
+    "ssl",
+    "ssl_version",
+    "ssl_cn",
+    "ssl_cipher",
+    "ssl_sig_alg",
+    "ssl_key_alg",
+    "ssl_group",
+    "ssl_sig_scheme",
+)
+
 
 class Health(Section):
     """`health`: active checks of a pool's backends."""

@@ -21,6 +21,7 @@ from relay.config.model import Config
 from relay.config.pool_model import Backend, Pool
 from relay.config.rules.stickiness import alpn_of
 from relay.config.section import Crl
+from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
 from relay.tls.access_rules import compile_rules
@@ -243,6 +244,7 @@ def _outbound(
             lists=set_name(pool.backend_ca, pool.revocation) if pool.revocation else "",
         ),
         revoked=revoked,
+        send_proxy=SendProxy.of(pool),
     )
 
 

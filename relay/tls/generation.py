@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.config.model import Config
+from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import Side
 from relay.shared.addresses import Ip
@@ -106,11 +107,16 @@ class BackendTarget:
     trust: BackendTrust
     revoked: RevokedSet | None = field(default=None, repr=False)
 
+    send_proxy: SendProxy | None = None
+    has_preface: bool = field(init=False)
+    """Whether something is sent before TLS."""
+
     verified_by: BackendTrust = field(init=False, repr=False)
     """The trust that `context` has; on an old worker, `trust` may be newer."""
 
     def __post_init__(self) -> None:
         self.verified_by = self.trust
+        self.has_preface = self.send_proxy is not None and not self.send_proxy.inside_tls
 
     def why_revoked(self, who: Identity, chain: Chain, now_at: float) -> Failure | None:
         """Why today's revocation lists refuse the backend."""

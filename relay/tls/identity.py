@@ -110,6 +110,17 @@ def peer_identity(ssl: Pointer) -> Identity | None:
         lib.X509_free(certificate)
 
 
+def peer_der(ssl: Pointer) -> bytes:
+    """The peer's leaf certificate, DER; b"" if it sent none."""
+    certificate = lib.SSL_get_peer_certificate(ssl)
+    if certificate == NULL:
+        return b""
+    try:
+        return to_der(certificate)
+    finally:
+        lib.X509_free(certificate)
+
+
 def identity_of(certificate: Pointer, *, remember: bool = True) -> Identity:
     """The identity in an `X509 *`, which the caller keeps and frees.
 

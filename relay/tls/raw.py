@@ -31,7 +31,7 @@ _NEEDED = [
     "BIO_get_mem_data", "BIO_new", "BIO_new_mem_buf", "BIO_read", "BIO_s_mem", "BIO_write",
     "d2i_X509_bio", "ERR_clear_error", "ERR_get_error", "ERR_GET_REASON", "ERR_peek_error",
     "ERR_reason_error_string", "EVP_get_digestbyname", "EVP_PKEY_bits", "EVP_PKEY_free",
-    "i2d_PUBKEY_bio", "i2d_X509_bio", "i2d_X509_NAME", "OBJ_txt2nid", "OPENSSL_free",
+    "i2d_PUBKEY_bio", "i2d_X509_bio", "i2d_X509_NAME", "OBJ_nid2sn", "OBJ_txt2nid", "OPENSSL_free",
     "OPENSSL_malloc",
     "PEM_write_bio_PrivateKey",
     "sk_X509_free", "sk_X509_NAME_num", "sk_X509_NAME_value", "sk_X509_new_null", "sk_X509_num",

@@ -5,7 +5,8 @@ Never: acts. `session`, `outbound` and `relaying` do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket
@@ -16,6 +17,22 @@ from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
 from relay.tls.trust import BackendTrust
 from relay.worker.backend import BackendPeer, BackendState
+
+# Reads the backend's answer to a preface: DONE, STEP_WANT_READ, or why it refuses.
+Answer: TypeAlias = Callable[[StreamSocket], Progress | Failure]
+
+
+class Preface:
+    """What is still to be sent to a backend, and what reads its answer, if any.
+
+    See `relay.worker.preface`.
+    """
+
+    __slots__ = ("answer", "unsent")
+
+    def __init__(self, unsent: bytes, answer: Answer | None = None) -> None:
+        self.unsent = unsent
+        self.answer = answer
 
 
 class Attempt(NamedTuple):
@@ -53,6 +70,7 @@ class Connection:
         "offered",  # the TLS session that the backend was offered to resume
         "partial_record",  # OpenSSL may have a part of a record
         "peer",  # the backend's certificates, as verified now or before it resumed
+        "preface",  # what is still to be sent before anything of the client
         "received",  # bytes of the handshake without the client's hello
         "resumed",
         "shut",  # we write nothing more
@@ -82,6 +100,7 @@ class Connection:
         # A backend.
         self.offered: Pointer = None
         self.peer: BackendPeer | None = None
+        self.preface: Preface | None = None
         self.trust: BackendTrust | None = None
         self.looked_up: RevokedSet | None = None
         self.instead: Failure | None = None

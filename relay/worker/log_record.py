@@ -28,6 +28,10 @@ class SessionLog:
         self._prefix = prefix
         self._unwritten: deque[Session] = deque()
 
+    def name_of(self, session: Session) -> str:
+        """The session's identifier in the access log."""
+        return f"{self._prefix}-{session.number}"
+
     def add(self, session: Session) -> None:
         """Write the line of this session, soon."""
         if self._log.enabled:

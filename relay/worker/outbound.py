@@ -23,11 +23,12 @@ from relay.sockets import StreamSocket, start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
 from relay.tls.explain_backend import explain_backend, no_shared_alpn
-from relay.worker import expiry
+from relay.tls.stream import Progress
+from relay.worker import expiry, preface
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import NO_RESUMPTION_S, BackendState
 from relay.worker.connection import Attempt, Connection
-from relay.worker.failover import give_up, give_up_resumption
+from relay.worker.failover import give_up, give_up_late, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import NO_OUTCOME, Handshake, Session
 from relay.worker.verdicts import why_not_trusted
@@ -53,6 +54,10 @@ def handshake(session: Session) -> Event | None:
     end, backend = session.outbound, session.backend
     if end is None or backend is None:
         return None
+    if end.preface is not None:
+        gone_on = _go_on_with_preface(session, end, backend)
+        if end.first_step is None:
+            return gone_on
     progress, end.first_step = end.first_step, None
     if progress is None:
         progress = session.worker.handshaker.step(end, Side.OUTBOUND, partial(backend.admit, end))
@@ -65,6 +70,10 @@ def handshake(session: Session) -> Event | None:
             stream.close_notify(end.ssl)
             return give_up(session, failure)
         _note_handshake(session, end, backend)
+        send = backend.target.send_proxy
+        if send is not None and send.inside_tls:
+            end.preface = preface.inside_tls(session, send)
+            return _go_on_with_preface(session, end, backend)
         return Event.SECURED
     if progress is stream.STEP_MORE:
         session.on_wake(IN)
@@ -147,6 +156,32 @@ def _begin_handshake(
     end.began_at = worker.loop.now
     end.hurried, end.instead = attempt.hurried, attempt.instead
     worker.pools[target.pool].begin(backend, end, attempt.claim)
+    if target.has_preface:
+        end.preface = preface.before_tls(session, target)
+        sent = preface.go_on(session, end)
+        if isinstance(sent, Failure):
+            return give_up(session, sent)
+        if sent is not stream.DONE:
+            end.mask = IN | OUT | ET
+            worker.loop.add(end.fd, end.mask, session.on_wake)
+            return None
+    progress = _start_tls(session, end, backend)
+    if isinstance(progress, Failure):
+        refused = progress.errno and progress.reason is Reason.BACKEND_GONE
+        if refused and progress.errno not in GONE_ERRNOS:
+            return give_up(session, explain_connect(progress.errno))
+    connecting = progress is stream.STEP_WANT_WRITE
+    end.mask = IN | OUT | ET if connecting else IN | ET
+    worker.loop.add(end.fd, end.mask, session.on_wake)
+    if connecting:
+        return None
+    end.first_step = progress
+    return Event.CONNECTED
+
+
+def _start_tls(session: Session, end: Connection, backend: BackendState) -> Progress | Failure:
+    """Begin the handshake, and take its first step."""
+    target = backend.target
     if end.instead is None:
         end.offered = backend.session_to_resume(time.time())
         end.peer = backend.peer if end.offered is not None else None
@@ -156,19 +191,26 @@ def _begin_handshake(
     end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
     began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND, partial(backend.admit, end))
-    if isinstance(progress, Failure):
-        refused = progress.errno and progress.reason is Reason.BACKEND_GONE
-        if refused and progress.errno not in GONE_ERRNOS:
-            return give_up(session, explain_connect(progress.errno))
-    elif progress is stream.DONE:
-        progress = worker.handshaker.check_after_step(end, Side.OUTBOUND, progress, began_at)
-    connecting = progress is stream.STEP_WANT_WRITE
-    end.mask = IN | OUT | ET if connecting else IN | ET
-    worker.loop.add(end.fd, end.mask, session.on_wake)
-    if connecting:
+    if progress is stream.DONE:
+        checker = session.worker.handshaker
+        return checker.check_after_step(end, Side.OUTBOUND, progress, began_at)
+    return progress
+
+
+def _go_on_with_preface(session: Session, end: Connection, backend: BackendState) -> Event | None:
+    """Send more of the preface, and then begin the handshake if it is not done."""
+    sent = preface.go_on(session, end)
+    if isinstance(sent, Failure):
+        return give_up_late(session, sent) if end.established else give_up(session, sent)
+    if sent is not stream.DONE:
+        if end.established and not end.mask & OUT:
+            session.worker.loop.watch(end.fd, end.mask, IN | OUT | ET)
+            end.mask = IN | OUT | ET
         return None
-    end.first_step = progress
-    return Event.CONNECTED
+    if end.established:
+        return Event.SECURED
+    end.first_step = _start_tls(session, end, backend)
+    return None
 
 
 def _open_socket(

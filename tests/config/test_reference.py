@@ -192,9 +192,6 @@ SET: dict[tuple[str, str], str] = {
     ("[pool.httpslb]", "source"): '"192.0.2.1"',
     ("[pool.httpslb]", "sni"): '"client"',
     ("[pool.httpslb]", "starttls"): '"postgres"',
-    ("[pool.httpslb]", "send_proxy"): '"v2"',
-    ("[pool.httpslb]", "send_proxy_tlvs"): '["ssl"]',
-    ("[pool.httpslb]", "send_proxy_certificate"): "true",
     ("[[pool.httpslb.backend]]", "sni"): '"other.example.com"',
     ("[[pool.httpslb.backend]]", "peer_user"): '"app"',
 }

@@ -33,9 +33,6 @@ _POOL = (
     "source",
     "sni",
     "starttls",
-    "send_proxy",
-    "send_proxy_tlvs",
-    "send_proxy_certificate",
 )
 _BACKEND = ("sni", "peer_user")
 

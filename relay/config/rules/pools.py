@@ -14,6 +14,7 @@ from relay.config.pool_model import Backend, Pool
 from relay.config.rules.health import check_health
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
+from relay.config.rules.send_proxy import check_send_proxy
 from relay.config.rules.stickiness import check_stickiness
 from relay.config.rules.tls_settings import check_expiry, check_tls
 from relay.errors import ConfigError
@@ -28,6 +29,7 @@ def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", NAME_REMEDY)
     check_stickiness(found, where, pool)
+    check_send_proxy(found, where, pool)
     check_health(found, where, pool)
     check_revocation(found, where, pool, "backend_crl")
     check_tls(found, where, pool)
