@@ -42,6 +42,10 @@ BACKEND = {
         "the backend's certificate does not carry the expected name; set the backend's name,"
         " or issue a certificate with the expected one"
     ),
+    Reason.BACKEND_WRONG_USER: (
+        "another user than peer_user listens on the backend's unix socket; find out why, or"
+        " correct peer_user (with systemd socket activation the listener is root's)"
+    ),
     Reason.BACKEND_EXPIRED: (
         "the backend's certificate, or a CA above it, has expired; renew it, and compare the clocks"
     ),

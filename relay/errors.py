@@ -106,6 +106,7 @@ class Reason(FastStrEnum):
     BACKEND_GONE = "backend_gone"
     BACKEND_UNKNOWN_CA = "backend_unknown_ca"
     BACKEND_WRONG_NAME = "backend_wrong_name"
+    BACKEND_WRONG_USER = "backend_wrong_user"
     BACKEND_EXPIRED = "backend_expired"
     BACKEND_NOT_YET_VALID = "backend_not_yet_valid"
     BACKEND_WRONG_PURPOSE = "backend_wrong_purpose"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from typing import Any
 
 # The C class below `socket.socket`. `accept` and the constructor of `socket.socket`
@@ -18,8 +19,10 @@ StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
 
 
-def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> str:
-    """`host:port`, with brackets around an IPv6 host."""
+def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
+    """`host:port`, with brackets around an IPv6 host; unix:PATH for a path."""
+    if isinstance(sockaddr, str):
+        return f"unix:{sockaddr}"
     host, port = sockaddr[0], sockaddr[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -36,11 +39,14 @@ def accept(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]
     return connection, address
 
 
-def start_connect(family: int, address: Address) -> StreamSocket:
-    """Start a non-blocking TCP connect to an IP address.
+def start_connect(family: int, address: Address | str) -> StreamSocket:
+    """Start a non-blocking connect to an IP address, or to the path of a unix socket.
 
-    Raises OSError when the kernel refuses it at once.
+    A unix socket is connected when this returns. Raises OSError when the kernel refuses
+    it at once, for a unix socket also if the queue of its listener is full.
     """
+    if family == socket.AF_UNIX:
+        return _connect_unix(str(address))
     outbound = StreamSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
     try:
         outbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -52,3 +58,22 @@ def start_connect(family: int, address: Address) -> StreamSocket:
         outbound.close()
         raise
     return outbound
+
+
+def _connect_unix(path: str) -> StreamSocket:
+    outbound = StreamSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+    try:
+        outbound.connect(path)
+    except BaseException:
+        outbound.close()
+        raise
+    return outbound
+
+
+def peer_uid(sock: StreamSocket) -> int:
+    """The user of the process that listened on the other end of a unix socket.
+
+    Linux takes it when that process calls listen(2): see SO_PEERCRED in unix(7).
+    """
+    _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 
 from relay.checker.check import CheckResult, CheckSettings
-from relay.checker.probe import Probe, ProbeResult
+from relay.checker.probe import Probe
+from relay.checker.probe_result import ProbeResult
 from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.shared.addresses import Endpoint
 from relay.shared.catalogue import CHECK_OK
 from relay.sockets import format_address
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import Target
 
 _DETAIL_CHARACTERS = 1024
 
@@ -32,7 +33,7 @@ class BackendCheck:
 
     def __init__(
         self,
-        target: BackendTarget,
+        target: Target,
         settings: CheckSettings,
         endpoints: tuple[Endpoint, ...],
         first: int,

@@ -15,10 +15,11 @@ from relay.errors import Side
 from relay.shared.addresses import Endpoint
 from relay.sockets import start_connect
 from relay.tls import stream, verification
-from relay.tls.explain import Failure, after_handshake
+from relay.tls.explain import Failure, after_handshake, explain_errno
 from relay.tls.explain_backend import explain_backend, explain_rejection
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import BackendTarget, PlainTarget
 from relay.tls.identity import Identity
+from relay.tls.plain_targets import why_wrong_user
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 from relay.tls.revocation.reports import ListReports
 
@@ -84,7 +85,12 @@ class CheckConnection:
         return self._ssl
 
     def read(self) -> bytes | Failure | None:
-        """One record; None if there is none yet, b"" after the peer's close_notify."""
+        """One record; None if there is none yet, b"" at the end.
+
+        The end is the peer's close_notify, without TLS its FIN.
+        """
+        if self._ssl is None:
+            return self._read_plain()
         size = lib.SSL_read(self._ssl, _buffer, RECORD_BYTES)
         if size > 0:
             return bytes(_view[:size])
@@ -99,6 +105,8 @@ class CheckConnection:
 
         False when the socket has no room yet: repeat it later.
         """
+        if self._ssl is None:
+            return self._write_plain(data)
         size = lib.SSL_write(self._ssl, data, len(data))
         if size > 0:
             return True
@@ -106,6 +114,28 @@ class CheckConnection:
             self.watch(selectors.EVENT_WRITE)
             return False
         return stream.failure(Side.OUTBOUND)
+
+    def _read_plain(self) -> bytes | Failure | None:
+        try:
+            return self._sock.recv(RECORD_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return explain_errno(Side.OUTBOUND, error.errno or 0)
+
+    def _write_plain(self, data: bytes) -> bool | Failure:
+        """Send a request, for which a new connection has room."""
+        try:
+            self._sock.send(data)
+        except OSError as error:
+            return explain_errno(Side.OUTBOUND, error.errno or 0)
+        return True
+
+    def why_wrong_user(self, target: PlainTarget) -> Failure | None:
+        """Why the backend's unix socket is not its own; None for a TCP address."""
+        if self._sock.family != socket.AF_UNIX:
+            return None
+        return why_wrong_user(self._sock, target)
 
     def explain(self, failure: Failure) -> Failure:
         """The failure as seen after the handshake, if that is done."""

@@ -65,7 +65,7 @@ def _trust_sets(generation: Generation) -> Iterator[tuple[Crl, TrustedCas]]:
     config = generation.config
     found: dict[tuple[Crl, int], tuple[Crl, TrustedCas]] = {}
     for listener in config.listener:
-        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for live, route in generation.terminating(listener):
             if route.revocation is not None:
                 found[route.revocation, id(live.cas)] = route.revocation, live.cas
     for name, pool in config.pool.items():

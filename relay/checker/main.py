@@ -150,7 +150,7 @@ class Checker:
         monitors: list[Monitor] = []
         for name, pool in config.pool.items():
             if pool.health is not None:
-                targets = spec.generation.targets[name]
+                targets = spec.generation.backends(name)
                 settings = check_settings(
                     pool, pool.health, config, name, ListReports(spec.report_end)
                 )

@@ -41,7 +41,7 @@ from relay.shared.entities import (
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import Target
 
 _CELL_VALUES = {
     HealthStatus.UNKNOWN: HEALTH_UNKNOWN,
@@ -79,7 +79,7 @@ class Monitor:
     def __init__(
         self,
         context: CheckerContext,
-        target: BackendTarget,
+        target: Target,
         health: Health,
         settings: CheckSettings,
         failed_backends: FailedBackends | None = None,

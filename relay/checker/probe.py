@@ -3,7 +3,7 @@
 A probe goes on when its socket is ready, and fails when its deadline passes. It ends
 with a `ProbeResult`. Stages:
 
-    CONNECT    TCP, then the PROXY header if the pool sends one
+    CONNECT    TCP or a unix socket, then the PROXY header if the pool sends one
     HANDSHAKE  always in full, never resumed: every check verifies the chain, its dates
                and the name; then the PROXY header if the pool sends it inside TLS
     LISTEN     TLS 1.3 only, for LISTEN_S: a backend that refuses the relay's
@@ -11,9 +11,10 @@ with a `ProbeResult`. Stages:
                the handshake is done (RFC 8446, 4.4.2.4); in TLS 1.2 during it
     REQUEST, RESPONSE   the GET, up to the end of the response's head
 
-Before a GET, LISTEN ends with the backend's first record, because a server sends its
-tickets after it has accepted the certificate. A GET sent earlier could be answered by a
-reset, which would destroy the alert before it.
+Without TLS there is no HANDSHAKE and no LISTEN. Before a GET, LISTEN ends with the
+backend's first record, because a server sends its tickets after it has accepted the
+certificate. A GET sent earlier could be answered by a reset, which would destroy the
+alert before it.
 
 Never: decides whether a backend is up, blocks, or resumes a TLS session.
 """
@@ -23,60 +24,24 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import NamedTuple
 
 from relay.checker import failure as failures
 from relay.checker.check import CheckSettings
 from relay.checker.connection import CheckConnection
 from relay.checker.failure import CheckFailure
 from relay.checker.http import ResponseHead, render_get
+from relay.checker.probe_result import LABELS, ProbeResult, Stage
 from relay.config.http_statuses import has_status
 from relay.errors import Reason, describe_error
 from relay.shared.addresses import Endpoint
-from relay.shared.catalogue import CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED
 from relay.tls import stream
 from relay.tls.explain import Failure, explain_connect
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import BackendTarget, PlainTarget, Target
 from relay.tls.identity import peer_identity
 
 # More than the round-trip time between any two places on earth. It makes the check of a
 # good backend longer, which delays no client.
 LISTEN_S = 0.25
-
-
-class Stage(Enum):
-    """How far a probe is."""
-
-    CONNECT = auto()
-    HANDSHAKE = auto()
-    LISTEN = auto()
-    REQUEST = auto()
-    RESPONSE = auto()
-
-
-# The metric's label of a failure in each stage.
-_LABELS = {
-    Stage.CONNECT: CONNECT_FAILED,
-    Stage.HANDSHAKE: HANDSHAKE_FAILED,
-    Stage.LISTEN: HANDSHAKE_FAILED,
-    Stage.REQUEST: HTTP_FAILED,
-    Stage.RESPONSE: HTTP_FAILED,
-}
-
-
-class ProbeResult(NamedTuple):
-    """The result of a probe. `failure` is None if the endpoint passed.
-
-    `label` is the metric's for a failure; `detail` is the result in words.
-    """
-
-    failure: CheckFailure | None
-    label: str
-    detail: str
-    ended_at: float
-    tls_version: str
-    not_after_at: float
 
 
 class Probe:
@@ -87,7 +52,7 @@ class Probe:
 
     def __init__(
         self,
-        target: BackendTarget,
+        target: Target,
         settings: CheckSettings,
         endpoint: Endpoint,
         check_began_at: float,
@@ -129,8 +94,8 @@ class Probe:
             return
         if self._stage is Stage.CONNECT:
             self._connected(connection)
-        elif self._stage is Stage.HANDSHAKE:
-            self._handshake(connection)
+        elif self._stage is Stage.HANDSHAKE and isinstance(self._target, BackendTarget):
+            self._handshake(connection, self._target)
         elif self._stage is Stage.REQUEST:
             self._send_request(connection)
         else:
@@ -165,19 +130,32 @@ class Probe:
         except OSError as error:
             self._explain(explain_connect(error.errno or 0))
             return
-        if self._target.context is None:  # a passthrough pool has no TLS settings
+        if isinstance(self._target, BackendTarget):
+            self._begin_handshake(connection, self._target)
+        elif isinstance(self._target, PlainTarget):
+            self._connected_plain(connection, self._target)
+
+    def _connected_plain(self, connection: CheckConnection, target: PlainTarget) -> None:
+        """Without TLS, the user that listens on a unix socket is verified."""
+        failure = connection.why_wrong_user(target)
+        if failure is not None:
+            self._explain(failure)
+        elif self._settings.path:
+            self._begin_request(connection)
+        else:
             self._pass(f"connected in {self._took()}")
-            return
+
+    def _begin_handshake(self, connection: CheckConnection, target: BackendTarget) -> None:
         self._stage = Stage.HANDSHAKE
         try:
-            connection.begin_tls(self._target, self._settings.alpn)
+            connection.begin_tls(target, self._settings.alpn)
         except MemoryError as error:
             self._explain(Failure(Reason.NO_RESOURCES, describe_error(error)))
             return
-        self._handshake(connection)
+        self._handshake(connection, target)
 
-    def _handshake(self, connection: CheckConnection) -> None:
-        done = connection.handshake(self._target, self._settings.reports)
+    def _handshake(self, connection: CheckConnection, target: BackendTarget) -> None:
+        done = connection.handshake(target, self._settings.reports)
         if isinstance(done, Failure):
             self._explain(done)
         elif done:
@@ -268,7 +246,7 @@ class Probe:
         self._pass(f"{self._version} handshake in {self._took()}")
 
     def _pass(self, detail: str) -> None:
-        self._end(None, detail)
+        self._end(None, detail.lstrip())  # there may be no TLS version
 
     def _explain(self, failure: Failure) -> None:
         if self._connection is not None:
@@ -280,7 +258,7 @@ class Probe:
 
     def _end(self, failure: CheckFailure | None, detail: str) -> None:
         self._close()
-        label, ended_at = _LABELS[self._stage], self._ended_at()
+        label, ended_at = LABELS[self._stage], self._ended_at()
         self._on_end(
             ProbeResult(failure, label, detail, ended_at, self._version, self._not_after_at)
         )

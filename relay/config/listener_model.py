@@ -118,3 +118,8 @@ class Listener(Section):
     log_probes: bool = True
     probes_from: Strings = ()
     route: Annotated[tuple[Route, ...], Field(strict=False, min_length=1)]
+
+    @property
+    def terminating(self) -> tuple[Route, ...]:
+        """The routes that terminate TLS."""
+        return tuple(route for route in self.route if route.mode == "terminate")

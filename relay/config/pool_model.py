@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from relay.config.address import unix_path
 from relay.config.section import Crl, Keepalive, Off, Section
 from relay.config.values import (
     CIPHERS_TLS12,
@@ -64,6 +65,11 @@ class Backend(Section):
     standby: bool = False
     max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
+    @property
+    def unix_path(self) -> str:
+        """The path of the unix socket; "" if `address` is not one."""
+        return unix_path(self.address)
+
 
 class Pool(Section):
     """`[pool.NAME]`: backends, balancing, and how the relay authenticates to them."""
@@ -116,6 +122,11 @@ class Pool(Section):
     send_proxy_certificate: bool = False
     health: Health | None = None
     backend: Annotated[tuple[Backend, ...], Field(strict=False, min_length=1)]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the relay does no TLS with these backends."""
+        return self.machine_certificate is self.machine_key is self.backend_ca is None
 
     @property
     def revocation(self) -> Crl | None:

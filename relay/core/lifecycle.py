@@ -41,10 +41,12 @@ class Event(FastStrEnum):
     """What can happen to a session."""
 
     ROUTED = "routed"  # the hello is complete and has a route
+    PASSTHROUGH = "passthrough"  # the same, and the route does not terminate TLS
     SECURED = "secured"  # a handshake is done and the peer's certificate is accepted
     NEEDS_REQUEST = "needs_request"  # the same, and the first request chooses the backend
     REQUEST_READ = "request_read"  # its cookie was found, or there is none
     CONNECTED = "connected"  # TCP to the backend is established
+    REACHED = "reached"  # connected to a backend with which the relay does no TLS
     BACKEND_FAILED = "backend_failed"  # before a byte of the client was forwarded
     HALF_ENDED = "half_ended"  # one direction has ended
     ENDED = "ended"  # both directions have ended
@@ -74,6 +76,7 @@ def _ends(deadline: Reason, gone: Reason, drain: Reason) -> dict[Event, Transiti
 TRANSITIONS: dict[State, dict[Event, Transition]] = {
     State.INTAKE: {
         Event.ROUTED: Transition(State.INBOUND_TLS),
+        Event.PASSTHROUGH: Transition(State.CONNECT),
         **_ends(Reason.HELLO_TIMEOUT, Reason.PEER_GONE, Reason.DRAINING),
     },
     State.INBOUND_TLS: {
@@ -90,6 +93,7 @@ TRANSITIONS: dict[State, dict[Event, Transition]] = {
     },
     State.CONNECT: {
         Event.CONNECTED: Transition(State.OUTBOUND_TLS),
+        Event.REACHED: Transition(State.RELAY),
         Event.BACKEND_FAILED: Transition(State.CONNECT),
         **_ends(Reason.BACKEND_TIMEOUT, Reason.PEER_GONE, Reason.DRAINING),
     },

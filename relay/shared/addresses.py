@@ -20,7 +20,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from relay.config.address import is_ip, parse_address
+from relay.config.address import is_ip, parse_address, unix_path
 from relay.shared.cell_layout import Layout
 from relay.shared.entities import MAX_ADDRESSES, RESOLVED
 from relay.shared.sealed_memory import Cells
@@ -95,10 +95,10 @@ class Addresses:
     __slots__ = ("_configured", "_endpoints", "_first", "_port", "_sequence", "_shared")
 
     def __init__(self, address: str, configured: Endpoint, layout: Layout, shared: Cells) -> None:
-        host, self._port = parse_address(address)
+        host, self._port = ("", 0) if unix_path(address) else parse_address(address)
         self._configured = configured
         self._endpoints: tuple[Endpoint, ...] = (configured,) if configured[1] else ()
-        self._first = -1 if is_ip(host) else cell_of(layout, host)
+        self._first = -1 if not host or is_ip(host) else cell_of(layout, host)
         self._sequence = 0
         self._shared = shared
 

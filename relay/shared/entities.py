@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay.config.address import is_ip, parse_address
+from relay.config.address import host_to_resolve
 from relay.config.model import Config
 from relay.config.section import Crl
 from relay.errors import Reason, Side
@@ -182,8 +182,8 @@ def hosts_of(config: Config) -> dict[str, float]:
     found: dict[str, float] = {}
     for pool in config.pool.values():
         for backend in pool.backend:
-            host, _ = parse_address(backend.address)
-            if not is_ip(host):
+            host = host_to_resolve(backend.address)
+            if host:
                 found[host] = min(pool.resolve_s, found.get(host, pool.resolve_s))
     return found
 

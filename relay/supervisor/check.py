@@ -27,6 +27,7 @@ from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_b
 from relay.supervisor.inspection import access_log_problems, read_password
 from relay.supervisor.list_sets import fetched_lists
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
+from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import find_identity
 from relay.supervisor.slot_sockets import listen_addresses
 from relay.supervisor.state_dir import check_state_dir
@@ -87,6 +88,7 @@ def check_all(config: Config) -> CheckReport:
     failed = failed_hosts(look_up_all(hosts_of(config), look_up), {})
     temporary = list(unresolved_backends(config, failed))
     problems += read_password(config)[1]
+    problems += find_peer_users(config)[1]
     problems += _state_dir_problems(config)
     running = _Running.ask(config.relay.state_dir)
     problems += _address_problems(config, running)

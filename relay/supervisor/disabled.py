@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from relay.config.address import is_ip, parse_address
+from relay.config.address import host_to_resolve
 from relay.config.key_path import pool_path, routes_of
 from relay.shared.addresses import cell_of, read_addresses
 from relay.shared.messages import DisabledFact
@@ -195,8 +195,8 @@ def _without_address(
         return
     for name, pool in prepared.config.pool.items():
         for backend in pool.backend:
-            host, _ = parse_address(backend.address)
-            if not is_ip(host) and host in unresolved:
+            host = host_to_resolve(backend.address)
+            if host and host in unresolved:
                 why = f"{host} does not resolve: {unresolved[host]}"
                 yield Component("backend", name, backend.route), why
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from relay.checker.resolver import Resolve
-from relay.config.address import is_ip, parse_address
+from relay.config.address import host_to_resolve
 from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.errors import Problem
@@ -105,8 +105,8 @@ def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[P
     """One problem for every backend whose host name is in `failed`."""
     for name, pool in config.pool.items():
         for index, backend in enumerate(pool.backend):
-            host, _ = parse_address(backend.address)
-            if not is_ip(host) and host in failed:
+            host = host_to_resolve(backend.address)
+            if host and host in failed:
                 where = f"{pool_path(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {failed[host]}"
                 yield Problem(

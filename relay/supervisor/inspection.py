@@ -39,6 +39,7 @@ from relay.supervisor.host_lookup import (
     unresolved_backends,
 )
 from relay.supervisor.list_sets import all_sets, fetched_lists
+from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.renewal_check import Renewed, Running, check_renewal
 from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
@@ -95,6 +96,7 @@ class Inspection:
     fingerprints: Mapping[Path, Fingerprint]
     others: Mapping[tuple[Path, int], bytes]
     revoked: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # see `RevokedSet`
+    users: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _is_unchanged(running: Running, config: Config) -> bool:
         and secrets == running.in_use.generation.secrets
         and password == running.password
         and find_identity(config.relay) == running.identity
+        and find_peer_users(config)[0] == running.in_use.generation.users
         and _slots_of(config) == running.slots
     )
 
@@ -165,6 +168,8 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
     problems += access_log_problems(config, identity)
     password, password_problems = read_password(config)
     problems += password_problems
+    users, user_problems = find_peer_users(config)
+    problems += user_problems
     warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
     answers = look_up_all(hosts_of(config), resolve)
     failed = failed_hosts(answers, request.known)
@@ -194,6 +199,7 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
         fingerprints=files.fingerprints,
         others=other_digests(all_sets(config), files),
         revoked=checked.sets,
+        users=users,
     )
 
 

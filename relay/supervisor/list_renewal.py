@@ -89,7 +89,7 @@ def _cas_of(
         with contextlib.suppress(ConfigError):
             return load_authorities(trust_set.where, trust_set.cas, files)
     for listener in generation.config.listener:
-        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for live, route in generation.terminating(listener):
             if route.client_ca == trust_set.cas:
                 return live.cas.certificates
     for name, pool in generation.config.pool.items():

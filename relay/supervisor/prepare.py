@@ -255,6 +255,7 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         ciphers_checked=True,
         periods=found.periods,
         revoked=revoked,
+        users=found.users,
     )
     for problem in found.warnings:
         log.warning("%s", problem)

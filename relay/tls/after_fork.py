@@ -25,7 +25,7 @@ def reload_provider_keys(generation: Generation) -> None:
     Raises StartupError.
     """
     for listener in generation.config.listener:
-        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for live, route in generation.terminating(listener):
             if live.pair.provider is not None:
                 live.pair = _reloaded(live.where, live.pair)
                 live.material = route_context(

@@ -25,7 +25,8 @@ class ContextInputs:
 
     `files` holds the same bytes that were checked. `addresses` are those of the
     backends' host names; a name that does not resolve has none. `periods` are by
-    configuration key, and `revoked` by the name of the trust set.
+    configuration key, `revoked` by the name of the trust set, and `users` are the user
+    ids of `peer_user` by name.
     """
 
     files: Files = field(default_factory=Files)
@@ -33,6 +34,7 @@ class ContextInputs:
     ciphers_checked: bool = False
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
     revoked: Mapping[str, RevokedSet] = field(default_factory=dict)
+    users: Mapping[str, int] = field(default_factory=dict)
 
 
 def periods_of_route(periods: Mapping[str, ValidityPeriod], where: str) -> ValidityPeriods:

@@ -30,10 +30,18 @@ from relay.tls.certificates.configured import ChainRules, PairFiles
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
 from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
 from relay.tls.cookie_secret import load_secrets
-from relay.tls.generation import BackendTarget, Generation, InboundRoute
+from relay.tls.generation import (
+    AnyRoute,
+    BackendTarget,
+    Generation,
+    InboundRoute,
+    PassthroughRoute,
+    PlainTarget,
+)
 from relay.tls.lint_staples import read_response
 from relay.tls.material import backend_context, route_context
 from relay.tls.ocsp_response import ResponseError
+from relay.tls.plain_targets import plain_target
 from relay.tls.raw import NULL
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.revocation.trust_sets import set_name
@@ -65,13 +73,18 @@ def build_steps(
     cache = ParsedFiles(context_inputs)
     secrets, problems = load_secrets(config, context_inputs.files)
     inbound: dict[str, tuple[InboundRoute, ...]] = {}
-    tables: dict[str, RouteTable[InboundRoute]] = {}
+    tables: dict[str, RouteTable[AnyRoute]] = {}
     targets: dict[str, tuple[BackendTarget, ...]] = {}
+    plain: dict[str, tuple[PlainTarget, ...]] = {}
     paths = listener_paths([each.name for each in config.listener])
     for where, listener in zip(paths, config.listener, strict=True):
         routes: list[InboundRoute] = []
-        entries: list[tuple[tuple[str, ...], InboundRoute]] = []
+        entries: list[tuple[tuple[str, ...], AnyRoute]] = []
         for index, route in enumerate(listener.route):
+            if route.mode == "passthrough":
+                here = f"{where}.route[{index}]"
+                entries.append((route.sni, PassthroughRoute(here, route.label, route.pool)))
+                continue
             protocols = alpn_of(config, route)
             try:
                 made = yield from _inbound(cache, f"{where}.route[{index}]", route, protocols)
@@ -85,13 +98,17 @@ def build_steps(
         tables[listener.name] = RouteTable.build(entries)
     for name, pool in config.pool.items():
         members: list[BackendTarget] = []
+        others: list[PlainTarget] = []
         for index, backend in enumerate(pool.backend):
             try:
-                members.append((yield from _outbound(cache, name, pool, index, backend)))
+                if pool.is_plain:
+                    others.append(plain_target(context_inputs, name, pool, index))
+                else:
+                    members.append((yield from _outbound(cache, name, pool, index, backend)))
             except ConfigError as error:
                 problems += error.problems
             yield
-        targets[name] = tuple(members)
+        targets[name], plain[name] = tuple(members), tuple(others)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     return Generation(
@@ -100,10 +117,12 @@ def build_steps(
         inbound,
         tables,
         targets,
+        plain,
         secrets,
         dict(context_inputs.addresses),
         dict(context_inputs.periods),
         dict(context_inputs.revoked),
+        dict(context_inputs.users),
     )
 
 

@@ -255,7 +255,9 @@ def explain_errno(side: Side, errno: int) -> Failure:
     return Failure(gone, os.strerror(errno) if errno else "the connection was closed", errno)
 
 
-_REFUSED, _TIMED_OUT = 111, 110
+_NOTHING_LISTENS = frozenset((111, 2))  # ECONNREFUSED; ENOENT: there is no such unix socket
+_TIMED_OUT = 110
+_QUEUE_FULL = 11  # EAGAIN, of a unix socket only
 GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer closed the connection
 
 
@@ -264,10 +266,12 @@ def explain_connect(errno: int) -> Failure:
     text = os.strerror(errno)
     if errno in SHORTAGES:
         return Failure(Reason.NO_RESOURCES, text)
-    if errno == _REFUSED:
+    if errno in _NOTHING_LISTENS:
         return Failure(Reason.BACKEND_REFUSED, text)
     if errno == _TIMED_OUT:
         return Failure(Reason.BACKEND_TIMEOUT, text)
+    if errno == _QUEUE_FULL:
+        return Failure(Reason.BACKEND_TIMEOUT, "its accept queue is full")
     return Failure(Reason.BACKEND_UNREACHABLE, text)
 
 

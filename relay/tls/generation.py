@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.config.listener_model import Listener, Route
 from relay.config.model import Config
 from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
@@ -87,8 +88,20 @@ class InboundRoute:
 
 
 @dataclass(slots=True, eq=False)
-class BackendTarget:
-    """One backend, ready to connect to. Its context accepts only its own name."""
+class PassthroughRoute:
+    """One route that does not terminate TLS. It has no certificate and trusts no CA."""
+
+    where: str
+    label: str
+    pool: str
+
+
+AnyRoute = InboundRoute | PassthroughRoute
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Target:
+    """One backend, ready to connect to."""
 
     where: str  # the configuration key of its pool
     index: int  # in its pool
@@ -96,8 +109,31 @@ class BackendTarget:
     route: str
     address: str
     family: int
-    sockaddr: tuple[Any, ...]  # () if the host name has no address
+    sockaddr: Any  # () if the host name has no address; the path of a unix socket
     name: str
+    send_proxy: SendProxy | None = None
+    has_preface: bool = field(init=False)
+    """Whether something is sent before TLS, or before the client's bytes."""
+
+    def __post_init__(self) -> None:
+        self.has_preface = self.send_proxy is not None and not self.send_proxy.inside_tls
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PlainTarget(Target):
+    """One backend without TLS of ours: of passthrough routes, or on a unix socket.
+
+    `peer_uid` is the user that must listen on the unix socket.
+    """
+
+    peer_user: str
+    peer_uid: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class BackendTarget(Target):
+    """One backend with TLS. Its context accepts only its own name."""
+
     server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
 
     # Replaced by a renewal.
@@ -107,16 +143,12 @@ class BackendTarget:
     trust: BackendTrust
     revoked: RevokedSet | None = field(default=None, repr=False)
 
-    send_proxy: SendProxy | None = None
-    has_preface: bool = field(init=False)
-    """Whether something is sent before TLS."""
-
     verified_by: BackendTrust = field(init=False, repr=False)
     """The trust that `context` has; on an old worker, `trust` may be newer."""
 
     def __post_init__(self) -> None:
+        Target.__post_init__(self)
         self.verified_by = self.trust
-        self.has_preface = self.send_proxy is not None and not self.send_proxy.inside_tls
 
     def why_revoked(self, who: Identity, chain: Chain, now_at: float) -> Failure | None:
         """Why today's revocation lists refuse the backend."""
@@ -129,19 +161,31 @@ class BackendTarget:
 class Generation:
     """One loaded configuration with everything built from it.
 
-    `inbound` has the routes of each listener in the order of the configuration, and
-    `routes` finds one of them by a server name. `periods` are by configuration key.
+    `inbound` has the routes of each listener that terminate TLS, in the order of the
+    configuration, and `routes` finds any route by a server name. A pool is in `targets`
+    if its backends speak TLS with the relay, and in `plain` if not. `periods` are by
+    configuration key.
     """
 
     number: int
     config: Config
     inbound: dict[str, tuple[InboundRoute, ...]]
-    routes: dict[str, RouteTable[InboundRoute]]
+    routes: dict[str, RouteTable[AnyRoute]]
     targets: dict[str, tuple[BackendTarget, ...]]
+    plain: dict[str, tuple[PlainTarget, ...]]
     secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
     addresses: dict[str, tuple[Ip, ...]] = field(default_factory=dict)  # of backends' host names
     periods: dict[str, ValidityPeriod] = field(default_factory=dict)
     revoked: dict[str, RevokedSet] = field(default_factory=dict)  # by the trust set's name
+    users: dict[str, int] = field(default_factory=dict)  # the ids of `peer_user`
+
+    def terminating(self, listener: Listener) -> Iterator[tuple[InboundRoute, Route]]:
+        """The routes of a listener that terminate TLS, with their settings."""
+        return zip(self.inbound[listener.name], listener.terminating, strict=True)
+
+    def backends(self, pool: str) -> tuple[Target, ...]:
+        """The backends of a pool."""
+        return self.targets[pool] or self.plain[pool]
 
     def pairs(self) -> dict[str, KeyPair]:
         """Every certificate with its key, by configuration key."""

@@ -101,7 +101,7 @@ class Pump:
 
     def __init__(self) -> None:
         self.status = Status.OPEN
-        self.held = b""
+        self.held: Any = b""  # bytes; see also `relay.worker.transfer`
 
     def move(self, source: Pointer, sink: Pointer) -> int:
         """Move what the source has, at most BUDGET_BYTES.

@@ -102,7 +102,7 @@ def renew_steps(
         )
     )
     for listener in generation.config.listener:
-        for live, route in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for live, route in generation.terminating(listener):
             if renewal.concerns_route(route):
                 yield from _renew_route(live, route, renewal, files)
                 yield

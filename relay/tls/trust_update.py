@@ -57,7 +57,7 @@ def trust_of(generation: Generation) -> tuple[TrustUpdate, list[int]]:
     pools: dict[str, BackendTrust] = {}
     cas: dict[tuple[Path | None, str], CaTrust] = {}
     for listener in generation.config.listener:
-        for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for route, settings in generation.terminating(listener):
             key = listener.name, route.label
             for name in (route.label, *settings.sni):
                 labels.setdefault((listener.name, name), route.label)
@@ -102,7 +102,7 @@ def apply_trust(generation: Generation, update: TrustUpdate, fds: Sequence[int])
         revoked = RevokedSet(map_bytes(fd))
         sets.update(dict.fromkeys(names, revoked))
     for listener in generation.config.listener:
-        for route, settings in zip(generation.inbound[listener.name], listener.route, strict=True):
+        for route, settings in generation.terminating(listener):
             key = _today(update, (listener.name, route.label), settings)
             if key is None:
                 _judge_by_files(route, update, sets)

@@ -19,7 +19,7 @@ from relay.shared.entities import (
 from relay.shared.scoreboard import Layout
 from relay.tls import verification
 from relay.tls.explain import Failure
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import BackendTarget, Target
 from relay.tls.identity import Identity
 from relay.tls.raw import NULL, Pointer, ffi, lib
 from relay.tls.revocation.revoked_set import RevokedSet
@@ -70,12 +70,14 @@ class BackendState:
         "rotation",
         "session",
         "target",
+        "tls",  # the target, if the relay does TLS with it
         "valid_until_at",
     )
 
-    def __init__(self, index: int, target: BackendTarget, layout: Layout) -> None:
+    def __init__(self, index: int, target: Target, layout: Layout) -> None:
         self.index = index
         self.target = target
+        self.tls = target if isinstance(target, BackendTarget) else None
         labels = (target.pool, target.route)
         self.cell_to = layout.cell("relay_bytes_total", *labels, TO_BACKEND)
         self.cell_from = layout.cell("relay_bytes_total", *labels, FROM_BACKEND)
@@ -101,10 +103,11 @@ class BackendState:
         Never one whose certificates have expired or were revoked since they were
         verified, or were verified by other CAs.
         """
-        peer = self.peer
-        if self.session is None or peer is None or now_at >= self.valid_until_at:
+        peer, target = self.peer, self.tls
+        if self.session is None or peer is None or target is None:
             return None
-        target = self.target
+        if now_at >= self.valid_until_at:
+            return None
         if peer.trust is not target.trust or target.why_revoked(peer.identity, peer.chain, now_at):
             self.session = self.peer = None
         return self.session
@@ -142,7 +145,9 @@ class BackendState:
 
     def admit(self, end: BackendConnection, identity: Identity) -> Failure | None:
         """Why the backend is refused, whose certificate OpenSSL has just verified."""
-        chain = verification.accepted_chain()
-        end.peer = BackendPeer(identity, chain, end.trust or self.target.verified_by)
-        end.looked_up = self.target.revoked
-        return self.target.why_revoked(identity, chain, time.time())
+        chain, target = verification.accepted_chain(), self.tls
+        if target is None:
+            return Failure(Reason.INTERNAL_ERROR, "TLS with a backend that has none")
+        end.peer = BackendPeer(identity, chain, end.trust or target.verified_by)
+        end.looked_up = target.revoked
+        return target.why_revoked(identity, chain, time.time())

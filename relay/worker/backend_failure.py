@@ -32,7 +32,7 @@ def explain_late(session: Session, failure: Failure) -> Failure:
     """The failure as its cause is explained after the backend's handshake."""
     end = session.outbound
     failure = after_handshake(failure)
-    if end is None:
+    if end is None or end.ssl is None:
         return failure
     if not session.bytes_out and not end.resumed and session.outbound_tls.version == "TLSv1.3":
         failure = explain_unread(failure, end.sock)
@@ -44,7 +44,8 @@ def blame(session: Session, failure: Failure) -> None:
     backend, worker, end = session.backend, session.worker, session.outbound
     if backend is None:
         return
-    worker.counters.handshake(Side.OUTBOUND, failure.reason)
+    if not session.is_plain:
+        worker.counters.handshake(Side.OUTBOUND, failure.reason)
     if failure.reason in BLAMELESS:
         return
     if end is not None and end.offered is not None:
@@ -94,9 +95,9 @@ def _other_address(
 def where(session: Session, failure: Failure | None = None) -> str:
     """The backend, its address, and the detail of the failure, for the access log."""
     backend = session.backend
-    where = (
-        f"{backend.target.route} at {backend.target.address} (name {backend.target.name})"
-        if backend is not None
-        else ""
-    )
+    where = ""
+    if backend is not None:
+        where = f"{backend.target.route} at {backend.target.address}"
+        if backend.tls is not None:
+            where += f" (name {backend.target.name})"
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

@@ -17,6 +17,7 @@ from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
 from relay.tls.trust import BackendTrust
 from relay.worker.backend import BackendPeer, BackendState
+from relay.worker.pipes import Piped
 
 # Reads the backend's answer to a preface: DONE, STEP_WANT_READ, or why it refuses.
 Answer: TypeAlias = Callable[[StreamSocket], Progress | Failure]
@@ -46,7 +47,7 @@ class Attempt(NamedTuple):
 
 
 class Connection:
-    """One socket and its TLS connection.
+    """One socket and its TLS connection; `ssl` is None if it is plain.
 
     `held` is what the socket did not take yet. `ended` means that no more is read.
     """
@@ -54,6 +55,7 @@ class Connection:
     __slots__ = (
         "answered",  # the backend has sent something
         "began_at",  # when we began to connect to the backend
+        "bulk",  # it is plain and sends much, so what it sends is spliced
         "claim",  # our right to try a failed backend, which no other session tries meanwhile
         "closing",  # a close_notify waits until the socket takes it
         "ended",
@@ -72,6 +74,7 @@ class Connection:
         "peer",  # the backend's certificates, as verified now or before it resumed
         "preface",  # what is still to be sent before anything of the client
         "received",  # bytes of the handshake without the client's hello
+        "resets",  # to close it resets the connection: the other end was reset
         "resumed",
         "shut",  # we write nothing more
         "sock",
@@ -95,7 +98,8 @@ class Connection:
         self.hello = self.received = 0
         self.partial_record = self.established = self.resumed = False
         # Bytes.
-        self.held = b""
+        self.held: bytes | Piped = b""
+        self.bulk = self.resets = False
         self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
         # A backend.
         self.offered: Pointer = None
@@ -109,3 +113,13 @@ class Connection:
         self.claim = 0
         self.endpoint: Endpoint | None = None
         self.waits = self.hurried = self.answered = False
+
+
+def attempted(
+    attempt: Attempt, sock: StreamSocket, endpoint: Endpoint | None, now: float
+) -> Connection:
+    """The connection of an attempt that has begun."""
+    end = Connection(sock)
+    end.endpoint, end.began_at = endpoint, now
+    end.hurried, end.instead = attempt.hurried, attempt.instead
+    return end

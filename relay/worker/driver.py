@@ -26,13 +26,13 @@ from relay.worker import relaying
 from relay.worker.connection import Connection
 from relay.worker.kicked import refuse_address
 from relay.worker.loop import ET, GONE, IN, Handler
+from relay.worker.plain_session import PlainSession
 from relay.worker.session import (
     CONNECTING,
     INFINITY,
     RELAYING,
     STEP_QUEUES,
     Listener,
-    Session,
 )
 from relay.worker.stages import STAGES, Work
 from relay.worker.worker import Worker
@@ -42,7 +42,8 @@ from relay.worker.worker import Worker
 LATE_ALERT_BYTES = 65_536
 # Measured with timeit, CPython 3.11: each look-up of an Enum's member costs 0.06 µs,
 # and this table would make about a dozen per connection.
-_INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
+_INTAKE, _INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
+    State.INTAKE,
     State.INBOUND_TLS,
     State.SNIFF,
     State.RELAY,
@@ -67,7 +68,7 @@ def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Addre
     session.on_wake(IN)
 
 
-class DrivenSession(Session):
+class DrivenSession(PlainSession):
     """A session with the handlers that the loop calls."""
 
     __slots__ = ()
@@ -142,12 +143,13 @@ class DrivenSession(Session):
         if end is None or end.ended or client.held or (first is not None and first.inserter):
             self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
-        self.on_outbound(mask)
+        on_outbound = self.on_outbound if end.ssl is not None else self.on_plain_outbound
+        on_outbound(mask)
         end = self.outbound
         if self.bytes_out and end is not None:
             self.note_answer()
             if not (end.ended or client.held):
-                self.worker.loop.handle(end.fd, self.on_outbound)
+                self.worker.loop.handle(end.fd, on_outbound)
 
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
@@ -242,20 +244,23 @@ class DrivenSession(Session):
     def enter_connect(self, was: State) -> None:
         """A backend is to be chosen: the first one, or another one after a failure."""
         self.queued = False  # drops a step of the handshake, which is over
-        if was is _INBOUND_TLS:
+        if was is _INBOUND_TLS or was is _INTAKE:
             self.worker.admission.secured(self)
         elif was is not _SNIFF:
             self.drop_outbound()
-        if was not in CONNECTING:
+        if was not in CONNECTING and (was is not _INTAKE or self.inbound.mask):
             self._handle_client(self.on_early)
 
     def enter_relay(self, _was: State) -> None:
         """The backend is reached: from now on the sockets move bytes."""
         outbound, backend, loop = self.outbound, self.backend, self.worker.loop
         if outbound is not None:
-            on_inbound = self._inbound_handler(outbound)
-            loop.handle(outbound.fd, self.on_first_reply)
-            loop.handle(self.inbound.fd, on_inbound)
+            if outbound.ssl is None:
+                self.enter_plain_relay(outbound, self.on_first_reply)
+            else:
+                on_inbound = self._inbound_handler(outbound)
+                loop.handle(outbound.fd, self.on_first_reply)
+                loop.handle(self.inbound.fd, on_inbound)
             if backend is not None:
                 self.worker.pools[backend.target.pool].reached(backend, outbound)
 
@@ -271,6 +276,8 @@ class DrivenSession(Session):
                 self.watch_client(IN | ET)
 
     def _inbound_handler(self, outbound: Connection) -> Handler:
+        if outbound.ssl is None:
+            return self.on_plain_inbound
         # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).
         may_refuse = self.outbound_tls.version == "TLSv1.3" and not outbound.resumed
         return self.on_inbound_unanswered if may_refuse else self.on_inbound

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from relay.core.lifecycle import State
 from relay.errors import Reason, SessionError, Side
+from relay.tls.generation import InboundRoute
 from relay.tls.identity import Identity
 from relay.tls.standing import valid_until
 from relay.tls.verification import Chain
@@ -107,12 +108,12 @@ class Expiry:
 def _dates(session: Session) -> Iterator[tuple[Side, float, float]]:
     """Until when each peer is valid, and how long the session may outlive that."""
     route, who = session.route, session.identity
-    if route is not None and who is not None:
+    if isinstance(route, InboundRoute) and who is not None:
         until_at = valid_until(who, session.chain, route.trust.cas)
         yield Side.INBOUND, until_at, route.trust.expiry_grace_s
     end, backend = session.outbound, session.backend
-    if end is not None and end.peer is not None and backend is not None:
-        trust = backend.target.trust
+    if end is not None and end.peer is not None and backend is not None and backend.tls is not None:
+        trust = backend.tls.trust
         until_at = valid_until(end.peer.identity, end.peer.chain, trust.cas)
         yield Side.OUTBOUND, until_at, trust.expiry_grace_s
 

@@ -18,6 +18,7 @@ from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream, verification
 from relay.tls.explain import Failure
+from relay.tls.generation import InboundRoute
 from relay.tls.identity import Identity, admit, peer_identity
 from relay.tls.material import TICKET_LIFETIME_S
 from relay.tls.stream import Progress
@@ -38,7 +39,7 @@ _OLD_CERTIFICATE = (
 def admit_client(session: Session, identity: Identity | None) -> Failure | None:
     """Whether the route admits this client, whose certificate OpenSSL has verified."""
     route = session.route
-    if route is None:
+    if not isinstance(route, InboundRoute):
         return Failure(Reason.INTERNAL_ERROR, "a handshake without a route")
     chain = verification.accepted_chain()
     if chain:  # it may have been verified in an earlier step
@@ -96,12 +97,12 @@ def step(session: Session) -> Event | None:
     seconds = time.monotonic() - session.started_at
     session.inbound_tls = _agreed(session, seconds)
     who, route = session.identity, session.route
-    if who is not None and route is not None:
+    if who is not None and isinstance(route, InboundRoute):
         expiry.note(session, who, session.chain, route.trust)
     worker.counters.handshake(
         Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
-    if session.route is not None and worker.pools[session.route.pool].cookie:
+    if route is not None and worker.pools[route.pool].cookie:
         return Event.NEEDS_REQUEST
     return Event.SECURED
 
@@ -109,7 +110,9 @@ def step(session: Session) -> Event | None:
 def _report_lists(session: Session) -> None:
     """Tell the checker where the lists of a verified chain are, if that is wanted."""
     who, chain, route = session.identity, session.chain, session.route
-    if chain and who is not None and route is not None and route.trust.crl is not None:
+    if not chain or who is None or not isinstance(route, InboundRoute):
+        return
+    if route.trust.crl is not None:
         session.worker.reports.report(session.inbound.ssl, who, chain, route.trust.crl)
 
 
@@ -132,7 +135,7 @@ def _wait(session: Session, progress: Progress) -> None:
 def _agreed(session: Session, seconds: float | None) -> Handshake:
     """What the handshake has agreed on so far."""
     ssl, route = session.inbound.ssl, session.route
-    negotiates_alpn = route is not None and route.negotiates_alpn
+    negotiates_alpn = isinstance(route, InboundRoute) and route.negotiates_alpn
     return Handshake(
         stream.version(ssl),
         stream.cipher(ssl),

@@ -28,7 +28,7 @@ from relay.core.lifecycle import Event
 from relay.core.partial_hello import PartialHello
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream
-from relay.tls.generation import InboundRoute
+from relay.tls.generation import AnyRoute, InboundRoute, PassthroughRoute
 from relay.worker.loop import ET, IN
 from relay.worker.session import Session
 
@@ -82,6 +82,11 @@ def step(session: Session) -> Event | None:
         _refuse_unknown(session, hello.sni)
     session.patience_s = session.listener.patience[route.pool]
     session.worker.counters.routed(session.listener.name, route.label)
+    if isinstance(route, PassthroughRoute):
+        pool = session.worker.pools[route.pool]
+        if pool.unresolved and pool.has_no_address:
+            _refuse_unresolved(session, route)
+        return Event.PASSTHROUGH
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
     pool = session.worker.pools[route.pool]
@@ -117,7 +122,7 @@ def _refuse_disabled(session: Session, route: InboundRoute) -> NoReturn:
     raise SessionError(Side.INBOUND, Reason.POOL_DISABLED, why)
 
 
-def _refuse_unresolved(session: Session, route: InboundRoute) -> NoReturn:
+def _refuse_unresolved(session: Session, route: AnyRoute) -> NoReturn:
     """Refuse: no backend of the pool has an address.
 
     It is refused now because an alert can still be sent in the clear.

@@ -139,8 +139,8 @@ class Judgement:
         end, backend = session.outbound, session.backend
         if end is None or backend is None or end.peer is None:
             return PASSED
-        peer, trust, target = end.peer, end.trust, backend.target
-        if target not in self._new_targets:
+        peer, trust, target = end.peer, end.trust, backend.tls
+        if target is None or target not in self._new_targets:
             return PASSED
         end.trust, session.expires_at = target.trust, 0.0
         check = self._check(Side.OUTBOUND, target, trust)

@@ -23,11 +23,12 @@ from relay.sockets import StreamSocket, start_connect
 from relay.tls import stream
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
 from relay.tls.explain_backend import explain_backend, no_shared_alpn
+from relay.tls.generation import BackendTarget
 from relay.tls.stream import Progress
-from relay.worker import expiry, preface
+from relay.worker import expiry, plain_outbound, preface
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import NO_RESUMPTION_S, BackendState
-from relay.worker.connection import Attempt, Connection
+from relay.worker.connection import Attempt, Connection, attempted
 from relay.worker.failover import give_up, give_up_late, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
 from relay.worker.session import NO_OUTCOME, Handshake, Session
@@ -46,34 +47,38 @@ def connect(session: Session) -> Event | None:
         attempt, session.attempt = session.attempt or _choose(session), None
         return _begin(session, attempt)
     error = end.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return give_up(session, explain_connect(error)) if error else Event.CONNECTED
+    if error:
+        return give_up(session, explain_connect(error))
+    if session.is_plain:
+        return plain_outbound.go_on(session, end)
+    return Event.CONNECTED
 
 
 def handshake(session: Session) -> Event | None:
     """Go on with the handshake. When it is done, the session can relay."""
     end, backend = session.outbound, session.backend
-    if end is None or backend is None:
+    if end is None or backend is None or backend.tls is None:
         return None
     if end.preface is not None:
-        gone_on = _go_on_with_preface(session, end, backend)
+        gone_on = _go_on_with_preface(session, end, backend, backend.tls)
         if end.first_step is None:
             return gone_on
     progress, end.first_step = end.first_step, None
     if progress is None:
         progress = session.worker.handshaker.step(end, Side.OUTBOUND, partial(backend.admit, end))
     if end.peer is not None and (progress is stream.DONE or isinstance(progress, Failure)):
-        policy, peer = backend.target.trust.crl, end.peer
+        policy, peer = backend.tls.trust.crl, end.peer
         session.worker.reports.report(end.ssl, peer.identity, peer.chain, policy)
     if progress is stream.DONE:
-        failure = _check_peer(end, backend) or _check_alpn(end, session.inbound_tls.alpn)
+        failure = _check_peer(end, backend.tls) or _check_alpn(end, session.inbound_tls.alpn)
         if failure is not None:
             stream.close_notify(end.ssl)
             return give_up(session, failure)
-        _note_handshake(session, end, backend)
-        send = backend.target.send_proxy
+        _note_handshake(session, end, backend, backend.tls)
+        send = backend.tls.send_proxy
         if send is not None and send.inside_tls:
             end.preface = preface.inside_tls(session, send)
-            return _go_on_with_preface(session, end, backend)
+            return _go_on_with_preface(session, end, backend, backend.tls)
         return Event.SECURED
     if progress is stream.STEP_MORE:
         session.on_wake(IN)
@@ -143,18 +148,21 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
         worker.pools[backend.target.pool].release(backend, attempt.claim)
         failure = Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         return give_up(session, failure)
-    return _begin_handshake(session, attempt, sock, endpoint)
+    if backend.tls is None or session.inbound.ssl is None:
+        return plain_outbound.begin(session, attempt, sock, endpoint)
+    return _begin_handshake(session, attempt, sock, endpoint, backend.tls)
 
 
 def _begin_handshake(
-    session: Session, attempt: Attempt, sock: StreamSocket, endpoint: Endpoint | None
+    session: Session,
+    attempt: Attempt,
+    sock: StreamSocket,
+    endpoint: Endpoint | None,
+    target: BackendTarget,
 ) -> Event | None:
     """Take the first step at once: a backend nearby has already accepted."""
-    worker, backend, target = session.worker, attempt.backend, attempt.backend.target
-    session.outbound = end = Connection(sock)
-    end.endpoint = endpoint
-    end.began_at = worker.loop.now
-    end.hurried, end.instead = attempt.hurried, attempt.instead
+    worker, backend = session.worker, attempt.backend
+    session.outbound = end = attempted(attempt, sock, endpoint, worker.loop.now)
     worker.pools[target.pool].begin(backend, end, attempt.claim)
     if target.has_preface:
         end.preface = preface.before_tls(session, target)
@@ -165,7 +173,7 @@ def _begin_handshake(
             end.mask = IN | OUT | ET
             worker.loop.add(end.fd, end.mask, session.on_wake)
             return None
-    progress = _start_tls(session, end, backend)
+    progress = _start_tls(session, end, backend, target)
     if isinstance(progress, Failure):
         refused = progress.errno and progress.reason is Reason.BACKEND_GONE
         if refused and progress.errno not in GONE_ERRNOS:
@@ -179,9 +187,10 @@ def _begin_handshake(
     return Event.CONNECTED
 
 
-def _start_tls(session: Session, end: Connection, backend: BackendState) -> Progress | Failure:
+def _start_tls(
+    session: Session, end: Connection, backend: BackendState, target: BackendTarget
+) -> Progress | Failure:
     """Begin the handshake, and take its first step."""
-    target = backend.target
     if end.instead is None:
         end.offered = backend.session_to_resume(time.time())
         end.peer = backend.peer if end.offered is not None else None
@@ -197,7 +206,9 @@ def _start_tls(session: Session, end: Connection, backend: BackendState) -> Prog
     return progress
 
 
-def _go_on_with_preface(session: Session, end: Connection, backend: BackendState) -> Event | None:
+def _go_on_with_preface(
+    session: Session, end: Connection, backend: BackendState, target: BackendTarget
+) -> Event | None:
     """Send more of the preface, and then begin the handshake if it is not done."""
     sent = preface.go_on(session, end)
     if isinstance(sent, Failure):
@@ -209,7 +220,7 @@ def _go_on_with_preface(session: Session, end: Connection, backend: BackendState
         return None
     if end.established:
         return Event.SECURED
-    end.first_step = _start_tls(session, end, backend)
+    end.first_step = _start_tls(session, end, backend, target)
     return None
 
 
@@ -231,12 +242,12 @@ def _open_socket(
         raise
 
 
-def _check_peer(end: Connection, backend: BackendState) -> Failure | None:
+def _check_peer(end: Connection, target: BackendTarget) -> Failure | None:
     """Why the backend is refused by what has changed since OpenSSL verified it."""
     end.resumed, peer = stream.resumed(end.ssl), end.peer
     if peer is None:
         return Failure(Reason.INTERNAL_ERROR, "the backend's certificate was not checked")
-    who, chain, target = peer.identity, peer.chain, backend.target
+    who, chain = peer.identity, peer.chain
     then, now = (end.trust or peer.trust).cas, target.trust.cas
     # The lists may have changed since the session was offered, or during the handshake.
     same = end.looked_up is not None and end.looked_up is target.revoked
@@ -254,11 +265,13 @@ def _check_alpn(end: Connection, wanted: str) -> Failure | None:
     return None if chosen == wanted else no_shared_alpn(wanted, chosen)
 
 
-def _note_handshake(session: Session, end: Connection, backend: BackendState) -> None:
+def _note_handshake(
+    session: Session, end: Connection, backend: BackendState, target: BackendTarget
+) -> None:
     end.established, end.stepwise = True, None
     peer = end.peer
     if peer is not None:
-        expiry.note(session, peer.identity, peer.chain, backend.target.trust)
+        expiry.note(session, peer.identity, peer.chain, target.trust)
     seconds = time.monotonic() - session.since_at
     session.outbound_tls = Handshake(
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds

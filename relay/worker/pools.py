@@ -29,7 +29,7 @@ from relay.shared.entities import HEALTH_DOWN, HEALTH_VERSION, OVERRIDE_VERSION
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.explain import Failure
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import Target
 from relay.tls.identity import Identity
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import BackendState
@@ -63,7 +63,7 @@ class PoolState:
         self,
         name: str,
         pool: Pool,
-        targets: tuple[BackendTarget, ...],
+        targets: tuple[Target, ...],
         *,
         layout: Layout,
         scoreboard: Scoreboard,
@@ -110,7 +110,7 @@ class PoolState:
         )
         self.refresh()
 
-    def _make_backend(self, index: int, target: BackendTarget, layout: Layout) -> BackendState:
+    def _make_backend(self, index: int, target: Target, layout: Layout) -> BackendState:
         backend = BackendState(index, target, layout)
         configured = (target.family, target.sockaddr)
         addresses = Addresses(target.address, configured, layout, self._shared)

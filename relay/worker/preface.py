@@ -31,7 +31,7 @@ from relay.errors import Side
 from relay.tls import stream
 from relay.tls.certificates.algorithm_names import algorithm_names
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect, explain_errno
-from relay.tls.generation import BackendTarget
+from relay.tls.generation import InboundRoute, Target
 from relay.tls.identity import peer_der
 from relay.tls.pump import Status
 from relay.tls.stream import DONE, STEP_WANT_WRITE, Progress
@@ -41,7 +41,7 @@ from relay.worker.session import Session
 _OF_OUR_CERTIFICATE = frozenset(("ssl_key_alg", "ssl_sig_alg"))
 
 
-def before_tls(session: Session, target: BackendTarget) -> Preface:
+def before_tls(session: Session, target: Target) -> Preface:
     """What this backend is sent first, in the clear."""
     send = target.send_proxy
     header = proxy_header(session, send) if send is not None and not send.inside_tls else b""
@@ -118,7 +118,7 @@ def _addresses(session: Session) -> Addresses:
 def _tls(session: Session, send: SendProxy) -> Tls:
     client, who, route = session.inbound_tls, session.identity, session.route
     key_alg = sig_alg = ""
-    if route is not None and (not _OF_OUR_CERTIFICATE.isdisjoint(send.tlvs)):
+    if isinstance(route, InboundRoute) and (not _OF_OUR_CERTIFICATE.isdisjoint(send.tlvs)):
         key_alg, sig_alg = algorithm_names(route.pair.leaf)
     return Tls(
         client.version,

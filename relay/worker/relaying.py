@@ -28,12 +28,13 @@ from relay.errors import Reason, Side
 from relay.tls import stream
 from relay.tls.explain import Failure
 from relay.tls.pump import Status, watch_alerts
-from relay.tls.raw import WANT_WRITE, lib
+from relay.tls.raw import lib
 from relay.worker.connection import Connection
 from relay.worker.failover import give_up_late
 from relay.worker.first_bytes import FirstBytes
+from relay.worker.half_close import end_plain, has_sent
 from relay.worker.loop import GONE, IN, OUT
-from relay.worker.relay_failure import fail_sink, fail_source, note_fault, note_truncation
+from relay.worker.relay_failure import fail_sink, fail_source, note_truncation
 from relay.worker.session import Session
 
 
@@ -43,9 +44,13 @@ def begin(session: Session) -> Event | None:
     if outbound is None:
         return None
     session.active_at = session.worker.loop.now
-    watch_alerts(inbound.ssl)
-    watch_alerts(outbound.ssl)
+    if inbound.ssl is not None:
+        watch_alerts(inbound.ssl)
+    if outbound.ssl is not None:
+        watch_alerts(outbound.ssl)
     event = None
+    if inbound.ssl is None and session.first is None:  # the client's hello is still in its socket
+        return on_event(session, Side.INBOUND, IN)
     if session.first is not None:
         event = _forward_first(session, session.first, inbound, outbound)
     return _go_on(session, inbound, outbound, event)
@@ -57,7 +62,7 @@ def too_slow(session: Session) -> Event:
     A side for which bytes are still held gets no close_notify.
     """
     for end in (session.inbound, session.outbound):
-        if end is not None and not (end.held or end.shut):
+        if end is not None and end.ssl is not None and not (end.held or end.shut):
             stream.close_notify(end.ssl)
     session.note(None, Side.INBOUND)
     return Event.DEADLINE
@@ -84,16 +89,16 @@ def unusual(session: Session, side: Side, moved: int) -> Event | None:
     """A transfer from this side ended with a `Pump.status`, after `moved` bytes."""
     pump = session.worker.pump
     status = pump.status
+    source, sink = _ends(session, side)
     # The cause of a failure is in OpenSSL's queue or in errno: read it before another
     # call overwrites both.
     failed = None
     if status is Status.SOURCE_FAILED:
-        failed = stream.failure(side)
+        failed = pump.failure(source, side)
     elif status is Status.SINK_FAILED:
-        failed = stream.failure(_opposite(side))
+        failed = pump.failure(sink, _opposite(side))
     if moved:
         _count(session, side, moved)
-    source, sink = _ends(session, side)
     event = None
     if status is Status.ENDED or status is Status.TRUNCATED:
         source.ended = True
@@ -102,7 +107,7 @@ def unusual(session: Session, side: Side, moved: int) -> Event | None:
             note_truncation(session)
         event = _pass_end(session, source, sink)
     elif status is Status.BLOCKED:
-        sink.held = pump.held
+        sink.held, pump.held = pump.held, b""
     elif status is Status.SOURCE_WANTS_WRITE:
         source.wants_write = True
     elif failed is not None and status is Status.SOURCE_FAILED:
@@ -126,14 +131,18 @@ def _write_held(session: Session, side: Side, mask: int) -> Event | None:
     if not mask & OUT:
         return None
     if end.held:
-        size = session.worker.pump.push(end.ssl, end.held)
+        pump = session.worker.pump
+        size = pump.put(end, end.held)
         if size >= 0:
             end.held = b""
             _count(session, _opposite(side), size)
             return _pass_end(session, other, end) if other.ended else None
-        if session.worker.pump.status is Status.SINK_FAILED:
-            failure = stream.failure(side)
+        if pump.status is Status.SINK_FAILED:
+            failure = pump.failure(end, side)
             return fail_sink(session, side, other, end, failure) or _finish(session)
+        end.held, pump.held = pump.held, b""
+        if ~size:
+            _count(session, _opposite(side), ~size)
     elif end.closing:
         return _pass_end(session, other, end)
     return None
@@ -183,13 +192,14 @@ def _forward_first(
     if backend is not None:
         first.inserter = worker.pools[backend.target.pool].inserter(backend, first.found)
     if head:
-        size = worker.pump.push(outbound.ssl, head)
-        if size < 0 and worker.pump.status is Status.SINK_FAILED:
-            return give_up_late(session, stream.failure(Side.OUTBOUND))  # it took nothing
+        pump = worker.pump
+        size = pump.put(outbound, head)
+        if size < 0 and pump.status is Status.SINK_FAILED:
+            return give_up_late(session, pump.failure(outbound, Side.OUTBOUND))  # it took nothing
         first.forget_head()
         if size < 0:
-            outbound.held = head
-        else:
+            outbound.held, size = pump.held, ~size
+        if size:
             _count(session, Side.INBOUND, size)
     return _pass_end(session, inbound, outbound) if inbound.ended else None
 
@@ -198,14 +208,16 @@ def _move(session: Session, side: Side, source: Connection, sink: Connection) ->
     """Do what `Pump.move` does, and insert our cookie into a backend's first answer."""
     first, pump = session.first, session.worker.pump
     if side is Side.INBOUND or first is None or first.inserter is None:
-        return pump.move(source.ssl, sink.ssl)
-    data = pump.read(source.ssl)
+        if source.ssl is not None and sink.ssl is not None:
+            return pump.move(source.ssl, sink.ssl)
+        return pump.between(source, sink)
+    data = pump.take(source)
     if isinstance(data, int):
         return data
     data = first.inserter.feed(data)
     if first.inserter.done:
         first.inserter = None
-    return pump.push(sink.ssl, data)
+    return pump.put(sink, data)
 
 
 def _count(session: Session, side: Side, size: int) -> None:
@@ -230,12 +242,15 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
     if sink.shut:
         return _finish(session)
     sink.closing = False
+    if sink.ssl is None:
+        end_plain(session, source, sink)
+        return _finish(session)
     # A client that was lost (`shut`) waits for no answer. What it began to send must
     # not look complete to the backend.
     if not source.truncated or (source is session.inbound and not source.shut):
         sink.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 1)  # the FIN goes out with the alert
         result = lib.SSL_shutdown(sink.ssl)
-        if result < 0 and not _has_sent(session, sink, result):
+        if result < 0 and not has_sent(session, sink, result):
             sink.closing = True
             return _half_ended(session)
     sink.shut = True
@@ -248,18 +263,6 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
             IPPROTO_TCP, TCP_CORK, 0
         )  # no FIN follows yet, so the alert goes out alone
     return event
-
-
-def _has_sent(session: Session, sink: Connection, result: int) -> bool:
-    """False if the socket did not take a close_notify now; True if it never will."""
-    error = lib.SSL_get_error(sink.ssl, result)
-    side = Side.INBOUND if sink is session.inbound else Side.OUTBOUND
-    failed = stream.failure(side)
-    if error == WANT_WRITE:
-        return False
-    if failed.reason is Reason.NO_RESOURCES:
-        note_fault(session, side, failed)
-    return True
 
 
 def _finish(session: Session) -> Event | None:

@@ -14,6 +14,7 @@ Next: `relay.worker.driver.DrivenSession.step`
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, StreamSocket
 from relay.tls import stream
-from relay.tls.generation import InboundRoute
+from relay.tls.generation import AnyRoute
 from relay.tls.identity import Identity
 from relay.tls.trust import ClientTrust
 from relay.tls.verification import Chain
@@ -55,6 +56,9 @@ RELAYING = frozenset((State.RELAY, State.HALF_CLOSED))
 RETRIABLE = -1
 # With these reasons the client was sent nothing, so a reset destroys no answer.
 _UNANSWERED = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_OPEN_PER_CLIENT))
+# The fatal alert internal_error in the clear (RFC 8446, 6.2): it is not the client's
+# fault.
+CANNOT_SERVE = bytes((21, 3, 3, 0, 2, 2, 80))
 INFINITY = float("inf")
 
 
@@ -62,7 +66,7 @@ class Listener(NamedTuple):
     """The [[listener]] that a client connected to."""
 
     name: str
-    routes: RouteTable[InboundRoute]
+    routes: RouteTable[AnyRoute]
     patience: Mapping[str, Patience] = {}  # by pool
 
 
@@ -152,7 +156,7 @@ class Session(ABC):
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
         self.sni = ""
-        self.route: InboundRoute | None = None
+        self.route: AnyRoute | None = None
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None
         self.expires_at = INFINITY
@@ -165,6 +169,12 @@ class Session(ABC):
         self.addresses_tried: tuple[int, ...] = ()
         self.bytes_in = self.bytes_out = self.cell_in = self.cell_out = 0
         self.outcome = NO_OUTCOME
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the relay does no TLS with the backend in use."""
+        backend = self.backend
+        return self.inbound.ssl is None or (backend is not None and backend.tls is None)
 
     # What `driver` does.
 
@@ -204,7 +214,8 @@ class Session(ABC):
         if end is None or backend is None or end.answered:
             return
         end.answered = True
-        backend.keep_session(end.ssl, end.peer, resumed=end.resumed, now_at=time.time())
+        if end.ssl is not None:
+            backend.keep_session(end.ssl, end.peer, resumed=end.resumed, now_at=time.time())
         self.worker.pools[backend.target.pool].answered(backend, end.began_at)
 
     def drop_outbound(self) -> None:
@@ -232,6 +243,7 @@ class Session(ABC):
         if was in HALF_OPEN:
             worker.counters.handshake(Side.INBOUND, outcome.reason or Reason.INTERNAL_ERROR)
         self.drop_outbound()
+        passes_through = client.ssl is None
         if client.ssl is not None:
             stream.free(client.ssl, established=client.established)
             client.ssl = None
@@ -240,8 +252,13 @@ class Session(ABC):
         if was in HALF_OPEN:
             lingers = outcome.reason not in _UNANSWERED
         else:
-            lingers = outcome.side is Side.OUTBOUND and was not in CONNECTING
-        if lingers:
+            lingers = outcome.side is Side.OUTBOUND
+            if was in CONNECTING:
+                lingers = lingers and passes_through
+                if lingers:  # the client waits for an answer to its hello
+                    with contextlib.suppress(OSError):
+                        client.sock.send(CANNOT_SERVE)
+        if lingers and not client.resets:
             worker.lingering_closes.take(client.sock, client.mask)
         else:
             worker.loop.forget(client.fd, client.sock.close)

@@ -20,7 +20,6 @@ from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_
 from relay.shared.entities import KICKED_SESSIONS
 from relay.shared.scoreboard import Cells, Layout, Scoreboard
 from relay.tls.generation import Generation
-from relay.tls.pump import Pump
 from relay.tls.revocation.reports import ListReports
 from relay.tls.stepwise import Handshaker
 from relay.worker.admission import Admission
@@ -31,6 +30,7 @@ from relay.worker.patience import general_patience
 from relay.worker.pools import PoolState
 from relay.worker.resource_usage import Usage
 from relay.worker.session import Session
+from relay.worker.transfer import Transfer
 
 
 class Worker:
@@ -66,14 +66,14 @@ class Worker:
         self.lingering_closes = LingeringCloses(loop, max_lingering_closes)
         self.hellos = HelloCache()
         self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
-        self.pump = Pump()
+        self.pump = Transfer()
         self.reports = reports
         self.patience_s = general_patience(config.timeouts)
         self.pools = {
             name: PoolState(
                 name,
                 pool,
-                generation.targets[name],
+                generation.backends(name),
                 secret=generation.secrets.get(name, b""),
                 layout=layout,
                 scoreboard=scoreboard,

@@ -183,7 +183,6 @@ SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "user_timeout_s"): "60",
     ("[[listener]]", "log_probes"): "false",
     ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
-    ("[[listener.route]]", "mode"): '"passthrough"',
     ("[[listener.route]]", "starttls"): '"postgres"',
     ("[pool.httpslb]", "cookie_separator"): '":"',
     ("[pool.httpslb]", "cookie_in_url"): '"jsessionid"',
@@ -193,7 +192,6 @@ SET: dict[tuple[str, str], str] = {
     ("[pool.httpslb]", "sni"): '"client"',
     ("[pool.httpslb]", "starttls"): '"postgres"',
     ("[[pool.httpslb.backend]]", "sni"): '"other.example.com"',
-    ("[[pool.httpslb.backend]]", "peer_user"): '"app"',
 }
 
 

@@ -29,6 +29,7 @@ from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_S
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.snapshot import Snapshot
 from relay.shared.update_channel import UpdateSender
+from relay.supervisor.peer_users import find_peer_users
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
 from relay.tls.renewal import Renewal
@@ -155,7 +156,8 @@ class RunningWorker:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self.port: int = listener.getsockname()[1]
         revoked = {name: RevokedSet(data) for name, data in self._sets().items()}
-        generation = build_generation(config, 1, ContextInputs(revoked=revoked))
+        users = find_peer_users(config)[0]
+        generation = build_generation(config, 1, ContextInputs(revoked=revoked, users=users))
         read_fd, self._lifeline = os.pipe()
         garbage_fd, self._garbage_write = os.pipe()
         self._garbage_read = garbage_fd

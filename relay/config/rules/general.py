@@ -12,9 +12,11 @@ from relay.config.address import is_ip, overlap, parse_address
 from relay.config.explain import nearest, quoted
 from relay.config.key_path import listener_paths, pool_path, routes_of
 from relay.config.model import Config, Log, Relay
+from relay.config.pool_model import Pool
 from relay.config.rules.admin import check_admin
 from relay.config.rules.later import check_later
 from relay.config.rules.listeners import check_listener
+from relay.config.rules.plain import check_plain
 from relay.config.rules.pools import check_pool
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.tls_settings import FILE_REMEDIES, POOL_FILES
@@ -44,6 +46,7 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
     for name, pool in config.pool.items():
         check_pool(found, pool_path(name), name, pool)
     check_later(found, config)
+    check_plain(found, config)
     _files_of_pools(found, config)
     _unused_pools(found, config)
     return found.problems
@@ -139,13 +142,18 @@ def _files_of_pools(found: ProblemList, config: Config) -> None:
             terminating.setdefault(route.pool, where)
     for name, first in terminating.items():
         for key in POOL_FILES:
-            if name in config.pool and getattr(config.pool[name], key) is None:
+            if name in config.pool and _lacks(config.pool[name], key):
                 found.add(
                     f"{pool_path(name)}.{key}",
                     f"is missing, and {first} uses this pool",
                     FILE_REMEDIES[key],
                     compared=[f"{first}.mode", f"{first}.pool"],
                 )
+
+
+def _lacks(pool: Pool, key: str) -> bool:
+    """Whether a file is missing. Backends on unix sockets need none."""
+    return getattr(pool, key) is None and not any(each.unix_path for each in pool.backend)
 
 
 def _unused_pools(found: ProblemList, config: Config) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import is_ip, parse_address
+from relay.config.address import host_to_resolve
 from relay.config.explain import quoted
 from relay.config.http_statuses import parse_statuses
 from relay.config.pool_model import Health, Pool
@@ -63,6 +63,6 @@ def _check(found: ProblemList, where: str, health: Health) -> None:
 
 def _has_host_name(address: str) -> bool:
     try:
-        return not is_ip(parse_address(address)[0])
+        return bool(host_to_resolve(address))
     except ConfigError:
         return True  # the address is reported as a problem of its own

@@ -24,7 +24,7 @@ _LISTENER = (
     "log_probes",
     "probes_from",
 )
-_ROUTE = ("mode", "starttls")
+_ROUTE = ("starttls",)
 _POOL = (
     "cookie_separator",
     "cookie_in_url",
@@ -34,7 +34,7 @@ _POOL = (
     "sni",
     "starttls",
 )
-_BACKEND = ("sni", "peer_user")
+_BACKEND = ("sni",)
 
 
 def check_later(found: ProblemList, config: Config) -> None:

@@ -33,6 +33,8 @@ _NOT_OF_PASSTHROUGH = TLS_KEYS | {
     "deny",
     "crl",
     "alpn",
+    "send_ca_names",
+    "starttls",
     "session_tickets",
     "key_passphrase_file",
     "ocsp_response",

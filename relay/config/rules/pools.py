@@ -57,7 +57,8 @@ def _backend(found: ProblemList, where: str, index: int, backend: Backend, pool:
             compared=[f"{first}.route"],
         )
     try:
-        parse_address(backend.address, min_port=1)
+        if not backend.address.startswith("unix:"):  # see `check_plain`
+            parse_address(backend.address, min_port=1)
     except ConfigError as error:
         found.add_error(f"{here}.address", error)
     if backend.name and not is_ip(backend.name) and (why := host_name_fault(backend.name)):

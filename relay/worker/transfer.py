@@ -1,0 +1,198 @@
+"""Moves bytes between two ends of which at least one has no TLS of ours.
+
+`relay.tls.pump.Pump` moves them between two TLS connections, and its rules hold here
+too: one budget per call, what the sink does not take is `held`, and the usual result is
+the number of bytes. An end without `ssl` is plain: a backend on a unix socket, or both
+ends of a passthrough connection.
+
+Between two plain ends, bytes are copied with one read and one write. A source that
+fills the buffer sends much, so the rest is spliced through a pipe, without a copy.
+A short message costs less when it is copied: two system calls instead of four.
+
+Never: touches a session, a counter or the clock; raises for what a peer does.
+Next: `relay.worker.relaying.on_event`
+"""
+
+from __future__ import annotations
+
+from os import splice
+
+from relay.errors import Side
+from relay.sockets import StreamSocket
+from relay.tls import stream
+from relay.tls.explain import Failure, explain_errno
+from relay.tls.pump import BUDGET_BYTES, BUFFER, Pump, Status, read, write
+from relay.tls.raw import RECORD_BYTES, ffi
+from relay.worker.connection import Connection
+from relay.worker.pipes import Pipe, Piped, Pipes
+
+COPY_BYTES = 32_768
+SPLICE_BUDGET_BYTES = 4 * BUDGET_BYTES
+_MOVE, _NONBLOCK = 1, 2  # SPLICE_F_* of linux/splice.h
+_FLAGS = _MOVE | _NONBLOCK
+_copied = memoryview(bytearray(COPY_BYTES))
+_record = memoryview(ffi.buffer(BUFFER))
+
+
+class Transfer(Pump):
+    """The transfers of one worker. For two TLS ends they are those of `Pump`."""
+
+    __slots__ = ("_errno", "pipes")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipes = Pipes()
+        self._errno = 0
+
+    def between(self, source: Connection, sink: Connection) -> int:
+        """Move what the source has, as `Pump.move` does. One end at least is plain."""
+        if source.ssl is None:
+            return self._copy(source, sink) if sink.ssl is None else self._encrypt(source, sink)
+        return self._decrypt(source, sink)
+
+    def take(self, source: Connection) -> bytes | int:
+        """What the source has, at most one record, as `Pump.read` does."""
+        if source.ssl is not None:
+            return self.read(source.ssl)
+        size = self._receive(source.sock, _record)
+        return bytes(_record[:size]) if size > 0 else size
+
+    def put(self, sink: Connection, held: bytes | Piped) -> int:
+        """Write held bytes, as `Pump.push` does.
+
+        A plain sink may take a part. Then `held` is the rest, and the result the
+        complement of the part.
+        """
+        if isinstance(held, Piped):
+            return self._unpipe(sink, held.pipe, held.size, 0)
+        if sink.ssl is not None:
+            return self.push(sink.ssl, held)
+        return self._send(sink.sock, memoryview(held), 0)
+
+    def failure(self, end: Connection, side: Side) -> Failure:
+        """Why this end failed. Call it before anything else reads or writes."""
+        return stream.failure(side) if end.ssl is not None else explain_errno(side, self._errno)
+
+    # One direction. Each returns what `between` does.
+
+    def _copy(self, source: Connection, sink: Connection) -> int:
+        if source.bulk:
+            return self._splice(source, sink, 0)
+        size = self._receive(source.sock, _copied)
+        if size <= 0:
+            return size
+        moved = self._send(sink.sock, _copied[:size], 0)
+        if moved != COPY_BYTES:
+            return moved
+        return self._splice(source, sink, moved)
+
+    def _encrypt(self, source: Connection, sink: Connection) -> int:
+        moved, ssl = 0, sink.ssl
+        while True:
+            size = self._receive(source.sock, _record)
+            if size <= 0:
+                return moved if size == 0 else ~moved
+            if write(ssl, BUFFER, size) != size:
+                return self.not_taken(ssl, size, moved)
+            moved += size
+            if size != RECORD_BYTES or moved >= BUDGET_BYTES:
+                return moved
+
+    def _decrypt(self, source: Connection, sink: Connection) -> int:
+        moved, ssl = 0, source.ssl
+        while True:
+            size: int = read(ssl, BUFFER, RECORD_BYTES)
+            if size <= 0:
+                return self._not_read(ssl, size, moved)
+            moved = self._send(sink.sock, _record[:size], moved)
+            if moved < 0 or size != RECORD_BYTES or moved >= BUDGET_BYTES:
+                return moved
+
+    # One system call.
+
+    def _receive(self, sock: StreamSocket, buffer: memoryview) -> int:
+        """The number of bytes read, 0 if there are none now, ~0 with a `status`."""
+        try:
+            size = sock.recv_into(buffer)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.status, self._errno = Status.SOURCE_FAILED, error.errno or 0
+            return ~0
+        if size:
+            return size
+        self.status = Status.ENDED
+        return ~0
+
+    def _send(self, sock: StreamSocket, data: memoryview, moved: int) -> int:
+        """`moved` and what the sink took now; the complement if that is not all."""
+        try:
+            size = sock.send(data)
+        except BlockingIOError:
+            size = 0
+        except OSError as error:
+            self.status, self._errno = Status.SINK_FAILED, error.errno or 0
+            self.held = bytes(data)
+            return ~moved
+        if size == len(data):
+            return moved + size
+        self.status, self.held = Status.BLOCKED, bytes(data[size:])
+        return ~(moved + size)
+
+    # Pipes.
+
+    def _splice(self, source: Connection, sink: Connection, moved: int) -> int:
+        """Move bytes through a pipe. Without one, the next call copies again."""
+        pipe = self.pipes.take()
+        source.bulk = pipe is not None
+        if pipe is None:
+            return moved
+        until = moved + SPLICE_BUDGET_BYTES
+        while True:
+            size = self._fill(source, pipe)
+            if size <= 0:
+                self.pipes.give(pipe)
+                return moved if size == 0 else ~moved
+            moved = self._unpipe(sink, pipe, size, moved)
+            if moved < 0:
+                return moved
+            if size < COPY_BYTES:
+                source.bulk = False
+                return moved
+            if moved >= until:
+                return moved
+            pipe = self.pipes.take()
+            if pipe is None:
+                return moved
+
+    def _fill(self, source: Connection, pipe: Pipe) -> int:
+        """Read into a pipe, as `_receive` does into a buffer."""
+        try:
+            size = splice(source.fd, pipe.write_fd, pipe.size, flags=_FLAGS)
+        except BlockingIOError:
+            source.bulk = False
+            return 0
+        except OSError as error:
+            self.status, self._errno = Status.SOURCE_FAILED, error.errno or 0
+            return ~0
+        if size:
+            return size
+        self.status = Status.ENDED
+        return ~0
+
+    def _unpipe(self, sink: Connection, pipe: Pipe, size: int, moved: int) -> int:
+        """Write what a pipe has, as `_send` does, and give the empty pipe back."""
+        try:
+            while size:
+                sent = splice(pipe.read_fd, sink.fd, size, flags=_FLAGS)
+                size -= sent
+                moved += sent
+        except BlockingIOError:
+            self.status, self.held = Status.BLOCKED, Piped(pipe, size)
+            return ~moved
+        except OSError as error:
+            self.status, self._errno = Status.SINK_FAILED, error.errno or 0
+            self.held = b""
+            return ~moved
+        self.pipes.give(pipe)
+        return moved
