@@ -5,7 +5,7 @@ import importlib
 import re
 import subprocess
 import sysconfig
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,7 @@ MODULES = {
 PACKAGES = {name_of(path.parent): path for path in sorted(PACKAGE.rglob("__init__.py"))}
 
 
-@lru_cache
+@cache
 def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -64,9 +64,10 @@ def docstring(path):
     return ast.get_docstring(tree(path)) or ""
 
 
+@cache
 def imported(path):
     """Full names of all imported modules. `from a import b` counts as a and a.b."""
-    return imported_in(tree(path))
+    return tuple(imported_in(tree(path)))
 
 
 def imported_in(module):
