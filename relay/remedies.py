@@ -95,6 +95,19 @@ _FIRST_BYTES = {
         "the client sent no server name, and the listener has no route without sni; connect by"
         " name, or add a route without sni as the last one"
     ),
+    Reason.PROXY_PEER_REFUSED: (
+        "only the peers in accept_proxy.from may connect to this listener; add this peer if it is"
+        " a balancer that sends PROXY headers, or let it connect to a listener without accept_proxy"
+    ),
+    Reason.PROXY_HEADER_MISSING: (
+        "the listener has accept_proxy, and this peer sent no PROXY header; let the balancer send"
+        " one (send-proxy-v2 in HAProxy, proxy_protocol on in nginx), or let the client connect to"
+        " a listener without accept_proxy"
+    ),
+    Reason.PROXY_HEADER_INVALID: (
+        "the PROXY header does not follow its specification; correct the sender, or see the detail"
+        " for what is wrong and where"
+    ),
     Reason.PER_CLIENT_LIMIT: (
         "this client address already has limits.per_client connections open; raise it if many"
         " clients share the address"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 # make one Python object and two enum members more: 6 µs per connection.
 StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
+_CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 
 
 def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
@@ -37,6 +39,15 @@ def accept(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]
     connection = StreamSocket(family, socket.SOCK_STREAM, 0, fd)
     connection.setblocking(False)
     return connection, address
+
+
+def has_closed(sock: StreamSocket) -> bool:
+    """Whether the peer has closed, although its bytes are still to be read."""
+    if sock.family != socket.AF_UNIX:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def start_connect(family: int, address: Address | str) -> StreamSocket:

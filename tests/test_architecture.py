@@ -30,6 +30,7 @@ PURE = {
     "math",
     "operator",
     "struct",
+    "re",
     "typing",
 }
 # Libraries that have one place.

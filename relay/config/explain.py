@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from relay.config.key_path import key_path, listener_paths
-from relay.config.listener_model import Listener, Route
+from relay.config.listener_model import AcceptProxy, Listener, Route
 from relay.config.model import Config
 from relay.config.pool_model import Backend, Pool
 from relay.errors import Problem
@@ -49,6 +49,17 @@ _ADD: dict[tuple[type[BaseModel], str], str] = {
         " use it"
     ),
     (Backend, "address"): 'say where the backend is, for example address = "192.0.2.11:443"',
+    (AcceptProxy, "from"): (
+        "name the balancers that send PROXY headers, for example"
+        ' accept_proxy = { from = ["10.0.0.0/8"] }'
+    ),
+}
+# The remedy for a table that is written as another value.
+_TABLES: dict[type[BaseModel], str] = {
+    AcceptProxy: (
+        'write accept_proxy = { from = ["10.0.0.0/8"] } with the addresses of the balancers that'
+        " send PROXY headers; no other client may send one"
+    ),
 }
 
 
@@ -71,6 +82,11 @@ def quoted(value: object) -> str:
 def nearest(wrong: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """The known word with nearly the same spelling; "" if there is none."""
     return next(iter(difflib.get_close_matches(wrong, list(known), n=1, cutoff=likeness)), "")
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def unwrap(annotation: Any) -> tuple[Any, list[Any]]:
@@ -155,7 +171,7 @@ def find(loc: Loc) -> tuple[Any, list[Any], type[BaseModel] | None, Loc]:
             return annotation, constraints, holder, loc[:depth]
         if isinstance(bare, type) and issubclass(bare, BaseModel):
             holder = bare
-            field = bare.model_fields.get(str(step))
+            field = fields_of(bare).get(str(step))
             if field is None:
                 return annotation, [], holder, loc
             annotation, constraints = field.annotation, list(field.metadata)
@@ -209,7 +225,7 @@ def meant_key(key: str, holder: type[BaseModel]) -> str:
 
 
 def _keys(holder: type[BaseModel]) -> list[str]:
-    return [each for each in holder.model_fields if (holder, each) != (Config, "source")]
+    return [each for each in fields_of(holder) if (holder, each) != (Config, "source")]
 
 
 def _sections_with(key: str) -> list[str]:
@@ -254,6 +270,8 @@ def translate(error: Mapping[str, Any], raw: Mapping[str, Any]) -> tuple[Loc, Pr
 
 def _shape_remedy(annotation: Any, value: object) -> str:
     bare = unwrap(choices_of(annotation)[0])[0]
+    if bare in _TABLES:
+        return _TABLES[bare]
     if get_origin(bare) is tuple and isinstance(value, str):
         return f"write [{quoted(value)}]"
     if get_origin(bare) is tuple and isinstance(value, Mapping):

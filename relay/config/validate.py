@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from relay.config.explain import (
     Loc,
     choices_of,
+    fields_of,
     find,
     key_path_of,
     meant_key,
@@ -126,7 +127,7 @@ def _replace(raw: dict[str, Any], loc: Loc, *, unknown: bool) -> None:
         parent = parent[step]
     annotation, _, holder, _ = find(loc)
     in_model = holder is not None and not isinstance(last, int)
-    field = holder.model_fields.get(str(last)) if in_model and holder is not None else None
+    field = fields_of(holder).get(str(last)) if in_model and holder is not None else None
     if unknown or (field is not None and not field.is_required()):
         parent.pop(last, None)
     else:
@@ -149,7 +150,7 @@ def _stand_in(annotation: Any, where: str) -> Any:
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         return {
             name: _stand_in(field.annotation, f"{where}.{name}")
-            for name, field in bare.model_fields.items()
+            for name, field in fields_of(bare).items()
             if field.is_required()
         }
     return f"? {where}"

@@ -82,6 +82,11 @@ Parsed: TypeAlias = Hello | Malformed | Need
 UNEXPECTED_MESSAGE, RECORD_OVERFLOW, ILLEGAL_PARAMETER, DECODE_ERROR = 10, 22, 47, 50
 PROTOCOL_VERSION, UNRECOGNIZED_NAME = 70, 112
 
+# The first bytes of versions 1 and 2; see `relay.core.proxy_protocol`.
+PROXY_HEADER: Final = (
+    "starts with a PROXY header; set accept_proxy in the listener, or stop the sender"
+)
+
 _HANDSHAKE = 22
 _CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1
@@ -172,6 +177,8 @@ def _wrong_record(data: bytes | memoryview, at: int, size: int) -> Malformed | N
 
 def _not_tls(start: bytes) -> Malformed:
     """Name the protocol, as far as the first bytes tell it."""
+    if start.startswith((b"PROXY", b"\r\n\r\n\x00")):
+        return Malformed(Reason.NOT_TLS, PROXY_HEADER)
     if any(start[:4] == method[: len(start)] for method in _HTTP_METHODS):
         return Malformed(Reason.PLAIN_HTTP, f"starts with {start!r}")
     if start[0] & 0x80 and start[2:3] == b"\x01":

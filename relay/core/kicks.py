@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from relay.core.address_set import UNIX
+
 MOST_KICKS = 1_000
 LONGEST_S = 31_536_000
 TEXT_CHARACTERS = 200
@@ -172,8 +174,8 @@ class KickList:
                 group[int(network.network_address) >> shift] = kick
 
     def of_address(self, host: str, now: float) -> Kick | None:
-        """The kick of a client address, as the socket has it."""
-        if not self._networks:
+        """The kick of a client address, as the socket or the PROXY header has it."""
+        if not self._networks or host == UNIX:
             return None
         address = ipaddress.ip_address(host.partition("%")[0])
         if isinstance(address, ipaddress.IPv6Address):

@@ -63,6 +63,7 @@ def _render_clipped(render: Render, record: Record) -> bytes:
     line = b""
     for size in (128, 32, 8):
         line = render(_clip(record, size))
+        record = record._replace(proxy=())
         if len(line) <= LINE_BYTES:
             return line
     return line[: LINE_BYTES - 1] + b"\n"  # a LogFormat that repeats a field very often

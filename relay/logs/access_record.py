@@ -17,9 +17,11 @@ class Record(NamedTuple):
     In a session that ended early, later strings are empty and handshake times None.
 
     `time` is when the client connected, in Unix seconds. `client` is address:port, IPv6
-    in brackets. `subject` and `issuer` are RFC 4514 strings, `serial` is hexadecimal,
-    `not_after` Unix seconds (0 without a certificate). Byte counts are of plaintext:
-    `bytes_in` from the client, `bytes_out` to the client.
+    in brackets. Behind a balancer it is that of the PROXY header, and `peer` the
+    balancer's; `proxy` has the header's other values. `subject` and `issuer` are RFC
+    4514 strings, `serial` is hexadecimal, `not_after` Unix seconds (0 without a
+    certificate). Byte counts are of plaintext: `bytes_in` from the client, `bytes_out`
+    to the client.
     """
 
     time: float = 0.0
@@ -27,6 +29,8 @@ class Record(NamedTuple):
     listener: str = ""
     route: str = ""
     client: str = ""
+    peer: str = ""
+    proxy: tuple[tuple[str, str], ...] = ()
     sni: str = ""
     alpn: str = ""
     tls_version: str = ""

@@ -21,8 +21,12 @@ COMMON = '%h %l %u %t "%r" %>s %b'
 COMBINED = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 
 
+def _host_of(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]") or address
+
+
 def _host(r: Record) -> str:
-    return r.client.rpartition(":")[0].strip("[]") or r.client
+    return _host_of(r.client)
 
 
 def _common_name(r: Record) -> str:
@@ -52,9 +56,19 @@ def _field(name: str) -> Callable[[Record], str]:
     return lambda r: str(getattr(r, name))
 
 
+def _proxy(r: Record) -> str:
+    return ",".join(f"{name}={value}" for name, value in r.proxy)
+
+
+def _peer_host(r: Record) -> str:
+    return _host_of(r.peer or r.client)
+
+
 DIRECTIVES: dict[str, Callable[[Record], str]] = {
     "%h": _host,
     "%a": _host,
+    "%{c}a": _peer_host,
+    "%{c}h": _peer_host,
     "%l": lambda _: "",
     "%u": _common_name,
     "%v": lambda r: r.route,
@@ -84,6 +98,7 @@ DIRECTIVES: dict[str, Callable[[Record], str]] = {
     "%{User-Agent}i": lambda _: "",
     # The fields of the JSON line, as httpd prints the notes of its modules.
     **{f"%{{{name}}}n": _field(name) for name in FIELDS},
+    "%{proxy}n": _proxy,
 }
 _SUPPORTED = " ".join(
     [

@@ -23,6 +23,10 @@ def _seconds(value: float | None) -> str:
     return f"{value:.6f}" if value is not None and -1e12 < value < 1e12 else "null"
 
 
+def _object(pairs: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f"{_quote(name)}:{_quote(value)}" for name, value in pairs) + "}"
+
+
 @lru_cache(maxsize=1024)  # clients return with the same certificate
 def _date(at: float) -> str:
     return (
@@ -78,10 +82,10 @@ def json_renderer() -> Render:
     def render_json(record: Record) -> bytes:
         nonlocal cached_second, cached_text
         (
-            at, session, listener, route, client, sni, alpn, tls_version, cipher, group, resumed,
-            subject, issuer, serial, not_after, pool, backend, why, outbound_tls_version,
-            outbound_cipher, bytes_in, bytes_out, duration_s, inbound_s, outbound_s, reason, side,
-            remedy, detail,
+            at, session, listener, route, client, peer, proxy, sni, alpn, tls_version, cipher,
+            group, resumed, subject, issuer, serial, not_after, pool, backend, why,
+            outbound_tls_version, outbound_cipher, bytes_in, bytes_out, duration_s, inbound_s,
+            outbound_s, reason, side, remedy, detail,
         ) = record  # fmt: skip
         second = int(at)
         if second != cached_second:
@@ -95,7 +99,8 @@ def json_renderer() -> Render:
         return (
             f'{{"time":"{cached_text}.{int((at - second) * 1000):03d}Z",'
             f'"session":{_quote(session)},{_listener_json(listener, route)}'
-            f'"client":{_quote(client)},{tls}'
+            f'"client":{_quote(client)},"peer":{_quote(peer)},'
+            f'"proxy":{_object(proxy) if proxy else "{}"},{tls}'
             f"{_backend_json(pool, backend, why, outbound_tls_version, outbound_cipher)}"
             f'"bytes_in":{bytes_in:d},"bytes_out":{bytes_out:d},'
             f'"duration_s":{_seconds(duration_s)},'

@@ -51,6 +51,7 @@ class Client(Protocol):
     """A session, as far as its limits are concerned."""
 
     client_host: str
+    limited: bool  # it counts in the limits per client address
     started_at: float
     queued: bool
 
@@ -97,7 +98,7 @@ class Admission:
         self._loop = loop
         self._connections = 0  # half open or not
         self._max_connections = max_connections
-        self._per_client = limits.per_client
+        self.per_client = limits.per_client
         self._clients: dict[str, int] = {}
         self._most = limits.handshakes
         self._most_per_client = limits.half_open_per_client
@@ -176,10 +177,24 @@ class Admission:
     def enter(self, session: Client) -> None:
         """A client was accepted. It may take the place of a staler one."""
         self._connections += 1
-        half_open, host = self._half_open, session.client_host
-        if self._per_client:
-            self._clients[host] = self._clients.get(host, 0) + 1
+        half_open = self._half_open
         progress = _Progress(self._loop.now, None)
+        if session.limited:
+            self._limit(session, progress)
+        if len(half_open) >= self._most:
+            why = f"{len(half_open)} connections were half open"
+            self._evict(_stalest(half_open), Reason.HALF_OPEN_LIMIT, why)
+        half_open[session] = progress
+
+    def limit_client(self, session: Client) -> None:
+        """The address of a half-open connection's client is known only now."""
+        session.limited = True
+        self._limit(session, self._half_open[session])
+
+    def _limit(self, session: Client, progress: _Progress) -> None:
+        host = session.client_host
+        if self.per_client:
+            self._clients[host] = self._clients.get(host, 0) + 1
         if self._most_per_client:
             progress.key = key = address_key(host)
             own = self._of_client.get(key)
@@ -187,14 +202,10 @@ class Admission:
                 why = f"{len(own)} connections of this client address were half open"
                 self._evict(_stalest(own), Reason.HALF_OPEN_PER_CLIENT, why)
             self._of_client.setdefault(key, OrderedDict())[session] = progress
-        if len(half_open) >= self._most:
-            why = f"{len(half_open)} connections were half open"
-            self._evict(_stalest(half_open), Reason.HALF_OPEN_LIMIT, why)
-        half_open[session] = progress
 
     def too_many_from(self, host: str) -> bool:
         """Whether this address has more than limits.per_client connections now."""
-        return self._per_client > 0 and self._clients.get(host, 0) > self._per_client
+        return self._clients.get(host, 0) > self.per_client
 
     def progress(self, session: Client) -> None:
         """The client has sent something, and we wait for more."""
@@ -225,7 +236,7 @@ class Admission:
         self._connections -= 1
         if session in self._half_open:
             self._leave(session)
-        if self._per_client:
+        if self.per_client and session.limited:
             left = self._clients[session.client_host] - 1
             if left:
                 self._clients[session.client_host] = left

@@ -23,10 +23,11 @@ from relay.sockets import Address, StreamSocket
 from relay.tls.pump import BUFFER, read, write
 from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
+from relay.worker.client_address import why_refused
 from relay.worker.connection import Connection
-from relay.worker.kicked import refuse_address
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.plain_session import PlainSession
+from relay.worker.proxy_header import refuse_peer
 from relay.worker.session import (
     CONNECTING,
     INFINITY,
@@ -56,14 +57,10 @@ def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Addre
     """Begin the session of a client that was just accepted."""
     session = DrivenSession(worker, listener, sock, address)
     worker.add(session)
-    if worker.admission.too_many_from(session.client_host):
-        session.refuse(SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT))
+    refused = why_refused(session) if listener.proxies is None else refuse_peer(session)
+    if refused is not None:
+        session.refuse(refused)
         return
-    if worker.kicks is not None:
-        kicked = refuse_address(worker.kicks, session.client_host)
-        if kicked is not None:
-            session.refuse(kicked)
-            return
     worker.loop.schedule(session)
     session.on_wake(IN)
 

@@ -23,20 +23,26 @@ import contextlib
 import socket
 from typing import NoReturn
 
-from relay.core.hello import MAX_BYTES, NEED_DATA, UNRECOGNIZED_NAME, Malformed
+from relay.core.hello import MAX_BYTES, NEED_DATA, PROXY_HEADER, UNRECOGNIZED_NAME, Malformed
 from relay.core.lifecycle import Event
 from relay.core.partial_hello import PartialHello
 from relay.errors import Reason, SessionError, Side
+from relay.sockets import has_closed
 from relay.tls import stream
 from relay.tls.generation import AnyRoute, InboundRoute, PassthroughRoute
+from relay.worker import proxy_header
 from relay.worker.loop import ET, IN
 from relay.worker.session import Session
 
 PEEK_BYTES = MAX_BYTES
 MORE_BYTES = 4_096  # nearly all hellos are shorter
-_CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 _buffer = bytearray(PEEK_BYTES)
 _view = memoryview(_buffer)
+
+_SECOND_HEADER = (
+    "a second PROXY header: the balancer passes on the header that its own client sent, so this"
+    " client can claim any address"
+)
 
 # Fatal alerts in the clear (RFC 8446, 6.2): the client's own error message names them.
 _ALERT = bytes((21, 3, 3, 0, 2, 2))
@@ -52,6 +58,9 @@ def step(session: Session) -> Event | None:
     """Peek, and find the route if the hello is complete."""
     end = session.inbound
     try:
+        if session.awaits_header and (size := proxy_header.read(session)):
+            _wait_for_rest(session, size, "PROXY header")
+            return None
         size = end.sock.recv_into(_buffer, PEEK_BYTES, socket.MSG_PEEK)
     except BlockingIOError:
         _wait(session)
@@ -62,13 +71,13 @@ def step(session: Session) -> Event | None:
         raise SessionError(Side.INBOUND, Reason.PEER_GONE, "closed without sending anything")
     arriving = session.arriving
     if arriving is not None and not arriving.look(_view[:size]):
-        _wait_for_rest(session, arriving, size)
+        _wait_for_hello(session, arriving, size)
         return None
     hello = session.worker.hellos.parse(bytes(_view[:size]))
     if hello is NEED_DATA:
         session.arriving = arriving = PartialHello()
         arriving.look(_view[:size])
-        _wait_for_rest(session, arriving, size)
+        _wait_for_hello(session, arriving, size)
         return None
     if arriving is not None:
         session.arriving = None
@@ -98,6 +107,13 @@ def step(session: Session) -> Event | None:
     return Event.ROUTED
 
 
+def too_slow(session: Session) -> Event | None:
+    """Say what is missing at the deadline."""
+    if session.awaits_header:
+        raise SessionError(Side.INBOUND, Reason.HELLO_TIMEOUT, "sent no whole PROXY header")
+    return Event.DEADLINE
+
+
 def _refuse_unknown(session: Session, sni: str) -> NoReturn:
     """Refuse: no route has this name."""
     _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
@@ -105,6 +121,8 @@ def _refuse_unknown(session: Session, sni: str) -> NoReturn:
 
 
 def _refuse_malformed(session: Session, hello: Malformed) -> NoReturn:
+    if hello.detail == PROXY_HEADER and session.header is not None:
+        raise SessionError(Side.INBOUND, Reason.PROXY_HEADER_INVALID, _SECOND_HEADER)
     if hello.reason is Reason.PLAIN_HTTP:
         _answer(session, _PLAIN_HTTP)
     elif hello.alert:
@@ -135,15 +153,19 @@ def _refuse_unresolved(session: Session, route: AnyRoute) -> NoReturn:
     raise SessionError(Side.INBOUND, Reason.BACKEND_UNRESOLVED, what)
 
 
-def _wait_for_rest(session: Session, arriving: PartialHello, size: int) -> None:
-    sock = session.inbound.sock
-    # A peek shows the bytes again, but not that the client has closed after them.
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT:
-        detail = f"closed after {size} bytes of its hello"
-        raise SessionError(Side.INBOUND, Reason.PEER_GONE, detail)
+def _wait_for_hello(session: Session, arriving: PartialHello, size: int) -> None:
     if arriving.wanted > MORE_BYTES:
         low_water = min(arriving.wanted, size + MORE_BYTES)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+        session.inbound.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+    _wait_for_rest(session, size, "hello")
+
+
+def _wait_for_rest(session: Session, size: int, what: str) -> None:
+    # A peek shows the bytes again, but not that the client has closed after them.
+    if has_closed(session.inbound.sock):
+        raise SessionError(
+            Side.INBOUND, Reason.PEER_GONE, f"closed after {size} bytes of its {what}"
+        )
     session.worker.admission.progress(session)
     _wait(session)
 

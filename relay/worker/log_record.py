@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from relay.core.address_set import UNIX
+from relay.core.proxy_details import details_of
 from relay.errors import Reason
 from relay.logs.access_log import AccessLog
 from relay.logs.access_record import Record
@@ -60,18 +62,26 @@ class SessionLog:
         self._log.close()
 
 
+def _address(host: str, port: int) -> str:
+    if host == UNIX:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def record_of(session: Session, prefix: str) -> Record:
     """The record of a session. Filled in by position: by name takes twice as long."""
     reason, side, detail = session.outcome
     reason = reason or Reason.INTERNAL_ERROR
-    route, identity, host = session.route, session.identity, session.client_host
+    route, identity, peer = session.route, session.identity, session.peer
     choice, client, backend = session.choice, session.inbound_tls, session.outbound_tls
     return Record(
         session.time_at,
         f"{prefix}-{session.number}",
         session.listener.name,
         route.label if route is not None else "",
-        f"[{host}]:{session.client_port}" if ":" in host else f"{host}:{session.client_port}",
+        _address(session.client_host, session.client_port),
+        _address(*peer) if peer is not None else "",
+        details_of(session.header) if session.header is not None else (),
         session.sni,
         client.alpn,
         client.version,

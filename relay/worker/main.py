@@ -20,6 +20,7 @@ import socket
 from dataclasses import dataclass
 from functools import partial
 
+from relay.core.address_set import AddressSet
 from relay.core.kicks import Kick
 from relay.logs import messages
 from relay.sandbox.confinement import confine_worker
@@ -113,7 +114,12 @@ def _listeners(generation: Generation) -> dict[str, Listener]:
     """What a session needs of each [[listener]], by its name."""
     config = generation.config
     return {
-        each.name: Listener(each.name, generation.routes[each.name], patience_by_pool(config, each))
+        each.name: Listener(
+            each.name,
+            generation.routes[each.name],
+            patience_by_pool(config, each),
+            AddressSet(each.accept_proxy.from_) if each.accept_proxy is not None else None,
+        )
         for each in config.listener
     }
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from socket import MSG_MORE
 
+from relay.core.address_set import UNIX
 from relay.core.proxy_header_out import (
     Addresses,
     SendProxy,
@@ -110,7 +111,12 @@ def proxy_header(session: Session, send: SendProxy) -> bytes:
     return build_v2(addresses, build_tlvs(send, session.sni, client.alpn, name, tls))
 
 
-def _addresses(session: Session) -> Addresses:
+def _addresses(session: Session) -> Addresses | None:
+    header = session.header
+    if header is not None and header.destination is not None:
+        return Addresses(session.client_host, session.client_port, *header.destination)
+    if session.client_host == UNIX:
+        return None
     host, port, *_ = session.inbound.sock.getsockname()
     return Addresses(session.client_host, session.client_port, host, port)
 

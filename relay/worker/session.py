@@ -20,8 +20,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from relay.core.address_set import AddressSet
 from relay.core.lifecycle import Event, State
 from relay.core.partial_hello import PartialHello
+from relay.core.proxy_header import Endpoint, Header
 from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, StreamSocket
@@ -68,6 +70,7 @@ class Listener(NamedTuple):
     name: str
     routes: RouteTable[AnyRoute]
     patience: Mapping[str, Patience] = {}  # by pool
+    proxies: AddressSet | None = None  # the peers that must send a PROXY header
 
 
 class Handshake(NamedTuple):
@@ -101,6 +104,7 @@ class Session(ABC):
         "addresses_tried",  # a backend's index, once for each of its addresses that failed
         "arriving",  # a hello that comes in pieces
         "attempt",  # the next attempt to connect, if it is to the same backend again
+        "awaits_header",  # the peer has not sent its PROXY header yet
         "backend",  # the backend in use; None between two attempts
         "bytes_in",
         "bytes_out",
@@ -114,15 +118,18 @@ class Session(ABC):
         "early",  # the client sent something while we were busy with the backend
         "expires_at",  # Unix time; no certificate of it expires earlier
         "first",
+        "header",  # the PROXY header, if there was one
         "identity",
         "inbound",
         "inbound_tls",
+        "limited",  # it counts in the limits per client address
         "listener",
         "number",
         "outbound",
         "outbound_tls",
         "outcome",
         "patience_s",  # how long each state may take
+        "peer",  # the socket's address on a listener with accept_proxy, otherwise None
         "queued",  # a step is due
         "route",
         "since_at",  # when the state began
@@ -145,6 +152,10 @@ class Session(ABC):
         self.outbound: Connection | None = None
         self.client_host: str = address[0]
         self.client_port: int = address[1]
+        self.header: Header | None = None
+        self.peer: Endpoint | None = None
+        self.awaits_header = listener.proxies is not None
+        self.limited = not self.awaits_header
         self.number = next(worker.numbers)
         self.state = State.INTAKE
         self.time_at = time.time()

@@ -36,7 +36,7 @@ class Stage:
 
 
 STAGES: dict[State, Stage] = {
-    State.INTAKE: Stage(intake.step),
+    State.INTAKE: Stage(intake.step, too_slow=intake.too_slow),
     State.INBOUND_TLS: Stage(inbound.step, inbound.step),
     State.SNIFF: Stage(first_request.step, first_request.enter, first_request.too_slow),
     State.CONNECT: Stage(outbound.connect, outbound.connect, outbound.too_slow, queued=True),

@@ -1,4 +1,4 @@
-"""Rules across keys: one problem at one key path; later features are refused."""
+"""Rules across keys: one problem at one key path."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ CASES = {
         ('route = "w2"', 'route = "w1"'),
         ["pool.web.backend[1].route"],
         '"w1" is already the route of pool.web.backend[0]',
+    ),
+    # PROXY headers.
+    "PROXY headers from a network with host bits": (
+        ('name = "https"', 'name = "https"\naccept_proxy = { from = ["10.1.2.3/8"] }'),
+        ["listener.https.accept_proxy.from[0]"],
+        'has bits outside of its prefix; write "10.0.0.0/8" for the network, or "10.1.2.3"',
+    ),
+    "PROXY headers from a name": (
+        ('name = "https"', 'name = "https"\naccept_proxy = { from = ["lb.example.com"] }'),
+        ["listener.https.accept_proxy.from[0]"],
+        '"lb.example.com" is not an IP address or network; write an address such as "192.0.2.7"',
+    ),
+    "PROXY headers from IPv4 written as IPv6": (
+        ('name = "https"', 'name = "https"\naccept_proxy = { from = ["::ffff:192.0.2.7"] }'),
+        ["listener.https.accept_proxy.from[0]"],
+        'is an IPv4 address written as IPv6; write "192.0.2.7"',
     ),
     # Addresses.
     "one address twice": (
@@ -681,23 +697,6 @@ def test_an_entry_of_allow_that_is_denied_is_a_problem(problems, kind):
 def test_a_contradiction_is_not_told_of_a_replaced_list(problems):
     (found,) = problems((ROUTE, 'pool = "web"\nallow = {cn = ["a", 1]}\ndeny = {cn = ["b"]}'))
     assert found.where == "listener.https.route[0].allow.cn[1]"
-
-
-LATER = {
-    "a PROXY header in": (
-        'name = "https"',
-        'name = "https"\naccept_proxy = { from = ["10.0.0.0/8"] }',
-        "listener.https.accept_proxy",
-    ),
-    "a PROXY header out": (POOL, '[pool.web]\nsend_proxy = "v2"', "pool.web.send_proxy"),
-}
-
-
-@pytest.mark.parametrize(("old", "new", "where"), LATER.values(), ids=LATER)
-def test_a_feature_of_later_versions_is_refused(problems, old, new, where):
-    found = {each.where: each for each in problems((old, new))}
-    assert "not supported in this version" in found[where].what
-    assert found[where].remedy
 
 
 NOT_SET = [

@@ -41,6 +41,21 @@ CASES = {
         "log.level",
         '"debug" or "info" or "warning" or "error", not "INFO"; did you mean "info"?',
     ),
+    "true for accept_proxy": (
+        ('name = "https"', 'name = "https"\naccept_proxy = true'),
+        "listener.https.accept_proxy",
+        'must be a table, not true; write accept_proxy = { from = ["10.0.0.0/8"] }',
+    ),
+    "accept_proxy from nobody": (
+        ('name = "https"', 'name = "https"\naccept_proxy = { from = [] }'),
+        "listener.https.accept_proxy.from",
+        "is empty; name the balancers that send PROXY headers",
+    ),
+    "accept_proxy without from": (
+        ('name = "https"', 'name = "https"\naccept_proxy = {}'),
+        "listener.https.accept_proxy.from",
+        "is missing; name the balancers that send PROXY headers",
+    ),
     "a string for a list": (
         ('["app.example.com"]', '"app.example.com"'),
         "listener.https.route[0].sni",

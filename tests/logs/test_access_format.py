@@ -44,9 +44,10 @@ SESSION = Record(
 
 # The access-log fields that users and scripts rely on, in their order.
 PROMISED = (
-    "time session listener route client sni alpn tls_version cipher group resumed subject issuer "
-    "serial not_after pool backend why outbound_tls_version outbound_cipher bytes_in bytes_out "
-    "duration_s inbound_handshake_s outbound_handshake_s reason side remedy detail"
+    "time session listener route client peer proxy sni alpn tls_version cipher group resumed "
+    "subject issuer serial not_after pool backend why outbound_tls_version outbound_cipher "
+    "bytes_in bytes_out duration_s inbound_handshake_s outbound_handshake_s reason side remedy "
+    "detail"
 )
 
 peer_strings = st.text(max_size=60) | st.text(

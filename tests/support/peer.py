@@ -28,7 +28,7 @@ class Peer:
     """TLS over memory BIOs on a blocking socket with a timeout.
 
     It uses the standard library's OpenSSL, not relay's. With `hello_only`, call
-    `handshake` for the rest.
+    `handshake` for the rest. `before` is sent before the first flight, in one segment.
     """
 
     def __init__(
@@ -40,10 +40,13 @@ class Peer:
         name: str | None = None,
         session: ssl.SSLSession | None = None,
         hello_only: bool = False,
+        before: bytes = b"",
     ) -> None:
         self.sock = sock
         sock.settimeout(PATIENCE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._before = before
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(
             self._in, self._out, server_side=server_side, server_hostname=name, session=session
@@ -82,7 +85,8 @@ class Peer:
                 return result
 
     def _flush(self) -> None:
-        data = self._out.read()
+        data = self._before + self._out.read()
+        self._before = b""
         if data:
             self.sock.sendall(data)
 

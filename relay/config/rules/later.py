@@ -13,7 +13,6 @@ from relay.config.section import Section
 
 _RELAY = ("drain_delay_s",)
 _LISTENER = (
-    "accept_proxy",
     "per_client_rate",
     "per_client_burst",
     "per_client_prefix_v4",

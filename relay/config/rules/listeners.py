@@ -13,6 +13,7 @@ from relay.config.key_path import NAME, NAME_REMEDY, pool_path
 from relay.config.listener_model import Listener, Route
 from relay.config.model import Config
 from relay.config.rules.access import check_access
+from relay.config.rules.client_side import check_client_side
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
@@ -60,6 +61,7 @@ def check_listener(found: ProblemList, where: str, listener: Listener, config: C
             f"{quoted(listener.name)} is already the name of {first}",
             "give each listener a name of its own",
         )
+    check_client_side(found, where, listener)
     for index, route in enumerate(listener.route):
         _route(found, f"{where}.route[{index}]", route, config)
     _unreachable(found, where, listener.route)
