@@ -17,8 +17,8 @@ BACKEND = {
         " backends answer slowly, or raise the pool's max_connecting"
     ),
     Reason.BACKEND_UNRESOLVED: (
-        "the backend's host name has no address; ask the resolver with: getent ahosts NAME,"
-        " and correct address if the name is wrong"
+        "the backend's name has no address; ask the resolver with: getent ahosts NAME, or for"
+        " srv:NAME with: dig NAME SRV, and correct address if the name is wrong"
     ),
     Reason.BACKEND_REFUSED: (
         "nothing listens at the backend's address; start the backend, or correct address"

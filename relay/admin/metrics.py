@@ -19,7 +19,9 @@ from prometheus_client.core import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from relay.config.backend_address import is_service
 from relay.errors import Reason
+from relay.shared.addresses import format_endpoint
 from relay.shared.catalogue import (
     CRL_OK,
     FAMILIES,
@@ -96,6 +98,7 @@ class RelayCollector(Collector):
             ],
             "relay_certificate_not_after_timestamp_seconds": _certificates(facts),
             **lists_in(facts, time.time()),
+            **_names(snapshot, facts),
             "relay_ocsp_response_next_update_timestamp_seconds": [
                 ((one["listener"], one["route"]), one["next_update"]) for one in facts["staples"]
             ],
@@ -225,6 +228,35 @@ def _files_pending(facts: Facts) -> Rows:
     found = {(one["file"],): 0.0 for one in facts["certificates"]}
     found |= {(file,): 0.0 for file in facts["list_files"]}
     return list((found | {(one["file"],): 1.0 for one in facts["pending"]}).items())
+
+
+def _names(snapshot: Snapshot, facts: Facts) -> dict[str, Rows]:
+    """The families of the names in backends' addresses."""
+    names = snapshot.names
+    return {
+        "relay_name_addresses": [
+            ((name,), float(len(found.located))) for name, found in names.items()
+        ],
+        "relay_name_lookup_failing": [
+            ((name,), float(found.failing)) for name, found in names.items()
+        ],
+        "relay_backend_endpoint_info": [
+            (
+                (
+                    pool["name"],
+                    backend["backend"],
+                    format_endpoint(each),
+                    str(each.priority),
+                    str(each.weight),
+                ),
+                1.0,
+            )
+            for pool in facts["pools"]
+            for backend in pool["backends"]
+            if is_service(backend["address"]) and backend["address"] in names
+            for each in names[backend["address"]].located
+        ],
+    }
 
 
 def _certificates(facts: Facts) -> Rows:

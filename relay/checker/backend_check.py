@@ -1,6 +1,7 @@
 """One health check of one backend: its endpoints in turn, until one passes.
 
-A backend passes if any of its endpoints does. Each endpoint is given `timeout_s`.
+A backend passes if any of its endpoints does. Each endpoint is given `timeout_s`. A
+check tries at most MOST_PROBES endpoints, so that it ends.
 
 Never: decides whether a backend is up.
 Next: `relay.core.health.next_state`
@@ -23,6 +24,8 @@ from relay.sockets import format_address
 from relay.tls.generation import Target
 
 _DETAIL_CHARACTERS = 1024
+# Of one check. The next check goes on with the endpoints after these.
+MOST_PROBES = 8
 
 
 class BackendCheck:
@@ -45,7 +48,8 @@ class BackendCheck:
         self._target = target
         self._settings = settings
         self._endpoints = endpoints
-        self._untried = [(first + i) % len(endpoints) for i in range(len(endpoints))]
+        tries = min(MOST_PROBES, len(endpoints))
+        self._untried = [(first + i) % len(endpoints) for i in range(tries)]
         self._endpoint = first
         self._selector = selector
         self._at = at

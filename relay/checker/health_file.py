@@ -32,6 +32,7 @@ from relay.checker.monitor import Monitor
 from relay.checker.own_directory import read_in, replace_in
 from relay.checker.resolver import HostName
 from relay.core.health import BackendHealth, HealthStatus
+from relay.shared.addresses import format_endpoint
 from relay.shared.messages import FetchEntry, HealthEntry, HostEntry
 
 EVERY_S = 1.0
@@ -54,8 +55,8 @@ def render_health(
 
     hosts: list[HostEntry] = [
         {
-            "host": name.host,
-            "addresses": [host for host, _ in name.known],
+            "host": name.name,
+            "addresses": [format_endpoint(each) for each in name.known],
             "answered_at": unix_time(name.answered_at),
             "error": name.error,
         }

@@ -32,13 +32,17 @@ from dataclasses import dataclass
 from relay.checker.check import check_settings
 from relay.checker.crl_lists import CrlLists
 from relay.checker.health_file import HealthFile, render_health
+from relay.checker.host_lookup import Resolve
+from relay.checker.lookup import look_up
 from relay.checker.monitor import CheckerContext, Monitor
-from relay.checker.resolver import Resolve, Resolver, look_up
+from relay.checker.resolver import Resolver
 from relay.config.model import Config
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
+from relay.shared.catalogue import LOOK_UP_RESULTS
 from relay.shared.entities import (
     CHECKED_BACKEND,
+    HEALTH_VERSION,
     HOST,
     Entities,
     fetches_lists,
@@ -59,6 +63,7 @@ from relay.shared.scoreboard import (
     add_to,
     monotonic_ms,
 )
+from relay.shared.state_cells import bump
 from relay.shared.update_channel import UpdateReceiver
 from relay.tls.after_fork import release_provider_keys, reload_provider_keys
 from relay.tls.generation import Generation
@@ -164,6 +169,11 @@ class Checker:
         return monitors
 
     def _make_resolver(self, spec: CheckerSpec, resolve: Resolve) -> Resolver:
+        layout, cells, shared = spec.layout, self._cells, self._shared
+        results = {
+            result: layout.cell("relay_name_lookups_total", result) for result in LOOK_UP_RESULTS
+        }
+        version = layout.cell(HEALTH_VERSION)
         return Resolver(
             hosts_of(spec.generation.config),
             spec.layout,
@@ -171,7 +181,9 @@ class Checker:
             at=self.at,
             chance=random.random,
             resolve=resolve,
-            unresolved=[host for host, found in spec.generation.addresses.items() if not found],
+            unresolved=[name for name, found in spec.generation.addresses.items() if not found],
+            count=lambda result: add_to(cells, results[result], 1),
+            on_gone=lambda: bump(shared, version),
         )
 
     def _listen_to_supervisor(self, lifeline_fd: int) -> None:

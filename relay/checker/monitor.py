@@ -108,7 +108,7 @@ class Monitor:
         self.result: CheckResult | None = None
         self.inherited: Mapping[str, Any] = {}
         """The previous checker's entry of the backend, until the first check."""
-        self._good_endpoint = 0
+        self._first_endpoint = 0  # the one that passed, or the one after the last that failed
         self._out_of_resources = False
         self._schedule()
 
@@ -125,7 +125,7 @@ class Monitor:
             self.target,
             self._settings,
             endpoints,
-            self._good_endpoint if self._good_endpoint < len(endpoints) else 0,
+            self._first_endpoint if self._first_endpoint < len(endpoints) else 0,
             selector=self._context.selector,
             at=self._context.at,
             on_end=self._on_end,
@@ -145,9 +145,11 @@ class Monitor:
         if result.not_after_at:
             context.shared[self._cell_not_after] = int(result.not_after_at)
         if result.ok:
-            self._good_endpoint = result.endpoint
+            self._first_endpoint = result.endpoint
             if self._failed_backends is not None:
                 self._failed_backends.end_outage()
+        else:
+            self._first_endpoint = result.endpoint + 1
         self.result = result
         self.inherited = {}
         outcome = CheckOutcome(result.ok, _in_words(result), result.began_at, result.ended_at)

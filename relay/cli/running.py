@@ -17,7 +17,7 @@ from relay.dates import minute
 
 if TYPE_CHECKING:
     from relay.shared.messages import CrlFact
-    from relay.shared.replies import SlotStatus, WorkerStatus
+    from relay.shared.replies import NameReply, SlotStatus, WorkerStatus
 
 SECTION = "Control the running relay"
 RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
@@ -64,6 +64,8 @@ def status(config_file: Path | None) -> int:
     for one in reply.get("disabled", ()):
         parent = f"{one['parent']}/" if one["parent"] else ""
         click.echo(f"{one['kind']} {parent}{one['name']} is disabled: {one['why']}")
+    for looked_up in reply.get("names", ()):
+        click.echo(_name_line(looked_up))
     for line in list_lines(reply.get("crls", ()), time.time()):
         click.echo(line)
     for fetch in reply.get("fetches", ()):
@@ -121,6 +123,24 @@ def _shown(worker: WorkerStatus, column: str) -> str:
     if value is not None:
         return str(value)
     return "no-limit" if worker["phase"] == "draining" else "-"
+
+
+def _name_line(one: NameReply) -> str:
+    """A service with its endpoints, or a host name that has a problem."""
+    kind, _, rest = one["name"].rpartition(":")
+    name = f"service {rest}" if kind else f"host {rest}"
+    endpoints = ", ".join(
+        f"{each['address']} (priority {each['priority']}, weight {each['weight']})"
+        if kind
+        else each["address"]
+        for each in one["endpoints"]
+    )
+    if one["gone"]:
+        return f"{name} has no address: its backends get no new sessions"
+    if one["failing"]:
+        kept = f"{endpoints} stays in use" if endpoints else "no address is known"
+        return f"{name} cannot be looked up now; {kept}"
+    return f"{name} is at {endpoints}" if endpoints else f"{name} has not been looked up yet"
 
 
 def _admin_url(address: str) -> str:

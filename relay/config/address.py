@@ -86,12 +86,6 @@ def unix_path(address: str) -> str:
     return address.removeprefix("unix:") if address.startswith("unix:") else ""
 
 
-def host_to_resolve(address: str) -> str:
-    """The host name of a backend's valid address; "" if there is nothing to look up."""
-    host = "" if unix_path(address) else parse_address(address)[0]
-    return "" if not host or is_ip(host) else host
-
-
 def _refuse(text: str, what: str, remedy: str) -> ConfigError:
     return ConfigError([Problem(text, what, remedy)])
 

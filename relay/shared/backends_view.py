@@ -16,8 +16,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, cast
 
+from relay.config.address import parse_address
+from relay.config.backend_address import is_service, lookup_name
 from relay.config.model import Config
 from relay.core.untrusted import clip
+from relay.shared.addresses import endpoint_reply
 from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.entities import HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, Series
 from relay.shared.messages import (
@@ -28,7 +31,7 @@ from relay.shared.messages import (
     PoolFact,
     facts_of,
 )
-from relay.shared.replies import BackendReply, DisabledRoute, PoolReply, PoolsReply
+from relay.shared.replies import BackendReply, DisabledRoute, EndpointReply, PoolReply, PoolsReply
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.state_cells import is_waiting
@@ -160,6 +163,7 @@ def _backend(
     return {
         "backend": fact["backend"],
         "address": fact["address"],
+        "endpoints": _endpoints(snapshot, fact["address"]),
         "name": fact["name"],
         "configured": {"mode": configured_mode, "weight": fact["weight"]},
         "mode": effective,
@@ -178,6 +182,16 @@ def _backend(
         "override": {"mode": mode, "weight": weight},
         "disabled": "",
     }
+
+
+def _endpoints(snapshot: Snapshot, address: str) -> list[EndpointReply]:
+    """The addresses of a backend with a name, as looked up."""
+    name = lookup_name(address)
+    found = snapshot.names.get(name) if name else None
+    if found is None:
+        return []
+    port = 0 if is_service(address) else parse_address(address)[1]
+    return [endpoint_reply(each, port) for each in found.located]
 
 
 def _health(state: str, entry: dict[str, Any]) -> CheckedHealth:

@@ -27,6 +27,10 @@ CHECK_OK = "ok"
 CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED = "connect_failed", "handshake_failed", "http_failed"
 RENEWAL_RESULTS = ("renewed", "refused", "failed")
 CHECK_RESULTS = (CHECK_OK, CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED)
+# How the look-up of a backend's name ends: with addresses, with an error, or with the
+# answer that there are none.
+LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING = "ok", "failed", "nothing"
+LOOK_UP_RESULTS = (LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING)
 # How the fetch of a revocation list ends.
 CRL_OK, CRL_NOT_MODIFIED = "ok", "not_modified"
 CRL_CONNECT_FAILED, CRL_TIMEOUT, CRL_HTTP_FAILED = "connect_failed", "timeout", "http_failed"
@@ -169,6 +173,30 @@ FAMILIES: dict[str, Family] = {
             "1 while the revocation list has expired and still counts, otherwise 0.",
             ("issuer", "source"),
             source="admin",
+        ),
+        Family(
+            "relay_name_lookups_total",
+            "counter",
+            f"Look-ups of backends' names ended, by result: {', '.join(LOOK_UP_RESULTS)}.",
+            ("result",),
+        ),
+        Family(
+            "relay_name_addresses",
+            "gauge",
+            "Addresses that a name in a backend's address has now, as looked up; 0 if none.",
+            ("name",),
+        ),
+        Family(
+            "relay_name_lookup_failing",
+            "gauge",
+            "1 while the last look-up of a name has failed and an earlier answer is used.",
+            ("name",),
+        ),
+        Family(
+            "relay_backend_endpoint_info",
+            "gauge",
+            "1 for each address of a backend with srv:NAME, with priority and weight.",
+            ("pool", "backend", "endpoint", "priority", "weight"),
         ),
         Family(
             "relay_crl_fetch_total",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from relay.config.address import host_to_resolve
+from relay.config.backend_address import lookup_name
 from relay.config.model import Config
 from relay.config.section import Crl
 from relay.errors import Reason, Side
@@ -24,6 +24,7 @@ from relay.shared.catalogue import (
     HANDSHAKE_BUCKETS_S,
     HANDSHAKE_OK,
     HANDSHAKE_RESUMED,
+    LOOK_UP_RESULTS,
     NO_ROUTE,
     RENEWAL_RESULTS,
     TO_BACKEND,
@@ -63,12 +64,12 @@ WEIGHT_OVERRIDE = "weight_override"  # by the supervisor, for an operator; 0 as 
 HEALTH_VERSION = "health_version"  # by the checker
 OVERRIDE_VERSION = "override_version"  # by the supervisor
 
-# States of a host name, by the checker: see `shared.addresses`. Labels: host, and a
-# number below RESOLVED_CELLS. They are not in snapshots: they are many, and no reader
-# needs them.
+# States of a host name or service, by the checker: see `shared.addresses`. Labels: the
+# name, and a number below RESOLVED_CELLS. A snapshot has them decoded.
 RESOLVED = "resolved"
-MAX_ADDRESSES = 8
-RESOLVED_CELLS = 2 + 3 * MAX_ADDRESSES
+MAX_ADDRESSES = 64
+ADDRESS_CELLS = 4
+RESOLVED_CELLS = 3 + ADDRESS_CELLS * MAX_ADDRESSES
 
 
 class Series(NamedTuple):
@@ -106,6 +107,8 @@ def _relay_counters() -> Iterator[Series]:
     yield Series("relay_sessions_unjudged_total")
     for result in CRL_FETCH_RESULTS:
         yield Series("relay_crl_fetch_total", (result,))
+    for result in LOOK_UP_RESULTS:
+        yield Series("relay_name_lookups_total", (result,))
     for reason in Reason:
         yield Series("relay_sessions_closed_total", (reason.value,))
     for side in Side:
@@ -178,13 +181,13 @@ Entities = dict[str, list[Key]]
 
 
 def hosts_of(config: Config) -> dict[str, float]:
-    """The host names of backends, each with its look-up interval in seconds."""
+    """The names in backends' addresses, each with its look-up interval in seconds."""
     found: dict[str, float] = {}
     for pool in config.pool.values():
         for backend in pool.backend:
-            host = host_to_resolve(backend.address)
-            if host:
-                found[host] = min(pool.resolve_s, found.get(host, pool.resolve_s))
+            name = lookup_name(backend.address)
+            if name:
+                found[name] = min(pool.resolve_s, found.get(name, pool.resolve_s))
     return found
 
 

@@ -62,6 +62,27 @@ class SlotStatus(TypedDict):
     next_start_in_s: float
 
 
+class EndpointReply(TypedDict):
+    """An address of a backend with a name. A host name has priority and weight 0."""
+
+    address: str
+    priority: int
+    weight: int
+
+
+class NameReply(TypedDict):
+    """A name in the address of a backend.
+
+    `gone`: it was looked up and has no address. `failing`: the last look-up failed, and
+    `endpoints` are of an earlier one.
+    """
+
+    name: str
+    endpoints: list[EndpointReply]
+    gone: bool
+    failing: bool
+
+
 class StatusReply(TypedDict):
     """The reply to `status`."""
 
@@ -78,6 +99,7 @@ class StatusReply(TypedDict):
     listeners: dict[str, list[str]]
     admin: str
     checker: ProcessStatus
+    names: list[NameReply]
     disabled: list[DisabledFact]
     crls: list[CrlFact]
     fetches: list[FetchEntry]
@@ -178,6 +200,7 @@ class BackendReply(TypedDict):
 
     backend: str
     address: str
+    endpoints: list[EndpointReply]
     name: str
     configured: BackendSettings
     mode: str

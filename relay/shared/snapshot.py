@@ -14,12 +14,13 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from relay.errors import RelayError
+from relay.shared.addresses import NameState, read_name
 from relay.shared.cell_layout import (
     CPU_US,
     GENERATION,
@@ -33,12 +34,7 @@ from relay.shared.cell_layout import (
     name_series,
 )
 from relay.shared.counter_totals import COUNTED, add_counters, runs_of
-from relay.shared.entities import (
-    HOST,
-    KINDS,
-    Key,
-    Series,
-)
+from relay.shared.entities import HOST, KINDS, RESOLVED_CELLS, Key, Series
 from relay.shared.scoreboard import (
     CHECKER_SLOT,
     HEADER_CELLS,
@@ -76,7 +72,8 @@ class WorkerRow(NamedTuple):
 class Snapshot:
     """A consistent copy of facts and values. Values include totals and living workers.
 
-    `states` has the state cells of the generation that serves.
+    `states` has the state cells of the generation that serves, `names` the names in the
+    addresses of its backends.
     """
 
     facts: dict[str, Any]
@@ -84,6 +81,7 @@ class Snapshot:
     states: dict[Series, int]
     workers: list[WorkerRow]
     supervisor_beat_ms: int
+    names: dict[str, NameState] = field(default_factory=dict)
 
 
 class ViewFds(NamedTuple):
@@ -137,6 +135,12 @@ class _Generation:
             for key, base in zip(entities.get(kind.name, ()), bases[kind.name], strict=True)
             for offset, state in enumerate(kind.states)
         ]
+
+    @cached_property
+    def names(self) -> list[tuple[str, int]]:
+        """The names in the addresses of its backends, with their first cells."""
+        keys, bases = self.layout.entities.get(HOST.name, ()), self.layout.bases[HOST.name]
+        return [(key[0], base) for key, base in zip(keys, bases, strict=True)]
 
 
 class CatalogueCache:
@@ -209,7 +213,7 @@ class View:
         number = self._facts.get("generation")
         serving = [each for each in self._generations if each.number == number]
         with_states = serving or self._generations[-1:]
-        self._states = with_states[0].states if with_states else []
+        self._serving = with_states[0] if with_states else None
 
     def read(self) -> tuple[Snapshot | None, str]:
         """A consistent copy; or None, and why there is none at the moment."""
@@ -255,14 +259,23 @@ class View:
                 values[gauge] = values.get(gauge, 0) + value
         for name, series in self._series.items():
             values.update(zip(series, sums[name], strict=True))
-        return Snapshot(self._facts, values, self._read_states(), workers, beat_ms)
+        states, names = self._read_states()
+        return Snapshot(self._facts, values, states, workers, beat_ms, names)
 
-    def _read_states(self) -> dict[Series, int]:
-        if not self._states:
-            return {}
-        last = max(cell for _, cell in self._states)
-        cells = array("q", os.pread(self._fds.states, CELL_BYTES * (last + 1), 0))
-        return {series: cells[cell] for series, cell in self._states}
+    def _read_states(self) -> tuple[dict[Series, int], dict[str, NameState]]:
+        if self._serving is None:
+            return {}, {}
+        states, names = self._serving.states, self._serving.names
+        end = max(
+            max((cell + 1 for _, cell in states), default=0),
+            max((first + RESOLVED_CELLS for _, first in names), default=0),
+        )
+        cells = array("q", os.pread(self._fds.states, CELL_BYTES * end, 0))
+        shared = memoryview(cells)
+        return (
+            {series: cells[cell] for series, cell in states},
+            {name: read_name(shared, first) for name, first in names},
+        )
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from relay.shared.entities import KINDS, Entities, Key
 from relay.shared.sealed_memory import Cells, SealedMemory
 
-# 4 MiB of address space: 100,000 backends by address, or 16,000 by host name. Only the
+# 4 MiB of address space: 100,000 backends by address, or 2,000 by name. Only the
 # pages in use take memory.
 FIRST_CELLS = 1 << 19
 # One year. No configuration can ask for a longer wait, so such a value is damage and

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from relay.checker.resolver import look_up
+from relay.checker.lookup import look_up
 from relay.config.address import conflict
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relay.config.model import Config
-from relay.shared.addresses import write_addresses
+from relay.shared.addresses import write_addresses, write_failing
 from relay.shared.cell_layout import state_offset
 from relay.shared.entities import (
     BACKEND,
@@ -66,3 +66,4 @@ def _forget(states: StateCells, backends: Iterable[tuple[str, str]], hosts: Iter
         first = states.base(HOST.name, host)
         if first is not None:
             write_addresses(states.cells, first, ())
+            write_failing(states.cells, first, failing=False)

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relay.checker.health_file import HealthFile
+from relay.checker.lookup import preload
 from relay.checker.main import CheckerSpec, is_needed, run_checker
 from relay.core.fleet_view import Rules
 from relay.errors import StartupError
 from relay.sandbox.confinement import resolver_identity
 from relay.shared.backends_view import HEALTH_FILE
-from relay.shared.entities import fetches_lists
+from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.scoreboard import CHECKER_SLOT, HEARTBEAT_MS, PID, Scoreboard, monotonic_ms
 from relay.shared.update_channel import UpdateSender
 from relay.supervisor.checker_findings import forget_findings
@@ -191,6 +192,7 @@ class CheckerProcess:
             self._close_in_child()
             sender.close()
             health_file.open()
+            preload(hosts_of(prepared.config))
 
         self._scoreboards.share_with(scoreboard)
         try:

@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from relay.config.address import host_to_resolve
+from relay.config.backend_address import lookup_name
 from relay.config.key_path import pool_path, routes_of
-from relay.shared.addresses import cell_of, read_addresses
+from relay.shared.addresses import cell_of, is_gone, read_addresses
+from relay.shared.entities import HEALTH_VERSION, hosts_of
 from relay.shared.messages import DisabledFact
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 from relay.supervisor.prepared import Prepared
@@ -61,6 +62,8 @@ class Disabled:
         self._prepared: Prepared | None = None
         self._watched: tuple[_Watched, ...] = ()
         self._unresolved: dict[str, str] = {}
+        self._names: tuple[str, ...] = ()
+        self._version = 0
         self._change_at = 0.0
         self._check_at = 0.0
         self._checked_at = 0.0
@@ -75,13 +78,17 @@ class Disabled:
             self._prepared = prepared
             self._watched = tuple(_watched(prepared))
             self._unresolved = dict(prepared.unresolved)
+            self._names = tuple(hosts_of(prepared.config))
             self._check_at = self._change_at = 0.0
         if now < self._check_at:
             return
         self._check_at = now + EVERY_S
+        # The checker has bumped it if a name has lost its addresses.
+        version = scoreboard.row(SHARED_ROW)[scoreboard.layout.cell(HEALTH_VERSION)]
+        changed, self._version = version != self._version, version
         # The clock may have been set back, so disabled components are checked every
         # second.
-        if now_at >= self._change_at or self.reasons:
+        if now_at >= self._change_at or self.reasons or changed:
             self._check(now_at, prepared, scoreboard)
 
     def _check(self, now_at: float, prepared: Prepared, scoreboard: Scoreboard) -> None:
@@ -94,10 +101,16 @@ class Disabled:
         changes = (each.periods.next_change_after(now_at) for each in self._watched)
         self._change_at = min(changes, default=float("inf"))
         shared = scoreboard.row(SHARED_ROW)
-        for host in list(self._unresolved):
-            if read_addresses(shared, cell_of(scoreboard.layout, host)):
-                del self._unresolved[host]
-        found.update(_without_address(prepared, self._unresolved))
+        for name in list(self._unresolved):
+            if read_addresses(shared, cell_of(scoreboard.layout, name)):
+                del self._unresolved[name]
+        without = {
+            name: f"{name} does not resolve: {why}" for name, why in self._unresolved.items()
+        }
+        for name in self._names:
+            if is_gone(shared, cell_of(scoreboard.layout, name)):
+                without[name] = f"{name} has no address any more"
+        found.update(_without_address(prepared, without))
         if self._unresolved:
             self._change_at = 0.0
         before, self.reasons = self.reasons, found
@@ -189,16 +202,15 @@ def _watched(prepared: Prepared) -> Iterator[_Watched]:
 
 
 def _without_address(
-    prepared: Prepared, unresolved: Mapping[str, str]
+    prepared: Prepared, without: Mapping[str, str]
 ) -> Iterator[tuple[Component, str]]:
-    if not unresolved:
+    if not without:
         return
     for name, pool in prepared.config.pool.items():
         for backend in pool.backend:
-            host = host_to_resolve(backend.address)
-            if host and host in unresolved:
-                why = f"{host} does not resolve: {unresolved[host]}"
-                yield Component("backend", name, backend.route), why
+            looked_up = lookup_name(backend.address)
+            if looked_up in without:
+                yield Component("backend", name, backend.route), without[looked_up]
 
 
 def _components_of(prepared: Prepared) -> frozenset[Component]:

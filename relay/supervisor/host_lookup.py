@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from relay.checker.resolver import Resolve
-from relay.config.address import host_to_resolve
+from relay.checker.host_lookup import Resolve
+from relay.config.backend_address import lookup_name
 from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.errors import Problem
-from relay.shared.addresses import Ip, cell_of, read_addresses
+from relay.shared.addresses import Located, cell_of, format_endpoint, is_gone, read_addresses
 from relay.shared.entities import MAX_ADDRESSES
 from relay.shared.scoreboard import SHARED_ROW, Scoreboard
 
@@ -33,7 +33,7 @@ THREADS = 256
 class Answer:
     """The result of one look-up: addresses, or an error."""
 
-    addresses: tuple[Ip, ...] = ()
+    addresses: tuple[Located, ...] = ()
     error: str = ""
 
 
@@ -82,16 +82,19 @@ def _work(
 
 def _ask(host: str, resolve: Resolve) -> Answer:
     try:
-        addresses = tuple(resolve(host))[:MAX_ADDRESSES]
+        found = resolve(host)
     except OSError as error:
         return Answer(error=error.strerror or str(error))
     except Exception as error:  # noqa: BLE001  one bad name must not stop a start
         return Answer(error=f"a bug: {error!r}")
-    return Answer(addresses) if addresses else Answer(error="it has no address")
+    addresses = found.located[:MAX_ADDRESSES]
+    if not addresses:
+        return Answer(error=found.nothing or "it has no address")
+    return Answer(addresses)
 
 
 def failed_hosts(
-    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
+    answers: Mapping[str, Answer], known: Mapping[str, tuple[Located, ...]]
 ) -> dict[str, str]:
     """Host names that have neither a new address nor a known one, and the error."""
     return {
@@ -105,7 +108,7 @@ def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[P
     """One problem for every backend whose host name is in `failed`."""
     for name, pool in config.pool.items():
         for index, backend in enumerate(pool.backend):
-            host = host_to_resolve(backend.address)
+            host = lookup_name(backend.address)
             if host and host in failed:
                 where = f"{pool_path(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {failed[host]}"
@@ -115,22 +118,22 @@ def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[P
 
 
 def kept_answers(
-    answers: Mapping[str, Answer], known: Mapping[str, tuple[Ip, ...]]
+    answers: Mapping[str, Answer], known: Mapping[str, tuple[Located, ...]]
 ) -> Iterator[Problem]:
     """One warning for each failed look-up whose last answer is kept."""
     for host, answer in answers.items():
         if answer.error and known.get(host):
-            last = ", ".join(text for text, _ in known[host])
+            last = ", ".join(map(format_endpoint, known[host]))
             what = f"the name cannot be looked up now: {answer.error}"
             yield Problem(f"host {host}", what, f"its last answer, {last}, is kept")
 
 
 def known_addresses(
-    first: Mapping[str, tuple[Ip, ...]], scoreboard: Scoreboard
-) -> dict[str, tuple[Ip, ...]]:
-    """The addresses of host names now: the checker's answer, or `first` without one."""
-    shared = scoreboard.row(SHARED_ROW)
-    return {
-        host: read_addresses(shared, cell_of(scoreboard.layout, host)) or found
-        for host, found in first.items()
-    }
+    first: Mapping[str, tuple[Located, ...]], scoreboard: Scoreboard
+) -> dict[str, tuple[Located, ...]]:
+    """The addresses of names now: the checker's answer, or `first` without one."""
+    shared, known = scoreboard.row(SHARED_ROW), {}
+    for name, found in first.items():
+        cell = cell_of(scoreboard.layout, name)
+        known[name] = read_addresses(shared, cell) or (() if is_gone(shared, cell) else found)
+    return known

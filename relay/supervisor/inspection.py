@@ -19,14 +19,15 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from relay.checker.resolver import Resolve, look_up
+from relay.checker.host_lookup import Resolve
+from relay.checker.lookup import look_up
 from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
 from relay.files import Contents, Files, Fingerprint
 from relay.logs.access_log import check_access_log
 from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
-from relay.shared.addresses import Ip
+from relay.shared.addresses import Located
 from relay.shared.backends_view import pool_facts
 from relay.shared.entities import Entities, entities_of, hosts_of
 from relay.shared.messages import ConfigFacts
@@ -70,7 +71,7 @@ class PrepareRequest:
 
     path: Path
     running: Running | None = None
-    known: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
+    known: Mapping[str, tuple[Located, ...]] = field(default_factory=dict)
     strict: bool = False
     renews: frozenset[SetKey] = frozenset()
     accepted: Mapping[str, Mapping[Key, Accepted]] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Inspection:
     entities: Entities
     description: bytes
     contents: Contents = field(repr=False)
-    addresses: Mapping[str, tuple[Ip, ...]]
+    addresses: Mapping[str, tuple[Located, ...]]
     unresolved: Mapping[str, str]
     periods: Mapping[str, ValidityPeriod]
     password: str = field(repr=False)

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import relay
 from relay.shared.backends_view import HEALTH_FILE, read_fetches
-from relay.shared.entities import fetches_lists
+from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
-from relay.shared.replies import StatusReply
+from relay.shared.replies import NameReply, StatusReply
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
+from relay.supervisor.name_facts import name_facts
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.pending_files import PendingFiles
 from relay.supervisor.scoreboards import Scoreboards
@@ -75,6 +76,7 @@ class Status:
             "listeners": fleet.generations.sockets.endpoints(),
             "admin": self.admin.address,
             "checker": {"pid": self.checker.pid},
+            "names": self._names(),
             "fetches": self._fetches(),
             "disabled": self.disabled.facts(),
             "crls": self.dates.lists.facts(),
@@ -104,6 +106,11 @@ class Status:
                 self._publish_at = now + RETRY_S
             else:
                 self._publish_at = float("inf")
+
+    def _names(self) -> list[NameReply]:
+        generations = self.fleet.generations
+        scoreboard = self.scoreboards.generation(generations.number)
+        return name_facts(hosts_of(generations.serving.config), scoreboard)
 
     def _fetches(self) -> list[FetchEntry]:
         config = self.fleet.generations.serving.config

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.config.address import is_ip
+from relay.config.address import parse_address
+from relay.config.backend_address import host_of, is_service, lookup_name
 from relay.config.key_path import pool_path
 from relay.errors import ConfigError, Problem
 from relay.files import Files
-from relay.shared.addresses import Ip
+from relay.shared.addresses import Located
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 from relay.tls.revocation.revoked_set import RevokedSet
 
@@ -30,7 +31,7 @@ class ContextInputs:
     """
 
     files: Files = field(default_factory=Files)
-    addresses: Mapping[str, tuple[Ip, ...]] = field(default_factory=dict)
+    addresses: Mapping[str, tuple[Located, ...]] = field(default_factory=dict)
     ciphers_checked: bool = False
     periods: Mapping[str, ValidityPeriod] = field(default_factory=dict)
     revoked: Mapping[str, RevokedSet] = field(default_factory=dict)
@@ -53,17 +54,15 @@ def _together(periods: Mapping[str, ValidityPeriod], *wheres: str) -> ValidityPe
 
 
 def endpoint_of(
-    where: str, host: str, port: int, addresses: Mapping[str, tuple[Ip, ...]]
+    where: str, address: str, addresses: Mapping[str, tuple[Located, ...]]
 ) -> tuple[int, tuple[Any, ...]]:
-    """Family and first socket address; 0 and () for a host name without an address."""
-    if not is_ip(host):
-        found = addresses.get(host, ())
-        if not found:
-            return 0, ()
-        text, scope = found[0]
-        if ":" in text:
-            return int(socket.AF_INET6), (text, port, 0, scope)
-        return int(socket.AF_INET), (text, port)
+    """Family and first socket address; 0 and () for a name without an address."""
+    name = lookup_name(address)
+    port = 0 if is_service(address) else parse_address(address)[1]
+    if name:
+        found = addresses.get(name, ())
+        return found[0].endpoint(port) if found else (0, ())
+    host = host_of(address)
     try:
         numeric = socket.AI_NUMERICHOST
         family, _, _, _, sockaddr = socket.getaddrinfo(

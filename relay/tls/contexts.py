@@ -14,7 +14,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from relay.config.address import is_ip, parse_address
+from relay.config.address import is_ip
+from relay.config.backend_address import host_of
 from relay.config.key_path import listener_paths, pool_path
 from relay.config.listener_model import Route
 from relay.config.model import Config
@@ -234,13 +235,12 @@ def _outbound(
     cas = yield from files.cas(f"{where}.backend_ca", pool.backend_ca, ChainRules.of(pool))
     key_files = PairFiles(pool.machine_certificate, pool.machine_key, pool.key_passphrase_file)
     pair = files.pair(f"{where}.machine_certificate", key_files)
-    host, port = parse_address(backend.address)
-    name = backend.name or host
+    name = backend.name or host_of(backend.address)
     checked = files.context_inputs.ciphers_checked
     context = backend_context(where, pool, index, name, pair, cas, ciphers_checked=checked)
     revoked = files.revoked_by(pool.backend_ca, pool.revocation)
     family, sockaddr = endpoint_of(
-        f"{where}.backend[{index}].address", host, port, files.context_inputs.addresses
+        f"{where}.backend[{index}].address", backend.address, files.context_inputs.addresses
     )
     return BackendTarget(
         where=where,

@@ -27,7 +27,7 @@ from relay.config.model import Config
 from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import Side
-from relay.shared.addresses import Ip
+from relay.shared.addresses import Located
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 from relay.tls.explain import Failure
@@ -174,7 +174,7 @@ class Generation:
     targets: dict[str, tuple[BackendTarget, ...]]
     plain: dict[str, tuple[PlainTarget, ...]]
     secrets: dict[str, bytes] = field(repr=False)  # of the pools that insert cookies
-    addresses: dict[str, tuple[Ip, ...]] = field(default_factory=dict)  # of backends' host names
+    addresses: dict[str, tuple[Located, ...]] = field(default_factory=dict)  # of backends' names
     periods: dict[str, ValidityPeriod] = field(default_factory=dict)
     revoked: dict[str, RevokedSet] = field(default_factory=dict)  # by the trust set's name
     users: dict[str, int] = field(default_factory=dict)  # the ids of `peer_user`

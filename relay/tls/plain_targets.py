@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from relay.config.address import parse_address
+from relay.config.backend_address import host_of
 from relay.config.key_path import pool_path
 from relay.config.pool_model import Pool
 from relay.config.unix_addresses import LONGEST_PATH_BYTES
@@ -38,9 +38,9 @@ def plain_target(inputs: ContextInputs, name: str, pool: Pool, index: int) -> Pl
         what = f"{path} is longer than the {LONGEST_PATH_BYTES} bytes of a unix socket's path"
         raise ConfigError([Problem(at, what, "choose a shorter directory")])
     if not path:
-        host, port = parse_address(backend.address)
+        host = host_of(backend.address)
         at = f"{where}.backend[{index}].address"
-        family, sockaddr = endpoint_of(at, host, port, inputs.addresses)
+        family, sockaddr = endpoint_of(at, backend.address, inputs.addresses)
     return PlainTarget(
         where=where,
         index=index,

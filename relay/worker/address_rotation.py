@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from relay.shared.addresses import Addresses, Endpoint
 
-_REMEMBERED = 64
+_REMEMBERED = 128
+# A session that finds all addresses of a backend failing goes on to the next backend.
+MOST_TRIES = 8
 
 
 class AddressRotation:
-    """The addresses of one backend in one worker. Instants are those of the loop."""
+    """The addresses of one backend in one worker. Instants are those of the loop.
+
+    After a failure `_failed_until_at` keeps the address until it is full, or until all
+    its instants have passed.
+    """
 
     __slots__ = ("_addresses", "_failed_until_at", "_next", "_retry_s")
 
@@ -25,7 +31,7 @@ class AddressRotation:
 
     @property
     def has_address(self) -> bool:
-        """False until the name has been resolved for the first time."""
+        """False until the name has been looked up, and while it has no address."""
         return bool(self._addresses.endpoints())
 
     def pick(self, now: float) -> Endpoint | None:
@@ -55,4 +61,4 @@ class AddressRotation:
 
     def others_left(self, tries: int) -> bool:
         """Whether a session that tried this many addresses has another one to try."""
-        return tries < len(self._addresses.endpoints())
+        return tries < min(MOST_TRIES, len(self._addresses.endpoints()))

@@ -97,7 +97,9 @@ def where(session: Session, failure: Failure | None = None) -> str:
     backend = session.backend
     where = ""
     if backend is not None:
-        where = f"{backend.target.route} at {backend.target.address}"
+        target, end = backend.target, session.outbound
+        at = f" ({format_address(end.endpoint[1])})" if end is not None and end.endpoint else ""
+        where = f"{target.route} at {target.address}{at}"
         if backend.tls is not None:
-            where += f" (name {backend.target.name})"
+            where += f" (name {target.name})"
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

@@ -93,13 +93,13 @@ def step(session: Session) -> Event | None:
     session.worker.counters.routed(session.listener.name, route.label)
     if isinstance(route, PassthroughRoute):
         pool = session.worker.pools[route.pool]
-        if pool.unresolved and pool.has_no_address:
+        if pool.named and pool.has_no_address:
             _refuse_unresolved(session, route)
         return Event.PASSTHROUGH
     if not route.valid_from_at <= session.time_at <= route.valid_until_at:
         _refuse_disabled(session, route)
     pool = session.worker.pools[route.pool]
-    if pool.unresolved and pool.has_no_address:
+    if pool.named and pool.has_no_address:
         _refuse_unresolved(session, route)
     end.unread = size
     session.trust = route.verified_by

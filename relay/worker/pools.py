@@ -24,17 +24,16 @@ from relay.core.cookie_balancer import CookieBalancer
 from relay.core.sniff import SniffResult
 from relay.core.sticky import identity_key, source_key
 from relay.errors import Reason
-from relay.shared.addresses import Addresses
 from relay.shared.entities import HEALTH_DOWN, HEALTH_VERSION, OVERRIDE_VERSION
 from relay.shared.failed_backends import FailedBackends
 from relay.shared.scoreboard import SHARED_ROW, Layout, Scoreboard, monotonic_ms
 from relay.tls.explain import Failure
 from relay.tls.generation import Target
 from relay.tls.identity import Identity
-from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import BackendState
 from relay.worker.backend_status import read_status
 from relay.worker.connecting_limit import TRIES_IN_OUTAGE, ConnectingLimit
+from relay.worker.service_rotation import rotation_of
 from relay.worker.trials import Trials
 
 if TYPE_CHECKING:
@@ -79,10 +78,8 @@ class PoolState:
         self.backends = [
             self._make_backend(index, target, layout) for index, target in enumerate(targets)
         ]
-        without_address = [
-            each.rotation for each in self.backends if each.rotation and not each.target.sockaddr
-        ]
-        self.unresolved = without_address if len(without_address) == len(self.backends) else []
+        named = [each.rotation for each in self.backends if each.rotation]
+        self.named = named if len(named) == len(self.backends) else []
         self._by_identity = pool.sticky == "identity"
         self._prefixes = (pool.source_prefix_v4, pool.source_prefix_v6)
         self._starts_slowly = pool.slow_start_s > 0
@@ -112,18 +109,13 @@ class PoolState:
 
     def _make_backend(self, index: int, target: Target, layout: Layout) -> BackendState:
         backend = BackendState(index, target, layout)
-        configured = (target.family, target.sockaddr)
-        addresses = Addresses(target.address, configured, layout, self._shared)
-        if addresses.may_change:
-            backend.rotation = AddressRotation(addresses, self.retry_s)
+        backend.rotation = rotation_of(target, layout, self._shared, self.retry_s)
         return backend
 
     @property
     def has_no_address(self) -> bool:
-        """Whether no backend has ever had an address: no name was resolved."""
-        if any(each.has_address for each in self.unresolved):
-            self.unresolved = []  # a resolved name keeps its last address
-        return bool(self.unresolved)
+        """Whether all backends have names, and none of these has an address now."""
+        return bool(self.named) and not any(each.has_address for each in self.named)
 
     # Choosing.
 

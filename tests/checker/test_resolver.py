@@ -12,8 +12,10 @@ import time
 
 import pytest
 
-from relay.checker.resolver import AGAIN_S, Resolver, look_up
-from relay.shared.addresses import Addresses, cell_of, write_addresses
+from relay.checker.host_lookup import Found
+from relay.checker.lookup import look_up
+from relay.checker.resolver import AGAIN_S, Resolver
+from relay.shared.addresses import Addresses, Located, cell_of, write_addresses
 from relay.shared.entities import MAX_ADDRESSES
 from tests.support.clockwork import Clockwork
 from tests.support.scoreboard import hosts_board
@@ -34,7 +36,8 @@ class ScriptedResolver:
         answer = self.answers.get(host, OSError(-2, "Name or service not known"))
         if isinstance(answer, Exception):
             raise answer
-        return answer() if callable(answer) else [(ip, 0) for ip in answer]
+        found = answer() if callable(answer) else answer
+        return found if isinstance(found, Found) else Found(tuple(map(Located, found)))
 
 
 class World:
@@ -143,7 +146,7 @@ def test_an_empty_answer_is_a_failure(world, resolver, said):
 
 
 def test_only_as_many_addresses_as_there_is_room_for_are_used(world, resolver):
-    resolver.answers[HOST] = [f"192.0.2.{number}" for number in range(1, 30)]
+    resolver.answers[HOST] = [f"192.0.2.{number}" for number in range(1, 90)]
     world.start()
     world.until(lambda: len(world.addresses()) == MAX_ADDRESSES)
 
@@ -192,7 +195,7 @@ def test_a_bug_in_a_look_up_is_a_failure_of_that_look_up(world, resolver, said):
 
 
 def test_the_next_checker_logs_no_known_answer(world, resolver, said):
-    write_addresses(world.shared, cell_of(world.layout, HOST), [("192.0.2.7", 0)])
+    write_addresses(world.shared, cell_of(world.layout, HOST), [Located("192.0.2.7")])
     resolver.answers[HOST] = ["192.0.2.7"]
     world.start()
     world.until(lambda: world.names.all[0].answered_at)
@@ -217,8 +220,8 @@ def test_after_a_failure_the_next_look_up_comes_soon(resolver):
 
 
 def test_look_up_returns_both_families_each_address_once():
-    found = look_up("localhost")
-    assert ("127.0.0.1", 0) in found or ("::1", 0) in found
+    found = look_up("localhost").located
+    assert {Located("127.0.0.1"), Located("::1")} & {*found}
     assert len(set(found)) == len(found)
 
 

@@ -61,6 +61,7 @@ PLACES = {
     "[listener.route.crl]": (MINIMAL.index("[pool.app]"),) * 2,
     "[pool.app]": (MINIMAL.index("[pool.app]"), MINIMAL.index("machine_certificate")),
     "[pool.app.health]": (MINIMAL.index("[[pool.app.backend]]"),) * 2,
+    "[[pool.app.backend]]": (MINIMAL.index("[[pool.app.backend]]"), len(MINIMAL)),
 }
 
 

@@ -449,7 +449,7 @@ CASES = {
     "look-ups of addresses": (
         (POOL, "[pool.web]\nresolve_s = 5"),
         ["pool.web.resolve_s"],
-        "every backend's address is an IP address",
+        "no backend's address is a name",
     ),
     # The access log.
     "a field that strftime does not have": (

@@ -17,8 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from relay.checker.host_lookup import Found
 from relay.demo.ca import Authority, LeafSpec, to_pem
 from relay.errors import StartupError
+from relay.shared.addresses import Located
 from relay.supervisor.control_client import ask
 from relay.supervisor.host_lookup import look_up_all
 from relay.supervisor.inspection import PrepareRequest, Refusal, inspect_to_bytes
@@ -255,18 +257,18 @@ def test_look_ups_run_in_parallel_with_one_deadline():
 
     def resolve(host):
         if host == "good.example.com":
-            return [("192.0.2.1", 0)]
+            return Found((Located("192.0.2.1"),))
         if host == "wrong.example.com":
             raise socket.gaierror(-2, "Name or service not known")
         silent.wait(30)
-        return []
+        return Found()
 
     hosts = [f"s{number}.example.com" for number in range(300)]
     begun = time.monotonic()
     found = look_up_all(["good.example.com", "wrong.example.com", *hosts], resolve, 0.5)
     took_s = time.monotonic() - begun
     silent.set()
-    assert found["good.example.com"].addresses == (("192.0.2.1", 0),)
+    assert found["good.example.com"].addresses == (Located("192.0.2.1"),)
     assert found["wrong.example.com"].error == "Name or service not known"
     assert {found[host].error for host in hosts} == {"no answer within 0.5 s"}
     assert took_s < 5
@@ -337,7 +339,7 @@ def test_a_name_keeps_its_address_when_the_look_up_fails(relay, body, echo, monk
     """Also when its server is silent: the last answer is better than none."""
     gateway = relay(start=False)
     gateway.write(silent(body, echo, names=1))
-    known = {"s0.example.com": (("192.0.2.7", 0),)}
+    known = {"s0.example.com": (Located("192.0.2.7"),)}
 
     def resolve(host):
         raise socket.gaierror(-3, "Temporary failure in name resolution")

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from relay.shared.addresses import Addresses, cell_of, write_addresses
+from relay.shared.addresses import Addresses, Located, cell_of, write_addresses
 from relay.shared.entities import RETRY_UNTIL_MS, Series
 from relay.shared.scoreboard import SHARED_ROW
 from relay.worker.address_rotation import AddressRotation
@@ -22,7 +22,9 @@ def rotation_and_names():
     layout, shared = hosts_board(HOST)
 
     def resolve(*found):
-        write_addresses(shared, cell_of(layout, HOST), [(address, 0) for _, (address, _) in found])
+        write_addresses(
+            shared, cell_of(layout, HOST), [Located(address) for _, (address, _) in found]
+        )
 
     return AddressRotation(Addresses(f"{HOST}:443", A, layout, shared), 10.0), resolve
 
@@ -56,7 +58,7 @@ def test_failed_addresses_do_not_fill_the_memory(rotation_and_names):
     rotation, _ = rotation_and_names
     for number in range(10_000):
         rotation.failed((socket.AF_INET, ("192.0.2.1", number)), 0.0)
-    assert len(rotation._failed_until_at) <= 64
+    assert len(rotation._failed_until_at) <= 128
 
 
 def resolve(relay, *addresses):
@@ -64,7 +66,7 @@ def resolve(relay, *addresses):
     write_addresses(
         relay.scoreboard.row(SHARED_ROW),
         cell_of(relay.layout, "localhost"),
-        [(each, 0) for each in addresses],
+        [Located(each) for each in addresses],
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import host_to_resolve
+from relay.config.backend_address import lookup_name
 from relay.config.explain import quoted
 from relay.config.http_statuses import parse_statuses
 from relay.config.pool_model import Health, Pool
@@ -29,7 +29,7 @@ def check_health(found: ProblemList, where: str, pool: Pool) -> None:
     ):
         found.add(
             f"{where}.resolve_s",
-            "has no effect: every backend's address is an IP address",
+            "has no effect: no backend's address is a name",
             "remove it",
         )
 
@@ -63,6 +63,6 @@ def _check(found: ProblemList, where: str, health: Health) -> None:
 
 def _has_host_name(address: str) -> bool:
     try:
-        return bool(host_to_resolve(address))
+        return bool(lookup_name(address))
     except ConfigError:
         return True  # the address is reported as a problem of its own

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import host_name_fault, is_ip, parse_address
+from relay.config.address import host_name_fault, is_ip, parse_address, unix_path
+from relay.config.backend_address import check_service, is_service
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
 from relay.config.pool_model import Backend, Pool
@@ -57,8 +58,7 @@ def _backend(found: ProblemList, where: str, index: int, backend: Backend, pool:
             compared=[f"{first}.route"],
         )
     try:
-        if not backend.address.startswith("unix:"):  # see `check_plain`
-            parse_address(backend.address, min_port=1)
+        _check_address(backend.address)
     except ConfigError as error:
         found.add_error(f"{here}.address", error)
     if backend.name and not is_ip(backend.name) and (why := host_name_fault(backend.name)):
@@ -67,3 +67,11 @@ def _backend(found: ProblemList, where: str, index: int, backend: Backend, pool:
             f"{quoted(backend.name)} {why}",
             "write the host name or IP address that the backend's certificate carries",
         )
+
+
+def _check_address(address: str) -> None:
+    """Raises ConfigError if this is not an address that a backend may have."""
+    if is_service(address):
+        check_service(address)
+    elif not unix_path(address):  # see `check_plain`
+        parse_address(address, min_port=1)
