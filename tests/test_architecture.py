@@ -29,8 +29,8 @@ PURE = {
     "itertools",
     "math",
     "operator",
-    "struct",
     "re",
+    "struct",
     "typing",
 }
 # Libraries that have one place.

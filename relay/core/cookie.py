@@ -1,7 +1,8 @@
 """Which backend a cookie's value names, and how the relay sets a cookie of its own.
 
-An application's cookie names its backend after the last "." (`JSESSIONID=abc.worker2`,
-as Tomcat's jvmRoute writes it). The value of the relay's own cookie is a keyed hash of
+An application's cookie names its backend after a separator (`JSESSIONID=abc.worker2`,
+as Tomcat's jvmRoute writes it), or with its whole value (`SRV=worker2`). The value of
+the relay's own cookie is a keyed hash of
 the backend's route: opaque to the client, and the same on every worker and machine with
 the same secret.
 
@@ -53,30 +54,43 @@ class CookieTable:
     """From a cookie's value to the backend it names.
 
     With a secret the values are the relay's own. Without one, the part of a value after
-    its last "." is the backend's route.
+    a `separator` is the backend's route, or the whole value if `separator` is "".
+
+    httpd takes what follows the first separator. Here the longest part that is a route
+    counts, so that both a session id and a route may have separators in them.
     """
 
-    __slots__ = ("_indices", "_opaque", "values")
+    __slots__ = ("_depths", "_indices", "_separator", "values")
 
-    def __init__(self, routes: Sequence[str], *, pool: str = "", secret: bytes = b"") -> None:
-        self._opaque = bool(secret)
+    def __init__(
+        self, routes: Sequence[str], *, pool: str = "", secret: bytes = b"", separator: str = "."
+    ) -> None:
+        self._separator = b"" if secret else separator.encode()
         self.values: tuple[str, ...] = (
             tuple(opaque_value(secret, pool, route) for route in routes) if secret else ()
         )
         """The relay's value for each backend, in order; () without a secret."""
         self._indices = {name.encode(): index for index, name in enumerate(self.values or routes)}
+        # How many separators the routes have in them: with most first, the longest
+        # part is found first. Usually this is (0,).
+        counts = {each.count(self._separator or b".") for each in self._indices}
+        self._depths = tuple(sorted(counts, reverse=True))
 
     def find(self, values: Iterable[bytes]) -> int | None:
         """The backend that the first valid value names; None if none is valid."""
-        indices = self._indices
+        indices, separator = self._indices, self._separator
         for value in values:
-            if self._opaque:
+            if not separator:
                 index = indices.get(value)
-            else:
-                _, dot, route = value.rpartition(b".")
-                index = indices.get(route) if dot else None
-            if index is not None:
-                return index
+                if index is not None:
+                    return index
+                continue
+            for depth in self._depths:
+                parts = value.rsplit(separator, depth + 1)
+                if len(parts) == depth + 2:
+                    index = indices.get(value[len(parts[0]) + 1 :])
+                    if index is not None:
+                        return index
         return None
 
 

@@ -19,6 +19,7 @@ from relay.core.cookie import CookieTable, Inserter, render_set_cookie
 from relay.core.rendezvous import Rendezvous
 from relay.core.sniff import SniffResult
 from relay.core.sticky import cookie_key
+from relay.core.sticky_names import StickyNames
 
 
 class CookieBalancer:
@@ -26,10 +27,16 @@ class CookieBalancer:
 
     def __init__(self, name: str, pool: Pool, secret: bytes, counts: Counts) -> None:
         configured = candidates_of(pool)
+        self.names = StickyNames(pool.cookie, pool.cookie_in_url)
         self._hashing = Rendezvous(
             configured, counts=counts, slow_start_s=pool.slow_start_s, load_factor=pool.load_factor
         )
-        self._table = CookieTable([each.name for each in configured], pool=name, secret=secret)
+        self._table = CookieTable(
+            [each.name for each in configured],
+            pool=name,
+            secret=secret,
+            separator=pool.cookie_separator,
+        )
         self._lines = [
             render_set_cookie(
                 pool.cookie,

@@ -13,9 +13,7 @@ connection goes. A folded line (RFC 9112, section 5.2), a bare LF (section 2.2) 
 unknown method should not cost a client its backend; llhttp, and so httptools, refuses
 all three. The backend gets every byte unchanged and can refuse the request.
 
-The values are found where httpd's mod_proxy_balancer finds them: first in the URL
-(`;jsessionid=v`, `?jsessionid=v`, in any case, because Tomcat writes the cookie's name
-in lower case there), then in every cookie of the name, which is case-sensitive.
+The values are those of `relay.core.sticky_names`.
 
 Never: changes a byte, reads a body, raises on what a peer sent, logs a value (values
 are secrets of sessions).
@@ -28,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.core.hello import NEED_DATA, Need
+from relay.core.sticky_names import StickyNames
 
 MAX_HEAD_BYTES: Final = 65_536
 # A head has room for thousands of cookies of one name; no browser sends more than a
@@ -45,7 +44,6 @@ _MAX_BLANK_BYTES = 16
 # 5.6.2), but with digits and punctuation it would take more bytes to see that many
 # other protocols are not HTTP.
 _METHOD_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
-_ONE_SEPARATOR = bytes.maketrans(b"?&", b";;")
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,17 +61,13 @@ class SniffResult:
 class Sniffer:
     """One connection's first bytes.
 
-    `name` is the cookie's name as the configuration spells it. Raises ValueError if it
-    is empty.
+    `names` are those of its pool.
     """
 
-    __slots__ = ("_blank", "_head", "_line_end", "_lower_name", "_name", "_searched", "result")
+    __slots__ = ("_blank", "_head", "_line_end", "_names", "_searched", "result")
 
-    def __init__(self, name: str) -> None:
-        self._name = name.encode()
-        if not self._name:
-            raise ValueError("a cookie without a name cannot be looked for; set the pool's cookie")
-        self._lower_name = self._name.lower() + b"="
+    def __init__(self, names: StickyNames) -> None:
+        self._names = names
         self._head: bytes | bytearray = b""
         self._blank = 0
         self._line_end = 0  # position of the request line's LF; 0 before it has come
@@ -131,9 +125,8 @@ class Sniffer:
             self._searched = max(self._line_end, len(head) - 2)
             return _too_long(head)
         head = bytes(head[: end + 1])
-        values = _values_of_target(head[: self._line_end], self._lower_name) + _values_of_cookies(
-            head, self._line_end, self._name
-        )
+        names, line = self._names, head[: self._line_end]
+        values = names.in_target(line) + names.in_cookies(head, self._line_end)
         return SniffResult(http=True, values=tuple(values[:MAX_VALUES]))
 
 
@@ -146,56 +139,3 @@ def _may_begin_a_request(head: bytes | bytearray) -> bool:
     if method.translate(None, _METHOD_BYTES):
         return False
     return bool(method) if space else len(method) <= _MAX_METHOD_BYTES
-
-
-def _values_of_target(line: bytes, lower_name: bytes) -> list[bytes]:
-    """The values of `;name=`, `?name=` and `&name=` in a request line.
-
-    `lower_name` includes the equals sign.
-    """
-    if lower_name not in line.lower():
-        return []
-    size = len(lower_name)
-    values = []
-    for part in line.translate(_ONE_SEPARATOR).split(b";")[1:]:
-        if part[:size].lower() == lower_name:
-            value = part[size:].partition(b"/")[0].partition(b"#")[0].partition(b" ")[0]
-            if value:
-                values.append(value)
-    return values
-
-
-def _values_of_cookies(head: bytes, at: int, name: bytes) -> list[bytes]:
-    """The values of all cookies of this name.
-
-    `at` is the position of the request line's LF; the head ends with the LF of the last
-    field.
-    """
-    lower = head.lower()
-    values: list[bytes] = []
-    at = lower.find(b"\ncookie:", at)
-    while at >= 0:
-        start = at + 8
-        end = head.find(b"\n", start)
-        while head[end + 1 : end + 2] in {b" ", b"\t"}:  # the line is folded
-            end = head.find(b"\n", end + 1)
-        field = head[start:end]
-        if name in field:
-            _add_cookies(values, field, name)
-        at = lower.find(b"\ncookie:", end)
-    return values
-
-
-def _add_cookies(values: list[bytes], field: bytes, name: bytes) -> None:
-    """Add this name's values in one Cookie field.
-
-    A comma also ends a cookie, as in httpd and in RFC 2965.
-    """
-    for cookie in field.replace(b",", b";").split(b";"):
-        if name in cookie:
-            before, _, value = cookie.partition(b"=")
-            value = value.strip()
-            if value[:1] == b'"':
-                value = value.strip(b'"')
-            if value and before.strip() == name:
-                values.append(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from relay.core.cookie import Inserter
 from relay.core.hello import NEED_DATA
 from relay.core.sniff import Sniffer, SniffResult
+from relay.core.sticky_names import StickyNames
 
 
 class FirstBytes:
@@ -23,8 +24,8 @@ class FirstBytes:
 
     __slots__ = ("_pieces", "_sniffer", "found", "inserter")
 
-    def __init__(self, cookie: str | None = None) -> None:
-        self._sniffer = Sniffer(cookie) if cookie is not None else None
+    def __init__(self, names: StickyNames | None = None) -> None:
+        self._sniffer = Sniffer(names) if names is not None else None
         self._pieces: list[bytes] = []
         self.found = SniffResult(http=False, detail="nothing was read")
         self.inserter: Inserter | None = None

@@ -32,8 +32,8 @@ RECORDS_PER_STEP = 16
 def enter(session: Session) -> Event | None:
     """The client is admitted: read its request, and wait for it if it is not there."""
     route, fd = session.route, session.inbound.fd
-    cookie = session.worker.pools[route.pool].cookie if route is not None else ""
-    session.first = first = FirstBytes(cookie)
+    names = session.worker.pools[route.pool].sticky_names if route is not None else None
+    session.first = first = FirstBytes(names)
     watch_alerts(session.inbound.ssl)
     if _read(session, first):
         return Event.REQUEST_READ

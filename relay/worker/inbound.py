@@ -102,7 +102,7 @@ def step(session: Session) -> Event | None:
     worker.counters.handshake(
         Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
-    if route is not None and worker.pools[route.pool].cookie:
+    if route is not None and worker.pools[route.pool].sticky_names:
         return Event.NEEDS_REQUEST
     return Event.SECURED
 

@@ -101,10 +101,9 @@ class PoolState:
         self._closes_on_down = pool.on_down == "close"
         self._down: frozenset[int] = frozenset()
         self._balancer = balancer_for(pool, slot, counts=self._connections, chance=random.random)
-        self.cookie = pool.cookie if pool.sticky == "cookie" else ""
-        self._cookies = (
-            CookieBalancer(name, pool, secret, self._connections) if self.cookie else None
-        )
+        sticky = pool.sticky == "cookie"
+        self._cookies = CookieBalancer(name, pool, secret, self._connections) if sticky else None
+        self.sticky_names = self._cookies.names if self._cookies is not None else None
         self.refresh()
 
     def _make_backend(self, index: int, target: Target, layout: Layout) -> BackendState:

@@ -183,8 +183,6 @@ SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "log_probes"): "false",
     ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
     ("[[listener.route]]", "starttls"): '"postgres"',
-    ("[pool.httpslb]", "cookie_separator"): '":"',
-    ("[pool.httpslb]", "cookie_in_url"): '"jsessionid"',
     ("[pool.httpslb]", "keepalive"): "false",
     ("[pool.httpslb]", "user_timeout_s"): "60",
     ("[pool.httpslb]", "source"): '"192.0.2.1"',

@@ -141,10 +141,40 @@ CASES = {
         ["pool.web.backend[0].address"],
         "from 1 to 65535",
     ),
-    "a dot in a backend's route": (
-        ('route = "w1"', 'route = "w.1"'),
+    "a comma in a backend's route": (
+        ('route = "w1"', 'route = "w,1"'),
         ["pool.web.backend[0].route"],
         "cannot be the end of a cookie value",
+    ),
+    "a separator of two characters": (
+        (POOL, f'{POOL}\nsticky = "cookie"\ncookie_separator = "::"'),
+        ["pool.web.cookie_separator"],
+        '"::" is not one character',
+    ),
+    "a letter as separator": (
+        (POOL, f'{POOL}\nsticky = "cookie"\ncookie_separator = "x"'),
+        ["pool.web.cookie_separator"],
+        "can separate a session id",
+    ),
+    "a separator that ends a cookie": (
+        (POOL, f'{POOL}\nsticky = "cookie"\ncookie_separator = ";"'),
+        ["pool.web.cookie_separator"],
+        "without ; , ",
+    ),
+    "a separator without a cookie": (
+        (POOL, f'{POOL}\ncookie_separator = ":"'),
+        ["pool.web.cookie_separator"],
+        'has no effect with sticky = "none"',
+    ),
+    "a name in the URL without a cookie": (
+        (POOL, f'{POOL}\ncookie_in_url = "sid"'),
+        ["pool.web.cookie_in_url"],
+        'has no effect with sticky = "none"',
+    ),
+    "a name in the URL that is none": (
+        (POOL, f'{POOL}\nsticky = "cookie"\ncookie_in_url = "a=b"'),
+        ["pool.web.cookie_in_url"],
+        "cannot be a parameter's name in a URL",
     ),
     "a semicolon in a backend's route": (
         ('route = "w1"', 'route = "w;1"'),

@@ -12,7 +12,7 @@ SECRET = b"sixteen bytes or more"
 LINE = b"Set-Cookie: RELAY=abc; Path=/; Secure; HttpOnly; SameSite=Lax\r\n"
 
 
-def test_the_route_is_what_follows_the_last_dot():
+def test_the_route_is_what_follows_a_dot():
     table = CookieTable(["worker1", "worker2"])
     assert table.find([b"abc.worker2"]) == 1
     assert table.find([b"a.b.c.worker1"]) == 0
@@ -29,6 +29,35 @@ def test_the_route_is_what_follows_the_last_dot():
         )
     ] == [None] * 7
     assert table.find([b".worker1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("separator", "routes", "value", "expected"),
+    [
+        (":", ["w1", "w2"], b"abc:w2", "w2"),
+        (":", ["w1", "w2"], b"a.b:c:w2", "w2"),
+        (":", ["w1", "w2"], b"abc.w2", None),
+        (":", ["app.w1", "w1"], b"abc:app.w1", "app.w1"),
+        ("!", ["w1"], b"abc!w1", "w1"),
+        (".", ["a.w1", "w1"], b"x.a.w1", "a.w1"),
+        (".", ["w1", "a.w1"], b"a.w1", "w1"),
+        (".", ["w1", "a.b.w1"], b"x.y.a.b.w1", "a.b.w1"),
+        (".", ["w1", "a.b.w1"], b"x.b.w1", "w1"),
+        (".", ["a.b.w1"], b"a.b.w1", None),
+        ("", ["w1", "w2"], b"w2", "w2"),
+        ("", ["w1", "a.w2"], b"a.w2", "a.w2"),
+        ("", ["w1"], b"abc.w1", None),
+    ],
+)
+def test_the_longest_part_that_is_a_route_counts(separator, routes, value, expected):
+    """The first separator counts in httpd: its part is the longest one."""
+    found = CookieTable(routes, separator=separator).find([value])
+    assert (None if found is None else routes[found]) == expected
+
+
+def test_the_separator_does_not_matter_for_the_relays_own_value():
+    table = CookieTable(["w1", "w2"], pool="app", secret=SECRET, separator="a")
+    assert [table.find([value.encode()]) for value in table.values] == [0, 1]
 
 
 def test_of_several_values_the_first_with_a_known_route_counts():

@@ -17,6 +17,7 @@ from relay.core.sniff import (
     Sniffer,
     SniffResult,
 )
+from relay.core.sticky_names import StickyNames
 
 BROWSER = (
     b"GET /app/index.html?x=1 HTTP/1.1\r\nHost: app.example.com\r\n"
@@ -30,21 +31,22 @@ BROWSER = (
 )
 
 
-def sniff(data, name="JSESSIONID"):
-    return Sniffer(name).feed(data)
+def sniff(data, name="JSESSIONID", in_url=""):
+    return Sniffer(StickyNames(name, in_url)).feed(data)
 
 
 def bytewise(data, name="JSESSIONID"):
-    sniffer = Sniffer(name)
+    sniffer = Sniffer(StickyNames(name))
     for i in range(len(data)):
         sniffer.feed(data[i : i + 1])
     return sniffer.result or NEED_DATA
 
 
-def values(*fields, target=b"/"):
+def values(*fields, target=b"/", in_url=""):
     found = sniff(
         b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
-        % (target, b"".join(field + b"\r\n" for field in fields))
+        % (target, b"".join(field + b"\r\n" for field in fields)),
+        in_url=in_url,
     )
     assert found.http
     return list(found.values)
@@ -83,6 +85,9 @@ def test_a_browsers_head_gives_the_cookies_value():
             [],
         ),
         ([b"Cookie: JSESSIONID=\xff\x00.w1"], [b"\xff\x00.w1"]),
+        ([b"Cookie: a JSESSIONID=x.w1"], [b"x.w1"]),
+        ([b"Cookie: a=b JSESSIONID=x.w1"], [b"x.w1"]),
+        ([b"Cookie: a=JSESSIONID=x.w1; (JSESSIONID=x.w1"], []),
     ],
 )
 def test_a_cookie_is_found_in_every_valid_spelling_only(fields, expected):
@@ -107,6 +112,36 @@ def test_a_cookie_is_found_in_every_valid_spelling_only(fields, expected):
 )
 def test_the_path_form_is_found_in_the_url(target, expected):
     assert values(target=target) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/app;JSESSIONID=x.w1?JSESSIONID=y.w2", [b"x.w1", b"y.w2"]),
+        (b"/app;jsessionid=x.w1?JSESSIONID=y.w2", [b"y.w2", b"x.w1"]),
+        (b"/app;JSESSIONID=a/b.w1", [b"a", b"a/b.w1"]),
+        (b"/app;JSESSIONID=a;b.w1", [b"a", b"a;b.w1"]),
+        (b"/app?JSESSIONID=a/b.w1", [b"a/b.w1"]),
+        (b"/app?XJSESSIONID=x.w1", [b"x.w1"]),
+        (b"/app?Xjsessionid=x.w1", []),
+        (b"/app;%4ASESSIONID=a%2ew1", [b"a.w1"]),
+        (b"/app;JSESSIONID=a%3Fb", [b"a%3Fb"]),
+        (b"/app;JSESSIONID=%", [b"%"]),
+        (b"/app?%4ASESSIONID=a.w1", []),
+        (b"/app?JSESSIONID=&JSESSIONID=a.w1", [b"a.w1"]),
+        (b"JSESSIONID=a.w1", [b"a.w1"]),
+    ],
+)
+def test_the_url_is_read_as_httpd_reads_it(target, expected):
+    """The exact name counts wherever it stands, and comes before any other spelling."""
+    assert values(target=target) == expected
+
+
+def test_the_url_may_have_a_name_of_its_own():
+    cookie = b"Cookie: JSESSIONID=x.w1; sid=y.w2"
+    target = b"/?JSESSIONID=z.w3&sid=u.w4"
+    assert values(cookie, target=target, in_url="sid") == [b"u.w4", b"x.w1"]
+    assert values(target=b"/;SID=u.w4", in_url="sid") == [b"u.w4"]
 
 
 def test_the_url_comes_before_the_cookies_as_in_httpd():
@@ -173,7 +208,7 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
     assert len(fits) == MAX_HEAD_BYTES
     assert sniff(fits) == sniff(fits + b"body") == SniffResult(http=True, values=(b"x.w1",))
     longer = fits.replace(b"X: ", b"XX: ")
-    sniffer = Sniffer("JSESSIONID")
+    sniffer = Sniffer(StickyNames("JSESSIONID"))
     assert sniffer.feed(longer[: MAX_HEAD_BYTES - 1]) is NEED_DATA
     assert (
         sniffer.feed(longer[MAX_HEAD_BYTES - 1 :])
@@ -184,7 +219,7 @@ def test_a_head_may_have_64_kib_and_no_byte_more():
 
 
 def test_a_result_does_not_change_later():
-    sniffer = Sniffer("JSESSIONID")
+    sniffer = Sniffer(StickyNames("JSESSIONID"))
     first = sniffer.feed(BROWSER)
     assert sniffer.feed(b"GET / HTTP/1.1\r\n\r\n") is first
     assert sniffer.result is first
@@ -197,7 +232,7 @@ def test_every_kind_of_bytes_is_read():
 
 def test_a_cookie_without_a_name_cannot_be_looked_for():
     with pytest.raises(ValueError, match="set the pool's cookie"):
-        Sniffer("")
+        StickyNames("")
 
 
 def test_a_browsers_head_is_whole_at_its_last_byte_only():
@@ -234,7 +269,7 @@ TEXTS = st.lists(st.tuples(LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b""]))
 def test_the_cut_of_the_bytes_makes_no_difference(start, rest, cuts):
     data = start + rest
     whole = sniff(data)
-    sniffer = Sniffer("JSESSIONID")
+    sniffer = Sniffer(StickyNames("JSESSIONID"))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for at, end in pairwise(edges):
         sniffer.feed(data[at:end])
@@ -251,6 +286,10 @@ def test_the_cut_of_the_bytes_makes_no_difference(start, rest, cuts):
         b"GET / HTTP/1.1\r\nCookie:" + b"\r\n " * 21_000 + b"\r\n\r\n",
         b"GET /" + b"?a=" * 21_000 + b" HTTP/1.1\r\n\r\n",
         b"GET /" + b"?a=b" * 16_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b";A=b" * 16_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"%61" * 16_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nCookie: " + b"a " * 30_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nCookie: a" + b" " * 60_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nCookie: " + b"a=b;" * 16_000 + b"\r\n\r\n",
     ],
 )

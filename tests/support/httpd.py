@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -52,9 +53,20 @@ def httpd_program() -> str | None:
 
 
 class Httpd:
-    """A running httpd with members w1, w2, … at these ports of localhost."""
+    """A running httpd with members at these ports of localhost.
 
-    def __init__(self, directory: Path, pki: Pki, ports: list[int]) -> None:
+    Their routes are w1, w2, … by default. `sticky` are the parameters of ProxyPass.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        pki: Pki,
+        ports: list[int],
+        *,
+        routes: Sequence[str] = (),
+        sticky: str = "stickysession=JSESSIONID",
+    ) -> None:
         self.directory = directory
         self._open = ExitStack()
         self.port = self._open.enter_context(held_port())
@@ -70,8 +82,10 @@ class Httpd:
             else ""
         )
         members = "\n".join(
-            f"BalancerMember https://localhost:{port} route=w{number} retry=10"
-            for number, port in enumerate(ports, 1)
+            f"BalancerMember https://localhost:{port} route={route} retry=10"
+            for route, port in zip(
+                routes or [f"w{number}" for number in range(1, len(ports) + 1)], ports, strict=True
+            )
         )
         user = "User nobody\nGroup #65534" if os.geteuid() == 0 else ""
         (directory / "httpd.conf").write_text(f"""
@@ -100,7 +114,7 @@ MaxRequestWorkers 8
     <Proxy balancer://httpslb>
         {members}
     </Proxy>
-    ProxyPass / balancer://httpslb/ lbmethod=byrequests stickysession=JSESSIONID
+    ProxyPass / balancer://httpslb/ lbmethod=byrequests {sticky}
 </VirtualHost>
 """)
         self._process: subprocess.Popen[bytes] | None = None

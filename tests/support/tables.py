@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def pool_table(
     files: Files | None = None,
     backend_ca: Path | None = None,
     backend_name: str = BACKEND_NAME,
+    routes: Sequence[str] = (),
     **more: Any,
 ) -> str:
-    """`[pool.NAME]` with backends called w1, w2, …"""
+    """`[pool.NAME]` with backends called w1, w2, …, or by these routes."""
     shown = files or pki.machine
     keys = {
         "machine_certificate": shown.certificate,
@@ -62,7 +64,7 @@ def pool_table(
     }
     backends = "".join(
         f"[[pool.{name}.backend]]\n"
-        f"{_lines({'route': f'w{number}', 'address': address, 'name': backend_name})}\n"
-        for number, address in enumerate(addresses, 1)
+        f"{_lines({'route': route, 'address': address, 'name': backend_name})}\n"
+        for route, address in zip(routes or map("w{}".format, count(1)), addresses, strict=False)
     )
     return f"[pool.{name}]\n{_lines({**keys, **more})}\n{backends}"

@@ -48,8 +48,9 @@ def test_only_the_first_response_carries_the_cookie(run, call):
     assert response(client)[0] == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 
-def test_the_cookie_brings_the_client_back_and_is_not_set_again(run, call):
-    relay = run()
+@pytest.mark.parametrize("extra", ["", 'cookie_separator = "!"\n', 'cookie_separator = ""\n'])
+def test_the_cookie_brings_the_client_back_and_is_not_set_again(run, call, extra):
+    relay = run(extra=extra)
     client = call(relay)
     client.send(request())
     head, body = response(client)

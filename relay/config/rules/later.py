@@ -25,8 +25,6 @@ _LISTENER = (
 )
 _ROUTE = ("starttls",)
 _POOL = (
-    "cookie_separator",
-    "cookie_in_url",
     "keepalive",
     "user_timeout_s",
     "source",

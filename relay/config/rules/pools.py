@@ -20,9 +20,8 @@ from relay.config.rules.stickiness import check_stickiness
 from relay.config.rules.tls_settings import check_expiry, check_tls
 from relay.errors import ConfigError
 
-# The characters of a cookie value (RFC 6265, section 4.1.1) without the dot: a cookie
-# has the route after its last dot.
-_BACKEND_ROUTE = re.compile(r"""(?:(?![.;,"\\])[!-~]){1,64}""")
+# The characters of a cookie value (RFC 6265, section 4.1.1).
+_BACKEND_ROUTE = re.compile(r"""(?:(?![;,"\\])[!-~]){1,64}""")
 
 
 def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
@@ -46,7 +45,7 @@ def _backend(found: ProblemList, where: str, index: int, backend: Backend, pool:
         found.add(
             f"{here}.route",
             f"{quoted(backend.route)} cannot be a route, as it cannot be the end of a cookie value",
-            'use 1 to 64 printable ASCII characters without spaces and without . ; , " \\,'
+            'use 1 to 64 printable ASCII characters without spaces and without ; , " \\,'
             ' for example "worker1"',
         )
     elif backend.route in earlier:

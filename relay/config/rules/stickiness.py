@@ -17,7 +17,15 @@ HTTP1 = ("http/1.1",)
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 _PATH = re.compile(r"/[ -:<-~]*")  # RFC 6265, section 4.1.1
-_OF_COOKIES = ("cookie", "cookie_insert", "sticky_fallback")
+# One character of a cookie's value (RFC 6265, section 4.1.1) that no session id has.
+_SEPARATOR = re.compile(r"""(?![;,"\\A-Za-z0-9])[!-~]|""")
+_OF_COOKIES = (
+    "cookie",
+    "cookie_insert",
+    "cookie_separator",
+    "cookie_in_url",
+    "sticky_fallback",
+)
 _OF_INSERTION = (
     "cookie_secret_file",
     "cookie_path",
@@ -87,6 +95,20 @@ def _cookie(found: ProblemList, where: str, pool: Pool) -> None:
             f"{where}.cookie",
             f"{quoted(pool.cookie)} cannot be a cookie's name",
             "use letters, digits, - and _, for example JSESSIONID",
+        )
+    if pool.cookie_in_url and not _TOKEN.fullmatch(pool.cookie_in_url):
+        found.add(
+            f"{where}.cookie_in_url",
+            f"{quoted(pool.cookie_in_url)} cannot be a parameter's name in a URL",
+            "use letters, digits, - and _, for example jsessionid",
+        )
+    if not _SEPARATOR.fullmatch(pool.cookie_separator):
+        found.add(
+            f"{where}.cookie_separator",
+            f"{quoted(pool.cookie_separator)} is not one character that can separate a session id"
+            " from a route",
+            'write one of . : ! - _ or another punctuation character without ; , " \\, or "" if'
+            " the whole value is the route",
         )
     if pool.cookie_insert:
         _insertion(found, where, pool)
