@@ -62,6 +62,8 @@ class Hello:
     """The server name as `parse_name` gives it; "" if the client sent none."""
     alpn: tuple[bytes, ...]
     """The protocols offered, in the client's order (RFC 7301, section 3.1)."""
+    signatures: bytes = field(default=b"", compare=False)
+    """The body of its signature_algorithms extension (RFC 8446, section 4.2.3)."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,8 +92,8 @@ PROXY_HEADER: Final = (
 _HANDSHAKE = 22
 _CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1
-_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS = 0, 16, 43
-_READ = frozenset((_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
+_SERVER_NAME, _SIGNATURES, _ALPN, _SUPPORTED_VERSIONS = 0, 13, 16, 43
+_READ = frozenset((_SERVER_NAME, _SIGNATURES, _ALPN, _SUPPORTED_VERSIONS))
 _HTTP_METHODS = (
     *(b"GET ", b"POST", b"HEAD", b"PUT ", b"CONN"),
     *(b"OPTI", b"PRI ", b"DELE", b"PATC", b"TRAC"),
@@ -213,6 +215,7 @@ def _parse_message(data: bytes | memoryview, at: int, end: int) -> Hello | Malfo
 def _parse_extensions(data: bytes | memoryview, at: int, end: int) -> Hello | Malformed:
     sni = ""
     alpn: tuple[bytes, ...] = ()
+    signatures = b""
     seen = 0
     while at + 4 <= end:
         kind, length = _extension(data, at)
@@ -237,6 +240,8 @@ def _parse_extensions(data: bytes | memoryview, at: int, end: int) -> Hello | Ma
                 if offer is None:
                     return _malformed("an ALPN extension that is not a list of names")
                 alpn = offer
+            elif kind == _SIGNATURES:
+                signatures = body
             elif not is_version_list(body):
                 return _malformed(
                     "a supported_versions extension that is not a list of versions",
@@ -245,4 +250,4 @@ def _parse_extensions(data: bytes | memoryview, at: int, end: int) -> Hello | Ma
         at += length
     if at != end:
         return _malformed("the last extension does not end where the hello ends")
-    return Hello(sni, alpn)
+    return Hello(sni, alpn, signatures)

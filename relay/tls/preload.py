@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+# Whether the operator's own openssl.cnf may choose what the relay does not set.
+OPERATORS_OWN = "OPENSSL_CONF" in os.environ
 OPENSSL_CONF = Path(__file__).with_name("openssl.cnf")
 
 

@@ -85,7 +85,7 @@ def step(session: Session) -> Event | None:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if isinstance(hello, Malformed):
         _refuse_malformed(session, hello)
-    session.sni = hello.sni
+    session.sni, session.signatures = hello.sni, hello.signatures
     session.route = route = session.listener.routes.find(hello.sni)
     if route is None:
         _refuse_unknown(session, hello.sni)

@@ -30,7 +30,7 @@ from relay.core.proxy_header_out import (
 )
 from relay.errors import Side
 from relay.tls import stream
-from relay.tls.certificates.algorithm_names import algorithm_names
+from relay.tls.certificates.algorithm_names import algorithm_names, signature_scheme
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect, explain_errno
 from relay.tls.generation import InboundRoute, Target
 from relay.tls.identity import peer_der
@@ -123,9 +123,14 @@ def _addresses(session: Session) -> Addresses | None:
 
 def _tls(session: Session, send: SendProxy) -> Tls:
     client, who, route = session.inbound_tls, session.identity, session.route
-    key_alg = sig_alg = ""
-    if isinstance(route, InboundRoute) and (not _OF_OUR_CERTIFICATE.isdisjoint(send.tlvs)):
-        key_alg, sig_alg = algorithm_names(route.pair.leaf)
+    key_alg = sig_alg = sig_scheme = ""
+    if isinstance(route, InboundRoute):
+        ours = route.pair.leaf
+        if not _OF_OUR_CERTIFICATE.isdisjoint(send.tlvs):
+            key_alg, sig_alg = algorithm_names(ours)
+        if "ssl_sig_scheme" in send.tlvs and not client.resumed:
+            offered = session.signatures
+            sig_scheme = signature_scheme(ours, client.version, client.cipher, offered)
     return Tls(
         client.version,
         client.cipher,
@@ -134,6 +139,6 @@ def _tls(session: Session, send: SendProxy) -> Tls:
         who.cn[0] if who is not None and who.cn else "",
         key_alg,
         sig_alg,
-        "",
+        sig_scheme,
         peer_der(session.inbound.ssl) if send.certificate else b"",
     )

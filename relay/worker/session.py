@@ -132,6 +132,7 @@ class Session(ABC):
         "peer",  # the socket's address on a listener with accept_proxy, otherwise None
         "queued",  # a step is due
         "route",
+        "signatures",  # the algorithms in the hello
         "since_at",  # when the state began
         "sni",  # from the hello; "" when the client sent none
         "started_at",
@@ -166,7 +167,7 @@ class Session(ABC):
         self.queued = self.early = False
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
-        self.sni = ""
+        self.sni, self.signatures = "", b""
         self.route: AnyRoute | None = None
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None

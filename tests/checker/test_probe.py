@@ -269,6 +269,18 @@ def test_a_check_sends_a_proxy_header_without_a_client(check, mute, version, hel
     assert received.startswith(hello + b"\x16\x03")  # a ClientHello follows
 
 
+def test_a_check_sends_the_header_inside_tls(check, make_backend):
+    seen = []
+
+    def serve(connection):
+        seen.append(connection.recv(16))
+        answer(status(200))(connection)
+
+    backend = make_backend(serve)
+    assert check(backend.address, settings={"send_proxy": "v2-inside-tls"}, http_get="/").ok
+    assert seen == [b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"]
+
+
 def test_a_backend_passes_when_one_of_its_addresses_does(check, make_backend, stack):
     backend = make_backend()
     dead = ("127.0.0.1", stack.enter_context(held_port()))

@@ -14,6 +14,36 @@ POOL = "[pool.web]"
 ROUTE = 'pool = "web"'
 
 CASES = {
+    "parts of a header that has none": (
+        (POOL, '[pool.web]\nsend_proxy = "v1"\nsend_proxy_tlvs = ["ssl"]'),
+        ["pool.web.send_proxy_tlvs"],
+        'has no effect with send_proxy = "v1", which has only addresses',
+    ),
+    "a certificate without a header": (
+        (POOL, "[pool.web]\nsend_proxy_certificate = true"),
+        ["pool.web.send_proxy_certificate"],
+        'has no effect without send_proxy; set send_proxy = "v2" or "v2-inside-tls"',
+    ),
+    "a misspelt part of a header": (
+        (POOL, '[pool.web]\nsend_proxy = "v2"\nsend_proxy_tlvs = ["ssl_cnn"]'),
+        ["pool.web.send_proxy_tlvs[0]"],
+        'there is no TLV "ssl_cnn"; did you mean "ssl_cn"?',
+    ),
+    "a part of a header that is not there": (
+        (POOL, '[pool.web]\nsend_proxy = "v2"\nsend_proxy_tlvs = ["netns"]'),
+        ["pool.web.send_proxy_tlvs[0]"],
+        'write some of "alpn", "authority", "unique_id", "ssl", "ssl_version"',
+    ),
+    "the certificate as a part of a header": (
+        (POOL, '[pool.web]\nsend_proxy = "v2"\nsend_proxy_tlvs = ["certificate"]'),
+        ["pool.web.send_proxy_tlvs[0]"],
+        "set send_proxy_certificate = true",
+    ),
+    "a part of a header twice": (
+        (POOL, '[pool.web]\nsend_proxy = "v2"\nsend_proxy_tlvs = ["alpn", "alpn"]'),
+        ["pool.web.send_proxy_tlvs[1]"],
+        "is already in the list; remove it",
+    ),
     "a passphrase in the file of the key": (
         ('private_key = "ssl/server.pem"', 'private_key = "k"\nkey_passphrase_file = "k"'),
         ["listener.https.route[0].key_passphrase_file"],
@@ -749,6 +779,14 @@ NOT_SET = [
     (ROUTE, 'pool = "web"\nallow = {cn = ["a"]}\ndeny = {cn = ["b"], ou = ["a"]}'),
     (POOL, '[pool.web]\nsticky = "none"\nbalance = "hash"\ncookie_insert = false\nsend_proxy = ""'),
     (POOL, '[pool.web]\nsticky = "source"'),
+    (POOL, '[pool.web]\nsend_proxy = "v1"'),
+    (
+        POOL,
+        (
+            '[pool.web]\nsend_proxy = "v2-inside-tls"\nsend_proxy_tlvs = []\n'
+            "send_proxy_certificate = true"
+        ),
+    ),
     (POOL, "[pool.web]\nhealth = {}"),
     (POOL, '[pool.web]\nhealth = {http_get = "/health?x=%20", http_status = "200, 204,300-399"}'),
     ("192.0.2.2:443", 'w2.example.com:443"\nname = "w2.example.com'),

@@ -10,6 +10,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
+
+from tests.support.backend import PATIENCE_S, TlsBackend
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 NAMES = {
@@ -106,3 +109,21 @@ def _tlvs(data: bytes) -> dict[str, bytes]:
         found[NAMES[kind]] = data[3 : 3 + length]
         data = data[3 + length :]
     return found
+
+
+class HeaderBackend(TlsBackend):
+    """A TLS backend that reads a PROXY header before each handshake."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self.headers: list[ProxyHeader] = []
+        super().__init__(*arguments, **settings)
+
+    def _serve(self, sock: socket.socket) -> None:
+        sock.settimeout(PATIENCE_S)
+        try:
+            self.headers.append(receive_header(sock))
+        except (OSError, AssertionError) as error:
+            self.errors.append(str(error))
+            sock.close()
+            return
+        super()._serve(sock)

@@ -32,13 +32,18 @@ def start(tmp_path, pki, stack) -> Callable[..., RunningWorker]:
         pool="",
         client_ca=None,
         backend_ca=None,
+        gateway=None,
         files_limit=0,
         files_spare=0,
         memory_spare=0,
         worker=None,
     ):
         head = f'[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n{listener}'
-        routes = route_toml(replace(pki, ca=client_ca or pki.ca), sni=sni, extra=route)
+        routes = route_toml(
+            replace(pki, ca=client_ca or pki.ca, gateway=gateway or pki.gateway),
+            sni=sni,
+            extra=route,
+        )
         pools = pool_toml(replace(pki, ca=backend_ca or pki.ca), addresses, extra=pool)
         toml = f"{top}\n{head}\n{routes}\n{pools}"
         running = RunningWorker(

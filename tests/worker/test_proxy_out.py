@@ -1,13 +1,22 @@
 """The PROXY header that backends get, read by a receiver of the tests' own."""
 
 import contextlib
+import re
+import socket
 import ssl
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.support.peer import Peer
-from tests.support.proxy_header import read_header, receive_header
-from tests.support.worker import client_context
+from tests.support import ready
+from tests.support.peer import PATIENCE_S, Peer
+from tests.support.pki import Files
+from tests.support.programs import needs, s_client
+from tests.support.proxy_header import HeaderBackend, read_header, receive_header
+from tests.support.worker import client_context, wait_until
 
 V2 = 'send_proxy = "v2"'
 INSIDE = 'send_proxy = "v2-inside-tls"'
@@ -57,6 +66,7 @@ def test_v1_has_the_addresses(start, door, call, receive):
     assert header.destination == client.sock.getpeername()
     relayed(client, server)
     client.close()
+    server.close()
     record = relay.record(0)
     assert (record["bytes_in"], record["bytes_out"]) == (7, 8)
 
@@ -74,6 +84,7 @@ def test_v2_has_every_part(start, door, call, receive, pki, version):
     assert header.source == client.sock.getsockname()
     assert header.destination == client.sock.getpeername()
     client.close()
+    server.close()
     record = relay.record(0)
     assert header.tlvs["alpn"] == b"http/1.1"
     assert header.tlvs["authority"] == b"app.example.com"
@@ -86,6 +97,7 @@ def test_v2_has_every_part(start, door, call, receive, pki, version):
         "cn": "alice",
         "key_alg": "EC256",
         "sig_alg": "ecdsa-with-SHA256",
+        "sig_scheme": "ecdsa_secp256r1_sha256",
     }
 
 
@@ -108,6 +120,8 @@ def test_a_resumed_session_shows_its_certificate(start, door, call, receive, pki
         assert relay.record(number)["resumed"] is bool(number)
     full, resumed = headers
     assert (full.client, resumed.client) == (0x07, 0x05)
+    assert "sig_scheme" in full.ssl
+    assert "sig_scheme" not in resumed.ssl, "nothing was signed"
     assert full.verify == resumed.verify == 0
     assert full.ssl["cn"] == resumed.ssl["cn"] == b"alice"
     der = ssl.PEM_cert_to_DER_cert(pki.client.certificate.read_text().partition("\n\n")[0])
@@ -143,6 +157,7 @@ def test_the_header_inside_tls_comes_first(start, door, pair):
     assert client.receive(5) == b"hello"
     relayed(client, server)
     client.close()
+    server.close()
     assert relay.record(0)["bytes_in"] == 7, "without the header"
 
 
@@ -162,6 +177,96 @@ def test_each_backend_that_is_tried_gets_it(start, door, call, pki, pool, receiv
         header, server = receive(back)
     else:
         server = back.accept()
+        header, _ = read_inside(server)
+    assert header.source == client.sock.getsockname()
+    relayed(client, server)
+
+
+KEYS = {
+    "EC256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "EC384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "RSA2048": lambda: rsa.generate_private_key(65537, 2048),
+    "ED25519": ed25519.Ed25519PrivateKey.generate,
+}
+# By what s_client says: the type of the signature.
+SCHEMES = {"ECDSA": "ecdsa_", "RSA-PSS": "rsa_pss_rsae_", "RSA": "rsa_pkcs1_", "ed25519": "ed25519"}
+
+
+def gateway_files(pki, kind, directory):
+    """A certificate of the gateway with this kind of key."""
+    key, ca = KEYS[kind](), pki.authority
+    like = pki.gateway.issued.certificate
+    builder = x509.CertificateBuilder(
+        issuer_name=ca.certificate.subject,
+        subject_name=like.subject,
+        public_key=key.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=like.not_valid_before_utc,
+        not_valid_after=like.not_valid_after_utc,
+    )
+    names = like.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    signed = builder.add_extension(names.value, critical=False).sign(ca.key, hashes.SHA256())
+    files = Files(directory / "other.pem", directory / "other.key", pki.gateway.issued)
+    files.certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+    files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
+@needs("openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize(
+    ("kind", "offers"),
+    [
+        ("EC256", ["", "ECDSA+SHA512:ECDSA+SHA256"]),
+        ("EC384", ["", "ECDSA+SHA384:ECDSA+SHA256"]),
+        ("RSA2048", ["", "RSA-PSS+SHA512:RSA+SHA256:ECDSA+SHA256"]),
+        ("RSA2048", ["RSA+SHA384:RSA-PSS+SHA384:ECDSA+SHA256"]),
+        ("ED25519", [""]),
+    ],
+)
+def test_the_scheme_of_our_signature_is_named(start, pki, stack, tmp_path, kind, offers, version):
+    """The client says by which scheme the relay has signed."""
+    back = HeaderBackend(pki.backend.certificate, pki.backend.key, pki.ca)
+    stack.callback(back.close)
+    gateway = gateway_files(pki, kind, tmp_path)
+    relay = start([back.address], pool=V2, route="session_tickets = false", gateway=gateway)
+    for offer in offers:
+        options = [version, *(["-sigalgs", offer] if offer else [])]
+        echoed, said = s_client(pki, relay.port, *options, files=pki.client)
+        assert echoed, said
+        header = back.headers[-1]
+        scheme = header.ssl["sig_scheme"].decode()
+        signature = re.search(r"Peer signature type: (\S+)", said)[1]
+        assert scheme.startswith(SCHEMES[signature]), said
+        if digest := re.search(r"Peer signing digest: (\S+)", said):
+            assert scheme.endswith(digest[1].lower()), said
+        assert header.ssl["key_alg"].decode() == kind
+
+
+@pytest.mark.parametrize("pool", [V2, INSIDE])
+def test_a_backend_that_accepts_late_gets_a_whole_header(start, stack, door, call, pool):
+    """Its queue is full, so the connection is not there when the header is ready."""
+    back = door()
+    back.listener.listen(0)
+    for _ in range(4):
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(back.listener.getsockname())
+    relay = start([back.address], pool=pool)
+    client = call(relay)
+    wait_until(lambda: relay.value("relay_backend_connections_active", "main", "b1"), "a connect")
+    back.listener.listen(16)
+    accepted, readable = [], []
+    while not readable:  # the fillers send nothing
+        readable, _ = ready.select([back.listener, *accepted], [], PATIENCE_S)
+        assert readable, "nothing came"
+        if back.listener in readable:
+            accepted.append(back.accept_tcp())
+            readable = []
+    (sock,) = readable
+    header = receive_header(sock) if pool == V2 else None
+    server = Peer(sock, back.context, server_side=True)
+    if pool == INSIDE:
         header, _ = read_inside(server)
     assert header.source == client.sock.getsockname()
     relayed(client, server)
