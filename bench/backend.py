@@ -25,7 +25,7 @@ from pathlib import Path
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
 
-from bench import tls, wire
+from bench import proxy_header, tls, wire
 from bench.counters import (
     ABANDONED,
     AES_128,
@@ -35,6 +35,7 @@ from bench.counters import (
     COUNTERS,
     ERRORS,
     FULL,
+    HEADERS,
     OTHER_CIPHER,
     REQUESTS,
     RESUMED,
@@ -56,19 +57,9 @@ class Session:
     """One connection from a gateway."""
 
     __slots__ = (
-        "acc",
-        "fd",
-        "pending",
-        "ready",
-        "server",
-        "sink_good",
-        "sink_left",
-        "sink_offset",
-        "sock",
-        "ssl",
-        "stream_left",
-        "stream_offset",
-    )
+        "acc", "fd", "pending", "ready", "server", "sink_good", "sink_left", "sink_offset",
+        "sock", "ssl", "stream_left", "stream_offset",
+    )  # fmt: skip
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server = server
@@ -79,7 +70,14 @@ class Session:
         self.pending = b""
         self.sink_left = self.sink_offset = self.sink_good = 0
         self.stream_left = self.stream_offset = 0
-        self.ready: Callable[[], None] = self.on_handshake
+        self.ready: Callable[[], None] = self.on_header if server.proxy else self.on_handshake
+
+    def on_header(self) -> None:
+        """Read the PROXY header that comes first."""
+        if proxy_header.consume(self.sock):
+            self.server.counts[HEADERS] += 1
+            self.ready = self.on_handshake
+            self.on_handshake()
 
     def on_handshake(self) -> None:
         """Do a handshake step."""
@@ -201,11 +199,12 @@ class Server:
     """One serving process. `counts` is its row of the memory shared with the parent."""
 
     def __init__(
-        self, context: SSL.Context, listening: socket.socket, counts: memoryview[int]
+        self, context: SSL.Context, listening: socket.socket, counts: memoryview[int], proxy: bool
     ) -> None:
         self.context = context
         self.listening = listening
         self.counts = counts
+        self.proxy = proxy
         self.epoll = select.epoll()
         self.sessions: dict[int, Session] = {}
         self.answers = {
@@ -262,7 +261,7 @@ def main() -> None:
     """Serve with the settings in the first argument, a JSON object.
 
     Its keys: `pki` (directory), `processes`, `same_cipher`, `party` (of the
-    certificate).
+    certificate), `proxy` (a PROXY v2 header comes first).
     """
     job = json.loads(sys.argv[1])
     context = tls.open_server_context(
@@ -280,7 +279,7 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             gc.freeze()
             gc.disable()
-            Server(context, listening, counts).serve()
+            Server(context, listening, counts, job["proxy"]).serve()
         children.append(pid)
     print(json.dumps({"port": listening.getsockname()[1], "pids": children}), flush=True)
     for _ in sys.stdin:

@@ -108,9 +108,16 @@ class Backend(Child):
         processes: int = 1,
         same_cipher: bool = True,
         party: str = "backend",
+        proxy: bool = False,
         cpus: frozenset[int] | None = None,
     ) -> None:
-        job = {"pki": str(pki), "processes": processes, "same_cipher": same_cipher, "party": party}
+        job = {
+            "pki": str(pki),
+            "processes": processes,
+            "same_cipher": same_cipher,
+            "party": party,
+            "proxy": proxy,
+        }
         super().__init__("bench.backend", [json.dumps(job)], cpus=cpus)
         hello = self.hear(10)
         self.port: int = hello["port"]

@@ -13,6 +13,7 @@ COUNTERS = (
     "aes_128_gcm",
     "other_cipher",
     "abandoned",
+    "proxy_headers",
 )
 (
     CONNECTIONS,
@@ -25,4 +26,5 @@ COUNTERS = (
     AES_128,
     OTHER_CIPHER,
     ABANDONED,
+    HEADERS,
 ) = range(len(COUNTERS))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.holes import with_hole
 from bench.pki import BACKEND_NAME
+from bench.proxy_header import with_proxy
 
 _PEERS = Path(__file__).resolve().parent / "peers"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,7 @@ class Place:
     workers: int = 1
     cpus: frozenset[int] | None = None
     hole_port: int = 0
+    proxy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ def render_configuration(gateway: Gateway, place: Place, port: int) -> str:
     template = (_PEERS / gateway.template).read_text()
     if place.hole_port:
         template = with_hole(template, gateway.name, place.hole_port)
+    if place.proxy:
+        template = with_proxy(template, gateway.name)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     root = os.geteuid() == 0
     user_line = gateway.user_line if root else ""

@@ -53,6 +53,17 @@ def run(
                     if workload.beside and workload.beside.hole
                     else None
                 )
+                behind = backend
+                if workload.proxy:
+                    behind = stack.enter_context(
+                        Backend(
+                            settings.pki.directory,
+                            processes=settings.processes,
+                            same_cipher=settings.same_cipher,
+                            proxy=True,
+                            cpus=settings.load_cpus,
+                        )
+                    )
                 if workload.cost == "latency":
                     targets[DIRECT] = Target(DIRECT, None, backend)
                     names = [DIRECT, *names]
@@ -65,7 +76,7 @@ def run(
                             stack,
                             gateway,
                             targets,
-                            _Turn(workload, turn, backend, hole.port if hole else 0),
+                            _Turn(workload, turn, behind, hole.port if hole else 0),
                         )
 
 
@@ -89,6 +100,7 @@ def _attempt(
         workload.workers,
         settings.gateway_cpus,
         at.hole_port,
+        workload.proxy,
     )
     try:
         if gateway is not None and workload.cost == "memory":

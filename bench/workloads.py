@@ -21,7 +21,8 @@ class Workload:
 
     `only` are the gateways that can do it; empty: all. `cost` is what is compared: CPU
     time per unit, private memory per connection, or a 99th percentile of latency.
-    `least_s` is its minimum duration, except in a quick run.
+    `proxy`: the backend gets a PROXY header first. `least_s` is its minimum duration,
+    except in a quick run.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Workload:
     flood_rate: float = 0.0
     only: tuple[str, ...] = ()
     beside: Beside | None = None
+    proxy: bool = False
     least_s: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +87,16 @@ WORKLOADS: dict[str, Workload] = {
             "µs",
             connections=16,
             warm_units=64,
+        ),
+        Workload(
+            "connect-proxy-v2",
+            "the same, and the backend gets a PROXY v2 header",
+            "connects",
+            "µs",
+            connections=16,
+            warm_units=64,
+            only=("relay", "haproxy"),
+            proxy=True,
         ),
         Workload(
             "connect-resumed",
