@@ -27,22 +27,25 @@ LONGEST: Final = 16 + 65_535
 LONGEST_CN: Final = 256
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-_LOCAL, _PROXY = b"\x20", b"\x21"
-_UNSPEC, _TCP4, _TCP6 = b"\x00", b"\x11", b"\x21"
+_LOCAL, _PROXY = 0x20, 0x21
+_UNSPEC, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 # As numbers: each look-up of an Enum's member takes 0.06 µs.
 _ALPN, _AUTHORITY, _UNIQUE_ID, _SSL = map(int, (Tlv.ALPN, Tlv.AUTHORITY, Tlv.UNIQUE_ID, Tlv.SSL))
 _RESUMED = int(SslClient.SSL | SslClient.CERT_SESS)
 _FULL = int(_RESUMED | SslClient.CERT_CONN)
-_ssl_start = Struct(">BHBI").pack
+_unspec_start = Struct(">12sBBH").pack
+_tcp4_start = Struct(">12sBBH4s4sHH").pack
+_tcp6_start = Struct(">12sBBH16s16sHH").pack
+_ssl_start = Struct(">BI").pack
 _tlv_start = Struct(">BH").pack
-_ports = Struct(">HH").pack
+_BEFORE_TLVS = 16 + 36
 
 # Headers of a connection that the relay makes for itself: UNKNOWN in version 1, LOCAL
 # in version 2 (2.1 and 2.2 of the specification).
 OWN_V1: Final = b"PROXY UNKNOWN\r\n"
-OWN_V2: Final = _SIGNATURE + _LOCAL + _UNSPEC + b"\0\0"
+OWN_V2: Final = _unspec_start(_SIGNATURE, _LOCAL, _UNSPEC, 0)
 
 
 class SendProxy(NamedTuple):
@@ -82,10 +85,10 @@ class Addresses(NamedTuple):
 
 
 class Tls(NamedTuple):
-    """What the TLS handshake with the client agreed on, and its certificate.
+    """What the TLS handshake with the client agreed on, and its common name.
 
     `key_alg` and `sig_alg` are of our certificate. `sig_scheme` is "" if we signed
-    nothing: in a resumption. `certificate` is the client's, DER; b"" not to send it.
+    nothing: in a resumption.
     """
 
     version: str
@@ -96,7 +99,6 @@ class Tls(NamedTuple):
     key_alg: str
     sig_alg: str
     sig_scheme: str
-    certificate: bytes = b""
 
 
 def build_v1(addresses: Addresses | None) -> bytes:
@@ -104,11 +106,13 @@ def build_v1(addresses: Addresses | None) -> bytes:
     if addresses is None:
         return OWN_V1
     source, source_port, destination, destination_port = addresses
-    start, end = packed(source), packed(destination)
-    if len(start) == 4 and len(end) == 4:
-        family, source, destination = "TCP4", _dotted(start), _dotted(end)
-    else:
-        family, source, destination = "TCP6", _text6(start), _text6(end)
+    family = "TCP4"
+    if ":" in source or ":" in destination:
+        start, end = packed(source), packed(destination)
+        if len(start) == 4 and len(end) == 4:
+            source, destination = _dotted(start), _dotted(end)
+        else:
+            family, source, destination = "TCP6", _text6(start), _text6(end)
     line = f"PROXY {family} {source} {destination} {source_port} {destination_port}\r\n"
     return line.encode("ascii")
 
@@ -119,89 +123,69 @@ def build_v2(addresses: Addresses | None, tlvs: bytes) -> bytes:
     Without addresses it is still a PROXY header, so that receivers read its TLVs.
     """
     if addresses is None:
-        where, family = b"", _UNSPEC
-    else:
-        source, source_port, destination, destination_port = addresses
-        start, end = packed(source), packed(destination)
-        family = _TCP4
-        if len(start) != 4 or len(end) != 4:
-            start, end, family = _sixteen(start), _sixteen(end), _TCP6
-        where = start + end + _ports(source_port, destination_port)
-    rest = where + tlvs
-    return _SIGNATURE + _PROXY + family + len(rest).to_bytes(2, "big") + rest
+        return _unspec_start(_SIGNATURE, _PROXY, _UNSPEC, len(tlvs)) + tlvs
+    source, source_port, destination, destination_port = addresses
+    start, end = packed(source), packed(destination)
+    ports = source_port, destination_port
+    if len(start) == 4 and len(end) == 4:
+        size = 12 + len(tlvs)
+        return _tcp4_start(_SIGNATURE, _PROXY, _TCP4, size, start, end, *ports) + tlvs
+    start, end, size = _sixteen(start), _sixteen(end), 36 + len(tlvs)
+    return _tcp6_start(_SIGNATURE, _PROXY, _TCP6, size, start, end, *ports) + tlvs
 
 
-def build_tlvs(send: SendProxy, sni: str, alpn: str, unique_id: str, tls: Tls | None) -> bytes:
+def build_tlvs(
+    send: SendProxy, sni: str, alpn: str, unique_id: str, tls: Tls | None, certificate: bytes = b""
+) -> bytes:
     """The TLVs that `send` asks for and that have a value.
 
-    `tls` is None if the relay does not terminate the client's TLS.
+    `tls` is None if the relay does not terminate the client's TLS. `certificate` is the
+    client's, DER, if it is to be sent.
     """
-    wanted = send.tlvs
-    tlvs = b""
+    tlvs, ssl = _in_common(send, sni, alpn, tls)
+    if "unique_id" in send.tlvs:
+        value = unique_id.encode("utf-8")[:UNIQUE_ID_BYTES]
+        tlvs = tlvs + _tlv_start(_UNIQUE_ID, len(value)) + value
+    if certificate and _BEFORE_TLVS + len(tlvs) + len(ssl) + len(certificate) + 6 <= LONGEST:
+        ssl += _tlv(SslTlv.CLIENT_CERT, certificate)
+    return tlvs + _tlv_start(_SSL, len(ssl)) + ssl if ssl else tlvs
+
+
+@lru_cache(1024)
+def _in_common(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> tuple[bytes, bytes]:
+    """What all connections of such a client have: TLVs, and the value of the SSL TLV.
+
+    Every client has shown a certificate, which was verified. In a resumption it was
+    shown on an earlier connection of the session.
+    """
+    tlvs, wanted = b"", send.tlvs
     if alpn and "alpn" in wanted:
-        tlvs += _named(_ALPN, alpn)
+        tlvs += _tlv(_ALPN, alpn.encode("utf-8", "replace"))
     if sni and "authority" in wanted:
-        tlvs += _named(_AUTHORITY, sni)
-    if "unique_id" in wanted:
-        tlvs += _tlv(_UNIQUE_ID, unique_id.encode("utf-8")[:UNIQUE_ID_BYTES])
-    if tls is not None and (send.certificate or not _SSL_TLVS.isdisjoint(wanted)):
-        tlvs += _ssl(wanted, tls, LONGEST - 16 - 36 - len(tlvs))
-    return tlvs
-
-
-def _ssl(wanted: frozenset[str], tls: Tls, room: int) -> bytes:
-    """The SSL TLV. Every client has shown a certificate, which was verified.
-
-    In a resumption it was shown on an earlier connection of the session.
-    """
-    inner = _agreed(
-        wanted, tls.version, tls.cipher, tls.key_alg, tls.sig_alg, tls.group, tls.sig_scheme
-    )
-    if "ssl_cn" in wanted:
-        inner += _common_name(tls.cn)
-    if tls.certificate and len(inner) + len(tls.certificate) + 11 <= room:
-        inner += _tlv(SslTlv.CLIENT_CERT, tls.certificate)
-    return _ssl_start(_SSL, 5 + len(inner), _RESUMED if tls.resumed else _FULL, 0) + inner
-
-
-@lru_cache(1024)
-def _agreed(
-    wanted: frozenset[str],
-    version: str,
-    cipher: str,
-    key_alg: str,
-    sig_alg: str,
-    group: str,
-    sig_scheme: str,
-) -> bytes:
-    """The parts of the SSL TLV that many connections have in common."""
+        tlvs += _tlv(_AUTHORITY, sni.encode("utf-8", "replace"))
+    if tls is None or not (send.certificate or wanted & _SSL_TLVS):
+        return tlvs, b""
     parts = (
-        ("ssl_version", SslTlv.VERSION, version),
-        ("ssl_cipher", SslTlv.CIPHER, cipher),
-        ("ssl_sig_alg", SslTlv.SIG_ALG, sig_alg),
-        ("ssl_key_alg", SslTlv.KEY_ALG, key_alg),
-        ("ssl_group", SslTlv.GROUP, group),
-        ("ssl_sig_scheme", SslTlv.SIG_SCHEME, sig_scheme),
+        ("ssl_version", SslTlv.VERSION, tls.version),
+        ("ssl_cipher", SslTlv.CIPHER, tls.cipher),
+        ("ssl_sig_alg", SslTlv.SIG_ALG, tls.sig_alg),
+        ("ssl_key_alg", SslTlv.KEY_ALG, tls.key_alg),
+        ("ssl_group", SslTlv.GROUP, tls.group),
+        ("ssl_sig_scheme", SslTlv.SIG_SCHEME, tls.sig_scheme),
     )
-    return b"".join(
-        _tlv(kind, value.encode("ascii", "replace"))
-        for name, kind, value in parts
-        if value and name in wanted
-    )
+    ssl = _ssl_start(_RESUMED if tls.resumed else _FULL, 0)
+    for name, kind, value in parts:
+        if value and name in wanted:
+            ssl += _tlv(kind, value.encode("ascii", "replace"))
+    return tlvs, ssl + (_common_name(tls.cn) if "ssl_cn" in wanted else b"")
 
 
-@lru_cache(1024)
 def _common_name(name: str) -> bytes:
     """The TLV of a common name; b"" if a receiver could take it for another name."""
     data = name.encode("utf-8", "replace")
     if not name or len(data) > LONGEST_CN or not name.isprintable():
         return b""
     return _tlv(SslTlv.CN, data)
-
-
-@lru_cache(1024)
-def _named(kind: int, name: str) -> bytes:
-    return _tlv(kind, name.encode("utf-8", "replace"))
 
 
 def _tlv(kind: int, value: bytes) -> bytes:

@@ -17,10 +17,12 @@ Next: `relay.worker.outbound.handshake`
 
 from __future__ import annotations
 
+from functools import lru_cache
 from socket import MSG_MORE
 
 from relay.core.address_set import UNIX
 from relay.core.proxy_header_out import (
+    LONGEST_CN,
     Addresses,
     SendProxy,
     Tls,
@@ -31,6 +33,7 @@ from relay.core.proxy_header_out import (
 from relay.errors import Side
 from relay.tls import stream
 from relay.tls.certificates.algorithm_names import algorithm_names, signature_scheme
+from relay.tls.certificates.certificate import Certificate
 from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect, explain_errno
 from relay.tls.generation import InboundRoute, Target
 from relay.tls.identity import peer_der
@@ -38,8 +41,6 @@ from relay.tls.pump import Status
 from relay.tls.stream import DONE, STEP_WANT_WRITE, Progress
 from relay.worker.connection import Connection, Preface
 from relay.worker.session import Session
-
-_OF_OUR_CERTIFICATE = frozenset(("ssl_key_alg", "ssl_sig_alg"))
 
 
 def before_tls(session: Session, target: Target) -> Preface:
@@ -105,10 +106,15 @@ def proxy_header(session: Session, send: SendProxy) -> bytes:
     addresses = _addresses(session)
     if send.version == 1:
         return build_v1(addresses)
-    client = session.inbound_tls
+    tls, certificate = None, b""
+    if session.inbound.ssl is not None:
+        tls = _tls(session)
+        if send.certificate:
+            certificate = peer_der(session.inbound.ssl)
     name = session.worker.log.name_of(session)
-    tls = _tls(session, send) if session.inbound.ssl is not None else None
-    return build_v2(addresses, build_tlvs(send, session.sni, client.alpn, name, tls))
+    alpn = session.inbound_tls.alpn
+    tlvs = build_tlvs(send, session.sni, alpn, name, tls, certificate)
+    return build_v2(addresses, tlvs)
 
 
 def _addresses(session: Session) -> Addresses | None:
@@ -121,24 +127,22 @@ def _addresses(session: Session) -> Addresses | None:
     return Addresses(session.client_host, session.client_port, host, port)
 
 
-def _tls(session: Session, send: SendProxy) -> Tls:
-    client, who, route = session.inbound_tls, session.identity, session.route
-    key_alg = sig_alg = sig_scheme = ""
+def _tls(session: Session) -> Tls:
+    version, cipher, group, _, resumed, _ = session.inbound_tls
+    who, route = session.identity, session.route
+    cn = who.cn[0] if who is not None and who.cn else ""
+    ours = "", "", ""
     if isinstance(route, InboundRoute):
-        ours = route.pair.leaf
-        if not _OF_OUR_CERTIFICATE.isdisjoint(send.tlvs):
-            key_alg, sig_alg = algorithm_names(ours)
-        if "ssl_sig_scheme" in send.tlvs and not client.resumed:
-            offered = session.signatures
-            sig_scheme = signature_scheme(ours, client.version, client.cipher, offered)
-    return Tls(
-        client.version,
-        client.cipher,
-        client.group,
-        client.resumed,
-        who.cn[0] if who is not None and who.cn else "",
-        key_alg,
-        sig_alg,
-        sig_scheme,
-        peer_der(session.inbound.ssl) if send.certificate else b"",
-    )
+        signed_for = b"" if resumed else session.signatures
+        ours = _of_our_certificate(route.pair.leaf, version, cipher, signed_for)
+    # A longer name is not sent, so it is not kept either.
+    return Tls(version, cipher, group, resumed, cn if len(cn) <= LONGEST_CN else "", *ours)
+
+
+@lru_cache(1024)
+def _of_our_certificate(
+    certificate: Certificate, version: str, cipher: str, offered: bytes
+) -> tuple[str, str, str]:
+    """The names of its algorithms, and of the scheme of its signature."""
+    key, signature = algorithm_names(certificate)
+    return key, signature, signature_scheme(certificate, version, cipher, offered)

@@ -10,7 +10,6 @@ Never: decides whether an algorithm is good.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from relay.tls.certificates.certificate import Certificate
@@ -56,7 +55,6 @@ class AlgorithmNames(NamedTuple):
     signature: str
 
 
-@lru_cache(1024)
 def algorithm_names(certificate: Certificate) -> AlgorithmNames:
     """As HAProxy writes them; "" for an algorithm that OpenSSL has no name for."""
     algorithm, _, bits = certificate.key
@@ -65,7 +63,6 @@ def algorithm_names(certificate: Certificate) -> AlgorithmNames:
     return AlgorithmNames(key, _short_name(certificate.signature_algorithm))
 
 
-@lru_cache(1024)
 def signature_scheme(certificate: Certificate, version: str, cipher: str, offered: bytes) -> str:
     """The scheme by which a full handshake was signed; "" if it is not certain.
 
