@@ -20,10 +20,10 @@ EXIT_CANNOT_START = 71
 def main() -> int:
     """Run the command that sys.argv names, and return its exit code."""
     _end_quietly()
-    if sys.argv[1:2] == ["start"]:
+    if sys.argv[1:2] == ["start"] and "RELAY_HANDOVER" not in os.environ:
         # Log rotation and certificate renewal may send these signals. They must not end
         # a start, and nothing has been read yet that would have to be read again.
-        for number in (signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     reserve()
     try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ReloadReply,
         ShutdownReply,
         StatusReply,
+        UpgradeReply,
     )
 
 PATIENCE_S = 5.0
@@ -81,6 +82,10 @@ def ask_relay(
 def ask_relay(
     config_file: Path | None, command: Literal["reload"], patience_s: float
 ) -> ReloadReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["upgrade"], patience_s: float
+) -> UpgradeReply: ...
 @overload
 def ask_relay(
     config_file: Path | None,

@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, kick, running, start, tools
+from relay.cli import backend, kick, running, start, tools, upgrade
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -129,6 +129,7 @@ for command in (
     start.check,
     running.status,
     running.reload,
+    upgrade.upgrade,
     running.drain,
     running.stop,
     backend.backend,

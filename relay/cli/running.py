@@ -48,6 +48,9 @@ def status(config_file: Path | None) -> int:
         f" generation {reply['generation']},"
         f" since {_at(reply['started_at'])}"
     )
+    upgraded = reply.get("upgraded")
+    if upgraded is not None:
+        click.echo(f"upgraded from {upgraded['before']} at {_at(upgraded['at'])}")
     click.echo(f"configuration {reply['config']}")
     for name, addresses in reply["listeners"].items():
         click.echo(f"listener {name}: {', '.join(addresses)}")

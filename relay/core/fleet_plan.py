@@ -64,7 +64,7 @@ def plan(now: float, view: View, rules: Rules) -> list[Action]:
         if decision is not None:
             return [*actions, decision]
         targets.append(view.next)
-    wanted = {target.generation for target in targets}
+    wanted = {target.generation for target in targets} | view.kept
     actions += [
         Drain(worker.pid)
         for worker in view.workers

@@ -112,6 +112,9 @@ class Target:
 class View:
     """Everything `plan` looks at.
 
+    `kept` are generations of the version before an upgrade. They go on accepting until
+    the serving generation does.
+
     `next` is the generation that a reload starts. Missing heartbeats before
     `trusted_from_at` do not count, because the supervisor itself did not run then.
     """
@@ -122,3 +125,4 @@ class View:
     next: Target | None = None
     ending: Shutdown = Shutdown.NO
     trusted_from_at: float = 0
+    kept: frozenset[int] = frozenset()

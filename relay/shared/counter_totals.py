@@ -13,10 +13,11 @@ import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.shared.cell_layout import Layout
 from relay.shared.entities import KINDS, Entities, Key, Kind, Series
+from relay.shared.other_version import Description, names_of, pairs
 from relay.shared.sealed_memory import Cells
 
 LARGEST = (1 << 63) - 1
@@ -68,6 +69,33 @@ class CounterTotals:
                     "q",
                     added if max(added) <= LARGEST else [min(value, LARGEST) for value in added],
                 )
+
+    def describe(self) -> dict[str, Any]:
+        """All totals by name, as JSON types, for another version of the relay."""
+        return {
+            name: {
+                "series": names_of(kind, "counters"),
+                "keys": [list(key) for key in self._numbers[name]],
+                "values": self._values[name].tolist(),
+            }
+            for name, kind in COUNTED.items()
+        }
+
+    def take_over(self, described: Description) -> None:
+        """Begin with the totals that another version has described."""
+        for name, kind in COUNTED.items():
+            other = described.get(name)
+            if other is None:
+                continue
+            keys = [tuple(key) for key in other["keys"]]
+            if any(len(key) != kind.key for key in keys):
+                continue
+            self.add_entities({name: keys})
+            own, width = names_of(kind, "counters"), len(other["series"])
+            for number, position in pairs(other["series"], own):
+                for key, value in zip(keys, other["values"][number::width], strict=True):
+                    cell = self._numbers[name][key] * len(own) + position
+                    self._values[name][cell] = value
 
     def tobytes(self) -> bytes:
         """All values, kind by kind."""

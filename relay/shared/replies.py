@@ -107,6 +107,23 @@ class StatusReply(TypedDict):
     pending: list[PendingFact]
     watcher: ProcessStatus
     last_reload: LastReload
+    upgraded: NotRequired[UpgradeFact | None]
+
+
+class UpgradeFact(TypedDict):
+    """The version before the last upgrade, and when it was replaced (Unix seconds)."""
+
+    before: str
+    at: float
+
+
+class UpgradeReply(TypedDict):
+    """The reply to `upgrade`, and to a `reload` that waited for one."""
+
+    ok: Literal[True]
+    before: str
+    version: str
+    generation: int
 
 
 class LastReload(TypedDict):
@@ -258,6 +275,7 @@ class BackendsReply(PoolsReply):
 Reply = (
     StatusReply
     | ReloadReply
+    | UpgradeReply
     | ShutdownReply
     | OverrideReply
     | BackendsReply

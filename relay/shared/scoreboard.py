@@ -165,6 +165,10 @@ class Scoreboard:
                     _WITHOUT_LIMIT_MS if math.isinf(until_at) else int(until_at * 1000)
                 )
 
+    def lift_drain_limits(self) -> None:
+        """No worker has a limit, because none is to drain after all."""
+        self.segments[0].cells[_REPLACED_UNTIL_MS] = 0
+
     # Any process of the generation.
 
     @property

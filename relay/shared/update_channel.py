@@ -42,6 +42,24 @@ class UpdateSender:
         self._socket.setblocking(False)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
+    @classmethod
+    def taken(cls, fd: int | None) -> UpdateSender:
+        """The supervisor's end of a child of another version.
+
+        Without a descriptor the child gets nothing, because it would not understand it.
+        """
+        sender = cls()
+        sender.child_end.close()
+        if fd is not None:
+            sender._socket.close()
+            sender._socket = socket.socket(fileno=fd)
+        return sender
+
+    @property
+    def fd(self) -> int:
+        """The supervisor's end."""
+        return self._socket.fileno()
+
     def send(self, number: int, data: SealedFile, files: Sequence[int] = ()) -> None:
         """Send an update, now or in a later `step`. The caller keeps the files."""
         every = [data.fd, *files]

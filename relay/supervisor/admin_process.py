@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from relay.config.address import conflict
 from relay.config.model import Admin
@@ -46,13 +47,33 @@ class AdminProcess:
     """
 
     def __init__(
-        self, settings: Admin, password: str, state_dir: Path, rules: Rules | None = None
+        self,
+        settings: Admin,
+        password: str,
+        state_dir: Path,
+        rules: Rules | None = None,
+        taken: Mapping[str, Any] | None = None,
     ) -> None:
+        """Open the socket. `taken`: what `described` said in the version before."""
         self._rules = rules or Rules()
         self._state_dir = state_dir
-        self._current = _Service(settings, password, _open(settings.listen))
+        listener = _take(settings.listen, taken) if taken is not None else _open(settings.listen)
+        self._current = _Service(settings, password, listener)
         self._next: _Service | None = None
         self._child = ChildProcess("the admin process", self._rules, STOP_PATIENCE_S)
+        if taken is not None:
+            self._child.take(taken["pid"])
+
+    def described(self) -> dict[str, Any] | None:
+        """The socket and the process, for another version; None if it is off."""
+        current = self._current
+        if current.listener is None:
+            return None
+        return {
+            "listen": current.settings.listen,
+            "fd": current.listener.fileno(),
+            "pid": self._child.pid,
+        }
 
     @property
     def address(self) -> str:
@@ -218,6 +239,15 @@ class AdminProcess:
 
 def _open(listen: str) -> socket.socket | None:
     return open_single_listener("admin.listen", listen) if listen else None
+
+
+def _take(listen: str, taken: Mapping[str, Any]) -> socket.socket | None:
+    """The socket of the version before, if the address is still the same."""
+    listener = socket.socket(fileno=taken["fd"])
+    if listen in (taken["listen"], bound_address(listener)):
+        return listener
+    _close(listener)
+    return _open(listen)
 
 
 def _close(listener: socket.socket) -> None:

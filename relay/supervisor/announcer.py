@@ -10,6 +10,7 @@ import os
 
 from relay.core.fleet_view import Shutdown
 from relay.shared.messages import Endpoints
+from relay.supervisor.fd_store import FdStore
 from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import RelayState, Status
 from relay.supervisor.systemd import Notifier
@@ -20,11 +21,15 @@ log = logging.getLogger(__name__)
 class Announcer:
     """Keeps endpoints.json and the service manager up to date."""
 
-    def __init__(self, status: Status, state_dir: StateDir, notifier: Notifier) -> None:
+    def __init__(
+        self, status: Status, state_dir: StateDir, notifier: Notifier, store: FdStore
+    ) -> None:
         self._status = status
         self._state_dir = state_dir
         self._notifier = notifier
+        self._store = store
         self._announced: Endpoints | None = None
+        self.took_over = False  # from the version before an upgrade, which has served
 
     @property
     def state(self) -> RelayState:
@@ -34,6 +39,11 @@ class Announcer:
     @property
     def served(self) -> bool:
         """Whether the relay has served: after that, no error is a failed start."""
+        return self._announced is not None or self.took_over
+
+    @property
+    def announced(self) -> bool:
+        """Whether this version has served."""
         return self._announced is not None
 
     def announce(self) -> None:
@@ -58,6 +68,7 @@ class Announcer:
                 error.strerror or error,
             )
         self._notifier.ready(self._status.line())
+        self._store.update(fleet.generations.sockets)
         if first:
             accepting = ", ".join(
                 f"{address} ({name})"
@@ -88,8 +99,10 @@ class Announcer:
         self._status.reload_is_over(succeeded=succeeded)
         self._notifier.ready(self._status.line())
 
-    def end(self, ending: Shutdown) -> None:
-        """The relay was told to end."""
+    def end(self, ending: Shutdown, *, for_good: bool) -> None:
+        """The relay was told to end; `for_good`: the service does not restart."""
+        if for_good:
+            self._store.clear()
         self._status.state = RelayState.DRAINING
         self._status.publish()
         self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping")

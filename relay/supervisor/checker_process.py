@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from relay.checker.health_file import HealthFile
 from relay.checker.lookup import preload
@@ -31,6 +32,7 @@ from relay.supervisor.prepared import Prepared
 from relay.supervisor.privileges import Identity
 from relay.supervisor.process import send, start_checker
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.taken_rows import TakenRow
 from relay.supervisor.updates import Updates
 
 STOP_PATIENCE_S = 2.0
@@ -101,6 +103,7 @@ class CheckerProcess:
         self._needed = False
         self._scoreboard: Scoreboard | None = None  # with `_row`, while it runs
         self._row = 0
+        self._taken: TakenRow | None = None  # of the version before an upgrade
         self._resolver = resolver_identity()
         self._resolver_look_at = 0.0
         self._child = ChildProcess(
@@ -207,6 +210,18 @@ class CheckerProcess:
         self._scoreboard, self._row = scoreboard, row
         return pid
 
+    def take(self, pid: int, taken: TakenRow) -> None:
+        """Replace the checker of the version before an upgrade, in the next turn."""
+        self._child.take(pid)
+        self._scoreboard, self._row, self._taken = taken.scoreboard, taken.row, taken
+
+    def described(self) -> dict[str, Any] | None:
+        """The process and its row, for another version; None while none runs."""
+        if self._child.pid is None or self._scoreboard is None:
+            return None
+        row = self._row if self._taken is None else self._taken.row_there
+        return {"pid": self._child.pid, "generation": self._scoreboard.number, "row": row}
+
     def fetch_lists(self) -> None:
         """Let it ask for newer revocation lists at once: an operator wants a reload."""
         prepared = self._prepared
@@ -226,6 +241,9 @@ class CheckerProcess:
     def _fold_counters(self) -> None:
         """After its end: add its counters to the totals."""
         assert self._scoreboard is not None  # noqa: S101  for mypy
+        if self._taken is not None:
+            self._taken.end()
+            self._taken = None
         self._scoreboards.fold(self._scoreboard, self._row)
         self._scoreboard = None
         if self._sender is not None:

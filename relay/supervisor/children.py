@@ -117,6 +117,10 @@ class ChildProcess:
         self._stop_requested_at = self._aborted_at = None
         return True
 
+    def take(self, pid: int | None) -> None:
+        """Watch a child that the version before an upgrade has started."""
+        self.pid, self.started_at = pid, time.monotonic()
+
     def start_afresh(self, now: float) -> None:
         """Forget earlier deaths: the next child starts at once, with another task."""
         self._start_at, self._early_deaths = now, 0

@@ -20,7 +20,7 @@ from relay.supervisor.status import Status
 
 
 class Commands:
-    """`end` ends the relay, for the reason that it is given."""
+    """`end` ends the relay, for the reason that it is given; `upgrade` replaces it."""
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class Commands:
         kicks: Kicks,
         checker: CheckerProcess,
         end: Callable[[Shutdown, str], None],
+        upgrade: Callable[[Client | None], None],
     ) -> None:
         self._overrides = overrides
         self._status = status
@@ -37,6 +38,7 @@ class Commands:
         self.kicks = kicks
         self._checker = checker
         self._end = end
+        self._upgrade = upgrade
 
     def carry_out(self, request: dict[str, Any], client: Client) -> None:
         """Carry out one request, and answer the client now or later."""
@@ -48,6 +50,8 @@ class Commands:
         elif command == "reload":
             self._checker.fetch_lists()
             self._reloads.request(client)
+        elif command == "upgrade":
+            self._upgrade(client)
         elif command in ("kick", "kicks"):
             self.kicks.answer(request, client)
         else:

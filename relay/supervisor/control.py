@@ -22,7 +22,7 @@ from relay.shared.replies import FailureReply, Reply
 from relay.supervisor.process import EXIT_BUG
 
 EXIT_USAGE = 64  # the client asked for something that does not exist
-COMMANDS = ("status", "reload", "drain", "stop", "backends", "override", "kick", "kicks")
+COMMANDS = ("status", "reload", "drain", "stop", "backends", "override", "kick", "kicks", "upgrade")
 REQUEST_BYTES = 4096
 CLIENTS = 32
 PATIENCE_S = 5.0
@@ -119,6 +119,11 @@ class Client:
         else:
             self._server.forget(self)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has sent nothing yet."""
+        return not self._request
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -168,9 +173,30 @@ class ControlServer:
         if len(self._clients) >= CLIENTS or self._is_child(connection):
             connection.close()
             return
+        self.serve(connection)
+
+    def serve(self, connection: socket.socket) -> Client:
+        """A client has connected."""
         client = Client(self, connection)
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ, client.on_ready)
+        return client
+
+    def take(self, connection: socket.socket) -> Client:
+        """A client of the version before an upgrade, which waits for its reply."""
+        client = self.serve(connection)
+        client.expires_at = float("inf")
+        return client
+
+    @property
+    def fd(self) -> int:
+        """The listening socket."""
+        return self._listener.fileno()
+
+    @property
+    def new_clients(self) -> list[Client]:
+        """Clients that have connected and sent nothing yet."""
+        return [client for client in self._clients if client.is_new]
 
     def _is_child(self, connection: socket.socket) -> bool:
         """Whether a worker, the checker or the admin process connects.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 
 from relay.core.fleet_actions import Commit, Decision, GiveUp, Spawn
 from relay.core.fleet_plan import next_start_at, plan
@@ -17,6 +18,7 @@ from relay.supervisor.generations import Generations
 from relay.supervisor.prepared import Prepared, configured_rules
 from relay.supervisor.slots import Slots
 from relay.supervisor.worker_actions import WorkerActions
+from relay.supervisor.worker_process import WorkerProcess
 from relay.supervisor.workers import Workers
 
 # How long workers are started before the loop turns; forking a large relay takes 6 ms.
@@ -107,6 +109,14 @@ class Fleet:
         self.ending = ending
         self.generations.close_files()
 
+    def take(self, workers: Iterable[WorkerProcess]) -> None:
+        """Take over the workers of the version before an upgrade.
+
+        The relay has served, so from now on no failure is a failed start.
+        """
+        self.workers.take(workers)
+        self._start.done = True
+
     def excuse_heartbeats(self, now: float) -> None:
         """Do not count missing heartbeats before now: the supervisor did not run."""
         self._trusted_from_at = now
@@ -143,6 +153,8 @@ class Fleet:
         decision = self._carry_out(now)
         self.retire()
         self.slots.served(self.serving_pids())
+        if self.complete:
+            self.generations.release_kept(now)
         if not self._start.done and self.ending is Shutdown.NO:
             self._start.fork_error = self._actions.fork_error
             self._start.check(
@@ -191,6 +203,7 @@ class Fleet:
             serving=Target(self.generations.number, self.generations.serving.slots),
             next=following.target if following is not None else None,
             ending=self.ending,
+            kept=self.generations.kept,
             trusted_from_at=self._trusted_from_at,
         )
 

@@ -44,7 +44,11 @@ class Generations:
         self.serving = prepared
         self.sockets = sockets
         self.next: NextGeneration | None = None
-        self._last_number = prepared.generation.number
+        # Of the version before an upgrade, until the serving generation serves: the
+        # generation that accepts, and the sockets that only that one has.
+        self.kept: frozenset[int] = frozenset()
+        self._leaving: tuple[SlotSockets, ClosingSockets] | None = None
+        self.last_number = prepared.generation.number
 
     @property
     def number(self) -> int:
@@ -58,12 +62,26 @@ class Generations:
         Numbers are not used twice: a generation that was given up may still have
         workers that drain.
         """
-        return self._last_number + 1
+        return self.last_number + 1
 
     @property
     def wanted_numbers(self) -> set[int]:
         """The numbers of the generations whose workers are not told to drain."""
         return {self.number} | ({self.next.number} if self.next is not None else set())
+
+    def keep(self, number: int, sockets: SlotSockets) -> None:
+        """The version before an upgrade accepts on these sockets."""
+        self.kept = frozenset({number})
+        self._leaving = sockets, ClosingSockets(sockets.all() - self.sockets.all())
+
+    def release_kept(self, now: float) -> None:
+        """The serving generation serves: the version before is not needed any more."""
+        if self._leaving is None:
+            return
+        sockets, closing = self._leaving
+        if closing.ready_to_close(now):
+            sockets.close_all_but(self.sockets)
+            self.kept, self._leaving = frozenset(), None
 
     def start_next(self, prepared: Prepared, now: float) -> None:
         """Open the sockets that another generation needs, and make it the next one.
@@ -73,7 +91,7 @@ class Generations:
         sockets = self.sockets.extend(prepared.config, prepared.slots)
         closing = ClosingSockets(self.sockets.all() - sockets.all())
         self.next = NextGeneration(prepared, sockets, closing, now)
-        self._last_number = prepared.generation.number
+        self.last_number = prepared.generation.number
 
     def may_commit(self, now: float) -> bool:
         """Whether the sockets that the next generation does not share are empty."""
@@ -96,7 +114,8 @@ class Generations:
 
     def all_sockets(self) -> list[SlotSockets]:
         """The sockets of both."""
-        return [self.sockets] + ([self.next.sockets] if self.next is not None else [])
+        found = [self.sockets] + ([self.next.sockets] if self.next is not None else [])
+        return found + ([self._leaving[0]] if self._leaving is not None else [])
 
     def close_files(self) -> None:
         """Close all sockets: at the end, and in a child that does not accept."""

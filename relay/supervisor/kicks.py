@@ -158,6 +158,29 @@ class Kicks:
             }
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether a client waits for its answer."""
+        return self._order is not None
+
+    def take(self, kicks: Iterable[Kick]) -> None:
+        """The clients that the version before an upgrade keeps out."""
+        self._kicks = {kick.target: kick for kick in kicks}
+        self._workers.kicks = tuple(self._kicks.values())
+
+    def described(self) -> list[dict[str, Any]]:
+        """Who is kept out, as JSON types, for another version of the relay."""
+        return [
+            {
+                "target": kick.target.text,
+                "by": kick.by,
+                "why": kick.why,
+                "since_at": kick.since_at,
+                "until_at": kick.until_at,
+            }
+            for kick in self._kicks.values()
+        ]
+
     def _list(self) -> KicksReply:
         now = time.monotonic()
         return {

@@ -126,6 +126,20 @@ def take_new_connections(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
+def prepare_passed(listener: socket.socket) -> None:
+    """Give a socket that another process has opened the options of the relay's own."""
+    with contextlib.suppress(OSError):  # the process may have been killed in a reload
+        take_new_connections(listener)
+    if listener.family != socket.AF_UNIX:
+        set_options(listener)
+
+
+def set_options(listener: socket.socket) -> None:
+    """Set the options that accepted connections inherit. Raises OSError."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def close_all(opened: list[socket.socket]) -> None:
     """Close the sockets."""
     for one in opened:
@@ -167,8 +181,7 @@ def _bind(where: str, host: str, port: int, *, shared: bool, freebind: bool) -> 
         if family == socket.AF_INET6:
             # The configuration names [::] and 0.0.0.0 separately.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        set_options(listener)
         if freebind:
             listener.setsockopt(*_FREEBIND[family], 1)
         listener.bind((host, port))

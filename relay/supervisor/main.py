@@ -15,6 +15,7 @@ from relay.core.fleet_view import Rules
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import hide_memory
+from relay.supervisor import handover, preflight
 from relay.supervisor.parts import Parts, Work
 from relay.supervisor.signals import EarlySignals
 from relay.supervisor.supervisor import Supervisor
@@ -33,19 +34,24 @@ def run(
     Raises ConfigError and StartupError before a connection was accepted; then nothing
     is left open. Raises FatalError later.
     """
+    given = handover.receive()
     hide_memory()
     leave_to_children()
-    early = EarlySignals()
+    if given is not None and given.purpose == "try":
+        return preflight.check(config_path, given.state, strict=strict)
+    taken = None if given is None else given.state
+    early = EarlySignals() if taken is None else None
     messages.setup(load_config(config_path).log.level, process="supervisor")
     if openssl_conf := os.environ.get("OPENSSL_CONF"):
         log.info("OpenSSL uses the settings in %s (OPENSSL_CONF)", openssl_conf)
-    parts = Parts(config_path, work, rules, strict=strict)
+    parts: Parts | None = None
     try:
-        if early.hung_up:
+        parts = Parts(config_path, work, rules, strict=strict, taken=taken)
+        if early is not None and early.hung_up:
             parts.reloads.request(None)
         return Supervisor(parts).run()
     except (RelayError, OSError, MemoryError) as error:
-        if not parts.announcer.served:
+        if taken is None and (parts is None or not parts.announcer.served):
             raise
         log.critical(
             "the supervisor cannot continue; its workers finish their sessions", exc_info=True
@@ -54,5 +60,6 @@ def run(
             f"the relay has served and cannot continue: {error or type(error).__name__}"
         ) from error
     finally:
-        parts.close()
+        if parts is not None:
+            parts.close()
         messages.last_flush()

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from relay.core.fleet_view import Shutdown
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.checker_process import CheckerProcess
+from relay.supervisor.control import Client
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.reload import Reloads
 from relay.supervisor.upkeep import Upkeep
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class OperatorSignals:
-    """HUP, TERM, INT, QUIT and USR1 from operators and the service manager."""
+    """HUP, TERM, INT, QUIT, USR1 and USR2 from operators and the service manager."""
 
     def __init__(
         self,
@@ -29,12 +30,14 @@ class OperatorSignals:
         reloads: Reloads,
         upkeep: Upkeep,
         checker: CheckerProcess,
+        upgrade: Callable[[Client | None], None],
     ) -> None:
         self._fleet = fleet
         self._announcer = announcer
         self._reloads = reloads
         self._upkeep = upkeep
         self._checker = checker
+        self._upgrade = upgrade
 
     def take(self, numbers: Iterable[signal.Signals]) -> None:
         """Act on signals, in order."""
@@ -50,6 +53,8 @@ class OperatorSignals:
                 self.end(Shutdown.NOW, number.name)
             elif number is signal.SIGUSR1:
                 self._fleet.workers.signal_all(signal.SIGUSR1)
+            elif number is signal.SIGUSR2:
+                self._upgrade(None)
             # SIGCHLD only wakes the loop; every turn reaps.
 
     def end(self, ending: Shutdown, why: str) -> None:
@@ -58,6 +63,7 @@ class OperatorSignals:
             return
         how = "draining, then stopping" if ending is Shutdown.DRAIN else "stopping now"
         log.info("%s: %s", why, how)
-        self._announcer.end(ending)
+        # A signal may be the first half of systemctl restart: stored sockets stay.
+        self._announcer.end(ending, for_good=why.startswith("relay "))
         self._fleet.end(ending)
         self._reloads.abandon(why)

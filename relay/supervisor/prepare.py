@@ -278,13 +278,13 @@ def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
     )
 
 
-def finish(request: PrepareRequest) -> Prepared:
-    """Prepare the first generation, before the loop runs.
+def finish(request: PrepareRequest, number: int = 1) -> Prepared:
+    """Prepare the first generation of this process, before the loop runs.
 
     Raises ConfigError and StartupError.
     """
     abandoned = AbandonedChildren()
-    preparation = Preparation(request, 1, abandoned)
+    preparation = Preparation(request, number, abandoned)
     poll = select.poll()
     poll.register(preparation.fd, select.POLLIN)
     try:

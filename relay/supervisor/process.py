@@ -194,6 +194,41 @@ def start_admin(identity: Identity, descriptors: Mapping[str, int]) -> int:
     return pid
 
 
+def own_command() -> list[str]:
+    """The command that started this process, for the program that is installed now.
+
+    A script is executed as such: its first line may name another Python today.
+    """
+    script = sys.orig_argv[1] if len(sys.orig_argv) > 1 else ""
+    if script == sys.argv[0] and os.access(script, os.X_OK):
+        return [str(Path(script).absolute()), *sys.argv[1:]]
+    return [sys.executable, *sys.orig_argv[1:]]
+
+
+def start_program(
+    command: list[str], environment: Mapping[str, str], output_fd: int, kept: Collection[int]
+) -> int:
+    """Start another program as this user; returns its pid. Raises OSError.
+
+    It writes to `output_fd`, has the descriptors `kept`, and ends with this process.
+    """
+    parent = os.getpid()
+    pid = _fork_child()
+    if pid == 0:
+        try:
+            end_with_parent(parent)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(output_fd, 1)
+            os.dup2(output_fd, 2)
+            _hand_over(kept)
+            os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
+        except OSError as error:
+            os.write(2, f"{command[0]}: {error.strerror or error}\n".encode())
+        finally:
+            os._exit(EXIT_CANNOT_START)
+    return pid
+
+
 def _hand_over(descriptors: Collection[int]) -> None:
     """Let the next program inherit these descriptors and 0 to 2, and no others.
 
@@ -215,6 +250,11 @@ def _fork_child() -> int:
     else:
         _own_children.clear()
     return pid
+
+
+def take_child(pid: int) -> None:
+    """A child that the version before an upgrade has started in this process."""
+    _own_children.add(pid)
 
 
 def reap(pid: int) -> ExitStatus | None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from relay.shared.cell_layout import Layout
 from relay.shared.counter_totals import CounterTotals
 from relay.shared.entities import Entities, Key, Kind, Series
+from relay.shared.other_version import Description
 from relay.shared.sealed_memory import CELL_BYTES, Cells, SealedMemory
 from relay.shared.snapshot import SEQUENCE
 
@@ -50,6 +52,17 @@ class PublishedTotals:
     def fold(self, row: Cells, layout: Layout) -> None:
         """Add the counters of an ended worker's row; `writing` copies them."""
         self._totals.fold(row, layout)
+
+    def describe(self) -> dict[str, Any]:
+        """All totals by name, as JSON types, for another version of the relay."""
+        return self._totals.describe()
+
+    def take_over(self, described: Description) -> None:
+        """Begin with the totals of the version before an upgrade."""
+        self._totals.take_over(described)
+        before = self.make_room()
+        if before is not None:
+            before.close()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

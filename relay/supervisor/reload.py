@@ -19,7 +19,7 @@ Never: touches the serving generation before the next one serves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from relay.core.fleet_actions import Decision, GiveUp
@@ -81,6 +81,7 @@ class Reloads:
         self._found: Renewed | None = None  # put into use for a request
         self._reply: ReloadReply | FailureReply | None = None  # set while handing over
         self._handover_until_at = 0.0
+        self.upgrading: Callable[[], bool] = lambda: False
 
     @property
     def eager(self) -> bool:
@@ -103,7 +104,8 @@ class Reloads:
         return self._renewals.busy
 
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
+        """Whether a reload or a renewal is under way."""
         return (
             self._preparer.running
             or self._renewals.busy
@@ -112,6 +114,15 @@ class Reloads:
             or self.handing_over
             or self._announcer.state is RelayState.STARTING
         )
+
+    @property
+    def _busy(self) -> bool:
+        return self.busy or self.upgrading()
+
+    def take_waiting(self) -> list[Client]:
+        """The clients that wait for the next reload: an upgrade answers them."""
+        waiting, self._waiting, self._requested = self._waiting, [], False
+        return waiting
 
     # Requests.
 

@@ -50,8 +50,8 @@ class Scoreboards:
     def __init__(self, states_cells: int = FIRST_CELLS) -> None:
         self._head = SealedMemory("relay-scoreboard", HEAD_CELLS)
         self._head.cells[0] = MAGIC
-        self._totals = PublishedTotals(self._head)
-        self._totals.add_entities({RELAY.name: [()], SUPERVISOR.name: [()]})
+        self.totals = PublishedTotals(self._head)
+        self.totals.add_entities({RELAY.name: [()], SUPERVISOR.name: [()]})
         self._states = StateCells(states_cells)
         self._all_states = [self._states]
         self._generations: dict[int, Scoreboard] = {}
@@ -88,8 +88,8 @@ class Scoreboards:
         self._lines[number] = json.dumps(
             {"number": number, "rows": scoreboard.rows, "entities": entities, "bases": bases}
         ).encode()
-        self._totals.add_entities(entities)
-        self._totals.add_entities({SLOT.name: [(str(slot),) for slot in range(slots)]})
+        self.totals.add_entities(entities)
+        self.totals.add_entities({SLOT.name: [(str(slot),) for slot in range(slots)]})
         return scoreboard
 
     def lease(self, scoreboard: Scoreboard, slot: int) -> int:
@@ -134,6 +134,10 @@ class Scoreboards:
             self._all_states.remove(states)
             states.close()
 
+    def boards(self) -> list[Scoreboard]:
+        """Every generation's scoreboard."""
+        return list(self._generations.values())
+
     def states(self) -> list[StateCells]:
         """Every memory of state cells in use: several if the first was outgrown."""
         return list(self._all_states)
@@ -145,10 +149,10 @@ class Scoreboards:
 
         Its gauges vanish with it.
         """
-        self._totals.fold(scoreboard.row(row), scoreboard.layout)
+        self.totals.fold(scoreboard.row(row), scoreboard.layout)
         if cpu_us:
-            self._totals.add(SLOT, (str(slot),), Series(SLOT_CPU_US), cpu_us)
-        with self._totals.writing():
+            self.totals.add(SLOT, (str(slot),), Series(SLOT_CPU_US), cpu_us)
+        with self.totals.writing():
             scoreboard.release(row)
 
     def count(self, name: str, by: int = 1, labels: tuple[str, ...] = ()) -> None:
@@ -158,8 +162,8 @@ class Scoreboards:
         """
         if self._is_child:
             return
-        self._totals.add(kind_of(name), (), Series(name, labels), by)
-        with self._totals.writing():
+        self.totals.add(kind_of(name), (), Series(name, labels), by)
+        with self.totals.writing():
             pass
 
     def beat(self) -> None:
@@ -178,7 +182,7 @@ class Scoreboards:
         self._facts = self._facts if facts is None else facts
         self._lasting = self._lasting if lasting is None else lasting
         self._view_number += 1
-        scoreboards = list(self._generations.values())
+        scoreboards = self.boards()
         header = {
             "view": self._view_number,
             "facts": self._facts,
@@ -188,11 +192,11 @@ class Scoreboards:
             json.dumps(header).encode(),
             self._lasting,
             *self._lines.values(),
-            self._totals.names,
+            self.totals.names,
         ]
         catalogue, before = SealedFile("relay-catalogue", b"\n".join(lines)), self._catalogue
-        outgrown = self._totals.make_room()
-        with self._totals.writing():
+        outgrown = self.totals.make_room()
+        with self.totals.writing():
             self._head.cells[VIEW] = self._view_number
         self._catalogue, self._view = catalogue, None
         self._offer()
@@ -210,7 +214,7 @@ class Scoreboards:
             for scoreboard in self._generations.values()
             for segment in scoreboard.segments
         )
-        return ViewFds(self._head.fd, self._catalogue.fd, self._totals.fd, states.fd, segments)
+        return ViewFds(self._head.fd, self._catalogue.fd, self.totals.fd, states.fd, segments)
 
     def subscribe(self) -> socket.socket:
         """A socket for a new admin process, on which it gets every view.
@@ -251,7 +255,7 @@ class Scoreboards:
     def share_with(self, scoreboard: Scoreboard) -> None:
         """Before a fork: the child gets only the memory of its own generation."""
         self._head.inherit(wanted=False)
-        self._totals.withhold()
+        self.totals.withhold()
         for states in self._all_states:
             states.inherit(wanted=states is scoreboard.states)
         for each in self._generations.values():
@@ -271,7 +275,7 @@ class Scoreboards:
     def close_files(self) -> None:
         """Close the descriptors: in a forked child."""
         self._is_child = True
-        fds = [self._head.fd, self._totals.fd, *(states.fd for states in self._all_states)]
+        fds = [self._head.fd, self.totals.fd, *(states.fd for states in self._all_states)]
         fds += [
             segment.fd
             for scoreboard in self._generations.values()

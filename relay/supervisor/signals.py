@@ -17,11 +17,12 @@ HANDLED = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGCHLD,
 )
 # A new child ignores these until it has handlers. They are sent to whole process
 # groups, or would end the child by default.
-IGNORED_IN_CHILDREN = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
+IGNORED_IN_CHILDREN = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
@@ -30,16 +31,17 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 class EarlySignals:
-    """SIGHUP and SIGUSR1 before the loop runs; their default is to end the process.
+    """SIGHUP, SIGUSR1 and SIGUSR2 before the loop runs; they end a process by default.
 
-    SIGUSR1 is ignored, because no log is open yet. SIGHUP is remembered, because files
-    may have changed after they were read.
+    SIGUSR1 and SIGUSR2 are ignored: no log is open, and nothing can be upgraded. SIGHUP
+    is remembered, because files may have changed after they were read.
     """
 
     def __init__(self) -> None:
         self.hung_up = False
         signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relay.config.address import parse_address
@@ -115,21 +116,71 @@ class SlotSockets:
         self._opened: dict[str, dict[int, socket.socket]] = {}
         self._bound: dict[str, tuple[str, int]] = {}
         self._not_listening: set[int] = set()
+        self._slots = 0
+        # Keys of addresses with one socket for all slots, which is never closed before
+        # its listener is.
+        self._shared: set[str] = set()
+        # Sockets that a socket unit of systemd keeps open.
+        self._activated: set[socket.socket] = set()
 
-    def extend(self, config: Config, slots: int) -> SlotSockets:
+    @classmethod
+    def of(
+        cls,
+        found: Iterable[tuple[ListenAddress, int, socket.socket]],
+        shared: Iterable[str] = (),
+        activated: Iterable[socket.socket] = (),
+    ) -> SlotSockets:
+        """Sockets that are open already, by address and slot."""
+        sockets = cls()
+        for address, slot, sock in found:
+            sockets._opened.setdefault(address.key, {})[slot] = sock
+            host, _ = parse_address(address.address)
+            sockets._bound[address.key] = (host, sock.getsockname()[1])
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sockets._not_listening.add(slot)
+        sockets._shared, sockets._activated = set(shared), set(activated)
+        return sockets
+
+    def described(self) -> list[tuple[ListenAddress, int, socket.socket]]:
+        """Every open socket once, with its address and slot."""
+        return [
+            (one, slot, sock)
+            for one in self._addresses
+            for slot, sock in self._opened[one.key].items()
+            if one.key not in self._shared or slot == 0
+        ]
+
+    def is_shared(self, address: ListenAddress) -> bool:
+        """Whether all slots accept on one socket."""
+        return address.key in self._shared
+
+    def is_activated(self, sock: socket.socket) -> bool:
+        """Whether a socket unit of systemd keeps it open."""
+        return sock in self._activated
+
+    def extend(self, config: Config, slots: int, *, all_slots: bool = False) -> SlotSockets:
         """The sockets for another configuration: shared where possible, new elsewhere.
 
+        With `all_slots`, sockets of slots beyond `slots` are kept too. Clients may wait
+        in their queues, and no earlier worker empties them.
         Raises StartupError; then nothing has changed.
         """
         other = SlotSockets()
         other._not_listening = {slot for slot in self._not_listening if slot < slots}
-        other._addresses = listen_addresses(config)
+        other._addresses, other._slots = listen_addresses(config), slots
+        other._shared, other._activated = set(self._shared), set(self._activated)
         own_ports = frozenset(port for _, port in self._bound.values())
         try:
             for one in other._addresses:
                 key = one.key
                 shared = self._opened.get(key, {})
-                other._opened[key] = {slot: shared[slot] for slot in shared if slot < slots}
+                if key in self._shared:
+                    other._opened[key] = dict.fromkeys(range(slots), shared[0])
+                    other._bound[key] = self._bound[key]
+                    continue
+                other._opened[key] = {
+                    slot: shared[slot] for slot in shared if slot < slots or all_slots
+                }
                 if key in self._bound:
                     other._bound[key] = self._bound[key]
                     other._fill(one, range(slots))
@@ -184,6 +235,8 @@ class SlotSockets:
         """
         self._not_listening.discard(slot)
         for one in self._addresses:
+            if one.key in self._shared:
+                continue  # the other workers accept on it
             listening = self._opened[one.key].pop(slot, None)
             if listening is None:
                 continue
@@ -214,9 +267,10 @@ class SlotSockets:
     def of_slot(self, slot: int) -> list[tuple[str, socket.socket]]:
         """Listener names and the sockets on which the slot's worker accepts."""
         return [
-            (one.listener, self._opened[one.key][slot])
+            (one.listener, sock)
             for one in self._addresses
-            if slot in self._opened[one.key]
+            for number, sock in self._opened[one.key].items()
+            if number == slot or (number >= self._slots and number % self._slots == slot)
         ]
 
     def endpoints(self) -> dict[str, list[str]]:

@@ -29,29 +29,36 @@ class StateDir:
     endpoints.json.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock_fd: int | None = None) -> None:
+        """Lock it. `lock_fd` is the lock of the version before an upgrade."""
         self.path = path
         self._endpoints = path / "endpoints.json"
         self._wanted = ""  # content of endpoints.json; "" for no file
         self._stale = False
+        self.was_killed = False  # the relay before: it has left its pid in the lock
+        if lock_fd is not None:
+            self.lock_fd = lock_fd
+            self._directory = _identity(path)
+            return
         try:
             _refuse_foreign(path)
             _make(path)
             _refuse_foreign(path)  # another user may have created it in the meantime
-            self._lock = _open_lock(path / _LOCK, os.O_CREAT)
+            self.lock_fd = _open_lock(path / _LOCK, os.O_CREAT)
         except OSError as error:
             raise _unusable(path, error) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
-            os.close(self._lock)
+            holder = os.read(self.lock_fd, 32).decode("ascii", "replace").strip()
+            os.close(self.lock_fd)
             other = f"another relay (pid {holder})" if holder else "another relay"
             raise StartupError(
                 f"{path}: {other} runs with this state directory",
                 "stop it (relay stop), or choose another relay.state_dir",
             ) from None
-        _write_pid(self._lock)
+        self.was_killed = bool(os.fstat(self.lock_fd).st_size)
+        _write_pid(self.lock_fd)
         self._directory = _identity(path)
         self.remove_endpoints()
 
@@ -81,8 +88,8 @@ class StateDir:
             raise StartupError(
                 "another relay uses it now", "stop one of the two relays by its pid"
             ) from None
-        os.close(self._lock)
-        self._lock, self._directory = fresh, _identity(self.path)
+        os.close(self.lock_fd)
+        self.lock_fd, self._directory = fresh, _identity(self.path)
         _write_pid(fresh)
         return True
 
@@ -107,7 +114,7 @@ class StateDir:
     def ours(self) -> bool:
         """Whether the lock file at this path is still the one held here."""
         there = _identity(self.path / _LOCK)
-        return there is not None and there == _identity(self._lock)
+        return there is not None and there == _identity(self.lock_fd)
 
     def remove(self, file: Path) -> None:
         """Remove a file, unless the directory belongs to another relay now."""
@@ -123,7 +130,7 @@ class StateDir:
 
     def close_files(self) -> None:
         """Close the lock in a child: a new relay can start while old workers drain."""
-        os.close(self._lock)
+        os.close(self.lock_fd)
 
     def close(self) -> None:
         """Release the directory.
@@ -133,7 +140,7 @@ class StateDir:
         if self.ours:
             self.remove_endpoints()
         with contextlib.suppress(OSError):
-            os.ftruncate(self._lock, 0)
+            os.ftruncate(self.lock_fd, 0)
         self.close_files()
 
 

@@ -15,7 +15,7 @@ import relay
 from relay.shared.backends_view import HEALTH_FILE, read_fetches
 from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
-from relay.shared.replies import NameReply, StatusReply
+from relay.shared.replies import NameReply, StatusReply, UpgradeFact
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
@@ -57,6 +57,7 @@ class Status:
     started_at: float = field(default_factory=time.time)
     last_reload_ok: bool = True
     last_reload_at: float = field(default_factory=time.time)
+    upgraded: UpgradeFact | None = None  # when and from what this version took over
     _publish_at: float = float("inf")
 
     def reply(self) -> StatusReply:
@@ -84,6 +85,7 @@ class Status:
             "pending": self.pending.facts(),
             "watcher": {"pid": self.watcher.pid},
             "last_reload": {"ok": self.last_reload_ok, "at": self.last_reload_at},
+            "upgraded": self.upgraded,
         }
 
     def reload_is_over(self, *, succeeded: bool) -> None:

@@ -19,6 +19,7 @@ from relay.supervisor.children import STALLED_S
 from relay.supervisor.parts import Parts
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import reap_orphans
+from relay.supervisor.upgrade import Upgrades
 
 BEAT_S = 1.0
 TRANSITION_S = 0.02  # how often the scoreboard is read while a worker changes its state
@@ -32,6 +33,10 @@ class Supervisor:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.fleet, self.reloads = parts.fleet, parts.reloads
+        self._upgrades = Upgrades(parts)
+        parts.open_files.add(self._upgrades.close, self._upgrades.close_files)
+        parts.upgrade = self._upgrades.request
+        self.reloads.upgrading = lambda: self._upgrades.under_way or parts.takeover is not None
         self._turn_at, self._beat_at = time.monotonic(), 0.0
 
     def run(self) -> int:
@@ -43,7 +48,7 @@ class Supervisor:
             "relay %s starts %d workers",
             relay.__version__,
             serving.slots,
-            extra={"config": str(self._parts.config_path), "generation": 1},
+            extra={"config": str(self._parts.config_path), "generation": serving.generation.number},
         )
         # Workers share the memory that exists now. The collector would write to it.
         gc.collect()
@@ -67,7 +72,12 @@ class Supervisor:
         """How long the loop may wait for an event."""
         if self.reloads.eager or self._parts.disabled.has_messages:
             return 0
-        if self.fleet.transition_pending or self.reloads.handing_over or self.reloads.renewing:
+        if (
+            self._parts.takeover
+            or self.fleet.transition_pending
+            or self.reloads.handing_over
+            or self.reloads.renewing
+        ):
             return TRANSITION_S
         due_at = min(
             self._beat_at + BEAT_S,
@@ -89,12 +99,16 @@ class Supervisor:
         if now - self._beat_at >= BEAT_S:
             self._beat_at = now
             self._parts.scoreboards.beat()
+            self.fleet.workers.copy_rows()
         self._parts.notifier.watchdog(now)
+        self._parts.store.step()
         self._parts.commands.kicks.step(now)
         decision = self.fleet.step(now)
         if decision is not None:
             self.reloads.decided(now, decision)
         self.reloads.step(now)
+        self._upgrades.step(now)
+        self._take_over(now)
         if self.fleet.ending is Shutdown.NO:
             self._keep_up(now, self._parts.generations.serving)
         elif self.fleet.ending is Shutdown.DRAIN:
@@ -107,6 +121,14 @@ class Supervisor:
             self._parts.announcer.announce()
         self._parts.control.expire(now)
         reap_orphans()
+
+    def _take_over(self, now: float) -> None:
+        """After an upgrade: go on with taking over."""
+        takeover = self._parts.takeover
+        if takeover is not None:
+            takeover.step(now)
+            if takeover.done:
+                self._parts.takeover = None
 
     def _keep_up(self, now: float, serving: Prepared) -> None:
         """What is done until the relay is told to end."""

@@ -12,24 +12,25 @@ from __future__ import annotations
 import os
 import socket
 import time
+from array import array
 from collections.abc import MutableMapping, Sequence
 
 RETRY_S = 0.1
 LONGEST_RETRY_S = 10.0  # when the manager is gone
 _KEEP_ALIVE = "WATCHDOG=1"
+_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Notifier:
     """Sends messages to $NOTIFY_SOCKET; without that variable it does nothing.
 
     Removes the variables from the environment, so that no child sends in the relay's
-    name.
+    name. They stay in `environment`, for the next version of the program.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
-        address = environment.pop("NOTIFY_SOCKET", "")
-        watchdog_us = environment.pop("WATCHDOG_USEC", "")
-        watchdog_pid = environment.pop("WATCHDOG_PID", "")
+        self.environment = {name: environment.pop(name, "") for name in _VARIABLES}
+        address, watchdog_us, watchdog_pid = self.environment.values()
         self._socket: socket.socket | None = None
         # "@" is the zero byte of an abstract socket. Other kinds are for virtual
         # machines.
@@ -102,6 +103,18 @@ class Notifier:
                 return
             self._unsent.pop(0)
             self._retry_s = RETRY_S
+
+    def send_files(self, message: str, fds: Sequence[int]) -> bool:
+        """Send a message with open files. False if it must be sent again later."""
+        if self._socket is None:
+            return True
+        try:
+            # socket.send_fds ignores its address (CPython 3.11).
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            self._socket.sendmsg([message.encode()], rights, 0, self._address)
+        except OSError:  # its queue is full, or the manager is gone for now
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket, after a last try to send."""

@@ -31,6 +31,10 @@ class Updates:
         sender.child_end.close()
         self._generations[sender] = generation
 
+    def taken(self, sender: UpdateSender, generation: int) -> None:
+        """A child was taken over from the version before an upgrade."""
+        self._generations[sender] = generation
+
     def ended(self, sender: UpdateSender) -> None:
         """The child was reaped."""
         self._generations.pop(sender, None)

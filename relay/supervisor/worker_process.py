@@ -20,6 +20,7 @@ from relay.shared.scoreboard import (
 )
 from relay.shared.update_channel import UpdateSender
 from relay.supervisor.process import ExitStatus
+from relay.supervisor.taken_rows import TakenRow
 
 PHASES = {PHASE_SERVING: Phase.SERVING, PHASE_DRAINING: Phase.DRAINING}
 FUTURE_S = 1.0  # a heartbeat further in the future is not valid
@@ -43,6 +44,7 @@ class WorkerProcess:
     quitting: bool = False
     drain_until_at: float = math.inf
     replaced: bool = False
+    taken: TakenRow | None = None  # of a worker of the version before an upgrade
 
     def __str__(self) -> str:
         return f"worker {self.slot} (pid {self.pid})"
@@ -59,6 +61,8 @@ class WorkerProcess:
         A worker that drains without the supervisor's request got SIGTERM from another
         process. It counts as requested, so the slot gets another worker.
         """
+        if self.taken is not None:
+            self.taken.copy.copy_reserved()
         cells = self.scoreboard.row(self.row)
         phase = PHASES.get(cells[PHASE], Phase.STARTING)
         if phase is Phase.DRAINING and self.stop_requested_at is None:
@@ -83,7 +87,13 @@ class WorkerProcess:
         )
 
     def limit_drain(self, drain_s: float) -> None:
-        """Let a replaced worker drain this long since it was told to; 0 is no limit."""
+        """Let a replaced worker drain this long since it was told to; 0 is no limit.
+
+        A worker of the version before an upgrade keeps the limit that it was given,
+        because this version cannot write to its memory.
+        """
+        if self.taken is not None:
+            return
         from_at, now = self.stop_requested_at, time.monotonic()
         until_at = max(now, (from_at or now) + drain_s) if drain_s else math.inf
         self.drain_until_at = until_at

@@ -7,6 +7,7 @@ files of its siblings.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -139,9 +140,23 @@ class Workers:
             if status is not None:
                 del self.processes[process.pid]
                 self.updates.ended(process.sender)
+                if process.taken is not None:
+                    process.taken.end()
                 self.scoreboards.fold(process.scoreboard, process.row, process.slot, status.cpu_us)
                 ended.append(EndedWorker(process, views[process.pid], status))
         return ended
+
+    def take(self, taken: Iterable[WorkerProcess]) -> None:
+        """Take over the workers of the version before an upgrade."""
+        for process in taken:
+            self.processes[process.pid] = process
+            self.updates.taken(process.sender, process.generation)
+
+    def copy_rows(self) -> None:
+        """Copy what workers of the version before an upgrade count."""
+        for process in self.processes.values():
+            if process.taken is not None:
+                process.taken.copy.copy()
 
     def kill_all(self) -> None:
         """SIGKILL for all; returns when all have ended."""
@@ -170,10 +185,22 @@ class Workers:
             if process.replaced:
                 process.limit_drain(drain_s)
 
+    def limit_serving(self, generation: int, until_at: float) -> None:
+        """Before an upgrade: how long the workers may drain after it; 0 undoes that."""
+        for process in self.processes.values():
+            if process.generation == generation and process.taken is None:
+                process.drain_until_at = until_at or math.inf
+                if until_at:
+                    process.scoreboard.limit_drain(replaced_until_at=until_at)
+                else:
+                    process.scoreboard.lift_drain_limits()
+
     def drain(self, pid: int, drain_s: float) -> None:
         """SIGTERM as the relay ends: also to workers that were replaced before."""
         process = self.processes[pid]
         process.stop_requested_at, process.replaced = time.monotonic(), False
+        if process.taken is not None:  # it knows only its own limit
+            drain_s = max(drain_s, process.drain_timeout_s)
         process.drain_until_at = process.stop_requested_at + drain_s
         process.scoreboard.limit_drain(stop_until_at=process.drain_until_at)
         send(pid, signal.SIGTERM)

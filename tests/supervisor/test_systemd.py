@@ -184,6 +184,16 @@ def test_systemd_finds_nothing_to_complain_about_in_the_unit(short_path):
 
 
 @needs_analyze
+def test_systemd_finds_nothing_to_complain_about_in_the_socket_unit(short_path):
+    service = short_path / "relay.service"
+    service.write_text(UNIT.read_text().replace("/usr/local/bin/relay", sys.executable))
+    unit = short_path / "relay.socket"
+    unit.write_text(UNIT.with_suffix(".socket").read_text())
+    verified = run("systemd-analyze", "verify", "--man=no", unit)
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+@needs_analyze
 def test_the_units_exposure_is_as_low_as_documented():
     judged = run("systemd-analyze", "security", "--offline=true", "--no-pager", UNIT)
     if "Overall exposure" not in judged.stdout:

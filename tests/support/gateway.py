@@ -144,7 +144,7 @@ class Gateway:
         """The command that starts this relay."""
         return [sys.executable, "-m", *self.module, "start", "--config", str(self.config)]
 
-    def launch(self, *wrapper: str) -> Self:
+    def launch(self, *wrapper: str, pass_fds: Sequence[int] = ()) -> Self:
         """Start the process, by the command `wrapper` if given, and return at once."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -154,13 +154,18 @@ class Gateway:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=pass_fds,
             )
         return self
 
     def start(self) -> Self:
         """Start the process and return when it accepts."""
         self.launch()
-        wait_until("the relay accepts", self._accepts, detail=self.log)
+        return self.wait_until_it_accepts()
+
+    def wait_until_it_accepts(self, patience_s: float = PATIENCE_S) -> Self:
+        """Return when it accepts."""
+        wait_until("the relay accepts", self._accepts, patience_s, detail=self.log)
         return self
 
     def _accepts(self) -> bool:

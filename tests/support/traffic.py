@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 
@@ -61,3 +62,52 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE_S)
+
+
+class LongSession:
+    """One session that sends and compares until it is stopped.
+
+    `failures` has every error.
+    """
+
+    def __init__(self, pki, port):
+        self.failures = []
+        self.rounds = 0
+        self._stop = threading.Event()
+        self._tls = context_of(pki).wrap_socket(
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S),
+            server_hostname="app.example.com",
+        )
+        self._tls.settimeout(PATIENCE_S)
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        try:
+            while not self._stop.wait(0.05):
+                said = os.urandom(3000)
+                self._tls.sendall(said)
+                heard = b""
+                while len(heard) < len(said):
+                    more = self._tls.recv(len(said) - len(heard))
+                    if not more:
+                        raise ConnectionError("the session ended")
+                    heard += more
+                if heard != said:
+                    raise ValueError("the answer differs")
+                self.rounds += 1
+        except (OSError, ValueError) as error:
+            self.failures.append(repr(error))
+
+    def wait_for_more(self, count=2):
+        """Wait until it has had `count` more answers."""
+        wanted = self.rounds + count
+        wait_until("the session goes on", lambda: self.failures or self.rounds >= wanted)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(PATIENCE_S)
+        self._tls.close()
