@@ -6,7 +6,7 @@ Never: imports OpenSSL.
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -16,6 +16,7 @@ from relay.cli.help import EXIT_CONFIG, EXIT_NOT_RUNNING, EXIT_OK, EXIT_USAGE
 from relay.errors import ControlError
 
 if TYPE_CHECKING:
+    from relay.shared.canary_replies import EndCanaryReply
     from relay.shared.replies import (
         BackendsReply,
         KickReply,
@@ -80,12 +81,21 @@ def ask_relay(
 ) -> KickReply: ...
 @overload
 def ask_relay(
-    config_file: Path | None, command: Literal["reload"], patience_s: float
+    config_file: Path | None,
+    command: Literal["reload"],
+    patience_s: float,
+    *,
+    on_progress: Callable[[str], object],
+    **arguments: Any,
 ) -> ReloadReply: ...
 @overload
 def ask_relay(
     config_file: Path | None, command: Literal["upgrade"], patience_s: float
 ) -> UpgradeReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["end_canary"], patience_s: float, **arguments: Any
+) -> EndCanaryReply: ...
 @overload
 def ask_relay(
     config_file: Path | None,
@@ -100,17 +110,21 @@ def ask_relay(
     patience_s: float = PATIENCE_S,
     *,
     until_end: bool = False,
+    on_progress: Callable[[str], object] | None = None,
     **arguments: Any,
 ) -> Any:
     """The reply of the relay that runs with this configuration.
 
+    `on_progress` gets the lines that it sends before its reply.
     Raises ControlError when no relay answers, and RefusedError when it refuses.
     """
     from relay.config.load import find_config, load_state_dir
     from relay.supervisor.control_client import ask
 
     state_dir = load_state_dir(find_config(config_file))
-    reply = ask(state_dir, command, patience_s, until_end=until_end, **arguments)
+    reply = ask(
+        state_dir, command, patience_s, until_end=until_end, on_progress=on_progress, **arguments
+    )
     if reply.get("ok") is True:
         return reply
     raise RefusedError(

@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, kick, running, start, tools, upgrade
+from relay.cli import backend, kick, reload, running, start, tools, upgrade
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -128,7 +128,7 @@ for command in (
     start.start,
     start.check,
     running.status,
-    running.reload,
+    reload.reload,
     upgrade.upgrade,
     running.drain,
     running.stop,

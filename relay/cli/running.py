@@ -1,4 +1,4 @@
-"""`relay status`, `reload`, `drain` and `stop`: commands for the running relay."""
+"""`relay status`, `drain` and `stop`: commands for the running relay."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.client import ask_relay, config_option, exit_codes
-from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
+from relay.cli.help import EXIT_OK, Command
 from relay.cli.output import echo_rows
 from relay.dates import minute
 
 if TYPE_CHECKING:
+    from relay.shared.canary_replies import CanaryStatus
     from relay.shared.messages import CrlFact
     from relay.shared.replies import NameReply, SlotStatus, WorkerStatus
 
 SECTION = "Control the running relay"
-RELOAD_PATIENCE_S, STOP_PATIENCE_S = 300.0, 15.0
+STOP_PATIENCE_S = 15.0
 _WORKER_COLUMNS = (
     "slot",
     "pid",
@@ -62,6 +63,8 @@ def status(config_file: Path | None) -> int:
     if "last_reload" in reply:
         how = "succeeded" if reply["last_reload"]["ok"] else "failed; the last success was"
         click.echo(f"last reload: {how} at {_at(reply['last_reload']['at'])}")
+    if canary := reply.get("canary"):
+        click.echo(_canary_line(canary))
     rows = [[_shown(worker, name) for name in _WORKER_COLUMNS] for worker in reply["workers"]]
     echo_rows("worker", _WORKER_COLUMNS, rows)
     for one in reply.get("disabled", ()):
@@ -116,6 +119,14 @@ def list_lines(lists: Sequence[CrlFact], now_at: float) -> Iterator[str]:
             )
 
 
+def _canary_line(canary: CanaryStatus) -> str:
+    return (
+        f"canary: generation {canary['generation']} in worker {canary['slot']},"
+        f" {canary['left_s']:g} s left: {canary['clients']} clients, {canary['refused']} refused"
+        f" (the other workers: {canary['others_clients']}, {canary['others_refused']} refused)"
+    )
+
+
 def _at(unix_s: float) -> str:
     local = datetime.fromtimestamp(unix_s, UTC).astimezone()
     return local.isoformat(sep=" ", timespec="seconds")
@@ -158,39 +169,6 @@ def _waiting_slot(slot: SlotStatus) -> str:
     if slot["early_deaths"]:  # 0 when the last worker could not even be forked
         deaths = f" after {slot['early_deaths']} early deaths of its workers"
     return f"slot {slot['slot']} {what}{deaths}; next try in {slot['next_start_in_s']:g} s"
-
-
-@click.command(
-    cls=Command,
-    section=SECTION,
-    examples=["relay reload --config /etc/relay/relay.toml"],
-    exit_codes=exit_codes(
-        "the new workers serve, or the renewed files are in use",
-        {
-            EXIT_CANNOT_START: "this machine does not allow it now; the old workers still serve",
-            EXIT_CONFIG: "the configuration, or a renewed file, is refused; see its message",
-        },
-    ),
-)
-@config_option
-def reload(config_file: Path | None) -> int:
-    """Load the configuration and the certificates again.
-
-    If only certificate, key or CA files have changed, the running workers get them, and
-    no session ends. Otherwise new workers start, and running sessions go on with the
-    old configuration, at most relay.reload_drain_s. Returns when done, or refused.
-    """
-    started = time.monotonic()
-    reply = ask_relay(config_file, "reload", RELOAD_PATIENCE_S)
-    after_s = time.monotonic() - started
-    if "renewed" not in reply:
-        click.echo(f"generation {reply['generation']} serves, after {after_s:.1f} s")
-        return EXIT_OK
-    for file in reply["renewed"]:
-        click.echo(f"renewed in place: {file}")
-    what = "goes on" if reply["renewed"] else "goes on: nothing has changed"
-    click.echo(f"generation {reply['generation']} {what}, after {after_s:.1f} s")
-    return EXIT_OK
 
 
 @click.command(

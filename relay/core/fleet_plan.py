@@ -7,7 +7,8 @@ same view and the same `now` give the same actions. It follows four rules:
   worker. The serving generation always is a target. During a reload the next generation
   is one too, on the same slots. A worker of any other generation is told to drain. So a
   reload adds a target, waits until all its slots serve, and makes it the serving one. A
-  failed reload removes the target. Neither affects the old workers.
+  failed reload removes the target. Neither affects the old workers. A canary is a
+  target of one slot, until it is judged.
 - *Death.* A worker that had served is replaced at once, so its successor serves the
   clients that are queued on its sockets. A worker that died before it served is
   replaced at once the first time, then after 0.5, 1, 2 … 30 s. While a slot waits, its
@@ -126,7 +127,7 @@ def _missing(view: View, targets: Sequence[Target]) -> dict[int, list[int]]:
         missing = [
             target.generation
             for target in targets
-            if number < target.slots and (number, target.generation) not in present
+            if target.wants(number) and (number, target.generation) not in present
         ]
         if missing:
             found[number] = missing
@@ -198,23 +199,28 @@ def _overrun(view: View, wanted: set[int], escalated: set[int], rules: Rules) ->
 
 def _decide(now: float, target: Target, workers: Sequence[Worker], rules: Rules) -> Decision | None:
     """Whether the next generation takes over or is given up; None while it starts."""
+    if target.withdrawn:
+        return GiveUp(target.generation, target.withdrawn)
     if target.deaths:
+        when = "as the canary" if target.canary else "before all of them served"
         return GiveUp(
             target.generation,
-            "a worker of the new configuration died before all of them served; see its last"
-            " messages in the log",
+            f"a worker of the new configuration died {when}; see its last messages in the log",
         )
     serving = {
         worker.slot
         for worker in workers
         if worker.generation == target.generation and worker.phase is Phase.SERVING
     }
-    if len(serving) >= target.slots:
+    if target.canary and serving:
+        return None  # until it is judged
+    wanted = 1 if target.canary else target.slots
+    if len(serving) >= wanted:
         return Commit(target.generation)
     if now >= target.since_at + rules.start_timeout_s:
         return GiveUp(
             target.generation,
-            f"only {len(serving)} of {target.slots} workers of the new configuration served"
+            f"only {len(serving)} of {wanted} workers of the new configuration served"
             f" within {rules.start_timeout_s:g} s",
         )
     return None

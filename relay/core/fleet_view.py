@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+CANARY_SLOT = 0  # where a canary runs
+
 
 class Phase(StrEnum):
     """What a worker says about itself in the scoreboard."""
@@ -100,12 +102,20 @@ class Target:
     """A generation that should have a worker on each of its slots.
 
     `since_at`: when it became a target. `deaths`: how many of its workers died since.
+    `canary`: for now only the slot CANARY_SLOT, beside the serving generation.
+    `withdrawn`: why the canary is to be given up, if it is.
     """
 
     generation: int
     slots: int
     since_at: float = 0
     deaths: int = 0
+    canary: bool = False
+    withdrawn: str = ""
+
+    def wants(self, slot: int) -> bool:
+        """Whether it should have a worker on this slot."""
+        return slot == CANARY_SLOT if self.canary else slot < self.slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from relay.shared.canary_replies import CanaryStatus
 from relay.shared.messages import (
     CheckedHealth,
     CrlFact,
@@ -108,6 +109,7 @@ class StatusReply(TypedDict):
     watcher: ProcessStatus
     last_reload: LastReload
     upgraded: NotRequired[UpgradeFact | None]
+    canary: CanaryStatus | None
 
 
 class UpgradeFact(TypedDict):
@@ -136,12 +138,14 @@ class LastReload(TypedDict):
 class ReloadReply(TypedDict):
     """The reply to `reload`, sent when the new workers serve.
 
-    `renewed`: no setting has changed, and these files were renewed in place.
+    `renewed`: no setting has changed, and these files were renewed in place. `warning`:
+    what a canary could not tell.
     """
 
     ok: Literal[True]
     generation: int
     renewed: NotRequired[list[str]]
+    warning: NotRequired[str]
 
 
 class ShutdownReply(TypedDict):

@@ -94,6 +94,10 @@ class Announcer:
         """Tell systemd that a reload begins."""
         self._notifier.reloading()
 
+    def reload_waits(self) -> None:
+        """Tell systemd that a canary is tried: its commands do not wait for the end."""
+        self._notifier.ready(self._status.line())
+
     def reload_is_over(self, *, succeeded: bool) -> None:
         """Tell systemd and the readers of metrics that the reload is over."""
         self._status.reload_is_over(succeeded=succeeded)

@@ -11,12 +11,16 @@ from typing import Any
 
 from relay.core.fleet_view import Shutdown
 from relay.supervisor.admin_channel import BACKEND_COMMANDS
+from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
-from relay.supervisor.control import Client
+from relay.supervisor.control import Client, refused
 from relay.supervisor.kicks import Kicks
 from relay.supervisor.override_store import OverrideStore
+from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.reload import Reloads
 from relay.supervisor.status import Status
+
+LONGEST_CANARY_S = 3600
 
 
 class Commands:
@@ -29,6 +33,7 @@ class Commands:
         reloads: Reloads,
         kicks: Kicks,
         checker: CheckerProcess,
+        canary: Canary,
         end: Callable[[Shutdown, str], None],
         upgrade: Callable[[Client | None], None],
     ) -> None:
@@ -37,6 +42,7 @@ class Commands:
         self._reloads = reloads
         self.kicks = kicks
         self._checker = checker
+        self._canary = canary
         self._end = end
         self._upgrade = upgrade
 
@@ -49,7 +55,9 @@ class Commands:
             client.reply(self._status.reply())
         elif command == "reload":
             self._checker.fetch_lists()
-            self._reloads.request(client)
+            self._reload(request, client)
+        elif command == "end_canary":
+            self._end_canary(request, client)
         elif command == "upgrade":
             self._upgrade(client)
         elif command in ("kick", "kicks"):
@@ -59,3 +67,24 @@ class Commands:
             # that the relay has ended.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
             self._end(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
+
+    def _reload(self, request: dict[str, Any], client: Client) -> None:
+        canary_s = request.get("canary_s") or 0.0
+        if not isinstance(canary_s, int | float) or not 0 <= canary_s <= LONGEST_CANARY_S:
+            client.reply(
+                refused(f"a canary may be tried for at most {LONGEST_CANARY_S} s, not {canary_s}")
+            )
+            return
+        problem = self._canary.problem if canary_s else ""
+        if problem:
+            client.reply({"ok": False, "code": EXIT_CANNOT_START, "error": problem})
+            return
+        self._reloads.request(client, float(canary_s))
+
+    def _end_canary(self, request: dict[str, Any], client: Client) -> None:
+        promote = request.get("how") == "promote"
+        problem = self._canary.promote() if promote else self._canary.withdraw()
+        if problem:
+            client.reply({"ok": False, "code": EXIT_CANNOT_START, "error": problem})
+        else:
+            client.reply({"ok": True, "generation": self._canary.number})

@@ -14,15 +14,17 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from relay.shared.replies import FailureReply, Reply
 from relay.supervisor.process import EXIT_BUG
+from relay.supervisor.unix_sockets import bound_path, inode_at
 
 EXIT_USAGE = 64  # the client asked for something that does not exist
-COMMANDS = ("status", "reload", "drain", "stop", "backends", "override", "kick", "kicks", "upgrade")
+_OF_RELAY = ("status", "reload", "end_canary", "upgrade", "drain", "stop")
+COMMANDS = (*_OF_RELAY, "backends", "override", "kick", "kicks")
 REQUEST_BYTES = 4096
 CLIENTS = 32
 PATIENCE_S = 5.0
@@ -49,7 +51,8 @@ class Client:
         self._connection = connection
         self._request = bytearray()
         self._reply = memoryview(b"")
-        self._hold = False
+        self._hold = self._wants_progress = False
+        self._is_last = True  # whether `_reply` ends the conversation
         self.expires_at = time.monotonic() + PATIENCE_S
 
     def fileno(self) -> int:
@@ -90,6 +93,7 @@ class Client:
             expected = f'expected one line like {{"command": "status"}} with one of {known}'
             self.reply({"ok": False, "code": EXIT_USAGE, "error": expected})
             return
+        self._wants_progress = request.get("progress") is True
         try:
             self._server.on_command(request, self)
         except Exception as error:
@@ -98,6 +102,11 @@ class Client:
             bug = f"{what}; this is a bug, its traceback is in the relay's log"
             self.reply({"ok": False, "code": EXIT_BUG, "error": bug})
 
+    def tell(self, progress: str) -> None:
+        """Send a line of progress, if the client wants that, before the reply."""
+        if self._wants_progress:
+            self._begin_to_send({"progress": progress}, is_last=False)
+
     def reply(self, reply: Reply, *, hold: bool = False) -> None:
         """Send the reply and close.
 
@@ -105,15 +114,20 @@ class Client:
         the client that the relay has stopped.
         """
         self._hold = hold
-        self._reply = memoryview(json.dumps(reply).encode() + b"\n")
-        self.expires_at = time.monotonic() + PATIENCE_S
+        self._begin_to_send(reply, is_last=True)
+
+    def _begin_to_send(self, message: Mapping[str, Any], *, is_last: bool) -> None:
+        if not self._reply or is_last:  # a client that reads nothing gets no more time
+            self.expires_at = time.monotonic() + PATIENCE_S
+        self._reply = memoryview(bytes(self._reply) + json.dumps(message).encode() + b"\n")
+        self._is_last = is_last
         self._server.want_write(self)
 
     def _send(self) -> None:
         self._reply = self._reply[self._connection.send(self._reply) :]
         if self._reply:
             return
-        if self._hold:
+        if self._hold or not self._is_last:
             self.expires_at = float("inf")
             self._server.want_read(self)
         else:
@@ -147,7 +161,7 @@ class ControlServer:
         self._repeat_at = float("-inf")
         self._turn_until_at: float | None = None
         self._listener = listener
-        self._inode = _inode(_bound_path(listener))
+        self._inode = inode_at(bound_path(listener))
         self._selector = selector
         self._clients: set[Client] = set()
         self.on_command = on_command
@@ -155,13 +169,13 @@ class ControlServer:
 
     def is_at(self, path: Path) -> bool:
         """Whether this path leads to the socket that this server listens on."""
-        return self._inode is not None and _inode(path) == self._inode
+        return self._inode is not None and inode_at(path) == self._inode
 
     def listen_on(self, listener: socket.socket) -> None:
         """Listen on another socket. Earlier clients still get their replies."""
         self._selector.unregister(self._listener)
         self._listener.close()
-        self._listener, self._inode = listener, _inode(_bound_path(listener))
+        self._listener, self._inode = listener, inode_at(bound_path(listener))
         self._selector.register(listener, selectors.EVENT_READ, lambda _events: self._accept())
 
     def _accept(self) -> None:
@@ -263,20 +277,6 @@ def _credentials(connection: socket.socket) -> tuple[int, int]:
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(found)
     return pid, uid
-
-
-def _bound_path(listener: socket.socket) -> Path:
-    """The path that a unix socket is bound to."""
-    return Path(listener.getsockname())
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, None when it does not exist."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def parse_request(line: bytes) -> dict[str, Any] | None:

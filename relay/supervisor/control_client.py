@@ -10,6 +10,7 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,19 @@ def control_path(state_dir: Path) -> Path:
 
 
 def ask(
-    state_dir: Path, command: str, timeout_s: float, *, until_end: bool = False, **arguments: Any
+    state_dir: Path,
+    command: str,
+    timeout_s: float,
+    *,
+    until_end: bool = False,
+    on_progress: Callable[[str], object] | None = None,
+    **arguments: Any,
 ) -> Reply:
     """Send a command and its arguments to the supervisor, and return its reply.
 
     With `until_end`, also wait until the supervisor ends and closes the connection.
-    `timeout_s` bounds everything. Raises ControlError.
+    `timeout_s` bounds everything, or the time after a line of progress. Raises
+    ControlError.
     """
     path = control_path(state_dir)
     deadline = time.monotonic() + timeout_s
@@ -39,8 +47,15 @@ def ask(
         connection.settimeout(timeout_s)
         _connect(connection, path)
         try:
-            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            reply = _read_line(connection, deadline)
+            request = {"command": command, **arguments}
+            if on_progress is not None:
+                request["progress"] = True
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            received = bytearray()
+            while "ok" not in (reply := _read_line(connection, deadline, received)):
+                deadline = time.monotonic() + timeout_s
+                if on_progress is not None:
+                    on_progress(str(reply.get("progress", "")))
             if until_end:
                 with contextlib.suppress(ConnectionError):
                     connection.settimeout(max(0.001, deadline - time.monotonic()))
@@ -81,9 +96,9 @@ def _connect(connection: socket.socket, path: Path) -> None:
         ) from None
 
 
-def _read_line(connection: socket.socket, deadline: float) -> Reply:
-    received = bytearray()
-    while not received.endswith(b"\n"):
+def _read_line(connection: socket.socket, deadline: float, received: bytearray) -> Reply:
+    """The next line. `received` keeps what follows it."""
+    while b"\n" not in received:
         remaining_s = deadline - time.monotonic()
         if remaining_s <= 0:
             raise TimeoutError
@@ -92,8 +107,10 @@ def _read_line(connection: socket.socket, deadline: float) -> Reply:
         if not more or len(received) > REPLY_BYTES:
             raise ConnectionAbortedError("the reply is incomplete")
         received += more
+    line, _, rest = received.partition(b"\n")
+    received[:] = rest
     try:
-        reply = json.loads(received)
+        reply = json.loads(line)
     except ValueError:
         reply = None
     if not isinstance(reply, dict):

@@ -66,8 +66,9 @@ class Fleet:
     @property
     def transition_pending(self) -> bool:
         """Whether a worker is about to change its state, or has a deadline soon."""
+        following = self.generations.next
         return (
-            self.generations.next is not None
+            (following is not None and not following.is_tried)
             or self.ending is not Shutdown.NO
             or any(
                 worker.phase is Phase.STARTING or worker.aborted_at is not None
@@ -98,6 +99,20 @@ class Fleet:
             if worker.generation != self.generations.number and worker.phase is not Phase.DRAINING
         ]
 
+    def warn_of(self, outgoing: Iterable[Worker], after_s: float) -> None:
+        """Log which of these workers still accept clients."""
+        for worker in outgoing:
+            if worker.phase is Phase.SERVING:
+                log.warning(
+                    "worker %d (pid %d) of generation %d has not stopped accepting %g s after it"
+                    " was told to: clients that it accepts get the configuration of that"
+                    " generation",
+                    worker.slot,
+                    worker.pid,
+                    worker.generation,
+                    after_s,
+                )
+
     # Requests.
 
     def end(self, ending: Shutdown) -> None:
@@ -121,13 +136,15 @@ class Fleet:
         """Do not count missing heartbeats before now: the supervisor did not run."""
         self._trusted_from_at = now
 
-    def start_next(self, prepared: Prepared, now: float) -> None:
-        """Start another generation beside the serving one.
+    def start_next(self, prepared: Prepared, now: float, *, canary: bool = False) -> None:
+        """Start another generation beside the serving one, or only a canary of it.
 
-        Raises StartupError; then the serving one goes on.
+        Raises StartupError and OSError; then the serving one goes on.
         """
         self.slots.reopen_all(now)
-        self.generations.start_next(prepared, now)
+        if canary:
+            self.workers.updates.begin_canary(prepared.generation.number)
+        self.generations.start_next(prepared, now, canary=canary)
         self.slots.memory.forget(prepared.slots)
 
     def retry_slots(self, now: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from relay.core.fleet_view import Target
+from relay.core.fleet_view import CANARY_SLOT, Target
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.slot_sockets import ClosingSockets, SlotSockets
 
@@ -17,7 +17,9 @@ class NextGeneration:
     """A generation until it takes over or is given up.
 
     `closing` are the sockets of the serving generation that it does not share.
-    `deaths` counts its workers that died or could not be forked.
+    `deaths` counts its workers that died or could not be forked. `canary`: only one
+    slot has a worker of it. `is_tried`: this worker serves, and its end is awaited.
+    `withdrawn`: why it is given up, if it is.
     """
 
     prepared: Prepared
@@ -25,6 +27,9 @@ class NextGeneration:
     closing: ClosingSockets = field(repr=False)
     since_at: float
     deaths: int = 0
+    canary: bool = False
+    is_tried: bool = False
+    withdrawn: str = ""
 
     @property
     def number(self) -> int:
@@ -34,7 +39,19 @@ class NextGeneration:
     @property
     def target(self) -> Target:
         """It as `relay.core.fleet_plan.plan` sees it."""
-        return Target(self.number, self.prepared.slots, self.since_at, self.deaths)
+        return Target(
+            self.number,
+            self.prepared.slots,
+            self.since_at,
+            self.deaths,
+            self.canary,
+            self.withdrawn,
+        )
+
+    def promote(self, now: float) -> None:
+        """It is a canary no more: all its slots get workers."""
+        self.canary = self.is_tried = False
+        self.since_at = now
 
 
 class Generations:
@@ -83,14 +100,15 @@ class Generations:
             sockets.close_all_but(self.sockets)
             self.kept, self._leaving = frozenset(), None
 
-    def start_next(self, prepared: Prepared, now: float) -> None:
+    def start_next(self, prepared: Prepared, now: float, *, canary: bool = False) -> None:
         """Open the sockets that another generation needs, and make it the next one.
 
         Raises StartupError; then nothing has changed.
         """
-        sockets = self.sockets.extend(prepared.config, prepared.slots)
+        only_slot = CANARY_SLOT if canary else None
+        sockets = self.sockets.extend(prepared.config, prepared.slots, only_slot=only_slot)
         closing = ClosingSockets(self.sockets.all() - sockets.all())
-        self.next = NextGeneration(prepared, sockets, closing, now)
+        self.next = NextGeneration(prepared, sockets, closing, now, canary=canary)
         self.last_number = prepared.generation.number
 
     def may_commit(self, now: float) -> bool:

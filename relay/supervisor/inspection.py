@@ -66,7 +66,7 @@ class PrepareRequest:
     `known`: addresses of host names, kept when a look-up fails. `strict`: also refuse
     what would only disable a route, pool or backend. `renews`: only look for renewed
     files, in these sets. `accepted`: the revocation lists in use, by the name of their
-    trust set.
+    trust set. `canary`: renewed files are a change like any other.
     """
 
     path: Path
@@ -75,6 +75,7 @@ class PrepareRequest:
     strict: bool = False
     renews: frozenset[SetKey] = frozenset()
     accepted: Mapping[str, Mapping[Key, Accepted]] = field(default_factory=dict)
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,12 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection |
         if problems:
             raise ConfigError(problems)
         if _is_unchanged(running, config):
-            return _look_for_renewed(running, None)
+            renewed = _look_for_renewed(running, None)
+            if not request.canary or not (renewed.sets or renewed.partial or renewed.refused):
+                return renewed
+            problems = [problem for each in renewed.refused for problem in each.problems]
+            if problems:
+                raise ConfigError(problems)
     return _inspect_all(request, config, resolve)
 
 

@@ -21,6 +21,7 @@ from relay.supervisor.admin_channel import AdminChannel
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.arrival import Arrival, taken_kicks, taken_sockets
+from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess, open_health_file
 from relay.supervisor.commands import Commands
 from relay.supervisor.control import Client, ControlServer
@@ -196,6 +197,7 @@ class Parts:
         renewals = Renewals(
             self.generations, self.fleet.workers, self.watcher, self._publish_soon, rules
         )
+        canary = Canary(self.fleet)
         self.status = Status(
             self.config_path,
             self.fleet,
@@ -207,6 +209,7 @@ class Parts:
             self.watcher,
             renewals.pending,
             self.scoreboards,
+            canary,
         )
         self.control.child_named = self.status.child_name
         self.announcer = Announcer(self.status, self.state_dir, self.notifier, self.store)
@@ -223,7 +226,7 @@ class Parts:
             self.fleet, self.admin, self.overrides, self.scoreboards, self._publish
         )
         self.reloads = Reloads(
-            self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, rules
+            self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, canary, rules
         )
         kicks = Kicks(self.fleet.workers, self.updates)
         self.operator = OperatorSignals(
@@ -240,6 +243,7 @@ class Parts:
             self.reloads,
             kicks,
             self.checker,
+            canary,
             self.operator.end,
             self._upgrade,
         )

@@ -44,12 +44,26 @@ class Prepared:
     digests: Digests = field(default_factory=dict)  # of the files in use
     fingerprints: Mapping[Path, Fingerprint] = field(default_factory=dict)
     others: Mapping[tuple[Path, int], bytes] = field(default_factory=dict)  # see `Running`
+    withheld: Digests = field(default_factory=dict)  # see `InUse`
 
 
 def running(prepared: Prepared) -> Running:
     """A preparation's view of what runs."""
-    in_use = InUse(prepared.generation, prepared.digests, prepared.certificates)
+    in_use = InUse(prepared.generation, prepared.digests, prepared.certificates, prepared.withheld)
     return Running(in_use, prepared.others, prepared.identity, prepared.slots, prepared.password)
+
+
+def without_files_of(prepared: Prepared, canary: Prepared) -> Prepared:
+    """The same generation; certificates and CAs that a canary tries are not for it.
+
+    Revocation lists and responses are: these must not be older than necessary.
+    """
+    withheld = {
+        key: digests
+        for key, digests in canary.digests.items()
+        if key[0] in ("pair", "cas") and digests != prepared.digests.get(key, digests)
+    }
+    return replace(prepared, withheld=withheld)
 
 
 def renewed(prepared: Prepared, found: Renewed) -> Prepared:

@@ -56,10 +56,11 @@ class Preparer:
         """Whether it builds TLS contexts, so that `step` must be called at once."""
         return self._preparation is not None and self._preparation.building
 
-    def begin(self, renews: frozenset[SetKey] = frozenset()) -> None:
+    def begin(self, renews: frozenset[SetKey] = frozenset(), *, canary: bool = False) -> None:
         """Begin to prepare. Raises StartupError.
 
-        With `renews`, only look for renewed files in these sets.
+        With `renews`, only look for renewed files in these sets. For a `canary`,
+        renewed files make a new generation.
         """
         generations = self._generations
         request = PrepareRequest(
@@ -72,6 +73,7 @@ class Preparer:
             self._strict,
             renews,
             accepted_by(generations.serving.generation),
+            canary,
         )
         self._preparation = Preparation(
             request, generations.next_number, self._abandoned, self._close_in_child

@@ -6,6 +6,7 @@ Every turn of the supervisor's loop does a little of what is under way:
                    changed, the TLS contexts of the next generation are built
     renewing       no setting has changed: the running processes get the renewed files
     starting       otherwise the new workers start beside the serving ones
+    trying         a canary: one new worker is compared with the serving ones first
     handing over   one of the two generations has lost, and its workers stop
                    accepting
 
@@ -23,9 +24,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from relay.core.fleet_actions import Decision, GiveUp
-from relay.core.fleet_view import Phase, Rules, Shutdown
+from relay.core.fleet_view import Rules, Shutdown
 from relay.shared.replies import FailureReply, ReloadReply
 from relay.supervisor.announcer import Announcer
+from relay.supervisor.canary import Canary
 from relay.supervisor.control import Client
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.fleet import Fleet
@@ -65,6 +67,7 @@ class Reloads:
         announcer: Announcer,
         disabled: Disabled,
         renewals: Renewals,
+        canary: Canary,
         rules: Rules,
     ) -> None:
         self._fleet = fleet
@@ -73,10 +76,12 @@ class Reloads:
         self._announcer = announcer
         self._disabled = disabled
         self._renewals = renewals
+        self._canary = canary
         self._rules = rules
         self._clients: list[Client] = []  # this reload answers them
         self._waiting: list[Client] = []  # the next reload answers them
         self._requested = False  # whether the next reload was requested
+        self._canary_s = 0.0  # how long the next reload tries a canary; 0: not at all
         self._due: frozenset[SetKey] = frozenset()  # looked at without a request
         self._found: Renewed | None = None  # put into use for a request
         self._reply: ReloadReply | FailureReply | None = None  # set while handing over
@@ -106,14 +111,21 @@ class Reloads:
     @property
     def busy(self) -> bool:
         """Whether a reload or a renewal is under way."""
+        return self._in_work or self._starting
+
+    @property
+    def _in_work(self) -> bool:
         return (
             self._preparer.running
             or self._renewals.busy
             or self._found is not None
-            or (self._fleet.generations.next is not None and self._fleet.ending is Shutdown.NO)
             or self.handing_over
             or self._announcer.state is RelayState.STARTING
         )
+
+    @property
+    def _starting(self) -> bool:
+        return self._fleet.generations.next is not None and self._fleet.ending is Shutdown.NO
 
     @property
     def _busy(self) -> bool:
@@ -126,12 +138,12 @@ class Reloads:
 
     # Requests.
 
-    def request(self, client: Client | None) -> None:
-        """Reload for a client, which is answered later, or for SIGHUP (None)."""
+    def request(self, client: Client | None, canary_s: float = 0.0) -> None:
+        """Reload, perhaps with a canary, for a client or for SIGHUP (None)."""
         if self._fleet.ending is not Shutdown.NO:
             refuse(client, f"the relay is {self._announcer.state}")
             return
-        self._requested = True
+        self._requested, self._canary_s = True, max(self._canary_s, canary_s)
         if client is not None:
             self._waiting.append(client)
         if self._due:  # the requested reload looks at all sets
@@ -162,6 +174,10 @@ class Reloads:
         """Go on with what is under way."""
         self._preparer.reap(now)
         self._switchover.step()
+        for line in self._canary.step(now, may_promote=not self._in_work):
+            self._announcer.reload_waits()
+            for client in (*self._clients, *self._waiting):
+                client.tell(line)
         self._begin_requested()
         self._begin_renewal(now)
         self._prepare(now)
@@ -178,12 +194,15 @@ class Reloads:
         self._requested = False
         self._clients, self._waiting = self._waiting, []
         self._announcer.reload_begins()
+        self._canary.begin(self._canary_s)
+        self._canary_s = 0.0
         with self._refusing():
-            self._preparer.begin()
+            self._preparer.begin(canary=self._canary.wanted)
 
     def _begin_renewal(self, now: float) -> None:
         """Look at files that have changed or are awaited, also while it drains."""
-        if self._busy or self._requested or self._fleet.ending is Shutdown.NOW:
+        reloads = (self._starting or self._requested) and not self._canary.is_tried
+        if self._in_work or self.upgrading() or reloads or self._fleet.ending is Shutdown.NOW:
             return
         self._due = self._renewals.due(now, lambda: self._disabled.awaited)
         if self._due:
@@ -195,12 +214,14 @@ class Reloads:
         with self._refusing():
             prepared = self._preparer.step(now)
             if isinstance(prepared, Prepared):
-                self._switchover.start(prepared)
+                self._switchover.start(prepared, canary=self._canary.wanted)
             elif prepared is not None:
                 self._preparer.close()
                 self._found = None if self._due else prepared
                 self._due = frozenset()
                 self._renewals.begin(now, prepared)
+                if prepared.revoked:
+                    self._canary.hurry()
 
     def _answer_renewed(self, found: Renewed) -> None:
         """All workers use what could be renewed."""
@@ -219,6 +240,7 @@ class Reloads:
     def decided(self, now: float, decision: Decision) -> None:
         """The next generation serves or was given up: begin to hand over."""
         self._switchover.finish(decision)
+        self._canary.over()
         self._handover_until_at = now + self._rules.handover_s
         number = self._fleet.generations.number
         if isinstance(decision, GiveUp):
@@ -227,23 +249,15 @@ class Reloads:
             self._reply = {"ok": False, "code": EXIT_CANNOT_START, "error": error}
         else:
             self._reply = {"ok": True, "generation": number}
+            if self._canary.note:
+                self._reply["warning"] = self._canary.note
 
     def _hand_over(self, now: float, reply: ReloadReply | FailureReply) -> None:
         """Answer when no outgoing worker accepts, or when that takes too long."""
         outgoing = self._fleet.outgoing()
         if outgoing and now < self._handover_until_at:
             return
-        for worker in outgoing:
-            if worker.phase is Phase.SERVING:
-                log.warning(
-                    "worker %d (pid %d) of generation %d has not stopped accepting %g s after it"
-                    " was told to: clients that it accepts get the configuration of that"
-                    " generation",
-                    worker.slot,
-                    worker.pid,
-                    worker.generation,
-                    self._rules.handover_s,
-                )
+        self._fleet.warn_of(outgoing, self._rules.handover_s)
         self._reply = None
         if reply["ok"]:
             log.info("generation %d serves; the earlier workers drain", reply["generation"])

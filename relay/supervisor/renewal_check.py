@@ -44,6 +44,8 @@ from relay.tls.lint_staples import reasons_to_keep as reasons_to_keep_response
 from relay.tls.renewal import Renewal, renew
 from relay.tls.revocation.revoked_set import RevokedSet
 
+_TRIED = "a canary tries, or has refused, this file: what is in use stays in use"
+_TRIED_REMEDY = "write another file, or use this one with: relay reload"
 _INCOMPLETE = "it is read again soon; write a new file and rename it into place"
 
 
@@ -86,6 +88,7 @@ class InUse:
     generation: Generation
     digests: Digests
     certificates: tuple[CertificateInfo, ...]
+    withheld: Digests = field(default_factory=dict)  # of sets that only a canary has used
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,10 @@ class Running:
 
 
 def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None = None) -> Renewed:
-    """Look for renewed files, in all sets or only in these."""
+    """Look for renewed files, in all sets or only in these.
+
+    Only an operator who looks for all gets the files that are withheld.
+    """
     config = in_use.generation.config
     every = all_sets(config)
     sets = [each for each in every if only is None or each.key in only]
@@ -122,7 +128,7 @@ def check_renewal(in_use: InUse, now: datetime, only: Container[SetKey] | None =
         if each in reading.changed or (each.kind == "crl" and each.files[0] in cas)
     ]
     reading = replace(reading, changed=changed)
-    found = _check(in_use, now, reading)
+    found = _check(in_use, now, reading, in_use.withheld if only is not None else {})
     others = {
         each.key: other_files(each, in_use.digests, reading.digests) for each in reading.changed
     }
@@ -183,13 +189,15 @@ class _Checked:
         return [each for each in reading.changed if each.key in keys]
 
 
-def _check(in_use: InUse, now: datetime, reading: Reading) -> _Checked:
+def _check(in_use: InUse, now: datetime, reading: Reading, withheld: Digests) -> _Checked:
     config = in_use.generation.config
     wheres = {where for each in reading.changed for where in each.wheres}
     lint = lint_with_periods(config, now, reading.files, wheres)
     checked = _Checked(lint)
     for each in reading.changed:
         checked.refuse(each.key, _unsteady_problems(each, reading.unsteady))
+        if reading.digests[each.key] == withheld.get(each.key):
+            checked.refuse(each.key, [Problem(each.wheres[0], _TRIED, _TRIED_REMEDY)])
         if each.kind == "response":
             reasons = reasons_to_keep_response(config, each.files[0], now, reading.files)
             checked.refuse(each.key, reasons)

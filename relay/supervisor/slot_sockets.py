@@ -158,11 +158,14 @@ class SlotSockets:
         """Whether a socket unit of systemd keeps it open."""
         return sock in self._activated
 
-    def extend(self, config: Config, slots: int, *, all_slots: bool = False) -> SlotSockets:
+    def extend(
+        self, config: Config, slots: int, *, all_slots: bool = False, only_slot: int | None = None
+    ) -> SlotSockets:
         """The sockets for another configuration: shared where possible, new elsewhere.
 
         With `all_slots`, sockets of slots beyond `slots` are kept too. Clients may wait
         in their queues, and no earlier worker empties them.
+        With `only_slot`, new addresses get no clients on other slots before `listen`.
         Raises StartupError; then nothing has changed.
         """
         other = SlotSockets()
@@ -185,12 +188,14 @@ class SlotSockets:
                     other._bound[key] = self._bound[key]
                     other._fill(one, range(slots))
                 else:
+                    at_once = range(slots) if only_slot is None else [only_slot]
                     opened = open_listeners(
-                        one.where, one.address, slots, own_ports, freebind=one.freebind
+                        one.where, one.address, len(at_once), own_ports, freebind=one.freebind
                     )
-                    other._opened[key] = dict(enumerate(opened))
+                    other._opened[key] = dict(zip(at_once, opened, strict=True))
                     host, _ = parse_address(one.address)
                     other._bound[key] = (host, opened[0].getsockname()[1])
+                    other._fill(one, range(slots))
         except StartupError:
             other.close_all_but(self)
             raise

@@ -17,6 +17,7 @@ from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
 from relay.shared.replies import NameReply, StatusReply, UpgradeFact
 from relay.supervisor.admin_process import AdminProcess
+from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.disabled import Disabled
 from relay.supervisor.file_dates import FileDates
@@ -53,6 +54,7 @@ class Status:
     watcher: Watcher
     pending: PendingFiles
     scoreboards: Scoreboards
+    canary: Canary
     state: RelayState = RelayState.STARTING
     started_at: float = field(default_factory=time.time)
     last_reload_ok: bool = True
@@ -86,6 +88,7 @@ class Status:
             "watcher": {"pid": self.watcher.pid},
             "last_reload": {"ok": self.last_reload_ok, "at": self.last_reload_at},
             "upgraded": self.upgraded,
+            "canary": self.canary.status(now),
         }
 
     def reload_is_over(self, *, succeeded: bool) -> None:

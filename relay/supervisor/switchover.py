@@ -52,8 +52,8 @@ class Switchover:
         """Whether TLS contexts are freed, so that `step` must be called at once."""
         return self._dismantling is not None
 
-    def start(self, prepared: Prepared) -> None:
-        """Start a next generation beside the serving one.
+    def start(self, prepared: Prepared, *, canary: bool = False) -> None:
+        """Start a next generation beside the serving one, or only a canary of it.
 
         Raises StartupError and OSError; then the serving one goes on as before.
         """
@@ -63,7 +63,7 @@ class Switchover:
             self._overrides.write_cells()
             self._publish()  # readers know the new counters before a worker counts
             before = self._fleet.generations.serving.generation
-            self._fleet.start_next(prepared, time.monotonic())
+            self._fleet.start_next(prepared, time.monotonic(), canary=canary)
             self._before, self._next = before, prepared.generation
         except BaseException:
             self._admin.discard()

@@ -112,3 +112,17 @@ def _is_served(path: Path) -> bool:
         probe.setblocking(False)
         # EAGAIN: a process listens, and its queue is full.
         return probe.connect_ex(str(path)) in (0, errno.EAGAIN)
+
+
+def bound_path(listener: socket.socket) -> Path:
+    """The path that a unix socket is bound to."""
+    return Path(listener.getsockname())
+
+
+def inode_at(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, None when it does not exist."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -3,7 +3,8 @@
 Each child has a channel of its own. A child that is forked later inherits what the
 supervisor has applied to its own objects before, so it needs no earlier update.
 
-One more channel is for all workers together: on it they report to the checker.
+One more channel is for all workers together: on it they report to the checker. While a
+canary runs, its worker has another one, to the supervisor.
 
 Never: waits for a child; knows what an update means.
 Next: `relay.worker.updates.Updates`
@@ -11,8 +12,10 @@ Next: `relay.worker.updates.Updates`
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 
+from relay.shared.failure_reports import FailureChannel, FailureReport
 from relay.shared.list_reports import ReportChannel
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.update_channel import UpdateSender
@@ -25,6 +28,7 @@ class Updates:
         self.number = 0
         self.reports = ReportChannel()
         self._generations: dict[UpdateSender, int] = {}
+        self._canary: tuple[int, FailureChannel] | None = None
 
     def started(self, sender: UpdateSender, generation: int) -> None:
         """A child of this generation was forked, with the other end of the channel."""
@@ -71,3 +75,36 @@ class Updates:
             sender.close()
         self._generations.clear()
         self.reports.close()
+        self.end_canary()
+
+    # A canary.
+
+    def send_to(self, sender: UpdateSender, data: bytes) -> None:
+        """Send an update to one child. Raises OSError without memory for it."""
+        sealed = SealedFile("relay-update", data)
+        self.number += 1
+        try:
+            sender.send(self.number, sealed)
+        finally:
+            sealed.close()
+
+    def begin_canary(self, generation: int) -> None:
+        """The workers of this generation tell what fails. Raises OSError."""
+        self.end_canary()
+        self._canary = (generation, FailureChannel())
+
+    def failures_of(self, generation: int) -> socket.socket | None:
+        """An end for a worker of this generation, if it is a canary."""
+        if self._canary is None or self._canary[0] != generation:
+            return None
+        return self._canary[1].writer()
+
+    def receive_failures(self, most: int) -> list[FailureReport]:
+        """What the canary's worker has told, at most this many."""
+        return self._canary[1].receive(most) if self._canary is not None else []
+
+    def end_canary(self) -> None:
+        """Nobody reads what fails any more."""
+        if self._canary is not None:
+            self._canary[1].close()
+            self._canary = None

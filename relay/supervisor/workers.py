@@ -6,6 +6,7 @@ files of its siblings.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -81,6 +82,7 @@ class Workers:
             update=self.updates.number,
             reports=self.updates.reports.writer(),
             kicks=self.kicks,
+            failures=self.updates.failures_of(generation.number),
         )
         kept = {one for _, one in listeners}
         closed = {one for each in sockets for one in each.all()} - kept
@@ -96,7 +98,7 @@ class Workers:
 
         self.scoreboards.share_with(scoreboard)
         try:
-            with spec.reports:
+            with spec.reports, spec.failures or contextlib.nullcontext():
                 pid = start_worker(slot, identity, close_in_child, lambda: self.work(spec))
         except OSError:
             sender.close_both()

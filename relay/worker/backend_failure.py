@@ -46,6 +46,8 @@ def blame(session: Session, failure: Failure) -> None:
         return
     if not session.is_plain:
         worker.counters.handshake(Side.OUTBOUND, failure.reason)
+    if worker.examples is not None:
+        worker.examples.add_backend(session, failure)
     if failure.reason in BLAMELESS:
         return
     if end is not None and end.offered is not None:

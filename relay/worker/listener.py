@@ -15,7 +15,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from relay.sockets import Address, StreamSocket, accept
+from relay.sockets import Address, StreamSocket, accept, inode_of
 from relay.worker.loop import ET, GONE, IN
 from relay.worker.session import Listener
 from relay.worker.worker import Worker
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Acceptor:
     """One listening socket. `start` begins the session of an accepted client."""
 
-    __slots__ = ("_family", "_listener", "_mask", "_sock", "_start", "_worker")
+    __slots__ = ("_closed", "_family", "_left", "_listener", "_mask", "_sock", "_start", "_worker")
 
     def __init__(
         self, worker: Worker, listener: Listener, sock: socket.socket, start: Start
@@ -42,6 +42,7 @@ class Acceptor:
         self._worker = worker
         self._sock = sock
         self._family = int(sock.family)
+        self._left = self._closed = False
         sock.setblocking(False)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             self._mask = IN
@@ -88,9 +89,28 @@ class Acceptor:
         self._mask = 0
 
     def resume(self) -> None:
-        """Accept again."""
-        self._worker.loop.watch(self._sock.fileno(), self._mask, IN)
-        self._mask = IN
+        """Accept again, unless the clients are left to another worker."""
+        if not self._left:
+            self._worker.loop.watch(self._sock.fileno(), self._mask, IN)
+            self._mask = IN
+
+    # For `relay.worker.accepting`.
+
+    @property
+    def inode(self) -> int:
+        """Which socket it is; 0 after it was closed."""
+        return 0 if self._closed else inode_of(self._sock)
+
+    def leave(self) -> None:
+        """Leave the clients to another worker, which has the same socket."""
+        self._left = True
+        self.pause()
+
+    def take_back(self) -> None:
+        """Accept again. If there is no room, the next client says so."""
+        if self._left and not self._closed:
+            self._left = False
+            self.resume()
 
     def close(self) -> None:
         """Accept all clients in the kernel's queue, and stop listening in this process.
@@ -103,6 +123,7 @@ class Acceptor:
         self.pause()
         if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             self._empty_queue()
+        self._closed = True
         self._sock.close()
 
     def _empty_queue(self) -> None:

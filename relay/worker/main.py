@@ -44,6 +44,7 @@ from relay.tls.revocation.reports import ListReports
 from relay.worker import driver, lingering_close
 from relay.worker.closings import Closings
 from relay.worker.drain import Drain
+from relay.worker.examples import Examples
 from relay.worker.expiry import Expiry
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
@@ -81,6 +82,7 @@ class WorkerSpec:
     update: int  # the number of the last update, which is part of the generation
     reports: socket.socket  # of `relay.shared.list_reports`
     kicks: tuple[Kick, ...] = ()  # of `relay kick`, until now
+    failures: socket.socket | None = None  # of `relay.shared.failure_reports`; a canary's
 
 
 def run_worker(spec: WorkerSpec) -> int:
@@ -97,7 +99,7 @@ def run_worker(spec: WorkerSpec) -> int:
     _Signals(worker, drain, spec)
     closings = Closings(worker.loop)
     receiver = UpdateReceiver(spec.update_end)
-    Updates(worker, spec.generation, receiver, closings.add, drain.begin)
+    Updates(worker, spec.generation, receiver, closings.add, drain.begin, acceptors)
     _announce(worker, spec)
     # Sessions are freed without the collector. The objects that exist now stay, and are
     # shared with the other workers.
@@ -138,6 +140,7 @@ def _make_worker(spec: WorkerSpec) -> Worker:
         reports=ListReports(spec.reports),
         max_lingering_closes=max_lingering_closes,
         kicks=spec.kicks,
+        examples=Examples(spec.failures) if spec.failures is not None else None,
     )
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from relay.core.kicks import kept_out
 from relay.errors import ConfigError, describe_error
@@ -22,6 +22,7 @@ from relay.shared.update_channel import Update, UpdateReceiver
 from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew_steps
 from relay.tls.trust_update import TrustUpdate, apply_trust
+from relay.worker.accepting import Accepting, AcceptUpdate, apply_accept_update
 from relay.worker.judgement import Closing, Judgement
 from relay.worker.kicked import KickUpdate, sessions_of
 from relay.worker.loop import IN
@@ -45,12 +46,14 @@ class Updates:
         receiver: UpdateReceiver,
         close: Callable[[Iterable[Closing]], None],
         fail: Callable[[str], None],
+        acceptors: Sequence[Accepting] = (),
     ) -> None:
         self._worker = worker
         self._generation = generation
         self._receiver = receiver
         self._close = close
         self._fail = fail
+        self._acceptors = acceptors
         self._judgement = Judgement(worker, generation, close)
         self._waiting: deque[Update] = deque()
         self._number = 0  # of the update that is being applied
@@ -114,6 +117,8 @@ class Updates:
                     self._judgement.again()
                 case KickUpdate():
                     self._kick(message)
+                case AcceptUpdate():
+                    apply_accept_update(self._acceptors, message)
                 case _:
                     raise TypeError(f"an unknown update: {type(message).__name__}")
         finally:

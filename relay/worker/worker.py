@@ -23,6 +23,7 @@ from relay.tls.generation import Generation
 from relay.tls.revocation.reports import ListReports
 from relay.tls.stepwise import Handshaker
 from relay.worker.admission import Admission
+from relay.worker.examples import Examples
 from relay.worker.lingering_close import LingeringCloses
 from relay.worker.log_record import SessionLog
 from relay.worker.loop import Loop
@@ -49,6 +50,7 @@ class Worker:
         max_lingering_closes: int,
         reports: ListReports,
         kicks: Iterable[Kick] = (),
+        examples: Examples | None = None,
     ) -> None:
         config = generation.config
         self.loop = loop
@@ -68,6 +70,7 @@ class Worker:
         self.handshaker = Handshaker(config.limits.certificate_chain_bytes)
         self.pump = Transfer()
         self.reports = reports
+        self.examples = examples
         self.patience_s = general_patience(config.timeouts)
         self.pools = {
             name: PoolState(
@@ -111,6 +114,8 @@ class Worker:
             self.counters.routed(session.listener.name)
         self.admission.closed(session)
         self.log.add(session)
+        if self.examples is not None:
+            self.examples.add(session)
         if self.stops_when_empty and not self.sessions:
             self.loop.running = False
 

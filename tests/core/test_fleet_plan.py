@@ -50,6 +50,7 @@ def view(*workers, slots=ONE, serving=None, **more):
 
 TWO = (Slot(), Slot())
 NEXT = Target(2, 1, since_at=NOW - 1)
+CANARY = Target(2, 2, since_at=NOW - 1, canary=True)
 
 # As many old generations as may drain at once, the first of them with two workers.
 OLD = (
@@ -250,6 +251,40 @@ TABLE = {
     ),
     "a next generation that does not come up in time is given up": (
         view(worker(1), worker(2, generation=2, phase=Phase.STARTING), next=Target(2, 1, NOW - 30)),
+        [GiveUp(2, "only 0 of 1 workers of the new configuration served within 30 s")],
+    ),
+    "a canary starts on one slot": (
+        view(worker(1), worker(2, 1), slots=TWO, next=CANARY),
+        [Spawn(0, 2)],
+    ),
+    "a canary that serves waits until it is judged": (
+        view(worker(1), worker(2, 1), worker(3, 0, 2), slots=TWO, next=CANARY),
+        [],
+    ),
+    "serving workers are replaced beside a canary": (
+        view(worker(3, 0, 2), slots=TWO, next=CANARY),
+        [Spawn(0, 1), Spawn(1, 1)],
+    ),
+    "the rest of the generation follows a canary that was promoted": (
+        view(worker(1), worker(2, 1), worker(3, 0, 2), slots=TWO, next=Target(2, 2, NOW)),
+        [Spawn(1, 2)],
+    ),
+    "a canary that is withdrawn is given up": (
+        view(worker(1), worker(2, 1), slots=TWO, next=replace(CANARY, withdrawn="it is worse")),
+        [GiveUp(2, "it is worse")],
+    ),
+    "a canary that dies is given up": (
+        view(worker(1), worker(2, 1), slots=TWO, next=replace(CANARY, deaths=1)),
+        [
+            GiveUp(
+                2,
+                "a worker of the new configuration died as the canary; see its last messages in"
+                " the log",
+            )
+        ],
+    ),
+    "a canary that does not come up in time is given up": (
+        view(worker(1), worker(2, 1), slots=TWO, next=replace(CANARY, since_at=NOW - 30)),
         [GiveUp(2, "only 0 of 1 workers of the new configuration served within 30 s")],
     ),
     "a serving worker that dies during a reload is replaced": (
