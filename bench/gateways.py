@@ -26,7 +26,10 @@ _APACHE_MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a gateway runs: its directory, certificates, backend, workers and CPUs."""
+    """Where a gateway runs: its directory, certificates, backend, workers and CPUs.
+
+    `peers` is the directory in `peers/` with the configurations, "" for the usual ones.
+    """
 
     directory: Path
     pki: Path
@@ -35,6 +38,7 @@ class Place:
     cpus: frozenset[int] | None = None
     hole_port: int = 0
     proxy: bool = False
+    peers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ GATEWAYS: dict[str, Gateway] = {
 
 def render_configuration(gateway: Gateway, place: Place, port: int) -> str:
     """The gateway's configuration file, made from its template in `peers/`."""
-    template = (_PEERS / gateway.template).read_text()
+    template = (_PEERS / place.peers / gateway.template).read_text()
     if place.hole_port:
         template = with_hole(template, gateway.name, place.hole_port)
     if place.proxy:

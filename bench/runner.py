@@ -101,6 +101,7 @@ def _attempt(
         settings.gateway_cpus,
         at.hole_port,
         workload.proxy,
+        workload.peers,
     )
     try:
         if gateway is not None and workload.cost == "memory":

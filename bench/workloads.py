@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.beside import Beside
-from bench.pki import COOKIE_NAME
+from bench.pki import BACKEND_NAME, COOKIE_NAME
 
 _BULK_BYTES = 32_000_000
+_PASSING_THROUGH = ("relay", "nginx", "haproxy")  # those with a file in peers/passthrough
 _WITH_HOLE = ("relay", "nginx", "haproxy")  # those with a second route in bench.holes
 
 
@@ -22,7 +23,8 @@ class Workload:
     `only` are the gateways that can do it; empty: all. `cost` is what is compared: CPU
     time per unit, private memory per connection, or a 99th percentile of latency.
     `proxy`: the backend gets a PROXY header first. `least_s` is its minimum duration,
-    except in a quick run.
+    except in a quick run. `peers` is the directory with the gateways' configurations,
+    if they are not the usual ones.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Workload:
     beside: Beside | None = None
     proxy: bool = False
     least_s: float = 0.0
+    peers: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -119,6 +122,29 @@ WORKLOADS: dict[str, Workload] = {
                 "server_name": COOKIE_NAME,
                 "cookie": "a=1; JSESSIONID=0123456789ABCDEF0123456789ABCDEF.worker1; b=2",
             },
+        ),
+        Workload(
+            "passthrough-connect",
+            "new connection, TLS is not terminated, one request",
+            "connects",
+            "µs",
+            connections=16,
+            warm_units=64,
+            only=_PASSING_THROUGH,
+            peers="passthrough",
+            options={"server_name": BACKEND_NAME},
+        ),
+        Workload(
+            "passthrough-bulk",
+            "stream from the backend, TLS is not terminated",
+            "bulk-down",
+            "s/GB",
+            per_unit=1e9 / _BULK_BYTES,
+            connections=4,
+            warm_units=1,
+            only=_PASSING_THROUGH,
+            peers="passthrough",
+            options={"size": _BULK_BYTES, "server_name": BACKEND_NAME},
         ),
         Workload(
             "idle",
@@ -215,6 +241,7 @@ QUICK = ("request", "bulk-down", "connect", "idle")
 GROUPS = {
     "scale": tuple(name for name in WORKLOADS if name.startswith("scale")),
     "latency": ("latency", "latency-flood"),
+    "passthrough": ("passthrough-connect", "passthrough-bulk"),
     "strangers": tuple(name for name in WORKLOADS if name.startswith("strangers")),
     "all": tuple(WORKLOADS),
 }

@@ -23,6 +23,8 @@ def find_uid(user: str) -> int | None:
 
 def shown_user(uid: int) -> str:
     """A user in a message: its number, and its name if it is a local user."""
+    if uid == 0:
+        return "root (user id 0)"
     try:
         lines = _LOCAL.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -61,6 +61,8 @@ def why_wrong_user(sock: StreamSocket, target: PlainTarget) -> Failure | None:
     uid = peer_uid(sock)
     if uid == target.peer_uid:
         return None
-    wanted = shown_user(target.peer_uid)
+    wanted = target.peer_user
+    if not wanted.isdecimal():
+        wanted += f" (user id {target.peer_uid})"
     detail = f"{shown_user(uid)} listens on this socket, but peer_user is {wanted}"
     return Failure(Reason.BACKEND_WRONG_USER, detail)
