@@ -64,6 +64,8 @@ class Hello:
     """The protocols offered, in the client's order (RFC 7301, section 3.1)."""
     signatures: bytes = field(default=b"", compare=False)
     """The body of its signature_algorithms extension (RFC 8446, section 4.2.3)."""
+    ech: bool = False
+    """Whether it has an encrypted_client_hello extension (RFC 9849), real or GREASE."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,7 +94,7 @@ PROXY_HEADER: Final = (
 _HANDSHAKE = 22
 _CONTENT_TYPES = range(20, 25)
 _CLIENT_HELLO = 1
-_SERVER_NAME, _SIGNATURES, _ALPN, _SUPPORTED_VERSIONS = 0, 13, 16, 43
+_SERVER_NAME, _SIGNATURES, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 13, 16, 43, 0xFE0D
 _READ = frozenset((_SERVER_NAME, _SIGNATURES, _ALPN, _SUPPORTED_VERSIONS))
 _HTTP_METHODS = (
     *(b"GET ", b"POST", b"HEAD", b"PUT ", b"CONN"),
@@ -217,10 +219,13 @@ def _parse_extensions(data: bytes | memoryview, at: int, end: int) -> Hello | Ma
     alpn: tuple[bytes, ...] = ()
     signatures = b""
     seen = 0
+    ech = False
     while at + 4 <= end:
         kind, length = _extension(data, at)
         at += 4
-        if kind in _READ:
+        if kind == _ECH:
+            ech = True
+        elif kind in _READ:
             if seen >> kind & 1:
                 return _malformed(f"two extensions of type {kind}", ILLEGAL_PARAMETER)
             seen |= 1 << kind
@@ -250,4 +255,4 @@ def _parse_extensions(data: bytes | memoryview, at: int, end: int) -> Hello | Ma
         at += length
     if at != end:
         return _malformed("the last extension does not end where the hello ends")
-    return Hello(sni, alpn, signatures)
+    return Hello(sni, alpn, signatures, ech)

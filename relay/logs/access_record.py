@@ -55,6 +55,7 @@ class Record(NamedTuple):
     side: str = ""
     remedy: str = ""
     detail: str = ""
+    ech: bool = False
 
 
 FIELDS = Record._fields

@@ -85,7 +85,7 @@ def json_renderer() -> Render:
             at, session, listener, route, client, peer, proxy, sni, alpn, tls_version, cipher,
             group, resumed, subject, issuer, serial, not_after, pool, backend, why,
             outbound_tls_version, outbound_cipher, bytes_in, bytes_out, duration_s, inbound_s,
-            outbound_s, reason, side, remedy, detail,
+            outbound_s, reason, side, remedy, detail, ech,
         ) = record  # fmt: skip
         second = int(at)
         if second != cached_second:
@@ -106,7 +106,8 @@ def json_renderer() -> Render:
             f'"duration_s":{_seconds(duration_s)},'
             f'"inbound_handshake_s":{_seconds(inbound_s)},'
             f'"outbound_handshake_s":{_seconds(outbound_s)},'
-            f'{_end_json(reason, side, remedy)}"detail":{_quote(detail)}}}\n'
+            f'{_end_json(reason, side, remedy)}"detail":{_quote(detail)},'
+            f'"ech":{"true" if ech else "false"}}}\n'
         ).encode("ascii")
 
     return render_json

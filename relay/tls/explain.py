@@ -103,6 +103,7 @@ _OUTBOUND_HINTS: dict[int, str] = {
     112: "it does not serve this server name; set the backend's name",
     121: "it requires Encrypted Client Hello, which the relay does not support",
 }
+_ECH_REQUIRED = 121
 # Alerts that mean "nothing in common", but only in answer to a ClientHello.
 _NOTHING_IN_COMMON = frozenset((40, 70, 71, 86, 120))
 
@@ -169,7 +170,10 @@ def explain_alert(side: Side, number: int) -> Failure:
     name = _ALERTS.get(number, f"alert {number}")
     if side is Side.INBOUND:
         reason = _INBOUND_ALERTS.get(number, Reason.ALERT_OTHER)
-        return Failure(reason, f"the client sent the alert {name}", alert=number)
+        detail = f"the client sent the alert {name}"
+        if number == _ECH_REQUIRED:
+            detail += ": it encrypts its hello for this name, and the relay cannot decrypt it"
+        return Failure(reason, detail, alert=number)
     hint = _OUTBOUND_HINTS.get(number)
     detail = f"the backend sent the alert {name}" + (f": {hint}" if hint else "")
     return Failure(_OUTBOUND_ALERTS.get(number, Reason.BACKEND_ALERT_OTHER), detail, alert=number)

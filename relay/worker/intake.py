@@ -85,7 +85,7 @@ def step(session: Session) -> Event | None:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if isinstance(hello, Malformed):
         _refuse_malformed(session, hello)
-    session.sni, session.signatures = hello.sni, hello.signatures
+    session.sni, session.signatures, session.ech = hello.sni, hello.signatures, hello.ech
     session.route = route = session.listener.routes.find(hello.sni)
     if route is None:
         _refuse_unknown(session, hello.sni)
@@ -162,7 +162,11 @@ def _wait_for_hello(session: Session, arriving: PartialHello, size: int) -> None
 
 def _wait_for_rest(session: Session, size: int, what: str) -> None:
     # A peek shows the bytes again, but not that the client has closed after them.
-    if has_closed(session.inbound.sock):
+    sock = session.inbound.sock
+    if has_closed(sock):
+        if sock.recv_into(_buffer, PEEK_BYTES, socket.MSG_PEEK) > size:
+            session.on_wake(IN)  # the rest and the end have come since this step began
+            return
         raise SessionError(
             Side.INBOUND, Reason.PEER_GONE, f"closed after {size} bytes of its {what}"
         )

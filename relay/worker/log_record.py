@@ -106,4 +106,5 @@ def record_of(session: Session, prefix: str) -> Record:
         side._value_ if side is not None else "",
         REMEDIES[reason],
         detail,
+        session.ech,
     )

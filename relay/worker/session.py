@@ -116,6 +116,7 @@ class Session(ABC):
         "client_port",
         "duration_s",
         "early",  # the client sent something while we were busy with the backend
+        "ech",  # the hello has an encrypted_client_hello extension
         "expires_at",  # Unix time; no certificate of it expires earlier
         "first",
         "header",  # the PROXY header, if there was one
@@ -167,7 +168,7 @@ class Session(ABC):
         self.queued = self.early = False
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
-        self.sni, self.signatures = "", b""
+        self.sni, self.signatures, self.ech = "", b"", False
         self.route: AnyRoute | None = None
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None

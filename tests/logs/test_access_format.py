@@ -47,7 +47,7 @@ PROMISED = (
     "time session listener route client peer proxy sni alpn tls_version cipher group resumed "
     "subject issuer serial not_after pool backend why outbound_tls_version outbound_cipher "
     "bytes_in bytes_out duration_s inbound_handshake_s outbound_handshake_s reason side remedy "
-    "detail"
+    "detail ech"
 )
 
 peer_strings = st.text(max_size=60) | st.text(
