@@ -56,6 +56,8 @@ class Connection:
         "answered",  # the backend has sent something
         "began_at",  # when we began to connect to the backend
         "bulk",  # it is plain and sends much, so what it sends is spliced
+        "burst",  # bytes that have come since `burst_at`
+        "burst_at",
         "claim",  # our right to try a failed backend, which no other session tries meanwhile
         "closing",  # a close_notify waits until the socket takes it
         "ended",
@@ -70,6 +72,7 @@ class Connection:
         "looked_up",  # the revocation lists that the backend was looked up in
         "mask",  # what epoll reports; 0 when it does not watch the socket
         "offered",  # the TLS session that the backend was offered to resume
+        "paced",  # it is looked at by a timer: see `relay.worker.paced_stream`
         "partial_record",  # OpenSSL may have a part of a record
         "peer",  # the backend's certificates, as verified now or before it resumed
         "preface",  # what is still to be sent before anything of the client
@@ -99,7 +102,8 @@ class Connection:
         self.partial_record = self.established = self.resumed = False
         # Bytes.
         self.held: bytes | Piped = b""
-        self.bulk = self.resets = False
+        self.bulk = self.resets = self.paced = False
+        self.burst, self.burst_at = 0, 0.0
         self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
         # A backend.
         self.offered: Pointer = None

@@ -14,10 +14,12 @@ from abc import abstractmethod
 
 from relay.core.lifecycle import Event
 from relay.errors import Side
-from relay.worker import relaying
+from relay.worker import paced_stream, relaying
 from relay.worker.connection import Connection
 from relay.worker.loop import IN, Handler
 from relay.worker.session import Session
+
+_MUCH_BYTES = 4_096  # a message that may be a part of a stream
 
 
 class PlainSession(Session):
@@ -34,12 +36,14 @@ class PlainSession(Session):
         if mask != IN:
             self._run(None, relaying.on_event(self, Side.INBOUND, mask))
             return
-        worker = self.worker
-        size = worker.pump.between(self.inbound, self.outbound)  # type: ignore[arg-type]
+        worker, source = self.worker, self.inbound
+        size = worker.pump.between(source, self.outbound)  # type: ignore[arg-type]
         if size >= 0:
             self.bytes_in += size
             worker.cells[self.cell_in] += size
             self.active_at = worker.loop.now
+            if size > _MUCH_BYTES:
+                paced_stream.note(self, Side.INBOUND, source, size)
         else:
             self._run(None, relaying.unusual(self, Side.INBOUND, ~size))
 
@@ -48,14 +52,22 @@ class PlainSession(Session):
         if mask != IN:
             self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
-        worker = self.worker
-        size = worker.pump.between(self.outbound, self.inbound)  # type: ignore[arg-type]
+        worker, source = self.worker, self.outbound
+        size = worker.pump.between(source, self.inbound)  # type: ignore[arg-type]
         if size >= 0:
             self.bytes_out += size
             worker.cells[self.cell_out] += size
             self.active_at = worker.loop.now
+            if size > _MUCH_BYTES and source is not None:
+                paced_stream.note(self, Side.OUTBOUND, source, size)
         else:
             self._run(None, relaying.unusual(self, Side.OUTBOUND, ~size))
+
+    def move(self, side: Side) -> int:
+        """Move what this side has sent; how many bytes it was."""
+        before = self.bytes_in + self.bytes_out
+        (self.on_plain_inbound if side is Side.INBOUND else self.on_plain_outbound)(IN)
+        return self.bytes_in + self.bytes_out - before
 
     def enter_plain_relay(self, outbound: Connection, on_reply: Handler) -> None:
         """Watch both sockets. A socket that was not waited for is new to the loop."""

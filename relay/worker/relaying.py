@@ -151,6 +151,13 @@ def _write_held(session: Session, side: Side, mask: int) -> Event | None:
 # Watching.
 
 
+def watch(session: Session) -> None:
+    """Watch both sockets for what can be done now."""
+    inbound, outbound = session.inbound, session.outbound
+    if outbound is not None:
+        _go_on(session, inbound, outbound, None)
+
+
 def _go_on(
     session: Session, end: Connection, other: Connection, event: Event | None
 ) -> Event | None:
@@ -159,7 +166,7 @@ def _go_on(
         for this, sink in ((end, other), (other, end)):
             # It is read unless it ended, its sink holds something, or OpenSSL must
             # write first.
-            mask = 0 if this.ended or sink.held or this.wants_write else IN
+            mask = 0 if this.ended or sink.held or this.wants_write or this.paced else IN
             if this.held or this.closing or this.wants_write:
                 mask |= OUT
             if mask != this.mask:

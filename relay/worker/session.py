@@ -197,6 +197,14 @@ class Session(ABC):
     ) -> None:
         """Follow the table. Stages return an event instead of calling this."""
 
+    def move(self, side: Side) -> int:
+        """Move what this side has sent; how many bytes it was."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def on_bug(self) -> None:
+        """Close the session: one of its handlers raised."""
+
     @abstractmethod
     def on_wake(self, mask: int) -> None:
         """Ask the loop for a step."""

@@ -27,7 +27,7 @@ from relay.worker.connection import Connection
 from relay.worker.pipes import Pipe, Piped, Pipes
 
 COPY_BYTES = 32_768
-SPLICE_BUDGET_BYTES = 4 * BUDGET_BYTES
+SPLICE_BUDGET_BYTES = 8 * BUDGET_BYTES
 _MOVE, _NONBLOCK = 1, 2  # SPLICE_F_* of linux/splice.h
 _FLAGS = _MOVE | _NONBLOCK
 _copied = memoryview(bytearray(COPY_BYTES))

@@ -48,7 +48,7 @@ class Sinks:
     def close(self) -> None:
         """End, and close all sockets."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()
 

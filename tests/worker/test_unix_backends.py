@@ -64,7 +64,7 @@ def site(unix_door, stack):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        stack.callback(thread.join)
+        stack.callback(thread.join, PATIENCE_S)
         stack.callback(stopped.set)
         return door.path
 
