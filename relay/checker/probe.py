@@ -251,7 +251,11 @@ class Probe:
     def _explain(self, failure: Failure) -> None:
         if self._connection is not None:
             failure = self._connection.explain(failure)
-        self._fail(failures.of_reason(failure))
+        found = failures.of_reason(failure)
+        if self._settings.proxy_header and self._stage is Stage.HANDSHAKE:
+            detail = f"{found.detail or 'failed'}, after a PROXY header (send_proxy)"
+            found = found._replace(detail=detail)
+        self._fail(found)
 
     def _fail(self, failure: CheckFailure) -> None:
         self._end(failure, failure.detail)

@@ -70,6 +70,11 @@ class SendProxy(NamedTuple):
         )
 
     @property
+    def name(self) -> str:
+        """For messages about a failure: perhaps the backend expects no header."""
+        return f"a PROXY v{self.version} header{' inside TLS' if self.inside_tls else ''}"
+
+    @property
     def own(self) -> bytes:
         """The header of a connection that is made for no client: a health check."""
         return OWN_V1 if self.version == 1 else OWN_V2

@@ -104,4 +104,6 @@ def where(session: Session, failure: Failure | None = None) -> str:
         where = f"{target.route} at {target.address}{at}"
         if backend.tls is not None:
             where += f" (name {target.name})"
+        if target.send_proxy is not None and session.outbound is not None:
+            where += f", sent {target.send_proxy.name}"
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where

@@ -270,3 +270,11 @@ def test_a_backend_that_accepts_late_gets_a_whole_header(start, stack, door, cal
         header, _ = read_inside(server)
     assert header.source == client.sock.getsockname()
     relayed(client, server)
+
+
+def test_a_backend_that_expects_no_header_is_explained(start, backend, call):
+    relay = start([backend().address], pool=V2)
+    call(relay).end()
+    record = relay.record()
+    assert record["side"] == "outbound"
+    assert ", sent a PROXY v2 header" in record["detail"]
