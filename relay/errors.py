@@ -44,6 +44,8 @@ class Reason(FastStrEnum):
     GENERATION_ENDED = "generation_ended"
     INBOUND_RESET = "inbound_reset"
     OUTBOUND_RESET = "outbound_reset"
+    INBOUND_LOST = "inbound_lost"
+    OUTBOUND_LOST = "outbound_lost"
     # The relay judged the session again, or an operator ended it.
     REVOKED_DURING_SESSION = "revoked_during_session"
     NOT_ALLOWED_DURING_SESSION = "not_allowed_during_session"

@@ -37,6 +37,14 @@ _ENDED = {
     ),
     Reason.INBOUND_RESET: "the client reset the connection; see the client's log",
     Reason.OUTBOUND_RESET: "the backend reset the connection; see the backend's log",
+    Reason.INBOUND_LOST: (
+        "the client's machine stopped answering, or the network to it is down; raise the"
+        " listener's user_timeout_s and keepalive if such clients come back later"
+    ),
+    Reason.OUTBOUND_LOST: (
+        "the backend's machine stopped answering, or the network to it is down; look at the"
+        " machine, its network, and firewalls that forget idle connections"
+    ),
 }
 
 _JUDGED_AGAIN = {

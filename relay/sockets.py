@@ -14,6 +14,8 @@ import socket
 import struct
 from typing import Any
 
+from relay.tcp_options import SocketOptions
+
 # The C class below `socket.socket`. `accept` and the constructor of `socket.socket`
 # make one Python object and two enum members more: 6 µs per connection.
 StreamSocket = socket.SocketType
@@ -32,7 +34,7 @@ def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | str) 
 def accept(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]:
     """Take one connection from the queue; it is non-blocking.
 
-    It inherits TCP_NODELAY and SO_KEEPALIVE from the listening socket.
+    It inherits TCP_NODELAY and `relay.tcp_options` from the listening socket.
     Raises BlockingIOError when the queue is empty, and other OSErrors.
     """
     fd, address = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -50,9 +52,12 @@ def has_closed(sock: StreamSocket) -> bool:
     return bool(poll.poll(0))
 
 
-def start_connect(family: int, address: Address | str) -> StreamSocket:
+def start_connect(
+    family: int, address: Address | str, options: SocketOptions = ()
+) -> StreamSocket:
     """Start a non-blocking connect to an IP address, or to the path of a unix socket.
 
+    The options are those of TCP: a unix socket has none.
     A unix socket is connected when this returns. Raises OSError when the kernel refuses
     it at once, for a unix socket also if the queue of its listener is full.
     """
@@ -61,7 +66,8 @@ def start_connect(family: int, address: Address | str) -> StreamSocket:
     outbound = StreamSocket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
     try:
         outbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        outbound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in options:
+            outbound.setsockopt(*option)
         code = outbound.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))

@@ -123,6 +123,7 @@ class Generations:
         # queues of theirs when they are told to drain.
         self.sockets.close_all_but(following.sockets)
         self.serving, self.sockets = following.prepared, following.sockets
+        self.sockets.set_options()
 
     def give_up(self) -> None:
         """Drop the next generation, and close the sockets that only it has."""

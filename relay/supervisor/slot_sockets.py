@@ -25,6 +25,7 @@ from relay.supervisor.listening import (
     open_listeners,
     take_new_connections,
 )
+from relay.tcp_options import SocketOptions, set_on_listener, tcp_options
 
 # Longer than most round trips, and shorter than the second after which a client repeats
 # its SYN.
@@ -40,6 +41,7 @@ class ListenAddress:
     listener: str
     address: str
     freebind: bool = False
+    options: SocketOptions = ()  # that its connections inherit
 
     @property
     def key(self) -> str:
@@ -59,7 +61,12 @@ class ListenAddress:
 def listen_addresses(config: Config) -> tuple[ListenAddress, ...]:
     """Every address of every listener, in the configuration's order."""
     return tuple(
-        ListenAddress(listener.name, address, listener.freebind)
+        ListenAddress(
+            listener.name,
+            address,
+            listener.freebind,
+            tcp_options(listener.keepalive, listener.user_timeout_s),
+        )
         for listener in config.listener
         for address in listener.listen
     )
@@ -193,6 +200,8 @@ class SlotSockets:
                         one.where, one.address, len(at_once), own_ports, freebind=one.freebind
                     )
                     other._opened[key] = dict(zip(at_once, opened, strict=True))
+                    for new in opened:
+                        set_on_listener(new, one.options, one.where)
                     host, _ = parse_address(one.address)
                     other._bound[key] = (host, opened[0].getsockname()[1])
                     other._fill(one, range(slots))
@@ -206,10 +215,20 @@ class SlotSockets:
         for slot in slots:
             if slot not in self._opened[address.key]:
                 host, port = self._bound[address.key]
-                self._opened[address.key][slot] = open_listener(
+                self._opened[address.key][slot] = new = open_listener(
                     address.where, host, port, freebind=address.freebind
                 )
+                set_on_listener(new, address.options, address.where)
                 self._not_listening.add(slot)
+
+    def set_options(self) -> None:
+        """Give new connections the options of this generation, which serves now.
+
+        Until then, shared sockets have those of the generation before.
+        """
+        for one in self._addresses:
+            for shared in self._opened[one.key].values():
+                set_on_listener(shared, one.options, one.where)
 
     def listen(self, slot: int) -> None:
         """The slot is served: let all its sockets listen."""

@@ -25,6 +25,7 @@ from relay.config.section import Crl
 from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
+from relay.tcp_options import options_of_new
 from relay.tls.access_rules import compile_rules
 from relay.tls.alpn import selector
 from relay.tls.certificates.configured import ChainRules, PairFiles
@@ -252,6 +253,7 @@ def _outbound(
         sockaddr=sockaddr,
         name=name,
         server_name=b"" if is_ip(name) else name.encode("ascii") + b"\0",
+        options=options_of_new(pool.keepalive, pool.user_timeout_s),
         context=context,
         pair=pair,
         cas=cas,

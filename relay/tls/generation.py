@@ -28,6 +28,7 @@ from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import Side
 from relay.shared.addresses import Located
+from relay.tcp_options import SocketOptions
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
 from relay.tls.explain import Failure
@@ -135,6 +136,7 @@ class BackendTarget(Target):
     """One backend with TLS. Its context accepts only its own name."""
 
     server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
+    options: SocketOptions  # of connections to it
 
     # Replaced by a renewal.
     context: Pointer

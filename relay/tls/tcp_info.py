@@ -14,6 +14,7 @@ from typing import Final, Protocol
 # Up to this many bytes the unread ones are not subtracted, which saves one system call.
 FEW_BYTES: Final = 8_192
 _RECEIVED_AT: Final = 128  # tcpi_bytes_received of struct tcp_info
+_LAST_ACK_AT: Final = 56  # tcpi_last_ack_recv, in milliseconds
 _TRIES = 4
 _unread = bytearray(4)
 
@@ -29,6 +30,15 @@ def unread_bytes(fd: int) -> int:
     """The number of bytes that can be read now (tcp(7), FIONREAD)."""
     fcntl.ioctl(fd, termios.FIONREAD, _unread, True)
     return int.from_bytes(_unread, sys.byteorder)
+
+
+def silent_s(sock: socket.SocketType) -> float:
+    """For how long the peer's machine has acknowledged nothing; 0 if it is not TCP."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + 4)
+    except OSError:
+        return 0.0
+    return int.from_bytes(info[_LAST_ACK_AT:], sys.byteorder) / 1_000
 
 
 def _received(end: Peer) -> int:

@@ -1,8 +1,8 @@
 """Accepting: one `Acceptor` per listening socket of this worker's slot.
 
-Accepted sockets inherit TCP_NODELAY and SO_KEEPALIVE from the listening socket. When
-the worker is full the socket is not watched: clients wait in the kernel's queue instead
-of being turned away.
+Accepted sockets inherit TCP_NODELAY and `relay.tcp_options` from the listening socket.
+When the worker is full the socket is not watched: clients wait in the kernel's queue
+instead of being turned away.
 
 Never: reads a byte.
 Next: `relay.worker.driver.start`

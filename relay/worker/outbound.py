@@ -129,6 +129,7 @@ def _choose(session: Session) -> Attempt:
 def _begin(session: Session, attempt: Attempt) -> Event | None:
     """Begin to connect to this backend."""
     backend, worker = attempt.backend, session.worker
+    target = backend.target
     session.backend = backend
     session.outcome = NO_OUTCOME
     worker.cells[backend.cell_active] += 1
@@ -138,7 +139,7 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
     endpoint: Endpoint | None = None
     try:
         if backend.rotation is None:
-            sock = start_connect(backend.target.family, backend.target.sockaddr)
+            sock = start_connect(target.family, target.sockaddr, target.options)
         else:
             sock, endpoint = _open_socket(attempt, backend.rotation, worker.loop.now)
     except OSError as error:
@@ -235,7 +236,7 @@ def _open_socket(
     if endpoint is None:
         return None, None
     try:
-        return start_connect(*endpoint), endpoint
+        return start_connect(*endpoint, attempt.backend.target.options), endpoint
     except OSError as error:
         if not is_shortage(error):
             rotation.failed(endpoint, now)

@@ -5,9 +5,14 @@ Never: closes a session.
 
 from __future__ import annotations
 
+import os
+from errno import EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
+from socket import SO_ERROR, SOL_SOCKET
+
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
 from relay.tls.explain import Failure, after_handshake
+from relay.tls.tcp_info import silent_s
 from relay.worker.backend_failure import blame, explain_late, where
 from relay.worker.connection import Connection
 from relay.worker.failover import give_up_late
@@ -15,6 +20,9 @@ from relay.worker.first_bytes import FirstBytes
 from relay.worker.session import Outcome, Session
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
+# The kernel gave the peer up (`relay.tcp_options`). A router may have said why.
+_GIVEN_UP = frozenset((ETIMEDOUT, EHOSTUNREACH, ENETUNREACH))
+_LOST = {Side.INBOUND: Reason.INBOUND_LOST, Side.OUTBOUND: Reason.OUTBOUND_LOST}
 
 
 def note_fault(session: Session, side: Side, failure: Failure) -> None:
@@ -27,8 +35,25 @@ def note_fault(session: Session, side: Side, failure: Failure) -> None:
     failure = explain_late(session, failure) if outward else after_handshake(failure)
     noted = session.outcome.reason
     if noted is None or noted in _RESETS.values():
+        reason = _RESETS.get(failure.reason, failure.reason)
+        if failure.errno in _GIVEN_UP and reason is not failure.reason:
+            reason, failure = _LOST[side], _with_silence(session, side, failure)
         detail = where(session, failure) if outward else failure.detail
-        session.outcome = Outcome(_RESETS.get(failure.reason, failure.reason), side, detail)
+        session.outcome = Outcome(reason, side, detail)
+
+
+def _with_silence(session: Session, side: Side, failure: Failure) -> Failure:
+    """The failure with how long the peer's machine has not answered."""
+    end = session.outbound if side is Side.OUTBOUND else session.inbound
+    silent = f"its machine did not answer for {silent_s(end.sock):.0f} s" if end else ""
+    return Failure(failure.reason, f"{os.strerror(failure.errno)}: {silent}", failure.errno)
+
+
+def reset_of(end: Connection, side: Side) -> Failure:
+    """The failure of a connection that epoll reports as gone."""
+    gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
+    code = end.sock.getsockopt(SOL_SOCKET, SO_ERROR)
+    return Failure(gone, os.strerror(code) if code else "the connection was reset", code)
 
 
 def note_truncation(session: Session) -> None:

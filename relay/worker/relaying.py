@@ -26,7 +26,6 @@ from socket import IPPROTO_TCP, SHUT_WR, TCP_CORK
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
 from relay.tls import stream
-from relay.tls.explain import Failure
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import lib
 from relay.worker.connection import Connection
@@ -34,7 +33,7 @@ from relay.worker.failover import give_up_late
 from relay.worker.first_bytes import FirstBytes
 from relay.worker.half_close import end_plain, has_sent
 from relay.worker.loop import GONE, IN, OUT
-from relay.worker.relay_failure import fail_sink, fail_source, note_truncation
+from relay.worker.relay_failure import fail_sink, fail_source, note_truncation, reset_of
 from relay.worker.session import Session
 
 
@@ -125,9 +124,7 @@ def _write_held(session: Session, side: Side, mask: int) -> Event | None:
     if mask & GONE and (end.held or end.closing):
         # Do not try: after a failed write OpenSSL does not read any more, and the peer
         # may have sent something before it reset the connection.
-        gone = Reason.PEER_GONE if side is Side.INBOUND else Reason.BACKEND_GONE
-        failure = Failure(gone, "the connection was reset")
-        return fail_sink(session, side, other, end, failure) or _finish(session)
+        return fail_sink(session, side, other, end, reset_of(end, side)) or _finish(session)
     if not mask & OUT:
         return None
     if end.held:

@@ -8,8 +8,10 @@ import select
 import socket
 
 import pytest
+import tomli
 
 from relay.config.load import load_config
+from relay.config.model import Config
 from relay.errors import StartupError
 from relay.sockets import start_connect
 from relay.supervisor.listening import (
@@ -50,6 +52,57 @@ def test_what_is_accepted_inherits_no_delay_and_keepalive(address):
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+TOML = """[[listener]]
+name = "https"
+listen = ["127.0.0.1:0"]
+%s
+[[listener.route]]
+pool = "main"
+mode = "passthrough"
+[pool.main]
+[[pool.main.backend]]
+route = "b1"
+address = "127.0.0.1:1"
+"""
+KEEPALIVE = "keepalive = { idle_s = 7, interval_s = 3, count = 2 }\nuser_timeout_s = 9"
+
+
+def accepted_options(sockets):
+    ((_, listener),) = sockets.of_slot(0)
+    with socket.create_connection(listener.getsockname(), 10):
+        select.select([listener], [], [], 10)
+        accepted, _ = listener.accept()
+        with accepted:
+            return (
+                accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                *(
+                    accepted.getsockopt(socket.IPPROTO_TCP, name)
+                    for name in (
+                        socket.TCP_KEEPIDLE,
+                        socket.TCP_KEEPINTVL,
+                        socket.TCP_KEEPCNT,
+                        socket.TCP_USER_TIMEOUT,
+                    )
+                ),
+            )
+
+
+def test_a_reload_changes_the_options_of_new_connections_only_then(stack):
+    def configured(own):
+        return Config.model_validate(tomli.loads(TOML % own))
+
+    first = SlotSockets().extend(configured(""), 1)
+    stack.callback(first.close_all_but)
+    assert accepted_options(first) == (1, 60, 10, 6, 120_000)
+    second = first.extend(configured(KEEPALIVE), 1)
+    assert accepted_options(second) == (1, 60, 10, 6, 120_000), "the first one still serves"
+    second.set_options()
+    assert accepted_options(second) == (1, 7, 3, 2, 9_000)
+    third = second.extend(configured("keepalive = false\nuser_timeout_s = 0"), 1)
+    third.set_options()
+    assert accepted_options(third)[0] == accepted_options(third)[-1] == 0
 
 
 def test_ipv4_and_ipv6_of_one_port_are_two_addresses():

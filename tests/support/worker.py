@@ -30,6 +30,7 @@ from relay.shared.sealed_memory import SealedFile
 from relay.shared.snapshot import Snapshot
 from relay.shared.update_channel import UpdateSender
 from relay.supervisor.peer_users import find_peer_users
+from relay.tcp_options import set_on_listener, tcp_options
 from relay.tls.context_inputs import ContextInputs
 from relay.tls.contexts import build_generation
 from relay.tls.renewal import Renewal
@@ -154,6 +155,9 @@ class RunningWorker:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        first = config.listener[0]
+        options = tcp_options(first.keepalive, first.user_timeout_s)
+        set_on_listener(listener, options, first.name)
         self.port: int = listener.getsockname()[1]
         revoked = {name: RevokedSet(data) for name, data in self._sets().items()}
         users = find_peer_users(config)[0]

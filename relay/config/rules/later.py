@@ -18,15 +18,11 @@ _LISTENER = (
     "per_client_prefix_v4",
     "per_client_prefix_v6",
     "max_session_s",
-    "keepalive",
-    "user_timeout_s",
     "log_probes",
     "probes_from",
 )
 _ROUTE = ("starttls",)
 _POOL = (
-    "keepalive",
-    "user_timeout_s",
     "source",
     "sni",
     "starttls",
