@@ -28,6 +28,8 @@ def why_not_ready(snapshot: Snapshot, now_ms: int) -> str:
     facts = facts_of(snapshot.facts)
     if facts["state"] == "starting":
         return "the relay is starting"
+    if facts["state"] == "leaving":
+        return "the relay will drain soon; send it no new connections"
     if facts["state"] == "draining":
         return "the relay is draining; it takes no new connections"
     serving = [worker.heartbeat_ms for worker in snapshot.workers if worker.phase == PHASE_SERVING]

@@ -18,7 +18,7 @@ from relay.dates import minute
 if TYPE_CHECKING:
     from relay.shared.canary_replies import CanaryStatus
     from relay.shared.messages import CrlFact
-    from relay.shared.replies import NameReply, SlotStatus, WorkerStatus
+    from relay.shared.replies import NameReply, SlotStatus, StatusReply, WorkerStatus
 
 SECTION = "Control the running relay"
 STOP_PATIENCE_S = 15.0
@@ -34,6 +34,12 @@ _WORKER_COLUMNS = (
 )
 
 
+def _state(reply: StatusReply) -> str:
+    """What the relay does, in words."""
+    drains_in_s = reply.get("drains_in_s")
+    return reply["state"] if drains_in_s is None else f"draining in {drains_in_s:g} s"
+
+
 @click.command(
     cls=Command,
     section=SECTION,
@@ -45,7 +51,7 @@ def status(config_file: Path | None) -> int:
     """Show generation, listeners, workers and disabled parts."""
     reply = ask_relay(config_file, "status")
     click.echo(
-        f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {reply['state']},"
+        f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {_state(reply)},"
         f" generation {reply['generation']},"
         f" since {_at(reply['started_at'])}"
     )
@@ -181,7 +187,8 @@ def _waiting_slot(slot: SlotStatus) -> str:
 def drain(config_file: Path | None) -> int:
     """Stop accepting, let sessions finish, then stop.
 
-    Sessions may take relay.drain_timeout_s; then they are closed. Returns at once.
+    Clients are accepted for relay.drain_delay_s, or until the second drain. Sessions
+    may take relay.drain_timeout_s; then they are closed. Returns at once.
     """
     reply = ask_relay(config_file, "drain")
     click.echo(f"relay (pid {reply['supervisor']['pid']}) drains, and stops after that")

@@ -92,6 +92,7 @@ class StatusReply(TypedDict):
     openssl: str
     config: str
     state: str
+    drains_in_s: float | None  # in state leaving: how long clients are still accepted
     generation: int
     started_at: float
     supervisor: ProcessStatus

@@ -55,7 +55,7 @@ class Announcer:
         if endpoints == self._announced:
             return
         first, self._announced = self._announced is None, endpoints
-        if self.state is not RelayState.SERVING:
+        if self.state is RelayState.STARTING:
             self._status.state = RelayState.SERVING
             self._status.publish()
         try:
@@ -67,7 +67,7 @@ class Announcer:
                 self._state_dir.path,
                 error.strerror or error,
             )
-        self._notifier.ready(self._status.line())
+        self._ready()
         self._store.update(fleet.generations.sockets)
         if first:
             accepting = ", ".join(
@@ -101,13 +101,27 @@ class Announcer:
     def reload_is_over(self, *, succeeded: bool) -> None:
         """Tell systemd and the readers of metrics that the reload is over."""
         self._status.reload_is_over(succeeded=succeeded)
-        self._notifier.ready(self._status.line())
+        self._ready()
 
-    def end(self, ending: Shutdown, *, for_good: bool) -> None:
-        """The relay was told to end; `for_good`: the service does not restart."""
+    def _ready(self) -> None:
+        """Tell systemd that the relay serves, unless it knows that the relay ends."""
+        if self.state is RelayState.SERVING:
+            self._notifier.ready(self._status.line())
+
+    def leave(self, drain_at: float, within_s: float) -> None:
+        """The relay drains at `drain_at`, and ends within that time."""
+        self._status.state, self._status.drain_at = RelayState.LEAVING, drain_at
+        self._status.publish()
+        self._notifier.stopping("leaving: /readyz says no", within_s)
+
+    def end(self, ending: Shutdown, within_s: float, *, for_good: bool) -> None:
+        """The relay was told to end, and ends within that time.
+
+        `for_good`: the service does not restart.
+        """
         if for_good:
             self._store.clear()
         self._status.state = RelayState.DRAINING
         self._status.publish()
-        self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping")
+        self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping", within_s)
         self._state_dir.remove_endpoints()

@@ -1,23 +1,20 @@
-"""Does what a signal to the supervisor asks for, and ends the relay.
+"""Does what a signal to the supervisor asks for.
 
 Never: runs in a signal handler; `relay.supervisor.signals` makes events of signals.
 """
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Iterable
 
 from relay.core.fleet_view import Shutdown
-from relay.supervisor.announcer import Announcer
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.control import Client
+from relay.supervisor.ending import Ending
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.reload import Reloads
 from relay.supervisor.upkeep import Upkeep
-
-log = logging.getLogger(__name__)
 
 
 class OperatorSignals:
@@ -26,14 +23,14 @@ class OperatorSignals:
     def __init__(
         self,
         fleet: Fleet,
-        announcer: Announcer,
+        ending: Ending,
         reloads: Reloads,
         upkeep: Upkeep,
         checker: CheckerProcess,
         upgrade: Callable[[Client | None], None],
     ) -> None:
         self._fleet = fleet
-        self._announcer = announcer
+        self._ending = ending
         self._reloads = reloads
         self._upkeep = upkeep
         self._checker = checker
@@ -47,23 +44,11 @@ class OperatorSignals:
                 self._checker.fetch_lists()
                 self._reloads.request(None)
             elif number in (signal.SIGTERM, signal.SIGINT):
-                again = self._fleet.ending is not Shutdown.NO
-                self.end(Shutdown.NOW if again else Shutdown.DRAIN, number.name)
+                self._ending.stop_by_signal(number.name)
             elif number is signal.SIGQUIT:
-                self.end(Shutdown.NOW, number.name)
+                self._ending.begin(Shutdown.NOW, number.name)
             elif number is signal.SIGUSR1:
                 self._fleet.workers.signal_all(signal.SIGUSR1)
             elif number is signal.SIGUSR2:
                 self._upgrade(None)
             # SIGCHLD only wakes the loop; every turn reaps.
-
-    def end(self, ending: Shutdown, why: str) -> None:
-        """Drain, or stop now; ignored if the relay does that already."""
-        if self._fleet.ending in (ending, Shutdown.NOW):
-            return
-        how = "draining, then stopping" if ending is Shutdown.DRAIN else "stopping now"
-        log.info("%s: %s", why, how)
-        # A signal may be the first half of systemctl restart: stored sockets stay.
-        self._announcer.end(ending, for_good=why.startswith("relay "))
-        self._fleet.end(ending)
-        self._reloads.abandon(why)

@@ -27,6 +27,7 @@ from relay.supervisor.commands import Commands
 from relay.supervisor.control import Client, ControlServer
 from relay.supervisor.control_client import control_path
 from relay.supervisor.disabled import Disabled
+from relay.supervisor.ending import Ending
 from relay.supervisor.fd_store import FdStore
 from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
@@ -229,9 +230,10 @@ class Parts:
             self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, canary, rules
         )
         kicks = Kicks(self.fleet.workers, self.updates)
+        self.ending = Ending(self.fleet, self.announcer, self.reloads)
         self.operator = OperatorSignals(
             self.fleet,
-            self.announcer,
+            self.ending,
             self.reloads,
             self.upkeep,
             self.checker,
@@ -244,7 +246,7 @@ class Parts:
             kicks,
             self.checker,
             canary,
-            self.operator.end,
+            self.ending.begin,
             self._upgrade,
         )
         self.control.on_command = self.commands.carry_out

@@ -140,7 +140,7 @@ class Reloads:
 
     def request(self, client: Client | None, canary_s: float = 0.0) -> None:
         """Reload, perhaps with a canary, for a client or for SIGHUP (None)."""
-        if self._fleet.ending is not Shutdown.NO:
+        if self._fleet.ending is not Shutdown.NO or self._announcer.state is RelayState.LEAVING:
             refuse(client, f"the relay is {self._announcer.state}")
             return
         self._requested, self._canary_s = True, max(self._canary_s, canary_s)

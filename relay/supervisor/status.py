@@ -37,6 +37,7 @@ class RelayState(StrEnum):
 
     STARTING = "starting"
     SERVING = "serving"
+    LEAVING = "leaving"  # accepts for relay.drain_delay_s more
     DRAINING = "draining"
 
 
@@ -56,6 +57,7 @@ class Status:
     scoreboards: Scoreboards
     canary: Canary
     state: RelayState = RelayState.STARTING
+    drain_at: float = float("inf")  # CLOCK_MONOTONIC, in state LEAVING
     started_at: float = field(default_factory=time.time)
     last_reload_ok: bool = True
     last_reload_at: float = field(default_factory=time.time)
@@ -71,6 +73,7 @@ class Status:
             "openssl": openssl_version(),
             "config": str(self.config_path),
             "state": self.state,
+            "drains_in_s": self._drains_in_s(now),
             "generation": fleet.generations.number,
             "started_at": self.started_at,
             "supervisor": {"pid": os.getpid()},
@@ -90,6 +93,10 @@ class Status:
             "upgraded": self.upgraded,
             "canary": self.canary.status(now),
         }
+
+    def _drains_in_s(self, now: float) -> float | None:
+        leaving = self.state is RelayState.LEAVING
+        return round(max(0.0, self.drain_at - now), 1) if leaving else None
 
     def reload_is_over(self, *, succeeded: bool) -> None:
         """A reload that was requested has succeeded, or was refused."""

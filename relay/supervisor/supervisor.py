@@ -85,6 +85,7 @@ class Supervisor:
             self.fleet.next_start_at,
             self._parts.channel.resume_at,
             self._parts.commands.kicks.due_at,
+            self._parts.ending.drain_at,
         )
         return max(0.001, due_at - time.monotonic())
 
@@ -103,6 +104,7 @@ class Supervisor:
         self._parts.notifier.watchdog(now)
         self._parts.store.step()
         self._parts.commands.kicks.step(now)
+        self._parts.ending.step(now)
         decision = self.fleet.step(now)
         if decision is not None:
             self.reloads.decided(now, decision)

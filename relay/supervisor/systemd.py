@@ -62,9 +62,10 @@ class Notifier:
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reloading")
 
-    def stopping(self, status: str) -> None:
-        """The relay drains or stops."""
-        self._send(f"STOPPING=1\nSTATUS={status}")
+    def stopping(self, status: str, within_s: float = 0) -> None:
+        """The relay drains or stops: let TimeoutStopSec= be at least this time."""
+        extend = f"\nEXTEND_TIMEOUT_USEC={round(within_s * 1_000_000)}" if within_s else ""
+        self._send(f"STOPPING=1\nSTATUS={status}{extend}")
 
     @property
     def watchdog_at(self) -> float:

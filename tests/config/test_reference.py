@@ -172,7 +172,6 @@ def test_every_key_of_the_reference_is_explained():
 
 # A value that is not the default, for every key marked as not there yet.
 SET: dict[tuple[str, str], str] = {
-    ("[relay]", "drain_delay_s"): "1",
     ("[[listener]]", "per_client_rate"): "10",
     ("[[listener]]", "per_client_burst"): "10",
     ("[[listener]]", "per_client_prefix_v4"): "24",

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -45,6 +47,53 @@ def test_a_drain_refuses_clients_finishes_sessions_exits_0(relay, pki, how):
     assert gateway.wait() == 0
     assert gateway._pids_left() == []
     assert not (gateway.state_dir / "control.sock").exists()
+
+
+def readyz(gateway):
+    """The status of /readyz and its text."""
+    try:
+        with urllib.request.urlopen(f"{gateway.admin_url}/readyz", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_during_drain_delay_readyz_says_no_and_clients_get_in(relay, pki):
+    gateway = relay(relay={"drain_delay_s": 60})
+    port = gateway.port()
+    wait_until("it is ready", lambda: readyz(gateway)[0] == 200)
+    assert gateway.command("drain").returncode == 0
+    wait_until("it says no", lambda: readyz(gateway)[0] == 503)
+    assert readyz(gateway)[1] == "the relay will drain soon; send it no new connections\n"
+    for _ in range(4):
+        open_session(gateway, pki).close()
+    assert ": draining in " in gateway.command("status").stdout
+    refusal = gateway.command("reload")
+    assert refusal.returncode == 71
+    assert "leaving" in refusal.stderr
+    gateway.signal(signal.SIGTERM)
+    wait_until("new clients are refused", lambda: refused(port))
+    assert gateway.wait() == 0
+
+
+def test_a_drain_begins_when_its_delay_is_over(relay, pki):
+    gateway = relay(relay={"drain_delay_s": 1})
+    gateway.signal(signal.SIGTERM)
+    open_session(gateway, pki).close()
+    assert gateway.wait() == 0
+    assert "relay.drain_delay_s is over: draining, then stopping" in gateway.log()
+
+
+@pytest.mark.parametrize("how", [signal.SIGQUIT, "stop"])
+def test_a_stop_does_not_wait_for_the_drain_delay(relay, how):
+    gateway = relay(relay={"drain_delay_s": 600})
+    gateway.signal(signal.SIGTERM)
+    if how == "stop":
+        assert gateway.command("stop").returncode == 0
+    else:
+        gateway.signal(how)
+    assert gateway.wait() == 0
 
 
 def refused(port):
@@ -175,6 +224,8 @@ def alive(pid):
 
 FATAL = """
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from relay.cli.main import main
 from relay.errors import ConfigError, Problem, StartupError

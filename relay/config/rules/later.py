@@ -11,7 +11,6 @@ from relay.config.model import Config
 from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.section import Section
 
-_RELAY = ("drain_delay_s",)
 _LISTENER = (
     "per_client_rate",
     "per_client_burst",
@@ -32,7 +31,6 @@ _BACKEND = ("sni",)
 
 def check_later(found: ProblemList, config: Config) -> None:
     """Every key of this configuration that is not supported yet."""
-    _refuse(found, "relay", config.relay, _RELAY)
     paths = listener_paths([each.name for each in config.listener])
     for where, listener in zip(paths, config.listener, strict=True):
         _refuse(found, where, listener, _LISTENER)
