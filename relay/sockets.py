@@ -52,14 +52,12 @@ def has_closed(sock: StreamSocket) -> bool:
     return bool(poll.poll(0))
 
 
-def start_connect(
-    family: int, address: Address | str, options: SocketOptions = ()
-) -> StreamSocket:
+def start_connect(family: int, address: Address | str, options: SocketOptions = ()) -> StreamSocket:
     """Start a non-blocking connect to an IP address, or to the path of a unix socket.
 
-    The options are those of TCP: a unix socket has none.
-    A unix socket is connected when this returns. Raises OSError when the kernel refuses
-    it at once, for a unix socket also if the queue of its listener is full.
+    A unix socket is connected when this returns, and has none of the options, which are
+    those of TCP. Raises OSError when the kernel refuses it at once, for a unix socket
+    also if the queue of its listener is full.
     """
     if family == socket.AF_UNIX:
         return _connect_unix(str(address))

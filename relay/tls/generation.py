@@ -112,6 +112,7 @@ class Target:
     family: int
     sockaddr: Any  # () if the host name has no address; the path of a unix socket
     name: str
+    options: SocketOptions = ()  # of connections to it
     send_proxy: SendProxy | None = None
     has_preface: bool = field(init=False)
     """Whether something is sent before TLS, or before the client's bytes."""
@@ -136,7 +137,6 @@ class BackendTarget(Target):
     """One backend with TLS. Its context accepts only its own name."""
 
     server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
-    options: SocketOptions  # of connections to it
 
     # Replaced by a renewal.
     context: Pointer

@@ -18,6 +18,7 @@ from relay.config.unix_addresses import LONGEST_PATH_BYTES
 from relay.core.proxy_header_out import SendProxy
 from relay.errors import ConfigError, Problem, Reason
 from relay.sockets import StreamSocket, peer_uid
+from relay.tcp_options import options_of_new
 from relay.tls.context_inputs import ContextInputs, endpoint_of
 from relay.tls.explain import Failure
 from relay.tls.generation import PlainTarget
@@ -50,6 +51,7 @@ def plain_target(inputs: ContextInputs, name: str, pool: Pool, index: int) -> Pl
         family=family,
         sockaddr=sockaddr,
         name=backend.name or host,
+        options=options_of_new(pool.keepalive, pool.user_timeout_s),
         peer_user=backend.peer_user,
         peer_uid=inputs.users.get(backend.peer_user, NOBODY),
         send_proxy=SendProxy.of(pool),
