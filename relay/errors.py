@@ -41,6 +41,8 @@ class Reason(FastStrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     LINGER_TIMEOUT = "linger_timeout"
     DRAIN_TIMEOUT = "drain_timeout"
+    DRAINED = "drained"
+    MAX_SESSION = "max_session"
     GENERATION_ENDED = "generation_ended"
     INBOUND_RESET = "inbound_reset"
     OUTBOUND_RESET = "outbound_reset"

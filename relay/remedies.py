@@ -31,6 +31,11 @@ _ENDED = {
         " relay.drain_timeout_s (stop) or relay.reload_drain_s (reload); raise it if sessions"
         " need longer"
     ),
+    Reason.DRAINED: "",
+    Reason.MAX_SESSION: (
+        "the session lasted as long as the listener's max_session_s allows; raise it if"
+        " sessions need longer"
+    ),
     Reason.GENERATION_ENDED: (
         "the session used an old configuration, and more than relay.old_generations old"
         " configurations still had sessions; raise it, or reload less often"

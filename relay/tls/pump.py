@@ -40,7 +40,7 @@ from relay.tls.raw import (
 
 BUDGET_BYTES = 16 * RECORD_BYTES
 BUFFER: Any = ffi.new("char[]", RECORD_BYTES)
-_VIEW: Any = ffi.buffer(BUFFER)
+VIEW: Any = ffi.buffer(BUFFER)
 read: Any = lib.SSL_read
 write: Any = lib.SSL_write
 _CLOSE_NOTIFY = 0
@@ -136,7 +136,7 @@ class Pump:
         """One record of the source; 0 if there is none now, ~0 if `status` says why."""
         size: int = read(source, BUFFER, RECORD_BYTES)
         if size > 0:
-            return bytes(_VIEW[:size])
+            return bytes(VIEW[:size])
         return self._not_read(source, size, 0)
 
     def push(self, sink: Pointer, held: bytes) -> int:
@@ -178,5 +178,5 @@ class Pump:
         # These bytes were read, so they must be delivered. `push` counts them.
         error = lib.SSL_get_error(sink, -1)
         self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
-        self.held = _VIEW[:size]
+        self.held = VIEW[:size]
         return ~moved

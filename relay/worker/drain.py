@@ -5,7 +5,8 @@ change it later: `reload_drain_s` from its replacement by a reload, `drain_timeo
 from the stop of the relay. Without the supervisor, and after a SIGTERM of somebody
 else, it is the `drain_timeout_s` of the worker's own configuration.
 
-Never: closes a session before its time.
+Never: closes a session before its time, unless it speaks HTTP/1 and is between two
+messages (see `relay.worker.quiet_ends`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Protocol
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
+from relay.worker.quiet_ends import QuietEnds
 from relay.worker.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -34,10 +36,17 @@ class Closable(Protocol):
 class Drain:
     """The end of one worker: `begin` once, then `check` on every tick."""
 
-    def __init__(self, worker: Worker, acceptors: Sequence[Closable], timeout_s: float) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        acceptors: Sequence[Closable],
+        timeout_s: float,
+        quiet_ends: QuietEnds | None = None,
+    ) -> None:
         self._worker = worker
         self._acceptors = acceptors
         self._timeout_s = timeout_s
+        self._quiet_ends = quiet_ends
         self._begun = False
         self._until_at = math.inf  # set without the supervisor
         self._limits_at: tuple[float, float] | None = None  # at the last SIGTERM
@@ -89,7 +98,10 @@ class Drain:
             self._worker.loop.running = False
             return
         until_at, key = self._limit()
-        if time.monotonic() >= until_at and not self._stopping:
+        now = time.monotonic()
+        if self._quiet_ends is not None and not self._stopping:
+            self._quiet_ends.drain(until_at, now)
+        if now >= until_at and not self._stopping:
             log.warning("%s is over: closing %d sessions", key, len(self._worker.sessions))
             self.stop()
 

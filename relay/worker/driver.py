@@ -20,18 +20,16 @@ from collections.abc import Callable
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
 from relay.sockets import Address, StreamSocket
-from relay.tls.pump import BUFFER, read, write
+from relay.tls.pump import BUFFER, VIEW, read, write
 from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
 from relay.worker.client_address import why_refused
 from relay.worker.connection import Connection
+from relay.worker.deadlines import TimedSession, limit_lifetime
 from relay.worker.loop import ET, GONE, IN, Handler
-from relay.worker.plain_session import PlainSession
 from relay.worker.proxy_header import refuse_peer
 from relay.worker.session import (
     CONNECTING,
-    INFINITY,
-    RELAYING,
     STEP_QUEUES,
     Listener,
 )
@@ -41,6 +39,8 @@ from relay.worker.worker import Worker
 # After this many bytes a backend has had time to refuse our certificate. OpenSSL reads
 # no alert after a failed write, so until then each write is preceded by a read.
 LATE_ALERT_BYTES = 65_536
+# The beginning of an HTTP/1 answer with its status.
+REPLY_BYTES = 12
 # Measured with timeit, CPython 3.11: each look-up of an Enum's member costs 0.06 µs,
 # and this table would make about a dozen per connection.
 _INTAKE, _INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
@@ -61,11 +61,13 @@ def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Addre
     if refused is not None:
         session.refuse(refused)
         return
+    if listener.max_session_s:
+        limit_lifetime(session)
     worker.loop.schedule(session)
     session.on_wake(IN)
 
 
-class DrivenSession(PlainSession):
+class DrivenSession(TimedSession):
     """A session with the handlers that the loop calls."""
 
     __slots__ = ()
@@ -126,7 +128,7 @@ class DrivenSession(PlainSession):
         if size >= 0:
             self.bytes_out += size
             worker.cells[self.cell_out] += size
-            self.active_at = worker.loop.now
+            self.answered_at = worker.loop.now
         else:
             self._run(None, relaying.unusual(self, Side.OUTBOUND, ~size))
 
@@ -141,9 +143,12 @@ class DrivenSession(PlainSession):
             self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
         on_outbound = self.on_outbound if end.ssl is not None else self.on_plain_outbound
+        unanswered = not self.bytes_out
         on_outbound(mask)
         end = self.outbound
         if self.bytes_out and end is not None:
+            if unanswered and self.bytes_out < RECORD_BYTES:  # the buffer has all of it
+                self.first_reply = VIEW[:REPLY_BYTES]
             self.note_answer()
             if not (end.ended or client.held):
                 self.worker.loop.handle(end.fd, on_outbound)
@@ -161,27 +166,6 @@ class DrivenSession(PlainSession):
 
     # At any time.
 
-    def due_at(self) -> float:
-        """When the state has taken too long."""
-        state, patience_s = self.state, self.patience_s
-        if state is State.CLOSED:
-            return INFINITY
-        if state in RELAYING:
-            return self.active_at + patience_s[state]
-        end = self.outbound
-        if state is State.OUTBOUND_TLS and end is not None and end.hurried:
-            return self.since_at + min(patience_s[state], patience_s[State.CONNECT])
-        return self.since_at + patience_s[state]
-
-    def on_deadline(self) -> None:
-        """The state has taken too long."""
-        too_slow = STAGES[self.state].too_slow
-        if too_slow is not None:
-            self._run(too_slow)
-            self.worker.loop.schedule(self)  # if the state goes on, it has another deadline
-        else:
-            self.advance(Event.DEADLINE, side=Side.INBOUND)
-
     def on_bug(self) -> None:
         """A handler raised, or this machine is short of memory or descriptors."""
         if self.state is State.CLOSED:
@@ -193,6 +177,10 @@ class DrivenSession(PlainSession):
             self.advance(Event.REFUSED, Reason.INTERNAL_ERROR)
 
     # The table.
+
+    def follow(self, event: Event | None) -> None:
+        """Follow an event that a handler of another module returns."""
+        self._run(None, event)
 
     def _run(self, work: Work | None, event: Event | None = None) -> None:
         """Do a stage's work, or follow an event, and enter the next stages."""

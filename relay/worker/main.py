@@ -49,6 +49,7 @@ from relay.worker.expiry import Expiry
 from relay.worker.listener import Acceptor
 from relay.worker.loop import IN, Loop
 from relay.worker.patience import patience_by_pool
+from relay.worker.quiet_ends import QuietEnds
 from relay.worker.session import UPDATE_QUEUE, Listener
 from relay.worker.tick import tick
 from relay.worker.updates import Updates
@@ -95,7 +96,9 @@ def run_worker(spec: WorkerSpec) -> int:
     acceptors = [
         Acceptor(worker, listeners[name], sock, driver.start) for name, sock in spec.listeners
     ]
-    drain = Drain(worker, acceptors, spec.generation.config.relay.drain_timeout_s)
+    quiet_ends = QuietEnds(worker)
+    drain_timeout_s = spec.generation.config.relay.drain_timeout_s
+    drain = Drain(worker, acceptors, drain_timeout_s, quiet_ends)
     _Signals(worker, drain, spec)
     closings = Closings(worker.loop)
     receiver = UpdateReceiver(spec.update_end)
@@ -106,7 +109,7 @@ def run_worker(spec: WorkerSpec) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
-    worker.loop.run(partial(tick, worker, drain, Expiry(worker, closings.add)))
+    worker.loop.run(partial(tick, worker, drain, quiet_ends, Expiry(worker, closings.add)))
     worker.log.close()
     release_provider_keys(spec.generation)
     return 0
@@ -121,6 +124,7 @@ def _listeners(generation: Generation) -> dict[str, Listener]:
             generation.routes[each.name],
             patience_by_pool(config, each),
             AddressSet(each.accept_proxy.from_) if each.accept_proxy is not None else None,
+            each.max_session_s,
         )
         for each in config.listener
     }

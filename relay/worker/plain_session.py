@@ -57,7 +57,7 @@ class PlainSession(Session):
         if size >= 0:
             self.bytes_out += size
             worker.cells[self.cell_out] += size
-            self.active_at = worker.loop.now
+            self.answered_at = worker.loop.now
             if size > _MUCH_BYTES and source is not None:
                 paced_stream.note(self, Side.OUTBOUND, source, size)
         else:

@@ -211,6 +211,8 @@ def _forward_first(
 def _move(session: Session, side: Side, source: Connection, sink: Connection) -> int:
     """Do what `Pump.move` does, and insert our cookie into a backend's first answer."""
     first, pump = session.first, session.worker.pump
+    if session.watch is not None:
+        return session.watch.move(pump, side, source, sink)
     if side is Side.INBOUND or first is None or first.inserter is None:
         if source.ssl is not None and sink.ssl is not None:
             return pump.move(source.ssl, sink.ssl)
@@ -230,10 +232,11 @@ def _count(session: Session, side: Side, size: int) -> None:
     if side is Side.INBOUND:
         session.bytes_in += size
         cells[session.cell_in] += size
+        session.active_at = session.worker.loop.now
     else:
         session.bytes_out += size
         cells[session.cell_out] += size
-    session.active_at = session.worker.loop.now
+        session.answered_at = session.worker.loop.now
 
 
 # Ends.

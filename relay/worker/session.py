@@ -37,6 +37,7 @@ from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
 from relay.worker.patience import Patience
 from relay.worker.pools import Choice
+from relay.worker.watch import Watch
 
 if TYPE_CHECKING:
     from relay.worker.worker import Worker
@@ -61,6 +62,7 @@ _UNANSWERED = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_O
 # The fatal alert internal_error in the clear (RFC 8446, 6.2): it is not the client's
 # fault.
 CANNOT_SERVE = bytes((21, 3, 3, 0, 2, 2, 80))
+_ENDED_QUIETLY = frozenset((Reason.DRAINED, Reason.MAX_SESSION))
 INFINITY = float("inf")
 
 
@@ -71,6 +73,7 @@ class Listener(NamedTuple):
     routes: RouteTable[AnyRoute]
     patience: Mapping[str, Patience] = {}  # by pool
     proxies: AddressSet | None = None  # the peers that must send a PROXY header
+    max_session_s: float = 0  # 0: no limit
 
 
 class Handshake(NamedTuple):
@@ -100,8 +103,9 @@ class Session(ABC):
     """See the module. `*_at` is CLOCK_MONOTONIC seconds; `time_at` is Unix time."""
 
     __slots__ = (
-        "active_at",  # when bytes were last moved
+        "active_at",  # when the client's bytes were last moved, or the state began
         "addresses_tried",  # a backend's index, once for each of its addresses that failed
+        "answered_at",  # when the backend's bytes were last moved
         "arriving",  # a hello that comes in pieces
         "attempt",  # the next attempt to connect, if it is to the same backend again
         "awaits_header",  # the peer has not sent its PROXY header yet
@@ -117,8 +121,10 @@ class Session(ABC):
         "duration_s",
         "early",  # the client sent something while we were busy with the backend
         "ech",  # the hello has an encrypted_client_hello extension
+        "ends_at",  # when it is to end, at first only at a quiet moment
         "expires_at",  # Unix time; no certificate of it expires earlier
         "first",
+        "first_reply",  # the beginning of what the backend sent first; b"" if not known
         "header",  # the PROXY header, if there was one
         "identity",
         "inbound",
@@ -142,6 +148,7 @@ class Session(ABC):
         "timer_at",
         "tried",  # the indexes of the backends that were tried
         "trust",  # that has admitted it; in a handshake, the one that OpenSSL verifies by
+        "watch",  # its messages, if it is about to end
         "worker",
     )
 
@@ -162,6 +169,8 @@ class Session(ABC):
         self.state = State.INTAKE
         self.time_at = time.time()
         self.started_at = self.since_at = self.active_at = worker.loop.now
+        self.answered_at = 0.0
+        self.ends_at = INFINITY
         self.duration_s = 0.0
         self.patience_s = worker.patience_s
         self.timer_at = INFINITY
@@ -169,6 +178,8 @@ class Session(ABC):
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
         self.sni, self.signatures, self.ech = "", b"", False
+        self.first_reply = b""
+        self.watch: Watch | None = None
         self.route: AnyRoute | None = None
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None
@@ -273,7 +284,8 @@ class Session(ABC):
         if was in HALF_OPEN:
             lingers = outcome.reason not in _UNANSWERED
         else:
-            lingers = outcome.side is Side.OUTBOUND
+            # A client that ended quietly may have sent its next request just now.
+            lingers = outcome.side is Side.OUTBOUND or outcome.reason in _ENDED_QUIETLY
             if was in CONNECTING:
                 lingers = lingers and passes_through
                 if lingers:  # the client waits for an answer to its hello

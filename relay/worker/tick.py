@@ -13,16 +13,18 @@ from relay.shared.scoreboard import HEARTBEAT_MS, monotonic_ms
 from relay.worker.backend import BackendState
 from relay.worker.drain import Drain
 from relay.worker.expiry import Expiry
+from relay.worker.quiet_ends import QuietEnds
 from relay.worker.session import RELAYING, Session
 from relay.worker.worker import Worker
 
 
-def tick(worker: Worker, drain: Drain, expiry: Expiry) -> None:
+def tick(worker: Worker, drain: Drain, quiet_ends: QuietEnds, expiry: Expiry) -> None:
     """Send a heartbeat to the supervisor, and do what could wait."""
     worker.cells[HEARTBEAT_MS] = monotonic_ms()
     messages.flush()
     worker.usage.write(worker.cells)
     drain.check()
+    quiet_ends.on_tick()
     worker.log.on_tick()
     generations_ended = worker.scoreboard.forget_ended()
     for pool in worker.pools.values():

@@ -61,6 +61,7 @@ class Worker:
         # For sessions.
         self.sessions: set[Session] = set()
         self.numbers = itertools.count(1)
+        self.outliving: set[Session] = set()  # they end at the next quiet moment
         self.stops_when_empty = False
         self.admission = Admission(config.limits, max_connections, loop)
         self.kicks = kept_out(kicks, loop.now)
@@ -105,6 +106,8 @@ class Worker:
     def remove(self, session: Session) -> None:
         """A session was closed: count it and log it."""
         self.sessions.discard(session)
+        if self.outliving:
+            self.outliving.discard(session)
         self.loop.live -= 1
         self.cells[self.counters.active] -= 1
         reason = session.outcome.reason

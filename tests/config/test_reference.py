@@ -176,7 +176,6 @@ SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "per_client_burst"): "10",
     ("[[listener]]", "per_client_prefix_v4"): "24",
     ("[[listener]]", "per_client_prefix_v6"): "56",
-    ("[[listener]]", "max_session_s"): "3600",
     ("[[listener]]", "log_probes"): "false",
     ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
     ("[[listener.route]]", "starttls"): '"postgres"',

@@ -16,7 +16,6 @@ _LISTENER = (
     "per_client_burst",
     "per_client_prefix_v4",
     "per_client_prefix_v6",
-    "max_session_s",
     "log_probes",
     "probes_from",
 )

@@ -1,0 +1,190 @@
+"""HTTP/1 connections end between two messages, before their time is over."""
+
+import signal
+import socket
+
+import pytest
+
+from relay.shared.scoreboard import PHASE, PHASE_DRAINING
+from tests.support.worker import wait_until
+
+STAY = "[relay]\ndrain_timeout_s = 60"
+REQUEST = b"GET /a HTTP/1.1\r\nHost: app.example.com\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def exchange(client, server, request=REQUEST, answer=ANSWER):
+    client.send(request)
+    assert server.receive(len(request)) == request
+    server.send(answer)
+    assert client.receive(len(answer)) == answer
+
+
+def drain(relay):
+    relay.signal(signal.SIGTERM)
+    wait_until(lambda: relay.cells[PHASE] == PHASE_DRAINING, "the drain")
+    relay.let_it_turn(3)
+
+
+def ended(client, server, relay, reason="drained"):
+    assert client.end() == (b"", "close_notify")
+    assert server.end() == (b"", "close_notify")
+    assert relay.record()["reason"] == reason
+
+
+def test_a_connection_ends_with_the_next_answer(start, door, pair):
+    back = door()
+    relay = start([back.address], top=STAY)
+    client, server = pair(relay, back)
+    exchange(client, server)
+    drain(relay)
+    exchange(client, server)
+    ended(client, server, relay)
+    assert relay.wait() == 0
+
+
+def test_a_request_that_was_under_way_is_answered_first(start, door, pair):
+    back = door()
+    relay = start([back.address], top=STAY)
+    client, server = pair(relay, back)
+    exchange(client, server)
+    client.send(REQUEST)
+    assert server.receive(len(REQUEST)) == REQUEST
+    drain(relay)
+    for part in (ANSWER[:10], ANSWER[10:40], ANSWER[40:]):
+        relay.let_it_turn(2)
+        server.send(part)
+        assert client.receive(len(part)) == part
+    ended(client, server, relay)
+
+
+def test_an_idle_connection_ends_soon(start, door, pair):
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
+    client, server = pair(relay, back)
+    exchange(client, server)
+    drain(relay)
+    ended(client, server, relay)
+    assert relay.record()["duration_s"] < 6
+    assert relay.wait() == 0
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+KINDS = {
+    "chunked": (REQUEST, [CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n"]),
+    "interim": (
+        b"POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+        [b"HTTP/1.1 100 Continue\r\n\r\n", ANSWER],
+    ),
+    "head": (REQUEST.replace(b"GET", b"HEAD"), [ANSWER.removesuffix(b"hello")]),
+    "not modified": (REQUEST, [b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"]),
+    "large": (REQUEST, [b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n", bytes(500_000)]),
+}
+
+
+@pytest.mark.parametrize(("request_", "answers"), KINDS.values(), ids=KINDS)
+def test_it_ends_with_the_last_byte_of_any_answer(start, door, pair, request_, answers):
+    back = door()
+    relay = start([back.address], top=STAY)
+    client, server = pair(relay, back)
+    exchange(client, server)
+    drain(relay)
+    client.send(request_)
+    assert server.receive(len(request_)) == request_
+    for at, answer in enumerate(answers):
+        server.send(answer)
+        assert client.receive(len(answer)) == answer
+        if request_.startswith(b"POST") and at == 0:
+            client.send(b"xy")
+            assert server.receive(2) == b"xy"
+    ended(client, server, relay)
+
+
+def test_a_pipelined_request_is_not_lost(start, door, pair):
+    back = door()
+    relay = start([back.address], top=STAY)
+    client, server = pair(relay, back)
+    exchange(client, server)
+    drain(relay)
+    client.send(REQUEST + REQUEST)
+    assert server.receive(2 * len(REQUEST)) == REQUEST + REQUEST
+    for _ in range(2):
+        server.send(ANSWER)
+        assert client.receive(len(ANSWER)) == ANSWER
+
+
+OTHERS = {
+    "not HTTP": (b"hello", b"world"),
+    "websocket": (
+        REQUEST[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "answer"), OTHERS.values(), ids=OTHERS)
+def test_other_protocols_go_on_until_the_deadline(start, door, pair, request_, answer):
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 4")
+    client, server = pair(relay, back)
+    exchange(client, server, request_, answer)
+    drain(relay)
+    exchange(client, server, b"\x81\x03abc", b"\x81\x03def")
+    assert relay.wait() == 0
+    assert relay.record()["reason"] == "drain_timeout"
+
+
+def test_an_answer_with_a_pause_in_it_is_not_cut(start, door, pair):
+    """It began before the drain, so nothing is known of it but that it goes on."""
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 40")
+    client, server = pair(relay, back)
+    exchange(client, server, REQUEST, CHUNKED)
+    drain(relay)
+    for _ in range(4):
+        relay.let_it_turn(2)
+        server.send(b"3\r\nabc\r\n")
+        assert client.receive(8) == b"3\r\nabc\r\n"
+    server.send(b"0\r\n\r\n")
+    assert client.receive(5) == b"0\r\n\r\n"
+    ended(client, server, relay)
+
+
+def test_max_session_s_ends_http_between_messages(start, door, pair):
+    back = door()
+    relay = start([back.address], listener="max_session_s = 20")
+    client, server = pair(relay, back)
+    ends = []
+    while not ends:
+        exchange(client, server)
+        relay.let_it_turn(1)
+        if relay.value("relay_connections_active") == 0:
+            ends.append(client.end())
+    assert ends == [(b"", "close_notify")]
+    record = relay.record()
+    assert record["reason"] == "max_session"
+    assert 20 * 0.9 * 0.9 <= record["duration_s"] <= 20
+
+
+def test_max_session_s_ends_every_other_session(start, door, pair):
+    back = door()
+    relay = start([back.address], listener="max_session_s = 2")
+    pairs = [pair(relay, back) for _ in range(8)]
+    for client, server in pairs:
+        exchange(client, server, b"ping", b"pong")
+    for client, server in pairs:
+        assert client.end() == (b"", "close_notify")
+        assert server.end() == (b"", "close_notify")
+    records = [relay.record(number) for number in range(8)]
+    assert {record["reason"] for record in records} == {"max_session"}
+    lasted = sorted(record["duration_s"] for record in records)
+    assert lasted[0] >= 1.8
+    assert lasted[-1] <= 2.5
+    assert lasted[-1] - lasted[0] > 0.1, "they do not end together"
+
+
+def test_max_session_s_ends_a_client_that_is_not_admitted_yet(start, door, stack):
+    relay = start([door().address], top="[timeouts]\nhello_s = 60", listener="max_session_s = 1")
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), 10))
+    assert client.recv(1) == b""
+    assert relay.record()["reason"] == "max_session"
