@@ -33,6 +33,11 @@ class Ending:
         self.drain_at = float("inf")
         self._for_good = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether the relay was told to end."""
+        return self.drain_at != float("inf") or self._fleet.ending is not Shutdown.NO
+
     def stop_by_signal(self, name: str) -> None:
         """End by TERM or INT. A second one skips the delay, or ends the drain."""
         again = self._fleet.ending is not Shutdown.NO

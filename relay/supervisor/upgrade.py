@@ -23,7 +23,6 @@ import signal
 import time
 
 import relay
-from relay.core.fleet_view import Shutdown
 from relay.logs import messages
 from relay.shared.replies import FailureReply
 from relay.supervisor import departure, handover
@@ -67,14 +66,14 @@ class Upgrades:
         """Upgrade for a client, which is answered later, or for SIGUSR2 (None)."""
         if client is not None:
             self._clients.append(client)
-        if self._parts.fleet.ending is not Shutdown.NO:
+        if self._parts.ending.begun:
             self._refuse(f"the relay is {self._parts.announcer.state}")
             return
         self._requested = True
 
     def step(self, now: float) -> None:
         """Go on with what is under way."""
-        if self._parts.fleet.ending is not Shutdown.NO:
+        if self._parts.ending.begun:
             if self._requested or self._pid is not None:
                 self.close()
                 self._refuse("the relay was told to end")
