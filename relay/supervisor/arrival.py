@@ -17,9 +17,10 @@ from relay.core.kicks import Kick, parse_target
 from relay.shared.scoreboard import CHECKER_SLOT
 from relay.shared.update_channel import UpdateSender
 from relay.supervisor.handover import State
+from relay.supervisor.listen_addresses import ListenAddress
 from relay.supervisor.process import take_child
 from relay.supervisor.scoreboards import Scoreboards
-from relay.supervisor.slot_sockets import ListenAddress, SlotSockets
+from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.taken_rows import Boards, TakenBoard, TakenRow
 from relay.supervisor.worker_process import WorkerProcess
 

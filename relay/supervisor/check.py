@@ -26,10 +26,10 @@ from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import failed_hosts, look_up_all, unresolved_backends
 from relay.supervisor.inspection import access_log_problems, read_password
 from relay.supervisor.list_sets import fetched_lists
+from relay.supervisor.listen_addresses import listen_addresses
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
 from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import find_identity
-from relay.supervisor.slot_sockets import listen_addresses
 from relay.supervisor.state_dir import check_state_dir
 from relay.supervisor.unix_sockets import check_unix
 from relay.tls.certificates.findings import Finding, Level

@@ -61,6 +61,7 @@ class Generations:
         self.serving = prepared
         self.sockets = sockets
         self.next: NextGeneration | None = None
+        sockets.set_options()  # they may come from systemd, or from another version
         # Of the version before an upgrade, until the serving generation serves: the
         # generation that accepts, and the sockets that only that one has.
         self.kept: frozenset[int] = frozenset()

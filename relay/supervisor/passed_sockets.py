@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
+from relay.supervisor.listen_addresses import ListenAddress, listen_addresses
 from relay.supervisor.listening import bound_address, prepare_passed
-from relay.supervisor.slot_sockets import ListenAddress, SlotSockets, listen_addresses
+from relay.supervisor.slot_sockets import SlotSockets
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 STORED = "stored."  # the names of stored sockets begin with this

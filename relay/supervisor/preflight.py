@@ -20,9 +20,9 @@ from relay.config.model import Config
 from relay.errors import StartupError
 from relay.supervisor.handover import FORMAT, State
 from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.listen_addresses import ListenAddress, listen_addresses
 from relay.supervisor.listening import open_single_listener
 from relay.supervisor.prepare import finish
-from relay.supervisor.slot_sockets import ListenAddress, listen_addresses
 
 
 def check(config_path: Path, state: State, *, strict: bool) -> int:

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from relay.config.address import parse_address
 from relay.config.model import Config
 from relay.errors import StartupError
 from relay.sockets import format_address
+from relay.supervisor.listen_addresses import ListenAddress, listen_addresses
 from relay.supervisor.listening import (
     begin_to_listen,
     bound_address,
@@ -25,51 +25,13 @@ from relay.supervisor.listening import (
     open_listeners,
     take_new_connections,
 )
-from relay.tcp_options import SocketOptions, set_on_listener, tcp_options
+from relay.tcp_options import set_on_listener
 
 # Longer than most round trips, and shorter than the second after which a client repeats
 # its SYN.
 SETTLE_S = 0.3
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """One address of one listener."""
-
-    listener: str
-    address: str
-    freebind: bool = False
-    options: SocketOptions = ()  # that its connections inherit
-
-    @property
-    def key(self) -> str:
-        """What identifies its sockets across reloads.
-
-        Sockets on a fixed port may change to another listener. Sockets on port 0, which
-        the kernel chose, belong to their listener.
-        """
-        return self.address if parse_address(self.address)[1] else f"{self.listener} {self.address}"
-
-    @property
-    def where(self) -> str:
-        """Its name in messages."""
-        return f'listener "{self.listener}"'
-
-
-def listen_addresses(config: Config) -> tuple[ListenAddress, ...]:
-    """Every address of every listener, in the configuration's order."""
-    return tuple(
-        ListenAddress(
-            listener.name,
-            address,
-            listener.freebind,
-            tcp_options(listener.keepalive, listener.user_timeout_s),
-        )
-        for listener in config.listener
-        for address in listener.listen
-    )
 
 
 class ClosingSockets:
