@@ -102,12 +102,14 @@ def adopt(passed: Passed, config: Config) -> SlotSockets:
             shared.add(address.key)
         slot = sum(1 for one, _, _ in found if one.key == address.key)
         found.append((address, slot, sock))
-    activated = {one.key for one, _, _ in found}
+    taken = {(one.key, slot) for one, slot, _ in found}
     for name, sock in passed.stored.items():
         for address in addresses:
             stored = _slot_of(name, address, addresses)
-            if stored is not None and address.key not in activated and _is_bound_to(sock, address):
+            free = (address.key, stored) not in taken and address.key not in shared
+            if stored is not None and free and _is_bound_to(sock, address):
                 found.append((address, stored, sock))
+                taken.add((address.key, stored))
                 break
     kept = [sock for _, _, sock in found]
     for sock in kept:

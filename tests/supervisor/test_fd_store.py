@@ -13,7 +13,7 @@ from tests.support.gateway import wait_until
 from tests.support.manager import Manager
 from tests.support.traffic import Traffic
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -42,7 +42,10 @@ def test_clients_wait_in_stored_sockets_while_no_relay_runs(kept, manager, pki, 
     port = kept.port()
     assert kept.stop() == 0
     answers = []
-    waiting = [threading.Thread(target=lambda: answers.append(talk(pki, port))) for _ in range(8)]
+    waiting = [
+        threading.Thread(target=lambda: answers.append(talk(pki, port, patience_s=PATIENCE_S)))
+        for _ in range(8)
+    ]
     for each in waiting:
         each.start()
     workers(kept, count)
@@ -56,7 +59,7 @@ def test_clients_wait_in_stored_sockets_while_no_relay_runs(kept, manager, pki, 
 
 
 def test_restarts_under_load_lose_no_client(kept, manager, pki):
-    with Traffic(pki, kept.port()) as traffic:
+    with Traffic(pki, kept.port(), patience_s=PATIENCE_S) as traffic:
         for _ in range(3):
             traffic.wait_for_more(3)
             assert kept.stop() == 0
@@ -71,7 +74,7 @@ def test_a_killed_supervisor_loses_no_client_that_connects_later(kept, manager, 
     kept.running.wait(PATIENCE_S)
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as queued:
         manager.start(kept)
-        assert talk(pki, port, raw=queued) == b"hello"
+        assert talk(pki, port, raw=queued, patience_s=PATIENCE_S) == b"hello"
 
 
 def test_relay_stop_takes_the_sockets_out_of_the_store(kept, manager):
@@ -121,7 +124,7 @@ def test_a_socket_unit_passes_its_socket(relay, manager, pki, shared):
             assert gateway.stop() == 0
             with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as queued:
                 manager.start(gateway, [("https", high)])
-                assert talk(pki, port, raw=queued) == b"hello"
+                assert talk(pki, port, raw=queued, patience_s=PATIENCE_S) == b"hello"
             assert gateway.stop() == 0
         finally:
             os.close(high)

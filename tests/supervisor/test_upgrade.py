@@ -67,7 +67,7 @@ def add_a_counter(package):
 def test_another_version_takes_over_under_load(old, installed, pki):
     """No client fails, sessions go on, and no counter goes back, over many upgrades."""
     pid, port = old.pid, old.port()
-    with Traffic(pki, port) as traffic, LongSession(pki, port) as session:
+    with Traffic(pki, port, patience_s=PATIENCE_S) as traffic, LongSession(pki, port) as session:
         files = []
         for number in range(UPGRADES):
             traffic.wait_for_more()

@@ -25,13 +25,14 @@ def talk(
     said: bytes = b"hello",
     raw: socket.socket | None = None,
     context: ssl.SSLContext | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> bytes:
     """Do a handshake, send `said`, and return the first data that comes back.
 
     `raw` is a connected socket to use instead of a new one.
     """
-    connected = raw or socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-    connected.settimeout(PATIENCE_S)
+    connected = raw or socket.create_connection(("127.0.0.1", port), patience_s)
+    connected.settimeout(patience_s)
     # The request follows the handshake without a delay.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with (context or context_of(pki)).wrap_socket(

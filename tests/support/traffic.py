@@ -18,7 +18,8 @@ class Traffic:
     `failures` has every error.
     """
 
-    def __init__(self, pki, port, clients=3):
+    def __init__(self, pki, port, clients=3, patience_s=PATIENCE_S):
+        self._patience_s = patience_s
         self.context = context_of(pki)
         self.port = port
         self.failures = []
@@ -33,10 +34,10 @@ class Traffic:
             said = f"client {number} request {self.done[number]}".encode()
             try:
                 with self.context.wrap_socket(
-                    socket.create_connection(("127.0.0.1", self.port), PATIENCE_S),
+                    socket.create_connection(("127.0.0.1", self.port), self._patience_s),
                     server_hostname="app.example.com",
                 ) as tls:
-                    tls.settimeout(PATIENCE_S)
+                    tls.settimeout(self._patience_s)
                     tls.sendall(said)
                     answer = tls.recv(1000)
                 if answer != said:
@@ -51,6 +52,7 @@ class Traffic:
         wait_until(
             "the clients make progress",
             lambda: all(done >= wanted for done, wanted in zip(self.done, target, strict=True)),
+            self._patience_s,
         )
 
     def __enter__(self):
