@@ -32,12 +32,6 @@ def of_reason(failure: Failure) -> CheckFailure:
     return CheckFailure(failure.reason, failure.detail, REMEDIES[failure.reason])
 
 
-def without_address() -> CheckFailure:
-    """The host name has no address."""
-    reason = Reason.BACKEND_UNRESOLVED
-    return CheckFailure(reason, "its host name has no address", REMEDIES[reason])
-
-
 def connect_timeout(settings: CheckSettings) -> CheckFailure:
     """The connection was not accepted in time."""
     what = f"it did not accept the connection {_within(settings)}"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relay.checker import failure as failures
 from relay.checker.backend_check import BackendCheck
 from relay.checker.check import CheckResult, CheckSettings
 from relay.config.pool_model import Health
@@ -28,7 +27,7 @@ from relay.core.health import (
 )
 from relay.errors import Reason
 from relay.shared.addresses import Addresses
-from relay.shared.catalogue import CHECK_RESULTS, CONNECT_FAILED
+from relay.shared.catalogue import CHECK_RESULTS
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
     HEALTH,
@@ -119,7 +118,8 @@ class Monitor:
     def _begin(self) -> None:
         endpoints = self._addresses.endpoints()
         if not endpoints:
-            self._on_end(self._without_address())
+            # Nothing to check. Running sessions go on, so the health stays as it is.
+            self._schedule()
             return
         BackendCheck(
             self.target,
@@ -130,10 +130,6 @@ class Monitor:
             at=self._context.at,
             on_end=self._on_end,
         ).begin()
-
-    def _without_address(self) -> CheckResult:
-        failure, now = failures.without_address(), time.monotonic()
-        return CheckResult(CONNECT_FAILED, *failure, now, now, address=self.target.address)
 
     def _on_end(self, result: CheckResult) -> None:
         if result.reason == Reason.NO_RESOURCES:

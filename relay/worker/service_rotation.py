@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from itertools import groupby
-from typing import NamedTuple
+from math import inf
 
 from relay.config.backend_address import is_service
 from relay.core.srv import draw, shares
@@ -33,55 +32,49 @@ def rotation_of(
     return AddressRotation(addresses, retry_s) if addresses.may_change else None
 
 
-class _Group(NamedTuple):
-    """The endpoints of one priority, and the running sum of their shares."""
-
-    endpoints: list[Endpoint]
-    weights: list[tuple[int, int]]
-    running: list[float]
-
-
 class ServiceRotation(AddressRotation):
-    """The endpoints of one service in one worker; `chance` is uniform in [0, 1)."""
+    """The endpoints of one service in one worker; `chance` is uniform in [0, 1).
 
-    __slots__ = ("_chance", "_groups", "_of")
+    `_usable` are the endpoints to draw from, with the running sum of their shares. They
+    hold until `_replan_at`, and until an endpoint fails or the service changes.
+    """
+
+    __slots__ = ("_chance", "_of", "_replan_at", "_running", "_usable")
 
     def __init__(self, addresses: Addresses, retry_s: float, chance: Callable[[], float]) -> None:
         super().__init__(addresses, retry_s)
         self._chance = chance
-        self._of: tuple[Located, ...] | None = None
-        self._groups: list[_Group] = []
+        self._of: tuple[Located, ...] = ()
+        self._usable: list[Endpoint] = []
+        self._running: list[float] = []
+        self._replan_at = 0.0
 
     def pick(self, now: float) -> Endpoint | None:
-        """An endpoint of the first group that has one that is not marked failed.
+        """An endpoint of the first priority that has one that is not marked failed.
 
         If all are, the next one, so that a session can try each of them.
         """
         self._addresses.endpoints()
-        located = self._addresses.located
-        if located is not self._of:
-            self._of, self._groups = located, _groups_of(located)
-        failed = self._failed_until_at
-        if not failed and self._groups:
-            first = self._groups[0]
-            return first.endpoints[draw(first.running, self._chance())]
-        for group in self._groups:
-            usable = [i for i, each in enumerate(group.endpoints) if failed.get(each, 0.0) <= now]
-            if usable:
-                running = shares([group.weights[i] for i in usable])
-                return group.endpoints[usable[draw(running, self._chance())]]
+        if self._addresses.located is not self._of or now >= self._replan_at:
+            self._plan(now)
+        if self._usable:
+            return self._usable[draw(self._running, self._chance())]
         return super().pick(now)
 
+    def failed(self, endpoint: Endpoint, now: float) -> bool:
+        """Mark the endpoint failed for retry_s. True if it was not marked already."""
+        self._replan_at = 0.0
+        return super().failed(endpoint, now)
 
-def _groups_of(located: tuple[Located, ...]) -> list[_Group]:
-    by_priority = groupby(sorted(located, key=_priority), _priority)
-    groups = []
-    for _, several in by_priority:
-        members = list(several)
-        weights = [(each.weight, each.siblings) for each in members]
-        groups.append(_Group([each.endpoint() for each in members], weights, shares(weights)))
-    return groups
-
-
-def _priority(one: Located) -> int:
-    return one.priority
+    def _plan(self, now: float) -> None:
+        """Find the endpoints of the first priority that has one to use."""
+        failed = {each: at for each, at in self._failed_until_at.items() if at > now}
+        self._failed_until_at = failed
+        self._replan_at = min(failed.values(), default=inf)
+        self._of = located = self._addresses.located
+        members = [(each.endpoint(), each) for each in located]
+        working = [(endpoint, each) for endpoint, each in members if endpoint not in failed]
+        lowest = min((each.priority for _, each in working), default=0)
+        chosen = [(endpoint, each) for endpoint, each in working if each.priority == lowest]
+        self._usable = [endpoint for endpoint, _ in chosen]
+        self._running = shares([(each.weight, each.siblings) for _, each in chosen])

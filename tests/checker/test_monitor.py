@@ -7,12 +7,14 @@ import logging
 import re
 import resource
 import ssl
+import time
 
 import pytest
 
 from relay.checker.check import check_settings
 from relay.checker.monitor import CheckerContext, Monitor
 from relay.core.health import HealthStatus
+from relay.shared.addresses import Located, cell_of, write_addresses, write_gone
 from relay.shared.entities import (
     HEALTH,
     HEALTH_DOWN,
@@ -140,3 +142,32 @@ def test_a_check_without_a_free_descriptor_changes_nothing(make_backend, watched
     backend.close()  # it runs in this process, and had no free descriptor either
     make_backend(port=backend.port)
     clockwork.run_until(lambda: count("ok") > checked + 1)
+
+
+def test_a_check_tries_a_few_addresses_and_the_next_one_goes_on(make_backend, watched):
+    """Only the last of 12 answers. One check of all could take 12 times timeout_s."""
+    backend = make_backend(version=ssl.TLSVersion.TLSv1_2)
+    monitor, clockwork, _, count = watched(f"localhost:{backend.port}")
+    dead = [Located(f"127.0.0.{number}") for number in range(2, 13)]
+    context = monitor._context
+    cell = cell_of(context.layout, "localhost")
+    write_addresses(context.shared, cell, [*dead, Located("127.0.0.1")])
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
+    assert count("connect_failed") == 1
+    wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)
+
+
+def test_a_backend_that_lost_its_addresses_keeps_its_health(make_backend, watched):
+    """Its sessions go on, so it must not go down: on_down would close them."""
+    backend = make_backend(version=ssl.TLSVersion.TLSv1_2)
+    monitor, clockwork, _, count = watched(f"localhost:{backend.port}", fall=1)
+    context = monitor._context
+    cell = cell_of(context.layout, "localhost")
+    write_addresses(context.shared, cell, [Located("127.0.0.1")])
+    clockwork.run_until(lambda: monitor.state.status is HealthStatus.UP)
+    write_gone(context.shared, cell)
+    at = time.monotonic() + 0.5
+    clockwork.run_until(lambda: time.monotonic() > at)
+    assert monitor.state.status is HealthStatus.UP
+    assert count("connect_failed") == 0
+    wait_until("the backend has done its part", lambda: len(backend.peers) == backend.accepted)

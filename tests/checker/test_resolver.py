@@ -12,10 +12,11 @@ import time
 
 import pytest
 
-from relay.checker.host_lookup import Found
+from relay.checker import resolver as resolver_module
+from relay.checker.host_lookup import Found, NoSuchNameError
 from relay.checker.lookup import look_up
 from relay.checker.resolver import AGAIN_S, Resolver
-from relay.shared.addresses import Addresses, Located, cell_of, write_addresses
+from relay.shared.addresses import Addresses, Located, cell_of, is_failing, is_gone, write_addresses
 from relay.shared.entities import MAX_ADDRESSES
 from tests.support.clockwork import Clockwork
 from tests.support.scoreboard import hosts_board
@@ -234,3 +235,90 @@ def test_a_look_up_loads_no_module():
         "assert set(sys.modules) == before, set(sys.modules) - before\n"
     )
     subprocess.run([sys.executable, "-c", code], timeout=30, check=True)
+
+
+SERVICE = "srv:_https._tcp.app.test"
+DENIED = NoSuchNameError(-2, "Name or service not known")
+
+
+def gone(world, name=HOST):
+    return is_gone(world.shared, cell_of(world.layout, name))
+
+
+def test_a_name_that_is_denied_for_long_has_no_address_any_more(world, resolver, said, monkeypatch):
+    monkeypatch.setattr(resolver_module, "GONE_AFTER_S", 0.2)
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.start()
+    world.until(lambda: world.addresses() == ["192.0.2.7"])
+    resolver.answers[HOST] = DENIED
+    world.until(lambda: is_failing(world.shared, cell_of(world.layout, HOST)))
+    assert world.addresses() == ["192.0.2.7"]
+    world.until(lambda: gone(world))
+    assert world.addresses() == []
+    asked = len(resolver.asked)
+    world.until(lambda: len(resolver.asked) > asked + 3)
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.until(lambda: world.addresses() == ["192.0.2.7"])
+    assert not is_failing(world.shared, cell_of(world.layout, HOST))
+    assert [line.partition(":")[0] for line in said()] == [
+        f"host {HOST} is at 192.0.2.7",
+        f"host {HOST}",  # cannot be looked up
+        f"host {HOST} has no address any more",
+        f"host {HOST} is at 192.0.2.7",
+    ]
+
+
+def test_an_error_in_between_starts_the_time_of_denials_anew(world, resolver, monkeypatch):
+    monkeypatch.setattr(resolver_module, "GONE_AFTER_S", 0.2)
+    resolver.answers[HOST] = ["192.0.2.7"]
+    world.start()
+    world.until(lambda: world.addresses() == ["192.0.2.7"])
+    turns = iter(range(10**9))
+    until = time.monotonic() + 1.0
+
+    def answer():
+        raise DENIED if next(turns) % 3 else OSError(-3, "Temporary failure in name resolution")
+
+    resolver.answers[HOST] = answer
+    world.until(lambda: time.monotonic() > until)
+    assert not gone(world)
+
+
+def test_an_empty_service_has_no_endpoint_at_once(resolver, said):
+    world = World(resolver, {SERVICE: 0.02})
+    resolver.answers[SERVICE] = Found((Located("192.0.2.7", 0, 8443, 10, 5),))
+    world.start()
+    world.until(lambda: said() != [])
+    resolver.answers[SERVICE] = Found(nothing="it has no SRV record")
+    world.until(lambda: gone(world, SERVICE))
+    assert said()[0] == (
+        "service _https._tcp.app.test is at 192.0.2.7:8443 (priority 10, weight 5)"
+    )
+    assert "it has no SRV record; its backends get no new sessions" in said()[1]
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "interval_s", "expected_s"), [(7, 30, 7), (90, 30, 30), (0, 30, 1), (0, 0.5, 0.5)]
+)
+def test_an_answer_is_used_for_its_ttl_within_bounds(resolver, ttl_s, interval_s, expected_s):
+    world = World(resolver, {SERVICE: interval_s})
+    resolver.answers[SERVICE] = Found((Located("192.0.2.7", 0, 8443),), ttl_s)
+    world.start()
+    due = []
+    world.names._at = lambda when, _: due.append(when - time.monotonic())
+    world.until(lambda: due)
+    assert due == [pytest.approx(expected_s, abs=0.3)]
+
+
+def test_the_same_addresses_of_a_rotated_long_answer_are_used(world, resolver, said):
+    """There is room for 64 of 90. Other ones each time would be a change each time."""
+    every = [f"192.0.2.{number}" for number in range(90)]
+    resolver.answers[HOST] = every
+    world.start()
+    world.until(lambda: len(world.addresses()) == MAX_ADDRESSES)
+    before = world.addresses()
+    resolver.answers[HOST] = every[45:] + every[:45]
+    asked = len(resolver.asked)
+    world.until(lambda: len(resolver.asked) >= asked + 3)
+    assert sorted(world.addresses()) == sorted(before)
+    assert len(said()) == 1

@@ -506,6 +506,21 @@ CASES = {
         ["pool.web.health.http_status"],
         "has no effect without http_get",
     ),
+    "a service with a port": (
+        ('address = "192.0.2.1:443"', 'address = "srv:_https._tcp.app.example.com:443"'),
+        ["pool.web.backend[0].address"],
+        "the SRV records have the ports",
+    ),
+    "a service without a name": (
+        ('address = "192.0.2.1:443"', 'address = "srv:"'),
+        ["pool.web.backend[0].address"],
+        "is empty",
+    ),
+    "a service without a domain": (
+        ('address = "192.0.2.1:443"', 'address = "srv:_https._tcp"'),
+        ["pool.web.backend[0].address"],
+        "has no domain after the labels with an underscore",
+    ),
     "look-ups of addresses": (
         (POOL, "[pool.web]\nresolve_s = 5"),
         ["pool.web.resolve_s"],

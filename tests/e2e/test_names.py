@@ -6,7 +6,6 @@ import json
 import socket
 import ssl
 import threading
-from collections import Counter
 
 import pytest
 
@@ -88,6 +87,11 @@ def is_shown_at(gateway, *ports):
     return shown == sorted(f"127.0.0.1:{port}" for port in ports)
 
 
+def wait_for_endpoints(gateway, backends):
+    ports = [each.port for each in backends]
+    wait_until(f"it is at {ports}", lambda: is_shown_at(gateway, *ports))
+
+
 def status(gateway):
     return ask_supervisor(gateway.state_dir, "status", 10)
 
@@ -130,7 +134,7 @@ def test_a_service_that_is_not_there_is_drained_until_it_is(pki, dns, start, nam
     """A running session goes on; new clients are refused with the reason."""
     a = named("a")
     dns.set(NAME, "SRV", *records(a))
-    gateway = start(body(SERVICE))
+    gateway = start(body(SERVICE, health={"interval_s": 0.2, "fall": 1}, on_down="close"))
     wait_until("it is shown", lambda: is_shown_at(gateway, a.port))
     with open_session(pki, gateway) as running:
         dns.set(NAME, "SRV", "0 0 0 .")
@@ -143,6 +147,8 @@ def test_a_service_that_is_not_there_is_drained_until_it_is(pki, dns, start, nam
         assert samples[f"relay_name_addresses{{name={SERVICE}}}"] == 0
         assert samples["relay_backend_up{backend=w1,pool=main}"] == 0
         assert "has no address: its backends get no" in gateway.command("status").stdout
+        gateway.change_a_setting()
+        assert gateway.command("reload").returncode == 0
         dns.set(NAME, "SRV", *records(a))
         gateway.wait_for_log("backend main/w1 is no longer disabled")
         assert ask(pki, gateway) == {"a"}
@@ -177,7 +183,9 @@ def test_a_name_that_does_not_resolve_yet_is_waited_for(pki, dns, start, named, 
     address = "srv:_late._tcp.app.test" if form == "service" else f"late.test:{a.port}"
     gateway = start(body(address))
     gateway.wait_for_log("backend main/w1 is disabled: ")
+    gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
+    assert "does not resolve" in gateway.command("check").stderr
     with pytest.raises((OSError, ssl.SSLError)):
         ask(pki, gateway)
     dns.set("_late._tcp.app.test", "SRV", *records(a))
@@ -192,38 +200,39 @@ def test_all_instances_are_replaced_and_no_client_notices(pki, dns, start, named
     old = [named(f"old{number}") for number in range(3)]
     dns.set(NAME, "SRV", *records(*old))
     gateway = start(body(SERVICE, health={"interval_s": 0.2}))
-    wait_until("they are shown", lambda: is_shown_at(gateway, *(each.port for each in old)))
-    failures, stop, answers = [], threading.Event(), Counter()
+    wait_for_endpoints(gateway, old)
+    failures, stop, served, rounds = [], threading.Event(), set(), [0] * 4
 
-    def load():
+    def load(number):
         while not stop.is_set():
             try:
-                answers.update(ask(pki, gateway))
+                served.update(ask(pki, gateway))
             except (OSError, ssl.SSLError, ValueError) as error:
                 failures.append(error)
+            rounds[number] += 1
 
-    clients = [threading.Thread(target=load) for _ in range(4)]
+    def each_has_begun_anew():
+        """Every session of before has ended, and another one after it."""
+        wanted = [each + 2 for each in rounds]
+        wait_until("each client has", lambda: all(map(int.__ge__, rounds, wanted)))
+
+    clients = [threading.Thread(target=load, args=(number,)) for number in range(4)]
     for each in clients:
         each.start()
     present = list(old)
     for number, leaving in enumerate(old):
         present.append(named(f"new{number}"))
         dns.set(NAME, "SRV", *records(*present))
-        ports = [each.port for each in present]
-        wait_until("it is taken", lambda ports=ports: is_shown_at(gateway, *ports))
+        wait_for_endpoints(gateway, present)
         present.remove(leaving)
         dns.set(NAME, "SRV", *records(*present))
-        ports = [each.port for each in present]
-        wait_until("it is drained", lambda ports=ports: is_shown_at(gateway, *ports))
-        before = sum(answers.values())
-        wait_until(
-            "sessions of before have ended", lambda few=before: sum(answers.values()) > few + 20
-        )
+        wait_for_endpoints(gateway, present)
+        each_has_begun_anew()
         leaving.close()
-    answers.clear()
-    wait_until("the new ones serve", lambda: len(answers) == 3)
+    served.clear()
+    wait_until("the new ones serve", lambda: len(served) == 3)
     stop.set()
     for each in clients:
         each.join(30)
     assert failures == []
-    assert all(name.startswith("new") for name in answers)
+    assert served == {"new0", "new1", "new2"}
