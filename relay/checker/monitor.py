@@ -119,7 +119,7 @@ class Monitor:
         endpoints = self._addresses.endpoints()
         if not endpoints:
             # Nothing to check. Running sessions go on, so the health stays as it is.
-            self._schedule()
+            self._context.at(time.monotonic() + self._rules.interval_s, self._begin)
             return
         BackendCheck(
             self.target,
