@@ -285,3 +285,18 @@ def pour(ends, blob, times):
                 states[i].update(data)
                 unread[i] -= len(data)
     return [state.digest() for state in states]
+
+
+@pytest.mark.parametrize(
+    ("version", "start"), [("v1", b"PROXY TCP4 127.0.0.1 "), ("v2", b"\r\n\r\n\0\r\nQUIT\n")]
+)
+def test_a_proxy_header_stands_before_the_hello(run, door, raw, version, start):
+    back = door()
+    relay = run(passthrough_toml([back.address], pool=f'send_proxy = "{version}"'))
+    first = hello()
+    raw(relay, first)
+    server, data = back.accept_tcp(), b""
+    while not data.endswith(first):
+        data += server.recv(65536)
+    assert data.startswith(start)
+    assert data.count(first) == 1
