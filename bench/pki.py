@@ -22,6 +22,7 @@ COOKIE_NAME = "cookie.bench"  # the gateway's name of the route with cookies
 HOLE_NAME = "hole.bench"  # the gateway's name of the route to the hole
 PARTIES = {
     "gateway": (GATEWAY_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
+    "gateway-2": (GATEWAY_NAME, ExtendedKeyUsageOID.SERVER_AUTH),  # to renew with
     "backend": (BACKEND_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
     "machine": ("machine.bench", ExtendedKeyUsageOID.CLIENT_AUTH),
     "stranger": ("stranger.bench", ExtendedKeyUsageOID.SERVER_AUTH),

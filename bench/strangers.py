@@ -133,7 +133,7 @@ class StrangersChild(Child):
     def __init__(self, job: Strangers, *, cpus: frozenset[int] | None = None) -> None:
         super().__init__("bench.strangers", cpus=cpus)
         self.tell(asdict(job))
-        self.hear(10)
+        self.hear(60)
 
     def go(self) -> None:
         """Start the connections."""

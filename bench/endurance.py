@@ -1,0 +1,330 @@
+"""`python -m bench.endurance`: reloads, upgrades, restarts and kills under load.
+
+New clients come at a steady rate, each with a payload of its own, and long transfers
+send records without an end. Every byte that comes back is compared. Meanwhile the
+gateway is reloaded, upgraded, restarted, or one of its workers is killed. It prints how
+many clients were served, how many were not and why, how long they took, and how memory
+and open files of the gateway grew.
+
+After a kill, the clients of the killed worker fail. A worker that is killed writes no
+line in the access log for them. So a client that failed and has a line there belonged
+to a living worker, and counts as lost; one without a line is excused.
+
+Never: runs longer than its time and one minute more.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from bench import facts
+from bench.children import BenchError, Child
+from bench.endurance_gateways import (
+    EndurableGateway,
+    OtherGateway,
+    RelayGateway,
+    events_of,
+)
+from bench.endurance_load import PATIENCE_S, LoadJob, reasons
+from bench.endurance_report import growth, merge, table, times
+from bench.gateways import GATEWAYS, Place
+from bench.pki import GATEWAY_NAME, create_pki
+from bench.running import raise_file_limit
+from bench.strangers import Strangers, StrangersChild
+
+SAMPLE_S = 1.0
+_SETTLE_S = 2.0
+_LATE_S = 5.0  # between the end of a session and what its client notices
+_BY_BACKEND = frozenset(("outbound_reset", "truncated", "backend_gone", "backend_refused"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done: events by name, new clients a second, and so on."""
+
+    gateway: str
+    events: dict[str, int]
+    rate: float
+    transfers: int
+    seconds: float
+    processes: int = 1
+    strangers: float = 0
+
+
+@dataclass
+class Seen:
+    """What was seen of the gateway."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    longest_s: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Echo(Child):
+    """The backend."""
+
+    def __init__(self, pki: Path, port: int = 0) -> None:
+        super().__init__("bench.echo_backend", [str(pki), str(port)])
+        self.port: int = self.hear(20)["port"]
+
+
+class Run:
+    """One run of a plan against one gateway."""
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        self._plan = plan
+        self._directory = directory
+        self._pki = directory / "pki"
+        self._over = threading.Event()
+        self._second: Echo | None = None
+        self.seen = Seen()
+
+    def run(self) -> dict[str, Any]:
+        """Run it, and return the report."""
+        plan = self._plan
+        self._pki.mkdir()
+        create_pki(self._pki)
+        with ExitStack() as stack:
+            backend = stack.enter_context(Echo(self._pki))
+            if "flap" in plan.events:
+                self._second = Echo(self._pki)
+                stack.callback(self._end_second)
+            second_port = self._second.port if self._second is not None else 0
+            place = Place(self._directory / plan.gateway, self._pki, backend.port, workers=2)
+            gateway: EndurableGateway = (
+                RelayGateway(place, second_port)
+                if plan.gateway == "relay"
+                else OtherGateway(plan.gateway, place)
+            )
+            try:
+                results = self._drive(gateway)
+                time.sleep(_SETTLE_S)  # the last lines of the access log
+                return self._report(gateway, results)
+            finally:
+                gateway.stop()
+
+    def _drive(self, gateway: EndurableGateway) -> list[dict[str, Any]]:
+        plan = self._plan
+        jobs = [
+            LoadJob(gateway.port, str(self._pki), plan.rate / plan.processes, 0, plan.seconds)
+            for _ in range(plan.processes if plan.rate else 0)
+        ]
+        if plan.transfers:
+            jobs.append(LoadJob(gateway.port, str(self._pki), 0, plan.transfers, plan.seconds))
+        loads = [Child("bench.endurance_load") for _ in jobs]
+        try:
+            for load, job in zip(loads, jobs, strict=True):
+                load.tell(asdict(job))
+                load.hear(2 * PATIENCE_S)
+            threads = [
+                threading.Thread(target=self._sample, args=(gateway,)),
+                *(
+                    threading.Thread(target=self._repeat, args=(name, count, gateway))
+                    for name, count in plan.events.items()
+                ),
+            ]
+            strangers = self._strangers(gateway)
+            for load in loads:
+                load.tell({})
+            for each in strangers:
+                each.go()
+            for thread in threads:
+                thread.start()
+            results = [load.hear(plan.seconds + 2 * PATIENCE_S) for load in loads]
+            self._over.set()
+            for thread in threads:
+                thread.join(PATIENCE_S)
+            for each in strangers:
+                each.__exit__(None, None, None)
+        finally:
+            self._over.set()
+            for load in loads:
+                load.__exit__(None, None, None)
+        return results
+
+    def _strangers(self, gateway: EndurableGateway) -> list[StrangersChild]:
+        """Clients that never finish: silent ones, and hellos that get no further."""
+        plan, found = self._plan, []
+        for kind in ("silent", "hello") if plan.strangers else ():
+            job = Strangers(
+                "127.0.0.1",
+                gateway.port,
+                GATEWAY_NAME,
+                kind,
+                plan.strangers / 2,
+                plan.seconds,
+                keep=100,
+            )
+            found.append(StrangersChild(job))
+        return found
+
+    def _repeat(self, name: str, count: int, gateway: EndurableGateway) -> None:
+        """Do one thing again and again, evenly spread over the time."""
+        act = self._flap if name == "flap" else events_of(gateway)[name]
+        began_at = time.monotonic()
+        step_s = 0.9 * self._plan.seconds / count
+        for number in range(count):
+            if self._over.wait(max(0.0, began_at + (number + 0.5) * step_s - time.monotonic())):
+                return
+            self._do(name, act)
+
+    def _flap(self) -> None:
+        """The second backend goes away for a second, with all its sessions."""
+        if self._second is not None:
+            port = self._second.port
+            self._end_second()
+            self._over.wait(1.0)
+            self._second = Echo(self._pki, port)
+
+    def _end_second(self) -> None:
+        if self._second is not None:
+            self._second.__exit__(None, None, None)
+
+    def _do(self, name: str, act: Callable[[], None]) -> None:
+        began_at = time.monotonic()
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  (part of the report)
+            self.seen.problems.append(f"{name}: {type(error).__name__}: {error}"[:300])
+        else:
+            self.seen.done[name] = self.seen.done.get(name, 0) + 1
+        took_s = time.monotonic() - began_at
+        self.seen.longest_s[name] = max(self.seen.longest_s.get(name, 0.0), took_s)
+
+    def _sample(self, gateway: EndurableGateway) -> None:
+        began_at = time.monotonic()
+        while not self._over.wait(SAMPLE_S):
+            sample: dict[str, Any] = {"at_s": round(time.monotonic() - began_at, 1)}
+            for role, processes in gateway.processes().items():
+                try:
+                    sample[f"{role}_kib"] = sum(_own_kib(each) for each in processes)
+                    sample[f"{role}_files"] = sum(each.num_fds() for each in processes)
+                except psutil.Error:
+                    break  # one of them ends just now
+            else:
+                self.seen.samples.append(sample)
+
+    # The report.
+
+    def _report(self, gateway: EndurableGateway, results: list[dict[str, Any]]) -> dict[str, Any]:
+        logged = gateway.logged()
+        short = merge([each["short"] for each in results])
+        long = merge([each["long"] for each in results])
+        lost = 0
+        for each in (short, long):
+            failures = each.pop("failures")
+            each["failed"] = len(failures)
+            each["failed_by"] = reasons(failures)
+            each["excused"] = sum(
+                self._is_excused(logged.get(port, []), at) for at, port, _ in failures
+            )
+            lost += len(failures) - each["excused"] + each["changed"]
+            each["ms"] = times(each.pop("times_ms"))
+        return {
+            "plan": asdict(self._plan),
+            "done": self.seen.done,
+            "problems": self.seen.problems,
+            "longest_s": {name: round(took, 2) for name, took in self.seen.longest_s.items()},
+            "short": short,
+            "long": long,
+            "lost": lost,
+            "counted": self._counted(gateway, short, long),
+            "growth": growth(self.seen.samples),
+            "samples": self.seen.samples,
+        }
+
+    def _counted(
+        self, gateway: EndurableGateway, short: dict[str, Any], long: dict[str, Any]
+    ) -> dict[str, int]:
+        """How many handshakes the clients and the gateway have counted."""
+        if isinstance(gateway, OtherGateway) or "restart" in self._plan.events:
+            return {}
+        clients = short["handshakes"] + long["handshakes"]
+        counted = {"clients": clients, "gateway": gateway.handshakes()}
+        # A client has done its handshake before the worker has, which may be killed.
+        if counted["clients"] != counted["gateway"] and "kill" not in self._plan.events:
+            self.seen.problems.append(f"the gateway counts other handshakes: {counted}")
+        return counted
+
+    def _is_excused(self, logged: list[tuple[float, float, str]], at: float) -> bool:
+        """Whether a killed worker or backend explains that this client failed then."""
+        ends = [end for start, until, end in logged if start - 1 <= at <= until + _LATE_S]
+        if "kill" in self._plan.events and not ends:
+            return True
+        return "flap" in self._plan.events and any(end in _BY_BACKEND for end in ends)
+
+
+def _own_kib(process: psutil.Process) -> int:
+    """Memory of its own; shared pages would count twice."""
+    return int(process.memory_full_info().uss // 1024)
+
+
+def parse_events(text: str) -> dict[str, int]:
+    """`reload=100,kill=50` as a dictionary."""
+    found = {}
+    for each in filter(None, text.split(",")):
+        name, equals, count = each.partition("=")
+        if not equals or not count.isdigit() or name not in _EVENTS:
+            raise click.BadParameter(f"{each!r} is not like reload=100; events: {_EVENTS}")
+        found[name] = int(count)
+    return {name: count for name, count in found.items() if count}
+
+
+_EVENTS = ("reload", "upgrade", "restart", "kill", "renew", "flap")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--gateway",
+    type=click.Choice(["relay", "haproxy", "nginx"]),
+    default="relay",
+    show_default=True,
+)
+@click.option("--events", default="reload=100", show_default=True, help="NAME=COUNT,…")
+@click.option("--rate", default=100.0, show_default=True, help="New clients a second.")
+@click.option("--transfers", default=200, show_default=True, help="Long transfers.")
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=120.0, show_default=True)
+@click.option("--processes", default=2, show_default=True, help="Of the new clients.")
+@click.option("--strangers", default=0.0, help="Clients a second that never finish a handshake.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
+def main(*, json_file: Path | None, events: str, **options: Any) -> None:
+    """Count the clients that a gateway loses while it is reloaded, upgraded or killed.
+
+    Exit status 1: one was lost or changed, or something could not be done.
+    """
+    plan = Plan(events=parse_events(events), **options)
+    if GATEWAYS[plan.gateway].program() is None:
+        raise click.ClickException(f"{plan.gateway} is not installed")
+    if plan.gateway != "relay" and set(plan.events) - {"reload"}:
+        raise click.UsageError(f"{plan.gateway} can only be reloaded")
+    raise_file_limit()
+    with tempfile.TemporaryDirectory(prefix="endurance-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        try:
+            report = Run(plan, directory).run()
+        except BenchError as failure:
+            raise click.ClickException(str(failure)) from None
+    report["environment"] = facts.describe_machine()
+    print(table(report))
+    if json_file is not None:
+        json_file.write_text(json.dumps(report, indent=1))
+    if report["lost"] or report["problems"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
