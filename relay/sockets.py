@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from relay.tcp_options import SocketOptions
@@ -21,6 +22,7 @@ from relay.tcp_options import SocketOptions
 StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
 _CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
+_BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of linux/in.h
 
 
 def format_address(sockaddr: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
@@ -52,12 +54,22 @@ def has_closed(sock: StreamSocket) -> bool:
     return bool(poll.poll(0))
 
 
-def start_connect(family: int, address: Address | str, options: SocketOptions = ()) -> StreamSocket:
+class SourceError(OSError):
+    """The address to connect from cannot be used."""
+
+
+def start_connect(
+    family: int,
+    address: Address | str,
+    options: SocketOptions = (),
+    sources: Mapping[int, Address] | None = None,
+) -> StreamSocket:
     """Start a non-blocking connect to an IP address, or to the path of a unix socket.
 
-    A unix socket is connected when this returns, and has none of the options, which are
-    those of TCP. Raises OSError when the kernel refuses it at once, for a unix socket
-    also if the queue of its listener is full.
+    `sources` has the address to connect from, by family; the kernel chooses for a
+    family that is not there. A unix socket is connected when this returns, and has none
+    of the options, which are those of TCP. Raises OSError when the kernel refuses it at
+    once, for a unix socket also if the queue of its listener is full.
     """
     if family == socket.AF_UNIX:
         return _connect_unix(str(address))
@@ -66,6 +78,8 @@ def start_connect(family: int, address: Address | str, options: SocketOptions = 
         outbound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option in options:
             outbound.setsockopt(*option)
+        if sources and family in sources:
+            bind_source(outbound, sources[family])
         code = outbound.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
@@ -97,3 +111,17 @@ def peer_uid(sock: StreamSocket) -> int:
 def inode_of(sock: socket.socket) -> int:
     """Which socket it is, in every process that shares it."""
     return os.fstat(sock.fileno()).st_ino
+
+
+def bind_source(sock: StreamSocket, source: Address) -> None:
+    """Let this socket connect from this address. Raises SourceError.
+
+    The port is chosen by the connect, which knows the other end. A bind would reserve
+    it for all other ends, and ports would run out at 28,000 connections.
+    """
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        sock.bind(source)
+    except OSError as error:
+        why = f"cannot connect from {source[0]}: {error.strerror or error}"
+        raise SourceError(error.errno or 0, why) from None

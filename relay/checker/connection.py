@@ -8,12 +8,12 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from relay.errors import Side
 from relay.shared.addresses import Endpoint
-from relay.sockets import start_connect
+from relay.sockets import Address, start_connect
 from relay.tls import stream, verification
 from relay.tls.explain import Failure, after_handshake, explain_errno
 from relay.tls.explain_backend import explain_backend, explain_rejection
@@ -31,11 +31,15 @@ class CheckConnection:
     """One connection to a backend; the selector calls `on_ready`. Raises OSError."""
 
     def __init__(
-        self, endpoint: Endpoint, selector: selectors.BaseSelector, on_ready: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        selector: selectors.BaseSelector,
+        on_ready: Callable[[], None],
+        sources: Mapping[int, Address] | None = None,
     ) -> None:
         self._selector = selector
         self._on_ready = on_ready
-        self._sock = start_connect(*endpoint)
+        self._sock = start_connect(*endpoint, sources=sources)
         self._ssl: Pointer = None
         self._mask = selectors.EVENT_WRITE
         self._closed = False

@@ -35,7 +35,7 @@ from relay.config.http_statuses import has_status
 from relay.errors import Reason, describe_error
 from relay.shared.addresses import Endpoint
 from relay.tls import stream
-from relay.tls.explain import Failure, explain_connect
+from relay.tls.explain import Failure, explain_connect, explain_start
 from relay.tls.generation import BackendTarget, PlainTarget, Target
 from relay.tls.identity import peer_identity
 
@@ -81,9 +81,11 @@ class Probe:
         self._check_deadline_at = time.monotonic() + self._settings.timeout_s
         self._set_deadline(self._check_deadline_at)
         try:
-            self._connection = CheckConnection(self._endpoint, self._selector, self.on_ready)
+            self._connection = CheckConnection(
+                self._endpoint, self._selector, self.on_ready, self._target.sources
+            )
         except OSError as error:
-            self._explain(explain_connect(error.errno or 0))
+            self._explain(explain_start(error))
 
     # Events.
 

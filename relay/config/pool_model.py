@@ -21,10 +21,13 @@ from relay.config.values import (
     FilePath,
     FilePaths,
     Grace,
+    OneOrMore,
     Seconds,
     Strings,
     TlsVersion,
 )
+
+CLIENT_NAME = "client"  # a value of `sni`
 
 # The parts of a PROXY v2 header that `send_proxy_tlvs` can name.
 PROXY_TLVS = (
@@ -114,7 +117,7 @@ class Pool(Section):
     linger_s: Seconds | None = None
     keepalive: Annotated[Keepalive | None, Off] = Keepalive()
     user_timeout_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 120
-    source: str = ""
+    source: OneOrMore = ()  # at most one address of each family
     sni: str = ""
     starttls: Literal["", "postgres"] = ""
     send_proxy: Literal["", "v1", "v2", "v2-inside-tls"] = ""

@@ -55,6 +55,10 @@ def _parse_own_path(value: object) -> object:
     return path
 
 
+def _listed(value: object) -> object:
+    return ([value] if value else []) if isinstance(value, str) else value
+
+
 def _lower(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(value.lower() for value in values)
 
@@ -69,6 +73,8 @@ FilePaths = Annotated[tuple[FilePath, ...], Field(strict=False)]
 # A file or directory that the relay writes.
 OwnPath = Annotated[Path, BeforeValidator(_parse_own_path)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+# One string, or a list of them; "" is none.
+OneOrMore = Annotated[Strings, BeforeValidator(_listed)]
 # DNS names are compared without case (RFC 4343), so they are kept in lower case.
 DnsNames = Annotated[Strings, AfterValidator(_lower)]
 # Lower-case hexadecimal digits without colons.

@@ -30,6 +30,7 @@ from relay.supervisor.listen_addresses import listen_addresses
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
 from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import find_identity
+from relay.supervisor.source_addresses import missing_sources
 from relay.supervisor.state_dir import check_state_dir
 from relay.supervisor.unix_sockets import check_unix
 from relay.tls.certificates.findings import Finding, Level
@@ -90,6 +91,7 @@ def check_all(config: Config) -> CheckReport:
     problems += read_password(config)[1]
     problems += find_peer_users(config)[1]
     problems += _state_dir_problems(config)
+    problems += missing_sources(config)
     running = _Running.ask(config.relay.state_dir)
     problems += _address_problems(config, running)
     findings += _restart_warnings(config, running)

@@ -44,6 +44,7 @@ from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.renewal_check import Renewed, Running, check_renewal
 from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
+from relay.supervisor.source_addresses import missing_sources
 from relay.tls.after_fork import release_provider_keys
 from relay.tls.certificates.file_sets import SetKey
 from relay.tls.certificates.findings import Level, as_problem
@@ -185,6 +186,8 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
     warnings += kept_answers(answers, request.known)
     if problems:
         raise ConfigError(problems)
+    for missing in missing_sources(config):  # it may come later, as with listeners
+        raise StartupError(f"{missing.where}: {missing.what}", missing.remedy)
     certificates = certificates_of(config, files)
     return Inspection(
         config=config,

@@ -6,7 +6,7 @@ Never: reads a file again that was already read, or resolves a host name.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,15 @@ def endpoint_of(
     if name:
         found = addresses.get(name, ())
         return found[0].endpoint(port) if found else (0, ())
-    host = host_of(address)
+    return _numeric(where, host_of(address), port)
+
+
+def sources_of(where: str, source: Sequence[str]) -> dict[int, tuple[Any, ...]]:
+    """The socket addresses that a pool connects from, by family."""
+    return dict(_numeric(f"{where}.source", each, 0) for each in source)
+
+
+def _numeric(where: str, host: str, port: int) -> tuple[int, tuple[Any, ...]]:
     try:
         numeric = socket.AI_NUMERICHOST
         family, _, _, _, sockaddr = socket.getaddrinfo(

@@ -19,7 +19,7 @@ from relay.config.backend_address import host_of
 from relay.config.key_path import listener_paths, pool_path
 from relay.config.listener_model import Route
 from relay.config.model import Config
-from relay.config.pool_model import Backend, Pool
+from relay.config.pool_model import CLIENT_NAME, Backend, Pool
 from relay.config.rules.stickiness import alpn_of
 from relay.config.section import Crl
 from relay.core.proxy_header_out import SendProxy
@@ -30,7 +30,13 @@ from relay.tls.access_rules import compile_rules
 from relay.tls.alpn import selector
 from relay.tls.certificates.configured import ChainRules, PairFiles
 from relay.tls.certificates.pem import KeyPair, load_key_pair, read_certificates
-from relay.tls.context_inputs import ContextInputs, endpoint_of, periods_of_pool, periods_of_route
+from relay.tls.context_inputs import (
+    ContextInputs,
+    endpoint_of,
+    periods_of_pool,
+    periods_of_route,
+    sources_of,
+)
 from relay.tls.cookie_secret import load_secrets
 from relay.tls.generation import (
     AnyRoute,
@@ -237,6 +243,9 @@ def _outbound(
     key_files = PairFiles(pool.machine_certificate, pool.machine_key, pool.key_passphrase_file)
     pair = files.pair(f"{where}.machine_certificate", key_files)
     name = backend.name or host_of(backend.address)
+    sni = backend.sni or pool.sni
+    sends_client_name = sni == CLIENT_NAME
+    sent = name if sends_client_name or not sni else sni
     checked = files.context_inputs.ciphers_checked
     context = backend_context(where, pool, index, name, pair, cas, ciphers_checked=checked)
     revoked = files.revoked_by(pool.backend_ca, pool.revocation)
@@ -252,8 +261,10 @@ def _outbound(
         family=family,
         sockaddr=sockaddr,
         name=name,
-        server_name=b"" if is_ip(name) else name.encode("ascii") + b"\0",
+        server_name=b"" if is_ip(sent) else sent.encode("ascii") + b"\0",
         options=options_of_new(pool.keepalive, pool.user_timeout_s),
+        sources=sources_of(where, pool.source),
+        sends_client_name=sends_client_name,
         context=context,
         pair=pair,
         cas=cas,

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 
 from relay.errors import SHORTAGES, Reason, Side
+from relay.sockets import SourceError
 from relay.tls.raw import NULL, ffi, lib
 
 _MAX_ERRORS = 16
@@ -263,6 +264,13 @@ _NOTHING_LISTENS = frozenset((111, 2))  # ECONNREFUSED; ENOENT: there is no such
 _TIMED_OUT = 110
 _QUEUE_FULL = 11  # EAGAIN, of a unix socket only
 GONE_ERRNOS = frozenset((104, 32))  # ECONNRESET, EPIPE: the peer closed the connection
+
+
+def explain_start(error: OSError) -> Failure:
+    """The failure of a connection attempt that the kernel refused at once."""
+    if isinstance(error, SourceError):
+        return Failure(Reason.NO_RESOURCES, error.strerror or "")
+    return explain_connect(error.errno or 0)
 
 
 def explain_connect(errno: int) -> Failure:

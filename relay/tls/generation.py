@@ -18,7 +18,7 @@ Next: `relay.tls.renewal.renew_steps`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import Side
 from relay.shared.addresses import Located
+from relay.sockets import Address
 from relay.tcp_options import SocketOptions
 from relay.tls.certificates.pem import KeyPair
 from relay.tls.certificates.validity_periods import ValidityPeriod, ValidityPeriods
@@ -113,6 +114,7 @@ class Target:
     sockaddr: Any  # () if the host name has no address; the path of a unix socket
     name: str
     options: SocketOptions = ()  # of connections to it
+    sources: Mapping[int, Address] = field(default_factory=dict)  # to connect from, by family
     send_proxy: SendProxy | None = None
     has_preface: bool = field(init=False)
     """Whether something is sent before TLS, or before the client's bytes."""
@@ -136,7 +138,8 @@ class PlainTarget(Target):
 class BackendTarget(Target):
     """One backend with TLS. Its context accepts only its own name."""
 
-    server_name: bytes  # the SNI to send, zero-terminated; b"" for an IP address
+    server_name: bytes  # the SNI to send, zero-terminated; b"" for none
+    sends_client_name: bool = False  # clients' SNI; health checks send server_name
 
     # Replaced by a renewal.
     context: Pointer

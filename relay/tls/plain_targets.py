@@ -19,7 +19,7 @@ from relay.core.proxy_header_out import SendProxy
 from relay.errors import ConfigError, Problem, Reason
 from relay.sockets import StreamSocket, peer_uid
 from relay.tcp_options import options_of_new
-from relay.tls.context_inputs import ContextInputs, endpoint_of
+from relay.tls.context_inputs import ContextInputs, endpoint_of, sources_of
 from relay.tls.explain import Failure
 from relay.tls.generation import PlainTarget
 from relay.users import shown_user
@@ -54,6 +54,7 @@ def plain_target(inputs: ContextInputs, name: str, pool: Pool, index: int) -> Pl
         options=options_of_new(pool.keepalive, pool.user_timeout_s),
         peer_user=backend.peer_user,
         peer_uid=inputs.users.get(backend.peer_user, NOBODY),
+        sources=sources_of(where, pool.source),
         send_proxy=SendProxy.of(pool),
     )
 

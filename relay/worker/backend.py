@@ -32,6 +32,9 @@ from relay.worker.address_rotation import AddressRotation
 RENEW_S = 60.0
 # A backend that refuses to resume sessions gets full handshakes for this time.
 NO_RESUMPTION_S = 600.0
+# With sni = "client", sessions are stored for so many server names. Each takes about
+# 8 KiB.
+MAX_NAMES = 64
 
 
 class BackendPeer(NamedTuple):
@@ -40,6 +43,23 @@ class BackendPeer(NamedTuple):
     identity: Identity
     chain: Chain
     trust: BackendTrust
+
+
+class Resumable:
+    """The TLS session of an earlier connection to a backend under one server name."""
+
+    __slots__ = ("peer", "renew_at", "session", "valid_until_at")
+
+    def __init__(self) -> None:
+        self.session: Pointer = None  # freed by cffi
+        self.peer: BackendPeer | None = None
+        self.renew_at = 0.0
+        self.valid_until_at = 0.0
+
+    def drop(self, session: Pointer) -> None:
+        """Do not offer this session again. A newer session is kept."""
+        if self.session is session:
+            self.session = None
 
 
 class BackendConnection(Protocol):
@@ -64,14 +84,12 @@ class BackendState:
         "cells_why",
         "failure",
         "index",
-        "peer",  # of the session
-        "renew_at",
+        "resumable",  # under the backend's own server name
+        "resumable_by_name",  # under those of clients; the last one used is last
         "resume_after_at",
         "rotation",
-        "session",
         "target",
         "tls",  # the target, if the relay does TLS with it
-        "valid_until_at",
     )
 
     def __init__(self, index: int, target: Target, layout: Layout) -> None:
@@ -90,32 +108,41 @@ class BackendState:
             why: layout.cell("relay_backend_selected_total", *labels, why) for why in WHYS
         }
         self.rotation: AddressRotation | None = None  # None if the address is an IP address
-        self.session: Pointer = None  # to resume; freed by cffi
-        self.peer: BackendPeer | None = None
-        self.renew_at = 0.0
-        self.valid_until_at = 0.0
+        self.resumable = Resumable()
+        self.resumable_by_name: dict[bytes, Resumable] = {}
         self.resume_after_at = 0.0
         self.failure: Reason | None = None  # the last one in this worker
 
-    def session_to_resume(self, now_at: float) -> Pointer:
+    def resumable_under(self, server_name: bytes) -> Resumable:
+        """What can be resumed under a client's server name.
+
+        A session counts only under the name that it was made with (RFC 8446, 4.6.1).
+        """
+        found = self.resumable_by_name.pop(server_name, None) or Resumable()
+        if len(self.resumable_by_name) >= MAX_NAMES:
+            del self.resumable_by_name[next(iter(self.resumable_by_name))]
+        self.resumable_by_name[server_name] = found
+        return found
+
+    def session_to_resume(self, kept: Resumable, now_at: float) -> Pointer:
         """The session of an earlier connection, or None.
 
         Never one whose certificates have expired or were revoked since they were
         verified, or were verified by other CAs.
         """
-        peer, target = self.peer, self.tls
-        if self.session is None or peer is None or target is None:
+        peer, target = kept.peer, self.tls
+        if kept.session is None or peer is None or target is None:
             return None
-        if now_at >= self.valid_until_at:
+        if now_at >= kept.valid_until_at:
             return None
         if peer.trust is not target.trust or target.why_revoked(peer.identity, peer.chain, now_at):
-            self.session = self.peer = None
-        return self.session
+            kept.session = kept.peer = None
+        return kept.session
 
-    def drop_session(self, session: Pointer) -> None:
-        """Do not offer this session again. A newer session is kept."""
-        if self.session is session:
-            self.session = None
+    def drop_all_sessions(self) -> None:
+        """Offer no session that has been stored until now."""
+        self.resumable.session = None
+        self.resumable_by_name.clear()
 
     def stop_resuming(self, now_at: float) -> bool:
         """Store no session for NO_RESUMPTION_S.
@@ -124,24 +151,30 @@ class BackendState:
         """
         stored_until_now = now_at >= self.resume_after_at
         self.resume_after_at = now_at + NO_RESUMPTION_S
-        self.session = None
+        self.drop_all_sessions()
         return stored_until_now
 
     def keep_session(
-        self, ssl: Pointer, peer: BackendPeer | None, *, resumed: bool, now_at: float
+        self,
+        kept: Resumable,
+        ssl: Pointer,
+        peer: BackendPeer | None,
+        *,
+        resumed: bool,
+        now_at: float,
     ) -> None:
         """Store the session of a connection that has read application data.
 
         In TLS 1.3 its ticket has arrived only then.
         """
-        if (resumed and now_at < self.renew_at) or now_at < self.resume_after_at or peer is None:
+        if (resumed and now_at < kept.renew_at) or now_at < self.resume_after_at or peer is None:
             return
         session = lib.SSL_get1_session(ssl)
         if session != NULL:
-            self.session = ffi.gc(session, lib.SSL_SESSION_free)
-            self.peer = peer
-            self.valid_until_at = min(each.not_after_at for each in (peer.identity, *peer.chain))
-            self.renew_at = now_at + RENEW_S
+            kept.session = ffi.gc(session, lib.SSL_SESSION_free)
+            kept.peer = peer
+            kept.valid_until_at = min(each.not_after_at for each in (peer.identity, *peer.chain))
+            kept.renew_at = now_at + RENEW_S
 
     def admit(self, end: BackendConnection, identity: Identity) -> Failure | None:
         """Why the backend is refused, whose certificate OpenSSL has just verified."""

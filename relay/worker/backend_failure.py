@@ -50,8 +50,8 @@ def blame(session: Session, failure: Failure) -> None:
         worker.examples.add_backend(session, failure)
     if failure.reason in BLAMELESS:
         return
-    if end is not None and end.offered is not None:
-        backend.drop_session(end.offered)  # it may be the cause
+    if end is not None and end.offered is not None and end.resumable is not None:
+        end.resumable.drop(end.offered)  # it may be the cause
     pool = worker.pools[backend.target.pool]
     if backend.rotation is not None and _other_address(session, backend, backend.rotation, failure):
         return

@@ -16,7 +16,7 @@ from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
 from relay.tls.trust import BackendTrust
-from relay.worker.backend import BackendPeer, BackendState
+from relay.worker.backend import BackendPeer, BackendState, Resumable
 from relay.worker.pipes import Piped
 
 # Reads the backend's answer to a preface: DONE, STEP_WANT_READ, or why it refuses.
@@ -78,6 +78,7 @@ class Connection:
         "preface",  # what is still to be sent before anything of the client
         "received",  # bytes of the handshake without the client's hello
         "resets",  # to close it resets the connection: the other end was reset
+        "resumable",  # where the backend's TLS session is stored
         "resumed",
         "shut",  # we write nothing more
         "sock",
@@ -116,6 +117,7 @@ class Connection:
         self.began_at = 0.0
         self.claim = 0
         self.endpoint: Endpoint | None = None
+        self.resumable: Resumable | None = None
         self.waits = self.hurried = self.answered = False
 
 

@@ -39,7 +39,8 @@ def give_up_resumption(session: Session, failure: Failure) -> Event:
     end, backend = session.outbound, session.backend
     if end is None or backend is None or not _may_be_the_resumption(end, failure):
         return give_up(session, failure)
-    backend.drop_session(end.offered)
+    if end.resumable is not None:
+        end.resumable.drop(end.offered)
     session.attempt = Attempt(backend, end.claim, end.hurried, failure, end.endpoint)
     end.claim = 0  # the next attempt has it
     return Event.BACKEND_FAILED

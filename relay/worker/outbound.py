@@ -21,7 +21,7 @@ from relay.errors import Reason, SessionError, Side, is_shortage
 from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket, start_connect
 from relay.tls import stream
-from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect
+from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect, explain_start
 from relay.tls.explain_backend import explain_backend, no_shared_alpn
 from relay.tls.generation import BackendTarget
 from relay.tls.stream import Progress
@@ -31,6 +31,7 @@ from relay.worker.backend import NO_RESUMPTION_S, BackendState
 from relay.worker.connection import Attempt, Connection, attempted
 from relay.worker.failover import give_up, give_up_late, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
+from relay.worker.server_name import name_to_send
 from relay.worker.session import NO_OUTCOME, Handshake, Session
 from relay.worker.verdicts import why_not_trusted
 
@@ -139,14 +140,14 @@ def _begin(session: Session, attempt: Attempt) -> Event | None:
     endpoint: Endpoint | None = None
     try:
         if backend.rotation is None:
-            sock = start_connect(target.family, target.sockaddr, target.options)
+            sock = start_connect(target.family, target.sockaddr, target.options, target.sources)
         else:
             sock, endpoint = _open_socket(attempt, backend.rotation, worker.loop.now)
     except OSError as error:
-        worker.pools[backend.target.pool].release(backend, attempt.claim)
-        return give_up(session, explain_connect(error.errno or 0))
+        worker.pools[target.pool].release(backend, attempt.claim)
+        return give_up(session, explain_start(error))
     if sock is None:
-        worker.pools[backend.target.pool].release(backend, attempt.claim)
+        worker.pools[target.pool].release(backend, attempt.claim)
         failure = Failure(Reason.BACKEND_UNRESOLVED, "its host name has no address")
         return give_up(session, failure)
     if backend.tls is None or session.inbound.ssl is None:
@@ -192,13 +193,18 @@ def _start_tls(
     session: Session, end: Connection, backend: BackendState, target: BackendTarget
 ) -> Progress | Failure:
     """Begin the handshake, and take its first step."""
+    name = target.server_name
+    end.resumable = kept = backend.resumable
+    if target.sends_client_name:
+        name = name_to_send(session.sni)
+        end.resumable = kept = backend.resumable_under(name)
     if end.instead is None:
-        end.offered = backend.session_to_resume(time.time())
-        end.peer = backend.peer if end.offered is not None else None
+        end.offered = backend.session_to_resume(kept, time.time())
+        end.peer = kept.peer if end.offered is not None else None
         end.looked_up = target.revoked
     alpn = session.inbound_tls.alpn.encode("ascii")
     end.trust = target.verified_by
-    end.ssl = stream.connect(target.context, end.fd, target.server_name, alpn, end.offered)
+    end.ssl = stream.connect(target.context, end.fd, name, alpn, end.offered)
     began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND, partial(backend.admit, end))
     if progress is stream.DONE:
@@ -236,7 +242,8 @@ def _open_socket(
     if endpoint is None:
         return None, None
     try:
-        return start_connect(*endpoint, attempt.backend.target.options), endpoint
+        target = attempt.backend.target
+        return start_connect(*endpoint, target.options, target.sources), endpoint
     except OSError as error:
         if not is_shortage(error):
             rotation.failed(endpoint, now)

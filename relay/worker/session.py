@@ -246,8 +246,10 @@ class Session(ABC):
         if end is None or backend is None or end.answered:
             return
         end.answered = True
-        if end.ssl is not None:
-            backend.keep_session(end.ssl, end.peer, resumed=end.resumed, now_at=time.time())
+        if end.resumable is not None:
+            backend.keep_session(
+                end.resumable, end.ssl, end.peer, resumed=end.resumed, now_at=time.time()
+            )
         self.worker.pools[backend.target.pool].answered(backend, end.began_at)
 
     def drop_outbound(self) -> None:

@@ -141,4 +141,4 @@ class Updates:
         for name, pool in self._generation.config.pool.items():
             if renewal.concerns_pool(pool):
                 for backend in self._worker.pools[name].backends:
-                    backend.session = None
+                    backend.drop_all_sessions()

@@ -179,10 +179,7 @@ SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "log_probes"): "false",
     ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
     ("[[listener.route]]", "starttls"): '"postgres"',
-    ("[pool.httpslb]", "source"): '"192.0.2.1"',
-    ("[pool.httpslb]", "sni"): '"client"',
     ("[pool.httpslb]", "starttls"): '"postgres"',
-    ("[[pool.httpslb.backend]]", "sni"): '"other.example.com"',
 }
 
 

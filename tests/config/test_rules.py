@@ -176,6 +176,36 @@ CASES = {
         ["pool.web.backend[0].route"],
         "cannot be the end of a cookie value",
     ),
+    "an IP address as the pool's server name": (
+        (POOL, f'{POOL}\nsni = "192.0.2.1"'),
+        ["pool.web.sni"],
+        "never sent as server name",
+    ),
+    "an IPv6 address as a backend's server name": (
+        ('route = "w1"', 'route = "w1"\nsni = "[::1]"'),
+        ["pool.web.backend[0].sni"],
+        "never sent as server name",
+    ),
+    "a server name that is none": (
+        (POOL, f'{POOL}\nsni = "*.example.com"'),
+        ["pool.web.sni"],
+        '"client" for the name that the client has sent',
+    ),
+    "a source that is a name": (
+        (POOL, f'{POOL}\nsource = "gw.example.com"'),
+        ["pool.web.source"],
+        "is not an IP address",
+    ),
+    "two sources of one family": (
+        (POOL, f'{POOL}\nsource = ["192.0.2.8", "192.0.2.9"]'),
+        ["pool.web.source[1]"],
+        "is a second IPv4 address",
+    ),
+    "a source of the wrong family": (
+        (POOL, f'{POOL}\nsource = "::1"'),
+        ["pool.web.source"],
+        'has no IPv4 address, and pool.web.backend[0] is at "192.0.2.1"',
+    ),
     "a separator of two characters": (
         (POOL, f'{POOL}\nsticky = "cookie"\ncookie_separator = "::"'),
         ["pool.web.cookie_separator"],
@@ -802,6 +832,8 @@ NOT_SET = [
             "send_proxy_certificate = true"
         ),
     ),
+    (POOL, '[pool.web]\nsource = ["192.0.2.8", "2001:db8::8"]\nsni = "client"'),
+    (POOL, '[pool.web]\nsource = ""\nsni = "site.example.com"'),
     (POOL, "[pool.web]\nhealth = {}"),
     (POOL, '[pool.web]\nhealth = {http_get = "/health?x=%20", http_status = "200, 204,300-399"}'),
     ("192.0.2.2:443", 'w2.example.com:443"\nname = "w2.example.com'),

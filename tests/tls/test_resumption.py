@@ -250,10 +250,12 @@ def member_of(pki, **pool):
 
 def keep(member, meeting, *, resumed=False, now_at=None):
     """Keep the session, as a worker does after the backend's first answer."""
-    peer = member.peer
+    peer = member.resumable.peer
     if not resumed:
         peer = BackendPeer(meeting.identity, meeting.chain, member.target.trust)
-    member.keep_session(meeting.ssl, peer, resumed=resumed, now_at=now_at or time.time())
+    member.keep_session(
+        member.resumable, meeting.ssl, peer, resumed=resumed, now_at=now_at or time.time()
+    )
 
 
 def admit_backend(member, who):
@@ -279,13 +281,13 @@ def backend_says(meeting, word=b"reply"):
 @both_versions
 def test_connections_to_a_backend_resume(pki, version):
     member, context = member_of(pki), server_context(pki, pki.backend, version)
-    assert member.session_to_resume(time.time()) is None
+    assert member.session_to_resume(member.resumable, time.time()) is None
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
         keep(member, meeting, resumed=meeting.resumed)
     for _ in range(3):
         with meet_backend(
-            member.target, context, session=member.session_to_resume(time.time())
+            member.target, context, session=member.session_to_resume(member.resumable, time.time())
         ) as meeting:
             assert meeting.resumed
             assert meeting.peer.session_reused
@@ -298,19 +300,23 @@ def test_an_old_session_is_renewed_by_a_resumed_connection(pki, version):
     with meet_backend(member.target, context) as meeting:
         backend_says(meeting)
         keep(member, meeting, now_at=now_at)
-    first, until_at = member.session, member.valid_until_at
+    first, until_at = member.resumable.session, member.resumable.valid_until_at
     for later_s, kept in ((1, True), (RENEW_S + 1, False)):
         with meet_backend(
-            member.target, context, session=member.session_to_resume(now_at + later_s)
+            member.target,
+            context,
+            session=member.session_to_resume(member.resumable, now_at + later_s),
         ) as meeting:
             assert meeting.resumed
             backend_says(meeting)
             keep(member, meeting, resumed=True, now_at=now_at + later_s)
-        assert (member.session is first) is kept
+        assert (member.resumable.session is first) is kept
     # The chain was verified in the first handshake; a resumption does not extend it.
-    assert member.valid_until_at == until_at
+    assert member.resumable.valid_until_at == until_at
     with meet_backend(
-        member.target, context, session=member.session_to_resume(now_at + RENEW_S + 2)
+        member.target,
+        context,
+        session=member.session_to_resume(member.resumable, now_at + RENEW_S + 2),
     ) as meeting:
         assert meeting.resumed
 
@@ -334,10 +340,10 @@ def test_no_session_outlives_its_verified_chain(pki, version, shortest, tmp_path
         backend_says(meeting)
         keep(member, meeting)
     end_at = until[shortest].timestamp()
-    assert member.valid_until_at == end_at
-    assert member.session_to_resume(end_at - 1) is not None
-    assert member.session_to_resume(end_at) is None
-    assert member.session_to_resume(end_at + 1) is None
+    assert member.resumable.valid_until_at == end_at
+    assert member.session_to_resume(member.resumable, end_at - 1) is not None
+    assert member.session_to_resume(member.resumable, end_at) is None
+    assert member.session_to_resume(member.resumable, end_at + 1) is None
 
 
 @both_versions
@@ -347,7 +353,7 @@ def test_a_backend_without_tickets_costs_only_a_full_handshake(pki, version):
     context.num_tickets = 0
     for _ in range(2):
         with meet_backend(
-            member.target, context, session=member.session_to_resume(time.time())
+            member.target, context, session=member.session_to_resume(member.resumable, time.time())
         ) as meeting:
             assert meeting.reason == "done"
             backend_says(meeting)
@@ -368,7 +374,7 @@ def test_a_restarted_backend_is_verified_in_a_full_handshake(pki, version):
         with meet_backend(
             member.target,
             server_context(pki, files, version),
-            session=member.session_to_resume(time.time()),
+            session=member.session_to_resume(member.resumable, time.time()),
         ) as meeting:
             assert (meeting.reason, meeting.resumed) == (reason, False)
 
@@ -391,7 +397,7 @@ def test_a_kept_session_is_judged_before_it_is_offered(pki, version, change):
         member.target.revoked = None
     elif change == "other CAs":
         member.target.trust = replace(member.target.trust)
-    offered = member.session_to_resume(time.time())
+    offered = member.session_to_resume(member.resumable, time.time())
     assert (offered is not None) == (change == "nothing")
     with meet_backend(
         member.target, context, session=offered, check=partial(admit_backend, member)

@@ -20,12 +20,8 @@ _LISTENER = (
     "probes_from",
 )
 _ROUTE = ("starttls",)
-_POOL = (
-    "source",
-    "sni",
-    "starttls",
-)
-_BACKEND = ("sni",)
+_POOL = ("starttls",)
+_BACKEND = ()
 
 
 def check_later(found: ProblemList, config: Config) -> None:

@@ -12,6 +12,7 @@ from relay.config.backend_address import check_service, is_service
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
 from relay.config.pool_model import Backend, Pool
+from relay.config.rules.connecting import check_connecting
 from relay.config.rules.health import check_health
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
@@ -29,6 +30,7 @@ def check_pool(found: ProblemList, where: str, name: str, pool: Pool) -> None:
     if not NAME.fullmatch(name):
         found.add(where, f"{quoted(name)} cannot name a pool in logs and metrics", NAME_REMEDY)
     check_stickiness(found, where, pool)
+    check_connecting(found, where, pool)
     check_send_proxy(found, where, pool)
     check_health(found, where, pool)
     check_revocation(found, where, pool, "backend_crl")

@@ -1,0 +1,81 @@
+"""Rules of how a pool connects to its backends: `sni`, `source`, `starttls`.
+
+Never: binds an address, or resolves a name.
+"""
+
+from __future__ import annotations
+
+from relay.config.address import host_name_fault, is_ip, parse_address
+from relay.config.explain import quoted
+from relay.config.pool_model import CLIENT_NAME, Pool
+from relay.config.rules.problem_list import ProblemList
+from relay.errors import ConfigError
+
+
+def check_connecting(found: ProblemList, where: str, pool: Pool) -> None:
+    """How the pool at this key path connects."""
+    _sni(found, f"{where}.sni", pool.sni)
+    for index, backend in enumerate(pool.backend):
+        _sni(found, f"{where}.backend[{index}].sni", backend.sni)
+    if pool.sni and all(each.sni for each in pool.backend):
+        found.add(
+            f"{where}.sni",
+            "has no effect, because every backend of the pool has its own sni",
+            "remove it",
+            compared=[f"{where}.backend[{index}].sni" for index in range(len(pool.backend))],
+        )
+    _source(found, where, pool)
+
+
+def _sni(found: ProblemList, where: str, sni: str) -> None:
+    if sni in {"", CLIENT_NAME}:
+        return
+    if is_ip(sni.strip("[]")):
+        found.add(
+            where,
+            f"{quoted(sni)} is an IP address, which is never sent as server name"
+            " (RFC 6066, section 3)",
+            "remove it, or write the host name of the backend's virtual host",
+        )
+    elif why := host_name_fault(sni):
+        found.add(
+            where,
+            f"{quoted(sni)} {why}",
+            'write a host name, or "client" for the name that the client has sent',
+        )
+
+
+def _source(found: ProblemList, where: str, pool: Pool) -> None:
+    families: dict[str, str] = {}
+    for index, address in enumerate(pool.source):
+        path = f"{where}.source" if len(pool.source) == 1 else f"{where}.source[{index}]"
+        family = "IPv6" if ":" in address else "IPv4"
+        if not is_ip(address):
+            found.add(
+                path,
+                f"{quoted(address)} is not an IP address",
+                'write an IP address of this machine, for example "192.0.2.10"',
+            )
+        elif family in families:
+            found.add(
+                path,
+                f"{quoted(address)} is a second {family} address, after {families[family]}",
+                "write one IPv4 and one IPv6 address at most",
+            )
+        families.setdefault(family, path)
+    if not families:
+        return
+    for index, backend in enumerate(pool.backend):
+        try:
+            host = parse_address(backend.address, min_port=1)[0]
+        except ConfigError:
+            continue
+        family = "IPv6" if ":" in host else "IPv4"
+        if is_ip(host) and family not in families:
+            found.add(
+                f"{where}.source",
+                f"has no {family} address, and {where}.backend[{index}] is at {quoted(host)}",
+                f"add the {family} address to connect from: source = [IPv4, IPv6]",
+                compared=[f"{where}.backend[{index}].address"],
+            )
+            return
