@@ -101,6 +101,14 @@ BACKEND = {
         "the backend did not answer with TLS; check the port in its address, and that the"
         " backend uses TLS on it"
     ),
+    Reason.BACKEND_NO_TLS: (
+        "PostgreSQL answered that it has no TLS; set ssl = on, ssl_cert_file and ssl_key_file in"
+        " postgresql.conf"
+    ),
+    Reason.BACKEND_STARTTLS_ERROR: (
+        "the backend did not answer the request for TLS as PostgreSQL does; check the port in its"
+        " address and its log, or remove starttls from the pool"
+    ),
     Reason.BACKEND_HANDSHAKE_TIMEOUT: (
         "the backend did not finish the TLS handshake within timeouts.handshake_s; see the"
         " backend's log and load"

@@ -121,6 +121,20 @@ _FIRST_BYTES = {
         "the PROXY header does not follow its specification; correct the sender, or see the detail"
         " for what is wrong and where"
     ),
+    Reason.PLAIN_POSTGRES: (
+        "the client speaks PostgreSQL without TLS, which is always refused; set sslmode to"
+        " verify-full, and sslcert and sslkey. A cancel request of libpq before 17 is always sent"
+        " without TLS"
+    ),
+    Reason.STARTTLS_REFUSED: (
+        "the client asked for TLS inside PostgreSQL's protocol, and the route does not take that;"
+        ' set starttls = "postgres" in the route, or sslnegotiation=direct in the client (libpq'
+        " 17+)"
+    ),
+    Reason.BYTES_BEFORE_TLS: (
+        "something followed the client's request for TLS before it was answered; if the client is"
+        " not broken, somebody on the way tried to inject it (CVE-2021-23214)"
+    ),
     Reason.PER_CLIENT_LIMIT: (
         "this client address already has limits.per_client connections open; raise it if many"
         " clients share the address"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from relay.config.http_statuses import Statuses, parse_statuses
 from relay.config.model import Config
 from relay.config.pool_model import Health, Pool
+from relay.config.rules.stickiness import alpn_of
 from relay.core.proxy_header_out import SendProxy
 from relay.shared.catalogue import CHECK_OK
 from relay.tls.revocation.reports import ListReports
@@ -69,10 +70,10 @@ def check_settings(
     refuse clients without it.
     """
     offered = [
-        route.alpn
+        alpn_of(config, route)
         for listener in config.listener
         for route in listener.route
-        if route.pool == name and route.alpn
+        if route.pool == name and alpn_of(config, route)
     ]
     send = SendProxy.of(pool)
     alpn = "" if not offered else "http/1.1" if health.http_get else offered[0][0]

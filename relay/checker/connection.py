@@ -22,6 +22,7 @@ from relay.tls.identity import Identity
 from relay.tls.plain_targets import why_wrong_user
 from relay.tls.raw import RECORD_BYTES, WANT_READ, WANT_WRITE, ZERO_RETURN, Pointer, ffi, lib
 from relay.tls.revocation.reports import ListReports
+from relay.tls.starttls import read_answer
 
 _buffer = ffi.new("char[]", RECORD_BYTES)
 _view = ffi.buffer(_buffer)
@@ -54,9 +55,14 @@ class CheckConnection:
         """The errno of a connect that failed, or 0."""
         return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
-    def send_header(self, header: bytes) -> None:
-        """Send a PROXY header. A new connection has room for it. Raises OSError."""
-        self._sock.send(header)
+    def send_first(self, data: bytes) -> None:
+        """Send what comes before TLS; a new connection has room. Raises OSError."""
+        self._sock.send(data)
+
+    def read_answer(self) -> bool | Failure:
+        """Whether the answer to the request for TLS has come: TLS may begin."""
+        answer = read_answer(self._sock)
+        return answer if isinstance(answer, Failure) else answer is stream.DONE
 
     def begin_tls(self, target: BackendTarget, alpn: bytes) -> None:
         """Prepare a handshake that resumes no session. Raises MemoryError."""

@@ -3,7 +3,9 @@
 A probe goes on when its socket is ready, and fails when its deadline passes. It ends
 with a `ProbeResult`. Stages:
 
-    CONNECT    TCP or a unix socket, then the PROXY header if the pool sends one
+    CONNECT    TCP or a unix socket, then the PROXY header and the request for TLS, if
+               the pool sends them
+    STARTTLS   the answer to the request for TLS, if the pool asks for it in the clear
     HANDSHAKE  always in full, never resumed: every check verifies the chain, its dates
                and the name; then the PROXY header if the pool sends it inside TLS
     LISTEN     TLS 1.3 only, for LISTEN_S: a backend that refuses the relay's
@@ -32,6 +34,7 @@ from relay.checker.failure import CheckFailure
 from relay.checker.http import ResponseHead, render_get
 from relay.checker.probe_result import LABELS, ProbeResult, Stage
 from relay.config.http_statuses import has_status
+from relay.core.postgres import SSL_REQUEST
 from relay.errors import Reason, describe_error
 from relay.shared.addresses import Endpoint
 from relay.tls import stream
@@ -96,6 +99,8 @@ class Probe:
             return
         if self._stage is Stage.CONNECT:
             self._connected(connection)
+        elif self._stage is Stage.STARTTLS and isinstance(self._target, BackendTarget):
+            self._read_answer(connection, self._target)
         elif self._stage is Stage.HANDSHAKE and isinstance(self._target, BackendTarget):
             self._handshake(connection, self._target)
         elif self._stage is Stage.REQUEST:
@@ -114,7 +119,7 @@ class Probe:
             self._not_refused(self._connection)
         elif self._stage is Stage.CONNECT:
             self._fail(failures.connect_timeout(self._settings))
-        elif self._stage is Stage.HANDSHAKE:
+        elif self._stage in {Stage.STARTTLS, Stage.HANDSHAKE}:
             self._fail(failures.handshake_timeout(self._settings))
         else:
             self._fail(failures.answer_timeout(self._settings))
@@ -127,12 +132,17 @@ class Probe:
             self._explain(explain_connect(code))
             return
         try:
-            if self._settings.proxy_header and not self._settings.header_inside_tls:
-                connection.send_header(self._settings.proxy_header)
+            first = b"" if self._settings.header_inside_tls else self._settings.proxy_header
+            first += SSL_REQUEST if self._target.starttls else b""
+            if first:
+                connection.send_first(first)
         except OSError as error:
             self._explain(explain_connect(error.errno or 0))
             return
-        if isinstance(self._target, BackendTarget):
+        if self._target.starttls:
+            self._stage = Stage.STARTTLS
+            connection.watch(selectors.EVENT_READ)
+        elif isinstance(self._target, BackendTarget):
             self._begin_handshake(connection, self._target)
         elif isinstance(self._target, PlainTarget):
             self._connected_plain(connection, self._target)
@@ -146,6 +156,14 @@ class Probe:
             self._begin_request(connection)
         else:
             self._pass(f"connected in {self._took()}")
+
+    def _read_answer(self, connection: CheckConnection, target: BackendTarget) -> None:
+        """Read the answer to the request for TLS."""
+        answer = connection.read_answer()
+        if isinstance(answer, Failure):
+            self._explain(answer)
+        elif answer:
+            self._begin_handshake(connection, target)
 
     def _begin_handshake(self, connection: CheckConnection, target: BackendTarget) -> None:
         self._stage = Stage.HANDSHAKE

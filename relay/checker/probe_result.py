@@ -16,6 +16,7 @@ class Stage(Enum):
     """How far a probe is."""
 
     CONNECT = auto()
+    STARTTLS = auto()
     HANDSHAKE = auto()
     LISTEN = auto()
     REQUEST = auto()
@@ -25,6 +26,7 @@ class Stage(Enum):
 # The metric's label of a failure in each stage.
 LABELS = {
     Stage.CONNECT: CONNECT_FAILED,
+    Stage.STARTTLS: HANDSHAKE_FAILED,
     Stage.HANDSHAKE: HANDSHAKE_FAILED,
     Stage.LISTEN: HANDSHAKE_FAILED,
     Stage.REQUEST: HTTP_FAILED,

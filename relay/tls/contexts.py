@@ -220,6 +220,7 @@ def _inbound(
         pool=route.pool,
         owner=context,
         alpn_callback=callback,
+        starttls=bool(route.starttls),
         staple=staple,
         material=context,
         pair=pair,
@@ -277,6 +278,7 @@ def _outbound(
         ),
         revoked=revoked,
         send_proxy=SendProxy.of(pool),
+        starttls=bool(pool.starttls),
     )
 
 

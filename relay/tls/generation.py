@@ -52,6 +52,7 @@ class InboundRoute:
     pool: str
     owner: Pointer
     alpn_callback: Any = field(repr=False)  # NULL if it negotiates no protocol
+    starttls: bool  # clients may ask for TLS in the clear
     staple: Staple | None = field(repr=False)
 
     # Replaced by a renewal.
@@ -116,11 +117,13 @@ class Target:
     options: SocketOptions = ()  # of connections to it
     sources: Mapping[int, Address] = field(default_factory=dict)  # to connect from, by family
     send_proxy: SendProxy | None = None
+    starttls: bool = False  # the backend is asked for TLS in the clear
     has_preface: bool = field(init=False)
     """Whether something is sent before TLS, or before the client's bytes."""
 
     def __post_init__(self) -> None:
-        self.has_preface = self.send_proxy is not None and not self.send_proxy.inside_tls
+        send = self.send_proxy
+        self.has_preface = self.starttls or (send is not None and not send.inside_tls)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from relay.core.lifecycle import State
 from relay.errors import Reason, Side
 from relay.remedies import REMEDIES
 from relay.sockets import format_address
@@ -107,3 +108,17 @@ def where(session: Session, failure: Failure | None = None) -> str:
         if target.send_proxy is not None and session.outbound is not None:
             where += f", sent {target.send_proxy.name}"
     return f"{where}: {failure.detail}" if failure is not None and failure.detail else where
+
+
+def why_slow(session: Session) -> Failure:
+    """The failure of a handshake that has reached its deadline."""
+    detail, end = "", session.outbound
+    if end is not None and end.hurried:
+        connect_s = session.patience_s[State.CONNECT]
+        detail = (
+            f"the handshake took longer than connect_s ({connect_s:g} s), which is its limit"
+            " while other backends can serve and this one had failed before"
+        )
+    elif end is not None and end.preface is not None and end.preface.answer is not None:
+        detail = "no answer to the request for TLS (SSLRequest)"
+    return Failure(Reason.BACKEND_HANDSHAKE_TIMEOUT, detail)

@@ -30,7 +30,7 @@ from relay.errors import Reason, SessionError, Side
 from relay.sockets import has_closed
 from relay.tls import stream
 from relay.tls.generation import AnyRoute, InboundRoute, PassthroughRoute
-from relay.worker import proxy_header
+from relay.worker import proxy_header, starttls
 from relay.worker.loop import ET, IN
 from relay.worker.session import Session
 
@@ -46,6 +46,7 @@ _SECOND_HEADER = (
 
 # Fatal alerts in the clear (RFC 8446, 6.2): the client's own error message names them.
 _ALERT = bytes((21, 3, 3, 0, 2, 2))
+_ACCESS_DENIED = 49
 _INTERNAL_ERROR = 80  # nothing is wrong with the client
 _PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 57\r\n"
@@ -84,11 +85,15 @@ def step(session: Session) -> Event | None:
         if arriving.wanted > MORE_BYTES:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     if isinstance(hello, Malformed):
+        if size and _buffer[0] == 0 and _answered(session, size):
+            return None
         _refuse_malformed(session, hello)
     session.sni, session.signatures, session.ech = hello.sni, hello.signatures, hello.ech
     session.route = route = session.listener.routes.find(hello.sni)
     if route is None:
         _refuse_unknown(session, hello.sni)
+    if session.asked_for and not starttls.is_offered(route):
+        _refuse_asking(session, route)
     session.patience_s = session.listener.patience[route.pool]
     session.worker.counters.routed(session.listener.name, route.label)
     if isinstance(route, PassthroughRoute):
@@ -114,10 +119,29 @@ def too_slow(session: Session) -> Event | None:
     return Event.DEADLINE
 
 
+def _answered(session: Session, size: int) -> bool:
+    """Whether it asks for TLS as PostgreSQL's clients do. Raises SessionError."""
+    start = bytes(_view[: min(size, starttls.ENOUGH_BYTES)])
+    if not session.listener.starttls:
+        starttls.refuse(session, start)
+        return False
+    if not starttls.answer(session, start):
+        return False
+    _wait_for_rest(session, size, "request for TLS")
+    return True
+
+
 def _refuse_unknown(session: Session, sni: str) -> NoReturn:
     """Refuse: no route has this name."""
     _answer(session, _ALERT + bytes((UNRECOGNIZED_NAME,)))
     raise SessionError(Side.INBOUND, Reason.UNKNOWN_SNI if sni else Reason.NO_SNI)
+
+
+def _refuse_asking(session: Session, route: AnyRoute) -> NoReturn:
+    """Refuse: it has asked for TLS in the clear, and its route has no starttls."""
+    _answer(session, _ALERT + bytes((_ACCESS_DENIED,)))
+    what = f'asked for TLS with SSLRequest, and route {route.label} has no starttls = "postgres"'
+    raise SessionError(Side.INBOUND, Reason.STARTTLS_REFUSED, what)
 
 
 def _refuse_malformed(session: Session, hello: Malformed) -> NoReturn:

@@ -125,6 +125,7 @@ def _listeners(generation: Generation) -> dict[str, Listener]:
             patience_by_pool(config, each),
             AddressSet(each.accept_proxy.from_) if each.accept_proxy is not None else None,
             each.max_session_s,
+            any(route.starttls for route in each.route),
         )
         for each in config.listener
     }

@@ -17,6 +17,7 @@ import time
 from functools import partial
 
 from relay.core.lifecycle import Event, State
+from relay.core.postgres import PROTOCOL
 from relay.errors import Reason, SessionError, Side, is_shortage
 from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket, start_connect
@@ -28,6 +29,7 @@ from relay.tls.stream import Progress
 from relay.worker import expiry, plain_outbound, preface
 from relay.worker.address_rotation import AddressRotation
 from relay.worker.backend import NO_RESUMPTION_S, BackendState
+from relay.worker.backend_failure import why_slow
 from relay.worker.connection import Attempt, Connection, attempted
 from relay.worker.failover import give_up, give_up_late, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
@@ -71,7 +73,9 @@ def handshake(session: Session) -> Event | None:
         policy, peer = backend.tls.trust.crl, end.peer
         session.worker.reports.report(end.ssl, peer.identity, peer.chain, policy)
     if progress is stream.DONE:
-        failure = _check_peer(end, backend.tls) or _check_alpn(end, session.inbound_tls.alpn)
+        failure = _check_peer(end, backend.tls) or _check_alpn(
+            end, backend.tls, session.inbound_tls.alpn
+        )
         if failure is not None:
             stream.close_notify(end.ssl)
             return give_up(session, failure)
@@ -96,14 +100,7 @@ def too_slow(session: Session) -> Event | None:
         return connect(session) if session.state is State.CONNECT else handshake(session)
     if session.state is State.CONNECT:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
-    detail, end = "", session.outbound
-    if end is not None and end.hurried:
-        connect_s = session.patience_s[State.CONNECT]
-        detail = (
-            f"the handshake took longer than connect_s ({connect_s:g} s), which is its limit"
-            " while other backends can serve and this one had failed before"
-        )
-    return give_up(session, Failure(Reason.BACKEND_HANDSHAKE_TIMEOUT, detail))
+    return give_up(session, why_slow(session))
 
 
 def _choose(session: Session) -> Attempt:
@@ -202,9 +199,9 @@ def _start_tls(
         end.offered = backend.session_to_resume(kept, time.time())
         end.peer = kept.peer if end.offered is not None else None
         end.looked_up = target.revoked
-    alpn = session.inbound_tls.alpn.encode("ascii")
+    alpn = session.inbound_tls.alpn or (PROTOCOL if session.asked_for == PROTOCOL else "")
     end.trust = target.verified_by
-    end.ssl = stream.connect(target.context, end.fd, name, alpn, end.offered)
+    end.ssl = stream.connect(target.context, end.fd, name, alpn.encode("ascii"), end.offered)
     began_at = time.monotonic()
     progress = stream.handshake(end.ssl, Side.OUTBOUND, partial(backend.admit, end))
     if progress is stream.DONE:
@@ -265,9 +262,11 @@ def _check_peer(end: Connection, target: BackendTarget) -> Failure | None:
     return failure
 
 
-def _check_alpn(end: Connection, wanted: str) -> Failure | None:
+def _check_alpn(end: Connection, target: BackendTarget, wanted: str) -> Failure | None:
     """Whether the backend speaks the protocol that the client was promised."""
     if not wanted or wanted in _OLDER_THAN_ALPN:
+        return None
+    if target.starttls and wanted == PROTOCOL:  # it has shown this before TLS
         return None
     chosen = stream.alpn(end.ssl).decode("ascii", "replace")
     return None if chosen == wanted else no_shared_alpn(wanted, chosen)

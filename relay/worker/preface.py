@@ -21,6 +21,7 @@ from functools import lru_cache
 from socket import MSG_MORE
 
 from relay.core.address_set import UNIX
+from relay.core.postgres import SSL_REQUEST
 from relay.core.proxy_header_out import (
     LONGEST_CN,
     Addresses,
@@ -38,6 +39,7 @@ from relay.tls.explain import GONE_ERRNOS, Failure, explain_connect, explain_err
 from relay.tls.generation import InboundRoute, Target
 from relay.tls.identity import peer_der
 from relay.tls.pump import Status
+from relay.tls.starttls import read_answer
 from relay.tls.stream import DONE, STEP_WANT_WRITE, Progress
 from relay.worker.connection import Connection, Preface
 from relay.worker.session import Session
@@ -47,7 +49,7 @@ def before_tls(session: Session, target: Target) -> Preface:
     """What this backend is sent first, in the clear."""
     send = target.send_proxy
     header = proxy_header(session, send) if send is not None and not send.inside_tls else b""
-    return Preface(header)
+    return Preface(header + SSL_REQUEST, read_answer) if target.starttls else Preface(header)
 
 
 def inside_tls(session: Session, send: SendProxy) -> Preface:

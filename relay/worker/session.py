@@ -74,6 +74,7 @@ class Listener(NamedTuple):
     patience: Mapping[str, Patience] = {}  # by pool
     proxies: AddressSet | None = None  # the peers that must send a PROXY header
     max_session_s: float = 0  # 0: no limit
+    starttls: bool = False  # a route of it has starttls
 
 
 class Handshake(NamedTuple):
@@ -107,6 +108,7 @@ class Session(ABC):
         "addresses_tried",  # a backend's index, once for each of its addresses that failed
         "answered_at",  # when the backend's bytes were last moved
         "arriving",  # a hello that comes in pieces
+        "asked_for",  # what the client has asked for in the clear: see `starttls`
         "attempt",  # the next attempt to connect, if it is to the same backend again
         "awaits_header",  # the peer has not sent its PROXY header yet
         "backend",  # the backend in use; None between two attempts
@@ -193,6 +195,7 @@ class Session(ABC):
         self.addresses_tried: tuple[int, ...] = ()
         self.bytes_in = self.bytes_out = self.cell_in = self.cell_out = 0
         self.outcome = NO_OUTCOME
+        self.asked_for = ""
 
     @property
     def is_plain(self) -> bool:

@@ -178,8 +178,6 @@ SET: dict[tuple[str, str], str] = {
     ("[[listener]]", "per_client_prefix_v6"): "56",
     ("[[listener]]", "log_probes"): "false",
     ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
-    ("[[listener.route]]", "starttls"): '"postgres"',
-    ("[pool.httpslb]", "starttls"): '"postgres"',
 }
 
 

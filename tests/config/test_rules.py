@@ -176,6 +176,21 @@ CASES = {
         ["pool.web.backend[0].route"],
         "cannot be the end of a cookie value",
     ),
+    "PostgreSQL and cookies in a pool": (
+        (POOL, f'{POOL}\nstarttls = "postgres"\nsticky = "cookie"'),
+        ["pool.web.sticky"],
+        "PostgreSQL has no cookies",
+    ),
+    "PostgreSQL and an HTTP check": (
+        (POOL, f'{POOL}\nstarttls = "postgres"\nhealth = {{ http_get = "/" }}'),
+        ["pool.web.health.http_get"],
+        "PostgreSQL does not speak HTTP",
+    ),
+    "PostgreSQL's clients without their protocol": (
+        (ROUTE, 'pool = "web"\nstarttls = "postgres"\nalpn = ["h2"]'),
+        ["listener.https.route[0].alpn"],
+        'lacks "postgresql"',
+    ),
     "an IP address as the pool's server name": (
         (POOL, f'{POOL}\nsni = "192.0.2.1"'),
         ["pool.web.sni"],

@@ -86,6 +86,20 @@ def test_an_address_of_another_machine_is_refused(relay, pki, echo):
     )
 
 
+def test_a_source_address_of_another_machine_is_refused(relay, pki, echo):
+    body = write_body(pki, echo).replace("[pool.echo]", '[pool.echo]\nsource = "192.0.2.1"')
+    gateway = relay(body, start=False)
+    said = (
+        "pool.echo.source: cannot connect from 192.0.2.1: Cannot assign requested address;"
+        " no interface of this machine has this address"
+    )
+    (line,) = refusal(gateway, 71)
+    assert said in line
+    checked = gateway.command("check")
+    assert checked.returncode == 78
+    assert said in checked.stderr
+
+
 def test_a_listener_can_have_an_address_that_is_not_there_yet(relay, pki, echo):
     addresses = ("192.0.2.1:0", "[2001:db8::1]:0", "127.0.0.1:0")
     text = write_body(pki, echo, addresses).replace(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.explain import quoted
+from relay.config.listener_model import Route
 from relay.config.pool_model import CLIENT_NAME, Pool
 from relay.config.rules.problem_list import ProblemList
+from relay.config.rules.stickiness import POSTGRES
 from relay.errors import ConfigError
 
 
@@ -25,6 +27,45 @@ def check_connecting(found: ProblemList, where: str, pool: Pool) -> None:
             compared=[f"{where}.backend[{index}].sni" for index in range(len(pool.backend))],
         )
     _source(found, where, pool)
+    if pool.starttls:
+        _starttls(found, where, pool)
+
+
+def _starttls(found: ProblemList, where: str, pool: Pool) -> None:
+    if pool.sticky == "cookie":
+        found.add(
+            f"{where}.sticky",
+            "is by cookie, and PostgreSQL has no cookies",
+            'write "source" or "identity"',
+            compared=[f"{where}.starttls"],
+        )
+    if pool.health is not None and pool.health.http_get:
+        found.add(
+            f"{where}.health.http_get",
+            "is not possible with starttls: PostgreSQL does not speak HTTP",
+            "remove it; a check is the request for TLS and a full TLS handshake",
+            compared=[f"{where}.starttls"],
+        )
+
+
+def check_route_starttls(found: ProblemList, where: str, route: Route, pool: Pool) -> None:
+    """Whether the route at this key path can serve PostgreSQL's clients."""
+    if not route.starttls or route.mode == "passthrough":
+        return
+    if pool.sticky == "cookie":
+        found.add(
+            f"{where}.starttls",
+            f"is for PostgreSQL, and pool {quoted(route.pool)} is sticky by cookie",
+            "remove it, or use a pool that is sticky by something else",
+            compared=[f"{where}.pool"],
+        )
+    elif route.alpn and POSTGRES[0] not in route.alpn:
+        found.add(
+            f"{where}.alpn",
+            'lacks "postgresql", which clients require that begin with TLS',
+            "add it, or remove alpn: it is the default with starttls",
+            compared=[f"{where}.starttls"],
+        )
 
 
 def _sni(found: ProblemList, where: str, sni: str) -> None:

@@ -6,7 +6,7 @@ Never: refuses a key that is left at its default.
 from __future__ import annotations
 
 from relay.config.explain import quoted
-from relay.config.key_path import listener_paths, pool_path
+from relay.config.key_path import listener_paths
 from relay.config.model import Config
 from relay.config.rules.problem_list import LATER, ProblemList
 from relay.config.section import Section
@@ -19,9 +19,6 @@ _LISTENER = (
     "log_probes",
     "probes_from",
 )
-_ROUTE = ("starttls",)
-_POOL = ("starttls",)
-_BACKEND = ()
 
 
 def check_later(found: ProblemList, config: Config) -> None:
@@ -29,12 +26,6 @@ def check_later(found: ProblemList, config: Config) -> None:
     paths = listener_paths([each.name for each in config.listener])
     for where, listener in zip(paths, config.listener, strict=True):
         _refuse(found, where, listener, _LISTENER)
-        for index, route in enumerate(listener.route):
-            _refuse(found, f"{where}.route[{index}]", route, _ROUTE)
-    for name, pool in config.pool.items():
-        _refuse(found, pool_path(name), pool, _POOL)
-        for index, backend in enumerate(pool.backend):
-            _refuse(found, f"{pool_path(name)}.backend[{index}]", backend, _BACKEND)
 
 
 def _refuse(found: ProblemList, where: str, section: Section, keys: tuple[str, ...]) -> None:

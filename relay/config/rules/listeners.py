@@ -14,6 +14,7 @@ from relay.config.listener_model import Listener, Route
 from relay.config.model import Config
 from relay.config.rules.access import check_access
 from relay.config.rules.client_side import check_client_side
+from relay.config.rules.connecting import check_route_starttls
 from relay.config.rules.problem_list import ProblemList
 from relay.config.rules.revocation import check_revocation
 from relay.config.rules.stickiness import check_route_stickiness
@@ -72,6 +73,7 @@ def _route(found: ProblemList, where: str, route: Route, config: Config) -> None
         _sni(found, f"{where}.sni[{index}]", pattern)
     if route.pool in config.pool:
         check_route_stickiness(found, where, route, config.pool[route.pool])
+        check_route_starttls(found, where, route, config.pool[route.pool])
     else:
         _no_pool(found, where, route, config)
     _files(found, where, route)

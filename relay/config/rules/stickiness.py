@@ -14,6 +14,7 @@ from relay.config.pool_model import Pool
 from relay.config.rules.problem_list import ProblemList
 
 HTTP1 = ("http/1.1",)
+POSTGRES = ("postgresql",)
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 _PATH = re.compile(r"/[ -:<-~]*")  # RFC 6265, section 4.1.1
@@ -40,8 +41,11 @@ def alpn_of(config: Config, route: Route) -> tuple[str, ...]:
     """The protocols that a route offers.
 
     A route whose pool is sticky by cookie offers HTTP/1.1 by default, because the relay
-    finds cookies in HTTP/1 only.
+    finds cookies in HTTP/1 only. A route with starttls offers PostgreSQL's protocol,
+    which clients require that begin with TLS.
     """
+    if route.starttls and not route.alpn:
+        return POSTGRES
     pool = config.pool.get(route.pool)
     return HTTP1 if pool is not None and pool.sticky == "cookie" and not route.alpn else route.alpn
 
