@@ -161,12 +161,13 @@ class BackendState:
         peer: BackendPeer | None,
         *,
         resumed: bool,
-        now_at: float,
+        now_at: float | None = None,
     ) -> None:
         """Store the session of a connection that has read application data.
 
         In TLS 1.3 its ticket has arrived only then.
         """
+        now_at = time.time() if now_at is None else now_at
         if (resumed and now_at < kept.renew_at) or now_at < self.resume_after_at or peer is None:
             return
         session = lib.SSL_get1_session(ssl)

@@ -179,7 +179,7 @@ class Session(ABC):
         self.queued = self.early = False
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
-        self.sni, self.signatures, self.ech = "", b"", False
+        self.sni, self.asked_for, self.signatures, self.ech = "", "", b"", False
         self.first_reply = b""
         self.watch: Watch | None = None
         self.route: AnyRoute | None = None
@@ -195,7 +195,6 @@ class Session(ABC):
         self.addresses_tried: tuple[int, ...] = ()
         self.bytes_in = self.bytes_out = self.cell_in = self.cell_out = 0
         self.outcome = NO_OUTCOME
-        self.asked_for = ""
 
     @property
     def is_plain(self) -> bool:
@@ -250,9 +249,7 @@ class Session(ABC):
             return
         end.answered = True
         if end.resumable is not None:
-            backend.keep_session(
-                end.resumable, end.ssl, end.peer, resumed=end.resumed, now_at=time.time()
-            )
+            backend.keep_session(end.resumable, end.ssl, end.peer, resumed=end.resumed)
         self.worker.pools[backend.target.pool].answered(backend, end.began_at)
 
     def drop_outbound(self) -> None:

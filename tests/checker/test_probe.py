@@ -10,12 +10,14 @@ from datetime import timedelta
 
 import pytest
 
+from relay.core.postgres import SSL_REQUEST
 from relay.errors import Reason
 from relay.remedies import REMEDIES
 from tests.support.crls import COMPROMISED, revoked_set
 from tests.support.gateway import wait_until
 from tests.support.http import answer, silent, status
 from tests.support.ports import held_port
+from tests.support.postgres import OldServer
 
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
@@ -252,6 +254,50 @@ def test_a_check_offers_the_protocol_of_the_routes(check, make_backend):
     assert check(backend.address, route={"alpn": ["h2", "http/1.1"]}, http_get="/").ok
     assert check(backend.address).ok
     assert backend.alpn == ["postgresql", "http/1.1", None]
+
+
+POSTGRES = {
+    b"S": ("ok", "ok"),
+    b"N": ("handshake_failed", "backend_no_tls"),
+    b"S\x16": ("handshake_failed", "backend_starttls_error"),
+    b"HTTP/1.1 400 Bad Request\r\n\r\n": ("handshake_failed", "backend_starttls_error"),
+    b"": ("handshake_failed", "backend_gone"),
+}
+
+
+@pytest.mark.parametrize(("said", "expected"), POSTGRES.items(), ids=map(repr, POSTGRES))
+def test_a_check_asks_postgresql_for_tls(check, pki, said, expected):
+    with OldServer(pki, said) as server:
+        result = check(server.address, pool={"starttls": "postgres"})
+        assert (result.label, result.reason) == expected
+        assert server.heard == [SSL_REQUEST]
+
+
+def test_a_check_of_postgresql_has_a_deadline(check, mute):
+    address = f"127.0.0.1:{mute.getsockname()[1]}"
+    result = check(address, pool={"starttls": "postgres"}, timeout_s=0.2)
+    assert (result.label, result.reason) == ("handshake_failed", "backend_handshake_timeout")
+
+
+@pytest.mark.parametrize(("source", "expected"), [("127.0.0.9", True), ("192.0.2.1", False)])
+def test_a_check_comes_from_the_source_address(check, make_backend, source, expected):
+    result = check(make_backend().address, pool={"source": source})
+    assert result.ok is expected
+    assert expected or (result.reason, "from 192.0.2.1: Cannot" in result.detail) == (
+        "no_resources",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sni", "expected"),
+    [("", "backend.example.com"), ("client", "backend.example.com"), ("x.example", "x.example")],
+)
+def test_a_check_sends_the_server_name(check, make_backend, sni, expected):
+    backend, names = make_backend(), []
+    backend.context.sni_callback = lambda _sock, name, _context: names.append(name)
+    assert check(backend.address, pool={"sni": sni} if sni else None).ok
+    assert names == [expected]
 
 
 @pytest.mark.parametrize(

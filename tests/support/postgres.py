@@ -8,8 +8,10 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -39,9 +41,9 @@ needs_postgres = pytest.mark.skipif(
 
 
 class Postgres:
-    """A running server. `ssl` turns TLS on."""
+    """A running server. `tls` turns TLS on."""
 
-    def __init__(self, pki: Pki, *, files: Files | None = None, ssl: bool = True) -> None:
+    def __init__(self, pki: Pki, *, files: Files | None = None, tls: bool = True) -> None:
         self._open = ExitStack()
         self.directory = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
         self.port = self._open.enter_context(held_port())
@@ -60,11 +62,11 @@ class Postgres:
             copy.chmod(0o600)
             if self._as:
                 os.chown(copy, self._as["user"], self._as["group"])
-        (data / "pg_hba.conf").write_text(HBA if ssl else "host all all 127.0.0.0/8 trust\n")
+        (data / "pg_hba.conf").write_text(HBA if tls else "host all all 127.0.0.0/8 trust\n")
         self._command = [
             _tool("postgres") or "postgres",
             *("-D", str(data), "-h", "127.0.0.1", "-p", str(self.port), "-F", "-k", ""),
-            *("-c", f"ssl={'on' if ssl else 'off'}", "-c", "ssl_cert_file=server.crt"),
+            *("-c", f"ssl={'on' if tls else 'off'}", "-c", "ssl_cert_file=server.crt"),
             *("-c", "ssl_key_file=server.key", "-c", "ssl_ca_file=server.ca"),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,6 +105,42 @@ class Postgres:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(PATIENCE_S)
         self._open.close()
+
+
+class OldServer:
+    """Answers SSLRequest with these bytes; after "S" it does TLS, and echoes."""
+
+    def __init__(self, pki: Pki, answer: bytes) -> None:
+        self._answer = answer
+        self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pki.backend.certificate, pki.backend.key)
+        context.load_verify_locations(pki.ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.heard: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError):
+                sock.settimeout(PATIENCE_S)
+                self.heard.append(sock.recv(100))
+                sock.sendall(self._answer)
+                if self._answer == b"S":
+                    with self._context.wrap_socket(sock, server_side=True) as tls:
+                        while data := tls.recv(65536):
+                            tls.sendall(data)
 
 
 def settings(pki: Pki, port: int, files: Files | None = None, **more: str) -> dict[str, str]:

@@ -3,13 +3,13 @@
 import contextlib
 import socket
 import ssl
-import threading
 
 import pytest
 
 from relay.core.postgres import SSL_REQUEST, error_response
 from tests.support.peer import Peer
 from tests.support.postgres import (
+    OldServer,
     Postgres,
     answer_to,
     needs_postgres,
@@ -103,7 +103,7 @@ def test_a_client_without_tls_is_told_why(start, pki, server):
 
 @needs_postgres
 def test_a_server_without_tls_is_named(start, pki):
-    with Postgres(pki, ssl=False) as plain:
+    with Postgres(pki, tls=False) as plain:
         relay = start([plain.address], route=POSTGRES, pool=POSTGRES)
         done = psql("select 1", **settings(pki, relay.port))
     assert done.returncode != 0
@@ -265,34 +265,9 @@ def test_an_old_client_reaches_a_server_that_begins_with_tls(start, pki, backend
 
 @pytest.fixture
 def old_server(pki, stack):
-    """A server that answers SSLRequest with these bytes, and then does TLS, echoing."""
-
     def make(answer):
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pki.backend.certificate, pki.backend.key)
-        context.load_verify_locations(pki.ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-        heard = []
-
-        def serve():
-            while True:
-                try:
-                    sock, _ = listener.accept()
-                except OSError:
-                    return
-                with sock, contextlib.suppress(OSError):
-                    sock.settimeout(10)
-                    request = sock.recv(100)
-                    heard.append(request)
-                    sock.sendall(answer)
-                    if answer == b"S":
-                        with context.wrap_socket(sock, server_side=True) as tls:
-                            while data := tls.recv(65536):
-                                tls.sendall(data)
-
-        threading.Thread(target=serve, daemon=True).start()
-        return f"127.0.0.1:{listener.getsockname()[1]}", heard
+        made = stack.enter_context(OldServer(pki, answer))
+        return made.address, made.heard
 
     return make
 
