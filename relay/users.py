@@ -8,6 +8,9 @@ from __future__ import annotations
 import pwd
 from pathlib import Path
 
+# What the kernel says of a user that has no number in this user namespace (the default
+# of /proc/sys/kernel/overflowuid).
+OVERFLOW_UID = 65_534
 _LOCAL = Path("/etc/passwd")
 
 

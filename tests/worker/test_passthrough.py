@@ -4,6 +4,7 @@ import hashlib
 import random
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -300,3 +301,32 @@ def test_a_proxy_header_stands_before_the_hello(run, door, raw, version, start):
         data += server.recv(65536)
     assert data.startswith(start)
     assert data.count(first) == 1
+
+
+def test_a_stream_that_was_fast_may_become_slow_again(passed):
+    """While it is fast, a timer looks at its socket; then epoll watches it again."""
+    relay, client, server = passed()
+    for _ in range(3):
+        blob = random.Random(4).randbytes(8 * MB)
+        assert pour([client, server], blob, 1) == [hashlib.sha256(blob).digest()] * 2
+        server.settimeout(PATIENCE_S)
+        client.settimeout(PATIENCE_S)
+        server.sendall(b"a short message")
+        assert receive(client, 15) == b"a short message"
+        client.sendall(b"and its answer")
+        assert receive(server, 14) == b"and its answer"
+    reset(client)
+    assert end_of(server) == (b"", "reset")
+    assert relay.record()["bytes_out"] == 3 * (8 * MB + 15)
+
+
+def test_a_fast_stream_that_ends_is_delivered_whole(passed):
+    relay, client, server = passed()
+    blob = random.Random(5).randbytes(16 * MB)
+    sender = threading.Thread(target=lambda: (server.sendall(blob), server.close()), daemon=True)
+    sender.start()
+    data, how = end_of(client)
+    sender.join(PATIENCE_S)
+    assert (hashlib.sha256(data).digest(), how) == (hashlib.sha256(blob).digest(), "fin")
+    client.close()
+    assert relay.record()["reason"] == "finished"
