@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from bench.endurance_gateways import (
     EndurableGateway,
     OtherGateway,
     RelayGateway,
-    events_of,
 )
 from bench.endurance_load import PATIENCE_S, LoadJob, reasons
+from bench.endurance_plan import Echo, Plan, Seen, events_of, parse_events
 from bench.endurance_report import growth, merge, table, times
 from bench.gateways import GATEWAYS, Place
 from bench.pki import GATEWAY_NAME, create_pki
@@ -48,37 +48,6 @@ SAMPLE_S = 1.0
 _SETTLE_S = 2.0
 _LATE_S = 5.0  # between the end of a session and what its client notices
 _BY_BACKEND = frozenset(("outbound_reset", "truncated", "backend_gone", "backend_refused"))
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done: events by name, new clients a second, and so on."""
-
-    gateway: str
-    events: dict[str, int]
-    rate: float
-    transfers: int
-    seconds: float
-    processes: int = 1
-    strangers: float = 0
-
-
-@dataclass
-class Seen:
-    """What was seen of the gateway."""
-
-    done: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    longest_s: dict[str, float] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Echo(Child):
-    """The backend."""
-
-    def __init__(self, pki: Path, port: int = 0) -> None:
-        super().__init__("bench.echo_backend", [str(pki), str(port)])
-        self.port: int = self.hear(20)["port"]
 
 
 class Run:
@@ -270,20 +239,6 @@ class Run:
 def _own_kib(process: psutil.Process) -> int:
     """Memory of its own; shared pages would count twice."""
     return int(process.memory_full_info().uss // 1024)
-
-
-def parse_events(text: str) -> dict[str, int]:
-    """`reload=100,kill=50` as a dictionary."""
-    found = {}
-    for each in filter(None, text.split(",")):
-        name, equals, count = each.partition("=")
-        if not equals or not count.isdigit() or name not in _EVENTS:
-            raise click.BadParameter(f"{each!r} is not like reload=100; events: {_EVENTS}")
-        found[name] = int(count)
-    return {name: count for name, count in found.items() if count}
-
-
-_EVENTS = ("reload", "upgrade", "restart", "kill", "renew", "flap")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -287,16 +286,3 @@ class OtherGateway:
 
 
 EndurableGateway = RelayGateway | OtherGateway
-
-
-def events_of(gateway: EndurableGateway) -> dict[str, Callable[[], None]]:
-    """What can be done to this gateway, by name."""
-    if isinstance(gateway, OtherGateway):
-        return {"reload": gateway.reload}
-    return {
-        "reload": gateway.reload,
-        "upgrade": gateway.upgrade,
-        "restart": gateway.restart,
-        "kill": gateway.kill,
-        "renew": gateway.renew,
-    }
