@@ -46,6 +46,7 @@ from bench.strangers import Strangers, StrangersChild
 
 SAMPLE_S = 1.0
 _SETTLE_S = 2.0
+_LISTED = 50  # lost clients that the report names
 _LATE_S = 5.0  # between the end of a session and what its client notices
 _BY_BACKEND = frozenset(("outbound_reset", "truncated", "backend_gone", "backend_refused"))
 
@@ -197,10 +198,14 @@ class Run:
             failures = each.pop("failures")
             each["failed"] = len(failures)
             each["failed_by"] = reasons(failures)
-            each["excused"] = sum(
-                self._is_excused(logged.get(port, []), at) for at, port, _ in failures
-            )
-            lost += len(failures) - each["excused"] + each["changed"]
+            unexcused = [
+                f"{why}; the access log: {logged.get(port, 'nothing')}"
+                for at, port, why in failures
+                if not self._is_excused(logged.get(port, []), at)
+            ]
+            each["excused"] = len(failures) - len(unexcused)
+            each["lost"] = unexcused[:_LISTED]
+            lost += len(unexcused) + each["changed"]
             each["ms"] = times(each.pop("times_ms"))
         return {
             "plan": asdict(self._plan),

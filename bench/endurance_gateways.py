@@ -232,7 +232,10 @@ class RelayGateway:
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
                 began_at = datetime.fromisoformat(record["time"]).timestamp()
-                port = int(record["client"].rpartition(":")[2])
+                host, _, port_text = record["client"].rpartition(":")
+                if host != "127.0.0.1":
+                    continue  # a stranger, which may have the port of a client
+                port = int(port_text)
                 end_at = began_at + record["duration_s"]
                 found.setdefault(port, []).append((began_at, end_at, record["reason"]))
         return found

@@ -59,6 +59,7 @@ def table(report: dict[str, Any]) -> str:
             f" {one['bytes_compared'] >> 10} KiB compared, ms {one['ms']}"
         )
         lines += [f"    {count} x {why}" for why, count in [*one["failed_by"].items()][:_SHOWN]]
+        lines += [f"    lost: {each}" for each in one["lost"][:_SHOWN]]
     short = report["short"]
     lines.append(
         f"  rate: {short['started'] / plan['seconds']:.0f} of {plan['rate']:g} new clients/s,"
