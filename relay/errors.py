@@ -72,6 +72,7 @@ class Reason(FastStrEnum):
     STARTTLS_REFUSED = "starttls_refused"
     BYTES_BEFORE_TLS = "bytes_before_tls"
     PER_CLIENT_LIMIT = "per_client_limit"
+    PER_CLIENT_RATE = "per_client_rate"
     HALF_OPEN_LIMIT = "half_open_limit"
     HALF_OPEN_PER_CLIENT = "half_open_per_client"
     DRAINING = "draining"

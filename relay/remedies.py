@@ -139,6 +139,11 @@ _FIRST_BYTES = {
         "this client address already has limits.per_client connections open; raise it if many"
         " clients share the address"
     ),
+    Reason.PER_CLIENT_RATE: (
+        "this client address, or its network, makes more new connections per second than the"
+        " listener's per_client_rate and per_client_burst allow; raise them if many clients share"
+        " the address, or let the client keep its connections open"
+    ),
     Reason.HALF_OPEN_LIMIT: (
         "this connection had waited longest in its handshake, and a newer client needed its"
         " place; if the client addresses with this reason are a flood, block them, otherwise"

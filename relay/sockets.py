@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from relay.core.address_set import UNIX
 from relay.tcp_options import SocketOptions
 
 # The C class below `socket.socket`. `accept` and the constructor of `socket.socket`
@@ -43,6 +44,12 @@ def accept(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]
     connection = StreamSocket(family, socket.SOCK_STREAM, 0, fd)
     connection.setblocking(False)
     return connection, address
+
+
+def accept_unix(listener: socket.socket, family: int) -> tuple[StreamSocket, Address]:
+    """The same for a unix socket. Its peers have no address."""
+    connection, _ = accept(listener, family)
+    return connection, (UNIX, 0)
 
 
 def has_closed(sock: StreamSocket) -> bool:

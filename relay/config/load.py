@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from relay.config.explain import Loc, key_path_of
 from relay.config.model import Config, Relay
-from relay.config.unix_addresses import absolute_backends
+from relay.config.unix_addresses import absolute_backends, absolute_listener
 from relay.config.validate import validate
 from relay.config.values import CREDENTIAL
 from relay.credentials import DIRECTORY, directory_of_credentials
@@ -191,10 +191,12 @@ def _absolute(config: Config, source: Path) -> Config:
         if unix_path is None
         else config.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
     )
+    listeners = tuple(absolute_listener(each, base) for each in config.listener)
     pools = {name: absolute_backends(pool, base) for name, pool in config.pool.items()}
     return config.model_copy(
         update={
             "pool": pools,
+            "listener": listeners,
             "log": config.log.model_copy(update={"access": access}),
             "admin": admin,
             "source": source,

@@ -1,4 +1,4 @@
-"""Backends' addresses that are unix sockets: "unix:PATH".
+"""Addresses that are unix sockets: "unix:PATH".
 
 Never: opens a socket, or asks whether it is there.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relay.config.address import unix_path
+from relay.config.listener_model import Listener
 from relay.config.pool_model import Pool
 
 LONGEST_PATH_BYTES = 107  # sun_path of unix(7) has 108 bytes; the last one is zero
@@ -24,6 +25,16 @@ def absolute_backends(pool: Pool, base: Path) -> Pool:
         for each in pool.backend
     )
     return pool.model_copy(update={"backend": backends})
+
+
+def absolute_listener(listener: Listener, base: Path) -> Listener:
+    """The listener with the paths of its addresses relative to this directory."""
+    if not any(map(unix_path, listener.listen)):
+        return listener
+    listen = tuple(
+        f"unix:{base / unix_path(each)}" if unix_path(each) else each for each in listener.listen
+    )
+    return listener.model_copy(update={"listen": listen})
 
 
 def unix_fault(address: str) -> str:

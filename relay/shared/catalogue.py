@@ -73,6 +73,12 @@ FAMILIES: dict[str, Family] = {
             "Client connections accepted, by their route; none if refused before routing.",
             ("listener", "route"),
         ),
+        Family(
+            "relay_probes_total",
+            "counter",
+            "Client connections that only asked whether the port is open: no byte came, or LOCAL.",
+            ("listener",),
+        ),
         Family("relay_connections_active", "gauge", "Client connections open now."),
         Family("relay_sessions_closed_total", "counter", "Sessions ended, by reason.", ("reason",)),
         Family(

@@ -135,6 +135,7 @@ SUPERVISOR = Kind(
         *(Series("relay_renewals_total", (result,)) for result in RENEWAL_RESULTS),
     ),
 )
+LISTENER = Kind("listener", 1, counters=(Series("relay_probes_total"),))
 ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
 BACKEND = Kind(
     "backend",
@@ -171,7 +172,7 @@ CRL_URL = Kind("crl_url", 1, states=(Series(CRL_LAST_SUCCESS_S),))
 SLOT = Kind("slot", 1, counters=(Series(SLOT_CPU_US),))
 KINDS: dict[str, Kind] = {
     kind.name: kind
-    for kind in (RELAY, SUPERVISOR, ROUTE, BACKEND, CHECKED_BACKEND, HOST, CRL_URL, SLOT)
+    for kind in (RELAY, SUPERVISOR, LISTENER, ROUTE, BACKEND, CHECKED_BACKEND, HOST, CRL_URL, SLOT)
 }
 
 Key = tuple[str, ...]
@@ -207,6 +208,7 @@ def entities_of(config: Config) -> Entities:
     """Everything that a process with this configuration counts, each entity once."""
     return {
         RELAY.name: [()],
+        LISTENER.name: [(listener.name,) for listener in config.listener],
         ROUTE.name: [
             (listener.name, label)
             for listener in config.listener

@@ -20,6 +20,7 @@ import math
 import time
 from dataclasses import dataclass
 
+from relay.config.model import Config
 from relay.shared.cell_layout import (
     CPU_US,
     GENERATION,
@@ -31,6 +32,7 @@ from relay.shared.cell_layout import (
     UPDATE,
     Layout,
 )
+from relay.shared.client_rates import ClientRates
 from relay.shared.sealed_memory import Cells, SealedMemory, map_for_reading
 from relay.shared.state_cells import StateCells
 
@@ -106,6 +108,8 @@ class Scoreboard:
         self.rows = slots + SPARE_ROWS
         self.segments: list[SealedMemory] = []
         self._leased: set[int] = set()
+        self._slots = slots
+        self._rates: ClientRates | None = None
         self._others: list[_Other] = []
         self._add_rows()
 
@@ -143,6 +147,15 @@ class Scoreboard:
             PHASE_STARTING,
         )
         return row
+
+    def client_rates(self, config: Config) -> ClientRates | None:
+        """The memory for per_client_rate; None if no listener has it.
+
+        Raises OSError without memory for it.
+        """
+        if self._rates is None and any(each.per_client_rate for each in config.listener):
+            self._rates = ClientRates(self._slots)
+        return self._rates
 
     def release(self, row: int) -> None:
         """Free the row of an ended process. Its counters must be in the totals."""

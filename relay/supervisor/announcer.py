@@ -121,6 +121,8 @@ class Announcer:
         """
         if for_good:
             self._store.clear()
+        if for_good or not self._notifier.present:
+            self._status.fleet.generations.remove_names()
         self._status.state = RelayState.DRAINING
         self._status.publish()
         self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping", within_s)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from relay.checker.lookup import look_up
-from relay.config.address import conflict
+from relay.config.address import conflict, unix_path
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.files import Files
@@ -163,8 +163,8 @@ def _address_problems(config: Config, running: _Running) -> Iterator[Problem]:
         if any(conflict(address, held) for held in (*running.listeners, running.admin)):
             continue
         try:
-            if config.admin.unix_path is not None and where == "admin.listen":
-                check_unix(where, config.admin.unix_path)
+            if path := unix_path(address):
+                check_unix(where, Path(path))
             else:
                 open_single_listener(where, address, freebind=freebind).close()
         except StartupError as error:

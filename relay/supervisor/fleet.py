@@ -237,6 +237,8 @@ class Fleet:
         If the supervisor ends by a bug, the workers see that at the lifeline pipe and
         let their sessions finish.
         """
+        if not self._start.done:
+            self.generations.remove_names()
         self.generations.close_files()
         if self._start.done and self.ending is Shutdown.NO:
             return

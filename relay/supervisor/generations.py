@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from relay.core.fleet_view import CANARY_SLOT, Target
+from relay.supervisor.closing_sockets import ClosingSockets
 from relay.supervisor.prepared import Prepared
-from relay.supervisor.slot_sockets import ClosingSockets, SlotSockets
+from relay.supervisor.slot_sockets import SlotSockets
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class Generations:
             return
         sockets, closing = self._leaving
         if closing.ready_to_close(now):
+            sockets.remove_names(self.sockets)
             sockets.close_all_but(self.sockets)
             self.kept, self._leaving = frozenset(), None
 
@@ -122,6 +124,7 @@ class Generations:
         following, self.next = self.next, None
         # The supervisor's copies are closed first. The old workers then empty the
         # queues of theirs when they are told to drain.
+        self.sockets.remove_names(following.sockets)
         self.sockets.close_all_but(following.sockets)
         self.serving, self.sockets = following.prepared, following.sockets
         self.sockets.set_options()
@@ -129,6 +132,7 @@ class Generations:
     def give_up(self) -> None:
         """Drop the next generation, and close the sockets that only it has."""
         assert self.next is not None  # noqa: S101  for mypy
+        self.next.sockets.remove_names(self.sockets)
         self.next.sockets.close_all_but(self.sockets)
         self.next = None
 
@@ -136,6 +140,11 @@ class Generations:
         """The sockets of both."""
         found = [self.sockets] + ([self.next.sockets] if self.next is not None else [])
         return found + ([self._leaving[0]] if self._leaving is not None else [])
+
+    def remove_names(self) -> None:
+        """Remove the files of unix sockets: no client comes any more."""
+        for sockets in self.all_sockets():
+            sockets.remove_names()
 
     def close_files(self) -> None:
         """Close all sockets: at the end, and in a child that does not accept."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.config.address import parse_address
+from relay.config.address import parse_address, unix_path
 from relay.config.model import Config
 from relay.tcp_options import SocketOptions, tcp_options
 
@@ -28,7 +28,8 @@ class ListenAddress:
         Sockets on a fixed port may change to another listener. Sockets on port 0, which
         the kernel chose, belong to their listener.
         """
-        return self.address if parse_address(self.address)[1] else f"{self.listener} {self.address}"
+        fixed = unix_path(self.address) or parse_address(self.address)[1]
+        return self.address if fixed else f"{self.listener} {self.address}"
 
     @property
     def where(self) -> str:

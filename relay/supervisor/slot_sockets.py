@@ -11,8 +11,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
 
-from relay.config.address import parse_address
+from relay.config.address import parse_address, unix_path
 from relay.config.model import Config
 from relay.errors import StartupError
 from relay.sockets import format_address
@@ -20,55 +22,13 @@ from relay.supervisor.listen_addresses import ListenAddress, listen_addresses
 from relay.supervisor.listening import (
     begin_to_listen,
     bound_address,
-    drop_new_connections,
     open_listener,
     open_listeners,
-    take_new_connections,
 )
+from relay.supervisor.unix_listeners import open_for_balancers
 from relay.tcp_options import set_on_listener
 
-# Longer than most round trips, and shorter than the second after which a client repeats
-# its SYN.
-SETTLE_S = 0.3
-
 log = logging.getLogger(__name__)
-
-
-class ClosingSockets:
-    """The sockets that a reload closes.
-
-    Closing a SO_REUSEPORT socket resets its queued and half-open connections. So new
-    SYNs are dropped first. Half-open connections get SETTLE_S to complete, the worker
-    accepts them, and then the sockets are closed.
-    """
-
-    def __init__(self, sockets: set[socket.socket]) -> None:
-        self._sockets = sockets
-        self._close_at: float | None = None
-
-    def ready_to_close(self, now: float) -> bool:
-        """Whether they can be closed. The first call stops new connections."""
-        if self._close_at is None:
-            for one in self._sockets:
-                try:
-                    drop_new_connections(one)
-                except OSError as error:
-                    log.warning(
-                        "%s: cannot stop new connections: %s; a client that connects while"
-                        " this socket closes may be reset",
-                        bound_address(one),
-                        error.strerror,
-                    )
-            self._close_at = now + SETTLE_S if self._sockets else now
-        return now >= self._close_at
-
-    def cancel(self) -> None:
-        """They stay open after all, or for now: let new connections in again."""
-        if self._close_at is not None:
-            self._close_at = None
-            for one in self._sockets:
-                with contextlib.suppress(OSError):
-                    take_new_connections(one)
 
 
 class SlotSockets:
@@ -83,12 +43,14 @@ class SlotSockets:
         self._addresses: tuple[ListenAddress, ...] = ()
         # By `ListenAddress.key`: slot to socket, and the host and port it is bound to.
         self._opened: dict[str, dict[int, socket.socket]] = {}
-        self._bound: dict[str, tuple[str, int]] = {}
+        self._bound: dict[str, tuple[str, int] | str] = {}
         self._not_listening: set[int] = set()
         self._slots = 0
         # Keys of addresses with one socket for all slots, which is never closed before
         # its listener is.
         self._shared: set[str] = set()
+        # Keys of unix sockets whose files are to be removed.
+        self.named: set[str] = set()
         # Sockets that a socket unit of systemd keeps open.
         self._activated: set[socket.socket] = set()
 
@@ -103,12 +65,24 @@ class SlotSockets:
         sockets = cls()
         for address, slot, sock in found:
             sockets._opened.setdefault(address.key, {})[slot] = sock
-            host, _ = parse_address(address.address)
-            sockets._bound[address.key] = (host, sock.getsockname()[1])
+            sockets._note_address(address, sock)
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sockets._not_listening.add(slot)
         sockets._shared, sockets._activated = set(shared), set(activated)
+        sockets._shared |= sockets.named
+        for address, _, sock in found:
+            if sock in sockets._activated:
+                sockets.named.discard(address.key)
         return sockets
+
+    def _note_address(self, address: ListenAddress, sock: socket.socket) -> None:
+        path = unix_path(address.address)
+        if path:
+            self._bound[address.key] = path
+            self.named.add(address.key)
+        else:
+            host, _ = parse_address(address.address)
+            self._bound[address.key] = (host, sock.getsockname()[1])
 
     def described(self) -> list[tuple[ListenAddress, int, socket.socket]]:
         """Every open socket once, with its address and slot."""
@@ -140,8 +114,10 @@ class SlotSockets:
         other = SlotSockets()
         other._not_listening = {slot for slot in self._not_listening if slot < slots}
         other._addresses, other._slots = listen_addresses(config), slots
-        other._shared, other._activated = set(self._shared), set(self._activated)
-        own_ports = frozenset(port for _, port in self._bound.values())
+        kept = {one.key for one in other._addresses}
+        other._shared, other._activated = self._shared & kept, set(self._activated)
+        other.named = self.named & kept
+        own_ports = frozenset(each[1] for each in self._bound.values() if not isinstance(each, str))
         try:
             for one in other._addresses:
                 key = one.key
@@ -156,6 +132,11 @@ class SlotSockets:
                 if key in self._bound:
                     other._bound[key] = self._bound[key]
                     other._fill(one, range(slots))
+                elif path := unix_path(one.address):
+                    opened_unix = open_for_balancers(one.where, path, config)
+                    other._opened[key] = dict.fromkeys(range(slots), opened_unix)
+                    other._shared.add(key)
+                    other._note_address(one, opened_unix)
                 else:
                     at_once = range(slots) if only_slot is None else [only_slot]
                     opened = open_listeners(
@@ -164,10 +145,10 @@ class SlotSockets:
                     other._opened[key] = dict(zip(at_once, opened, strict=True))
                     for new in opened:
                         set_on_listener(new, one.options, one.where)
-                    host, _ = parse_address(one.address)
-                    other._bound[key] = (host, opened[0].getsockname()[1])
+                    other._note_address(one, opened[0])
                     other._fill(one, range(slots))
         except StartupError:
+            other.remove_names(self)
             other.close_all_but(self)
             raise
         return other
@@ -176,7 +157,7 @@ class SlotSockets:
         """Bind a socket for every slot that has none. Raises StartupError."""
         for slot in slots:
             if slot not in self._opened[address.key]:
-                host, port = self._bound[address.key]
+                host, port = cast("tuple[str, int]", self._bound[address.key])
                 self._opened[address.key][slot] = new = open_listener(
                     address.where, host, port, freebind=address.freebind
                 )
@@ -272,6 +253,16 @@ class SlotSockets:
     def all(self) -> set[socket.socket]:
         """Every open socket."""
         return {one for sockets in self._opened.values() for one in sockets.values()}
+
+    def remove_names(self, other: SlotSockets | None = None) -> None:
+        """Remove the files of the unix sockets that `other` does not share, once.
+
+        No client comes after this, so the workers can empty the queue.
+        """
+        for key in self.named - (other.named if other is not None else set()):
+            self.named.discard(key)
+            with contextlib.suppress(OSError):
+                Path(unix_path(key)).unlink()
 
     def close_all_but(self, other: SlotSockets | None = None) -> None:
         """Close the sockets that `other` does not share."""

@@ -51,6 +51,11 @@ class Notifier:
         self._retry_s = RETRY_S
         self._retry_at = 0.0
 
+    @property
+    def present(self) -> bool:
+        """Whether a service manager started this process."""
+        return self._socket is not None
+
     def ready(self, status: str) -> None:
         """The relay serves; this also ends a reload."""
         # systemd must see RELOADING=1 first, if it was not sent yet.

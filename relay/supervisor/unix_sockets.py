@@ -21,6 +21,10 @@ _CONTROL = "relay.state_dir"
 _SOCKETS = {_CONTROL: "control socket", "admin.listen": "admin process's socket"}
 
 
+def _kind(where: str) -> str:
+    return _SOCKETS.get(where, "listening socket")
+
+
 def open_control(path: Path) -> socket.socket:
     """The control socket, for the supervisor's own user only.
 
@@ -29,7 +33,7 @@ def open_control(path: Path) -> socket.socket:
     return open_unix(_CONTROL, path, 0o177)
 
 
-def open_unix(where: str, path: Path, umask: int) -> socket.socket:
+def open_unix(where: str, path: Path, umask: int, queue: int = BACKLOG) -> socket.socket:
     """A listening unix socket; replaces one on which no process listens.
 
     `where` is the configuration key, for messages. Raises StartupError.
@@ -48,7 +52,7 @@ def open_unix(where: str, path: Path, umask: int) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(before)
-        listener.listen(BACKLOG)
+        listener.listen(queue)
     except OSError as error:
         listener.close()
         raise _cannot_make(where, path, error) from None
@@ -74,7 +78,7 @@ def refuse_long_path(where: str, path: Path) -> None:
     length = len(os.fsencode(path))
     if length > LONGEST_PATH_BYTES:
         raise StartupError(
-            f"{path}: the path of the {_SOCKETS[where]} is {length} bytes long,"
+            f"{path}: the path of the {_kind(where)} is {length} bytes long,"
             f" and the kernel allows {LONGEST_PATH_BYTES}",
             f"choose a shorter {where}",
         )
@@ -84,7 +88,7 @@ def _refuse_existing(where: str, path: Path) -> None:
     """Refuse a path that must not be replaced. Raises OSError when nothing is there."""
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise StartupError(
-            f"{path}: cannot make the {_SOCKETS[where]}: a file that is not a socket has this name",
+            f"{path}: cannot make the {_kind(where)}: a file that is not a socket has this name",
             f"remove it, or choose another {where}",
         )
     # No other relay can serve the control socket: this one holds the directory's lock.
@@ -96,7 +100,7 @@ def _refuse_existing(where: str, path: Path) -> None:
 
 
 def _cannot_make(where: str, path: Path, error: OSError) -> StartupError:
-    what = f"{path}: cannot make the {_SOCKETS[where]}"
+    what = f"{path}: cannot make the {_kind(where)}"
     if isinstance(error, FileNotFoundError):
         return StartupError(
             f"{what}: the directory {path.parent} does not exist",

@@ -83,6 +83,7 @@ class Workers:
             reports=self.updates.reports.writer(),
             kicks=self.kicks,
             failures=self.updates.failures_of(generation.number),
+            rates=scoreboard.client_rates(generation.config),
         )
         kept = {one for _, one in listeners}
         closed = {one for each in sockets for one in each.all()} - kept

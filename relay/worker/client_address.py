@@ -18,4 +18,11 @@ def why_refused(session: Session) -> SessionError | None:
     worker, host = session.worker, session.client_host
     if worker.admission.per_client and worker.admission.too_many_from(host):
         return SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT)
-    return refuse_address(worker.kicks, host) if worker.kicks is not None else None
+    if worker.kicks is not None:
+        kicked = refuse_address(worker.kicks, host)
+        if kicked is not None:
+            return kicked
+    rate = session.listener.rate
+    if rate is not None and session.limited and not rate.take(host, worker.loop.now):
+        return SessionError(Side.INBOUND, Reason.PER_CLIENT_RATE, rate.words)
+    return None

@@ -26,12 +26,12 @@ from relay.worker import relaying
 from relay.worker.client_address import why_refused
 from relay.worker.connection import Connection
 from relay.worker.deadlines import TimedSession, limit_lifetime
+from relay.worker.listener_settings import Listener
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.proxy_header import refuse_peer
 from relay.worker.session import (
     CONNECTING,
     STEP_QUEUES,
-    Listener,
 )
 from relay.worker.stages import STAGES, Work
 from relay.worker.worker import Worker

@@ -67,8 +67,10 @@ def step(session: Session) -> Event | None:
         _wait(session)
         return None
     except OSError as error:
+        session.probe = session.arriving is None
         raise SessionError(Side.INBOUND, Reason.PEER_GONE, error.strerror or "") from None
     if size == 0:
+        session.probe = True
         raise SessionError(Side.INBOUND, Reason.PEER_GONE, "closed without sending anything")
     arriving = session.arriving
     if arriving is not None and not arriving.look(_view[:size]):

@@ -15,9 +15,9 @@ import logging
 import socket
 from collections.abc import Callable
 
-from relay.sockets import Address, StreamSocket, accept, inode_of
+from relay.sockets import Address, StreamSocket, accept, accept_unix, inode_of
+from relay.worker.listener_settings import Listener
 from relay.worker.loop import ET, GONE, IN
-from relay.worker.session import Listener
 from relay.worker.worker import Worker
 
 # More than any backlog holds: new clients cannot keep us emptying the queue for ever.
@@ -32,7 +32,17 @@ log = logging.getLogger(__name__)
 class Acceptor:
     """One listening socket. `start` begins the session of an accepted client."""
 
-    __slots__ = ("_closed", "_family", "_left", "_listener", "_mask", "_sock", "_start", "_worker")
+    __slots__ = (
+        "_accept",
+        "_closed",
+        "_family",
+        "_left",
+        "_listener",
+        "_mask",
+        "_sock",
+        "_start",
+        "_worker",
+    )
 
     def __init__(
         self, worker: Worker, listener: Listener, sock: socket.socket, start: Start
@@ -43,6 +53,7 @@ class Acceptor:
         self._sock = sock
         self._family = int(sock.family)
         self._left = self._closed = False
+        self._accept = accept_unix if sock.family == socket.AF_UNIX else accept
         sock.setblocking(False)
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             self._mask = IN
@@ -70,7 +81,7 @@ class Acceptor:
             worker.admission.wait_for_room(self)
             return
         try:
-            sock, address = accept(self._sock, self._family)
+            sock, address = self._accept(self._sock, self._family)
         except OSError as error:
             if error.errno in _NO_RESOURCES:
                 log.warning(
@@ -129,7 +140,7 @@ class Acceptor:
     def _empty_queue(self) -> None:
         for _ in range(MOST_QUEUED):
             try:
-                sock, address = accept(self._sock, self._family)
+                sock, address = self._accept(self._sock, self._family)
             except BlockingIOError:
                 return
             except OSError as error:

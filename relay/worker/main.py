@@ -22,8 +22,10 @@ from functools import partial
 
 from relay.core.address_set import AddressSet
 from relay.core.kicks import Kick
+from relay.core.token_bucket import TokenBuckets
 from relay.logs import messages
 from relay.sandbox.confinement import confine_worker
+from relay.shared.client_rates import ClientRates
 from relay.shared.scoreboard import (
     GENERATION,
     HEARTBEAT_MS,
@@ -42,15 +44,18 @@ from relay.tls.after_fork import release_provider_keys, reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.revocation.reports import ListReports
 from relay.worker import driver, lingering_close
+from relay.worker.client_rate import ClientRate
 from relay.worker.closings import Closings
 from relay.worker.drain import Drain
 from relay.worker.examples import Examples
 from relay.worker.expiry import Expiry
 from relay.worker.listener import Acceptor
+from relay.worker.listener_settings import Listener
 from relay.worker.loop import IN, Loop
 from relay.worker.patience import patience_by_pool
+from relay.worker.probes import Probes
 from relay.worker.quiet_ends import QuietEnds
-from relay.worker.session import UPDATE_QUEUE, Listener
+from relay.worker.session import UPDATE_QUEUE
 from relay.worker.tick import tick
 from relay.worker.updates import Updates
 from relay.worker.worker import Worker
@@ -84,6 +89,7 @@ class WorkerSpec:
     reports: socket.socket  # of `relay.shared.list_reports`
     kicks: tuple[Kick, ...] = ()  # of `relay kick`, until now
     failures: socket.socket | None = None  # of `relay.shared.failure_reports`; a canary's
+    rates: ClientRates | None = None  # if a listener has per_client_rate
 
 
 def run_worker(spec: WorkerSpec) -> int:
@@ -92,7 +98,8 @@ def run_worker(spec: WorkerSpec) -> int:
     faulthandler.enable()
     reload_provider_keys(spec.generation)
     worker = _make_worker(spec)
-    listeners = _listeners(spec.generation)
+    buckets = spec.rates.of_slot(spec.slot) if spec.rates is not None else None
+    listeners = _listeners(spec.generation, spec.layout, buckets)
     acceptors = [
         Acceptor(worker, listeners[name], sock, driver.start) for name, sock in spec.listeners
     ]
@@ -115,7 +122,9 @@ def run_worker(spec: WorkerSpec) -> int:
     return 0
 
 
-def _listeners(generation: Generation) -> dict[str, Listener]:
+def _listeners(
+    generation: Generation, layout: Layout, buckets: TokenBuckets | None
+) -> dict[str, Listener]:
     """What a session needs of each [[listener]], by its name."""
     config = generation.config
     return {
@@ -126,8 +135,12 @@ def _listeners(generation: Generation) -> dict[str, Listener]:
             AddressSet(each.accept_proxy.from_) if each.accept_proxy is not None else None,
             each.max_session_s,
             any(route.starttls for route in each.route),
+            ClientRate(each, index, buckets)
+            if buckets is not None and each.per_client_rate
+            else None,
+            Probes(each, layout.cell("relay_probes_total", each.name)),
         )
-        for each in config.listener
+        for index, each in enumerate(config.listener)
     }
 
 

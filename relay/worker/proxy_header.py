@@ -52,6 +52,7 @@ def read(session: Session) -> int:
     sock = session.inbound.sock
     size = sock.recv_into(_buffer, MAX_HEADER_BYTES, socket.MSG_PEEK)
     if size == 0:
+        session.probe = True
         raise SessionError(Side.INBOUND, Reason.PEER_GONE, "closed without sending anything")
     header = parse_header(_view[:size])
     if header is NEED_DATA:
@@ -61,6 +62,7 @@ def read(session: Session) -> int:
     sock.recv_into(_buffer, header.size)
     session.awaits_header = False
     session.header = header
+    session.probe = header.local
     if header.source is not None:
         session.client_host, session.client_port = header.source
         session.worker.admission.limit_client(session)

@@ -17,14 +17,11 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from relay.core.address_set import AddressSet
 from relay.core.lifecycle import Event, State
 from relay.core.partial_hello import PartialHello
 from relay.core.proxy_header import Endpoint, Header
-from relay.core.routes import RouteTable
 from relay.errors import Reason, SessionError, Side
 from relay.sockets import Address, StreamSocket
 from relay.tls import stream
@@ -35,7 +32,7 @@ from relay.tls.verification import Chain
 from relay.worker.backend import BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
-from relay.worker.patience import Patience
+from relay.worker.listener_settings import Listener
 from relay.worker.pools import Choice
 from relay.worker.watch import Watch
 
@@ -64,17 +61,6 @@ _UNANSWERED = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_O
 CANNOT_SERVE = bytes((21, 3, 3, 0, 2, 2, 80))
 _ENDED_QUIETLY = frozenset((Reason.DRAINED, Reason.MAX_SESSION))
 INFINITY = float("inf")
-
-
-class Listener(NamedTuple):
-    """The [[listener]] that a client connected to."""
-
-    name: str
-    routes: RouteTable[AnyRoute]
-    patience: Mapping[str, Patience] = {}  # by pool
-    proxies: AddressSet | None = None  # the peers that must send a PROXY header
-    max_session_s: float = 0  # 0: no limit
-    starttls: bool = False  # a route of it has starttls
 
 
 class Handshake(NamedTuple):
@@ -139,6 +125,7 @@ class Session(ABC):
         "outcome",
         "patience_s",  # how long each state may take
         "peer",  # the socket's address on a listener with accept_proxy, otherwise None
+        "probe",  # it only asks whether the port is open; see `relay.worker.probes`
         "queued",  # a step is due
         "route",
         "signatures",  # the algorithms in the hello
@@ -176,7 +163,7 @@ class Session(ABC):
         self.duration_s = 0.0
         self.patience_s = worker.patience_s
         self.timer_at = INFINITY
-        self.queued = self.early = False
+        self.queued = self.early = self.probe = False
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
         self.sni, self.asked_for, self.signatures, self.ech = "", "", b"", False

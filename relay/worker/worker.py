@@ -116,11 +116,20 @@ class Worker:
         if session.route is None:
             self.counters.routed(session.listener.name)
         self.admission.closed(session)
-        self.log.add(session)
+        if not (session.probe and self._is_unlogged_probe(session)):
+            self.log.add(session)
         if self.examples is not None:
             self.examples.add(session)
         if self.stops_when_empty and not self.sessions:
             self.loop.running = False
+
+    def _is_unlogged_probe(self, session: Session) -> bool:
+        """Count a probe. Returns whether it is not to be logged."""
+        probes = session.listener.probes
+        if probes is None or session.bytes_in:
+            return False
+        self.cells[probes.cell] += 1
+        return not probes.logged(session.client_host)
 
 
 class Counters:

@@ -23,7 +23,6 @@ from relay.config.model import (
 )
 from relay.config.pool_model import Backend, Health, Pool
 from relay.config.section import Crl, Section
-from relay.errors import ConfigError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 REFERENCE = CONF / "relay.toml"
@@ -168,32 +167,3 @@ def test_every_key_of_the_reference_is_explained():
             or alike
             or (above.startswith("# ") and not _KEY.fullmatch(above))
         ), f"{section} {key}"
-
-
-# A value that is not the default, for every key marked as not there yet.
-SET: dict[tuple[str, str], str] = {
-    ("[[listener]]", "per_client_rate"): "10",
-    ("[[listener]]", "per_client_burst"): "10",
-    ("[[listener]]", "per_client_prefix_v4"): "24",
-    ("[[listener]]", "per_client_prefix_v6"): "56",
-    ("[[listener]]", "log_probes"): "false",
-    ("[[listener]]", "probes_from"): '["10.0.0.0/8"]',
-}
-
-
-def test_keys_marked_as_not_in_this_version_are_refused(tmp_path):
-    marked = {
-        (section, key) for section, key, _, _, line in written() if "(not in this version)" in line
-    }
-    assert marked == set(SET)
-    text = REFERENCE.read_text(encoding="utf-8")
-    for (section, key), value in SET.items():
-        head, title, rest = text.partition(f"\n{section}")
-        body, count = re.subn(
-            rf"^(# )?{key} = .*$", f"{key} = {value}", rest, count=1, flags=re.MULTILINE
-        )
-        assert count == 1
-        file = tmp_path / "relay.toml"
-        file.write_text(head + title + body, encoding="utf-8")
-        with pytest.raises(ConfigError, match=rf"{key}: .* not supported in this version"):
-            load_config(file)

@@ -14,13 +14,14 @@ from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import StartupError
 from relay.sockets import start_connect
+from relay.supervisor.closing_sockets import SETTLE_S, ClosingSockets
 from relay.supervisor.listening import (
     bound_address,
     close_all,
     drop_new_connections,
     open_listeners,
 )
-from relay.supervisor.slot_sockets import SETTLE_S, ClosingSockets, SlotSockets
+from relay.supervisor.slot_sockets import SlotSockets
 
 
 def _takes_filters() -> bool:

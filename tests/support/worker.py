@@ -178,6 +178,7 @@ class RunningWorker:
             self.updates.child_end,
             0,
             self.reports.writer(),
+            rates=self.scoreboard.client_rates(config),
         )
         self.pid = os.fork()
         if self.pid == 0:

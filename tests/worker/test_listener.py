@@ -5,8 +5,8 @@ import socket
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 from relay.worker.drain import Drain
 from relay.worker.listener import Acceptor
+from relay.worker.listener_settings import Listener
 from relay.worker.loop import Loop
-from relay.worker.session import Listener
 from tests.support.peer import PATIENCE_S
 
 HTTPS = Listener("https", None)

@@ -14,7 +14,6 @@ from relay.config.key_path import listener_paths, pool_path, routes_of
 from relay.config.model import Config, Log, Relay
 from relay.config.pool_model import Pool
 from relay.config.rules.admin import check_admin
-from relay.config.rules.later import check_later
 from relay.config.rules.listeners import check_listener
 from relay.config.rules.plain import check_plain
 from relay.config.rules.pools import check_pool
@@ -45,7 +44,6 @@ def check_rules(config: Config, replaced: frozenset[str] = frozenset()) -> list[
         check_listener(found, where, listener, config)
     for name, pool in config.pool.items():
         check_pool(found, pool_path(name), name, pool)
-    check_later(found, config)
     check_plain(found, config)
     _files_of_pools(found, config)
     _unused_pools(found, config)
@@ -107,6 +105,8 @@ def _addresses(found: ProblemList, config: Config) -> None:
     if config.admin.listen and config.admin.unix_path is None:
         bound.append(("admin.listen", config.admin.listen))
     for where, text in bound:
+        if text.startswith("unix:"):
+            continue  # `rules.client_side` looks at them
         try:
             host, port = parse_address(text)
         except ConfigError as error:

@@ -62,7 +62,7 @@ def check_listener(found: ProblemList, where: str, listener: Listener, config: C
             f"{quoted(listener.name)} is already the name of {first}",
             "give each listener a name of its own",
         )
-    check_client_side(found, where, listener)
+    check_client_side(found, where, listener, config)
     for index, route in enumerate(listener.route):
         _route(found, f"{where}.route[{index}]", route, config)
     _unreachable(found, where, listener.route)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 from relay.errors import ConfigError, Problem
 
-LATER = "not supported in this version"
-
 _STEP = re.compile(r"[.\[]")
 
 
