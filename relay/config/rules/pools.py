@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from relay.config.address import host_name_fault, is_ip, parse_address, unix_path
+from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.backend_address import check_service, is_service
 from relay.config.explain import quoted
 from relay.config.key_path import NAME, NAME_REMEDY
@@ -74,5 +74,5 @@ def _check_address(address: str) -> None:
     """Raises ConfigError if this is not an address that a backend may have."""
     if is_service(address):
         check_service(address)
-    elif not unix_path(address):  # see `check_plain`
+    elif not address.startswith("unix:"):  # see `check_plain`
         parse_address(address, min_port=1)
