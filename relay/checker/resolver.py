@@ -55,6 +55,7 @@ MIN_S = 1.0
 # A name that the servers deny for this time has no address any more. It may be a
 # mistake that is soon corrected. HAProxy waits as long (`hold nx`).
 GONE_AFTER_S = 30.0
+MOST_SHOWN = 12  # addresses in a message
 
 log = logging.getLogger(__name__)
 
@@ -287,8 +288,9 @@ def _choose(located: Sequence[Located], known: Sequence[Located]) -> tuple[Locat
 
 
 def join(located: Sequence[Located]) -> str:
-    """The addresses for a message; those of a service with priority and weight."""
-    return ", ".join(_shown(each) for each in located)
+    """The first addresses for a message; of a service with priority and weight."""
+    more = f" and {len(located) - MOST_SHOWN} more" if len(located) > MOST_SHOWN else ""
+    return ", ".join(_shown(each) for each in located[:MOST_SHOWN]) + more
 
 
 def _shown(one: Located) -> str:
