@@ -17,7 +17,7 @@ from relay.worker import outbound
 from relay.worker.connection import Connection
 from relay.worker.driver import DrivenSession
 from relay.worker.loop import HANDSHAKES_PER_TURN, IN, Loop
-from relay.worker.session import STEP_QUEUES
+from relay.worker.session import STEP_QUEUES, Listener
 from tests.support.peer import PATIENCE_S, Peer
 from tests.support.worker import client_context, wait_until
 
@@ -89,7 +89,7 @@ def connecting(monkeypatch, stack):
     here, there = socket.socketpair()
     stack.callback(here.close)
     stack.callback(there.close)
-    session = DrivenSession(worker, None, here, ("127.0.0.1", 1))
+    session = DrivenSession(worker, Listener("https", None), here, ("127.0.0.1", 1))
     session.state, session.since_at = State.CONNECT, loop.now - 5
     session.on_wake(IN)
 
@@ -127,8 +127,11 @@ def test_a_late_worker_does_not_blame_the_backend(connecting, monkeypatch, state
     loop, progress = session.worker.loop, stream.STEP_WANT_READ
     session.worker.handshaker = SimpleNamespace(step=lambda *_: progress)
     monkeypatch.setattr(outbound, "give_up", lambda _session, failure: calls.append(failure))
-    session.backend = SimpleNamespace(admit=lambda *_: None)
+    target = SimpleNamespace(pool="main", route="b1", address="")
+    session.backend = SimpleNamespace(admit=lambda *_: None, target=target, tls=object())
     session.outbound = Connection(session.inbound.sock)
+    session.outbound.ssl = object()
+    session.inbound.ssl = object()
     session.state = state
     session.on_deadline()
     assert session.state is State.OUTBOUND_TLS
