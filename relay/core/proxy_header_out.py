@@ -3,8 +3,9 @@
 The format: HAProxy's doc/proxy-protocol.txt of 2026-04-27. `core.proxy_protocol` parses
 the other direction.
 
-A header is built for each connection to a backend, so what many connections have in
-common (the names of a cipher, a key) is encoded once and kept.
+A header is built for each connection to a backend. What many connections have in
+common (the names of a cipher, a key) is encoded once, in `common_tlvs`, and kept by its
+caller.
 
 Never: sends anything, or lets what a peer sent make a header longer than LONGEST.
 Next: `relay.worker.preface.go_on`
@@ -139,15 +140,21 @@ def build_v2(addresses: Addresses | None, tlvs: bytes) -> bytes:
     return _tcp6_start(_SIGNATURE, _PROXY, _TCP6, size, start, end, *ports) + tlvs
 
 
-def build_tlvs(
-    send: SendProxy, sni: str, alpn: str, unique_id: str, tls: Tls | None, certificate: bytes = b""
-) -> bytes:
-    """The TLVs that `send` asks for and that have a value.
+class CommonTlvs(NamedTuple):
+    """The TLVs of all connections of such a client, and the value of their SSL TLV."""
 
-    `tls` is None if the relay does not terminate the client's TLS. `certificate` is the
-    client's, DER, if it is to be sent.
+    tlvs: bytes
+    ssl: bytes
+
+
+def build_tlvs(
+    send: SendProxy, common: CommonTlvs, unique_id: str, certificate: bytes = b""
+) -> bytes:
+    """The TLVs of one connection.
+
+    `certificate` is the client's, DER, if it is to be sent.
     """
-    tlvs, ssl = _in_common(send, sni, alpn, tls)
+    tlvs, ssl = common
     if "unique_id" in send.tlvs:
         value = unique_id.encode("utf-8")[:UNIQUE_ID_BYTES]
         tlvs = tlvs + _tlv_start(_UNIQUE_ID, len(value)) + value
@@ -156,12 +163,12 @@ def build_tlvs(
     return tlvs + _tlv_start(_SSL, len(ssl)) + ssl if ssl else tlvs
 
 
-@lru_cache(1024)
-def _in_common(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> tuple[bytes, bytes]:
-    """What all connections of such a client have: TLVs, and the value of the SSL TLV.
+def common_tlvs(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> CommonTlvs:
+    """The TLVs that `send` asks for and that have a value, without the session's own.
 
-    Every client has shown a certificate, which was verified. In a resumption it was
-    shown on an earlier connection of the session.
+    `tls` is None if the relay does not terminate the client's TLS. Otherwise the client
+    has shown a certificate, which was verified: in a resumption on an earlier
+    connection of the session.
     """
     tlvs, wanted = b"", send.tlvs
     if alpn and "alpn" in wanted:
@@ -169,7 +176,7 @@ def _in_common(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> tuple[b
     if sni and "authority" in wanted:
         tlvs += _tlv(_AUTHORITY, sni.encode("utf-8", "replace"))
     if tls is None or not (send.certificate or wanted & _SSL_TLVS):
-        return tlvs, b""
+        return CommonTlvs(tlvs, b"")
     parts = (
         ("ssl_version", SslTlv.VERSION, tls.version),
         ("ssl_cipher", SslTlv.CIPHER, tls.cipher),
@@ -182,7 +189,7 @@ def _in_common(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> tuple[b
     for name, kind, value in parts:
         if value and name in wanted:
             ssl += _tlv(kind, value.encode("ascii", "replace"))
-    return tlvs, ssl + (_common_name(tls.cn) if "ssl_cn" in wanted else b"")
+    return CommonTlvs(tlvs, ssl + (_common_name(tls.cn) if "ssl_cn" in wanted else b""))
 
 
 def _common_name(name: str) -> bytes:

@@ -25,11 +25,13 @@ from relay.core.postgres import SSL_REQUEST
 from relay.core.proxy_header_out import (
     LONGEST_CN,
     Addresses,
+    CommonTlvs,
     SendProxy,
     Tls,
     build_tlvs,
     build_v1,
     build_v2,
+    common_tlvs,
 )
 from relay.errors import Side
 from relay.tls import stream
@@ -108,15 +110,11 @@ def proxy_header(session: Session, send: SendProxy) -> bytes:
     addresses = _addresses(session)
     if send.version == 1:
         return build_v1(addresses)
-    tls, certificate = None, b""
-    if session.inbound.ssl is not None:
-        tls = _tls(session)
-        if send.certificate:
-            certificate = peer_der(session.inbound.ssl)
+    common, certificate = _common(session, send), b""
+    if send.certificate and session.inbound.ssl is not None:
+        certificate = peer_der(session.inbound.ssl)
     name = session.worker.log.name_of(session)
-    alpn = session.inbound_tls.alpn
-    tlvs = build_tlvs(send, session.sni, alpn, name, tls, certificate)
-    return build_v2(addresses, tlvs)
+    return build_v2(addresses, build_tlvs(send, common, name, certificate))
 
 
 def _addresses(session: Session) -> Addresses | None:
@@ -129,22 +127,34 @@ def _addresses(session: Session) -> Addresses | None:
     return Addresses(session.client_host, session.client_port, host, port)
 
 
-def _tls(session: Session) -> Tls:
-    version, cipher, group, _, resumed, _ = session.inbound_tls
+def _common(session: Session, send: SendProxy) -> CommonTlvs:
+    version, cipher, group, alpn, resumed, _ = session.inbound_tls
     who, route = session.identity, session.route
+    if session.inbound.ssl is None or not isinstance(route, InboundRoute):
+        return common_tlvs(send, session.sni, alpn, None)
     cn = who.cn[0] if who is not None and who.cn else ""
-    ours = "", "", ""
-    if isinstance(route, InboundRoute):
-        signed_for = b"" if resumed else session.signatures
-        ours = _of_our_certificate(route.pair.leaf, version, cipher, signed_for)
-    # A longer name is not sent, so it is not kept either.
-    return Tls(version, cipher, group, resumed, cn if len(cn) <= LONGEST_CN else "", *ours)
+    if len(cn) > LONGEST_CN:
+        cn = ""  # it is not sent, so it is not kept either
+    offered = b"" if resumed else session.signatures
+    leaf = route.pair.leaf
+    return _of_client(send, session.sni, alpn, version, cipher, group, resumed, cn, leaf, offered)
 
 
 @lru_cache(1024)
-def _of_our_certificate(
-    certificate: Certificate, version: str, cipher: str, offered: bytes
-) -> tuple[str, str, str]:
-    """The names of its algorithms, and of the scheme of its signature."""
-    key, signature = algorithm_names(certificate)
-    return key, signature, signature_scheme(certificate, version, cipher, offered)
+def _of_client(
+    send: SendProxy,
+    sni: str,
+    alpn: str,
+    version: str,
+    cipher: str,
+    group: str,
+    resumed: bool,
+    cn: str,
+    leaf: Certificate,
+    offered: bytes,
+) -> CommonTlvs:
+    """The TLVs of a client whose TLS ends here, for a route with this certificate."""
+    key_alg, sig_alg = algorithm_names(leaf)
+    sig_scheme = signature_scheme(leaf, version, cipher, offered)
+    tls = Tls(version, cipher, group, resumed, cn, key_alg, sig_alg, sig_scheme)
+    return common_tlvs(send, sni, alpn, tls)

@@ -18,6 +18,7 @@ from relay.core.proxy_header_out import (
     build_tlvs,
     build_v1,
     build_v2,
+    common_tlvs,
     packed,
 )
 from tests.support.proxy_header import read_header
@@ -54,7 +55,8 @@ def v2(
     addresses=HERE,
     certificate=b"",
 ):
-    return read(build_v2(addresses, build_tlvs(send, sni, alpn, session, tls, certificate)))
+    common = common_tlvs(send, sni, alpn, tls)
+    return read(build_v2(addresses, build_tlvs(send, common, session, certificate)))
 
 
 FAMILIES = [

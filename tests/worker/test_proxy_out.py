@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.support import ready
 from tests.support.peer import PATIENCE_S, Peer
 from tests.support.pki import Files
+from tests.support.plain import UnixDoor, hello, passthrough_toml, unix_toml
+from tests.support.plain import receive as receive_exactly
 from tests.support.programs import needs, s_client
 from tests.support.proxy_header import HeaderBackend, read_header, receive_header
-from tests.support.worker import client_context, wait_until
+from tests.support.worker import RunningWorker, client_context, wait_until
 
 V2 = 'send_proxy = "v2"'
 INSIDE = 'send_proxy = "v2-inside-tls"'
@@ -278,3 +280,56 @@ def test_a_backend_that_expects_no_header_is_explained(start, backend, call):
     record = relay.record()
     assert record["side"] == "outbound"
     assert ", sent a PROXY v2 header" in record["detail"]
+
+
+@pytest.mark.parametrize("pool", ['send_proxy = "v1"', V2])
+def test_the_clients_address_passes_through_two_relays(start, door, receive, pki, pool):
+    """A balancer in front said who the client is; one LOCAL connection is its own."""
+    back = door()
+    relay = start([back.address], pool=pool, listener='accept_proxy = { from = ["127.0.0.1"] }')
+    context = client_context(pki, pki.client)
+    said = b"PROXY TCP6 2001:db8::1 2001:db8::2 1024 443\r\n"
+    for before in (said, b"PROXY UNKNOWN\r\n"):
+        sock = socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S)
+        sock.sendall(before)
+        client = Peer(sock, context, server_side=False, name="app.example.com")
+        header, server = receive(back)
+        known = before is said
+        assert header.source == (("2001:db8::1", 1024) if known else sock.getsockname())
+        assert header.destination == (("2001:db8::2", 443) if known else sock.getpeername())
+        relayed(client, server)
+        client.close()
+        server.close()
+
+
+@pytest.mark.parametrize("pool", ['send_proxy = "v1"', V2])
+def test_a_passthrough_backend_gets_the_header_first(tmp_path, stack, door, pool):
+    """It has the SNI of the hello, and nothing of TLS: the relay does not see that."""
+    back = door()
+    relay = RunningWorker(tmp_path, passthrough_toml([back.address], pool=pool))
+    stack.callback(relay.close)
+    first = hello()
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S))
+    client.sendall(first)
+    sock = back.accept_tcp()
+    header = receive_header(sock)
+    assert header.source == client.getsockname()
+    assert header.destination == client.getpeername()
+    assert set(header.tlvs) == ({"authority", "unique_id"} if pool == V2 else set())
+    assert receive_exactly(sock, len(first)) == first
+
+
+@pytest.mark.parametrize("pool", ['send_proxy = "v1"', V2])
+def test_a_unix_backend_gets_the_header_first(tmp_path, stack, pki, call, pool):
+    back = UnixDoor(tmp_path / "app.sock")
+    stack.callback(back.close)
+    relay = RunningWorker(tmp_path, unix_toml(pki, [back.path], pool=pool))
+    stack.callback(relay.close)
+    client = call(relay)
+    sock = back.accept()
+    header = receive_header(sock)
+    assert header.source == client.sock.getsockname()
+    if pool == V2:
+        assert header.ssl["cn"] == b"alice"
+    client.send(b"request")
+    assert receive_exactly(sock, 7) == b"request"
