@@ -44,15 +44,16 @@ class UpdateSender:
 
     @classmethod
     def taken(cls, fd: int | None) -> UpdateSender:
-        """The supervisor's end of a child of another version.
+        """The supervisor's end of a child that the program before has started.
 
-        Without a descriptor the child gets nothing, because it would not understand it.
+        Without a descriptor the child gets nothing: it would not understand it.
         """
         sender = cls()
         sender.child_end.close()
         if fd is not None:
             sender._socket.close()
             sender._socket = socket.socket(fileno=fd)
+            sender._socket.setblocking(False)
         return sender
 
     @property

@@ -10,6 +10,7 @@ Never: starts, signals or ends a process.
 from __future__ import annotations
 
 import math
+import os
 import socket
 from typing import Any
 
@@ -22,6 +23,7 @@ from relay.supervisor.process import take_child
 from relay.supervisor.scoreboards import Scoreboards
 from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.taken_rows import Boards, TakenBoard, TakenRow
+from relay.supervisor.update_messages import fingerprint
 from relay.supervisor.worker_process import WorkerProcess
 
 
@@ -32,7 +34,8 @@ class Arrival:
         boards = self.boards = {
             each["number"]: TakenBoard(each, scoreboards) for each in state["boards"]
         }
-        self.workers = [_worker(each, boards) for each in state["workers"]]
+        understood = state.get("messages") == fingerprint()
+        self.workers = [_worker(each, boards, understood) for each in state["workers"]]
         self.checker: tuple[int, TakenRow] | None = None
         if (found := state["checker"]) is not None:
             board = boards[found["generation"]]
@@ -51,11 +54,14 @@ class Arrival:
             board.close_files()
 
 
-def _worker(described: dict[str, Any], boards: Boards) -> WorkerProcess:
+def _worker(described: dict[str, Any], boards: Boards, understood: bool) -> WorkerProcess:
     pid, slot = described["pid"], described["slot"]
     taken = boards[described["generation"]].take_row(slot, described["row"], pid)
     take_child(pid)
     until_at, updates = described["drain_until_at"], described["updates"]
+    if updates is not None and not understood:
+        os.close(updates)
+        updates = None
     return WorkerProcess(
         pid=pid,
         slot=slot,
@@ -70,6 +76,7 @@ def _worker(described: dict[str, Any], boards: Boards) -> WorkerProcess:
         drain_until_at=math.inf if until_at is None else until_at,
         replaced=described["replaced"],
         taken=taken,
+        deaf=updates is None,
     )
 
 

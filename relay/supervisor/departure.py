@@ -18,6 +18,7 @@ from relay.supervisor.control import Client
 from relay.supervisor.handover import State
 from relay.supervisor.parts import Parts
 from relay.supervisor.taken_rows import Boards, describe_taken
+from relay.supervisor.update_messages import fingerprint
 from relay.supervisor.worker_process import WorkerProcess
 
 
@@ -55,6 +56,7 @@ def describe(parts: Parts, clients: Sequence[tuple[Client, bool]]) -> State:
         "stored": parts.store.names,
         "workers": [_worker(each) for each in parts.fleet.workers.processes.values()],
         "updates": parts.updates.number,
+        "messages": fingerprint(),
         "boards": [
             {
                 "number": board.number,
@@ -90,5 +92,6 @@ def _worker(process: WorkerProcess) -> dict[str, Any]:
         "drain_timeout_s": process.drain_timeout_s,
         "replaced": process.replaced,
         "quitting": process.quitting,
-        "updates": None,
+        # With something unsent, it would miss this.
+        "updates": None if process.deaf or process.sender.pending else process.sender.fd,
     }

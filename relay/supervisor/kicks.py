@@ -84,6 +84,7 @@ class Kicks:
         """
         order = self._order
         if order is not None:
+            self._workers.copy_rows()
             asked = [
                 process
                 for pid, process in self._workers.processes.items()
@@ -114,6 +115,7 @@ class Kicks:
             client.reply(refused(f"{what}; let one in with: relay kick --undo CLIENT"))
             return
         update = KickUpdate(tuple(kept.values()), None if request.undo else kick)
+        self._workers.copy_rows()
         before = _ended(self._workers.processes.values())
         try:
             number = self._updates.send(pickle.dumps(update))
@@ -121,6 +123,8 @@ class Kicks:
             what = f"this machine gave the relay too little memory: {error.strerror or error}"
             client.reply({"ok": False, "code": EXIT_CANNOT_START, "error": what})
             return
+        if not request.undo:
+            self._workers.quit_deaf("it is of another version, and cannot end a client's sessions")
         self._kicks = kept
         self._workers.kicks = update.kept_out
         until_at = now + PATIENCE_S

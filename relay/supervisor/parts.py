@@ -224,7 +224,7 @@ class Parts:
         )
         self.open_files.add(None, preparer.close_files)
         switchover = Switchover(
-            self.fleet, self.admin, self.overrides, self.scoreboards, self._publish
+            self.fleet, self.admin, self.overrides, self.scoreboards, self._publish, rules
         )
         self.reloads = Reloads(
             self.fleet, preparer, switchover, self.announcer, self.disabled, renewals, canary, rules

@@ -173,7 +173,7 @@ class Reloads:
     def step(self, now: float) -> None:
         """Go on with what is under way."""
         self._preparer.reap(now)
-        self._switchover.step()
+        self._switchover.step(now)
         for line in self._canary.step(now, may_promote=not self._in_work):
             self._announcer.reload_waits()
             for client in (*self._clients, *self._waiting):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from relay.core.fleet_actions import Commit, Decision
+from relay.core.fleet_view import Rules
 from relay.logs import messages
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.fleet import Fleet
@@ -35,13 +36,14 @@ class Switchover:
         overrides: OverrideStore,
         scoreboards: Scoreboards,
         publish: Callable[[], None],
+        rules: Rules,
     ) -> None:
         self._fleet = fleet
         self._admin = admin
         self._overrides = overrides
         self._scoreboards = scoreboards
         self._publish = publish
-        self._trust_updates = TrustUpdates(fleet.generations, fleet.workers)
+        self._trust_updates = TrustUpdates(fleet.generations, fleet.workers, rules.hang_s)
         self._before: Generation | None = None
         self._next: Generation | None = None
         self._dismantling: Iterator[None] | None = None
@@ -100,9 +102,9 @@ class Switchover:
         self._staying_until_at = 0.0
         return True
 
-    def step(self) -> None:
+    def step(self, now: float) -> None:
         """Send trust to old workers; free TLS contexts, for about TURN_S."""
-        self._trust_updates.step()
+        self._trust_updates.step(now)
         if self._dismantling is None:
             return
         until = time.monotonic() + TURN_S

@@ -45,6 +45,7 @@ class WorkerProcess:
     drain_until_at: float = math.inf
     replaced: bool = False
     taken: TakenRow | None = None  # of a worker of the version before an upgrade
+    deaf: bool = False  # such a worker that does not understand this version's updates
 
     def __str__(self) -> str:
         return f"worker {self.slot} (pid {self.pid})"
@@ -89,15 +90,16 @@ class WorkerProcess:
     def limit_drain(self, drain_s: float) -> None:
         """Let a replaced worker drain this long since it was told to; 0 is no limit.
 
-        A worker of the version before an upgrade keeps the limit that it was given,
-        because this version cannot write to its memory.
+        A worker of the version before an upgrade does not see it: its memory cannot be
+        written to.
         """
-        if self.taken is not None:
+        if self.deaf:
             return
         from_at, now = self.stop_requested_at, time.monotonic()
         until_at = max(now, (from_at or now) + drain_s) if drain_s else math.inf
         self.drain_until_at = until_at
-        self.scoreboard.limit_drain(replaced_until_at=until_at)
+        if self.taken is None:
+            self.scoreboard.limit_drain(replaced_until_at=until_at)
 
     def status(self, now: float) -> WorkerStatus:
         """The worker for `relay status`; ages in seconds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from relay.supervisor.slot_sockets import SlotSockets
 from relay.supervisor.updates import Updates
 from relay.supervisor.worker_process import EndedWorker, WorkerProcess
 from relay.tls.generation import Generation
+from relay.worker.drain import DrainUpdate
 from relay.worker.main import WorkerSpec
 
 REAPING_S = 0.02  # how long ended workers are reaped and counted in one turn of the loop
@@ -179,14 +181,27 @@ class Workers:
         """
         process = self.processes[pid]
         process.stop_requested_at, process.replaced = time.monotonic(), True
-        process.limit_drain(drain_s)
+        self._limit_drain(process, drain_s)
         send(pid, signal.SIGTERM)
 
     def limit_drains(self, drain_s: float) -> None:
         """Another `drain_s` for the workers that were replaced already."""
         for process in self.processes.values():
             if process.replaced:
-                process.limit_drain(drain_s)
+                self._limit_drain(process, drain_s)
+
+    def _limit_drain(self, process: WorkerProcess, drain_s: float) -> None:
+        process.limit_drain(drain_s)
+        self._tell(process, DrainUpdate(replaced_until_at=process.drain_until_at))
+
+    def _tell(self, process: WorkerProcess, update: DrainUpdate) -> None:
+        """Tell a worker of the version before an upgrade until when it may drain.
+
+        Without memory for that, it drains as long as it knew before.
+        """
+        if process.taken is not None and not process.deaf:
+            with contextlib.suppress(OSError):
+                self.updates.send_to(process.sender, pickle.dumps(update))
 
     def limit_serving(self, generation: int, until_at: float) -> None:
         """Before an upgrade: how long the workers may drain after it; 0 undoes that."""
@@ -202,10 +217,11 @@ class Workers:
         """SIGTERM as the relay ends: also to workers that were replaced before."""
         process = self.processes[pid]
         process.stop_requested_at, process.replaced = time.monotonic(), False
-        if process.taken is not None:  # it knows only its own limit
+        if process.deaf:  # it knows only its own limit
             drain_s = max(drain_s, process.drain_timeout_s)
         process.drain_until_at = process.stop_requested_at + drain_s
         process.scoreboard.limit_drain(stop_until_at=process.drain_until_at)
+        self._tell(process, DrainUpdate(stop_until_at=process.drain_until_at))
         send(pid, signal.SIGTERM)
 
     def quit(self, pid: int) -> None:
@@ -228,6 +244,17 @@ class Workers:
         self.scoreboards.generation(generation).mark(OVERRUN)
         for pid in pids:
             self.quit(pid)
+
+    def quit_deaf(self, why: str) -> None:
+        """End the workers of another version that cannot be told what has changed."""
+        for process in self.processes.values():
+            if process.deaf and not process.quitting:
+                self.quit_unjudged(process, why)
+
+    def quit_unjudged(self, process: WorkerProcess, why: str) -> None:
+        """End a worker whose sessions cannot be judged by what is trusted now."""
+        log.warning("%s is ended with %d sessions: %s", process, process.connections, why)
+        self.quit(process.pid)
 
     def abort(self, pid: int, why: str) -> None:
         """SIGABRT: print where the worker hangs, and die."""

@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay.core.lifecycle import Event, State
@@ -24,6 +25,17 @@ from relay.worker.quiet_ends import QuietEnds
 from relay.worker.worker import Worker
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainUpdate:
+    """Until when workers of the version before an upgrade may drain; 0 is no change.
+
+    Only they can write to their scoreboard.
+    """
+
+    replaced_until_at: float = 0
+    stop_until_at: float = 0
 
 
 class Closable(Protocol):

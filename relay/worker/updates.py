@@ -23,6 +23,7 @@ from relay.tls.generation import Generation
 from relay.tls.renewal import Renewal, map_sets, renew_steps
 from relay.tls.trust_update import TrustUpdate, apply_trust
 from relay.worker.accepting import Accepting, AcceptUpdate, apply_accept_update
+from relay.worker.drain import DrainUpdate
 from relay.worker.judgement import Closing, Judgement
 from relay.worker.kicked import KickUpdate, sessions_of
 from relay.worker.loop import IN
@@ -57,6 +58,7 @@ class Updates:
         self._judgement = Judgement(worker, generation, close)
         self._waiting: deque[Update] = deque()
         self._number = 0  # of the update that is being applied
+        self._failed = False  # the supervisor does not read about later ones
         self._steps: Iterator[None] | None = None
         worker.loop.add(receiver.fd, IN, self.on_ready)
 
@@ -84,7 +86,8 @@ class Updates:
         try:
             next(self._steps)
         except StopIteration:
-            self._worker.cells[UPDATE] = self._number
+            if not self._failed:
+                self._worker.cells[UPDATE] = self._number
             self._steps = None
             self._begin()
         except (ConfigError, MemoryError, OSError) as error:
@@ -97,7 +100,7 @@ class Updates:
         self._give_up("a bug; its traceback is above")
 
     def _give_up(self, why: str) -> None:
-        self._steps = None
+        self._steps, self._failed = None, True
         log.error("certificates cannot be renewed in this worker: %s; it drains", why)
         self._judgement.again()  # a part of it may have been applied
         self._fail("it could not apply an update")
@@ -117,6 +120,11 @@ class Updates:
                     self._judgement.again()
                 case KickUpdate():
                     self._kick(message)
+                case DrainUpdate():
+                    self._worker.scoreboard.limit_drain(
+                        replaced_until_at=message.replaced_until_at,
+                        stop_until_at=message.stop_until_at,
+                    )
                 case AcceptUpdate():
                     apply_accept_update(self._acceptors, message)
                 case _:
