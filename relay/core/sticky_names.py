@@ -60,12 +60,15 @@ class StickyNames:
         size, at = len(self._in_url), lower.find(self._lower_in_url)
         while at >= 0 and len(exact) + len(other) < _MAX_IN_URL:
             start = at + size
-            value = _value_at(line, start, _END_IN_PATH if at < len(path) else _END_IN_QUERY)
+            ends = _END_IN_PATH if at < len(path) else _END_IN_QUERY
+            # A value is only cut out if it counts: a URL has room for thousands of
+            # names, and each value may reach to its end.
             if line.startswith(self._in_url, at):
+                value = _value_at(line, start, ends)
                 longer = _value_at(line, start, _END_IN_HTTPD)
                 exact += [value, longer] if longer != value else [value]
             elif line[at - 1] in _BEFORE_PARAMETER:
-                other.append(value)
+                other.append(_value_at(line, start, ends))
             at = lower.find(self._lower_in_url, start)
         return [value for value in exact + other if value]
 

@@ -287,6 +287,8 @@ def test_the_cut_of_the_bytes_makes_no_difference(start, rest, cuts):
         b"GET /" + b"?a=" * 21_000 + b" HTTP/1.1\r\n\r\n",
         b"GET /" + b"?a=b" * 16_000 + b" HTTP/1.1\r\n\r\n",
         b"GET /" + b";A=b" * 16_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"xA=" * 21_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /?" + b"xA=" * 21_000 + b" HTTP/1.1\r\n\r\n",
         b"GET /" + b"%61" * 16_000 + b" HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nCookie: " + b"a " * 30_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nCookie: a" + b" " * 60_000 + b"\r\n\r\n",
