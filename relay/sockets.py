@@ -7,6 +7,7 @@ Never: reads or writes a byte of a connection, or resolves a name.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -59,6 +60,12 @@ def has_closed(sock: StreamSocket) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def cork(sock: StreamSocket, on: int) -> None:
+    """With 1, let TCP keep what is not a full segment; 0 sends it. TCP only."""
+    with contextlib.suppress(OSError):  # a unix socket has no such option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
 
 class SourceError(OSError):

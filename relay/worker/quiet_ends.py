@@ -20,11 +20,11 @@ Next: `relay.worker.message_borders.MessageBorders`
 from __future__ import annotations
 
 from collections import deque
-from socket import IPPROTO_TCP, TCP_CORK
 from types import MethodType
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
+from relay.sockets import cork
 from relay.tls import stream
 from relay.tls.tcp_info import unread_bytes
 from relay.worker import relaying
@@ -155,7 +155,7 @@ def _on_outbound(session: DrivenSession, mask: int) -> None:
     session.follow(relaying.on_event(session, Side.OUTBOUND, mask))
     watch = session.watch
     if watch is not None and watch.borders.between and not end_quietly(session):
-        session.inbound.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 0)
+        cork(session.inbound.sock, 0)
 
 
 def end_quietly(session: Session) -> bool:
@@ -167,7 +167,7 @@ def end_quietly(session: Session) -> bool:
         return False
     if unread_bytes(client.fd) or unread_bytes(end.fd):
         return False
-    client.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 1)  # close_notify and FIN go out together
+    cork(client.sock, 1)  # close_notify and FIN go out together
     for each in (client, end):
         if each.ssl is not None:
             stream.close_notify(each.ssl)

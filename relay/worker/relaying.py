@@ -21,10 +21,11 @@ Next: `relay.worker.driver.DrivenSession.advance`
 from __future__ import annotations
 
 import contextlib
-from socket import IPPROTO_TCP, SHUT_WR, TCP_CORK
+from socket import SHUT_WR
 
 from relay.core.lifecycle import Event, State
 from relay.errors import Reason, Side
+from relay.sockets import cork
 from relay.tls import stream
 from relay.tls.pump import Status, watch_alerts
 from relay.tls.raw import lib
@@ -242,11 +243,6 @@ def _count(session: Session, side: Side, size: int) -> None:
 # Ends.
 
 
-def _cork(sink: Connection, on: int) -> None:
-    with contextlib.suppress(OSError):  # a unix socket has no TCP_CORK
-        sink.sock.setsockopt(IPPROTO_TCP, TCP_CORK, on)
-
-
 def _pass_end(session: Session, source: Connection, sink: Connection) -> Event | None:
     """Tell the sink that its source has ended, once it has taken everything."""
     if sink.held:
@@ -260,7 +256,7 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
     # A client that was lost (`shut`) waits for no answer. What it began to send must
     # not look complete to the backend.
     if not source.truncated or (source is session.inbound and not source.shut):
-        _cork(sink, 1)  # the FIN goes out with the alert
+        cork(sink.sock, 1)  # the FIN goes out with the alert
         result = lib.SSL_shutdown(sink.ssl)
         if result < 0 and not has_sent(session, sink, result):
             sink.closing = True
@@ -271,7 +267,7 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
             sink.sock.shutdown(SHUT_WR)
     event = _finish(session)
     if sink.ended and event is not Event.ENDED:
-        _cork(sink, 0)  # no FIN follows yet, so the alert goes out alone
+        cork(sink.sock, 0)  # no FIN follows yet, so the alert goes out alone
     return event
 
 

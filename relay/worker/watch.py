@@ -8,9 +8,8 @@ Never: changes a byte, or closes a session.
 
 from __future__ import annotations
 
-from socket import IPPROTO_TCP, TCP_CORK
-
 from relay.errors import Side
+from relay.sockets import cork
 from relay.worker.connection import Connection
 from relay.worker.message_borders import MessageBorders
 from relay.worker.transfer import Transfer
@@ -36,5 +35,5 @@ class Watch:
             if self.borders.between:
                 # The end of the connection goes out with the end of the answer: the
                 # client sees both at once, and does not begin another request.
-                sink.sock.setsockopt(IPPROTO_TCP, TCP_CORK, 1)
+                cork(sink.sock, 1)
         return pump.put(sink, data)

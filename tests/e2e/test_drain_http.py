@@ -9,11 +9,14 @@ import select
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
 from tests.support.client import context_of
+from tests.support.configs import write_body
 from tests.support.gateway import Gateway, wait_until
+from tests.support.peer import Peer
 from tests.support.tables import listener_table, pool_table, route_table
 
 CLIENTS = 8
@@ -120,3 +123,36 @@ def test_no_request_of_keep_alive_clients_is_lost_in_drains(pki, make_backend, a
             gateway.wait_for_access(reason="drain_timeout", patience_s=0.1)
             pytest.fail("a session was cut")
     assert unanswered == 0
+
+
+def test_a_request_on_a_unix_socket_is_answered_in_a_drain(pki, make_backend, stack, short_path):
+    """A balancer's connection has no TCP options, and ends between two messages too."""
+    path = short_path / "in.sock"
+    answer, asked = threading.Event(), threading.Event()
+
+    def answer_late(connection):
+        while connection.recv(4096):
+            asked.set()
+            answer.wait(20)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    body = write_body(
+        pki, make_backend(answer_late), (f"unix:{path}",), accept_proxy='{ from = ["unix"] }'
+    )
+    gateway = Gateway(body, relay={"drain_timeout_s": 30})
+    stack.callback(gateway.close)
+    gateway.start()
+    sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+    sock.connect(str(path))
+    header = b"PROXY TCP4 192.0.2.7 198.51.100.9 1 2\r\n"
+    client = Peer(sock, context_of(pki), server_side=False, name="app.example.com", before=header)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert asked.wait(20)
+    assert gateway.command("drain").returncode == 0
+    wait_until("it drains", lambda: "draining" in gateway.log())
+    time.sleep(1.5)  # a watch begins at a tick, once a second
+    answer.set()
+    assert client.receive(40).endswith(b"ok")
+    assert gateway.wait(25) == 0, "long before drain_timeout_s"
+    assert "bug" not in gateway.log()
+    assert {line["reason"] for line in gateway.access()} == {"drained"}
