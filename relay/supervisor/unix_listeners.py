@@ -28,7 +28,7 @@ def open_for_balancers(where: str, path: str, config: Config) -> socket.socket:
     if os.geteuid() == 0:
         try:
             identity = find_identity(config.relay)
-            os.chown(path, identity.uid, identity.gid)
+            os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
         except StartupError:
             listener.close()
             raise
