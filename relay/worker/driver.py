@@ -50,7 +50,8 @@ _INTAKE, _INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
     State.RELAY,
     State.CLOSED,
 )
-_BACKEND_FAILED = Event.BACKEND_FAILED
+# After these, the next connection is begun at once: there was no costly step.
+_AT_ONCE = frozenset((Event.BACKEND_FAILED, Event.PASSTHROUGH))
 
 
 def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Address) -> None:
@@ -190,7 +191,7 @@ class DrivenSession(TimedSession):
             while event is not None:
                 self.advance(event)
                 stage = STAGES[self.state]
-                if stage.queued and event is not _BACKEND_FAILED:
+                if stage.queued and event not in _AT_ONCE:
                     self.on_wake(IN)
                     return
                 work = stage.enter

@@ -50,8 +50,11 @@ def begin(session: Session) -> Event | None:
         watch_alerts(outbound.ssl)
     event = None
     if inbound.ssl is None and session.first is None:  # the client's hello is still in its socket
-        return on_event(session, Side.INBOUND, IN)
-    if session.first is not None:
+        size = session.worker.pump.between(inbound, outbound)
+        if size < 0:
+            return unusual(session, Side.INBOUND, ~size)
+        _count(session, Side.INBOUND, size)
+    elif session.first is not None:
         event = _forward_first(session, session.first, inbound, outbound)
     return _go_on(session, inbound, outbound, event)
 

@@ -46,9 +46,29 @@ class Transfer(Pump):
 
     def between(self, source: Connection, sink: Connection) -> int:
         """Move what the source has, as `Pump.move` does. One end at least is plain."""
-        if source.ssl is None:
-            return self._copy(source, sink) if sink.ssl is None else self._encrypt(source, sink)
-        return self._decrypt(source, sink)
+        if source.ssl is not None:
+            return self._decrypt(source, sink)
+        if sink.ssl is not None:
+            return self._encrypt(source, sink)
+        if source.bulk:
+            return self._splice(source, sink, 0)
+        # What `_receive` and `_send` do, without four calls for each short message.
+        try:
+            size = source.sock.recv_into(_copied)
+        except OSError as error:
+            return self._not_received(error)
+        if not size:
+            self.status = Status.ENDED
+            return ~0
+        data = _copied[:size]
+        try:
+            sent = sink.sock.send(data)
+        except OSError as error:
+            return self._not_sent(error, data, 0)
+        if sent != size:
+            self.status, self.held = Status.BLOCKED, bytes(data[sent:])
+            return ~sent
+        return size if size != COPY_BYTES else self._splice(source, sink, size)
 
     def take(self, source: Connection) -> bytes | int:
         """What the source has, at most one record, as `Pump.read` does."""
@@ -74,17 +94,6 @@ class Transfer(Pump):
         return stream.failure(side) if end.ssl is not None else explain_errno(side, self._errno)
 
     # One direction. Each returns what `between` does.
-
-    def _copy(self, source: Connection, sink: Connection) -> int:
-        if source.bulk:
-            return self._splice(source, sink, 0)
-        size = self._receive(source.sock, _copied)
-        if size <= 0:
-            return size
-        moved = self._send(sink.sock, _copied[:size], 0)
-        if moved != COPY_BYTES:
-            return moved
-        return self._splice(source, sink, moved)
 
     def _encrypt(self, source: Connection, sink: Connection) -> int:
         moved, ssl = 0, sink.ssl
@@ -114,30 +123,39 @@ class Transfer(Pump):
         """The number of bytes read, 0 if there are none now, ~0 with a `status`."""
         try:
             size = sock.recv_into(buffer)
-        except BlockingIOError:
-            return 0
         except OSError as error:
-            self.status, self._errno = Status.SOURCE_FAILED, error.errno or 0
-            return ~0
+            return self._not_received(error)
         if size:
             return size
         self.status = Status.ENDED
+        return ~0
+
+    def _not_received(self, error: OSError) -> int:
+        """Nothing has come yet, or the source has failed."""
+        if isinstance(error, BlockingIOError):
+            return 0
+        self.status, self._errno = Status.SOURCE_FAILED, error.errno or 0
         return ~0
 
     def _send(self, sock: StreamSocket, data: memoryview, moved: int) -> int:
         """`moved` and what the sink took now; the complement if that is not all."""
         try:
             size = sock.send(data)
-        except BlockingIOError:
-            size = 0
         except OSError as error:
-            self.status, self._errno = Status.SINK_FAILED, error.errno or 0
-            self.held = bytes(data)
-            return ~moved
+            return self._not_sent(error, data, moved)
         if size == len(data):
             return moved + size
         self.status, self.held = Status.BLOCKED, bytes(data[size:])
         return ~(moved + size)
+
+    def _not_sent(self, error: OSError, data: memoryview, moved: int) -> int:
+        """The sink has no room, or has failed."""
+        self.held = bytes(data)
+        if isinstance(error, BlockingIOError):
+            self.status = Status.BLOCKED
+        else:
+            self.status, self._errno = Status.SINK_FAILED, error.errno or 0
+        return ~moved
 
     # Pipes.
 
