@@ -49,8 +49,9 @@ _TRIES = 2
 RESOLV_CONF = "/etc/resolv.conf"
 _ADDRESS_TYPES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 
-# The last addresses of each target, for when they cannot be asked for.
-_last: dict[tuple[str, str], tuple[Located, ...]] = {}
+# By service, the last addresses of its targets, for when they cannot be asked for. Only
+# targets of the last answer are kept: their names may change all the time.
+_last: dict[str, dict[str, tuple[Located, ...]]] = {}
 
 
 class _Record(NamedTuple):
@@ -157,23 +158,19 @@ class _LookUp:
                         siblings=len(at[target]),
                     )
                 ] = None
+        _last[self._name] = at
         return list(found)
 
     def _addresses(self, target: str) -> tuple[Located, ...]:
         """The addresses of a target; the last ones if it cannot be asked for."""
-        key = self._name, target
         try:
-            found = self._hinted(target) or self._asked(target)
+            return self._hinted(target) or self._asked(target)
         except NoSuchNameError:
-            _last.pop(key, None)
             self._left_out.append(f"{target} has no address")
             return ()
         except OSError as error:
-            kept = _last.get(key, ())
             self._errors.append(f"{target}: {error.strerror or error}")
-            return kept
-        _last[key] = found
-        return found
+            return _last.get(self._name, {}).get(target, ())
 
     def _hinted(self, target: str) -> tuple[Located, ...]:
         hints = self._hints.get(target, [])

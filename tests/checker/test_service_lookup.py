@@ -17,6 +17,7 @@ from tests.support.dns_server import DnsServer, possible
 pytestmark = pytest.mark.skipif(not possible(), reason="needs root, for port 53")
 
 NAME = "_https._tcp.app.test"
+NAME_IN_CONFIG = f"srv:{NAME}"
 
 
 @pytest.fixture
@@ -170,6 +171,17 @@ def test_a_target_that_cannot_be_asked_for_keeps_its_addresses(dns):
     assert {each.ip for each in after.located} == {"127.0.0.3", "127.0.0.2"}
     assert "SERVFAIL" in after.left_out
     assert before.left_out == ""
+
+
+def test_targets_of_earlier_answers_are_forgotten(dns):
+    """A service whose targets have new names each time must not fill the memory."""
+    dns.hints = True
+    for number in range(20):
+        target = f"pod-{number}.test"
+        dns.set(NAME, "SRV", f"10 5 8443 {target}")
+        dns.set(target, "A", "127.0.0.1")
+        assert len(found().located) == 1
+    assert [*service_lookup._last[NAME_IN_CONFIG]] == ["pod-19.test"]
 
 
 def test_a_target_in_the_hosts_file_only_is_found(dns):
