@@ -34,7 +34,8 @@ def talk(
     connected = raw or socket.create_connection(("127.0.0.1", port), patience_s)
     connected.settimeout(patience_s)
     # The request follows the handshake without a delay.
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with (context or context_of(pki)).wrap_socket(
         connected, server_hostname="app.example.com"
     ) as tls:
