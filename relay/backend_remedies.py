@@ -32,7 +32,9 @@ BACKEND = {
         " firewall, or a backend with a full accept queue"
     ),
     Reason.BACKEND_GONE: (
-        "the backend closed the connection during the TLS handshake; see the backend's log"
+        "the backend closed the connection during the TLS handshake; see the backend's log. It may"
+        " expect a PROXY header (send_proxy) or PostgreSQL's request for TLS (starttls); if it is"
+        " sent one, it may not expect it, or read only a shorter header (send_proxy_tlvs)"
     ),
     Reason.BACKEND_UNKNOWN_CA: (
         "the backend's certificate does not lead to a CA in the pool's backend_ca; complete"

@@ -95,6 +95,12 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
 
     Raises ConfigError with one Problem, whose `where` is the text.
     """
+    if "://" in text:
+        raise _refuse_url(text)
+    prefix = text.partition(":")[0] + ":"
+    if prefix != prefix.lower() and prefix.lower() in {"srv:", "unix:"}:
+        what = f"{_quoted(text)} begins with {_quoted(prefix)}, which is a host here"
+        raise _refuse(text, what, f"write it in lower case: {_quoted(prefix.lower())}")
     host, colon, port_text = text.rpartition(":")
     if is_ip(text) or not colon:
         example = (
@@ -117,10 +123,11 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         return _unbracketed(text, host[1:-1], port_text), int(port_text)
     if ":" in host:
+        what = "several colons and no brackets" if is_ip(host) else "more than a host and a port"
         raise _refuse(
             text,
-            f"{_quoted(text)} has several colons and no brackets",
-            "write an IPv6 address in brackets: [2001:db8::1]:443",
+            f"{_quoted(text)} has {what}",
+            "write host:port, and an IPv6 address in brackets: [2001:db8::1]:443",
         )
     if host in {"", "*"}:
         raise _refuse(
@@ -134,6 +141,18 @@ def parse_address(text: str, *, min_port: int = 0) -> tuple[str, int]:
             text, f"the host of {_quoted(text)} {why}", "write an IP address or a host name"
         )
     return host, int(port_text)
+
+
+def _refuse_url(text: str) -> ConfigError:
+    scheme, _, rest = text.partition("://")
+    host = rest.partition("/")[0]
+    with_port = host if re.search(r":[0-9]+$", host) else f"{host or '192.0.2.1'}:443"
+    plain = "; there is no plain HTTP or TCP" if scheme.lower() in {"http", "tcp", "ajp"} else ""
+    return _refuse(
+        text,
+        f"{_quoted(text)} is a URL, and an address has no scheme or path{plain}",
+        f"write host:port, for example {_quoted(with_port)}",
+    )
 
 
 def _unbracketed(text: str, address: str, port_text: str) -> str:

@@ -21,6 +21,7 @@ from relay.config.key_path import key_path, listener_paths
 from relay.config.listener_model import AcceptProxy, Listener, Route
 from relay.config.model import Config
 from relay.config.pool_model import Backend, Pool
+from relay.config.section import Keepalive
 from relay.errors import Problem
 
 Loc = tuple[int | str, ...]
@@ -60,6 +61,7 @@ _TABLES: dict[type[BaseModel], str] = {
         'write accept_proxy = { from = ["10.0.0.0/8"] } with the addresses of the balancers that'
         " send PROXY headers; no other client may send one"
     ),
+    Keepalive: "write keepalive = { idle_s = 60, interval_s = 10, count = 6 }, or false",
 }
 
 
@@ -202,12 +204,12 @@ def key_path_of(loc: Loc, raw: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
     """What is wrong with a key that the section does not have, and the remedy."""
-    meant = meant_key(key, holder)
-    if meant:
-        return "unknown key", f"did you mean {meant}?"
     sections = _sections_with(key)
     if sections:
         return "unknown key here", f"it belongs in {' or '.join(sections)}"
+    meant = meant_key(key, holder)
+    if meant:
+        return "unknown key", f"did you mean {meant}?"
     return "unknown key", f"known here: {', '.join(_keys(holder))}"
 
 
@@ -286,6 +288,8 @@ def _shape_remedy(annotation: Any, value: object) -> str:
         and value.strip().replace(".", "", 1).isdigit()
     ):
         return f"write it without quotes: {value.strip()}"
+    if bare is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"write it in quotes: {quoted(str(value))}"
     if bare is bool and isinstance(value, str | int) and not isinstance(value, bool):
         return "TOML's booleans are true and false, without quotes"
     return ""

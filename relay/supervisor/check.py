@@ -17,6 +17,7 @@ from pathlib import Path
 
 from relay.checker.lookup import look_up
 from relay.config.address import conflict, unix_path
+from relay.config.key_path import listener_paths
 from relay.config.model import Config
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.files import Files
@@ -95,6 +96,7 @@ def check_all(config: Config) -> CheckReport:
     running = _Running.ask(config.relay.state_dir)
     problems += _address_problems(config, running)
     findings += _restart_warnings(config, running)
+    findings += _open_balancers(config)
     return CheckReport(findings, problems, temporary)
 
 
@@ -188,3 +190,15 @@ def _restart_warnings(config: Config, running: _Running) -> Iterator[Finding]:
                     holder += "'s own admin process"
                 what = f"a reload cannot listen on {address} while {holder} listens on {held}"
                 yield Finding(Level.WARNING, "", "", what, RESTART_OR_MOVE, where)
+
+
+def _open_balancers(config: Config) -> Iterator[Finding]:
+    """Listeners where every client may claim any address."""
+    paths = listener_paths([each.name for each in config.listener])
+    for where, listener in zip(paths, config.listener, strict=True):
+        for index, entry in enumerate(listener.accept_proxy.from_ if listener.accept_proxy else ()):
+            if entry.endswith("/0"):
+                what = f"{entry} is every address, so any client can claim to be any other"
+                remedy = "name the balancers only"
+                path = f"{where}.accept_proxy.from[{index}]"
+                yield Finding(Level.WARNING, "", "", what, remedy, path)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from relay.checker.host_lookup import Resolve
-from relay.config.backend_address import lookup_name
+from relay.config.backend_address import is_service, lookup_name
 from relay.config.key_path import pool_path
 from relay.config.model import Config
 from relay.errors import Problem
@@ -112,9 +112,8 @@ def unresolved_backends(config: Config, failed: Mapping[str, str]) -> Iterator[P
             if host and host in failed:
                 where = f"{pool_path(name)}.backend[{index}].address"
                 what = f"{host} does not resolve: {failed[host]}"
-                yield Problem(
-                    where, what, "correct the name, or write the IP address", temporary=True
-                )
+                other = "host and port" if is_service(host) else "the IP address"
+                yield Problem(where, what, f"correct the name, or write {other}", temporary=True)
 
 
 def kept_answers(

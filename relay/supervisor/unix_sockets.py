@@ -25,6 +25,10 @@ def _kind(where: str) -> str:
     return _SOCKETS.get(where, "listening socket")
 
 
+def _path_in(where: str) -> str:
+    return where if where in _SOCKETS else f"path in listen of {where}"
+
+
 def open_control(path: Path) -> socket.socket:
     """The control socket, for the supervisor's own user only.
 
@@ -80,7 +84,7 @@ def refuse_long_path(where: str, path: Path) -> None:
         raise StartupError(
             f"{path}: the path of the {_kind(where)} is {length} bytes long,"
             f" and the kernel allows {LONGEST_PATH_BYTES}",
-            f"choose a shorter {where}",
+            f"choose a shorter {_path_in(where)}",
         )
 
 
@@ -89,13 +93,13 @@ def _refuse_existing(where: str, path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise StartupError(
             f"{path}: cannot make the {_kind(where)}: a file that is not a socket has this name",
-            f"remove it, or choose another {where}",
+            f"remove it, or choose another {_path_in(where)}",
         )
     # No other relay can serve the control socket: this one holds the directory's lock.
     if where != _CONTROL and _is_served(path):
         raise StartupError(
             f"{path}: another process listens on this socket",
-            f"stop it, or choose another {where}",
+            f"stop it, or choose another {_path_in(where)}",
         )
 
 
@@ -104,11 +108,16 @@ def _cannot_make(where: str, path: Path, error: OSError) -> StartupError:
     if isinstance(error, FileNotFoundError):
         return StartupError(
             f"{what}: the directory {path.parent} does not exist",
-            f"create it, or choose another {where}",
+            f"create it, or choose another {_path_in(where)}",
         )
     if isinstance(error, NotADirectoryError):
-        return StartupError(f"{what}: {path.parent} is not a directory", f"choose another {where}")
-    return StartupError(f"{what}: {error.strerror or error}", f"check the permissions of {where}")
+        return StartupError(
+            f"{what}: {path.parent} is not a directory", f"choose another {_path_in(where)}"
+        )
+    return StartupError(
+        f"{what}: {error.strerror or error}",
+        f"check the permissions of {where if where in _SOCKETS else path.parent}",
+    )
 
 
 def _is_served(path: Path) -> bool:

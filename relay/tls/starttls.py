@@ -18,6 +18,7 @@ from relay.tls.explain import Failure, explain_errno
 from relay.tls.stream import DONE, STEP_WANT_READ, Progress
 
 _MAX_ERROR_BYTES = 1024
+_UNANSWERED = "instead of answering the request for TLS (SSLRequest)"
 
 
 def read_answer(sock: StreamSocket) -> Progress | Failure:
@@ -26,11 +27,14 @@ def read_answer(sock: StreamSocket) -> Progress | Failure:
         answer = sock.recv(1, MSG_DONTWAIT)
     except BlockingIOError:
         return STEP_WANT_READ
+    except ConnectionResetError as error:
+        return Failure(
+            Reason.BACKEND_GONE, f"it reset the connection {_UNANSWERED}", error.errno or 0
+        )
     except OSError as error:
         return explain_errno(Side.OUTBOUND, error.errno or 0)
     if not answer:
-        detail = "it closed the connection instead of answering the request for TLS (SSLRequest)"
-        return Failure(Reason.BACKEND_GONE, detail)
+        return Failure(Reason.BACKEND_GONE, f"it closed the connection {_UNANSWERED}")
     more = _waiting(sock)
     if answer == YES:
         if not more:

@@ -63,7 +63,13 @@ def test_an_address_is_host_and_port(text, host, port):
         ("a.example.:443", "ends in a dot"),
         ("a" * 64 + ":443", "1 to 63"),
         (".".join(["a" * 50] * 6) + ":443", "305 characters"),
-        ("https://a.example:443", "several colons"),
+        (
+            "https://a.example:443",
+            "is a URL, and an address has no scheme or path; write host:port",
+        ),
+        ("http://a.example/x", 'there is no plain HTTP or TCP; write host:port, for example "a.'),
+        ("tcp:a.example:443", "more than a host and a port"),
+        ("SRV:_https._tcp.a.example", 'write it in lower case: "srv:"'),
     ],
 )
 def test_an_invalid_address_says_what_to_write(text, words):

@@ -10,6 +10,8 @@ THROUGH = ('pool = "web"\n' + OF_ROUTE, 'pool = "web"\nmode = "passthrough"\n')
 NO_FILES = ("[pool.web]\n" + FILES, "[pool.web]\n")
 FIRST = ('address = "192.0.2.1:443"', 'address = "unix:run/app.sock"\npeer_user = "app"')
 SECOND = ('address = "192.0.2.2:443"', 'address = "unix:/run/b.sock"\npeer_user = "0"')
+HEADER = 'send_proxy = "v2"\nsend_proxy_certificate = true\n'
+HEADER += 'send_proxy_tlvs = ["authority", "alpn", "ssl_cn"]\n'
 WRONG = {
     "a certificate that passthrough does not use": (
         (THROUGH,),
@@ -25,6 +27,21 @@ WRONG = {
         (THROUGH, ("[pool.web]\n" + FILES, '[pool.web]\nsticky = "identity"\n')),
         ["listener.https.route[0].pool"],
         "sticky by identity, which passthrough routes cannot see",
+    ),
+    "parts of a PROXY header that passthrough does not know": (
+        (
+            THROUGH,
+            (
+                "[pool.web]\n" + FILES,
+                "[pool.web]\n" + HEADER,
+            ),
+        ),
+        [
+            "pool.web.send_proxy_certificate",
+            "pool.web.send_proxy_tlvs[1]",
+            "pool.web.send_proxy_tlvs[2]",
+        ],
+        "only passthrough routes use this pool",
     ),
     "a unix socket beside a TCP address": (
         (NO_FILES, FIRST),

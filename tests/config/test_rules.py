@@ -211,6 +211,16 @@ CASES = {
         ["pool.web.source"],
         "is not an IP address",
     ),
+    "a source that is every address": (
+        (POOL, f'{POOL}\nsource = "0.0.0.0"'),
+        ["pool.web.source"],
+        "stands for every address",
+    ),
+    "the client's name in capitals": (
+        (POOL, f'{POOL}\nsni = "Client"'),
+        ["pool.web.sni"],
+        'did you mean "client"',
+    ),
     "two sources of one family": (
         (POOL, f'{POOL}\nsource = ["192.0.2.8", "192.0.2.9"]'),
         ["pool.web.source[1]"],

@@ -255,6 +255,17 @@ def test_check_reports_a_port_that_another_program_uses(relay, pki, echo):
     assert f"pid {os.getpid()}" in said.stderr
 
 
+def test_check_warns_if_every_peer_may_send_a_proxy_header(relay, body):
+    """Such a listener takes any address that any client claims."""
+    gateway = relay()
+    line = 'accept_proxy = { from = ["192.0.2.1", "0.0.0.0/0"] }'
+    gateway.write(body.replace("[[listener]]", f"[[listener]]\n{line}", 1))
+    checked = gateway.command("check")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    (warning,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
+    assert ".accept_proxy.from[1]: 0.0.0.0/0 is every address" in warning
+
+
 def test_the_port_of_the_admin_process_needs_a_restart(relay, body):
     gateway = relay()
     held = gateway.endpoints["admin"]

@@ -5,6 +5,8 @@ Never: binds an address, or resolves a name.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from relay.config.address import host_name_fault, is_ip, parse_address
 from relay.config.explain import quoted
 from relay.config.listener_model import Route
@@ -71,6 +73,13 @@ def check_route_starttls(found: ProblemList, where: str, route: Route, pool: Poo
 def _sni(found: ProblemList, where: str, sni: str) -> None:
     if sni in {"", CLIENT_NAME}:
         return
+    if sni.strip().lower() == CLIENT_NAME:
+        found.add(
+            where,
+            f"{quoted(sni)} would be the host name {quoted(sni)}",
+            f"did you mean {quoted(CLIENT_NAME)}, for the name that the client has sent?",
+        )
+        return
     if is_ip(sni.strip("[]")):
         found.add(
             where,
@@ -86,18 +95,29 @@ def _sni(found: ProblemList, where: str, sni: str) -> None:
         )
 
 
+def _source_fault(address: str) -> str:
+    """Why connections cannot come from this address, or ""."""
+    if not is_ip(address):
+        return "is not an IP address"
+    parsed = ip_address(address)
+    if parsed.is_unspecified:
+        return "stands for every address, and a connection comes from one"
+    return "is a multicast address" if parsed.is_multicast else ""
+
+
 def _source(found: ProblemList, where: str, pool: Pool) -> None:
     families: dict[str, str] = {}
     for index, address in enumerate(pool.source):
         path = f"{where}.source" if len(pool.source) == 1 else f"{where}.source[{index}]"
         family = "IPv6" if ":" in address else "IPv4"
-        if not is_ip(address):
+        if why := _source_fault(address):
             found.add(
                 path,
-                f"{quoted(address)} is not an IP address",
+                f"{quoted(address)} {why}",
                 'write an IP address of this machine, for example "192.0.2.10"',
             )
-        elif family in families:
+            return
+        if family in families:
             found.add(
                 path,
                 f"{quoted(address)} is a second {family} address, after {families[family]}",

@@ -125,9 +125,16 @@ def _unix_pool(found: ProblemList, where: str, pool: Pool) -> None:
 
 def _passed_through(found: ProblemList, where: str, pool: Pool, route: str) -> None:
     """A pool that only passthrough routes use."""
-    for key in sorted(pool.model_fields_set & _OF_TLS):
+    unused = [f"{where}.{key}" for key in sorted(pool.model_fields_set & _OF_TLS)]
+    unused += [f"{where}.backend[{i}].sni" for i, each in enumerate(pool.backend) if each.sni]
+    if pool.send_proxy_certificate:
+        unused.append(f"{where}.send_proxy_certificate")
+    for index, name in enumerate(pool.send_proxy_tlvs or ()):
+        if name == "alpn" or name.startswith("ssl"):
+            unused.append(f"{where}.send_proxy_tlvs[{index}]")
+    for path in unused:
         found.add(
-            f"{where}.{key}",
+            path,
             "has no effect: only passthrough routes use this pool, and their clients do TLS with"
             " the backends themselves",
             "remove it",
