@@ -1,4 +1,4 @@
-"""A unix socket of a listener over upgrades, and restarts with a store."""
+"""A unix socket of a listener over upgrades, restarts with a store, and canaries."""
 
 from __future__ import annotations
 
@@ -94,3 +94,29 @@ def test_a_store_keeps_the_socket_over_a_restart(relay, unix_body, say, path, sh
         assert say()
         assert gateway.command("stop", patience_s=PATIENCE_S).returncode == 0
         wait_until("its file is gone", lambda: not path.exists())
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_canary_serves_the_socket(relay, pki, echo, unix_body, say, path, new):
+    """One that only the canary has, and one that both generations have."""
+    gateway = relay(write_body(pki, echo) if new else unix_body)
+    gateway.write(unix_body, timeouts={"idle_s": 299})
+    with_canary = threading.Thread(
+        target=gateway.command,
+        args=("reload", "--canary", "300s"),
+        kwargs={"patience_s": 300},
+        daemon=True,
+    )
+    with_canary.start()
+    wait_until(
+        "the canary serves",
+        lambda: "of this slot" in gateway.log() or "of its slot" in gateway.log(),
+    )
+    assert all(say() for _ in range(10))
+    wait_until(
+        "the rest may follow",
+        lambda: gateway.command("reload", "--promote", patience_s=PATIENCE_S).returncode == 0,
+    )
+    with_canary.join(PATIENCE_S)
+    assert all(say() for _ in range(10))
+    assert gateway.endpoints["generation"] == 2
