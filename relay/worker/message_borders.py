@@ -17,6 +17,7 @@ import httptools
 
 _REQUEST_LINE = re.compile(rb"[A-Z][A-Z_-]{0,31} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 _ANSWER = b"HTTP/1."
+_LAST_CHUNK = b"0\r\n\r\n"
 _FIRST_FINAL = 200
 _ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -102,12 +103,13 @@ class MessageBorders:
     """One connection. `awaits_answer`: the client has sent something last.
 
     `between` is True when every request that came is answered, as far as is known.
+    `last_chunk`: an answer that is not followed ended as a chunked one does.
     """
 
-    __slots__ = ("_answer", "_request", "between", "lost")
+    __slots__ = ("_answer", "_request", "between", "last_chunk", "lost")
 
     def __init__(self, *, awaits_answer: bool) -> None:
-        self.between = False
+        self.between = self.last_chunk = False
         self.lost = False
         self._request: _Request | None = None
         self._answer = _Answer() if awaits_answer else None
@@ -119,7 +121,7 @@ class MessageBorders:
 
     def from_client(self, data: bytes) -> None:
         """The client has sent this."""
-        self.between = False
+        self.between = self.last_chunk = False
         if self.lost:
             return
         if self._request is not None:
@@ -139,9 +141,12 @@ class MessageBorders:
 
     def from_backend(self, data: bytes) -> None:
         """The backend has sent this."""
-        self.between = False
+        self.between = self.last_chunk = False
         answer, request = self._answer, self._request
-        if self.lost or answer is None:
+        if self.lost:
+            return
+        if answer is None:
+            self.last_chunk = data.endswith(_LAST_CHUNK)
             return
         if not answer.feed(data):
             self._give_up()

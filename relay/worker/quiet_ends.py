@@ -6,7 +6,8 @@ some in each turn of the loop. One that speaks HTTP/1 gets a watch, which follow
 messages: after the next complete answer the connection is closed, and its close_notify
 and FIN go out with the answer's last bytes. A session that was idle before has nothing
 to follow: it is closed when the backend had the last word, and nothing has moved for a
-while.
+while. An answer that came long after its request may be a stream of events, which goes
+on after any pause. Such a session is left until its next message or its deadline.
 
 If the client has sent something meanwhile, it is served first. What remains is the race
 of RFC 9112, section 9.3.1: a request that is under way while the close is under way.
@@ -40,6 +41,8 @@ PER_TURN = 200
 # followed, looks idle.
 QUIET_S = 5.0
 QUIET_PART = 0.25
+# Bytes that come this long after the request may belong to a stream of events.
+STREAM_S = 5.0
 _HTTP1 = frozenset(("http/1.1", "http/1.0"))
 _SWITCHING = b"101"
 
@@ -116,7 +119,9 @@ class QuietEnds:
         if self._worker.loop.now - quiet_from_at < quiet_s or not _speaks_http1(session):
             return False
         if session.bytes_out:
-            return session.answered_at > session.active_at
+            answer_s = session.answered_at - session.active_at
+            known_to_end = watch is not None and watch.borders.last_chunk
+            return answer_s > 0 and (answer_s < STREAM_S or known_to_end)
         return not session.bytes_in
 
 

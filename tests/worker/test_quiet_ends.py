@@ -2,10 +2,12 @@
 
 import signal
 import socket
+import time
 
 import pytest
 
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
+from relay.worker.quiet_ends import STREAM_S
 from tests.support.worker import wait_until
 
 STAY = "[relay]\ndrain_timeout_s = 60"
@@ -24,6 +26,11 @@ def drain(relay):
     relay.signal(signal.SIGTERM)
     wait_until(lambda: relay.cells[PHASE] == PHASE_DRAINING, "the drain")
     relay.let_it_turn(3)
+
+
+def wait_for_seconds(seconds):
+    until_at = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until_at, "the time")
 
 
 def ended(client, server, relay, reason="drained"):
@@ -142,12 +149,30 @@ def test_an_answer_with_a_pause_in_it_is_not_cut(start, door, pair):
     exchange(client, server, REQUEST, CHUNKED)
     drain(relay)
     for _ in range(4):
-        relay.let_it_turn(2)
         server.send(b"3\r\nabc\r\n")
         assert client.receive(8) == b"3\r\nabc\r\n"
+        relay.let_it_turn(1)
     server.send(b"0\r\n\r\n")
     assert client.receive(5) == b"0\r\n\r\n"
     ended(client, server, relay)
+
+
+def test_a_stream_of_events_is_not_cut_between_two(start, door, pair):
+    """Its events come long after the request, and pause longer than an idle client."""
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
+    client, server = pair(relay, back)
+    event = b"3\r\nabc\r\n"
+    exchange(client, server, REQUEST, CHUNKED)
+    wait_for_seconds(STREAM_S + 0.5)
+    server.send(event)
+    assert client.receive(len(event)) == event
+    drain(relay)
+    wait_for_seconds(3)  # longer than the quiet time, a quarter of 8 s
+    server.send(event)
+    assert client.receive(len(event)) == event
+    assert relay.wait() == 0
+    assert relay.record()["reason"] == "drain_timeout"
 
 
 def test_max_session_s_ends_http_between_messages(start, door, pair):
