@@ -20,6 +20,8 @@ _NO_FAULT = frozenset(
     (
         Reason.FINISHED,
         Reason.DRAIN_TIMEOUT,
+        Reason.DRAINED,
+        Reason.MAX_SESSION,
         Reason.GENERATION_ENDED,
         Reason.DRAINING,
         Reason.KICKED,

@@ -13,14 +13,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
+from relay.core.canary import Part
+from relay.errors import Reason
+from relay.shared.entities import entities_of
+from relay.supervisor.canary_counts import WorkerCounts
 from relay.supervisor.control_client import ask
 from tests.support.client import PATIENCE_S, context_of, echoes, talk
 from tests.support.configs import write_body
 from tests.support.gateway import wait_until
 from tests.support.ports import held_port
+from tests.support.scoreboard import CONFIG, scoreboard_of
 
 ENOUGH = "60s"  # a canary that is decided before
 
@@ -231,6 +237,25 @@ def test_durations_that_are_refused(relay, wrong):
     assert gateway.command("reload", "--canary", wrong).returncode == 64
     both = gateway.command("reload", "--canary", "1s", "--withdraw")
     assert both.returncode == 64
+
+
+@pytest.mark.parametrize(
+    ("reason", "counted"),
+    [
+        (Reason.MAX_SESSION, 0),
+        (Reason.DRAINED, 0),
+        (Reason.DRAIN_TIMEOUT, 0),
+        (Reason.FINISHED, 0),
+        (Reason.TRUNCATED, 7),
+    ],
+)
+def test_an_end_that_the_relay_wants_is_not_a_failure(reason, counted):
+    """Such as that of a `max_session_s` that the canary has and the others do not."""
+    board = scoreboard_of(entities_of(CONFIG))
+    process = SimpleNamespace(pid=1, row=0, generation=1, scoreboard=board)
+    counts = WorkerCounts([process])
+    board.row(0)[board.layout.cell("relay_sessions_closed_total", reason.value)] += 7
+    assert counts.read([process]).failed(Part.SESSION) == counted
 
 
 def test_equal_settings_have_no_canary(relay):
