@@ -15,6 +15,12 @@ from relay.supervisor.state_dir import StateDir
 from relay.supervisor.status import RelayState, Status
 from relay.supervisor.systemd import Notifier
 
+_REMEDY = "start it again when it has stopped"
+_REFUSALS = {
+    RelayState.LEAVING: f"the relay drains after relay.drain_delay_s, and then stops; {_REMEDY}",
+    RelayState.DRAINING: f"the relay is draining, and then stops; {_REMEDY}",
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -35,6 +41,11 @@ class Announcer:
     def state(self) -> RelayState:
         """What the relay does."""
         return self._status.state
+
+    @property
+    def refusal(self) -> str:
+        """Why no reload and no upgrade begins any more; empty while one may."""
+        return _REFUSALS.get(self.state, "")
 
     @property
     def served(self) -> bool:
@@ -96,7 +107,7 @@ class Announcer:
 
     def reload_waits(self) -> None:
         """Tell systemd that a canary is tried: its commands do not wait for the end."""
-        self._notifier.ready(self._status.line())
+        self._ready()
 
     def reload_is_over(self, *, succeeded: bool) -> None:
         """Tell systemd and the readers of metrics that the reload is over."""

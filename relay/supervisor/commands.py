@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from relay.core.fleet_view import Shutdown
 from relay.supervisor.admin_channel import BACKEND_COMMANDS
 from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
@@ -24,7 +23,7 @@ LONGEST_CANARY_S = 3600
 
 
 class Commands:
-    """`end` ends the relay, for the reason that it is given; `upgrade` replaces it."""
+    """`end` carries out `drain` and `stop`; `upgrade` replaces the program."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class Commands:
         kicks: Kicks,
         checker: CheckerProcess,
         canary: Canary,
-        end: Callable[[Shutdown, str], None],
+        end: Callable[[str], None],
         upgrade: Callable[[Client | None], None],
     ) -> None:
         self._overrides = overrides
@@ -66,7 +65,7 @@ class Commands:
             # With `hold` the connection stays open. When it closes, the client knows
             # that the relay has ended.
             client.reply({"ok": True, "supervisor": {"pid": os.getpid()}}, hold=True)
-            self._end(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
+            self._end(command)
 
     def _reload(self, request: dict[str, Any], client: Client) -> None:
         canary_s = request.get("canary_s") or 0.0

@@ -38,6 +38,15 @@ class Ending:
         """Whether the relay was told to end."""
         return self.drain_at != float("inf") or self._fleet.ending is not Shutdown.NO
 
+    def stop_by_command(self, command: str) -> None:
+        """End by `relay drain` or `relay stop`.
+
+        A signal may be the first half of `systemctl restart`, so stored sockets stay.
+        These commands are not: their clients are refused at once.
+        """
+        self._for_good = True
+        self.begin(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
+
     def stop_by_signal(self, name: str) -> None:
         """End by TERM or INT. A second one skips the delay, or ends the drain."""
         again = self._fleet.ending is not Shutdown.NO
@@ -50,8 +59,6 @@ class Ending:
         """
         if self._fleet.ending in (ending, Shutdown.NOW):
             return
-        # A signal may be the first half of systemctl restart: stored sockets stay.
-        self._for_good = self._for_good or why.startswith("relay ")
         settings = self._fleet.generations.serving.config.relay
         delays = ending is Shutdown.DRAIN and settings.drain_delay_s > 0
         if delays and self._announcer.state is RelayState.SERVING:

@@ -246,7 +246,7 @@ class Parts:
             kicks,
             self.checker,
             canary,
-            self.ending.begin,
+            self.ending.stop_by_command,
             self._upgrade,
         )
         self.control.on_command = self.commands.carry_out

@@ -140,8 +140,8 @@ class Reloads:
 
     def request(self, client: Client | None, canary_s: float = 0.0) -> None:
         """Reload, perhaps with a canary, for a client or for SIGHUP (None)."""
-        if self._fleet.ending is not Shutdown.NO or self._announcer.state is RelayState.LEAVING:
-            refuse(client, f"the relay is {self._announcer.state}")
+        if self._announcer.refusal:
+            refuse(client, self._announcer.refusal)
             return
         self._requested, self._canary_s = True, max(self._canary_s, canary_s)
         if client is not None:

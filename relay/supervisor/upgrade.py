@@ -66,8 +66,8 @@ class Upgrades:
         """Upgrade for a client, which is answered later, or for SIGUSR2 (None)."""
         if client is not None:
             self._clients.append(client)
-        if self._parts.ending.begun:
-            self._refuse(f"the relay is {self._parts.announcer.state}")
+        if self._parts.announcer.refusal:
+            self._refuse(self._parts.announcer.refusal)
             return
         self._requested = True
 

@@ -71,7 +71,7 @@ def test_during_drain_delay_readyz_says_no_and_clients_get_in(relay, pki):
     assert ": draining in " in gateway.command("status").stdout
     refusal = gateway.command("reload")
     assert refusal.returncode == 71
-    assert "leaving" in refusal.stderr
+    assert "the relay drains after relay.drain_delay_s, and then stops; start it" in refusal.stderr
     gateway.signal(signal.SIGTERM)
     wait_until("new clients are refused", lambda: refused(port))
     assert gateway.wait() == 0
