@@ -92,7 +92,7 @@ def test_ten_mistakes_are_ten_lines(tmp_path, body):
         '[limits]\nconnections = "many"\n[log]\nlevel = "loud"\n'
         "[timeouts]\nidle_s = 0\nhello = 1\n"
         + body.replace('pool = "echo"', 'pool = "ehco"')
-        .replace('route = "w1"', 'route = "w.1"')
+        .replace('route = "w1"', 'route = "w,1"')
         .replace('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1"]')
     )
     for command in ("start", "check"):
