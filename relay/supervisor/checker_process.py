@@ -211,8 +211,12 @@ class CheckerProcess:
         return pid
 
     def take(self, pid: int, taken: TakenRow) -> None:
-        """Replace the checker of the version before an upgrade, in the next turn."""
+        """Replace the checker of the version before an upgrade.
+
+        It ends by itself, as its channel has closed, so its end is no failure.
+        """
         self._child.take(pid)
+        self._child.request_stop()
         self._scoreboard, self._row, self._taken = taken.scoreboard, taken.row, taken
 
     def described(self) -> dict[str, Any] | None:
