@@ -115,10 +115,9 @@ def step(session: Session) -> Event | None:
 
 
 def too_slow(session: Session) -> Event | None:
-    """Say what is missing at the deadline."""
-    if session.awaits_header:
-        raise SessionError(Side.INBOUND, Reason.HELLO_TIMEOUT, "sent no whole PROXY header")
-    return Event.DEADLINE
+    """Say at the deadline what is missing."""
+    detail = "sent no whole PROXY header" if session.awaits_header else ""
+    raise SessionError(Side.INBOUND, Reason.HELLO_TIMEOUT, detail)
 
 
 def _answered(session: Session, size: int) -> bool:

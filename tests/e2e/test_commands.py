@@ -157,7 +157,7 @@ machine_certificate = "{pki.machine.certificate}"
 machine_key = "{pki.machine.key}"
 backend_ca = "{pki.ca}"
 [[pool.main.backend]]
-route = "w.1"
+route = "w,1"
 address = "127.0.0.1:1"
 """)
     keys = (
