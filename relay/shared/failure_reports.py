@@ -20,6 +20,7 @@ from typing import Any
 
 from relay.core.canary import Part
 from relay.errors import Reason
+from relay.shared.datagram_channel import DatagramChannel
 
 MOST_BYTES = 8192
 MOST_CHARACTERS = 300  # of one field
@@ -44,17 +45,8 @@ _PARTS, _REASONS = frozenset(map(str, Part)), frozenset(map(str, Reason))
 _FIELDS = tuple(field.name for field in fields(FailureReport))
 
 
-class FailureChannel:
-    """Both ends, which the supervisor makes for one canary."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-
-    def writer(self) -> socket.socket:
-        """An end for a worker."""
-        return self._writer.dup()
+class FailureChannel(DatagramChannel):
+    """From the workers of one canary to the supervisor."""
 
     def receive(self, most: int) -> list[FailureReport]:
         """The reports that have come, at most this many, but none that is damaged."""
@@ -68,11 +60,6 @@ class FailureChannel:
             if report is not None:
                 found.append(report)
         return found
-
-    def close(self) -> None:
-        """Close both ends: at the end of the canary, and in a forked child."""
-        self._reader.close()
-        self._writer.close()
 
 
 def send_report(sock: socket.socket, report: FailureReport) -> None:

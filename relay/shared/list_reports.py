@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from relay.shared.datagram_channel import DatagramChannel
+
 MOST_BYTES = 64 * 1024
 _MOST = 64  # URLs or intermediates
 
@@ -32,26 +34,12 @@ class ListReport:
     issuers: tuple[bytes, ...] = ()
 
 
-class ReportChannel:
-    """Both ends, which the supervisor keeps, for all workers and all checkers."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-
-    def writer(self) -> socket.socket:
-        """An end for a worker."""
-        return self._writer.dup()
+class ReportChannel(DatagramChannel):
+    """From all workers to all checkers."""
 
     def reader(self) -> socket.socket:
         """The end for a checker."""
         return self._reader.dup()
-
-    def close(self) -> None:
-        """Close both ends: at the end, and in a forked child."""
-        self._reader.close()
-        self._writer.close()
 
 
 def send_report(sock: socket.socket, report: ListReport) -> bool:
