@@ -30,6 +30,7 @@ import psutil
 
 from bench.children import BenchError
 from bench.gateways import GATEWAYS, Place, render_configuration
+from bench.passed_files import PASS
 from bench.pki import BACKEND_NAME
 from bench.running import Running
 from relay.supervisor.control_client import ask
@@ -44,17 +45,6 @@ name = "{BACKEND_NAME}"
 
 [pool.sticky]"""
 _STOP_S = 45.0
-# Moves the descriptors in its arguments to 3, 4, …, and executes the rest.
-_PASS = """
-import os, sys
-fds = [int(each) for each in sys.argv[1].split(",") if each]
-for number, fd in enumerate(fds):
-    os.dup2(fd, 3 + number, inheritable=True)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.environ["LISTEN_FDS"] = str(len(fds))
-os.environ["LISTEN_FDNAMES"] = sys.argv[2]
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 Logged = dict[int, list[tuple[float, float, str]]]
@@ -91,7 +81,7 @@ class FdStore:
         """The command that gets what is stored, and the descriptors to pass to it."""
         fds, names = list(self._stored.values()), ":".join(self._stored)
         numbers = ",".join(map(str, fds))
-        return [sys.executable, "-c", _PASS, numbers, names, *command], fds
+        return [sys.executable, "-c", PASS, numbers, names, *command], fds
 
     def close(self) -> None:
         """Close everything."""

@@ -13,18 +13,9 @@ import socket
 import sys
 import threading
 
+from bench.passed_files import PASS
+
 PATIENCE_S = 90.0
-# Moves the descriptors in its arguments to 3, 4, …, and executes the rest.
-_PASS = """
-import os, sys
-fds = [int(each) for each in sys.argv[1].split(",") if each]
-for number, fd in enumerate(fds):
-    os.dup2(fd, 3 + number, inheritable=True)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.environ["LISTEN_FDS"] = str(len(fds))
-os.environ["LISTEN_FDNAMES"] = sys.argv[2]
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 class Manager:
@@ -70,7 +61,7 @@ class Manager:
         names = ":".join(name for name, _ in passed)
         try:
             gateway.launch(
-                sys.executable, "-c", _PASS, numbers, names, pass_fds=[fd for _, fd in passed]
+                sys.executable, "-c", PASS, numbers, names, pass_fds=[fd for _, fd in passed]
             )
         finally:
             for _, fd in passed:
