@@ -150,7 +150,7 @@ def test_it_is_unhealthy_when_the_supervisor_stops_beating(world, admin):
 
 def test_a_supervisor_that_died_while_it_wrote_is_told_in_words(world, admin):
     assert admin.ask("/healthz")[0] == 200
-    with pytest.raises(InterruptedError), world.scoreboards._totals.writing():
+    with pytest.raises(InterruptedError), world.scoreboards.totals.writing():
         raise InterruptedError
     for path in ("/healthz", "/readyz", "/metrics"):
         status, text, _ = admin.ask(path)

@@ -6,6 +6,8 @@ from relay.core.lifecycle import TRANSITIONS, Event, State, Transition
 from relay.errors import Reason
 from relay.remedies import REMEDIES
 
+# Ends that the client or the operator asked for.
+NOTHING_TO_DO = (Reason.FINISHED, Reason.DRAINED)
 LIVING = [state for state in State if state is not State.CLOSED]
 
 
@@ -69,4 +71,4 @@ def test_only_a_session_that_has_a_backend_can_lose_it_and_go_on():
 
 def test_every_reason_says_what_to_do():
     assert set(REMEDIES) == set(Reason)
-    assert all(REMEDIES[reason] for reason in Reason if reason is not Reason.FINISHED)
+    assert all(REMEDIES[reason] for reason in Reason if reason not in NOTHING_TO_DO)

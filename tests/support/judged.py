@@ -55,7 +55,7 @@ def make_sessions(cas, count=SESSIONS):
         session.route, session.trust = route, route.trust
         session.identity, session.chain = clients[number % CLIENTS], (root,)
         session.expires_at = float("inf")
-        session.backend = SimpleNamespace(target=target)
+        session.backend = SimpleNamespace(tls=target)
         session.outbound = SimpleNamespace(peer=peer, trust=target.trust)
         session.client_host = f"10.0.{number % CLIENTS // 250}.{number % 250}"
         made.add(session)

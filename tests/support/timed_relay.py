@@ -64,13 +64,13 @@ class TimedSelector(selectors.PollSelector):
 def main() -> int:
     if sys.argv[1] == "start":
         load_openssl()
-        from relay.supervisor import main, supervisor
+        from relay.supervisor import main, parts
 
         class Selectors:
             EVENT_READ = selectors.EVENT_READ
             PollSelector = TimedSelector
 
-        supervisor.selectors = Selectors
+        parts.selectors = Selectors
         return main.run(Path(sys.argv[3]))
     from relay.cli.main import main as command
 

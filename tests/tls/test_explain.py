@@ -21,6 +21,8 @@ from relay.tls.explain import (
 )
 from relay.tls.raw import NULL, lib
 
+# Ends that the client or the operator asked for.
+NOTHING_TO_DO = (Reason.FINISHED, Reason.DRAINED)
 SSL_LIBRARY = 20
 SYSTEM_LIBRARY = 2
 
@@ -136,7 +138,7 @@ def test_an_errno_means_that_the_peer_has_gone():
 def test_every_reason_has_a_remedy_of_one_line():
     assert set(REMEDIES) == set(Reason)
     assert all(
-        "\n" not in remedy and (remedy or reason is Reason.FINISHED)
+        "\n" not in remedy and (remedy or reason in NOTHING_TO_DO)
         for reason, remedy in REMEDIES.items()
     )
 

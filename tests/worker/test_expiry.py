@@ -18,6 +18,8 @@ from tests.support.renewals import renewal
 from tests.support.worker import client_context, wait_until
 
 HOUR_S = 3600
+# Of a certificate that really expires: a handshake on a busy machine ends before.
+VALID_S = 5
 
 
 @pytest.fixture
@@ -169,8 +171,8 @@ def test_sessions_of_one_expiry_do_not_end_at_one_instant(
 def test_a_certificate_really_expires(start, backend, call, client_for):
     """Without a set clock: the session ends within JITTER_S and two ticks."""
     relay = start([backend().address])
-    client = call(relay, context=client_for(2))
+    client = call(relay, context=client_for(VALID_S))
     assert echoes(client)
     assert client.end()[0] == b""
     assert relay.record()["reason"] == "expired_during_session"
-    assert relay.record()["duration_s"] < 2 + expiry.JITTER_S + 3
+    assert relay.record()["duration_s"] < VALID_S + expiry.JITTER_S + 3
