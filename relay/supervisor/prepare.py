@@ -133,11 +133,10 @@ class Preparation:
 
         Raises ConfigError and StartupError; then it is over.
         """
-        if self._steps is None and not self._receive(now):
-            return None
-        if self._renewed is not None:
+        if self._steps is None:
+            # To unpickle the answer of hundreds of routes is a turn's work by itself.
+            self._receive(now)
             return self._renewed
-        assert self._steps is not None  # noqa: S101  for mypy
         until = time.monotonic() + turn_s
         while time.monotonic() < until:
             try:
@@ -147,8 +146,8 @@ class Preparation:
                 return prepared
         return None
 
-    def _receive(self, now: float) -> bool:
-        """Read from the child. True when its answer is complete.
+    def _receive(self, now: float) -> None:
+        """Read from the child, and decode its answer when it is complete.
 
         Raises what `step` raises.
         """
@@ -158,9 +157,9 @@ class Preparation:
         except BlockingIOError:
             if now >= self._deadline_at:
                 raise self._too_slow() from None
-            return False
+            return
         if not self._received and self._is_ending(now):
-            return False
+            return
         found = self._decode()
         if isinstance(found, Refusal):
             if found.problems:
@@ -170,7 +169,6 @@ class Preparation:
             self._renewed = found
         else:
             self._steps = _build(found, self._number)
-        return True
 
     def _is_ending(self, now: float) -> bool:
         """Whether the child closed its pipe without an answer and may still run."""
