@@ -23,6 +23,7 @@ from relay.tcp_options import SocketOptions
 # make one Python object and two enum members more: 6 µs per connection.
 StreamSocket = socket.SocketType
 Address = tuple[Any, ...]  # host, port, and for IPv6 two more
+_WILDCARDS = frozenset(("0.0.0.0", "::", "::ffff:0.0.0.0"))  # noqa: S104 (compared only)
 _CLOSE_WAIT = 8  # TCP_CLOSE_WAIT of linux/tcp.h: the first byte of TCP_INFO
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of linux/in.h
 
@@ -120,6 +121,14 @@ def peer_uid(sock: StreamSocket) -> int:
     """
     _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
+
+
+def only_address(listeners: list[socket.socket]) -> tuple[str, int] | None:
+    """Where all clients of these sockets connect to, if that is one address."""
+    if len(listeners) != 1 or listeners[0].family == socket.AF_UNIX:
+        return None
+    host, port = listeners[0].getsockname()[:2]
+    return (host, port) if port and host not in _WILDCARDS else None
 
 
 def inode_of(sock: socket.socket) -> int:

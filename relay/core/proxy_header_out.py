@@ -130,37 +130,39 @@ def build_v2(addresses: Addresses | None, tlvs: bytes) -> bytes:
     """
     if addresses is None:
         return _unspec_start(_SIGNATURE, _PROXY, _UNSPEC, len(tlvs)) + tlvs
-    source, source_port, destination, destination_port = addresses
-    start, end = packed(source), packed(destination)
-    ports = source_port, destination_port
-    if len(start) == 4 and len(end) == 4:
-        size = 12 + len(tlvs)
-        return _tcp4_start(_SIGNATURE, _PROXY, _TCP4, size, start, end, *ports) + tlvs
-    start, end, size = _sixteen(start), _sixteen(end), 36 + len(tlvs)
-    return _tcp6_start(_SIGNATURE, _PROXY, _TCP6, size, start, end, *ports) + tlvs
+    source, port, destination, to_port = addresses
+    start, end, size = packed(source), packed(destination), len(tlvs)
+    if len(start) == 4 == len(end):
+        size += 12
+        return _tcp4_start(_SIGNATURE, _PROXY, _TCP4, size, start, end, port, to_port) + tlvs
+    start, end, size = _sixteen(start), _sixteen(end), size + 36
+    return _tcp6_start(_SIGNATURE, _PROXY, _TCP6, size, start, end, port, to_port) + tlvs
 
 
 class CommonTlvs(NamedTuple):
-    """The TLVs of all connections of such a client, and the value of their SSL TLV."""
+    """The TLVs of all connections of such a client, encoded once.
+
+    Between `tlvs` and the SSL TLV stands the session's own: its identifier. Its kind
+    and the first byte of its length, which is 0, are the end of `tlvs`.
+    """
 
     tlvs: bytes
-    ssl: bytes
+    ssl: bytes  # the SSL TLV; b"" if there is none
+    has_unique_id: bool
 
 
-def build_tlvs(
-    send: SendProxy, common: CommonTlvs, unique_id: str, certificate: bytes = b""
-) -> bytes:
+def build_tlvs(common: CommonTlvs, unique_id: bytes, certificate: bytes = b"") -> bytes:
     """The TLVs of one connection.
 
     `certificate` is the client's, DER, if it is to be sent.
     """
-    tlvs, ssl = common
-    if "unique_id" in send.tlvs:
-        value = unique_id.encode("utf-8")[:UNIQUE_ID_BYTES]
-        tlvs = tlvs + _tlv_start(_UNIQUE_ID, len(value)) + value
-    if certificate and _BEFORE_TLVS + len(tlvs) + len(ssl) + len(certificate) + 6 <= LONGEST:
-        ssl += _tlv(SslTlv.CLIENT_CERT, certificate)
-    return tlvs + _tlv_start(_SSL, len(ssl)) + ssl if ssl else tlvs
+    tlvs, ssl, has_unique_id = common
+    if has_unique_id:
+        unique_id = unique_id[:UNIQUE_ID_BYTES]
+        tlvs = b"%b%c%b" % (tlvs, len(unique_id), unique_id)
+    if certificate and _BEFORE_TLVS + len(tlvs) + len(ssl) + len(certificate) + 3 <= LONGEST:
+        ssl = _tlv(_SSL, ssl[3:] + _tlv(SslTlv.CLIENT_CERT, certificate))
+    return tlvs + ssl
 
 
 def common_tlvs(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> CommonTlvs:
@@ -175,8 +177,11 @@ def common_tlvs(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> Common
         tlvs += _tlv(_ALPN, alpn.encode("utf-8", "replace"))
     if sni and "authority" in wanted:
         tlvs += _tlv(_AUTHORITY, sni.encode("utf-8", "replace"))
+    unique_id = "unique_id" in wanted
+    if unique_id:
+        tlvs += bytes((_UNIQUE_ID, 0))  # see `CommonTlvs`
     if tls is None or not (send.certificate or wanted & _SSL_TLVS):
-        return CommonTlvs(tlvs, b"")
+        return CommonTlvs(tlvs, b"", unique_id)
     parts = (
         ("ssl_version", SslTlv.VERSION, tls.version),
         ("ssl_cipher", SslTlv.CIPHER, tls.cipher),
@@ -189,7 +194,9 @@ def common_tlvs(send: SendProxy, sni: str, alpn: str, tls: Tls | None) -> Common
     for name, kind, value in parts:
         if value and name in wanted:
             ssl += _tlv(kind, value.encode("ascii", "replace"))
-    return CommonTlvs(tlvs, ssl + (_common_name(tls.cn) if "ssl_cn" in wanted else b""))
+    if "ssl_cn" in wanted:
+        ssl += _common_name(tls.cn)
+    return CommonTlvs(tlvs, _tlv(_SSL, ssl), unique_id)
 
 
 def _common_name(name: str) -> bytes:

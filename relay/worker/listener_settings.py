@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from relay.core.address_set import AddressSet
+from relay.core.proxy_header import Endpoint
 from relay.core.routes import RouteTable
 from relay.tls.generation import AnyRoute
 from relay.worker.client_rate import ClientRate
@@ -27,3 +28,4 @@ class Listener(NamedTuple):
     starttls: bool = False  # a route of it has starttls
     rate: ClientRate | None = None
     probes: Probes | None = None
+    only_address: Endpoint | None = None  # all its clients connect to it

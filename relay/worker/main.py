@@ -40,6 +40,7 @@ from relay.shared.scoreboard import (
     monotonic_ms,
 )
 from relay.shared.update_channel import UpdateReceiver
+from relay.sockets import only_address
 from relay.tls.after_fork import release_provider_keys, reload_provider_keys
 from relay.tls.generation import Generation
 from relay.tls.revocation.reports import ListReports
@@ -99,7 +100,7 @@ def run_worker(spec: WorkerSpec) -> int:
     reload_provider_keys(spec.generation)
     worker = _make_worker(spec)
     buckets = spec.rates.of_slot(spec.slot) if spec.rates is not None else None
-    listeners = _listeners(spec.generation, spec.layout, buckets)
+    listeners = _listeners(spec, buckets)
     acceptors = [
         Acceptor(worker, listeners[name], sock, driver.start) for name, sock in spec.listeners
     ]
@@ -122,11 +123,9 @@ def run_worker(spec: WorkerSpec) -> int:
     return 0
 
 
-def _listeners(
-    generation: Generation, layout: Layout, buckets: TokenBuckets | None
-) -> dict[str, Listener]:
+def _listeners(spec: WorkerSpec, buckets: TokenBuckets | None) -> dict[str, Listener]:
     """What a session needs of each [[listener]], by its name."""
-    config = generation.config
+    generation, config = spec.generation, spec.generation.config
     return {
         each.name: Listener(
             each.name,
@@ -138,7 +137,8 @@ def _listeners(
             ClientRate(each, index, buckets)
             if buckets is not None and each.per_client_rate
             else None,
-            Probes(each, layout.cell("relay_probes_total", each.name)),
+            Probes(each, spec.layout.cell("relay_probes_total", each.name)),
+            only_address([sock for name, sock in spec.listeners if name == each.name]),
         )
         for index, each in enumerate(config.listener)
     }

@@ -113,8 +113,8 @@ def proxy_header(session: Session, send: SendProxy) -> bytes:
     common, certificate = _common(session, send), b""
     if send.certificate and session.inbound.ssl is not None:
         certificate = peer_der(session.inbound.ssl)
-    name = session.worker.log.name_of(session)
-    return build_v2(addresses, build_tlvs(send, common, name, certificate))
+    name = session.worker.log.name_of(session).encode()
+    return build_v2(addresses, build_tlvs(common, name, certificate))
 
 
 def _addresses(session: Session) -> Addresses | None:
@@ -123,7 +123,7 @@ def _addresses(session: Session) -> Addresses | None:
         return Addresses(session.client_host, session.client_port, *header.destination)
     if session.client_host == UNIX:
         return None
-    host, port, *_ = session.inbound.sock.getsockname()
+    host, port = session.listener.only_address or session.inbound.sock.getsockname()[:2]
     return Addresses(session.client_host, session.client_port, host, port)
 
 

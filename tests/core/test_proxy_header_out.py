@@ -56,7 +56,7 @@ def v2(
     certificate=b"",
 ):
     common = common_tlvs(send, sni, alpn, tls)
-    return read(build_v2(addresses, build_tlvs(send, common, session, certificate)))
+    return read(build_v2(addresses, build_tlvs(common, session.encode(), certificate)))
 
 
 FAMILIES = [
@@ -124,6 +124,30 @@ def test_each_part_can_be_chosen_alone(name):
 def test_the_certificate_can_be_chosen_alone():
     send = SendProxy(2, inside_tls=False, tlvs=frozenset(), certificate=True)
     assert v2(TLS, send, certificate=b"der").ssl == {"certificate": b"der"}
+
+
+EXPECTED = (
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\xac"
+    b"\xc0\0\x02\x01\xc6\x33\x64\x02\x04\0\x01\xbb"
+    b"\x01\0\x02h2"
+    b"\x02\0\x0fapp.example.com"
+    b"\x05\0\x0412-1"
+    b"\x20\0\x7f\x07\0\0\0\0"
+    b"\x21\0\x07TLSv1.3"
+    b"\x23\0\x16TLS_AES_128_GCM_SHA256"
+    b"\x24\0\x11ecdsa-with-SHA256"
+    b"\x25\0\x05EC256"
+    b"\x26\0\x06x25519"
+    b"\x27\0\x16ecdsa_secp256r1_sha256"
+    b"\x22\0\x05alice"
+    b"\x28\0\x0ecertificate..."
+)
+"""A whole header, byte by byte: the receiver above could accept another order."""
+
+
+def test_the_bytes_of_a_header_are_these():
+    tlvs = build_tlvs(common_tlvs(ALL, "app.example.com", "h2", TLS), b"12-1", b"certificate...")
+    assert build_v2(HERE, tlvs) == EXPECTED
 
 
 CNS = [

@@ -13,7 +13,7 @@ import tomli
 from relay.config.load import load_config
 from relay.config.model import Config
 from relay.errors import StartupError
-from relay.sockets import start_connect
+from relay.sockets import only_address, start_connect
 from relay.supervisor.closing_sockets import SETTLE_S, ClosingSockets
 from relay.supervisor.listening import (
     bound_address,
@@ -244,3 +244,26 @@ def test_a_refused_connect_is_told_at_once_or_by_so_error():
     with contextlib.closing(client):
         select.select([], [client], [], 10)
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+@pytest.mark.parametrize("address", [("127.0.0.1", 0), ("::1", 0)])
+def test_clients_of_one_socket_connect_to_its_address(address):
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with socket.create_server(address, family=family) as listener:
+        assert only_address([listener]) == listener.getsockname()[:2]
+        assert only_address([listener, listener]) is None
+    assert only_address([]) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_socket_on_all_addresses_has_no_single_one(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        assert only_address([listener]) is None
+
+
+def test_a_socket_without_a_port_has_no_address_yet(tmp_path):
+    with socket.socket() as unbound, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(tmp_path / "in.sock"))
+        assert only_address([unbound]) is None
+        assert only_address([local]) is None
