@@ -1,7 +1,8 @@
-"""What a canary's worker tells the supervisor: examples of what failed.
+"""What workers tell the supervisor while a canary runs: examples of what failed.
 
 The counters say how many clients were refused, and for which reason. An example names
-one of them. It is a datagram. The kernel keeps a few; when there is no room, the
+one of them. It is a datagram, on the channel that also has the
+`relay.shared.client_tallies`. The kernel keeps a few; when there is no room, the
 example is lost.
 
 The receiver trusts nothing of it: a worker that an attacker controls could send
@@ -20,6 +21,7 @@ from typing import Any
 
 from relay.core.canary import Part
 from relay.errors import Reason
+from relay.shared.client_tallies import Tally, parse_tally
 from relay.shared.datagram_channel import DatagramChannel
 
 MOST_BYTES = 8192
@@ -46,19 +48,19 @@ _FIELDS = tuple(field.name for field in fields(FailureReport))
 
 
 class FailureChannel(DatagramChannel):
-    """From the workers of one canary to the supervisor."""
+    """From the canary, or from the workers beside it, to the supervisor."""
 
-    def receive(self, most: int) -> list[FailureReport]:
-        """The reports that have come, at most this many, but none that is damaged."""
-        found = []
+    def receive(self, most: int) -> list[FailureReport | Tally]:
+        """The messages that have come, at most this many, but none that is damaged."""
+        found: list[FailureReport | Tally] = []
         for _ in range(most):
             try:
                 data = self._reader.recv(MOST_BYTES)
             except OSError:
                 break
-            report = parse_report(data)
-            if report is not None:
-                found.append(report)
+            message = _parse(data)
+            if message is not None:
+                found.append(message)
         return found
 
 
@@ -69,12 +71,19 @@ def send_report(sock: socket.socket, report: FailureReport) -> None:
         sock.send(json.dumps(cut, ensure_ascii=False).encode(errors="replace"))
 
 
-def parse_report(data: bytes) -> FailureReport | None:
-    """Parse a report; None if it is not one."""
+def _parse(data: bytes) -> FailureReport | Tally | None:
     try:
-        found: Any = json.loads(data)
-        texts = {name: found[name] for name in _FIELDS}
-    except (ValueError, TypeError, LookupError, RecursionError):
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return parse_report(message) or parse_tally(message)
+
+
+def parse_report(message: Any) -> FailureReport | None:
+    """A report as JSON has it; None if it is not one."""
+    try:
+        texts = {name: message[name] for name in _FIELDS}
+    except (TypeError, LookupError):
         return None
     if not all(isinstance(text, str) for text in texts.values()):
         return None

@@ -14,49 +14,26 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-from relay.core.canary import Counts, Difference, Part, differences
+from relay.core.canary import Counts, Part
 from relay.core.fleet_view import CANARY_SLOT, Phase, Shutdown
 from relay.errors import describe_error
 from relay.shared.canary_replies import CanaryStatus
-from relay.shared.failure_reports import FailureReport
 from relay.sockets import inode_of
-from relay.supervisor.canary_counts import WorkerCounts
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.generations import NextGeneration
 from relay.supervisor.prepared import without_files_of
+from relay.supervisor.trial import Trial
 from relay.supervisor.worker_process import WorkerProcess
 from relay.worker.accepting import AcceptUpdate
+from relay.worker.examples import TellUpdate
 
 LOOK_S = 1.0
 NEWS_S = 5.0
-_EXAMPLES = 3  # of each reason
-_REPORTS_A_LOOK = 100
-_REASONS_NAMED = 3
 _NO_CANARY = "no canary is tried now; see: relay status"
-_FAILED = {
-    Part.CLIENT: "clients refused",
-    Part.BACKEND: "connections to backends failed",
-    Part.SESSION: "sessions ended",
-}
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Trial:
-    """What is known while the canary's worker serves."""
-
-    until_at: float
-    others: WorkerCounts
-    own: WorkerCounts = field(default_factory=WorkerCounts)
-    look_at: float = 0.0
-    news_at: float = 0.0
-    is_compared: bool = True
-    counts: Counts = field(default_factory=Counts)
-    others_counts: Counts = field(default_factory=Counts)
 
 
 class Canary:
@@ -65,9 +42,9 @@ class Canary:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._duration_s = 0.0
-        self._trial: _Trial | None = None
-        self._examples: dict[tuple[str, str], list[FailureReport]] = {}
+        self._trial: Trial | None = None
         self._left_by: set[int] = set()  # pids of serving workers that leave clients to it
+        self._told: set[int] = set()  # pids of the workers that tell what fails
         self.note = ""
         """What an operator should know although the canary was not withdrawn."""
 
@@ -110,7 +87,7 @@ class Canary:
         following, trial = self._following, self._trial
         if following is None:
             return None
-        own, others = (trial.counts, trial.others_counts) if trial else (Counts(), Counts())
+        own, others = (trial.own, trial.others) if trial else (Counts(), Counts())
         return {
             "generation": following.number,
             "slot": CANARY_SLOT,
@@ -126,7 +103,6 @@ class Canary:
     def begin(self, duration_s: float) -> None:
         """The next generation begins with a canary, for this long."""
         self._duration_s, self._trial, self.note = duration_s, None, ""
-        self._examples.clear()
 
     def step(self, now: float, *, may_promote: bool) -> Iterator[str]:
         """Look, and decide if it is time. Yields lines for people who wait.
@@ -140,8 +116,9 @@ class Canary:
         if process is None:
             return
         if self._trial is None:
-            self._trial = _Trial(now + self._duration_s, WorkerCounts(self._others()))
+            self._trial = Trial(now + self._duration_s, self._others())
             following.is_tried = True
+            self._told.add(process.pid)
             generations = self._fleet.generations
             generations.serving = without_files_of(generations.serving, following.prepared)
             text = (
@@ -151,28 +128,29 @@ class Canary:
             log.info("%s", text)
             yield text
         self._leave_clients()
+        self._let_others_tell()
         trial = self._trial
         over = now >= trial.until_at
         if now < trial.look_at and not over:
             return
         trial.look_at = now + LOOK_S
-        self._look(trial, [process])
-        worse = differences(trial.counts, trial.others_counts, at_end=over)
+        trial.look([process], self._others(), self._fleet.workers.updates)
+        worse = trial.worse(at_end=over)
         if worse and trial.is_compared:
-            following.withdrawn = f"the canary was withdrawn: {self._describe(worse)}"
+            following.withdrawn = f"the canary was withdrawn: {trial.describe(worse)}"
         elif over and may_promote:
             self._promote(now, following, trial)
-            yield f"the canary is over: {self._summary(trial)}; the other workers follow"
+            yield f"the canary is over: {trial.summary()}; the other workers follow"
         elif now >= trial.news_at:
             trial.news_at = now + NEWS_S
-            yield f"{max(0.0, trial.until_at - now):.0f} s left: {self._summary(trial)}"
+            yield f"{max(0.0, trial.until_at - now):.0f} s left: {trial.summary()}"
 
-    def _promote(self, now: float, following: NextGeneration, trial: _Trial) -> None:
+    def _promote(self, now: float, following: NextGeneration, trial: Trial) -> None:
         """Let the other slots follow."""
-        self.note = _warning(trial)
+        self.note = trial.warning()
         if self.note:
             log.warning("the canary was not withdrawn, but %s", self.note)
-        log.info("the canary is over: %s; the other workers follow", self._summary(trial))
+        log.info("the canary is over: %s; the other workers follow", trial.summary())
         following.promote(now)
         self._fleet.workers.updates.end_canary()
 
@@ -201,9 +179,13 @@ class Canary:
         self._fleet.workers.updates.end_canary()
         self._trial = None
         for process in self._fleet.workers.processes.values():
-            if process.pid in self._left_by and process.stop_requested_at is None:
-                self._send(process, frozenset())
+            if process.stop_requested_at is None:
+                if process.pid in self._left_by:
+                    self._send(process, AcceptUpdate(frozenset()))
+                if process.pid in self._told:
+                    self._send(process, TellUpdate())
         self._left_by.clear()
+        self._told.clear()
 
     # The workers.
 
@@ -237,54 +219,27 @@ class Canary:
                 self._left_by.add(process.pid)
                 own = {one for _, one in following.sockets.of_slot(CANARY_SLOT)}
                 shared = own & {one for _, one in generations.sockets.of_slot(CANARY_SLOT)}
-                self._send(process, frozenset(inode_of(one) for one in shared))
+                self._send(process, AcceptUpdate(frozenset(map(inode_of, shared))))
 
-    def _send(self, process: WorkerProcess, left: frozenset[int]) -> None:
-        data = pickle.dumps(AcceptUpdate(left), pickle.HIGHEST_PROTOCOL)
+    def _let_others_tell(self) -> None:
+        """Let the workers beside the canary tell whom they serve and refuse."""
+        for process in self._others():
+            if process.pid not in self._told:
+                self._told.add(process.pid)
+                channel = self._fleet.workers.updates.others_failures()
+                if channel is not None:
+                    with channel:
+                        self._send(process, TellUpdate(), [channel.fileno()])
+
+    def _send(
+        self, process: WorkerProcess, update: AcceptUpdate | TellUpdate, files: Sequence[int] = ()
+    ) -> None:
+        data = pickle.dumps(update, pickle.HIGHEST_PROTOCOL)
         try:
-            self._fleet.workers.updates.send_to(process.sender, data)
+            self._fleet.workers.updates.send_to(process.sender, data, files)
         except (OSError, MemoryError) as error:
             log.error(
-                "%s cannot be told which clients are its own: %s; it goes on as before",
+                "%s cannot be told about the canary: %s; it goes on as before",
                 process,
                 describe_error(error),
             )
-
-    # Words.
-
-    def _look(self, trial: _Trial, own: Iterable[WorkerProcess]) -> None:
-        trial.counts = trial.own.read(own)
-        trial.others_counts = trial.others.read(self._others())
-        for report in self._fleet.workers.updates.receive_failures(_REPORTS_A_LOOK):
-            known = self._examples.setdefault((report.part, report.reason), [])
-            if len(known) < _EXAMPLES and report not in known:
-                known.append(report)
-
-    def _describe(self, worse: list[Difference]) -> str:
-        """The reasons, with numbers and examples."""
-        texts = []
-        for one in worse[:_REASONS_NAMED]:
-            examples = self._examples.get((one.part, one.reason), [])
-            named = f", for example {' and '.join(map(str, examples))}" if examples else ""
-            texts.append(
-                f"{_FAILED[one.part]}, {one.reason}: {one.failed} of {one.attempts}"
-                f" (the other workers: {one.others_failed} of {one.others_attempts}){named}"
-            )
-        more = len(worse) - _REASONS_NAMED
-        return "; ".join(texts) + (f"; and {more} more reasons" if more > 0 else "")
-
-    def _summary(self, trial: _Trial) -> str:
-        own, others = trial.counts, trial.others_counts
-        return (
-            f"{own.of(Part.CLIENT)} clients, {own.failed(Part.CLIENT)} refused (the other workers:"
-            f" {others.of(Part.CLIENT)}, {others.failed(Part.CLIENT)} refused)"
-        )
-
-
-def _warning(trial: _Trial) -> str:
-    """Why the comparison means little, if it does."""
-    if not trial.counts.of(Part.CLIENT) and not trial.counts.of(Part.SESSION):
-        return "no client came to it, so nothing was compared"
-    if not trial.others_counts.of(Part.CLIENT) and not trial.others_counts.of(Part.SESSION):
-        return "no client came to the other workers, so nothing was compared"
-    return ""

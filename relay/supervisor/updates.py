@@ -4,7 +4,7 @@ Each child has a channel of its own. A child that is forked later inherits what 
 supervisor has applied to its own objects before, so it needs no earlier update.
 
 One more channel is for all workers together: on it they report to the checker. While a
-canary runs, its worker has another one, to the supervisor.
+canary runs, its worker has another one, to the supervisor, and so have the others.
 
 Never: waits for a child; knows what an update means.
 Next: `relay.worker.updates.Updates`
@@ -14,11 +14,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from relay.shared.client_tallies import Tally
 from relay.shared.failure_reports import FailureChannel, FailureReport
 from relay.shared.list_reports import ReportChannel
 from relay.shared.sealed_memory import SealedFile
 from relay.shared.update_channel import UpdateSender
+
+
+class _CanaryChannels(NamedTuple):
+    """The channels of a generation's canary, and of the workers beside it."""
+
+    generation: int
+    own: FailureChannel
+    others: FailureChannel
 
 
 class Updates:
@@ -28,7 +38,7 @@ class Updates:
         self.number = 0
         self.reports = ReportChannel()
         self._generations: dict[UpdateSender, int] = {}
-        self._canary: tuple[int, FailureChannel] | None = None
+        self._canary: _CanaryChannels | None = None
 
     def started(self, sender: UpdateSender, generation: int) -> None:
         """A child of this generation was forked, with the other end of the channel."""
@@ -79,32 +89,41 @@ class Updates:
 
     # A canary.
 
-    def send_to(self, sender: UpdateSender, data: bytes) -> None:
+    def send_to(self, sender: UpdateSender, data: bytes, files: Sequence[int] = ()) -> None:
         """Send an update to one child. Raises OSError without memory for it."""
         sealed = SealedFile("relay-update", data)
         self.number += 1
         try:
-            sender.send(self.number, sealed)
+            sender.send(self.number, sealed, files)
         finally:
             sealed.close()
 
     def begin_canary(self, generation: int) -> None:
         """The workers of this generation tell what fails. Raises OSError."""
         self.end_canary()
-        self._canary = (generation, FailureChannel())
+        self._canary = _CanaryChannels(generation, FailureChannel(), FailureChannel())
 
     def failures_of(self, generation: int) -> socket.socket | None:
         """An end for a worker of this generation, if it is a canary."""
-        if self._canary is None or self._canary[0] != generation:
+        if self._canary is None or self._canary.generation != generation:
             return None
-        return self._canary[1].writer()
+        return self._canary.own.writer()
 
-    def receive_failures(self, most: int) -> list[FailureReport]:
-        """What the canary's worker has told, at most this many."""
-        return self._canary[1].receive(most) if self._canary is not None else []
+    def others_failures(self) -> socket.socket | None:
+        """An end for the workers beside the canary, if there is one."""
+        return self._canary.others.writer() if self._canary is not None else None
+
+    def receive_failures(self, most: int) -> list[FailureReport | Tally]:
+        """What the canary's worker has told, at most this many messages."""
+        return self._canary.own.receive(most) if self._canary is not None else []
+
+    def receive_others_failures(self, most: int) -> list[FailureReport | Tally]:
+        """What the workers beside it have told."""
+        return self._canary.others.receive(most) if self._canary is not None else []
 
     def end_canary(self) -> None:
         """Nobody reads what fails any more."""
         if self._canary is not None:
-            self._canary[1].close()
+            self._canary.own.close()
+            self._canary.others.close()
             self._canary = None

@@ -44,6 +44,8 @@ def begin(session: Session) -> Event | None:
     if outbound is None:
         return None
     session.active_at = session.worker.loop.now
+    if session.worker.examples is not None:
+        session.worker.examples.add_served(session)
     if inbound.ssl is not None:
         watch_alerts(inbound.ssl)
     if outbound.ssl is not None:

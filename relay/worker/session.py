@@ -284,4 +284,4 @@ class Session(ABC):
             worker.lingering_closes.take(client.sock, client.mask)
         else:
             worker.loop.forget(client.fd, client.sock.close)
-        worker.remove(self)
+        worker.remove(self, half_open=was in HALF_OPEN)

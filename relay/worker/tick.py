@@ -26,6 +26,8 @@ def tick(worker: Worker, drain: Drain, quiet_ends: QuietEnds, expiry: Expiry) ->
     drain.check()
     quiet_ends.on_tick()
     worker.log.on_tick()
+    if worker.examples is not None:
+        worker.examples.on_tick()
     generations_ended = worker.scoreboard.forget_ended()
     for pool in worker.pools.values():
         if generations_ended:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -24,6 +25,7 @@ from relay.tls.renewal import Renewal, map_sets, renew_steps
 from relay.tls.trust_update import TrustUpdate, apply_trust
 from relay.worker.accepting import Accepting, AcceptUpdate, apply_accept_update
 from relay.worker.drain import DrainUpdate
+from relay.worker.examples import Examples, TellUpdate
 from relay.worker.judgement import Closing, Judgement
 from relay.worker.kicked import KickUpdate, sessions_of
 from relay.worker.loop import IN
@@ -127,11 +129,19 @@ class Updates:
                     )
                 case AcceptUpdate():
                     apply_accept_update(self._acceptors, message)
+                case TellUpdate():
+                    self._tell(update.files)
                 case _:
                     raise TypeError(f"an unknown update: {type(message).__name__}")
         finally:
             for fd in update.files:
                 os.close(fd)
+
+    def _tell(self, files: Sequence[int]) -> None:
+        worker = self._worker
+        if worker.examples is not None:
+            worker.examples.close()
+        worker.examples = Examples(socket.socket(fileno=os.dup(files[0]))) if files else None
 
     def _kick(self, update: KickUpdate) -> None:
         worker = self._worker

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from relay.config.model import Config, Timeouts
+from relay.core.canary import Part
 from relay.core.hello_cache import HelloCache
 from relay.core.kicks import Kick, kept_out
 from relay.errors import Reason, Side
@@ -103,8 +104,8 @@ class Worker:
         self.cells[self.counters.active] += 1
         self.admission.enter(session)
 
-    def remove(self, session: Session) -> None:
-        """A session was closed: count it and log it."""
+    def remove(self, session: Session, *, half_open: bool) -> None:
+        """A session was closed, perhaps in its handshake: count it and log it."""
         self.sessions.discard(session)
         if self.outliving:
             self.outliving.discard(session)
@@ -119,7 +120,7 @@ class Worker:
         if not (session.probe and self._is_unlogged_probe(session)):
             self.log.add(session)
         if self.examples is not None:
-            self.examples.add(session)
+            self.examples.add(session, Part.CLIENT if half_open else Part.SESSION)
         if self.stops_when_empty and not self.sessions:
             self.loop.running = False
 

@@ -9,9 +9,11 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -371,3 +373,58 @@ def test_every_client_is_counted_on_one_side(relay, pki):
         )
         gateway.command("reload", "--withdraw")
         assert reload.result().returncode == 71
+
+
+class Stranger:
+    """Somebody with a foreign certificate and one address, who returns to one port."""
+
+    def __init__(self, pki, port):
+        self.target = ("127.0.0.1", port)
+        self.context = context_of(pki, pki.client_foreign)
+
+    def visit(self, port):
+        """One bad handshake from this port; it can be used again at once."""
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.settimeout(PATIENCE_S)
+        with raw:
+            raw.bind(("127.0.0.2", port))
+            raw.connect(self.target)
+            with (
+                contextlib.suppress(OSError, ssl.SSLError),
+                self.context.wrap_socket(raw, server_hostname="app.example.com") as client,
+            ):
+                client.recv(1)
+
+    def find(self, port, refused):
+        """A port that leads to the canary: it has refused one more after a visit."""
+        while True:
+            before = refused()
+            self.visit(port)
+            until = time.monotonic() + 1.5  # the canary is read once a second
+            while time.monotonic() < until:
+                if refused() > before:
+                    return port
+            port += 1
+
+
+def test_a_stranger_cannot_have_a_canary_withdrawn(relay, pki):
+    """Who has found a port that leads to the canary uses it again and again."""
+    gateway = relay()
+    gateway.change_a_setting()
+    stranger = Stranger(pki, gateway.port())
+    with Crowd(gateway.port(), context_of(pki)) as crowd, ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(gateway.command, "reload", "--canary", ENOUGH, patience_s=90)
+        wait_for_canary(gateway)
+        own = stranger.find(20_000, lambda: canary_of(gateway)["refused"])
+        for _ in range(60):
+            stranger.visit(own)
+        wait_until("all are counted", lambda: canary_of(gateway)["refused"] >= 61)
+        wait_until("others came", lambda: canary_of(gateway)["others_clients"] > 30)
+        assert canary_of(gateway)["others_refused"] < 20
+        gateway.command("reload", "--promote")
+        done = reload.result(90)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert not crowd.refused
+    assert gateway.endpoints["generation"] == 2
