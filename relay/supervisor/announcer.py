@@ -125,15 +125,18 @@ class Announcer:
         self._status.publish()
         self._notifier.stopping("leaving: /readyz says no", within_s)
 
+    def keep_no_sockets(self) -> None:
+        """The service does not restart: its clients are refused at once."""
+        self._store.clear()
+        self._status.fleet.generations.remove_names()
+
     def end(self, ending: Shutdown, within_s: float, *, for_good: bool) -> None:
         """The relay was told to end, and ends within that time.
 
         `for_good`: the service does not restart.
         """
-        if for_good:
-            self._store.clear()
         if for_good or not self._notifier.present:
-            self._status.fleet.generations.remove_names()
+            self.keep_no_sockets()
         self._status.state = RelayState.DRAINING
         self._status.publish()
         self._notifier.stopping("draining" if ending is Shutdown.DRAIN else "stopping", within_s)

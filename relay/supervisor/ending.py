@@ -45,6 +45,8 @@ class Ending:
         These commands are not: their clients are refused at once.
         """
         self._for_good = True
+        if self._fleet.ending is not Shutdown.NO:  # begun by a signal, which keeps them
+            self._announcer.keep_no_sockets()
         self.begin(Shutdown.DRAIN if command == "drain" else Shutdown.NOW, f"relay {command}")
 
     def stop_by_signal(self, name: str) -> None:

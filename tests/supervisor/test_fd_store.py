@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,6 +85,29 @@ def test_relay_stop_takes_the_sockets_out_of_the_store(kept, manager):
     wait_until("nothing is stored", lambda: not manager.stored)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+
+
+def test_relay_drain_takes_the_sockets_out_after_a_signal(kept, manager, pki, dial):
+    """TERM may begin a restart, so it keeps them; the command says that it does not."""
+    port, client = kept.port(), dial(kept, context_of(pki))
+    with ThreadPoolExecutor(1) as pool:
+        kept.signal(signal.SIGTERM)
+        kept.wait_for_log("TERM: draining, then stopping")
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S):
+            pass  # it waits in the queue of a stored socket
+        drain = pool.submit(kept.command, "drain", patience_s=PATIENCE_S)
+        wait_until("nothing is stored", lambda: not manager.stored, PATIENCE_S)
+        wait_until("clients are refused", lambda: is_refused(port), PATIENCE_S)
+        client.close()
+        assert drain.result(PATIENCE_S).returncode == 0
+
+
+def is_refused(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_reload_with_fewer_workers_takes_sockets_out(kept, manager, pki):
