@@ -4,6 +4,7 @@ import signal
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,13 @@ SLOW_FIRST = ("supervisor", "e2e", "worker", "admin", "bench", "checker")
 def pytest_collection_modifyitems(items):
     """Order the tests: slow directories, other directories, tests marked `serial`."""
 
+    @cache
+    def place(path):
+        directory = path.relative_to(Path(__file__).parent).parts[0]
+        return SLOW_FIRST.index(directory) if directory in SLOW_FIRST else len(SLOW_FIRST)
+
     def order(item):
-        directory = item.path.relative_to(Path(__file__).parent).parts[0]
-        place = SLOW_FIRST.index(directory) if directory in SLOW_FIRST else len(SLOW_FIRST)
-        return item.get_closest_marker("serial") is not None, place
+        return item.get_closest_marker("serial") is not None, place(item.path)
 
     items.sort(key=order)
 
