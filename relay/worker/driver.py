@@ -25,14 +25,13 @@ from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
 from relay.worker.client_address import why_refused
 from relay.worker.connection import Connection
-from relay.worker.deadlines import TimedSession, limit_lifetime
+from relay.worker.deadlines import limit_lifetime
+from relay.worker.http_session import HttpSession
+from relay.worker.last_exchange import ANSWER, KEPT_BYTES
 from relay.worker.listener_settings import Listener
 from relay.worker.loop import ET, GONE, IN, Handler
 from relay.worker.proxy_header import refuse_peer
-from relay.worker.session import (
-    CONNECTING,
-    STEP_QUEUES,
-)
+from relay.worker.session import CONNECTING, STEP_QUEUES
 from relay.worker.stages import STAGES, Work
 from relay.worker.worker import Worker
 
@@ -43,13 +42,8 @@ LATE_ALERT_BYTES = 65_536
 REPLY_BYTES = 12
 # Measured with timeit, CPython 3.11: each look-up of an Enum's member costs 0.06 µs,
 # and this table would make about a dozen per connection.
-_INTAKE, _INBOUND_TLS, _SNIFF, _RELAY, _CLOSED = (
-    State.INTAKE,
-    State.INBOUND_TLS,
-    State.SNIFF,
-    State.RELAY,
-    State.CLOSED,
-)
+_INTAKE, _INBOUND_TLS, _SNIFF = State.INTAKE, State.INBOUND_TLS, State.SNIFF
+_RELAY, _CLOSED = State.RELAY, State.CLOSED
 # After these, the next connection is begun at once: there was no costly step.
 _AT_ONCE = frozenset((Event.BACKEND_FAILED, Event.PASSTHROUGH))
 
@@ -68,7 +62,7 @@ def start(worker: Worker, listener: Listener, sock: StreamSocket, address: Addre
     session.on_wake(IN)
 
 
-class DrivenSession(TimedSession):
+class DrivenSession(HttpSession):
     """A session with the handlers that the loop calls."""
 
     __slots__ = ()
@@ -153,6 +147,24 @@ class DrivenSession(TimedSession):
             self.note_answer()
             if not (end.ended or client.held):
                 self.worker.loop.handle(end.fd, on_outbound)
+                self._replied(end, VIEW[: self.bytes_out] if unanswered else b"")
+
+    def _replied(self, end: Connection, reply: bytes) -> None:
+        """Watch the client as usual, or keep its HTTP/1 exchanges."""
+        first = self.first
+        if self.inbound.ssl is not None and self.watch is None:
+            on_inbound = self.on_inbound if end.ssl is not None else self.on_plain_inbound
+            self.worker.loop.handle(self.inbound.fd, on_inbound)
+            if reply.startswith(ANSWER) or (first is not None and first.found.http):
+                self.keep_first_exchange(reply)
+
+    def on_first_request(self, mask: int) -> None:
+        """Do what `on_inbound` does, and keep what was read, if it is short."""
+        plain = self.outbound.ssl is None  # type: ignore[union-attr]
+        (self.on_plain_inbound if plain else self.on_inbound)(mask)
+        size = self.bytes_in - len(self.asked)
+        if 0 < size < KEPT_BYTES and len(self.asked) < KEPT_BYTES:
+            self.asked += VIEW[:size]
 
     def on_inbound_unanswered(self, mask: int) -> None:
         """Do what `on_inbound` does, but first read the alert of a TLS 1.3 backend."""
@@ -163,7 +175,7 @@ class DrivenSession(TimedSession):
             self.on_first_reply(IN)
             if self.state is not State.RELAY or self.outbound is not outbound:
                 return
-        self.on_inbound(mask)
+        self.on_first_request(mask)
 
     # At any time.
 
@@ -242,7 +254,9 @@ class DrivenSession(TimedSession):
         outbound, backend, loop = self.outbound, self.backend, self.worker.loop
         if outbound is not None:
             if outbound.ssl is None:
-                self.enter_plain_relay(outbound, self.on_first_reply)
+                self.enter_plain_relay(
+                    outbound, self.on_first_reply, self._inbound_handler(outbound)
+                )
             else:
                 on_inbound = self._inbound_handler(outbound)
                 loop.handle(outbound.fd, self.on_first_reply)
@@ -263,10 +277,10 @@ class DrivenSession(TimedSession):
 
     def _inbound_handler(self, outbound: Connection) -> Handler:
         if outbound.ssl is None:
-            return self.on_plain_inbound
+            return self.on_plain_inbound if self.inbound.ssl is None else self.on_first_request
         # A TLS 1.3 backend may refuse our certificate late (RFC 8446, 4.4.2.4).
         may_refuse = self.outbound_tls.version == "TLSv1.3" and not outbound.resumed
-        return self.on_inbound_unanswered if may_refuse else self.on_inbound
+        return self.on_inbound_unanswered if may_refuse else self.on_first_request
 
     def _read_early(self) -> None:
         """Read what the client sent meanwhile, without waiting for the next event."""

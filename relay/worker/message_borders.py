@@ -45,7 +45,7 @@ class _Events:
         self.is_open, self.complete = False, True
 
 
-class _Request:
+class Request:
     """A request that is followed from its first byte."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _Answer:
 
 
 class MessageBorders:
-    """One connection. `awaits_answer`: the client has sent something last.
+    """One connection.
 
     `between` is True when every request that came is answered, as far as is known.
     `last_chunk`: an answer that is not followed ended as a chunked one does.
@@ -108,16 +108,26 @@ class MessageBorders:
 
     __slots__ = ("_answer", "_request", "between", "last_chunk", "lost")
 
-    def __init__(self, *, awaits_answer: bool) -> None:
+    def __init__(self) -> None:
         self.between = self.last_chunk = False
         self.lost = False
-        self._request: _Request | None = None
-        self._answer = _Answer() if awaits_answer else None
+        self._request: Request | None = None
+        self._answer: _Answer | None = None
 
     @property
     def pending(self) -> bool:
         """Whether a message is known to be incomplete or not answered."""
         return self._answer is not None
+
+    def begin(self, request: bytes, answer: bytes) -> None:
+        """What has come before of an exchange that is not complete."""
+        self.from_client(request)
+        if answer:
+            self.from_backend(answer)
+
+    def await_answer(self) -> None:
+        """The client has sent something last, which is not known."""
+        self._answer = _Answer()
 
     def from_client(self, data: bytes) -> None:
         """The client has sent this."""
@@ -127,15 +137,17 @@ class MessageBorders:
         if self._request is not None:
             self._feed_request(self._request, data)
         elif self._answer is not None:  # the rest of a request that began earlier
-            if self._answer.begun:
+            if _REQUEST_LINE.match(data):
+                self._give_up()  # there are two
+            elif self._answer.begun:
                 self._answer = None
         else:
             self._answer = _Answer()
             if _REQUEST_LINE.match(data):
-                self._request = _Request()
+                self._request = Request()
                 self._feed_request(self._request, data)
 
-    def _feed_request(self, request: _Request, data: bytes) -> None:
+    def _feed_request(self, request: Request, data: bytes) -> None:
         if not request.feed(data):
             self._give_up()
 

@@ -69,10 +69,12 @@ class PlainSession(Session):
         (self.on_plain_inbound if side is Side.INBOUND else self.on_plain_outbound)(IN)
         return self.bytes_in + self.bytes_out - before
 
-    def enter_plain_relay(self, outbound: Connection, on_reply: Handler) -> None:
+    def enter_plain_relay(
+        self, outbound: Connection, on_reply: Handler, on_request: Handler
+    ) -> None:
         """Watch both sockets. A socket that was not waited for is new to the loop."""
         loop = self.worker.loop
-        for end, handler in ((outbound, on_reply), (self.inbound, self.on_plain_inbound)):
+        for end, handler in ((outbound, on_reply), (self.inbound, on_request)):
             if end.mask == 0:
                 end.mask = IN
                 loop.add(end.fd, IN, handler)

@@ -4,10 +4,10 @@ Theory of operation. A session gets an end when its worker drains with a limit, 
 it has nearly reached `max_session_s`. Once a second, `on_tick` looks at these sessions,
 some in each turn of the loop. One that speaks HTTP/1 gets a watch, which follows its
 messages: after the next complete answer the connection is closed, and its close_notify
-and FIN go out with the answer's last bytes. A session that was idle before has nothing
-to follow: it is closed when the backend had the last word, and nothing has moved for a
-while. An answer that came long after its request may be a stream of events, which goes
-on after any pause. Such a session is left until its next message or its deadline.
+and FIN go out with the answer's last bytes. A session that is idle is closed if its
+last exchange is known to be complete (`relay.worker.last_exchange`), and nothing has
+moved for a while. Every other session is left until its next message or its deadline:
+an answer may pause for any time.
 
 If the client has sent something meanwhile, it is served first. What remains is the race
 of RFC 9112, section 9.3.1: a request that is under way while the close is under way.
@@ -30,19 +30,16 @@ from relay.tls import stream
 from relay.tls.tcp_info import unread_bytes
 from relay.worker import relaying
 from relay.worker.driver import DrivenSession
+from relay.worker.loop import IN
 from relay.worker.session import INFINITY, UPDATE_QUEUE, Session
 from relay.worker.watch import Watch
 from relay.worker.worker import Worker
 
 # Looking at a session takes 2 µs, closing it 50 µs.
 PER_TURN = 200
-# An idle session is closed after this time, or a part of the time that it has left. A
-# backend that pauses longer in the middle of an answer, before the answer can be
-# followed, looks idle.
+# An idle session is closed after this time, or a part of the time that it has left.
 QUIET_S = 5.0
 QUIET_PART = 0.25
-# Bytes that come this long after the request may belong to a stream of events.
-STREAM_S = 5.0
 _HTTP1 = frozenset(("http/1.1", "http/1.0"))
 _SWITCHING = b"101"
 
@@ -118,11 +115,12 @@ class QuietEnds:
         quiet_from_at = max(session.active_at, session.answered_at)
         if self._worker.loop.now - quiet_from_at < quiet_s or not _speaks_http1(session):
             return False
-        if session.bytes_out:
-            answer_s = session.answered_at - session.active_at
-            known_to_end = watch is not None and watch.borders.last_chunk
-            return answer_s > 0 and (answer_s < STREAM_S or known_to_end)
-        return not session.bytes_in
+        if not session.bytes_out:
+            return not session.bytes_in
+        last, ended = session.last, watch is not None and watch.borders.last_chunk
+        return last is not None and last.is_complete(
+            session.bytes_in, session.bytes_out, last_chunk=ended
+        )
 
 
 def _speaks_http1(session: Session) -> bool | None:
@@ -139,10 +137,19 @@ def _speaks_http1(session: Session) -> bool | None:
 
 def _begin_to_watch(session: DrivenSession) -> Watch | None:
     """Follow its messages from now on, if nothing else is done with its bytes."""
-    end, client, first = session.outbound, session.inbound, session.first
-    if end is None or not end.answered or (first is not None and first.inserter is not None):
+    end, client, first, last = session.outbound, session.inbound, session.first, session.last
+    if end is None or (first is not None and first.inserter is not None):
         return None
-    session.watch = watch = Watch(awaits_answer=session.active_at > session.answered_at)
+    if last is not None and last.lost:
+        return None
+    session.watch = watch = Watch()
+    begun = last.under_way(session.bytes_in, session.bytes_out) if last is not None else None
+    if last is None and session.bytes_in and len(session.asked) == session.bytes_in:
+        begun = session.asked, b""
+    if begun is not None:
+        watch.borders.begin(*begun)
+    elif session.active_at > session.answered_at:
+        watch.borders.await_answer()
     loop = session.worker.loop
     # Bound methods, because the loop finds the session of a handler that raised.
     loop.handle(client.fd, MethodType(_on_inbound, session))
@@ -152,6 +159,11 @@ def _begin_to_watch(session: DrivenSession) -> Watch | None:
 
 def _on_inbound(session: DrivenSession, mask: int) -> None:
     """The socket of a watched client is ready."""
+    end = session.outbound
+    if end is not None and not end.answered:  # it may have refused our certificate
+        _on_outbound(session, IN)
+        if session.state is not State.RELAY or session.outbound is not end:
+            return
     session.follow(relaying.on_event(session, Side.INBOUND, mask))
 
 
@@ -159,6 +171,8 @@ def _on_outbound(session: DrivenSession, mask: int) -> None:
     """The socket of a watched backend is ready."""
     session.follow(relaying.on_event(session, Side.OUTBOUND, mask))
     watch = session.watch
+    if session.bytes_out:
+        session.note_answer()
     if watch is not None and watch.borders.between and not end_quietly(session):
         cork(session.inbound.sock, 0)
 

@@ -211,6 +211,7 @@ def _forward_first(
             outbound.held, size = pump.held, ~size
         if size:
             _count(session, Side.INBOUND, size)
+            session.asked = head[:size]
     return _pass_end(session, inbound, outbound) if inbound.ended else None
 
 

@@ -32,6 +32,7 @@ from relay.tls.verification import Chain
 from relay.worker.backend import BackendState
 from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
+from relay.worker.last_exchange import LastExchange
 from relay.worker.listener_settings import Listener
 from relay.worker.pools import Choice
 from relay.worker.watch import Watch
@@ -94,6 +95,7 @@ class Session(ABC):
         "addresses_tried",  # a backend's index, once for each of its addresses that failed
         "answered_at",  # when the backend's bytes were last moved
         "arriving",  # a hello that comes in pieces
+        "asked",  # what the client has sent before the backend's first byte, if it is short
         "asked_for",  # what the client has asked for in the clear: see `starttls`
         "attempt",  # the next attempt to connect, if it is to the same backend again
         "awaits_header",  # the peer has not sent its PROXY header yet
@@ -117,6 +119,8 @@ class Session(ABC):
         "identity",
         "inbound",
         "inbound_tls",
+        "kept",  # how many records may still be kept in this second
+        "last",  # the last HTTP/1 exchange, once the backend has answered
         "limited",  # it counts in the limits per client address
         "listener",
         "number",
@@ -167,7 +171,9 @@ class Session(ABC):
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
         self.sni, self.asked_for, self.signatures, self.ech = "", "", b"", False
-        self.first_reply = b""
+        self.first_reply = self.asked = b""
+        self.last: LastExchange | None = None
+        self.kept = 0
         self.watch: Watch | None = None
         self.route: AnyRoute | None = None
         self.trust: ClientTrust | None = None
@@ -199,6 +205,10 @@ class Session(ABC):
 
     def move(self, side: Side) -> int:
         """Move what this side has sent; how many bytes it was."""
+        raise NotImplementedError
+
+    def keep_exchanges(self) -> None:
+        """Keep the last HTTP/1 exchange; see `relay.worker.http_session`."""
         raise NotImplementedError
 
     @abstractmethod

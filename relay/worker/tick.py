@@ -25,6 +25,9 @@ def tick(worker: Worker, drain: Drain, quiet_ends: QuietEnds, expiry: Expiry) ->
     worker.usage.write(worker.cells)
     drain.check()
     quiet_ends.on_tick()
+    for session in worker.busy:
+        session.keep_exchanges()
+    worker.busy.clear()
     worker.log.on_tick()
     if worker.examples is not None:
         worker.examples.on_tick()

@@ -20,8 +20,8 @@ class Watch:
 
     __slots__ = ("borders",)
 
-    def __init__(self, *, awaits_answer: bool) -> None:
-        self.borders = MessageBorders(awaits_answer=awaits_answer)
+    def __init__(self) -> None:
+        self.borders = MessageBorders()
 
     def move(self, pump: Transfer, side: Side, source: Connection, sink: Connection) -> int:
         """Do what `Pump.move` does with one record, and look at it."""

@@ -62,6 +62,7 @@ class Worker:
         # For sessions.
         self.sessions: set[Session] = set()
         self.numbers = itertools.count(1)
+        self.busy: list[Session] = []  # too busy in this second to keep their exchanges
         self.outliving: set[Session] = set()  # they end at the next quiet moment
         self.stops_when_empty = False
         self.admission = Admission(config.limits, max_connections, loop)

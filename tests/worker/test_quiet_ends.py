@@ -7,7 +7,7 @@ import time
 import pytest
 
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
-from relay.worker.quiet_ends import STREAM_S
+from relay.worker.http_session import RECORDS_PER_TICK
 from tests.support.worker import wait_until
 
 STAY = "[relay]\ndrain_timeout_s = 60"
@@ -158,13 +158,12 @@ def test_an_answer_with_a_pause_in_it_is_not_cut(start, door, pair):
 
 
 def test_a_stream_of_events_is_not_cut_between_two(start, door, pair):
-    """Its events come long after the request, and pause longer than an idle client."""
+    """Its first event comes at once, and the next one after a long pause."""
     back = door()
     relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
     client, server = pair(relay, back)
     event = b"3\r\nabc\r\n"
     exchange(client, server, REQUEST, CHUNKED)
-    wait_for_seconds(STREAM_S + 0.5)
     server.send(event)
     assert client.receive(len(event)) == event
     drain(relay)
@@ -173,6 +172,108 @@ def test_a_stream_of_events_is_not_cut_between_two(start, door, pair):
     assert client.receive(len(event)) == event
     assert relay.wait() == 0
     assert relay.record()["reason"] == "drain_timeout"
+
+
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n"
+HEAD = REQUEST.replace(b"GET", b"HEAD")
+# What the client sends, what the backend sends before the drain, and after a pause.
+UNFINISHED = {
+    "length": (REQUEST, [ANSWER[:-2]], ANSWER[-2:]),
+    "length in many records": (REQUEST, [LONG, bytes(39_000)], bytes(1_000)),
+    "chunked": (REQUEST, [CHUNKED, b"3\r\nabc\r\n"], b"0\r\n\r\n"),
+    "head in two parts": (REQUEST, [ANSWER[:20]], ANSWER[20:]),
+    "interim": (REQUEST, [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"], ANSWER),
+    "until the end": (REQUEST, [b"HTTP/1.1 200 OK\r\n\r\nhello"], b"world"),
+    "no answer": (REQUEST, [], ANSWER),
+    "pipelined": (REQUEST + REQUEST, [ANSWER], ANSWER),
+    "pipelined behind a body": (
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy" + REQUEST,
+        [ANSWER],
+        ANSWER,
+    ),
+    "not modified, then pipelined": (
+        REQUEST + REQUEST,
+        [b"HTTP/1.1 304 Not Modified\r\n\r\n"],
+        ANSWER,
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [0, 3], ids=["first exchange", "later exchange"])
+@pytest.mark.parametrize(("request_", "parts", "rest"), UNFINISHED.values(), ids=UNFINISHED)
+def test_no_pause_lets_an_answer_be_cut(start, door, pair, request_, parts, rest, before):
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
+    client, server = pair(relay, back)
+    for _ in range(before):
+        exchange(client, server)
+    client.send(request_)
+    assert server.receive(len(request_)) == request_
+    for part in parts:
+        server.send(part)
+        assert client.receive(len(part)) == part
+    drain(relay)
+    wait_for_seconds(3.5)  # longer than the quiet time, a quarter of 8 s
+    server.send(rest)
+    assert client.receive(len(rest)) == rest
+
+
+FINISHED = {
+    "length": (REQUEST, [ANSWER]),
+    "length in many records": (REQUEST, [LONG, bytes(40_000)]),
+    "chunked": (REQUEST, [CHUNKED, b"3\r\nabc\r\n", b"0\r\n\r\n"]),
+    "chunked in one record": (REQUEST, [CHUNKED + b"3\r\nabc\r\n0\r\n\r\n"]),
+    "head": (HEAD, [LONG]),
+    "no content": (REQUEST, [b"HTTP/1.1 204 No Content\r\n\r\n"]),
+    "not modified": (REQUEST, [b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"]),
+    "post": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nxy", [ANSWER]),
+}
+
+
+@pytest.mark.parametrize("before", [0, 3], ids=["first exchange", "later exchange"])
+@pytest.mark.parametrize(("request_", "answers"), FINISHED.values(), ids=FINISHED)
+def test_an_idle_connection_ends_after(start, door, pair, request_, answers, before):
+    """Its last exchange was complete when the drain began."""
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
+    client, server = pair(relay, back)
+    for _ in range(before):
+        exchange(client, server)
+    client.send(request_)
+    assert server.receive(len(request_)) == request_
+    for answer in answers:
+        server.send(answer)
+        assert client.receive(len(answer)) == answer
+    drain(relay)
+    ended(client, server, relay)
+    assert relay.record()["duration_s"] < 6
+
+
+def test_a_busy_connection_ends_when_it_is_idle(start, door, pair):
+    """Its exchanges are kept again after the second in which there were too many."""
+    back = door()
+    relay = start([back.address], top="[relay]\ndrain_timeout_s = 8")
+    client, server = pair(relay, back)
+    for _ in range(RECORDS_PER_TICK):
+        exchange(client, server)
+    wait_for_seconds(1.5)
+    exchange(client, server)
+    drain(relay)
+    ended(client, server, relay)
+    assert relay.record()["duration_s"] < 7
+
+
+def test_a_first_request_under_way_is_followed(start, door, pair):
+    """The connection ends with the answer, though nothing had come from the backend."""
+    back = door()
+    relay = start([back.address], top=STAY)
+    client, server = pair(relay, back)
+    client.send(HEAD)
+    assert server.receive(len(HEAD)) == HEAD
+    drain(relay)
+    server.send(LONG)
+    assert client.receive(len(LONG)) == LONG
+    ended(client, server, relay)
 
 
 def test_max_session_s_ends_http_between_messages(start, door, pair):
