@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from functools import lru_cache
 from typing import NoReturn
 
 from relay.core.hello import MAX_BYTES, NEED_DATA, PROXY_HEADER, UNRECOGNIZED_NAME, Malformed
@@ -32,7 +33,7 @@ from relay.tls import stream
 from relay.tls.generation import AnyRoute, InboundRoute, PassthroughRoute
 from relay.worker import proxy_header, starttls
 from relay.worker.loop import ET, IN
-from relay.worker.session import Session
+from relay.worker.session import Handshake, Session
 
 PEEK_BYTES = MAX_BYTES
 MORE_BYTES = 4_096  # nearly all hellos are shorter
@@ -99,6 +100,8 @@ def step(session: Session) -> Event | None:
     session.patience_s = session.listener.patience[route.pool]
     session.worker.counters.routed(session.listener.name, route.label)
     if isinstance(route, PassthroughRoute):
+        if hello.alpn:
+            session.inbound_tls = _offered(hello.alpn)
         pool = session.worker.pools[route.pool]
         if pool.named and pool.has_no_address:
             _refuse_unresolved(session, route)
@@ -118,6 +121,13 @@ def too_slow(session: Session) -> Event | None:
     """Say at the deadline what is missing."""
     detail = "sent no whole PROXY header" if session.awaits_header else ""
     raise SessionError(Side.INBOUND, Reason.HELLO_TIMEOUT, detail)
+
+
+@lru_cache(64)
+def _offered(names: tuple[bytes, ...]) -> Handshake:
+    """For the log line of a handshake that is not ours: what the client offers."""
+    text = ",".join(name.decode("ascii", "replace") for name in names)
+    return Handshake(alpn="".join(each if each.isprintable() else "?" for each in text))
 
 
 def _answered(session: Session, size: int) -> bool:

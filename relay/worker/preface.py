@@ -131,7 +131,7 @@ def _common(session: Session, send: SendProxy) -> CommonTlvs:
     version, cipher, group, alpn, resumed, _ = session.inbound_tls
     who, route = session.identity, session.route
     if session.inbound.ssl is None or not isinstance(route, InboundRoute):
-        return common_tlvs(send, session.sni, alpn, None)
+        return common_tlvs(send, session.sni, "", None)
     cn = who.cn[0] if who is not None and who.cn else ""
     if len(cn) > LONGEST_CN:
         cn = ""  # it is not sent, so it is not kept either

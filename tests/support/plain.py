@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.peer import PATIENCE_S
@@ -64,10 +65,11 @@ class UnixDoor:
             sock.close()
 
 
-def hello(name: str = "app.example.com") -> bytes:
+def hello(name: str = "app.example.com", alpn: Sequence[str] = ()) -> bytes:
     """A hello as the standard library's OpenSSL sends it."""
     outgoing = ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(list(alpn))
     tls = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()

@@ -330,3 +330,21 @@ def test_a_fast_stream_that_ends_is_delivered_whole(passed):
     assert (hashlib.sha256(data).digest(), how) == (hashlib.sha256(blob).digest(), "fin")
     client.close()
     assert relay.record()["reason"] == "finished"
+
+
+OFFERS = {
+    "none": ((), ""),
+    "one": (("postgresql",), "postgresql"),
+    "two": (("h2", "http/1.1"), "h2,http/1.1"),
+    "no text": (("\n\n", "h2"), "??,h2"),
+}
+
+
+@pytest.mark.parametrize(("offer", "logged"), OFFERS.values(), ids=OFFERS)
+def test_the_log_names_the_protocols_offered(run, door, raw, offer, logged):
+    back = door()
+    relay = run(passthrough_toml([back.address]))
+    client = raw(relay, hello(alpn=offer))
+    back.accept_tcp().close()
+    client.close()
+    assert relay.record()["alpn"] == logged
