@@ -23,13 +23,14 @@ Next: `relay.worker.driver.start`
 
 from __future__ import annotations
 
-import socket
 from collections import OrderedDict
 from itertools import islice
 from typing import Protocol
 
 from relay.config.model import Limits
 from relay.errors import Reason, SessionError, Side
+from relay.worker.client_rate import address_key
+from relay.worker.listener_settings import Listener
 from relay.worker.loop import Loop
 
 # A handshake reads a dozen times at most: two hellos and a chain of certificates, in
@@ -42,7 +43,6 @@ _LEAST_GRACE_S = 0.001
 # How many of the stalest are examined to find one that does not wait for us.
 _MOST_EXAMINED = 16
 _INFINITY = float("inf")
-_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
 
 Key = str | bytes
 
@@ -51,6 +51,7 @@ class Client(Protocol):
     """A session, as far as its limits are concerned."""
 
     client_host: str
+    listener: Listener
     limited: bool  # it counts in the limits per client address
     started_at: float
     queued: bool
@@ -83,14 +84,6 @@ class _Progress:
 Order = OrderedDict[Client, _Progress]
 
 
-def address_key(host: str) -> Key:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    if ":" not in host:
-        return host
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    return socket.inet_ntoa(packed[12:]) if packed.startswith(_MAPPED) else packed[:8]
-
-
 class Admission:
     """The limits of one worker."""
 
@@ -99,7 +92,7 @@ class Admission:
         self._connections = 0  # half open or not
         self._max_connections = max_connections
         self.per_client = limits.per_client
-        self._clients: dict[str, int] = {}
+        self._clients: dict[Key, int] = {}
         self._most = limits.handshakes
         self._most_per_client = limits.half_open_per_client
         self._half_open: Order = OrderedDict()
@@ -192,20 +185,23 @@ class Admission:
         self._limit(session, self._half_open[session])
 
     def _limit(self, session: Client, progress: _Progress) -> None:
-        host = session.client_host
+        if not (self.per_client or self._most_per_client):
+            return
+        key = address_key(session.client_host, session.listener.prefixes)
         if self.per_client:
-            self._clients[host] = self._clients.get(host, 0) + 1
+            self._clients[key] = self._clients.get(key, 0) + 1
         if self._most_per_client:
-            progress.key = key = address_key(host)
+            progress.key = key
             own = self._of_client.get(key)
             if own is not None and len(own) >= self._most_per_client:
                 why = f"{len(own)} connections of this client address were half open"
                 self._evict(_stalest(own), Reason.HALF_OPEN_PER_CLIENT, why)
             self._of_client.setdefault(key, OrderedDict())[session] = progress
 
-    def too_many_from(self, host: str) -> bool:
-        """Whether this address has more than limits.per_client connections now."""
-        return self._clients.get(host, 0) > self.per_client
+    def too_many_of(self, session: Client) -> bool:
+        """Whether its client has more than limits.per_client connections now."""
+        key = address_key(session.client_host, session.listener.prefixes)
+        return self._clients.get(key, 0) > self.per_client
 
     def progress(self, session: Client) -> None:
         """The client has sent something, and we wait for more."""
@@ -237,11 +233,12 @@ class Admission:
         if session in self._half_open:
             self._leave(session)
         if self.per_client and session.limited:
-            left = self._clients[session.client_host] - 1
+            key = address_key(session.client_host, session.listener.prefixes)
+            left = self._clients[key] - 1
             if left:
-                self._clients[session.client_host] = left
+                self._clients[key] = left
             else:
-                del self._clients[session.client_host]
+                del self._clients[key]
         if self._waiting and self._connections < self._max_connections:
             self._resume()
 

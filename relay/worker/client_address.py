@@ -16,7 +16,7 @@ from relay.worker.session import Session
 def why_refused(session: Session) -> SessionError | None:
     """Why a client of this address is refused; usually None."""
     worker, host = session.worker, session.client_host
-    if worker.admission.per_client and worker.admission.too_many_from(host):
+    if worker.admission.per_client and worker.admission.too_many_of(session):
         return SessionError(Side.INBOUND, Reason.PER_CLIENT_LIMIT)
     if worker.kicks is not None:
         kicked = refuse_address(worker.kicks, host)

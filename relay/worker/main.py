@@ -138,6 +138,7 @@ def _listeners(spec: WorkerSpec, buckets: TokenBuckets | None) -> dict[str, List
             if buckets is not None and each.per_client_rate
             else None,
             Probes(each, spec.layout.cell("relay_probes_total", each.name)),
+            (each.per_client_prefix_v4, each.per_client_prefix_v6),
             only_address([sock for name, sock in spec.listeners if name == each.name]),
         )
         for index, each in enumerate(config.listener)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.peer import PATIENCE_S, Peer, dial
-from tests.support.worker import client_context
+from tests.support.worker import client_context, wait_until
 
 
 def wait_in_queue(relay, stack):
@@ -142,3 +142,37 @@ def test_a_worker_without_descriptors_does_not_spin_or_blame(start, backend, pki
     assert last.receive(1) == b"z"
     last.close()
     assert "LimitNOFILE" in relay.messages()
+
+
+# How clients are counted, a client, the same one, and another one.
+NETWORKS = {
+    "IPv6": ("", "2001:db8:1:2::1", "2001:db8:1:2:a:b:c:d", "2001:db8:1:3::1"),
+    "IPv6, address": ("per_client_prefix_v6 = 128", "2001:db8::1", "2001:db8::1", "2001:db8::2"),
+    "IPv6, site": ("per_client_prefix_v6 = 48", "2001:db8:1::1", "2001:db8:1:9::", "2001:db8:2::1"),
+    "IPv4": ("", "192.0.2.1", "192.0.2.1", "192.0.2.2"),
+    "IPv4, network": ("per_client_prefix_v4 = 24", "192.0.2.1", "192.0.2.9", "192.0.3.1"),
+}
+
+
+@pytest.mark.parametrize("limit", ["per_client = 1", "per_client = 1\nhalf_open_per_client = 0"])
+@pytest.mark.parametrize(("prefix", "first", "same", "other"), NETWORKS.values(), ids=NETWORKS)
+def test_per_client_counts_networks(start, door, stack, prefix, first, same, other, limit):
+    settings = f'accept_proxy = {{ from = ["127.0.0.1"] }}\n{prefix}'
+    relay = start([door().address], listener=settings, top=f"[limits]\n{limit}")
+
+    def come(client):
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), 10))
+        family, to = ("TCP6", "2001:db8:f::1") if ":" in client else ("TCP4", "198.51.100.9")
+        sock.sendall(f"PROXY {family} {client} {to} 1 2\r\n".encode())
+        relay.let_it_turn()
+        return sock
+
+    known = come(first)
+    come(other)
+    assert relay.records() == []
+    come(same)
+    assert relay.record()["reason"] == "per_client_limit"
+    known.close()
+    wait_until(lambda: len(relay.records()) == 2, "the first one's end")
+    come(same)
+    assert len(relay.records()) == 2

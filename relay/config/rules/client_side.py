@@ -15,7 +15,7 @@ from relay.config.unix_addresses import unix_fault
 
 # As an entry of `accept_proxy.from`: peers on unix sockets, which have no address.
 UNIX = "unix"
-_OF_RATE = {"per_client_burst", "per_client_prefix_v4", "per_client_prefix_v6"}
+_PREFIXES = {"per_client_prefix_v4", "per_client_prefix_v6"}
 _LONGEST_WINDOW_S = 86_400
 
 
@@ -23,7 +23,7 @@ def check_client_side(found: ProblemList, where: str, listener: Listener, config
     """The keys of this listener that are about who connects to it."""
     _accept_proxy(found, where, listener)
     _unix(found, where, listener, config)
-    _rate(found, where, listener)
+    _rate(found, where, listener, config)
     _probes(found, where, listener)
 
 
@@ -75,10 +75,13 @@ def _unix(found: ProblemList, where: str, listener: Listener, config: Config) ->
             )
 
 
-def _rate(found: ProblemList, where: str, listener: Listener) -> None:
+def _rate(found: ProblemList, where: str, listener: Listener, config: Config) -> None:
     rate, burst = listener.per_client_rate, listener.per_client_burst
     if not rate:
-        for key in sorted(listener.model_fields_set & _OF_RATE):
+        limits = config.limits
+        counted = limits.per_client or limits.half_open_per_client
+        without_effect = {"per_client_burst"} | (set() if counted else _PREFIXES)
+        for key in sorted(listener.model_fields_set & without_effect):
             if getattr(listener, key) != Listener.model_fields[key].default:
                 found.add(
                     f"{where}.{key}",
