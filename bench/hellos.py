@@ -1,5 +1,8 @@
 """ClientHellos as bytes, made beforehand: sending them needs no TLS library.
 
+`python -m bench.hellos` sends the corpus of the tests through relay, nginx and HAProxy:
+see `bench.hello_corpus`.
+
 Never: opens a socket.
 """
 
@@ -47,3 +50,9 @@ def make_hello(name: str, *, share: bool = True, tls13: bool = True) -> bytes:
     body = b"\3\3" + os.urandom(32) + _block(os.urandom(32), 1) + _block(suites) + b"\1\0"
     message = b"\1" + _block(body + _block(b"".join(extensions)), 3)
     return b"\x16\3\1" + _block(message)
+
+
+if __name__ == "__main__":
+    from bench.hello_corpus import main
+
+    main()
