@@ -71,14 +71,19 @@ def start(config_file: Path | None, *, strict: bool) -> int:
 @click.command(
     cls=Command,
     section=SECTION,
-    examples=["relay check --config relay.toml"],
+    examples=["relay check --config relay.toml", "relay check --strict"],
     exit_codes={
-        EXIT_OK: "the relay would start with all of this configuration; see the warnings",
+        EXIT_OK: "the relay would start with this configuration; see the warnings",
         EXIT_CONFIG: "there are problems; all of them are listed, each with a remedy",
     },
 )
 @config_option
-def check(config_file: Path | None) -> int:
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Report what `relay start --strict` refuses: also names that do not resolve yet.",
+)
+def check(config_file: Path | None, *, strict: bool) -> int:
     """Check the configuration and its certificates.
 
     Lists everything that `relay start` would refuse or disable, and for every
@@ -94,9 +99,9 @@ def check(config_file: Path | None) -> int:
     from relay.supervisor.check import check_all
 
     hide_memory()  # the check reads private keys
-    report = check_all(config)
+    report = check_all(config, strict=strict)
     _show_findings(report.findings)
-    for problem in report.problems + report.temporary:
+    for problem in report.problems:
         say(str(problem))
     if report.count:
         problems = f"{report.count} problem{'s' if report.count > 1 else ''}"

@@ -47,21 +47,16 @@ CHECK_PATIENCE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a check found.
-
-    `temporary` problems may end by themselves. A start disables what they concern; only
-    a strict start refuses them.
-    """
+    """What a check found."""
 
     findings: list[Finding]
     problems: list[Problem]
-    temporary: list[Problem]
 
     @property
     def count(self) -> int:
         """How many problems there are; warnings do not count."""
         errors = [one for one in self.findings if one.level is Level.ERROR]
-        return len(errors) + len(self.problems) + len(self.temporary)
+        return len(errors) + len(self.problems)
 
     @property
     def would_start(self) -> bool:
@@ -70,8 +65,11 @@ class CheckReport:
         return not self.problems and not lasting
 
 
-def check_all(config: Config) -> CheckReport:
-    """Check the certificates, ciphers, owners, addresses and directories."""
+def check_all(config: Config, *, strict: bool = False) -> CheckReport:
+    """Check the certificates, ciphers, owners, addresses and directories.
+
+    A start waits for a name that does not resolve yet, and a strict one refuses it.
+    """
     now = datetime.now(UTC)
     files = Files()
     findings = lint(config, now, files) + lint_ciphers(config) + check_owners(config)
@@ -88,7 +86,11 @@ def check_all(config: Config) -> CheckReport:
         problems.append(Problem(key, what, error.hint))
     problems += _context_problems(config, findings)
     failed = failed_hosts(look_up_all(hosts_of(config), look_up), {})
-    temporary = list(unresolved_backends(config, failed))
+    level = Level.ERROR if strict else Level.WARNING
+    findings += [
+        Finding(level, "", "", one.what, one.remedy, one.where, temporary=True)
+        for one in unresolved_backends(config, failed)
+    ]
     problems += read_password(config)[1]
     problems += find_peer_users(config)[1]
     problems += _state_dir_problems(config)
@@ -97,7 +99,7 @@ def check_all(config: Config) -> CheckReport:
     problems += _address_problems(config, running)
     findings += _restart_warnings(config, running)
     findings += _open_balancers(config)
-    return CheckReport(findings, problems, temporary)
+    return CheckReport(findings, problems)
 
 
 def openssl_conf_findings(file: str) -> Iterator[Finding]:

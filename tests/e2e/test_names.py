@@ -185,7 +185,7 @@ def test_a_name_that_does_not_resolve_yet_is_waited_for(pki, dns, start, named, 
     gateway.wait_for_log("backend main/w1 is disabled: ")
     gateway.change_a_setting()
     assert gateway.command("reload").returncode == 0
-    assert "does not resolve" in gateway.command("check").stderr
+    assert "does not resolve" in gateway.command("check").stdout
     with pytest.raises((OSError, ssl.SSLError)):
         ask(pki, gateway)
     dns.set("_late._tcp.app.test", "SRV", *records(a))

@@ -335,7 +335,14 @@ def test_a_backend_without_an_address_is_disabled_alone(relay, pki, echo):
     pool = next(one for one in api["pools"] if one["name"] == "bad")
     assert pool["backends"][0]["status"] == "disabled"
     assert "does not resolve" in pool["backends"][0]["disabled"]
-    assert "does not resolve" in gateway.command("check").stderr
+    checked = gateway.command("check")
+    assert checked.returncode == 0, checked
+    [warning] = [line for line in checked.stdout.splitlines() if "does not resolve" in line]
+    assert warning.startswith("warning pool.bad.backend[0].address: no-such-host.invalid does not")
+    strict = gateway.command("check", "--strict")
+    assert strict.returncode == 78, strict
+    assert "error pool.bad.backend[0].address: no-such-host.invalid does not" in strict.stdout
+    assert "1 problem; the relay would start with a part of it disabled" in strict.stderr
 
 
 def test_a_pool_goes_on_without_a_backend_that_does_not_resolve(relay, pki, echo, body):
