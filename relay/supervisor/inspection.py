@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from relay.errors import ConfigError, Problem, StartupError
 from relay.files import Contents, Files, Fingerprint
 from relay.logs.access_log import check_access_log
 from relay.memory_shortage import HINT, describe_shortage, is_too_little_memory
+from relay.quick_pickle import dumps
 from relay.shared.addresses import Located
 from relay.shared.backends_view import pool_facts
 from relay.shared.entities import Entities, entities_of, hosts_of
@@ -297,4 +297,4 @@ def inspect_to_bytes(request: PrepareRequest, resolve: Resolve = look_up) -> byt
         if not is_too_little_memory(error):
             raise
         found = Refusal(what=describe_shortage(error), hint=HINT)
-    return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
+    return dumps(found)

@@ -11,12 +11,12 @@ Next: `relay.worker.updates.Updates`
 from __future__ import annotations
 
 import logging
-import pickle
 import time
 from collections.abc import Callable, Collection, Iterator
 
 from relay.core.fleet_view import Rules
 from relay.errors import ConfigError, describe_error
+from relay.quick_pickle import dumps
 from relay.shared.replies import FailureReply, ReloadReply
 from relay.shared.scoreboard import UPDATE
 from relay.supervisor.generations import Generations
@@ -181,7 +181,7 @@ class Renewals:
             sets[name] = shared_set(name, found.revoked[name])
             yield
         yield from renew_steps(prepared.generation, found.renewal, sets)
-        data = pickle.dumps(found.renewal, pickle.HIGHEST_PROTOCOL)
+        data = dumps(found.renewal)
         number = prepared.generation.number
         updates = self._workers.updates
         fds = [each.memory.fd for each in sets.values() if each.memory is not None]

@@ -47,6 +47,7 @@ class Switchover:
         self._before: Generation | None = None
         self._next: Generation | None = None
         self._dismantling: Iterator[None] | None = None
+        self._decided = False  # in this turn
         self._staying_until_at = 0.0  # 0 if no reload waits for the slots
 
     @property
@@ -75,6 +76,7 @@ class Switchover:
     def finish(self, decision: Decision) -> None:
         """The next generation serves, or was given up: let everything else follow."""
         committed = isinstance(decision, Commit)
+        self._decided = True
         losing = self._before if committed else self._next
         self._before = self._next = None
         if losing is not None:
@@ -104,6 +106,9 @@ class Switchover:
 
     def step(self, now: float) -> None:
         """Send trust to old workers; free TLS contexts, for about TURN_S."""
+        if self._decided:  # that was work enough for this turn
+            self._decided = False
+            return
         self._trust_updates.step(now)
         if self._dismantling is None:
             return

@@ -14,10 +14,10 @@ Next: `relay.worker.judgement.Judgement`
 from __future__ import annotations
 
 import logging
-import pickle
 from operator import is_
 
 from relay.errors import describe_error
+from relay.quick_pickle import dumps
 from relay.shared.scoreboard import UPDATE
 from relay.supervisor.children import STALLED_S
 from relay.supervisor.generations import Generations
@@ -84,7 +84,7 @@ class TrustUpdates:
             return
         try:
             for update, fds in parts(*trust_of(generation)):
-                data = pickle.dumps(update, pickle.HIGHEST_PROTOCOL)
+                data = dumps(update)
                 self._number = self._workers.updates.send(
                     data, fds, to=lambda number: number not in wanted
                 )

@@ -20,7 +20,7 @@ from relay.worker.drain import DrainUpdate
 from relay.worker.kicked import KickUpdate
 
 # Change it when a message means something else and its fields stay.
-MEANING = 1
+MEANING = 2
 MESSAGES = (TrustUpdate, KickUpdate, DrainUpdate)
 
 

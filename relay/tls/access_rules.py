@@ -25,6 +25,7 @@ from unicodedata import category, normalize
 from relay.config.distinguished_name import NameKey, fold, parse_name
 from relay.config.listener_model import Allow, Deny
 from relay.core.untrusted import clip, clip_names
+from relay.quick_pickle import QuickPickle
 from relay.tls.certificates.name_keys import key_of_name
 from relay.tls.identity import Identity
 from relay.tls.patterns import UriPattern, dns_pattern, wide_forms
@@ -33,7 +34,7 @@ _V4_IN_V6 = bytes(10) + b"\xff\xff"
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(QuickPickle):
     """The entries of `allow` or `deny`.
 
     Each dictionary maps the value to compare to the entry's text, so that long lists
@@ -133,7 +134,7 @@ class Entries:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessRules:
+class AccessRules(QuickPickle):
     """Which clients a route lets in, of those with a certificate of its CAs.
 
     Without entries in `allowed`, all that `denied` does not name.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from relay.config.section import Crl
+from relay.quick_pickle import QuickPickle
 from relay.tls.access_rules import AccessRules
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.configured import DEFAULT_RULES, ChainRules
@@ -38,7 +39,7 @@ Issuers: TypeAlias = dict[tuple[bytes, bytes], tuple[bytes, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class CaTrust:
+class CaTrust(QuickPickle):
     """The CAs of one file.
 
     `valid_until` maps a CA's subject (DER) to the Unix time until which it and the CAs
@@ -123,7 +124,7 @@ def _key_of(certificate: Certificate) -> CaKey:
 
 
 @dataclass(frozen=True, slots=True)
-class CrlPolicy:
+class CrlPolicy(QuickPickle):
     """What follows if no list, or only an expired one, covers a certificate.
 
     An expired list counts for `grace_s` more. `learns`: certificates say where the
@@ -144,7 +145,7 @@ class CrlPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientTrust:
+class ClientTrust(QuickPickle):
     """Whom a route trusts."""
 
     rules: AccessRules
@@ -161,7 +162,7 @@ class ClientTrust:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendTrust:
+class BackendTrust(QuickPickle):
     """Whom a pool trusts."""
 
     cas: CaTrust

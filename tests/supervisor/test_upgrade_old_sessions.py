@@ -52,8 +52,8 @@ def wait_for_end(client):
 def with_other_messages(package):
     file = package / "supervisor" / "update_messages.py"
     text = file.read_text()
-    assert "MEANING = 1\n" in text
-    file.write_text(text.replace("MEANING = 1\n", "MEANING = 2\n"))
+    assert "MEANING = 2\n" in text
+    file.write_text(text.replace("MEANING = 2\n", "MEANING = 3\n"))
 
 
 def test_a_kick_reaches_sessions_from_before(start, installed, pki, bob, dial):

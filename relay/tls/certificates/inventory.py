@@ -12,13 +12,14 @@ from pathlib import Path
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem
 from relay.files import Files
+from relay.quick_pickle import QuickPickle
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.configured import authorities_of, pairs_of
 from relay.tls.certificates.pem import read_certificates
 
 
 @dataclass(frozen=True, slots=True)
-class CertificateInfo:
+class CertificateInfo(QuickPickle):
     """One certificate of a configured file.
 
     Names follow RFC 4514, times are Unix time.

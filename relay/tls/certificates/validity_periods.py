@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relay.dates import minute
+from relay.quick_pickle import QuickPickle
 
 _FOREVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class ValidityPeriod:
+class ValidityPeriod(QuickPickle):
     """When the file behind one configuration key is valid; Unix time.
 
     `begins` and `ends` name the certificates that set the two limits.
