@@ -125,18 +125,20 @@ class Preparation:
 
     @property
     def building(self) -> bool:
-        """Whether contexts are built, so that `step` must be called at once."""
-        return self._steps is not None
+        """Whether it can go on, so that `step` must be called at once."""
+        return self._steps is not None or self._renewed is not None
 
     def step(self, now: float, turn_s: float = TURN_S) -> Prepared | Renewed | None:
         """Go on for about `turn_s`; None until it is done.
 
         Raises ConfigError and StartupError; then it is over.
         """
+        if self._renewed is not None:
+            return self._renewed
         if self._steps is None:
             # To unpickle the answer of hundreds of routes is a turn's work by itself.
             self._receive(now)
-            return self._renewed
+            return None
         until = time.monotonic() + turn_s
         while time.monotonic() < until:
             try:

@@ -181,6 +181,7 @@ class Renewals:
             sets[name] = shared_set(name, found.revoked[name])
             yield
         yield from renew_steps(prepared.generation, found.renewal, sets)
+        yield
         data = dumps(found.renewal)
         number = prepared.generation.number
         updates = self._workers.updates
