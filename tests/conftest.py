@@ -27,6 +27,34 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 TURNSTILE = os.open(__file__, os.O_RDONLY)
 # Slow tests start first, so that `pytest -n` does not wait for one of them at the end.
 SLOW_FIRST = ("supervisor", "e2e", "worker", "admin", "bench", "checker")
+# One process runs all tests of each of these: they share a browser, a database or a
+# relay.
+TOGETHER = (
+    "tests/admin/test_access.py",
+    "tests/admin/test_balancer_manager.py",
+    "tests/admin/test_balancer_page.py",
+    "tests/e2e/test_bad_input.py",
+    "tests/e2e/test_foreign_clients.py",
+    "tests/e2e/test_routing.py",
+    "tests/worker/test_postgres.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each process of `pytest -n` its next test when it has few left.
+
+    By itself, xdist gives the first process the first 480 tests. These are the slowest,
+    and the suite would wait for that process at the end.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneByOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return OneByOne(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_collection_modifyitems(items):
