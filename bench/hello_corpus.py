@@ -80,8 +80,8 @@ load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events {{ worker_connections 4096; }}
 stream {{
     map $ssl_preread_server_name $pool {{
-        app.example.com 127.0.0.1:{app};
-        "~*^[^.]+\\.wild\\.example\\.com$" 127.0.0.1:{wild};
+        "~*^app\\.example\\.com\\.?$" 127.0.0.1:{app};
+        "~*^[^.]+\\.wild\\.example\\.com\\.?$" 127.0.0.1:{wild};
         default 127.0.0.1:{rest};
     }}
     server {{
@@ -106,8 +106,8 @@ frontend gateway
     tcp-request inspect-delay {hello_s}s
     tcp-request content accept if {{ req.ssl_hello_type 1 }}
     tcp-request content reject
-    use_backend app if {{ req.ssl_sni -i app.example.com }}
-    use_backend wild if {{ req.ssl_sni -i -m reg ^[^.]+\\.wild\\.example\\.com$ }}
+    use_backend app if {{ req.ssl_sni -i -m reg ^app\\.example\\.com\\.?$ }}
+    use_backend wild if {{ req.ssl_sni -i -m reg ^[^.]+\\.wild\\.example\\.com\\.?$ }}
     default_backend rest
 """
 
