@@ -23,13 +23,15 @@ Next: `relay.worker.driver.start`
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from itertools import islice
 from typing import Protocol
 
 from relay.config.model import Limits
+from relay.core.sticky import source_key
 from relay.errors import Reason, SessionError, Side
-from relay.worker.client_rate import address_key
+from relay.worker.client_rate import DEFAULT_PREFIXES, Prefixes
 from relay.worker.listener_settings import Listener
 from relay.worker.loop import Loop
 
@@ -43,6 +45,7 @@ _LEAST_GRACE_S = 0.001
 # How many of the stalest are examined to find one that does not wait for us.
 _MOST_EXAMINED = 16
 _INFINITY = float("inf")
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
 
 Key = str | bytes
 
@@ -82,6 +85,16 @@ class _Progress:
 
 
 Order = OrderedDict[Client, _Progress]
+
+
+def address_key(host: str, prefixes: Prefixes = DEFAULT_PREFIXES) -> str | bytes:
+    """What counts as one client: by default an IPv4 address, or a /64 of IPv6."""
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if not packed.startswith(_MAPPED):
+            return packed[:8] if prefixes[1] == DEFAULT_PREFIXES[1] else source_key(host, *prefixes)
+        host = socket.inet_ntoa(packed[12:])
+    return host if prefixes[0] == DEFAULT_PREFIXES[0] else source_key(host, *prefixes)
 
 
 class Admission:

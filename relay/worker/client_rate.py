@@ -5,7 +5,6 @@ Never: counts a connection whose client's address is not known.
 
 from __future__ import annotations
 
-import socket
 from typing import TypeAlias
 
 from relay.config.listener_model import Listener
@@ -14,17 +13,6 @@ from relay.core.token_bucket import Rate, TokenBuckets, default_burst
 
 Prefixes: TypeAlias = tuple[int, int]  # of IPv4 and IPv6
 DEFAULT_PREFIXES: Prefixes = (32, 64)
-_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address on an IPv6 socket, RFC 4291, 2.5.5.2
-
-
-def address_key(host: str, prefixes: Prefixes = DEFAULT_PREFIXES) -> str | bytes:
-    """What counts as one client: by default an IPv4 address, or a /64 of IPv6."""
-    if ":" in host:
-        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-        if not packed.startswith(_MAPPED):
-            return packed[:8] if prefixes[1] == DEFAULT_PREFIXES[1] else source_key(host, *prefixes)
-        host = socket.inet_ntoa(packed[12:])
-    return host if prefixes[0] == DEFAULT_PREFIXES[0] else source_key(host, *prefixes)
 
 
 class ClientRate:

@@ -147,16 +147,13 @@ class DrivenSession(HttpSession):
             self.note_answer()
             if not (end.ended or client.held):
                 self.worker.loop.handle(end.fd, on_outbound)
-                self._replied(end, VIEW[: self.bytes_out] if unanswered else b"")
-
-    def _replied(self, end: Connection, reply: bytes) -> None:
-        """Watch the client as usual, or keep its HTTP/1 exchanges."""
-        first = self.first
-        if self.inbound.ssl is not None and self.watch is None:
-            on_inbound = self.on_inbound if end.ssl is not None else self.on_plain_inbound
-            self.worker.loop.handle(self.inbound.fd, on_inbound)
-            if reply.startswith(ANSWER) or (first is not None and first.found.http):
-                self.keep_first_exchange(reply)
+                if client.ssl is None or self.watch is not None:
+                    return
+                on_inbound = self.on_inbound if end.ssl is not None else self.on_plain_inbound
+                self.worker.loop.handle(client.fd, on_inbound)
+                reply = VIEW[: self.bytes_out] if unanswered else b""
+                if reply.startswith(ANSWER) or (first is not None and first.found.http):
+                    self.keep_first_exchange(reply)
 
     def on_first_request(self, mask: int) -> None:
         """Do what `on_inbound` does, and keep what was read, if it is short."""

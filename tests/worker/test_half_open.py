@@ -8,8 +8,7 @@ import pytest
 
 from bench.hellos import make_hello
 from bench.strangers import Strangers, StrangersChild
-from relay.worker.admission import MOST_PROGRESS
-from relay.worker.client_rate import address_key
+from relay.worker.admission import MOST_PROGRESS, address_key
 from relay.worker.lingering_close import LingeringCloses
 from relay.worker.loop import Loop
 from tests.support import ready
