@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
+from relay.core.hello_offer import offered
 from relay.core.lifecycle import Event
 from relay.errors import Reason, SessionError, Side
 from relay.tls import stream, verification
@@ -86,14 +87,16 @@ def step(session: Session) -> Event | None:
         _report_lists(session)
         session.inbound_tls = _agreed(session, None)
         resumed = session.inbound_tls.resumed and session.identity is not None
+        offer = offered(progress.reason, session.offer)
         detail = progress.detail + (_OLD_CERTIFICATE if resumed else "")
+        detail += f": the client {offer}" if offer else ""
         raise SessionError(Side.INBOUND, progress.reason, detail)
     error = _check(session)
     if error is not None:
         session.inbound_tls = _agreed(session, None)
         raise error
     _report_lists(session)
-    end.established, end.stepwise = True, None
+    end.established, end.stepwise, session.offer = True, None, b""
     seconds = time.monotonic() - session.started_at
     session.inbound_tls = _agreed(session, seconds)
     who, route = session.identity, session.route

@@ -77,7 +77,8 @@ def step(session: Session) -> Event | None:
     if arriving is not None and not arriving.look(_view[:size]):
         _wait_for_hello(session, arriving, size)
         return None
-    hello = session.worker.hellos.parse(bytes(_view[:size]))
+    data = bytes(_view[:size])
+    hello = session.worker.hellos.parse(data)
     if hello is NEED_DATA:
         session.arriving = arriving = PartialHello()
         arriving.look(_view[:size])
@@ -111,7 +112,7 @@ def step(session: Session) -> Event | None:
     pool = session.worker.pools[route.pool]
     if pool.named and pool.has_no_address:
         _refuse_unresolved(session, route)
-    end.unread = size
+    end.unread, session.offer = size, data
     session.trust = route.verified_by
     end.ssl = stream.accept(route.owner, route.material, end.fd)
     return Event.ROUTED

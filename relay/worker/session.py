@@ -124,6 +124,7 @@ class Session(ABC):
         "limited",  # it counts in the limits per client address
         "listener",
         "number",
+        "offer",  # the hello of a client in its handshake
         "outbound",
         "outbound_tls",
         "outcome",
@@ -171,7 +172,7 @@ class Session(ABC):
         self.arriving: PartialHello | None = None
         self.first: FirstBytes | None = None
         self.sni, self.asked_for, self.signatures, self.ech = "", "", b"", False
-        self.first_reply = self.asked = b""
+        self.first_reply = self.asked = self.offer = b""
         self.last: LastExchange | None = None
         self.kept = 0
         self.watch: Watch | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from OpenSSL import SSL
 from relay.core.hello import MAX_HELLO_BYTES
 from tests.support.hellos import HELLOS, records
 from tests.support.peer import PATIENCE_S, Peer
+from tests.support.programs import needs, program
 from tests.support.worker import (
     RunningWorker,
     client_context,
@@ -331,3 +333,29 @@ def test_an_underscore_is_part_of_names_in_use(start, backend, pki):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         sock = socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S)
         assert exchanged(Peer(sock, context, server_side=False, name=name)) == b"hello"
+
+
+# s_client's options, the route's setting, and what the log line says of the client.
+OFFERS = {
+    "TLS 1.1": (("-tls1_1", "-cipher", "ALL:@SECLEVEL=0"), "", "offers at most TLS 1.1"),
+    "TLS 1.2": (("-tls1_2",), 'min_version = "TLSv1.3"', "offers at most TLS 1.2"),
+    "TLS 1.3": (("-tls1_3",), 'max_version = "TLSv1.2"', "offers TLS 1.3"),
+    "cipher": (("-tls1_2", "-cipher", "AES128-SHA"), "", "offers the ciphers AES128-SHA"),
+    "suite": (
+        ("-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"),
+        "",
+        "offers the ciphers TLS_AES_128_CCM_SHA256 and the groups ",
+    ),
+    "group": (("-tls1_3", "-groups", "X448"), "", "offers the groups X448"),
+    "ALPN": (("-alpn", "foo,http/1.1"), 'alpn = ["h2"]', "offers the protocols foo, http/1.1"),
+}
+
+
+@needs("openssl")
+@pytest.mark.parametrize(("options", "route", "said"), OFFERS.values(), ids=OFFERS)
+def test_a_refusal_names_what_the_client_offers(start, backend, options, route, said):
+    relay = start([backend().address], route=route)
+    command = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{relay.port}"]
+    command += ["-servername", "app.example.com", *options]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    assert f"the client {said}" in relay.record()["detail"]
