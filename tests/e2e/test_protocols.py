@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import ssl
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -183,3 +185,29 @@ def test_2_mib_arrive_whole_and_a_half_close_keeps_the_answer(start, pki, echo):
     assert (data, how) == (b"last words", "close_notify")
     (line,) = gateway.wait_for_access(reason="finished")
     assert (line["bytes_in"], line["bytes_out"]) == (32 * len(blob) + 10,) * 2
+
+
+@needs("nginx")
+@needs("curl")
+def test_a_drain_cuts_no_stream_of_http2(start, pki, short_path, tmp_path):
+    """Two streams of one connection go on to their ends, and the drain ends with it."""
+    (short_path / "file").write_bytes(data := bytes(range(256)) * 2_400)
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    options = ["--http2", "--parallel"]
+    for output in outputs:
+        options += ["--output", str(output)]
+    with Nginx(short_path, pki) as nginx, ThreadPoolExecutor() as pool:
+        gateway = start(
+            listener_table(route_table(pki, alpn=["h2"])) + pool_table(pki, [nginx.address]),
+            relay={"drain_timeout_s": 60},
+        )
+        paths = ("/slow/file?1", "/slow/file?2")
+        done = pool.submit(curl, pki, gateway.port(), *paths, options=tuple(options))
+        wait_until("both streams", lambda: all(each.exists() for each in outputs))
+        assert max(each.stat().st_size for each in outputs) < len(data)
+        gateway.signal(signal.SIGTERM)
+        gateway.wait_for_log("draining")
+        assert done.result().returncode == 0
+        assert [each.read_bytes() for each in outputs] == [data, data]
+        assert gateway.wait() == 0
+        assert {line["reason"] for line in gateway.access()} <= {"finished", "truncated"}

@@ -203,6 +203,7 @@ http {{
     ssl_certificate {self._files.certificate}; ssl_certificate_key {self._files.key};
     ssl_client_certificate {self._client_ca}; ssl_verify_client on; ssl_protocols TLSv1.2 TLSv1.3;
     default_type text/plain;
+    location /slow/ {{ alias {at}/; limit_rate 75k; }}
     location / {{ return 200 "nginx $request_uri $server_protocol $ssl_client_s_dn\\n"; }}
   }}
 }}
