@@ -86,6 +86,11 @@ class AdminProcess:
         """Its pid while it runs."""
         return self._child.pid
 
+    @property
+    def ending(self) -> bool:
+        """Whether the process was told to end, and runs still."""
+        return self._child.pid is not None and self._child.stop_requested
+
     def step(
         self,
         now: float,

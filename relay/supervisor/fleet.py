@@ -170,8 +170,6 @@ class Fleet:
         decision = self._carry_out(now)
         self.retire()
         self.slots.served(self.serving_pids())
-        if self.complete:
-            self.generations.release_kept(now)
         if not self._start.done and self.ending is Shutdown.NO:
             self._start.fork_error = self._actions.fork_error
             self._start.check(

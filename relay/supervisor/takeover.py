@@ -9,7 +9,7 @@ import logging
 import socket
 
 import relay
-from relay.core.fleet_view import Phase, Rules
+from relay.core.fleet_view import Phase, Rules, Shutdown
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.announcer import Announcer
 from relay.supervisor.control import Client, ControlServer
@@ -32,6 +32,7 @@ class Takeover:
         self._announcer = announcer
         self._rules = rules
         self._clients: list[Client] = []
+        self._renewed = False  # the admin process was told to end
         self._until_at: float | None = None
 
     def take_clients(self, state: State, control: ControlServer) -> None:
@@ -46,13 +47,17 @@ class Takeover:
 
     def step(self, now: float) -> None:
         """Answer when no worker of the version before accepts, or after a while."""
+        if self._fleet.complete and not self._shows_before:
+            self._fleet.generations.release_kept(now)
         if not self._announcer.announced:
             return
-        if self._until_at is None:
-            self._until_at = now + self._rules.handover_s
+        if not self._renewed:
+            self._renewed = True
             self._admin.renew()
         if self._fleet.generations.kept:
             return
+        if self._until_at is None:
+            self._until_at = now + self._rules.handover_s
         if self._accepting() and now < self._until_at:
             return
         self.done = True
@@ -72,6 +77,17 @@ class Takeover:
                     "generation": number,
                 }
             )
+
+    @property
+    def _shows_before(self) -> bool:
+        """Whether the admin process is still that of the version before.
+
+        It sees no worker of this version. If the others drained first, its /readyz
+        would say that nobody serves.
+        """
+        if self._fleet.ending is not Shutdown.NO:
+            return False
+        return not self._renewed or self._admin.ending
 
     def _accepting(self) -> bool:
         return any(worker.phase is Phase.SERVING for worker in self._fleet.outgoing())

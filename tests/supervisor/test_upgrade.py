@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.endurance_ready import ReadyPoller
 from relay.admin.metrics import parse_metrics
 from tests.support.client import talk
 from tests.support.gateway import wait_until
@@ -95,6 +96,22 @@ def raise_at_start(package):
     append("supervisor/main.py", "\n\ndef run(*_a, **_k):\n    raise RuntimeError('new')\n")(
         package
     )
+
+
+def test_readyz_says_yes_during_an_upgrade(old, installed):
+    """A balancer that asks all the time never hears that nobody serves."""
+    host, _, port = old.admin_url.removeprefix("http://").rpartition(":")
+    poller = ReadyPoller(host, int(port))
+    poller.start()
+    try:
+        for number in range(2):
+            installed.install(f"2.0.{number}")
+            answered = upgrade(old)
+            assert answered.returncode == 0, answered.stderr
+    finally:
+        poller.stop()
+    assert poller.failures == []
+    assert set(poller.answers) == {"200"}
 
 
 @pytest.mark.parametrize(
