@@ -5,6 +5,7 @@ Never: leaves one behind. Each ends when its stdin ends, or is killed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -90,7 +91,8 @@ class Child:
     ) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # it has ended
+                    pipe.close()
         try:
             self._process.wait(3)
         except subprocess.TimeoutExpired:

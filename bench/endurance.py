@@ -6,9 +6,10 @@ gateway is reloaded, upgraded, restarted, or one of its workers is killed. It pr
 many clients were served, how many were not and why, how long they took, and how memory
 and open files of the gateway grew.
 
-After a kill, the clients of the killed worker fail. A worker that is killed writes no
-line in the access log for them. So a client that failed and has a line there belonged
-to a living worker, and counts as lost; one without a line is excused.
+A client that failed counts as lost, unless `bench.endurance_excuses` explains it. A
+client that neither finished nor failed is lost too. What clients, access log and
+metrics have counted must be equal: `bench.endurance_counts`. Whatever was planned and
+not done is a problem, and so is each answer of `/readyz` other than 200.
 
 Never: runs longer than its time and one minute more.
 """
@@ -22,7 +23,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,24 @@ import psutil
 
 from bench import facts
 from bench.children import BenchError, Child
-from bench.endurance_gateways import (
-    EndurableGateway,
-    OtherGateway,
-    RelayGateway,
-)
-from bench.endurance_load import PATIENCE_S, LoadJob, reasons
+from bench.endurance_counts import clients_counts, differences, growing
+from bench.endurance_excuses import Outage
+from bench.endurance_gateways import EndurableGateway, RelayGateway
+from bench.endurance_judgement import judge
+from bench.endurance_load import PATIENCE_S, LoadJob
+from bench.endurance_log import AccessLog
 from bench.endurance_plan import Echo, Plan, Seen, events_of, parse_events
-from bench.endurance_report import growth, merge, table, times
+from bench.endurance_report import growth, merge, table
 from bench.gateways import GATEWAYS, Place
+from bench.other_gateways import OtherGateway
 from bench.pki import GATEWAY_NAME, create_pki
 from bench.running import raise_file_limit
 from bench.strangers import Strangers, StrangersChild
 
 SAMPLE_S = 1.0
 _SETTLE_S = 2.0
-_LISTED = 50  # lost clients that the report names
-_LATE_S = 5.0  # between the end of a session and what its client notices
-_BY_BACKEND = frozenset(("outbound_reset", "truncated", "backend_gone", "backend_refused"))
+_EVENT_S = 200.0  # the last one may take that long on a busy machine
+_RESTART_S = 30.0  # for the transfers that must end first
 
 
 class Run:
@@ -75,7 +77,7 @@ class Run:
             second_port = self._second.port if self._second is not None else 0
             place = Place(self._directory / plan.gateway, self._pki, backend.port, workers=2)
             gateway: EndurableGateway = (
-                RelayGateway(place, second_port)
+                RelayGateway(place, second_port, _RESTART_S if "restart" in plan.events else 5.0)
                 if plan.gateway == "relay"
                 else OtherGateway(plan.gateway, place)
             )
@@ -93,16 +95,18 @@ class Run:
             for _ in range(plan.processes if plan.rate else 0)
         ]
         if plan.transfers:
-            jobs.append(LoadJob(gateway.port, str(self._pki), 0, plan.transfers, plan.seconds))
+            job = LoadJob(gateway.port, str(self._pki), 0, plan.transfers, plan.seconds)
+            jobs.append(replace(job, transfer_s=plan.transfer_s))
         loads = [Child("bench.endurance_load") for _ in jobs]
+        strangers: list[StrangersChild] = []
         try:
             for load, job in zip(loads, jobs, strict=True):
                 load.tell(asdict(job))
                 load.hear(2 * PATIENCE_S)
             threads = [
-                threading.Thread(target=self._sample, args=(gateway,)),
+                threading.Thread(target=self._sample, args=(gateway,), name="sampling"),
                 *(
-                    threading.Thread(target=self._repeat, args=(name, count, gateway))
+                    threading.Thread(target=self._repeat, args=(name, count, gateway), name=name)
                     for name, count in plan.events.items()
                 ),
             ]
@@ -113,14 +117,23 @@ class Run:
                 each.go()
             for thread in threads:
                 thread.start()
+            if isinstance(gateway, RelayGateway):
+                gateway.ready.start()
             results = [load.hear(plan.seconds + 2 * PATIENCE_S) for load in loads]
             self._over.set()
             for thread in threads:
-                thread.join(PATIENCE_S)
+                thread.join(_EVENT_S)
+                if thread.is_alive():
+                    self.seen.problems.append(f"{thread.name} did not end")
+            if isinstance(gateway, RelayGateway):
+                gateway.ready.stop()
             for each in strangers:
-                each.__exit__(None, None, None)
+                for what, count in each.stop().items():
+                    self.seen.strangers[what] = self.seen.strangers.get(what, 0) + count
         finally:
             self._over.set()
+            for each in strangers:
+                each.__exit__(None, None, None)
             for load in loads:
                 load.__exit__(None, None, None)
         return results
@@ -143,19 +156,21 @@ class Run:
 
     def _repeat(self, name: str, count: int, gateway: EndurableGateway) -> None:
         """Do one thing again and again, evenly spread over the time."""
-        act = self._flap if name == "flap" else events_of(gateway)[name]
+        act = partial(self._flap, gateway) if name == "flap" else events_of(gateway)[name]
         began_at = time.monotonic()
         step_s = 0.9 * self._plan.seconds / count
         for number in range(count):
             if self._over.wait(max(0.0, began_at + (number + 0.5) * step_s - time.monotonic())):
+                self.seen.problems.append(f"{name}: only {number} of {count} in this time")
                 return
             self._do(name, act)
 
-    def _flap(self) -> None:
+    def _flap(self, gateway: EndurableGateway) -> None:
         """The second backend goes away for a second, with all its sessions."""
         if self._second is not None:
-            port = self._second.port
+            port, began_at = self._second.port, time.time()
             self._end_second()
+            gateway.excuses.outages.append(Outage(began_at, time.time()))
             self._over.wait(1.0)
             self._second = Echo(self._pki, port)
 
@@ -183,6 +198,7 @@ class Run:
                     sample[f"{role}_kib"] = sum(_own_kib(each) for each in processes)
                     sample[f"{role}_files"] = sum(each.num_fds() for each in processes)
                 except psutil.Error:
+                    self.seen.missed_samples += 1
                     break  # one of them ends just now
             else:
                 self.seen.samples.append(sample)
@@ -190,55 +206,44 @@ class Run:
     # The report.
 
     def _report(self, gateway: EndurableGateway, results: list[dict[str, Any]]) -> dict[str, Any]:
-        logged = gateway.logged()
+        log, seen = gateway.logged(), self.seen
         short = merge([each["short"] for each in results])
         long = merge([each["long"] for each in results])
-        lost = 0
-        for each in (short, long):
-            failures = each.pop("failures")
-            each["failed"] = len(failures)
-            each["failed_by"] = reasons(failures)
-            unexcused = [
-                f"{why}; the access log: {logged.get(port, 'nothing')}"
-                for at, port, why in failures
-                if not self._is_excused(logged.get(port, []), at)
-            ]
-            each["excused"] = len(failures) - len(unexcused)
-            each["lost"] = unexcused[:_LISTED]
-            lost += len(unexcused) + each["changed"]
-            each["ms"] = times(each.pop("times_ms"))
-        return {
+        lost = sum(judge(each, gateway.excuses, log) for each in (short, long))
+        grown = growth(seen.samples)
+        report: dict[str, Any] = {"counted": self._count(gateway, log, short, long)}
+        if isinstance(gateway, RelayGateway):
+            report |= {"ready": dict(gateway.ready.answers), "errors": gateway.errors()}
+            seen.problems += gateway.ready.failures + gateway.left_over()
+            seen.problems += [f"{log.broken_lines} broken lines"] if log.broken_lines else []
+            seen.problems += growing(seen.samples, grown)
+        return report | {
             "plan": asdict(self._plan),
-            "done": self.seen.done,
-            "problems": self.seen.problems,
-            "longest_s": {name: round(took, 2) for name, took in self.seen.longest_s.items()},
+            "done": seen.done,
+            "problems": seen.problems,
+            "longest_s": {name: round(took, 2) for name, took in seen.longest_s.items()},
+            "strangers": seen.strangers,
             "short": short,
             "long": long,
             "lost": lost,
-            "counted": self._counted(gateway, short, long),
-            "growth": growth(self.seen.samples),
-            "samples": self.seen.samples,
+            "growth": grown,
+            "samples": seen.samples,
+            "missed_samples": seen.missed_samples,
         }
 
-    def _counted(
-        self, gateway: EndurableGateway, short: dict[str, Any], long: dict[str, Any]
-    ) -> dict[str, int]:
-        """How many handshakes the clients and the gateway have counted."""
-        if isinstance(gateway, OtherGateway) or "restart" in self._plan.events:
+    def _count(
+        self, gateway: EndurableGateway, log: AccessLog, *parts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What clients, access log and metrics have counted."""
+        if not isinstance(gateway, RelayGateway):
             return {}
-        clients = short["handshakes"] + long["handshakes"]
-        counted = {"clients": clients, "gateway": gateway.handshakes()}
-        # A client has done its handshake before the worker has, which may be killed.
-        if counted["clients"] != counted["gateway"] and "kill" not in self._plan.events:
-            self.seen.problems.append(f"the gateway counts other handshakes: {counted}")
-        return counted
-
-    def _is_excused(self, logged: list[tuple[float, float, str]], at: float) -> bool:
-        """Whether a killed worker or backend explains that this client failed then."""
-        ends = [end for start, until, end in logged if start - 1 <= at <= until + _LATE_S]
-        if "kill" in self._plan.events and not ends:
-            return True
-        return "flap" in self._plan.events and any(end in _BY_BACKEND for end in ends)
+        clients, counted = clients_counts(*parts), {"access log": log.counts}
+        if "restart" not in self._plan.events:  # they begin anew then
+            counted["metrics"] = gateway.counts()
+        ended = sum(each["excused"] for each in parts)
+        killed = gateway.excuses.killed_clients
+        self.seen.problems += differences(clients, counted, killed, ended)
+        return {name: one._asdict() for name, one in {"clients": clients, **counted}.items()}
 
 
 def _own_kib(process: psutil.Process) -> int:
@@ -259,6 +264,7 @@ def _own_kib(process: psutil.Process) -> int:
 @click.option("--seconds", type=click.FloatRange(1, 3600), default=120.0, show_default=True)
 @click.option("--processes", default=2, show_default=True, help="Of the new clients.")
 @click.option("--strangers", default=0.0, help="Clients a second that never finish a handshake.")
+@click.option("--transfer-s", default=0.0, help="How long each transfer lasts; 0: to the end.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
 def main(*, json_file: Path | None, events: str, **options: Any) -> None:
     """Count the clients that a gateway loses while it is reloaded, upgraded or killed.

@@ -9,33 +9,37 @@ Never: leaves a process behind.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from dataclasses import replace
-from datetime import datetime
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bench.children import BenchError
+from bench.endurance_counts import Counts
+from bench.endurance_excuses import Excuses, Kill
+from bench.endurance_load import CLIENT, client_context
+from bench.endurance_log import AccessLog, sum_of
+from bench.endurance_ready import ReadyPoller
+from bench.fd_store import FdStore
 from bench.gateways import GATEWAYS, Place, render_configuration
-from bench.passed_files import PASS
-from bench.pki import BACKEND_NAME
-from bench.running import Running
+from bench.other_gateways import OtherGateway
+from bench.pki import BACKEND_NAME, GATEWAY_NAME
 from relay.supervisor.control_client import ask
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0  # a busy machine starts a program slowly
 _ROOT = Path(__file__).resolve().parent.parent
 _SECOND = f"""
 [[pool.backends.backend]]
@@ -45,53 +49,15 @@ name = "{BACKEND_NAME}"
 
 [pool.sticky]"""
 _STOP_S = 45.0
+_LEAVE_S = 20.0
+_PROBE = "127.0.0.2"  # the harness connects from here
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
-Logged = dict[int, list[tuple[float, float, str]]]
-"""By the client's port: when its sessions began and ended (Unix time), and why."""
-
-
-class FdStore:
-    """The part of systemd that keeps the sockets of a service over a restart."""
-
-    def __init__(self, directory: Path) -> None:
-        self.address = str(directory / "notify")
-        self._stored: dict[str, int] = {}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.address)
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                data, fds, _, _ = socket.recv_fds(self._socket, 4096, 16)
-                fields = dict(
-                    line.split("=", 1) for line in data.decode().splitlines() if "=" in line
-                )
-                name = fields.get("FDNAME", "")
-                if "FDSTOREREMOVE" in fields and name in self._stored:
-                    os.close(self._stored.pop(name))
-                for fd in fds:
-                    if "FDSTORE" in fields and name not in self._stored:
-                        # Away from the numbers that a start uses.
-                        self._stored[name] = os.dup(fd) if fd > 200 else _far(fd)
-                    os.close(fd)
-
-    def wrap(self, command: list[str]) -> tuple[list[str], list[int]]:
-        """The command that gets what is stored, and the descriptors to pass to it."""
-        fds, names = list(self._stored.values()), ":".join(self._stored)
-        numbers = ",".join(map(str, fds))
-        return [sys.executable, "-c", PASS, numbers, names, *command], fds
-
-    def close(self) -> None:
-        """Close everything."""
-        self._socket.close()
-        for fd in self._stored.values():
-            os.close(fd)
-
-
-def _far(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class RelayGateway:
@@ -104,19 +70,24 @@ class RelayGateway:
         place.directory.chmod(0o755)
         self.directory = place.directory
         self._config = place.directory / "relay.toml"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = _free_port()
+        admin_port = _free_port()
         text = render_configuration(GATEWAYS["relay"], place, 0)
         text = text.replace('"127.0.0.1:0"]', f'"127.0.0.1:{self.port}"]')
         text = text.replace("[relay]\n", f"[relay]\ndrain_timeout_s = {drain_s}\n")
+        text = text.replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{admin_port}"')
         if second_port:
             text = text.replace("[pool.sticky]", _SECOND.format(port=second_port))
+        self.excuses = Excuses()
+        self.ready = ReadyPoller("127.0.0.1", admin_port)
         self._pki = place.pki
         self._text, self._changes = text, 0
         self._write()
+        self._own = 0  # handshakes of the harness itself
         self._store = FdStore(place.directory)
         self._log = (place.directory / "output.log").open("ab")
         self._start()
+        self._helpers = len(self._others())
 
     def _write(self) -> None:
         """Another setting, which changes nothing that clients notice."""
@@ -167,9 +138,10 @@ class RelayGateway:
 
     def restart(self) -> None:
         """As `systemctl restart`: stop, wait for the end, start."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(_STOP_S)
-        self._start()
+        with self.ready.pause:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(_STOP_S)
+            self._start()
 
     def renew(self) -> None:
         """Swap certificate and key of the gateway for others, in place."""
@@ -179,12 +151,40 @@ class RelayGateway:
             shutil.copy(one, spare)
             other.rename(one)
             spare.rename(other)
+        wanted = ssl.PEM_cert_to_DER_cert((self._pki / "gateway.crt").read_text())
+        deadline = time.monotonic() + PATIENCE_S
+        while self._shown() != wanted:
+            if time.monotonic() > deadline:
+                raise BenchError(f"the renewed certificate is not shown after {PATIENCE_S:g} s")
+            time.sleep(0.2)
+
+    def _shown(self) -> bytes | None:
+        """The certificate that it shows to a client that comes now."""
+        context = client_context(self._pki)
+        with (
+            socket.create_connection(
+                ("127.0.0.1", self.port), PATIENCE_S, (_PROBE, 0)
+            ) as connection,
+            context.wrap_socket(connection, server_hostname=GATEWAY_NAME) as client,
+        ):
+            self._own += 1
+            shown = client.getpeercert(binary_form=True)
+            with contextlib.suppress(OSError):
+                client.unwrap()
+            return shown
 
     def kill(self) -> None:
-        """SIGKILL for one worker."""
-        pids = [each["pid"] for each in self._endpoints()["workers"]]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(random.choice(pids), signal.SIGKILL)
+        """SIGKILL for one worker, stopped first to know its clients."""
+        worker = psutil.Process(random.choice(self._endpoints()["workers"])["pid"])
+        worker.suspend()
+        at = time.time()
+        clients = frozenset(
+            each.raddr.port
+            for each in worker.net_connections("tcp")
+            if each.raddr and each.raddr.ip == CLIENT and each.laddr.port == self.port
+        )
+        self.excuses.kills.append(Kill(at, clients))
+        worker.kill()
 
     def _ask(self, command: str) -> None:
         reply = ask(self.directory / "run", command, PATIENCE_S)
@@ -203,31 +203,59 @@ class RelayGateway:
                     found[role].append(psutil.Process(pid))
         return found
 
-    def handshakes(self) -> int:
-        """How many handshakes with clients its counters say it has done."""
+    def counts(self) -> Counts:
+        """What its counters say, without the handshakes of the harness."""
         with urllib.request.urlopen(f"http://{self._endpoints()['admin']}/metrics") as reply:
-            text = reply.read().decode()
-        return sum(
-            int(float(line.rpartition(" ")[2]))
-            for line in text.splitlines()
-            if line.startswith("relay_handshakes_total{")
-            and 'side="inbound"' in line
-            and ('result="ok"' in line or 'result="resumed"' in line)
+            lines = reply.read().decode().splitlines()
+        inbound = 'side="inbound"'
+        handshakes = sum(
+            sum_of(lines, "relay_handshakes_total", inbound, f'result="{result}"')
+            for result in ("ok", "resumed")
+        )
+        return Counts(
+            handshakes - self._own,
+            sum_of(lines, "relay_bytes_total", 'direction="to_backend"'),
+            sum_of(lines, "relay_bytes_total", 'direction="from_backend"'),
         )
 
-    def logged(self) -> Logged:
+    def logged(self) -> AccessLog:
         """The sessions in the access log."""
-        found: Logged = {}
+        found = AccessLog()
         for line in (self.directory / "access.log").read_text().splitlines():
-            with contextlib.suppress(ValueError):
+            found.add(line)
+        return found
+
+    def errors(self) -> list[str]:
+        """Its error messages, the most frequent first."""
+        found: Counter[str] = Counter()
+        for line in (self.directory / "output.log").read_text().splitlines():
+            try:
                 record = json.loads(line)
-                began_at = datetime.fromisoformat(record["time"]).timestamp()
-                host, _, port_text = record["client"].rpartition(":")
-                if host != "127.0.0.1":
-                    continue  # a stranger, which may have the port of a client
-                port = int(port_text)
-                end_at = began_at + record["duration_s"]
-                found.setdefault(port, []).append((began_at, end_at, record["reason"]))
+            except ValueError:
+                found[f"not JSON: {line}"] += 1
+                continue
+            if record["level"] in {"error", "critical"}:
+                found[_NUMBER.sub("N", record["message"])] += 1
+        return [f"{count} x {text}"[:300] for text, count in found.most_common()]
+
+    def left_over(self) -> list[str]:
+        """Its processes that should have ended with the last client."""
+        deadline = time.monotonic() + _LEAVE_S
+        while len(others := self._others()) > self._helpers:
+            if time.monotonic() > deadline:
+                more = len(others) - self._helpers
+                return [f"{more} more processes are left than after the start: {others}"]
+            time.sleep(0.2)
+        return []
+
+    def _others(self) -> list[str]:
+        """Its processes that are not serving workers."""
+        serving = {each["pid"] for each in self._endpoints().get("workers", ())}
+        found = []
+        for each in psutil.Process(self._process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if each.pid not in serving:
+                    found.append(f"{each.pid} {' '.join(each.cmdline())[-60:]}")
         return found
 
     def stop(self) -> None:
@@ -241,41 +269,6 @@ class RelayGateway:
             self._process.wait()
         self._log.close()
         self._store.close()
-
-
-class OtherGateway:
-    """HAProxy with a master process, or nginx; both reload by a signal."""
-
-    def __init__(self, name: str, place: Place) -> None:
-        gateway = GATEWAYS[name]
-        if name == "haproxy":
-            gateway = replace(
-                gateway, command=lambda program, file: [program, "-W", "-db", "-f", str(file)]
-            )
-        self.name = name
-        self._running = Running(gateway, place)
-        self.port = self._running.port
-        self._signal = signal.SIGUSR2 if name == "haproxy" else signal.SIGHUP
-
-    def reload(self) -> None:
-        """As its manual says. There is no answer to wait for."""
-        os.kill(self._running.pids()[0], self._signal)
-
-    def processes(self) -> dict[str, list[psutil.Process]]:
-        """All processes of it."""
-        first, *others = self._running.pids()
-        return {
-            "supervisor": [psutil.Process(first)],
-            "workers": [psutil.Process(pid) for pid in others if psutil.pid_exists(pid)],
-        }
-
-    def logged(self) -> Logged:
-        """It writes no log here."""
-        return {}
-
-    def stop(self) -> None:
-        """Stop it and its children."""
-        self._running.stop()
 
 
 EndurableGateway = RelayGateway | OtherGateway

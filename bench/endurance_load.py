@@ -21,7 +21,6 @@ import ssl
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from bench.pki import GATEWAY_NAME
 
 PATIENCE_S = 30.0
 RECORD_BYTES = 4096
+CLIENT = "127.0.0.1"  # the address that all clients have
 _THREADS = 16
 _RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: no TIME_WAIT
 
@@ -38,7 +38,8 @@ _RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: no TIME_WAIT
 class LoadJob:
     """`rate` new clients a second, of which a share resumes; `transfers` long ones.
 
-    A transfer sends a record every `pause_s` and compares what comes back.
+    A transfer sends a record every `pause_s` and compares what comes back. It lasts
+    `transfer_s`, and then another one follows; 0: until the end.
     """
 
     port: int
@@ -48,11 +49,15 @@ class LoadJob:
     seconds: float
     resumed_share: float = 0.75
     pause_s: float = 0.5
+    transfer_s: float = 0
 
 
 @dataclass
 class Tally:
-    """What happened to the clients of one kind. `failures`: Unix time, port, why."""
+    """What happened to the clients of one kind. `failures`: Unix time, port, why.
+
+    `unclean` clients got every byte, but no close_notify.
+    """
 
     started: int = 0
     finished: int = 0
@@ -60,6 +65,9 @@ class Tally:
     resumed: int = 0
     changed: int = 0
     bytes_compared: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    unclean: int = 0
     late: int = 0
     failures: list[tuple[float, int, str]] = field(default_factory=list)
     times_ms: list[float] = field(default_factory=list)
@@ -81,6 +89,9 @@ class Tally:
             "changed": self.changed,
             "late": self.late,
             "bytes_compared": self.bytes_compared,
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
+            "unclean": self.unclean,
             "failures": self.failures,
             "times_ms": self.times_ms,
         }
@@ -123,7 +134,7 @@ class Clients:
     def _connect(
         self, tally: Tally, session: ssl.SSLSession | None = None
     ) -> tuple[ssl.SSLSocket, int]:
-        raw = socket.create_connection(("127.0.0.1", self._job.port), PATIENCE_S)
+        raw = socket.create_connection((CLIENT, self._job.port), PATIENCE_S)
         port = raw.getsockname()[1]
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -161,12 +172,10 @@ class Clients:
             try:
                 client, port = self._connect(tally, offered)
                 with client:
-                    client.sendall(sent)
-                    same = _receive(client, len(sent)) == sent
+                    same = _echoes(client, sent, tally)
                     session, reused = client.session, bool(client.session_reused)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    with contextlib.suppress(OSError):
-                        client.unwrap()
+                    same = _ends(client, tally) and same
             except _FailedError as error:
                 session = None
                 tally.fail(error.port, error.cause)
@@ -203,16 +212,22 @@ class Clients:
             self._stop.wait(0.2)
 
     def _exchange(self, client: ssl.SSLSocket) -> None:
-        tally = self.long
+        tally, transfer_s = self.long, self._job.transfer_s
+        # Spread, so that they do not end at once.
+        over_at = time.monotonic() + transfer_s * random.uniform(0.5, 1.0)
         while not self._stop.wait(self._job.pause_s):
+            if transfer_s and time.monotonic() > over_at:
+                break
             sent = os.urandom(RECORD_BYTES)
             began_at = time.monotonic()
-            client.sendall(sent)
-            same = _receive(client, RECORD_BYTES) == sent
+            same = _echoes(client, sent, tally)
             with tally.lock:
                 tally.changed += not same
                 tally.bytes_compared += RECORD_BYTES
                 tally.times_ms.append(1000 * (time.monotonic() - began_at))
+        if not _ends(client, tally):
+            with tally.lock:
+                tally.changed += 1
 
 
 class _FailedError(Exception):
@@ -224,25 +239,34 @@ class _FailedError(Exception):
         super().__init__(str(cause))
 
 
-def _receive(client: ssl.SSLSocket, count: int) -> bytes:
+def _echoes(client: ssl.SSLSocket, sent: bytes, tally: Tally) -> bool:
+    """Whether exactly these bytes come back, as far as they were asked for."""
+    client.sendall(sent)
+    with tally.lock:
+        tally.bytes_sent += len(sent)
     received = bytearray()
-    while len(received) < count:
-        data = client.recv(count - len(received))
-        if not data:
-            raise EOFError("closed before the answer was complete")
-        received += data
-    return bytes(received)
+    try:
+        while len(received) < len(sent):
+            data = client.recv(len(sent) - len(received))
+            if not data:
+                raise EOFError("closed before the answer was complete")
+            received += data
+    finally:
+        with tally.lock:
+            tally.bytes_received += len(received)
+    return received == sent
 
 
-def quantile(values: list[float], share: float) -> float:
-    """The value below which this share of them is."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
-
-
-def reasons(failures: list[tuple[float, int, str]]) -> dict[str, int]:
-    """How many failures there were of each kind."""
-    return dict(Counter(why for _, _, why in failures).most_common())
+def _ends(client: ssl.SSLSocket, tally: Tally) -> bool:
+    """Whether nothing more comes than the end."""
+    try:
+        client.unwrap()
+    except OSError as error:
+        if getattr(error, "reason", None) == "APPLICATION_DATA_AFTER_CLOSE_NOTIFY":
+            return False
+        with tally.lock:
+            tally.unclean += 1
+    return True
 
 
 def main() -> None:

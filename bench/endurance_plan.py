@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from bench.children import Child
-from bench.endurance_gateways import EndurableGateway, OtherGateway
+from bench.endurance_gateways import EndurableGateway
+from bench.other_gateways import OtherGateway
 
 _EVENTS = ("reload", "upgrade", "restart", "kill", "renew", "flap")
 
@@ -29,6 +30,7 @@ class Plan:
     seconds: float
     processes: int = 1
     strangers: float = 0
+    transfer_s: float = 0
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Seen:
     problems: list[str] = field(default_factory=list)
     longest_s: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    missed_samples: int = 0
+    strangers: dict[str, int] = field(default_factory=dict)
 
 
 class Echo(Child):

@@ -5,12 +5,22 @@ Never: decides whether a client counts as lost (`bench.endurance` does).
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 from typing import Any
 
-from bench.endurance_load import quantile
-
 _SHOWN = 10
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which this share of them is."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def reasons(failures: list[tuple[float, int, str]]) -> dict[str, int]:
+    """How many failures there were of each kind."""
+    return dict(Counter(why for _, _, why in failures).most_common())
 
 
 def times(values: list[float]) -> dict[str, float]:
@@ -55,7 +65,9 @@ def table(report: dict[str, Any]) -> str:
         one = report[name]
         lines.append(
             f"  {name:5} clients: started {one['started']}, finished {one['finished']}, failed"
-            f" {one['failed']} ({one['excused']} of them by a kill), changed {one['changed']},"
+            f" {one['failed']} ({one['excused']} of them excused),"
+            f" unfinished {one['unfinished']}, changed {one['changed']},"
+            f" without close_notify {one['unclean']},"
             f" {one['bytes_compared'] >> 10} KiB compared, ms {one['ms']}"
         )
         lines += [f"    {count} x {why}" for why, count in [*one["failed_by"].items()][:_SHOWN]]
@@ -63,12 +75,13 @@ def table(report: dict[str, Any]) -> str:
     short = report["short"]
     lines.append(
         f"  rate: {short['started'] / plan['seconds']:.0f} of {plan['rate']:g} new clients/s,"
-        f" {short['resumed']} resumed"
+        f" {short['resumed']} resumed, {short['late']} times behind"
     )
     lines += [f"  longest {name}: {took:g} s" for name, took in report["longest_s"].items()]
     lines += [f"  {name}: {values}" for name, values in report["growth"].items()]
     lines += [f"  problem: {problem}" for problem in report["problems"][:_SHOWN]]
-    if report["counted"]:
-        lines.append(f"  handshakes, as counted: {report['counted']}")
+    lines += [f"  counted by {who}: {what}" for who, what in report["counted"].items()]
+    lines += [f"  {what}: {report[what]}" for what in ("ready", "strangers") if report.get(what)]
+    lines += [f"  the gateway's error: {error}" for error in report.get("errors", ())]
     lines.append(f"  lost or changed: {report['lost']}")
     return "\n".join(lines)
