@@ -13,7 +13,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -51,6 +50,7 @@ name = "{BACKEND_NAME}"
 _STOP_S = 45.0
 _LEAVE_S = 20.0
 _PROBE = "127.0.0.2"  # the harness connects from here
+_ENDINGS = "crt", "key"
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -81,6 +81,10 @@ class RelayGateway:
         self.excuses = Excuses()
         self.ready = ReadyPoller("127.0.0.1", admin_port)
         self._pki = place.pki
+        self._certificates = ["gateway", "gateway-2"]  # the one in use, and the next
+        self._place_certificate()
+        for ending in _ENDINGS:
+            text = text.replace(f"/gateway.{ending}", "/in-use.pem")
         self._text, self._changes = text, 0
         self._write()
         self._own = 0  # handshakes of the harness itself
@@ -95,6 +99,14 @@ class RelayGateway:
         self._config.write_text(
             self._text.replace("[relay]\n", f"[relay]\nwatch_s = {1 + self._changes / 1000}\n", 1)
         )
+
+    def _place_certificate(self) -> None:
+        """One file has the certificate and its key, so that it changes at once."""
+        name, file = self._certificates[0], self._pki / "in-use.pem"
+        spare = file.with_suffix(".new")
+        spare.touch(0o600)
+        spare.write_text("".join((self._pki / f"{name}.{end}").read_text() for end in _ENDINGS))
+        spare.replace(file)
 
     def _start(self) -> None:
         command, fds = self._store.wrap(
@@ -144,14 +156,10 @@ class RelayGateway:
             self._start()
 
     def renew(self) -> None:
-        """Swap certificate and key of the gateway for others, in place."""
-        for ending in ("key", "crt"):
-            one, other = (self._pki / f"{name}.{ending}" for name in ("gateway", "gateway-2"))
-            spare = self._pki / f"spare.{ending}"
-            shutil.copy(one, spare)
-            other.rename(one)
-            spare.rename(other)
-        wanted = ssl.PEM_cert_to_DER_cert((self._pki / "gateway.crt").read_text())
+        """Replace certificate and key by others, and wait until a client sees it."""
+        self._certificates.reverse()
+        self._place_certificate()
+        wanted = ssl.PEM_cert_to_DER_cert((self._pki / f"{self._certificates[0]}.crt").read_text())
         deadline = time.monotonic() + PATIENCE_S
         while self._shown() != wanted:
             if time.monotonic() > deadline:

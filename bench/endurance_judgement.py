@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.endurance_counts import Counts, clients_counts, differences
 from bench.endurance_excuses import Excuses
 from bench.endurance_log import AccessLog
 from bench.endurance_report import reasons, times
@@ -29,3 +30,16 @@ def judge(each: dict[str, Any], excuses: Excuses, log: AccessLog) -> int:
     each["unfinished"] = each["started"] - each["finished"] - len(failures)
     each["ms"] = times(each.pop("times_ms"))
     return len(unexcused) + int(each["unfinished"]) + int(each["changed"])
+
+
+def compare(
+    excuses: Excuses, log: AccessLog, metrics: Counts | None, *parts: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """What clients, access log and metrics have counted, and what differs too much."""
+    clients, counted = clients_counts(*parts), {"access log": log.counts}
+    if metrics is not None:
+        counted["metrics"] = metrics
+    ended = sum(each["excused"] for each in parts)
+    found = differences(clients, counted, excuses.killed_clients, ended)
+    told = {name: one._asdict() for name, one in {"clients": clients, **counted}.items()}
+    return told, found

@@ -42,6 +42,7 @@ class Seen:
     longest_s: dict[str, float] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     missed_samples: int = 0
+    seconds: float = 0  # how long the clients came
     strangers: dict[str, int] = field(default_factory=dict)
 
 

@@ -60,7 +60,7 @@ def table(report: dict[str, Any]) -> str:
     """The report for people."""
     plan, lines = report["plan"], []
     done = ", ".join(f"{count} {name}s" for name, count in report["done"].items()) or "nothing"
-    lines.append(f"{plan['gateway']}: {done} in {plan['seconds']:g} s")
+    lines.append(f"{plan['gateway']}: {done} in {report['seconds']:g} s")
     for name in ("short", "long"):
         one = report[name]
         lines.append(
@@ -74,7 +74,7 @@ def table(report: dict[str, Any]) -> str:
         lines += [f"    lost: {each}" for each in one["lost"][:_SHOWN]]
     short = report["short"]
     lines.append(
-        f"  rate: {short['started'] / plan['seconds']:.0f} of {plan['rate']:g} new clients/s,"
+        f"  rate: {short['started'] / report['seconds']:.0f} of {plan['rate']:g} new clients/s,"
         f" {short['resumed']} resumed, {short['late']} times behind"
     )
     lines += [f"  longest {name}: {took:g} s" for name, took in report["longest_s"].items()]

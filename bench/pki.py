@@ -28,8 +28,9 @@ PARTIES = {
     "stranger": ("stranger.bench", ExtendedKeyUsageOID.SERVER_AUTH),
     "client": ("client.bench", ExtendedKeyUsageOID.CLIENT_AUTH),
 }
+_NAMES = (COOKIE_NAME, HOLE_NAME)
 # mod_proxy checks the name in its URL, which it also resolves.
-ALIASES = {"backend": ("localhost",), "gateway": (COOKIE_NAME, HOLE_NAME)}
+ALIASES = {"backend": ("localhost",), "gateway": _NAMES, "gateway-2": _NAMES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,11 @@ import click
 import pytest
 
 from bench.endurance import Plan, Run, parse_events
+from bench.endurance_counts import Counts, differences
+from bench.endurance_excuses import Excuses, Kill, Logged, Outage
 from bench.endurance_report import growth, table
 from bench.gateways import GATEWAYS
+from bench.proof import PARTS, scaled
 
 GATEWAYS_HERE = [
     pytest.param(
@@ -38,6 +41,7 @@ def test_a_kill_ends_only_the_clients_of_the_killed_worker(tmp_path):
     assert report["lost"] == 0, table(report)
     assert report["done"] == {"kill": 2, "flap": 1}
     assert report["long"]["excused"] == report["long"]["failed"] > 0
+    assert report["problems"] == []
 
 
 @pytest.mark.parametrize("name", GATEWAYS_HERE)
@@ -46,6 +50,48 @@ def test_other_gateways_are_reloaded_beside(name, tmp_path):
     report = Run(Plan(name, {"reload": 2}, rate=10, transfers=2, seconds=4), tmp_path).run()
     assert report["done"] == {"reload": 2}
     assert report["short"]["finished"] > 0
+
+
+KILLS = Excuses(kills=[Kill(100.0, frozenset((1,)))])
+OUTAGES = Excuses(outages=[Outage(100.0, 101.0)])
+EXCUSED = [
+    (KILLS, 100.5, 1, []),
+    (OUTAGES, 100.6, 1, [Logged(90.0, 100.5, "outbound_reset")]),
+]
+LOST = [
+    (KILLS, 100.5, 2, []),  # a client of another worker
+    (KILLS, 130.0, 1, []),  # long after the kill
+    (KILLS, 100.5, 0, []),  # refused before it had a port
+    (OUTAGES, 100.6, 1, []),  # nothing says why
+    (OUTAGES, 100.6, 1, [Logged(90.0, 100.5, "internal_error")]),
+    (OUTAGES, 103.0, 1, [Logged(102.0, 102.5, "backend_gone")]),  # it came after it
+]
+
+
+@pytest.mark.parametrize(("excuses", "at", "port", "sessions"), EXCUSED)
+def test_what_the_run_itself_ended_is_excused(excuses, at, port, sessions):
+    assert excuses.cover(at, port, sessions)
+
+
+@pytest.mark.parametrize(("excuses", "at", "port", "sessions"), LOST)
+def test_all_other_clients_that_failed_are_lost(excuses, at, port, sessions):
+    assert not excuses.cover(at, port, sessions)
+
+
+def test_counts_may_differ_only_by_clients_of_killed_workers():
+    clients, same = Counts(10, 100_000, 100_000), {"metrics": Counts(10, 100_000, 100_000)}
+    assert differences(clients, same, 0, 0) == []
+    other = {"metrics": Counts(9, 96_000, 100_000)}
+    assert len(differences(clients, other, 0, 0)) == 2
+    assert differences(clients, other, 1, 0) == []
+
+
+def test_the_parts_of_the_proof_have_a_size():
+    trial = scaled(PARTS["soak"], 0.1, 100)
+    assert trial.events == {"reload": 6, "renew": 4, "kill": 2, "flap": 2, "upgrade": 1}
+    assert (trial.rate, trial.transfers, trial.seconds) == (50, 40, 120)
+    minutes = sum(plan.seconds for plan in PARTS.values()) / 60
+    assert minutes <= 36
 
 
 def test_events_are_read():
