@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.endurance_counts import Counts, clients_counts, differences
+from bench.endurance_counts import ACCESS_LOG, Counts, clients_counts, differences
 from bench.endurance_excuses import Excuses
 from bench.endurance_log import AccessLog
 from bench.endurance_report import reasons, times
@@ -36,7 +36,7 @@ def compare(
     excuses: Excuses, log: AccessLog, metrics: Counts | None, *parts: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """What clients, access log and metrics have counted, and what differs too much."""
-    clients, counted = clients_counts(*parts), {"access log": log.counts}
+    clients, counted = clients_counts(*parts), {ACCESS_LOG: log.counts}
     if metrics is not None:
         counted["metrics"] = metrics
     ended = sum(each["excused"] for each in parts)
