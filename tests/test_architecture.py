@@ -187,6 +187,17 @@ def test_a_library_is_imported_in_its_one_place(library):
     assert {name for name in importers if not name.startswith(SOLE_IMPORTERS[library])} == set()
 
 
+def test_the_admin_process_loads_neither_models_nor_pydantic():
+    """They would take a third of its start and a quarter of its memory."""
+    found, ahead = set(), ["relay.admin.main"]
+    while ahead:
+        new = set(imported_at_run_time(MODULES[ahead.pop()])) - found
+        found |= new
+        ahead += new & MODULES.keys()
+    assert found & {"pydantic", "relay.config.model", "relay.config.section"} == set()
+    assert "relay.shared.snapshot" in found
+
+
 def test_dependencies_go_one_way():
     lint = Path(sysconfig.get_path("scripts")) / "lint-imports"
     done = subprocess.run(

@@ -14,11 +14,10 @@ import stat
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from relay.config.address import parse_address
 from relay.config.backend_address import is_service, lookup_name
-from relay.config.model import Config
 from relay.core.untrusted import clip
 from relay.shared.addresses import endpoint_reply
 from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
@@ -35,6 +34,9 @@ from relay.shared.replies import BackendReply, DisabledRoute, EndpointReply, Poo
 from relay.shared.scoreboard import monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.state_cells import is_waiting
+
+if TYPE_CHECKING:
+    from relay.config.model import Config
 
 # The checker can write in this directory only.
 HEALTH_FILE = "checker/health.json"

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.config.backend_address import lookup_name
-from relay.config.model import Config
-from relay.config.section import Crl
 from relay.errors import Reason, Side
 from relay.shared.catalogue import (
     CHECK_RESULTS,
@@ -30,6 +28,10 @@ from relay.shared.catalogue import (
     TO_BACKEND,
     WHYS,
 )
+
+if TYPE_CHECKING:
+    from relay.config.model import Config
+    from relay.config.section import Crl
 
 # Cells without a metric of their own. The processes use them among themselves.
 

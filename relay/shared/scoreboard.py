@@ -19,8 +19,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from relay.config.model import Config
 from relay.shared.cell_layout import (
     CPU_US,
     GENERATION,
@@ -35,6 +35,9 @@ from relay.shared.cell_layout import (
 from relay.shared.client_rates import ClientRates
 from relay.shared.sealed_memory import Cells, SealedMemory, map_for_reading
 from relay.shared.state_cells import StateCells
+
+if TYPE_CHECKING:
+    from relay.config.model import Config
 
 __all__ = [
     "CHECKER_SLOT",
