@@ -11,7 +11,7 @@ JSON, because the other side is another version of the program. A key may be add
 the meaning of one changes, FORMAT must change, and then this version and the one before
 refuse each other.
 
-Never: hands over a key or a password.
+Never: has a key or a password in the state; see `relay.supervisor.kept_inspection`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def descriptors(state: State) -> Iterator[int]:
         yield from board["segments"]
     if state["admin"] is not None:
         yield state["admin"]["fd"]
+    if state.get("inspected") is not None:
+        yield state["inspected"]
 
 
 def hold_signals() -> set[signal.Signals]:

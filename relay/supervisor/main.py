@@ -15,7 +15,7 @@ from relay.core.fleet_view import Rules
 from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import hide_memory
-from relay.supervisor import handover, preflight
+from relay.supervisor import handover, kept_inspection, preflight
 from relay.supervisor.parts import Parts, Work
 from relay.supervisor.signals import EarlySignals
 from relay.supervisor.supervisor import Supervisor
@@ -41,12 +41,15 @@ def run(
         return preflight.check(config_path, given.state, strict=strict)
     taken = None if given is None else given.state
     early = EarlySignals() if taken is None else None
-    messages.setup(load_config(config_path).log.level, process="supervisor")
+    # What the version before an upgrade has left, and what this one has read before it.
+    inspected = None if taken is None else kept_inspection.take(taken)
+    config = load_config(config_path) if inspected is None else inspected.config
+    messages.setup(config.log.level, process="supervisor")
     if openssl_conf := os.environ.get("OPENSSL_CONF"):
         log.info("OpenSSL uses the settings in %s (OPENSSL_CONF)", openssl_conf)
     parts: Parts | None = None
     try:
-        parts = Parts(config_path, work, rules, strict=strict, taken=taken)
+        parts = Parts(config_path, work, rules, strict=strict, taken=taken, inspected=inspected)
         if early is not None and early.hung_up:
             parts.reloads.request(None)
         return Supervisor(parts).run()

@@ -33,7 +33,7 @@ from relay.supervisor.file_dates import FileDates
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.generations import Generations
 from relay.supervisor.handover import State, release_signals
-from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.inspection import Inspection, PrepareRequest
 from relay.supervisor.kicks import Kicks
 from relay.supervisor.open_files import OpenFiles
 from relay.supervisor.operator_signals import OperatorSignals
@@ -75,8 +75,9 @@ class Parts:
         *,
         strict: bool = False,
         taken: State | None = None,
+        inspected: Inspection | None = None,
     ) -> None:
-        """Open everything. `taken` is what the version before an upgrade has left."""
+        """Open everything. For `taken` and `inspected` see `relay.supervisor.main`."""
         self.config_path = config_path
         self.takeover: Takeover | None = None
         self.arrival: Arrival | None = None
@@ -85,7 +86,8 @@ class Parts:
         self.open_files = OpenFiles()
         try:
             number = 1 if taken is None else taken["generation"] + 1
-            prepared = finish(PrepareRequest(config_path, strict=strict), number)
+            request = PrepareRequest(config_path, strict=strict)
+            prepared = finish(request, number, inspected=inspected)
             rules = rules or configured_rules(Rules(), prepared.config.relay)
             self._open(prepared, rules)
             self._start_children(prepared, work, rules)

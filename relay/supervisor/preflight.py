@@ -13,6 +13,7 @@ import importlib
 import json
 import pkgutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import relay
@@ -20,6 +21,7 @@ from relay.config.model import Config
 from relay.errors import StartupError
 from relay.supervisor.handover import FORMAT, State
 from relay.supervisor.inspection import PrepareRequest
+from relay.supervisor.kept_inspection import inspect_and_keep
 from relay.supervisor.listen_addresses import ListenAddress, listen_addresses
 from relay.supervisor.listening import open_single_listener
 from relay.supervisor.prepare import finish
@@ -31,7 +33,9 @@ def check(config_path: Path, state: State, *, strict: bool) -> int:
     Raises ConfigError and StartupError.
     """
     _import_all()
-    prepared = finish(PrepareRequest(config_path, strict=strict))
+    prepared = finish(
+        PrepareRequest(config_path, strict=strict), work=partial(inspect_and_keep, state)
+    )
     _check_state_dir(prepared.config, state)
     _check_addresses(prepared.config, state)
     sys.stdout.write(json.dumps({"handover": FORMAT, "version": relay.__version__}) + "\n")

@@ -13,7 +13,6 @@ Never: reads a file, looks a name up, or waits (except `finish`, before the loop
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import pickle
 import select
@@ -23,22 +22,16 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from relay.errors import ConfigError, StartupError
-from relay.files import Files
+from relay.supervisor.building import at_once, in_steps
 from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
-from relay.supervisor.list_sets import share_sets
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
 from relay.supervisor.renewal_check import Renewed
-from relay.tls.context_inputs import ContextInputs
-from relay.tls.contexts import build_steps
-from relay.tls.generation import Generation
 
 PATIENCE_S = 120.0
 TURN_S = 0.005  # what one turn of the supervisor's loop may spend on building
 _READ_BYTES = 1 << 20
 _END_PATIENCE_S = 1.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -170,7 +163,7 @@ class Preparation:
         if isinstance(found, Renewed):
             self._renewed = found
         else:
-            self._steps = _build(found, self._number)
+            self._steps = in_steps(found, self._number)
 
     def _is_ending(self, now: float) -> bool:
         """Whether the child closed its pipe without an answer and may still run."""
@@ -246,45 +239,21 @@ class Preparation:
             self.fd = -1
 
 
-def _build(found: Inspection, number: int) -> Generator[None, None, Prepared]:
-    """Build the TLS contexts step by step; log the warnings."""
-    revoked = yield from share_sets(found.revoked)
-    context_inputs = ContextInputs(
-        Files(found.contents),
-        found.addresses,
-        ciphers_checked=True,
-        periods=found.periods,
-        revoked=revoked,
-        users=found.users,
-    )
-    for problem in found.warnings:
-        log.warning("%s", problem)
-        yield
-    generation: Generation = yield from build_steps(found.config, number, context_inputs)
-    return Prepared(
-        config=found.config,
-        generation=generation,
-        identity=found.identity,
-        slots=found.slots,
-        certificates=found.certificates,
-        entities=found.entities,
-        description=found.description,
-        password=found.password,
-        periods=found.periods,
-        unresolved=found.unresolved,
-        digests=found.digests,
-        fingerprints=found.fingerprints,
-        others=found.others,
-    )
-
-
-def finish(request: PrepareRequest, number: int = 1) -> Prepared:
+def finish(
+    request: PrepareRequest,
+    number: int = 1,
+    work: Callable[[PrepareRequest], bytes] = inspect_to_bytes,
+    inspected: Inspection | None = None,
+) -> Prepared:
     """Prepare the first generation of this process, before the loop runs.
 
-    Raises ConfigError and StartupError.
+    `work` is what the child does, as in `Preparation`. With `inspected`, which it has
+    found before, there is no child. Raises ConfigError and StartupError.
     """
+    if inspected is not None:
+        return at_once(inspected, number)
     abandoned = AbandonedChildren()
-    preparation = Preparation(request, number, abandoned)
+    preparation = Preparation(request, number, abandoned, work=work)
     poll = select.poll()
     poll.register(preparation.fd, select.POLLIN)
     try:

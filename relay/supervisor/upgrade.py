@@ -25,7 +25,7 @@ import time
 import relay
 from relay.logs import messages
 from relay.shared.replies import FailureReply
-from relay.supervisor import departure, handover
+from relay.supervisor import departure, handover, kept_inspection
 from relay.supervisor.control import Client
 from relay.supervisor.parts import Parts
 from relay.supervisor.process import (
@@ -52,7 +52,7 @@ class Upgrades:
         self._clients: list[Client] = []
         self._requested = False
         self._pid: int | None = None
-        self._pipe_fd = -1
+        self._pipe_fd = self._memory_fd = -1
         self._output = bytearray()
         self._ended = False
         self._until_at = math.inf
@@ -103,11 +103,15 @@ class Upgrades:
         os.set_blocking(write_fd, True)
         memory = None
         try:
-            memory, value = handover.write(departure.describe(self._parts, ()), "try")
+            self._memory_fd = kept_inspection.make_memory()
+            state = {**departure.describe(self._parts, ()), kept_inspection.KEY: self._memory_fd}
+            memory, value = handover.write(state, "try")
             environment = {**os.environ, handover.VARIABLE: value}
-            self._pid = start_program(own_command(), environment, write_fd, (memory.fd,))
+            kept = (memory.fd, self._memory_fd)
+            self._pid = start_program(own_command(), environment, write_fd, kept)
         except OSError as error:
             os.close(read_fd)
+            self._close_memory()
             self._refuse(f"the new program cannot be tried: {error.strerror or error}")
             return
         finally:
@@ -153,6 +157,7 @@ class Upgrades:
         )
 
     def _refuse(self, why: str, lines: list[str] | None = None, code: int = 0) -> None:
+        self._close_memory()
         for line in lines or ():
             log.error("upgrade refused: %s", line)
         log.error("upgrade refused: %s", why)
@@ -170,14 +175,22 @@ class Upgrades:
             os.close(self._pipe_fd)
             self._pipe_fd = -1
 
+    def _close_memory(self) -> None:
+        if self._memory_fd >= 0:
+            os.close(self._memory_fd)
+            self._memory_fd = -1
+
     def close_files(self) -> None:
-        """Close the pipe in a forked child."""
+        """Close the pipe and the memory in a forked child."""
         if self._pipe_fd >= 0:
             os.close(self._pipe_fd)
+        if self._memory_fd >= 0:
+            os.close(self._memory_fd)
 
     def close(self) -> None:
         """End the new program's try."""
         self._close_pipe()
+        self._close_memory()
         if self._pid is not None:
             send(self._pid, signal.SIGKILL)
             deadline = time.monotonic() + 1
@@ -196,13 +209,18 @@ class Upgrades:
         until_at = time.monotonic() + limit_s if limit_s else math.inf
         parts.fleet.workers.limit_serving(parts.generations.number, until_at)
         parts.watcher.close()
-        self._clients += parts.reloads.take_waiting()  # the new program reads all files
+        waiting = parts.reloads.take_waiting()
+        self._clients += waiting
+        if waiting:  # they want files read that may be newer than the check
+            self._close_memory()
         clients = [(client, True) for client in self._clients]
         clients += [(client, False) for client in parts.control.new_clients]
         mask = handover.hold_signals()
         inherited: list[int] = []
         try:
             state = departure.describe(parts, clients)
+            if self._memory_fd >= 0:
+                state[kept_inspection.KEY] = self._memory_fd
             memory, value = handover.write(state, "take")
             inherited = [memory.fd, *handover.descriptors(state)]
             for descriptor in inherited:

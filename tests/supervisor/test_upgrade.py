@@ -92,6 +92,29 @@ def test_another_version_takes_over_under_load(old, installed, pki):
     assert old.stop() == 0
 
 
+def spoil_the_configuration(package):
+    """When it takes over, somebody has just begun to write the file anew."""
+    text = (
+        "\n\n_receive = receive\n\n\ndef receive():\n    given = _receive()\n"
+        "    if given is not None and given.purpose == 'take':\n"
+        "        import pathlib, sys\n"
+        "        pathlib.Path(sys.argv[sys.argv.index('--config') + 1]).write_text('[relay')\n"
+        "    return given\n"
+    )
+    append("supervisor/handover.py", text)(package)
+
+
+def test_a_file_that_changes_after_its_check_does_no_harm(old, installed, pki):
+    installed.install("2.0.0", spoil_the_configuration)
+    answered = upgrade(old)
+    assert (answered.returncode, answered.stderr) == (0, ""), old.log()
+    assert old.config.read_text() == "[relay"
+    assert talk(pki, old.port()) == b"hello"
+    reloaded = old.command("reload", patience_s=PATIENCE_S)
+    assert reloaded.returncode == 78
+    assert old.stop() == 0
+
+
 def raise_at_start(package):
     append("supervisor/main.py", "\n\ndef run(*_a, **_k):\n    raise RuntimeError('new')\n")(
         package
