@@ -2,7 +2,7 @@
 
 They do what the ordinary handlers do, and keep what was read. A connection with many
 exchanges in a second goes back to the ordinary handlers until the next tick: keeping
-costs 3 % of an exchange's CPU, and a busy connection comes to its next exchange soon.
+costs about 90 bytecode instructions, and an exchange without it 180.
 
 Never: parses what a peer sent.
 Next: `relay.worker.last_exchange.LastExchange`
