@@ -33,7 +33,7 @@ def body(pki):
 def start(body):
     with contextlib.ExitStack() as stack:
         yield lambda **sections: stack.enter_context(
-            Gateway(body, relay={"workers": 1}, **sections)
+            Gateway(body, **{"relay": {"workers": 1}, "admin": {}, **sections})
         )
 
 
@@ -264,7 +264,7 @@ def test_names_of_nonsense_are_refused_and_the_next_change_is_taken(shared, memb
 
 @pytest.fixture(scope="module")
 def shared(body):
-    with Gateway(body, relay={"workers": 1}) as gateway:
+    with Gateway(body, relay={"workers": 1}, admin={}) as gateway:
         yield gateway
 
 

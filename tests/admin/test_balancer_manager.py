@@ -43,7 +43,7 @@ def body(pki, addresses):
 
 @pytest.fixture(scope="module")
 def shared(body):
-    with Gateway(body) as gateway:
+    with Gateway(body, admin={}) as gateway:
         yield gateway
 
 
@@ -60,7 +60,7 @@ def operator(shared):
 def start(body):
     with contextlib.ExitStack() as stack:
         yield lambda text=None, **sections: stack.enter_context(
-            Gateway(body if text is None else text, **sections)
+            Gateway(body if text is None else text, **{"admin": {}, **sections})
         )
 
 
@@ -506,7 +506,7 @@ def test_a_change_survives_a_restart_unless_it_has_expired(start):
     "text", ["", "nonsense", '{"version": 2}', '{"version": 1, "overrides": [{"pool": 1}]}']
 )
 def test_a_broken_file_is_put_aside_and_said(body, text):
-    gateway = Gateway(body)
+    gateway = Gateway(body, admin={})
     try:
         gateway.state_dir.mkdir()
         (gateway.state_dir / "overrides.json").write_text(text)

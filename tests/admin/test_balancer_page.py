@@ -26,7 +26,7 @@ def gateway(pki, browser):
     body += pool_table(pki, [one.address for one in backends]) + pool_table(
         pki, ["127.0.0.1:1"], name="other"
     )
-    with Gateway(body, relay={"workers": 1}) as gateway:
+    with Gateway(body, relay={"workers": 1}, admin={}) as gateway:
         yield gateway
     for one in backends:
         one.close()

@@ -23,12 +23,16 @@ def simple(pki, echo):
 
 
 @pytest.fixture
-def start():
-    """`start(body, relay={…})`: a relay that is stopped after the test."""
+def start(request):
+    """`start(body, relay={…})`: a relay that is stopped after the test.
+
+    It has an admin process if the test also uses `fetch` or `scrape`.
+    """
     gateways = []
+    wanted = {"admin": {}} if "fetch" in request.fixturenames else {}
 
     def begin(body, **sections):
-        gateway = Gateway(body, **sections)
+        gateway = Gateway(body, **{**wanted, **sections})
         gateways.append(gateway)
         return gateway.start()
 

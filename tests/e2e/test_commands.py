@@ -57,7 +57,7 @@ def body_of(pki, address="127.0.0.1:1", listen="127.0.0.1:0", **route):
 
 
 def test_status_drain_and_stop_of_a_running_relay(start, pki, simple):
-    gateway = start(simple)
+    gateway = start(simple, admin={})
     talk(pki, gateway.port())
     status = gateway.command("status")
     assert (status.returncode, status.stderr) == (0, "")

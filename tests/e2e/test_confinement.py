@@ -43,6 +43,7 @@ class World:
         self.gateway = Gateway(
             listener_table(route_table(pki)) + pool,
             relay={"workers": 1},
+            admin={},
             log={"access": self.logs / "access.log"},
         )
         environment = self.gateway.environment
@@ -288,7 +289,8 @@ def test_a_confined_checker_resolves_and_checks_and_is_shown(start, pki, echo):
     port = echo.address.rpartition(":")[2]
     gateway = start(
         listener_table(route_table(pki))
-        + pool_table(pki, [f"localhost:{port}"], health={"interval_s": 0.2})
+        + pool_table(pki, [f"localhost:{port}"], health={"interval_s": 0.2}),
+        admin={},
     )
     operator = Operator(gateway.endpoints["admin"])
     up = wait_until(

@@ -102,7 +102,7 @@ def test_every_worker_resumes_the_sessions_of_a_tokens_key(start, pki, echo, tok
 @looks_into_processes
 def test_the_admin_process_gets_no_way_to_the_token(start, pki, echo, token):
     body = body_of(pki, echo, token, token.issue(pki.authority, GATEWAY))
-    gateway = start(body, env=token.environment)
+    gateway = start(body, env=token.environment, admin={})
     assert talk(pki, gateway.port()) == b"hello"
     admin = gateway.child("relay.admin.main")
     assert "OPENSSL_CONF" not in admin.environ()

@@ -581,7 +581,7 @@ def test_a_ca_that_is_removed_ends_sessions_while_the_relay_drains(world, pki, r
 
 def test_renewals_under_load_lose_nothing_and_leak_nothing(world, pki):
     """`bench/renewals.py` does the same a thousand times."""
-    relay = world()
+    relay = world(admin={})
     gateway, context = relay.gateway, context_of(pki)
     family = [psutil.Process(pid) for pid in (gateway.pid, *gateway.workers().values())]
     peers = [dial(gateway.port(), context) for _ in range(LONG)]

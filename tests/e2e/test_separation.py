@@ -85,6 +85,7 @@ def busy(start, pki, echo, short_path):
     gateway = start(
         listener_table(route_table(pki)) + pool,
         relay={"user": "nobody"},
+        admin={},
         log={"access": logs / "access.log"},
     )
     checker = wait_until(
@@ -134,7 +135,7 @@ def limits(pid):
 
 
 def test_no_process_may_leave_a_core_file(start, simple):
-    gateway = start(simple)
+    gateway = start(simple, admin={})
     family = [gateway.pid, *(child.pid for child in psutil.Process(gateway.pid).children())]
     assert len(family) >= 4
     assert {limits(pid) for pid in family} == {(0, 0)}
@@ -159,7 +160,7 @@ def test_a_crashed_worker_prints_a_traceback_and_leaves_no_core(start, simple, n
 
 
 def test_cpu_and_memory_of_the_workers_are_in_the_metrics(start, simple, pki):
-    gateway = start(simple)
+    gateway = start(simple, admin={})
     operator = Operator(gateway.endpoints["admin"])
 
     def value(name):

@@ -263,7 +263,7 @@ def asked(operator, path):
 
 @only_root
 def test_a_configured_admin_user_must_exist_and_is_used(start, simple, private):
-    gateway = Gateway(simple, relay={"admin_user": "no-such-user"})
+    gateway = Gateway(simple, relay={"admin_user": "no-such-user"}, admin={})
     try:
         for command in ("check", "start"):
             done = gateway.command(command)
@@ -274,7 +274,7 @@ def test_a_configured_admin_user_must_exist_and_is_used(start, simple, private):
             )
     finally:
         gateway.close()
-    gateway = start(simple, relay={"admin_user": "root"}, log={"access": ""})
+    gateway = start(simple, relay={"admin_user": "root"}, log={"access": ""}, admin={})
     assert gateway.command("check").returncode == 0
     gateway.write(simple, relay={"admin_user": "nobody"})
     done = gateway.command("reload")

@@ -221,7 +221,7 @@ def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
 
 
 def test_check_accepts_the_ports_of_the_running_relay(relay, body):
-    gateway = relay()
+    gateway = relay(admin={})
     port = gateway.port()
     gateway.write(
         body.replace("127.0.0.1:0", f"127.0.0.1:{port}"),
@@ -267,7 +267,7 @@ def test_check_warns_if_every_peer_may_send_a_proxy_header(relay, body):
 
 
 def test_the_port_of_the_admin_process_needs_a_restart(relay, body):
-    gateway = relay()
+    gateway = relay(admin={})
     held = gateway.endpoints["admin"]
     wanted = held.replace("127.0.0.1", "0.0.0.0")
     gateway.write(body, admin={"listen": wanted})
@@ -287,7 +287,7 @@ def test_the_port_of_the_admin_process_needs_a_restart(relay, body):
 
 
 def test_a_port_that_the_relay_itself_holds_is_reported_as_such(relay, pki, echo):
-    gateway = relay()
+    gateway = relay(admin={})
     held, port = gateway.endpoints["admin"], gateway.port()
     for listen, admin in ((held, "127.0.0.1:0"), ("127.0.0.1:0", f"127.0.0.1:{port}")):
         gateway.write(
@@ -305,7 +305,7 @@ def test_a_port_that_the_relay_itself_holds_is_reported_as_such(relay, pki, echo
 
 
 def test_a_reload_keeps_the_admin_socket_on_the_same_port(relay, body):
-    gateway = relay()
+    gateway = relay(admin={})
     held = gateway.endpoints["admin"]
     gateway.write(body, admin={"listen": held})
     assert gateway.command("reload").returncode == 0

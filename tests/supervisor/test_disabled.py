@@ -144,7 +144,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_needs_it_is_disabled_and_the_rest_serves(relay, pki, echo, case):
     make, kind, words = CASES[case]
-    gateway = relay(write_two(pki, echo, **make(pki)), relay={"workers": 1})
+    gateway = relay(write_two(pki, echo, **make(pki)), relay={"workers": 1}, admin={})
     assert talk(pki, gateway.port()) == b"hello"
     told = ask_bad(pki, gateway)
     assert "INTERNAL_ERROR" in told.upper().replace(" ", "_"), told
@@ -216,7 +216,7 @@ def test_it_comes_back_by_itself_when_the_file_is_renewed(relay, pki, echo, kind
     make = gateway_certificate if kind == "route" else machine_certificate
     old = make(pki, **PAST)
     text = write_two(pki, echo, **{"shown" if kind == "route" else "machine": old})
-    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1, "watch_s": watch_s})
+    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1, "watch_s": watch_s}, admin={})
     assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
     renew(old, make(pki))
     gateway.wait_for_log("renewed in place: ")
@@ -231,7 +231,7 @@ def test_when_one_of_two_reasons_goes_the_other_one_is_told(relay, pki, echo):
     old = gateway_certificate(pki, **PAST)
     old_ca = Authority.root("Old CA", **PAST).write(pki.directory / "old-ca3.pem")
     text = write_two(pki, echo, shown=old, client_ca=old_ca)
-    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1})
+    gateway = relay(text, module=STUB, env=SOON, relay={"workers": 1}, admin={})
     gateway.wait_for_log("is disabled: listener.https.route[0].certificate: ")
     renew(old, gateway_certificate(pki))
     gateway.wait_for_log("is disabled: listener.https.route[0].client_ca: ")
@@ -298,7 +298,9 @@ def test_a_certificate_that_becomes_valid_enables_its_route(relay, pki, echo):
 def test_every_route_disabled_starts_and_says_so_loudly(relay, pki, body):
     old = gateway_certificate(pki, **PAST)
     text = body.replace(str(pki.gateway.certificate), str(old.certificate))
-    gateway = relay(text.replace(str(pki.gateway.key), str(old.key)), relay={"workers": 1})
+    gateway = relay(
+        text.replace(str(pki.gateway.key), str(old.key)), relay={"workers": 1}, admin={}
+    )
     gateway.wait_for_log("every route is disabled: no client is served")
     assert page(gateway, "/healthz")[0] == 200
     code, why = wait_until(
@@ -322,7 +324,7 @@ def test_a_key_of_another_certificate_is_refused_whole_as_before(relay, pki, ech
 
 def test_a_backend_without_an_address_is_disabled_alone(relay, pki, echo):
     text = write_two(pki, echo, address="no-such-host.invalid:1")
-    gateway = relay(text, relay={"workers": 1})
+    gateway = relay(text, relay={"workers": 1}, admin={})
     assert talk(pki, gateway.port()) == b"hello"
     assert "INTERNAL_ERROR" in ask_bad(pki, gateway).upper().replace(" ", "_")
     [line] = gateway.wait_for_access(reason="backend_unresolved")

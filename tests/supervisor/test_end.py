@@ -60,7 +60,7 @@ def readyz(gateway):
 
 
 def test_during_drain_delay_readyz_says_no_and_clients_get_in(relay, pki):
-    gateway = relay(relay={"drain_delay_s": 60})
+    gateway = relay(relay={"drain_delay_s": 60}, admin={})
     port = gateway.port()
     wait_until("it is ready", lambda: readyz(gateway)[0] == 200)
     assert gateway.command("drain").returncode == 0
@@ -197,7 +197,7 @@ def test_the_next_relay_can_start_when_stop_has_returned(relay, pki):
 
 def test_children_of_a_killed_supervisor_drain(relay, pki):
     """A successor can start meanwhile."""
-    gateway = relay(relay={"workers": 1, "drain_timeout_s": 60})
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 60}, admin={})
     worker = gateway.workers()[0]
     children = [child.pid for child in psutil.Process(gateway.pid).children()]
     with open_session(gateway, pki) as tls:

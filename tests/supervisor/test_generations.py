@@ -185,7 +185,7 @@ def test_an_operators_word_reaches_the_next_generation(relay, pki, echo, call):
             + f'[[pool.echo.backend]]\nroute = "w2"\naddress = "{backends[1].address}"\n'
             + 'name = "backend.example.com"\n'
         )
-        gateway = relay(text, relay={"workers": 1})
+        gateway = relay(text, relay={"workers": 1}, admin={})
         assert ask(
             gateway.state_dir, "override", PATIENCE_S, pool="echo", backend="w1", mode="disabled"
         )["ok"]
@@ -205,7 +205,7 @@ def test_an_operators_word_reaches_the_next_generation(relay, pki, echo, call):
 
 
 def test_a_backend_that_comes_back_goes_on_counting_where_it_was(relay, body, call):
-    gateway = relay(relay={"workers": 1})
+    gateway = relay(relay={"workers": 1}, admin={})
     call(gateway).close()
     gateway.write(body.replace('"w1"', '"w9"'))
     reload(gateway)
@@ -223,7 +223,7 @@ def test_workers_drained_again_and_again_always_find_a_row(relay, call):
 
     Each of them keeps a session and its row.
     """
-    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600})
+    gateway = relay(relay={"workers": 1, "drain_timeout_s": 600}, admin={})
     clients = []
     for _ in range(12):
         clients.append(call(gateway))
@@ -251,7 +251,7 @@ def maps_of_generations(process):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
 def test_a_reload_that_is_given_up_leaves_no_memory_behind(relay, pki, body):
-    gateway = relay(module=STUB, env=stub(), relay={"workers": 2})
+    gateway = relay(module=STUB, env=stub(), relay={"workers": 2}, admin={})
     (gateway.directory / "behave").write_text("crash")
     process = psutil.Process(gateway.pid)
     files, seen = [], []

@@ -19,7 +19,7 @@ KILLS = int(os.environ.get("RELAY_TEST_KILLS", "2"))
 
 def test_sessions_go_on_and_the_next_start_takes_over(relay, pki):
     """The ports are fixed, so the next start needs what the last one had."""
-    gateway = relay()
+    gateway = relay(admin={})
     text, port, admin = gateway.config.read_text(), gateway.port(), gateway.endpoints["admin"]
     text = text.replace('"127.0.0.1:0"]', f'"127.0.0.1:{port}"]')
     gateway.config.write_text(text.replace('"127.0.0.1:0"', f'"{admin}"'))

@@ -133,7 +133,7 @@ def generations(gateway):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="looks into processes that only root may see")
 def test_no_reload_is_refused_for_room_and_no_counter_goes_back(relay, pki, echo):
-    gateway = relay(body(pki, echo, 0), relay={"workers": 1, "drain_timeout_s": 3600})
+    gateway = relay(body(pki, echo, 0), relay={"workers": 1, "drain_timeout_s": 3600}, admin={})
     context = context_of(pki)
     watched = {}
     with contextlib.ExitStack() as stack, Watcher(gateway) as watcher:

@@ -25,7 +25,7 @@ from tests.support.traffic import Traffic
 
 
 def test_a_reload_answers_when_the_new_workers_serve(relay, pki):
-    gateway = relay()
+    gateway = relay(admin={})
     before = gateway.endpoints
     gateway.change_a_setting()
     done = gateway.command("reload")
@@ -376,7 +376,7 @@ def test_what_cannot_change_is_refused(relay, body):
 
 
 def test_the_admin_address_moves_with_the_configuration(relay, body, stack):
-    gateway = relay()
+    gateway = relay(admin={})
     before = gateway.admin_url
     port = stack.enter_context(held_port())
     gateway.write(body, admin={"listen": f"127.0.0.1:{port}"})
@@ -387,7 +387,7 @@ def test_the_admin_address_moves_with_the_configuration(relay, body, stack):
 
 
 def test_counters_never_go_back_over_a_reload(relay, pki):
-    gateway = relay(relay={"workers": 1})
+    gateway = relay(relay={"workers": 1}, admin={})
 
     def connections():
         with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=20) as page:

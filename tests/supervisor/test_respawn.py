@@ -32,7 +32,7 @@ def test_the_next_worker_serves_the_queue_of_a_killed_one(relay, pki):
 
 def test_a_killed_worker_is_replaced_and_counted(relay, pki):
     """The other worker goes on."""
-    gateway = relay(relay={"workers": 2})
+    gateway = relay(relay={"workers": 2}, admin={})
     before = gateway.workers()
     os.kill(before[1], signal.SIGKILL)
     after = gateway.wait_for_workers(lambda workers: workers[1] != before[1])
@@ -198,7 +198,9 @@ def admin_pid(gateway):
 
 def test_a_stopped_admin_process_is_killed_and_replaced(relay, pki):
     """It gets SIGABRT first, then SIGKILL."""
-    gateway = relay(module=STUB, env=stub(hang_s=3, abort_grace_s=0.3), relay={"workers": 1})
+    gateway = relay(
+        module=STUB, env=stub(hang_s=3, abort_grace_s=0.3), relay={"workers": 1}, admin={}
+    )
     with urllib.request.urlopen(f"{gateway.admin_url}/healthz", timeout=10) as page:
         assert page.status == 200
     pid = admin_pid(gateway)
@@ -230,7 +232,11 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
     )
     short_path.chmod(0o755)  # the admin process may have a user of its own
     gateway = relay(
-        start=False, module=STUB, env=stub(hang_s=3, abort_grace_s=20), relay={"workers": 1}
+        start=False,
+        module=STUB,
+        env=stub(hang_s=3, abort_grace_s=20),
+        relay={"workers": 1},
+        admin={},
     )
     gateway.environment["PYTHONPATH"] += os.pathsep + str(short_path)
     gateway.start()
@@ -240,7 +246,7 @@ def test_an_admin_process_whose_loop_hangs_prints_where(relay, short_path):
 
 
 def test_an_idle_or_busy_admin_process_does_not_count_as_hung(relay):
-    gateway = relay(module=STUB, env=stub(hang_s=2.5), relay={"workers": 1})
+    gateway = relay(module=STUB, env=stub(hang_s=2.5), relay={"workers": 1}, admin={})
     pid = gateway.child("relay.admin.main").pid
     until = time.monotonic() + 4
     while time.monotonic() < until:

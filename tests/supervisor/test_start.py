@@ -35,7 +35,7 @@ def refusal(gateway, code, *more):
 
 
 def test_endpoints_json_has_what_is_bound_and_all_may_read_it(relay, pki, body):
-    gateway = relay(relay={"workers": 2})
+    gateway = relay(relay={"workers": 2}, admin={})
     file = gateway.state_dir / "endpoints.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     endpoints = json.loads(file.read_text())
@@ -347,7 +347,7 @@ def test_strict_start_and_check_refuse_an_expired_certificate(relay, pki, body):
 
 def test_the_admin_process_imports_no_relay_of_the_directory(relay):
     """A package of that name in the current directory is not run."""
-    gateway = relay(start=False)
+    gateway = relay(start=False, admin={})
     trap = gateway.directory / "relay" / "admin"
     trap.mkdir(parents=True)
     for file in (trap.parent / "__init__.py", trap / "__init__.py", trap / "main.py"):

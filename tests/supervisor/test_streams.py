@@ -53,7 +53,9 @@ def full_pipe():
 def test_a_full_stderr_blocks_no_process_and_loses_no_message(relay, pki, full_pipe):
     """Each message once cost its process 100 ms, of a worker's sessions too."""
     read, write = full_pipe
-    gateway = relay(start=False, relay={"workers": 1}, log={"access": "-", "level": "debug"})
+    gateway = relay(
+        start=False, relay={"workers": 1}, admin={}, log={"access": "-", "level": "debug"}
+    )
     launch(gateway, stdout=write, stderr=write)
     pid = gateway.workers()[0]
     assert [talk(pki, gateway.port()) for _ in range(5)] == [b"hello"] * 5
@@ -88,7 +90,7 @@ CLOSED = {
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_closed_standard_streams_are_replaced(relay, pki, closed):
-    gateway = relay(start=False, relay={"workers": 1}, log={"access": "-"})
+    gateway = relay(start=False, relay={"workers": 1}, admin={}, log={"access": "-"})
     command = f'exec "$0" -m relay start --config "$1" {CLOSED[closed]}'
     with gateway.log_file.open("ab") as log:
         gateway.process = subprocess.Popen(
@@ -229,7 +231,7 @@ sys.exit(main())
 
 def test_orphans_that_it_adopts_are_reaped(relay, pki):
     """Process 1 of a container is the parent of every orphan."""
-    gateway = relay(start=False)
+    gateway = relay(start=False, admin={})
     with gateway.log_file.open("ab") as log:
         command = [sys.executable, "-c", ADOPTING, "start", "--config", str(gateway.config)]
         gateway.process = subprocess.Popen(
@@ -261,7 +263,7 @@ AS_PROCESS_1 = ("--pid", "--fork", "--mount-proc")  # options of unshare
 
 @only_root
 def test_as_process_1_of_a_container_it_serves_reaps_and_ends(relay, pki):
-    gateway = relay(start=False)
+    gateway = relay(start=False, admin={})
     gateway.launch(program("unshare"), *AS_PROCESS_1)
     wait_until(
         "the relay accepts", (gateway.state_dir / "endpoints.json").exists, detail=gateway.log

@@ -258,7 +258,7 @@ def test_the_unit_allows_every_system_call_of_the_relay(relay, pki):
 
     # The unit starts it as an ordinary user, which it stays.
     same_user = {"admin_user": "root"} if os.geteuid() == 0 else {}
-    gateway = relay(start=False, relay={"workers": 1, **same_user})
+    gateway = relay(start=False, relay={"workers": 1, **same_user}, admin={})
     trace = gateway.directory / "trace"
     gateway.launch(program("strace"), "-f", "-qq", "-e", "signal=none", "-o", str(trace))
     wait_until(

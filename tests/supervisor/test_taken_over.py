@@ -47,7 +47,7 @@ def body(pki):
 
 @pytest.fixture
 def gateway(body):
-    with Gateway(body, relay={"workers": 1}) as gateway:
+    with Gateway(body, relay={"workers": 1}, admin={}) as gateway:
         yield gateway
 
 

@@ -46,7 +46,7 @@ def admin_pid(gateway):
 
 
 def test_nothing_a_worker_writes_ends_another_process(relay, pki):
-    gateway = relay(module=STUB, env=stub(hang_s=60), relay={"workers": 2}, start=False)
+    gateway = relay(module=STUB, env=stub(hang_s=60), relay={"workers": 2}, admin={}, start=False)
     behave, scribbled = gateway.directory / "behave", gateway.directory / "scribbled"
     behave.write_text("scribble")
     gateway.start()
@@ -137,7 +137,7 @@ def what_can_be_done(fd):
 
 @only_root
 def test_the_admin_process_can_only_read_the_scoreboard(relay):
-    gateway = relay(relay={"workers": 1})
+    gateway = relay(relay={"workers": 1}, admin={})
     wait_until("it serves", lambda: read(gateway, "/metrics")[0] == 200, detail=gateway.log)
     found = list(shared_files(admin_pid(gateway)))
     assert {name.partition(":")[2].partition(" ")[0] for name, _ in found} >= {
@@ -178,7 +178,7 @@ def test_worker_and_checker_write_only_their_generation(relay, pki):
 
 def test_facts_of_any_size_are_published(relay, pki, echo):
     """Overrides of every backend with the longest texts, on the page and as JSON."""
-    gateway = relay(relay={"workers": 1})
+    gateway = relay(relay={"workers": 1}, admin={})
     answer = ask(
         gateway.state_dir,
         "override",

@@ -33,7 +33,7 @@ def installed(short_path):
 @pytest.fixture
 def old(relay, installed):
     """A relay that runs from the installation, as version 1.0.0."""
-    return relay(env={"PYTHONPATH": str(installed.directory)})
+    return relay(env={"PYTHONPATH": str(installed.directory)}, admin={})
 
 
 def upgrade(gateway):

@@ -219,7 +219,7 @@ def test_a_full_disk_ends_nothing_and_files_are_written_later(relay, pki, small_
 
 @only_root
 def test_a_disk_that_becomes_read_only_ends_nothing(relay, pki, small_disk):
-    gateway = relay(start=False, relay={"state_dir": small_disk / "run"})
+    gateway = relay(start=False, relay={"state_dir": small_disk / "run"}, admin={})
     gateway.state_dir = small_disk / "run"
     gateway.start()
     # Files open for writing prevent a read-only remount, so mount another over it.
