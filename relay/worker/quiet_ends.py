@@ -160,7 +160,8 @@ def _begin_to_watch(session: DrivenSession) -> Watch | None:
 def _on_inbound(session: DrivenSession, mask: int) -> None:
     """The socket of a watched client is ready."""
     end = session.outbound
-    if end is not None and not end.answered:  # it may have refused our certificate
+    # As long as it has not answered, it may have refused our certificate.
+    if end is not None and not end.answered and session.state is State.RELAY:
         _on_outbound(session, IN)
         if session.state is not State.RELAY or session.outbound is not end:
             return

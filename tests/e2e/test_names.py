@@ -37,7 +37,7 @@ def etc(short_path, dns):
 @pytest.fixture
 def start(etc, stack):
     def begin(body, **sections):
-        gateway = etc.relay(body, **sections)
+        gateway = etc.relay(body, **{"admin": {}, **sections})
         stack.callback(gateway.close)
         stack.callback(lambda: print(gateway.log()))
         return gateway.start()

@@ -170,10 +170,13 @@ def test_a_missing_file_does_not_hide_other_problems(relay, pki, body):
     assert said.stderr.endswith("relay.toml: 4 problems; the relay would not start\n")
 
 
-def test_check_tells_what_is_disabled_from_what_is_refused(relay, body):
-    nowhere = body.replace('address = "127.0.0.1:', 'address = "no-such-host.invalid:')
-    assert nowhere != body
-    said = relay(nowhere, start=False).command("check")
+def test_check_tells_what_is_disabled_from_what_is_refused(relay, body, pki):
+    expired = body.replace(
+        f'machine_certificate = "{pki.machine.certificate}"',
+        f'machine_certificate = "{pki.client_expired.certificate}"',
+    ).replace(f'machine_key = "{pki.machine.key}"', f'machine_key = "{pki.client_expired.key}"')
+    assert expired != body
+    said = relay(expired, start=False).command("check")
     assert said.returncode == 78
     assert said.stderr.endswith(
         "1 problem; the relay would start with a part of it disabled, but not with --strict\n"
