@@ -23,6 +23,8 @@ from relay.worker.stages import STAGES, Work
 
 SPREAD = 0.1  # of max_session_s
 QUIET_PART = 0.1  # of the lifetime
+# States whose step only reads, and does no harm if nothing has come.
+_READING = frozenset((State.INTAKE, State.INBOUND_TLS, State.OUTBOUND_TLS))
 _GOLDEN = 0.618_033_988_749_895  # spreads consecutive numbers evenly
 
 
@@ -75,11 +77,26 @@ class TimedSession(PlainSession):
             self._outlive()
             return
         too_slow = STAGES[self.state].too_slow
-        if too_slow is not None:
+        if self._was_late():
+            self.worker.loop.schedule(self)
+        elif too_slow is not None:
             self._run(too_slow)
             self.worker.loop.schedule(self)  # if the state goes on, it has another deadline
         else:
             self.advance(Event.DEADLINE, side=Side.INBOUND)
+
+    def _was_late(self) -> bool:
+        """Read what came in time, as perhaps this worker is late, and not the peer.
+
+        Whether that was so, and the session has another deadline.
+        """
+        state, since_at = self.state, self.since_at
+        step = STAGES[state].step
+        if step is None or not (self.queued or state in _READING):
+            return False
+        self.queued = False
+        self._run(step)
+        return self.queued or self.state is not state or self.since_at != since_at
 
     def _outlive(self) -> None:
         """End at a quiet moment from now on, and at the end of the lifetime at once."""

@@ -95,9 +95,6 @@ def handshake(session: Session) -> Event | None:
 
 def too_slow(session: Session) -> Event | None:
     """Give up the backend at the deadline of CONNECT or OUTBOUND_TLS."""
-    if session.queued:  # this worker is late, perhaps not the backend: look once more
-        session.queued = False
-        return connect(session) if session.state is State.CONNECT else handshake(session)
     if session.state is State.CONNECT:
         return give_up(session, Failure(Reason.BACKEND_TIMEOUT, ""))
     return give_up(session, why_slow(session))

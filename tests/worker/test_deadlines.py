@@ -3,12 +3,14 @@
 The client's hello_s and handshake_s are in test_strangers, connect_s in test_failover.
 """
 
+import signal
 import socket
+import ssl
 import time
 
 import pytest
 
-from tests.support.worker import wait_until
+from tests.support.worker import client_context, wait_until
 
 
 def let_pass(seconds):
@@ -173,3 +175,36 @@ def test_many_deadlines_at_once_are_all_kept(start, door, pair):
         "60 sessions to end",
     )
     assert relay.value("relay_connections_active") == 0
+
+
+LATE = 60
+
+
+def test_a_worker_that_was_stopped_loses_no_client(start, backend, pki, stack):
+    """What came in time is read, although the deadline has passed since."""
+    relay = start([backend().address], top="[timeouts]\nhello_s = 0.5\nhandshake_s = 20")
+    context = client_context(pki, pki.client)
+    socks = [
+        stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), 10))
+        for _ in range(LATE)
+    ]
+    wait_until(lambda: relay.value("relay_connections_active") == LATE, "all to be accepted")
+    relay.suspend()
+    clients = []
+    for sock in socks:
+        sock.setblocking(False)
+        client = stack.enter_context(
+            context.wrap_socket(
+                sock, server_hostname="app.example.com", do_handshake_on_connect=False
+            )
+        )
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        clients.append(client)
+    let_pass(0.6)
+    relay.signal(signal.SIGCONT)
+    for client in clients:
+        client.settimeout(10)
+        client.do_handshake()
+        client.sendall(b"hello")
+        assert client.recv(5) == b"hello"
