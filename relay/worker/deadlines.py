@@ -90,13 +90,14 @@ class TimedSession(PlainSession):
 
         Whether that was so, and the session has another deadline.
         """
-        state, since_at = self.state, self.since_at
+        state, since_at, was_queued = self.state, self.since_at, self.queued
         step = STAGES[state].step
-        if step is None or not (self.queued or state in _READING):
+        if step is None or not (was_queued or state in _READING):
             return False
         self.queued = False
         self._run(step)
-        return self.queued or self.state is not state or self.since_at != since_at
+        went_on = self.state is not state or self.since_at != since_at
+        return was_queued or self.queued or went_on
 
     def _outlive(self) -> None:
         """End at a quiet moment from now on, and at the end of the lifetime at once."""
