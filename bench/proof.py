@@ -1,8 +1,8 @@
 """`python -m bench.proof`: every part of the proof that no client is lost, in one go.
 
 Each part is a run of `bench.endurance` against a gateway of its own. HAProxy and nginx
-are reloaded in the same way at the end, if they are installed. What they lose is told
-and does not count.
+are reloaded in the same way at the end, if they are installed. The report says what
+they lose, and the exit status does not depend on it.
 
 Never: goes on in silence after a part that failed; its exit status says so.
 """

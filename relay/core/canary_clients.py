@@ -14,17 +14,16 @@ Next: `relay.core.canary.differences`
 from __future__ import annotations
 
 from relay.core.canary import Counts, Part
-from relay.core.sticky import source_key
+from relay.core.sticky import CLIENT_PREFIXES, source_key
 
 PER_CLIENT = 2
 MOST_CLIENTS = 10_000
-_PREFIX_V4, _PREFIX_V6 = 32, 64
 _MOST_BYTES = 16  # of a client that is not named by an address
 
 
 def client_of(address: str) -> str:
     """The client that has this address."""
-    return source_key(address, _PREFIX_V4, _PREFIX_V6)[:_MOST_BYTES].hex()
+    return source_key(address, *CLIENT_PREFIXES)[:_MOST_BYTES].hex()
 
 
 class Clients:

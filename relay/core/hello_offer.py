@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from relay.core.hello_extensions import parse_alpn
 from relay.errors import Reason
 
 _MOST = 12  # of one list
@@ -107,7 +108,8 @@ def _offered(reason: Reason, message: bytes) -> str:
         return f"offers at most {_VERSION_NAMES.get(legacy, hex(legacy))}"
     groups = _numbers(extensions.get(_GROUPS, b"")[2:])
     if reason is Reason.NO_SHARED_ALPN:
-        return f"offers the protocols {_list(_protocols(extensions.get(_ALPN, b'')[2:]))}"
+        names = parse_alpn(extensions.get(_ALPN, b"")) or ()
+        return f"offers the protocols {_list([_printable(each) for each in names])}"
     found = []
     if reason is Reason.NO_SHARED_CIPHER:
         ciphers = [each for each in ciphers if each not in _SIGNALS]
@@ -148,14 +150,8 @@ def _extensions(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + len(body)
 
 
-def _protocols(data: bytes) -> list[str]:
-    found, at = [], 0
-    while at < len(data):
-        name = _vector(data, at, 1)
-        text = ascii(name.decode("latin-1"))[1:-1]
-        found.append(text[:_LONGEST])
-        at += 1 + len(name)
-    return found
+def _printable(name: bytes) -> str:
+    return ascii(name.decode("latin-1"))[1:-1][:_LONGEST]
 
 
 def _grease(number: int) -> bool:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TypeAlias
 
+Prefixes: TypeAlias = tuple[int, int]  # bits of IPv4 and IPv6 addresses that count
+# What is one client where limits and canaries count clients: an address, or a /64.
+CLIENT_PREFIXES: Prefixes = (32, 64)
 _MAPPED = "::ffff:"
 
 

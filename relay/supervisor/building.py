@@ -50,14 +50,3 @@ def in_steps(found: Inspection, number: int) -> Generator[None, None, Prepared]:
         fingerprints=found.fingerprints,
         others=found.others,
     )
-
-
-def at_once(found: Inspection, number: int) -> Prepared:
-    """The same without a pause: before the loop runs."""
-    steps = in_steps(found, number)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            prepared: Prepared = done.value
-            return prepared

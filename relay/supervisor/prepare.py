@@ -22,7 +22,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from relay.errors import ConfigError, StartupError
-from relay.supervisor.building import at_once, in_steps
+from relay.steps import at_once
+from relay.supervisor.building import in_steps
 from relay.supervisor.inspection import Inspection, PrepareRequest, Refusal, inspect_to_bytes
 from relay.supervisor.prepared import Prepared
 from relay.supervisor.process import ExitStatus, reap, send, start_preparer
@@ -251,7 +252,7 @@ def finish(
     found before, there is no child. Raises ConfigError and StartupError.
     """
     if inspected is not None:
-        return at_once(inspected, number)
+        return at_once(in_steps(inspected, number))
     abandoned = AbandonedChildren()
     preparation = Preparation(request, number, abandoned, work=work)
     poll = select.poll()

@@ -25,6 +25,7 @@ from relay.config.section import Crl
 from relay.core.proxy_header_out import SendProxy
 from relay.core.routes import RouteTable
 from relay.errors import ConfigError, Problem
+from relay.steps import at_once
 from relay.tcp_options import options_of_new
 from relay.tls.access_rules import compile_rules
 from relay.tls.alpn import selector
@@ -65,13 +66,7 @@ def build_generation(
 
     Raises ConfigError with all problems: files, cipher lists, names to verify.
     """
-    steps = build_steps(config, number, context_inputs or ContextInputs())
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            generation: Generation = done.value
-            return generation
+    return at_once(build_steps(config, number, context_inputs or ContextInputs()))
 
 
 def build_steps(

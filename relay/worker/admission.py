@@ -29,9 +29,8 @@ from itertools import islice
 from typing import Protocol
 
 from relay.config.model import Limits
-from relay.core.sticky import source_key
+from relay.core.sticky import CLIENT_PREFIXES, Prefixes, source_key
 from relay.errors import Reason, SessionError, Side
-from relay.worker.client_rate import DEFAULT_PREFIXES, Prefixes
 from relay.worker.listener_settings import Listener
 from relay.worker.loop import Loop
 
@@ -87,14 +86,14 @@ class _Progress:
 Order = OrderedDict[Client, _Progress]
 
 
-def address_key(host: str, prefixes: Prefixes = DEFAULT_PREFIXES) -> str | bytes:
+def address_key(host: str, prefixes: Prefixes = CLIENT_PREFIXES) -> str | bytes:
     """What counts as one client: by default an IPv4 address, or a /64 of IPv6."""
     if ":" in host:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
         if not packed.startswith(_MAPPED):
-            return packed[:8] if prefixes[1] == DEFAULT_PREFIXES[1] else source_key(host, *prefixes)
+            return packed[:8] if prefixes[1] == CLIENT_PREFIXES[1] else source_key(host, *prefixes)
         host = socket.inet_ntoa(packed[12:])
-    return host if prefixes[0] == DEFAULT_PREFIXES[0] else source_key(host, *prefixes)
+    return host if prefixes[0] == CLIENT_PREFIXES[0] else source_key(host, *prefixes)
 
 
 class Admission:

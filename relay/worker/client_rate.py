@@ -1,18 +1,13 @@
-"""What counts as one client, and `per_client_rate` of one listener.
+"""`per_client_rate` of one listener.
 
 Never: counts a connection whose client's address is not known.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from relay.config.listener_model import Listener
 from relay.core.sticky import source_key
 from relay.core.token_bucket import Rate, TokenBuckets, default_burst
-
-Prefixes: TypeAlias = tuple[int, int]  # of IPv4 and IPv6
-DEFAULT_PREFIXES: Prefixes = (32, 64)
 
 
 class ClientRate:

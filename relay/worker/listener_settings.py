@@ -11,8 +11,9 @@ from typing import NamedTuple
 from relay.core.address_set import AddressSet
 from relay.core.proxy_header import Endpoint
 from relay.core.routes import RouteTable
+from relay.core.sticky import CLIENT_PREFIXES, Prefixes
 from relay.tls.generation import AnyRoute
-from relay.worker.client_rate import DEFAULT_PREFIXES, ClientRate, Prefixes
+from relay.worker.client_rate import ClientRate
 from relay.worker.patience import Patience
 from relay.worker.probes import Probes
 
@@ -28,5 +29,5 @@ class Listener(NamedTuple):
     starttls: bool = False  # a route of it has starttls
     rate: ClientRate | None = None
     probes: Probes | None = None
-    prefixes: Prefixes = DEFAULT_PREFIXES  # how many bits of an address are one client
+    prefixes: Prefixes = CLIENT_PREFIXES  # how many bits of an address are one client
     only_address: Endpoint | None = None  # all its clients connect to it

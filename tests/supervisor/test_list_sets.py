@@ -11,6 +11,7 @@ from relay.checker.crl_cache import cached_list
 from relay.config.model import Relay
 from relay.config.section import Crl
 from relay.errors import StartupError
+from relay.steps import at_once
 from relay.supervisor.list_sets import FETCHED_WATCH_S, all_sets, share_sets, watched
 from relay.tls.revocation.revoked_set import build
 from tests.support.handshakes import config_of
@@ -43,19 +44,10 @@ def test_without_a_watch_only_fetched_lists_are_watched(pki):
     assert some.every_s == FETCHED_WATCH_S
 
 
-def shared(buffers):
-    steps = share_sets(buffers)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
-
-
 def test_sets_are_shared_one_by_one():
     buffers = {"a": build([]), "b": build([])}
     assert len(list(share_sets(buffers))) == 2
-    assert shared(buffers).keys() == buffers.keys()
+    assert at_once(share_sets(buffers)).keys() == buffers.keys()
 
 
 def test_too_few_descriptors_for_a_set_are_a_reason():
@@ -64,6 +56,6 @@ def test_too_few_descriptors_for_a_set_are_a_reason():
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, limit[1]))
     try:
         with pytest.raises(StartupError, match="no memory for the revoked certificates: Too many"):
-            shared({str(number): build([]) for number in range(used + 9)})
+            at_once(share_sets({str(number): build([]) for number in range(used + 9)}))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
