@@ -18,6 +18,7 @@ EXIT_NOT_RUNNING = 69
 EXIT_BUG = 70
 EXIT_CANNOT_START = 71
 EXIT_NOT_WRITTEN = 74
+EXIT_DRAINING = 75
 EXIT_CONFIG = 78
 EXIT_INTERRUPTED = 130
 
@@ -29,6 +30,7 @@ EXIT_CODES = {
     EXIT_BUG: "a bug, or a failure after the relay had served",
     EXIT_CANNOT_START: "this machine does not allow the start now; try again",
     EXIT_NOT_WRITTEN: "the output cannot be written",
+    EXIT_DRAINING: "the relay drains: new clients should go elsewhere",
     EXIT_CONFIG: "the configuration is refused",
     EXIT_INTERRUPTED: "interrupted with Ctrl-C",
 }

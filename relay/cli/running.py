@@ -13,6 +13,7 @@ import click
 from relay.cli.client import ask_relay, config_option, exit_codes
 from relay.cli.help import EXIT_OK, Command
 from relay.cli.output import echo_rows
+from relay.cli.readiness import QUIET_EXIT_CODES, QUIET_PATIENCE_S, quiet_code
 from relay.dates import minute
 
 if TYPE_CHECKING:
@@ -43,12 +44,19 @@ def _state(reply: StatusReply) -> str:
 @click.command(
     cls=Command,
     section=SECTION,
-    examples=["relay status --config /etc/relay/relay.toml"],
-    exit_codes=exit_codes("the relay runs, and its status is printed"),
+    examples=["relay status --config /etc/relay/relay.toml", "relay status --quiet"],
+    exit_codes=exit_codes("the relay runs; with --quiet: it serves", QUIET_EXIT_CODES),
 )
+@click.option("--quiet", is_flag=True, help="Print nothing. The exit code says if it serves.")
 @config_option
-def status(config_file: Path | None) -> int:
-    """Show generation, listeners, workers and disabled parts."""
+def status(config_file: Path | None, quiet: bool) -> int:
+    """Show generation, listeners, workers and disabled parts.
+
+    With --quiet, what /readyz says is the exit code, and if it is not 0, one line on
+    stderr says why. A relay that does not answer within 2 s counts as not running.
+    """
+    if quiet:
+        return quiet_code(ask_relay(config_file, "status", QUIET_PATIENCE_S))
     reply = ask_relay(config_file, "status")
     click.echo(
         f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {_state(reply)},"

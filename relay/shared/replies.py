@@ -85,7 +85,7 @@ class NameReply(TypedDict):
 
 
 class StatusReply(TypedDict):
-    """The reply to `status`."""
+    """The reply to `status`. `not_ready` is what /readyz says, "" if it says yes."""
 
     ok: Literal[True]
     version: str
@@ -93,6 +93,7 @@ class StatusReply(TypedDict):
     config: str
     state: str
     drains_in_s: float | None  # in state leaving: how long clients are still accepted
+    not_ready: NotRequired[str]
     generation: int
     started_at: float
     supervisor: ProcessStatus

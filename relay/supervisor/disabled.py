@@ -132,7 +132,7 @@ class Disabled:
             if component in known:
                 message = f"{component} is no longer disabled"
                 self._messages.append((logging.INFO, message))
-        if self.no_route_left and before.keys() != self.reasons.keys():
+        if self.why_no_route_is_left and before.keys() != self.reasons.keys():
             message = "every route is disabled: no client is served"
             self._messages.append((logging.ERROR, message))
 
@@ -148,16 +148,17 @@ class Disabled:
             log.log(level, "%s", message)
 
     @property
-    def no_route_left(self) -> bool:
-        """Whether every route, or its pool, is disabled."""
+    def why_no_route_is_left(self) -> str:
+        """Why the first route, or its pool, is disabled; "" if any of them works."""
         if self._prepared is None:
-            return False
-        return all(
-            Component("route", listener.name, route.label) in self.reasons
-            or Component("pool", "", route.pool) in self.reasons
+            return ""
+        reasons = [
+            self.reasons.get(Component("route", listener.name, route.label))
+            or self.reasons.get(Component("pool", "", route.pool), "")
             for listener in self._prepared.config.listener
             for route in listener.route
-        )
+        ]
+        return reasons[0] if all(reasons) else ""
 
     @property
     def awaited(self) -> frozenset[str]:

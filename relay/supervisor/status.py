@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 import relay
+from relay.core.fleet_view import Phase
+from relay.core.readiness import why_not_ready
 from relay.shared.backends_view import HEALTH_FILE, read_fetches
 from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
@@ -74,6 +76,7 @@ class Status:
             "config": str(self.config_path),
             "state": self.state,
             "drains_in_s": self._drains_in_s(now),
+            "not_ready": self._why_not_ready(now),
             "generation": fleet.generations.number,
             "started_at": self.started_at,
             "supervisor": {"pid": os.getpid()},
@@ -97,6 +100,12 @@ class Status:
     def _drains_in_s(self, now: float) -> float | None:
         leaving = self.state is RelayState.LEAVING
         return round(max(0.0, self.drain_at - now), 1) if leaving else None
+
+    def _why_not_ready(self, now: float) -> str:
+        workers = self.fleet.workers.status(now)
+        ages_s = [one["heartbeat_age_s"] for one in workers if one["phase"] == Phase.SERVING]
+        disabled = self.disabled.why_no_route_is_left
+        return why_not_ready(self.state, len(workers), ages_s, disabled)
 
     def reload_is_over(self, *, succeeded: bool) -> None:
         """A reload that was requested has succeeded, or was refused."""

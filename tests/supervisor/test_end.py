@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -59,13 +60,42 @@ def readyz(gateway):
             return error.code, error.read().decode()
 
 
+def quiet_status(gateway):
+    """What `relay status --quiet` says: exit code, stdout, stderr."""
+    said = gateway.command("status", "--quiet")
+    return said.returncode, said.stdout, said.stderr
+
+
+def test_quiet_status_without_a_worker_or_an_answer_is_69(relay):
+    """A worker that cannot serve, and a supervisor that is stopped."""
+    gateway = relay(relay={"workers": 1})
+    (pid,) = gateway.workers().values()
+    os.kill(gateway.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    code, out, said = quiet_status(gateway)
+    assert (code, out) == (69, "")
+    assert "did not answer status within 2 s" in said
+    os.kill(gateway.pid, signal.SIGCONT)
+    wait_until("the next worker serves", lambda: quiet_status(gateway) == (0, "", ""))
+    assert gateway.command("drain").returncode == 0
+    gateway.wait()
+    code, out, said = quiet_status(gateway)
+    assert (code, out, said.count("\n")) == (69, "", 1)
+
+
 def test_during_drain_delay_readyz_says_no_and_clients_get_in(relay, pki):
     gateway = relay(relay={"drain_delay_s": 60}, admin={})
     port = gateway.port()
     wait_until("it is ready", lambda: readyz(gateway)[0] == 200)
+    assert quiet_status(gateway) == (0, "", "")
     assert gateway.command("drain").returncode == 0
     wait_until("it says no", lambda: readyz(gateway)[0] == 503)
     assert readyz(gateway)[1] == "the relay will drain soon; send it no new connections\n"
+    assert quiet_status(gateway) == (
+        75,
+        "",
+        "relay: the relay will drain soon; send it no new connections\n",
+    )
     for _ in range(4):
         open_session(gateway, pki).close()
     assert ": draining in " in gateway.command("status").stdout
