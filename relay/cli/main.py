@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, kick, reload, running, start, tools, upgrade
+from relay.cli import backend, example, kick, reload, running, start, tools, upgrade
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -108,8 +108,8 @@ def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> 
     ],
     exit_codes=EXIT_CODES,
     epilog=(
-        "More help: relay COMMAND --help. In the source tree, conf/relay.toml explains every"
-        " key, and docs/ has operation.md and troubleshooting.md."
+        "More help: relay COMMAND --help. `relay example relay.toml` explains every key. In the"
+        " source tree, docs/ has operation.md and troubleshooting.md."
     ),
 )
 @click.option(
@@ -135,6 +135,7 @@ for command in (
     backend.backend,
     kick.kick,
     tools.demo,
+    example.example,
     tools.password,
     tools.version,
 ):
