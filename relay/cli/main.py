@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, example, kick, reload, running, start, tools, upgrade
+from relay.cli import backend, example, kick, reload, running, schema, start, tools, upgrade
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -136,6 +136,7 @@ for command in (
     kick.kick,
     tools.demo,
     example.example,
+    schema.schema,
     tools.password,
     tools.version,
 ):

@@ -95,7 +95,14 @@ class Route(Section):
 class AcceptProxy(Section):
     """`accept_proxy`: the peers whose connections start with a PROXY header."""
 
-    from_: Annotated[Strings, Field(alias="from", min_length=1)]
+    from_: Annotated[
+        Strings,
+        Field(
+            alias="from",
+            min_length=1,
+            description='IP addresses and networks of the balancers, and "unix" for unix sockets.',
+        ),
+    ]
 
 
 class Listener(Section):

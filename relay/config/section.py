@@ -24,9 +24,15 @@ class Section(BaseModel):
 class Keepalive(Section):
     """`keepalive`: when TCP asks a silent peer whether it is still there (tcp(7))."""
 
-    idle_s: Annotated[int, Field(ge=1, le=32_767)] = 60
-    interval_s: Annotated[int, Field(ge=1, le=32_767)] = 10
-    count: Annotated[int, Field(ge=1, le=127)] = 6
+    idle_s: Annotated[int, Field(ge=1, le=32_767)] = Field(
+        60, description="How long the peer is silent before TCP asks for the first time."
+    )
+    interval_s: Annotated[int, Field(ge=1, le=32_767)] = Field(
+        10, description="The time between two questions."
+    )
+    count: Annotated[int, Field(ge=1, le=127)] = Field(
+        6, description="Questions without an answer; has no effect if user_timeout_s is not 0."
+    )
 
 
 class Crl(Section):
