@@ -20,15 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from relay.config.backend_address import is_service
-from relay.errors import Reason
 from relay.shared.addresses import format_endpoint
-from relay.shared.catalogue import (
-    CRL_OK,
-    FAMILIES,
-    HANDSHAKE_OK,
-    HANDSHAKE_RESUMED,
-    Family,
-)
+from relay.shared.catalogue import FAMILIES, Family
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
     CRL_LAST_SUCCESS_S,
@@ -46,14 +39,6 @@ from relay.shared.state_cells import is_waiting
 _LATEST_S = 253_402_300_799  # the end of 9999, the last year that a certificate can name
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
-
-# These families have many possible label values. Series that are zero are left out,
-# except for the successful results.
-_ALWAYS_PRESENT = {
-    "relay_sessions_closed_total": {Reason.FINISHED.value},
-    "relay_handshakes_total": {HANDSHAKE_OK, HANDSHAKE_RESUMED},
-    "relay_crl_fetch_total": {CRL_OK},
-}
 
 
 class Readable(Protocol):
@@ -150,12 +135,7 @@ class RelayCollector(Collector):
 
 
 def _counted(family: Family, cells: dict[tuple[str, ...], int]) -> Rows:
-    always = _ALWAYS_PRESENT.get(family.name)
-    return [
-        (labels, value * family.scale)
-        for labels, value in cells.items()
-        if value or always is None or labels[-1] in always
-    ]
+    return [(labels, value * family.scale) for labels, value in cells.items()]
 
 
 def _histogram(family: Family, cells: dict[tuple[str, ...], int]) -> HistogramMetricFamily:

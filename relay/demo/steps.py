@@ -137,9 +137,9 @@ def show_failover(lab: Lab, client: Client) -> StepResult:
 def show_metrics(_: Lab, client: Client) -> StepResult:
     """The metrics agree."""
     expected = {
-        _handshakes(Reason.NO_CERTIFICATE, Side.INBOUND): 1,
-        _handshakes(Reason.UNKNOWN_CA, Side.INBOUND): 1,
-        _handshakes(Reason.BACKEND_WRONG_NAME, Side.OUTBOUND): 1,
+        _handshakes(NAME, Reason.NO_CERTIFICATE, Side.INBOUND): 1,
+        _handshakes(NAME, Reason.UNKNOWN_CA, Side.INBOUND): 1,
+        _handshakes(IMPOSTOR, Reason.BACKEND_WRONG_NAME, Side.OUTBOUND): 1,
         f'relay_connections_total{{listener="https",route="{IMPOSTOR}"}}': 1,
         f'relay_connections_total{{listener="https",route="{NAME}"}}': client.connections - 1,
     }
@@ -166,8 +166,9 @@ def show_metrics(_: Lab, client: Client) -> StepResult:
     return StepResult(ok, tuple(f"{key} {value:g}" for key, value in latest.items()))
 
 
-def _handshakes(reason: Reason, side: Side) -> str:
-    return f'relay_handshakes_total{{result="{reason}",side="{side}"}}'
+def _handshakes(route: str, reason: Reason, side: Side) -> str:
+    labels = f'listener="https",result="{reason}",route="{route}",side="{side}"'
+    return f"relay_handshakes_total{{{labels}}}"
 
 
 STEPS: tuple[Step, ...] = (

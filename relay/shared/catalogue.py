@@ -11,10 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from relay.shared.fetch_results import CRL_FETCH_RESULTS
+
 MetricType = Literal["counter", "gauge", "histogram"]
 
 # Upper bounds of handshake_seconds, in seconds; the last bucket (+Inf) is implied.
 HANDSHAKE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# Upper bounds of session_seconds, in seconds.
+SESSION_BUCKETS_S = (
+    *(0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
+    *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0),
+)
 
 NO_ROUTE = "none"
 TO_BACKEND, FROM_BACKEND = "to_backend", "from_backend"
@@ -31,25 +39,6 @@ CHECK_RESULTS = (CHECK_OK, CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED)
 # answer that there are none.
 LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING = "ok", "failed", "nothing"
 LOOK_UP_RESULTS = (LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING)
-# How the fetch of a revocation list ends.
-CRL_OK, CRL_NOT_MODIFIED = "ok", "not_modified"
-CRL_CONNECT_FAILED, CRL_TIMEOUT, CRL_HTTP_FAILED = "connect_failed", "timeout", "http_failed"
-CRL_REDIRECT_REFUSED, CRL_TOO_LARGE, CRL_TRUNCATED = "redirect_refused", "too_large", "truncated"
-# Not a list, one that no CA here has signed, or an older one than before; not written.
-CRL_INVALID, CRL_OLDER, CRL_NOT_KEPT = "invalid", "older", "not_kept"
-CRL_FETCH_RESULTS = (
-    CRL_OK,
-    CRL_NOT_MODIFIED,
-    CRL_CONNECT_FAILED,
-    CRL_TIMEOUT,
-    CRL_HTTP_FAILED,
-    CRL_REDIRECT_REFUSED,
-    CRL_TOO_LARGE,
-    CRL_TRUNCATED,
-    CRL_INVALID,
-    CRL_OLDER,
-    CRL_NOT_KEPT,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,19 @@ FAMILIES: dict[str, Family] = {
             ("listener",),
         ),
         Family("relay_connections_active", "gauge", "Client connections open now."),
-        Family("relay_sessions_closed_total", "counter", "Sessions ended, by reason.", ("reason",)),
+        Family(
+            "relay_sessions_closed_total",
+            "counter",
+            "Sessions ended, by route and reason.",
+            ("listener", "route", "reason"),
+        ),
+        Family(
+            "relay_session_seconds",
+            "histogram",
+            "How long an admitted client, and a backend's connection in use, was connected.",
+            ("side",),
+            1e-6,
+        ),
         Family(
             "relay_sessions_unjudged_total",
             "counter",
@@ -90,7 +91,7 @@ FAMILIES: dict[str, Family] = {
             "relay_handshakes_total",
             "counter",
             "TLS handshakes ended, by side and result: ok, resumed, or the reason of the failure.",
-            ("side", "result"),
+            ("listener", "route", "side", "result"),
         ),
         Family(
             "relay_handshake_seconds",

@@ -121,6 +121,14 @@ def kind_of(name: str) -> Kind:
     return _SERIES_CELLS[name].kind
 
 
+def counter_offset(name: str, *labels: str) -> int:
+    """The offset of a counter among those of its entity. Raises KeyError.
+
+    `labels` are those that follow the entity's own.
+    """
+    return _SERIES_CELLS[name].offsets[labels]
+
+
 def state_offset(name: str, *labels: str) -> tuple[Kind, int]:
     """The kind that a state belongs to, and its offset in an entity's block.
 

@@ -17,7 +17,6 @@ from relay.config.backend_address import lookup_name
 from relay.errors import Reason, Side
 from relay.shared.catalogue import (
     CHECK_RESULTS,
-    CRL_FETCH_RESULTS,
     FROM_BACKEND,
     HANDSHAKE_BUCKETS_S,
     HANDSHAKE_OK,
@@ -25,9 +24,11 @@ from relay.shared.catalogue import (
     LOOK_UP_RESULTS,
     NO_ROUTE,
     RENEWAL_RESULTS,
+    SESSION_BUCKETS_S,
     TO_BACKEND,
     WHYS,
 )
+from relay.shared.fetch_results import CRL_FETCH_RESULTS
 
 if TYPE_CHECKING:
     from relay.config.model import Config
@@ -111,14 +112,23 @@ def _relay_counters() -> Iterator[Series]:
         yield Series("relay_crl_fetch_total", (result,))
     for result in LOOK_UP_RESULTS:
         yield Series("relay_name_lookups_total", (result,))
+    for name, buckets in (
+        ("relay_handshake_seconds", HANDSHAKE_BUCKETS_S),
+        ("relay_session_seconds", SESSION_BUCKETS_S),
+    ):
+        for side in Side:
+            # Bucket i is cell base + i; then +Inf, then the sum in microseconds.
+            for bound in (*map(str, buckets), "+Inf", "sum"):
+                yield Series(name, (side.value, bound))
+
+
+def _route_counters() -> Iterator[Series]:
+    yield Series("relay_connections_total")
     for reason in Reason:
         yield Series("relay_sessions_closed_total", (reason.value,))
     for side in Side:
         for result in (HANDSHAKE_OK, HANDSHAKE_RESUMED, *(reason.value for reason in Reason)):
             yield Series("relay_handshakes_total", (side.value, result))
-        # Bucket i is cell base + i; then +Inf, then the sum in microseconds.
-        for bound in (*map(str, HANDSHAKE_BUCKETS_S), "+Inf", "sum"):
-            yield Series("relay_handshake_seconds", (side.value, bound))
 
 
 RELAY = Kind(
@@ -138,7 +148,7 @@ SUPERVISOR = Kind(
     ),
 )
 LISTENER = Kind("listener", 1, counters=(Series("relay_probes_total"),))
-ROUTE = Kind("route", 2, counters=(Series("relay_connections_total"),))
+ROUTE = Kind("route", 2, counters=tuple(_route_counters()))
 BACKEND = Kind(
     "backend",
     2,

@@ -16,34 +16,24 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from relay.errors import RelayError
 from relay.shared.addresses import NameState, read_name
 from relay.shared.cell_layout import (
-    CPU_US,
-    GENERATION,
-    HEARTBEAT_MS,
-    PHASE,
-    PID,
     RESERVED_CELLS,
-    RESIDENT_BYTES,
-    SLOT,
     Layout,
     name_series,
 )
 from relay.shared.counter_totals import COUNTED, add_counters, runs_of
-from relay.shared.entities import HOST, KINDS, RESOLVED_CELLS, Key, Series
+from relay.shared.entities import HOST, KINDS, RESOLVED_CELLS, ROUTE, Key, Series
+from relay.shared.route_series import route_series
 from relay.shared.scoreboard import (
-    CHECKER_SLOT,
     HEADER_CELLS,
-    PHASE_DRAINING,
-    PHASE_FREE,
-    PHASE_STARTING,
-    monotonic_ms,
 )
 from relay.shared.sealed_memory import CELL_BYTES, read_all
+from relay.shared.worker_row import WorkerRow, workers_in
 
 MAGIC = 0x52454C41590003
 HEAD_CELLS = 8
@@ -51,21 +41,6 @@ HEAD_CELLS = 8
 SEQUENCE, VIEW, SUPERVISOR_BEAT = 1, 2, 3
 
 PATIENCE_S = 1.0
-_MOST_SLOTS = 4096
-_LARGEST_PID = (1 << 31) - 1
-_FUTURE_MS = 1000  # a heartbeat further in the future is not valid
-
-
-class WorkerRow(NamedTuple):
-    """A worker's own figures. Numbers that are not possible are replaced by zero."""
-
-    heartbeat_ms: int
-    pid: int
-    slot: int
-    generation: int
-    phase: int
-    cpu_us: int
-    resident_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +128,8 @@ class CatalogueCache:
         self._generations: dict[bytes, _Generation] = {}
         self._lines_parsed = 0
         self.numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
-        self.series: dict[str, list[Series]] = {name: [] for name in COUNTED}
+        self.series: dict[str, list[Series]] = {name: [] for name in COUNTED}  # but of routes
+        self.routes: list[Key] = []
 
     def generations(self, lines: Sequence[bytes]) -> list[_Generation]:
         """The generations of these catalogue lines."""
@@ -169,7 +145,10 @@ class CatalogueCache:
             keys = list(map(tuple, found))
             numbers = self.numbers[name]
             numbers.update((key, number) for number, key in enumerate(keys, len(numbers)))
-            self.series[name] += name_series(KINDS[name].counters, keys)
+            if name == ROUTE.name:
+                self.routes += keys
+            else:
+                self.series[name] += name_series(KINDS[name].counters, keys)
         self._lines_parsed = len(lines)
 
 
@@ -195,6 +174,7 @@ class View:
         cache.add_names(lines[len(counts) :])
         self._generations = cache.generations(lines[: len(counts)])
         self._series = {name: list(series) for name, series in cache.series.items()}
+        self._routes = list(cache.routes)
         ends = list(accumulate(counts))
         self._segments = [
             fds.segments[end - count : end] for count, end in zip(counts, ends, strict=True)
@@ -234,11 +214,14 @@ class View:
         return head
 
     def _copy(self, beat_ms: int) -> Snapshot:
-        count = sum(map(len, self._series.values()))
-        totals = array("q", os.pread(self._fds.totals, CELL_BYTES * count, 0))
-        sums: dict[str, list[int]] = {}
-        for name, series in self._series.items():
-            sums[name], totals = totals[: len(series)].tolist(), totals[len(series) :]
+        counts = {name: len(series) for name, series in self._series.items()}
+        counts[ROUTE.name] = len(self._routes) * len(ROUTE.counters)
+        totals = os.pread(self._fds.totals, CELL_BYTES * sum(counts.values()), 0)
+        ends = [CELL_BYTES * end for end in accumulate(counts.values(), initial=0)]
+        sums = {
+            name: array("q", totals[at:end]).tolist()
+            for name, (at, end) in zip(counts, pairwise(ends), strict=True)
+        }
         values: dict[Series, int] = {}
         workers: list[WorkerRow] = []
         for generation, segments, runs in zip(
@@ -254,11 +237,13 @@ class View:
                         sums_of_kind[in_sums] = add_counters(
                             sums_of_kind[in_sums], counters[in_row]
                         )
-                workers += _workers(row)
+                workers += workers_in(row)
             for gauge, value in zip(generation.gauges, gauges, strict=True):
                 values[gauge] = values.get(gauge, 0) + value
         for name, series in self._series.items():
-            values.update(zip(series, sums[name], strict=True))
+            if name != ROUTE.name:
+                values.update(zip(series, sums[name], strict=True))
+        values.update(route_series(self._routes, sums[ROUTE.name]))
         states, names = self._read_states()
         return Snapshot(self._facts, values, states, workers, beat_ms, names)
 
@@ -280,19 +265,3 @@ class View:
     def close(self) -> None:
         """Close the descriptors."""
         self._fds.close()
-
-
-def _workers(row: array[int]) -> Iterator[WorkerRow]:
-    phase, slot, pid = row[PHASE], row[SLOT], row[PID]
-    if phase == PHASE_FREE or slot == CHECKER_SLOT:
-        return
-    beat_ms = row[HEARTBEAT_MS]
-    yield WorkerRow(
-        beat_ms if 0 < beat_ms <= monotonic_ms() + _FUTURE_MS else 0,
-        pid if 0 < pid <= _LARGEST_PID else 0,
-        slot if 0 <= slot < _MOST_SLOTS else 0,
-        row[GENERATION],
-        phase if PHASE_STARTING <= phase <= PHASE_DRAINING else PHASE_STARTING,
-        max(0, row[CPU_US]),
-        max(0, row[RESIDENT_BYTES]),
-    )

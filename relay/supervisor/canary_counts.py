@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from relay.core.canary import Counts, Part
 from relay.errors import Reason, Side
 from relay.shared.catalogue import HANDSHAKE_OK, HANDSHAKE_RESUMED
+from relay.shared.cell_layout import counter_offset
 from relay.shared.entities import ROUTE
-from relay.shared.scoreboard import Layout
 from relay.supervisor.worker_process import WorkerProcess
 
 # How sessions end that have no fault: by themselves, or because the relay wants it.
@@ -35,13 +35,24 @@ _LARGEST = 1 << 48  # what a cell may add, so that sums stay exact
 Values = dict[tuple[str, str], int]
 """By side and result of a handshake, or "closed" and the reason of a session."""
 _CONNECTIONS = ("connections", "")
+_OFFSETS: Values = {  # among the counters of a route
+    _CONNECTIONS: counter_offset("relay_connections_total"),
+    **{
+        (side.value, result): counter_offset("relay_handshakes_total", side.value, result)
+        for side in Side
+        for result in _RESULTS
+    },
+    **{
+        ("closed", reason.value): counter_offset("relay_sessions_closed_total", reason.value)
+        for reason in Reason
+    },
+}
 
 
 class WorkerCounts:
     """The counts of some workers since now, also of those that end meanwhile."""
 
     def __init__(self, processes: Iterable[WorkerProcess] = ()) -> None:
-        self._cells: dict[int, Values] = {}  # by generation
         self._before = {each.pid: self._read(each) for each in processes}
         self._last = dict(self._before)
 
@@ -59,14 +70,11 @@ class WorkerCounts:
 
     def _read(self, process: WorkerProcess) -> Values:
         layout, row = process.scoreboard.layout, process.scoreboard.row(process.row)
-        cells = self._cells.get(process.generation)
-        if cells is None:
-            cells = self._cells[process.generation] = _cells_of(layout)
-        found = {key: row[cell] for key, cell in cells.items()}
-        for span in layout.counters:
-            if span.kind is ROUTE:
-                found[_CONNECTIONS] = sum(row[span.start : span.stop].tolist())
-        return found
+        (routes,) = (span for span in layout.counters if span.kind is ROUTE)
+        return {
+            key: sum(row[routes.start + offset : routes.stop : routes.width].tolist())
+            for key, offset in _OFFSETS.items()
+        }
 
 
 def _counts(total: Values) -> Counts:
@@ -91,18 +99,3 @@ def _counts(total: Values) -> Counts:
         },
         {key: count for key, count in failures.items() if count},
     )
-
-
-def _cells_of(layout: Layout) -> Values:
-    """The cells that are counted."""
-    return {
-        **{
-            (side.value, result): layout.cell("relay_handshakes_total", side.value, result)
-            for side in Side
-            for result in _RESULTS
-        },
-        **{
-            ("closed", reason.value): layout.cell("relay_sessions_closed_total", reason.value)
-            for reason in Reason
-        },
-    }

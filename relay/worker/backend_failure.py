@@ -46,7 +46,7 @@ def blame(session: Session, failure: Failure) -> None:
     if backend is None:
         return
     if not session.is_plain:
-        worker.counters.handshake(Side.OUTBOUND, failure.reason)
+        worker.counters.handshake(session, Side.OUTBOUND, failure.reason)
     if worker.examples is not None:
         worker.examples.add_backend(session, failure)
     if failure.reason in BLAMELESS:

@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from relay.core.lifecycle import State
 from relay.errors import SessionError
 from relay.worker.loop import Loop
-from relay.worker.session import NO_OUTCOME, UPDATE_QUEUE, Session
+from relay.worker.outcome import NO_OUTCOME
+from relay.worker.session import UPDATE_QUEUE, Session
 
 PER_TURN = 200
 

@@ -10,7 +10,8 @@ from relay.errors import Reason, Side
 from relay.tls.explain import Failure
 from relay.worker.backend_failure import BLAMELESS, blame, explain_late, where
 from relay.worker.connection import Attempt, Connection
-from relay.worker.session import Outcome, Session
+from relay.worker.outcome import Outcome
+from relay.worker.session import Session
 
 # Failures that have nothing to do with the TLS session that was offered for resumption.
 _NOT_THE_RESUMPTION = BLAMELESS | {

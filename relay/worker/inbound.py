@@ -28,7 +28,8 @@ from relay.tls.verification import Chain
 from relay.worker import expiry
 from relay.worker.kicked import refuse_identity
 from relay.worker.loop import ET, IN, OUT
-from relay.worker.session import Handshake, Session
+from relay.worker.outcome import Handshake
+from relay.worker.session import Session
 from relay.worker.verdicts import why_not_trusted
 
 _OLD_CERTIFICATE = (
@@ -103,7 +104,7 @@ def step(session: Session) -> Event | None:
     if who is not None and isinstance(route, InboundRoute):
         expiry.note(session, who, session.chain, route.trust)
     worker.counters.handshake(
-        Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
+        session, Side.INBOUND, None, resumed=session.inbound_tls.resumed, seconds=seconds
     )
     if route is not None and worker.pools[route.pool].sticky_names:
         return Event.NEEDS_REQUEST

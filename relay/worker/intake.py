@@ -33,7 +33,8 @@ from relay.tls import stream
 from relay.tls.generation import AnyRoute, InboundRoute, PassthroughRoute
 from relay.worker import proxy_header, starttls
 from relay.worker.loop import ET, IN
-from relay.worker.session import Handshake, Session
+from relay.worker.outcome import Handshake
+from relay.worker.session import Session
 
 PEEK_BYTES = MAX_BYTES
 MORE_BYTES = 4_096  # nearly all hellos are shorter
@@ -96,10 +97,10 @@ def step(session: Session) -> Event | None:
     session.route = route = session.listener.routes.find(hello.sni)
     if route is None:
         _refuse_unknown(session, hello.sni)
+    session.route_cell = session.worker.counters.routed(session.listener.name, route.label)
     if session.asked_for and not starttls.is_offered(route):
         _refuse_asking(session, route)
     session.patience_s = session.listener.patience[route.pool]
-    session.worker.counters.routed(session.listener.name, route.label)
     if isinstance(route, PassthroughRoute):
         if hello.alpn:
             session.inbound_tls = _offered(hello.alpn)

@@ -33,8 +33,9 @@ from relay.worker.backend_failure import why_slow
 from relay.worker.connection import Attempt, Connection, attempted
 from relay.worker.failover import give_up, give_up_late, give_up_resumption
 from relay.worker.loop import ET, IN, OUT
+from relay.worker.outcome import NO_OUTCOME, Handshake
 from relay.worker.server_name import name_to_send
-from relay.worker.session import NO_OUTCOME, Handshake, Session
+from relay.worker.session import Session
 from relay.worker.verdicts import why_not_trusted
 
 # A server that selects no protocol speaks one of these: HTTP/1 is older than ALPN.
@@ -280,7 +281,9 @@ def _note_handshake(
     session.outbound_tls = Handshake(
         stream.version(end.ssl), stream.cipher(end.ssl), resumed=end.resumed, seconds=seconds
     )
-    session.worker.counters.handshake(Side.OUTBOUND, None, resumed=end.resumed, seconds=seconds)
+    session.worker.counters.handshake(
+        session, Side.OUTBOUND, None, resumed=end.resumed, seconds=seconds
+    )
     if end.instead is not None and backend.stop_resuming(time.time()):
         # A full handshake has succeeded after a resumption had failed.
         log.warning(

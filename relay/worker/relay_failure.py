@@ -17,7 +17,8 @@ from relay.worker.backend_failure import blame, explain_late, where
 from relay.worker.connection import Connection
 from relay.worker.failover import give_up_late
 from relay.worker.first_bytes import FirstBytes
-from relay.worker.session import Outcome, Session
+from relay.worker.outcome import Outcome
+from relay.worker.session import Session
 
 _RESETS = {Reason.PEER_GONE: Reason.INBOUND_RESET, Reason.BACKEND_GONE: Reason.OUTBOUND_RESET}
 # The kernel gave the peer up (`relay.tcp_options`). A router may have said why.

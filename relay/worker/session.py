@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from relay.core.lifecycle import Event, State
 from relay.core.partial_hello import PartialHello
@@ -34,6 +34,7 @@ from relay.worker.connection import Attempt, Connection
 from relay.worker.first_bytes import FirstBytes
 from relay.worker.last_exchange import LastExchange
 from relay.worker.listener_settings import Listener
+from relay.worker.outcome import NO_HANDSHAKE, NO_OUTCOME, Outcome
 from relay.worker.pools import Choice
 from relay.worker.watch import Watch
 
@@ -62,29 +63,6 @@ _UNANSWERED = frozenset((Reason.PEER_GONE, Reason.HALF_OPEN_LIMIT, Reason.HALF_O
 CANNOT_SERVE = bytes((21, 3, 3, 0, 2, 2, 80))
 _ENDED_QUIETLY = frozenset((Reason.DRAINED, Reason.MAX_SESSION))
 INFINITY = float("inf")
-
-
-class Handshake(NamedTuple):
-    """What a TLS handshake agreed on; `seconds` is None until it is done."""
-
-    version: str = ""
-    cipher: str = ""
-    group: str = ""
-    alpn: str = ""
-    resumed: bool = False
-    seconds: float | None = None
-
-
-class Outcome(NamedTuple):
-    """Why the session ends or its backend failed, on which side, and the details."""
-
-    reason: Reason | None = None
-    side: Side | None = None
-    detail: str = ""
-
-
-NO_HANDSHAKE = Handshake()
-NO_OUTCOME = Outcome()
 
 
 class Session(ABC):
@@ -126,6 +104,7 @@ class Session(ABC):
         "number",
         "offer",  # the hello of a client in its handshake
         "outbound",
+        "outbound_s",  # how long the last connection to a backend was in use; -1: none was
         "outbound_tls",
         "outcome",
         "patience_s",  # how long each state may take
@@ -133,6 +112,7 @@ class Session(ABC):
         "probe",  # it only asks whether the port is open; see `relay.worker.probes`
         "queued",  # a step is due
         "route",
+        "route_cell",  # the first of its counters; 0 before it has a route
         "signatures",  # the algorithms in the hello
         "since_at",  # when the state began
         "sni",  # from the hello; "" when the client sent none
@@ -165,7 +145,7 @@ class Session(ABC):
         self.started_at = self.since_at = self.active_at = worker.loop.now
         self.answered_at = 0.0
         self.ends_at = INFINITY
-        self.duration_s = 0.0
+        self.duration_s, self.outbound_s = 0.0, -1.0
         self.patience_s = worker.patience_s
         self.timer_at = INFINITY
         self.queued = self.early = self.probe = False
@@ -177,6 +157,7 @@ class Session(ABC):
         self.kept = 0
         self.watch: Watch | None = None
         self.route: AnyRoute | None = None
+        self.route_cell = 0
         self.trust: ClientTrust | None = None
         self.identity: Identity | None = None
         self.expires_at = INFINITY
@@ -257,6 +238,8 @@ class Session(ABC):
             if self.bytes_out and not end.answered:
                 self.note_answer()
             self.outbound = None
+            if not end.waits:
+                self.outbound_s = self.worker.loop.now - end.began_at
             if backend is not None:
                 self.worker.pools[backend.target.pool].left(backend, end)
             if end.ssl is not None:
@@ -273,7 +256,7 @@ class Session(ABC):
         self.duration_s = time.monotonic() - self.started_at
         worker, client, outcome = self.worker, self.inbound, self.outcome
         if was in HALF_OPEN:
-            worker.counters.handshake(Side.INBOUND, outcome.reason or Reason.INTERNAL_ERROR)
+            worker.counters.handshake(self, Side.INBOUND, outcome.reason or Reason.INTERNAL_ERROR)
         self.drop_outbound()
         passes_through = client.ssl is None
         if client.ssl is not None:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from bisect import bisect_left
 from collections.abc import Iterable
 
-from relay.config.model import Config, Timeouts
+from relay.config.model import Timeouts
 from relay.core.canary import Part
 from relay.core.hello_cache import HelloCache
 from relay.core.kicks import Kick, kept_out
-from relay.errors import Reason, Side
 from relay.logs.access_log import AccessLog
-from relay.shared.catalogue import HANDSHAKE_BUCKETS_S, HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
-from relay.shared.entities import KICKED_SESSIONS
-from relay.shared.scoreboard import Cells, Layout, Scoreboard
+from relay.shared.scoreboard import Layout, Scoreboard
 from relay.tls.generation import Generation
 from relay.tls.revocation.reports import ListReports
 from relay.tls.stepwise import Handshaker
 from relay.worker.admission import Admission
+from relay.worker.counters import Counters
 from relay.worker.examples import Examples
 from relay.worker.lingering_close import LingeringCloses
 from relay.worker.log_record import SessionLog
@@ -112,11 +109,7 @@ class Worker:
             self.outliving.discard(session)
         self.loop.live -= 1
         self.cells[self.counters.active] -= 1
-        reason = session.outcome.reason
-        if reason is not None:
-            self.cells[self.counters.closed[reason]] += 1
-        if session.route is None:
-            self.counters.routed(session.listener.name)
+        self.counters.closed(session, half_open=half_open)
         self.admission.closed(session)
         if not (session.probe and self._is_unlogged_probe(session)):
             self.log.add(session)
@@ -132,68 +125,6 @@ class Worker:
             return False
         self.cells[probes.cell] += 1
         return not probes.logged(session.client_host)
-
-
-class Counters:
-    """The counters of one worker; see `relay.shared.catalogue` for their meaning."""
-
-    def __init__(self, config: Config, layout: Layout, cells: Cells) -> None:
-        self._cells = cells
-        # `Worker.add` and `remove` count in these themselves.
-        self.active = layout.cell("relay_connections_active")
-        self._log_dropped = layout.cell("relay_access_log_dropped_total")
-        self._unjudged = layout.cell("relay_sessions_unjudged_total")
-        self.kicked = layout.cell(KICKED_SESSIONS)  # `worker.updates` counts in it
-        self.closed = {
-            reason: layout.cell("relay_sessions_closed_total", reason.value) for reason in Reason
-        }
-        self._handshakes: dict[tuple[Side, Reason | None, bool], int] = {}
-        self._seconds: dict[Side, int] = {}
-        for side in Side:
-            results = [
-                (None, False, HANDSHAKE_OK),
-                (None, True, HANDSHAKE_RESUMED),
-                *((reason, False, reason.value) for reason in Reason),
-            ]
-            for reason, resumed, result in results:
-                cell = layout.cell("relay_handshakes_total", side.value, result)
-                self._handshakes[side, reason, resumed] = cell
-            self._seconds[side] = layout.cell(
-                "relay_handshake_seconds", side.value, str(HANDSHAKE_BUCKETS_S[0])
-            )
-        self._routed = {
-            (listener.name, label): layout.cell("relay_connections_total", listener.name, label)
-            for listener in config.listener
-            for label in (*(route.label for route in listener.route), NO_ROUTE)
-        }
-
-    def routed(self, listener: str, label: str = NO_ROUTE) -> None:
-        """A connection was given its route, or ended without one."""
-        self._cells[self._routed[listener, label]] += 1
-
-    def handshake(
-        self,
-        side: Side,
-        reason: Reason | None,
-        *,
-        resumed: bool = False,
-        seconds: float | None = None,
-    ) -> None:
-        """A handshake has succeeded (reason None, with its seconds) or failed."""
-        cells = self._cells
-        cells[self._handshakes[side, reason, resumed]] += 1
-        if seconds is not None:
-            first = self._seconds[side]
-            cells[first + bisect_left(HANDSHAKE_BUCKETS_S, seconds)] += 1
-            cells[first + len(HANDSHAKE_BUCKETS_S) + 1] += int(seconds * 1_000_000)
-
-    def sessions_unjudged(self, sessions: int) -> None:
-        """These sessions could not be judged again, and are closed."""
-        self._cells[self._unjudged] += sessions
-
-    def log_lines_dropped(self, lines: int) -> None:
-        """The access log could not take these lines."""
-        self._cells[self._log_dropped] += lines
 
 
 def _trial_s(timeouts: Timeouts) -> float:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from relay.admin.metrics import RelayCollector
+from relay.config.model import Config
 from relay.config.pool_model import Health
 from relay.errors import Reason
 from relay.shared.catalogue import FAMILIES, HANDSHAKE_BUCKETS_S
@@ -21,6 +22,7 @@ from relay.shared.entities import (
     SLOT_CPU_US,
     entities_of,
 )
+from relay.shared.route_series import MOST_ROUTES_WITH_ZEROS
 from relay.shared.scoreboard import (
     CPU_US,
     PHASE,
@@ -39,6 +41,10 @@ CHECKED = CONFIG.model_copy(
         }
     }
 )
+
+
+LABEL = "app.example.com"
+ROUTE = ("https", LABEL)
 
 
 @pytest.fixture
@@ -73,7 +79,7 @@ def test_every_family_is_exposed_with_its_type_and_help(registry):
 
 def test_promtool_finds_nothing_to_say(world, registry):
     promtool = program("promtool")
-    world.count(world.scoreboard.lease(0), "relay_handshakes_total", "inbound", "expired")
+    world.count(world.scoreboard.lease(0), "relay_handshakes_total", *ROUTE, "inbound", "expired")
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=generate_latest(registry),
@@ -164,28 +170,51 @@ def test_the_certificate_that_a_check_saw_has_its_end_shown():
     assert registry.get_sample_value(name, {"pool": "httpslb", "backend": "worker2"}) is None
 
 
-def test_of_the_many_reasons_only_those_that_happened_are_shown(world, registry):
+def samples_of(registry, name):
+    """The values by (route, ..., reason or result)."""
+    return {
+        tuple(sample.labels[label] for label in FAMILIES[name].labels[1:]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_each_reason_is_there_before_it_occurs(world, registry):
+    """Otherwise a rule would not see the first one."""
     row = world.scoreboard.lease(0)
-    world.count(row, "relay_sessions_closed_total", Reason.UNKNOWN_SNI)
-    world.count(row, "relay_handshakes_total", "inbound", Reason.EXPIRED, by=2)
-    samples = [sample for family in registry.collect() for sample in family.samples]
-    closed = {
-        sample.labels["reason"]: sample.value
-        for sample in samples
-        if sample.name == "relay_sessions_closed_total"
-    }
-    handshakes = {
-        (s.labels["side"], s.labels["result"]): s.value
-        for s in samples
-        if s.name == "relay_handshakes_total"
-    }
-    assert closed == {"finished": 0, "unknown_sni": 1}
-    assert handshakes == {
-        ("inbound", "ok"): 0,
-        ("inbound", "resumed"): 0,
-        ("inbound", "expired"): 2,
-        ("outbound", "ok"): 0,
-        ("outbound", "resumed"): 0,
+    world.count(row, "relay_sessions_closed_total", *ROUTE, Reason.UNKNOWN_CA)
+    world.count(row, "relay_handshakes_total", *ROUTE, "inbound", Reason.UNKNOWN_CA, by=2)
+    closed = samples_of(registry, "relay_sessions_closed_total")
+    handshakes = samples_of(registry, "relay_handshakes_total")
+    assert closed.pop((LABEL, "unknown_ca")) == 1
+    assert handshakes.pop((LABEL, "inbound", "unknown_ca")) == 2
+    assert not any(closed.values())
+    assert not any(handshakes.values())
+    assert {reason for _, reason in closed} | {"unknown_ca"} == set(Reason)
+    assert (LABEL, "outbound", "backend_expired") in handshakes
+    assert ("none", "inbound", "unknown_sni") in handshakes
+    impossible = {(LABEL, "unknown_sni"), ("none", "finished")}
+    assert not impossible & set(closed)
+    assert (LABEL, "outbound", "no_certificate") not in handshakes
+
+
+def test_with_many_routes_the_zeros_are_there_once():
+    count = MOST_ROUTES_WITH_ZEROS
+    routes = [{"sni": [f"{number}.example.com"], "pool": "httpslb"} for number in range(count)]
+    document = CONFIG.model_dump(mode="json")
+    document["listener"][0]["route"] = routes
+    world = Board(config=Config.model_validate(document))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RelayCollector(world.scoreboards))
+    row = world.scoreboard.lease(0)
+    world.count(row, "relay_sessions_closed_total", "https", "7.example.com", "truncated")
+    closed = samples_of(registry, "relay_sessions_closed_total")
+    assert {reason for route, reason in closed if route == "none"} == set(Reason)
+    assert closed["7.example.com", "truncated"] == 1
+    finished = {(f"{number}.example.com", "finished") for number in range(count)}
+    assert {key for key in closed if key[0] != "none"} == finished | {
+        ("7.example.com", "truncated")
     }
 
 

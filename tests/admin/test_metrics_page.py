@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-from relay.shared.catalogue import CHECK_RESULTS, FAMILIES, HANDSHAKE_BUCKETS_S, WHYS
+from relay.shared.catalogue import (
+    CHECK_RESULTS,
+    FAMILIES,
+    HANDSHAKE_BUCKETS_S,
+    SESSION_BUCKETS_S,
+    WHYS,
+)
 from tests.support.gateway import ROOT
 from tests.support.programs import needs, run
 
@@ -32,9 +38,8 @@ def test_the_page_has_every_metric_as_it_is_exposed():
 
 
 def test_the_page_has_the_buckets_and_the_closed_label_values():
-    assert " ".join(part("buckets").split()) == ", ".join(
-        f"{bound:g}" for bound in HANDSHAKE_BUCKETS_S
-    )
+    for name, bounds in (("buckets", HANDSHAKE_BUCKETS_S), ("session buckets", SESSION_BUCKETS_S)):
+        assert " ".join(part(name).split()) == ", ".join(f"{bound:g}" for bound in bounds)
     for value in (*WHYS, *CHECK_RESULTS):
         assert f"`{value}`" in PAGE
 

@@ -69,11 +69,13 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
 
     assert at("relay_connections_total", listener="https", route="default") == sessions + 3
     assert at("relay_connections_total", listener="https", route="none") == 1
-    assert at("relay_sessions_closed_total", reason="finished") == sessions
+    route = {"listener": "https", "route": "default"}
+    none = {"listener": "https", "route": "none"}
+    assert at("relay_sessions_closed_total", **route, reason="finished") == sessions
     for reason in ("no_certificate", "unknown_ca", "expired"):
-        assert at("relay_sessions_closed_total", reason=reason) == 1
-        assert at("relay_handshakes_total", side="inbound", result=reason) == 1
-    assert at("relay_sessions_closed_total", reason="peer_gone") == 1
+        assert at("relay_sessions_closed_total", **route, reason=reason) == 1
+        assert at("relay_handshakes_total", **route, side="inbound", result=reason) == 1
+    assert at("relay_sessions_closed_total", **none, reason="peer_gone") == 1
     assert (
         at("relay_bytes_total", pool="main", backend="w1", direction="to_backend")
         == sessions * size
@@ -83,9 +85,9 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
         == sessions * size
     )
     assert at("relay_backend_selected_total", pool="main", backend="w1", why="balanced") == sessions
-    assert at("relay_handshakes_total", side="inbound", result="ok") == sessions
+    assert at("relay_handshakes_total", **route, side="inbound", result="ok") == sessions
     outbound = {
-        result: at("relay_handshakes_total", side="outbound", result=result)
+        result: at("relay_handshakes_total", **route, side="outbound", result=result)
         for result in ("ok", "resumed")
     }
     assert sum(outbound.values()) == sessions
@@ -95,6 +97,8 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
         assert at("relay_handshake_seconds_count", side=side) == sessions
         assert at("relay_handshake_seconds_bucket", side=side, le="+Inf") == sessions
         assert 0 < at("relay_handshake_seconds_sum", side=side) < 20 * sessions
+        assert at("relay_session_seconds_count", side=side) == sessions
+        assert 0 < at("relay_session_seconds_sum", side=side) < 20 * sessions
     assert at("relay_backend_connections_active", pool="main", backend="w1") == 0
     assert at("relay_backend_up", pool="main", backend="w1") == 1
     assert samples["relay_worker_restarts_total"] == 0

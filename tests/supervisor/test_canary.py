@@ -256,7 +256,8 @@ def test_an_end_that_the_relay_wants_is_not_a_failure(reason, counted):
     board = scoreboard_of(entities_of(CONFIG))
     process = SimpleNamespace(pid=1, row=0, generation=1, scoreboard=board)
     counts = WorkerCounts([process])
-    board.row(0)[board.layout.cell("relay_sessions_closed_total", reason.value)] += 7
+    route = ("https", "app.example.com")
+    board.row(0)[board.layout.cell("relay_sessions_closed_total", *route, reason.value)] += 7
     assert counts.read([process]).failed(Part.SESSION) == counted
 
 

@@ -23,6 +23,7 @@ import psutil
 
 from relay import files as relay_files
 from relay.config.load import load_config
+from relay.shared.cell_layout import counter_offset
 from relay.shared.entities import Series, entities_of
 from relay.shared.list_reports import ReportChannel
 from relay.shared.scoreboard import HEARTBEAT_MS, PHASE, PHASE_DRAINING, PHASE_SERVING, UPDATE
@@ -298,8 +299,17 @@ class RunningWorker:
         ]
 
     def value(self, name: str, *labels: str) -> int:
-        """The value of a series of this worker."""
-        return self.snapshot().values[Series(name, labels)]
+        """The value of a series of this worker; without a route, of all routes."""
+        values = self.snapshot().values
+        exact = values.get(Series(name, labels))
+        if exact is not None:
+            return exact
+        counter_offset(name, *labels)  # it is a series of routes, otherwise KeyError
+        return sum(
+            value
+            for series, value in values.items()
+            if series.name == name and series.labels[2:] == labels
+        )
 
     def snapshot(self) -> Snapshot:
         """What a reader of the scoreboard reads now."""

@@ -2,7 +2,12 @@
 
 import socket
 
-from relay.shared.catalogue import FROM_BACKEND, HANDSHAKE_BUCKETS_S, TO_BACKEND
+from relay.shared.catalogue import (
+    FROM_BACKEND,
+    HANDSHAKE_BUCKETS_S,
+    SESSION_BUCKETS_S,
+    TO_BACKEND,
+)
 from tests.support.peer import PATIENCE_S, dial
 from tests.support.worker import client_context, wait_until
 
@@ -42,6 +47,12 @@ def test_sessions_of_known_size_are_counted_exactly(start, backend, call):
         ]
         assert done == sum(buckets) == len(sizes)
         assert relay.value("relay_handshake_seconds", side, "sum") > 0
+        lasted = [
+            relay.value("relay_session_seconds", side, bound)
+            for bound in (*map(str, SESSION_BUCKETS_S), "+Inf")
+        ]
+        assert sum(lasted) == len(sizes)
+        assert relay.value("relay_session_seconds", side, "sum") > 0
 
 
 def test_the_gauges_follow_the_open_sessions(start, door, pair):
