@@ -5,6 +5,7 @@ Never: changes anything itself. The supervisor does, and keeps it across restart
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,12 +86,20 @@ def backend() -> None:
 
 
 @backend.command(
-    "list", section="Look", examples=["relay backend list"], exit_codes=_LIST_EXIT_CODES
+    "list",
+    section="Look",
+    examples=["relay backend list", "relay backend list --json > overrides.json"],
+    exit_codes=_LIST_EXIT_CODES,
 )
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, which relay apply takes too.")
 @config_option
-def list_backends(config_file: Path | None) -> int:
+def list_backends(config_file: Path | None, as_json: bool) -> int:
     """Show every backend with its status and its changes."""
     reply = ask_relay(config_file, "backends")
+    if as_json:
+        shown = {key: value for key, value in reply.items() if key != "ok"}
+        click.echo(json.dumps(shown, indent=2))
+        return 0
     rows = [
         [_cell(pool, one, column) for column in _COLUMNS]
         for pool in reply["pools"]

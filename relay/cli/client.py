@@ -16,6 +16,7 @@ from relay.cli.help import EXIT_CONFIG, EXIT_NOT_RUNNING, EXIT_OK, EXIT_USAGE
 from relay.errors import ControlError
 
 if TYPE_CHECKING:
+    from relay.shared.apply_replies import ApplyReply
     from relay.shared.canary_replies import EndCanaryReply
     from relay.shared.replies import (
         BackendsReply,
@@ -75,6 +76,10 @@ def ask_relay(config_file: Path | None, command: Literal["backends"]) -> Backend
 def ask_relay(
     config_file: Path | None, command: Literal["override"], **arguments: Any
 ) -> OverrideReply: ...
+@overload
+def ask_relay(
+    config_file: Path | None, command: Literal["apply"], **arguments: Any
+) -> ApplyReply: ...
 @overload
 def ask_relay(config_file: Path | None, command: Literal["kicks"]) -> KicksReply: ...
 @overload

@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from relay.cli import backend, example, kick, reload, running, schema, start, tools, upgrade
+from relay.cli import apply, backend, example, kick, reload, running, schema, start, tools, upgrade
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -133,6 +133,7 @@ for command in (
     running.drain,
     running.stop,
     backend.backend,
+    apply.apply,
     kick.kick,
     tools.demo,
     example.example,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from relay.shared.apply_replies import ApplyReply
 from relay.shared.canary_replies import CanaryStatus
 from relay.shared.messages import (
     CheckedHealth,
@@ -273,9 +274,11 @@ class PoolsReply(TypedDict):
 
 
 class BackendsReply(PoolsReply):
-    """The reply to `backends`."""
+    """The reply to `backends`. `version` and `overrides` are what `apply` takes."""
 
     ok: Literal[True]
+    version: int
+    overrides: list[OverrideFact]
 
 
 Reply = (
@@ -284,6 +287,7 @@ Reply = (
     | UpgradeReply
     | ShutdownReply
     | OverrideReply
+    | ApplyReply
     | BackendsReply
     | KickReply
     | KicksReply

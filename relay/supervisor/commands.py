@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from relay.supervisor.admin_channel import BACKEND_COMMANDS
+from relay.supervisor.applying import Applying
 from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
 from relay.supervisor.control import Client, refused
@@ -37,6 +38,7 @@ class Commands:
         upgrade: Callable[[Client | None], None],
     ) -> None:
         self._overrides = overrides
+        self._applying = Applying(overrides)
         self._status = status
         self._reloads = reloads
         self.kicks = kicks
@@ -50,6 +52,8 @@ class Commands:
         command = request["command"]
         if command in BACKEND_COMMANDS:
             client.reply(self._overrides.answer(request))
+        elif command == "apply":
+            client.reply(self._applying.answer(request))
         elif command == "status":
             client.reply(self._status.reply())
         elif command == "reload":

@@ -1,6 +1,6 @@
 """The server's side of the control socket: one JSON line in, one JSON line out.
 
-It serves `relay status`, `reload`, `drain`, `stop`, `kick` and `backend`;
+It serves `relay status`, `reload`, `drain`, `stop`, `kick`, `backend` and `apply`;
 `control_client` asks it.
 
 Never: waits for a client.
@@ -24,8 +24,9 @@ from relay.supervisor.unix_sockets import bound_path, inode_at
 
 EXIT_USAGE = 64  # the client asked for something that does not exist
 _OF_RELAY = ("status", "reload", "end_canary", "upgrade", "drain", "stop")
-COMMANDS = (*_OF_RELAY, "backends", "override", "kick", "kicks")
-REQUEST_BYTES = 4096
+COMMANDS = (*_OF_RELAY, "backends", "override", "apply", "kick", "kicks")
+REQUEST_BYTES = 1024 * 1024
+_READ_BYTES = 65_536
 CLIENTS = 32
 PATIENCE_S = 5.0
 TURN_S = 0.02  # what commands may take of one turn of the supervisor's loop
@@ -77,15 +78,15 @@ class Client:
             self._server.forget(self)
 
     def _receive(self) -> None:
-        received = self._connection.recv(REQUEST_BYTES)
+        received = self._connection.recv(_READ_BYTES)
         if not received or self.expires_at == float("inf"):
             # It hung up, or it sent more while it should wait for the reply.
             self._server.forget(self)
             return
         self._request += received
-        line, newline, _ = self._request.partition(b"\n")
-        if not newline and len(self._request) < REQUEST_BYTES:
+        if b"\n" not in received and len(self._request) < REQUEST_BYTES:
             return
+        line, newline, _ = self._request.partition(b"\n")
         self.expires_at = float("inf")  # now the client waits for the supervisor
         request = parse_request(bytes(line)) if newline else None
         if request is None:

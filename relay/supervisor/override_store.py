@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from relay.config.model import Config
 from relay.core.candidates import Mode
+from relay.core.override_text import describe
 from relay.core.overrides import (
     MODE_CODES,
     BackendKey,
     Change,
     Override,
-    Setting,
     apply,
     parse_change,
     render,
@@ -42,7 +41,7 @@ from relay.shared.messages import OverrideFact
 from relay.shared.replies import BackendsReply, FailureReply, OverrideReply
 from relay.shared.state_cells import bump
 from relay.supervisor.control import refused
-from relay.supervisor.override_file import FILE, load, save
+from relay.supervisor.override_file import FILE, VERSION, load, save
 from relay.supervisor.scoreboards import Scoreboards
 
 _MODE, _WEIGHT, _VERSION = (
@@ -68,8 +67,8 @@ class OverrideStore:
         self._state_dir = state_dir
         self._scoreboards = scoreboards
         self._on_change = on_change
-        self._backends: dict[BackendKey, Mode] = {}
-        self._overrides = load(state_dir / FILE)
+        self.backends: dict[BackendKey, Mode] = {}
+        self.overrides = load(state_dir / FILE)
         self._stale = False
         self.use(config)
 
@@ -77,29 +76,29 @@ class OverrideStore:
 
     def use(self, config: Config) -> None:
         """Use another configuration, and log which overrides have an effect in it."""
-        self._backends = {
+        self.backends = {
             (name, one.route): Mode.STANDBY if one.standby else Mode.ENABLED
             for name, pool in config.pool.items()
             for one in pool.backend
         }
         self.write_cells()
-        for key, override in sorted(self._overrides.items()):
+        for key, override in sorted(self.overrides.items()):
             name = "/".join(key)
-            if key in self._backends:
+            if key in self.backends:
                 extra = {"pool": key[0], "backend": key[1]}
-                log.warning("backend %s is overridden: %s", name, _describe(override), extra=extra)
+                log.warning("backend %s is overridden: %s", name, describe(override), extra=extra)
             else:
                 log.warning(
                     "backend %s is overridden (%s), but the configuration has no such backend;"
                     " remove the override with: relay backend clear %s",
                     name,
-                    _describe(override),
+                    describe(override),
                     name,
                 )
 
     def write_cells(self) -> None:
         """Write the cells of all generations, also of one that is starting."""
-        codes = {key: _codes(override) for key, override in self._overrides.items()}
+        codes = {key: _codes(override) for key, override in self.overrides.items()}
         for states in self._scoreboards.states():
             states.fill(BACKEND.name, _MODE, {key: mode for key, (mode, _) in codes.items()})
             states.fill(BACKEND.name, _WEIGHT, {key: weight for key, (_, weight) in codes.items()})
@@ -108,7 +107,7 @@ class OverrideStore:
     def step(self, now_at: float) -> None:
         """Undo expired overrides. `now_at` is Unix time: expiry survives restarts."""
         changed = False
-        for key, override in list(self._overrides.items()):
+        for key, override in list(self.overrides.items()):
             settled = settle(override, now_at)
             if settled != override:
                 changed = True
@@ -116,8 +115,8 @@ class OverrideStore:
                 log.warning(
                     "backend %s: an override has expired: %s; now %s",
                     "/".join(key),
-                    _describe(_removed(override, settled)),
-                    _describe(settled),
+                    describe(_removed(override, settled)),
+                    describe(settled),
                     extra={"pool": key[0], "backend": key[1]},
                 )
         if changed:
@@ -125,18 +124,18 @@ class OverrideStore:
 
     def restore(self) -> bool:
         """Write the file if it is missing or out of date. Raises OSError."""
-        if not self._stale and (not self._overrides or (self._state_dir / FILE).exists()):
+        if not self._stale and (not self.overrides or (self._state_dir / FILE).exists()):
             return False
         self._save()
         return True
 
     def _save(self) -> None:
         self._stale = True
-        save(self._state_dir / FILE, self._overrides)
+        save(self._state_dir / FILE, self.overrides)
         self._stale = False
 
     def _write(self, key: BackendKey) -> None:
-        mode, weight = _codes(self._overrides.get(key, Override()))
+        mode, weight = _codes(self.overrides.get(key, Override()))
         for states in self._scoreboards.states():
             base = states.base(BACKEND.name, key)
             if base is not None:  # this generation has the backend
@@ -150,9 +149,9 @@ class OverrideStore:
 
     def _set(self, key: BackendKey, override: Override) -> None:
         if override == Override():
-            self._overrides.pop(key, None)
+            self.overrides.pop(key, None)
         else:
-            self._overrides[key] = override
+            self.overrides[key] = override
         self._write(key)
 
     def _publish(self) -> str:
@@ -179,19 +178,20 @@ class OverrideStore:
 
     def facts(self) -> list[OverrideFact]:
         """Every override as JSON types, for the admin page."""
-        return cast("list[OverrideFact]", render(self._overrides))
+        return cast("list[OverrideFact]", render(self.overrides))
 
     def answer(self, request: dict[str, Any]) -> BackendsReply | OverrideReply | FailureReply:
         """The reply to `backends` and to `override`."""
         if request["command"] == "backends":
-            return {"ok": True, **backends_reply(self._scoreboards.snapshot(), self._state_dir)}
+            reply = backends_reply(self._scoreboards.snapshot(), self._state_dir)
+            return {"ok": True, **reply, "version": VERSION, "overrides": self.facts()}
         try:
             change = parse_change(request)
         except ValueError as error:
             return refused(str(error))
-        configured = self._backends.get(change.key)
-        if configured is None and change.key not in self._overrides:
-            return refused(_unknown(change.key, self._backends))
+        configured = self.backends.get(change.key)
+        if configured is None and change.key not in self.overrides:
+            return refused(_unknown(change.key, self.backends))
         if configured is None and (change.mode not in (None, "none") or change.weight):
             return refused(
                 f"the configuration has no backend {'/'.join(change.key)};"
@@ -199,9 +199,20 @@ class OverrideStore:
             )
         return self._change(change, configured or Mode.ENABLED)
 
+    def change_all(self, changed: Mapping[BackendKey, Override], by: str) -> str:
+        """Replace these overrides at once; returns a warning or ""."""
+        for key, override in changed.items():
+            self._set(key, override)
+            name = "/".join(key)
+            extra = {"pool": key[0], "backend": key[1], "by": by}
+            log.warning(
+                "backend %s is changed by %s: %s", name, by, describe(override), extra=extra
+            )
+        return self._publish()
+
     def _change(self, change: Change, configured: Mode) -> OverrideReply:
         now_at = time.time()
-        before = self._overrides.get(change.key, Override())
+        before = self.overrides.get(change.key, Override())
         after = apply(settle(before, now_at), change, now_at, configured)
         warning = ""
         if after != before:
@@ -211,7 +222,7 @@ class OverrideStore:
                 "backend %s is changed by %s: %s",
                 "/".join(change.key),
                 change.by,
-                _describe(after),
+                describe(after),
                 extra=extra,
             )
             warning = self._publish()
@@ -220,7 +231,7 @@ class OverrideStore:
             "ok": True,
             "pool": pool,
             "backend": backend,
-            "now": _describe(after),
+            "now": describe(after),
         }
         if warning:
             reply["warning"] = warning
@@ -250,19 +261,3 @@ def _codes(override: Override) -> tuple[int, int]:
     """The values of an override's two cells."""
     mode = MODE_CODES[Mode(str(override.mode.value))] if override.mode else 0
     return mode, int(override.weight.value) if override.weight else 0
-
-
-def _describe(override: Override) -> str:
-    parts = [_describe_setting("", override.mode), _describe_setting("weight ", override.weight)]
-    return ", ".join(filter(None, parts)) or "as configured"
-
-
-def _describe_setting(what: str, setting: Setting | None) -> str:
-    if setting is None:
-        return ""
-    until = (
-        f" until {datetime.fromtimestamp(setting.until_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        if setting.until_at is not None
-        else ""
-    )
-    return f"{what}{setting.value}{until}"

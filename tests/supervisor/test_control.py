@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 from relay.errors import ControlError, StartupError
-from relay.supervisor.control import CLIENTS, PATIENCE_S, ControlServer, parse_request
+from relay.supervisor.control import (
+    CLIENTS,
+    PATIENCE_S,
+    REQUEST_BYTES,
+    ControlServer,
+    parse_request,
+)
 from relay.supervisor.control_client import ask, control_path
 from relay.supervisor.unix_sockets import open_control
 from tests.support.gateway import wait_until
@@ -43,7 +49,7 @@ def send(gateway, data, patience_s=10):
         b'{"command": 1}\n',
         b"\xff\xfe\n",
         b"[" * 4000 + b"\n",
-        b"x" * 5000,
+        b"x" * REQUEST_BYTES,
     ],
 )
 def test_nonsense_gets_an_error_and_changes_nothing(relay_for_reading, line):
