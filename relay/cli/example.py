@@ -18,7 +18,11 @@ SECTION = "Tools"
 
 
 def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in shipped_files() if name.startswith(incomplete)]
+    return [
+        name
+        for name in shipped_files()
+        if name.startswith(incomplete) or Path(name).name.startswith(incomplete)
+    ]
 
 
 @click.command(

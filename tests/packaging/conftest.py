@@ -16,12 +16,13 @@ from tests.support.gateway import ROOT
 PATIENCE_S = 120
 
 
-def run(*command, cwd, **environment):
-    """Run a program to its end; fail with its output if it fails."""
+def run(*command, cwd, said=None, **environment):
+    """Run a program to its end, `said` on stdin; fail with its output if it fails."""
     done = subprocess.run(
         [str(each) for each in command],
         cwd=cwd,
         env={**os.environ, "NO_COLOR": "1", **environment},
+        input=said,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
