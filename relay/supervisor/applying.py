@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from relay.core.override_text import describe
 from relay.core.overrides import BY_CHARACTERS, BackendKey, Override
 from relay.core.untrusted import clip
-from relay.core.wanted_overrides import Wanted, merge_setting, parse_wanted
 from relay.shared.apply_replies import AppliedChange, ApplyReply
+from relay.shared.override_text import describe
 from relay.shared.replies import FailureReply
+from relay.shared.wanted_overrides import Wanted, merge_setting, parse_wanted
 from relay.supervisor.control import EXIT_USAGE, refused
 from relay.supervisor.override_store import OverrideStore
 

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 from relay.config.model import Config
 from relay.core.candidates import Mode
-from relay.core.override_text import describe
 from relay.core.overrides import (
     MODE_CODES,
     BackendKey,
@@ -38,6 +37,7 @@ from relay.shared.entities import (
     WEIGHT_OVERRIDE,
 )
 from relay.shared.messages import OverrideFact
+from relay.shared.override_text import describe
 from relay.shared.replies import BackendsReply, FailureReply, OverrideReply
 from relay.shared.state_cells import bump
 from relay.supervisor.control import refused

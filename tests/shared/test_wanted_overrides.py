@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.core.overrides import Override, Setting, render
-from relay.core.wanted_overrides import merge_setting, parse_wanted
+from relay.shared.wanted_overrides import merge_setting, parse_wanted
 
 NOW = 1_000_000.0
 W1 = ("web", "w1")
