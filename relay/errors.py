@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class FastStrEnum(StrEnum):
@@ -145,20 +146,35 @@ class Reason(FastStrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+class Place(NamedTuple):
+    """A line, from 1, of a configuration file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a configuration: where (key path or file), what, the remedy.
 
     `temporary`: it may disappear by itself, such as a name that does not resolve yet.
+    `place`: the line of the key, where it is known.
     """
 
     where: str
     what: str
     remedy: str = ""
     temporary: bool = False
+    place: Place | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+        text = f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+        if self.place is None or self.where.startswith(self.place.file):
+            return text
+        return f"{self.place}: {text}"
 
 
 class RelayError(Exception):

@@ -12,7 +12,20 @@ import sys
 
 import click
 
-from relay.cli import apply, backend, example, kick, reload, running, schema, start, tools, upgrade
+from relay.cli import (
+    apply,
+    backend,
+    check,
+    example,
+    init,
+    kick,
+    reload,
+    running,
+    schema,
+    start,
+    tools,
+    upgrade,
+)
 from relay.cli.client import RefusedError
 from relay.cli.help import (
     EXIT_BUG,
@@ -126,7 +139,8 @@ def commands() -> None:
 
 for command in (
     start.start,
-    start.check,
+    check.check,
+    init.init,
     running.status,
     reload.reload,
     upgrade.upgrade,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from relay.cli.client import ask_relay, config_option, exit_codes
+from relay.cli.client import RefusedError, ask_relay, config_option, exit_codes
 from relay.cli.durations import Duration
 from relay.cli.help import EXIT_CANNOT_START, EXIT_CONFIG, EXIT_OK, Command
 from relay.cli.running import SECTION
+from relay.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.shared.replies import ReloadReply
@@ -69,11 +70,25 @@ def reload(config_file: Path | None, canary_s: float | None, end: str | None) ->
         click.echo("the other workers follow" if end == "promote" else "the canary is withdrawn")
         return EXIT_OK
     started = time.monotonic()
-    reply = ask_relay(
-        config_file, "reload", RELOAD_PATIENCE_S, on_progress=click.echo, canary_s=canary_s
-    )
+    try:
+        reply = ask_relay(
+            config_file, "reload", RELOAD_PATIENCE_S, on_progress=click.echo, canary_s=canary_s
+        )
+    except RefusedError as error:
+        raise _with_line(config_file, error) from None
     _report(reply, time.monotonic() - started)
     return EXIT_OK
+
+
+def _with_line(config_file: Path | None, error: RefusedError) -> RefusedError:
+    """The error with the line of the key that it begins with."""
+    from relay.config.load import find_config, load
+
+    try:
+        text = load(find_config(config_file)).places.locate_text(str(error))
+    except ConfigError:
+        return error
+    return RefusedError(text, error.code, error.problems)
 
 
 def _report(reply: ReloadReply, after_s: float) -> None:

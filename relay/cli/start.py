@@ -1,14 +1,13 @@
-"""`relay start` and `relay check`: run the relay, or check its configuration.
+"""`relay start`: run the relay.
 
 Never: imports OpenSSL or the configuration before the command runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,10 +19,7 @@ from relay.cli.help import (
     EXIT_OK,
     Command,
 )
-from relay.cli.output import print_table, say
-
-if TYPE_CHECKING:
-    from relay.tls.certificates.findings import Finding
+from relay.errors import ConfigError, StartupError
 
 SECTION = "Run the relay"
 
@@ -56,7 +52,7 @@ SECTION = "Run the relay"
 )
 def start(config_file: Path | None, *, strict: bool) -> int:
     """Run the relay in the foreground."""
-    from relay.config.load import find_config
+    from relay.config.load import find_config, load
 
     path = find_config(config_file)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs; the traceback shows
@@ -65,71 +61,12 @@ def start(config_file: Path | None, *, strict: bool) -> int:
     load_openssl()
     from relay.supervisor.main import run
 
-    return run(path, strict=strict)
-
-
-@click.command(
-    cls=Command,
-    section=SECTION,
-    examples=["relay check --config relay.toml", "relay check --strict"],
-    exit_codes={
-        EXIT_OK: "the relay would start with this configuration; see the warnings",
-        EXIT_CONFIG: "there are problems; all of them are listed, each with a remedy",
-    },
-)
-@config_option
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Report what `relay start --strict` refuses: also names that do not resolve yet.",
-)
-def check(config_file: Path | None, *, strict: bool) -> int:
-    """Check the configuration and its certificates.
-
-    Lists everything that `relay start` would refuse or disable, and for every
-    certificate whether it can be used and when it expires. May run beside a running
-    relay.
-    """
-    from relay.config.load import find_config, load_config
-
-    path = find_config(config_file)
-    config = load_config(path)
-    load_openssl()
-    from relay.sandbox.confinement import hide_memory
-    from relay.supervisor.check import check_all
-
-    hide_memory()  # the check reads private keys
-    report = check_all(config, strict=strict)
-    _show_findings(report.findings)
-    for problem in report.problems:
-        say(str(problem))
-    if report.count:
-        problems = f"{report.count} problem{'s' if report.count > 1 else ''}"
-        meaning = "the relay would not start"
-        if report.would_start:
-            meaning = "the relay would start with a part of it disabled, but not with --strict"
-        return say(f"{path}: {problems}; {meaning}", EXIT_CONFIG)
-    click.echo(f"{path}: ok")
-    return EXIT_OK
-
-
-def _show_findings(findings: list[Finding]) -> None:
-    if not sys.stdout.isatty():
-        from relay.tls.certificates.findings import as_problem
-
-        for one in findings:
-            click.echo(f"{one.level} {as_problem(one)}")
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("level", "where, file", "subject", "what", "remedy", show_lines=False)
-    colours = {"error": "bold red", "warning": "yellow", "info": "green"}
-    for one in findings:
-        where = "\n".join(filter(None, (one.where, one.file)))
-        cells = map(Text, (where, one.subject, one.what, one.remedy))
-        table.add_row(Text(one.level, style=colours.get(one.level, "")), *cells)
-    print_table(table)
+    try:
+        return run(path, strict=strict)
+    except StartupError as error:
+        with contextlib.suppress(ConfigError):
+            error = load(path).places.locate_failure(error)
+        raise error from None
 
 
 def load_openssl() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -17,7 +18,7 @@ SECTION = "Tools"
 @click.command(
     cls=Command,
     section=SECTION,
-    examples=["relay demo", "relay demo --once --port 8443"],
+    examples=["relay demo", "relay demo --once --port 8443", "relay demo --once --keep demo"],
     exit_codes={
         EXIT_OK: "every step showed what it should",
         1: "a step did not",
@@ -33,15 +34,22 @@ SECTION = "Tools"
     metavar="N",
     help="Port to listen on. Default: 0, any free port.",
 )
-def demo(once: bool, port: int) -> int:
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Leave the configuration and the certificates in DIR, and say how to start them.",
+)
+def demo(once: bool, port: int, keep: Path | None) -> int:
     """Show a relay at work, with three backends on loopback.
 
     Makes a CA and certificates in a temporary directory, and removes them at the end.
+    With --keep they are in DIR, which must be empty or not exist, and stay there.
     """
     from relay.demo.main import run_demo
 
     allow_interrupt()
-    return run_demo(once, port)
+    return run_demo(once, port, keep)
 
 
 @click.command(

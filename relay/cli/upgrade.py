@@ -31,7 +31,7 @@ PATIENCE_S = 300.0
 )
 @config_option
 def upgrade(config_file: Path | None) -> int:
-    """Replace the running relay by the version that is installed now.
+    """Replace the running relay by the version installed now.
 
     Install the new version first, where the old one is. It checks itself and the
     configuration beside the running one. Then it takes over process, sockets and

@@ -18,15 +18,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from relay.config.key_path import key_path, listener_paths
+from relay.config.lines import Loc
 from relay.config.listener_model import AcceptProxy, Listener, Route
 from relay.config.model import Config
 from relay.config.pool_model import Backend, Pool
 from relay.config.section import Keepalive
 from relay.errors import Problem
 
-Loc = tuple[int | str, ...]
-
-_LONGEST_VALUE = 60
+LONGEST_VALUE = 60
 
 # The remedy for each required key that is missing.
 _ADD: dict[tuple[type[BaseModel], str], str] = {
@@ -78,7 +77,7 @@ def quoted(value: object) -> str:
             text = str(value)
         except ValueError:  # an integer of more than 4,300 digits
             return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def nearest(wrong: str, known: Iterable[str], likeness: float = 0.6) -> str:
@@ -205,6 +204,8 @@ def key_path_of(loc: Loc, raw: Mapping[str, Any]) -> str:
 def unknown_key(key: str, holder: type[BaseModel]) -> tuple[str, str]:
     """What is wrong with a key that the section does not have, and the remedy."""
     sections = _sections_with(key)
+    if key == "include" and holder is not Config:
+        return "unknown key here", "it belongs at the top of the file, above the first [section]"
     if sections:
         return "unknown key here", f"it belongs in {' or '.join(sections)}"
     meant = meant_key(key, holder)

@@ -1,4 +1,4 @@
-"""From a configuration file to a `Config`, or to every problem with it at once.
+"""From configuration files to a `Config`, or to every problem with them at once.
 
 Never: opens a file that the configuration names.
 Next: `relay.config.validate.validate`
@@ -7,26 +7,26 @@ Next: `relay.config.validate.validate`
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli
 from pydantic import BaseModel, ValidationError
 
-from relay.config.explain import Loc, key_path_of
+from relay.config.explain import key_path_of
+from relay.config.include import read_all
+from relay.config.lines import Loc
 from relay.config.model import Config, Relay
+from relay.config.places import Places
+from relay.config.sources import nested_too_deeply
 from relay.config.unix_addresses import absolute_backends, absolute_listener
 from relay.config.validate import validate
 from relay.config.values import CREDENTIAL
 from relay.credentials import DIRECTORY, directory_of_credentials
 from relay.errors import ConfigError, Problem
-from relay.files import NotRegularError, read_regular
 
 DEFAULT_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
-MAX_FILE_BYTES = 4 * 1024 * 1024
-_EXAMPLE = "see conf/relay.toml for an example of every key"
 
 
 def find_config(explicit: Path | None) -> Path:
@@ -57,127 +57,79 @@ def find_config(explicit: Path | None) -> Path:
     )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration, the files it is from, and the line of every key.
+
+    `without_match`: patterns of `include` that match no file. `directories`: where a
+    new file would be included, or a file is that gives a value.
+    """
+
+    config: Config
+    places: Places
+    without_match: tuple[Problem, ...] = ()
+    directories: tuple[Path, ...] = ()
+
+
 def load_config(path: Path) -> Config:
+    """The configuration alone; see `load`."""
+    return load(path).config
+
+
+def load(path: Path) -> Loaded:
     """Read and validate a configuration, and make its paths absolute.
 
-    Raises ConfigError with every problem found.
+    Raises ConfigError with every problem found, in all files.
     """
     source = path.absolute()
-    raw = _parse(source, _read(source))
+    reading = read_all(source)
+    places = reading.places
+    if reading.broken:  # without these files, most problems would be false
+        raise ConfigError(places.locate((*reading.broken, *reading.wrong)))
     try:
-        config = validate(raw)
+        config = validate(places.tables, reading.wrong)
     except RecursionError:  # older releases of tomli limit the depth of tables only by the stack
-        raise ConfigError([_nested(source)]) from None
-    anchor = _Anchor(source.parent, raw)
+        raise ConfigError([nested_too_deeply(source)]) from None
+    except ConfigError as error:
+        raise ConfigError(places.locate_wrong_values(error.problems)) from None
+    anchor = _Anchor(places)
     anchored: Config = anchor.of(config, ())
     if anchor.problems:
-        raise ConfigError(anchor.problems)
-    return _absolute(anchored, source)
+        raise ConfigError(places.locate(anchor.problems))
+    directories = tuple(dict.fromkeys(reading.directories))
+    return Loaded(
+        _absolute(anchored, source, places), places, tuple(reading.without_match), directories
+    )
 
 
 def load_state_dir(path: Path) -> Path:
     """`relay.state_dir` alone, as an absolute path. Raises ConfigError.
 
-    With it, commands can reach a running relay while its configuration file has a
-    mistake.
+    With it, commands can reach a running relay while its configuration has a mistake.
     """
-    source = path.absolute()
-    section = _parse(source, _read(source)).get("relay", {})
+    reading = read_all(path.absolute())
+    loc = ("relay", "state_dir")
+    section = reading.places.tables.get("relay", {})
     given = (
         {key: value for key, value in section.items() if key == "state_dir"}
         if isinstance(section, Mapping)
         else {}
     )
+    wrong = [each for each in reading.wrong if each.where == "relay.state_dir"]
+    if wrong or (not given and reading.broken):
+        raise ConfigError(reading.places.locate(wrong or reading.broken))
     try:
-        return source.parent / Relay.model_validate(given).state_dir
+        return reading.places.base(loc) / Relay.model_validate(given).state_dir
     except ValidationError:
-        raise ConfigError(
-            [Problem("relay.state_dir", "does not name a directory", "write its path in quotes")]
-        ) from None
-
-
-def _read(path: Path) -> str:
-    where = str(path)
-    try:
-        data, _ = read_regular(path, MAX_FILE_BYTES)
-    except (OSError, ValueError) as error:
-        what, remedy = _why_unreadable(error)
-        # A name with a NUL, a line break or the like must stay on one printable line.
-        where = where if where.isprintable() else ascii(where)[1:-1]
-        raise ConfigError([Problem(where, what, remedy)]) from None
-    if len(data) > MAX_FILE_BYTES:
-        what = f"is larger than {MAX_FILE_BYTES} bytes"
-        raise ConfigError([Problem(where, what, "name a configuration file with --config FILE")])
-    try:
-        # Editors on Windows start files with a byte order mark.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        what = f"is not UTF-8: byte 0x{data[error.start]:02x} on line {line}"
-        raise ConfigError([Problem(f"{where}:{line}", what, "save it as UTF-8")]) from None
-
-
-def _why_unreadable(error: Exception) -> tuple[str, str]:
-    """What is wrong with a file that cannot be read, and the remedy."""
-    if isinstance(error, IsADirectoryError):
-        return "is a directory", "name the file in it"
-    if isinstance(error, NotRegularError):
-        return (
-            "is not a regular file",
-            "write the configuration to a regular file: a reload reads it again",
+        problem = Problem(
+            "relay.state_dir", "does not name a directory", "write its path in quotes"
         )
-    if isinstance(error, FileNotFoundError):
-        return "does not exist", "create it, or name another one with --config FILE"
-    if isinstance(error, PermissionError):
-        return (
-            "may not be read by this user",
-            "change its owner or mode, or those of its directory",
-        )
-    # A ValueError is a NUL in the name.
-    why = error.strerror if isinstance(error, OSError) else str(error)
-    return f"cannot be read: {why}", "name another file with --config FILE"
+        raise ConfigError(reading.places.locate([problem])) from None
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        what, line, column = _syntax(str(error), text)
-        remedy = (
-            'look at this line: put text in "quotes" and lists in [brackets], and open every'
-            " table only once"
-        )
-        raise ConfigError(
-            [Problem(f"{path}:{line}:{column}", f"{what} (line {line}, column {column})", remedy)]
-        ) from None
-    except (RecursionError, ValueError) as error:
-        # tomli does not catch these: brackets nested hundreds deep, and integers of
-        # thousands of digits.
-        if isinstance(error, RecursionError):
-            raise ConfigError([_nested(path)]) from None
-        raise ConfigError(
-            [Problem(str(path), "has a number of thousands of digits", _EXAMPLE)]
-        ) from None
-
-
-def _nested(path: Path) -> Problem:
-    return Problem(str(path), "is nested too deeply", _EXAMPLE)
-
-
-def _syntax(message: str, text: str) -> tuple[str, int, int]:
-    """The parts of tomli's message: what is wrong, line and column, both from 1."""
-    located = re.fullmatch(
-        r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL
-    )
-    what = ascii(located[1] if located else message)[1:-1]
-    if located and located[2]:
-        return what, int(located[2]), int(located[3])
-    return what, text.count("\n") + 1, len(text) - text.rfind("\n")
-
-
-def _absolute(config: Config, source: Path) -> Config:
+def _absolute(config: Config, source: Path, places: Places) -> Config:
     """Also the paths of the keys that have other values beside paths."""
-    base = source.parent
+    base = places.base(("log", "access"))
     access = config.log.access
     if access not in {"", "-"} and not Path(access).is_absolute():
         # A name with "%" is a strftime pattern. A "%" in the directory's own name must
@@ -189,10 +141,20 @@ def _absolute(config: Config, source: Path) -> Config:
     admin = (
         config.admin
         if unix_path is None
-        else config.admin.model_copy(update={"listen": f"unix:{base / unix_path}"})
+        else config.admin.model_copy(
+            update={"listen": f"unix:{places.base(('admin', 'listen')) / unix_path}"}
+        )
     )
-    listeners = tuple(absolute_listener(each, base) for each in config.listener)
-    pools = {name: absolute_backends(pool, base) for name, pool in config.pool.items()}
+    listeners = tuple(
+        absolute_listener(each, places.base(("listener", index, "listen")))
+        for index, each in enumerate(config.listener)
+    )
+    pools = {
+        name: absolute_backends(
+            pool, [places.base(("pool", name, "backend", i)) for i in range(len(pool.backend))]
+        )
+        for name, pool in config.pool.items()
+    }
     return config.model_copy(
         update={
             "pool": pools,
@@ -207,9 +169,8 @@ def _absolute(config: Config, source: Path) -> Config:
 class _Anchor:
     """Makes every path of a configuration absolute, and notes what cannot be found."""
 
-    def __init__(self, base: Path, raw: Mapping[str, Any]) -> None:
-        self._base = base
-        self._raw = raw
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._credentials = directory_of_credentials()
         self.problems: list[Problem] = []
 
@@ -235,7 +196,7 @@ class _Anchor:
     def _file(self, path: Path, loc: Loc) -> Path:
         text = str(path)
         if not text.startswith(CREDENTIAL) or loc == ("source",):
-            return self._base / path
+            return self._places.base(loc) / path
         name = text.removeprefix(CREDENTIAL)
         if self._credentials is not None:
             return self._credentials / name
@@ -244,5 +205,5 @@ class _Anchor:
             f"add LoadCredential={name}:FILE to the unit; to run a command by hand, set"
             f" {DIRECTORY}=/run/credentials/relay.service"
         )
-        self.problems.append(Problem(key_path_of(loc, self._raw), what, remedy))
+        self.problems.append(Problem(key_path_of(loc, self._places.tables), what, remedy))
         return path

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints
 from relay.config.listener_model import Listener
 from relay.config.pool_model import Pool
 from relay.config.section import Section
-from relay.config.values import DnsNames, FilePath, OwnPath, Seconds
+from relay.config.values import DnsNames, FilePath, OwnPath, Seconds, Strings
 
 
 class Relay(Section):
@@ -101,4 +101,6 @@ class Config(Section):
     pool: Annotated[
         dict[Annotated[str, StringConstraints(strip_whitespace=False)], Pool], Field(min_length=1)
     ]
+    # Files whose sections and keys are added; `config.include` reads them.
+    include: Strings = ()
     source: Path = Field(default=Path(), exclude=True)

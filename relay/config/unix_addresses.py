@@ -5,6 +5,7 @@ Never: opens a socket, or asks whether it is there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from relay.config.address import unix_path
@@ -14,15 +15,15 @@ from relay.config.pool_model import Pool
 LONGEST_PATH_BYTES = 107  # sun_path of unix(7) has 108 bytes; the last one is zero
 
 
-def absolute_backends(pool: Pool, base: Path) -> Pool:
-    """The pool with the paths of its backends relative to this directory."""
+def absolute_backends(pool: Pool, bases: Sequence[Path]) -> Pool:
+    """The pool with the path of each backend relative to its directory."""
     if not any(each.unix_path for each in pool.backend):
         return pool
     backends = tuple(
         each.model_copy(update={"address": f"unix:{base / each.unix_path}"})
         if each.unix_path
         else each
-        for each in pool.backend
+        for base, each in zip(bases, pool.backend, strict=True)
     )
     return pool.model_copy(update={"backend": backends})
 

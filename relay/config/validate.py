@@ -10,14 +10,13 @@ Never: reads a file.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from relay.config.explain import (
-    Loc,
     choices_of,
     fields_of,
     find,
@@ -27,6 +26,7 @@ from relay.config.explain import (
     unknown_key,
     unwrap,
 )
+from relay.config.lines import Loc
 from relay.config.model import Config
 from relay.config.rules.general import check_rules
 from relay.errors import ConfigError, Problem
@@ -36,20 +36,22 @@ from relay.errors import ConfigError, Problem
 _ROUNDS = 4
 
 
-def validate(raw: dict[str, Any]) -> Config:
+def validate(raw: dict[str, Any], known: Iterable[Problem] = ()) -> Config:
     """The configuration in these tables. Raises ConfigError with every problem found.
 
-    Changes `raw` if it has a key that only the model may have. Raises RecursionError
+    The `known` problems are among them; nothing else is said of their keys. Changes
+    `raw` if it has a key that only the model may have. Raises RecursionError
     for tables that are nested too deeply.
     """
-    problems: dict[str, Problem] = {}
+    known = list(known)
+    problems = {each.where: each for each in known}
     if "source" in raw:  # a field of the model, but not a key of the file
         problems["source"] = Problem("source", *unknown_key("source", Config))
         del raw["source"]
     _name_tables(raw)
     misspelt: set[str] = set()
     config = _validate(raw, problems, misspelt)
-    found = list(problems.values())
+    found = known + [each for each in problems.values() if each not in known]
     if config is not None:
         found += check_rules(config, frozenset(problems.keys() | misspelt))
     if found or config is None:

@@ -1,11 +1,11 @@
 """A backend of the demonstration: an HTTP/1.1 server with mutual TLS.
 
     python -m relay.demo.backend --name worker1 --subject CN=worker1 --certificate FILE
-        --private-key FILE --client-ca FILE [--port N]
+        --private-key FILE --client-ca FILE [--port N] [--stay]
 
 Each answer has the backend's name and both certificates. The process writes its port to
 stdout when it listens. It ends when its stdin ends, so it never outlives the
-demonstration.
+demonstration; with --stay it ends at a signal.
 
 Never: serves anything but this text; listens on anything but 127.0.0.1.
 """
@@ -34,10 +34,11 @@ def main() -> None:
     for option in ("--name", "--subject", "--certificate", "--private-key", "--client-ca"):
         parser.add_argument(option, required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--stay", action="store_true")
     options = parser.parse_args()
     # Ctrl-C reaches every process of the terminal. The demonstration ends them in
     # order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL if options.stay else signal.SIG_IGN)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(options.certificate, options.private_key)
     context.load_verify_locations(options.client_ca)
@@ -46,6 +47,8 @@ def main() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         sys.stdout.write(f"{server.server_port}\n")
         sys.stdout.flush()
+        while options.stay:
+            signal.pause()
         while os.read(sys.stdin.fileno(), 4096):
             pass
     # sys.exit would wait for the threads of open connections.

@@ -1,6 +1,6 @@
 """The demonstration's lab: certificates, backends and a relay on loopback.
 
-Never: touches anything outside its temporary directory and loopback.
+Never: touches anything outside its directory and loopback.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any, Self
 import psutil
 
 import relay
+from relay.demo import kept
 from relay.demo.ca import Authority, Leaf
 from relay.errors import StartupError
 
@@ -36,7 +38,7 @@ state_dir = "run"
 drain_timeout_s = 2
 {user}
 [admin]
-listen = "127.0.0.1:0"
+listen = "{admin}"
 
 [log]
 level = "error"
@@ -89,11 +91,14 @@ class Lab:
     """A context manager that removes all files and processes at its end.
 
     Inside it, `port` is the relay's, `admin` its admin address, `relay` its process.
+    With `keep`, the files are in this directory, and `leave` lets them stay there.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, keep: Path | None = None) -> None:
         self._stack = ExitStack()
         self._port = port
+        self._keep = keep
+        self.keeps = False
         self._backends: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
 
@@ -109,16 +114,31 @@ class Lab:
         self._stack.close()
 
     def _open(self) -> None:
-        # ignore_cleanup_errors: a worker that is ending may still write its last line.
-        self.directory = Path(
-            self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True)
+        if self._keep is not None:
+            self.directory = kept.make_directory(self._keep)
+            self._stack.callback(self._remove)
+        else:
+            # ignore_cleanup_errors: a worker that is ending may still write its last
+            # line.
+            self.directory = Path(
+                self._stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True)
+                )
             )
-        )
         self._make_certificates()
         for name in (*WORKERS, "impostor"):
             self.start_backend(name)
         self._start_relay()
+
+    def leave(self) -> None:
+        """Let the files stay, with the ports that are in use now."""
+        self._write_config(self.port, self.admin)
+        kept.write_script(self.directory, self._ports, self._subjects)
+        self.keeps = True
+
+    def _remove(self) -> None:
+        if not self.keeps:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _make_certificates(self) -> None:
         authority, foreign = Authority.root("Demo CA"), Authority.root("Somebody else's CA")
@@ -176,15 +196,7 @@ class Lab:
         return ", ".join(dead)
 
     def _start_relay(self) -> None:
-        backends = "".join(_BACKEND.format(name=name, port=self._ports[name]) for name in WORKERS)
-        # As root the relay starts only if `user` says so explicitly.
-        user = f'user = "{pwd.getpwuid(0).pw_name}"\n' if os.geteuid() == 0 else ""
-        config = self.directory / "relay.toml"
-        config.write_text(
-            _CONFIG.format(
-                user=user, port=self._port, backends=backends, impostor=self._ports["impostor"]
-            )
-        )
+        config = self._write_config(self._port, "127.0.0.1:0")
         self.relay = self._spawn(
             "relay", "start", "--config", str(config), stdout=subprocess.DEVNULL
         )
@@ -200,6 +212,22 @@ class Lab:
         found: dict[str, Any] = json.loads(endpoints.read_text())
         self.port = int(found["listeners"]["https"][0].rpartition(":")[2])
         self.admin: str = found["admin"]
+
+    def _write_config(self, port: int, admin: str) -> Path:
+        backends = "".join(_BACKEND.format(name=name, port=self._ports[name]) for name in WORKERS)
+        # As root the relay starts only if `user` says so explicitly.
+        user = f'user = "{pwd.getpwuid(0).pw_name}"\n' if os.geteuid() == 0 else ""
+        config = self.directory / "relay.toml"
+        config.write_text(
+            _CONFIG.format(
+                user=user,
+                port=port,
+                admin=admin,
+                backends=backends,
+                impostor=self._ports["impostor"],
+            )
+        )
+        return config
 
     def _spawn(
         self, module: str, *arguments: str, stdout: int = subprocess.PIPE

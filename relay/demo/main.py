@@ -1,6 +1,6 @@
 """`relay demo`: starts the lab, runs the steps, then offers commands to try by hand.
 
-Never: leaves a process or a file behind.
+Never: leaves a process behind, or a file that was not asked for.
 """
 
 from __future__ import annotations
@@ -8,24 +8,26 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.text import Text
 
+from relay.demo.kept import how_to_start
 from relay.demo.lab import NAME, Lab
 from relay.demo.steps import STEPS, run_steps
 
 
-def run_demo(once: bool, port: int) -> int:
+def run_demo(once: bool, port: int, keep: Path | None = None) -> int:
     """Run the demonstration on `port` (0: any); 0 when all steps passed, otherwise 1.
 
-    With `once` it ends after the last step, otherwise at Ctrl-C. Raises StartupError
-    when a process cannot be started.
+    With `once` it ends after the last step, otherwise at Ctrl-C. The files stay in
+    `keep`, if it is given. Raises StartupError when a process cannot be started.
     """
     console = Console(highlight=False, soft_wrap=True)
     console.print("Making certificates, starting three backends and a relay with two workers ...")
-    with _signals_as_interrupt(), Lab(port) as lab:
+    with _signals_as_interrupt(), Lab(port, keep) as lab:
         console.print(
             f"The relay listens on 127.0.0.1:{lab.port}. "
             f"Metrics: http://{lab.admin}/metrics. Files: {lab.directory}\n",
@@ -37,8 +39,14 @@ def run_demo(once: bool, port: int) -> int:
             console.print(Text(text, style="bold red"))
         else:
             console.print(Text(f"All {len(STEPS)} steps passed.", style="bold green"))
+        if keep is not None:
+            lab.leave()
         if not once and not _stay(console, lab):
             failed.append("the relay ended by itself")
+    if keep is not None:
+        console.print(f"\nThe files stay in {lab.directory}. Start it again:\n", markup=False)
+        for line in how_to_start(lab.directory, lab.port):
+            console.print(Text(f"    {line}"))
     return 1 if failed else 0
 
 
@@ -62,7 +70,8 @@ def _stay(console: Console, lab: Lab) -> bool:
         f"http://{lab.admin}/balancer-manager in a browser",
     ):
         console.print(Text(f"    {line}"))
-    console.print("\nCtrl-C ends everything and removes the files.")
+    end = "ends everything." if lab.keeps else "ends everything and removes the files."
+    console.print(f"\nCtrl-C {end}")
     try:
         code = lab.relay.wait()
     except KeyboardInterrupt:

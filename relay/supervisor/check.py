@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from pathlib import Path
 from relay.checker.lookup import look_up
 from relay.config.address import conflict, unix_path
 from relay.config.key_path import listener_paths
+from relay.config.load import Loaded
 from relay.config.model import Config
+from relay.config.places import Places
 from relay.errors import ConfigError, ControlError, Problem, StartupError
 from relay.files import Files
 from relay.shared.entities import hosts_of
@@ -65,41 +67,77 @@ class CheckReport:
         return not self.problems and not lasting
 
 
-def check_all(config: Config, *, strict: bool = False) -> CheckReport:
+def check_all(loaded: Loaded, *, strict: bool = False, offline: bool = False) -> CheckReport:
     """Check the certificates, ciphers, owners, addresses and directories.
 
+    `offline`: only the files, not this machine: no address, name, user or directory.
     A start waits for a name that does not resolve yet, and a strict one refuses it.
     """
+    config, places = loaded.config, loaded.places
     now = datetime.now(UTC)
     files = Files()
-    findings = lint(config, now, files) + lint_ciphers(config) + check_owners(config)
+    findings = lint(config, now, files) + lint_ciphers(config)
     lists = lint_lists(config, now, files, partial(fetched_lists, config), {})
     findings += lists.findings + lists.dates
     findings += lint_key_suites(config, files)
     findings += lint_staples(config, now, files)
+    findings += _open_balancers(config)
+    problems = list(_context_problems(config, findings))
+    problems += read_password(config)[1]
+    if not offline:
+        findings += _machine_findings(loaded)
+        findings += _unresolved(config, Level.ERROR if strict else Level.WARNING)
+        problems += _machine_problems(config)
+    findings += [
+        Finding(Level.INFO, "", "", each.what, each.remedy, each.where, place=each.place)
+        for each in loaded.without_match
+    ]
+    return CheckReport(
+        [_located(places, one) for one in findings],
+        places.locate(problems),
+    )
+
+
+def _located(places: Places, one: Finding) -> Finding:
+    (problem,) = places.locate([Problem(one.where, one.what, one.remedy, place=one.place)])
+    return replace(
+        one,
+        where=problem.where,
+        what=problem.what,
+        remedy=problem.remedy,
+        place=problem.place,
+        file=places.mask(one.file),
+        subject=places.mask(one.subject),
+    )
+
+
+def _machine_findings(loaded: Loaded) -> list[Finding]:
+    """What is only true on this machine: owners of files, and what runs on it."""
+    config = loaded.config
+    findings = check_owners(loaded)
     findings += openssl_conf_findings(os.environ.get("OPENSSL_CONF", ""))
-    problems: list[Problem] = []
+    findings += _restart_warnings(config, _Running.ask(config.relay.state_dir))
+    return findings
+
+
+def _unresolved(config: Config, level: Level) -> Iterator[Finding]:
+    failed = failed_hosts(look_up_all(hosts_of(config), look_up), {})
+    for one in unresolved_backends(config, failed):
+        yield Finding(
+            level, "", "", one.what, one.remedy, one.where, temporary=True, place=one.place
+        )
+
+
+def _machine_problems(config: Config) -> Iterator[Problem]:
     try:
-        problems += access_log_problems(config, find_identity(config.relay))
+        yield from access_log_problems(config, find_identity(config.relay))
     except StartupError as error:
         key, _, what = error.what.partition(": ")
-        problems.append(Problem(key, what, error.hint))
-    problems += _context_problems(config, findings)
-    failed = failed_hosts(look_up_all(hosts_of(config), look_up), {})
-    level = Level.ERROR if strict else Level.WARNING
-    findings += [
-        Finding(level, "", "", one.what, one.remedy, one.where, temporary=True)
-        for one in unresolved_backends(config, failed)
-    ]
-    problems += read_password(config)[1]
-    problems += find_peer_users(config)[1]
-    problems += _state_dir_problems(config)
-    problems += missing_sources(config)
-    running = _Running.ask(config.relay.state_dir)
-    problems += _address_problems(config, running)
-    findings += _restart_warnings(config, running)
-    findings += _open_balancers(config)
-    return CheckReport(findings, problems)
+        yield Problem(key, what, error.hint)
+    yield from find_peer_users(config)[1]
+    yield from _state_dir_problems(config)
+    yield from missing_sources(config)
+    yield from _address_problems(config, _Running.ask(config.relay.state_dir))
 
 
 def openssl_conf_findings(file: str) -> Iterator[Finding]:

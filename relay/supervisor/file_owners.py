@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relay.config.key_path import pool_path, routes_of
+from relay.config.load import Loaded
 from relay.config.model import Config
 from relay.credentials import shown
 from relay.supervisor.path_ownership import WeakStep, find_weak_step
@@ -24,10 +25,11 @@ from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.revocation.trust_sets import trust_sets_of
 
 
-def check_owners(config: Config) -> list[Finding]:
+def check_owners(loaded: Loaded) -> list[Finding]:
     """One warning for each weak step, even if it leads to many files."""
+    config = loaded.config
     files_by_step: dict[WeakStep, dict[Path, list[str]]] = {}
-    for where, file in _files_of(config):
+    for where, file in (*_configuration(loaded), *_files_of(config)):
         with contextlib.suppress(OSError):  # reading the file reports this error
             if weak := find_weak_step(file):
                 files_by_step.setdefault(weak, {}).setdefault(file, []).append(where)
@@ -51,8 +53,14 @@ def check_owners(config: Config) -> list[Finding]:
 _PASSWORD = "admin.password_file"  # noqa: S105 (the name of a key)
 
 
+def _configuration(loaded: Loaded) -> Iterator[tuple[str, Path]]:
+    for file in (*loaded.places.files, *loaded.places.value_files):
+        yield "configuration", file
+    for directory in loaded.directories:  # a new file in it would be included
+        yield "include", directory
+
+
 def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
-    yield "configuration", config.source
     if config.admin.password_file is not None:
         yield _PASSWORD, config.admin.password_file
     for pair in pairs_of(config):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from relay.checker.host_lookup import Resolve
 from relay.checker.lookup import look_up
-from relay.config.load import load_config
+from relay.config.load import Loaded, load
 from relay.config.model import Config
 from relay.errors import ConfigError, Problem, StartupError
 from relay.files import Contents, Files, Fingerprint
@@ -43,6 +43,7 @@ from relay.supervisor.list_sets import all_sets, fetched_lists
 from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import Identity, acting_as, find_identity
 from relay.supervisor.renewal_check import Renewed, Running, check_renewal
+from relay.supervisor.restart_changes import changes_that_need_a_restart
 from relay.supervisor.set_reading import Digests, are_unchanged, digests_of, other_digests
 from relay.supervisor.source_addresses import missing_sources
 from relay.tls.after_fork import release_provider_keys
@@ -120,10 +121,27 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection |
     running = request.running
     if running is not None and request.renews:
         return _look_for_renewed(running, request.renews)
-    config = load_config(request.path)
+    loaded = load(request.path)
+    places = loaded.places
+    try:
+        found = _inspect(request, loaded, resolve)
+    except ConfigError as error:
+        raise places.locate_error(error) from None
+    except StartupError as error:
+        raise places.locate_failure(error) from None
+    warnings = tuple(places.locate(found.warnings))
+    if isinstance(found, Inspection):
+        return replace(found, warnings=warnings)
+    refused = [
+        replace(each, problems=tuple(places.locate(each.problems))) for each in found.refused
+    ]
+    return replace(found, warnings=warnings, refused=tuple(refused))
+
+
+def _inspect(request: PrepareRequest, loaded: Loaded, resolve: Resolve) -> Inspection | Renewed:
+    running, config = request.running, loaded.config
     if running is not None:
-        problems = list(_changes_that_need_a_restart(running.config, config))
-        if problems:
+        if problems := list(changes_that_need_a_restart(running.config, config)):
             raise ConfigError(problems)
         if _is_unchanged(running, config):
             renewed = _look_for_renewed(running, None)
@@ -132,7 +150,7 @@ def inspect(request: PrepareRequest, resolve: Resolve = look_up) -> Inspection |
             problems = [problem for each in renewed.refused for problem in each.problems]
             if problems:
                 raise ConfigError(problems)
-    return _inspect_all(request, config, resolve)
+    return _inspect_all(request, loaded, resolve)
 
 
 def _is_unchanged(running: Running, config: Config) -> bool:
@@ -159,12 +177,13 @@ def _look_for_renewed(running: Running, only: frozenset[SetKey] | None) -> Renew
     return replace(found, description=_describe(running.config, found.certificates))
 
 
-def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> Inspection:
+def _inspect_all(request: PrepareRequest, loaded: Loaded, resolve: Resolve) -> Inspection:
+    config = loaded.config
     identity = find_identity(config.relay)
     files = Files()
     now = _now()
     findings, periods = lint_with_periods(config, now, files)
-    findings += lint_ciphers(config) + check_owners(config)
+    findings += lint_ciphers(config) + check_owners(loaded)
     checked = lint_lists(config, now, files, partial(fetched_lists, config), request.accepted)
     findings += checked.findings
     findings += lint_key_suites(config, files)
@@ -175,13 +194,13 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
         problems += [as_problem(one) for one in checked.dates if one.level is Level.ERROR]
     problems += access_log_problems(config, identity)
     password, password_problems = read_password(config)
-    problems += password_problems
     users, user_problems = find_peer_users(config)
-    problems += user_problems
+    problems += password_problems + user_problems
     warnings = [as_problem(one) for one in findings if one.level is Level.WARNING]
     answers = look_up_all(hosts_of(config), resolve)
     failed = failed_hosts(answers, request.known)
     if request.strict:
+        warnings += loaded.without_match
         problems += unresolved_backends(config, failed)
     warnings += kept_answers(answers, request.known)
     if problems:
@@ -211,25 +230,6 @@ def _inspect_all(request: PrepareRequest, config: Config, resolve: Resolve) -> I
         revoked=checked.sets,
         users=users,
     )
-
-
-def _changes_that_need_a_restart(running: Config, config: Config) -> Iterator[Problem]:
-    if config.relay.state_dir != running.relay.state_dir:
-        yield Problem(
-            "relay.state_dir",
-            f"cannot change from {running.relay.state_dir} while the relay runs",
-            "restart the relay",
-        )
-    if (config.relay.user, config.relay.group, config.relay.admin_user) != (
-        running.relay.user,
-        running.relay.group,
-        running.relay.admin_user,
-    ):
-        yield Problem(
-            "relay.user",
-            "user, group and admin_user cannot change while the relay runs",
-            "restart the relay",
-        )
 
 
 def access_log_problems(config: Config, identity: Identity) -> list[Problem]:

@@ -139,7 +139,7 @@ def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
         found = Identity(
             name, entry.pw_uid, entry.pw_gid, (entry.pw_gid,), change=entry.pw_uid != 0
         )
-        if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and _can_run_python(found)):
+        if settings.admin_user or (entry.pw_uid not in {0, workers.uid} and can_run_python(found)):
             return found
     log.warning(
         "the admin process has the workers' user, as none of %s can run %s and read its libraries;"
@@ -150,7 +150,7 @@ def find_admin_identity(settings: Relay, workers: Identity) -> Identity:
     return workers
 
 
-def _can_run_python(identity: Identity) -> bool:
+def can_run_python(identity: Identity) -> bool:
     """Whether this user can run Python and read what the admin process imports."""
     files = [os.__file__, __file__]
     for name in ("uvicorn", "httptools", "jinja2"):

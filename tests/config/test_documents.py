@@ -54,6 +54,7 @@ def test_every_word_that_looks_like_a_reason_is_one(page):
 
 # By a snippet's first line: the part of the minimal configuration that it replaces.
 PLACES = {
+    'include = ["conf.d/*.toml"]': (0, 0),
     "[[listener]]": (0, None),
     "[[listener.route]]": (MINIMAL.index("[[listener.route]]"), MINIMAL.index("[pool.app]")),
     "[listener.route.allow]": (MINIMAL.index("[pool.app]"),) * 2,
@@ -71,7 +72,10 @@ def _complete(snippet: str) -> str:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.splitlines()[0])
-def test_every_snippet_of_the_configuration_page_loads(snippet, tmp_path):
+def test_every_snippet_of_the_configuration_page_loads(snippet, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEET", "machine")
+    (tmp_path / "ssl").mkdir()
+    (tmp_path / "ssl" / "app1.address").write_text("192.0.2.1:443\n")
     file = tmp_path / "relay.toml"
     file.write_text(_complete(snippet), encoding="utf-8")
     assert load_config(file).source == file

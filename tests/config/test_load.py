@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import load as loading
+from relay.config import sources
 from relay.config.key_path import listener_paths
 from relay.config.load import find_config, load_config, load_state_dir
 from relay.errors import ConfigError, Problem
@@ -133,7 +134,7 @@ def test_a_name_that_no_file_can_have_is_one_problem():
 
 def test_a_huge_file_is_refused(tmp_path):
     with (tmp_path / "big.toml").open("wb") as file:
-        file.truncate(loading.MAX_FILE_BYTES + 1)
+        file.truncate(sources.MAX_FILE_BYTES + 1)
     assert "larger than" in only_problem(tmp_path / "big.toml").what
 
 

@@ -66,6 +66,7 @@ FILES = {
 }
 # Optional and without a default to show: the reference has an example.
 EXAMPLE_ONLY = {
+    ("", "include"),
     ("[admin]", "password_file"),
     ("[[listener.route]]", "key_passphrase_file"),
     ("[[listener.route]]", "ocsp_response"),
@@ -115,9 +116,10 @@ def test_the_reference_has_exactly_the_models_sections():
         if (match := _HEADER.fullmatch(line))
     }
     assert headers == set(SECTIONS)
-    assert {field for field in Config.model_fields if field != "source"} == {
+    assert Config.model_fields.keys() - {"source", "include"} == {
         header.strip("[]").partition(".")[0] for header in SECTIONS
     }
+    assert "include" in {key for section, key, *_ in written() if not section}
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -169,6 +169,46 @@ def test_a_relay_that_ends_by_itself_fails_the_demonstration(demo):
     assert run.left() == []
 
 
+@needs("curl")
+def test_what_it_keeps_can_be_started_again(demo, stack):
+    run = demo("--once", "--keep", "kept")
+    assert run.wait() == 0, run.said()
+    directory = run.directory.parent / "kept"
+    backends, start, ask = (
+        line.strip().removesuffix(" &")
+        for line in run.said().split("The files stay in")[1].splitlines()
+        if line.startswith("    ")
+    )
+    assert run.left() == []
+    assert demo("--once", "--keep", "kept").wait() == 71, "it overwrites nothing"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (run.directory.parent / "kept.out").open("wb") as output:
+        for command in (backends, start):
+            process = subprocess.Popen(
+                shlex.split(command), env=environment, stdout=output, stderr=output
+            )
+            stack.callback(process.wait, 2 * PATIENCE_S)
+            stack.callback(process.terminate)
+    answer = wait_until(
+        "the kept relay answers",
+        lambda: run_program(*shlex.split(ask)).stdout,
+        3 * PATIENCE_S,
+        detail=(run.directory.parent / "kept.out").read_text,
+    )
+    assert answer.startswith("backend: worker")
+    checked = run_program(
+        sys.executable, "-m", "relay", "check", "--config", f"{directory}/relay.toml"
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_demonstration_that_fails_keeps_nothing(demo):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = demo("--once", "--keep", "kept", "--port", str(taken.getsockname()[1]))
+        assert run.wait() == 71, run.said()
+    assert not (run.directory.parent / "kept").exists()
+
+
 def test_a_port_in_use_is_refused_in_words(demo):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

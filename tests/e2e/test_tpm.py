@@ -74,7 +74,7 @@ def test_check_says_what_it_needs_to_load_the_key(begin, tpm):
     del gateway.environment["OPENSSL_CONF"]
     checked = gateway.command("check")
     assert checked.returncode == 78
-    [line] = [line for line in checked.stdout.splitlines() if line.startswith("error")]
+    line, _ = checked.stderr.splitlines()
     assert f'the "TSS2 PRIVATE KEY" in {key} is a key of an OpenSSL provider' in line
     assert "OPENSSL_CONF is not set" in line
 

@@ -124,25 +124,18 @@ def test_check_says_of_every_finding_which_key_it_is_about(relay, pki, body):
     )
     said = gateway.command("check")
     assert said.returncode == 78
-    lines = said.stdout.splitlines()
     assert (
-        f"error pool.echo.backend_ca: {absent} does not exist; create it,"
-        " or correct the path (relative paths start at the configuration file)"
-    ) in lines
-    assert any(
-        line.startswith(
-            "error listener.https.route[0].certificate:"
-            f" the private key in {pki.client.key} does not belong to the certificate"
-        )
-        for line in lines
-    )
-    assert any(
-        line.startswith(
-            f"info pool.echo.machine_certificate: {pki.machine.certificate}"
-            " (CN=relay machine): valid until "
-        )
-        for line in lines
-    )
+        f"relay: {gateway.place('backend_ca')}: pool.echo.backend_ca: {absent} does not exist;"
+        " create it, or correct the path (relative paths start at the configuration file)"
+    ) in said.stderr.splitlines()
+    assert (
+        f"relay: {gateway.place('certificate')}: listener.https.route[0].certificate:"
+        f" the private key in {pki.client.key} does not belong to the certificate"
+    ) in said.stderr
+    assert (
+        f"info {gateway.place('machine_certificate')}: pool.echo.machine_certificate:"
+        f" {pki.machine.certificate} (CN=relay machine): valid until "
+    ) in said.stdout
 
 
 def test_a_missing_file_does_not_hide_other_problems(relay, pki, body):
@@ -156,11 +149,7 @@ def test_a_missing_file_does_not_hide_other_problems(relay, pki, body):
     )
     said = relay(bad, start=False).command("check")
     assert said.returncode == 78
-    refusals = [
-        line.split(": ")[0].removeprefix("error ")
-        for line in said.stdout.splitlines()
-        if line.startswith("error ")
-    ]
+    refusals = [line.split(": ")[2] for line in said.stderr.splitlines()[:-1]]
     assert sorted(refusals) == [
         "listener.https.route[0].ciphers_tls12",
         "listener.https.route[0].groups",
@@ -200,7 +189,7 @@ def test_a_password_is_read_from_stdin_where_that_is_no_terminal():
     assert "stdin has no password" in nothing.stderr
 
 
-def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
+def test_check_shows_a_terminal_the_same_lines_in_colour(relay, pki, body):
     gateway = relay(
         body.replace(f'backend_ca = "{pki.ca}"', 'backend_ca = "/absent.pem"'), start=False
     )
@@ -211,7 +200,7 @@ def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
             command,
             env={**ENVIRONMENT, "COLUMNS": "240", "TERM": "xterm"},
             stdout=theirs,
-            stderr=subprocess.DEVNULL,
+            stderr=theirs,
         )
         os.close(theirs)
         shown = b""
@@ -219,8 +208,8 @@ def test_check_shows_a_terminal_the_same_in_a_table(relay, pki, body):
             while more := screen.read(65536):
                 shown += more
     assert check.wait(60) == 78
-    assert b"pool.echo.backend_ca" in shown
-    assert b"/absent.pem does not exist" in shown
+    assert f"{gateway.place('backend_ca')}: pool.echo.backend_ca: /absent.pem".encode() in shown
+    assert f"\x1b[32minfo\x1b[0m {gateway.place('certificate')}: ".encode() in shown
 
 
 def test_check_accepts_the_ports_of_the_running_relay(relay, body):
@@ -277,15 +266,17 @@ def test_the_port_of_the_admin_process_needs_a_restart(relay, body):
     refused = gateway.command("reload")
     assert refused.returncode == 71
     assert refused.stderr == (
-        f"relay: admin.listen: cannot listen on {wanted} while the relay's own admin process"
+        f"relay: {gateway.place('listen')}: admin.listen: cannot listen on {wanted} while the"
+        " relay's own admin process"
         f" listens on {held}; choose another port, or restart the relay\n"
     )
     checked = gateway.command("check")
     assert (checked.returncode, checked.stderr) == (0, ""), "start would do it"
     (line,) = [line for line in checked.stdout.splitlines() if line.startswith("warning ")]
     assert line == (
-        f"warning admin.listen: a reload cannot listen on {wanted} while the running relay's"
-        f" own admin process listens on {held}; choose another port, or restart the relay"
+        f"warning {gateway.place('listen')}: admin.listen: a reload cannot listen on {wanted}"
+        f" while the running relay's own admin process listens on {held}; choose another port,"
+        " or restart the relay"
     )
 
 

@@ -139,6 +139,12 @@ class Gateway:
         text = text.replace(before[0], "") if before else text
         self.config.write_text(text.replace("[relay]\n", f"[relay]\nwatch_s = {watch_s}\n", 1))
 
+    def place(self, key: str) -> str:
+        """The file and line of the first key of this name, as messages show it."""
+        lines = self.config.read_text().splitlines()
+        number = next(i for i, line in enumerate(lines, 1) if line.startswith(f"{key} = "))
+        return f"{self.config}:{number}"
+
     # Life.
 
     @property

@@ -73,6 +73,12 @@ def check_access(found: ProblemList, where: str, route: Route) -> None:
         )
 
 
+def entry_fault(kind: str, text: str) -> str:
+    """What is wrong with an entry of `allow` or `deny`; "" if it is valid."""
+    fault = _CHECKS[kind](text)
+    return fault[0] if fault else ""
+
+
 def _contradictions(found: ProblemList, where: str, route: Route) -> None:
     """Entries of allow that can never allow anybody: deny is judged first."""
     for kind, check in _CHECKS.items():

@@ -6,12 +6,12 @@ Never: checks a certificate, beyond its dates.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from relay.errors import Problem
+from relay.errors import Place, Problem
 from relay.tls.certificates.certificate import Certificate, subject_of
 from relay.tls.certificates.openssl import VerifyFailure
 
@@ -54,6 +54,7 @@ class Finding:
     Start and reload accept it, and disable only the routes or pools that use the
     certificate.
     """
+    place: Place | None = field(default=None, compare=False)
 
 
 def file_finding(problem: Problem) -> Finding:
@@ -67,7 +68,7 @@ def as_problem(finding: Finding) -> Problem:
         filter(None, (finding.file, f"({finding.subject})" if finding.subject else ""))
     )
     what = f"{about}: {finding.what}" if about else finding.what
-    return Problem(finding.where, what, finding.remedy)
+    return Problem(finding.where, what, finding.remedy, place=finding.place)
 
 
 def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
