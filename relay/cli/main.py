@@ -17,6 +17,8 @@ from relay.cli import (
     backend,
     check,
     example,
+    import_haproxy,
+    import_httpd,
     init,
     kick,
     reload,
@@ -152,6 +154,8 @@ for command in (
     tools.demo,
     example.example,
     schema.schema,
+    import_httpd.import_httpd,
+    import_haproxy.import_haproxy,
     tools.password,
     tools.version,
 ):

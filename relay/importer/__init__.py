@@ -1,0 +1,1 @@
+"""Reads configurations of other gateways, and writes one of relay with a report."""
