@@ -31,6 +31,7 @@ from relay.supervisor.inspection import access_log_problems, read_password
 from relay.supervisor.list_sets import fetched_lists
 from relay.supervisor.listen_addresses import listen_addresses
 from relay.supervisor.listening import RESTART_OR_MOVE, open_single_listener
+from relay.supervisor.needed_calls import refuse_without_needed_calls
 from relay.supervisor.peer_users import find_peer_users
 from relay.supervisor.privileges import find_identity
 from relay.supervisor.source_addresses import missing_sources
@@ -129,6 +130,10 @@ def _unresolved(config: Config, level: Level) -> Iterator[Finding]:
 
 
 def _machine_problems(config: Config) -> Iterator[Problem]:
+    try:
+        refuse_without_needed_calls()
+    except StartupError as error:
+        yield Problem("this machine", error.what, error.hint)
     try:
         yield from access_log_problems(config, find_identity(config.relay))
     except StartupError as error:

@@ -11,7 +11,6 @@ Next: `relay.supervisor.prepare.Preparation`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from relay.shared.backends_view import pool_facts
 from relay.shared.entities import Entities, entities_of, hosts_of
 from relay.shared.messages import ConfigFacts
 from relay.shared.password import load_password
+from relay.supervisor.cpus import usable_cpus
 from relay.supervisor.file_owners import check_owners
 from relay.supervisor.host_lookup import (
     failed_hosts,
@@ -251,7 +251,7 @@ def read_password(config: Config) -> tuple[str, list[Problem]]:
 
 def _slots_of(config: Config) -> int:
     """The number of workers: as configured, or the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if config.relay.workers == "auto" else config.relay.workers
+    return usable_cpus() if config.relay.workers == "auto" else config.relay.workers
 
 
 def _describe(config: Config, certificates: Iterable[CertificateInfo]) -> bytes:

@@ -16,6 +16,7 @@ from relay.errors import FatalError, RelayError
 from relay.logs import messages
 from relay.sandbox.confinement import hide_memory
 from relay.supervisor import handover, kept_inspection, preflight
+from relay.supervisor.needed_calls import refuse_without_needed_calls
 from relay.supervisor.parts import Parts, Work
 from relay.supervisor.signals import EarlySignals
 from relay.supervisor.supervisor import Supervisor
@@ -35,6 +36,8 @@ def run(
     is left open. Raises FatalError later.
     """
     given = handover.receive()
+    if given is None:
+        refuse_without_needed_calls()
     hide_memory()
     leave_to_children()
     if given is not None and given.purpose == "try":

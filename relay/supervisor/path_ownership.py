@@ -5,6 +5,10 @@ replace what is in it. A directory with the sticky bit, such as /tmp, is accepte
 way, because users can only rename their own files in it. It is not accepted as the end
 of the path. A group counts as its members, so a group with one member is that user.
 
+Engines of containers mount volumes that every user may write, and a process without
+root cannot change that. Such a volume is accepted on the way, too, where this process
+is alone: in a container whose process 1 has the same user.
+
 Never: follows a symbolic link of another user; changes anything.
 """
 
@@ -16,10 +20,12 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _MAX_LINKS = 40  # as the kernel allows
+_FIRST_PROCESS = Path("/proc/1/status")
+_MOUNTS = Path("/proc/self/mountinfo")
 _ROOT = Path("/")
 
 
@@ -50,7 +56,10 @@ def find_weak_step(path: Path) -> WeakStep | None:
         if mode & stat.S_ISVTX and stat.S_ISDIR(mode) and not step.is_end:
             continue
         if weak := _writable(step.path, step.status, trusted):
-            return weak
+            if not _is_lone_volume(step.path):
+                return weak
+            if step.is_end:
+                return replace(weak, remedy=f"name a new directory below {step.path}")
     return None
 
 
@@ -118,6 +127,24 @@ def _other_member(gid: int, trusted: frozenset[int]) -> str:
         if uid not in trusted:
             return name
     return ""
+
+
+def _is_lone_volume(path: Path) -> bool:
+    """Whether this is a volume of a container in which only this user has processes.
+
+    Root is process 1 of a machine. It is not that of a container which gives up root
+    before it starts. Other users could only be there if its operator adds them.
+    """
+    own_uid = os.geteuid()
+    if own_uid == 0:
+        return False
+    try:
+        first = _FIRST_PROCESS.read_text().partition("\nUid:")[2].split()[:4]
+        mounts = [line.split()[4] for line in _MOUNTS.read_text().splitlines()]
+    except (OSError, IndexError):
+        return False
+    # The kernel writes a space as \040.
+    return first == [str(own_uid)] * 4 and str(path).replace(" ", r"\040") in mounts
 
 
 def _user_name(uid: int) -> str:
