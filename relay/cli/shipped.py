@@ -1,7 +1,7 @@
 """The files that belong to the relay beside its code, and their names.
 
 They are conf/, systemd/ and CHANGELOG.md: in the source tree beside the package, in an
-installed package in its directory `shipped` (setup.py copies them).
+installed package in its directory `shipped` (pyproject.toml says so).
 
 Never: writes.
 """
@@ -38,8 +38,12 @@ class Found(NamedTuple):
 def shipped_files() -> dict[str, Path]:
     """All files by their names: paths, without `conf/` at the start."""
     files = [*(ROOT / "conf").rglob("*"), *(ROOT / "systemd").iterdir(), ROOT / "CHANGELOG.md"]
-    named = {str(each.relative_to(ROOT)).removeprefix("conf/"): each for each in files}
-    return {name: named[name] for name in sorted(named, key=_order) if named[name].is_file()}
+    named = {
+        str(each.relative_to(ROOT)).removeprefix("conf/"): each
+        for each in files
+        if each.is_file() and each.suffix != ".pyc"
+    }
+    return {name: named[name] for name in sorted(named, key=_order)}
 
 
 def _order(name: str) -> tuple[bool, bool, str]:

@@ -34,7 +34,7 @@ def run(*command, cwd, said=None, **environment):
 
 def build(kind, tree, to):
     """Build a distribution of a source tree, with the backend that pip would use."""
-    program = f"import setuptools.build_meta as b; print(b.build_{kind}({str(to)!r}))"
+    program = f"import hatchling.build as b; print(b.build_{kind}({str(to)!r}))"
     return to / run(sys.executable, "-c", program, cwd=tree).splitlines()[-1]
 
 

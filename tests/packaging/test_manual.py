@@ -23,7 +23,13 @@ PAGES = {f"{'-'.join(path)}.1" for path, _ in walk(commands)} | {"relay.toml.5"}
 @pytest.fixture(scope="module")
 def manual(tmp_path_factory):
     to = tmp_path_factory.mktemp("manual")
-    run(sys.executable, ROOT / "package" / "manual.py", to, cwd="/", SOURCE_DATE_EPOCH="86400")
+    run(
+        sys.executable,
+        ROOT / "conf" / "package" / "manual.py",
+        to,
+        cwd="/",
+        SOURCE_DATE_EPOCH="86400",
+    )
     return to
 
 

@@ -1,6 +1,6 @@
 """Writes the manual pages: relay(1), one page per command, and relay.toml(5).
 
-    python package/manual.py DIR
+    python conf/package/manual.py DIR
 
 The pages of commands have the texts of `relay COMMAND --help`, relay.toml(5) has the
 comments of conf/relay.toml. SOURCE_DATE_EPOCH is their date; without it, today.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import relay  # noqa: E402  from this tree
