@@ -19,6 +19,8 @@ from prometheus_client.core import (
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from relay.admin.disabled_parts import disabled_in, routes_disabled
+from relay.admin.probes import why_not_ready
 from relay.config.backend_address import is_service
 from relay.shared.addresses import format_endpoint
 from relay.shared.catalogue import FAMILIES, Family
@@ -32,11 +34,13 @@ from relay.shared.entities import (
     Series,
 )
 from relay.shared.messages import Facts, facts_of
-from relay.shared.scoreboard import monotonic_ms
+from relay.shared.scoreboard import PHASE_DRAINING, PHASE_SERVING, PHASE_STARTING, monotonic_ms
 from relay.shared.snapshot import Snapshot
 from relay.shared.state_cells import is_waiting
 
 _LATEST_S = 253_402_300_799  # the end of 9999, the last year that a certificate can name
+
+_PHASES = {"starting": PHASE_STARTING, "serving": PHASE_SERVING, "draining": PHASE_DRAINING}
 
 Rows = list[tuple[tuple[str, ...], float]]  # label values, value
 
@@ -87,6 +91,12 @@ class RelayCollector(Collector):
             "relay_ocsp_response_next_update_timestamp_seconds": [
                 ((one["listener"], one["route"]), one["next_update"]) for one in facts["staples"]
             ],
+            "relay_ready": [((), float(not why_not_ready(snapshot, monotonic_ms())))],
+            "relay_workers": [
+                ((name,), float(sum(each.phase == phase for each in snapshot.workers)))
+                for name, phase in _PHASES.items()
+            ],
+            "relay_slots": [((), facts["slots"])],
             "relay_worker_cpu_seconds_total": cpu_s,
             "relay_worker_resident_bytes": resident_bytes,
             "relay_build_info": [((facts["version"], facts["openssl"]), 1)],
@@ -177,25 +187,6 @@ def _backends_up(snapshot: Snapshot, facts: Facts) -> Rows:
         )
         for labels, until_ms in _states(RETRY_UNTIL_MS, snapshot)
     ]
-
-
-def disabled_in(facts: Facts) -> dict[tuple[str, ...], str]:
-    """The reasons, by (kind, parent, name) of what is disabled."""
-    return {(one["kind"], one["parent"], one["name"]): one["why"] for one in facts["disabled"]}
-
-
-def routes_disabled(facts: Facts) -> dict[tuple[str, str], str]:
-    """Every route by (listener, label), and why it or its pool is disabled ("" if not).
-
-    Routes with the same label count as disabled when any of them is.
-    """
-    disabled = disabled_in(facts)
-    found: dict[tuple[str, str], str] = {}
-    for listener, label, pool in facts["routes"]:
-        own = disabled.get(("route", listener, label), "")
-        why = own or disabled.get(("pool", "", pool), "")
-        found[listener, label] = found.get((listener, label)) or why
-    return found
 
 
 def _instants(name: str, snapshot: Snapshot) -> Rows:

@@ -5,7 +5,7 @@ Never: reads a clock; the caller passes CLOCK_MONOTONIC in milliseconds.
 
 from __future__ import annotations
 
-from relay.admin.metrics import routes_disabled
+from relay.admin.disabled_parts import routes_disabled
 from relay.core import readiness
 from relay.shared.messages import facts_of
 from relay.shared.scoreboard import PHASE_SERVING

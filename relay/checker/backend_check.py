@@ -19,7 +19,7 @@ from relay.checker.probe_result import ProbeResult
 from relay.core.untrusted import clip
 from relay.errors import Reason
 from relay.shared.addresses import Endpoint
-from relay.shared.catalogue import CHECK_OK
+from relay.shared.label_values import CHECK_OK
 from relay.sockets import format_address
 from relay.tls.generation import Target
 

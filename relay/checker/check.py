@@ -12,7 +12,7 @@ from relay.config.model import Config
 from relay.config.pool_model import Health, Pool
 from relay.config.rules.stickiness import alpn_of
 from relay.core.proxy_header_out import SendProxy
-from relay.shared.catalogue import CHECK_OK
+from relay.shared.label_values import CHECK_OK
 from relay.tls.revocation.reports import ListReports
 
 

@@ -23,7 +23,7 @@ from urllib.parse import urljoin
 import relay
 from relay.config.crl_url import CrlUrl, parse_crl_url
 from relay.core.untrusted import clip
-from relay.shared.fetch_results import (
+from relay.shared.label_values import (
     CRL_CONNECT_FAILED,
     CRL_HTTP_FAILED,
     CRL_REDIRECT_REFUSED,

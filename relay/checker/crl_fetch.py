@@ -16,13 +16,7 @@ from typing import NamedTuple
 
 from relay.checker.crl_cache import CrlCache, Note
 from relay.checker.crl_download import Document, FetchError, Validators, download
-from relay.shared.fetch_results import (
-    CRL_INVALID,
-    CRL_NOT_KEPT,
-    CRL_NOT_MODIFIED,
-    CRL_OK,
-    CRL_OLDER,
-)
+from relay.shared.label_values import CRL_INVALID, CRL_NOT_KEPT, CRL_NOT_MODIFIED, CRL_OK, CRL_OLDER
 from relay.tls.certificates.certificate import Name
 from relay.tls.revocation.distribution_points import Scope
 

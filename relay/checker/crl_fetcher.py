@@ -24,7 +24,7 @@ from relay.checker.crl_cache import CrlCache
 from relay.checker.crl_download import TOTAL_S
 from relay.checker.crl_fetch import Kept, Outcome, Source, fetch
 from relay.core.crl_schedule import Freshness, wait_after_failure, wait_after_success
-from relay.shared.fetch_results import (
+from relay.shared.label_values import (
     CRL_CONNECT_FAILED,
     CRL_HTTP_FAILED,
     CRL_INVALID,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from relay.checker.crl_download import FetchError
 from relay.checker.crl_fetch import Kind, ListFacts, Verify
 from relay.errors import Problem
-from relay.shared.fetch_results import CRL_INVALID
+from relay.shared.label_values import CRL_INVALID
 from relay.tls.certificates.certificate import Certificate
 from relay.tls.certificates.findings import quoted
 from relay.tls.revocation.crl import (

@@ -39,7 +39,6 @@ from relay.checker.resolver import Resolver
 from relay.config.model import Config
 from relay.logs import messages
 from relay.sandbox.confinement import confine_checker
-from relay.shared.catalogue import LOOK_UP_RESULTS
 from relay.shared.entities import (
     CHECKED_BACKEND,
     HEALTH_VERSION,
@@ -49,6 +48,7 @@ from relay.shared.entities import (
     hosts_of,
 )
 from relay.shared.failed_backends import FailedBackends
+from relay.shared.label_values import LOOK_UP_RESULTS
 from relay.shared.scoreboard import (
     CHECKER_SLOT,
     GENERATION,

@@ -27,7 +27,6 @@ from relay.core.health import (
 )
 from relay.errors import Reason
 from relay.shared.addresses import Addresses
-from relay.shared.catalogue import CHECK_RESULTS
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
     HEALTH,
@@ -38,6 +37,7 @@ from relay.shared.entities import (
     RETURNED_AT_MS,
 )
 from relay.shared.failed_backends import FailedBackends
+from relay.shared.label_values import CHECK_RESULTS
 from relay.shared.scoreboard import Cells, Layout
 from relay.shared.state_cells import bump
 from relay.tls.generation import Target

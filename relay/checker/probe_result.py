@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from relay.checker.failure import CheckFailure
-from relay.shared.catalogue import CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED
+from relay.shared.label_values import CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED
 
 
 class Stage(Enum):

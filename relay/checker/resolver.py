@@ -42,8 +42,8 @@ from relay.shared.addresses import (
     write_failing,
     write_gone,
 )
-from relay.shared.catalogue import LOOK_UP_FAILED, LOOK_UP_NOTHING, LOOK_UP_OK
 from relay.shared.entities import MAX_ADDRESSES
+from relay.shared.label_values import LOOK_UP_FAILED, LOOK_UP_NOTHING, LOOK_UP_OK
 from relay.shared.scoreboard import Cells, Layout
 
 # At most. Threads start on demand: names that are answered in milliseconds share a few.

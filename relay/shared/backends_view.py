@@ -20,8 +20,8 @@ from relay.config.address import parse_address
 from relay.config.backend_address import is_service, lookup_name
 from relay.core.untrusted import clip
 from relay.shared.addresses import endpoint_reply
-from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.entities import HEALTH, HEALTH_DOWN, HEALTH_UP, RETRY_UNTIL_MS, Series
+from relay.shared.label_values import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.messages import (
     BackendFact,
     CheckedHealth,

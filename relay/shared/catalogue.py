@@ -11,34 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.shared.fetch_results import CRL_FETCH_RESULTS
+from relay.shared.label_values import CANARY_RESULTS, CRL_FETCH_RESULTS, LOOK_UP_RESULTS
 
 MetricType = Literal["counter", "gauge", "histogram"]
-
-# Upper bounds of handshake_seconds, in seconds; the last bucket (+Inf) is implied.
-HANDSHAKE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-# Upper bounds of session_seconds, in seconds.
-SESSION_BUCKETS_S = (
-    *(0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
-    *(300.0, 900.0, 3600.0, 14_400.0, 86_400.0),
-)
-
-NO_ROUTE = "none"
-TO_BACKEND, FROM_BACKEND = "to_backend", "from_backend"
-# Why a backend was chosen: its name is in the cookie; the hash of a cookie that names
-# no backend; the client's address or certificate; the balancing method; or because
-# another backend failed, is down or is full.
-WHYS = ("cookie", "hashed", "sticky", "balanced", "failover")
-HANDSHAKE_OK, HANDSHAKE_RESUMED = "ok", "resumed"
-CHECK_OK = "ok"
-CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED = "connect_failed", "handshake_failed", "http_failed"
-RENEWAL_RESULTS = ("renewed", "refused", "failed")
-CHECK_RESULTS = (CHECK_OK, CONNECT_FAILED, HANDSHAKE_FAILED, HTTP_FAILED)
-# How the look-up of a backend's name ends: with addresses, with an error, or with the
-# answer that there are none.
-LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING = "ok", "failed", "nothing"
-LOOK_UP_RESULTS = (LOOK_UP_OK, LOOK_UP_FAILED, LOOK_UP_NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +194,15 @@ FAMILIES: dict[str, Family] = {
             ("url",),
             source="admin",
         ),
+        Family("relay_ready", "gauge", "1 while /readyz says ok, otherwise 0.", source="admin"),
+        Family(
+            "relay_workers",
+            "gauge",
+            "Workers of all generations, by phase: starting, serving, draining.",
+            ("phase",),
+            source="admin",
+        ),
+        Family("relay_slots", "gauge", "Workers that are to serve.", source="admin"),
         Family(
             "relay_worker_restarts_total",
             "counter",
@@ -272,6 +256,12 @@ FAMILIES: dict[str, Family] = {
             "gauge",
             "When a reload last succeeded, or the relay started, Unix time.",
             source="admin",
+        ),
+        Family(
+            "relay_canaries_total",
+            "counter",
+            f"Canaries that have served, by result: {', '.join(CANARY_RESULTS)}.",
+            ("result",),
         ),
         Family(
             "relay_files_pending",

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from relay.config.backend_address import lookup_name
 from relay.errors import Reason, Side
-from relay.shared.catalogue import (
+from relay.shared.label_values import (
+    CANARY_RESULTS,
     CHECK_RESULTS,
+    CRL_FETCH_RESULTS,
     FROM_BACKEND,
     HANDSHAKE_BUCKETS_S,
     HANDSHAKE_OK,
@@ -28,7 +30,6 @@ from relay.shared.catalogue import (
     TO_BACKEND,
     WHYS,
 )
-from relay.shared.fetch_results import CRL_FETCH_RESULTS
 
 if TYPE_CHECKING:
     from relay.config.model import Config
@@ -145,6 +146,7 @@ SUPERVISOR = Kind(
     counters=(
         Series("relay_worker_restarts_total"),
         *(Series("relay_renewals_total", (result,)) for result in RENEWAL_RESULTS),
+        *(Series("relay_canaries_total", (result,)) for result in CANARY_RESULTS),
     ),
 )
 LISTENER = Kind("listener", 1, counters=(Series("relay_probes_total"),))

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from relay.errors import Reason, Side
-from relay.shared.catalogue import HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 from relay.shared.entities import ROUTE, Key, Series
+from relay.shared.label_values import HANDSHAKE_OK, HANDSHAKE_RESUMED, NO_ROUTE
 
 MOST_ROUTES_WITH_ZEROS = 50
 
@@ -99,13 +99,16 @@ def _with_route(series: Series) -> bool:
     return reason not in _BEFORE_A_ROUTE
 
 
+# One of a route is to raise an alert, or is in every quotient.
+_IN_ALERTS = frozenset((Reason.FINISHED, Reason.INTERNAL_ERROR))
+
 _COUNTERS = tuple(enumerate(ROUTE.counters))
 _UNROUTED = frozenset(number for number, series in _COUNTERS if _without_route(series))
 _ROUTED = frozenset(number for number, series in _COUNTERS if _with_route(series))
 _FEW = frozenset(
     number
     for number, series in _COUNTERS
-    if number in _ROUTED and (not series.labels or series.labels[-1] in _GOOD | {Reason.FINISHED})
+    if number in _ROUTED and (not series.labels or series.labels[-1] in _GOOD | _IN_ALERTS)
 )
 
 

@@ -20,6 +20,7 @@ from relay.core.canary import Counts, Part
 from relay.core.fleet_view import CANARY_SLOT, Phase, Shutdown
 from relay.errors import describe_error
 from relay.shared.canary_replies import CanaryStatus
+from relay.shared.label_values import BY_OPERATOR, PROMOTED, WITHDRAWN
 from relay.sockets import inode_of
 from relay.supervisor.fleet import Fleet
 from relay.supervisor.generations import NextGeneration
@@ -137,6 +138,7 @@ class Canary:
         trial.look([process], self._others(), self._fleet.workers.updates)
         worse = trial.worse(at_end=over)
         if worse and trial.is_compared:
+            self._count(WITHDRAWN)
             following.withdrawn = f"the canary was withdrawn: {trial.describe(worse)}"
         elif over and may_promote:
             self._promote(now, following, trial)
@@ -151,6 +153,7 @@ class Canary:
         if self.note:
             log.warning("the canary was not withdrawn, but %s", self.note)
         log.info("the canary is over: %s; the other workers follow", trial.summary())
+        self._count(PROMOTED)
         following.promote(now)
         self._fleet.workers.updates.end_canary()
 
@@ -160,6 +163,9 @@ class Canary:
             return _NO_CANARY
         self._trial.until_at, self._trial.is_compared = 0.0, False
         return ""
+
+    def _count(self, result: str) -> None:
+        self._fleet.workers.scoreboards.count("relay_canaries_total", labels=(result,))
 
     def hurry(self) -> None:
         """Judge it now: revocation lists were renewed, and it has the earlier ones."""
@@ -171,6 +177,7 @@ class Canary:
         following = self._following
         if following is None:
             return _NO_CANARY
+        self._count(BY_OPERATOR)
         following.withdrawn = "the canary was withdrawn by an operator"
         return ""
 

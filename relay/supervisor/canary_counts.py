@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from relay.core.canary import Counts, Part
 from relay.errors import Reason, Side
-from relay.shared.catalogue import HANDSHAKE_OK, HANDSHAKE_RESUMED
 from relay.shared.cell_layout import counter_offset
 from relay.shared.entities import ROUTE
+from relay.shared.label_values import HANDSHAKE_OK, HANDSHAKE_RESUMED
 from relay.supervisor.worker_process import WorkerProcess
 
 # How sessions end that have no fault: by themselves, or because the relay wants it.

@@ -9,13 +9,13 @@ import time
 from typing import NamedTuple, Protocol
 
 from relay.errors import Reason
-from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.entities import (
     HEALTH,
     MODE_OVERRIDE,
     RETURNED_AT_MS,
     WEIGHT_OVERRIDE,
 )
+from relay.shared.label_values import FROM_BACKEND, TO_BACKEND, WHYS
 from relay.shared.scoreboard import Layout
 from relay.tls import verification
 from relay.tls.explain import Failure

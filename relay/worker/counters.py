@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from relay.config.model import Config
 from relay.errors import Reason, Side
-from relay.shared.catalogue import (
+from relay.shared.cell_layout import counter_offset
+from relay.shared.entities import KICKED_SESSIONS
+from relay.shared.label_values import (
     HANDSHAKE_BUCKETS_S,
     HANDSHAKE_OK,
     HANDSHAKE_RESUMED,
     NO_ROUTE,
     SESSION_BUCKETS_S,
 )
-from relay.shared.cell_layout import counter_offset
-from relay.shared.entities import KICKED_SESSIONS
 from relay.shared.scoreboard import Cells, Layout
 
 if TYPE_CHECKING:

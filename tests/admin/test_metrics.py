@@ -12,7 +12,7 @@ from relay.admin.metrics import RelayCollector
 from relay.config.model import Config
 from relay.config.pool_model import Health
 from relay.errors import Reason
-from relay.shared.catalogue import FAMILIES, HANDSHAKE_BUCKETS_S
+from relay.shared.catalogue import FAMILIES
 from relay.shared.entities import (
     BACKEND_NOT_AFTER_S,
     HEALTH,
@@ -22,6 +22,7 @@ from relay.shared.entities import (
     SLOT_CPU_US,
     entities_of,
 )
+from relay.shared.label_values import HANDSHAKE_BUCKETS_S
 from relay.shared.route_series import MOST_ROUTES_WITH_ZEROS
 from relay.shared.scoreboard import (
     CPU_US,
@@ -212,10 +213,12 @@ def test_with_many_routes_the_zeros_are_there_once():
     closed = samples_of(registry, "relay_sessions_closed_total")
     assert {reason for route, reason in closed if route == "none"} == set(Reason)
     assert closed["7.example.com", "truncated"] == 1
-    finished = {(f"{number}.example.com", "finished") for number in range(count)}
-    assert {key for key in closed if key[0] != "none"} == finished | {
-        ("7.example.com", "truncated")
+    always = {
+        (f"{number}.example.com", reason)
+        for number in range(count)
+        for reason in ("finished", "internal_error")
     }
+    assert {key for key in closed if key[0] != "none"} == always | {("7.example.com", "truncated")}
 
 
 def test_what_the_supervisor_publishes_is_shown(world, registry):

@@ -1,21 +1,17 @@
-"""docs/metrics.md and conf/prometheus-alerts.yaml agree with the metrics."""
+"""docs/metrics.md and conf/prometheus/alerts.yml agree with the metrics."""
 
 from __future__ import annotations
 
 import re
 
-from relay.shared.catalogue import (
-    CHECK_RESULTS,
-    FAMILIES,
-    HANDSHAKE_BUCKETS_S,
-    SESSION_BUCKETS_S,
-    WHYS,
-)
+from relay.shared.catalogue import FAMILIES
+from relay.shared.label_values import CHECK_RESULTS, HANDSHAKE_BUCKETS_S, SESSION_BUCKETS_S, WHYS
 from tests.support.gateway import ROOT
 from tests.support.programs import needs, run
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-ALERTS_FILE = ROOT / "conf" / "prometheus-alerts.yaml"
+ALERTS_FILE = ROOT / "conf" / "prometheus" / "alerts.yml"
+ALERTS_TEST_FILE = ALERTS_FILE.with_name("alerts_test.yml")
 ALERTS = ALERTS_FILE.read_text(encoding="utf-8")
 
 
@@ -56,6 +52,23 @@ def test_alerts_ask_for_metrics_and_labels_that_exist():
     labels = {label for family in FAMILIES.values() for label in family.labels}
     asked = set(re.findall(r"\$labels\.(\w+)", ALERTS))
     assert asked <= labels | {"instance"}
+
+
+def test_every_alert_has_a_runbook_and_a_test():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    headings = {heading.lower() for heading in re.findall(r"^### (Relay\w+)$", text, re.MULTILINE)}
+    rules = ALERTS.split("- alert: ")[1:]
+    anchors = [re.findall(r"runbook: docs/troubleshooting\.md#(\w+)\n", rule) for rule in rules]
+    assert all(len(anchor) == 1 for anchor in anchors)
+    assert {anchor for (anchor,) in anchors} == headings
+    tested = re.findall(r"alertname=\"(\w+)\"", ALERTS_TEST_FILE.read_text(encoding="utf-8"))
+    assert sorted(tested) == sorted(rule.split("\n", 1)[0] for rule in rules)
+
+
+@needs("promtool")
+def test_each_alert_fires_when_it_should_and_no_other():
+    done = run("promtool", "test", "rules", str(ALERTS_TEST_FILE))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs("promtool")

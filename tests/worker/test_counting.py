@@ -2,7 +2,7 @@
 
 import socket
 
-from relay.shared.catalogue import (
+from relay.shared.label_values import (
     FROM_BACKEND,
     HANDSHAKE_BUCKETS_S,
     SESSION_BUCKETS_S,

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from relay.shared.catalogue import FROM_BACKEND, TO_BACKEND
+from relay.shared.label_values import FROM_BACKEND, TO_BACKEND
 from tests.support.backend import echo
 from tests.support.peer import dial, exchange
 from tests.support.worker import client_context, wait_until
