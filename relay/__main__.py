@@ -32,6 +32,12 @@ def main() -> int:
             from relay.sandbox.confinement import hide_memory
 
             hide_memory()
+        if "--quiet" in sys.argv[1:]:
+            from relay.cli.readiness import run_quickly
+
+            code = run_quickly(sys.argv[1:])
+            if code is not None:
+                return code
         from relay.cli.main import main as command
     except (ImportError, MemoryError, OSError) as error:
         if not is_too_little_memory(error):

@@ -60,7 +60,8 @@ def check(config_file: Path | None, *, strict: bool, offline: bool, as_json: boo
     findings; each finding has severity (error, warning, info), file, line, key, what,
     hint, certificate, subject, temporary.
     """
-    from relay.config.load import find_config, load
+    from relay.config.find import find_config
+    from relay.config.load import load
 
     load_openssl()
     from relay.cli.findings import lines_of, problem_lines

@@ -125,10 +125,15 @@ def ask_relay(
     `on_progress` gets the lines that it sends before its reply.
     Raises ControlError when no relay answers, and RefusedError when it refuses.
     """
-    from relay.config.load import find_config, load_state_dir
+    from relay.config.find import find_config, plain_state_dir
     from relay.supervisor.control_client import ask
 
-    state_dir = load_state_dir(find_config(config_file))
+    file = find_config(config_file)
+    state_dir = plain_state_dir(file)
+    if state_dir is None:
+        from relay.config.load import load_state_dir
+
+        state_dir = load_state_dir(file)
     reply = ask(
         state_dir, command, patience_s, until_end=until_end, on_progress=on_progress, **arguments
     )

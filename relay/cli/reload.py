@@ -82,7 +82,8 @@ def reload(config_file: Path | None, canary_s: float | None, end: str | None) ->
 
 def _with_line(config_file: Path | None, error: RefusedError) -> RefusedError:
     """The error with the line of the key that it begins with."""
-    from relay.config.load import find_config, load
+    from relay.config.find import find_config
+    from relay.config.load import load
 
     try:
         text = load(find_config(config_file)).places.locate_text(str(error))

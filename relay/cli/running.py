@@ -12,8 +12,8 @@ import click
 
 from relay.cli.client import ask_relay, config_option, exit_codes
 from relay.cli.help import EXIT_OK, Command
-from relay.cli.output import echo_rows
-from relay.cli.readiness import QUIET_EXIT_CODES, QUIET_PATIENCE_S, quiet_code
+from relay.cli.output import echo_rows, say
+from relay.cli.readiness import QUIET_EXIT_CODES, QUIET_PATIENCE_S, judge
 from relay.dates import minute
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def status(config_file: Path | None, quiet: bool) -> int:
     stderr says why. A relay that does not answer within 2 s counts as not running.
     """
     if quiet:
-        return quiet_code(ask_relay(config_file, "status", QUIET_PATIENCE_S))
+        code, why = judge(ask_relay(config_file, "status", QUIET_PATIENCE_S))
+        return say(why, code) if code else code
     reply = ask_relay(config_file, "status")
     click.echo(
         f"relay {reply['version']}, pid {reply['supervisor']['pid']}: {_state(reply)},"

@@ -52,7 +52,8 @@ SECTION = "Run the relay"
 )
 def start(config_file: Path | None, *, strict: bool) -> int:
     """Run the relay in the foreground."""
-    from relay.config.load import find_config, load
+    from relay.config.find import find_config
+    from relay.config.load import load
 
     path = find_config(config_file)
     # systemd's watchdog sends SIGABRT to a supervisor that hangs; the traceback shows

@@ -26,36 +26,6 @@ from relay.config.values import CREDENTIAL
 from relay.credentials import DIRECTORY, directory_of_credentials
 from relay.errors import ConfigError, Problem
 
-DEFAULT_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
-
-
-def find_config(explicit: Path | None) -> Path:
-    """The absolute path of the configuration file to use.
-
-    This is the given one, or the first of DEFAULT_PATHS that exists. Raises
-    ConfigError if none exists.
-    """
-    if explicit is not None:
-        return explicit.absolute()
-    for candidate in DEFAULT_PATHS:
-        try:
-            candidate.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            pass  # it may exist; load_config says why it cannot be read
-        return candidate.absolute()
-    looked = " and ".join(str(each.absolute()) for each in DEFAULT_PATHS)
-    raise ConfigError(
-        [
-            Problem(
-                "configuration",
-                f"no file found; looked for {looked}",
-                "name one with --config FILE, or try: relay demo",
-            )
-        ]
-    )
-
 
 @dataclass(frozen=True)
 class Loaded:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.config import load as loading
-from relay.config import sources
+from relay.config import find, sources
+from relay.config.find import find_config
 from relay.config.key_path import listener_paths
-from relay.config.load import find_config, load_config, load_state_dir
+from relay.config.load import load_config, load_state_dir
 from relay.errors import ConfigError, Problem
 
 
@@ -188,7 +188,7 @@ def test_a_file_in_the_working_directory_is_found(write, tmp_path, monkeypatch):
 
 def test_all_paths_that_were_tried_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loading, "DEFAULT_PATHS", (Path("relay.toml"), tmp_path / "etc/relay.toml"))
+    monkeypatch.setattr(find, "DEFAULT_PATHS", (Path("relay.toml"), tmp_path / "etc/relay.toml"))
     with pytest.raises(
         ConfigError, match=re.escape(f"{tmp_path}/relay.toml and {tmp_path}/etc/relay.toml")
     ):
@@ -202,6 +202,29 @@ def test_the_state_directory_is_found_in_a_file_with_mistakes(write, tmp_path):
     )
     assert load_state_dir(write(("workers = 2", "wrokers = 2"))) == tmp_path / "run"
     assert load_state_dir(write(text="relay = 5")) == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ('[relay]\nstate_dir = "/run/relay"', True),
+        ('[relay]\nstate_dir = "../a b/run"\nwrokers = 2', True),
+        ('[relay]\nstate_dir = "$${VAR}"', False),
+        ('[relay]\nstate_dir = "${VAR}"', False),
+        ('[relay]\nstate_dir = ""', False),
+        ("[relay]\nstate_dir = 5", False),
+        ("[relay]\nworkers = 2", False),
+        ("relay = 5", False),
+        ("[relay", False),
+    ],
+)
+def test_a_plain_state_directory_is_found_without_the_model(write, text, is_plain):
+    """Commands are quick then. In all other cases the whole file is looked at."""
+    file = write(text=text)
+    found = find.plain_state_dir(file)
+    assert (found is not None) == is_plain
+    if found is not None:
+        assert found == load_state_dir(file)
 
 
 @pytest.mark.parametrize("value", ["5", '""', '"a\\u0000b"', "[]"])

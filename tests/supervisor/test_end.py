@@ -66,6 +66,19 @@ def quiet_status(gateway):
     return said.returncode, said.stdout, said.stderr
 
 
+def test_quiet_status_says_the_same_in_any_form(relay):
+    """The usual form does not load the command line."""
+    gateway = relay(start=False)
+    said = quiet_status(gateway)
+    assert (said[0], said[1], said[2].count("\n")) == (69, "", 1)
+    again = gateway.command("status", "--quiet", "--quiet")
+    assert (again.returncode, again.stdout, again.stderr) == said
+    gateway.config.unlink()
+    code, out, why = quiet_status(gateway)
+    assert (code, out) == (78, "")
+    assert "does not exist" in why
+
+
 def test_quiet_status_without_a_worker_or_an_answer_is_69(relay):
     """A worker that cannot serve, and a supervisor that is stopped."""
     gateway = relay(relay={"workers": 1})
