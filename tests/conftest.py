@@ -36,6 +36,7 @@ TOGETHER = (
     "tests/e2e/test_bad_input.py",
     "tests/e2e/test_foreign_clients.py",
     "tests/e2e/test_routing.py",
+    "tests/packaging/test_deb.py",
     "tests/packaging/test_distributions.py",
     "tests/worker/test_postgres.py",
 )

@@ -21,6 +21,7 @@ ROOT = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent
 REFERENCE = ROOT / "conf" / "relay.toml"
 UNIT = ROOT / "systemd" / "relay.service"
 
+_SCRIPTS = ROOT / "conf" / "package"
 _FIRST_SENTENCE = re.compile(r"(.*?)(?:\. |[.:]?$)")
 
 
@@ -36,12 +37,15 @@ class Found(NamedTuple):
 
 
 def shipped_files() -> dict[str, Path]:
-    """All files by their names: paths, without `conf/` at the start."""
+    """All files by their names: paths, without `conf/` at the start.
+
+    What makes packages is left out: it needs the source tree.
+    """
     files = [*(ROOT / "conf").rglob("*"), *(ROOT / "systemd").iterdir(), ROOT / "CHANGELOG.md"]
     named = {
         str(each.relative_to(ROOT)).removeprefix("conf/"): each
         for each in files
-        if each.is_file() and each.suffix != ".pyc"
+        if each.is_file() and each.suffix != ".pyc" and _SCRIPTS not in each.parents
     }
     return {name: named[name] for name in sorted(named, key=_order)}
 
