@@ -25,6 +25,7 @@ from relay.cli import (
     running,
     schema,
     start,
+    status,
     tools,
     upgrade,
 )
@@ -143,7 +144,7 @@ for command in (
     start.start,
     check.check,
     init.init,
-    running.status,
+    status.status,
     reload.reload,
     upgrade.upgrade,
     running.drain,

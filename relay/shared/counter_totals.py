@@ -55,6 +55,10 @@ class CounterTotals:
         cell = self._numbers[kind.name][key] * len(kind.counters) + kind.counters.index(series)
         values[cell] = min(values[cell] + max(by, 0), LARGEST)
 
+    def of(self, kind: Kind) -> Sequence[int]:
+        """All counters of a kind, entity by entity."""
+        return self._values[kind.name]
+
     def fold(self, row: Cells, layout: Layout) -> None:
         """Add the counters of a row, whose entities were added before."""
         for span in layout.counters:

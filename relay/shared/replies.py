@@ -23,6 +23,7 @@ from relay.shared.messages import (
     ProcessStatus,
     StapleFact,
 )
+from relay.shared.status_facts import EndingCertificate, LastMinute, ShortPool
 
 
 class FailureReply(TypedDict):
@@ -113,6 +114,9 @@ class StatusReply(TypedDict):
     last_reload: LastReload
     upgraded: NotRequired[UpgradeFact | None]
     canary: CanaryStatus | None
+    last_minute: NotRequired[LastMinute]
+    short_pools: NotRequired[list[ShortPool]]
+    certificates: NotRequired[list[EndingCertificate]]  # those that end first
 
 
 class UpgradeFact(TypedDict):
@@ -136,6 +140,7 @@ class LastReload(TypedDict):
 
     ok: bool
     at: float
+    why: NotRequired[str]  # it was refused
 
 
 class ReloadReply(TypedDict):

@@ -130,6 +130,10 @@ class Scoreboard:
         """The number of rows in use."""
         return len(self._leased)
 
+    def leased_rows(self) -> list[int]:
+        """The rows in use."""
+        return list(self._leased)
+
     def lease(self, slot: int) -> int:
         """Take a free row and mark it as starting.
 

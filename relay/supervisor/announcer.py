@@ -109,9 +109,9 @@ class Announcer:
         """Tell systemd that a canary is tried: its commands do not wait for the end."""
         self._ready()
 
-    def reload_is_over(self, *, succeeded: bool) -> None:
+    def reload_is_over(self, *, succeeded: bool, why: str = "") -> None:
         """Tell systemd and the readers of metrics that the reload is over."""
-        self._status.reload_is_over(succeeded=succeeded)
+        self._status.reload_is_over(succeeded=succeeded, why=why)
         self._ready()
 
     def _ready(self) -> None:

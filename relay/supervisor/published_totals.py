@@ -9,7 +9,7 @@ Never: waits for a reader.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,10 @@ class PublishedTotals:
     def fold(self, row: Cells, layout: Layout) -> None:
         """Add the counters of an ended worker's row; `writing` copies them."""
         self._totals.fold(row, layout)
+
+    def of(self, kind: Kind) -> Sequence[int]:
+        """All counters of a kind, entity by entity."""
+        return self._totals.of(kind)
 
     def describe(self) -> dict[str, Any]:
         """All totals by name, as JSON types, for another version of the relay."""

@@ -36,6 +36,7 @@ from relay.supervisor.preparer import Preparer
 from relay.supervisor.process import EXIT_CANNOT_START
 from relay.supervisor.reload_refusals import (
     bug_reply,
+    in_one_line,
     known_refusal,
     log_refusal,
     reasons_of,
@@ -289,7 +290,7 @@ class Reloads:
                 self._fail(log_refusal(refusal))
 
     def _fail(self, reply: FailureReply) -> None:
-        self._announcer.reload_is_over(succeeded=False)
+        self._announcer.reload_is_over(succeeded=False, why=in_one_line(reply))
         self._answer(reply)
 
     def _answer(self, reply: ReloadReply | FailureReply) -> None:

@@ -49,6 +49,13 @@ def log_refusal(refusal: Refusal) -> FailureReply:
     }
 
 
+def in_one_line(reply: FailureReply) -> str:
+    """Why a reload failed, for `relay status`: the first problem, and how many more."""
+    problems = reply.get("problems") or [reply["error"]]
+    more = f" (and {len(problems) - 1} more problems: relay check)" if len(problems) > 1 else ""
+    return problems[0] + more
+
+
 def bug_reply(error: Exception) -> FailureReply:
     """The reply after an exception that must not happen."""
     why = (

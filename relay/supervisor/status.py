@@ -17,7 +17,8 @@ from relay.core.readiness import why_not_ready
 from relay.shared.backends_view import HEALTH_FILE, read_fetches
 from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
-from relay.shared.replies import NameReply, StatusReply, UpgradeFact
+from relay.shared.replies import LastReload, NameReply, StatusReply, UpgradeFact
+from relay.shared.status_facts import EndingCertificate, ShortPool
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
@@ -27,11 +28,14 @@ from relay.supervisor.fleet import Fleet
 from relay.supervisor.name_facts import name_facts
 from relay.supervisor.override_store import OverrideStore
 from relay.supervisor.pending_files import PendingFiles
+from relay.supervisor.recent_counts import RecentCounts
 from relay.supervisor.scoreboards import Scoreboards
+from relay.supervisor.short_pools import short_pools
 from relay.supervisor.watcher import Watcher
 from relay.tls.raw import openssl_version
 
 RETRY_S = 1.0
+_CERTIFICATES = 10
 
 
 class RelayState(StrEnum):
@@ -62,9 +66,14 @@ class Status:
     drain_at: float = float("inf")  # CLOCK_MONOTONIC, in state LEAVING
     started_at: float = field(default_factory=time.time)
     last_reload_ok: bool = True
+    last_reload_why: str = ""
     last_reload_at: float = field(default_factory=time.time)
     upgraded: UpgradeFact | None = None  # when and from what this version took over
     _publish_at: float = float("inf")
+    recent: RecentCounts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.recent = RecentCounts(self.scoreboards)
 
     def reply(self) -> StatusReply:
         """The reply to `relay status`."""
@@ -92,10 +101,35 @@ class Status:
             "staples": self.dates.staples.facts(),
             "pending": self.pending.facts(),
             "watcher": {"pid": self.watcher.pid},
-            "last_reload": {"ok": self.last_reload_ok, "at": self.last_reload_at},
+            "last_reload": self._last_reload(),
             "upgraded": self.upgraded,
             "canary": self.canary.status(now),
+            "last_minute": self.recent.facts(now),
+            "short_pools": self._short_pools(),
+            "certificates": self._certificates(),
         }
+
+    def _last_reload(self) -> LastReload:
+        found: LastReload = {"ok": self.last_reload_ok, "at": self.last_reload_at}
+        if not self.last_reload_ok:
+            found["why"] = self.last_reload_why
+        return found
+
+    def _short_pools(self) -> list[ShortPool]:
+        generations = self.fleet.generations
+        scoreboard = self.scoreboards.generation(generations.number)
+        return short_pools(generations.serving.config, scoreboard, self.disabled.facts())
+
+    def _certificates(self) -> list[EndingCertificate]:
+        """Those that end first, each file and subject once."""
+        ends: dict[tuple[str, str], float] = {}
+        for one in self.fleet.generations.serving.certificates:
+            key = one.file, one.subject
+            ends[key] = min(ends.get(key, one.not_after_at), one.not_after_at)
+        first = sorted(ends.items(), key=lambda each: each[1])[:_CERTIFICATES]
+        return [
+            {"file": file, "subject": subject, "not_after": at} for (file, subject), at in first
+        ]
 
     def _drains_in_s(self, now: float) -> float | None:
         leaving = self.state is RelayState.LEAVING
@@ -107,9 +141,9 @@ class Status:
         disabled = self.disabled.why_no_route_is_left
         return why_not_ready(self.state, len(workers), ages_s, disabled)
 
-    def reload_is_over(self, *, succeeded: bool) -> None:
-        """A reload that was requested has succeeded, or was refused."""
-        self.last_reload_ok = succeeded
+    def reload_is_over(self, *, succeeded: bool, why: str = "") -> None:
+        """A reload that was requested has succeeded, or was refused (why)."""
+        self.last_reload_ok, self.last_reload_why = succeeded, why
         if succeeded:
             self.last_reload_at = time.time()
         self.publish_soon()
@@ -120,6 +154,7 @@ class Status:
 
     def step(self, now: float) -> None:
         """Publish what is due. Without memory or descriptors, try again later."""
+        self.recent.step(now)
         if now >= self._publish_at:
             try:
                 self.publish()

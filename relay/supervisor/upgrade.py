@@ -238,8 +238,9 @@ class Upgrades:
                 with contextlib.suppress(OSError):
                     os.set_inheritable(descriptor, False)
             parts.fleet.workers.limit_serving(parts.generations.number, 0)
-            parts.announcer.reload_is_over(succeeded=False)
-            self._refuse(f"the new program cannot be executed: {error.strerror or error}")
+            why = f"the new program cannot be executed: {error.strerror or error}"
+            parts.announcer.reload_is_over(succeeded=False, why=why)
+            self._refuse(why)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
