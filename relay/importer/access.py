@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from relay.importer.expressions import (
     ALWAYS,
@@ -21,15 +22,24 @@ from relay.importer.expressions import (
     parse_rule,
 )
 from relay.importer.hosts import Host
+from relay.importer.other_rules import (
+    NOT_JUDGED,
+    PER_REQUEST,
+    RULES,
+    by_certificate,
+    is_closed,
+    note_responders,
+    refusing_rewrites,
+)
 from relay.importer.report import Report, Verdict
 from relay.importer.tree import Directive, walk
 
+if TYPE_CHECKING:
+    from relay.importer.proxying import Target
+
 NOBODY = Rule({"cn": ["BY HAND: write who is allowed"]})
-NOT_JUDGED = "relay does not judge this rule any more"
-_CONTAINERS = {"requireall", "requireany", "requirenone"}
-_RULES = {"require", "sslrequire", *_CONTAINERS}
 _CERTIFICATE = {"ssl", "ssl-verify-client", "all"}
-_PER_REQUEST = {"if", "elseif", "else", "limit", "limitexcept", "files", "filesmatch"}
+_ADDRESS = {"ip", "host", "local", "forward-dns"}
 _PAGES = {"balancer-manager", "server-status", "server-info"}
 
 
@@ -50,43 +60,102 @@ def is_page(section: Directive) -> bool:
     return bool(handlers & _PAGES)
 
 
-def whole_sections(host: Host) -> Iterator[Directive]:
-    """The sections that hold for every request that is passed on."""
+def _whole_sections(host: Host, target: Target) -> Iterator[Directive]:
+    """The sections that hold for every request that is passed on to the target."""
     for each in (*host.scope.server, *host.scope.own):
-        if (
-            each.name in {"location", "locationmatch"}
-            and is_every_path(path_of(each))
-            and not is_page(each)
-        ) or (each.name in {"proxy", "proxymatch"} and each.children):
+        if each.name in {"location", "locationmatch"}:
+            if _holds_below(each, target.path) and not is_page(each):
+                yield each
+        elif each.name in {"proxy", "proxymatch"} and each.children and _is_for(each, target):
             yield each
+        elif each.name == "directory" and each.value.lower().startswith("proxy:"):
+            yield each  # httpd 1.3's form of <Proxy *>
 
 
-def rule_of(host: Host, pool_url: str, report: Report) -> Rule:
-    """The rule for the clients of a virtual host whose requests go to this balancer."""
+def _holds_below(section: Directive, path: str) -> bool:
+    """Whether it holds for all requests below a path, as far as one can tell."""
+    pattern = path_of(section)
+    if is_every_path(pattern):
+        return True
+    below = (path if path.startswith("/") and not is_every_path(path) else "").rstrip("/^$")
+    below += "/relay/import"  # like any request there
+    if section.name == "locationmatch" or "~" in section.args:
+        try:
+            return len(pattern) < 200 and re.search(pattern, below) is not None
+        except (re.error, RecursionError, OverflowError):
+            return True
+    if "*" in pattern or "?" in pattern:
+        pattern = re.split(r"[*?]", pattern)[0]
+        return below.startswith(pattern)
+    return f"{below}/".startswith(pattern.rstrip("/") + "/")
+
+
+def rule_of(host: Host, target: Target, report: Report) -> Rule:
+    """The rule for the clients of a virtual host whose requests go to this target."""
+    scope = host.scope
+    lines = list(walk([*scope.server, *scope.own]))
     fake = any(
-        "+fakebasicauth" in {arg.lower() for arg in each.args}
-        for each in walk(list(host.scope.own))
-        if each.name == "ssloptions"
+        each.name == "sslusername"
+        or (each.name == "ssloptions" and "fakebasicauth" in each.rest.lower())
+        for each in lines
     )
     found = ALWAYS
-    for section in whole_sections(host):
-        if section.name.startswith("proxy") and not _is_for(section, pool_url):
-            continue
+    sections = list(_whole_sections(host, target))
+    for section in sections:
         report.say(section, Verdict.SAME, "it holds for the whole route")
         found = _rules(section.children, found, report, fake=fake)
-    return _rules(host.scope.own, found, report, fake=fake)
+    found = _rules(scope.own, found, report, fake=fake)
+    partial = {"location", "locationmatch", "proxy", "proxymatch", "directory", "directorymatch"}
+    hidden = by_certificate(
+        [
+            each
+            for each in (*scope.server, *scope.own)
+            if each in sections or each.name not in partial
+        ],
+        scope,
+    )
+    for each in hidden:
+        reason = "it looks at the certificate in a way for which relay has no list"
+        report.say(
+            each, Verdict.BY_HAND, f"{reason}; nobody is admitted until you have written allow"
+        )
+        found = NOBODY
+    refusing_rewrites(scope.own, report)
+    note_responders(scope, host.label, report)
+    if found == NOBODY:
+        report.note(f"{host.label}: nobody is admitted until you have written allow of its route")
+    return found
 
 
-def _is_for(section: Directive, pool_url: str) -> bool:
-    url = section.value.lower().rstrip("/")
-    return url in {"*", ".*"} or (pool_url != "" and url == pool_url.lower())
+def _is_for(section: Directive, target: Target) -> bool:
+    """Whether a <Proxy> may hold for the URL of the target."""
+    if target.url is None:
+        return False
+    base = f"{target.url.scheme}://{target.url.host.lower()}"
+    urls = {base, f"{base}:{target.url.port}"}
+    pattern = path_of(section)
+    if section.name == "proxymatch" or "~" in section.args:
+        try:
+            return any(re.search(pattern, url + end) for url in urls for end in ("", "/relay"))
+        except (re.error, RecursionError, OverflowError):
+            return True
+    if match := re.fullmatch(r"([\w+.-]+://[^/*?]*)(/.*)?", pattern):
+        return match[1].lower() in urls
+    start = re.split(r"[*?]", pattern.lower())[0]
+    return any(url.startswith(start) for url in urls)
 
 
 def _rules(directives: Sequence[Directive], before: Rule, report: Report, *, fake: bool) -> Rule:
     """Add the rules among these: each SSLRequire, and one of the Require lines."""
     found = before
+    if is_closed(directives, report):
+        reason = "it denies everybody; nobody is admitted until you have written allow"
+        for each in directives:
+            if each.name in {"order", "allow", "deny"}:
+                report.say(each, Verdict.BY_HAND, reason)
+        return NOBODY
     conditions = [[each] for each in directives if each.name == "sslrequire"]
-    conditions.append([each for each in directives if each.name in _RULES - {"sslrequire"}])
+    conditions.append([each for each in directives if each.name in RULES - {"sslrequire"}])
     for condition in filter(None, conditions):
         lines = list(walk(condition))
         try:
@@ -98,13 +167,12 @@ def _rules(directives: Sequence[Directive], before: Rule, report: Report, *, fak
                 report.say(each, Verdict.BY_HAND, reason)
             return NOBODY
         for each in lines:
-            report.say(
-                each, Verdict.SAME, _ALL if rule == ALWAYS else "allow and deny of the route"
-            )
+            report.say(each, Verdict.SAME, _ALL if rule == ALWAYS else _LISTS)
     return found
 
 
 _ALL = "every client that is admitted has a verified certificate"
+_LISTS = "allow and deny of the route; relay compares every name of a kind, httpd one of them"
 
 
 def _one(directive: Directive, report: Report, *, fake: bool) -> Rule:
@@ -124,7 +192,7 @@ def _one(directive: Directive, report: Report, *, fake: bool) -> Rule:
 
 
 def _inside(directive: Directive) -> list[Directive]:
-    return [each for each in directive.children if each.name in _RULES]
+    return [each for each in directive.children if each.name in RULES]
 
 
 def _any_of(directives: Sequence[Directive], report: Report, *, fake: bool) -> Rule:
@@ -161,9 +229,11 @@ def _require(directive: Directive, report: Report, *, fake: bool) -> Rule:
             rest = rest[1:-1]
         rule = parse_rule(rest)
         return negated(rule) if is_not else rule
-    if fake and kind in {"valid-user", "user", "group"}:
-        raise NotPossibleError("FakeBasicAuth lists the subjects in a file; write them as cn or ou")
-    address = kind in {"ip", "host", "local", "forward-dns"}
+    address = kind in _ADDRESS
+    if fake and not address and kind not in {"env", "method"}:
+        raise NotPossibleError(
+            "the user is the subject (FakeBasicAuth, SSLUserName); write the clients as cn or ou"
+        )
     what = "the client's address" if address else "users or requests"
     remedy = "use a firewall" if address else "let the backends ask"
     report.say(directive, Verdict.LOST, f"relay does not judge {what}; {remedy}")
@@ -180,20 +250,26 @@ def report_other_sections(directives: Sequence[Directive], report: Report) -> No
         if partial and not is_page(section):
             path = path_of(section)
             _lost(section, f"relay sees no paths, so {path} is like the rest", report)
-        elif section.name in _PER_REQUEST:
+        elif section.name in PER_REQUEST:
             _lost(section, "relay sees no requests", report)
         elif section.name in {"directory", "directorymatch"}:
             _lost(section, "relay serves no files", report)
 
 
 def _lost(section: Directive, why: str, report: Report) -> None:
-    strict = [each for each in walk(section.children) if each.name in _RULES]
+    inside = list(walk(section.children))
+    strict = [each for each in inside if each.name in RULES or _is_address_rule(each)]
     remedy = "; let the backends check this rule" if strict else ""
     for each in strict:
-        report.note(f"{NOT_JUDGED}: {each.text} of {each.place}")
+        if not report.has(each):
+            report.note(f"{NOT_JUDGED}: {each.text} of {each.place}")
     for each in (section, *walk(section.children)):
         if each.name not in _READ_INSIDE:
             report.say(each, Verdict.LOST, why + (remedy if each in strict else ""))
+
+
+def _is_address_rule(each: Directive) -> bool:
+    return each.name in {"allow", "deny"} and each.rest.lower().split() != ["from", "all"]
 
 
 # `relay.importer.pools` says what becomes of these.

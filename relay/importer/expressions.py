@@ -27,6 +27,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _EQUAL = frozenset({"eq", "==", "=", "-eq", "-in"})
+_NUMBERS = frozenset({"SSL_CIPHER_USEKEYSIZE"})
 _UNEQUAL = frozenset({"ne", "!=", "-ne"})
 _KEYS = {
     "SSL_CLIENT_S_DN_CN": "cn",
@@ -180,7 +181,12 @@ class _Reader:
                 return ALWAYS  # relay never uses these
             rule = _matching(name, regex)
             return negated(rule) if operator == "!~" else rule
-        right = _unquoted(self._next()[1])
+        kind, right = self._next()
+        right = _unquoted(right)
+        if kind not in {"string", "word"} or "%{" in right:
+            raise NotPossibleError(f"it compares {name} with {right}, not with a text")
+        if operator in {"-eq", "-ne"} and name not in _NUMBERS:
+            raise NotPossibleError(f"{operator} compares numbers; write == or != if you mean text")
         if operator in _UNEQUAL:
             return negated(_equal(name, [right]))
         if operator in _EQUAL:
@@ -199,6 +205,8 @@ class _Reader:
                 continue
             if kind not in {"string", "word"}:
                 raise NotPossibleError(f"its list has {text!r}")
+            if "%{" in text:
+                raise NotPossibleError(f"its list has {text}, which is not a text")
             found.append(_unquoted(text))
         self._next()
         return found
@@ -211,7 +219,7 @@ class _Reader:
             kind, _, value = wanted.partition(":")
             key = _EXTENSION_KEYS.get(kind.upper())
             if self._next()[1] == ")" and extension in {"subjectaltname", "2.5.29.17"} and key:
-                return _entries(key, [value])
+                return _texts(key, [value])
         raise NotPossibleError("relay looks at no extension but subjectAltName")
 
 
@@ -231,6 +239,15 @@ def _equal(name: str, values: list[str]) -> Rule:
         raise NotPossibleError(_why_no_key(name))
     if key == "issuer":
         values = [_rfc4514(each) for each in values]
+    return _texts(key, values)
+
+
+def _texts(key: str, values: list[str]) -> Rule:
+    """Texts as they are: in relay, `*` and networks would be more than that."""
+    if key in {"email", "san_dns", "san_uri"} and any("*" in each for each in values):
+        raise NotPossibleError(f"in {key}, * is a pattern, and here it is a text")
+    if key == "ip" and any("/" in each for each in values):
+        raise NotPossibleError("an address is compared here, and this is a network")
     return _entries(key, values)
 
 

@@ -15,7 +15,7 @@ from relay.importer.haproxy_parser import HaproxyParser, last
 from relay.importer.haproxy_servers import ServerMaker
 from relay.importer.machine import Machine
 from relay.importer.material import Material, origin
-from relay.importer.names import Address, parse_address, safe_name
+from relay.importer.names import parse_address, safe_name
 from relay.importer.pool_tables import FoundName
 from relay.importer.report import Verdict
 from relay.importer.tls_settings import VERSIONS, put_cipher_lists
@@ -31,6 +31,7 @@ _WORDS = (
 )
 _BIND_VALUES = frozenset(_WORDS.split())
 _SNI = re.compile(r"(?:ssl_fc_sni|req\.ssl_sni|req_ssl_sni)(_end)?$")
+_LOOKS = re.compile(r"\bssl_c_").search
 _DECIDES = ("tcp-request", "http-request", "tcp-response", "block", "reqdeny")
 _SEEN = {
     "log": (Verdict.BETTER, "access of [log]: one JSON line per connection, with the reason"),
@@ -99,6 +100,7 @@ def _frontend(
         if each not in secure:
             reason = "it has no ssl: relay has no plain TCP; see mode = passthrough of a route"
             report.say(each, Verdict.LOST, reason)
+    closed = _decides(section, parser)
     targets = _targets(section, parser)
     if not secure or not targets:
         report.say(section, Verdict.LOST, "it has no bind with ssl, or no backend with a server")
@@ -106,13 +108,17 @@ def _frontend(
     bind = secure[0]
     name = safe_name(section.value or "https", taken)
     taken[name] = section
+    alike = [each for each in secure if _values(each) == _values(bind)]
     addresses = [
         found
-        for each in secure
+        for each in alike
         for text in each.value.split(",")
-        if (found := parse_address(text, report, each))
+        if (found := parse_address(re.sub("^ipv[46]@", "", text), report, each))
     ]
-    listener = listen_table(name, addresses or [Address("*", 443)], machine, report)
+    if not addresses:
+        report.say(section, Verdict.LOST, "its first bind has no address that relay listens on")
+        return []
+    listener = listen_table(name, addresses, machine, report)
     if "accept-proxy" in bind.args:
         listener.off("accept_proxy", {"from": ["192.0.2.0/24"]}, "by hand: who sends the headers")
         report.note(f"{bind.place}: accept-proxy: write the balancers into accept_proxy")
@@ -121,7 +127,7 @@ def _frontend(
         listener.put("idle_s", idle, origin(client))
     for other in secure[1:]:
         if _values(other) != _values(bind):
-            reason = "its TLS settings differ from the first bind; write a listener of its own"
+            reason = "not in listen: its settings differ from the first bind; write a listener"
             report.say(other, Verdict.BY_HAND, reason)
     routes = []
     for sni, target, line in targets:
@@ -130,7 +136,8 @@ def _frontend(
             table.put("sni", sni, origin(line))
         table.put("pool", servers.pool(target, line), origin(line))
         _tls(table, bind, material, name)
-        if _decides(section, parser):
+        if _decides(target, parser) or closed:
+            report.note(f"{name}: nobody is admitted until you have written allow of its route")
             table.put("allow", NOBODY.allow, "by hand: see tcp-request in the report")
         routes.append(table)
     report.say(section, Verdict.SAME, "a [[listener]]")
@@ -138,9 +145,14 @@ def _frontend(
 
 
 def _decides(section: Directive, parser: HaproxyParser) -> bool:
-    """Whether the frontend has rules about who may come in."""
+    """Whether a frontend or backend has rules about who may come in."""
     found = [each for each in parser.settings(section) if each.name in _DECIDES]
     rules = [each for each in found if "inspect-delay" not in each.args]
+    acls = {each.value for each in section.children if each.name == "acl" and _LOOKS(each.rest)}
+    for each in section.children:
+        words = {word.strip("!") for word in each.args[1:]}
+        if each.name == "use_backend" and (words & acls or _LOOKS(each.rest)):
+            rules.append(each)
     for each in rules:
         reason = "write it as allow or deny; nobody is admitted until you have"
         parser.report.say(each, Verdict.BY_HAND, reason)
@@ -167,6 +179,7 @@ def _targets(
         if not sni:
             reason = "relay chooses by server name only; write the route"
             parser.report.say(each, Verdict.BY_HAND, reason)
+            parser.report.note(f"{each.place}: {each.text}: its clients go to default_backend")
             continue
         seen |= set(sni)
         found.append((sni, pools[each.value], each))

@@ -138,6 +138,7 @@ def _groups_of_port(
         what = f"on port {port} it has an address of its own beside virtual hosts of all addresses"
         remedy = "relay serves their names on all addresses; write one listener for each address"
         report.problem(host.section.place, what, remedy)
+        report.note(f"{host.label}: {what}; {remedy}")
     return [([wildcard], specific + [each for each in everywhere if each not in specific])]
 
 

@@ -224,11 +224,19 @@ class Material:
                 self.report.say(each, Verdict.BY_HAND, reason)
             if paths:
                 table.off(key, paths, "not looked at by httpd without SSLCARevocationCheck")
+                self.report.note(
+                    f"{key} is commented out: httpd 2.4 looks at no list without"
+                    " SSLCARevocationCheck, but httpd 2.2 did, so set it if you come from there"
+                )
             return
         for each in (file, folder):
             self.report.say(each, Verdict.BETTER, f"{key}; renewed lists are used without a reload")
-        if "leaf" in mode or "no_crl_for_cert_ok" in mode:
+        # With one CA at most, the leaf is the whole chain.
+        leaf = "leaf" in mode and table.values.get("max_chain_depth") != 1
+        if leaf or "no_crl_for_cert_ok" in mode:
             table.put("crl", {"files": paths, "missing": "accept"}, origin(check))
+            if "no_crl_for_cert_ok" not in mode:
+                self.report.note(f"{key}: httpd refused who has no list; missing = accept admits")
             reason = 'crl.missing = "accept": every CA of the chain is looked up if it has a list'
             self.report.say(check, Verdict.BY_HAND, reason)
         else:

@@ -48,11 +48,11 @@ def parse_address(text: str, report: Report, directive: Directive) -> Address | 
         return Address("*", number)
     if is_ip(bare):
         return Address(bare, number)
-    report.problem(
-        directive.place,
-        f"{text} has a name in place of an IP address, and relay listens on every address",
-        "write the IP address into listen",
-    )
+    if bare.lower() == "localhost":
+        return Address("127.0.0.1", number)
+    what = f"{text} has a name in place of an IP address, and relay listens on every address"
+    report.problem(directive.place, what, "write the IP address into listen")
+    report.note(f"{directive.place}: {what}; write the IP address into listen")
     return Address("*", number)
 
 

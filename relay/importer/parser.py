@@ -257,6 +257,8 @@ class Parser:
         if not paths and (found.name == "include" or not set(found.value) & set("*?[")):
             reason = f"no file {self.resolve(found.value)}; give the file to the command as well"
             self.report.say(found, Verdict.BY_HAND, reason)
+            if found.name == "include":
+                self.report.note(f"{found.place}: {found.value} was not read, nor any rule in it")
             return
         read = 0
         for path in paths:
@@ -272,6 +274,7 @@ class Parser:
                 self.report.problem(
                     found.place, f"{path} cannot be read: {why}", "make it readable"
                 )
+                self.report.note(f"{found.place}: {path} was not read, nor any rule in it")
         self.report.say(found, Verdict.SAME, f"{read} files were read; relay.toml is one file")
 
     def _use(self, found: Directive) -> None:

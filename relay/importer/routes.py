@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from relay.config.address import is_ip
-from relay.importer.access import is_page, report_other_sections, rule_of
+from relay.importer.access import NOBODY, is_page, report_other_sections, rule_of
 from relay.importer.hosts import Entry, Host
 from relay.importer.material import Material, origin
 from relay.importer.names import safe_name
@@ -21,6 +21,7 @@ from relay.importer.tls_settings import put_ciphers, put_depth, put_groups, put_
 from relay.importer.toml import Table
 from relay.importer.tree import Directive, walk
 
+_ADMISSION = ("client_ca", "client_crl", "crl", "allow", "deny", "max_chain_depth")
 NO_MEMBER = "by-hand.invalid:443"
 
 
@@ -37,6 +38,7 @@ class RouteMaker:
     maker: PoolMaker
     pools: dict[str, Pool] = field(default_factory=dict)
     _used: set[Directive] = field(default_factory=set)
+    _seen: list[tuple[str, set[str], list[object]]] = field(default_factory=list)
 
     def make(self, entry: Entry) -> Table | None:
         """The route of a virtual host; None if it passes nothing on."""
@@ -46,7 +48,7 @@ class RouteMaker:
             reason = "it passes no requests on to backends; keep httpd for it"
             self.report.say(host.section, Verdict.LOST, reason)
             return None
-        pool, url = self._pool(host, target)
+        pool = self._pool(host, target)
         table = Table("[[listener.route]]")
         table.remark(f"{host.section.text} of {host.section.place}")
         if entry.sni and not entry.is_default:
@@ -55,14 +57,29 @@ class RouteMaker:
             table.off("sni", entry.sni, "to refuse all other names; httpd serves them here")
         table.put("pool", pool, origin(target.directive))
         self._tls(table, host)
-        rule = rule_of(host, url, self.report)
+        rule = rule_of(host, target, self.report)
         if rule.allow:
-            table.put("allow", rule.allow)
+            table.put("allow", rule.allow, "by hand" if rule == NOBODY else "")
         if rule.deny:
             table.put("deny", rule.deny)
+        self._compare(host.label, table)
         report_other_sections(host.scope.own, self.report)
         self.report.say(host.section, Verdict.SAME, "a [[listener.route]]")
         return table
+
+    def _compare(self, label: str, table: Table) -> None:
+        """A note if a client of another route can ask its backends for this host."""
+        pool = self.pools[str(table.values["pool"])]
+        addresses = {str(each.values["address"]) for each in pool.backends}
+        rules = [table.values.get(key) for key in _ADMISSION]
+        for other, theirs, before in self._seen:
+            if addresses & theirs and rules != before and other != label:
+                self.report.note(
+                    f"{other} and {label} share a backend, but admit different clients: relay does"
+                    " not compare Host with the server name, so let the backend do it"
+                )
+                break
+        self._seen.append((label, addresses, list(rules)))
 
     # Where requests go.
 
@@ -108,8 +125,8 @@ class RouteMaker:
             reason = "relay does not see paths; give each application a server name"
             say(directive, Verdict.LOST, reason)
 
-    def _pool(self, host: Host, target: Target) -> tuple[str, str]:
-        """The name of the pool, and the URL of the balancer or ""."""
+    def _pool(self, host: Host, target: Target) -> str:
+        """The name of the pool."""
         url = target.url
         assert url is not None  # noqa: S101  _choose returns no other
         if url.scheme == "balancer":
@@ -135,7 +152,7 @@ class RouteMaker:
         if address:
             self.report.say(target.directive, verdict, reason or "pool of the route")
         self._used |= {each.directive for each in balancer.members}
-        return self._named(balancer.name, pool), address
+        return self._named(balancer.name, pool)
 
     def _named(self, wanted: str, pool: Pool) -> str:
         """Give the pool its name, or use an equal one that is there."""
@@ -160,6 +177,12 @@ class RouteMaker:
         self.material.pair(table, scope, label)
         verify = scope.last("sslverifyclient")
         required = verify is not None and verify.value.lower() == "require"
+        inside = [
+            each
+            for each in walk(list(scope.own))
+            if each.name == "sslverifyclient" and each not in scope.own
+        ]
+        anywhere = [*([verify] if verify else []), *inside]
         if not self.material.authorities(table, "client_ca", scope, "ssl", f"{label}-clients-ca"):
             table.remark("By hand: the CAs of the clients' certificates. There was none.")
             table.put("client_ca", self.material.placeholder("clients-ca.pem"))
@@ -169,13 +192,12 @@ class RouteMaker:
             report.note(f"{host.label}: {what}, and relay refuses clients without a certificate")
             reason = "a client without a valid certificate is refused"
             report.say(verify, Verdict.LOST, reason)
-        for each in walk(list(scope.own)):
-            if each.name == "sslverifyclient" and each not in scope.own:
-                reason = "the certificate is required for the whole connection"
-                report.say(each, Verdict.LOST, reason)
-        self.material.lists(table, "client_crl", scope, "ssl")
-        if required or scope.last("sslverifydepth"):
+        for each in inside:
+            reason = "the certificate is required for the whole connection"
+            report.say(each, Verdict.LOST, reason)
+        if scope.last("sslverifydepth") or any(each.value.lower() != "none" for each in anywhere):
             put_depth(table, scope, "sslverifydepth", report)
+        self.material.lists(table, "client_crl", scope, "ssl")
         put_versions(table, scope.last("sslprotocol"), report)
         put_ciphers(table, scope.every("sslciphersuite"), report)
         put_groups(table, scope.both("sslopensslconfcmd"), report)

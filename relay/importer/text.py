@@ -65,6 +65,10 @@ def logical_lines(text: str) -> Iterator[Line]:
     for number, line in enumerate(lines, 1):
         started = started or number
         kept = line.rstrip()
+        # httpd continues at the very end of a line only. With a space behind the
+        # backslash it is a mistake, but not in a comment, which ends there.
+        comment = (parts + line).lstrip().startswith("#")
+        kept = line if comment else kept
         if kept.endswith("\\") and not kept.endswith("\\\\") and number < len(lines):
             parts += kept[:-1] + " "
             continue

@@ -73,6 +73,7 @@ def test_haproxy_accepts_the_configuration_too(from_haproxy, tmp_path):
     [
         "tcp-request content reject unless { ssl_c_s_dn(cn) -m str alice }",
         "tcp-request connection reject if { src 10.0.0.0/8 }",
+        "use_backend tarpit if { ssl_c_s_dn(cn) -m str mallory }",
     ],
 )
 def test_a_frontend_with_rules_admits_nobody_at_first(from_haproxy, rule):
@@ -81,7 +82,19 @@ def test_a_frontend_with_rules_admits_nobody_at_first(from_haproxy, rule):
     )
     allowed = {route.allow.cn for route in result.config.listener[0].route}
     assert allowed == {("BY HAND: write who is allowed",)}
-    assert "nobody is admitted until" in result.verdict(rule.split()[0])
+    assert "nobody is admitted until" in result.verdict(rule[:20])
+
+
+def test_only_binds_with_the_same_settings_are_one_listener(from_haproxy):
+    result = from_haproxy(
+        TEXT.replace(
+            "    default_backend pool.a",
+            "    bind ipv4@:444 ssl crt x.pem\n    default_backend pool.a",
+            1,
+        )
+    )
+    assert len(result.config.listener[0].listen) == 2
+    assert "not in listen" in result.verdict("bind ipv4@:444")
 
 
 def test_clients_without_a_certificate_are_announced_as_refused(from_haproxy):

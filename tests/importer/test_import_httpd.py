@@ -197,6 +197,75 @@ def test_rules_that_would_become_wider_admit_nobody(imported, lines):
     assert result.route.allow.cn == ("BY HAND: write who is allowed",)
 
 
+CN_IS_A = "Require expr %{SSL_CLIENT_S_DN_CN} == 'a'"
+PASS = "ProxyPass / https://127.0.0.1:9443/"
+BALANCER = "<Proxy balancer://x>\nBalancerMember https://127.0.0.1:9443\n</Proxy>"
+# Each is a virtual host of its own. In httpd, none of them admits everybody.
+CLOSED = [
+    "<If \"%{SSL_CLIENT_S_DN_CN} != 'a'\">\nRequire all denied\n</If>",
+    "RewriteCond %{SSL:SSL_CLIENT_S_DN_CN} !^a$\nRewriteRule .* - [F]",
+    "RewriteCond %{SSL:SSL_CLIENT_S_DN_CN} ^a$\nRewriteRule .* https://127.0.0.1/ProxyPass [P]",
+    "SetEnvIfExpr \"%{SSL_CLIENT_S_DN_CN} == 'a'\" OK\n<Proxy *>\nRequire env OK\n</Proxy>",
+    "<Location />\n<LimitExcept OPTIONS>\n" + CN_IS_A + "\n</LimitExcept>\n</Location>",
+    "<Proxy *>\nOrder deny,allow\nDeny from all\n</Proxy>",
+    "SSLUserName SSL_CLIENT_S_DN_CN\n<Location />\nRequire user a\n</Location>",
+    "<Location />\nRequire expr 'URI:spiffe://a/*' in PeerExtList('subjectAltName')\n</Location>",
+    "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} != %{REMOTE_HOST}\n</Location>",
+    "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} -ne 'a'\n</Location>",
+]
+ONLY_A = [
+    f"<Location /app>\n{CN_IS_A}\nProxyPass https://127.0.0.1:9443/app\n</Location>",
+    f"<LocationMatch ^/app/>\n{CN_IS_A}\n</LocationMatch>\nProxyPass /app https://127.0.0.1:9443",
+    f"<Location />\n# a comment \\ \n{CN_IS_A}\n</Location>",
+    f"<Proxy https://127.0.0.1:9443/*>\n{CN_IS_A}\n</Proxy>",
+    f'<ProxyMatch "^https://127">\n{CN_IS_A}\n</ProxyMatch>',
+    f"<Proxy balancer://x/>\n{CN_IS_A}\n</Proxy>\n{BALANCER}\nProxyPass / balancer://x/",
+]
+
+
+def test_no_rule_about_certificates_is_lost(imported):
+    hosts = [*CLOSED, *ONLY_A]
+    text = "".join(host(each, address=f"*:{8000 + at}") for at, each in enumerate(hosts))
+    allowed = [each.route[0].allow for each in imported(text).config.listener]
+    closed, only_a = allowed[: len(CLOSED)], allowed[len(CLOSED) :]
+    assert [each and each.cn for each in closed] == [("BY HAND: write who is allowed",)] * 10
+    assert [each and each.cn for each in only_a] == [("a",)] * 6
+
+
+def test_what_only_httpd_refused_stands_in_the_configuration(imported):
+    old = "<Location />\nOrder deny,allow\nDeny from all\nAllow from 10.0.0.0/8\n</Location>"
+    rewrite = "RewriteCond %{REMOTE_ADDR} !^10\nRewriteRule ^ - [NC,F]"
+    lines = ["SSLOCSPEnable on", "SSLCARevocationFile @PKI@/lists.crl", "Include none.conf"]
+    more = host(
+        "ServerName c.example\n<Proxy *>\nRequire ssl-verify-client\n</Proxy>",
+        CN_IS_A,
+        address="b.example:443",
+    )
+    toml = imported(host(*lines, old, rewrite) + more).toml
+    for what in (
+        "Allow from 10.0.0.0/8 of",
+        "RewriteRule ^ - [NC,F] of",
+        "SSLOCSPEnable: httpd refused",
+        "client_crl is commented out",
+        "none.conf was not read",
+        "listens on every address",
+        "share a backend, but admit different clients",
+    ):
+        assert what in toml.replace("\n# ", " ")
+
+
+def test_the_depth_is_httpds_wherever_a_certificate_is_asked_for(imported):
+    tls = TLS.replace(
+        "SSLVerifyClient require", "<Location />\nSSLVerifyClient require\n</Location>"
+    )
+    lists = "SSLCARevocationFile @PKI@/lists.crl\nSSLCARevocationCheck leaf"
+    result = imported(host(lists, tls=tls) + host(lists, "SSLVerifyDepth 2", address="*:8443"))
+    first, second = (each.route[0] for each in result.config.listener)
+    assert (first.max_chain_depth, first.client_crl != ()) == (1, True)
+    assert second.crl.missing == "accept"
+    assert "httpd refused who has no list" in result.out
+
+
 def test_rules_that_are_not_judged_stand_in_the_configuration(imported):
     result = imported("rules")
     assert result.toml.count("relay does not judge this rule any more") == 2
