@@ -68,7 +68,11 @@ def exit_codes(success: str, more: Mapping[int, str] | None = None) -> dict[int,
 
 @overload
 def ask_relay(
-    config_file: Path | None, command: Literal["status"], patience_s: float = ...
+    config_file: Path | None,
+    command: Literal["status"],
+    patience_s: float = ...,
+    *,
+    lately: bool = ...,
 ) -> StatusReply: ...
 @overload
 def ask_relay(config_file: Path | None, command: Literal["backends"]) -> BackendsReply: ...

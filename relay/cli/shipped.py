@@ -9,6 +9,7 @@ Never: writes.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -83,11 +84,16 @@ def find_shipped(wanted: str) -> Found:
 
 
 def summary(path: Path) -> str:
-    """What the comment at the start of a file says first; "" if it has none."""
+    """What the comment at the start of a file says first; "" if it has none.
+
+    JSON has no comments, so it is the description of a JSON file.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except ValueError:  # not text
         return ""
+    if path.suffix == ".json":
+        return str(json.loads("\n".join(lines)).get("description", "")).partition(":")[0]
     comment: list[str] = []
     for line in lines:
         if not line.startswith("# "):

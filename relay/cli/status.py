@@ -63,7 +63,7 @@ def status(config_file: Path | None, quiet: bool, everything: bool, as_json: boo
     if quiet:
         code, why = judge(ask_relay(config_file, "status", QUIET_PATIENCE_S))
         return say(why, code) if code else code
-    reply = ask_relay(config_file, "status")
+    reply = ask_relay(config_file, "status", lately=True)
     if as_json:
         found = {key: value for key, value in dict(reply).items() if key != "ok"}
         click.echo(json.dumps(found, indent=2))

@@ -55,7 +55,7 @@ class Commands:
         elif command == "apply":
             client.reply(self._applying.answer(request))
         elif command == "status":
-            client.reply(self._status.reply())
+            client.reply(self._status.reply(lately=bool(request.get("lately"))))
         elif command == "reload":
             self._checker.fetch_lists()
             self._reload(request, client)

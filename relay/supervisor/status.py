@@ -75,10 +75,10 @@ class Status:
     def __post_init__(self) -> None:
         self.recent = RecentCounts(self.scoreboards)
 
-    def reply(self) -> StatusReply:
-        """The reply to `relay status`."""
+    def reply(self, *, lately: bool) -> StatusReply:
+        """The reply to `relay status`; `lately` adds what keepalived need not know."""
         fleet, now = self.fleet, time.monotonic()
-        return {
+        reply: StatusReply = {
             "ok": True,
             "version": relay.__version__,
             "openssl": openssl_version(),
@@ -104,10 +104,12 @@ class Status:
             "last_reload": self._last_reload(),
             "upgraded": self.upgraded,
             "canary": self.canary.status(now),
-            "last_minute": self.recent.facts(now),
-            "short_pools": self._short_pools(),
-            "certificates": self._certificates(),
         }
+        if lately:
+            reply["last_minute"] = self.recent.facts(now)
+            reply["short_pools"] = self._short_pools()
+            reply["certificates"] = self._certificates()
+        return reply
 
     def _last_reload(self) -> LastReload:
         found: LastReload = {"ok": self.last_reload_ok, "at": self.last_reload_at}
