@@ -6,6 +6,7 @@ Never: trusts a file that an earlier supervisor has left there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -225,9 +226,12 @@ def _open_lock(path: Path, flags: int = 0) -> int:
 
 
 def _unusable(path: Path, error: OSError) -> StartupError:
+    remedy = "make it writable for the user that starts the relay"
+    if error.errno == errno.EROFS:
+        remedy = f"mount a tmpfs or a volume at {path.parent} (--tmpfs, emptyDir)"
     return StartupError(
         f"{path}: the state directory cannot be used: {error.strerror or error}",
-        "make it writable for the user that starts the relay, or choose another relay.state_dir",
+        f"{remedy}, or choose another relay.state_dir",
     )
 
 

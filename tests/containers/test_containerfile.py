@@ -23,8 +23,8 @@ from tests.support.volumes import Volume
 FILE = ROOT / "conf" / "container" / "Containerfile"
 HADOLINT = Path(sys.executable).with_name("hadolint")
 CONFIG = ROOT / "conf" / "kubernetes" / "base" / "relay.toml"
-# A volume of Kubernetes for scratch files, as an engine mounts it.
-SCRATCH = "tmpfs:mode=777"
+# An emptyDir of Kubernetes in a pod with fsGroup.
+SCRATCH = "tmpfs:mode=2777,gid=10001"
 why_not = needs_a_container()
 contained = pytest.mark.skipif(bool(why_not), reason=why_not)
 
@@ -228,9 +228,18 @@ def test_a_narrow_filter_of_system_calls_is_named(image, volume, tmp_path, calls
 
 
 @contained
-def test_a_volume_is_no_state_directory_but_holds_one(image, volume, tmp_path):
-    mounts = {"/etc/relay": str(volume.path), "/run/relay": SCRATCH}
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"/run/relay": SCRATCH},
+            "every user of this machine; name a new directory below /run/relay, or",
+        ),
+        ({}, "cannot be used: Read-only file system; mount a tmpfs or a volume at /run"),
+    ],
+)
+def test_a_state_directory_needs_a_volume_above_it(image, volume, tmp_path, more, message):
+    mounts = {"/etc/relay": str(volume.path), **more}
     with Container(image, tmp_path / "log", mounts) as container:
         assert container.process.wait(30) == 71
-        assert "/run/relay can be written by every user" in container.log()
-        assert "name a new directory below /run/relay" in container.log()
+        assert message in container.log()
