@@ -6,12 +6,14 @@ import grp
 import json
 import os
 import pwd
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -419,3 +421,24 @@ def test_a_strict_start_without_dns_may_be_tried_again(relay, pki, echo, body):
         started = relay(text, start=False).command("start", "--strict")
         assert started.returncode == code, started
     assert "nonsense" in started.stderr
+
+
+def test_a_relay_that_the_tests_fork_is_as_any_other(relay):
+    """Most tests start relays from a process that has imported the relay already."""
+
+    def look(gateway):
+        at = Path("/proc", str(gateway.pid))
+        status = dict(line.split(":\t", 1) for line in (at / "status").read_text().splitlines())
+        kept = ("SigIgn", "SigCgt", "SigBlk", "Threads", "CapEff", "NoNewPrivs", "Umask")
+        opened = sorted(
+            re.sub(r"\d+|/\S*/", "", str(fd.readlink())) for fd in (at / "fd").iterdir()
+        )
+        return {key: status[key] for key in kept}, opened, (at / "cwd").readlink().parent
+
+    forked, whole = relay(start=False), relay(start=False)
+    whole.may_be_warm = False
+    assert look(forked.start()) == look(whole.start())
+    refused = [each.command("status", "--nonsense") for each in (forked, whole)]
+    assert {(each.returncode, each.stdout, each.stderr) for each in refused} == {
+        (64, "", "relay: No such option '--nonsense'.; see: relay status --help\n")
+    }

@@ -24,10 +24,13 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
+from tests.support.warm import WarmProcess, starter
+
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 # A loaded machine must not fail a test. A test that passes does not wait this long.
 PATIENCE_S = 20.0
+UNUSUAL = {"OPENSSL_CONF", "COVERAGE_DIRECTORY"}
 
 
 def wait_until(
@@ -105,9 +108,11 @@ class Gateway:
             "PYTHONDEVMODE": "",
             **(env or {}),
         }
+        # OpenSSL reads some variables when it is loaded.
+        self.may_be_warm = not env and self.module == ("relay",) and not UNUSUAL & set(os.environ)
         self.sections = sections
         self.write(body)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | WarmProcess | None = None
 
     def write(self, body: str, **sections: dict[str, Any]) -> None:
         """Write the configuration file, which takes effect at start or reload.
@@ -155,6 +160,15 @@ class Gateway:
     def launch(self, *wrapper: str, pass_fds: Sequence[int] = ()) -> Self:
         """Start the process, by the command `wrapper` if given, and return at once."""
         with self.log_file.open("ab") as log:
+            if self.may_be_warm and not wrapper and not pass_fds:
+                self.process = starter().start(
+                    self.start_command[3:],
+                    cwd=self.directory,
+                    env=self.environment,
+                    out=log,
+                    err=log,
+                )
+                return self
             self.process = subprocess.Popen(
                 [*wrapper, *self.start_command],
                 cwd=self.directory,
@@ -268,7 +282,7 @@ class Gateway:
     # What a test asks.
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | WarmProcess:
         """The supervisor's process."""
         assert self.process is not None, "the relay was not started"
         return self.process
@@ -383,10 +397,14 @@ class Gateway:
         self, *arguments: str, patience_s: float = PATIENCE_S
     ) -> subprocess.CompletedProcess[str]:
         """Run `relay ARGUMENTS --config …` until it ends."""
+        cwd, env = tempfile.gettempdir(), self.environment
+        all_arguments = [*arguments, "--config", str(self.config)]
+        if self.may_be_warm:
+            return starter().run(all_arguments, cwd=cwd, env=env, timeout=patience_s)
         return subprocess.run(
-            [sys.executable, "-m", *self.module, *arguments, "--config", str(self.config)],
-            cwd=tempfile.gettempdir(),
-            env=self.environment,
+            [sys.executable, "-m", *self.module, *all_arguments],
+            cwd=cwd,
+            env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,0 +1,91 @@
+"""Forks relays from a process that has imported the relay already.
+
+    python -m tests.support.warm_server FD
+
+`tests.support.warm.Starter` is the other end of FD, a socket for messages. A request is
+(arguments, cwd, environment), with stdin, stdout and stderr as descriptors; the answer
+is the pid, with the descriptor on which the exit code will come. The child runs
+`relay.__main__.main` as `python -m relay` does.
+
+Never: has threads, or runs any code of the relay before the fork but imports.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+
+
+def serve(sock: socket.socket) -> None:
+    """Fork on requests, and report ends, until the tests end. Returns in each child."""
+    ended = {}
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([sock, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            report(ended)
+        if sock not in ready:
+            continue
+        request, fds, _, _ = socket.recv_fds(sock, 1 << 20, 3)
+        if not request:
+            for pid in ended:
+                os.kill(pid, signal.SIGKILL)
+            sys.exit()
+        told, tell = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            become(pickle.loads(request), *fds)
+            for fd in (sock.detach(), woken, wake, told, tell, *fds, *ended.values()):
+                os.close(fd)
+            return
+        socket.send_fds(sock, [str(pid).encode()], [told])
+        for fd in (told, *fds):
+            os.close(fd)
+        ended[pid] = tell
+
+
+def report(ended: dict[int, int]) -> None:
+    """Write the exit code of each child that has ended; negative is a signal."""
+    for pid in list(ended):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            fd = ended.pop(pid)
+            os.write(fd, str(os.waitstatus_to_exitcode(status)).encode())
+            os.close(fd)
+
+
+def become(request: tuple[list[str], str, dict[str, str]], *streams: int) -> None:
+    """Be as a process that the shell has started with `python -m relay ARGUMENTS`."""
+    arguments, cwd, environment = request
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    sys.argv[1:] = arguments
+    sys.argv[0] = sys.modules["relay.__main__"].__file__
+    sys.orig_argv[1:] = ["-m", "relay", *arguments]
+
+
+if __name__ == "__main__":
+    from relay.tls.preload import load_openssl
+
+    load_openssl()
+    import relay.__main__
+    import relay.cli.main
+    import relay.config.load
+    import relay.supervisor.main
+
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    sys.exit(relay.__main__.main())
