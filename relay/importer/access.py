@@ -259,6 +259,9 @@ def report_other_sections(directives: Sequence[Directive], report: Report) -> No
 def _lost(section: Directive, why: str, report: Report) -> None:
     inside = list(walk(section.children))
     strict = [each for each in inside if each.name in RULES or _is_address_rule(each)]
+    if section.name in _OF_FILES:  # not for requests that are passed on
+        strict = []
+    strict = [each for each in strict if each.rest.lower() != "all granted"]
     remedy = "; let the backends check this rule" if strict else ""
     for each in strict:
         if not report.has(each):
@@ -266,6 +269,9 @@ def _lost(section: Directive, why: str, report: Report) -> None:
     for each in (section, *walk(section.children)):
         if each.name not in _READ_INSIDE:
             report.say(each, Verdict.LOST, why + (remedy if each in strict else ""))
+
+
+_OF_FILES = {"directory", "directorymatch", "files", "filesmatch"}
 
 
 def _is_address_rule(each: Directive) -> bool:

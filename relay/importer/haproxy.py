@@ -31,6 +31,7 @@ _WORDS = (
 )
 _BIND_VALUES = frozenset(_WORDS.split())
 _SNI = re.compile(r"(?:ssl_fc_sni|req\.ssl_sni|req_ssl_sni)(_end)?$")
+_NO_TCP = re.compile(r"/|(?:unix|uxst|abns|abnsz|fd|sockpair|quic[46])@")
 _LOOKS = re.compile(r"\bssl_c_").search
 _DECIDES = ("tcp-request", "http-request", "tcp-response", "block", "reqdeny")
 _SEEN = {
@@ -95,10 +96,12 @@ def _frontend(
             report.say(each, Verdict.LOST, "its frontend has mode http")
         return []
     binds = [each for each in section.children if each.name == "bind"]
-    secure = [each for each in binds if "ssl" in each.args]
+    secure = [each for each in binds if "ssl" in each.args and not _NO_TCP.match(each.value)]
     for each in binds:
         if each not in secure:
             reason = "it has no ssl: relay has no plain TCP; see mode = passthrough of a route"
+            if "ssl" in each.args:
+                reason = "relay listens on TCP only"
             report.say(each, Verdict.LOST, reason)
     closed = _decides(section, parser)
     targets = _targets(section, parser)
@@ -114,6 +117,7 @@ def _frontend(
         for each in alike
         for text in each.value.split(",")
         if (found := parse_address(re.sub("^ipv[46]@", "", text), report, each))
+        if found.port
     ]
     if not addresses:
         report.say(section, Verdict.LOST, "its first bind has no address that relay listens on")

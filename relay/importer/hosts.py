@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from relay.importer.names import ANY_PORT, Address, covers, parse_address, server_names
+from relay.importer.names import ANY_PORT, Address, is_taken, parse_address, server_names
 from relay.importer.report import Report, Verdict
 from relay.importer.tree import Directive, Scope, walk
 
@@ -153,15 +153,15 @@ class Entry:
 
 def entries_of(group: Group, report: Report) -> list[Entry]:
     """The routes of a listener, in relay's order. httpd's default is the first host."""
-    taken: list[str] = []
+    taken: set[str] = set()
     entries = []
     for number, host in enumerate(group.hosts):
-        names = [each for each in host.names if not any(covers(one, each) for one in taken)]
+        names = [each for each in host.names if not is_taken(each, taken)]
         gone = [each for each in host.names if each not in names]
         if gone:
             what = f"an earlier virtual host of this address has {', '.join(gone)}"
             report.problem(host.section.place, what, "these names were left out, as in httpd")
-        taken += names
+        taken.update(names)
         if number == 0:
             entries.append(Entry(host, names, is_default=True))
         elif names:
@@ -176,4 +176,9 @@ def entries_of(group: Group, report: Report) -> list[Entry]:
         return entries
     if strict is not None:
         report.say(strict, Verdict.SAME, "the route without sni takes all other clients")
-    return [*entries[1:], entries[0]]
+    first, *rest = entries
+    later = {name for each in rest for name in each.sni}
+    if any(is_taken(name, later) for name in first.sni):
+        # A wildcard of a later one has a name of the first one, which goes before it.
+        rest.insert(0, Entry(first.host, first.sni))
+    return [*rest, first]

@@ -22,7 +22,8 @@ _CERTIFICATE = re.compile(
     rb"-----BEGIN ((?:TRUSTED |X509 )?CERTIFICATE)-----[^-]*-----END \1-----",
     re.DOTALL,
 )
-_LISTS = (".crl", ".pem", ".r0", ".der")
+_LISTS = (".crl", ".pem", ".der")
+_HASHED = re.compile(r"/[0-9a-f]{8}\.r[0-9]+$")
 _ENCRYPTED = (b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED")
 PLACEHOLDERS = "by-hand"
 
@@ -215,7 +216,8 @@ class Material:
         paths = [self.resolve(file.value)] if file is not None else []
         if folder is not None:
             found = self.machine.files_in(self.resolve(folder.value))
-            paths += [each for each in found if each.lower().endswith(_LISTS)]
+            hashed = [each for each in found if _HASHED.search(each)]  # as httpd looks for them
+            paths += hashed or [each for each in found if each.lower().endswith(_LISTS)]
         mode = [each.lower() for each in check.args] if check is not None else []
         if not paths or not mode or "none" in mode:
             self.report.say(check, Verdict.SAME, f"{key} is left out")

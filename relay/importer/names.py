@@ -101,8 +101,6 @@ def _sni(text: str) -> str:
     return f"*.{bare}" if host.startswith("*.") else bare
 
 
-def covers(pattern: str, name: str) -> bool:
-    """Whether a route with this pattern takes all clients of this name."""
-    if pattern == name:
-        return True
-    return pattern.startswith("*.") and name.partition(".")[2] == pattern[2:] and name[:2] != "*."
+def is_taken(name: str, patterns: set[str]) -> bool:
+    """Whether routes with these patterns take all clients of this name."""
+    return name in patterns or (name[:2] != "*." and f"*.{name.partition('.')[2]}" in patterns)

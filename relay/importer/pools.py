@@ -59,7 +59,7 @@ class PoolMaker:
         plain = self._members(pool, balancer)
         if not plain:
             self._tls(pool.table, inside, label)
-            self._names(pool, scope, public_name)
+            self._names(pool, inside, public_name)
         self._times(pool, balancer, scope)
         return pool
 

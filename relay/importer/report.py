@@ -28,6 +28,8 @@ class Verdict(StrEnum):
 def one_line(text: str, longest: int = _LONGEST) -> str:
     """Text from a file on one printable line, clipped."""
     plain = " ".join(text.split())
+    if plain.isprintable():
+        return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
     clean = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in plain)
     return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"
 

@@ -38,7 +38,7 @@ class RouteMaker:
     maker: PoolMaker
     pools: dict[str, Pool] = field(default_factory=dict)
     _used: set[Directive] = field(default_factory=set)
-    _seen: list[tuple[str, set[str], list[object]]] = field(default_factory=list)
+    _seen: dict[tuple[str, str], tuple[str, set[str]]] = field(default_factory=dict)
 
     def make(self, entry: Entry) -> Table | None:
         """The route of a virtual host; None if it passes nothing on."""
@@ -55,6 +55,10 @@ class RouteMaker:
             table.put("sni", entry.sni, "ServerName, ServerAlias")
         elif entry.sni:
             table.off("sni", entry.sni, "to refuse all other names; httpd serves them here")
+            for each in host.scope.own:
+                if each.name in {"servername", "serveralias"}:
+                    reason = "the route without sni: all names that no other route has come here"
+                    self.report.say(each, Verdict.SAME, reason)
         table.put("pool", pool, origin(target.directive))
         self._tls(table, host)
         rule = rule_of(host, target, self.report)
@@ -69,17 +73,19 @@ class RouteMaker:
 
     def _compare(self, label: str, table: Table) -> None:
         """A note if a client of another route can ask its backends for this host."""
-        pool = self.pools[str(table.values["pool"])]
-        addresses = {str(each.values["address"]) for each in pool.backends}
-        rules = [table.values.get(key) for key in _ADMISSION]
-        for other, theirs, before in self._seen:
+        pool = str(table.values["pool"])
+        addresses = {str(each.values["address"]) for each in self.pools[pool].backends}
+        rules = repr([table.values.get(key) for key in _ADMISSION])
+        if (pool, rules) in self._seen:
+            return
+        for (_, before), (other, theirs) in self._seen.items():
             if addresses & theirs and rules != before and other != label:
                 self.report.note(
                     f"{other} and {label} share a backend, but admit different clients: relay does"
                     " not compare Host with the server name, so let the backend do it"
                 )
                 break
-        self._seen.append((label, addresses, list(rules)))
+        self._seen[pool, rules] = label, addresses
 
     # Where requests go.
 

@@ -89,12 +89,13 @@ def test_only_binds_with_the_same_settings_are_one_listener(from_haproxy):
     result = from_haproxy(
         TEXT.replace(
             "    default_backend pool.a",
-            "    bind ipv4@:444 ssl crt x.pem\n    default_backend pool.a",
+            "    bind ipv4@:444 ssl crt x\n    bind /run/x.sock ssl\n    default_backend pool.a",
             1,
         )
     )
     assert len(result.config.listener[0].listen) == 2
     assert "not in listen" in result.verdict("bind ipv4@:444")
+    assert ": lost: relay listens on TCP only" in result.verdict("bind /run/x.sock")
 
 
 def test_clients_without_a_certificate_are_announced_as_refused(from_haproxy):

@@ -104,6 +104,36 @@ def test_the_first_virtual_host_is_the_default_and_the_last_route(imported):
     assert listener.route[0].pool == listener.route[2].pool == "shared"
 
 
+def test_a_later_wildcard_takes_no_name_of_the_first_virtual_host(imported):
+    first = host("ServerName a.example.com", f"<Location />\n{CN_IS_A}\n</Location>")
+    result = imported(first + host("ServerName b.example.com", "ServerAlias *.example.com"))
+    routes = result.config.listener[0].route
+    assert [each.sni for each in routes] == [
+        ("a.example.com",),
+        ("b.example.com", "*.example.com"),
+        (),
+    ]
+    assert [bool(given(each.allow)) for each in routes] == [True, False, True]
+    assert "the route without sni" in result.verdict("ServerName a.example.com")
+
+
+def test_rules_about_files_are_no_notes(imported):
+    files = (
+        '<Directory />\nRequire all denied\n</Directory>\n<Files ".ht*">\nDeny from all\n</Files>'
+    )
+    granted = "<Location /x>\nRequire all granted\n</Location>"
+    assert "does not judge" not in imported(host(files, granted)).toml
+
+
+def test_of_a_directory_only_hashed_lists_are_named(imported, tmp_path, files):
+    directory = tmp_path / "lists"
+    directory.mkdir()
+    for name in ("0a1b2c3d.r0", "0a1b2c3d.r1", "source.crl"):
+        (directory / name).write_bytes((files / "lists.crl").read_bytes())
+    result = imported(host(f"SSLCARevocationPath {directory}", "SSLCARevocationCheck chain"))
+    assert [Path(each).name for each in result.route.client_crl] == ["0a1b2c3d.r0", "0a1b2c3d.r1"]
+
+
 def test_each_address_has_the_virtual_hosts_that_httpd_has_there(imported):
     result = imported("addresses", ports=False)
     listen = {each.name: each.listen for each in result.config.listener}
