@@ -15,7 +15,14 @@ import pytest
 
 from tests.support.backend import TlsBackend
 from tests.support.client import talk
-from tests.support.containerfile import Stage, build, in_root, instructions, needs_a_container
+from tests.support.containerfile import (
+    BUILD_S,
+    Stage,
+    build,
+    in_root,
+    instructions,
+    needs_a_container,
+)
 from tests.support.gateway import ROOT, wait_until
 from tests.support.ports import held_port
 from tests.support.volumes import Volume
@@ -25,6 +32,8 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 CONFIG = ROOT / "conf" / "kubernetes" / "base" / "relay.toml"
 # An emptyDir of Kubernetes in a pod with fsGroup.
 SCRATCH = "tmpfs:mode=2777,gid=10001"
+# Beside other tests, pip may take more than a minute.
+pytestmark = pytest.mark.timeout(BUILD_S + 60)
 why_not = needs_a_container()
 contained = pytest.mark.skipif(bool(why_not), reason=why_not)
 
