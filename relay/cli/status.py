@@ -52,7 +52,7 @@ _PROMPT_LINES = 1
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @config_option
 def status(config_file: Path | None, quiet: bool, everything: bool, as_json: bool) -> int:
-    """Show what needs attention, the last minute, and what there is.
+    """Show what needs attention, the last minute, and all parts.
 
     On a terminal the lines that do not fit on the screen are left out, the least
     important ones first. A pipe gets all of them, and a line for each worker.

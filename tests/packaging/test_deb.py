@@ -13,10 +13,11 @@ import pytest
 import relay
 from tests.packaging.conftest import PATIENCE_S, run
 from tests.support.gateway import ROOT
-from tests.support.programs import find
+from tests.support.programs import find, needs
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a root"),
+    needs("openssl", "unshare", "setpriv"),
     pytest.mark.skipif(
         not find("dpkg-deb") or not Path("/usr/bin/python3").exists(),
         reason="this is not Debian: there is no dpkg-deb, or no /usr/bin/python3",
