@@ -13,10 +13,12 @@ import json
 import os
 import pwd
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from relay.cli.shipped import UNIT as UNIT_TEMPLATE
 from relay.config.validate import validate
@@ -175,7 +177,7 @@ def _unit(config: Path, state_dir: Path, user: str) -> str:
     lines = {
         "ExecStart": f"{command} start --config {_word(config)}",
         "ExecReload": f"{command} reload --config {_word(config)}",
-        "Documentation": f"file://{config}".replace(" ", "%20"),
+        "Documentation": f"file://{quote(str(config))}".replace("%", "%%"),
         "User": user,
         "Group": group,
     }
@@ -194,9 +196,10 @@ def _unit(config: Path, state_dir: Path, user: str) -> str:
     if any(path.is_relative_to(home) for path in (config, Path(sys.prefix)) for home in _HOMES):
         text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
     text = text.replace("\n[Install]", "\n".join(("", *more, "", "[Install]")))
+    copy = f"cp {shlex.quote(str(config.parent / UNIT))} /etc/systemd/system/"
     return (
         "# Made by relay init from systemd/relay.service. Install it:\n"
-        f"#   cp {config.parent / UNIT} /etc/systemd/system/ && systemctl enable --now {UNIT}\n"
+        f"#   {copy} && systemctl enable --now {UNIT}\n"
         f"# The user {user} must be able to read the certificates and keys in {config.name}.\n"
         + text
     )
@@ -217,4 +220,6 @@ def _command() -> str:
 def _word(path: Path) -> str:
     """A path as one word of a unit: systemd expands % and $."""
     text = str(path).replace("%", "%%").replace("$", "$$")
-    return f'"{text}"' if re.search(r"[\s\"'\\;]", text) else text
+    if not re.search(r"[\s\"'\\;]", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -5,6 +5,7 @@ Never: overwrites a file unless --force is given; reads or copies a private key.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -161,8 +162,7 @@ def _check(config: Path, unit: Path) -> int:
     if not report.would_start:
         return say(f"correct this, then run: relay check --config {config}", EXIT_CONFIG)
     click.echo(f"{config}: ok" if not report.count else f"{config}: would start")
-    click.echo(f"start it by hand:   relay start --config {config}")
-    click.echo(
-        f"or by systemd:      cp {unit} /etc/systemd/system/ && systemctl enable --now {unit.name}"
-    )
+    click.echo(f"start it by hand:   relay start --config {shlex.quote(str(config))}")
+    copy = f"cp {shlex.quote(str(unit))} /etc/systemd/system/"
+    click.echo(f"or by systemd:      {copy} && systemctl enable --now {unit.name}")
     return EXIT_OK

@@ -22,6 +22,7 @@ from relay.config.references import replace_references
 from relay.config.sources import Source, read_source, shown_path
 from relay.errors import ConfigError, Place, Problem, describe_error
 
+_DEEPEST = 20
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -58,6 +59,7 @@ class _Including:
         self._reading = reading
         # By the real path: a link to a file is the same file.
         self._seen: dict[str, Place] = {_real(main.path): Place(str(main.path), 1)}
+        self._depth = 0
 
     def follow(self, source: Source) -> None:
         patterns = source.tables.get("include", [])
@@ -132,6 +134,10 @@ class _Including:
             self._wrong(source, loc, what, "include each file once, and no file by itself")
             return
         self._seen[real] = place
+        if self._depth >= _DEEPEST:
+            what = f"files are included more than {_DEEPEST} deep"
+            self._wrong(source, loc, what, "include its files from the first one")
+            return
         try:
             included = read_source(file, str(place))
         except ConfigError as error:
@@ -139,7 +145,9 @@ class _Including:
             return
         self._reading.wrong += replace_references(included)
         self._reading.places.add(included)
+        self._depth += 1
         self.follow(included)
+        self._depth -= 1
 
     def _wrong(self, source: Source, loc: Loc, what: str, remedy: str) -> None:
         where = key_path_of(loc, source.tables)

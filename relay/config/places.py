@@ -175,7 +175,11 @@ class Places:
         for source in self.sources:
             for reference, value in source.secrets.items():
                 text = value.strip()
-                for shown in (text, json.dumps(text)[1:-1], json.dumps(text)[1:LONGEST_VALUE]):
+                for shown in (
+                    text,
+                    json.dumps(text)[1:-1],
+                    json.dumps(text)[1:-1][: LONGEST_VALUE - 1],
+                ):
                     if len(shown) >= _LEAST_MASKED:
                         masks[shown] = reference
         return sorted(masks.items(), key=lambda mask: len(mask[0]), reverse=True)

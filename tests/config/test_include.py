@@ -102,6 +102,14 @@ def test_a_key_that_is_set_twice_names_both_lines(files):
     assert line == f"/conf.d/a.toml:4: {what}"
 
 
+def test_includes_without_end_are_refused(files):
+    chain = {f"conf.d/{at:03}": f'include = ["{at + 1:03}.toml"]\n' for at in range(30)}
+    (line,) = refused(files(MAIN.replace("*", "000"), **chain))
+    assert line.startswith(
+        "/conf.d/019.toml:1: include[0]: files are included more than 20 deep"
+    ), line
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [

@@ -177,6 +177,7 @@ def test_later_messages_do_not_show_it_either(write, tmp_path):
     )
     assert problem.what == "a${file:s}z is missing"
     assert problem.remedy == "find ${file:s}"
+    assert places.mask('no user "hunter2"; x') == 'no user "${file:s}"; x'
     assert problem.place == (str(tmp_path / "relay.toml"), 14)
     failure = places.locate_failure(StartupError("pool.web: hunter2", "x"))
     assert failure.what == f"{tmp_path}/relay.toml:22: pool.web: ${{file:s}}"

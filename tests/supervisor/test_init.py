@@ -142,13 +142,13 @@ def test_odd_names_stay_one_value(flags, pki, tmp_path):
     odd = tmp_path / 'a "b" ${c} \\ é%.pem'
     shutil.copy(pki.gateway.certificate, odd)
     flags[1] = str(odd)
-    done = init("--name", "app.example.com", "--output", str(tmp_path / "o p"), *flags)
+    output = tmp_path / 'o "p" %y $Z'
+    done = init("--name", "app.example.com", "--output", str(output), *flags)
     assert done.returncode == 0, done.stderr
-    assert (
-        f'ExecStart={sys.executable} -m relay start --config "{tmp_path}/o p/relay.toml"\n'
-        in (tmp_path / "o p" / "relay.service").read_text()
-        or '/relay start --config "' in (tmp_path / "o p" / "relay.service").read_text()
-    )
+    unit = (output / "relay.service").read_text()
+    assert f'start --config "{tmp_path}/o \\"p\\" %%y $$Z/relay.toml"\n' in unit
+    assert f"Documentation=file://{tmp_path}/o%%20%%22p%%22%%20%%25y%%20%%24Z/relay.toml\n" in unit
+    assert f"start --config '{output}/relay.toml'\n" in done.stdout
 
 
 def test_a_directory_that_cannot_be_made_is_71(flags, tmp_path):
