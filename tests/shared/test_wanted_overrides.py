@@ -134,7 +134,7 @@ def setting(draw, values):
     return Setting(draw(values), "bob", 6.0, NOW + draw(st.integers(1, 1000)), beneath)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.dictionaries(
         st.tuples(st.just("web"), st.text(min_size=1, max_size=5)),
