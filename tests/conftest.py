@@ -35,9 +35,11 @@ TOGETHER = (
     "tests/admin/test_balancer_page.py",
     "tests/e2e/test_bad_input.py",
     "tests/e2e/test_foreign_clients.py",
+    "tests/e2e/test_machines.py",
     "tests/e2e/test_routing.py",
     "tests/packaging/test_deb.py",
     "tests/packaging/test_distributions.py",
+    "tests/supervisor/test_apply.py",
     "tests/worker/test_postgres.py",
 )
 

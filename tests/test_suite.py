@@ -16,6 +16,7 @@ FOREIGN = {
     "haproxy",
     "httpd",
     "ip",
+    "keepalived",
     "nginx",
     "openssl",
     "promtool",

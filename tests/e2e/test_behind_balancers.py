@@ -12,6 +12,7 @@ from tests.support.configs import write_body
 from tests.support.gateway import wait_until
 from tests.support.peer import PATIENCE_S, Peer
 from tests.support.programs import needs
+from tests.support.tables import listener_table, pool_table, route_table
 from tests.support.worker import client_context, connect, receive
 
 FROM_LOOPBACK = '{ from = ["127.0.0.1"] }'
@@ -73,6 +74,52 @@ def test_nginx_says_who_the_client_is(start, pki, echo, client, directory):
     gateway = start(write_body(pki, echo, accept_proxy=FROM_LOOPBACK))
     with NginxStream(directory, f"127.0.0.1:{gateway.port()}") as balancer:
         check_client(gateway, *client(balancer.port))
+
+
+def haproxy_before(directory, ports):
+    servers = [f"127.0.0.1:{port} send-proxy-v2" for port in ports]
+    return HaProxy(directory, "\n  server other ".join(servers))
+
+
+def nginx_before(directory, ports):
+    return NginxStream(directory, " ".join(f"127.0.0.1:{port}" for port in ports))
+
+
+@needs("haproxy")
+@pytest.mark.skipif(not has_stream(), reason="nginx with its stream module not installed")
+def test_a_client_has_its_backend_at_every_relay(start, pki, echo, tmp_path):
+    """HAProxy and nginx give each connection to the next of two relays."""
+    backends = pool_table(pki, [echo.address] * 5, sticky="source")
+    listener = listener_table(route_table(pki)).replace(
+        "[[listener]]\n", f"[[listener]]\naccept_proxy = {FROM_LOOPBACK}\n"
+    )
+    relays = [start(listener + backends, relay={"workers": 1}) for _ in range(2)]
+    ports = [relay.port() for relay in relays]
+    context = client_context(pki, pki.client)
+    for each, before in enumerate((haproxy_before, nginx_before), 1):
+        directory = tmp_path / before.__name__
+        directory.mkdir()
+        with before(directory, ports) as balancer:
+            for number in range(6):
+                for _ in relays:
+                    with (
+                        socket.create_connection(
+                            ("127.0.0.1", balancer.port), PATIENCE_S, (f"127.0.1.{number + 1}", 0)
+                        ) as sock,
+                        context.wrap_socket(sock, server_hostname="app.example.com") as tls,
+                    ):
+                        tls.sendall(b"hello")
+                        assert receive(tls, 5) == b"hello"
+            found = [
+                {
+                    line["client"].partition(":")[0]: line["backend"]
+                    for line in relay.wait_for_access(6 * each, sni="app.example.com")
+                }
+                for relay in relays
+            ]
+        assert found[0] == found[1]
+        assert set(found[0]) == {f"127.0.1.{number}" for number in range(1, 7)}
+        assert len(set(found[0].values())) > 1
 
 
 @needs("haproxy")

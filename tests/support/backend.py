@@ -52,6 +52,7 @@ class TlsBackend:
         version: ssl.TLSVersion | None = None,
         alpn: tuple[str, ...] = (),
         port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self.context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
@@ -68,11 +69,11 @@ class TlsBackend:
         self.peers: list[dict[str, object]] = []
         self.alpn: list[str | None] = []
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
+        self._listener = socket.create_server((host, port), backlog=512)
         # Accepted sockets inherit this. Without it every test waits for delayed ACKs.
         self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = self._listener.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:

@@ -95,17 +95,19 @@ class HaProxy(Balancer):
 
 
 class NginxStream(Balancer):
-    """nginx with `proxy_protocol on`: it sends version 1."""
+    """nginx with `proxy_protocol on`: it sends version 1. `server`: one or several."""
 
     def __init__(self, directory: Path, server: str) -> None:
         super().__init__(directory)
         user = "user root;" if os.geteuid() == 0 else ""
+        servers = " ".join(f"server {each};" for each in server.split())
         (directory / "nginx.conf").write_text(
             f"load_module {_STREAM};\n"
             f"daemon off; worker_processes 1; {user}\n"
             f"pid {directory}/nginx.pid; error_log {directory}/error.log;\n"
             "events { worker_connections 256; }\n"
-            f"stream {{ server {{ listen 127.0.0.1:{self.port}; proxy_pass {server};"
+            f"stream {{ upstream relays {{ {servers} }}"
+            f" server {{ listen 127.0.0.1:{self.port}; proxy_pass relays;"
             " proxy_protocol on; } }\n"
         )
 
