@@ -151,8 +151,8 @@ def describe(access_log: str) -> str:
             " process may read and write everything that their user may"
         )
         if has_seccomp:
-            text += "; seccomp forbids them to signal other processes or to set their limits"
-        return text
+            return f"{text}; seccomp forbids them to signal other processes or to set their limits"
+        return f"{text}; seccomp is not available either"
     paths = log_paths(access_log)
     written = f"only {', '.join(map(str, paths))}" if paths else "no file"
     text = (
@@ -165,8 +165,8 @@ def describe(access_log: str) -> str:
     if known >= 6 or has_seccomp:
         text += "; none of them can signal other processes"
     if has_seccomp:
-        text += ", or set their limits (seccomp)"
-    return text
+        return f"{text}, or set their limits (seccomp)"
+    return f"{text}; seccomp is not available, so they can set limits of their user's processes"
 
 
 def log_paths(access_log: str) -> list[Path]:

@@ -77,13 +77,29 @@ def find_identity(settings: Relay) -> Identity:
     assert entry is not None  # noqa: S101  root without a user was refused above
     uid = entry.pw_uid
     gid = group.gr_gid if group else entry.pw_gid
-    return Identity(
+    found = Identity(
         entry.pw_name,
         uid,
         gid,
         tuple(os.getgrouplist(entry.pw_name, gid)),
         change=uid != 0 or gid != os.getegid(),
     )
+    _try(found)
+    return found
+
+
+def _try(identity: Identity) -> None:
+    """Raise StartupError if root cannot become this user, as in many containers."""
+    try:
+        with acting_as(identity):
+            pass
+    except OSError as error:
+        name = identity.user
+        raise StartupError(
+            f'relay.user: root cannot become "{name}" here: {error.strerror or error}',
+            "start the relay as that user (--user, runAsUser) and leave user out, or give it"
+            " CAP_SETUID and CAP_SETGID",
+        ) from None
 
 
 def _own_identity(

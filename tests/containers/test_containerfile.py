@@ -68,6 +68,7 @@ class Container:
 
     def __init__(self, image: Stage, log: Path, volumes: dict[str, str], **options) -> None:
         self._image = image
+        self._user = options.pop("user", image.user)
         self._log = log
         self._volumes = volumes
         self._options = options
@@ -79,7 +80,7 @@ class Container:
             image.entrypoint + image.command,
             image.environment,
             directory=image.directory,
-            user=image.user,
+            user=self._user,
             volumes=self._volumes,
             read_only=True,
             **self._options,
@@ -234,6 +235,16 @@ def test_a_narrow_filter_of_system_calls_is_named(image, volume, tmp_path, calls
         container.wait_for_log(message)
         if "needs" in message or "allow" in message:
             assert container.process.wait(20) == 71
+
+
+@contained
+def test_root_without_capabilities_is_told_what_it_lacks(image, volume, tmp_path):
+    text = volume.files["relay.toml"].replace("[relay]\n", '[relay]\nuser = "nobody"\n')
+    volume.put({**volume.files, "relay.toml": text})
+    mounts = {"/etc/relay": str(volume.path), "/run": "tmpfs:mode=755"}
+    with Container(image, tmp_path / "log", mounts, user="0:0") as container:
+        assert container.process.wait(30) == 71
+        assert 'relay.user: root cannot become "nobody" here: Operation not' in container.log()
 
 
 @contained

@@ -16,6 +16,7 @@ from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _MODE_FILTER = 38, 24, 22, 2
 _LAST_CAPABILITY = 40
+_USERS = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,7 +46,7 @@ def enter(wanted: dict) -> None:
         at = root / inside.lstrip("/")
         if inside.startswith("/etc/"):  # /etc is that of this machine
             mount("-t", "tmpfs", "-o", "mode=755", "etc", root / "etc")
-            (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/usr/sbin/nologin\n")
+            (root / "etc" / "passwd").write_text(_USERS)
         at.mkdir(parents=True, exist_ok=True)
         kind, _, options = outside.partition(":")
         if kind == "tmpfs":
@@ -64,8 +65,6 @@ def enter(wanted: dict) -> None:
 
 def give_up_rights(user: str) -> None:
     """Become the user, without capabilities and new privileges, as engines do."""
-    if user == "0:0":
-        return
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     uid, gid = map(int, user.split(":"))
@@ -95,7 +94,8 @@ def main() -> None:
     """Become the program. Standard output and error stay."""
     wanted = json.loads(sys.argv[1])
     enter(wanted)
-    give_up_rights(wanted["user"])
+    if wanted["read_only"]:  # a step of the build keeps its rights
+        give_up_rights(wanted["user"])
     forbid(wanted["forbidden"])
     os.execvpe(wanted["command"][0], wanted["command"], wanted["environment"])
 
