@@ -110,6 +110,7 @@ class Gateway:
         }
         # OpenSSL reads some variables when it is loaded.
         self.may_be_warm = not env and self.module == ("relay",) and not UNUSUAL & set(os.environ)
+        self._usual_environment = dict(self.environment)
         self.sections = sections
         self.write(body)
         self.process: subprocess.Popen[bytes] | WarmProcess | None = None
@@ -157,10 +158,15 @@ class Gateway:
         """The command that starts this relay."""
         return [sys.executable, "-m", *self.module, "start", "--config", str(self.config)]
 
+    @property
+    def _is_warm(self) -> bool:
+        """Whether it is forked: not if a test has changed what Python reads."""
+        return self.may_be_warm and self.environment == self._usual_environment
+
     def launch(self, *wrapper: str, pass_fds: Sequence[int] = ()) -> Self:
         """Start the process, by the command `wrapper` if given, and return at once."""
         with self.log_file.open("ab") as log:
-            if self.may_be_warm and not wrapper and not pass_fds:
+            if self._is_warm and not wrapper and not pass_fds:
                 self.process = starter().start(
                     self.start_command[3:],
                     cwd=self.directory,
@@ -399,7 +405,7 @@ class Gateway:
         """Run `relay ARGUMENTS --config …` until it ends."""
         cwd, env = tempfile.gettempdir(), self.environment
         all_arguments = [*arguments, "--config", str(self.config)]
-        if self.may_be_warm:
+        if self._is_warm:
             return starter().run(all_arguments, cwd=cwd, env=env, timeout=patience_s)
         return subprocess.run(
             [sys.executable, "-m", *self.module, *all_arguments],
