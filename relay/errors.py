@@ -156,6 +156,9 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
+_MOST_KEYS, _KEYS_NAMED = 6, 3
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a configuration: where (key path or file), what, the remedy.
@@ -171,10 +174,18 @@ class Problem:
     place: Place | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+        text = f"{_first(self.where)}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
         if self.place is None or self.where.startswith(self.place.file):
             return text
         return f"{self.place}: {text}"
+
+
+def _first(where: str) -> str:
+    """Key paths for people: of a thousand keys with the same file, the first three."""
+    keys = where.split(", ")
+    if len(keys) <= _MOST_KEYS:
+        return where
+    return f"{', '.join(keys[:_KEYS_NAMED])} and {len(keys) - _KEYS_NAMED} more"
 
 
 class RelayError(Exception):

@@ -177,7 +177,8 @@ class Canary:
         following = self._following
         if following is None:
             return _NO_CANARY
-        self._count(BY_OPERATOR)
+        if not following.withdrawn:
+            self._count(BY_OPERATOR)
         following.withdrawn = "the canary was withdrawn by an operator"
         return ""
 

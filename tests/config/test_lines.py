@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from relay.config.lines import lines_of
+from relay.errors import Problem
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -81,3 +82,12 @@ def test_no_text_makes_it_fail(text):
     except tomli.TOMLDecodeError:
         return
     assert found.keys() == set(locations(parsed))
+
+
+def test_of_many_keys_a_line_names_the_first_ones():
+    """A CA file of a thousand routes would make a line of 30,000 characters."""
+    keys = [f"pool.p{number}.backend_ca" for number in range(1000)]
+    few = Problem(", ".join(keys[:6]), "is old")
+    assert str(few) == f"{', '.join(keys[:6])}: is old"
+    many = Problem(", ".join(keys), "is old", "renew it")
+    assert str(many) == f"{', '.join(keys[:3])} and 997 more: is old; renew it"

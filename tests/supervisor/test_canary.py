@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
+from relay.admin.metrics import parse_metrics
 from relay.core.canary import Part
 from relay.errors import Reason
 from relay.shared.entities import entities_of
@@ -87,12 +89,15 @@ def wait_for_canary(gateway):
 
 def test_a_canary_that_refuses_clients_is_withdrawn(relay, pki, body):
     """Another CA in the configuration: half of the clients come to the canary."""
-    gateway = relay()
+    gateway = relay(admin={})
     before = gateway.workers()
-    gateway.write(body.replace(str(pki.ca), str(pki.foreign_ca), 1))
+    gateway.write(body.replace(str(pki.ca), str(pki.foreign_ca), 1), admin={})
     with Crowd(gateway.port(), context_of(pki)) as crowd:
         done = gateway.command("reload", "--canary", ENOUGH, patience_s=90)
         assert done.returncode == 71, done
+        with urllib.request.urlopen(f"{gateway.admin_url}/metrics", timeout=20) as page:
+            counted = parse_metrics(page.read().decode())
+        assert counted['relay_canaries_total{result="withdrawn"}'] == 1
         reason = done.stderr
         assert "the canary was withdrawn: clients refused, unknown_ca: " in reason
         assert "(the other workers: 0 of " in reason

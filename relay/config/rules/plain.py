@@ -33,9 +33,12 @@ _INSIDE_TLS = "v2-inside-tls"
 
 def check_plain(found: ProblemList, config: Config) -> None:
     """Every pool, with the routes that lead to it."""
+    by_pool: dict[str, list[tuple[str, Route]]] = {}
+    for at, _, route in routes_of(config):
+        by_pool.setdefault(route.pool, []).append((at, route))
     for name, pool in config.pool.items():
         where = pool_path(name)
-        routes = _routes_to(config, name)
+        routes = by_pool.get(name, [])
         through = [at for at, route in routes if route.mode == "passthrough"]
         _backends(found, where, pool)
         if any(each.unix_path for each in pool.backend):
@@ -44,10 +47,6 @@ def check_plain(found: ProblemList, config: Config) -> None:
             _passed_through(found, where, pool, through[0])
         if through:
             _no_tls_of_ours(found, where, pool, through[0])
-
-
-def _routes_to(config: Config, pool: str) -> list[tuple[str, Route]]:
-    return [(at, route) for at, _, route in routes_of(config) if route.pool == pool]
 
 
 def _backends(found: ProblemList, where: str, pool: Pool) -> None:
