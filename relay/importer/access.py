@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 NOBODY = Rule({"cn": ["BY HAND: write who is allowed"]})
 _CERTIFICATE = {"ssl", "ssl-verify-client", "all"}
 _ADDRESS = {"ip", "host", "local", "forward-dns"}
+_OTHERS = re.compile(r"env|method|valid-user|(?:(?:file|ldap|dbm|dbd|unix)-)?[a-z]*(?:user|group)")
 _PAGES = {"balancer-manager", "server-status", "server-info"}
 
 
@@ -77,7 +78,8 @@ def _holds_below(section: Directive, path: str) -> bool:
     pattern = path_of(section)
     if is_every_path(pattern):
         return True
-    below = (path if path.startswith("/") and not is_every_path(path) else "").rstrip("/^$")
+    start = re.match(r"\^?(/[\w/-]*)", path)  # of a path, or of the pattern of one
+    below = start[1].rstrip("/") if start else ""
     below += "/relay/import"  # like any request there
     if section.name == "locationmatch" or "~" in section.args:
         try:
@@ -234,6 +236,8 @@ def _require(directive: Directive, report: Report, *, fake: bool) -> Rule:
         raise NotPossibleError(
             "the user is the subject (FakeBasicAuth, SSLUserName); write the clients as cn or ou"
         )
+    if not address and not _OTHERS.fullmatch(kind):
+        raise NotPossibleError(f"the importer does not know what {kind or 'nothing'} is")
     what = "the client's address" if address else "users or requests"
     remedy = "use a firewall" if address else "let the backends ask"
     report.say(directive, Verdict.LOST, f"relay does not judge {what}; {remedy}")

@@ -65,6 +65,7 @@ def by_certificate(directives: Sequence[Directive], inherited: Scope) -> list[Di
     if any(looks(each) for each in branches):
         inside = [each for each in walk(branches) if each.name in _DECISIONS]
         found += [*branches, *inside] if inside else []
+    found += [each for each in every if each.name == "secrule" and looks(each)]
     found += _rewrites(every, looks)
     return list(dict.fromkeys(found))
 

@@ -242,10 +242,13 @@ CLOSED = [
     "<Location />\nRequire expr 'URI:spiffe://a/*' in PeerExtList('subjectAltName')\n</Location>",
     "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} != %{REMOTE_HOST}\n</Location>",
     "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} -ne 'a'\n</Location>",
+    "<AuthzProviderAlias expr ok true>\n</AuthzProviderAlias>\n<Proxy *>\nRequire ok\n</Proxy>",
+    'SecRule SSL_CLIENT_S_DN "!@contains a" "deny"',
 ]
 ONLY_A = [
     f"<Location /app>\n{CN_IS_A}\nProxyPass https://127.0.0.1:9443/app\n</Location>",
     f"<LocationMatch ^/app/>\n{CN_IS_A}\n</LocationMatch>\nProxyPass /app https://127.0.0.1:9443",
+    f"<Location /app>\n{CN_IS_A}\n</Location>\nProxyPassMatch ^/app/(.*)$ https://127.0.0.1:9443/$1",
     f"<Location />\n# a comment \\ \n{CN_IS_A}\n</Location>",
     f"<Proxy https://127.0.0.1:9443/*>\n{CN_IS_A}\n</Proxy>",
     f'<ProxyMatch "^https://127">\n{CN_IS_A}\n</ProxyMatch>',
@@ -258,8 +261,8 @@ def test_no_rule_about_certificates_is_lost(imported):
     text = "".join(host(each, address=f"*:{8000 + at}") for at, each in enumerate(hosts))
     allowed = [each.route[0].allow for each in imported(text).config.listener]
     closed, only_a = allowed[: len(CLOSED)], allowed[len(CLOSED) :]
-    assert [each and each.cn for each in closed] == [("BY HAND: write who is allowed",)] * 10
-    assert [each and each.cn for each in only_a] == [("a",)] * 6
+    assert [each and each.cn for each in closed] == [("BY HAND: write who is allowed",)] * 12
+    assert [each and each.cn for each in only_a] == [("a",)] * 7
 
 
 def test_what_only_httpd_refused_stands_in_the_configuration(imported):
