@@ -71,7 +71,7 @@ class Machine:
     def __init__(self, network: Network, number: int, body: str) -> None:
         self.network, self.number = network, number
         self.name = network.machines[number - 1]
-        self.gateway = Gateway(body, relay={"workers": 1, "drain_delay_s": 5})
+        self.gateway = Gateway(body, relay={"workers": 1, "drain_delay_s": 5, "drain_timeout_s": 1})
         self.keepalived: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
