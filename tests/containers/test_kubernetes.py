@@ -265,6 +265,18 @@ def test_the_configuration_passes_an_offline_check(pki, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_sessions_fit_into_the_memory_and_pods_are_added_before_the_limit():
+    (container,) = base_pod()["containers"]
+    limits = container["resources"]["limits"]
+    assert limits == {"cpu": "2", "memory": "1Gi"}
+    config = tomli.loads((HERE / "base" / "relay.toml").read_text())
+    sessions = int(limits["cpu"]) * config["limits"]["connections"]
+    assert sessions * 70 * 2**10 + 110 * 2**20 < 0.9 * 2**30
+    (scaler,) = resources((HERE / "autoscaling" / "scaler.yaml").read_text())
+    (pods,) = [each["pods"] for each in scaler["spec"]["metrics"] if "pods" in each]
+    assert int(pods["target"]["averageValue"]) <= 0.8 * sessions
+
+
 def test_the_scaler_asks_for_a_metric_that_exists():
     (scaler,) = resources((HERE / "autoscaling" / "scaler.yaml").read_text())
     names = [each["pods"]["metric"]["name"] for each in scaler["spec"]["metrics"] if "pods" in each]
