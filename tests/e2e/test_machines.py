@@ -19,6 +19,7 @@ from itertools import count
 
 import pytest
 
+from relay.supervisor.control_client import ask
 from tests.support.backend import TlsBackend, name_itself
 from tests.support.client import context_of
 from tests.support.gateway import ROOT, Gateway, wait_until
@@ -265,6 +266,34 @@ def test_an_address_follows_the_relay_that_serves(machines, dial):
     one.start()
     for machine in (one, two):
         machine.stop_keepalived()
+
+
+def test_consistent_routes_end_only_the_sessions_of_a_machine(machines, network, dial):
+    """A router with a resilient next-hop group before the machines."""
+    address, hub = "192.0.2.10", network.hub
+    for machine in machines:
+        ip("-n", machine.name, "addr", "add", f"{address}/32", "dev", "lo")
+        hop = f"{NETWORK}.{10 + machine.number}"
+        ip("-n", hub, "nexthop", "add", "id", str(machine.number), "via", hop, "dev", "br0")
+
+    def route_to(group):
+        kind = ("type", "resilient", "buckets", "128", "idle_timer", "60", "unbalanced_timer", "0")
+        ip("-n", hub, "nexthop", "replace", "id", "10", "group", group, *kind)
+
+    try:
+        route_to("1/2/3")
+    except AssertionError as error:
+        pytest.skip(f"this kernel has no resilient next-hop groups: {error}")
+    ip("-n", hub, "route", "add", f"{address}/32", "nhid", "10")
+    sessions, backends = all_dial(dial, address)
+    last = ask(machines[2].gateway.state_dir, "status", PATIENCE_S)["workers"][0]["connections"]
+    route_to("1/2")
+    alive = [session for session in sessions if lives(session)]
+    assert len(alive) == CLIENTS - last
+    assert all_dial(dial, address)[1] == backends
+    route_to("1/2/3")
+    assert all(map(lives, alive))
+    ip("-n", hub, "route", "del", f"{address}/32")
 
 
 def test_three_machines_take_over_for_each_other(machines, dial):
