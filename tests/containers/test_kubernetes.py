@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import tomli
 
+from relay.config.find import plain_state_dir
+from relay.shared.wanted_overrides import parse_wanted
 from tests.support.gateway import ROOT
 from tests.support.programs import program
 
@@ -177,6 +179,32 @@ def test_a_variant_is_whole(name, everything):
         (endpoint,) = by_kind(found, "PodMonitor")["spec"]["podMetricsEndpoints"]
         assert endpoint["port"] in ports
     assert ports == ports_of(by_kind(found, "ConfigMap")["data"]["relay.toml"])
+
+
+@pytest.mark.parametrize("variant", ["base", "daemonset"])
+def test_every_pod_applies_the_overrides(variant, tmp_path):
+    """By a container that sees the file and the control socket, and no key."""
+    place = tmp_path / "kubernetes"
+    shutil.copytree(HERE, place)
+    own = place / "example" / "kustomization.yaml"
+    own.write_text(f"resources: [../{variant}]\ncomponents: [../overrides]\n")
+    found = rendered(place / "example")
+    for resource in found:
+        check(resource)
+    pod = pod_of(found)
+    relay, overrides = pod["containers"]
+    assert overrides["securityContext"] == relay["securityContext"]
+    assert {each["name"] for each in overrides["volumeMounts"]} == {"overrides", "run"}
+    (data,) = [
+        each["data"]
+        for each in found
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "relay-overrides"
+    ]
+    file = tmp_path / "relay.toml"
+    file.write_text(data["relay.toml"])
+    assert plain_state_dir(file) == Path("/run/relay")
+    wanted = parse_wanted(json.loads(data["overrides.json"]), "test", 0.0)
+    assert (wanted.overrides, wanted.problems) == ({}, [])
 
 
 def ports_of(text: str) -> dict[str, int]:
