@@ -55,9 +55,12 @@ def test_the_schema_is_one_and_the_command_prints_it():
     assert json.loads(printed.stdout) == SCHEMA, printed.stderr
 
 
-@pytest.mark.parametrize("file", [REFERENCE, *EXAMPLES], ids=lambda file: file.stem)
-def test_the_reference_and_every_example_are_valid(file):
-    assert errors_of(tomli.loads(file.read_text(encoding="utf-8"))) == []
+def test_the_reference_and_every_configuration_beside_it_are_valid():
+    """Those of conf/kubernetes and the like too."""
+    files = [*REFERENCE.parent.rglob("*.toml")]
+    assert {REFERENCE, *EXAMPLES} <= {*files}
+    for file in files:
+        assert errors_of(tomli.loads(file.read_text(encoding="utf-8"))) == [], file
 
 
 def test_every_snippet_of_the_configuration_page_is_valid():
