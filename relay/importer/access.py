@@ -82,14 +82,25 @@ def _holds_below(section: Directive, path: str) -> bool:
     below = start[1].rstrip("/") if start else ""
     below += "/relay/import"  # like any request there
     if section.name == "locationmatch" or "~" in section.args:
-        try:
-            return len(pattern) < 200 and re.search(pattern, below) is not None
-        except (re.error, RecursionError, OverflowError):
-            return True
+        return _may_match(pattern, below)
     if "*" in pattern or "?" in pattern:
         pattern = re.split(r"[*?]", pattern)[0]
         return below.startswith(pattern)
     return f"{below}/".startswith(pattern.rstrip("/") + "/")
+
+
+def _may_match(pattern: str, *texts: str) -> bool:
+    """Whether it matches one of the texts. Yes, if it might take long to find out."""
+    if (
+        len(pattern) > 200
+        or len(re.findall(r"[*+{]", pattern)) > 4
+        or re.search(r"\)[*+{]", pattern)
+    ):
+        return True
+    try:
+        return any(re.search(pattern, each) for each in texts)
+    except (re.error, RecursionError, OverflowError):
+        return True
 
 
 def rule_of(host: Host, target: Target, report: Report) -> Rule:
@@ -137,12 +148,10 @@ def _is_for(section: Directive, target: Target) -> bool:
     urls = {base, f"{base}:{target.url.port}"}
     pattern = path_of(section)
     if section.name == "proxymatch" or "~" in section.args:
-        try:
-            return any(re.search(pattern, url + end) for url in urls for end in ("", "/relay"))
-        except (re.error, RecursionError, OverflowError):
-            return True
+        return _may_match(pattern, *urls, *(f"{url}/relay" for url in urls))
     if match := re.fullmatch(r"([\w+.-]+://[^/*?]*)(/.*)?", pattern):
-        return match[1].lower() in urls
+        begins = not match[2] and any(url.startswith(match[1].lower()) for url in urls)
+        return begins or match[1].lower() in urls  # httpd compares beginnings
     start = re.split(r"[*?]", pattern.lower())[0]
     return any(url.startswith(start) for url in urls)
 

@@ -157,7 +157,7 @@ def entries_of(group: Group, report: Report) -> list[Entry]:
     entries = []
     for number, host in enumerate(group.hosts):
         names = [each for each in host.names if not is_taken(each, taken)]
-        gone = [each for each in host.names if each not in names]
+        gone = [each for each in host.names if is_taken(each, taken)]
         if gone:
             what = f"an earlier virtual host of this address has {', '.join(gone)}"
             report.problem(host.section.place, what, "these names were left out, as in httpd")

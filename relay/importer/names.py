@@ -67,7 +67,7 @@ def safe_name(text: str, taken: set[str] | dict[str, object]) -> str:
 
 def server_names(scope: Scope, report: Report) -> list[str]:
     """ServerName and every ServerAlias that can be an `sni`."""
-    found: list[str] = []
+    found: dict[str, None] = {}  # in order, each once
     own = [each for each in scope.own if each.name in {"servername", "serveralias"}]
     for directive in sorted(own, key=lambda each: each.name != "servername"):
         wrong = []
@@ -75,15 +75,15 @@ def server_names(scope: Scope, report: Report) -> list[str]:
             name = _sni(text)
             if not name:
                 wrong.append(text)
-            elif name not in found:
-                found.append(name)
+            else:
+                found[name] = None
         if wrong:
             reason = f"not possible as sni: {', '.join(wrong)}; write the names that it stands for"
             report.say(directive, Verdict.BY_HAND, reason)
         elif any(each.startswith("*.") for each in directive.args):
             reason = 'in sni; "*." is exactly one label, and in httpd it may be several'
             report.say(directive, Verdict.BETTER, reason)
-    return found
+    return list(found)
 
 
 def _sni(text: str) -> str:

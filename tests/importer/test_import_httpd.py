@@ -243,6 +243,7 @@ CLOSED = [
     "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} != %{REMOTE_HOST}\n</Location>",
     "<Location />\nRequire expr %{SSL_CLIENT_S_DN_CN} -ne 'a'\n</Location>",
     "<AuthzProviderAlias expr ok true>\n</AuthzProviderAlias>\n<Proxy *>\nRequire ok\n</Proxy>",
+    '<LocationMatch "(a*)*(a*)*b">\nRequire all denied\n</LocationMatch>',
     'SecRule SSL_CLIENT_S_DN "!@contains a" "deny"',
 ]
 ONLY_A = [
@@ -251,6 +252,7 @@ ONLY_A = [
     f"<Location /app>\n{CN_IS_A}\n</Location>\nProxyPassMatch ^/app/(.*)$ https://127.0.0.1:9443/$1",
     f"<Location />\n# a comment \\ \n{CN_IS_A}\n</Location>",
     f"<Proxy https://127.0.0.1:9443/*>\n{CN_IS_A}\n</Proxy>",
+    f"<Proxy https://127>\n{CN_IS_A}\n</Proxy>",
     f'<ProxyMatch "^https://127">\n{CN_IS_A}\n</ProxyMatch>',
     f"<Proxy balancer://x/>\n{CN_IS_A}\n</Proxy>\n{BALANCER}\nProxyPass / balancer://x/",
 ]
@@ -261,8 +263,8 @@ def test_no_rule_about_certificates_is_lost(imported):
     text = "".join(host(each, address=f"*:{8000 + at}") for at, each in enumerate(hosts))
     allowed = [each.route[0].allow for each in imported(text).config.listener]
     closed, only_a = allowed[: len(CLOSED)], allowed[len(CLOSED) :]
-    assert [each and each.cn for each in closed] == [("BY HAND: write who is allowed",)] * 12
-    assert [each and each.cn for each in only_a] == [("a",)] * 7
+    assert [each and each.cn for each in closed] == [("BY HAND: write who is allowed",)] * 13
+    assert [each and each.cn for each in only_a] == [("a",)] * 8
 
 
 def test_what_only_httpd_refused_stands_in_the_configuration(imported):
