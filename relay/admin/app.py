@@ -74,7 +74,7 @@ def _metrics(scoreboard: ViewReader, access: Access) -> Handler:
 
 def _probe(scoreboard: ViewReader, why_not: Callable[[Snapshot, int], str]) -> Handler:
     async def probe(_: Request) -> Response:
-        why = why_not(scoreboard.snapshot(), monotonic_ms())
+        why = why_not(scoreboard.snapshot(routes=False), monotonic_ms())
         return PlainTextResponse(f"{why or 'ok'}\n", 503 if why else 200)
 
     return probe
@@ -88,7 +88,7 @@ def _index(scoreboard: ViewReader, access: Access) -> Handler:
 
     async def index(request: Request) -> Response:
         access.admit_reader(request)
-        snapshot = scoreboard.snapshot()
+        snapshot = scoreboard.snapshot(routes=False)
         facts = facts_of(snapshot.facts)
         state = (
             f"version {facts['version']}, {facts['openssl']}, "

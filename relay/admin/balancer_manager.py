@@ -101,7 +101,7 @@ class BalancerManager:
         ]
 
     def _view(self, who: str) -> dict[str, Any]:
-        snapshot = self._scoreboard.snapshot()
+        snapshot = self._scoreboard.snapshot(routes=False)
         facts = facts_of(snapshot.facts)
         why = (
             self.access.why_read_only

@@ -55,7 +55,7 @@ class CounterTotals:
         cell = self._numbers[kind.name][key] * len(kind.counters) + kind.counters.index(series)
         values[cell] = min(values[cell] + max(by, 0), LARGEST)
 
-    def of(self, kind: Kind) -> Sequence[int]:
+    def of(self, kind: Kind) -> array[int]:
         """All counters of a kind, entity by entity."""
         return self._values[kind.name]
 

@@ -195,14 +195,17 @@ class View:
         with_states = serving or self._generations[-1:]
         self._serving = with_states[0] if with_states else None
 
-    def read(self) -> tuple[Snapshot | None, str]:
-        """A consistent copy; or None, and why there is none at the moment."""
+    def read(self, *, routes: bool) -> tuple[Snapshot | None, str]:
+        """A consistent copy; or None, and why there is none at the moment.
+
+        The counters of `routes` take most of the time.
+        """
         before = self._head()
         if before[SEQUENCE] % 2:
             return None, "the scoreboard stays locked; the supervisor probably died while it wrote"
         if before[VIEW] != self.number:
             return None, "the supervisor has not sent its newest view; look at its log"
-        snapshot = self._copy(before[SUPERVISOR_BEAT])
+        snapshot = self._copy(before[SUPERVISOR_BEAT], routes=routes)
         if self._head()[SEQUENCE] != before[SEQUENCE]:
             return None, "the scoreboard changes faster than it can be read"
         return snapshot, ""
@@ -213,7 +216,7 @@ class View:
             raise RelayError("the file descriptor is not a relay scoreboard of this version")
         return head
 
-    def _copy(self, beat_ms: int) -> Snapshot:
+    def _copy(self, beat_ms: int, *, routes: bool) -> Snapshot:
         counts = {name: len(series) for name, series in self._series.items()}
         counts[ROUTE.name] = len(self._routes) * len(ROUTE.counters)
         totals = os.pread(self._fds.totals, CELL_BYTES * sum(counts.values()), 0)
@@ -231,6 +234,8 @@ class View:
             for row in (row for fd in segments for row in generation.rows_of(fd)):
                 gauges = add_counters(gauges, row[RESERVED_CELLS : generation.layout.gauges_end])
                 for span, runs_of_kind in runs:
+                    if span.kind is ROUTE and not routes:
+                        continue
                     sums_of_kind, counters = sums[span.kind.name], row[span.start : span.stop]
                     for run in runs_of_kind:
                         in_sums, in_row = run.cells(span.width)
@@ -243,7 +248,8 @@ class View:
         for name, series in self._series.items():
             if name != ROUTE.name:
                 values.update(zip(series, sums[name], strict=True))
-        values.update(route_series(self._routes, sums[ROUTE.name]))
+        if routes:
+            values.update(route_series(self._routes, sums[ROUTE.name]))
         states, names = self._read_states()
         return Snapshot(self._facts, values, states, workers, beat_ms, names)
 

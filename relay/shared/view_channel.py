@@ -79,14 +79,17 @@ class ViewReader:
         self._view: View | None = None
         self._cache = CatalogueCache()
 
-    def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
-        """A consistent copy of the newest view. Raises RelayError after `timeout_s`."""
+    def snapshot(self, timeout_s: float = PATIENCE_S, *, routes: bool = True) -> Snapshot:
+        """A consistent copy of the newest view. Raises RelayError after `timeout_s`.
+
+        Without `routes` it is quick: their counters are left out.
+        """
         deadline = time.monotonic() + timeout_s
         why = "the supervisor has not sent a view of its counters"
         while True:
             self._receive()
             if self._view is not None:
-                snapshot, why = self._view.read()
+                snapshot, why = self._view.read(routes=routes)
                 if snapshot is not None:
                     return snapshot
             if time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from relay.core.canary import Counts, Part
 from relay.errors import Reason, Side
 from relay.shared.cell_layout import counter_offset
+from relay.shared.column_sums import column_sums
 from relay.shared.entities import ROUTE
 from relay.shared.label_values import HANDSHAKE_OK, HANDSHAKE_RESUMED
 from relay.supervisor.worker_process import WorkerProcess
@@ -71,10 +72,8 @@ class WorkerCounts:
     def _read(self, process: WorkerProcess) -> Values:
         layout, row = process.scoreboard.layout, process.scoreboard.row(process.row)
         (routes,) = (span for span in layout.counters if span.kind is ROUTE)
-        return {
-            key: sum(row[routes.start + offset : routes.stop : routes.width].tolist())
-            for key, offset in _OFFSETS.items()
-        }
+        sums = column_sums([row[routes.start : routes.stop].tobytes()], routes.width)
+        return {key: sums[offset] for key, offset in _OFFSETS.items()}
 
 
 def _counts(total: Values) -> Counts:

@@ -183,7 +183,7 @@ class OverrideStore:
     def answer(self, request: dict[str, Any]) -> BackendsReply | OverrideReply | FailureReply:
         """The reply to `backends` and to `override`."""
         if request["command"] == "backends":
-            reply = backends_reply(self._scoreboards.snapshot(), self._state_dir)
+            reply = backends_reply(self._scoreboards.snapshot(routes=False), self._state_dir)
             return {"ok": True, **reply, "version": VERSION, "overrides": self.facts()}
         try:
             change = parse_change(request)

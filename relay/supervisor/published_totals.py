@@ -9,7 +9,8 @@ Never: waits for a reader.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +54,7 @@ class PublishedTotals:
         """Add the counters of an ended worker's row; `writing` copies them."""
         self._totals.fold(row, layout)
 
-    def of(self, kind: Kind) -> Sequence[int]:
+    def of(self, kind: Kind) -> array[int]:
         """All counters of a kind, entity by entity."""
         return self._totals.of(kind)
 

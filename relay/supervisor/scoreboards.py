@@ -235,15 +235,18 @@ class Scoreboards:
         """Send the newest view if the admin process could not take it before."""
         self._sender.step()
 
-    def snapshot(self, timeout_s: float = PATIENCE_S) -> Snapshot:
-        """What a reader would read now. Raises RelayError if no view can be read."""
+    def snapshot(self, timeout_s: float = PATIENCE_S, *, routes: bool = True) -> Snapshot:
+        """What a reader would read now. Raises RelayError if no view can be read.
+
+        Without `routes` it is quick: their counters are left out.
+        """
         deadline = time.monotonic() + timeout_s
         if self._catalogue is None:
             self.publish()
         if self._view is None:
             self._view = View(self._sources(), self._known)
         while True:
-            snapshot, why = self._view.read()
+            snapshot, why = self._view.read(routes=routes)
             if snapshot is not None:
                 return snapshot
             if time.monotonic() > deadline:

@@ -9,10 +9,12 @@ import ssl
 import subprocess
 import sys
 import termios
+from array import array
 
 import pytest
 
 from relay.cli.status_lines import header, problem_lines, traffic_lines, workers_line
+from relay.shared.column_sums import column_sums
 from relay.supervisor import recent_counts
 from relay.supervisor.recent_counts import RecentCounts
 from tests.support.client import talk
@@ -188,3 +190,11 @@ def test_the_last_minute_forgets_what_is_older():
     assert (found["refused"], found["ended"], found["clients"]) == ({}, {}, 0)
     assert found["restarts"] == 1
     assert list(traffic_lines(found)) == ["last 60 s: 0 clients, 0 refused"]
+
+
+def test_a_cell_that_no_worker_should_write_raises_nothing():
+    rows = array("q", [1, -1, 3, 2, 5, (1 << 63) - 1, 1, 1, 1 << 62])
+    sums = column_sums([rows.tobytes(), bytes(24)], 3)
+    assert sums[0] == 4
+    assert len(sums) == 3
+    assert column_sums([], 2) == [0, 0]
