@@ -66,6 +66,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """Something to know that no single line says."""
+        text = one_line(text, 2_000)
         if text not in self.notes:
             self.notes.append(text)
 

@@ -276,7 +276,9 @@ def test_what_only_httpd_refused_stands_in_the_configuration(imported):
         CN_IS_A,
         address="b.example:443",
     )
-    toml = imported(host(*lines, old, rewrite) + more).toml
+    result = imported(host(*lines, old, rewrite, "Include \x1b[31m.conf") + more)
+    toml = result.toml
+    assert "\x1b" not in result.out
     for what in (
         "Allow from 10.0.0.0/8 of",
         "RewriteRule ^ - [NC,F] of",
