@@ -104,7 +104,7 @@ def build(file: Path, place: Path) -> Stage:
         elif name == "HEALTHCHECK":
             stage.health = json.loads(rest.partition(" CMD ")[2])
         else:
-            assert name in {"ARG", "EXPOSE", "STOPSIGNAL"}, name
+            assert name in {"ARG", "EXPOSE", "LABEL", "STOPSIGNAL"}, name
     return stage
 
 
