@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from relay.importer.expressions import (
     ALWAYS,
@@ -31,28 +30,16 @@ from relay.importer.other_rules import (
     note_responders,
     refusing_rewrites,
 )
+from relay.importer.paths import is_every_path, may_match, path_of
+from relay.importer.proxying import Target
 from relay.importer.report import Report, Verdict
 from relay.importer.tree import Directive, walk
-
-if TYPE_CHECKING:
-    from relay.importer.proxying import Target
 
 NOBODY = Rule({"cn": ["BY HAND: write who is allowed"]})
 _CERTIFICATE = {"ssl", "ssl-verify-client", "all"}
 _ADDRESS = {"ip", "host", "local", "forward-dns"}
 _OTHERS = re.compile(r"env|method|valid-user|(?:(?:file|ldap|dbm|dbd|unix)-)?[a-z]*(?:user|group)")
 _PAGES = {"balancer-manager", "server-status", "server-info"}
-
-
-def path_of(section: Directive) -> str:
-    """The path of a <Location>, as a pattern for <LocationMatch>."""
-    args = [each for each in section.args if each != "~"]
-    return args[0] if args else ""
-
-
-def is_every_path(text: str) -> bool:
-    """Whether a path or pattern stands for all requests."""
-    return re.sub(r"[\^$()]|\.\*|/\?", "", text) in {"", "/"}
 
 
 def is_page(section: Directive) -> bool:
@@ -82,25 +69,11 @@ def _holds_below(section: Directive, path: str) -> bool:
     below = start[1].rstrip("/") if start else ""
     below += "/relay/import"  # like any request there
     if section.name == "locationmatch" or "~" in section.args:
-        return _may_match(pattern, below)
+        return may_match(pattern, below)
     if "*" in pattern or "?" in pattern:
         pattern = re.split(r"[*?]", pattern)[0]
         return below.startswith(pattern)
     return f"{below}/".startswith(pattern.rstrip("/") + "/")
-
-
-def _may_match(pattern: str, *texts: str) -> bool:
-    """Whether it matches one of the texts. Yes, if it might take long to find out."""
-    if (
-        len(pattern) > 200
-        or len(re.findall(r"[*+{]", pattern)) > 4
-        or re.search(r"\)[*+{]", pattern)
-    ):
-        return True
-    try:
-        return any(re.search(pattern, each) for each in texts)
-    except (re.error, RecursionError, OverflowError):
-        return True
 
 
 def rule_of(host: Host, target: Target, report: Report) -> Rule:
@@ -148,7 +121,7 @@ def _is_for(section: Directive, target: Target) -> bool:
     urls = {base, f"{base}:{target.url.port}"}
     pattern = path_of(section)
     if section.name == "proxymatch" or "~" in section.args:
-        return _may_match(pattern, *urls, *(f"{url}/relay" for url in urls))
+        return may_match(pattern, *urls, *(f"{url}/relay" for url in urls))
     if match := re.fullmatch(r"([\w+.-]+://[^/*?]*)(/.*)?", pattern):
         begins = not match[2] and any(url.startswith(match[1].lower()) for url in urls)
         return begins or match[1].lower() in urls  # httpd compares beginnings

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relay.config.address import host_name_fault, is_ip
-from relay.importer.access import is_every_path, path_of
 from relay.importer.hosts import Host
+from relay.importer.paths import is_every_path, path_of
 from relay.importer.tree import Directive, Scope
 
 TLS_SCHEMES = frozenset({"https", "wss", "h2"})

@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 
 from relay.errors import ConfigError
-from relay.importer.access import is_page, path_of
+from relay.importer.access import is_page
 from relay.importer.hosts import Host
 from relay.importer.machine import Machine
 from relay.importer.material import origin
 from relay.importer.parameters import seconds
 from relay.importer.parser import Parser
+from relay.importer.paths import path_of
 from relay.importer.report import Report, Verdict
 from relay.importer.text import split_words
 from relay.importer.toml import Table
