@@ -9,6 +9,7 @@ Never: changes anything on disk or in a running relay.
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -179,7 +180,21 @@ def _state_dir_problems(config: Config) -> Iterator[Problem]:
     try:
         check_state_dir(config.relay.state_dir)
     except StartupError as error:
-        yield Problem("relay.state_dir", error.what, error.hint)
+        yield Problem(
+            "relay.state_dir", error.what, _own_check(config.relay.state_dir) + error.hint
+        )
+
+
+def _own_check(state_dir: Path) -> str:
+    """What root does if a unit starts the relay as another user."""
+    try:
+        owner = state_dir.stat().st_uid
+        name = pwd.getpwuid(owner).pw_name
+    except (OSError, KeyError):
+        return ""
+    if not owner or os.geteuid():
+        return ""
+    return f"if {name} starts the relay: runuser -u {name} -- relay check; otherwise "
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,3 +271,15 @@ def test_what_is_made_on_the_way_is_for_us_alone_to_write(relay, short_path):
         assert place.stat().st_mode & 0o777 == 0o755
     assert find_weak_step(gateway.state_dir) is None
     assert gateway.command("status").returncode == 0
+
+
+@only_root
+def test_root_learns_how_to_check_the_relay_of_another_user(relay):
+    """systemd makes the directory for the unit's user, before it starts the relay."""
+    gateway = relay(start=False)
+    directory(gateway.state_dir, uid=other())
+    checked = gateway.command("check")
+    assert checked.returncode == 78
+    assert "; if nobody starts the relay: runuser -u nobody -- relay check; otherwise " in (
+        checked.stderr
+    )
