@@ -52,8 +52,9 @@ def problem_lines(reply: StatusReply, now_at: float) -> Iterator[str]:
             f"in the last hour, workers ended unexpectedly: {recent['restarts']};"
             " the log has the reason"
         )
-    if not reply["last_reload"]["ok"]:
-        why = reply["last_reload"].get("why")
+    reload = reply.get("last_reload")
+    if reload is not None and not reload["ok"]:
+        why = reload.get("why")
         yield f"the last reload was refused: {why}" if why else "the last reload was refused"
     for pending in reply.get("pending", ()):
         yield f"{pending['file']} is not in use since {_at(pending['since'])}: {pending['why']}"
@@ -98,8 +99,10 @@ def fact_lines(reply: StatusReply, now_at: float) -> Iterator[str]:
     upgraded = reply.get("upgraded")
     if upgraded is not None:
         yield f"upgraded from {upgraded['before']} at {_at(upgraded['at'])}"
-    how = "succeeded" if reply["last_reload"]["ok"] else "failed; the last success was"
-    yield f"last reload: {how} at {_at(reply['last_reload']['at'])}"
+    reload = reply.get("last_reload")  # an earlier version may run
+    if reload is not None:
+        how = "succeeded" if reload["ok"] else "failed; the last success was"
+        yield f"last reload: {how} at {_at(reload['at'])}"
     if canary := reply.get("canary"):
         yield _canary_line(canary)
     certificates = reply.get("certificates", ())
