@@ -13,6 +13,7 @@ from relay.importer.access import NOBODY
 from relay.importer.build import Imported, WantedName, head, listen_table
 from relay.importer.haproxy_parser import HaproxyParser, last
 from relay.importer.haproxy_servers import ServerMaker
+from relay.importer.haproxy_tls import with_defaults
 from relay.importer.machine import Machine
 from relay.importer.material import Material, origin
 from relay.importer.names import parse_address, safe_name
@@ -139,7 +140,7 @@ def _frontend(
         if sni:
             table.put("sni", sni, origin(line))
         table.put("pool", servers.pool(target, line), origin(line))
-        _tls(table, bind, material, name)
+        _tls(table, bind, with_defaults(parser, "bind", _values(bind)), material, name)
         if _decides(target, parser) or closed:
             report.note(f"{name}: nobody is admitted until you have written allow of its route")
             table.put("allow", NOBODY.allow, "by hand: see tcp-request in the report")
@@ -230,8 +231,10 @@ def _values(bind: Directive) -> dict[str, str]:
     return found
 
 
-def _tls(table: Table, bind: Directive, material: Material, name: str) -> None:
-    given, report = _values(bind), material.report
+def _tls(
+    table: Table, bind: Directive, given: dict[str, str], material: Material, name: str
+) -> None:
+    report = material.report
     crt = given.get("crt", "")
     made = material.pem(crt, f"{name}.pem")
     table.put("certificate", made[0], origin(bind))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from relay.config.address import is_ip
 from relay.importer.build import WantedName, wanted_of
 from relay.importer.haproxy_parser import HaproxyParser, last
+from relay.importer.haproxy_tls import with_defaults
 from relay.importer.material import Material, origin
 from relay.importer.names import safe_name
 from relay.importer.pool_tables import FoundName, Pool
@@ -66,7 +67,10 @@ class ServerMaker:
             if each.name == "default-server":
                 default |= _words(each.args)
                 report.say(each, Verdict.SAME, "keys of the pool and its backends")
-        rows = [(each, default | _words(each.args[2:])) for each in servers]
+        rows = [
+            (each, with_defaults(self.parser, "server", default | _words(each.args[2:])))
+            for each in servers
+        ]
         first = rows[0][1] if rows else {}
         self._tls(pool.table, first, name)
         for server, given in rows:

@@ -120,3 +120,17 @@ def test_any_mixture_of_lines_is_read(lines, at, put, junk):
         imported = convert_haproxy(parser, Memory(b""), {})
         tomli.loads(imported.toml)
         assert all(line.isprintable() for line in imported.report.lines(imported.read))
+
+
+def test_tls_settings_of_global_hold_for_every_line(from_haproxy):
+    """A least version that is lost would admit clients whom HAProxy refused."""
+    options = (
+        "global\n    ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets\n"
+        "    ssl-default-server-options force-tlsv13\n"
+    )
+    text = TEXT.replace(" ssl-min-ver TLSv1.2", "").replace("global\n", options, 1)
+    result = from_haproxy(text)
+    assert {route.min_version for route in result.config.listener[0].route} == {"TLSv1.3"}
+    assert {route.session_tickets for route in result.config.listener[0].route} == {False}
+    assert {pool.min_version for pool in result.config.pool.values()} == {"TLSv1.3"}
+    assert ": same: keys of each route" in result.verdict("ssl-default-bind-options")
