@@ -109,7 +109,7 @@ class Gateway:
             **(env or {}),
         }
         # OpenSSL reads some variables when it is loaded.
-        self.may_be_warm = not env and self.module == ("relay",) and not UNUSUAL & set(os.environ)
+        self.may_be_warm = not env and not UNUSUAL & set(os.environ)
         self._usual_environment = dict(self.environment)
         self.sections = sections
         self.write(body)
@@ -161,7 +161,8 @@ class Gateway:
     @property
     def _is_warm(self) -> bool:
         """Whether it is forked: not if a test has changed what Python reads."""
-        return self.may_be_warm and self.environment == self._usual_environment
+        usual = self.module == ("relay",) and self.environment == self._usual_environment
+        return self.may_be_warm and usual
 
     def launch(self, *wrapper: str, pass_fds: Sequence[int] = ()) -> Self:
         """Start the process, by the command `wrapper` if given, and return at once."""
