@@ -13,6 +13,7 @@ from relay.config.sources import read_source
 from relay.errors import ConfigError, Problem
 
 _PLAIN = re.compile(r"[\w./ -]+", re.ASCII)
+DEFAULT_STATE_DIR = "run"
 DEFAULT_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 
 
@@ -47,12 +48,15 @@ def find_config(explicit: Path | None) -> Path:
 def plain_state_dir(path: Path) -> Path | None:
     """The absolute `relay.state_dir`, if the file itself has it as a plain path.
 
-    None: ask `relay.config.load.load_state_dir`, which also knows included files,
-    references and every kind of mistake.
+    A file without it has the default, if it includes no other. None: ask
+    `relay.config.load.load_state_dir`, which also knows included files, references and
+    every kind of mistake.
     """
     try:
-        state_dir = read_source(path).tables["relay"]["state_dir"]
-    except (ConfigError, LookupError, TypeError):
+        tables = read_source(path).tables
+        default = None if "include" in tables else DEFAULT_STATE_DIR
+        state_dir = tables.get("relay", {}).get("state_dir", default)
+    except (ConfigError, AttributeError):
         return None
     plain = isinstance(state_dir, str) and _PLAIN.fullmatch(state_dir)
     return path.absolute().parent / state_dir if plain else None

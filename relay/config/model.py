@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from relay.config.find import DEFAULT_STATE_DIR
 from relay.config.listener_model import Listener
 from relay.config.pool_model import Pool
 from relay.config.section import Section
@@ -25,7 +26,7 @@ class Relay(Section):
     """`[relay]`: the processes."""
 
     workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    state_dir: OwnPath = Path("run")
+    state_dir: OwnPath = Path(DEFAULT_STATE_DIR)
     drain_timeout_s: Seconds = 30
     # How long /readyz says no before the relay stops accepting.
     drain_delay_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 0
