@@ -194,6 +194,8 @@ def test_every_pod_applies_the_overrides(variant, tmp_path):
     pod = pod_of(found)
     relay, overrides = pod["containers"]
     assert overrides["securityContext"] == relay["securityContext"]
+    # A container that ends makes the pod not ready, and kube-proxy drops its clients.
+    assert overrides["lifecycle"] == relay["lifecycle"]
     assert {each["name"] for each in overrides["volumeMounts"]} == {"overrides", "run"}
     (data,) = [
         each["data"]
