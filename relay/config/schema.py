@@ -1,8 +1,8 @@
 """The JSON Schema of the configuration, for editors.
 
 Types, limits and defaults are those of the model, the descriptions those of
-conf/relay.toml. It accepts every file that `config.load` accepts, but it knows less: a
-rule between two keys is not in it.
+conf/relay.toml. It accepts every file that `config.load` accepts, and every file that
+such a file includes, but it knows less: a rule between two keys is not in it.
 
 Never: reads a file.
 """
@@ -27,6 +27,8 @@ _TEXT = {"type": "string"}
 # holds only for strings, the limits only for numbers.
 _ONE_REFERENCE = r"^\$\{[^{}]+\}$"
 _WITH_REFERENCE = {"type": "string", "pattern": r"\$\{"}
+# What another file may have: an included file may only add to a listener or a pool.
+_ELSEWHERE = {("listener", "listen"), ("listener", "route"), ("pool", "backend")}
 
 Json = dict[str, Any]
 
@@ -46,7 +48,11 @@ class _Schema:
         fields = {key: field for key, field in fields_of(model).items() if not field.exclude}
         properties = {key: self._of_key(model, key, where) for key in fields}
         schema: Json = {"type": "object", "additionalProperties": False, "properties": properties}
-        required = [key for key, field in fields.items() if field.is_required()]
+        required = [
+            key
+            for key, field in fields.items()
+            if field.is_required() and (where, key) not in _ELSEWHERE
+        ]
         return schema | ({"required": required} if required and model is not Config else {})
 
     def _of_key(self, model: type[BaseModel], key: str, where: str) -> Json:

@@ -129,6 +129,18 @@ def test_every_form_of_a_value_is_valid(section, written):
     assert errors_of(config_with(section, written)) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[listener]]\nname = "https"\n[[listener.route]]\npool = "a"\n',
+        '[[listener]]\nname = "https"\nlisten = ["0.0.0.0:443"]\n',
+        '[pool.a]\nmachine_key = "machine.pem"\n',
+    ],
+)
+def test_an_included_file_that_adds_to_a_section_is_valid(text):
+    assert errors_of(tomli.loads(text)) == []
+
+
 def test_a_file_with_the_editors_hint_loads(tmp_path):
     file = tmp_path / "relay.toml"
     file.write_text(f"#:schema ./relay.schema.json\n{TEXT}", encoding="utf-8")
