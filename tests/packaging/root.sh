@@ -22,6 +22,11 @@ step users
 id relay
 id relay-admin
 stat -c '%a %U:%G %n' /etc/relay/ssl /etc/relay/relay.toml
+# After a removal, dpkg makes the directory anew, and says which version was there.
+step again
+chgrp root /etc/relay/ssl
+/var/lib/dpkg/info/mtls-relay.postinst configure 0.1
+stat -c '%a %U:%G %n' /etc/relay/ssl
 step version
 as_relay relay --version
 step check-before
@@ -57,6 +62,9 @@ bash -c '. /usr/share/bash-completion/completions/relay
     COMP_WORDS=(relay exam) COMP_CWORD=1; _relay_completion relay; echo "${COMPREPLY[*]}"'
 step links
 find -L /usr/share/doc/mtls-relay /usr/bin/relay -type l
+step rotate
+rotate() { sed -n '/postrotate/,/endscript/{//!p}' /etc/logrotate.d/relay | sh; }
+rotate && echo "no error"
 
 step upgrade
 # A systemd that says that the service is active.
@@ -76,13 +84,16 @@ dpkg-query -W mtls-relay
 ls /etc/relay
 grep -c 127.0.0.1:0 /etc/relay/relay.toml
 grep -o 'upgraded from relay.*' /start.log || cat /start.log
+rotate
 relay stop
 wait "$pid"
 cat /systemctl.log
+rm /systemctl.log
 
 step remove
 echo line >/var/log/relay/access.log
 dpkg -r mtls-relay
+cat /systemctl.log
 ls /etc/relay /var/log/relay
 test ! -e /usr/lib/mtls-relay
 step purge

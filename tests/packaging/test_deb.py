@@ -103,6 +103,19 @@ def test_it_installs_with_its_users(steps):
     assert "750 root:relay /etc/relay/ssl" in steps["users"]
 
 
+def test_an_installation_after_a_removal_gives_the_directory_to_the_group(steps):
+    assert "750 root:relay /etc/relay/ssl" in steps["again"]
+
+
+def test_logs_are_rotated_with_and_without_a_running_relay(steps):
+    assert steps["rotate"].strip() == "no error"
+    assert "systemctl kill --kill-who=main --signal=USR1 relay\n" in steps["upgrade"]
+
+
+def test_a_removal_stops_the_relay_even_if_it_is_masked(steps):
+    assert "systemctl --quiet stop relay.socket relay.service\n" in steps["remove"]
+
+
 def test_the_command_runs_as_that_user(steps):
     assert steps["version"].startswith(f"relay {relay.__version__}, Python 3.")
 
