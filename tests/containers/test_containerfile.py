@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -90,7 +91,11 @@ class Container:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
+        with suppress(psutil.NoSuchProcess):
+            # unshare ends with process 1. The kernel forgets --kill-child when that
+            # becomes another user.
+            for each in psutil.Process(self.process.pid).children() or [self.process]:
+                each.kill()
         self.process.wait(20)
 
     def log(self) -> str:
