@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from relay.config.sources import read_source
+from relay.config.sources import MAX_FILE_BYTES, read_source
 from relay.errors import ConfigError, Problem
+from relay.files import read_regular
 
 _PLAIN = re.compile(r"[\w./ -]+", re.ASCII)
+_LINE = re.compile(r"""\s*state_dir\s*=\s*["']([^"']+)["']\s*(?:\#.*)?""")
 DEFAULT_STATE_DIR = "run"
 DEFAULT_PATHS = (Path("relay.toml"), Path("/etc/relay/relay.toml"))
 
@@ -56,7 +58,28 @@ def plain_state_dir(path: Path) -> Path | None:
         tables = read_source(path).tables
         default = None if "include" in tables else DEFAULT_STATE_DIR
         state_dir = tables.get("relay", {}).get("state_dir", default)
-    except (ConfigError, AttributeError):
+    except AttributeError:
         return None
+    except ConfigError:
+        state_dir = _state_dir_in_text(path)
     plain = isinstance(state_dir, str) and _PLAIN.fullmatch(state_dir)
     return path.absolute().parent / state_dir if plain else None
+
+
+def _state_dir_in_text(path: Path) -> str | None:
+    """`state_dir` of the section `[relay]` in a file that is not valid TOML now.
+
+    The relay runs on with such a file, and a check must not call it dead. None without
+    a line that is plain.
+    """
+    try:
+        text = read_regular(path, MAX_FILE_BYTES)[0].decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    section = ""
+    for line in text.splitlines():
+        if line.lstrip().startswith("["):
+            section = line.strip().partition("]")[0].strip("[ \t")
+        elif section == "relay" and (found := _LINE.fullmatch(line)):
+            return found[1]
+    return None

@@ -229,6 +229,20 @@ def test_a_plain_state_directory_is_found_without_the_model(write, text, is_plai
         assert found == load_state_dir(file)
 
 
+@pytest.mark.parametrize(
+    ("text", "state_dir"),
+    [
+        ('[relay]\nstate_dir = "state" # short\n[[listener]\n', "state"),
+        ("[log]\nstate_dir = 'no'\n[ relay ]\nstate_dir='/run/x'\nx = \n", "/run/x"),
+        ('[relay]\nworkers = 2\n[[listener]]\nstate_dir = "no"\nx = [', None),
+        ('[relay]\nstate_dir = "${RUN}"\nx = [', None),
+    ],
+)
+def test_the_state_directory_is_found_in_a_file_that_is_not_toml(write, tmp_path, text, state_dir):
+    found = find.plain_state_dir(write(text=text))
+    assert found == (None if state_dir is None else tmp_path / state_dir)
+
+
 @pytest.mark.parametrize("value", ["5", '""', '"a\\u0000b"', "[]"])
 def test_an_invalid_state_directory_is_a_problem(write, value):
     with pytest.raises(ConfigError, match=r"relay\.state_dir: does not name a directory"):
