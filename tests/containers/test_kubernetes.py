@@ -176,8 +176,11 @@ def test_a_variant_is_whole(name, everything):
     else:
         assert service["externalTrafficPolicy"] == "Local"
     if name not in {"base", "daemonset"}:
-        (endpoint,) = by_kind(found, "PodMonitor")["spec"]["podMetricsEndpoints"]
+        monitor = by_kind(found, "PodMonitor")["spec"]
+        (endpoint,) = monitor["podMetricsEndpoints"]
         assert endpoint["port"] in ports
+        # RelayDown asks for up{job="relay"}.
+        assert monitor["selector"]["matchLabels"][monitor["jobLabel"]] == "relay"
     assert ports == ports_of(by_kind(found, "ConfigMap")["data"]["relay.toml"])
 
 
