@@ -94,7 +94,7 @@ def backend() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, which relay apply takes too.")
 @config_option
 def list_backends(config_file: Path | None, as_json: bool) -> int:
-    """Show every backend with its status and its changes."""
+    """Show every backend with its status and its changes, and why one is not used."""
     reply = ask_relay(config_file, "backends")
     if as_json:
         shown = {key: value for key, value in reply.items() if key != "ok"}
@@ -106,6 +106,10 @@ def list_backends(config_file: Path | None, as_json: bool) -> int:
         for one in pool["backends"]
     ]
     echo_rows("backend", _COLUMNS, rows)
+    for pool in reply["pools"]:
+        for backend in pool["backends"]:
+            if why := why_unused(backend):
+                click.echo(f"{pool['name']}/{backend['backend']} is not used: {why}")
     for one in reply["inactive"]:
         key = f"{one['pool']}/{one['backend']}"
         click.echo(
@@ -113,6 +117,16 @@ def list_backends(config_file: Path | None, as_json: bool) -> int:
             f" remove the override with: relay backend clear {key}"
         )
     return 0
+
+
+def why_unused(backend: BackendReply) -> str:
+    """Why a backend is not used, and the remedy; "" if no fault is known."""
+    if backend["disabled"] or backend["up"]:
+        return backend["disabled"]
+    health = backend["health"]
+    if health["state"] == "down":
+        return "; ".join(filter(None, (health["reason"] or "its checks fail", health["remedy"])))
+    return "a connection to it failed; the relay's log has the reason and the remedy"
 
 
 def _cell(pool: PoolReply, backend: BackendReply, column: str) -> str:

@@ -94,7 +94,10 @@ def _print_screen(reply: StatusReply) -> None:
     problems = list(problem_lines(reply, now_at))
     traffic = [*_traffic(reply), workers_line(reply)]
     facts = list(fact_lines(reply, now_at))
-    rest = size.lines - _PROMPT_LINES - _rows([*first, *traffic], size.columns)
+    rest = size.lines - _PROMPT_LINES - _rows(first, size.columns)
+    half_or_more = max(rest // 2, rest - _rows(problems, size.columns))
+    traffic = _fitting(traffic, half_or_more, size.columns)
+    rest -= _rows(traffic, size.columns)
     shown = _fitting(problems, rest, size.columns)
     kept = _fitting(facts, rest - _rows(shown, size.columns), size.columns)
     for line in first:
@@ -116,13 +119,21 @@ def _rows(lines: Sequence[str], columns: int) -> int:
 
 
 def _fitting(lines: Sequence[str], rows: int, columns: int) -> list[str]:
-    """The first lines that fit, and how many more there are."""
+    """The first lines that fit, and how many more there are.
+
+    If not even one fits, its beginning.
+    """
     if _rows(lines, columns) <= rows:
         return list(lines)
+    if rows < 1:
+        return []
     count = 0
     while count < len(lines) and _rows(lines[: count + 1], columns) < rows:
         count += 1
-    return [*lines[:count], f"… and {len(lines) - count} more lines: relay status --all"]
+    more = f"… and {len(lines) - count} more lines: relay status --all"
+    room = rows - _rows([more], columns)
+    cut = [] if count or room < 1 else [lines[0][: room * columns - 1] + "…"]
+    return [*lines[:count], *cut, more]
 
 
 def _shown(worker: WorkerStatus, column: str) -> str:

@@ -13,6 +13,7 @@ from array import array
 
 import pytest
 
+from relay.cli.backend import why_unused
 from relay.cli.status_lines import header, problem_lines, traffic_lines, workers_line
 from relay.shared.column_sums import column_sums
 from relay.supervisor import recent_counts
@@ -26,10 +27,10 @@ ROWS, COLUMNS = 24, 80
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def screen_of(gateway, *options):
-    """What a person sees on a terminal of 80 columns and 24 lines, without colours."""
+def screen_of(gateway, *options, size=(ROWS, COLUMNS)):
+    """What a person sees on a terminal, without colours."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (ROWS, COLUMNS))
+    termios.tcsetwinsize(theirs, size)
     environment = {**ENVIRONMENT, "TERM": "xterm"}
     environment.pop("COLUMNS", None)
     environment.pop("LINES", None)
@@ -87,12 +88,18 @@ def test_one_screen_has_what_needs_attention_first(ailing):
     assert "  connections to backends: 1 failed (backend_refused 1)" in lines
     assert "workers: 2 of 2 serve, 0 connections" in lines
     assert re.search(r"^… and \d+ more lines: relay status --all$", lines[-1])
+    narrow = screen_of(ailing, size=(10, 40)).splitlines()
+    assert sum(-(-len(line) // 40) for line in narrow) < 10
+    assert any(line.startswith("pool main: 1 of 2 backends used") for line in narrow)
     everything = screen_of(ailing, "--all")
     assert "listener l29: " in everything
     found = json.loads(ailing.command("status", "--json").stdout)
     assert found["last_minute"]["refused"]["no_certificate"] == 3
     assert found["short_pools"][0]["down"][0]["backend"] == "w2"
     assert found["last_reload"]["why"] in lines[2]
+    backends = ailing.command("backend", "list").stdout
+    assert "\nmain/w2 is not used: a connection to it failed; the relay's log has" in backends
+    assert backends.count("is not used") == 1
 
 
 def reply_of(**changes):
@@ -108,6 +115,14 @@ def reply_of(**changes):
         "workers": [],
         **changes,
     }
+
+
+def test_the_list_of_backends_says_why_one_is_not_used():
+    health = {"state": "down", "reason": "backend_refused: no", "remedy": "start it"}
+    backend = {"disabled": "", "up": False, "health": health}
+    assert why_unused(backend) == "backend_refused: no; start it"
+    assert why_unused({**backend, "disabled": "its CA has expired"}) == "its CA has expired"
+    assert not why_unused({**backend, "up": True})
 
 
 def test_a_relay_that_is_well_has_no_problem_lines():
