@@ -131,7 +131,8 @@ class RelayCollector(Collector):
         )
         resident: defaultdict[str, float] = defaultdict(float, cpu_s)
         for labels, value_us in dead_us.items():
-            cpu_s[labels[0]] += value_us / 1e6
+            if value_us:  # there are spare slots, which nobody has used
+                cpu_s[labels[0]] += value_us / 1e6
         for worker in snapshot.workers:
             cpu_s[str(worker.slot)] += max(0, worker.cpu_us) / 1e6
             resident[str(worker.slot)] += max(0, worker.resident_bytes)

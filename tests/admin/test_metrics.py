@@ -252,6 +252,8 @@ def test_cpu_and_memory_of_a_slot_include_all_its_living_workers(world, registry
     assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "0"}) == 4
     assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "1"}) == 0
     assert registry.get_sample_value("relay_worker_resident_bytes", {"slot": "1"}) == 0
+    world.publish(slots=1)  # the other one is spare, and nobody has used it
+    assert registry.get_sample_value("relay_worker_cpu_seconds_total", {"slot": "1"}) is None
 
 
 def test_cpu_time_never_goes_back_when_a_worker_dies(world, registry):
