@@ -43,14 +43,15 @@ class Line:
 def lines_of(report: CheckReport, *, strict: bool) -> list[Line]:
     """Everything in a report; errors are first."""
     lines = problem_lines(report.problems)
+    levels = [(one, _level(one, strict=strict)) for one in report.findings]
     found = [
         Line(
-            one.level.value,
+            level.value,
             as_problem(one),
-            one.level is Level.ERROR or (strict and _counts_if_strict(one)),
+            level is Level.ERROR or (strict and level is Level.WARNING),
             one,
         )
-        for one in report.findings
+        for one, level in levels
     ]
     order = [level.value for level in Level]
     return sorted((*found, *lines), key=lambda line: order.index(line.severity))
@@ -61,5 +62,6 @@ def problem_lines(problems: Iterable[Problem]) -> list[Line]:
     return [Line(Level.ERROR.value, each, is_problem=True) for each in problems]
 
 
-def _counts_if_strict(one: Finding) -> bool:
-    return one.level is Level.WARNING or one.where.startswith("include")
+def _level(one: Finding, *, strict: bool) -> Level:
+    """As `relay start --strict` logs a pattern of `include` that matches no file."""
+    return Level.WARNING if strict and one.where.startswith("include") else one.level

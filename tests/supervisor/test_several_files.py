@@ -128,6 +128,8 @@ def test_strict_refuses_a_pattern_without_a_match(several):
         " correct the pattern, or remove it"
     )
     assert end.endswith("1 problem; the relay would start, and warns of this")
+    (found,) = findings(several, "--strict")
+    assert (found["severity"], found["key"]) == ("warning", "include[0]")
 
 
 def test_a_strict_start_names_a_pattern_without_a_match(several):
