@@ -33,6 +33,12 @@ def pool_path(name: str) -> str:
     return key_path("pool", name)
 
 
+def private_key_path(where: str) -> str:
+    """The path of a private key, from that of its certificate."""
+    section, _, key = where.rpartition(".")
+    return f"{section}.{'machine_key' if key == 'machine_certificate' else 'private_key'}"
+
+
 def listener_paths(names: Sequence[object]) -> list[str]:
     """The paths of all listeners, from their names in file order.
 

@@ -66,7 +66,7 @@ def _files_of(config: Config) -> Iterator[tuple[str, Path]]:
     for pair in pairs_of(config):
         certificate, private_key, passphrase = pair.files
         yield pair.where, certificate
-        yield pair.where, private_key
+        yield pair.key_where, private_key
         if passphrase is not None:
             yield passphrase_key(pair.where), passphrase
     for use in authorities_of(config):

@@ -35,7 +35,6 @@ from relay.tls.certificates.file_sets import FileSet, SetKey
 from relay.tls.certificates.findings import Finding, Level, as_problem
 from relay.tls.certificates.inventory import CertificateInfo, certificates_in
 from relay.tls.certificates.lint import LintResult, lint_with_periods
-from relay.tls.certificates.passphrase import passphrase_key
 from relay.tls.certificates.pem import load_key_pair
 from relay.tls.certificates.succession import reasons_to_keep, warnings_of
 from relay.tls.generation import Generation
@@ -233,11 +232,7 @@ def _unsteady_problems(each: FileSet, unsteady: Collection[Path]) -> Iterator[Pr
 
 
 def _concerns(finding: Finding, each: FileSet) -> bool:
-    wheres = finding.where.split(", ")
-    return any(
-        where in wheres or (each.kind == "pair" and passphrase_key(where) in wheres)
-        for where in each.wheres
-    )
+    return not each.key_paths.isdisjoint(finding.where.split(", "))
 
 
 def _compare(in_use: InUse, now: datetime, reading: Reading, checked: _Checked) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from relay.config.key_path import pool_path, routes_of
+from relay.config.key_path import pool_path, private_key_path, routes_of
 from relay.config.listener_model import Route
 from relay.config.model import Config
 from relay.config.pool_model import Pool
@@ -55,6 +55,12 @@ class PairUse:
     min_version: str = ""
     max_version: str = ""
     ciphers_tls12: str = ""  # of a route with TLS 1.2
+
+    @property
+    def key_where(self) -> str:
+        """The configuration key that names the private key's file."""
+        together = self.files.private_key == self.files.certificate
+        return self.where if together else private_key_path(self.where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from relay.config.key_path import routes_of
+from relay.config.key_path import private_key_path, routes_of
 from relay.config.model import Config
 from relay.tls.certificates.configured import PairFiles, authorities_of, pairs_of
-from relay.tls.certificates.passphrase import READ_BYTES
+from relay.tls.certificates.passphrase import READ_BYTES, passphrase_key
 from relay.tls.certificates.pem_file import MAX_FILE_BYTES
 
 # Most responses have less than 3 kB.
@@ -41,6 +41,14 @@ class FileSet:
     def key(self) -> SetKey:
         """What tells it from other sets of the same configuration."""
         return self.kind, self.named
+
+    @property
+    def key_paths(self) -> set[str]:
+        """The configuration keys that a finding about it may have."""
+        if self.kind != "pair":
+            return set(self.wheres)
+        every = ((each, private_key_path(each), passphrase_key(each)) for each in self.wheres)
+        return {key for each in every for key in each}
 
     @property
     def files(self) -> tuple[Path, ...]:

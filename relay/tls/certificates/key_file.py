@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from OpenSSL.crypto import PKey
 
+from relay.config.key_path import private_key_path
 from relay.core.untrusted import clip
 from relay.credentials import shown
 from relay.errors import Problem
@@ -48,8 +49,11 @@ def read_key(
 ) -> LoadedKey | None:
     """The private key in a file, which may also have the certificate.
 
-    None if there is a problem; then `problems` says what is wrong.
+    `where` is the key path of the certificate. None if there is a problem; then
+    `problems` says what is wrong.
     """
+    if file != certificate:
+        where = private_key_path(where)
     # One file for both: its read errors were already reported for the certificate.
     data = read_pem_file(where, file, [] if file == certificate else problems, files)
     if data is None:

@@ -40,6 +40,7 @@ from relay.tls.certificates.findings import (
 from relay.tls.certificates.lint_access import lint_access
 from relay.tls.certificates.lint_cas import lint_bundle, lint_names, usable_cas
 from relay.tls.certificates.lint_key_pairs import (
+    lint_key_file,
     lint_key_kind,
     lint_key_pair,
     lint_machine_issuer,
@@ -157,7 +158,8 @@ class _Linter:
             self._once(settings, use.where, lambda: by_settings)
         passphrase = partial(lint_passphrase, use, pair)
         self._once(("passphrase", use.files), passphrase_key(use.where), passphrase)
-        self._once(("provider", use.files), use.where, partial(lint_provider, use, pair))
+        self._once(("provider", use.files), use.key_where, partial(lint_provider, use, pair))
+        self._once(("key file", use.files), use.key_where, partial(lint_key_file, use))
         lines = partial(info_lines, (*found, *by_settings), use.where, pair.file, pair.chain)
         self._once((*key, bool(by_settings)), use.where, lines)
 

@@ -71,7 +71,6 @@ def lint_key_pair(use: PairUse, pair: KeyPair, known: Issuers, now: datetime) ->
             f" {strict.text}{if_other(strict, leaf)}"
         )
         yield finding(Level.INFO, what, "nothing needs to be done for peers with default settings")
-    yield from _lint_file_mode(use)
 
 
 def lint_passphrase(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
@@ -89,7 +88,24 @@ def lint_provider(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
             "is a key of an OpenSSL provider: each process of the relay loads it, as its own user,"
             " which cannot be tried here"
         )
-        yield Finding(Level.INFO, shown(use.files.private_key), "", what, "", use.where)
+        yield Finding(Level.INFO, shown(use.files.private_key), "", what, "", use.key_where)
+
+
+def lint_key_file(use: PairUse) -> Iterator[Finding]:
+    """Report a key that everybody may read."""
+    try:
+        mode = use.files.private_key.stat().st_mode & 0o7777
+    except OSError:  # the loader reports a file that cannot be read
+        return
+    if mode & 0o004:
+        yield Finding(
+            Level.WARNING,
+            shown(use.files.private_key),
+            "",
+            f"every user of this machine can read this private key (mode {mode:04o})",
+            f"chmod 600 {use.files.private_key}",
+            use.key_where,
+        )
 
 
 def lint_key_kind(use: PairUse, pair: KeyPair) -> Iterator[Finding]:
@@ -196,19 +212,3 @@ def missing_names(leaf: Certificate, patterns: Iterable[str]) -> list[str]:
         if pattern.lower() not in carried
         and f"*.{pattern.lower().partition('.')[2]}" not in carried
     ]
-
-
-def _lint_file_mode(use: PairUse) -> Iterator[Finding]:
-    try:
-        mode = use.files.private_key.stat().st_mode & 0o7777
-    except OSError:  # the loader reports a file that cannot be read
-        return
-    if mode & 0o004:
-        yield Finding(
-            Level.WARNING,
-            shown(use.files.private_key),
-            "",
-            f"every user of this machine can read this private key (mode {mode:04o})",
-            f"chmod 600 {use.files.private_key}",
-            use.where,
-        )

@@ -112,7 +112,7 @@ def test_a_wrong_passphrase_is_told_with_the_command_to_compare(pki, tmp_path, k
 
 def test_an_encrypted_key_needs_the_setting(pki, key):
     problem = problem_of(pki, key, None)
-    assert problem.where == WHERE
+    assert problem.where == "pool.a.machine_key"
     assert problem.what == f"the private key in {key} is encrypted"
     assert "set key_passphrase_file" in problem.remedy
 

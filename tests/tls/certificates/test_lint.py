@@ -18,6 +18,7 @@ from tests.support.programs import PATIENCE_S, output_of, program
 
 NOW = datetime.now(UTC)
 SERVER, CLIENT = "listener.https.route[0].certificate", "pool.a.machine_certificate"
+KEY = "pool.a.machine_key"
 CLIENT_CA, BACKEND_CA = "listener.https.route[0].client_ca", "pool.a.backend_ca"
 
 
@@ -377,7 +378,7 @@ def test_a_private_key_that_everybody_can_read_is_a_warning(pki, linted):
     files = machine(pki)
     files.key.chmod(0o644)
     assert bad(linted(machine=files)) == [
-        ("warning", CLIENT, "every user of this machine can read this private key (mode 0644)")
+        ("warning", KEY, "every user of this machine can read this private key (mode 0644)")
     ]
     files.key.chmod(0o640)
     assert bad(linted(machine=files)) == []

@@ -24,17 +24,15 @@ from relay.tls.certificates.pem_file import MAX_FILE_BYTES
 from tests.support.pki import parsed
 from tests.support.programs import output_of
 
-WHERE = "pool.a.machine_certificate"
+WHERE, KEY_WHERE = "pool.a.machine_certificate", "pool.a.machine_key"
 
 
 def problems_of(certificate, key):
     with pytest.raises(ConfigError) as caught:
         load_key_pair(WHERE, certificate, key)
     problems = caught.value.problems
-    assert all(
-        problem.where == WHERE and problem.remedy and "\n" not in str(problem)
-        for problem in problems
-    ), problems
+    assert all(problem.remedy and "\n" not in str(problem) for problem in problems), problems
+    assert {problem.where for problem in problems} <= {WHERE, KEY_WHERE}
     return [problem.what for problem in problems]
 
 
@@ -126,6 +124,22 @@ def test_files_without_what_they_should_hold_are_both_named(pki):
         f"{pki.client.key} has no PEM certificate in it",
         f"{pki.client.certificate} has no private key in it",
     ]
+
+
+def test_a_file_is_named_by_its_own_configuration_key(pki, tmp_path):
+    missing = tmp_path / "missing.pem"
+    for where, key_where in (
+        ("pool.a.machine_certificate", "pool.a.machine_key"),
+        ("listener.https.route[0].certificate", "listener.https.route[0].private_key"),
+    ):
+        for certificate, key, named in (
+            (missing, missing, where),
+            (missing, pki.client.key, where),
+            (pki.client.certificate, missing, key_where),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                load_key_pair(where, certificate, key)
+            assert [each.where for each in caught.value.problems] == [named]
 
 
 def test_der_is_recognised(pki, tmp_path):
