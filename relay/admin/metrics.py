@@ -96,6 +96,7 @@ class RelayCollector(Collector):
                 ((name,), float(sum(each.phase == phase for each in snapshot.workers)))
                 for name, phase in _PHASES.items()
             ],
+            "relay_connections_limit": [((), facts["connections_allowed"])],
             "relay_slots": [((), facts["slots"])],
             "relay_worker_cpu_seconds_total": cpu_s,
             "relay_worker_resident_bytes": resident_bytes,

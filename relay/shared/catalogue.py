@@ -45,6 +45,12 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("relay_connections_active", "gauge", "Client connections open now."),
         Family(
+            "relay_connections_limit",
+            "gauge",
+            "Client connections that the workers can have; more clients wait in the kernel.",
+            source="admin",
+        ),
+        Family(
             "relay_sessions_closed_total",
             "counter",
             "Sessions ended, by route and reason.",

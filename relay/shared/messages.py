@@ -133,7 +133,8 @@ class RunningFacts(TypedDict):
     """Facts that change while a configuration is used.
 
     `state` is starting, serving or draining; `started_at` is Unix seconds.
-    `last_reload_at` is when the last reload or renewal succeeded.
+    `last_reload_at` is when the last reload or renewal succeeded. All slots together
+    have the `connections_allowed`.
     """
 
     generation: int
@@ -142,6 +143,7 @@ class RunningFacts(TypedDict):
     started_at: float
     state: str
     slots: int
+    connections_allowed: int
     overrides: list[OverrideFact]
     disabled: list[DisabledFact]
     crls: list[CrlFact]
@@ -168,6 +170,7 @@ def facts_of(published: Mapping[str, Any]) -> Facts:
         started_at=0.0,
         state="starting",
         slots=0,
+        connections_allowed=0,
         overrides=[],
         disabled=[],
         crls=[],

@@ -15,6 +15,7 @@ import relay
 from relay.core.fleet_view import Phase
 from relay.core.readiness import why_not_ready
 from relay.shared.backends_view import HEALTH_FILE, read_fetches
+from relay.shared.connection_limit import connections_allowed
 from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
 from relay.shared.replies import LastReload, NameReply, StatusReply, UpgradeFact
@@ -188,6 +189,8 @@ class Status:
             "started_at": self.started_at,
             "state": self.state,
             "slots": prepared.slots,
+            "connections_allowed": prepared.slots
+            * connections_allowed(prepared.config.limits.connections),
             "overrides": self.overrides.facts(),
             "disabled": self.disabled.facts(),
             "crls": self.dates.lists.facts(),

@@ -26,6 +26,7 @@ from relay.core.token_bucket import TokenBuckets
 from relay.logs import messages
 from relay.sandbox.confinement import confine_worker
 from relay.shared.client_rates import ClientRates
+from relay.shared.connection_limit import OTHER_FDS, connections_that_fit
 from relay.shared.scoreboard import (
     GENERATION,
     HEARTBEAT_MS,
@@ -61,9 +62,6 @@ from relay.worker.tick import tick
 from relay.worker.updates import Updates
 from relay.worker.worker import Worker
 
-# Descriptors of a worker besides two per session: listening sockets, epoll, logs,
-# pipes.
-_OTHER_FDS = 128
 # How many lingering closes are allowed if descriptors are few. Each keeps one.
 _FEW_LINGERING_CLOSES = 64
 
@@ -220,11 +218,11 @@ def _raise_fd_limit(connections: int) -> tuple[int, int]:
     lingering closes besides.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + _OTHER_FDS + lingering_close.MOST
+    needed = 2 * connections + OTHER_FDS + lingering_close.MOST
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    allowed = max(1, (soft - _OTHER_FDS) // 2)
+    allowed = connections_that_fit(soft)
     if allowed < connections:
         log.warning(
             "limits.connections is %d, but %d open files allow only %d; raise LimitNOFILE to %d",

@@ -39,7 +39,7 @@ def settle(scrape):
 
 
 def test_metrics_equal_the_traffic(start, pki, simple, settle):
-    gateway = start(simple)
+    gateway = start(simple, limits={"connections": 100})
     context, sessions, size = context_of(pki), 7, 5000
     for _ in range(sessions):
         peer = dial(gateway.port(), context)
@@ -104,6 +104,7 @@ def test_metrics_equal_the_traffic(start, pki, simple, settle):
     assert samples["relay_worker_restarts_total"] == 0
     assert samples["relay_access_log_dropped_total"] == 0
     assert samples["relay_config_generation"] == 1
+    assert samples["relay_connections_limit"] == 100 * samples["relay_slots"]
     assert at("relay_worker_resident_bytes", slot="0") > 1_000_000
     expiry = pki.gateway.issued.certificate.not_valid_after_utc.timestamp()
     assert (
