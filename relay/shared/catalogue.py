@@ -248,7 +248,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             "relay_config_generation",
             "gauge",
-            "Number of the configuration in use: 1 at start, one more after a reload of settings.",
+            "Generation in use: 1 at start, one more after a reload of settings or an upgrade.",
             source="admin",
         ),
         Family(
