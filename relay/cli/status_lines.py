@@ -46,6 +46,7 @@ def problem_lines(reply: StatusReply, now_at: float) -> Iterator[str]:
     for slot in reply["slots"]:
         if slot["parked"] or slot["next_start_in_s"] > 0:
             yield _waiting_slot(slot)
+    yield from _full_workers(reply)
     recent = reply.get("last_minute")
     if recent is not None and recent["restarts"]:
         yield (
@@ -238,6 +239,17 @@ def _admin_url(address: str) -> str:
     if not address:
         return "off"
     return address if address.startswith("unix:") else f"http://{address}"
+
+
+def _full_workers(reply: StatusReply) -> Iterator[str]:
+    """Workers that accept nobody now. No log has a line for the clients that wait."""
+    allowed = reply.get("connections_allowed", 0)
+    full = [each for each in reply["workers"] if 0 < allowed <= each["connections"]]
+    if full:
+        yield (
+            f"workers with all {allowed} connections that they can have: {len(full)};"
+            " new clients wait"
+        )
 
 
 def _waiting_slot(slot: SlotStatus) -> str:

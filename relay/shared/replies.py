@@ -23,7 +23,7 @@ from relay.shared.messages import (
     ProcessStatus,
     StapleFact,
 )
-from relay.shared.status_facts import EndingCertificate, LastMinute, ShortPool
+from relay.shared.status_facts import EndingCertificate, LastMinute, ShortPool, UpgradeFact
 
 
 class FailureReply(TypedDict):
@@ -117,13 +117,7 @@ class StatusReply(TypedDict):
     last_minute: NotRequired[LastMinute]
     short_pools: NotRequired[list[ShortPool]]
     certificates: NotRequired[list[EndingCertificate]]  # those that end first
-
-
-class UpgradeFact(TypedDict):
-    """The version before the last upgrade, and when it was replaced (Unix seconds)."""
-
-    before: str
-    at: float
+    connections_allowed: NotRequired[int]  # of one worker
 
 
 class UpgradeReply(TypedDict):

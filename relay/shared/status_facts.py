@@ -51,3 +51,10 @@ class EndingCertificate(TypedDict):
     file: str
     subject: str
     not_after: float
+
+
+class UpgradeFact(TypedDict):
+    """The version before the last upgrade, and when it was replaced (Unix seconds)."""
+
+    before: str
+    at: float

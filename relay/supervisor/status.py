@@ -18,8 +18,8 @@ from relay.shared.backends_view import HEALTH_FILE, read_fetches
 from relay.shared.connection_limit import connections_allowed
 from relay.shared.entities import fetches_lists, hosts_of
 from relay.shared.messages import FetchEntry, RunningFacts
-from relay.shared.replies import LastReload, NameReply, StatusReply, UpgradeFact
-from relay.shared.status_facts import EndingCertificate, ShortPool
+from relay.shared.replies import LastReload, NameReply, StatusReply
+from relay.shared.status_facts import EndingCertificate, ShortPool, UpgradeFact
 from relay.supervisor.admin_process import AdminProcess
 from relay.supervisor.canary import Canary
 from relay.supervisor.checker_process import CheckerProcess
@@ -110,6 +110,8 @@ class Status:
             reply["last_minute"] = self.recent.facts(now)
             reply["short_pools"] = self._short_pools()
             reply["certificates"] = self._certificates()
+            limits = self.fleet.generations.serving.config.limits
+            reply["connections_allowed"] = connections_allowed(limits.connections)
         return reply
 
     def _last_reload(self) -> LastReload:

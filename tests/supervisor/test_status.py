@@ -161,8 +161,12 @@ def test_a_relay_that_is_well_has_no_problem_lines():
             {"slots": [{"slot": 1, "parked": True, "early_deaths": 5, "next_start_in_s": 30.0}]},
             "slot 1 is parked after 5 early deaths of its workers; next try in 30 s",
         ),
+        (
+            {"connections_allowed": 9, "workers": [{"connections": 9}, {"connections": 8}]},
+            "workers with all 9 connections that they can have: 1; new clients wait",
+        ),
     ],
-    ids=["not ready", "certificate", "list", "slot"],
+    ids=["not ready", "certificate", "list", "slot", "full worker"],
 )
 def test_each_problem_has_its_line(changes, line):
     assert list(problem_lines(reply_of(**changes), 1_000_000.0)) == [line]
