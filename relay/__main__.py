@@ -27,23 +27,28 @@ def main() -> int:
             signal.signal(number, signal.SIG_IGN)
     reserve()
     try:
-        if "RELAY_HANDOVER" in os.environ:
-            # In an upgrade, workers run already. None may trace this process.
-            from relay.sandbox.confinement import hide_memory
-
-            hide_memory()
-        if "--quiet" in sys.argv[1:]:
-            from relay.cli.readiness import run_quickly
-
-            code = run_quickly(sys.argv[1:])
-            if code is not None:
-                return code
-        from relay.cli.main import main as command
-    except (ImportError, MemoryError, OSError) as error:
+        return _run()
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         if not is_too_little_memory(error):
             raise
         os.write(2, f"relay: {describe_shortage(error)}; {HINT}\n".encode())
         return EXIT_CANNOT_START
+
+
+def _run() -> int:
+    if "RELAY_HANDOVER" in os.environ:
+        # In an upgrade, workers run already. None may trace this process.
+        from relay.sandbox.confinement import hide_memory
+
+        hide_memory()
+    if "--quiet" in sys.argv[1:]:
+        from relay.cli.readiness import run_quickly
+
+        code = run_quickly(sys.argv[1:])
+        if code is not None:
+            return code
+    from relay.cli.main import main as command
+
     return command()
 
 

@@ -20,6 +20,7 @@ _TEXTS = (
     "malloc failure",
     "out of memory",
     "error return without exception set",
+    "without setting an exception",
 )
 
 

@@ -95,9 +95,14 @@ def test_a_reload_may_change_old_generations(relay, call, body):
 
 
 def old_worker(gateway):
-    """The only worker that drains."""
-    workers = ask(gateway.state_dir, "status", PATIENCE_S)["workers"]
-    [found] = [each for each in workers if each["phase"] == "draining"]
+    """The only worker that drains, as soon as the others have ended."""
+
+    def draining():
+        workers = ask(gateway.state_dir, "status", PATIENCE_S)["workers"]
+        found = [each for each in workers if each["phase"] == "draining"]
+        return found if len(found) == 1 else None
+
+    [found] = wait_until("one worker drains", draining, detail=gateway.log)
     return found
 
 

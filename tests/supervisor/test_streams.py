@@ -201,7 +201,9 @@ def test_an_interrupt_during_imports_shows_no_traceback(relay, number):
 
 def test_hup_and_usr1_do_not_end_a_start(relay, pki):
     """Until the loop ran, either signal ended the process."""
-    gateway = relay(start=False).launch()
+    gateway = relay(start=False)
+    gateway.may_be_warm = False
+    gateway.launch()
     maps = Path(f"/proc/{gateway.pid}/maps")
     wait_until("the relay is imported", lambda: is_imported(maps))
     while "the relay accepts on" not in gateway.log():

@@ -29,7 +29,7 @@ from tests.support.warm import WarmProcess, starter
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 # A loaded machine must not fail a test. A test that passes does not wait this long.
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 UNUSUAL = {"OPENSSL_CONF", "COVERAGE_DIRECTORY"}
 
 
