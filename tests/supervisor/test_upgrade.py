@@ -166,7 +166,8 @@ def test_a_refused_configuration_leaves_the_old_version(old, installed, pki):
     installed.install("2.0.0")
     answered = upgrade(old)
     assert answered.returncode == 78
-    assert "nonsense" in answered.stderr
+    assert answered.stderr.startswith(f"relay: {old.config}:"), answered.stderr
+    assert ": nonsense: unknown key" in answered.stderr
     old.config.write_text(text)
     assert talk(pki, old.port()) == b"hello"
     assert upgrade(old).returncode == 0, old.log()
