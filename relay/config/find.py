@@ -6,6 +6,7 @@ the import of `relay.config.load` takes 0.4 s of CPU time.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def plain_state_dir(path: Path) -> Path | None:
 def _state_dir_in_text(path: Path) -> str | None:
     """`state_dir` of the section `[relay]` in a file that is not valid TOML now.
 
-    The relay runs on with such a file, and a check must not call it dead. None without
-    a line that is plain.
+    The relay runs on with such a file, and a check must not call it dead. A file that
+    names none has the default, if a relay's socket is there. None: it cannot be told.
     """
     try:
         text = read_regular(path, MAX_FILE_BYTES)[0].decode(errors="replace")
@@ -82,4 +83,7 @@ def _state_dir_in_text(path: Path) -> str | None:
             section = line.strip().partition("]")[0].strip("[ \t")
         elif section == "relay" and (found := _LINE.fullmatch(line)):
             return found[1]
-    return None
+    if "state_dir" in text or "include" in text:
+        return None
+    socket = path.absolute().parent / DEFAULT_STATE_DIR / "control.sock"
+    return DEFAULT_STATE_DIR if os.access(socket, os.F_OK) else None

@@ -236,9 +236,13 @@ def test_a_plain_state_directory_is_found_without_the_model(write, text, is_plai
         ("[log]\nstate_dir = 'no'\n[ relay ]\nstate_dir='/run/x'\nx = \n", "/run/x"),
         ('[relay]\nworkers = 2\n[[listener]]\nstate_dir = "no"\nx = [', None),
         ('[relay]\nstate_dir = "${RUN}"\nx = [', None),
+        ('include = "conf.d/*.toml"\nx = [', None),
+        ("[relay]\nworkers = 2\nx = [", "run"),
     ],
 )
 def test_the_state_directory_is_found_in_a_file_that_is_not_toml(write, tmp_path, text, state_dir):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "control.sock").touch()
     found = find.plain_state_dir(write(text=text))
     assert found == (None if state_dir is None else tmp_path / state_dir)
 
