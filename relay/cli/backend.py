@@ -94,7 +94,10 @@ def backend() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, which relay apply takes too.")
 @config_option
 def list_backends(config_file: Path | None, as_json: bool) -> int:
-    """Show every backend with its status and its changes, and why one is not used."""
+    """Show every backend with its status and its changes.
+
+    Below the list, it says why a backend is not used.
+    """
     reply = ask_relay(config_file, "backends")
     if as_json:
         shown = {key: value for key, value in reply.items() if key != "ok"}
