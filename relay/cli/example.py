@@ -75,8 +75,13 @@ def example(name: str | None, directory: Path | None) -> int:
 
 
 def _list() -> None:
+    rows = [(name, summary(path)) for name, path in shipped_files().items()]
+    if not sys.stdout.isatty():  # for programs: one line each
+        for row in rows:
+            click.echo("\t".join(row))
+        return
     formatter = click.HelpFormatter(width=WIDTH)
-    formatter.write_dl([(name, summary(path)) for name, path in shipped_files().items()])
+    formatter.write_dl(rows)
     click.echo(formatter.getvalue(), nl=False)
 
 

@@ -78,8 +78,10 @@ for _ in $(seq 200); do
     kill -0 "$pid" || { cat /start.log; exit 1; }
     sleep 0.1
 done
+supervisor() { sed -n 's/.*"supervisor": {"pid": \([0-9]*\).*/\1/p' /var/lib/relay/endpoints.json; }
+before=$(supervisor)
 dpkg -i --force-confdef --force-confold "$2"
-kill -0 "$pid" && echo "the same process serves"
+kill -0 "$before" && [ "$(supervisor)" = "$before" ] && echo "the same process serves"
 dpkg-query -W mtls-relay
 ls /etc/relay
 grep -c 127.0.0.1:0 /etc/relay/relay.toml
