@@ -135,10 +135,11 @@ class DnsServer:
                         if answer:
                             self._udp.sendto(answer, peer)
                     else:
-                        threading.Thread(target=self._over_tcp, daemon=True).start()
+                        connection, _ = self._tcp.accept()
+                        arguments = (connection,)
+                        threading.Thread(target=self._over_tcp, args=arguments, daemon=True).start()
 
-    def _over_tcp(self) -> None:
-        connection, _ = self._tcp.accept()
+    def _over_tcp(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream:
             connection.settimeout(10)
             try:
