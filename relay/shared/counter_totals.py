@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from relay.shared.cell_layout import Layout
 from relay.shared.entities import KINDS, Entities, Key, Kind, Series
 from relay.shared.other_version import Description, names_of, pairs
-from relay.shared.sealed_memory import Cells
+from relay.shared.sealed_memory import CELL_BYTES, Cells
 
 LARGEST = (1 << 63) - 1
 
@@ -29,6 +29,7 @@ class CounterTotals:
     def __init__(self) -> None:
         self._numbers: dict[str, dict[Key, int]] = {name: {} for name in COUNTED}
         self._values: dict[str, array[int]] = {name: array("q") for name in COUNTED}
+        self._changed: set[str] = set()
         self.names = bytearray()
         """For readers: JSON lines, each with a kind and its new entities."""
 
@@ -46,6 +47,7 @@ class CounterTotals:
                 numbers.update((key, number) for number, key in enumerate(new, len(numbers)))
                 self._values[name].frombytes(bytes(8 * len(new) * len(kind.counters)))
                 self.names += json.dumps([name, new]).encode() + b"\n"
+                self.change_all()  # the cells of later kinds move
 
     def add(self, kind: Kind, key: Key, series: Series, by: int) -> None:
         """Add to a counter that is in no worker's row."""
@@ -54,25 +56,30 @@ class CounterTotals:
         values = self._values[kind.name]
         cell = self._numbers[kind.name][key] * len(kind.counters) + kind.counters.index(series)
         values[cell] = min(values[cell] + max(by, 0), LARGEST)
+        self._changed.add(kind.name)
 
     def of(self, kind: Kind) -> array[int]:
         """All counters of a kind, entity by entity."""
         return self._values[kind.name]
 
     def fold(self, row: Cells, layout: Layout) -> None:
-        """Add the counters of a row, whose entities were added before."""
+        """Add the counters of a row, whose entities were added before.
+
+        Many entities have counted nothing, so they are compared as bytes first.
+        """
         for span in layout.counters:
-            found = row[span.start : span.stop].tolist()
-            if not any(found):
-                continue
+            width, counted = span.width, row[span.start : span.stop].tobytes()
             values, numbers = self._values[span.kind.name], self._numbers[span.kind.name]
-            for run in runs_of(layout.entities[span.kind.name], numbers):
-                in_totals, in_row = run.cells(span.width)
-                added = add_counters(values[in_totals], found[in_row])
-                values[in_totals] = array(
-                    "q",
-                    added if max(added) <= LARGEST else [min(value, LARGEST) for value in added],
-                )
+            size = CELL_BYTES * width
+            unused = bytes(size)
+            for number, key in enumerate(layout.entities.get(span.kind.name, ())):
+                found = counted[size * number : size * (number + 1)]
+                if found == unused:
+                    continue
+                self._changed.add(span.kind.name)
+                at = width * numbers[key]
+                added = add_counters(values[at : at + width], array("q", found))
+                values[at : at + width] = array("q", [min(value, LARGEST) for value in added])
 
     def describe(self) -> dict[str, Any]:
         """All totals by name, as JSON types, for another version of the relay."""
@@ -100,10 +107,20 @@ class CounterTotals:
                 for key, value in zip(keys, other["values"][number::width], strict=True):
                     cell = self._numbers[name][key] * len(own) + position
                     self._values[name][cell] = value
+        self.change_all()
 
-    def tobytes(self) -> bytes:
-        """All values, kind by kind."""
-        return b"".join(values.tobytes() for values in self._values.values())
+    def change_all(self) -> None:
+        """Let the next `take_changes` give the values of all kinds."""
+        self._changed.update(COUNTED)
+
+    def take_changes(self) -> Iterator[tuple[int, array[int]]]:
+        """The values of each kind that has changed since, and their place."""
+        at = 0
+        for name, values in self._values.items():
+            if name in self._changed:
+                yield at, values
+            at += len(values)
+        self._changed.clear()
 
 
 def add_counters(total: Sequence[int], found: Sequence[int]) -> list[int]:

@@ -73,8 +73,8 @@ class PublishedTotals:
     def writing(self) -> Iterator[None]:
         """Copy the totals. What is done in this context changes together with them."""
         self._head.cells[SEQUENCE] += 1
-        copy = memoryview(self._totals.tobytes()).cast("q")
-        self._memory.cells[: self._totals.cells] = copy
+        for at, values in self._totals.take_changes():
+            self._memory.cells[at : at + len(values)] = memoryview(values)
         yield
         self._head.cells[SEQUENCE] += 1
 
@@ -87,6 +87,7 @@ class PublishedTotals:
             return None
         before = self._memory
         self._memory = SealedMemory("relay-totals", 2 * self._totals.cells)
+        self._totals.change_all()
         return before
 
     def withhold(self) -> None:

@@ -52,7 +52,7 @@ class Watcher:
         self._received = b""
         self._beat_at = 0.0
         self._number = 0  # the generation whose files it watches
-        self._watched = Watched((), 0.0)
+        self._watched, self._found_for = Watched((), 0.0), 0
         self._sets: tuple[SetKey, ...] = ()
         self._child = ChildProcess(
             "the watcher",
@@ -70,7 +70,9 @@ class Watcher:
     def step(self, now: float, prepared: Prepared) -> None:
         """Start, replace or end it, as the serving generation needs."""
         self._child.begin_turn(now)
-        if self._number != prepared.generation.number:
+        if self._found_for != prepared.generation.number:
+            # Once: it takes milliseconds, and the child before may end turns later.
+            self._found_for = prepared.generation.number
             self._watched = watched(prepared.config)
         watch_s = self._watched.every_s
         if self._child.pid is not None:
