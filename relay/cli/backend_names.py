@@ -1,7 +1,7 @@
 """Reads the certificates of backends, for `relay import-httpd --probe`.
 
-The relay itself verifies every backend again in every handshake. What is read here
-only saves the operator from typing.
+The names only save the operator from typing: a running relay verifies its backends
+itself, in every handshake.
 
 Never: fills in a name of a certificate that backend_ca does not verify.
 """

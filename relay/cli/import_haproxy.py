@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.help import EXIT_CONFIG, EXIT_NOT_WRITTEN, EXIT_OK, Command
-from relay.cli.import_httpd import SECTION, carry_out, read_file
+from relay.cli.import_httpd import (
+    SECTION,
+    carry_out,
+    files_argument,
+    force_option,
+    output_option,
+    read_file,
+)
 
 if TYPE_CHECKING:
     from relay.importer.build import Imported
@@ -31,20 +38,14 @@ if TYPE_CHECKING:
         EXIT_CONFIG: "a FILE cannot be read, or no frontend in it can be a listener",
     },
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    metavar="DIR",
-    help="Directory for relay.toml, new files, and the report. Default: the current one.",
-)
+@files_argument
+@output_option
 @click.option(
     "--probe",
     is_flag=True,
     help="Read the backends' certificates, and write verified names into `name`.",
 )
-@click.option("--force", is_flag=True, help="Replace the files of an earlier import.")
+@force_option
 def import_haproxy(files: tuple[str, ...], output: Path, *, probe: bool, force: bool) -> int:
     """Write a relay.toml from the configuration of HAProxy.
 

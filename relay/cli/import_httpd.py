@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 SECTION = "Tools"
 REPORT = "import-report.txt"
 
+# What both importers take.
+files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    metavar="DIR",
+    help="Directory for relay.toml, new files, and the report. Default: the current one.",
+)
+force_option = click.option("--force", is_flag=True, help="Replace the files of an earlier import.")
+
 
 @click.command(
     name="import-httpd",
@@ -46,14 +57,8 @@ REPORT = "import-report.txt"
         EXIT_CONFIG: "a FILE cannot be read, or no virtual host in it can be a route",
     },
 )
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    metavar="DIR",
-    help="Directory for relay.toml, new files, and the report. Default: the current one.",
-)
+@files_argument
+@output_option
 @click.option(
     "--probe",
     is_flag=True,
@@ -70,7 +75,7 @@ REPORT = "import-report.txt"
     metavar="NAME[=VALUE]",
     help="A variable for ${NAME} and <IfDefine>, as httpd's -D.",
 )
-@click.option("--force", is_flag=True, help="Replace the files of an earlier import.")
+@force_option
 def import_httpd(
     files: tuple[str, ...], output: Path, defines: tuple[str, ...], *, probe: bool, force: bool
 ) -> int:

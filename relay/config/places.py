@@ -165,7 +165,8 @@ class Places:
     def mask(self, text: str) -> str:
         """The text without values from files."""
         for shown, reference in self._masks:
-            text = re.sub(re.escape(shown), lambda _: reference, text, flags=re.IGNORECASE)  # noqa: B023
+            literal = reference.replace("\\", r"\\")
+            text = re.sub(re.escape(shown), literal, text, flags=re.IGNORECASE)
         return text
 
     @cached_property

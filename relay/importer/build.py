@@ -82,19 +82,30 @@ def convert(
         timeouts_table(served, root, max((p.connect_s for p in pools.values()), default=0), report),
         *listeners,
     ]
-    for pool in pools.values():
-        tables += [pool.table, *([pool.health] if pool.health else []), *pool.backends]
     _report_the_rest(parser)
-    top = head("import-httpd", parser.files, material.missing, report.notes)
-    body = "".join(each.render() for each in tables if not each.is_empty)
-    return Imported(
-        top + body.rstrip("\n") + "\n" if listeners else "",
-        material.files,
-        report,
-        parser.files,
-        material.missing,
-        [each for pool in pools.values() for each in wanted_of(pool)],
+    wanted = [each for pool in pools.values() for each in wanted_of(pool)]
+    return finish(
+        "import-httpd", tables if listeners else [], pools, material, parser.files, wanted
     )
+
+
+def finish(
+    command: str,
+    tables: list[Table],
+    pools: Mapping[str, Pool],
+    material: Material,
+    read: list[str],
+    wanted: list[WantedName],
+) -> Imported:
+    """The result: these tables and then the pools; without tables there is no text."""
+    report = material.report
+    every = list(tables)
+    for pool in pools.values():
+        every += [pool.table, *([pool.health] if pool.health else []), *pool.backends]
+    top = head(command, read, material.missing, report.notes)
+    body = "".join(each.render() for each in every if not each.is_empty)
+    text = top + body.rstrip("\n") + "\n" if tables else ""
+    return Imported(text, material.files, report, read, material.missing, wanted)
 
 
 def listen_table(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from relay.config.address import host_name_fault
 from relay.importer.access import NOBODY
-from relay.importer.build import Imported, WantedName, head, listen_table
+from relay.importer.build import Imported, finish, listen_table
 from relay.importer.haproxy_parser import HaproxyParser, last
 from relay.importer.haproxy_servers import ServerMaker
 from relay.importer.haproxy_tls import with_defaults
@@ -63,20 +63,9 @@ def convert_haproxy(
         if section.name in {"frontend", "listen"}:
             listeners += _frontend(section, parser, machine, material, servers, taken)
     tables = [_process(parser, machine), *servers.timeouts(), *listeners]
-    for pool in servers.pools.values():
-        tables += [pool.table, *([pool.health] if pool.health else []), *pool.backends]
     _report_the_rest(parser)
-    text = head("import-haproxy", parser.files, material.missing, report.notes)
-    body = "".join(each.render() for each in tables if not each.is_empty)
-    wanted: list[WantedName] = servers.wanted()
-    return Imported(
-        text + body.rstrip("\n") + "\n" if listeners else "",
-        material.files,
-        report,
-        parser.files,
-        material.missing,
-        wanted,
-    )
+    found = tables if listeners else []
+    return finish("import-haproxy", found, servers.pools, material, parser.files, servers.wanted())
 
 
 def _frontend(

@@ -152,7 +152,7 @@ class Upgrades:
         self._refuse(
             f"the program that is installed now cannot take over: it {status};"
             f" relay {relay.__version__} goes on",
-            # Whoever shows a line puts the program's name before it.
+            # `relay.cli.output.say` puts the program's name before each line.
             [line.removeprefix("relay: ") for line in (*lines, last) if line.strip()],
             code if code in {EXIT_CONFIG, EXIT_CANNOT_START} else EXIT_CANNOT_START,
         )

@@ -249,7 +249,10 @@ CLOSED = [
 ONLY_A = [
     f"<Location /app>\n{CN_IS_A}\nProxyPass https://127.0.0.1:9443/app\n</Location>",
     f"<LocationMatch ^/app/>\n{CN_IS_A}\n</LocationMatch>\nProxyPass /app https://127.0.0.1:9443",
-    f"<Location /app>\n{CN_IS_A}\n</Location>\nProxyPassMatch ^/app/(.*)$ https://127.0.0.1:9443/$1",
+    (
+        f"<Location /app>\n{CN_IS_A}\n</Location>\n"
+        "ProxyPassMatch ^/app/(.*)$ https://127.0.0.1:9443/$1"
+    ),
     f"<Location />\n# a comment \\ \n{CN_IS_A}\n</Location>",
     f"<Proxy https://127.0.0.1:9443/*>\n{CN_IS_A}\n</Proxy>",
     f"<Proxy https://127>\n{CN_IS_A}\n</Proxy>",
