@@ -44,6 +44,7 @@ from bench.pki import Pki
 
 _RECORDS_PER_TURN = 16
 _WRITE_BYTES = 16_384
+_TURN_BYTES = _RECORDS_PER_TURN * _WRITE_BYTES
 
 _read, _write, _buffer = lib.SSL_read, lib.SSL_write, tls.buffer
 _pattern = ffi.from_buffer(wire.PATTERN)
@@ -58,7 +59,7 @@ class Session:
 
     __slots__ = (
         "acc", "fd", "pending", "ready", "server", "sink_good", "sink_left", "sink_offset",
-        "sock", "ssl", "stream_left", "stream_offset",
+        "sock", "ssl", "stream_left", "stream_offset", "stream_record",
     )  # fmt: skip
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
@@ -70,6 +71,7 @@ class Session:
         self.pending = b""
         self.sink_left = self.sink_offset = self.sink_good = 0
         self.stream_left = self.stream_offset = 0
+        self.stream_record = _WRITE_BYTES
         self.ready: Callable[[], None] = self.on_header if server.proxy else self.on_handshake
 
     def on_header(self) -> None:
@@ -126,10 +128,11 @@ class Session:
                 self.sink_left, self.sink_offset, self.sink_good = head.length, 0, 0
                 self.acc = self.sink(self.acc)
                 continue
-            kind, size = path.strip("/").split("/")
+            kind, size, *record = path.strip("/").split("/")
             if kind == "b":
                 self.send(wire.render_bulk_head(int(size)))
                 self.stream_left, self.stream_offset = int(size), 0
+                self.stream_record = int(record[0]) if record else _WRITE_BYTES
                 if not self.pending:
                     self.on_stream()
             else:
@@ -164,10 +167,10 @@ class Session:
 
     def on_stream(self) -> None:
         """Write the pattern until the socket is full or this turn's share is done."""
-        for _ in range(_RECORDS_PER_TURN):
+        for _ in range(_TURN_BYTES // self.stream_record):
             if not self.stream_left:
                 break
-            size = min(_WRITE_BYTES, self.stream_left)
+            size = min(self.stream_record, self.stream_left)
             n = _write(self.ssl, _pattern + self.stream_offset % wire.PATTERN_PERIOD, size)
             if n <= 0:
                 if tls.check_result(self.ssl, n) != tls.WANT_WRITE:

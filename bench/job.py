@@ -15,7 +15,8 @@ from bench.pki import GATEWAY_NAME
 class Job:
     """What to do. Sizes are in bytes, times in seconds.
 
-    `seconds` bounds the measured part, and so does `units` unless it is 0.
+    `seconds` bounds the measured part, and so does `units` unless it is 0. `record` is
+    how much of a stream its sender writes at once.
     """
 
     mode: str
@@ -25,6 +26,7 @@ class Job:
     connections: int
     seconds: float
     size: int = 64
+    record: int = 16_384
     units: int = 0
     rate: float = 0.0
     resume: bool = False

@@ -15,8 +15,7 @@ from bench import tls, wire
 from bench.job import Job, Tally
 from bench.traffic import Conn, Traffic, check_status
 
-_RECORDS_PER_TURN = 16
-_WRITE_BYTES = 16_384
+_TURN_BYTES = 262_144
 _read, _write, _buffer = lib.SSL_read, lib.SSL_write, tls.buffer
 _pattern = ffi.from_buffer(wire.PATTERN)
 
@@ -100,11 +99,11 @@ class BulkDown(Requests):
 
     def __init__(self, job: Job, context: SSL.Context, epoll: select.epoll) -> None:
         super().__init__(job, context, epoll)
-        self.expect(wire.render_request(f"/b/{job.size}"), b"")
+        self.expect(wire.render_request(f"/b/{job.size}/{job.record}"), b"")
 
     def on_answer(self, conn: Conn) -> None:
         """Read the head, then the stream; compare every byte."""
-        for _ in range(_RECORDS_PER_TURN):
+        for _ in range(_TURN_BYTES // self.job.record):
             n = _read(conn.ssl, _buffer, tls.BUFFER_BYTES)
             if n <= 0:
                 self.want_read(conn, n)
@@ -128,7 +127,7 @@ class BulkDown(Requests):
             if not conn.body_left:
                 self.on_unit(conn)
                 return
-            if n < _WRITE_BYTES:
+            if n < self.job.record:
                 return
 
 
@@ -148,11 +147,11 @@ class BulkUp(Requests):
 
     def on_room(self, conn: Conn) -> None:
         """Write more of the stream; at its end, wait for the receipt."""
-        for _ in range(_RECORDS_PER_TURN):
+        for _ in range(_TURN_BYTES // self.job.record):
             n = _write(
                 conn.ssl,
                 _pattern + conn.up_offset % wire.PATTERN_PERIOD,
-                min(_WRITE_BYTES, conn.up_left),
+                min(self.job.record, conn.up_left),
             )
             if n <= 0:
                 if tls.check_result(conn.ssl, n) != tls.WANT_WRITE:

@@ -1,8 +1,8 @@
 """The messages of the benchmark: minimal HTTP/1.1, which layer-7 gateways relay too.
 
-The answer to `GET /r/N` has exactly N bytes. The answer to `GET /b/N` is a head and N
-bytes of the pattern. `POST /u` sends Content-Length bytes of the pattern, and the
-answer is how many were correct. Every byte has one correct value.
+The answer to `GET /r/N` has exactly N bytes. The answer to `GET /b/N/R` is a head and N
+bytes of the pattern, written R bytes at a time. `POST /u` sends Content-Length bytes of
+the pattern, and the answer is how many were correct. Every byte has one correct value.
 """
 
 from __future__ import annotations

@@ -63,25 +63,22 @@ WORKLOADS: dict[str, Workload] = {
             "µs",
             options={"size": 4096},
         ),
-        Workload(
-            "bulk-down",
-            "stream from the backend",
-            "bulk-down",
-            "s/GB",
-            per_unit=1e9 / _BULK_BYTES,
-            connections=4,
-            warm_units=1,
-            options={"size": _BULK_BYTES},
-        ),
-        Workload(
-            "bulk-up",
-            "stream to the backend",
-            "bulk-up",
-            "s/GB",
-            per_unit=1e9 / _BULK_BYTES,
-            connections=4,
-            warm_units=1,
-            options={"size": _BULK_BYTES},
+        *(
+            Workload(
+                f"bulk-{direction}{suffix}",
+                f"stream {where} the backend{records}",
+                f"bulk-{direction}",
+                "s/GB",
+                per_unit=1e9 / _BULK_BYTES,
+                connections=4,
+                warm_units=1,
+                options={"size": _BULK_BYTES, "record": record},
+            )
+            for suffix, record, records in (
+                ("", 16_384, ""),
+                ("-4k", 4096, " in records of 4 KiB"),
+            )
+            for direction, where in (("down", "from"), ("up", "to"))
         ),
         Workload(
             "connect",
@@ -239,6 +236,7 @@ WORKLOADS: dict[str, Workload] = {
 }
 QUICK = ("request", "bulk-down", "connect", "idle")
 GROUPS = {
+    "bulk": tuple(name for name in WORKLOADS if name.startswith("bulk")),
     "scale": tuple(name for name in WORKLOADS if name.startswith("scale")),
     "latency": ("latency", "latency-flood"),
     "passthrough": ("passthrough-connect", "passthrough-bulk"),

@@ -61,13 +61,16 @@ def test_requests_are_counted_exactly_as_the_backend_counts_them(bench_pki, back
     }
 
 
+@pytest.mark.parametrize("record", [16_384, 4096])
 @pytest.mark.parametrize(("mode", "counter"), [("bulk-down", "bytes_out"), ("bulk-up", "bytes_in")])
 def test_streams_arrive_whole_and_both_ends_agree_on_their_length(
-    bench_pki, backend, mode, counter
+    bench_pki, backend, mode, counter, record
 ):
     size, units = 1_500_000, 6
     before = backend.counters()[counter]
-    result = run(bench_pki, backend.port, mode, size=size, units=units, connections=2)
+    result = run(
+        bench_pki, backend.port, mode, size=size, units=units, connections=2, record=record
+    )
     head = (
         len(wire.render_bulk_head(size))
         if mode == "bulk-down"
