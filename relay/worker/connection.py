@@ -15,6 +15,7 @@ from relay.tls.raw import Pointer
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
+from relay.tls.streaming import TRIED_EVERY, Sealed
 from relay.tls.trust import BackendTrust
 from relay.worker.backend import BackendPeer, BackendState, Resumable
 from relay.worker.pipes import Piped
@@ -74,6 +75,7 @@ class Connection:
         "offered",  # the TLS session that the backend was offered to resume
         "paced",  # it is looked at by a timer: see `relay.worker.paced_stream`
         "partial_record",  # OpenSSL may have a part of a record
+        "pause",  # before its next bytes are taken as a stream: see `relay.tls.streaming`
         "peer",  # the backend's certificates, as verified now or before it resumed
         "preface",  # what is still to be sent before anything of the client
         "received",  # bytes of the handshake without the client's hello
@@ -102,9 +104,10 @@ class Connection:
         self.hello = self.received = 0
         self.partial_record = self.established = self.resumed = False
         # Bytes.
-        self.held: bytes | Piped = b""
+        self.held: bytes | Piped | Sealed = b""
         self.bulk = self.resets = self.paced = False
         self.burst, self.burst_at = 0, 0.0
+        self.pause = TRIED_EVERY
         self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
         # A backend.
         self.offered: Pointer = None

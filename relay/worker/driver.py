@@ -20,7 +20,7 @@ from collections.abc import Callable
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
 from relay.sockets import Address, StreamSocket
-from relay.tls.pump import BUFFER, VIEW, read, write
+from relay.tls.pump import BUFFER, LONG_BYTES, VIEW, read, write
 from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
 from relay.worker.client_address import why_refused
@@ -95,10 +95,11 @@ class DrivenSession(HttpSession):
         if mask != IN:
             self._run(None, relaying.on_event(self, Side.INBOUND, mask))
             return
-        source, sink = self.inbound.ssl, self.outbound.ssl  # type: ignore[union-attr]
-        size = read(source, BUFFER, RECORD_BYTES)
-        if not 0 < size < RECORD_BYTES:
-            size = worker.pump.go_on(source, sink, size)
+        end, sink = self.inbound, self.outbound.ssl  # type: ignore[union-attr]
+        if not end.pause:
+            size = worker.pump.stream(end, sink)
+        elif not 0 < (size := read(end.ssl, BUFFER, RECORD_BYTES)) < LONG_BYTES:
+            size = worker.pump.go_on(end.ssl, sink, size, end)
         elif write(sink, BUFFER, size) != size:
             size = worker.pump.not_taken(sink, size, 0)
         if size >= 0:
@@ -114,10 +115,12 @@ class DrivenSession(HttpSession):
         if mask != IN:
             self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
-        source, sink = self.outbound.ssl, self.inbound.ssl  # type: ignore[union-attr]
-        size = read(source, BUFFER, RECORD_BYTES)
-        if not 0 < size < RECORD_BYTES:
-            size = worker.pump.go_on(source, sink, size)
+        end: Connection = self.outbound  # type: ignore[assignment]
+        sink = self.inbound.ssl
+        if not end.pause:
+            size = worker.pump.stream(end, sink)
+        elif not 0 < (size := read(end.ssl, BUFFER, RECORD_BYTES)) < LONG_BYTES:
+            size = worker.pump.go_on(end.ssl, sink, size, end)
         elif write(sink, BUFFER, size) != size:
             size = worker.pump.not_taken(sink, size, 0)
         if size >= 0:
@@ -170,7 +173,8 @@ class DrivenSession(HttpSession):
             self.worker.loop.handle(self.inbound.fd, self.on_inbound)
         elif self.state is State.RELAY and not self.inbound.held:
             self.on_first_reply(IN)
-            if self.state is not State.RELAY or self.outbound is not outbound:
+            moved_on = self.state is not State.RELAY or self.outbound is not outbound
+            if moved_on or outbound is None or outbound.held:
                 return
         self.on_first_request(mask)
 

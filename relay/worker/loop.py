@@ -105,6 +105,17 @@ class Loop:
         """Call another handler for the same events of a descriptor."""
         self._handlers[fd] = handler
 
+    def skip(self, fd: int) -> None:
+        """Drop what is left of this turn's events of a level-triggered descriptor."""
+        handlers, handler = self._handlers, self._handlers[fd]
+
+        def end(_mask: int = 0) -> None:
+            if handlers[fd] is end:  # not if it was forgotten
+                handlers[fd] = handler
+
+        handlers[fd] = end
+        self.after_turn(end)
+
     def watch(self, fd: int, old: int, new: int) -> None:
         """Watch a descriptor for other events.
 

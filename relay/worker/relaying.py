@@ -3,7 +3,7 @@
 Theory of operation. Each direction has a source and a sink. There are three rules:
 
 - What the sink did not take is `held` by the sink. Its source is not read until `held`
-  is written. That is all the backpressure there is.
+  is written. That is all the backpressure there is. `relay.tls.streaming` encrypts it.
 - The end of a source is passed on as close_notify and FIN, once nothing is held for the
   sink. The other direction goes on. Only a backend's bare FIN stays a bare FIN, so that
   the client can tell a cut answer from a complete one. A client's bare FIN does not:
@@ -79,10 +79,10 @@ def on_event(session: Session, side: Side, mask: int) -> Event | None:
     event = _write_held(session, side, mask) if mask & (OUT | GONE) else None
     # If the write led to an event, do not read now: epoll reports the socket again.
     if event is None:
-        if end.wants_write:
+        if end.wants_write and not end.held:
             end.wants_write = False
             mask |= IN  # try again the read that OpenSSL interrupted
-        if mask & (IN | GONE) and not end.ended and not other.held:
+        if mask & (IN | GONE) and not (end.ended or end.wants_write or other.held):
             size = _move(session, side, end, other)
             if size < 0:
                 return unusual(session, side, ~size)
@@ -105,20 +105,22 @@ def unusual(session: Session, side: Side, moved: int) -> Event | None:
     if moved:
         _count(session, side, moved)
     event = None
+    if pump.undelivered or status is Status.BLOCKED:
+        pump.hold(sink)
+    if source.held and source.wants_write:
+        session.worker.loop.skip(sink.fd)  # its bytes would be written to the source
     if status is Status.ENDED or status is Status.TRUNCATED:
         source.ended = True
         source.truncated = status is Status.TRUNCATED
         if source.truncated and side is Side.OUTBOUND and not sink.ended:
             note_truncation(session)
         event = _pass_end(session, source, sink)
-    elif status is Status.BLOCKED:
-        sink.held, pump.held = pump.held, b""
     elif status is Status.SOURCE_WANTS_WRITE:
         source.wants_write = True
     elif failed is not None and status is Status.SOURCE_FAILED:
         event = fail_source(session, side, source, sink, failed)
         event = event or _pass_end(session, source, sink)
-    elif failed is not None:
+    elif failed is not None and status is Status.SINK_FAILED:
         event = fail_sink(session, _opposite(side), source, sink, failed, pump.held)
         event = event or _finish(session)
     return _go_on(session, source, sink, event)
@@ -136,16 +138,14 @@ def _write_held(session: Session, side: Side, mask: int) -> Event | None:
     if end.held:
         pump = session.worker.pump
         size = pump.put(end, end.held)
+        _count(session, _opposite(side), max(size, ~size))  # what it took keeps it alive
         if size >= 0:
             end.held = b""
-            _count(session, _opposite(side), size)
             return _pass_end(session, other, end) if other.ended else None
         if pump.status is Status.SINK_FAILED:
             failure = pump.failure(end, side)
             return fail_sink(session, side, other, end, failure) or _finish(session)
         end.held, pump.held = pump.held, b""
-        if ~size:
-            _count(session, _opposite(side), ~size)
     elif end.closing:
         return _pass_end(session, other, end)
     return None
@@ -208,7 +208,8 @@ def _forward_first(
             return give_up_late(session, pump.failure(outbound, Side.OUTBOUND))  # it took nothing
         first.forget_head()
         if size < 0:
-            outbound.held, size = pump.held, ~size
+            pump.hold(outbound)
+            size = ~size
         if size:
             _count(session, Side.INBOUND, size)
             session.asked = head[:size]
@@ -222,7 +223,7 @@ def _move(session: Session, side: Side, source: Connection, sink: Connection) ->
         return session.watch.move(pump, side, source, sink)
     if side is Side.INBOUND or first is None or first.inserter is None:
         if source.ssl is not None and sink.ssl is not None:
-            return pump.move(source.ssl, sink.ssl)
+            return pump.move(source.ssl, sink.ssl, source)
         return pump.between(source, sink)
     data = pump.take(source)
     if isinstance(data, int):
@@ -267,7 +268,7 @@ def _pass_end(session: Session, source: Connection, sink: Connection) -> Event |
         if result < 0 and not has_sent(session, sink, result):
             sink.closing = True
             return _half_ended(session)
-    sink.shut = True
+    sink.shut, sink.pause = True, 0
     if not sink.ended:  # if it has ended, the close that follows at once sends the FIN
         with contextlib.suppress(OSError):
             sink.sock.shutdown(SHUT_WR)

@@ -21,7 +21,7 @@ from relay.errors import Side
 from relay.sockets import StreamSocket
 from relay.tls import stream
 from relay.tls.explain import Failure, explain_errno
-from relay.tls.pump import BUDGET_BYTES, BUFFER, Pump, Status, read, write
+from relay.tls.pump import BUDGET_BYTES, BUFFER, Pump, Sealed, Status, read, read_one, seal, write
 from relay.tls.raw import RECORD_BYTES, ffi
 from relay.worker.connection import Connection
 from relay.worker.pipes import Pipe, Piped, Pipes
@@ -72,12 +72,15 @@ class Transfer(Pump):
 
     def take(self, source: Connection) -> bytes | int:
         """What the source has, at most one record, as `Pump.read` does."""
-        if source.ssl is not None:
+        if source.ssl is not None and not (source.held or source.shut):
             return self.read(source.ssl)
-        size = self._receive(source.sock, _record)
+        if source.ssl is not None:
+            size = read_one(self, source)
+        else:
+            size = self._receive(source.sock, _record)
         return bytes(_record[:size]) if size > 0 else size
 
-    def put(self, sink: Connection, held: bytes | Piped) -> int:
+    def put(self, sink: Connection, held: bytes | Piped | Sealed) -> int:
         """Write held bytes, as `Pump.push` does.
 
         A plain sink may take a part. Then `held` is the rest, and the result the
@@ -85,9 +88,19 @@ class Transfer(Pump):
         """
         if isinstance(held, Piped):
             return self._unpipe(sink, held.pipe, held.size, 0)
-        if sink.ssl is not None:
-            return self.push(sink.ssl, held)
-        return self._send(sink.sock, memoryview(held), 0)
+        if isinstance(held, Sealed):
+            return self._send_sealed(sink.sock, held)
+        if sink.ssl is None:
+            return self._send(sink.sock, memoryview(held), 0)
+        return self.push(sink.ssl, held)
+
+    def hold(self, sink: Connection) -> None:
+        """Hold for the sink what it did not take: `held` or `undelivered`."""
+        held = self.undelivered or self.held
+        self.undelivered = self.held = b""
+        if sink.ssl is not None and isinstance(held, bytes):
+            held, sink.pause = seal(sink, held), 0
+        sink.held = held
 
     def failure(self, end: Connection, side: Side) -> Failure:
         """Why this end failed. Call it before anything else reads or writes."""
@@ -110,9 +123,14 @@ class Transfer(Pump):
     def _decrypt(self, source: Connection, sink: Connection) -> int:
         moved, ssl = 0, source.ssl
         while True:
-            size: int = read(ssl, BUFFER, RECORD_BYTES)
-            if size <= 0:
-                return self._not_read(ssl, size, moved)
+            if source.held or source.shut:
+                size = read_one(self, source)
+                if size <= 0:
+                    return moved if size == 0 else ~moved
+            else:
+                size = read(ssl, BUFFER, RECORD_BYTES)
+                if size <= 0:
+                    return self.not_read(ssl, size, moved)
             moved = self._send(sink.sock, _record[:size], moved)
             if moved < 0 or size != RECORD_BYTES or moved >= BUDGET_BYTES:
                 return moved
@@ -156,6 +174,16 @@ class Transfer(Pump):
         else:
             self.status, self._errno = Status.SINK_FAILED, error.errno or 0
         return ~moved
+
+    def _send_sealed(self, sock: StreamSocket, held: Sealed) -> int:
+        """Send records as they are. Their bytes count when all are sent."""
+        if self._send(sock, memoryview(held.data), 0) >= 0:
+            return held.size
+        if self.status is Status.BLOCKED:
+            self.held = Sealed(self.held, held.size)
+        else:
+            ffi.errno = self._errno  # where `failure` looks
+        return ~0
 
     # Pipes.
 

@@ -7,6 +7,7 @@ from relay.worker import inbound
 from tests.support.backend import TlsBackend, echo
 from tests.support.clock import Clock
 from tests.support.peer import Door, Peer, dial
+from tests.support.streams import stream_always
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
 
@@ -16,6 +17,14 @@ def clock(monkeypatch):
     made = Clock()
     monkeypatch.setattr(inbound, "time", made)
     return made
+
+
+@pytest.fixture(params=["ordinary", "streaming"])
+def streams(request, monkeypatch):
+    """Whether every byte goes through `streaming.stream`."""
+    if request.param == "streaming":
+        stream_always(monkeypatch)
+    return request.param == "streaming"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from relay.tls.raw import lib
 from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
+pytestmark = pytest.mark.usefixtures("streams")
 LISTENER = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
 HALF_A_HELLO = bytes.fromhex("160301013c010001380303")
 

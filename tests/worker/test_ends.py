@@ -11,6 +11,7 @@ from tests.support.peer import Peer
 from tests.support.programs import program
 from tests.support.worker import client_context, wait_until
 
+pytestmark = pytest.mark.usefixtures("streams")
 MB = 1024 * 1024
 
 

@@ -235,3 +235,41 @@ def test_what_raises_when_there_is_nothing_to_do_ends_nothing(loop, caplog):
     loop.run()
     assert "ValueError: a bug" in caplog.text
     assert loop.when_idle is None
+
+
+def test_a_skipped_descriptor_waits_for_the_next_turn(loop, ready):
+    fds, seen = [ready(), ready()], []
+
+    def first(_mask):
+        seen.append("first")
+        loop.skip(fds[1])
+        loop.after_turn(lambda: seen.append("the turn is over"))
+        loop.watch(fds[0], IN, 0)
+
+    def second(_mask):
+        seen.append("second")
+        loop.running = False
+
+    loop.add(fds[0], IN, first)
+    loop.add(fds[1], IN, second)
+    loop.run()
+    assert seen == ["first", "the turn is over", "second"]
+
+
+def test_a_descriptor_forgotten_while_skipped_stays_forgotten(loop, ready):
+    fds, seen = [ready(), ready()], []
+
+    def first(_mask):
+        loop.skip(fds[1])
+        loop.forget(fds[1], lambda: None)
+        loop.watch(fds[0], IN, 0)
+
+    loop.add(fds[0], IN, first)
+    loop.add(fds[1], IN, lambda _mask: seen.append("too late"))
+    turns = iter(range(3))
+
+    def tick():
+        loop.running = next(turns) < 1
+
+    loop.run(tick)
+    assert seen == []

@@ -1,0 +1,298 @@
+"""Moves a fast stream: many records with one system call.
+
+OpenSSL makes two system calls for every record that it reads from a socket. `stream`
+looks at up to 16 full records in the socket with one call, and lets OpenSSL decrypt
+them from memory. Short records leave together, as records of the full size. Then it
+takes from the socket what OpenSSL has used.
+
+OpenSSL has its socket before and after every call of `stream`, and the rest of the
+bytes is still in the socket. So a stream is not a mode: what is true of a connection
+between two calls of `relay.tls.pump` is true here too. A sink that blocks, a key update
+in the middle, or too many records without data only end the call early.
+
+What OpenSSL writes to the source meanwhile (the answer to a key update, an alert) is in
+memory, and is sent at once. What the socket does not take is held as it is (`Sealed`),
+and goes first. The source is not read until it is sent, so at most the answers of one
+call are held.
+
+OpenSSL fails if it must answer a key update while it has begun to write a record. So a
+record that a sink does not take is encrypted to its end, and held as it is, too
+(`seal`). Until it is sent, the sink is read from memory only: its `pause` is 0. So is a
+connection that has our close_notify: OpenSSL would still answer, after the FIN.
+
+`pause` is all that a connection knows of it: 0 if its next bytes are taken by `stream`,
+otherwise the number of longer messages until it is tried. Two full records in one turn
+need no trial. A stream that brings little in a call is not one any more.
+
+Never: leaves a decrypted byte inside OpenSSL, or moves more than about BUDGET_BYTES.
+Next: `relay.tls.records.RecordTransfer`
+"""
+
+from __future__ import annotations
+
+from socket import MSG_PEEK, MSG_TRUNC
+from typing import Any, Protocol
+
+from relay.sockets import StreamSocket
+from relay.tls.raw import NULL, RECORD_BYTES, WANT_READ, ZERO_RETURN, Pointer, ffi, lib
+from relay.tls.records import BUFFER, VIEW, RecordTransfer, Status, read, write
+
+BUDGET_BYTES = 16 * RECORD_BYTES
+RECORD_EXTRA_BYTES = 22  # header, type and tag of a TLS 1.3 record
+# A shorter message is never part of a trial.
+LONG_BYTES = 2048
+# So many long messages make a trial. It costs one system call if nothing streams.
+TRIED_EVERY = 8
+# Less is as cheap when OpenSSL reads it from the socket.
+LEAST_BYTES = 8192
+# Records without data (tickets, key updates) in one call, as each costs CPU time.
+MOST_SILENT = 32
+
+CHUNK_BYTES = BUDGET_BYTES + 16 * RECORD_EXTRA_BYTES
+_CHUNK: Any = ffi.new("char[]", CHUNK_BYTES)
+_chunk_view = memoryview(ffi.buffer(_CHUNK))
+_MEMORY: Any = lib.BIO_s_mem()
+_start: Any = ffi.new("char **")
+_get_error: Any = lib.SSL_get_error
+_EXPECTED = frozenset((0, WANT_READ, ZERO_RETURN))
+_left: Any = lib.BIO_get_mem_data
+_NOTHING, _FAILED = -1, -2
+
+
+class Sealed:
+    """Records that OpenSSL has encrypted; `size` bytes of them are the other side's."""
+
+    __slots__ = ("data", "size")
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.data = data
+        self.size = size
+
+
+class Source(Protocol):
+    """A connection that is read; see `relay.worker.connection.Connection`."""
+
+    sock: StreamSocket
+    ssl: Pointer
+    held: Any
+    shut: bool
+    closing: bool
+    wants_write: bool
+    pause: int
+
+
+def stream(transfer: RecordTransfer, source: Source, sink: Pointer, moved: int = 0) -> int | None:
+    """Move what the source has, as `Pump.move` does, after `moved` bytes.
+
+    None if OpenSSL must read from the socket itself: there is little, or an end.
+    """
+    held = source.held
+    if held and source.wants_write:
+        return moved  # its answer must go first
+    if source.closing or source.wants_write or (held and not isinstance(held, Sealed)):
+        source.pause = TRIED_EVERY  # OpenSSL has begun to write, and must go on there
+        return None
+    size = _peek(transfer, source, CHUNK_BYTES - moved)
+    if size == _FAILED:
+        return ~moved
+    in_memory = held or source.shut
+    if in_memory and size == _NOTHING:
+        return moved
+    if size <= 0 or (size < LEAST_BYTES and not in_memory):
+        source.pause = 0 if in_memory else TRIED_EVERY
+        return None
+    chunk, answer = _give_memory(source.ssl, size)
+    result = _decrypt(transfer, source.ssl, sink, chunk, answer, moved)
+    errno = ffi.errno if result < 0 else 0
+    failed = result < 0 and transfer.status is Status.SOURCE_FAILED
+    waits = _take_back(source, size, chunk, answer, failed=failed)
+    if result >= 0 and waits:
+        transfer.status, result = Status.SOURCE_WANTS_WRITE, ~result
+    blocked = result < 0 and transfer.status is Status.BLOCKED
+    much = result - moved >= LEAST_BYTES
+    source.pause = 0 if much or blocked or source.held or source.shut else TRIED_EVERY
+    if result < 0:
+        ffi.errno = errno  # of a write that failed
+    return result
+
+
+def read_one(transfer: RecordTransfer, source: Source) -> int:
+    """Read a record into BUFFER while something sealed is held for the source.
+
+    Returns its size; 0 if there is none now, ~0 if `status` says why.
+    """
+    ssl = source.ssl
+    size = _peek(transfer, source, RECORD_BYTES)
+    if size < 0:
+        return 0 if size == _NOTHING else ~0
+    if not size:
+        result: int = read(ssl, BUFFER, RECORD_BYTES)
+        return result if result > 0 else transfer.not_read(ssl, result, 0)
+    chunk, answer = _give_memory(ssl, size)
+    result = read(ssl, BUFFER, RECORD_BYTES)
+    if result <= 0:
+        result = transfer.not_read(ssl, result, 0)
+    failed = result < 0 and transfer.status is Status.SOURCE_FAILED
+    _take_back(source, size, chunk, answer, failed=failed)
+    return result
+
+
+def seal(sink: Source, held: bytes) -> Sealed | bytes:
+    """Encrypt what the sink did not take to the end of the record.
+
+    Returns the same bytes if OpenSSL cannot write to this connection any more.
+    """
+    ssl = sink.ssl
+    _, answer = _give_memory(ssl, 0)
+    whole = True
+    for at in range(0, len(held), RECORD_BYTES):
+        piece = held[at : at + RECORD_BYTES]
+        whole = whole and write(ssl, piece, len(piece)) == len(piece)
+    data: bytes = ffi.buffer(_start[0], size)[:] if (size := _left(answer, _start)) else b""
+    _give_socket(sink)
+    if not whole:
+        lib.ERR_clear_error()
+        return held
+    return Sealed(data, len(held))
+
+
+# The socket and the memory.
+
+
+def _peek(transfer: RecordTransfer, source: Source, most: int) -> int:
+    """How many bytes of the socket are in the chunk now; 0 at its end.
+
+    _NOTHING if nothing has come, _FAILED with a `status`.
+    """
+    try:
+        return source.sock.recv_into(_chunk_view, most, MSG_PEEK)
+    except BlockingIOError:
+        return _NOTHING
+    except OSError as error:
+        # The kernel reports it only once.
+        ffi.errno, transfer.status = error.errno or 0, Status.SOURCE_FAILED
+        return _FAILED
+
+
+def _give_memory(ssl: Pointer, size: int) -> tuple[Pointer, Pointer]:
+    """Let OpenSSL read so many bytes of the chunk, and write into memory."""
+    chunk = lib.BIO_new_mem_buf(_CHUNK, size) if size else lib.BIO_new(_MEMORY)
+    answer = lib.BIO_new(_MEMORY)
+    if NULL in (chunk, answer):
+        for bio in (chunk, answer):
+            lib.BIO_free(bio)
+        lib.ERR_clear_error()
+        raise MemoryError("OpenSSL could not read from memory")
+    lib.BIO_set_mem_eof_return(chunk, -1)
+    lib.SSL_set_bio(ssl, chunk, answer)
+    return chunk, answer
+
+
+def _give_socket(source: Source) -> None:
+    """Let OpenSSL read and write the socket again. This frees both memories."""
+    if lib.SSL_set_fd(source.ssl, source.sock.fileno()) != 1:
+        lib.ERR_clear_error()
+        raise MemoryError("OpenSSL could not go back to its socket")
+
+
+def _take_back(source: Source, size: int, chunk: Pointer, answer: Pointer, *, failed: bool) -> bool:
+    """Send the answer, and take what OpenSSL has used of the chunk from the socket.
+
+    Whether a part of the answer must wait.
+    """
+    sock = source.sock
+    used: int = size - _left(chunk, _start)
+    answered = _left(answer, _start)
+    unsent = b""
+    if answered:
+        data: bytes = ffi.buffer(_start[0], answered)[:]
+        unsent = data if source.held else _send(sock, data)
+    _give_socket(source)
+    if used and sock.recv_into(_chunk_view, used, MSG_TRUNC) != used:
+        raise RuntimeError("the kernel has not kept the bytes that it showed")
+    if failed or source.shut or not unsent:
+        return False  # an alert to a failed peer is worth no waiting
+    if source.held:
+        source.held.data += unsent
+    else:
+        source.held = Sealed(unsent, 0)
+    source.wants_write = True
+    return True
+
+
+def _send(sock: StreamSocket, data: bytes) -> bytes:
+    """Send it. Returns what must wait."""
+    try:
+        return data[sock.send(data) :]
+    except BlockingIOError:
+        return data
+    except OSError:
+        return b""  # the next read or write of this connection fails, too
+
+
+# The records.
+
+
+def _decrypt(
+    transfer: RecordTransfer,
+    ssl: Pointer,
+    sink: Pointer,
+    chunk: Pointer,
+    answer: Pointer,
+    moved: int,
+    # Bound once: global look-ups would double the cost of the loop's Python.
+    _read: Any = read,
+    _write: Any = write,
+    _buffer: Any = BUFFER,
+    _record: int = RECORD_BYTES,
+) -> int:
+    """Write the chunk to the sink, until something is in the way."""
+    filled = silent = 0
+    while True:
+        if not filled:
+            size = _read(ssl, _buffer, _record)
+            if size == _record:
+                if _write(sink, _buffer, _record) != _record:
+                    return _not_taken(transfer, ssl, sink, _record, moved, 0)
+                moved += _record
+                continue
+        else:
+            size = _read(ssl, _buffer + filled, _record - filled)
+        if size > 0:
+            filled += size
+            if filled < _record:
+                continue
+        error = _get_error(ssl, size) if size <= 0 else 0
+        more = error == WANT_READ and _left(chunk, _start)
+        if more and silent < MOST_SILENT and not _left(answer, _start):
+            silent += 1
+            continue
+        if error not in _EXPECTED:
+            # The reason is in OpenSSL's queue, where a write would find it.
+            transfer.undelivered, transfer.status = VIEW[:filled], Status.SOURCE_FAILED
+            return ~moved
+        if filled:
+            if _write(sink, _buffer, filled) != filled:
+                return _not_taken(transfer, ssl, sink, filled, moved, error)
+            moved += filled
+            filled = 0
+        if error:
+            return moved if error == WANT_READ else transfer.not_read(ssl, size, moved)
+
+
+def _not_taken(
+    transfer: RecordTransfer, ssl: Pointer, sink: Pointer, size: int, moved: int, error: int
+) -> int:
+    """Do what `not_taken` does, with all that is decrypted."""
+    transfer.not_taken(sink, size, moved)
+    errno = ffi.errno
+    while lib.SSL_pending(ssl):
+        rest = read(ssl, BUFFER, RECORD_BYTES)
+        if rest <= 0:
+            break
+        transfer.held += VIEW[:rest]
+    if error == ZERO_RETURN and transfer.status is Status.BLOCKED:
+        transfer.undelivered, transfer.held = transfer.held, b""
+        transfer.not_read(ssl, 0, moved)
+    ffi.errno = errno
+    return ~moved
