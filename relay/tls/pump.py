@@ -22,18 +22,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.tls.raw import RECORD_BYTES, Pointer
-from relay.tls.records import BUFFER, VIEW, RecordTransfer, Status, read, watch_alerts, write
-from relay.tls.streaming import BUDGET_BYTES, LONG_BYTES, Sealed, Source, read_one, seal, stream
+from relay.tls.memory_bio import End, Sealed, seal
+from relay.tls.raw import RECORD_BYTES
+from relay.tls.records import (
+    BUFFER,
+    BUFFER_BYTES,
+    VIEW,
+    RecordTransfer,
+    Status,
+    read,
+    watch_alerts,
+    write,
+)
+from relay.tls.streaming import BUDGET_BYTES, LONG_BYTES, read_one, stream
 
 __all__ = [
     "BUDGET_BYTES",
     "BUFFER",
+    "BUFFER_BYTES",
     "LONG_BYTES",
     "VIEW",
+    "End",
     "Pump",
     "Sealed",
-    "Source",
     "Status",
     "read",
     "read_one",
@@ -50,50 +61,53 @@ class Pump(RecordTransfer):
 
     __slots__ = ()
 
-    def move(self, source: Pointer, sink: Pointer, end: Source | None = None) -> int:
+    def move(self, source: End, sink: End) -> int:
         """Move what the source has, at most BUDGET_BYTES.
 
         Returns the number of bytes; if `status` says why it stopped, its complement.
-        `end` is the source's connection, if it may be taken for a stream.
         """
-        if end is not None and not end.pause:
-            return self.stream(end, sink)
-        return self.go_on(source, sink, read(source, BUFFER, RECORD_BYTES), end)
+        if not source.pause:
+            return self.stream(source, sink)
+        return self.go_on(source, sink, read(source.ssl, BUFFER, RECORD_BYTES))
 
-    def stream(self, end: Source, sink: Pointer) -> int:
+    def stream(self, source: End, sink: End) -> int:
         """Do what `move` does with a source that streams."""
-        size = stream(self, end, sink)
+        size = stream(self, source, sink)
         if size is None:
-            ssl = end.ssl
-            return self.go_on(ssl, sink, read(ssl, BUFFER, RECORD_BYTES))
+            return self.go_on(source, sink, read(source.ssl, BUFFER, RECORD_BYTES), tried=True)
         return size
 
     def go_on(
         self,
-        source: Pointer,
-        sink: Pointer,
+        source: End,
+        sink: End,
         size: int,
-        end: Source | None = None,
+        *,
+        tried: bool = False,
         # Bound once: global look-ups would double the cost of the loop's Python.
         _read: Any = read,
         _write: Any = write,
         _buffer: Any = BUFFER,
         _record: int = RECORD_BYTES,
     ) -> int:
-        """Continue a `move` after a first read that returned `size`."""
-        moved = 0
+        """Continue a `move` after a first read that returned `size`.
+
+        `tried`: the source is known not to stream now.
+        """
+        moved, at, ssl, sink_ssl = 0, _buffer, source.ssl, sink.ssl
         while size > 0:
-            if _write(sink, _buffer, size) != size:
-                return self.not_taken(sink, size, moved)
+            if _write(sink_ssl, at, size) != size:
+                return self.not_taken(sink_ssl, size, moved)
             moved += size
             if size != _record or moved >= BUDGET_BYTES:
-                if end is not None and moved >= LONG_BYTES and end.pause:
-                    end.pause -= 1
+                if not tried and moved >= LONG_BYTES and source.pause:
+                    source.pause -= 1
                 return moved
-            if moved == FEW_BYTES and end is not None:
-                streamed = stream(self, end, sink, moved)
+            if moved == FEW_BYTES and not tried:
+                streamed = stream(self, source, sink, moved)
                 if streamed is not None:
                     return streamed
-                end = None
-            size = _read(source, _buffer, _record)
-        return self.not_read(source, size, moved)
+                tried = True
+            at = _buffer + moved % BUFFER_BYTES
+            size = _read(ssl, at, _record)
+        return self.not_read(ssl, size, moved)

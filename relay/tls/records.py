@@ -1,7 +1,8 @@
-"""One record: the buffer of a process, and how a transfer through it ended.
+"""Records: the buffer of a process, and how a transfer through it ended.
 
-There is one BUFFER per process: OpenSSL decrypts a record into it, and encrypts it from
-there. `relay.tls.pump` and `relay.tls.streaming` move records through it.
+There is one BUFFER per process: OpenSSL decrypts records into it, and encrypts them
+from there. `relay.tls.pump` and `relay.tls.streaming` move records through it. Byte
+number n of a call is at n % BUFFER_BYTES, so what was moved last can be looked at.
 
 The usual result of a transfer is the number of bytes. Otherwise (`status` is not OPEN)
 it is the number's complement, so the caller's common case is one comparison.
@@ -27,7 +28,8 @@ from relay.tls.raw import (
     lib,
 )
 
-BUFFER: Any = ffi.new("char[]", RECORD_BYTES)
+BUFFER_BYTES = 4 * RECORD_BYTES
+BUFFER: Any = ffi.new("char[]", BUFFER_BYTES)
 VIEW: Any = ffi.buffer(BUFFER)
 read: Any = lib.SSL_read
 write: Any = lib.SSL_write
@@ -89,9 +91,9 @@ class RecordTransfer:
 
     def __init__(self) -> None:
         self.status = Status.OPEN
-        self.held: Any = b""  # bytes; see also `relay.worker.transfer`
+        self.held: Any = b""  # bytes, or Sealed; see also `relay.worker.transfer`
         # For the sink, from before the source's end or failure. The session empties it.
-        self.undelivered = b""
+        self.undelivered: Any = b""
 
     def read(self, source: Pointer) -> bytes | int:
         """One record of the source; 0 if there is none now, ~0 if `status` says why."""
@@ -140,12 +142,13 @@ class RecordTransfer:
         return ~moved
 
     def not_taken(self, sink: Pointer, size: int, moved: int) -> int:
-        """Handle a write that did not accept the `size` bytes in BUFFER.
+        """Handle a write that did not accept the `size` bytes after the `moved` ones.
 
         Returns the complement of `moved`, with BLOCKED or SINK_FAILED.
         """
+        begin = moved % BUFFER_BYTES
         # These bytes were read, so they must be delivered. `push` counts them.
         error = lib.SSL_get_error(sink, -1)
         self.status = Status.BLOCKED if error in (WANT_WRITE, WANT_READ) else Status.SINK_FAILED
-        self.held = VIEW[:size]
+        self.held = VIEW[begin : begin + size]
         return ~moved

@@ -2,7 +2,8 @@
 
 OpenSSL makes two system calls for every record that it reads from a socket. `stream`
 looks at up to 16 full records in the socket with one call, and lets OpenSSL decrypt
-them from memory. Short records leave together, as records of the full size. Then it
+them from memory. Short records leave together, as records of the full size, and all
+records of a call in segments as large as the kernel can make them (TCP_CORK). Then it
 takes from the socket what OpenSSL has used.
 
 OpenSSL has its socket before and after every call of `stream`, and the rest of the
@@ -15,10 +16,11 @@ memory, and is sent at once. What the socket does not take is held as it is (`Se
 and goes first. The source is not read until it is sent, so at most the answers of one
 call are held.
 
-OpenSSL fails if it must answer a key update while it has begun to write a record. So a
-record that a sink does not take is encrypted to its end, and held as it is, too
-(`seal`). Until it is sent, the sink is read from memory only: its `pause` is 0. So is a
-connection that has our close_notify: OpenSSL would still answer, after the FIN.
+OpenSSL fails if it must answer a key update while it has begun to write a record. So
+what a sink does not take is encrypted to its end, and held as it is, too (`seal`): at
+most BUFFER_BYTES and a record. Until it is sent, the sink is read from memory only: its
+`pause` is 0. So is a connection that has our close_notify: OpenSSL would still answer,
+after the FIN.
 
 `pause` is all that a connection knows of it: 0 if its next bytes are taken by `stream`,
 otherwise the number of longer messages until it is tried. Two full records in one turn
@@ -30,12 +32,13 @@ Next: `relay.tls.records.RecordTransfer`
 
 from __future__ import annotations
 
-from socket import MSG_PEEK, MSG_TRUNC
-from typing import Any, Protocol
+from socket import IPPROTO_TCP, MSG_PEEK, MSG_TRUNC, TCP_CORK
+from typing import Any
 
 from relay.sockets import StreamSocket
-from relay.tls.raw import NULL, RECORD_BYTES, WANT_READ, ZERO_RETURN, Pointer, ffi, lib
-from relay.tls.records import BUFFER, VIEW, RecordTransfer, Status, read, write
+from relay.tls.memory_bio import End, Sealed, give_memory, give_socket, left, seal, start
+from relay.tls.raw import RECORD_BYTES, WANT_READ, ZERO_RETURN, Pointer, ffi, lib
+from relay.tls.records import BUFFER, BUFFER_BYTES, VIEW, RecordTransfer, Status, read, write
 
 BUDGET_BYTES = 16 * RECORD_BYTES
 RECORD_EXTRA_BYTES = 22  # header, type and tag of a TLS 1.3 record
@@ -51,37 +54,12 @@ MOST_SILENT = 32
 CHUNK_BYTES = BUDGET_BYTES + 16 * RECORD_EXTRA_BYTES
 _CHUNK: Any = ffi.new("char[]", CHUNK_BYTES)
 _chunk_view = memoryview(ffi.buffer(_CHUNK))
-_MEMORY: Any = lib.BIO_s_mem()
-_start: Any = ffi.new("char **")
 _get_error: Any = lib.SSL_get_error
 _EXPECTED = frozenset((0, WANT_READ, ZERO_RETURN))
-_left: Any = lib.BIO_get_mem_data
 _NOTHING, _FAILED = -1, -2
 
 
-class Sealed:
-    """Records that OpenSSL has encrypted; `size` bytes of them are the other side's."""
-
-    __slots__ = ("data", "size")
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self.data = data
-        self.size = size
-
-
-class Source(Protocol):
-    """A connection that is read; see `relay.worker.connection.Connection`."""
-
-    sock: StreamSocket
-    ssl: Pointer
-    held: Any
-    shut: bool
-    closing: bool
-    wants_write: bool
-    pause: int
-
-
-def stream(transfer: RecordTransfer, source: Source, sink: Pointer, moved: int = 0) -> int | None:
+def stream(transfer: RecordTransfer, source: End, sink: End, moved: int = 0) -> int | None:
     """Move what the source has, as `Pump.move` does, after `moved` bytes.
 
     None if OpenSSL must read from the socket itself: there is little, or an end.
@@ -101,8 +79,13 @@ def stream(transfer: RecordTransfer, source: Source, sink: Pointer, moved: int =
     if size <= 0 or (size < LEAST_BYTES and not in_memory):
         source.pause = 0 if in_memory else TRIED_EVERY
         return None
-    chunk, answer = _give_memory(source.ssl, size)
-    result = _decrypt(transfer, source.ssl, sink, chunk, answer, moved)
+    chunk, answer = give_memory(source.ssl, _CHUNK, size)
+    corked = size > RECORD_BYTES and _cork(sink.sock, on=True)
+    try:
+        result = _decrypt(transfer, source.ssl, sink, chunk, answer, moved)
+    finally:
+        if corked:
+            _cork(sink.sock, on=False)
     errno = ffi.errno if result < 0 else 0
     failed = result < 0 and transfer.status is Status.SOURCE_FAILED
     waits = _take_back(source, size, chunk, answer, failed=failed)
@@ -116,8 +99,8 @@ def stream(transfer: RecordTransfer, source: Source, sink: Pointer, moved: int =
     return result
 
 
-def read_one(transfer: RecordTransfer, source: Source) -> int:
-    """Read a record into BUFFER while something sealed is held for the source.
+def read_one(transfer: RecordTransfer, source: End, at: int = 0) -> int:
+    """Read a record to this place of BUFFER while something is held for the source.
 
     Returns its size; 0 if there is none now, ~0 if `status` says why.
     """
@@ -126,10 +109,10 @@ def read_one(transfer: RecordTransfer, source: Source) -> int:
     if size < 0:
         return 0 if size == _NOTHING else ~0
     if not size:
-        result: int = read(ssl, BUFFER, RECORD_BYTES)
+        result: int = read(ssl, BUFFER + at, RECORD_BYTES)
         return result if result > 0 else transfer.not_read(ssl, result, 0)
-    chunk, answer = _give_memory(ssl, size)
-    result = read(ssl, BUFFER, RECORD_BYTES)
+    chunk, answer = give_memory(ssl, _CHUNK, size)
+    result = read(ssl, BUFFER + at, RECORD_BYTES)
     if result <= 0:
         result = transfer.not_read(ssl, result, 0)
     failed = result < 0 and transfer.status is Status.SOURCE_FAILED
@@ -137,29 +120,10 @@ def read_one(transfer: RecordTransfer, source: Source) -> int:
     return result
 
 
-def seal(sink: Source, held: bytes) -> Sealed | bytes:
-    """Encrypt what the sink did not take to the end of the record.
-
-    Returns the same bytes if OpenSSL cannot write to this connection any more.
-    """
-    ssl = sink.ssl
-    _, answer = _give_memory(ssl, 0)
-    whole = True
-    for at in range(0, len(held), RECORD_BYTES):
-        piece = held[at : at + RECORD_BYTES]
-        whole = whole and write(ssl, piece, len(piece)) == len(piece)
-    data: bytes = ffi.buffer(_start[0], size)[:] if (size := _left(answer, _start)) else b""
-    _give_socket(sink)
-    if not whole:
-        lib.ERR_clear_error()
-        return held
-    return Sealed(data, len(held))
-
-
 # The socket and the memory.
 
 
-def _peek(transfer: RecordTransfer, source: Source, most: int) -> int:
+def _peek(transfer: RecordTransfer, source: End, most: int) -> int:
     """How many bytes of the socket are in the chunk now; 0 at its end.
 
     _NOTHING if nothing has come, _FAILED with a `status`.
@@ -174,40 +138,19 @@ def _peek(transfer: RecordTransfer, source: Source, most: int) -> int:
         return _FAILED
 
 
-def _give_memory(ssl: Pointer, size: int) -> tuple[Pointer, Pointer]:
-    """Let OpenSSL read so many bytes of the chunk, and write into memory."""
-    chunk = lib.BIO_new_mem_buf(_CHUNK, size) if size else lib.BIO_new(_MEMORY)
-    answer = lib.BIO_new(_MEMORY)
-    if NULL in (chunk, answer):
-        for bio in (chunk, answer):
-            lib.BIO_free(bio)
-        lib.ERR_clear_error()
-        raise MemoryError("OpenSSL could not read from memory")
-    lib.BIO_set_mem_eof_return(chunk, -1)
-    lib.SSL_set_bio(ssl, chunk, answer)
-    return chunk, answer
-
-
-def _give_socket(source: Source) -> None:
-    """Let OpenSSL read and write the socket again. This frees both memories."""
-    if lib.SSL_set_fd(source.ssl, source.sock.fileno()) != 1:
-        lib.ERR_clear_error()
-        raise MemoryError("OpenSSL could not go back to its socket")
-
-
-def _take_back(source: Source, size: int, chunk: Pointer, answer: Pointer, *, failed: bool) -> bool:
+def _take_back(source: End, size: int, chunk: Pointer, answer: Pointer, *, failed: bool) -> bool:
     """Send the answer, and take what OpenSSL has used of the chunk from the socket.
 
     Whether a part of the answer must wait.
     """
     sock = source.sock
-    used: int = size - _left(chunk, _start)
-    answered = _left(answer, _start)
+    used: int = size - left(chunk, start)
+    answered = left(answer, start)
     unsent = b""
     if answered:
-        data: bytes = ffi.buffer(_start[0], answered)[:]
+        data: bytes = ffi.buffer(start[0], answered)[:]
         unsent = data if source.held else _send(sock, data)
-    _give_socket(source)
+    give_socket(source)
     if used and sock.recv_into(_chunk_view, used, MSG_TRUNC) != used:
         raise RuntimeError("the kernel has not kept the bytes that it showed")
     if failed or source.shut or not unsent:
@@ -230,13 +173,25 @@ def _send(sock: StreamSocket, data: bytes) -> bytes:
         return b""  # the next read or write of this connection fails, too
 
 
+def _cork(sock: StreamSocket, *, on: bool) -> bool:
+    """Let the kernel send full segments only, or all that it has. Whether it does.
+
+    Otherwise each record leaves in a segment of its own, and wakes its reader.
+    """
+    try:
+        sock.setsockopt(IPPROTO_TCP, TCP_CORK, on)
+    except OSError:
+        return False
+    return True
+
+
 # The records.
 
 
 def _decrypt(
     transfer: RecordTransfer,
     ssl: Pointer,
-    sink: Pointer,
+    sink: End,
     chunk: Pointer,
     answer: Pointer,
     moved: int,
@@ -244,55 +199,51 @@ def _decrypt(
     _read: Any = read,
     _write: Any = write,
     _buffer: Any = BUFFER,
-    _record: int = RECORD_BYTES,
+    _most: int = BUFFER_BYTES,
 ) -> int:
     """Write the chunk to the sink, until something is in the way."""
-    filled = silent = 0
+    begin = at = moved % _most
+    silent, sink_ssl = 0, sink.ssl
     while True:
-        if not filled:
-            size = _read(ssl, _buffer, _record)
-            if size == _record:
-                if _write(sink, _buffer, _record) != _record:
-                    return _not_taken(transfer, ssl, sink, _record, moved, 0)
-                moved += _record
-                continue
-        else:
-            size = _read(ssl, _buffer + filled, _record - filled)
+        size = _read(ssl, _buffer + at, _most - at)
         if size > 0:
-            filled += size
-            if filled < _record:
+            at += size
+            if at < _most:
                 continue
         error = _get_error(ssl, size) if size <= 0 else 0
-        more = error == WANT_READ and _left(chunk, _start)
-        if more and silent < MOST_SILENT and not _left(answer, _start):
+        more = error == WANT_READ and left(chunk, start)
+        if more and silent < MOST_SILENT and not left(answer, start):
             silent += 1
             continue
         if error not in _EXPECTED:
             # The reason is in OpenSSL's queue, where a write would find it.
-            transfer.undelivered, transfer.status = VIEW[:filled], Status.SOURCE_FAILED
+            transfer.undelivered, transfer.status = VIEW[begin:at], Status.SOURCE_FAILED
             return ~moved
+        filled = at - begin
         if filled:
-            if _write(sink, _buffer, filled) != filled:
+            if _write(sink_ssl, _buffer + begin, filled) != filled:
                 return _not_taken(transfer, ssl, sink, filled, moved, error)
             moved += filled
-            filled = 0
         if error:
             return moved if error == WANT_READ else transfer.not_read(ssl, size, moved)
+        begin = at = 0
 
 
 def _not_taken(
-    transfer: RecordTransfer, ssl: Pointer, sink: Pointer, size: int, moved: int, error: int
+    transfer: RecordTransfer, ssl: Pointer, sink: End, size: int, moved: int, error: int
 ) -> int:
-    """Do what `not_taken` does, with all that is decrypted."""
-    transfer.not_taken(sink, size, moved)
+    """Do what `not_taken` does with all that is decrypted, and seal it."""
+    result = transfer.not_taken(sink.ssl, size, moved)
     errno = ffi.errno
     while lib.SSL_pending(ssl):
         rest = read(ssl, BUFFER, RECORD_BYTES)
         if rest <= 0:
             break
         transfer.held += VIEW[:rest]
-    if error == ZERO_RETURN and transfer.status is Status.BLOCKED:
-        transfer.undelivered, transfer.held = transfer.held, b""
-        transfer.not_read(ssl, 0, moved)
+    if transfer.status is Status.BLOCKED:
+        transfer.held = seal(sink, transfer.held)
+        if error == ZERO_RETURN:
+            transfer.undelivered, transfer.held = transfer.held, b""
+            transfer.not_read(ssl, 0, moved)
     ffi.errno = errno
-    return ~moved
+    return result

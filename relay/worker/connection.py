@@ -11,11 +11,12 @@ from typing import NamedTuple, TypeAlias
 from relay.shared.addresses import Endpoint
 from relay.sockets import StreamSocket
 from relay.tls.explain import Failure
+from relay.tls.memory_bio import Sealed
 from relay.tls.raw import Pointer
 from relay.tls.revocation.revoked_set import RevokedSet
 from relay.tls.stepwise import StepwiseHandshake
 from relay.tls.stream import Progress
-from relay.tls.streaming import TRIED_EVERY, Sealed
+from relay.tls.streaming import TRIED_EVERY
 from relay.tls.trust import BackendTrust
 from relay.worker.backend import BackendPeer, BackendState, Resumable
 from relay.worker.pipes import Piped

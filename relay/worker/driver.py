@@ -95,13 +95,14 @@ class DrivenSession(HttpSession):
         if mask != IN:
             self._run(None, relaying.on_event(self, Side.INBOUND, mask))
             return
-        end, sink = self.inbound, self.outbound.ssl  # type: ignore[union-attr]
+        end: Connection = self.inbound
+        sink: Connection = self.outbound  # type: ignore[assignment]
         if not end.pause:
             size = worker.pump.stream(end, sink)
         elif not 0 < (size := read(end.ssl, BUFFER, RECORD_BYTES)) < LONG_BYTES:
-            size = worker.pump.go_on(end.ssl, sink, size, end)
-        elif write(sink, BUFFER, size) != size:
-            size = worker.pump.not_taken(sink, size, 0)
+            size = worker.pump.go_on(end, sink, size)
+        elif write(sink.ssl, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink.ssl, size, 0)
         if size >= 0:
             self.bytes_in += size
             worker.cells[self.cell_in] += size
@@ -116,13 +117,13 @@ class DrivenSession(HttpSession):
             self._run(None, relaying.on_event(self, Side.OUTBOUND, mask))
             return
         end: Connection = self.outbound  # type: ignore[assignment]
-        sink = self.inbound.ssl
+        sink = self.inbound
         if not end.pause:
             size = worker.pump.stream(end, sink)
         elif not 0 < (size := read(end.ssl, BUFFER, RECORD_BYTES)) < LONG_BYTES:
-            size = worker.pump.go_on(end.ssl, sink, size, end)
-        elif write(sink, BUFFER, size) != size:
-            size = worker.pump.not_taken(sink, size, 0)
+            size = worker.pump.go_on(end, sink, size)
+        elif write(sink.ssl, BUFFER, size) != size:
+            size = worker.pump.not_taken(sink.ssl, size, 0)
         if size >= 0:
             self.bytes_out += size
             worker.cells[self.cell_out] += size

@@ -13,8 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from relay.core.lifecycle import State
-from relay.tls.pump import VIEW
-from relay.tls.raw import RECORD_BYTES
+from relay.tls.pump import BUFFER_BYTES, VIEW
 from relay.worker.deadlines import TimedSession
 from relay.worker.last_exchange import ANSWER, KEPT_BYTES, TAIL_BYTES, LastExchange
 from relay.worker.loop import IN
@@ -70,8 +69,8 @@ class HttpSession(TimedSession):
         size = self.bytes_out - before
         last = self.last
         if size and mask == IN and last is not None:
-            begins = VIEW[: min(size, KEPT_BYTES)] if size < RECORD_BYTES else b""
-            ends_at = size % RECORD_BYTES or RECORD_BYTES  # of the last record
+            begins = VIEW[: min(size, KEPT_BYTES)] if size <= BUFFER_BYTES else b""
+            ends_at = size % BUFFER_BYTES or BUFFER_BYTES
             last.from_backend(begins, VIEW[max(0, ends_at - TAIL_BYTES) : ends_at], before)
             self._count_record(last)
 

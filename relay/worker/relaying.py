@@ -223,7 +223,7 @@ def _move(session: Session, side: Side, source: Connection, sink: Connection) ->
         return session.watch.move(pump, side, source, sink)
     if side is Side.INBOUND or first is None or first.inserter is None:
         if source.ssl is not None and sink.ssl is not None:
-            return pump.move(source.ssl, sink.ssl, source)
+            return pump.move(source, sink)
         return pump.between(source, sink)
     data = pump.take(source)
     if isinstance(data, int):

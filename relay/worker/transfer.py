@@ -21,7 +21,18 @@ from relay.errors import Side
 from relay.sockets import StreamSocket
 from relay.tls import stream
 from relay.tls.explain import Failure, explain_errno
-from relay.tls.pump import BUDGET_BYTES, BUFFER, Pump, Sealed, Status, read, read_one, seal, write
+from relay.tls.pump import (
+    BUDGET_BYTES,
+    BUFFER,
+    BUFFER_BYTES,
+    Pump,
+    Sealed,
+    Status,
+    read,
+    read_one,
+    seal,
+    write,
+)
 from relay.tls.raw import RECORD_BYTES, ffi
 from relay.worker.connection import Connection
 from relay.worker.pipes import Pipe, Piped, Pipes
@@ -31,7 +42,9 @@ SPLICE_BUDGET_BYTES = 8 * BUDGET_BYTES
 _MOVE, _NONBLOCK = 1, 2  # SPLICE_F_* of linux/splice.h
 _FLAGS = _MOVE | _NONBLOCK
 _copied = memoryview(bytearray(COPY_BYTES))
-_record = memoryview(ffi.buffer(BUFFER))
+_buffer = memoryview(ffi.buffer(BUFFER))
+# Places for records: see `relay.tls.records`.
+_PLACES = [_buffer[at : at + RECORD_BYTES] for at in range(0, BUFFER_BYTES, RECORD_BYTES)]
 
 
 class Transfer(Pump):
@@ -77,8 +90,8 @@ class Transfer(Pump):
         if source.ssl is not None:
             size = read_one(self, source)
         else:
-            size = self._receive(source.sock, _record)
-        return bytes(_record[:size]) if size > 0 else size
+            size = self._receive(source.sock, _PLACES[0])
+        return bytes(_buffer[:size]) if size > 0 else size
 
     def put(self, sink: Connection, held: bytes | Piped | Sealed) -> int:
         """Write held bytes, as `Pump.push` does.
@@ -98,8 +111,8 @@ class Transfer(Pump):
         """Hold for the sink what it did not take: `held` or `undelivered`."""
         held = self.undelivered or self.held
         self.undelivered = self.held = b""
-        if sink.ssl is not None and isinstance(held, bytes):
-            held, sink.pause = seal(sink, held), 0
+        if sink.ssl is not None:
+            held, sink.pause = seal(sink, held) if isinstance(held, bytes) else held, 0
         sink.held = held
 
     def failure(self, end: Connection, side: Side) -> Failure:
@@ -111,10 +124,11 @@ class Transfer(Pump):
     def _encrypt(self, source: Connection, sink: Connection) -> int:
         moved, ssl = 0, sink.ssl
         while True:
-            size = self._receive(source.sock, _record)
+            at = moved % BUFFER_BYTES
+            size = self._receive(source.sock, _PLACES[at // RECORD_BYTES])
             if size <= 0:
                 return moved if size == 0 else ~moved
-            if write(ssl, BUFFER, size) != size:
+            if write(ssl, BUFFER + at, size) != size:
                 return self.not_taken(ssl, size, moved)
             moved += size
             if size != RECORD_BYTES or moved >= BUDGET_BYTES:
@@ -123,15 +137,16 @@ class Transfer(Pump):
     def _decrypt(self, source: Connection, sink: Connection) -> int:
         moved, ssl = 0, source.ssl
         while True:
+            at = moved % BUFFER_BYTES
             if source.held or source.shut:
-                size = read_one(self, source)
+                size = read_one(self, source, at)
                 if size <= 0:
                     return moved if size == 0 else ~moved
             else:
-                size = read(ssl, BUFFER, RECORD_BYTES)
+                size = read(ssl, BUFFER + at, RECORD_BYTES)
                 if size <= 0:
                     return self.not_read(ssl, size, moved)
-            moved = self._send(sink.sock, _record[:size], moved)
+            moved = self._send(sink.sock, _buffer[at : at + size], moved)
             if moved < 0 or size != RECORD_BYTES or moved >= BUDGET_BYTES:
                 return moved
 

@@ -14,8 +14,9 @@ import pytest
 
 from relay.errors import Reason, Side
 from relay.tls import stream, streaming
-from relay.tls.pump import Pump, Status, watch_alerts
+from relay.tls.pump import BUFFER_BYTES, Status, watch_alerts
 from relay.tls.raw import RECORD_BYTES, lib
+from relay.worker.transfer import Transfer
 from tests.support.handshakes import (
     MOST_STEPS,
     VERSIONS,
@@ -43,8 +44,9 @@ class Stream:
 
     client: Meeting
     backend: Meeting
-    pump: Pump
+    pump: Transfer
     end: End
+    sink: End
 
     def send(self, data: bytes, record: int = SHORT) -> None:
         """Send all of it, in records of this size. The socket has room for it."""
@@ -62,7 +64,7 @@ class Stream:
 
     def move(self) -> int:
         """Move once."""
-        return self.pump.move(self.client.ssl, self.backend.ssl, self.end)
+        return self.pump.move(self.end, self.sink)
 
     def received(self, size: int) -> bytes:
         """What the backend reads, when so many bytes are on their way."""
@@ -103,7 +105,13 @@ def flow(request, pki):
         for meeting in (client, backend):
             watch_alerts(meeting.ssl)
         assert backend.pending() == b""
-        yield Stream(client, backend, Pump(), End(client.sock, client.ssl))
+        yield Stream(
+            client,
+            backend,
+            Transfer(),
+            End(client.sock, client.ssl),
+            End(backend.sock, backend.ssl),
+        )
     assert lib.ERR_peek_error() == 0
 
 
@@ -116,6 +124,36 @@ def test_short_records_leave_as_full_ones(flow):
     assert flow.backend.peer.recv(65_536) == DATA[:RECORD_BYTES]
     assert flow.end.pause == 0
     assert flow.arrived() == 0
+
+
+def segments_of(sock: socket.socket) -> int:
+    """How many segments with data the kernel has sent: tcpi_data_segs_out."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    count: int = struct.unpack_from("I", info, 156)[0]
+    return count
+
+
+def test_the_records_of_a_call_share_segments(flow):
+    flow.end.pause = 0
+    flow.send(DATA[: 8 * RECORD_BYTES], RECORD_BYTES)
+    flow.wait_for(8 * RECORD_BYTES)
+    before = segments_of(flow.backend.sock)
+    moved = 0
+    while moved < 8 * RECORD_BYTES:
+        moved += flow.move()
+    assert flow.received(moved) == DATA[:moved]
+    # The segments of the loopback device have 64 KiB: without a cork it would be 8.
+    assert segments_of(flow.backend.sock) - before <= 5
+    assert not flow.backend.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
+
+
+def test_a_sink_that_blocks_is_not_left_corked(flow):
+    flow.end.pause = 0
+    flow.fill_sink()
+    flow.send(DATA[:200_000], 5000)
+    flow.wait_for(200_000)
+    assert flow.move() < 0
+    assert not flow.backend.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
 
 
 def test_two_full_records_begin_a_stream(flow):
@@ -174,8 +212,8 @@ def test_what_a_blocked_sink_does_not_take_stays_in_the_kernel(flow):
     moved = ~flow.move()
     assert moved >= 0
     assert flow.pump.status is Status.BLOCKED
-    assert 0 < len(flow.pump.held) < 2 * RECORD_BYTES
-    assert moved + len(flow.pump.held) + flow.arrived() >= 200_000
+    assert 0 < flow.pump.held.size < BUFFER_BYTES + RECORD_BYTES
+    assert moved + flow.pump.held.size + flow.arrived() >= 200_000
     assert lib.SSL_pending(flow.client.ssl) == 0
     assert flow.end.pause == 0
 
@@ -190,7 +228,7 @@ def test_a_blocked_sink_gets_every_byte_in_the_end(flow):
                 sent += flow.client.peer.send(DATA[sent : sent + 5000])
         else:
             got += flow.backend.pending()
-        size = flow.pump.push(flow.backend.ssl, held) if held else flow.move()
+        size = flow.pump.put(flow.sink, held) if held else flow.move()
         blocked += size < 0
         held = flow.pump.held if size < 0 else b""
         assert size >= 0 or flow.pump.status is Status.BLOCKED
@@ -224,7 +262,7 @@ def test_an_end_behind_bytes_that_a_sink_does_not_take(flow):
     flow.wait_for(3 * SHORT + 20)
     assert flow.move() == ~0
     assert flow.pump.status is Status.ENDED
-    assert flow.pump.undelivered == DATA[: 3 * SHORT]
+    assert flow.pump.undelivered.size == 3 * SHORT
     assert flow.arrived() == 0
 
 
@@ -312,7 +350,8 @@ def test_openssl_has_its_socket_after_every_chunk(flow):
     assert flow.move() == 5 * SHORT
     flow.send(b"without a stream")
     wait_readable(flow.client.sock)
-    assert flow.pump.move(flow.client.ssl, flow.backend.ssl) == 16
+    flow.end.pause = streaming.TRIED_EVERY
+    assert flow.move() == 16
     flow.client.send(b"an answer")
     wait_readable(flow.client.peer)
     assert flow.client.pending() == b"an answer"
