@@ -48,6 +48,9 @@ LONG_BYTES = 2048
 TRIED_EVERY = 8
 # Less is as cheap when OpenSSL reads it from the socket.
 LEAST_BYTES = 8192
+# A record with an alert. A key update has 27, so what is shorter asks for no answer.
+ALERT_BYTES = 24
+HEADER_BYTES = 5
 # Records without data (tickets, key updates) in one call, as each costs CPU time.
 MOST_SILENT = 32
 
@@ -76,7 +79,7 @@ def stream(transfer: RecordTransfer, source: End, sink: End, moved: int = 0) -> 
     in_memory = held or source.shut
     if in_memory and size == _NOTHING:
         return moved
-    if size <= 0 or (size < LEAST_BYTES and not in_memory):
+    if size <= 0 or (size < LEAST_BYTES and not in_memory) or (not held and _is_alert(size)):
         source.pause = 0 if in_memory else TRIED_EVERY
         return None
     chunk, answer = give_memory(source.ssl, _CHUNK, size)
@@ -171,6 +174,13 @@ def _send(sock: StreamSocket, data: bytes) -> bytes:
         return data
     except OSError:
         return b""  # the next read or write of this connection fails, too
+
+
+def _is_alert(size: int) -> bool:
+    """Whether the chunk is one record, and too short for a key update."""
+    if not HEADER_BYTES < size <= ALERT_BYTES:
+        return False
+    return size == HEADER_BYTES + int.from_bytes(_chunk_view[3:HEADER_BYTES], "big")
 
 
 def _cork(sock: StreamSocket, *, on: bool) -> bool:
