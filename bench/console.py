@@ -56,6 +56,7 @@ def print_summary(
     """Print the machine, the gateways and the table."""
     console.print(
         f"{environment['cpus']} CPUs {environment['cpu']}, Linux {environment['kernel']}, "
+        f"{environment['congestion_control']}, "
         f"revision {environment['revision'] or 'unknown'}"
     )
     console.print(

@@ -45,9 +45,18 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu,
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
+        "congestion_control": _congestion_control(),
         "python": platform.python_version(),
         "load_openssl": SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode(),
     }
+
+
+def _congestion_control() -> str:
+    """Of new TCP connections. It decides whose CPU time a segment on loopback costs."""
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    except OSError:
+        return ""
 
 
 def describe_gateway(gateway: Gateway) -> dict[str, str]:

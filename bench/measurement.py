@@ -91,13 +91,14 @@ class Target:
 class _Run:
     """The results of the loads, and what the gateway used meanwhile.
 
-    `busy_s` is the time that the gateway's CPUs were busy, `backend` what its counters
-    increased by.
+    `busy_s` is the time that the gateway's CPUs were busy, `machine_s` that of all,
+    `backend` what its counters increased by.
     """
 
     results: list[dict[str, Any]]
     used: usage.Used
     busy_s: float
+    machine_s: float
     backend: dict[str, int]
     held_bytes: int
 
@@ -173,18 +174,20 @@ def _run_loads(
     bytes_before = usage.private_bytes(target.pids()) if memory else 0
     counters_before = target.backend.counters()
     busy_before_s = usage.busy_seconds(cpus)
+    machine_before_s = usage.busy_seconds(range(usage.CPUS))
     before = usage.read_usage(target.pids())
     for load in loads:
         load.go()
     results = [load.result(settings.seconds + 60) for load in loads]
     time.sleep(_SETTLE_S)
     used = usage.difference(before, usage.read_usage(target.pids()))
+    machine_s = usage.busy_seconds(range(usage.CPUS)) - machine_before_s
     busy_s = usage.busy_seconds(cpus) - busy_before_s
     backend = {
         name: count - counters_before[name] for name, count in target.backend.counters().items()
     }
     held_bytes = usage.private_bytes(target.pids()) - bytes_before if memory else 0
-    return _Run(results, used, busy_s, backend, held_bytes)
+    return _Run(results, used, busy_s, machine_s, backend, held_bytes)
 
 
 def _sum_errors(results: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -207,6 +210,7 @@ def _facts_of(settings: Settings, run: _Run) -> dict[str, Any]:
         "cpu_s": cpu_s,
         "busy": cpu_s / wall_s,
         "others": others,
+        "machine_s": run.machine_s,
         "switches_per_unit": run.used.switches / units,
         "inbound_resumed": sum(result["resumed"] for result in run.results),
         "negotiated": run.results[0]["negotiated"],

@@ -22,6 +22,7 @@ import psutil
 
 from bench.children import BenchError
 
+CPUS = os.cpu_count() or 1
 _TICKED = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", re.MULTILINE)
 
 
