@@ -58,7 +58,6 @@ class Gateway:
     user_line: str = ""
     exact: bool = True
     needs: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
 
     def program(self) -> str | None:
         """The program's path; None when it or a file it needs is not installed."""
@@ -89,8 +88,6 @@ GATEWAYS: dict[str, Gateway] = {
             ("-m", "relay", "version"),
             user_line='user = "root"',
             needs=(str(_ROOT / "relay" / "__main__.py"),),
-            # As in systemd/relay.service.
-            environment=(("GLIBC_TUNABLES", "glibc.malloc.tcache_count=200"),),
         ),
         Gateway(
             "nginx",

@@ -51,7 +51,6 @@ class Running:
         try:
             self._process = subprocess.Popen(
                 command,
-                env={**os.environ, **dict(gateway.environment)},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

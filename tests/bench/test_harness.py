@@ -151,6 +151,7 @@ def test_a_measurement_charges_the_gateway_for_every_unit(tmp_path, place, bench
     details = measured[0].details
     assert details["backend"]["requests"] == details["units"]
     assert details["cpu_s"] > 0
+    assert details["machine_s"] > details["cpu_s"], "that of the peers is in it"
     assert measured[0].cost == pytest.approx(details["cpu_s"] / details["units"] * 1e6)
 
 
