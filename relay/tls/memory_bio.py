@@ -41,6 +41,7 @@ class End(Protocol):
     closing: bool
     wants_write: bool
     pause: int
+    errno: int  # of a write that failed, until what has come before is read
 
 
 def give_memory(ssl: Pointer, data: Pointer, size: int) -> tuple[Pointer, Pointer]:

@@ -5,8 +5,8 @@ The common case is one short record. `on_inbound` and `on_outbound` of
 is measurable (2 % of the CPU of a request). `go_on` handles every other read result,
 `not_taken` every write that the sink did not accept.
 
-Back-pressure: if the sink blocks, the current record is copied into `held`. The session
-keeps it, and does not read that source again until `push` has written it.
+Back-pressure: if the sink blocks, what was read for it is copied into `held`. The
+session keeps it, and does not read that source again until `push` has written it.
 
 A call moves at most BUDGET_BYTES, so that one bulk transfer does not starve the others;
 level-triggered epoll reports the rest. A record shorter than the buffer ends the call

@@ -51,6 +51,8 @@ LEAST_BYTES = 8192
 # A record with an alert. A key update has 27, so what is shorter asks for no answer.
 ALERT_BYTES = 24
 HEADER_BYTES = 5
+# Reads in one call: a chunk of records of 2 KiB. Shorter ones cost more CPU time.
+MOST_READS = 128
 # Records without data (tickets, key updates) in one call, as each costs CPU time.
 MOST_SILENT = 32
 
@@ -69,14 +71,15 @@ def stream(transfer: RecordTransfer, source: End, sink: End, moved: int = 0) -> 
     """
     held = source.held
     if held and source.wants_write:
-        return moved  # its answer must go first
+        transfer.status = Status.SOURCE_WANTS_WRITE  # its answer must go first
+        return ~moved
     if source.closing or source.wants_write or (held and not isinstance(held, Sealed)):
         source.pause = TRIED_EVERY  # OpenSSL has begun to write, and must go on there
         return None
     size = _peek(transfer, source, CHUNK_BYTES - moved)
     if size == _FAILED:
         return ~moved
-    in_memory = held or source.shut
+    in_memory = held or source.shut or source.errno
     if in_memory and size == _NOTHING:
         return moved
     if size <= 0 or (size < LEAST_BYTES and not in_memory) or (not held and _is_alert(size)):
@@ -96,7 +99,8 @@ def stream(transfer: RecordTransfer, source: End, sink: End, moved: int = 0) -> 
         transfer.status, result = Status.SOURCE_WANTS_WRITE, ~result
     blocked = result < 0 and transfer.status is Status.BLOCKED
     much = result - moved >= LEAST_BYTES
-    source.pause = 0 if much or blocked or source.held or source.shut else TRIED_EVERY
+    on = much or blocked or source.held or source.shut or source.errno
+    source.pause = 0 if on else TRIED_EVERY
     if result < 0:
         ffi.errno = errno  # of a write that failed
     return result
@@ -108,6 +112,9 @@ def read_one(transfer: RecordTransfer, source: End, at: int = 0) -> int:
     Returns its size; 0 if there is none now, ~0 if `status` says why.
     """
     ssl = source.ssl
+    if source.held and source.wants_write:
+        transfer.status = Status.SOURCE_WANTS_WRITE  # its answer must go first
+        return ~0
     size = _peek(transfer, source, RECORD_BYTES)
     if size < 0:
         return 0 if size == _NOTHING else ~0
@@ -119,7 +126,8 @@ def read_one(transfer: RecordTransfer, source: End, at: int = 0) -> int:
     if result <= 0:
         result = transfer.not_read(ssl, result, 0)
     failed = result < 0 and transfer.status is Status.SOURCE_FAILED
-    _take_back(source, size, chunk, answer, failed=failed)
+    if _take_back(source, size, chunk, answer, failed=failed) and not result:
+        transfer.status, result = Status.SOURCE_WANTS_WRITE, ~0
     return result
 
 
@@ -132,13 +140,16 @@ def _peek(transfer: RecordTransfer, source: End, most: int) -> int:
     _NOTHING if nothing has come, _FAILED with a `status`.
     """
     try:
-        return source.sock.recv_into(_chunk_view, most, MSG_PEEK)
+        size = source.sock.recv_into(_chunk_view, most, MSG_PEEK)
     except BlockingIOError:
         return _NOTHING
     except OSError as error:
-        # The kernel reports it only once.
-        ffi.errno, transfer.status = error.errno or 0, Status.SOURCE_FAILED
-        return _FAILED
+        size, source.errno = 0, error.errno or 0
+    if size or not source.errno:
+        return size
+    # The kernel reports it only once, and after that an end like any other.
+    ffi.errno, transfer.status = source.errno, Status.SOURCE_FAILED
+    return _FAILED
 
 
 def _take_back(source: End, size: int, chunk: Pointer, answer: Pointer, *, failed: bool) -> bool:
@@ -152,7 +163,7 @@ def _take_back(source: End, size: int, chunk: Pointer, answer: Pointer, *, faile
     unsent = b""
     if answered:
         data: bytes = ffi.buffer(start[0], answered)[:]
-        unsent = data if source.held else _send(sock, data)
+        unsent = data if source.held else _send(source, data)
     give_socket(source)
     if used and sock.recv_into(_chunk_view, used, MSG_TRUNC) != used:
         raise RuntimeError("the kernel has not kept the bytes that it showed")
@@ -166,14 +177,16 @@ def _take_back(source: End, size: int, chunk: Pointer, answer: Pointer, *, faile
     return True
 
 
-def _send(sock: StreamSocket, data: bytes) -> bytes:
-    """Send it. Returns what must wait."""
+def _send(source: End, data: bytes) -> bytes:
+    """Send it. Returns what must wait. A failure is reported after what has come."""
     try:
-        return data[sock.send(data) :]
+        return data[source.sock.send(data) :]
     except BlockingIOError:
         return data
-    except OSError:
-        return b""  # the next read or write of this connection fails, too
+    except OSError as error:
+        if not source.shut:  # else it is our own FIN that is in the way
+            source.errno = error.errno or 0
+        return b""
 
 
 def _is_alert(size: int) -> bool:
@@ -210,11 +223,12 @@ def _decrypt(
     _write: Any = write,
     _buffer: Any = BUFFER,
     _most: int = BUFFER_BYTES,
+    _reads: range = range(MOST_READS),
 ) -> int:
     """Write the chunk to the sink, until something is in the way."""
     begin = at = moved % _most
     silent, sink_ssl = 0, sink.ssl
-    while True:
+    for _ in _reads:
         size = _read(ssl, _buffer + at, _most - at)
         if size > 0:
             at += size
@@ -237,6 +251,13 @@ def _decrypt(
         if error:
             return moved if error == WANT_READ else transfer.not_read(ssl, size, moved)
         begin = at = 0
+    if not at and lib.SSL_pending(ssl):  # the buffer ended within a record
+        at = _read(ssl, _buffer, _most)
+    if at > begin:
+        if _write(sink_ssl, _buffer + begin, at - begin) != at - begin:
+            return _not_taken(transfer, ssl, sink, at - begin, moved, WANT_READ)
+        moved += at - begin
+    return moved
 
 
 def _not_taken(

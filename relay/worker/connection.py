@@ -64,6 +64,7 @@ class Connection:
         "closing",  # a close_notify waits until the socket takes it
         "ended",
         "endpoint",  # the address, if the backend has several
+        "errno",  # of an answer that OpenSSL could not write: see `relay.tls.streaming`
         "established",
         "fd",
         "first_step",  # the result of the handshake's first step, until it is looked at
@@ -108,6 +109,7 @@ class Connection:
         self.held: bytes | Piped | Sealed = b""
         self.bulk = self.resets = self.paced = False
         self.burst, self.burst_at = 0, 0.0
+        self.errno = 0
         self.pause = TRIED_EVERY
         self.ended = self.truncated = self.closing = self.shut = self.wants_write = False
         # A backend.

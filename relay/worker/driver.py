@@ -20,7 +20,7 @@ from collections.abc import Callable
 from relay.core.lifecycle import TRANSITIONS, Event, State
 from relay.errors import Reason, SessionError, Side, describe_error, is_shortage
 from relay.sockets import Address, StreamSocket
-from relay.tls.pump import BUFFER, LONG_BYTES, VIEW, read, write
+from relay.tls.pump import BUFFER, BUFFER_BYTES, LONG_BYTES, VIEW, read, write
 from relay.tls.raw import RECORD_BYTES
 from relay.worker import relaying
 from relay.worker.client_address import why_refused
@@ -155,7 +155,8 @@ class DrivenSession(HttpSession):
                     return
                 on_inbound = self.on_inbound if end.ssl is not None else self.on_plain_inbound
                 self.worker.loop.handle(client.fd, on_inbound)
-                reply = VIEW[: self.bytes_out] if unanswered else b""
+                whole = unanswered and self.bytes_out <= BUFFER_BYTES
+                reply = VIEW[: self.bytes_out] if whole else b""
                 if reply.startswith(ANSWER) or (first is not None and first.found.http):
                     self.keep_first_exchange(reply)
 

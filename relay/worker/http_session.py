@@ -69,9 +69,13 @@ class HttpSession(TimedSession):
         size = self.bytes_out - before
         last = self.last
         if size and mask == IN and last is not None:
-            begins = VIEW[: min(size, KEPT_BYTES)] if size <= BUFFER_BYTES else b""
-            ends_at = size % BUFFER_BYTES or BUFFER_BYTES
-            last.from_backend(begins, VIEW[max(0, ends_at - TAIL_BYTES) : ends_at], before)
+            begins = tail = b""
+            if not self.inbound.held:  # else the buffer has other bytes
+                ends_at = size % BUFFER_BYTES or BUFFER_BYTES
+                tail = VIEW[max(0, ends_at - TAIL_BYTES) : ends_at]
+                if size <= BUFFER_BYTES:
+                    begins = VIEW[: min(size, KEPT_BYTES)]
+            last.from_backend(begins, tail, before)
             self._count_record(last)
 
     def _count_record(self, last: LastExchange) -> None:

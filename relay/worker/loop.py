@@ -85,6 +85,7 @@ class Loop:
         self.when_idle: Callable[[], None] | None = None
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
+        self._skipped: dict[int, Handler] = {}  # the handlers after this turn
         self._step_queues: list[deque[Stepped]] = [deque() for _ in range(step_queues)]
         self._waiting = 0  # steps in all queues
         self._queue = 0  # of the last steps
@@ -103,18 +104,19 @@ class Loop:
 
     def handle(self, fd: int, handler: Handler) -> None:
         """Call another handler for the same events of a descriptor."""
-        self._handlers[fd] = handler
+        (self._skipped if fd in self._skipped else self._handlers)[fd] = handler
 
     def skip(self, fd: int) -> None:
         """Drop what is left of this turn's events of a level-triggered descriptor."""
-        handlers, handler = self._handlers, self._handlers[fd]
+        handler = self._handlers[fd]
+        if handler is not None:
+            self._skipped[fd], self._handlers[fd] = handler, None
+            self.after_turn(lambda: self._end_skip(fd))
 
-        def end(_mask: int = 0) -> None:
-            if handlers[fd] is end:  # not if it was forgotten
-                handlers[fd] = handler
-
-        handlers[fd] = end
-        self.after_turn(end)
+    def _end_skip(self, fd: int) -> None:
+        handler = self._skipped.pop(fd, None)  # None if it was forgotten
+        if handler is not None:
+            self._handlers[fd] = handler
 
     def watch(self, fd: int, old: int, new: int) -> None:
         """Watch a descriptor for other events.
@@ -137,6 +139,7 @@ class Loop:
         """
         if fd < len(self._handlers):  # false if it was refused at once and never watched
             self._handlers[fd] = None
+            self._skipped.pop(fd, None)
         self._closing.append(close)
 
     def after_turn(self, call: Callable[[], None]) -> None:
@@ -210,10 +213,7 @@ class Loop:
                 if not (events or self._waiting) or busy_turns > BUSY_TURNS:
                     when_idle, self.when_idle = self.when_idle, None
                     busy_turns = 0
-                    try:
-                        when_idle()
-                    except Exception:  # noqa: BLE001 (see _bug)
-                        self._bug(when_idle)
+                    self._call(when_idle)
 
     def close(self) -> None:
         """Close the epoll descriptor."""

@@ -85,7 +85,7 @@ class _PacedStream:
     def _sink_is_full(self) -> bool:
         session = self._session
         sink = session.outbound if self._side is Side.INBOUND else session.inbound
-        return sink is None or bool(sink.held)
+        return sink is None or bool(sink.held) or self._source.wants_write
 
     def step(self) -> None:
         """Do nothing: there is no handshake."""

@@ -85,7 +85,7 @@ class Transfer(Pump):
 
     def take(self, source: Connection) -> bytes | int:
         """What the source has, at most one record, as `Pump.read` does."""
-        if source.ssl is not None and not (source.held or source.shut):
+        if source.ssl is not None and not (source.held or source.shut or source.errno):
             return self.read(source.ssl)
         if source.ssl is not None:
             size = read_one(self, source)
@@ -138,7 +138,7 @@ class Transfer(Pump):
         moved, ssl = 0, source.ssl
         while True:
             at = moved % BUFFER_BYTES
-            if source.held or source.shut:
+            if source.held or source.shut or source.errno:
                 size = read_one(self, source, at)
                 if size <= 0:
                     return moved if size == 0 else ~moved

@@ -29,4 +29,5 @@ class End:
     shut: bool = False
     closing: bool = False
     wants_write: bool = False
+    errno: int = 0
     pause: int = field(default_factory=lambda: streaming.TRIED_EVERY)

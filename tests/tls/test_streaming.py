@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import random
+import select
 import socket
 import ssl
 import struct
@@ -68,19 +69,19 @@ class Stream:
 
     def received(self, size: int) -> bytes:
         """What the backend reads, when so many bytes are on their way."""
-        data = bytearray()
-        for _ in range(MOST_STEPS):
+        data = bytearray(self.backend.pending())
+        while len(data) < size:
+            wait_readable(self.backend.peer)  # it has a deadline
             data += self.backend.pending()
-            if len(data) >= size:
-                break
-            wait_readable(self.backend.peer)
         return bytes(data)
 
     def fill_sink(self) -> None:
         """Fill the backend's socket with bytes that are not TLS."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self.backend.sock.send(bytes(65_536))
+        sock = self.backend.sock
+        # What is on its way makes room once more when it has arrived.
+        while select.select([], [sock], [], 0.1)[1]:
+            with contextlib.suppress(BlockingIOError):
+                sock.send(bytes(65_536))
 
 
 def unread(sock: socket.socket) -> int:
@@ -189,6 +190,41 @@ def test_a_call_moves_no_more_than_its_budget(flow):
     flow.wait_for(300_000)
     assert flow.move() <= streaming.BUDGET_BYTES
     assert flow.arrived() > 0
+
+
+@pytest.mark.parametrize("full", [0, 1, 3])
+def test_a_call_reads_no_more_than_so_many_records(flow, full):
+    """A chunk of records of one byte would take 11,000 reads."""
+    flow.end.pause = 0
+    flow.send(DATA[: full * RECORD_BYTES], RECORD_BYTES)
+    at = full * RECORD_BYTES
+    size = 600
+    flow.send(DATA[at : at + size], 1)
+    flow.wait_for(at + size * 22)
+    moved = flow.move()
+    assert at <= moved <= at + streaming.MOST_READS
+    assert flow.arrived()
+    assert lib.SSL_pending(flow.client.ssl) == 0
+    while moved < at + size:
+        step = flow.move()
+        assert 0 <= step <= streaming.MOST_READS
+        moved += step
+    assert flow.received(moved) == DATA[:moved]
+
+
+def test_a_last_read_within_a_record_leaves_nothing_in_openssl(flow, monkeypatch):
+    """The buffer is full within a record, and that was the last read of the call."""
+    flow.end.pause = 0
+    size = 16 * 5000
+    flow.send(DATA[:size], 5000)
+    flow.wait_for(size)
+    monkeypatch.setattr(
+        streaming._decrypt, "__defaults__", (*streaming._decrypt.__defaults__[:-1], range(14))
+    )
+    assert flow.move() == 14 * 5000
+    assert lib.SSL_pending(flow.client.ssl) == 0
+    assert flow.move() == 2 * 5000
+    assert flow.received(size) == DATA[:size]
 
 
 def test_half_a_record_stays_in_openssl_and_is_completed(flow, monkeypatch):

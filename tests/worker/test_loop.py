@@ -256,6 +256,27 @@ def test_a_skipped_descriptor_waits_for_the_next_turn(loop, ready):
     assert seen == ["first", "the turn is over", "second"]
 
 
+def test_a_skipped_descriptor_can_get_another_handler(loop, ready):
+    fds, seen = [ready(), ready()], []
+
+    def first(_mask):
+        seen.append("first")
+        loop.skip(fds[1])
+        loop.skip(fds[1])
+        loop.handle(fds[1], other)
+        loop.after_turn(lambda: seen.append("the turn is over"))
+        loop.watch(fds[0], IN, 0)
+
+    def other(_mask):
+        seen.append("other")
+        loop.running = False
+
+    loop.add(fds[0], IN, first)
+    loop.add(fds[1], IN, lambda _mask: seen.append("too early"))
+    loop.run()
+    assert seen == ["first", "the turn is over", "other"]
+
+
 def test_a_descriptor_forgotten_while_skipped_stays_forgotten(loop, ready):
     fds, seen = [ready(), ready()], []
 

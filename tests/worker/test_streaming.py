@@ -7,13 +7,15 @@ import signal
 import socket
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from relay.core.kicks import Kick, parse_target
 from relay.shared.scoreboard import PHASE, PHASE_DRAINING
 from relay.worker.kicked import KickUpdate
-from tests.support.peer import PATIENCE_S, exchange
+from tests.support.peer import PATIENCE_S, dial, exchange
+from tests.support.plain import UnixDoor, unix_toml
 from tests.support.records import (
     DATA,
     HANDSHAKE,
@@ -161,7 +163,9 @@ def test_a_slow_reader_of_a_stream_is_not_idle(narrow, backend, call):
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     began_at, got = time.monotonic(), bytearray()
     while len(got) < size:
-        client._in.write(client.sock.recv(2000))
+        data = client.sock.recv(2000)
+        assert data, "the session has ended early"
+        client._in.write(data)
         try:
             got += client.tls.read(16_384)
         except ssl.SSLWantReadError:
@@ -251,6 +255,77 @@ def test_a_reset_of_a_streaming_backend_is_logged_as_such(start, door, pair):
     record = relay.record()
     assert (record["reason"], record["side"]) == ("outbound_reset", "outbound")
     assert record["bytes_out"] == len(data)
+
+
+@pytest.mark.parametrize("update", [KEY_UPDATE, KEY_UPDATE_PLEASE], ids=["told", "asked"])
+def test_a_reset_with_an_answer_pending_is_no_end(start, door, writer, update):
+    """The answer to a key update takes the socket's error. A cut upload is cut."""
+    back = door()
+    relay = start([back.address])
+    client = writer(relay)
+    server = back.accept()
+    client.send(client.record(DATA, b"x"))
+    assert server.receive(1) == b"x"
+    full = BLOB[:16_384]
+    # OpenSSL answers when a second one comes.
+    records = [client.record(DATA, full) for _ in range(4)]
+    records += [client.record(HANDSHAKE, update) for _ in range(2)]
+    records += [client.record(DATA, full) for _ in range(2)]
+    relay.suspend()
+    client.send(*records)
+    wait_until(lambda: client.peer.unacknowledged() == 0, "all bytes are in relay's socket")
+    client.peer.reset()
+    relay.signal(signal.SIGCONT)
+    assert server.end() == (full * 6, "fin")
+    server.sock.close()
+    record = relay.record()
+    assert (record["reason"], record["side"]) == ("inbound_reset", "inbound")
+    assert record["detail"] == "Connection reset by peer"
+
+
+def test_a_unix_backends_client_gets_held_answers_only_once(tmp_path, pki, stack, writer):
+    """The client asks for key updates for ever, and reads nothing."""
+    door = UnixDoor(tmp_path / "app.sock")
+    stack.callback(door.close)
+    relay = RunningWorker(tmp_path, unix_toml(pki, [door.path]), send_buffer=4096)
+    stack.callback(relay.close)
+    client = writer(relay)
+    server = door.accept()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.send(client.record(DATA, b"hi"))
+    assert server.recv(2) == b"hi"
+    server.setblocking(False)
+    sent = bytearray()
+    while select.select([], [server], [], 0.3)[1]:
+        size = server.send(BLOB[len(sent) : len(sent) + 65_536])
+        sent += BLOB[len(sent) : len(sent) + size]
+    flood = b"".join(client.record(HANDSHAKE, KEY_UPDATE_PLEASE) for _ in range(40_000))
+    before = relay.cpu_s()
+    client.send_until_stuck(flood)
+    relay.let_it_turn()
+    # With an answer to each it would hold half a megabyte, and copy it each time.
+    assert relay.cpu_s() - before < 1
+    client.sock.settimeout(PATIENCE_S)
+    assert client.peer.receive(len(sent)) == bytes(sent)
+
+
+def test_a_passthrough_stream_goes_on_beside_others(tmp_path, pki, stack, door):
+    """Bytes of another route, which are not decrypted, through the same worker."""
+    back = door()
+    through = '[[listener.route]]\nsni = ["raw.example.com"]\nmode = "passthrough"\npool = "main"\n'
+    toml = f"{LISTENER}{through}{route_toml(pki)}{pool_toml(pki, [back.address])}"
+    relay = RunningWorker(tmp_path, toml)
+    stack.callback(relay.close)
+    context = client_context(pki, pki.client)
+    context.check_hostname = False  # on one of them it is the backend's certificate
+    ends = []
+    with ThreadPoolExecutor(1) as pool:
+        for name in ("app.example.com", "raw.example.com"):
+            accepted = pool.submit(back.accept)
+            client = dial(relay.port, context, name)
+            stack.callback(client.sock.close)
+            ends += [client, accepted.result(PATIENCE_S)]
+    assert exchange(ends, BLOB, 8) == [hashlib.sha256(BLOB * 8).digest()] * 4
 
 
 def test_small_messages_go_on_beside_streams(start, door, pair):
