@@ -134,8 +134,7 @@ class DrivenSession(HttpSession):
     def on_first_reply(self, mask: int) -> None:
         """Do what `on_outbound` does, until the backend has sent its first byte.
 
-        `on_inbound_unanswered` may have read what this event announces, in the same
-        turn. So this looks first whether the backend may be read.
+        `on_inbound_unanswered` may have read what this event announces. So look first.
         """
         end, client, first = self.outbound, self.inbound, self.first
         if end is None or end.ended or client.held or (first is not None and first.inserter):
@@ -146,7 +145,8 @@ class DrivenSession(HttpSession):
         on_outbound(mask)
         end = self.outbound
         if self.bytes_out and end is not None:
-            if unanswered and self.bytes_out < RECORD_BYTES:  # the buffer has all of it
+            whole = unanswered and self.bytes_out <= BUFFER_BYTES  # the buffer has all of it
+            if whole:
                 self.first_reply = VIEW[:REPLY_BYTES]
             self.note_answer()
             if not (end.ended or client.held):
@@ -155,7 +155,6 @@ class DrivenSession(HttpSession):
                     return
                 on_inbound = self.on_inbound if end.ssl is not None else self.on_plain_inbound
                 self.worker.loop.handle(client.fd, on_inbound)
-                whole = unanswered and self.bytes_out <= BUFFER_BYTES
                 reply = VIEW[: self.bytes_out] if whole else b""
                 if reply.startswith(ANSWER) or (first is not None and first.found.http):
                     self.keep_first_exchange(reply)
