@@ -11,10 +11,10 @@ bytes is still in the socket. So a stream is not a mode: what is true of a conne
 between two calls of `relay.tls.pump` is true here too. A sink that blocks, a key update
 in the middle, or too many records without data only end the call early.
 
-What OpenSSL writes to the source meanwhile (the answer to a key update, an alert) is in
-memory, and is sent at once. What the socket does not take is held as it is (`Sealed`),
-and goes first. The source is not read until it is sent, so at most the answers of one
-call are held.
+Meanwhile OpenSSL writes to memory, too: the answer to a key update, or an alert. It is
+sent to the source at once. If the socket is full, the rest waits (`Sealed`), and goes
+before anything else. The source is not read until it is sent, so at most the answers of
+one call are held.
 
 OpenSSL fails if it must answer a key update while it has begun to write a record. So
 what a sink does not take is encrypted to its end, and held as it is, too (`seal`): at

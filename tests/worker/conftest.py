@@ -7,6 +7,7 @@ from relay.worker import inbound
 from tests.support.backend import TlsBackend, echo
 from tests.support.clock import Clock
 from tests.support.peer import Door, Peer, dial
+from tests.support.records import RecordWriter
 from tests.support.streams import stream_always
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
 
@@ -25,6 +26,18 @@ def streams(request, monkeypatch):
     if request.param == "streaming":
         stream_always(monkeypatch)
     return request.param == "streaming"
+
+
+@pytest.fixture
+def writer(pki, tmp_path, stack):
+    """Connect a client that writes records by hand."""
+
+    def connect(relay):
+        made = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
+        stack.callback(made.sock.close)
+        return made
+
+    return connect
 
 
 @pytest.fixture

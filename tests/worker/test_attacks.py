@@ -7,24 +7,12 @@ import pytest
 from OpenSSL import SSL
 
 from relay.tls.raw import lib
-from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE, RecordWriter
-from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml
+from tests.support.records import DATA, HANDSHAKE, KEY_UPDATE, KEY_UPDATE_PLEASE
+from tests.support.worker import RunningWorker, pool_toml, route_toml
 
 pytestmark = pytest.mark.usefixtures("streams")
 LISTENER = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
 HALF_A_HELLO = bytes.fromhex("160301013c010001380303")
-
-
-@pytest.fixture
-def writer(pki, tmp_path, stack):
-    """Connect a client that writes records by hand."""
-
-    def connect(relay):
-        made = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
-        stack.callback(made.sock.close)
-        return made
-
-    return connect
 
 
 def test_a_flood_of_key_updates_does_not_delay_other_sessions(start, door, pair, writer):

@@ -21,7 +21,6 @@ from tests.support.records import (
     HANDSHAKE,
     KEY_UPDATE,
     KEY_UPDATE_PLEASE,
-    RecordWriter,
 )
 from tests.support.worker import RunningWorker, client_context, pool_toml, route_toml, wait_until
 
@@ -31,18 +30,6 @@ BLOB = random.Random(13).randbytes(MB)
 LISTENER = '[[listener]]\nname = "https"\nlisten = ["127.0.0.1:0"]\n'
 # A full record, records of other programs, and very short ones.
 SIZES = (16_384, 4096, 8192, 1, 16_383, 2500, 100)
-
-
-@pytest.fixture
-def writer(pki, tmp_path, stack):
-    """Connect a client that writes records by hand."""
-
-    def connect(relay):
-        made = RecordWriter(relay.port, client_context(pki, pki.client), tmp_path / "keys")
-        stack.callback(made.sock.close)
-        return made
-
-    return connect
 
 
 @pytest.fixture
