@@ -27,19 +27,20 @@ STEPS = 2
 MOST_CHANGES = 60
 # On a busy machine a flight comes in pieces, and each piece is one step more.
 CHANGES_PER_PIECE = 8
+APART = {"tick", "Loop._expire"}  # no connection calls these
 
 
 def record_calls(spec):
     """Run the worker. Returns its exit code, and each call into its files."""
     entries = []
-    apart = []  # frames of the tick and of deadlines, which no connection calls
+    apart = []  # frames of these calls
 
     def on_call(frame, event, _):
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(HERE):
-            if code.co_qualname == "Loop._call":
+            if code.co_qualname in APART:
                 apart.append(frame)
-            elif not apart:
+            elif not apart or code.co_qualname == "record_of":  # a tick may write the log
                 state = getattr(frame.f_locals.get("session"), "state", None)
                 entries.append((code.co_filename.removeprefix(HERE), code.co_qualname, state))
         elif event == "return" and apart and frame is apart[-1]:
