@@ -15,10 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 
-from relay.tls.raw import NULL, ffi, lib
+from relay.tls.raw import NULL, Pointer, ffi, lib
 
 VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 _SUPPORTED_GROUPS = 10
+# The first bytes of the numbers that suites were ever given (IANA, TLS Cipher Suites).
+# Asking for all 65,536 numbers takes 40 ms of every start.
+_ASSIGNED = (0x00, 0x13, 0x56, 0xC0, 0xC1, 0xCC, 0xD0, 0xFE, 0xFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,9 @@ def offer_of(context: SSL.Context) -> Offer:
         kind, (body, extensions) = int.from_bytes(extensions[:2], "big"), _cut(extensions[2:], 2)
         if kind == _SUPPORTED_GROUPS:
             groups = _numbers(_cut(body, 2)[0])
-    found = (_table().get(number) for number in _numbers(ids))
+    ssl = client._ssl  # noqa: SLF001
+    found = [_find(ssl, number) for number in _numbers(ids)]
+    lib.ERR_clear_error()
     return Offer(tuple(suite for suite in found if suite is not None), groups)
 
 
@@ -139,28 +144,26 @@ def _weak_certificate() -> X509:
     )
 
 
-@lru_cache
-def _table() -> dict[int, Suite]:
-    """Every cipher suite of this OpenSSL, by its number."""
-    ssl = lib.SSL_new(SSL.Context(SSL.TLS_METHOD)._context)  # noqa: SLF001
-    found: dict[int, Suite] = {}
-    try:
-        for number in range(0x10000):
-            cipher = lib.SSL_CIPHER_find(ssl, number.to_bytes(2, "big"))
-            if cipher == NULL:
-                continue
-            name = ffi.string(lib.SSL_CIPHER_get_name(cipher)).decode("ascii", "replace")
-            version = ffi.string(lib.SSL_CIPHER_get_version(cipher))
-            if version != b"unknown":  # signals such as TLS_FALLBACK_SCSV also have numbers
-                found[number] = Suite(
-                    name, lib.SSL_CIPHER_get_bits(cipher, NULL), version == b"TLSv1.3"
-                )
-    finally:
-        lib.SSL_free(ssl)
-        lib.ERR_clear_error()
-    return found
+def _find(ssl: Pointer, number: int) -> Suite | None:
+    """The cipher suite with this number, if OpenSSL has it."""
+    cipher = lib.SSL_CIPHER_find(ssl, number.to_bytes(2, "big"))
+    if cipher == NULL:
+        return None
+    version = ffi.string(lib.SSL_CIPHER_get_version(cipher))
+    if version == b"unknown":  # signals such as TLS_FALLBACK_SCSV also have numbers
+        return None
+    name = ffi.string(lib.SSL_CIPHER_get_name(cipher)).decode("ascii", "replace")
+    return Suite(name, lib.SSL_CIPHER_get_bits(cipher, NULL), version == b"TLSv1.3")
 
 
 @lru_cache
 def _by_name() -> dict[str, Suite]:
-    return {suite.name: suite for suite in _table().values()}
+    """Every cipher suite of this OpenSSL."""
+    ssl = lib.SSL_new(SSL.Context(SSL.TLS_METHOD)._context)  # noqa: SLF001
+    try:
+        numbers = (high << 8 | low for high in _ASSIGNED for low in range(0x100))
+        found = [suite for number in numbers if (suite := _find(ssl, number))]
+    finally:
+        lib.SSL_free(ssl)
+        lib.ERR_clear_error()
+    return {suite.name: suite for suite in found}
