@@ -12,6 +12,7 @@ Never: has threads, or runs any code of the relay before the fork but imports.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -87,5 +88,7 @@ if __name__ == "__main__":
     import relay.config.load
     import relay.supervisor.main
 
+    gc.collect()
+    gc.freeze()  # a relay collects when it starts, and would copy what it looks at
     serve(socket.socket(fileno=int(sys.argv[1])))
     sys.exit(relay.__main__.main())
