@@ -31,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # A loaded machine must not fail a test. A test that passes does not wait this long.
 PATIENCE_S = 40.0
 UNUSUAL = {"OPENSSL_CONF", "COVERAGE_DIRECTORY"}
+FORKED = {("relay",), ("tests.support.stub_relay",), ("tests.support.strict_relay",)}
+# Variables that nothing reads while it is imported.
+HARMLESS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "STUB_RULES"}
 
 
 def wait_until(
@@ -109,7 +112,7 @@ class Gateway:
             **(env or {}),
         }
         # OpenSSL reads some variables when it is loaded.
-        self.may_be_warm = not env and not UNUSUAL & set(os.environ)
+        self.may_be_warm = set(env or {}) <= HARMLESS and not UNUSUAL & set(os.environ)
         self._usual_environment = dict(self.environment)
         self.sections = sections
         self.write(body)
@@ -161,7 +164,7 @@ class Gateway:
     @property
     def _is_warm(self) -> bool:
         """Whether it is forked: not if a test has changed what Python reads."""
-        usual = self.module == ("relay",) and self.environment == self._usual_environment
+        usual = self.module in FORKED and self.environment == self._usual_environment
         return self.may_be_warm and usual
 
     def launch(self, *wrapper: str, pass_fds: Sequence[int] = ()) -> Self:
@@ -169,6 +172,7 @@ class Gateway:
         with self.log_file.open("ab") as log:
             if self._is_warm and not wrapper and not pass_fds:
                 self.process = starter().start(
+                    *self.module,
                     self.start_command[3:],
                     cwd=self.directory,
                     env=self.environment,
@@ -407,7 +411,7 @@ class Gateway:
         cwd, env = tempfile.gettempdir(), self.environment
         all_arguments = [*arguments, "--config", str(self.config)]
         if self._is_warm:
-            return starter().run(all_arguments, cwd=cwd, env=env, timeout=patience_s)
+            return starter().run(*self.module, all_arguments, cwd=cwd, env=env, timeout=patience_s)
         return subprocess.run(
             [sys.executable, "-m", *self.module, *all_arguments],
             cwd=cwd,

@@ -83,6 +83,7 @@ class Starter:
 
     def start(
         self,
+        module: str,
         arguments: list[str],
         *,
         cwd: Path | str,
@@ -90,21 +91,27 @@ class Starter:
         out: IO[Any],
         err: IO[Any],
     ) -> WarmProcess:
-        """Start `relay ARGUMENTS` with nothing to read."""
-        request = pickle.dumps((arguments, str(cwd), env))
+        """Start `python -m MODULE ARGUMENTS` with nothing to read."""
+        request = pickle.dumps((module, arguments, str(cwd), env))
         with Path(os.devnull).open("rb") as nothing:
             streams = [nothing.fileno(), out.fileno(), err.fileno()]
             socket.send_fds(self._sock, [request], streams)
         pid, fds, _, _ = socket.recv_fds(self._sock, 64, 1)
         assert pid, "the process that forks relays has ended"
-        return WarmProcess(int(pid), fds[0], ["relay", *arguments])
+        return WarmProcess(int(pid), fds[0], [module, *arguments])
 
     def run(
-        self, arguments: list[str], *, cwd: Path | str, env: dict[str, str], timeout: float
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        cwd: Path | str,
+        env: dict[str, str],
+        timeout: float,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `relay ARGUMENTS` to its end. Raises subprocess.TimeoutExpired."""
+        """Run the module to its end. Raises subprocess.TimeoutExpired."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            process = self.start(arguments, cwd=cwd, env=env, out=out, err=err)
+            process = self.start(module, arguments, cwd=cwd, env=env, out=out, err=err)
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:

@@ -3,9 +3,9 @@
     python -m tests.support.warm_server FD
 
 `tests.support.warm.Starter` is the other end of FD, a socket for messages. A request is
-(arguments, cwd, environment), with stdin, stdout and stderr as descriptors; the answer
-is the pid, with the descriptor on which the exit code will come. The child runs
-`relay.__main__.main` as `python -m relay` does.
+(module, arguments, cwd, environment), with stdin, stdout and stderr as descriptors; the
+answer is the pid, with the descriptor on which the exit code will come. The child runs
+the module as `python -m MODULE ARGUMENTS` does.
 
 Never: has threads, or runs any code of the relay before the fork but imports.
 """
@@ -13,16 +13,21 @@ Never: has threads, or runs any code of the relay before the fork but imports.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
+import runpy
 import select
 import signal
 import socket
 import sys
 
 
-def serve(sock: socket.socket) -> None:
-    """Fork on requests, and report ends, until the tests end. Returns in each child."""
+def serve(sock: socket.socket) -> str:
+    """Fork on requests, and report ends, until the tests end.
+
+    Returns in each child, with the module to run.
+    """
     ended = {}
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -46,10 +51,10 @@ def serve(sock: socket.socket) -> None:
             for number in (signal.SIGCHLD, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            become(pickle.loads(request), *fds)
+            module = become(pickle.loads(request), *fds)
             for fd in (sock.detach(), woken, wake, told, tell, *fds, *ended.values()):
                 os.close(fd)
-            return
+            return module
         socket.send_fds(sock, [str(pid).encode()], [told])
         for fd in (told, *fds):
             os.close(fd)
@@ -66,29 +71,27 @@ def report(ended: dict[int, int]) -> None:
             os.close(fd)
 
 
-def become(request: tuple[list[str], str, dict[str, str]], *streams: int) -> None:
-    """Be as a process that the shell has started with `python -m relay ARGUMENTS`."""
-    arguments, cwd, environment = request
+def become(request: tuple[str, list[str], str, dict[str, str]], *streams: int) -> str:
+    """Be as a process that the shell has started. Returns the module."""
+    module, arguments, cwd, environment = request
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
     sys.argv[1:] = arguments
-    sys.argv[0] = sys.modules["relay.__main__"].__file__
-    sys.orig_argv[1:] = ["-m", "relay", *arguments]
+    sys.orig_argv[1:] = ["-m", module, *arguments]
+    return module
 
 
 if __name__ == "__main__":
     from relay.tls.preload import load_openssl
 
     load_openssl()
-    import relay.__main__
-    import relay.cli.main
-    import relay.config.load
-    import relay.supervisor.main
-
+    for name in ("relay.cli.main", "relay.config.load", "relay.supervisor.main"):
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a relay collects when it starts, and would copy what it looks at
-    serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.exit(relay.__main__.main())
+    runpy.run_module(
+        serve(socket.socket(fileno=int(sys.argv[1]))), run_name="__main__", alter_sys=True
+    )
