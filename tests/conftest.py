@@ -1,5 +1,4 @@
 import fcntl
-import gc
 import os
 import signal
 import sys
@@ -60,17 +59,6 @@ def pytest_xdist_make_scheduler(config, log):
             return file if file in TOGETHER else nodeid
 
     return OneByOne(config, log) if config.getoption("dist") == "load" else None
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish():
-    """Keep the garbage collector away from what stays: the tests and their modules.
-
-    A worker collects once when it starts. Here it is a fork of this process, so it
-    would look at, and copy, hundreds of megabytes: a second of CPU time for each test.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 from pathlib import Path
 
 import click
@@ -62,6 +63,8 @@ def start(config_file: Path | None, *, strict: bool) -> int:
     load_openssl()
     from relay.supervisor.main import run
 
+    gc.freeze()  # all modules stay
+    gc.enable()
     try:
         return run(path, strict=strict)
     except StartupError as error:

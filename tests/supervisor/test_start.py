@@ -442,3 +442,23 @@ def test_a_relay_that_the_tests_fork_is_as_any_other(relay):
     assert {(each.returncode, each.stdout, each.stderr) for each in refused} == {
         (64, "", "relay: No such option '--nonsense'.; see: relay status --help\n")
     }
+
+
+def test_the_collector_is_off_during_imports_only(relay):
+    """It is on when the supervisor begins, and its modules cost it nothing."""
+    gateway = relay(start=False)
+    code = (
+        "import gc, sys, relay.__main__, relay.supervisor.main as program\n"
+        "program.run = lambda *_, **__: print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+        f"sys.argv = ['relay', 'start', '--config', {str(gateway.config)!r}]\n"
+        "relay.__main__.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=gateway.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "True True\n", done

@@ -184,6 +184,9 @@ class RunningWorker:
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
+            # A worker collects when it starts. It would look at, and so copy, all that
+            # the test run has: hundreds of megabytes, a second of CPU time.
+            gc.freeze()
             try:
                 os.close(self._lifeline)
                 self.updates.close()
