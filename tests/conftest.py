@@ -25,8 +25,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Held open for the whole run: a lock that all processes of `pytest -n` share.
 TURNSTILE = os.open(__file__, os.O_RDONLY)
+# Most tests of these need the CPU, and most of those wait.
+BUSY, WAITING = ("supervisor", "e2e"), ("worker",)
 # Slow tests start first, so that `pytest -n` does not wait for one of them at the end.
-SLOW_FIRST = ("supervisor", "e2e", "worker", "admin", "bench", "checker")
+SLOW_FIRST = (*BUSY, *WAITING, "admin", "bench", "checker")
 # One process runs all tests of each of these: they share a browser, a database or a
 # relay.
 TOGETHER = (
@@ -40,8 +42,16 @@ TOGETHER = (
     "tests/packaging/test_deb.py",
     "tests/packaging/test_distributions.py",
     "tests/supervisor/test_apply.py",
+    "tests/supervisor/test_control.py",
+    "tests/supervisor/test_taken_over.py",
     "tests/worker/test_postgres.py",
 )
+
+
+def unit_of(nodeid):
+    """The test, or the file whose tests one process runs."""
+    file = nodeid.partition("::")[0]
+    return file if file in TOGETHER else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,22 +65,34 @@ def pytest_xdist_make_scheduler(config, log):
 
     class OneByOne(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file = nodeid.partition("::")[0]
-            return file if file in TOGETHER else nodeid
+            return unit_of(nodeid)
 
     return OneByOne(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_collection_modifyitems(items):
-    """Order the tests: slow directories, other directories, tests marked `serial`."""
+    """Order the tests: slow directories, other directories, tests marked `serial`.
+
+    BUSY and WAITING take turns.
+    """
 
     @cache
-    def place(path):
-        directory = path.relative_to(Path(__file__).parent).parts[0]
+    def directory_of(path):
+        return path.relative_to(Path(__file__).parent).parts[0]
+
+    def place(item):
+        directory = directory_of(item.path)
         return SLOW_FIRST.index(directory) if directory in SLOW_FIRST else len(SLOW_FIRST)
 
+    items.sort(key=place)
+    turns = {}
+    for directories in (BUSY, WAITING):
+        units = [unit_of(item.nodeid) for item in items if directory_of(item.path) in directories]
+        for number, unit in enumerate(units):
+            turns.setdefault(unit, number / len(units))
+
     def order(item):
-        return item.get_closest_marker("serial") is not None, place(item.path)
+        return item.get_closest_marker("serial") is not None, turns.get(unit_of(item.nodeid), 1)
 
     items.sort(key=order)
 
