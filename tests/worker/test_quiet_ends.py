@@ -280,13 +280,15 @@ def test_max_session_s_ends_http_between_messages(start, door, pair):
     back = door()
     relay = start([back.address], listener="max_session_s = 20")
     client, server = pair(relay, back)
-    ends = []
-    while not ends:
-        exchange(client, server)
+    client.send(REQUEST)
+    # At the end, a request may come too late (RFC 9112, section 9.3.1).
+    while request := server.receive_some():
+        assert request == REQUEST
+        server.send(ANSWER)
+        assert client.receive(len(ANSWER)) == ANSWER
         relay.let_it_turn(1)
-        if relay.value("relay_connections_active") == 0:
-            ends.append(client.end())
-    assert ends == [(b"", "close_notify")]
+        client.send(REQUEST)
+    assert client.end() == (b"", "close_notify")
     record = relay.record()
     assert record["reason"] == "max_session"
     assert 20 * 0.9 * 0.9 <= record["duration_s"] <= 20
