@@ -88,6 +88,7 @@ def trace(monkeypatch, tmp_path, start, door, pair):
     return trace
 
 
+@pytest.mark.serial
 def test_a_connection_changes_file_at_most_sixty_times(trace):
     """Before the transition table drove the stages, it was 75 times."""
     calls = trace()
