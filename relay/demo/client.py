@@ -28,9 +28,13 @@ class StepError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The backend's answer, its lines by key, or the text of the refusal."""
+    """The backend's answer, its lines by key, or the text of the refusal.
+
+    `log_begin` is the size of the access log before: a client's port may come again.
+    """
 
     client: str
+    log_begin: int
     lines: dict[str, str]
     refused: str = ""
 
@@ -45,6 +49,7 @@ class Client:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        self._log = lab.directory / "access.log"
         self.connections = 0
 
     def ask(self, certificate: str = "", *, name: str = NAME, source: str = "127.0.0.1") -> Answer:
@@ -59,6 +64,7 @@ class Client:
                 directory / f"{certificate}.pem", directory / f"{certificate}.key"
             )
         self.connections += 1
+        begin = self._log.stat().st_size if self._log.exists() else 0
         address = ("127.0.0.1", self._lab.port)
         with socket.create_connection(address, TIMEOUT_S, (source, 0)) as raw:
             client = f"{source}:{raw.getsockname()[1]}"
@@ -73,11 +79,13 @@ class Client:
                     with suppress(OSError):
                         tls.unwrap()  # without close_notify the relay logs a truncated session
             except ssl.SSLError as error:
-                return Answer(client, {}, (error.reason or str(error)).replace("_", " ").lower())
+                refused = (error.reason or str(error)).replace("_", " ").lower()
+                return Answer(client, begin, {}, refused)
             except (OSError, http.client.HTTPException) as error:
-                return Answer(client, {}, str(error) or type(error).__name__)
+                return Answer(client, begin, {}, str(error) or type(error).__name__)
         return Answer(
             client,
+            begin,
             {key: value for key, _, value in (line.partition(": ") for line in body.splitlines())},
         )
 
@@ -85,16 +93,16 @@ class Client:
         """The relay's access-log line about a connection. Raises StepError."""
         return wait_until(
             f"the access log has the connection of {answer.client}",
-            lambda: self._find(answer.client),
+            lambda: self._find(answer),
         )
 
-    def _find(self, client: str) -> dict[str, Any] | None:
-        file = self._lab.directory / "access.log"
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    def _find(self, answer: Answer) -> dict[str, Any] | None:
+        data = self._log.read_bytes() if self._log.exists() else b""
+        lines = data[answer.log_begin :].splitlines(keepends=True)
         found: Iterator[dict[str, Any]] = (
-            json.loads(line) for line in lines if line.endswith("\n")
+            json.loads(line) for line in lines if line.endswith(b"\n")
         )
-        return next((line for line in found if line["client"] == client), None)
+        return next((line for line in found if line["client"] == answer.client), None)
 
     def metrics(self) -> Mapping[str, float]:
         """The relay's metrics now, by name and labels as Prometheus writes them."""
