@@ -20,8 +20,8 @@ EXIT_CANNOT_START = 71
 
 def main() -> int:
     """Run the command that sys.argv names, and return its exit code."""
-    # Imports leave no garbage, and looking for it takes a quarter of their CPU time.
-    # Commands are short; `relay.cli.start` turns the collector on for a relay.
+    # Imports leave little garbage, and looking for it takes a quarter of their time.
+    # `relay.cli.start` turns the collector on again. Other commands end soon, or wait.
     gc.disable()
     _end_quietly()
     if sys.argv[1:2] == ["start"] and "RELAY_HANDOVER" not in os.environ:

@@ -25,7 +25,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Held open for the whole run: a lock that all processes of `pytest -n` share.
 TURNSTILE = os.open(__file__, os.O_RDONLY)
-# Most tests of these need the CPU, and most of those wait.
+# Most tests in BUSY need a CPU, and most tests in WAITING wait.
 BUSY, WAITING = ("supervisor", "e2e"), ("worker",)
 # Slow tests start first, so that `pytest -n` does not wait for one of them at the end.
 SLOW_FIRST = (*BUSY, *WAITING, "admin", "bench", "checker")
@@ -73,7 +73,7 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     """Order the tests: slow directories, other directories, tests marked `serial`.
 
-    BUSY and WAITING take turns.
+    Tests of BUSY and WAITING are mixed evenly, so that some wait while others compute.
     """
 
     @cache
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(items):
         return SLOW_FIRST.index(directory) if directory in SLOW_FIRST else len(SLOW_FIRST)
 
     items.sort(key=place)
-    turns = {}
+    turns = {}  # the place of a unit in its own list, from 0 to 1
     for directories in (BUSY, WAITING):
         units = [unit_of(item.nodeid) for item in items if directory_of(item.path) in directories]
         for number, unit in enumerate(units):

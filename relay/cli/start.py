@@ -63,8 +63,7 @@ def start(config_file: Path | None, *, strict: bool) -> int:
     load_openssl()
     from relay.supervisor.main import run
 
-    gc.freeze()  # all modules stay
-    gc.enable()
+    gc.enable()  # `relay.__main__.main` has turned it off
     try:
         return run(path, strict=strict)
     except StartupError as error:

@@ -30,7 +30,8 @@ class StepError(Exception):
 class Answer:
     """The backend's answer, its lines by key, or the text of the refusal.
 
-    `log_begin` is the size of the access log before: a client's port may come again.
+    `log_begin` is where the access log ended before the connection. Lines before that
+    may have the same client address and port.
     """
 
     client: str
@@ -64,7 +65,7 @@ class Client:
                 directory / f"{certificate}.pem", directory / f"{certificate}.key"
             )
         self.connections += 1
-        begin = self._log.stat().st_size if self._log.exists() else 0
+        begin = self._read_log().rfind(b"\n") + 1
         address = ("127.0.0.1", self._lab.port)
         with socket.create_connection(address, TIMEOUT_S, (source, 0)) as raw:
             client = f"{source}:{raw.getsockname()[1]}"
@@ -97,12 +98,14 @@ class Client:
         )
 
     def _find(self, answer: Answer) -> dict[str, Any] | None:
-        data = self._log.read_bytes() if self._log.exists() else b""
-        lines = data[answer.log_begin :].splitlines(keepends=True)
+        lines = self._read_log()[answer.log_begin :].splitlines(keepends=True)
         found: Iterator[dict[str, Any]] = (
             json.loads(line) for line in lines if line.endswith(b"\n")
         )
         return next((line for line in found if line["client"] == answer.client), None)
+
+    def _read_log(self) -> bytes:
+        return self._log.read_bytes() if self._log.exists() else b""
 
     def metrics(self) -> Mapping[str, float]:
         """The relay's metrics now, by name and labels as Prometheus writes them."""

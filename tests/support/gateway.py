@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # A loaded machine must not fail a test. A test that passes does not wait this long.
 PATIENCE_S = 40.0
 UNUSUAL = {"OPENSSL_CONF", "COVERAGE_DIRECTORY"}
+# What `warm_server` can run.
 FORKED = {("relay",), ("tests.support.stub_relay",), ("tests.support.strict_relay",)}
-# Variables that nothing reads while it is imported.
+# Variables that no module reads when it is imported.
 HARMLESS = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "STUB_RULES"}
 
 

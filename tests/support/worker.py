@@ -184,8 +184,8 @@ class RunningWorker:
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
-            # A worker collects when it starts. It would look at, and so copy, all that
-            # the test run has: hundreds of megabytes, a second of CPU time.
+            # A worker collects when it starts. It would look at all objects of the test
+            # run, and so copy their memory: a second of CPU time.
             gc.freeze()
             try:
                 os.close(self._lifeline)
