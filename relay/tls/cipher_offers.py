@@ -20,7 +20,7 @@ from relay.tls.raw import NULL, Pointer, ffi, lib
 VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
 _SUPPORTED_GROUPS = 10
 # The first bytes of all suites' numbers: those that IANA has given, and 0xFE and 0xFF
-# for private use, such as old GOST suites. All 65,536 numbers would take 40 ms.
+# for private use, as some suites had before. All 65,536 numbers would take 40 ms.
 _ASSIGNED = (0x00, 0x13, 0x56, 0xC0, 0xC1, 0xCC, 0xD0, 0xFE, 0xFF)
 
 
