@@ -233,9 +233,10 @@ class Gateway:
         if self.process is None:
             return
         # Only root sees the directory of a process that is not dumpable.
-        children = (
-            psutil.Process(self.pid).children(recursive=True) if self.process.poll() is None else []
-        )
+        children = []
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if self.process.poll() is None:
+                children = psutil.Process(self.pid).children(recursive=True)
         # The supervisor first: it would replace its workers.
         self.process.kill()
         self.process.wait(PATIENCE_S)
